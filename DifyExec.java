@@ -42,11 +42,11 @@ import com.fasterxml.jackson.databind.ObjectWriter;
 import com.fasterxml.jackson.databind.PropertyNamingStrategies;
 import com.fasterxml.jackson.databind.json.JsonMapper;
 import com.fasterxml.jackson.databind.node.ArrayNode;
+import com.fasterxml.jackson.databind.node.BinaryNode;
 import com.fasterxml.jackson.databind.module.SimpleModule;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import com.fasterxml.jackson.databind.ser.std.ToStringSerializerBase;
 import com.fasterxml.jackson.databind.util.RawValue;
-import com.fasterxml.jackson.databind.util.TokenBuffer;
 import com.opencsv.CSVWriter;
 import io.github.cdimascio.dotenv.DotenvEntry;
 import io.github.cdimascio.dotenv.internal.DotenvParser;
@@ -508,13 +508,13 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private int report(Csv csv, Index index, Greeting.Met server, Form form, Connection dify) {
+        private int report(Csv csv, Index index, Greeting server, Form form, Connection dify) {
             var out = setup.spec.commandLine().getOut();
             var inspection = Inspection.of(csv.columns(), form, csv.rows(_ -> true, index)).of(csv, index);
             if (json) out.println(Json.MAPPER.valueToTree(inspection).toString());
             else CheckView.print(inspection, server, out);
             for (var first = csv.first(show, index); first.hasNext(); )
-                CheckView.request(first.next(), form, new Endpoints(dify.access(), server.kind()), setup.dify.mode,
+                CheckView.request(first.next(), form, dify.client().to(server.kind()), setup.dify.mode,
                         setup.dify.user, out);
             if (inspection.isFine() && !json) setup.next().begin(out);
             return inspection.isFine() ? OK : UNUSABLE;
@@ -1565,7 +1565,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private Engine engine(Connection dify, Greeting.Met server, Form form, Batch.Wanted wanted, BatchWriter writer) {
+        private Engine engine(Connection dify, Greeting server, Form form, Batch.Wanted wanted, BatchWriter writer) {
             var batch = writer.batch();
             var mode = dify.setup().dify.mode == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
             var typed = Typed.ofInput(batch.csv().orElseThrow().path).and(dify.setup().next().typed())
@@ -2073,7 +2073,7 @@ final class DifyExec implements Runnable {
             }
 
             /// The form, once every wanted row has been held against it.
-            private Form checked(Batch.Wanted wanted, Greeting.Met server) throws InterruptedException {
+            private Form checked(Batch.Wanted wanted, Greeting server) throws InterruptedException {
                 var csv = batch.csv().orElseThrow();
                 var form = dify.form(server, csv, work.input.csv);
                 var inspection = Inspection.of(csv.columns(), form, wanted.all()).of(csv, batch.index());
@@ -2311,7 +2311,7 @@ final class DifyExec implements Runnable {
             @Option(names = "--retry-failed-runs", paramLabel = "WHEN", defaultValue = "transient",
                     description = "Which failed runs are tried again: never, transient or always "
                             + "(default: ${DEFAULT-VALUE}).")
-            RetryRuns failedRuns;
+            Judge.RetryRuns failedRuns;
 
             @Option(names = "--settle", paramLabel = "S", converter = Converters.PositiveDuration.class,
                     description = "Seconds without a trace after which a cut request "
@@ -2343,21 +2343,18 @@ final class DifyExec implements Runnable {
         Connection withoutRetries() {
             var backoff = judge.backoff();
             return new Connection(setup, access, client, new Judge(new Backoff(backoff.initial(), backoff.max(), 0),
-                    RetryRuns.NEVER, access), demo, err);
+                    Judge.RetryRuns.NEVER, access), demo, err);
         }
 
         /// Asks the server who it is. A refusal ends the command.
         ///
         /// @param left what a refusal means for the rows, or empty
-        Greeting.Met greet(String left) throws InterruptedException {
-            return switch (Greeting.exchange(client, judge, err)) {
-                case Greeting.Met met -> met;
-                case Greeting.Rejected(var why) -> throw new Unusable(STOPPED, Plain.lines(why, 1000) + left);
-            };
+        Greeting greet(String left) throws InterruptedException {
+            return Greeting.exchange(client, judge, err, left);
         }
 
         /// The same, for a batch: it stays with the server and the app that it began with.
-        Greeting.Met greet(Batch batch, String left) throws InterruptedException {
+        Greeting greet(Batch batch, String left) throws InterruptedException {
             batch.refuseOtherServer(access.name(), "");
             var met = greet(left);
             batch.refuseOtherServer(access.name(), met.app());
@@ -2367,18 +2364,18 @@ final class DifyExec implements Runnable {
         /// The workflow's form, or text for every cell if nothing is to be checked.
         ///
         /// @param input the CSV as it was named: files of its cells lie beside it
-        Form form(Greeting.Met server, Csv csv, Path input) throws InterruptedException {
+        Form form(Greeting server, Csv csv, Path input) throws InterruptedException {
             var form = setup.dify.noCheck ? Form.ofText() : server.form(client, judge, csv,
                     Variable.Folders.of(input, setup.dify.files), err);
             return server.kind() == AppKind.CHATFLOW ? form.asking(setup.dify.queryColumn, csv.columns()) : form;
         }
 
         /// The engine of one call, which is on record from here on.
-        Engine engine(Greeting.Met server, Form form, Batch.Wanted wanted, BatchWriter writer, Watcher watcher, Order order) {
+        Engine engine(Greeting server, Form form, Batch.Wanted wanted, BatchWriter writer, Watcher watcher, Order order) {
             var route = writer.batch().history().route(order.mode(), server.kind(), server.version());
-            var settle = Optional.ofNullable(setup.retrying.settle).map(time -> new Settle(time, time));
-            var limits = new Limits(order.ends(), order.grace(), setup.dify.timeout, settle.orElse(Settle.DEFAULT));
-            var terms = new Engine.Terms(judge, limits, order.pace(), route, new Names(setup.dify.user));
+            var settle = Optional.ofNullable(setup.retrying.settle).map(time -> new Limits.Settle(time, time));
+            var limits = new Limits(order.ends(), order.grace(), setup.dify.timeout, settle.orElse(Limits.Settle.DEFAULT));
+            var terms = new Engine.Terms(judge, limits, order.pace(), route, new Attempt.Names(setup.dify.user));
             var sender = new Sender(client.to(server.kind()), form, order.saveFiles());
             writer.began(access.name(), server.app(), server.version(), route.mode(), order.note(), order.typed());
             return new Engine(sender, wanted, terms, writer, watcher, Engine.Ports.ofProcess());
@@ -2496,7 +2493,7 @@ final class DifyExec implements Runnable {
                     .registerConverter(Limits.MaxCost.class, Limits.MaxCost::of)
                     .registerConverter(int.class, Converters::count)
                     .registerConverter(Mode.class, oneOf(Mode.class))
-                    .registerConverter(RetryRuns.class, oneOf(RetryRuns.class))
+                    .registerConverter(Judge.RetryRuns.class, oneOf(Judge.RetryRuns.class))
                     .registerConverter(Progress.Style.class, oneOf(Progress.Style.class));
         }
 
@@ -2860,7 +2857,7 @@ final class DifyExec implements Runnable {
     static final class CheckView {
         private static final int SHOWN = 20;
 
-        static void print(Inspection inspection, Greeting.Met server, PrintWriter out) {
+        static void print(Inspection inspection, Greeting server, PrintWriter out) {
             out.println("App " + Plain.quoted(server.app()) + " on Dify " + Plain.text(server.version(), 40) + ", "
                     + Plain.count(inspection.rows(), "row"));
             line(out, "column", "variable", "type", "required", "filled", "longest", "example");
@@ -2895,13 +2892,13 @@ final class DifyExec implements Runnable {
         }
 
         /// The request of one row's first attempt, as it would go out.
-        static void request(Row row, Form form, Endpoints endpoints, Mode mode, String user, PrintWriter out) {
-            var attempt = new Attempt(0, row, Tries.NONE, user == null ? "difyexec-0123456789abcdef-1" : user,
-                    endpoints.app().first(mode), row.hash(), Instant.EPOCH);
-            var body = Plain.json(DifyClient.requestBody(endpoints, attempt, form.values(row)));
+        static void request(Row row, Form form, DifyClient client, Mode mode, String user, PrintWriter out) {
+            var attempt = new Attempt(0, row, Attempt.Tries.NONE, user == null ? "difyexec-0123456789abcdef-1" : user,
+                    client.app().first(mode), row.hash(), Instant.EPOCH);
+            var body = Plain.json(new String(client.body(attempt, form.values(row)), UTF_8));
             out.println();
             out.println(body);
-            out.println("curl -X POST " + Plain.shell(endpoints.access().baseUrl() + endpoints.start())
+            out.println("curl -X POST " + Plain.shell(client.access().baseUrl() + client.start())
                     + " -H 'Authorization: Bearer app-***' -H 'Content-Type: application/json' -d "
                     + Plain.shell(body));
         }
@@ -4942,7 +4939,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param route over which kind of answer runs go
         /// @param names of the user of each attempt
-        record Terms(Judge judge, Limits limits, Pace pace, Route route, Names names) {}
+        record Terms(Judge judge, Limits limits, Pace pace, Route route, Attempt.Names names) {}
 
         /// What an engine hears of the world by, and does its work with. Its thread takes what it has to do out of the
         /// mailbox, where workers and signals put it.
@@ -5099,7 +5096,7 @@ final class DifyExec implements Runnable {
         private Seen run(Attempt attempt) {
             try {
                 return workflow.run(attempt, heard -> {
-                    if (attempt.kind() == Kind.TRY || !(heard instanceof Heard.Said)) // of rows there are too many
+                    if (attempt.kind() == Attempt.Kind.TRY || !(heard instanceof Heard.Said)) // of rows there are too many
                         ports.mailbox().add(() -> heard(attempt, heard));
                 });
             } catch (OutOfMemoryError _) {
@@ -5319,7 +5316,7 @@ final class DifyExec implements Runnable {
         }
 
         /// @param word how the log calls this end of an attempt
-        private void again(Attempt attempt, Tries tries, Duration after, String word, Seen seen, String why) {
+        private void again(Attempt attempt, Attempt.Tries tries, Duration after, String word, Seen seen, String why) {
             var now = clock.instant();
             batch.record(Event.End.of(attempt, now, word, seen, why));
             agenda.again(attempt.row(), tries, now.plus(after));
@@ -5351,7 +5348,7 @@ final class DifyExec implements Runnable {
             terms.limits().reached(tally.count(Standing.FAILED), tally.done(), tally.tokens).ifPresent(this::stop);
         }
 
-        private void downloaded(Download download, Fetched fetched) {
+        private void downloaded(Download download, OutputFile.Fetched fetched) {
             downloading--;
             download.fetched(fetched, clock.instant(), terms.judge().backoff());
             if (!download.isOver) downloads.add(download);
@@ -5363,8 +5360,8 @@ final class DifyExec implements Runnable {
             saving.remove(row);
             var there = new ArrayList<Path>();
             for (var download : row.files()) switch (download.last) {
-                case Fetched.There(var path) -> there.add(path);
-                case Fetched.Missing(var why, _) -> missing(row.attempt(), download.file, why);
+                case OutputFile.Fetched.There(var path) -> there.add(path);
+                case OutputFile.Fetched.Missing(var why, _) -> missing(row.attempt(), download.file, why);
             }
             acknowledge(row.attempt(), row.ran(), row.outcome(), there, row.ended());
         }
@@ -5382,14 +5379,14 @@ final class DifyExec implements Runnable {
         private void acknowledge(Attempt attempt, Seen seen, Outcome outcome, List<Path> files, Instant ended) {
             var now = clock.instant();
             var took = attempt.took(seen, ended);
-            if (seen instanceof Seen.Ran ran && outcome.standing().isSuccess() && attempt.kind() == Kind.ROW)
+            if (seen instanceof Seen.Ran ran && outcome.standing().isSuccess() && attempt.kind() == Attempt.Kind.ROW)
                 batch.result(Results.Success.of(attempt, ran, ended, files));
             batch.settled(attempt, outcome, now, seen, took, () -> {
                 tally.ended(attempt, outcome, took, now);
                 checkLimits();
             });
             watcher.ended(outcome);
-            if (outcome instanceof Outcome.Failed failed && failed.firewall() && ++firewalled >= FIREWALLED)
+            if (outcome.firewall() && ++firewalled >= FIREWALLED)
                 stop("a firewall refused " + FIREWALLED + " rows in a row (HTTP 403, HTML)"
                         + "\nhint: ask its owner to let these requests through");
             if (seen instanceof Seen.Ran ran) notice(ran);
@@ -5549,7 +5546,7 @@ final class DifyExec implements Runnable {
             final Saving row;
             final OutputFile file;
             Instant due;
-            Fetched last = new Fetched.Missing("the call ended first", true);
+            OutputFile.Fetched last = new OutputFile.Fetched.Missing("the call ended first", true);
             boolean isOver = false;
             private int tries = 0;
 
@@ -5560,7 +5557,7 @@ final class DifyExec implements Runnable {
             }
 
             /// Once more, if that may help and its link lives when it is due.
-            void fetched(Fetched what, Instant now, Backoff backoff) {
+            void fetched(OutputFile.Fetched what, Instant now, Backoff backoff) {
                 last = what;
                 due = now.plus(backoff.delay(tries++));
                 isOver = !what.mayPass() || !due.isBefore(row.ended().plus(LINK));
@@ -5573,7 +5570,7 @@ final class DifyExec implements Runnable {
         final Schedule<Doubt> doubts = new Schedule<>(Doubt::due, Comparator.comparing(doubt -> doubt.attempt().at()));
         final Schedule<Waiting> waiting = new Schedule<>(Waiting::due, (_, _) -> 0);
         private final Iterator<Row> fresh;
-        private final Kind kind;
+        private final Attempt.Kind kind;
         private final Duration firstLook;
         private final Map<Integer, Instant> cutRuns = new HashMap<>();
         /// Attempts of which no run is known though one may turn up, by row. What is known when a row is sent again is
@@ -5584,8 +5581,8 @@ final class DifyExec implements Runnable {
         private Optional<Stop> stop = Optional.empty();
 
         /// A row that may start now or later.
-        record Waiting(Row row, Tries tries, Instant due, Kind kind) {
-            Attempt attempt(Names.Name name, Mode mode, Instant now) {
+        record Waiting(Row row, Attempt.Tries tries, Instant due, Attempt.Kind kind) {
+            Attempt attempt(Attempt.Names.Name name, Mode mode, Instant now) {
                 return new Attempt(name.sequence(), row, tries, name.user(), mode, row.hash(), now, kind,
                         row.original());
             }
@@ -5630,7 +5627,7 @@ final class DifyExec implements Runnable {
         Optional<Waiting> next(Instant now) {
             var next = waiting.next(now);
             while (next.isEmpty() && hasFresh()) {
-                again(fresh.next(), Tries.NONE, now);
+                again(fresh.next(), Attempt.Tries.NONE, now);
                 next = waiting.next(now);
             }
             return next;
@@ -5647,13 +5644,13 @@ final class DifyExec implements Runnable {
         }
 
         /// Another attempt, later; where earlier ones may turn up yet, they are asked for first.
-        void again(Row row, Tries tries, Instant due) {
+        void again(Row row, Attempt.Tries tries, Instant due) {
             var earlier = unseen(row);
             if (earlier.isEmpty()) ready(row, tries, due);
             else doubts.add(Doubt.Recheck.of(earlier, tries, due));
         }
 
-        void ready(Row row, Tries tries, Instant due) {
+        void ready(Row row, Attempt.Tries tries, Instant due) {
             waiting.add(new Waiting(row, tries, due, kind));
         }
 
@@ -5749,7 +5746,7 @@ final class DifyExec implements Runnable {
 
         /// The rows that ran in this call, not those whose earlier run was looked up: they tell what others will take.
         private static final class Sample {
-            private final Spending spending = new Spending();
+            private final Usage.Spending spending = new Usage.Spending();
             private long rows, tokens;
             private Instant first = Instant.MAX, last = Instant.MIN;
 
@@ -5799,7 +5796,7 @@ final class DifyExec implements Runnable {
         }
 
         /// On the runs of this call: those of earlier calls tell no price when they are looked up.
-        Spending spending() {
+        Usage.Spending spending() {
             return sample.spending;
         }
 
@@ -5912,81 +5909,68 @@ final class DifyExec implements Runnable {
 
     // ── Dify ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// What a question brought: what was asked for, or what was seen in its place.
-    sealed interface Reply<T> {
-        record Got<T>(T value) implements Reply<T> {}
-
-        record NotGot<T>(Seen seen) implements Reply<T> {}
-    }
-
-    /// The first exchange: is this a workflow or a chatflow of a Dify that answers and lets us in?
-    sealed interface Greeting {
-        record Met(String app, AppKind kind, String version) implements Greeting {
-            /// The workflow's form; out of reach, every cell is text, and that is said. A busy server is asked again.
-            Form form(DifyClient client, Judge judge, Csv csv, Variable.Folders folders, PrintWriter err)
-                    throws InterruptedException {
-                for (int tries = 0; ; tries++)
-                    switch (client.parameters()) {
-                        case Reply.Got(var parameters) -> {
-                            return Form.of(parameters, csv.columns(), folders, Route.Release.of(version).fillsIn());
-                        }
-                        case Reply.NotGot(Seen.Refused refused) when refused.isBusy() || isFinal(refused, judge) -> {
-                            var why = waited(refused, tries, judge, err);
-                            if (why.isPresent()) throw new Unusable(STOPPED, Plain.lines(why.get(), 1000));
-                        }
-                        case Reply.NotGot(var seen) -> {
-                            err.println("Warning: the workflow's form is out of reach (" + Plain.text(said(seen), 200)
-                                    + "): every cell is sent as text, unchecked.");
-                            return Form.ofText();
-                        }
-                    }
-            }
-
-            /// A refusal with a code is Dify's own; else a proxy may let this one path not through.
-            private static boolean isFinal(Seen.Refused refused, Judge judge) {
-                return !refused.code().isEmpty() && refusal(refused, judge).isPresent();
-            }
-        }
-
-        record Rejected(String why) implements Greeting {}
+    /// The first exchange: a workflow or a chatflow of a Dify that answers and lets us in.
+    record Greeting(String app, AppKind kind, String version) {
 
         /// What an app says of itself.
         record About(String name, String mode, String version) {}
 
         /// Asks `/info`; a server that is away or busy is asked again, `MAX_RETRIES` times. The calling thread waits.
-        static Greeting exchange(DifyClient client, Judge judge, PrintWriter err) throws InterruptedException {
+        ///
+        /// @param left what a refusal means for the rows, or empty
+        static Greeting exchange(DifyClient client, Judge judge, PrintWriter err, String left)
+                throws InterruptedException {
             for (int tries = 0; ; tries++)
                 switch (client.info()) {
                     case Reply.Got(About(var app, var mode, var version)) -> {
-                        return AppKind.of(mode).<Greeting>map(kind -> new Met(app, kind, version))
-                                .orElseGet(() -> new Rejected(mode.isEmpty() ? stranger(judge.access())
-                                        : "the key belongs to an app of the kind " + Plain.quoted(mode)
-                                                + ", which has no runs that could be looked up"
-                                                + "\nhint: take the key of a workflow or of a chatflow"));
+                        return new Greeting(app, AppKind.of(mode).orElseThrow(() -> refused(mode.isEmpty()
+                                ? stranger(judge.access()) : "the key belongs to an app of the kind "
+                                        + Plain.quoted(mode) + ", which has no runs that could be looked up"
+                                        + "\nhint: take the key of a workflow or of a chatflow", left)), version);
                     }
+                    case Reply.NotGot(var seen) -> await(seen, tries, judge, err, left);
+                }
+        }
+
+        /// The workflow's form; out of reach, every cell is text, and that is said. A busy server is asked again.
+        Form form(DifyClient client, Judge judge, Csv csv, Variable.Folders folders, PrintWriter err)
+                throws InterruptedException {
+            for (int tries = 0; ; tries++)
+                switch (client.parameters()) {
+                    case Reply.Got(var parameters) -> {
+                        return Form.of(parameters, csv.columns(), folders, Route.Release.of(version).fillsIn());
+                    }
+                    // a refusal with a code is Dify's own; else a proxy may let this one path not through
+                    case Reply.NotGot(Seen.Refused refused) when refused.isBusy() || !refused.code().isEmpty()
+                            && refusal(refused, judge).isPresent() -> await(refused, tries, judge, err, "");
                     case Reply.NotGot(var seen) -> {
-                        var why = waited(seen, tries, judge, err);
-                        if (why.isPresent()) return new Rejected(why.get());
+                        err.println("Warning: the workflow's form is out of reach (" + Plain.text(seen.why(), 200)
+                                + "): every cell is sent as text, unchecked.");
+                        return Form.ofText();
                     }
                 }
         }
 
-        /// Waits until it is time to ask again; else why there is no sense in it.
-        private static Optional<String> waited(Seen seen, int tries, Judge judge, PrintWriter err)
+        /// Waits until it is time to ask again. Where there is no sense in it, the command ends.
+        private static void await(Seen seen, int tries, Judge judge, PrintWriter err, String left)
                 throws InterruptedException {
             var pause = Backoff.Pause.of(seen, Instant.now());
             var backoff = judge.backoff();
-            var problem = Plain.text(said(seen), 200);
+            var problem = Plain.text(seen.why(), 200);
             var why = refusal(seen, judge).or(() -> pause.filter(Backoff.Pause::isTooLong).map(Backoff.Pause::text));
-            if (why.isPresent()) return why;
+            if (why.isPresent()) throw refused(why.get(), left);
             if (tries >= backoff.maxRetries())
-                return Optional.of(judge.access() + " does not answer (" + problem + ") after "
+                throw refused(judge.access() + " does not answer (" + problem + ") after "
                         + Plain.count(tries + 1, "try", "tries")
-                        + "\nhint: check DIFY_API_BASE_URL, the network, and that Dify is up");
+                        + "\nhint: check DIFY_API_BASE_URL, the network, and that Dify is up", left);
             if (pause.isPresent()) err.println(pause.get().text());
-            else if (tries == 0) err.println("No answer from " + judge.access() + " (" + problem + "); trying again …");
+            else if (tries == 0) err.println("No answer from " + judge.access() + " (" + problem
+                    + "); trying again …");
             Thread.sleep(backoff.delay(tries, seen.pause()));
-            return Optional.empty();
+        }
+
+        private static Unusable refused(String why, String left) {
+            return new Unusable(STOPPED, Plain.lines(why, 1000) + left);
         }
 
         private static Optional<String> refusal(Seen seen, Judge judge) {
@@ -5995,7 +5979,8 @@ final class DifyExec implements Runnable {
                         + judge.access().advice());
             if (seen instanceof Seen.Cut cut && cut.symptom() == Symptom.CUT)
                 return Optional.of(stranger(judge.access()));
-            var nobody = new Attempt(0, new Row(0, 0, "-", Map.of()), Tries.NONE, "", Mode.BLOCKING, "", Instant.now());
+            var nobody = new Attempt(0, new Row(0, 0, "-", Map.of()), Attempt.Tries.NONE, "", Mode.BLOCKING, "",
+                    Instant.now());
             return switch (judge.verdict(nobody, seen)) {
                 case Verdict.StopBatch(var why) -> Optional.of(why);
                 case Verdict.Done(var outcome) ->
@@ -6006,17 +5991,6 @@ final class DifyExec implements Runnable {
 
         private static String stranger(Access access) {
             return access + " answers, but not as Dify's API does\nhint: " + access.advice();
-        }
-
-        static String said(Seen seen) {
-            return switch (seen) {
-                case Seen.NotSent(var why) -> why;
-                case Seen.NotUploaded file -> file.why();
-                case Seen.Cut cut -> cut.why();
-                case Seen.TooLarge large -> large.why();
-                case Seen.Refused refused -> refused.words();
-                case Seen.Ran ran -> ran.error();
-            };
         }
     }
 
@@ -6065,7 +6039,7 @@ final class DifyExec implements Runnable {
             var upload = "upload of " + name + ": ";
             return switch (seen) {
                 case Seen.Refused refused when List.of(400, 413, 415).contains(refused.status()) ->
-                        new Seen.NotUploaded(upload + Greeting.said(refused), false);
+                        new Seen.NotUploaded(upload + refused.why(), false);
                 case Seen.Refused refused when refused.status() < 500 -> refused;
                 case Seen.Refused refused ->
                         new Seen.NotUploaded(upload + "HTTP " + refused.status(), true, refused.pause());
@@ -6094,29 +6068,22 @@ final class DifyExec implements Runnable {
 
         /// It gets its name once it is whole; until then it has one that no output has.
         @Override
-        public Fetched fetch(OutputFile file) {
-            if (file.link().isBlank()) return new Fetched.Missing(NO_ADDRESS, false); // it would lead to the API itself
+        public OutputFile.Fetched fetch(OutputFile file) {
+            if (file.link().isBlank()) // it would lead to the API itself
+                return new OutputFile.Fetched.Missing(NO_ADDRESS, false);
             var draft = file.place().resolveSibling(".difyexec-" + UUID.randomUUID() + ".part");
             try {
                 Files.createFile(draft); // what cannot be written is not asked for
                 return switch (client.download(URI.create(file.link()), file.size(), draft)) {
-                    case Reply.Got(var whole) -> new Fetched.There(FreeName.take(whole, file.place()));
-                    case Reply.NotGot(var seen) -> new Fetched.Missing(Greeting.said(seen), mayPass(seen));
+                    case Reply.Got(var whole) -> new OutputFile.Fetched.There(named(whole, file.place()));
+                    case Reply.NotGot(var seen) -> new OutputFile.Fetched.Missing(seen.why(), mayPass(seen));
                 };
             } catch (IllegalArgumentException _) {
-                return new Fetched.Missing(NO_ADDRESS, false);
+                return new OutputFile.Fetched.Missing(NO_ADDRESS, false);
             } catch (IOException problem) {
-                return new Fetched.Missing(Plain.of(problem), false);
+                return new OutputFile.Fetched.Missing(Plain.of(problem), false);
             } finally {
-                drop(draft);
-            }
-        }
-
-        private static void drop(Path draft) {
-            try {
-                Files.deleteIfExists(draft);
-            } catch (IOException _) {
-                // it stays, under a name that says what it is
+                draft.toFile().delete(); // else it stays, under a name that says what it is
             }
         }
 
@@ -6128,7 +6095,7 @@ final class DifyExec implements Runnable {
         /// The file objects in a value, at any depth.
         static List<JsonNode> links(JsonNode value) {
             if (value.path("dify_model_identity").asText("").equals("__dify__file__")) return List.of(value);
-            return StreamSupport.stream(value.spliterator(), false).flatMap(inner -> links(inner).stream()).toList();
+            return value.valueStream().flatMap(inner -> links(inner).stream()).toList();
         }
 
         /// `<id>-<output>-<n><ext>`, with nothing in it that leads out of the folder. An id that had to be changed gets
@@ -6142,64 +6109,19 @@ final class DifyExec implements Runnable {
 
         /// As many whole characters as fit into so many bytes: a file system counts a name's bytes, 255 at most.
         private static String safe(String text, int bytes) {
-            var name = new StringBuilder();
-            int size = 0;
-            for (int c : text.replaceAll("[^\\p{L}\\p{N}._-]", "_").replace("..", "__").codePoints().toArray()) {
-                size += Character.toString(c).getBytes(UTF_8).length;
-                if (size > bytes) break;
-                name.appendCodePoint(c);
-            }
-            return name.toString();
-        }
-    }
-
-    /// Where an app's runs are started, found and stopped, and what each kind is told beside the inputs.
-    record Endpoints(Access access, AppKind app) {
-        /// The version published now, or the pinned one, which a chatflow is told in the body.
-        String start() {
-            return app == AppKind.CHATFLOW ? "/chat-messages" : access.workflowId().isEmpty() ? "/workflows/run"
-                    : "/workflows/" + encoded(access.workflowId()) + "/run";
+            var name = ByteBuffer.allocate(bytes);
+            UTF_8.newEncoder().encode(
+                    CharBuffer.wrap(text.replaceAll("[^\\p{L}\\p{N}._-]", "_").replace("..", "__")), name, true);
+            return UTF_8.decode(name.flip()).toString();
         }
 
-        /// A row's conversation is its own: none is named, and no name is made up for it, which can cost a model call.
-        void complete(ObjectNode body) {
-            if (app == AppKind.WORKFLOW) return;
-            body.put("auto_generate_name", false);
-            if (!access.workflowId().isEmpty()) body.put("workflow_id", access.workflowId());
-        }
-
-        String conversations(String user) {
-            return "/conversations?limit=20&user=" + encoded(user);
-        }
-
-        String messages(String user, String conversation) {
-            return "/messages?limit=20&user=" + encoded(user) + "&conversation_id=" + encoded(conversation);
-        }
-
-        String log(String user) {
-            return "/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(user);
-        }
-
-        String detail(String run) {
-            return "/workflows/run/" + encoded(run);
-        }
-
-        String stop(String task) {
-            return (app == AppKind.CHATFLOW ? "/chat-messages/" : "/workflows/tasks/") + encoded(task) + "/stop";
-        }
-
-        private static String encoded(String part) {
-            return URLEncoder.encode(part, UTF_8).replace("+", "%20");
-        }
-    }
-
-    /// A whole file gets its name: at once, and never one that another file has.
-    static final class FreeName {
-        /// Where it is now: at its place, or at the next free one beside it (`a~2.pdf`). One of the same bytes that is
-        /// there already is kept instead: a row that runs again gives no second copy.
-        static Path take(Path draft, Path place) throws IOException {
+        /// A whole file gets its name at once, and never one that another file has: at its place, or at the next free
+        /// one beside it (`a~2.pdf`). One of the same bytes that is there already is kept instead: a row that runs
+        /// again gives no second copy.
+        static Path named(Path draft, Path place) throws IOException {
             for (int number = 1; ; number++) {
-                var path = number == 1 ? place : place.resolveSibling(numbered(place.getFileName().toString(), number));
+                var path = number == 1 ? place
+                        : place.resolveSibling(numbered(place.getFileName().toString(), number));
                 try {
                     link(draft, path);
                     return path;
@@ -6226,108 +6148,76 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// One exchange with Dify's Service API at a time: run, look, stop, info. Never sleeps, never retries, never
-    /// writes.
-    static final class DifyClient implements AutoCloseable {
-        private static final Duration CONNECT = Duration.ofSeconds(20), LOOK = Duration.ofSeconds(30);
-        private static final Duration DRAIN = Duration.ofSeconds(1);
+    /// What a question brought: what was asked for, or what was seen in its place.
+    sealed interface Reply<T> {
+        record Got<T>(T value) implements Reply<T> {}
+
+        record NotGot<T>(Seen seen) implements Reply<T> {}
+    }
+
+    /// What can be asked of Dify's Service API: run, look, stop, info. Never sleeps, never retries, never writes.
+    ///
+    /// @param timeout    one run: from its first event (streaming) or from sending (blocking) to its end
+    /// @param firstEvent how long a stream may say nothing before its first event
+    record DifyClient(Transport wire, Access access, AppKind app, Duration timeout, Duration firstEvent)
+            implements AutoCloseable {
+        private static final Duration LOOK = Duration.ofSeconds(30);
         /// Dify 1.16 makes up an end of the run right after an error; 1.14 keeps the stream open and says no more.
         private static final Duration AFTER_ERROR = Duration.ofMillis(100);
         /// Dify 1.14 ends a stream that says nothing for so long, queued or not.
         private static final Duration FIRST_EVENT = Duration.ofSeconds(300);
         /// What answers in Dify's place.
         static final String PAGE = "a web page (from a proxy?)", LOGIN = "a login page";
-        private static final int LONGEST_REFUSAL = 64 << 10, LONGEST_WHOLE = 256 << 10;
         private static final Pattern RUN_ID = Pattern.compile("\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}");
 
-        private final ExecutorService tasks;
-        private final Watches watches;
-        private final Door door;
-        private final HttpClient http;
-        private final Access access;
-        private final Endpoints endpoints;
-        private final Duration timeout, firstEvent;
-        private final Room room;
-
-        /// @param timeout    one run: from its first event (streaming) or from sending (blocking) to its end
-        /// @param firstEvent how long a stream may say nothing before its first event
-        DifyClient(Access access, Duration timeout, Duration firstEvent, Room room) {
-            this.tasks = Executors.newVirtualThreadPerTaskExecutor();
-            this.watches = new Watches();
-            this.door = new Door(System::nanoTime);
-            this.http = Transport.of(access, tasks, CONNECT);
-            this.access = access;
-            this.endpoints = new Endpoints(access, AppKind.WORKFLOW);
-            this.timeout = timeout;
-            this.firstEvent = firstEvent;
-            this.room = room;
-        }
-
-        private DifyClient(DifyClient other, AppKind app) {
-            this.tasks = other.tasks;
-            this.watches = other.watches;
-            this.door = other.door;
-            this.http = other.http;
-            this.access = other.access;
-            this.endpoints = new Endpoints(access, app);
-            this.timeout = other.timeout;
-            this.firstEvent = other.firstEvent;
-            this.room = other.room;
-        }
-
-        /// The same client, over the same connections, to an app of this kind.
-        DifyClient to(AppKind app) {
-            return app == endpoints.app() ? this : new DifyClient(this, app);
-        }
-
-        private boolean isChat() {
-            return endpoints.app() == AppKind.CHATFLOW;
+        DifyClient(Access access, Duration timeout, Duration firstEvent, Transport.Room room) {
+            this(new Transport(access, room), access, AppKind.WORKFLOW, timeout, firstEvent);
         }
 
         /// @param runs how many there may be at a time
         static DifyClient of(Access access, Duration timeout, int runs) {
-            return new DifyClient(access, timeout, FIRST_EVENT, Room.of(runs));
+            return new DifyClient(access, timeout, FIRST_EVENT, Transport.Room.of(runs));
+        }
+
+        /// The same client, over the same connections, to an app of this kind.
+        DifyClient to(AppKind kind) {
+            return new DifyClient(wire, access, kind, timeout, firstEvent);
+        }
+
+        private boolean isChat() {
+            return app == AppKind.CHATFLOW;
         }
 
         @Override
         public void close() {
-            http.shutdownNow();
-            watches.close();
-            tasks.shutdownNow();
+            wire.close();
         }
 
-        /// Posts one attempt and reads to its terminal event; the stream's own end is not waited for.
+        /// Posts one attempt and reads to its terminal event; the stream's own end is not waited for. A coming Dify may
+        /// name the run in the head of its answer: before its body, and where that is cut off.
         Seen run(Attempt attempt, Map<String, Value> inputs, Consumer<Heard> told) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
-            var post = post(endpoints.start(), "application/json", BodyPublishers.ofByteArray(body(endpoints, attempt,
-                    inputs)));
+            var post = post(start(), "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
             var named = new AtomicReference<Optional<RunRef>>(Optional.empty());
-            try (var call = door.call()) {
-                Reply<Seen> seen = exchange(post, head -> {
-                    named.set(run(head.headers()));
+            try (var call = wire.door.call()) {
+                var seen = wire.exchange(post, head -> {
+                    named.set(head.headers().firstValue("X-Workflow-Run-ID").filter(RUN_ID.asMatchPredicate())
+                            .map(id -> new RunRef(id, "")));
                     named.get().map(Heard.Named::new).ifPresent(told);
-                    return whole(head, call);
+                    return call.body(head);
                 }, streaming ? firstEvent : timeout, streaming ? Symptom.SILENCE : Symptom.TIMED_OUT,
-                        (answer, watch) -> answer.statusCode() != 200 ? refused(answer)
-                                : isStream(answer.headers()) ? stream(answer, watch, told) : blocking(answer, call));
-                return (switch (seen) {
-                    case Reply.Got(var end) -> end;
-                    case Reply.NotGot(Seen.Refused refused) when isChat() && isFailedRun(refused) ->
-                            Seen.Ran.failed(refused.message());
-                    case Reply.NotGot(var instead) -> instead;
-                }).of(named.get());
+                        answer -> answer.status() != 200 ? refused(answer)
+                                : answer.isStream() ? stream(answer, told) : blocking(answer, call),
+                        Function.<Seen>identity()).of(named.get());
+                return seen instanceof Seen.Refused refused && isFailedRun(refused)
+                        ? Seen.Ran.failed(refused.message()) : seen;
             }
         }
 
         /// No refusal of the input, which has the same code: it was taken, and its run paid for.
-        private static boolean isFailedRun(Seen.Refused refused) {
-            return refused.status() == 400 && !refused.inStream() && refused.message().startsWith(Utterance.FAILED);
-        }
-
-        /// The run that an answer names in its head, as a coming Dify may: before its body, and where that is cut off.
-        private static Optional<RunRef> run(HttpHeaders headers) {
-            return headers.firstValue("X-Workflow-Run-ID").filter(id -> RUN_ID.matcher(id).matches())
-                    .map(id -> new RunRef(id, ""));
+        private boolean isFailedRun(Seen.Refused refused) {
+            return isChat() && refused.status() == 400 && !refused.inStream()
+                    && refused.message().startsWith(Seen.Utterance.FAILED);
         }
 
         /// Looks a run up by its id, or first by its user. A run over its time is asked to stop before.
@@ -6335,69 +6225,65 @@ final class DifyExec implements Runnable {
             if (doubt.stopsFirst()) stop(doubt.run().get(), doubt.attempt().user());
             var user = doubt.attempt().user();
             if (doubt.run().isEmpty()) return named(user);
-            if (doubt.is(Symptom.CONTRADICTED) && Names.isUnique(user)) {
+            if (doubt.is(Symptom.CONTRADICTED) && Attempt.Names.isUnique(user)) {
                 var own = named(user); // the stream's first event may have been another run's, too
                 if (own.isThere()) return own;
             }
             var found = detail(doubt.run().get());
             if (isChat() && found instanceof Found.Ended(var ran) && ran.status().isSuccess())
-                return new Found.Ended(ran.with(Names.isUnique(user) ? message(user) : Utterance.NONE));
+                return new Found.Ended(ran.with(Attempt.Names.isUnique(user) && named(user)
+                        instanceof Found.Ended(var told) ? told.said() : Seen.Utterance.NONE, ran.outputs()));
             boolean madeUp = found instanceof Found.Absent
                     && (doubt.is(Symptom.UNCONFIRMED) || doubt.run().get().isMadeUp());
-            return madeUp && Names.isUnique(user) ? named(user) : found;
+            return madeUp && Attempt.Names.isUnique(user) ? named(user) : found;
         }
 
-        /// What stands beside the answer of a run that has ended.
-        private Utterance message(String user) {
-            return named(user) instanceof Found.Ended(var told) ? told.said() : Utterance.NONE;
-        }
-
+        /// A run by its attempt's name: in the log, or, as that knows no chatflows, by its conversation of one message.
         private Found named(String user) {
-            return isChat() ? conversation(user) : logged(user);
+            return isChat() ? first("/conversations?limit=20&user=" + encoded(user),
+                            list -> list.at("/data/0/id").asText(""), conversation -> message(user, conversation))
+                    : first("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(user),
+                            list -> runOf(user, list), run -> detail(new RunRef(run, "")));
         }
 
-        /// A chatflow's run by its conversation, which has one message: no log knows it.
-        private Found conversation(String user) {
-            return switch (ask(get(endpoints.conversations(user)), LOOK,
-                    answer -> tree(answer).at("/data/0/id").asText(""))) {
-                case Reply.Got(var none) when none.isEmpty() -> new Found.Absent();
-                case Reply.Got(var conversation) -> message(user, conversation);
+        /// What the one that a list leads to is found to be.
+        ///
+        /// @param id empty where there is none in the list
+        private Found first(String list, Function<JsonNode, String> id, Function<String, Found> found) {
+            return switch (ask(get(list), LOOK, answer -> id.apply(tree(answer)))) {
+                case Reply.Got(var one) -> one.isEmpty() ? new Found.Absent() : found.apply(one);
                 case Reply.NotGot(var seen) -> new Found.Silent(seen);
             };
         }
 
-        private Found message(String user, String conversation) {
-            return switch (ask(get(endpoints.messages(user, conversation)), LOOK,
-                    answer -> new StoredMessage(tree(answer).at("/data/0")).found())) {
-                case Reply.Got(var found) -> found;
-                case Reply.NotGot(Seen.Refused gone) when gone.status() == 404 && gone.code().equals("not_found") ->
-                        new Found.Absent();
-                case Reply.NotGot(Seen.TooLarge(_, var why)) ->
-                        new Found.Silent(new Seen.TooLarge(Optional.of(RunRef.NONE), why));
-                case Reply.NotGot(var seen) -> new Found.Silent(seen);
-            };
-        }
-
-        private Found logged(String user) {
-            return switch (ask(get(endpoints.log(user)), LOOK, answer -> runOf(user, tree(answer)))) {
-                case Reply.Got(var run) -> run.map(id -> detail(new RunRef(id, ""))).orElseGet(Found.Absent::new);
-                case Reply.NotGot(var seen) -> new Found.Silent(seen);
-            };
-        }
-
-        private static Optional<String> runOf(String user, JsonNode logs) {
+        private static String runOf(String user, JsonNode logs) {
             for (var row : logs.path("data")) {
                 var run = row.path("workflow_run").path("id");
                 if (row.path("created_by_end_user").path("session_id").asText("").equals(user) && run.isTextual())
-                    return Optional.of(run.asText());
+                    return run.asText();
             }
-            return Optional.empty();
+            return "";
+        }
+
+        private Found message(String user, String conversation) {
+            return one("/messages?limit=20&user=" + encoded(user) + "&conversation_id=" + encoded(conversation),
+                    RunRef.NONE, answer -> RunReader.found(tree(answer).at("/data/0")));
         }
 
         private Found detail(RunRef run) {
-            return switch (ask(get(endpoints.detail(run.id())), LOOK, answer -> detail(run, answer))) {
+            return one("/workflows/run/" + encoded(run.id()), run, answer -> {
+                var reader = new RunReader();
+                reader.readDetail(answer.limited());
+                var now = answer.date("Date").orElseGet(Instant::now); // on the server, where it tells
+                return reader.ref().isEmpty() ? new Found.Absent() : reader.found(run, now);
+            });
+        }
+
+        /// What is stored of a run. Only Dify itself can say that there is none.
+        private Found one(String path, RunRef run, Transport.Reading<Found> reading) {
+            return switch (ask(get(path), LOOK, reading)) {
                 case Reply.Got(var found) -> found;
-                case Reply.NotGot(Seen.Refused seen) when seen.status() == 404 && seen.code().equals("not_found") ->
+                case Reply.NotGot(Seen.Refused gone) when gone.status() == 404 && gone.code().equals("not_found") ->
                         new Found.Absent();
                 case Reply.NotGot(Seen.TooLarge(_, var why)) ->
                         new Found.Silent(new Seen.TooLarge(Optional.of(run), why));
@@ -6405,17 +6291,12 @@ final class DifyExec implements Runnable {
             };
         }
 
-        private Found detail(RunRef run, HttpResponse<InputStream> answer) throws IOException {
-            var reader = new RunReader();
-            reader.readDetail(room.limit(answer.body()));
-            return reader.ref().isEmpty() ? new Found.Absent() : reader.found(run, time(answer));
-        }
-
         /// Asks Dify to stop a task. Its answer says `success` whatever happens, so it is not kept.
         void stop(RunRef run, String user) {
+            var path = (isChat() ? "/chat-messages/" : "/workflows/tasks/") + encoded(run.task()) + "/stop";
             var body = Json.MAPPER.createObjectNode().put("user", user).toString();
-            ask(post(endpoints.stop(run.task()), "application/json", BodyPublishers.ofString(body)), LOOK,
-                    answer -> room.limit(answer.body()).readAllBytes());
+            ask(post(path, "application/json", BodyPublishers.ofString(body)), LOOK,
+                    answer -> answer.limited().readAllBytes());
         }
 
         /// Uploads a file under the attempt's user, streamed from disk, and gets its id.
@@ -6431,7 +6312,8 @@ final class DifyExec implements Runnable {
                     case Reply<String> answer -> answer;
                 };
             } catch (IOException problem) {
-                return new Reply.NotGot<>(new Seen.NotUploaded(local.file() + ": " + Plain.of(problem), false));
+                return new Reply.NotGot<>(
+                        new Seen.NotUploaded(local.file() + ": " + Plain.of(problem), false));
             }
         }
 
@@ -6452,7 +6334,7 @@ final class DifyExec implements Runnable {
         Reply<Path> download(URI link, long size, Path to) {
             return ask(request(access.baseUrl().resolve(link)).build(), timeout, answer -> {
                 long length = Files.copy(answer.body(), to, StandardCopyOption.REPLACE_EXISTING);
-                long told = answer.headers().firstValueAsLong("Content-Length").orElse(length);
+                long told = answer.header("Content-Length").map(Long::parseLong).orElse(length);
                 if (length != told || size > 0 && length != size)
                     throw new IOException("cut off: " + length + " of " + (length != told ? told : size)
                             + " bytes came");
@@ -6470,16 +6352,24 @@ final class DifyExec implements Runnable {
             return ask(get("/info"), LOOK, answer -> {
                 var tree = tree(answer);
                 if (!tree.isObject()) throw new IOException("no JSON object");
-                return new Greeting.About(tree.path("name").asText(), tree.path("mode").asText(""), version(answer));
+                return new Greeting.About(tree.path("name").asText(), tree.path("mode").asText(""), answer.version());
             });
         }
 
-        /// The request of an attempt as a person may read it: the body alone.
-        static String requestBody(Endpoints endpoints, Attempt attempt, Map<String, Value> inputs) {
-            return new String(body(endpoints, attempt, inputs), UTF_8);
+        /// Where a run is started: of the version published now, or the pinned one, which a chatflow is told in the
+        /// body.
+        String start() {
+            return isChat() ? "/chat-messages" : access.workflowId().isEmpty() ? "/workflows/run"
+                    : "/workflows/" + encoded(access.workflowId()) + "/run";
         }
 
-        private static byte[] body(Endpoints endpoints, Attempt attempt, Map<String, Value> inputs) {
+        private static String encoded(String part) {
+            return URLEncoder.encode(part, UTF_8).replace("+", "%20");
+        }
+
+        /// The body of an attempt's request. A chatflow's row has a conversation of its own: none is named, and no name
+        /// is made up for it, which can cost a model call.
+        byte[] body(Attempt attempt, Map<String, Value> inputs) {
             var body = Json.MAPPER.createObjectNode();
             var sent = body.putObject("inputs");
             inputs.forEach((name, value) -> {
@@ -6488,10 +6378,15 @@ final class DifyExec implements Runnable {
             });
             body.put("response_mode", attempt.mode() == Mode.STREAMING ? "streaming" : "blocking");
             body.put("user", attempt.user());
-            endpoints.complete(body);
+            if (isChat()) body.put("auto_generate_name", false);
+            if (isChat() && !access.workflowId().isEmpty()) body.put("workflow_id", access.workflowId());
+            return bytes(body);
+        }
+
+        private static byte[] bytes(JsonNode tree) {
             var out = new ByteArrayOutputStream(512);
             try (var json = Json.Tokens.writing(out)) {
-                Json.MAPPER.writeTree(json, body);
+                Json.MAPPER.writeTree(json, tree);
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: memory does not fail
             }
@@ -6535,102 +6430,436 @@ final class DifyExec implements Runnable {
             return HttpRequest.newBuilder(address).header("User-Agent", "difyexec/" + VERSION);
         }
 
-        @FunctionalInterface private interface Reading<T> {
-            T read(HttpResponse<InputStream> answer) throws IOException;
-        }
-
-        @FunctionalInterface private interface WatchedReading<T> {
-            Reply<T> read(HttpResponse<InputStream> answer, Watch watch) throws IOException;
-        }
-
         /// Any question that starts no run. What Dify makes, as an upload, it answers by 201.
-        private <T> Reply<T> ask(HttpRequest request, Duration limit, Reading<T> reading) {
-            return exchange(request, _ -> BodySubscribers.ofInputStream(), limit, Symptom.NO_ANSWER, (answer, _) ->
-                    answer.statusCode() == 200 || answer.statusCode() == 201 && request.method().equals("POST")
-                            ? new Reply.Got<>(reading.read(answer)) : refused(answer));
+        private <T> Reply<T> ask(HttpRequest request, Duration limit, Transport.Reading<T> reading) {
+            return wire.exchange(request, _ -> BodySubscribers.ofInputStream(), limit, Symptom.NO_ANSWER,
+                    answer -> answer.status() == 200 || answer.status() == 201 && request.method().equals("POST")
+                            ? new Reply.Got<>(reading.read(answer)) : new Reply.NotGot<>(refused(answer)),
+                    Reply.NotGot::new);
         }
 
-        private JsonNode tree(HttpResponse<InputStream> answer) throws IOException {
-            if (isPage(answer)) throw new IOException(new String(answer.body().readNBytes(LONGEST_REFUSAL), UTF_8)
-                    .matches("(?is).*<input[^>]*\\btype=[\"']?password.*") ? LOGIN : PAGE);
-            return Json.MAPPER.readTree(room.limit(answer.body()));
+        private JsonNode tree(Transport.Answer answer) throws IOException {
+            if (answer.isPage())
+                throw new IOException(answer.beginning().matches("(?is).*<input[^>]*\\btype=[\"']?password.*") ? LOGIN
+                        : PAGE);
+            return Json.MAPPER.readTree(answer.limited());
         }
 
-        /// Sends, reads and lets go of the connection; whatever breaks becomes a fact.
-        ///
-        /// @param limit   to the headers, and on to the end unless the reader sets another
-        /// @param overdue what it is called when that passes
-        private <T> Reply<T> exchange(HttpRequest request, BodyHandler<InputStream> body, Duration limit,
-                Symptom overdue, WatchedReading<T> reading) {
-            long began = System.nanoTime();
-            return switch (sent(request, body, limit, overdue)) {
-                case Reply.NotGot(var seen) -> new Reply.NotGot<>(seen);
-                case Reply.Got(var answer) ->
-                        read(answer, limit.minusNanos(System.nanoTime() - began), overdue, reading);
+        private Seen blocking(Transport.Answer answer, Transport.Door.Call call) throws IOException {
+            var reader = new RunReader();
+            var symptom = answer.isDify() ? Symptom.CUT : Symptom.GATEWAY;
+            try {
+                reader.read(answer.limited());
+            } catch (Transport.Room.Exceeded problem) {
+                return new Seen.TooLarge(reader.ref(), problem.getMessage());
+            } catch (JsonProcessingException problem) {
+                return new Seen.Cut(symptom, answer.isPage() ? "HTTP 200, " + PAGE
+                        : "HTTP 200, but no JSON: " + problem.getOriginalMessage());
+            }
+            if (isChat()) return reader.answered().<Seen>map(ran -> ran)
+                    .orElseGet(() -> new Seen.Cut(symptom, "HTTP 200 without an answer"));
+            return reader.ran().<Seen>map(ran -> ran.after(call.waited(ran.usage())))
+                    .orElseGet(() -> new Seen.Cut(reader.ref(), symptom, "HTTP 200 without a run's status"));
+        }
+
+        private Seen stream(Transport.Answer answer, Consumer<Heard> told) throws IOException {
+            var reader = new RunReader();
+            var sse = new Transport.Sse(answer.body());
+            long head = System.nanoTime();
+            while (next(sse, reader)) {
+                if (reader.ref().isPresent() && answer.run().isEmpty()) {
+                    answer.began(reader.ref().get(), timeout, told);
+                    told.accept(new Heard.Began(reader.ref().get(), Duration.ofNanos(System.nanoTime() - head)));
+                }
+                reader.heard().ifPresent(told);
+                var end = reader.end();
+                if (end.isPresent()) {
+                    var ends = ends(end.get(), sse, reader, answer);
+                    var seen = Seen.told(answer.run().or(reader::ref), ends);
+                    return isChat() && seen instanceof Seen.Ran ran ? reader.completed(ran) : seen;
+                }
+            }
+            return answer.cut(Symptom.SILENCE, "the stream ended without an end of the run");
+        }
+
+        /// Goes on to the next event that can be read. False: the stream has ended.
+        private boolean next(Transport.Sse sse, RunReader reader) throws IOException {
+            while (sse.next()) {
+                try {
+                    reader.read(wire.room.limit(sse));
+                    return true;
+                } catch (Transport.Room.Exceeded problem) {
+                    if (reader.isEnd()) throw problem; // of another event nothing is kept
+                } catch (JsonProcessingException _) {
+                    // an event that cannot be read is one that is not known
+                }
+            }
+            return false;
+        }
+
+        /// An end, and those told after it: what has come with it, and after an error what comes within a moment, as
+        /// after the end of a chatflow's run what its answer rests on (1.9; newer ones tell it before).
+        private List<Seen> ends(Seen first, Transport.Sse sse, RunReader reader, Transport.Answer answer) {
+            var ends = new ArrayList<>(List.of(first));
+            if (first instanceof Seen.Refused || isChat() && !reader.isAnswered()) answer.limit(AFTER_ERROR);
+            else sse.waitNoMore();
+            try {
+                while (next(sse, reader)) reader.end().ifPresent(ends::add);
+            } catch (IOException _) {
+                // the moment is over, or the connection: nothing more was told
+            }
+            return ends;
+        }
+
+        private Seen.Refused refused(Transport.Answer answer) throws IOException {
+            int status = answer.status();
+            var text = answer.beginning().replace(access.key(), "***"); // some proxies echo requests
+            String code = "", message = !text.stripLeading().startsWith("<") ? text
+                    : status >= 500 && !answer.isDify() ? PAGE : Plain.html(text);
+            if (status >= 300 && status < 400) message = answer.header("Location").orElse("nowhere");
+            else try {
+                var tree = Json.MAPPER.readTree(text);
+                if (tree.isObject()) {
+                    code = tree.path("code").asText("");
+                    message = tree.path("message").asText("");
+                }
+            } catch (JsonProcessingException _) {
+                // HTML or plain text: its words are the message
+            }
+            return Seen.Refused.http(status, answer.isDify(), code, message, answer.retryAfter());
+        }
+    }
+
+    /// Reads what Dify says of a run: a blocking answer, a stream's events one after the other, or a detail. Of each it
+    /// takes the fields that are of use, and of those keeps what later events do not repeat. One reader reads one run.
+    static final class RunReader {
+        private static final byte[] NO_OUTPUTS = {'{', '}'};
+        private static final long LATEST = 100_000_000_000L; // in 3,000 years; milliseconds lie beyond
+        private static final Set<String> OBJECTS = Set.of("data", "execution_metadata", "metadata", "usage");
+        private static final Set<String> FIELDS = Set.of("event", "workflow_run_id", "task_id", "conversation_id",
+                "message_id", "code", "message", "status", "answer", "text", "id", "workflow_id", "error",
+                "elapsed_time", "total_tokens", "total_steps", "created_at", "total_price", "currency", "title",
+                "node_type");
+
+        /// The last answer or event; of a detail, its fields are the `data`. A plain value is its text.
+        private ObjectNode told = Json.MAPPER.createObjectNode();
+        /// The last `data` that were the run's own, and the last that stood beside a chatflow's answer.
+        private JsonNode run = Json.MAPPER.missingNode(), beside = run;
+        private String runId = "", taskId = "", workflowId = "", conversation = "", messageId = "", currency = "";
+        private Optional<BigDecimal> price = Optional.empty();
+        /// What was put in place of a chatflow's words, with those after it; null: none were replaced.
+        private StringBuilder replacement = null;
+
+        /// A blocking answer, or the next event: an answer is an envelope as an event has it, without a name.
+        void read(InputStream in) throws IOException {
+            told = Json.MAPPER.createObjectNode();
+            read(in, told);
+            switch (event()) {
+                case "node_finished" -> {
+                    var paid = told.path("data").path("execution_metadata");
+                    price(paid).ifPresent(more -> price = Optional.of(price.map(more::add).orElse(more)));
+                    currency = text(paid, "currency", currency);
+                }
+                case "message_replace" -> replacement = new StringBuilder(text(told, "answer"));
+                case "message" -> {
+                    if (replacement != null) replacement.append(text(told, "answer"));
+                }
+                default -> {}
+            }
+        }
+
+        /// `GET /workflows/run/{id}`: the run's fields stand at the top, `outputs` is an object or its text.
+        void readDetail(InputStream in) throws IOException {
+            told = Json.MAPPER.createObjectNode();
+            read(in, told.putObject("data"));
+        }
+
+        /// What names the run is known even where the rest cannot be read.
+        private void read(InputStream in, ObjectNode into) throws IOException {
+            try (var json = Json.FACTORY.createParser(in)) {
+                if (json.nextToken() != JsonToken.START_OBJECT) throw new JsonParseException(json, "no JSON object");
+                fields(json, into);
+            } finally {
+                var data = isOfRun() ? told.path("data") : Json.MAPPER.missingNode();
+                if (data.isObject()) run = data;
+                runId = text(data, "id", text(told, "workflow_run_id", runId));
+                taskId = text(told, "task_id", taskId);
+                workflowId = text(data, "workflow_id", workflowId);
+                conversation = text(told, "conversation_id", conversation);
+                messageId = text(told, "message_id", messageId);
+                if (told.has("metadata")) beside = told.path("metadata");
+            }
+        }
+
+        /// The fields of the object that the parser stands at the beginning of.
+        private void fields(JsonParser json, ObjectNode into) throws IOException {
+            while (json.nextToken() == JsonToken.FIELD_NAME) {
+                var name = json.currentName();
+                var token = json.nextToken();
+                if (name.equals("outputs") && isOfRun()) into.put(name, outputs(json));
+                else if (name.equals("retriever_resources") && token == JsonToken.START_ARRAY)
+                    into.put(name, copy(json));
+                else if (OBJECTS.contains(name) && token == JsonToken.START_OBJECT)
+                    fields(json, into.putObject(name));
+                else if (FIELDS.contains(name) && token.isScalarValue() && token != JsonToken.VALUE_NULL)
+                    into.put(name, json.getText());
+                else json.skipChildren();
+            }
+        }
+
+        private String event() {
+            return text(told, "event");
+        }
+
+        /// Not of one of its nodes. Dify sends an event's name first.
+        private boolean isOfRun() {
+            return event().isEmpty() || event().startsWith("workflow_");
+        }
+
+        private static String text(JsonNode from, String name) {
+            return from.path(name).asText("");
+        }
+
+        private static String text(JsonNode from, String name, String before) {
+            return text(from, name).isEmpty() ? before : text(from, name);
+        }
+
+        private static byte[] json(JsonNode from, String name, byte[] none) {
+            return from.path(name) instanceof BinaryNode json ? json.binaryValue() : none;
+        }
+
+        /// Empty: none is told.
+        private static Optional<BigDecimal> price(JsonNode from) {
+            try {
+                return Optional.of(text(from, "total_price")).filter(text -> !text.isEmpty()).map(BigDecimal::new);
+            } catch (NumberFormatException _) {
+                return Optional.empty();
+            }
+        }
+
+        /// Text is JSON in itself (1.9.2); null is no outputs.
+        private static byte[] outputs(JsonParser json) throws IOException {
+            if (json.currentToken() == JsonToken.VALUE_NULL) return NO_OUTPUTS;
+            if (json.currentToken() != JsonToken.VALUE_STRING) return copy(json);
+            try (var inner = Json.FACTORY.createParser(json.getText())) {
+                return inner.nextToken() == JsonToken.START_OBJECT ? copy(inner) : NO_OUTPUTS;
+            }
+        }
+
+        /// The outputs of a chatflow with this answer: in place of theirs, where others are told.
+        private static byte[] outputs(String answer, byte[] others) {
+            var outputs = Json.MAPPER.createObjectNode().put("answer", answer);
+            try (var other = Json.FACTORY.createParser(others)) {
+                other.nextToken();
+                while (other.nextToken() == JsonToken.FIELD_NAME) {
+                    var name = other.currentName();
+                    other.nextToken();
+                    var value = new RawValue(new String(copy(other), UTF_8));
+                    if (!name.equals("answer")) outputs.putRawValue(name, value);
+                }
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
+            }
+            return DifyClient.bytes(outputs);
+        }
+
+        /// The value as compact JSON, its numbers as written.
+        private static byte[] copy(JsonParser json) throws IOException {
+            var out = new ByteArrayOutputStream(256);
+            try (var copy = Json.Tokens.writing(out)) {
+                int depth = 0;
+                do {
+                    if (json.currentToken().isNumeric() && !json.isNaN())
+                        copy.writeNumber(json.getText()); // -0.0 and 1e2, too
+                    else copy.copyCurrentEvent(json);
+                    if (json.currentToken().isStructStart()) depth++;
+                    if (json.currentToken().isStructEnd()) depth--;
+                } while (depth > 0 && json.nextToken() != null);
+            }
+            return out.toByteArray();
+        }
+
+        Optional<RunRef> ref() {
+            return runId.isEmpty() ? Optional.empty() : Optional.of(new RunRef(runId, taskId));
+        }
+
+        /// Whether the last event is the run's last.
+        boolean isEnd() {
+            return event().equals("workflow_finished") || event().equals("workflow_paused");
+        }
+
+        /// What the last event tells of the run on its way, if anything.
+        Optional<Heard> heard() {
+            var data = told.path("data");
+            return switch (event()) {
+                case "node_started" -> Optional.of(new Heard.NodeBegan(text(data, "title"), text(data, "node_type")));
+                case "node_finished" -> Optional.of(new Heard.NodeEnded(text(data, "title"), text(data, "node_type"),
+                        text(data, "status"), data.path("elapsed_time").asDouble(0), text(data, "error")));
+                case "text_chunk" -> Optional.of(new Heard.Chunk(text(data, "text")));
+                case "message" -> Optional.of(new Heard.Chunk(text(told, "answer")));
+                case "message_replace" -> // in place of all before
+                        Optional.of(new Heard.Chunk("\n" + text(told, "answer")));
+                default -> Optional.empty();
             };
         }
 
-        private Reply<HttpResponse<InputStream>> sent(HttpRequest request, BodyHandler<InputStream> body,
-                Duration limit, Symptom overdue) {
+        /// What the last event says of the stream's end, if it is such an event.
+        Optional<Seen> end() {
+            if (isEnd()) return ran().map(Seen.class::cast);
+            return event().equals("error") ? Optional.of(Seen.Refused.event(told.path("status").asInt(500),
+                    text(told, "code"), text(told, "message"), ref())) : Optional.empty();
+        }
+
+        /// What a chatflow has told beside its answer, which it does once.
+        private Seen.Utterance said() {
+            var usage = beside.path("usage");
+            return new Seen.Utterance(conversation, messageId,
+                    json(beside, "retriever_resources", Seen.Utterance.NONE.resources()),
+                    usage.path("total_tokens").asLong(0), price(usage), text(usage, "currency"));
+        }
+
+        /// What stands beside the answer has been told.
+        boolean isAnswered() {
+            return !beside.isMissingNode();
+        }
+
+        /// The end of a chatflow's run with all that was told beside it. The run's own outputs keep the words that a
+        /// moderation has replaced.
+        Seen.Ran completed(Seen.Ran ran) {
+            return ran.with(said(), replacement == null || !ran.status().isSuccess() ? ran.outputs()
+                    : outputs(replacement.toString(), ran.outputs()));
+        }
+
+        /// A chatflow's blocking answer. It names no run; without a word in it, it proves no success.
+        Optional<Seen.Ran> answered() {
+            var answer = text(told, "answer");
+            return answer.isEmpty() ? Optional.empty()
+                    : Optional.of(Seen.Ran.answered(outputs(answer, NO_OUTPUTS), 0, said()));
+        }
+
+        /// The end, once it was read.
+        Optional<Seen.Ran> ran() {
+            return ref().flatMap(this::ran);
+        }
+
+        private Optional<Seen.Ran> ran(RunRef ref) {
+            var usage = new Usage(run.path("elapsed_time").asDouble(0), run.path("total_tokens").asLong(0),
+                    run.path("total_steps").asInt(0), price, currency);
+            return Seen.RunStatus.of(text(run, "status")).map(end -> new Seen.Ran(ref, end,
+                    json(run, "outputs", NO_OUTPUTS), text(run, "error"), workflowId, usage));
+        }
+
+        /// What a detail says of the run that was asked for.
+        ///
+        /// @param now by the server's clock
+        Found found(RunRef asked, Instant now) {
+            var ref = new RunRef(runId, asked.task());
+            var status = Seen.RunStatus.of(text(run, "status")).orElse(Seen.RunStatus.RUNNING);
+            return switch (status) {
+                case RUNNING, PAUSED -> new Found.Running(ref, status, age(now));
+                case SUCCEEDED, PARTIAL, FAILED, STOPPED -> new Found.Ended(ran(ref).orElseThrow());
+            };
+        }
+
+        /// By `created_at`, if that is a time: seconds since 1970.
+        private Optional<Duration> age(Instant now) {
+            return Optional.of(run.path("created_at").asLong(0)).filter(start -> start > 0 && start <= LATEST)
+                    .map(start -> Duration.ofSeconds(now.getEpochSecond() - start));
+        }
+
+        /// A message of a chatflow as it is stored. It never names its run, and has no answer until that has ended;
+        /// Dify 1.16 tells how long the answer took, once there is an end.
+        static Found found(JsonNode message) {
+            var answer = text(message, "answer");
+            if (text(message, "status").equals("error"))
+                return new Found.Ended(Seen.Ran.failed(text(message, "error")));
+            double seconds = message.path("provider_response_latency").asDouble(0);
+            if (answer.isEmpty()) return new Found.Unanswered(seconds > 0);
+            var resources = message.path("retriever_resources");
+            var said = new Seen.Utterance(text(message, "conversation_id"), text(message, "id"), resources.isArray()
+                    ? resources.toString().getBytes(UTF_8) : Seen.Utterance.NONE.resources(),
+                    message.path("total_tokens").asLong(0), price(message), text(message, "currency"));
+            return new Found.Ended(Seen.Ran.answered(outputs(answer, NO_OUTPUTS), seconds, said));
+        }
+    }
+
+    /// The wire to Dify: one request and the reading of its answer at a time; whatever breaks becomes a fact. Over
+    /// HTTP/1.1, without redirects, by the proxy and the authorities of the settings.
+    static final class Transport implements AutoCloseable {
+        private static final Duration CONNECT = Duration.ofSeconds(20), DRAIN = Duration.ofSeconds(1);
+        private static final Duration LOOK = Duration.ofMillis(100);
+        private static final int LONGEST_REFUSAL = 64 << 10, LONGEST_WHOLE = 256 << 10;
+
+        private final ExecutorService tasks = Executors.newVirtualThreadPerTaskExecutor();
+        private final HttpClient http;
+        final Room room;
+        final Door door = new Door(System::nanoTime);
+        /// The answers that are being read. One thread looks at all of them, ten times a second: an alarm for each
+        /// would have to be set and taken back twice a row.
+        private final Set<Answer> open = ConcurrentHashMap.newKeySet();
+        private final ScheduledExecutorService clock = Executors.newSingleThreadScheduledExecutor(
+                Thread.ofPlatform().daemon().name("watches").factory());
+
+        Transport(Access access, Room room) {
+            this.http = client(access, tasks);
+            this.room = room;
+            clock.scheduleWithFixedDelay(() -> open.forEach(Answer::look), LOOK.toMillis(), LOOK.toMillis(),
+                    MILLISECONDS);
+        }
+
+        @Override
+        public void close() {
+            http.shutdownNow();
+            clock.shutdownNow();
+            tasks.shutdownNow();
+        }
+
+        @FunctionalInterface interface Reading<T> {
+            T read(Answer answer) throws IOException;
+        }
+
+        /// Sends, reads and lets go of the connection.
+        ///
+        /// @param limit   to the headers, and on to the end unless the reader sets another
+        /// @param overdue what it is called when that passes
+        /// @param instead what is made of that, or of what else breaks
+        <T> T exchange(HttpRequest request, BodyHandler<InputStream> body, Duration limit, Symptom overdue,
+                Reading<T> reading, Function<Seen, T> instead) {
+            long end = System.nanoTime() + limit.toNanos();
             var sending = http.sendAsync(request, body);
             try {
-                return new Reply.Got<>(sending.get(limit.toNanos(), NANOSECONDS));
+                var answer = sending.get(limit.toNanos(), NANOSECONDS);
+                return read(new Answer(answer, Duration.ofNanos(end - System.nanoTime())), overdue, reading, instead);
             } catch (TimeoutException _) {
                 sending.cancel(true);
-                return cut(overdue, "no answer within " + Plain.seconds(limit));
+                return instead.apply(new Seen.Cut(overdue, "no answer within " + Plain.seconds(limit)));
             } catch (ExecutionException problem) {
-                return new Reply.NotGot<>(unsent(problem.getCause()));
+                return instead.apply(unsent(problem.getCause()));
             } catch (InterruptedException _) {
                 sending.cancel(true);
                 Thread.currentThread().interrupt(); // for whoever would ask again
-                return cut(Symptom.NO_ANSWER, "given up");
+                return instead.apply(new Seen.Cut(Symptom.NO_ANSWER, "given up"));
             }
         }
 
-        private static <T> Reply<T> cut(Symptom symptom, String why) {
-            return new Reply.NotGot<>(new Seen.Cut(Optional.empty(), symptom, why));
-        }
-
-        private <T> Reply<T> read(HttpResponse<InputStream> answer, Duration limit, Symptom overdue,
-                WatchedReading<T> reading) {
-            var watch = watches.watch(answer.body(), limit);
-            try (watch) {
-                var got = reading.read(answer, watch);
-                if (!isStream(answer.headers())) drain(answer.body(), watch);
+        private <T> T read(Answer answer, Symptom overdue, Reading<T> reading, Function<Seen, T> instead) {
+            try (answer) {
+                var got = reading.read(answer);
+                if (!answer.isStream()) answer.drain();
                 return got;
             } catch (Room.Exceeded problem) {
-                return new Reply.NotGot<>(new Seen.TooLarge(watch.run(), problem.getMessage()));
+                return instead.apply(new Seen.TooLarge(answer.run(), problem.getMessage()));
             } catch (OutOfMemoryError _) {
-                return new Reply.NotGot<>(Seen.Cut.outOfMemory(watch.run()));
+                return instead.apply(Seen.Cut.outOfMemory(answer.run()));
             } catch (IOException problem) {
-                return new Reply.NotGot<>(watch.cut(overdue, broken(problem, "in the middle of the answer")));
-            }
-        }
-
-        /// A short body that comes as a whole wakes its reader once, not twice; all others come as they are.
-        private static BodySubscriber<InputStream> whole(HttpResponse.ResponseInfo head, Door.Call call) {
-            call.answered();
-            long length = head.headers().firstValueAsLong("Content-Length").orElse(LONGEST_WHOLE + 1);
-            if (isStream(head.headers()) || length > LONGEST_WHOLE) return BodySubscribers.ofInputStream();
-            BodySubscriber<InputStream> whole = BodySubscribers.mapping(BodySubscribers.ofByteArray(),
-                    ByteArrayInputStream::new);
-            return call.mustMakeRoom() && length > 0 ? new LastBody(whole, length) : whole;
-        }
-
-        /// Reads on to the end, so that the connection serves again; what is known by now stays known.
-        private static void drain(InputStream body, Watch watch) {
-            try {
-                watch.limit(DRAIN);
-                body.skip(LONGEST_REFUSAL);
-            } catch (IOException _) {
-                // a connection less to use again
+                return instead.apply(answer.cut(overdue, broken(problem, "in the middle of the answer")));
             }
         }
 
         private static Seen unsent(Throwable problem) {
             for (var cause = problem; cause != null; cause = cause.getCause())
                 if (isBeforeSending(cause)) return new Seen.NotSent(Plain.of(cause));
-            return new Seen.Cut(Optional.empty(), Symptom.NO_ANSWER, broken(problem, "without an answer"));
+            return new Seen.Cut(Symptom.NO_ANSWER, broken(problem, "without an answer"));
         }
 
         /// The JDK calls an end that comes too early after the part of it that read there.
@@ -6651,839 +6880,9 @@ final class DifyExec implements Runnable {
             };
         }
 
-        private Reply<Seen> blocking(HttpResponse<InputStream> answer, Door.Call call) throws IOException {
-            var reader = new RunReader();
-            var symptom = isDify(answer) ? Symptom.CUT : Symptom.GATEWAY;
-            try {
-                reader.readAnswer(room.limit(answer.body()));
-            } catch (Room.Exceeded problem) {
-                return new Reply.NotGot<>(new Seen.TooLarge(reader.ref(), problem.getMessage()));
-            } catch (JsonProcessingException problem) {
-                return cut(symptom, isPage(answer) ? "HTTP 200, " + PAGE
-                        : "HTTP 200, but no JSON: " + problem.getOriginalMessage());
-            }
-            if (isChat()) return reader.answered().<Reply<Seen>>map(Reply.Got::new)
-                    .orElseGet(() -> cut(symptom, "HTTP 200 without an answer"));
-            return reader.ran().<Reply<Seen>>map(ran -> new Reply.Got<>(ran.after(call.waited(ran.usage()))))
-                    .orElseGet(() -> new Reply.NotGot<>(
-                            new Seen.Cut(reader.ref(), symptom, "HTTP 200 without a run's status")));
-        }
-
-        private Reply<Seen> stream(HttpResponse<InputStream> answer, Watch watch, Consumer<Heard> told)
-                throws IOException {
-            var reader = new RunReader();
-            var sse = new Sse(watch.counting(answer.body()));
-            long head = System.nanoTime();
-            while (next(sse, reader)) {
-                if (reader.ref().isPresent() && watch.run().isEmpty()) {
-                    watch.began(reader.ref().get(), timeout, told);
-                    told.accept(new Heard.Began(reader.ref().get(), Duration.ofNanos(System.nanoTime() - head)));
-                }
-                reader.heard().ifPresent(told);
-                var end = reader.end();
-                if (end.isPresent()) {
-                    var ends = ends(end.get(), sse, reader, watch);
-                    var seen = Seen.told(watch.run().or(reader::ref), ends);
-                    return new Reply.Got<>(isChat() && seen instanceof Seen.Ran ran ? reader.completed(ran) : seen);
-                }
-            }
-            return new Reply.NotGot<>(watch.cut(Symptom.SILENCE, "the stream ended without an end of the run"));
-        }
-
-        /// Goes on to the next event that can be read. False: the stream has ended.
-        private boolean next(Sse sse, RunReader reader) throws IOException {
-            while (sse.next()) {
-                try {
-                    reader.readEvent(room.limit(sse.data()));
-                    return true;
-                } catch (Room.Exceeded problem) {
-                    if (reader.isEnd()) throw problem; // of another event nothing is kept
-                } catch (JsonProcessingException _) {
-                    if (sse.isAtEnd()) return false; // else an event we cannot read is an event we do not know
-                }
-            }
-            return false;
-        }
-
-        /// An end, and those told after it: what has come with it, and after an error what comes within a moment, as
-        /// after the end of a chatflow's run what its answer rests on (1.9; newer ones tell it before).
-        private List<Seen> ends(Seen first, Sse sse, RunReader reader, Watch watch) {
-            var ends = new ArrayList<>(List.of(first));
-            if (first instanceof Seen.Refused || isChat() && !reader.isAnswered()) watch.limit(AFTER_ERROR);
-            else sse.waitNoMore();
-            try {
-                while (next(sse, reader)) reader.end().ifPresent(ends::add);
-            } catch (IOException _) {
-                // the moment is over, or the connection: nothing more was told
-            }
-            return ends;
-        }
-
-        private <T> Reply<T> refused(HttpResponse<InputStream> answer) throws IOException {
-            int status = answer.statusCode();
-            var text = new String(answer.body().readNBytes(LONGEST_REFUSAL), UTF_8)
-                    .replace(access.key(), "***"); // some proxies echo requests
-            String code = "", message = !text.stripLeading().startsWith("<") ? text
-                    : status >= 500 && !isDify(answer) ? PAGE : Plain.html(text);
-            if (status >= 300 && status < 400) message = answer.headers().firstValue("Location").orElse("nowhere");
-            else try {
-                var tree = Json.MAPPER.readTree(text);
-                if (tree.isObject()) {
-                    code = tree.path("code").asText("");
-                    message = tree.path("message").asText("");
-                }
-            } catch (JsonProcessingException _) {
-                // HTML or plain text: its words are the message
-            }
-            return new Reply.NotGot<>(Seen.Refused.http(status, isDify(answer), code, message, retryAfter(answer)));
-        }
-
-        /// Seconds or an HTTP date.
-        private static Optional<Duration> retryAfter(HttpResponse<?> answer) {
-            return answer.headers().firstValue("Retry-After").map(String::strip).flatMap(text -> {
-                try {
-                    if (text.matches("\\d{1,9}")) return Optional.of(Duration.ofSeconds(Long.parseLong(text)));
-                    var until = Instant.from(DateTimeFormatter.RFC_1123_DATE_TIME.parse(text));
-                    return Optional.of(Duration.between(Instant.now(), until)).filter(Duration::isPositive);
-                } catch (DateTimeException _) {
-                    return Optional.empty(); // not a date either: the back-off decides
-                }
-            });
-        }
-
-        /// What time it was on the server; where it does not tell, our clock has to do.
-        private static Instant time(HttpResponse<?> answer) {
-            try {
-                return answer.headers().firstValue("Date").map(DateTimeFormatter.RFC_1123_DATE_TIME::parse)
-                        .map(Instant::from).orElseGet(Instant::now);
-            } catch (DateTimeException _) {
-                return Instant.now();
-            }
-        }
-
-        private static boolean isPage(HttpResponse<?> answer) {
-            return answer.headers().firstValue("Content-Type").orElse("").startsWith("text/html");
-        }
-
-        private static boolean isStream(HttpHeaders headers) {
-            return headers.firstValue("Content-Type").orElse("").startsWith("text/event-stream");
-        }
-
-        private static boolean isDify(HttpResponse<?> answer) {
-            return !version(answer).isEmpty();
-        }
-
-        private static String version(HttpResponse<?> answer) {
-            return answer.headers().firstValue("X-Version").orElse("");
-        }
-    }
-
-    /// A message of a chatflow as it is stored. It never names its run, and has no answer until that has ended.
-    record StoredMessage(JsonNode tree) {
-        /// Dify 1.16 tells how long the answer took, once there is an end.
-        Found found() {
-            var answer = tree.path("answer").asText("");
-            if (tree.path("status").asText("").equals("error"))
-                return new Found.Ended(Seen.Ran.failed(tree.path("error").asText("")));
-            double seconds = tree.path("provider_response_latency").asDouble(0);
-            if (answer.isEmpty()) return new Found.Unanswered(seconds > 0);
-            return new Found.Ended(Seen.Ran.answered(RunReader.outputs(answer), seconds, said()));
-        }
-
-        private Utterance said() {
-            return new Utterance(tree.path("conversation_id").asText(""), tree.path("id").asText(""),
-                    tree.path("retriever_resources").isArray()
-                            ? tree.path("retriever_resources").toString().getBytes(UTF_8) : Utterance.NONE.resources(),
-                    tree.path("total_tokens").asLong(0), RunReader.price(tree.path("total_price").asText("")),
-                    tree.path("currency").asText(""));
-        }
-    }
-
-    /// Reads what Dify says of a run in one pass: a blocking answer, a stream's events one after the other, or a
-    /// detail. Of a node's events its price is taken, and what there is to tell of it. One reader reads one run.
-    static final class RunReader {
-        private static final byte[] NO_OUTPUTS = {'{', '}'};
-        private static final long LATEST = 100_000_000_000L; // in 3,000 years; milliseconds lie beyond
-
-        private String event = "", runId = "", taskId = "", code = "", message = "";
-        private int errorStatus = 500;
-        private String workflowId = "", status = "", error = "", currency = "";
-        private byte[] outputs = NO_OUTPUTS;
-        private double seconds = 0;
-        private long tokens = 0, createdAt = 0;
-        private int steps = 0;
-        private BigDecimal price = null;
-        private String conversation = "", messageId = "", answerCurrency = "";
-        private byte[] resources = Utterance.NONE.resources();
-        private long answerTokens = 0;
-        private Optional<BigDecimal> answerPrice = Optional.empty();
-        private boolean answered = false;
-        /// What was put in place of a chatflow's words, with those after it; null: none were replaced.
-        private StringBuilder replacement = null;
-        private String title = "", type = "", nodeStatus = "", nodeError = "", chunk = "";
-        private double nodeSeconds = 0;
-        /// Of an event whose `data` came before its name, which says what they mean; Dify sends the name first.
-        private TokenBuffer early = null;
-
-        /// A blocking answer: an envelope as an event has it, without an event's name.
-        void readAnswer(InputStream in) throws IOException {
-            read(in, this::envelopeField);
-        }
-
-        /// The next event.
-        void readEvent(InputStream in) throws IOException {
-            event = chunk = "";
-            early = null;
-            read(in, (name, json) -> {
-                if (!name.equals("data") || !event.isEmpty()) envelopeField(name, json);
-                else (early = new TokenBuffer(json)).copyCurrentStructure(json);
-            });
-            if (event.equals("message_replace")) replacement = new StringBuilder(chunk);
-            else if (event.equals("message") && replacement != null) replacement.append(chunk);
-            if (early == null || event.isEmpty()) return;
-            var json = early.asParser();
-            json.nextToken();
-            data(json);
-        }
-
-        /// `GET /workflows/run/{id}`: the run's fields stand at the top, `outputs` is an object or its text.
-        void readDetail(InputStream in) throws IOException {
-            read(in, this::dataField);
-        }
-
-        @FunctionalInterface private interface FieldReader {
-            void read(String name, JsonParser value) throws IOException;
-        }
-
-        /// A whole JSON object.
-        private static void read(InputStream in, FieldReader reader) throws IOException {
-            try (var json = Json.FACTORY.createParser(in)) {
-                if (json.nextToken() != JsonToken.START_OBJECT) throw new JsonParseException(json, "no JSON object");
-                fields(json, reader);
-                if (json.currentToken() != JsonToken.END_OBJECT)
-                    throw new JsonParseException(json, "an object without its end");
-            }
-        }
-
-        /// The fields of the object that the parser stands at the beginning of.
-        private static void fields(JsonParser json, FieldReader reader) throws IOException {
-            while (json.nextToken() == JsonToken.FIELD_NAME) {
-                var name = json.currentName();
-                json.nextToken();
-                reader.read(name, json);
-            }
-        }
-
-        private void envelopeField(String name, JsonParser json) throws IOException {
-            switch (name) {
-                case "event" -> event = text(json);
-                case "workflow_run_id" -> runId = orElse(text(json), runId);
-                case "task_id" -> taskId = orElse(text(json), taskId);
-                case "code" -> code = text(json);
-                case "message" -> message = text(json);
-                case "status" -> errorStatus = json.currentToken() == JsonToken.VALUE_NUMBER_INT
-                        ? json.getIntValue() : 500;
-                case "data" -> data(json);
-                case "conversation_id" -> conversation = orElse(text(json), conversation);
-                case "message_id" -> messageId = orElse(text(json), messageId);
-                case "answer" -> chunk = text(json);
-                case "metadata" -> beside(json);
-                default -> json.skipChildren();
-            }
-        }
-
-        /// What stands beside a chatflow's answer.
-        private void beside(JsonParser json) throws IOException {
-            answered = true;
-            if (json.currentToken() != JsonToken.START_OBJECT) json.skipChildren();
-            else fields(json, (name, value) -> {
-                if (name.equals("retriever_resources") && value.currentToken() == JsonToken.START_ARRAY)
-                    resources = copy(value);
-                else if (name.equals("usage") && value.currentToken() == JsonToken.START_OBJECT)
-                    fields(value, this::answerUsage);
-                else value.skipChildren();
-            });
-        }
-
-        private void answerUsage(String name, JsonParser json) throws IOException {
-            switch (name) {
-                case "total_tokens" -> answerTokens = number(json).longValue();
-                case "total_price" -> answerPrice = price(text(json));
-                case "currency" -> answerCurrency = text(json);
-                default -> json.skipChildren();
-            }
-        }
-
-        private void data(JsonParser json) throws IOException {
-            boolean node = event.startsWith("node_") || event.startsWith("iteration_") || event.startsWith("loop_");
-            boolean run = event.isEmpty() || event.startsWith("workflow_");
-            boolean text = event.equals("text_chunk");
-            title = type = nodeStatus = nodeError = chunk = "";
-            nodeSeconds = 0;
-            if (json.currentToken() != JsonToken.START_OBJECT || !node && !run && !text) json.skipChildren();
-            else fields(json, node ? this::nodeField : run ? this::dataField : this::chunkField);
-        }
-
-        private void chunkField(String name, JsonParser json) throws IOException {
-            if (name.equals("text")) chunk = text(json);
-            else json.skipChildren();
-        }
-
-        private void nodeField(String name, JsonParser json) throws IOException {
-            switch (name) {
-                case "title" -> title = text(json);
-                case "node_type" -> type = text(json);
-                case "status" -> nodeStatus = text(json);
-                case "error" -> nodeError = text(json);
-                case "elapsed_time" -> nodeSeconds = number(json).doubleValue();
-                case "execution_metadata" -> metadata(json);
-                default -> json.skipChildren();
-            }
-        }
-
-        private void metadata(JsonParser json) throws IOException {
-            if (!event.equals("node_finished") || json.currentToken() != JsonToken.START_OBJECT) json.skipChildren();
-            else fields(json, (name, value) -> {
-                switch (name) {
-                    case "total_price" -> addPrice(text(value));
-                    case "currency" -> currency = orElse(text(value), currency);
-                    default -> value.skipChildren();
-                }
-            });
-        }
-
-        private void addPrice(String text) {
-            price(text).ifPresent(more -> price = price == null ? more : price.add(more));
-        }
-
-        /// Empty: none is told.
-        static Optional<BigDecimal> price(String text) {
-            try {
-                return Optional.of(new BigDecimal(text));
-            } catch (NumberFormatException _) {
-                return Optional.empty();
-            }
-        }
-
-        private void dataField(String name, JsonParser json) throws IOException {
-            switch (name) {
-                case "id" -> runId = orElse(text(json), runId);
-                case "workflow_id" -> workflowId = text(json);
-                case "status" -> status = text(json);
-                case "error" -> error = text(json);
-                case "elapsed_time" -> seconds = number(json).doubleValue();
-                case "total_tokens" -> tokens = number(json).longValue();
-                case "total_steps" -> steps = number(json).intValue();
-                case "created_at" -> createdAt = number(json).longValue();
-                case "outputs" -> outputs = outputs(json);
-                default -> json.skipChildren();
-            }
-        }
-
-        /// Text is JSON in itself (1.9.2); null is no outputs.
-        private static byte[] outputs(JsonParser json) throws IOException {
-            if (json.currentToken() == JsonToken.VALUE_NULL) return NO_OUTPUTS;
-            if (json.currentToken() == JsonToken.VALUE_STRING) {
-                try (var inner = Json.FACTORY.createParser(json.getText())) {
-                    return inner.nextToken() == JsonToken.START_OBJECT ? copy(inner) : NO_OUTPUTS;
-                }
-            }
-            return copy(json);
-        }
-
-        /// The outputs of a chatflow of which nothing but its answer is told.
-        static byte[] outputs(String answer) {
-            return outputs(NO_OUTPUTS, answer);
-        }
-
-        /// The same with this answer in place of theirs.
-        private static byte[] outputs(byte[] others, String answer) {
-            var out = new ByteArrayOutputStream(256);
-            try (var json = Json.Tokens.writing(out)) {
-                json.writeStartObject();
-                json.writeStringField("answer", answer);
-                read(new ByteArrayInputStream(others), (name, value) -> {
-                    if (name.equals("answer")) value.skipChildren();
-                    else {
-                        json.writeFieldName(name);
-                        json.writeRawValue(new String(copy(value), UTF_8));
-                    }
-                });
-                json.writeEndObject();
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
-            }
-            return out.toByteArray();
-        }
-
-        /// The value as compact JSON, its numbers as written.
-        private static byte[] copy(JsonParser json) throws IOException {
-            var out = new ByteArrayOutputStream(256);
-            try (var copy = Json.Tokens.writing(out)) {
-                int depth = 0;
-                do {
-                    if (json.currentToken().isNumeric() && !json.isNaN())
-                        copy.writeNumber(json.getText()); // -0.0 and 1e2, too
-                    else copy.copyCurrentEvent(json);
-                    if (json.currentToken().isStructStart()) depth++;
-                    if (json.currentToken().isStructEnd()) depth--;
-                } while (depth > 0 && json.nextToken() != null);
-            }
-            return out.toByteArray();
-        }
-
-        private static String text(JsonParser json) throws IOException {
-            if (json.currentToken().isScalarValue())
-                return json.currentToken() == JsonToken.VALUE_NULL ? "" : json.getText();
-            json.skipChildren();
-            return "";
-        }
-
-        private static Number number(JsonParser json) throws IOException {
-            if (json.currentToken().isNumeric()) return json.getNumberValue();
-            json.skipChildren();
-            return 0;
-        }
-
-        private static String orElse(String text, String before) {
-            return text.isEmpty() ? before : text;
-        }
-
-        Optional<RunRef> ref() {
-            return runId.isEmpty() ? Optional.empty() : Optional.of(new RunRef(runId, taskId));
-        }
-
-        /// Whether the last event is the run's last.
-        boolean isEnd() {
-            return event.equals("workflow_finished") || event.equals("workflow_paused");
-        }
-
-        /// What the last event tells of the run on its way, if anything.
-        Optional<Heard> heard() {
-            return switch (event) {
-                case "node_started" -> Optional.of(new Heard.NodeBegan(title, type));
-                case "node_finished" -> Optional.of(new Heard.NodeEnded(title, type, nodeStatus, nodeSeconds,
-                        nodeError));
-                case "text_chunk", "message" -> Optional.of(new Heard.Chunk(chunk));
-                case "message_replace" -> Optional.of(new Heard.Chunk("\n" + chunk)); // in place of all before
-                default -> Optional.empty();
-            };
-        }
-
-        /// What the last event says of the stream's end, if it is such an event.
-        Optional<Seen> end() {
-            return switch (event) {
-                case "error" -> Optional.of(Seen.Refused.event(errorStatus, code, message, ref()));
-                case "workflow_finished", "workflow_paused" -> ran().map(Seen.class::cast);
-                default -> Optional.empty();
-            };
-        }
-
-        /// What a chatflow has told beside its answer, which it does once.
-        Utterance said() {
-            return new Utterance(conversation, messageId, resources, answerTokens, answerPrice, answerCurrency);
-        }
-
-        boolean isAnswered() {
-            return answered;
-        }
-
-        /// The end of a chatflow's run with all that was told beside it. The run's own outputs keep the words that a
-        /// moderation has replaced.
-        Seen.Ran completed(Seen.Ran ran) {
-            var told = replacement == null || !ran.status().isSuccess() ? ran
-                    : ran.with(outputs(ran.outputs(), replacement.toString()));
-            return told.with(said());
-        }
-
-        /// A chatflow's blocking answer. It names no run; without a word in it, it proves no success.
-        Optional<Seen.Ran> answered() {
-            return chunk.isEmpty() ? Optional.empty() : Optional.of(Seen.Ran.answered(outputs(chunk), 0, said()));
-        }
-
-        /// The end, once it was read.
-        Optional<Seen.Ran> ran() {
-            var usage = new Usage(seconds, tokens, steps, Optional.ofNullable(price), currency);
-            return RunStatus.of(status).flatMap(end -> ref()
-                    .map(run -> new Seen.Ran(run, end, outputs, error, workflowId, usage)));
-        }
-
-        /// What a detail says of the run that was asked for.
-        ///
-        /// @param now by the server's clock
-        Found found(RunRef asked, Instant now) {
-            var ref = new RunRef(runId, asked.task());
-            return switch (RunStatus.of(status).orElse(RunStatus.RUNNING)) {
-                case RUNNING -> new Found.Running(ref, RunStatus.RUNNING, age(now));
-                case PAUSED -> new Found.Running(ref, RunStatus.PAUSED, age(now));
-                case SUCCEEDED, PARTIAL, FAILED, STOPPED -> {
-                    taskId = asked.task();
-                    yield new Found.Ended(ran().orElseThrow());
-                }
-            };
-        }
-
-        /// By `created_at`, if that is a time: seconds since 1970.
-        private Optional<Duration> age(Instant now) {
-            return createdAt <= 0 || createdAt > LATEST ? Optional.empty()
-                    : Optional.of(Duration.ofSeconds(now.getEpochSecond() - createdAt));
-        }
-    }
-
-    /// Cuts a stream of server-sent events into the data of each, as bytes: no line is ever held whole.
-    /// Comments, pings without data and unknown fields are passed over; several `data:` lines are joined by a newline.
-    static final class Sse {
-        private static final byte[] DATA = "data:".getBytes(UTF_8);
-
-        private final InputStream in;
-        private final byte[] buffer = new byte[16 << 10];
-        private int at = 0, end = 0;
-        private boolean inData = false, ended = false, waits = true;
-
-        Sse(InputStream in) {
-            this.in = in;
-        }
-
-        /// From here on, the stream ends where more of it would have to be waited for.
-        void waitNoMore() {
-            waits = false;
-        }
-
-        /// Goes to the next event that has data. False: the stream has ended.
-        boolean next() throws IOException {
-            while (inData) if (data.skip(Long.MAX_VALUE) == 0 && data.read() < 0) break;
-            while (!ended) if (startsData()) return inData = true;
-            return false;
-        }
-
-        /// The data of the present event; at its end it reads as ended.
-        InputStream data() {
-            return data;
-        }
-
-        boolean isAtEnd() throws IOException {
-            return ended || !inData && peek() < 0;
-        }
-
-        /// Reads a line's name: true, with the position on the data, if it is `data:`; else the line is skipped.
-        private boolean startsData() throws IOException {
-            for (byte expected : DATA) {
-                int next = peek();
-                if (next != expected) {
-                    skipLine();
-                    return false;
-                }
-                at++;
-            }
-            if (peek() == ' ') at++;
-            return true;
-        }
-
-        private void skipLine() throws IOException {
-            for (int next = peek(); next >= 0; next = peek()) {
-                at++;
-                if (next == '\n') return;
-            }
-        }
-
-        private int peek() throws IOException {
-            if (at == end) {
-                at = 0;
-                ended |= !waits && in.available() == 0;
-                end = ended ? 0 : Math.max(0, in.read(buffer, 0, buffer.length));
-                if (end == 0) ended = true;
-            }
-            return at < end ? buffer[at] & 0xff : -1;
-        }
-
-        private final InputStream data = new InputStream() {
-            @Override
-            public int read() throws IOException {
-                var one = new byte[1];
-                return read(one, 0, 1) < 0 ? -1 : one[0] & 0xff;
-            }
-
-            @Override
-            public int read(byte[] into, int from, int length) throws IOException {
-                if (length == 0) return 0;
-                while (inData && peek() >= 0) {
-                    int count = 0;
-                    while (count < length && at < end && buffer[at] != '\n') {
-                        byte next = buffer[at++];
-                        if (next != '\r') into[from + count++] = next;
-                    }
-                    if (count > 0) return count;
-                    if (at == end) continue;
-                    at++; // the line's end
-                    if (continues()) {
-                        into[from] = '\n';
-                        return 1;
-                    }
-                    inData = false;
-                }
-                inData = false;
-                return -1;
-            }
-        };
-
-        /// After a line of data: another one, or the end of the event?
-        private boolean continues() throws IOException {
-            while (true) {
-                int next = peek();
-                if (next < 0 || next == '\n' || next == '\r') {
-                    skipLine();
-                    return false;
-                }
-                if (startsData()) return true;
-            }
-        }
-    }
-
-    /// The bodies that are being read. One thread looks at all of them, ten times a second: an alarm for each would
-    /// have to be set and taken back twice a row.
-    static final class Watches implements AutoCloseable {
-        private static final Duration EVERY = Duration.ofMillis(100);
-
-        private final Set<Watch> open = ConcurrentHashMap.newKeySet();
-        private final ScheduledExecutorService clock = Executors.newSingleThreadScheduledExecutor(
-                Thread.ofPlatform().daemon().name("watches").factory());
-
-        Watches() {
-            clock.scheduleWithFixedDelay(() -> open.forEach(Watch::look), EVERY.toMillis(), EVERY.toMillis(),
-                    MILLISECONDS);
-        }
-
-        Watch watch(InputStream body, Duration limit) {
-            var watch = new Watch(body, limit, open::remove);
-            open.add(watch);
-            return watch;
-        }
-
-        @Override
-        public void close() {
-            clock.shutdownNow();
-        }
-    }
-
-    /// Ends a body that takes too long, and says when a stream has been quiet for a while.
-    /// The JDK's own time-out ends at the headers.
-    static final class Watch implements AutoCloseable {
-        private static final Duration QUIET = Duration.ofSeconds(30);
-
-        private final InputStream body;
-        private final Consumer<Watch> closing;
-        private volatile long end, lastByte;
-        private volatile boolean over = false;
-        private volatile Consumer<Heard> told;
-        private volatile Optional<RunRef> run = Optional.empty();
-
-        private Watch(InputStream body, Duration limit, Consumer<Watch> closing) {
-            this.body = body;
-            this.closing = closing;
-            limit(limit);
-        }
-
-        /// From now on.
-        void limit(Duration limit) {
-            end = System.nanoTime() + limit.toNanos();
-        }
-
-        /// From the first event on: another limit, and word of silences.
-        void began(RunRef run, Duration limit, Consumer<Heard> told) {
-            this.lastByte = System.nanoTime();
-            this.told = told;
-            this.run = Optional.of(run);
-            limit(limit);
-        }
-
-        private void look() {
-            long now = System.nanoTime();
-            if (now - end >= 0) {
-                over = true;
-                closeBody();
-            } else if (run.isPresent() && now - lastByte >= QUIET.toNanos()) {
-                lastByte = now;
-                told.accept(new Heard.Quiet(run.get()));
-            }
-        }
-
-        /// The same bytes, each arrival noted.
-        InputStream counting(InputStream in) {
-            return new FilterInputStream(in) {
-                @Override
-                public int read(byte[] into, int from, int length) throws IOException {
-                    int count = super.read(into, from, length);
-                    lastByte = System.nanoTime();
-                    return count;
-                }
-            };
-        }
-
-        Optional<RunRef> run() {
-            return run;
-        }
-
-        /// What it is when the body ends before its time: what is given here, unless the limit has ended it.
-        ///
-        /// @param silence what it is called if the limit passed before the first event
-        Seen.Cut cut(Symptom silence, String why) {
-            if (!over) return new Seen.Cut(run, Symptom.CUT, why);
-            return new Seen.Cut(run, run.isPresent() ? Symptom.TIMED_OUT : silence, "no end within the time limit");
-        }
-
-        @Override
-        public void close() {
-            closing.accept(this);
-            closeBody();
-        }
-
-        private void closeBody() {
-            try {
-                body.close();
-            } catch (IOException _) {
-                // the reader learns it by itself
-            }
-        }
-    }
-
-    /// The server's door, as our requests for runs find it. Of ten connections Dify leaves the eleventh outside without
-    /// a sign: for good, if each of those inside is used again for the next request. Any thread may use it.
-    static final class Door {
-        /// Runs of 2 s are long enough for a connection each.
-        private static final Duration LONG = Duration.ofSeconds(2);
-
-        private final LongSupplier nanos;
-        private final AtomicLong count = new AtomicLong();
-        private final NavigableMap<Long, Call> outside = new ConcurrentSkipListMap<>(); // the oldest first
-
-        Door(LongSupplier nanos) {
-            this.nanos = nanos;
-        }
-
-        Call call() {
-            var call = new Call(count.incrementAndGet(), nanos.getAsLong());
-            outside.put(call.number, call);
-            return call;
-        }
-
-        /// One request, from its sending to the head of its answer.
-        final class Call implements AutoCloseable {
-            private final long number, sent;
-            private volatile Duration took = Duration.ZERO;
-
-            private Call(long number, long sent) {
-                this.number = number;
-                this.sent = sent;
-            }
-
-            void answered() {
-                took = age();
-                close();
-            }
-
-            private Duration age() {
-                return Duration.ofNanos(nanos.getAsLong() - sent);
-            }
-
-            /// Another request has been without an answer for long: it may stand outside until this one's connection
-            /// is closed.
-            boolean mustMakeRoom() {
-                var oldest = outside.firstEntry();
-                return oldest != null && oldest.getValue().age().compareTo(LONG) > 0;
-            }
-
-            /// How long it took until the run began: to the answer, less what the run itself took.
-            Optional<Duration> waited(Usage usage) {
-                return usage.seconds() > 0 ? Optional.of(took.minus(usage.within(took))) : Optional.empty();
-            }
-
-            @Override
-            public void close() {
-                outside.remove(number);
-            }
-        }
-    }
-
-    /// A body whose connection is closed with its last byte, not used again: so the JDK treats one that is cancelled.
-    static final class LastBody implements BodySubscriber<InputStream> {
-        private final BodySubscriber<InputStream> body;
-        private Flow.Subscription connection;
-        private long left;
-
-        LastBody(BodySubscriber<InputStream> body, long length) {
-            this.body = body;
-            this.left = length;
-        }
-
-        @Override
-        public CompletionStage<InputStream> getBody() {
-            return body.getBody();
-        }
-
-        @Override
-        public void onSubscribe(Flow.Subscription connection) {
-            this.connection = connection;
-            body.onSubscribe(connection);
-        }
-
-        @Override
-        public void onNext(List<ByteBuffer> bytes) {
-            left -= bytes.stream().mapToLong(ByteBuffer::remaining).sum();
-            body.onNext(bytes);
-            if (left > 0) return;
-            connection.cancel();
-            body.onComplete();
-        }
-
-        @Override
-        public void onError(Throwable problem) {
-            if (left > 0) body.onError(problem);
-        }
-
-        @Override
-        public void onComplete() {
-            if (left > 0) body.onComplete();
-        }
-    }
-
-    /// How many bytes an answer may have: while a result is made of it, it is in memory up to ten times over.
-    record Room(long most) {
-        private static final long TIMES = 10, LEAST = 1 << 20;
-
-        /// A fair share of Java's memory. @param runs how many there may be at a time
-        static Room of(int runs) {
-            return new Room(Math.max(LEAST, Runtime.getRuntime().maxMemory() / (TIMES * runs)));
-        }
-
-        /// An answer that there is no room for.
-        static final class Exceeded extends IOException {
-            Exceeded(long most) {
-                super(String.format(Locale.ROOT, "the answer is larger than the memory for it (%.1f MB); "
-                        + "a lower -c or JDK_JAVA_OPTIONS=-Xmx4g gives it more", most / 1e6));
-            }
-        }
-
-        /// The same bytes, up to so many.
-        InputStream limit(InputStream in) {
-            return new FilterInputStream(in) {
-                private long left = most;
-
-                @Override
-                public int read(byte[] into, int from, int length) throws IOException {
-                    int more = super.read(into, from, length);
-                    left -= Math.max(0, more);
-                    if (left < 0) throw new Exceeded(most);
-                    return more;
-                }
-            };
-        }
-    }
-
-    /// The JDK's HTTP client as Dify needs it: HTTP/1.1, no redirects, the proxy and the authorities of the settings.
-    static final class Transport {
-        static HttpClient of(Access access, Executor executor, Duration connect) {
+        private static HttpClient client(Access access, Executor executor) {
             var builder = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).executor(executor)
-                    .followRedirects(HttpClient.Redirect.NEVER).connectTimeout(connect)
+                    .followRedirects(HttpClient.Redirect.NEVER).connectTimeout(CONNECT)
                     .proxy(HttpClient.Builder.NO_PROXY);
             access.proxy().ifPresent(proxy -> {
                 int port = proxy.getPort() < 0 ? 80 : proxy.getPort();
@@ -7511,23 +6910,398 @@ final class DifyExec implements Runnable {
             try (var in = Files.newInputStream(Path.of(setting.text()))) {
                 var store = KeyStore.getInstance(KeyStore.getDefaultType());
                 store.load(null, null);
-                var system = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
-                system.init((KeyStore) null);
-                int count = 0;
-                for (var manager : system.getTrustManagers())
-                    if (manager instanceof X509TrustManager known)
-                        for (var issuer : known.getAcceptedIssuers())
-                            store.setCertificateEntry("system" + count++, issuer);
+                for (var manager : managers(null))
+                    if (manager instanceof X509TrustManager system)
+                        for (var issuer : system.getAcceptedIssuers())
+                            store.setCertificateEntry("system" + store.size(), issuer);
                 for (var own : CertificateFactory.getInstance("X.509").generateCertificates(in))
-                    store.setCertificateEntry("own" + count++, own);
-                var all = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
-                all.init(store);
+                    store.setCertificateEntry("own" + store.size(), own);
                 var context = SSLContext.getInstance("TLS");
-                context.init(null, all.getTrustManagers(), null);
+                context.init(null, managers(store), null);
                 return context;
             } catch (IOException | GeneralSecurityException | InvalidPathException problem) {
                 throw new Unusable(setting.place() + ": " + Plain.of(problem).replace(setting.text(), "…")
                         + "; a PEM file of certificates is needed");
+            }
+        }
+
+        /// Of the system's authorities where there is no store.
+        private static TrustManager[] managers(KeyStore store) throws GeneralSecurityException {
+            var factory = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
+            factory.init(store);
+            return factory.getTrustManagers();
+        }
+
+        /// An answer that is being read. It is ended where it takes too long, as the JDK's own time-out ends at the
+        /// headers; and where a stream has been quiet for a while, that is told.
+        final class Answer implements AutoCloseable {
+            private static final Duration QUIET = Duration.ofSeconds(30);
+
+            private final HttpResponse<InputStream> http;
+            private volatile long end, lastByte;
+            private volatile boolean over = false;
+            private volatile Consumer<Heard> told;
+            private volatile Optional<RunRef> run = Optional.empty();
+
+            private Answer(HttpResponse<InputStream> http, Duration limit) {
+                this.http = http;
+                limit(limit);
+                open.add(this);
+            }
+
+            int status() {
+                return http.statusCode();
+            }
+
+            Optional<String> header(String name) {
+                return http.headers().firstValue(name);
+            }
+
+            boolean isPage() {
+                return isOf(http.headers(), "text/html");
+            }
+
+            boolean isStream() {
+                return isOf(http.headers(), "text/event-stream");
+            }
+
+            /// Of Dify itself; empty where something in front of it has answered.
+            String version() {
+                return header("X-Version").orElse("");
+            }
+
+            boolean isDify() {
+                return !version().isEmpty();
+            }
+
+            /// Seconds or an HTTP date; if it is neither, the back-off decides.
+            Optional<Duration> retryAfter() {
+                var seconds = header("Retry-After").map(String::strip).filter(text -> text.matches("\\d{1,9}"));
+                return seconds.isPresent() ? seconds.map(text -> Duration.ofSeconds(Long.parseLong(text)))
+                        : date("Retry-After").map(until -> Duration.between(Instant.now(), until))
+                                .filter(Duration::isPositive);
+            }
+
+            Optional<Instant> date(String name) {
+                try {
+                    return header(name).map(String::strip).map(DateTimeFormatter.RFC_1123_DATE_TIME::parse)
+                            .map(Instant::from);
+                } catch (DateTimeException _) {
+                    return Optional.empty();
+                }
+            }
+
+            /// The body, each arrival noted.
+            InputStream body() {
+                return new FilterInputStream(http.body()) {
+                    @Override
+                    public int read(byte[] into, int from, int length) throws IOException {
+                        int count = super.read(into, from, length);
+                        lastByte = System.nanoTime();
+                        return count;
+                    }
+                };
+            }
+
+            /// The body of an answer that is kept whole.
+            InputStream limited() {
+                return room.limit(http.body());
+            }
+
+            /// As much of the body as a refusal may have.
+            String beginning() throws IOException {
+                return new String(http.body().readNBytes(LONGEST_REFUSAL), UTF_8);
+            }
+
+            /// Reads on to the end, so that the connection serves again; what is known by now stays known.
+            private void drain() {
+                try {
+                    limit(DRAIN);
+                    http.body().skip(LONGEST_REFUSAL);
+                } catch (IOException _) {
+                    // a connection less to use again
+                }
+            }
+
+            /// From now on.
+            void limit(Duration limit) {
+                end = System.nanoTime() + limit.toNanos();
+            }
+
+            /// From the first event on: another limit, and word of silences.
+            void began(RunRef run, Duration limit, Consumer<Heard> told) {
+                this.lastByte = System.nanoTime();
+                this.told = told;
+                this.run = Optional.of(run);
+                limit(limit);
+            }
+
+            private void look() {
+                long now = System.nanoTime();
+                if (now - end >= 0) {
+                    over = true;
+                    close();
+                } else if (run.isPresent() && now - lastByte >= QUIET.toNanos()) {
+                    lastByte = now;
+                    told.accept(new Heard.Quiet(run.get()));
+                }
+            }
+
+            Optional<RunRef> run() {
+                return run;
+            }
+
+            /// What it is when the body ends before its time: what is given here, unless the limit has ended it.
+            ///
+            /// @param silence what it is called if the limit passed before the first event
+            Seen.Cut cut(Symptom silence, String why) {
+                if (!over) return new Seen.Cut(run, Symptom.CUT, why);
+                return new Seen.Cut(run, run.isPresent() ? Symptom.TIMED_OUT : silence, "no end within the time limit");
+            }
+
+            @Override
+            public void close() {
+                open.remove(this);
+                try {
+                    http.body().close();
+                } catch (IOException _) {
+                    // the reader learns it by itself
+                }
+            }
+        }
+
+        private static boolean isOf(HttpHeaders headers, String type) {
+            return headers.firstValue("Content-Type").orElse("").startsWith(type);
+        }
+
+        /// A stream of server-sent events, cut into the data of each: it reads as ended at the end of an event's data,
+        /// and no line is ever held whole. Comments, pings without data and unknown fields are passed over; several
+        /// `data:` lines are joined by a newline.
+        static final class Sse extends InputStream {
+            private static final byte[] DATA = "data:".getBytes(UTF_8);
+
+            private final InputStream in;
+            private final byte[] buffer = new byte[16 << 10];
+            private int at = 0, end = 0;
+            private boolean inData = false, ended = false, waits = true;
+
+            Sse(InputStream in) {
+                this.in = in;
+            }
+
+            /// From here on, the stream ends where more of it would have to be waited for.
+            void waitNoMore() {
+                waits = false;
+            }
+
+            /// Goes to the next event that has data. False: the stream has ended.
+            boolean next() throws IOException {
+                if (inData) skip(Long.MAX_VALUE);
+                while (!ended) if (startsData()) return inData = true;
+                return false;
+            }
+
+            /// Reads a line's name: true, with the position on the data, if it is `data:`; else the line is skipped.
+            private boolean startsData() throws IOException {
+                for (byte expected : DATA) {
+                    if (peek() != expected) {
+                        skipLine();
+                        return false;
+                    }
+                    at++;
+                }
+                if (peek() == ' ') at++;
+                return true;
+            }
+
+            private void skipLine() throws IOException {
+                for (int next = peek(); next >= 0; next = peek()) {
+                    at++;
+                    if (next == '\n') return;
+                }
+            }
+
+            private int peek() throws IOException {
+                if (at == end) {
+                    at = 0;
+                    ended |= !waits && in.available() == 0;
+                    end = ended ? 0 : Math.max(0, in.read(buffer, 0, buffer.length));
+                    if (end == 0) ended = true;
+                }
+                return at < end ? buffer[at] & 0xff : -1;
+            }
+
+            @Override
+            public int read() throws IOException {
+                var one = new byte[1];
+                return read(one, 0, 1) < 0 ? -1 : one[0] & 0xff;
+            }
+
+            @Override
+            public int read(byte[] into, int from, int length) throws IOException {
+                if (length == 0) return 0;
+                while (inData && peek() >= 0) {
+                    int count = 0;
+                    while (count < length && at < end && buffer[at] != '\n') {
+                        byte next = buffer[at++];
+                        if (next != '\r') into[from + count++] = next;
+                    }
+                    if (count > 0) return count;
+                    if (at == end) continue;
+                    at++; // the line's end
+                    inData = continues();
+                    if (inData) {
+                        into[from] = '\n';
+                        return 1;
+                    }
+                }
+                inData = false;
+                return -1;
+            }
+
+            /// After a line of data: another one, or the end of the event?
+            private boolean continues() throws IOException {
+                for (int next = peek(); next >= 0 && next != '\n' && next != '\r'; next = peek())
+                    if (startsData()) return true;
+                skipLine();
+                return false;
+            }
+        }
+
+        /// The server's door, as our requests for runs find it. Of ten connections Dify leaves the eleventh outside
+        /// without a sign: for good, if each of those inside is used again for the next request. Any thread may use it.
+        static final class Door {
+            /// Runs of 2 s are long enough for a connection each.
+            private static final Duration LONG = Duration.ofSeconds(2);
+
+            private final LongSupplier nanos;
+            private final Queue<Call> outside = new ConcurrentLinkedQueue<>(); // the oldest first
+
+            Door(LongSupplier nanos) {
+                this.nanos = nanos;
+            }
+
+            Call call() {
+                var call = new Call();
+                outside.add(call);
+                return call;
+            }
+
+            /// One request, from its sending to the head of its answer.
+            final class Call implements AutoCloseable {
+                private final long sent = nanos.getAsLong();
+                private volatile Duration took = Duration.ZERO;
+
+                void answered() {
+                    took = age();
+                    close();
+                }
+
+                private Duration age() {
+                    return Duration.ofNanos(nanos.getAsLong() - sent);
+                }
+
+                /// Another request has been without an answer for long: it may stand outside until this one's
+                /// connection is closed.
+                boolean mustMakeRoom() {
+                    var oldest = outside.peek();
+                    return oldest != null && oldest.age().compareTo(LONG) > 0;
+                }
+
+                /// The answer has come. A short body that comes as a whole wakes its reader once, not twice; all others
+                /// come as they are.
+                BodySubscriber<InputStream> body(HttpResponse.ResponseInfo head) {
+                    answered();
+                    long length = head.headers().firstValueAsLong("Content-Length").orElse(LONGEST_WHOLE + 1);
+                    if (isOf(head.headers(), "text/event-stream") || length > LONGEST_WHOLE)
+                        return BodySubscribers.ofInputStream();
+                    return mustMakeRoom() && length > 0 ? new LastBody(length)
+                            : BodySubscribers.mapping(BodySubscribers.ofByteArray(), ByteArrayInputStream::new);
+                }
+
+                /// How long it took until the run began: to the answer, less what the run itself took.
+                Optional<Duration> waited(Usage usage) {
+                    return usage.seconds() > 0 ? Optional.of(took.minus(usage.within(took))) : Optional.empty();
+                }
+
+                @Override
+                public void close() {
+                    outside.remove(this);
+                }
+            }
+        }
+
+        /// A body whose connection is closed with its last byte, not used again: so the JDK treats one that is
+        /// cancelled.
+        private static final class LastBody implements BodySubscriber<InputStream> {
+            private final CompletableFuture<InputStream> body = new CompletableFuture<>();
+            private final ByteBuffer bytes;
+            private Flow.Subscription connection;
+
+            LastBody(long length) {
+                this.bytes = ByteBuffer.allocate((int) length);
+            }
+
+            @Override
+            public CompletionStage<InputStream> getBody() {
+                return body;
+            }
+
+            @Override
+            public void onSubscribe(Flow.Subscription connection) {
+                this.connection = connection;
+                connection.request(Long.MAX_VALUE);
+            }
+
+            @Override
+            public void onNext(List<ByteBuffer> more) {
+                more.forEach(bytes::put);
+                if (bytes.hasRemaining()) return;
+                connection.cancel();
+                onComplete();
+            }
+
+            @Override
+            public void onError(Throwable problem) {
+                body.completeExceptionally(problem);
+            }
+
+            @Override
+            public void onComplete() {
+                body.complete(new ByteArrayInputStream(bytes.array(), 0, bytes.position()));
+            }
+        }
+
+        /// How many bytes an answer may have: while a result is made of it, it is in memory up to ten times over.
+        record Room(long most) {
+            private static final long TIMES = 10, LEAST = 1 << 20;
+
+            /// A fair share of Java's memory. @param runs how many there may be at a time
+            static Room of(int runs) {
+                return new Room(Math.max(LEAST, Runtime.getRuntime().maxMemory() / (TIMES * runs)));
+            }
+
+            /// An answer that there is no room for.
+            static final class Exceeded extends IOException {
+                Exceeded(long most) {
+                    super(String.format(Locale.ROOT, "the answer is larger than the memory for it (%.1f MB); "
+                            + "a lower -c or JDK_JAVA_OPTIONS=-Xmx4g gives it more", most / 1e6));
+                }
+            }
+
+            /// The same bytes, up to so many.
+            InputStream limit(InputStream in) {
+                return new FilterInputStream(in) {
+                    private long left = most;
+
+                    @Override
+                    public int read(byte[] into, int from, int length) throws IOException {
+                        int more = super.read(into, from, length);
+                        left -= Math.max(0, more);
+                        if (left < 0) throw new Exceeded(most);
+                        return more;
+                    }
+                };
             }
         }
     }
@@ -7658,7 +7432,7 @@ final class DifyExec implements Runnable {
             rows.stream().skip(asked.limit()).forEach(rows::clear);
             var doubts = doubts(rows, timeout, asked.force());
             doubts.forEach(doubt -> rows.clear(doubt.attempt().row().index()));
-            var wanted = new Wanted(this, Kind.ROW, rows, doubts, asked.resendUnknown());
+            var wanted = new Wanted(this, Attempt.Kind.ROW, rows, doubts, asked.resendUnknown());
             history.merge.ifPresent(merge -> Shards.refuseUnmerged(files, merge, index, wanted.entries()));
             return wanted;
         }
@@ -7707,7 +7481,7 @@ final class DifyExec implements Runnable {
             if (doubtful.isEmpty()) return List.of();
             var doubts = new ArrayList<Doubt.NoEnd>();
             rows(doubtful::containsKey).forEachRemaining(row -> doubts.add(
-                    history.doubt(doubtful.get(row.index()), row, Kind.ROW, timeout)));
+                    history.doubt(doubtful.get(row.index()), row, Attempt.Kind.ROW, timeout)));
             return doubts;
         }
 
@@ -7718,7 +7492,7 @@ final class DifyExec implements Runnable {
             var doubts = force ? List.<Doubt.NoEnd>of()
                     : history.triedBefore(rows(rows).next(), timeout).stream().toList();
             if (!doubts.isEmpty()) rows.clear();
-            return new Wanted(this, Kind.TRY, rows, doubts, false);
+            return new Wanted(this, Attempt.Kind.TRY, rows, doubts, false);
         }
 
         /// Whether a run of the row may be going on, or its end is not known.
@@ -7762,7 +7536,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The rows that one call asks for: those to start, and those whose earlier run is looked up first.
-        record Wanted(Batch batch, Kind kind, BitSet fresh, List<Doubt.NoEnd> doubts, boolean resendUnknown) {
+        record Wanted(Batch batch, Attempt.Kind kind, BitSet fresh, List<Doubt.NoEnd> doubts, boolean resendUnknown) {
             Iterator<Row> iterator() {
                 return batch.rows(fresh);
             }
@@ -7897,8 +7671,8 @@ final class DifyExec implements Runnable {
         /// The row has its outcome once its lines are in the files; `then` is what follows from that.
         void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen, Duration took, Runnable then) {
             var standing = outcome.standing();
-            record(Event.End.of(attempt, now, standing.word(), seen, outcome.text(), outcome.cause(), took));
-            if (attempt.kind() == Kind.TRY) {
+            record(Event.End.of(attempt, now, standing.word(), seen, outcome.text(), Plain.cause(outcome.text()), took));
+            if (attempt.kind() == Attempt.Kind.TRY) {
                 then.run();
                 return;
             }
@@ -7921,11 +7695,11 @@ final class DifyExec implements Runnable {
             var now = Instant.now();
             var began = now.minusMillis((long) (ran.usage().seconds() * 1000));
             var attempt = new Attempt(0, new Row(entry, row.line(), row.id(), row.inputs(), row.cells(), row.inCsv()),
-                    Tries.NONE, tried.user(), tried.mode(), tried.cells(), began);
+                    Attempt.Tries.NONE, tried.user(), tried.mode(), tried.cells(), began);
             result(Results.Success.of(attempt, ran, at, List.of()));
             var free = new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE);
             settled(attempt,
-                    ran.status() == RunStatus.PARTIAL ? new Outcome.Partial() : new Outcome.Succeeded(),
+                    ran.status() == Seen.RunStatus.PARTIAL ? Outcome.PARTIAL : Outcome.SUCCEEDED,
                     now,
                     free,
                     attempt.took(free, now),
@@ -8039,7 +7813,7 @@ final class DifyExec implements Runnable {
             /// Of an attempt that is not there (any more), as far as its end tells.
             static Sent of(Event.End end) {
                 var event = new Event.Attempt(end.t(), end.id(), end.n(), end.user(), "blocking", end.cells(),
-                        Kind.ROW.word(), end.csv());
+                        Attempt.Kind.ROW.word(), end.csv());
                 return of(event, "", State.OPEN);
             }
 
@@ -8070,8 +7844,8 @@ final class DifyExec implements Runnable {
                 return (state == State.OPEN || state == State.OPEN_TRY) && isOf(user);
             }
 
-            Attempt attempt(Row row, Kind kind) {
-                return new Attempt(0, row, new Tries(0, 0, event.n()), event.user(), mode, event.cells(), at(), kind,
+            Attempt attempt(Row row, Attempt.Kind kind) {
+                return new Attempt(0, row, new Attempt.Tries(0, 0, event.n()), event.user(), mode, event.cells(), at(), kind,
                         event.csv());
             }
 
@@ -8099,11 +7873,11 @@ final class DifyExec implements Runnable {
             switch (event) {
                 case Event.Session began -> session(began);
                 case Event.Merge merged -> merge = Optional.of(merged);
-                case Event.Attempt attempt when Kind.TRY.word().equals(attempt.kind()) -> {
+                case Event.Attempt attempt when Attempt.Kind.TRY.word().equals(attempt.kind()) -> {
                     seen(attempt.t());
                     add(Sent.of(attempt, server(), State.OPEN_TRY));
                 }
-                case Event.Attempt attempt when Kind.ROW.word().equals(attempt.kind()) -> attempt(attempt);
+                case Event.Attempt attempt when Attempt.Kind.ROW.word().equals(attempt.kind()) -> attempt(attempt);
                 case Event.Run run -> sent.computeIfPresent(run.id(), (_, row) -> {
                     row.replaceAll(one -> one.isOpen(run.user()) ? one.with(run.run(), run.task()) : one);
                     return row;
@@ -8264,7 +8038,7 @@ final class DifyExec implements Runnable {
                     .sorted().toList();
         }
 
-        /// Tries whose end the log does not tell, in their order.
+        /// Attempt.Tries whose end the log does not tell, in their order.
         List<Sent> openTries() {
             return all(State.OPEN_TRY).sorted(Comparator.comparing(Sent::at)).toList();
         }
@@ -8275,7 +8049,7 @@ final class DifyExec implements Runnable {
         ///                 else those of which none has
         List<Attempt> resent(boolean turnedUp) {
             return all(State.RESENT).filter(one -> one.run().isPresent() == turnedUp).map(one -> one.attempt(
-                    new Row(index.findOrAdd(one.id()), 0, one.id(), Map.of()), Kind.ROW)).toList();
+                    new Row(index.findOrAdd(one.id()), 0, one.id(), Map.of()), Attempt.Kind.ROW)).toList();
         }
 
         /// The attempt whose end must be learnt before its row may run, by the row's number.
@@ -8297,10 +8071,10 @@ final class DifyExec implements Runnable {
         /// The run of a row's last try, whose end must be learnt first.
         Optional<Doubt.NoEnd> triedBefore(Row row, Duration timeout) {
             return all(State.OPEN_TRY).filter(one -> one.id().equals(row.id())).reduce((_, last) -> last)
-                    .map(one -> doubt(one, row, Kind.TRY, timeout));
+                    .map(one -> doubt(one, row, Attempt.Kind.TRY, timeout));
         }
 
-        Doubt.NoEnd doubt(Sent one, Row row, Kind kind, Duration timeout) {
+        Doubt.NoEnd doubt(Sent one, Row row, Attempt.Kind kind, Duration timeout) {
             boolean lost = one.state() == State.LOST;
             var symptom = lost ? Symptom.LOST_RESULT
                     : one.run().filter(run -> stopped.contains(run.task())).isPresent() ? Symptom.INTERRUPTED
@@ -9560,7 +9334,7 @@ final class DifyExec implements Runnable {
                 var usage = ran.usage();
                 return new Success(row.id(), "success", row.inputs(), new String(ran.outputs(), UTF_8), ran.ref().id(),
                         now, attempt.tries().retries(),
-                        ran.status() == RunStatus.PARTIAL ? "partial-succeeded" : "succeeded", ran.workflowId(),
+                        ran.status() == Seen.RunStatus.PARTIAL ? "partial-succeeded" : "succeeded", ran.workflowId(),
                         usage.seconds(), usage.tokens(), usage.steps(), usage.price().orElse(null),
                         usage.price().isPresent() ? usage.currency() : null, row.isEdited(),
                         files.stream().map(Path::toString).toList(), ran.said().conversation(), ran.said().id());
@@ -9676,7 +9450,7 @@ final class DifyExec implements Runnable {
             }
 
             boolean isOfTry() {
-                return !DifyExec.Kind.ROW.word().equals(kind);
+                return !DifyExec.Attempt.Kind.ROW.word().equals(kind);
             }
         }
 
@@ -9714,7 +9488,7 @@ final class DifyExec implements Runnable {
                         now,
                         attempt.row().id(),
                         attempt.user(),
-                        (attempt.kind() == Kind.TRY ? OF_TRY : "") + outcome,
+                        (attempt.kind() == DifyExec.Attempt.Kind.TRY ? OF_TRY : "") + outcome,
                         attempt.cells(),
                         seen.run().map(RunRef::id).orElse(""),
                         attempt.tries().retries(),
@@ -11554,7 +11328,7 @@ final class DifyExec implements Runnable {
             return switch (seen) {
                 case Seen.Ran ran when isUnconfirmed(ran) -> unconfirmed(words(ran));
                 case Seen.Ran ran -> ran(attempt, ran);
-                case Seen.Refused refused when refused.inStream() && refused.ref().isPresent() ->
+                case Seen.Refused refused when refused.inStream() && refused.run().isPresent() ->
                         unconfirmed(said(refused));
                 case Seen.Refused refused -> refused(attempt, refused);
                 case Seen.Cut(_, var symptom, var why) -> new Verdict.LookUp(symptom, why);
@@ -11568,14 +11342,14 @@ final class DifyExec implements Runnable {
         /// After a look a `stopped` is final: it has been looked up. A worker that was told to end while it had the run
         /// (Dify 1.16) is no fault of the row.
         Verdict afterLook(Attempt attempt, Seen.Ran ran) {
-            if (ran.status() != RunStatus.STOPPED) return ran(attempt, ran);
-            return ran.error().contains("worker is shutting down") && failedRuns != RetryRuns.NEVER
+            if (ran.status() != Seen.RunStatus.STOPPED) return ran(attempt, ran);
+            return ran.error().contains("worker is shutting down") && failedRuns != Judge.RetryRuns.NEVER
                     ? again(attempt, ran.error(), Optional.empty()) : failed(words(ran));
         }
 
         /// A failure that would be paid for again, or that looks made up: what is stored of the run is asked for first.
         private boolean isUnconfirmed(Seen.Ran ran) {
-            return ran.status() == RunStatus.FAILED && (ran.isBare() || isWorthAnother(ran.error()));
+            return ran.status() == Seen.RunStatus.FAILED && (ran.isBare() || isWorthAnother(ran.error()));
         }
 
         private static Verdict unconfirmed(String words) {
@@ -11595,15 +11369,15 @@ final class DifyExec implements Runnable {
             var ran = (Seen.Ran) said;
             if (attempt.mode() != Mode.STREAMING || !ran.isBare()) return ran(attempt, ran);
             var verdict = refused(attempt, Seen.Refused.event(500, "", words(ran), Optional.empty()));
-            return verdict instanceof Verdict.LookUp && failedRuns != RetryRuns.NEVER && isTransient(ran.error())
+            return verdict instanceof Verdict.LookUp && failedRuns != Judge.RetryRuns.NEVER && isTransient(ran.error())
                     ? ran(attempt, ran) : verdict;
         }
 
         private Verdict ran(Attempt attempt, Seen.Ran ran) {
             return switch (ran.status()) {
-                case SUCCEEDED -> new Verdict.Done(new Outcome.Succeeded());
-                case PARTIAL -> new Verdict.Done(new Outcome.Partial());
-                case PAUSED -> new Verdict.Done(new Outcome.Paused(ran.ref(), "waits for a human"));
+                case SUCCEEDED -> new Verdict.Done(Outcome.SUCCEEDED);
+                case PARTIAL -> new Verdict.Done(Outcome.PARTIAL);
+                case PAUSED -> new Verdict.Done(new Outcome(Standing.PAUSED, "waits for a human"));
                 case STOPPED -> new Verdict.LookUp(Symptom.STOPPED, "the run was stopped: " + ran.error());
                 case RUNNING -> new Verdict.LookUp(Symptom.CUT, "the answer came before the end of the run");
                 case FAILED -> isWorthAnother(ran.error()) ? again(attempt, ran.error(), Optional.empty())
@@ -11615,7 +11389,7 @@ final class DifyExec implements Runnable {
         private static String words(Seen.Ran ran) {
             var error = ran.error();
             if (error.isEmpty())
-                return ran.status() == RunStatus.STOPPED ? "stopped on the server" : "the run failed without a reason";
+                return ran.status() == Seen.RunStatus.STOPPED ? "stopped on the server" : "the run failed without a reason";
             if (error.startsWith("Aborted: Maximum execution time")
                     || error.startsWith("Aborted: App execution exceeded"))
                 return error + " (the server's own limit: --timeout cannot go beyond it)";
@@ -11648,11 +11422,11 @@ final class DifyExec implements Runnable {
                     .formatted(said(seen), access, status, access.advice(), seen.message()));
             return switch (status) {
                 case 400 -> badRequest(attempt, seen);
-                case 403 -> new Verdict.Done(new Outcome.Failed(with("HTTP 403 from a firewall", seen), true));
+                case 403 -> new Verdict.Done(new Outcome(Standing.FAILED, with("HTTP 403 from a firewall", seen), true));
                 case 413 -> failed(with("too large for the server (413)", seen));
                 case 429 -> throttled(attempt, seen);
                 default -> status >= 500 || status == 408 || status < 300
-                        ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, seen.words())
+                        ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, seen.why())
                         : failed("HTTP " + status + ": " + said(seen));
             };
         }
@@ -11674,7 +11448,7 @@ final class DifyExec implements Runnable {
         }
 
         private Verdict failed(String text) {
-            return new Verdict.Done(new Outcome.Failed(text, false));
+            return new Verdict.Done(new Outcome(Standing.FAILED, text));
         }
 
         private Verdict throttled(Attempt attempt, Seen.Refused seen) {
@@ -11686,6 +11460,15 @@ final class DifyExec implements Runnable {
             return backoff.allows(attempt.tries()) ? new Verdict.Again(backoff.delay(attempt.tries().failed(),
                     retryAfter), why)
                     : failed(why);
+        }
+
+        enum RetryRuns {
+            NEVER, TRANSIENT, ALWAYS;
+
+            @Override
+            public String toString() {
+                return name().toLowerCase(Locale.ROOT);
+            }
         }
     }
 
@@ -11705,7 +11488,7 @@ final class DifyExec implements Runnable {
         private Step quiet(Doubt.QuietStream doubt, Found found, Here here) {
             if (!(found instanceof Found.Ended(var ran))) return new Step.Nothing();
             if (here.stopAsked() && ran.status().isStopped()) return interrupted(ran, new Step.Nothing());
-            return ran.status() == RunStatus.STOPPED
+            return ran.status() == Seen.RunStatus.STOPPED
                     ? new Step.Judged(ran, new Verdict.LookUp(Symptom.STOPPED, "stopped: " + ran.error()))
                     : new Step.Take(ran, judge.afterLook(doubt.attempt(), ran));
         }
@@ -11748,25 +11531,24 @@ final class DifyExec implements Runnable {
         private Step succeeded(Doubt.NoEnd doubt, Seen.Ran ran) {
             var attempt = doubt.attempt();
             if (attempt.isCurrent()) return new Step.Take(ran, judge.afterLook(attempt, ran));
-            if (attempt.isOfLostEdits() && attempt.kind() == Kind.ROW)
-                return giveUp(doubt, new Outcome.Unknown(ran.ref().name() + " of this row as edited in a shell "
+            if (attempt.isOfLostEdits() && attempt.kind() == Attempt.Kind.ROW)
+                return giveUp(doubt, new Outcome(Standing.UNKNOWN, ran.ref().name() + " of this row as edited in a shell "
                         + "succeeded, but the edits are gone: set them again there, and retry takes its result"));
             return new Step.Say("Row " + Plain.id(attempt.row().id()) + " was changed since " + ran.ref().name()
                     + " of it succeeded: that result is not taken, the row runs anew.",
-                    new Step.Close("stale", ran, "the row was changed since", new Step.SendAgain(Tries.NONE, false)));
+                    new Step.Close("stale", ran, "the row was changed since", new Step.SendAgain(Attempt.Tries.NONE, false)));
         }
 
         /// Dify may say `stopped` a moment before a run's real end.
         private Step failed(Doubt.NoEnd doubt, Seen.Ran ran, Instant now) {
             var attempt = doubt.attempt();
             if (doubt.symptom() == Symptom.RECHECK) return new Step.SendAgain(attempt.tries(), false);
-            if (ran.status() == RunStatus.STOPPED && !doubt.stopped() && doubt.symptom() != Symptom.TIMED_OUT)
+            if (ran.status() == Seen.RunStatus.STOPPED && !doubt.stopped() && doubt.symptom() != Symptom.TIMED_OUT)
                 return new Step.LookAgain(doubt.stoppedOnce(now));
             return switch (doubt.symptom()) {
                 case UNCONFIRMED -> confirmed(doubt, ran);
-                case INTERRUPTED -> interrupted(ran, new Step.SendAgain(Tries.NONE, false));
-                case TIMED_OUT -> new Step.Take(ran, new Verdict.Done(new Outcome.Failed("timed out: " + doubt.why(),
-                        false)));
+                case INTERRUPTED -> interrupted(ran, new Step.SendAgain(Attempt.Tries.NONE, false));
+                case TIMED_OUT -> new Step.Take(ran, new Verdict.Done(new Outcome(Standing.FAILED, "timed out: " + doubt.why())));
                 default -> new Step.Take(ran, judge.afterLook(attempt, ran));
             };
         }
@@ -11800,9 +11582,9 @@ final class DifyExec implements Runnable {
         private Step running(Doubt.NoEnd doubt, Found.Running found, Instant now) {
             var run = found.ref();
             var known = doubt.with(run).begun(found.age().map(now::minus), now, limits.timeout());
-            if (found.status() == RunStatus.PAUSED) return giveUp(known, new Outcome.Paused(run, "waits for a human"));
+            if (found.status() == Seen.RunStatus.PAUSED) return giveUp(known, new Outcome(Standing.PAUSED, "waits for a human"));
             if (now.isBefore(known.deadline())) return new Step.LookAgain(known.running(now));
-            return giveUp(known, new Outcome.Unknown("run " + run.id() + " still says running "
+            return giveUp(known, new Outcome(Standing.UNKNOWN, "run " + run.id() + " still says running "
                     + Plain.seconds(Duration.between(known.start(), now)) + " after its start"));
         }
 
@@ -11842,14 +11624,14 @@ final class DifyExec implements Runnable {
         }
 
         private Step unknown(Doubt.NoEnd doubt, String why) {
-            return giveUp(doubt, new Outcome.Unknown(doubt.why() + "; " + why));
+            return giveUp(doubt, new Outcome(Standing.UNKNOWN, doubt.why() + "; " + why));
         }
 
         /// What an earlier call left is sent again where that was asked for, whatever its run does.
         private Step giveUp(Doubt.NoEnd doubt, Outcome outcome) {
             var cut = new Seen.Cut(doubt.run(), doubt.symptom(), doubt.why());
             return doubt.symptom().isOurs() || !resendUnknown ? new Step.Judged(cut, new Verdict.Done(outcome))
-                    : new Step.Close("resent", cut, outcome.text(), new Step.SendAgain(Tries.NONE, true));
+                    : new Step.Close("resent", cut, outcome.text(), new Step.SendAgain(Attempt.Tries.NONE, true));
         }
 
         /// What to do about what a look has shown; `then` comes after it.
@@ -11868,7 +11650,7 @@ final class DifyExec implements Runnable {
             record Say(String text, Step then) implements Step {}
 
             /// @param rechecked its earlier attempts have been asked for, or its run is paid twice by wish
-            record SendAgain(Tries tries, boolean rechecked) implements Step {}
+            record SendAgain(Attempt.Tries tries, boolean rechecked) implements Step {}
 
             record Abort(String why) implements Step {}
 
@@ -11900,7 +11682,7 @@ final class DifyExec implements Runnable {
 
             static Proof of(Doubt doubt, Route.Listing listing) {
                 if (doubt.run().filter(run -> !run.isMadeUp()).isPresent()) return WAIT;
-                if (!Names.isUnique(doubt.attempt().user())) return UNKNOWN;
+                if (!Attempt.Names.isUnique(doubt.attempt().user())) return UNKNOWN;
                 return switch (listing) {
                     case FROM_START, WITHOUT_END -> SETTLE;
                     case AT_END -> doubt.attempt().mode() == Mode.STREAMING ? UNKNOWN : WAIT;
@@ -11926,7 +11708,7 @@ final class DifyExec implements Runnable {
     /// The wait before another attempt: `initial`, then twice as long each time, never over `max`; less up to a half by
     /// chance, so that rows do not come back together. A `Retry-After` wins when it is longer.
     record Backoff(Duration initial, Duration max, int maxRetries) {
-        boolean allows(Tries tries) {
+        boolean allows(Attempt.Tries tries) {
             return tries.failed() < maxRetries;
         }
 
@@ -12375,7 +12157,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Why no run may start beside those that are out.
-        Optional<String> costReached(Spending spent, int out) {
+        Optional<String> costReached(Usage.Spending spent, int out) {
             return Optional.ofNullable(ends.maxCost).flatMap(limit -> limit.reached(spent, out));
         }
 
@@ -12397,7 +12179,7 @@ final class DifyExec implements Runnable {
         record MaxCost(BigDecimal amount, String currency) {
             /// Why no run may start beside those that are out: each of them, and the next, is taken to cost the mean.
             /// Before the first price is known there is no mean.
-            Optional<String> reached(Spending spent, int out) {
+            Optional<String> reached(Usage.Spending spent, int out) {
                 var told = spent.currencies();
                 var units = Plain.text(String.join(" and ", told), 40);
                 if (!currency.isEmpty() && told.stream().anyMatch(other -> !other.equals(currency)))
@@ -12435,6 +12217,16 @@ final class DifyExec implements Runnable {
                 if (number < 1 || !match.group(2).isEmpty() && number > 100)
                     throw new TypeConversionException("not a number of rows (20) or a share (5%)");
                 return match.group(2).isEmpty() ? new Ceiling(number, 1) : new Ceiling(0, number / 100.0);
+            }
+        }
+
+        /// How long a cut request is watched for before it counts as not started; by mode, since streamed runs may
+        /// queue.
+        record Settle(Duration blocking, Duration streaming) {
+            static final Settle DEFAULT = new Settle(Duration.ofSeconds(30), Duration.ofSeconds(300));
+
+            Duration of(Mode mode) {
+                return mode == Mode.STREAMING ? streaming : blocking;
             }
         }
     }
@@ -12491,7 +12283,7 @@ final class DifyExec implements Runnable {
                 return Optional.of("A proxy cut a run off after " + Plain.seconds(took)
                         + ": the batch goes on in streaming mode.");
             }
-            if (seen instanceof Seen.Refused refused && refused.inStream() && refused.ref().isEmpty()) refusedStreams++;
+            if (seen instanceof Seen.Refused refused && refused.inStream() && refused.run().isEmpty()) refusedStreams++;
             if (attempt.mode() == Mode.STREAMING) refusedAlone = busy == 0
                     && seen instanceof Seen.Refused refused && refused.isTooMany() ? refusedAlone + 1 : 0;
             if (mode == Mode.STREAMING && holdsRefused && refusedStreams >= REFUSED_STREAMS)
@@ -12590,38 +12382,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What was tried for a row in this call. Only `failed` counts against `MAX_RETRIES`.
-    ///
-    /// @param earlier retries of a former call, told in `retry_count` and not counted again
-    record Tries(int failed, int throttled, int earlier) {
-        static final Tries NONE = new Tries(0, 0);
-
-        Tries(int failed, int throttled) {
-            this(failed, throttled, 0);
-        }
-
-        Tries failedOnce() {
-            return new Tries(failed + 1, throttled, earlier);
-        }
-
-        Tries throttledOnce() {
-            return new Tries(failed, throttled + 1, earlier);
-        }
-
-        int retries() {
-            return earlier + failed;
-        }
-    }
-
-    /// What an attempt is for: a row's result, or the shell's `try`, which changes nothing about the row.
-    enum Kind {
-        ROW, TRY;
-
-        String word() {
-            return name().toLowerCase(Locale.ROOT);
-        }
-    }
-
     /// One request for one row, found again on the server by its `user`. `cells` is the hash of what is sent.
     ///
     /// @param csv the hash of the row as the CSV had it, where `cells` were edited; else empty
@@ -12660,6 +12420,67 @@ final class DifyExec implements Runnable {
         boolean isOfLostEdits() {
             return !csv.isEmpty() && csv.equals(Cells.hash(row.inCsv()));
         }
+
+        /// What was tried for a row in this call. Only `failed` counts against `MAX_RETRIES`.
+        ///
+        /// @param earlier retries of a former call, told in `retry_count` and not counted again
+        record Tries(int failed, int throttled, int earlier) {
+            static final Tries NONE = new Tries(0, 0);
+
+            Tries(int failed, int throttled) {
+                this(failed, throttled, 0);
+            }
+
+            Tries failedOnce() {
+                return new Tries(failed + 1, throttled, earlier);
+            }
+
+            Tries throttledOnce() {
+                return new Tries(failed, throttled + 1, earlier);
+            }
+
+            int retries() {
+                return earlier + failed;
+            }
+        }
+
+        /// What an attempt is for: a row's result, or the shell's `try`, which changes nothing about the row.
+        enum Kind {
+            ROW, TRY;
+
+            String word() {
+                return name().toLowerCase(Locale.ROOT);
+            }
+        }
+
+        /// The user of each attempt: unique, so that the run found under it is this attempt's and no other's.
+        static final class Names {
+            private static final Pattern UNIQUE = Pattern.compile("difyexec-[0-9a-f]{16}-\\d+");
+
+            private final String fixed, prefix;
+            private long count = 0;
+
+            record Name(long sequence, String user) {}
+
+            Names(String fixed) {
+                this.fixed = fixed == null ? "" : fixed;
+                this.prefix = "difyexec-%016x-".formatted(new SecureRandom().nextLong());
+            }
+
+            Name next() {
+                count++;
+                return new Name(count, fixed.isEmpty() ? prefix + count : fixed);
+            }
+
+            long count() {
+                return count;
+            }
+
+            /// Whether a run found under this name can only be its attempt's.
+            static boolean isUnique(String user) {
+                return UNIQUE.matcher(user).matches();
+            }
+        }
     }
 
     /// A run as the server names it; `task` is empty where it is not known.
@@ -12683,57 +12504,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What a chatflow says beside its answer.
-    ///
-    /// @param resources what its answer rests on: a list of JSON
-    /// @param tokens    that models took for it; 0 where that is not told, and then there is no price either
-    record Utterance(String conversation, String id, byte[] resources, long tokens, Optional<BigDecimal> price,
-            String currency) {
-        static final Utterance NONE = new Utterance("", "", "[]".getBytes(UTF_8), 0, Optional.empty(), "");
-        /// How Dify begins to tell of a run that took place and failed, an HTTP 400 of a refused input apart.
-        static final String FAILED = "Run failed: ";
-        private static final String NO_FILES = ",\"files\":[]}";
-
-        /// The run's outputs with what the answer rests on; lists with nothing in them say nothing.
-        byte[] outputs(byte[] stored) {
-            var text = new String(stored, UTF_8);
-            if (text.endsWith(NO_FILES)) text = text.substring(0, text.length() - NO_FILES.length()) + "}";
-            return (resources.length <= "[]".length() ? text : text.substring(0, text.length() - 1)
-                    + (text.length() > "{}".length() ? "," : "")
-                    + "\"retriever_resources\":" + new String(resources, UTF_8) + "}").getBytes(UTF_8);
-        }
-
-        Usage usage(Usage told) {
-            return tokens == 0 ? told : new Usage(told.seconds(), Math.max(told.tokens(), tokens), told.steps(),
-                    price.or(told::price), price.isPresent() ? currency : told.currency());
-        }
-    }
-
-    enum RunStatus {
-        SUCCEEDED, PARTIAL, FAILED, STOPPED, PAUSED, RUNNING;
-
-        static Optional<RunStatus> of(String word) {
-            return switch (word) {
-                case "succeeded" -> Optional.of(SUCCEEDED);
-                case "partial-succeeded" -> Optional.of(PARTIAL);
-                case "failed" -> Optional.of(FAILED);
-                case "stopped" -> Optional.of(STOPPED);
-                case "paused" -> Optional.of(PAUSED);
-                case "running", "scheduled" -> Optional.of(RUNNING);
-                default -> Optional.empty();
-            };
-        }
-
-        boolean isSuccess() {
-            return this == SUCCEEDED || this == PARTIAL;
-        }
-
-        /// How a run may end that was asked to stop.
-        boolean isStopped() {
-            return this == STOPPED || this == FAILED;
-        }
-    }
-
     /// What a run used. `price` is known from streams only.
     record Usage(double seconds, long tokens, int steps, Optional<BigDecimal> price, String currency) {
         static final Usage NONE = new Usage(0, 0, 0, Optional.empty(), "");
@@ -12742,52 +12512,52 @@ final class DifyExec implements Runnable {
         Duration within(Duration most) {
             return Duration.ofMillis(Math.clamp((long) (seconds * 1000), 0, most.toMillis()));
         }
-    }
 
-    /// What runs have cost, by currency. One whose end was looked up tells its tokens and no price: it is taken to have
-    /// cost the mean of the others.
-    static final class Spending {
-        private static final int UNTOLD = 10;
+        /// What runs have cost, by currency. One whose end was looked up tells its tokens and no price: it is taken to
+        /// have cost the mean of the others.
+        static final class Spending {
+            private static final int UNTOLD = 10;
 
-        private final Map<String, BigDecimal> prices = new TreeMap<>();
-        private long priced = 0, unpriced = 0;
+            private final Map<String, BigDecimal> prices = new TreeMap<>();
+            private long priced = 0, unpriced = 0;
 
-        void add(Usage usage) {
-            usage.price().ifPresent(price -> prices.merge(usage.currency(), price, BigDecimal::add));
-            if (usage.price().isPresent()) priced++;
-            else if (usage.tokens() > 0) unpriced++;
-        }
+            void add(Usage usage) {
+                usage.price().ifPresent(price -> prices.merge(usage.currency(), price, BigDecimal::add));
+                if (usage.price().isPresent()) priced++;
+                else if (usage.tokens() > 0) unpriced++;
+            }
 
-        /// As far as they were told.
-        Map<String, BigDecimal> prices() {
-            return Collections.unmodifiableMap(prices);
-        }
+            /// As far as they were told.
+            Map<String, BigDecimal> prices() {
+                return Collections.unmodifiableMap(prices);
+            }
 
-        /// Those in which something was paid: models without a price tell 0 in any.
-        Set<String> currencies() {
-            var paid = new TreeSet<>(prices.keySet());
-            paid.removeIf(currency -> currency.isEmpty() || prices.get(currency).signum() == 0);
-            return paid;
-        }
+            /// Those in which something was paid: models without a price tell 0 in any.
+            Set<String> currencies() {
+                var paid = new TreeSet<>(prices.keySet());
+                paid.removeIf(currency -> currency.isEmpty() || prices.get(currency).signum() == 0);
+                return paid;
+            }
 
-        /// So many runs have ended that a price would have come up; one or two may have lost theirs on the way.
-        boolean isUntold() {
-            return priced == 0 && unpriced >= UNTOLD;
-        }
+            /// So many runs have ended that a price would have come up; one or two may have lost theirs on the way.
+            boolean isUntold() {
+                return priced == 0 && unpriced >= UNTOLD;
+            }
 
-        /// What it comes to with so many runs more, in the one currency; empty before a price is known.
-        Optional<BigDecimal> with(int more) {
-            if (priced == 0) return Optional.empty();
-            var told = prices.values().stream().reduce(BigDecimal.ZERO, BigDecimal::add);
-            return Optional.of(told.multiply(BigDecimal.valueOf(priced + unpriced + more))
-                    .divide(BigDecimal.valueOf(priced), MathContext.DECIMAL64));
-        }
+            /// What it comes to with so many runs more, in the one currency; empty before a price is known.
+            Optional<BigDecimal> with(int more) {
+                if (priced == 0) return Optional.empty();
+                var told = prices.values().stream().reduce(BigDecimal.ZERO, BigDecimal::add);
+                return Optional.of(told.multiply(BigDecimal.valueOf(priced + unpriced + more))
+                        .divide(BigDecimal.valueOf(priced), MathContext.DECIMAL64));
+            }
 
-        /// So many times as much, in round figures.
-        Map<String, BigDecimal> times(double factor) {
-            var times = new TreeMap<>(prices);
-            times.replaceAll((_, price) -> price.multiply(BigDecimal.valueOf(factor)).round(new MathContext(3)));
-            return times;
+            /// So many times as much, in round figures.
+            Map<String, BigDecimal> times(double factor) {
+                var times = new TreeMap<>(prices);
+                times.replaceAll((_, price) -> price.multiply(BigDecimal.valueOf(factor)).round(new MathContext(3)));
+                return times;
+            }
         }
     }
 
@@ -12795,17 +12565,17 @@ final class DifyExec implements Runnable {
     ///
     /// @param size  in bytes, by Dify; not above 0 where it does not know
     /// @param place where it goes, if that is free
-    record OutputFile(String link, long size, Path place) {}
+    record OutputFile(String link, long size, Path place) {
+        /// What a try to fetch a file came to.
+        sealed interface Fetched {
+            record There(Path path) implements Fetched {}
 
-    /// What a try to fetch a file came to.
-    sealed interface Fetched {
-        record There(Path path) implements Fetched {}
+            /// @param mayPass another try may get it
+            record Missing(String why, boolean mayPass) implements Fetched {}
 
-        /// @param mayPass another try may get it
-        record Missing(String why, boolean mayPass) implements Fetched {}
-
-        default boolean mayPass() {
-            return this instanceof Missing(_, var mayPass) && mayPass;
+            default boolean mayPass() {
+                return this instanceof Missing(_, var mayPass) && mayPass;
+            }
         }
     }
 
@@ -12813,17 +12583,18 @@ final class DifyExec implements Runnable {
     sealed interface Seen {
         /// An answer that is no run. `dify`: written by Dify itself (`X-Version`), not by something in front of it.
         record Refused(int status, boolean dify, boolean inStream, String code, String message,
-                Optional<Duration> retryAfter, Optional<RunRef> ref) implements Seen {
+                Optional<Duration> retryAfter, Optional<RunRef> run) implements Seen {
             static Refused http(int status, boolean dify, String code, String message, Optional<Duration> retryAfter) {
                 return new Refused(status, dify, false, code, message, retryAfter, Optional.empty());
             }
 
-            static Refused event(int status, String code, String message, Optional<RunRef> ref) {
-                return new Refused(status, true, true, code, message, Optional.empty(), ref);
+            static Refused event(int status, String code, String message, Optional<RunRef> run) {
+                return new Refused(status, true, true, code, message, Optional.empty(), run);
             }
 
             /// `HTTP 500 Internal error`, and of others `HTTP 503, a web page (from a proxy?)`
-            String words() {
+            @Override
+            public String why() {
                 var said = Plain.text(message, 200).strip();
                 return "HTTP " + status + (said.isEmpty() ? "" : dify ? " " + said : ", " + said);
             }
@@ -12835,6 +12606,11 @@ final class DifyExec implements Runnable {
 
             boolean isBusy() {
                 return status == 429 || status == 503;
+            }
+
+            @Override
+            public Optional<Duration> pause() {
+                return isBusy() ? retryAfter : Optional.empty();
             }
         }
 
@@ -12851,7 +12627,7 @@ final class DifyExec implements Runnable {
             /// A chatflow's that has answered, as its message tells: no run is named there.
             static Ran answered(byte[] outputs, double seconds, Utterance said) {
                 var usage = new Usage(seconds, 0, 0, Optional.empty(), "");
-                return new Ran(RunRef.NONE, RunStatus.SUCCEEDED, outputs, "", "", usage).with(said);
+                return new Ran(RunRef.NONE, RunStatus.SUCCEEDED, outputs, "", "", usage).with(said, outputs);
             }
 
             /// The same of one that failed.
@@ -12859,6 +12635,16 @@ final class DifyExec implements Runnable {
                 return new Ran(RunRef.NONE, RunStatus.FAILED, "{}".getBytes(UTF_8),
                         error.substring(error.startsWith(Utterance.FAILED) ? Utterance.FAILED.length() : 0), "",
                         Usage.NONE);
+            }
+
+            @Override
+            public Optional<RunRef> run() {
+                return Optional.of(ref).filter(RunRef::isNamed);
+            }
+
+            @Override
+            public String why() {
+                return error;
             }
 
             /// File objects in the outputs that nobody keeps.
@@ -12876,11 +12662,7 @@ final class DifyExec implements Runnable {
                         said);
             }
 
-            Ran with(byte[] outputs) {
-                return new Ran(ref, status, outputs, error, workflowId, usage, files, waited, said);
-            }
-
-            Ran with(Utterance said) {
+            Ran with(Utterance said, byte[] outputs) {
                 return new Ran(ref, status, said.outputs(outputs), error, workflowId, said.usage(usage), files, waited,
                         said);
             }
@@ -12907,15 +12689,19 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// No end was seen. `ref` is known if an event came first.
-        record Cut(Optional<RunRef> ref, Symptom symptom, String why) implements Seen {
-            static Cut outOfMemory(Optional<RunRef> ref) {
-                return new Cut(ref, Symptom.CUT, "no memory was left for the answer");
+        /// No end was seen. `run` is known if an event came first.
+        record Cut(Optional<RunRef> run, Symptom symptom, String why) implements Seen {
+            Cut(Symptom symptom, String why) {
+                this(Optional.empty(), symptom, why);
+            }
+
+            static Cut outOfMemory(Optional<RunRef> run) {
+                return new Cut(run, Symptom.CUT, "no memory was left for the answer");
             }
         }
 
         /// A run ended, but what it gave does not fit into the memory that there is for it.
-        record TooLarge(Optional<RunRef> ref, String why) implements Seen {}
+        record TooLarge(Optional<RunRef> run, String why) implements Seen {}
 
         /// The request never left: refused connection, unknown host, TLS.
         record NotSent(String why) implements Seen {}
@@ -12923,20 +12709,17 @@ final class DifyExec implements Runnable {
         /// A file of the row could not be uploaded, so nothing was started.
         ///
         /// @param mayPass the server was away or busy; else this file will not go up another time either
-        record NotUploaded(String why, boolean mayPass, Optional<Duration> retryAfter) implements Seen {
+        record NotUploaded(String why, boolean mayPass, Optional<Duration> pause) implements Seen {
             NotUploaded(String why, boolean mayPass) {
                 this(why, mayPass, Optional.empty());
             }
         }
 
+        /// What it says itself, or what is to be said of it.
+        String why();
+
         default Optional<RunRef> run() {
-            return switch (this) {
-                case Refused refused -> refused.ref();
-                case Ran ran -> Optional.of(ran.ref()).filter(RunRef::isNamed);
-                case Cut cut -> cut.ref();
-                case TooLarge large -> large.ref();
-                case NotSent _, NotUploaded _ -> Optional.empty();
-            };
+            return Optional.empty();
         }
 
         /// With its run, where that was told apart from the end.
@@ -12953,15 +12736,11 @@ final class DifyExec implements Runnable {
 
         /// How long the server asks to be left alone.
         default Optional<Duration> pause() {
-            return switch (this) {
-                case Refused refused when refused.isBusy() -> refused.retryAfter();
-                case NotUploaded file -> file.retryAfter();
-                case Refused _, Ran _, Cut _, TooLarge _, NotSent _ -> Optional.empty();
-            };
+            return Optional.empty();
         }
 
         static Seen nothing() {
-            return new Cut(Optional.empty(), Symptom.NO_ANSWER, "");
+            return new Cut(Symptom.NO_ANSWER, "");
         }
 
         /// What a stream says that told these ends, one after the other: its end, if it is of the run that the stream
@@ -12974,6 +12753,57 @@ final class DifyExec implements Runnable {
                 return new Cut(run, Symptom.CONTRADICTED, "the stream told the end of another run");
             if (ends.stream().allMatch(end::agreesWith)) return end;
             return new Cut(run, Symptom.CONTRADICTED, "the stream told two ends of its run");
+        }
+
+        /// What a chatflow says beside its answer.
+        ///
+        /// @param resources what its answer rests on: a list of JSON
+        /// @param tokens    that models took for it; 0 where that is not told, and then there is no price either
+        record Utterance(String conversation, String id, byte[] resources, long tokens, Optional<BigDecimal> price,
+                String currency) {
+            static final Utterance NONE = new Utterance("", "", "[]".getBytes(UTF_8), 0, Optional.empty(), "");
+            /// How Dify begins to tell of a run that took place and failed, an HTTP 400 of a refused input apart.
+            static final String FAILED = "Run failed: ";
+            private static final String NO_FILES = ",\"files\":[]}";
+
+            /// The run's outputs with what the answer rests on; lists with nothing in them say nothing.
+            byte[] outputs(byte[] stored) {
+                var text = new String(stored, UTF_8);
+                if (text.endsWith(NO_FILES)) text = text.substring(0, text.length() - NO_FILES.length()) + "}";
+                return (resources.length <= "[]".length() ? text : text.substring(0, text.length() - 1)
+                        + (text.length() > "{}".length() ? "," : "")
+                        + "\"retriever_resources\":" + new String(resources, UTF_8) + "}").getBytes(UTF_8);
+            }
+
+            Usage usage(Usage told) {
+                return tokens == 0 ? told : new Usage(told.seconds(), Math.max(told.tokens(), tokens), told.steps(),
+                        price.or(told::price), price.isPresent() ? currency : told.currency());
+            }
+        }
+
+        enum RunStatus {
+            SUCCEEDED, PARTIAL, FAILED, STOPPED, PAUSED, RUNNING;
+
+            static Optional<RunStatus> of(String word) {
+                return switch (word) {
+                    case "succeeded" -> Optional.of(SUCCEEDED);
+                    case "partial-succeeded" -> Optional.of(PARTIAL);
+                    case "failed" -> Optional.of(FAILED);
+                    case "stopped" -> Optional.of(STOPPED);
+                    case "paused" -> Optional.of(PAUSED);
+                    case "running", "scheduled" -> Optional.of(RUNNING);
+                    default -> Optional.empty();
+                };
+            }
+
+            boolean isSuccess() {
+                return this == SUCCEEDED || this == PARTIAL;
+            }
+
+            /// How a run may end that was asked to stop.
+            boolean isStopped() {
+                return this == STOPPED || this == FAILED;
+            }
         }
     }
 
@@ -13023,40 +12853,16 @@ final class DifyExec implements Runnable {
         record StopBatch(String why) implements Verdict {}
     }
 
-    /// How a row ended.
-    sealed interface Outcome {
-        record Succeeded() implements Outcome {}
-
+    /// How a row ended: where it stands now, and what is to be said of that, if anything.
+    ///
+    /// @param firewall something before the server refused it, whatever the row
+    record Outcome(Standing standing, String text, boolean firewall) {
+        static final Outcome SUCCEEDED = new Outcome(Standing.SUCCEEDED, "");
         /// Succeeded with failures that the workflow handled itself.
-        record Partial() implements Outcome {}
+        static final Outcome PARTIAL = new Outcome(Standing.PARTIAL, "");
 
-        record Failed(String text, boolean firewall) implements Outcome {}
-
-        record Paused(RunRef run, String text) implements Outcome {}
-
-        record Unknown(String text) implements Outcome {}
-
-        default Standing standing() {
-            return switch (this) {
-                case Succeeded _ -> Standing.SUCCEEDED;
-                case Partial _ -> Standing.PARTIAL;
-                case Failed _ -> Standing.FAILED;
-                case Paused _ -> Standing.PAUSED;
-                case Unknown _ -> Standing.UNKNOWN;
-            };
-        }
-
-        default String text() {
-            return switch (this) {
-                case Succeeded _, Partial _ -> "";
-                case Failed failed -> failed.text();
-                case Paused paused -> paused.text();
-                case Unknown unknown -> unknown.text();
-            };
-        }
-
-        default String cause() {
-            return Plain.cause(text());
+        Outcome(Standing standing, String text) {
+            this(standing, text, false);
         }
     }
 
@@ -13115,7 +12921,7 @@ final class DifyExec implements Runnable {
 
         /// By its id, or by a name that no other attempt has.
         default boolean canBeFound() {
-            return run().isPresent() || Names.isUnique(attempt().user());
+            return run().isPresent() || Attempt.Names.isUnique(attempt().user());
         }
 
         default boolean is(Symptom symptom) {
@@ -13139,7 +12945,7 @@ final class DifyExec implements Runnable {
         /// Before a row is sent again, with the tries of `attempt`: whether that one, which counted as not started, has
         /// turned up. The row's `others` come after it.
         record Recheck(Attempt attempt, List<Attempt> others, Instant due, int looks) implements Doubt {
-            static Recheck of(List<Attempt> attempts, Tries tries, Instant due) {
+            static Recheck of(List<Attempt> attempts, Attempt.Tries tries, Instant due) {
                 return new Recheck(attempts.getFirst().with(tries), attempts.subList(1, attempts.size()), due, 0);
             }
 
@@ -13238,11 +13044,7 @@ final class DifyExec implements Runnable {
         /// Not ended; also paused.
         ///
         /// @param age since its start, by the server's own clock
-        record Running(RunRef ref, RunStatus status, Optional<Duration> age) implements Found {
-            Running(RunRef ref, RunStatus status) {
-                this(ref, status, Optional.empty());
-            }
-        }
+        record Running(RunRef ref, Seen.RunStatus status, Optional<Duration> age) implements Found {}
 
         /// A chatflow's message without a word in it. It tells no more of its run.
         ///
@@ -13268,10 +13070,6 @@ final class DifyExec implements Runnable {
                 case Ended _, Running _, Unanswered _ -> true;
                 case Absent _, Silent _ -> false;
             };
-        }
-
-        default boolean isSuccess() {
-            return this instanceof Ended(var ran) && ran.status().isSuccess();
         }
 
         default String word() {
@@ -13310,11 +13108,7 @@ final class DifyExec implements Runnable {
         }
 
         static Mode of(String word) {
-            return switch (word) {
-                case "blocking" -> BLOCKING;
-                case "streaming" -> STREAMING;
-                default -> valueOf(word.toUpperCase(Locale.ROOT));
-            };
+            return valueOf(word.toUpperCase(Locale.ROOT));
         }
     }
 
@@ -13340,24 +13134,6 @@ final class DifyExec implements Runnable {
         /// instant of its first request can make Dify have two of that name, and hides the row for good.
         Duration firstLook() {
             return this == CHATFLOW ? Duration.ofSeconds(2) : Duration.ZERO;
-        }
-    }
-
-    enum RetryRuns {
-        NEVER, TRANSIENT, ALWAYS;
-
-        @Override
-        public String toString() {
-            return name().toLowerCase(Locale.ROOT);
-        }
-    }
-
-    /// How long a cut request is watched for before it counts as not started; by mode, since streamed runs may queue.
-    record Settle(Duration blocking, Duration streaming) {
-        static final Settle DEFAULT = new Settle(Duration.ofSeconds(30), Duration.ofSeconds(300));
-
-        Duration of(Mode mode) {
-            return mode == Mode.STREAMING ? streaming : blocking;
         }
     }
 
@@ -13398,7 +13174,7 @@ final class DifyExec implements Runnable {
         void stop(RunRef run, String user);
 
         /// One try to get a file of a run's outputs.
-        Fetched fetch(OutputFile file);
+        OutputFile.Fetched fetch(OutputFile file);
     }
 
     /// What a worker hears of a run while it goes on. Names and texts are as the server sends them.
@@ -13423,35 +13199,6 @@ final class DifyExec implements Runnable {
         record NodeEnded(String title, String type, String status, double seconds, String error) implements Said {}
 
         record Chunk(String text) implements Said {}
-    }
-
-    /// The user of each attempt: unique, so that the run found under it is this attempt's and no other's.
-    static final class Names {
-        private static final Pattern UNIQUE = Pattern.compile("difyexec-[0-9a-f]{16}-\\d+");
-
-        private final String fixed, prefix;
-        private long count = 0;
-
-        record Name(long sequence, String user) {}
-
-        Names(String fixed) {
-            this.fixed = fixed == null ? "" : fixed;
-            this.prefix = "difyexec-%016x-".formatted(new SecureRandom().nextLong());
-        }
-
-        Name next() {
-            count++;
-            return new Name(count, fixed.isEmpty() ? prefix + count : fixed);
-        }
-
-        long count() {
-            return count;
-        }
-
-        /// Whether a run found under this name can only be its attempt's.
-        static boolean isUnique(String user) {
-            return UNIQUE.matcher(user).matches();
-        }
     }
 
     // ── Demo ────────────────────────────────────────────────────────────────────────────────────────────────────────

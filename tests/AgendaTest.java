@@ -11,6 +11,8 @@ import org.junit.jupiter.params.provider.CsvSource;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.DifyExec.Attempt.Names;
+import static difyexec.DifyExec.OutputFile.Fetched;
 import static difyexec.Given.*;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
@@ -289,12 +291,12 @@ final class AgendaTest {
 
         @Test
         void countsEachOutcomeByItself() {
-            end(new Outcome.Succeeded());
-            end(new Outcome.Succeeded());
-            end(new Outcome.Partial());
-            end(new Outcome.Failed("no", false));
-            end(new Outcome.Paused(run("r"), "waits"));
-            end(new Outcome.Unknown("who knows"));
+            end(Outcome.SUCCEEDED);
+            end(Outcome.SUCCEEDED);
+            end(Outcome.PARTIAL);
+            end(new Outcome(Standing.FAILED, "no"));
+            end(new Outcome(Standing.PAUSED, "waits"));
+            end(new Outcome(Standing.UNKNOWN, "who knows"));
 
             assertEquals(6, tally.done());
             assertEquals(3, tally.succeeded());
@@ -305,10 +307,10 @@ final class AgendaTest {
 
         @Test
         void isAllDoneOnlyWhenEveryRowAskedForSucceeded() {
-            for (int row = 0; row < 9; row++) end(new Outcome.Succeeded());
+            for (int row = 0; row < 9; row++) end(Outcome.SUCCEEDED);
             assertFalse(tally.isAllDone());
 
-            end(new Outcome.Partial());
+            end(Outcome.PARTIAL);
 
             assertTrue(tally.isAllDone());
         }
@@ -317,7 +319,7 @@ final class AgendaTest {
         void theRateIsThatOfTheLastRows() {
             pass(seconds(100)); // a slow start
             for (int row = 0; row < 5; row++) {
-                end(new Outcome.Succeeded());
+                end(Outcome.SUCCEEDED);
                 pass(seconds(2));
             }
 
@@ -337,7 +339,7 @@ final class AgendaTest {
             for (int row = 1; row <= 1_240; row++) {
                 if (row % 5 == 1) pass(Duration.ofMillis(500));
                 tally.used(attempt(0, 0), new Usage(1, 10, 3, Optional.of(new BigDecimal("0.001")), "USD"));
-                tally.ended(attempt(0, 0), row % 10 == 0 ? new Outcome.Failed("no", false) : new Outcome.Succeeded(),
+                tally.ended(attempt(0, 0), row % 10 == 0 ? new Outcome(Standing.FAILED, "no") : Outcome.SUCCEEDED,
                         seconds(1), world.now());
             }
             tally.now = new Tally.Now(5, 2, 0, rest);

@@ -12,6 +12,9 @@ import org.junit.jupiter.params.provider.ValueSource;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.DifyExec.Attempt.Kind;
+import static difyexec.DifyExec.Attempt.Tries;
+import static difyexec.DifyExec.Seen.RunStatus;
 import static difyexec.Given.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
@@ -991,7 +994,7 @@ final class BatchTest {
                 writer.flush();
                 assertEquals(1, writer.batch().history().inFlight());
 
-                writer.settled(attempt, new Outcome.Failed("no", false), NOON, Seen.nothing(), seconds(1), () ->
+                writer.settled(attempt, new Outcome(Standing.FAILED, "no"), NOON, Seen.nothing(), seconds(1), () ->
                         assertEquals(Standing.FAILED, writer.standing(attempt.row())));
                 assertEquals(Standing.PENDING, writer.standing(attempt.row()));
                 writer.flush();
@@ -1009,7 +1012,7 @@ final class BatchTest {
                 writer.flush();
                 Files.createDirectory(scene.output); // where no line can be written
                 writer.result(line("x"));
-                writer.settled(attempt, new Outcome.Succeeded(), NOON, succeeded("run-7"), seconds(1), () -> {
+                writer.settled(attempt, Outcome.SUCCEEDED, NOON, succeeded("run-7"), seconds(1), () -> {
                     throw new AssertionError("its result is not on disk");
                 });
 

@@ -198,7 +198,7 @@ final class ChatflowTest extends WholeCommand {
         void isLookedUpWhereItsMessageHasEndedAndItsRunHasNot() {
             var seen = ServerTest.cut(streamed(started(), messageEnd()));
 
-            assertEquals(Optional.of(Events.REF), seen.ref());
+            assertEquals(Optional.of(Events.REF), seen.run());
         }
 
         @ParameterizedTest

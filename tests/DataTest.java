@@ -11,6 +11,8 @@ import org.junit.jupiter.params.provider.ValueSource;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.DifyExec.Limits.Settle;
+import static difyexec.DifyExec.Seen.RunStatus;
 import static difyexec.Given.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
@@ -637,9 +639,11 @@ final class DataTest {
         void theRequestHoldsItToo() throws IOException {
             var attempt = attempt(0, 0);
 
-            var body = DifyClient.requestBody(new Endpoints(Given.ACCESS, AppKind.WORKFLOW), attempt, Map.of("q", new Value.Text("\ud83d end")));
+            try (var client = DifyClient.of(Given.ACCESS, seconds(1), 1)) {
+                var body = client.body(attempt, Map.of("q", new Value.Text("\ud83d end")));
 
-            assertEquals("\ud83d end", JSON.readTree(body.getBytes(UTF_8)).path("inputs").path("q").asText());
+                assertEquals("\ud83d end", JSON.readTree(body).path("inputs").path("q").asText());
+            }
         }
     }
 }

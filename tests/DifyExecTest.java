@@ -23,6 +23,7 @@
 //SOURCES InputTest.java
 //SOURCES BatchTest.java
 //SOURCES ServerTest.java
+//SOURCES StreamTest.java
 //SOURCES CommandTest.java
 //SOURCES ChatflowTest.java
 //SOURCES FormTest.java
@@ -74,12 +75,12 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 /// Runs all tests, or those of the `@Nested` class that is named.
 final class DifyExecTest {
     static final List<Class<?>> CLASSES = List.of(
-            MapTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, EarlierCallsTest.class, AgendaTest.class,
-            RulesTest.class, PaceTest.class, DifyTest.class, BatchTest.class, InputTest.class, DataTest.class,
-            ServerTest.class, RecordingsTest.class,
-            CommandTest.class, ChatflowTest.class, SettingsTest.class, FilesTest.class, FormTest.class, ProcessTest.class,
-            DocsTest.class, PasteTest.class, FaultTest.class, ConformanceTest.class, ViewsTest.class, CompareTest.class,
-            ShellTest.class, ShardsTest.class, RecipesTest.class);
+            MapTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, EarlierCallsTest.class,
+            AgendaTest.class, RulesTest.class, PaceTest.class, DifyTest.class, BatchTest.class, InputTest.class,
+            DataTest.class, ServerTest.class, StreamTest.class, RecordingsTest.class, CommandTest.class,
+            ChatflowTest.class, SettingsTest.class, FilesTest.class, FormTest.class, ProcessTest.class,
+            DocsTest.class, PasteTest.class, FaultTest.class, ConformanceTest.class, ViewsTest.class,
+            CompareTest.class, ShellTest.class, ShardsTest.class, RecipesTest.class);
 
     /// Tests that allow it (`@Execution`) run at once, so many of them.
     static final Map<String, String> AT_ONCE = Map.of("junit.jupiter.execution.parallel.enabled", "true",

@@ -10,6 +10,9 @@ import org.junit.jupiter.params.provider.ValueSource;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.DifyExec.Seen.RunStatus;
+import static difyexec.DifyExec.Transport.Door;
+import static difyexec.DifyExec.Transport.Sse;
 import static difyexec.Given.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
@@ -88,7 +91,7 @@ final class DifyTest {
             var found = new ArrayList<String>();
             var sse = new Sse(inPieces(text, pieces));
             try {
-                while (sse.next()) found.add(new String(sse.data().readAllBytes(), UTF_8));
+                while (sse.next()) found.add(new String(sse.readAllBytes(), UTF_8));
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem);
             }
@@ -156,10 +159,10 @@ final class DifyTest {
         void anEventThatIsNotReadToItsEndIsPassedOver() throws IOException {
             var sse = new Sse(inPieces("data: a long one\ndata: of two lines\n\ndata: next\n\n", 5));
             sse.next();
-            sse.data().read();
+            sse.read();
 
             assertTrue(sse.next());
-            assertEquals("next", new String(sse.data().readAllBytes(), UTF_8));
+            assertEquals("next", new String(sse.readAllBytes(), UTF_8));
             assertFalse(sse.next());
         }
 
@@ -174,11 +177,9 @@ final class DifyTest {
         void theEndOfTheStreamIsTold() throws IOException {
             var sse = new Sse(inPieces("data: {\"half\":", 100));
             assertTrue(sse.next());
-            assertFalse(sse.isAtEnd());
 
-            sse.data().readAllBytes();
-
-            assertTrue(sse.isAtEnd());
+            assertEquals("{\"half\":", new String(sse.readAllBytes(), UTF_8));
+            assertFalse(sse.next());
         }
     }
 
@@ -197,7 +198,7 @@ final class DifyTest {
 
         /// A blocking answer with these outputs.
         private Seen.Ran answered(String outputs) throws IOException {
-            reader.readAnswer(in("""
+            reader.read(in("""
                     {"task_id": "t1", "workflow_run_id": "r1", "data": {"id": "r1", "workflow_id": "w1", \
                     "status": "succeeded", "outputs": %s, "error": null, "elapsed_time": 1.234567, "total_tokens": 42, \
                     "total_steps": 3, "created_at": 1705407629, "finished_at": 1705407630}}""".formatted(outputs)));
@@ -265,7 +266,7 @@ final class DifyTest {
 
         @Test
         void anAnswerWithoutAStatusIsNoRun() throws IOException {
-            reader.readAnswer(in("{\"workflow_run_id\": \"r1\", \"data\": {\"id\": \"r1\"}}"));
+            reader.read(in("{\"workflow_run_id\": \"r1\", \"data\": {\"id\": \"r1\"}}"));
 
             assertEquals(Optional.empty(), reader.ran());
             assertEquals(Optional.of(new RunRef("r1", "")), reader.ref());
@@ -275,12 +276,12 @@ final class DifyTest {
         @ValueSource(strings = {"", "[]", "'text'", "<html>", "{'workflow_run_id': 'r1', 'data': {'status': 'succ",
                 "{'a': 1"})
         void whatIsNoWholeObjectIsNoAnswer(String text) {
-            assertThrows(IOException.class, () -> reader.readAnswer(in(json(text))));
+            assertThrows(IOException.class, () -> reader.read(in(json(text))));
         }
 
         /// Events of the run `r1`, whose task is `t1`.
         private void events(String... events) throws IOException {
-            for (var event : events) reader.readEvent(in(json(event)));
+            for (var event : events) reader.read(in(json(event)));
         }
 
         private static String event(String name, String data) {
@@ -313,6 +314,13 @@ final class DifyTest {
             events(event("text_chunk", "{'text':'x','from_variable_selector':null}"));
 
             assertEquals(Optional.of(new RunRef("r1", "t1")), reader.ref());
+        }
+
+        @Test
+        void aMessagesIdIsNotTheRuns() throws IOException {
+            events("{'event':'message','id':'m1','message_id':'m1','answer':'x'}");
+
+            assertEquals(Optional.empty(), reader.ref());
         }
 
         @Test

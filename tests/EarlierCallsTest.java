@@ -59,7 +59,7 @@ final class EarlierCallsTest {
             assertEquals(List.of(), scene.outcomes("a"));
             var next = Scene.of(folder, "a");
             next.answer = Answer.inTurn(succeeded("run-8"));
-            next.found = _ -> ended(ran("run-7", RunStatus.STOPPED, "Aborted: User requested stop"));
+            next.found = _ -> ended(ran("run-7", Seen.RunStatus.STOPPED, "Aborted: User requested stop"));
 
             next.play();
 
@@ -133,7 +133,7 @@ final class EarlierCallsTest {
             scene.answer = (_, told) -> {
                 told.accept(new Heard.Began(madeUp, Duration.ZERO));
                 scene.world.pass(seconds(1));
-                return new Seen.Ran(madeUp, RunStatus.FAILED, "{}".getBytes(UTF_8), "x is required in input form", "",
+                return new Seen.Ran(madeUp, Seen.RunStatus.FAILED, "{}".getBytes(UTF_8), "x is required in input form", "",
                         Usage.NONE);
             };
             scene.crash(1);
@@ -151,8 +151,8 @@ final class EarlierCallsTest {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
             scene.server = "1.16.0";
-            scene.failedRuns = RetryRuns.ALWAYS;
-            scene.answer = Answer.inTurn(new Seen.Ran(new RunRef("one", "one"), RunStatus.FAILED, "{}".getBytes(UTF_8),
+            scene.failedRuns = Judge.RetryRuns.ALWAYS;
+            scene.answer = Answer.inTurn(new Seen.Ran(new RunRef("one", "one"), Seen.RunStatus.FAILED, "{}".getBytes(UTF_8),
                     "x is required in input form", "", Usage.NONE));
 
             scene.play();

@@ -272,7 +272,7 @@ class FormTest {
             var inspection = Inspection.of(List.of("id", "x"), form, List.of(row).iterator());
             var out = new StringWriter();
 
-            CheckView.print(inspection, new Greeting.Met("app\u001b[2J", AppKind.WORKFLOW, "1.14.2\u009b31m"),
+            CheckView.print(inspection, new Greeting("app\u001b[2J", AppKind.WORKFLOW, "1.14.2\u009b31m"),
                     new PrintWriter(out));
 
             assertTrue(out.toString().contains("evil"), out.toString());
@@ -427,7 +427,7 @@ class FormTest {
         /// A file with these bytes is to be named `a.b.txt` in a folder.
         private static String named(Path folder, String bytes) throws IOException {
             var draft = Files.writeString(folder.resolve("draft"), bytes);
-            var path = FreeName.take(draft, folder.resolve("a.b.txt"));
+            var path = Sender.named(draft, folder.resolve("a.b.txt"));
             Files.delete(draft);
             assertEquals(bytes, Files.readString(path));
             return path.getFileName().toString();

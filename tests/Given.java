@@ -9,6 +9,12 @@ import difyexec.DifyExec.Pace.Rate;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.DifyExec.Attempt.Names;
+import static difyexec.DifyExec.Attempt.Tries;
+import static difyexec.DifyExec.Judge.RetryRuns;
+import static difyexec.DifyExec.Limits.Settle;
+import static difyexec.DifyExec.OutputFile.Fetched;
+import static difyexec.DifyExec.Seen.RunStatus;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
@@ -115,7 +121,7 @@ final class Given {
     }
 
     static Found running(String id) {
-        return new Found.Running(run(id), RunStatus.RUNNING);
+        return new Found.Running(run(id), RunStatus.RUNNING, Optional.empty());
     }
 
     /// By the server's clock.

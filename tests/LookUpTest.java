@@ -13,6 +13,9 @@ import org.junit.jupiter.params.provider.ValueSource;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.DifyExec.Judge.RetryRuns;
+import static difyexec.DifyExec.Limits.Settle;
+import static difyexec.DifyExec.Seen.RunStatus;
 import static difyexec.Given.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
@@ -977,7 +980,7 @@ final class LookUpTest {
         void aPausedRowIsLookedUpAndNotSentAgainUnlessAskedFor() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(ran("run-7", RunStatus.PAUSED, ""), succeeded("run-8"));
-            scene.found = _ -> new Found.Running(run("run-7"), RunStatus.PAUSED);
+            scene.found = _ -> new Found.Running(run("run-7"), RunStatus.PAUSED, Optional.empty());
             scene.play();
             assertEquals(List.of("a"), scene.retryIds());
 
@@ -1234,7 +1237,7 @@ final class LookUpTest {
             scene.play();
             scene.answer = answers;
             scene.found = doubt -> doubt instanceof Doubt.Late ? ended(succeeded("run-5"))
-                    : new Found.Running(run("run-6"), RunStatus.PAUSED);
+                    : new Found.Running(run("run-6"), RunStatus.PAUSED, Optional.empty());
 
             scene.play();
 

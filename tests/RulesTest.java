@@ -16,6 +16,12 @@ import org.junit.jupiter.params.provider.ValueSource;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.DifyExec.Attempt.Kind;
+import static difyexec.DifyExec.Attempt.Tries;
+import static difyexec.DifyExec.Judge.RetryRuns;
+import static difyexec.DifyExec.Limits.Settle;
+import static difyexec.DifyExec.Seen.RunStatus;
+import static difyexec.DifyExec.Usage.Spending;
 import static difyexec.Given.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
@@ -384,7 +390,7 @@ final class RulesTest {
             var judged = judge.afterLook(attempt(tried, 0), ran("run-1", RunStatus.STOPPED, error));
 
             assertEquals(verdict, word(judged));
-            if (judged instanceof Verdict.Done(Outcome.Failed failed))
+            if (judged instanceof Verdict.Done(var failed))
                 assertTrue(failed.text().startsWith(error) && failed.text().contains(says), failed.text());
         }
 
@@ -444,8 +450,8 @@ final class RulesTest {
             var page = (Verdict.Done) judge.verdict(attempt(0, 0), html(403));
             var large = (Verdict.Done) judge.verdict(attempt(0, 0), html(413));
 
-            assertTrue(((Outcome.Failed) page.outcome()).firewall());
-            assertFalse(((Outcome.Failed) large.outcome()).firewall());
+            assertTrue(page.outcome().firewall());
+            assertFalse(large.outcome().firewall());
         }
 
         /// An HTTP 400 tells it, after the run was paid for.
@@ -467,12 +473,12 @@ final class RulesTest {
         }
 
         @Test
-        void aPausedRunKeepsItsId() {
+        void aPausedRunWaitsForAHuman() {
             var paused = ran("run-1", RunStatus.PAUSED, "");
 
             var seen = (Verdict.Done) judge.verdict(attempt(0, 0), paused);
 
-            assertEquals("run-1", ((Outcome.Paused) seen.outcome()).run().id());
+            assertEquals(new Outcome(Standing.PAUSED, "waits for a human"), seen.outcome());
         }
     }
 
@@ -651,7 +657,7 @@ final class RulesTest {
 
         private static Found found(RunStatus status) {
             return switch (status) {
-                case RUNNING, PAUSED -> new Found.Running(run("run-1"), status);
+                case RUNNING, PAUSED -> new Found.Running(run("run-1"), status, Optional.empty());
                 case SUCCEEDED, PARTIAL, FAILED, STOPPED -> ended(ran("run-1", status,
                         status.isSuccess() ? "" : "no such city"));
             };

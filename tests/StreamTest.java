@@ -1,0 +1,387 @@
+package difyexec;
+
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static difyexec.DifyExec.Seen.RunStatus;
+import static difyexec.ServerTest.*;
+import static difyexec.ServerTest.Ears;
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+/// What `DifyClient` sees of a run that is streamed.
+@Timeout(60)
+final class StreamTest {
+    @Nested
+    class AStream {
+        private Ears heard = new Ears();
+
+        /// What a stream gives that is written so; `limit` for its silences.
+        private Seen seen(Duration limit, Wire.Script events) throws IOException {
+            try (var wire = new Wire(connection -> {
+                connection.request();
+                connection.startStream();
+                events.serve(connection);
+            }); var client = client(wire.url(), limit)) {
+                return run(client, attempt(STREAMING), heard);
+            }
+        }
+
+        private Seen seen(String events) throws IOException {
+            return seen(LONG, connection -> {
+                connection.chunk(events);
+                connection.endStream();
+            });
+        }
+
+        private Seen.Ran ranBy(String events) throws IOException {
+            return ran(seen(events));
+        }
+
+        private static String outputs(Seen.Ran ran) {
+            return new String(ran.outputs(), UTF_8);
+        }
+
+        @Test
+        void itsRunIsToldOnceAtTheFirstEvent() throws IOException {
+            ranBy(Events.PING + Events.started() + Events.nodeFinished("{}") + Events.finished("{}"));
+
+            assertEquals(List.of(Events.REF), heard.runs());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                last event                                                                                  | seen as
+                {"event":"workflow_finished","workflow_run_id":"r","data":{"id":"r","status":"succeeded"}}  | Ran
+                {"event":"workflow_finished","workflow_run_id":"r","data":{"id":"r","status":"failed"}}     | Ran
+                {"event":"workflow_paused","workflow_run_id":"r","data":{"status":"paused"}}                | Ran
+                {"event":"error","message":"x is required in input form","status":500}                      | Refused
+                {"event":"error","workflow_run_id":null,"code":"invalid_param","status":400,"message":"m"}  | Refused
+                """)
+        void itIsOverAtItsLastEventAndGivenUpThoughTheServerStays(String last, String kind) throws Exception {
+            try (var wire = new Wire(connection -> {
+                connection.request();
+                connection.startStream();
+                connection.chunk(Events.PING + "data: " + last + "\n\n");
+                connection.hold();
+            }); var client = client(wire.url())) {
+                var seen = run(client, attempt(STREAMING), heard);
+
+                assertEquals(kind, seen.getClass().getSimpleName());
+                assertTrue(wire.left.await(10, TimeUnit.SECONDS), "the connection is still held");
+            }
+        }
+
+        private static String another(String events) {
+            return events.replace(Events.RUN, "22222222-2222-4222-8222-222222222222");
+        }
+
+        private static String failed(String error) {
+            return Events.event("workflow_finished", Events.ended("failed", "null").replace("\"error\":null",
+                    "\"error\":\"" + error + "\""));
+        }
+
+        @Test
+        void theEndOfAnotherRunIsNoEndOfThisOne() throws IOException {
+            var cut = cut(seen(Events.started() + another(Events.finished("{\"a\":1}"))));
+
+            assertEquals(Symptom.CONTRADICTED, cut.symptom());
+            assertEquals(Optional.of(Events.REF), cut.run());
+            assertEquals(List.of(Events.REF), heard.runs());
+        }
+
+        @Test
+        void aStreamThatBreaksOffAfterAnEventOfAnotherRunIsOfTheFirst() throws IOException {
+            var cut = cut(seen(Events.started() + another(Events.nodeFinished("{}"))));
+
+            assertEquals(Optional.of(Events.REF), cut.run());
+        }
+
+        @Test
+        void twoEndsThatComeTogetherAreNone() throws IOException {
+            for (var ends : List.of(failed("boom") + Events.finished("{}"), Events.finished("{}") + failed("boom"),
+                    Events.finished("{\"a\":1}") + Events.nodeFinished("{}") + Events.finished("{\"a\":2}")))
+                assertEquals(Symptom.CONTRADICTED, cut(seen(Events.started() + ends)).symptom());
+        }
+
+        @Test
+        void theSameEndTwiceIsOne() throws IOException {
+            var ran = ranBy(Events.started() + Events.finished("{\"a\":1}") + Events.finished("{\"a\":1}"));
+
+            assertEquals("{\"a\":1}", outputs(ran));
+        }
+
+        @Test
+        void whatComesAMomentAfterAnErrorCounts() throws IOException {
+            var error = Events.json("data: {'event':'error','workflow_run_id':null,'code':'invalid_param','status':400,"
+                    + "'message':'No class mapping found'}\n\n");
+
+            var seen = refused(seen(LONG, connection -> {
+                connection.chunk(Events.PING + error);
+                connection.chunk(Events.started());
+                connection.chunk(failed("Workflow stream ended without a terminal event"));
+                connection.hold();
+            }));
+
+            assertEquals("No class mapping found", seen.message());
+            assertEquals("invalid_param", seen.code());
+            assertEquals(Optional.of(Events.REF), seen.run());
+        }
+
+        @Test
+        void theEndOfAStreamIsNotWaitedForAfterTheEndOfItsRun() throws IOException {
+            var half = Events.finished("{}").substring(0, 40);
+
+            var seen = seen(Duration.ofMinutes(10), connection -> {
+                connection.chunk(Events.started() + Events.finished("{\"a\":1}") + half);
+                connection.hold();
+            });
+
+            assertEquals("{\"a\":1}", outputs(ran(seen)));
+        }
+
+        @Test
+        void anErrorWithoutACodeKeepsItsMessageAndStatus() throws IOException {
+            var seen = seen(Events.PING
+                    + Events.json("data: {'event':'error','message':'x is required in input form','status':500}\n\n"));
+
+            assertEquals(Seen.Refused.event(500, "", "x is required in input form", Optional.empty()), seen);
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                events before the end, run is known
+                nothing,               false
+                a ping,                false
+                the start,             true
+                """)
+        void itsEndWithoutALastEventLeavesTheRunInDoubt(String before, boolean known) throws IOException {
+            var text = switch (before) {
+                case "nothing" -> "";
+                case "a ping" -> Events.PING;
+                default -> Events.PING + Events.started();
+            };
+
+            for (var end : List.<Wire.Script>of(Wire.Connection::endStream, Wire.Connection::reset,
+                    connection -> connection.say("fff\r\ndata: {\"event\":\"node_"), _ -> {})) {
+                heard = new Ears();
+                var cut = cut(seen(LONG, connection -> {
+                    if (!text.isEmpty()) connection.chunk(text);
+                    if (known) await(heard.first()); // a reset would take back what is not read yet
+                    end.serve(connection);
+                }));
+
+                // with no event, the headers may be lost with the connection
+                assertTrue(cut.symptom() == Symptom.CUT
+                        || !known && cut.symptom() == Symptom.NO_ANSWER, cut.toString());
+                assertEquals(known, cut.run().equals(Optional.of(Events.REF)));
+            }
+        }
+
+        @Test
+        void aCutInTheMiddleOfACharacterIsACut() throws IOException {
+            var finished = Events.finished("{\"answer\":\"あ\"}").getBytes(UTF_8);
+            int middle = new String(finished, StandardCharsets.ISO_8859_1).indexOf('\u00e3') + 1; // of three bytes
+
+            var cut = cut(seen(LONG, connection -> {
+                connection.chunk(Events.started());
+                connection.chunk(Arrays.copyOf(finished, middle));
+            }));
+
+            assertEquals(Symptom.CUT, cut.symptom());
+            assertEquals(Optional.of(Events.REF), cut.run());
+        }
+
+        @Test
+        void aLastEventThatIsCutIsNoEnd() throws IOException {
+            var finished = Events.finished("{\"answer\":\"x\"}");
+
+            for (int length : List.of(finished.indexOf(",\"error\""), finished.length() - 3, finished.length() - 4))
+                cut(seen(Events.started() + finished.substring(0, length)));
+        }
+
+        @Test
+        void silenceAfterTheFirstEventIsATimeOutOfAKnownRun() throws IOException {
+            var cut = cut(seen(SHORT, connection -> {
+                connection.chunk(Events.PING + Events.started());
+                connection.hold();
+            }));
+
+            assertEquals(Symptom.TIMED_OUT, cut.symptom());
+            assertEquals(Optional.of(Events.REF), cut.run());
+        }
+
+        @Test
+        void silenceBeforeTheFirstEventIsNoTimeOutOfTheRun() throws IOException {
+            var cut = cut(seen(SHORT, connection -> {
+                connection.chunk(Events.PING);
+                connection.hold();
+            }));
+
+            assertEquals(Symptom.SILENCE, cut.symptom());
+            assertEquals(Optional.empty(), cut.run());
+        }
+
+        @Test
+        void theTimeOfARunCountsFromItsFirstEvent() throws IOException {
+            try (var wire = new Wire(connection -> {
+                connection.request();
+                connection.startStream();
+                connection.chunk(Events.started());
+                connection.hold();
+            }); var client = client(access(wire.url()), SHORT, LONG)) {
+                long began = System.nanoTime();
+
+                var cut = cut(run(client, attempt(STREAMING), heard));
+
+                assertEquals(Symptom.TIMED_OUT, cut.symptom());
+                assertTrue(System.nanoTime() - began < LONG.toNanos(), "not for as long as a first event may take");
+            }
+        }
+
+        @Test
+        void noAnswerAtAllIsSilence() throws IOException {
+            try (var wire = new Wire(connection -> {
+                connection.request();
+                connection.hold();
+            }); var client = client(wire.url(), SHORT)) {
+                var cut = cut(run(client, attempt(STREAMING), heard));
+
+                assertEquals(Symptom.SILENCE, cut.symptom());
+            }
+        }
+
+        @Test
+        void linesOfMegabytesAreRead() throws IOException {
+            var text = "あ\\n".repeat(1_600_000);
+            var big = "{\"text\":\"" + text + "\"}"; // 8 MB in UTF-8
+
+            var ran = ranBy(Events.started() + Events.nodeFinished(big) + Events.finished(big));
+
+            assertEquals(JSON.readTree(big), json(ran.outputs()));
+        }
+
+        @Test
+        void bytesMayComeOneByOne() throws IOException {
+            var events = (Events.PING + Events.started() + Events.finished("{\"answer\":\"あ😀\"}")).getBytes(UTF_8);
+
+            var seen = seen(LONG, connection -> {
+                for (var one : events) connection.chunk(new byte[] {one});
+                connection.endStream();
+            });
+
+            assertEquals("{\"answer\":\"あ😀\"}", outputs(ran(seen)));
+        }
+
+        @Test
+        void aLostStartIsMadeUpForByAnyEvent() throws IOException {
+            var ran = ranBy(Events.PING + Events.nodeFinished("{\"id\":\"r1\"}") + Events.finished("{\"a\":1}"));
+
+            assertEquals(Events.REF, ran.ref());
+            assertEquals(List.of(ran.ref()), heard.runs());
+            assertEquals("{\"a\":1}", outputs(ran));
+        }
+
+        @Test
+        void unknownEventsAndFieldsArePassedOver() throws IOException {
+            var ran = ranBy(": a comment\n\nid: 7\nretry: 100\nevent: news\n\n"
+                    + Events.event("reasoning_chunk",
+                            Events.json("{'id':'x','status':'failed','outputs':{'no':1},'deep':[[{}]]}"))
+                    + Events.json("data: {'event':'tts_message','audio':'////'}\n\n")
+                    + "data: 17\n\ndata: {broken\n\ndata: \n\ndata: null\n\n"
+                    + Events.event("workflow_finished", Events.json("{'new':{'status':'failed'},'status':'succeeded',"
+                            + "'id':'%s','outputs':{'a':[1,{'b':2}]},'files':[]}", Events.RUN)));
+
+            assertEquals(RunStatus.SUCCEEDED, ran.status());
+            assertEquals("{\"a\":[1,{\"b\":2}]}", outputs(ran));
+            assertEquals(Events.REF, ran.ref());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"data event workflow_run_id task_id", "workflow_run_id task_id data event",
+            "task_id event data workflow_run_id"})
+        void theOrderOfKeysDoesNotMatter(String keys) throws IOException {
+            var node = Events.nodeFinished("{\"no\":1}").replace("null", "\"no\"");
+            var end = Events.event("workflow_finished",
+                    Events.json("{'status':'succeeded','id':'%s','outputs':{'a':1}}", Events.RUN));
+
+            var ran = ranBy(ordered(keys, node) + ordered(keys, end));
+
+            assertEquals(List.of(Events.REF), heard.runs());
+            assertEquals(Events.REF, ran.ref());
+            assertEquals(RunStatus.SUCCEEDED, ran.status());
+            assertEquals("{\"a\":1}", outputs(ran));
+            assertEquals("", ran.error());
+            assertEquals(0, ran.usage().tokens());
+        }
+
+        private static String ordered(String keys, String event) throws IOException {
+            var tree = JSON.readTree(event.substring(6));
+            var ordered = JSON.createObjectNode();
+            for (var key : keys.split(" ")) ordered.set(key, tree.get(key));
+            return "data: " + ordered + "\n\n";
+        }
+
+        @Test
+        void aNodeThatFailedIsNoFailedRun() throws IOException {
+            var ran = ranBy(Events.event("node_finished",
+                            Events.json("{'id':'e','status':'failed','error':'boom','outputs':{'no':1}}"))
+                    + Events.event("workflow_finished", "{\"status\":\"partial-succeeded\"}"));
+
+            assertEquals(RunStatus.PARTIAL, ran.status());
+            assertEquals("", ran.error());
+            assertEquals("{}", outputs(ran));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"data:%s\r\n\r\n", "event: message\ndata: %s\nid: 1\n\n", "\n\n\ndata: %s\n\n"})
+        void theFramingMayBeAnyThatTheStandardAllows(String frame) throws IOException {
+            var json = Events.finished("{\"a\":\"b\"}").substring(6).strip();
+
+            assertEquals("{\"a\":\"b\"}", outputs(ranBy(frame.formatted(json))));
+        }
+
+        @Test
+        void anEventOverSeveralLinesIsOneEvent() throws IOException {
+            var json = Events.finished("{\"a\":\"b\"}").substring(6).strip();
+            int comma = json.indexOf(",\"data\"") + 1;
+
+            var ran = ranBy("data: " + json.substring(0, comma) + "\ndata: " + json.substring(comma) + "\n\n");
+
+            assertEquals("{\"a\":\"b\"}", outputs(ran));
+        }
+
+        @Test
+        void thePricesOfItsNodesAreSummedUp() throws IOException {
+            var llm = "{\"id\":\"e\",\"node_id\":\"n\",\"status\":\"succeeded\",\"execution_metadata\":"
+                    + "{\"total_tokens\":10,\"total_price\":\"0.0000015\",\"currency\":\"USD\"}}";
+
+            var usage = ranBy(Events.started() + Events.event("node_finished", llm) + Events.event("node_finished", llm)
+                    + Events.finished("{}")).usage();
+
+            assertEquals(new BigDecimal("0.0000030"), usage.price().orElseThrow());
+            assertEquals("USD", usage.currency());
+            assertEquals(7, usage.tokens());
+        }
+
+        @Test
+        void anAnswerInOnePieceIsTakenToo() throws IOException {
+            try (var wire = new Wire(connection -> {
+                connection.request();
+                connection.answer(Events.blocking("{\"a\":1}"));
+            }); var client = client(wire.url())) {
+                var seen = run(client, attempt(STREAMING), heard);
+
+                assertEquals("{\"a\":1}", outputs(ran(seen)));
+            }
+        }
+    }
+}
