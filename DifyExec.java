@@ -276,7 +276,7 @@ final class DifyExec implements Runnable {
             if (html != null) throw new Unusable("--html: the report is of one batch; 'merge' makes it of its shards");
             var out = spec.commandLine().getOut();
             if (input == null) return tell(ShardsView.of(shards, Optional.empty()), out);
-            try (var source = Source.of(input)) {
+            try (var source = Csv.Source.of(input)) {
                 shards.files().forEach(files -> files.refuse(source.path()));
                 return tell(ShardsView.of(shards, Optional.of(shape.open(source.path()))), out);
             }
@@ -499,7 +499,7 @@ final class DifyExec implements Runnable {
         public Integer call() throws Exception {
             setup.check(demo.version);
             var part = rows.shard(setup.env);
-            try (var source = Source.of(input.csv)) {
+            try (var source = Csv.Source.of(input.csv)) {
                 var csv = setup.open(source, input.csv).with(part);
                 try (var dify = setup.connect(demo.version, csv.columns(), 1, setup.err())) {
                     var index = new Index();
@@ -590,7 +590,7 @@ final class DifyExec implements Runnable {
         }
 
         private Csv open(Path csv) {
-            try (var source = Source.of(csv)) {
+            try (var source = Csv.Source.of(csv)) {
                 if (source.temporary()) throw new Unusable(csv + ": the shell reads its CSV again and again"
                         + "\nhint: save it as a regular file first");
                 return setup.open(source, csv);
@@ -625,7 +625,7 @@ final class DifyExec implements Runnable {
             }
 
             boolean isCsvUnchanged() {
-                return csvStamps.equals(stampsOf(batch.csv().stream().map(csv -> csv.path)));
+                return csvStamps.equals(stampsOf(batch.csv().stream().map(csv -> csv.file.path)));
             }
 
             /// A file whose stamp is the same has not been written in between.
@@ -711,7 +711,7 @@ final class DifyExec implements Runnable {
         }
 
         private Optional<Path> csvPath() {
-            return opened.flatMap(now -> now.batch().csv()).map(csv -> csv.path);
+            return opened.flatMap(now -> now.batch().csv()).map(csv -> csv.file.path);
         }
 
         /// Where the batch stands, read again once its files were written.
@@ -807,7 +807,7 @@ final class DifyExec implements Runnable {
             var said = new StringWriter();
             var err = new PrintWriter(said);
             try (var server = dify.open(csv.columns(), err)) {
-                var form = server.form(server.greet(""), csv, csv.path);
+                var form = server.form(server.greet(""), csv, csv.file.path);
                 return new KnownForm(form, said.toString().strip());
             } catch (Unusable problem) {
                 return new KnownForm(Form.ofText(), problem.getMessage());
@@ -1321,7 +1321,7 @@ final class DifyExec implements Runnable {
             Draft.refuse(file, desk.files(), Optional.empty(), _ -> force);
             CsvFile.write(csv, desk.batch().index(), desk.edits(), file);
             var edits = desk.edits().count();
-            if (open) desk.open(Optional.of(csv.path), desk.files().results(), false);
+            if (open) desk.open(Optional.of(csv.file.path), desk.files().results(), false);
             out().println("Saved " + Plain.count(desk.batch().index().rows(), "row") + " to "
                     + Plain.text(file.toString(), 200) + ", with " + edits + ".");
             return OK;
@@ -1399,7 +1399,7 @@ final class DifyExec implements Runnable {
 
         private int run(Greeting.Met server, int entry, boolean force) throws IOException, InterruptedException {
             var csv = batch.csv().orElseThrow();
-            var form = dify.form(server, csv, csv.path);
+            var form = dify.form(server, csv, csv.file.path);
             var wanted = batch.forTry(entry, dify.timeout(), force);
             Desk.check(form, batch.rows(row -> row == entry).next(), csv.columns());
             var view = new TryView(out);
@@ -1412,7 +1412,7 @@ final class DifyExec implements Runnable {
         }
 
         private Typed typed() {
-            var csv = Typed.ofInput(batch.csv().orElseThrow().path);
+            var csv = Typed.ofInput(batch.csv().orElseThrow().file.path);
             return csv.and(dify.setup().next().typed()).and(batch.typed());
         }
 
@@ -1552,7 +1552,7 @@ final class DifyExec implements Runnable {
     record RowView(Desk desk, Endings endings, int entry, boolean full, PrintWriter out) {
         void all() throws IOException {
             var index = desk.batch().index();
-            var csv = desk.batch().csv().map(file -> Plain.text(file.path.toString(), 200));
+            var csv = desk.batch().csv().map(open -> Plain.text(open.file.path.toString(), 200));
             out.println("Row " + Plain.id(id()) + ": " + index.standing(entry).word()
                     + csv.map(file -> ", line " + index.line(entry) + " of " + file).orElse(""));
             if (csv.isPresent()) inputs(desk.row(id()));
@@ -1666,9 +1666,9 @@ final class DifyExec implements Runnable {
     static final class CsvFile {
         static void write(Csv csv, Index index, Edits edits, Path to) {
             edits.ids().forEach(id -> edits.of(id).forEach((column, edit) ->
-                    unwritable(edit.after(), csv.charset).ifPresent(character -> {
+                    unwritable(edit.after(), csv.file.charset).ifPresent(character -> {
                         throw new Unusable(to + ": row " + Plain.id(id) + ", column " + Plain.quoted(column)
-                                + ": the edit has a character that " + csv.charset + " cannot write ("
+                                + ": the edit has a character that " + csv.file.charset + " cannot write ("
                                 + Plain.quoted(character) + ")\nhint: set it without");
                     })));
             Draft.write(to, out -> write(csv, index, edits, out));
@@ -1682,7 +1682,7 @@ final class DifyExec implements Runnable {
         private static void write(Csv csv, Index index, Edits edits, OutputStream to) throws IOException {
             var first = firstLine(csv);
             boolean isDelimiterNamed = csv.header().isDelimiterNamed();
-            var text = new OutputStreamWriter(to, csv.charset.newEncoder());
+            var text = new OutputStreamWriter(to, csv.file.charset.newEncoder());
             if (isDelimiterNamed) text.write(first);
             try (var out = new CellWriter(text, csv.header().delimiter(),
                     !isDelimiterNamed && first.startsWith("\uFEFF"), first.endsWith("\r\n") ? "\r\n" : "\n")) {
@@ -1694,7 +1694,7 @@ final class DifyExec implements Runnable {
 
         /// With its mark and its end.
         private static String firstLine(Csv csv) throws IOException {
-            try (var in = new BufferedReader(new InputStreamReader(Files.newInputStream(csv.path), csv.charset))) {
+            try (var in = new BufferedReader(csv.file.reader())) {
                 var line = new StringBuilder();
                 for (int c = in.read(); c >= 0; c = c == '\n' ? -1 : in.read()) line.append((char) c);
                 return line.toString();
@@ -2306,7 +2306,7 @@ final class DifyExec implements Runnable {
         }
 
         /// @param input the CSV as it was named: edits are kept under that
-        Csv open(Source source, Path input) {
+        Csv open(Csv.Source source, Path input) {
             return shape.open(source.path()).with(edits.apply(input));
         }
 
@@ -8197,7 +8197,7 @@ final class DifyExec implements Runnable {
                         + Plain.count(lost, "result") + " in it\nhint: 'run --rebuild' fetches "
                         + (lost == 1 ? "it" : "them") + " from Dify by run id");
             if (none && strangers > 0)
-                throw new Unusable(csv.orElseThrow().path + ": none of its " + Plain.count(index.rows(), "id")
+                throw new Unusable(csv.orElseThrow().file.path + ": none of its " + Plain.count(index.rows(), "id")
                         + " is in " + files.results() + ", which has " + Plain.count(strangers, "other")
                         + " (first: " + Plain.id(index.id(index.rows())) + "): these files do not belong together"
                         + "\nhint: name the CSV of this batch, or another -o");
@@ -9338,8 +9338,8 @@ final class DifyExec implements Runnable {
         }
 
         /// The input, which is none of these files.
-        Source open(Path input) {
-            var source = Source.of(input);
+        Csv.Source open(Path input) {
+            var source = Csv.Source.of(input);
             refuse(source.path());
             return source;
         }
@@ -10640,36 +10640,6 @@ final class DifyExec implements Runnable {
 
     // ── Input ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The input as a regular file: anything else (`-`, a pipe) is spooled to a temporary one first.
-    record Source(Path path, boolean temporary) implements AutoCloseable {
-        static Source of(Path input) {
-            try {
-                if (!input.toString().equals("-")) {
-                    refuseNoFile(input);
-                    if (!Files.isReadable(input)) throw new Unusable(input + ": may not be read");
-                    if (Files.isRegularFile(input)) return new Source(input, false);
-                }
-                var spool = Files.createTempFile("difyexec", ".csv");
-                try (var in = input.toString().equals("-") ? System.in : Files.newInputStream(input)) {
-                    Files.copy(in, spool, StandardCopyOption.REPLACE_EXISTING);
-                }
-                return new Source(spool, true);
-            } catch (IOException problem) {
-                throw new Unusable(input + ": " + Plain.of(problem));
-            }
-        }
-
-        static void refuseNoFile(Path path) {
-            if (!Files.exists(path)) throw new Unusable(path + ": no such file");
-            if (Files.isDirectory(path)) throw new Unusable(path + ": a folder, not a CSV file");
-        }
-
-        @Override
-        public void close() throws IOException {
-            if (temporary) Files.deleteIfExists(path);
-        }
-    }
-
     /// One part of `count` of a batch, numbered from 1: its rows are those whose id's SHA-256 (of its UTF-8) says so by
     /// its first eight bytes, as a number without sign, modulo `count`. So a row stays where it is when others come.
     record Shard(int index, int count) {
@@ -10733,70 +10703,73 @@ final class DifyExec implements Runnable {
         public String toString() {
             return index + "/" + count;
         }
-    }
 
-    /// What starts the same process many times tells each which one it is, by these variables.
-    enum ArrayEngine {
-        KUBERNETES("JOB_COMPLETION_INDEX", "", 0),
-        SLURM("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", 1),
-        AWS_BATCH("AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE", 0),
-        CLOUD_RUN("CLOUD_RUN_TASK_INDEX", "CLOUD_RUN_TASK_COUNT", 0),
-        GITLAB("CI_NODE_INDEX", "CI_NODE_TOTAL", 1);
+        /// What starts the same process many times tells each which one it is, by these variables.
+        enum ArrayEngine {
+            KUBERNETES("JOB_COMPLETION_INDEX", "", 0),
+            SLURM("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", 1),
+            AWS_BATCH("AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE", 0),
+            CLOUD_RUN("CLOUD_RUN_TASK_INDEX", "CLOUD_RUN_TASK_COUNT", 0),
+            GITLAB("CI_NODE_INDEX", "CI_NODE_TOTAL", 1);
 
-        private final String index, count;
-        private final int first;
+            private final String index, count;
+            private final int first;
 
-        /// @param count empty: it tells none
-        /// @param first the number of its first task
-        ArrayEngine(String index, String count, int first) {
-            this.index = index;
-            this.count = count;
-            this.first = first;
-        }
+            /// @param count empty: it tells none
+            /// @param first the number of its first task
+            ArrayEngine(String index, String count, int first) {
+                this.index = index;
+                this.count = count;
+                this.first = first;
+            }
 
-        /// @param typed how many shards there are; 0: as the engine tells
-        static Shard shard(Env env, int typed) {
-            var met = Stream.of(values()).filter(engine -> env.setting(engine.index).isPresent()).toList();
-            var names = (met.isEmpty() ? Stream.of(values()) : met.stream()).map(engine -> engine.index)
-                    .collect(joining(", "));
-            if (met.isEmpty()) throw new IllegalArgumentException("no array job tells which part this is (none of "
-                    + names + " is set)");
-            if (met.size() > 1) throw new IllegalArgumentException("several engines tell which part this is (" + names
-                    + "); type I/N");
-            return met.getFirst().told(env, typed);
-        }
+            /// @param typed how many shards there are; 0: as the engine tells
+            static Shard shard(Env env, int typed) {
+                var met = Stream.of(values()).filter(engine -> env.setting(engine.index).isPresent()).toList();
+                var names = (met.isEmpty() ? Stream.of(values()) : met.stream()).map(engine -> engine.index)
+                        .collect(joining(", "));
+                if (met.isEmpty())
+                    throw new IllegalArgumentException("no array job tells which part this is (none of " + names
+                            + " is set)");
+                if (met.size() > 1)
+                    throw new IllegalArgumentException("several engines tell which part this is (" + names
+                            + "); type I/N");
+                return met.getFirst().told(env, typed);
+            }
 
-        private Shard told(Env env, int typed) {
-            int told = env.setting(count).isPresent() ? number(env, count) : typed;
-            if (told == 0) throw new IllegalArgumentException(index + " is set without "
-                    + (count.isEmpty() ? "a number of shards" : count) + "; type auto/N");
-            if (typed != 0 && told != typed)
-                throw new IllegalArgumentException(count + " is " + told + ", not " + typed);
-            int task = number(env, index) - first(env) + 1;
-            if (task < 1 || task > told) throw new IllegalArgumentException(index + " is " + number(env, index)
-                    + ", which is none of " + told + " tasks from " + first(env) + " on");
-            return new Shard(task, told);
-        }
+            private Shard told(Env env, int typed) {
+                int told = env.setting(count).isPresent() ? number(env, count) : typed;
+                if (told == 0) throw new IllegalArgumentException(index + " is set without "
+                        + (count.isEmpty() ? "a number of shards" : count) + "; type auto/N");
+                if (typed != 0 && told != typed)
+                    throw new IllegalArgumentException(count + " is " + told + ", not " + typed);
+                int task = number(env, index) - first(env) + 1;
+                if (task < 1 || task > told) throw new IllegalArgumentException(index + " is " + number(env, index)
+                        + ", which is none of " + told + " tasks from " + first(env) + " on");
+                return new Shard(task, told);
+            }
 
-        private int first(Env env) {
-            if (this != SLURM) return first;
-            if (env.setting("SLURM_ARRAY_TASK_STEP").isPresent() && number(env, "SLURM_ARRAY_TASK_STEP") != 1)
-                throw new IllegalArgumentException("SLURM_ARRAY_TASK_STEP is " + number(env, "SLURM_ARRAY_TASK_STEP")
-                        + "; number the tasks without gaps, as in --array=1-8");
-            return env.setting("SLURM_ARRAY_TASK_MIN").isPresent() ? number(env, "SLURM_ARRAY_TASK_MIN") : first;
-        }
+            private int first(Env env) {
+                if (this != SLURM) return first;
+                if (env.setting("SLURM_ARRAY_TASK_STEP").isPresent() && number(env, "SLURM_ARRAY_TASK_STEP") != 1)
+                    throw new IllegalArgumentException("SLURM_ARRAY_TASK_STEP is "
+                            + number(env, "SLURM_ARRAY_TASK_STEP")
+                            + "; number the tasks without gaps, as in --array=1-8");
+                return env.setting("SLURM_ARRAY_TASK_MIN").isPresent() ? number(env, "SLURM_ARRAY_TASK_MIN") : first;
+            }
 
-        private static int number(Env env, String name) {
-            var text = env.get(name).strip();
-            if (text.matches("\\d{1,5}")) return Integer.parseInt(text);
-            throw new IllegalArgumentException(name + "=" + Plain.text(text, 40) + " is not a whole number");
+            private static int number(Env env, String name) {
+                var text = env.get(name).strip();
+                if (text.matches("\\d{1,5}")) return Integer.parseInt(text);
+                throw new IllegalArgumentException(name + "=" + Plain.text(text, 40) + " is not a whole number");
+            }
         }
     }
 
     /// A CSV file (RFC 4180), read as a stream, again and again. Opening it reads the header; [#check] all of it.
     ///
     /// @param shard whose rows alone are handed out; empty: all are
-    record Csv(Path path, long size, Charset charset, Header header, int idColumn, UnaryOperator<Row> edits,
+    record Csv(TextFile file, long size, Header header, int idColumn, UnaryOperator<Row> edits,
             Optional<Shard> shard) {
         private static final int SHOWN = 20;
 
@@ -10806,16 +10779,14 @@ final class DifyExec implements Runnable {
         static Csv open(Path path, String idColumn, Optional<Charset> encoding, Optional<Character> delimiter) {
             Source.refuseNoFile(path);
             try {
-                var charset = encoding.isPresent() ? encoding.get() : charset(path);
-                NoCsv.refuse(path, encoding.isPresent() || charset != UTF_8);
-                var header = Header.of(path, charset, delimiter);
+                var file = TextFile.of(path, encoding);
+                var header = Header.of(file, delimiter);
                 var columns = header.columns();
                 int id = idColumn == null ? 0 : columns.indexOf(idColumn);
                 var problems = problems(columns, id, idColumn);
                 if (!problems.isEmpty())
                     throw new Unusable(path + ", line " + header.line() + ": " + String.join("; ", problems));
-                return new Csv(path, Files.size(path), charset, header, id, UnaryOperator.identity(),
-                        Optional.empty());
+                return new Csv(file, Files.size(path), header, id, UnaryOperator.identity(), Optional.empty());
             } catch (IOException problem) {
                 throw new Unusable(path + ": " + Plain.of(problem));
             }
@@ -10837,12 +10808,12 @@ final class DifyExec implements Runnable {
 
         /// The same file, its rows edited as they are read.
         Csv with(UnaryOperator<Row> edits) {
-            return new Csv(path, size, charset, header, idColumn, edits, shard);
+            return new Csv(file, size, header, idColumn, edits, shard);
         }
 
         /// The same file, as if it had the rows of the shard alone.
         Csv with(Optional<Shard> shard) {
-            return new Csv(path, size, charset, header, idColumn, edits, shard);
+            return new Csv(file, size, header, idColumn, edits, shard);
         }
 
         /// Those that have a name.
@@ -10877,9 +10848,9 @@ final class DifyExec implements Runnable {
                 index.passOver(rows.ofOtherShards);
             }
             if (count == 0 && index.size() == 0 && index.ofOtherShards() == 0)
-                throw new Unusable(path + ": a header, but no rows");
+                throw new Unusable(file.path + ": a header, but no rows");
             if (count == 0) return;
-            throw new Unusable(path + ": " + Plain.count(count, "problem") + ", nothing was sent\n  "
+            throw new Unusable(file.path + ": " + Plain.count(count, "problem") + ", nothing was sent\n  "
                     + String.join("\n  ", problems)
                     + (count > SHOWN ? "\n  … and " + (count - SHOWN) + " more" : ""));
         }
@@ -10980,13 +10951,13 @@ final class DifyExec implements Runnable {
         }
 
         private Unusable changed(long line) {
-            return new Unusable(path + ", line " + line + ": the file was changed while it was in use"
+            return new Unusable(file.path + ", line " + line + ": the file was changed while it was in use"
                     + (isShorter() ? ", it was cut short" : ""));
         }
 
         private boolean isShorter() {
             try {
-                return Files.size(path) < size;
+                return Files.size(file.path) < size;
             } catch (IOException _) {
                 return false; // it is gone, which is another change
             }
@@ -11010,8 +10981,8 @@ final class DifyExec implements Runnable {
             /// @param gaps where it is noted what is passed over
             Cursor(Gaps gaps) {
                 this.gaps = gaps;
-                records = Header.records(path, charset, header.delimiter(), header.isDelimiterNamed());
-                if (record() == null) throw new Unusable(path + ": empty"); // the header
+                records = Header.records(file, header.delimiter(), header.isDelimiterNamed());
+                if (record() == null) throw new Unusable(file.path + ": empty"); // the header
             }
 
             /// The next row's cells, those of columns without a name, too, and the id stripped; null at the end. What
@@ -11036,7 +11007,7 @@ final class DifyExec implements Runnable {
                     if (cells != null && idPlace < cells.size()) cells.set(idPlace, cells.get(idPlace).strip());
                     return cells;
                 } catch (IOException problem) {
-                    throw unreadable(path, charset, problem, records.line());
+                    throw file.unreadable(problem, records.line());
                 }
             }
 
@@ -11059,26 +11030,249 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private static Charset charset(Path path) throws IOException {
-            try (var in = Files.newInputStream(path)) {
-                return switch (HexFormat.of().formatHex(in.readNBytes(2))) {
-                    case "fffe" -> StandardCharsets.UTF_16LE;
-                    case "feff" -> StandardCharsets.UTF_16BE;
-                    default -> UTF_8;
-                };
+        /// The input as a regular file: anything else (`-`, a pipe) is spooled to a temporary one first.
+        record Source(Path path, boolean temporary) implements AutoCloseable {
+            static Source of(Path input) {
+                try {
+                    if (!input.toString().equals("-")) {
+                        refuseNoFile(input);
+                        if (!Files.isReadable(input)) throw new Unusable(input + ": may not be read");
+                        if (Files.isRegularFile(input)) return new Source(input, false);
+                    }
+                    var spool = Files.createTempFile("difyexec", ".csv");
+                    try (var in = input.toString().equals("-") ? System.in : Files.newInputStream(input)) {
+                        Files.copy(in, spool, StandardCopyOption.REPLACE_EXISTING);
+                    }
+                    return new Source(spool, true);
+                } catch (IOException problem) {
+                    throw new Unusable(input + ": " + Plain.of(problem));
+                }
+            }
+
+            static void refuseNoFile(Path path) {
+                if (!Files.exists(path)) throw new Unusable(path + ": no such file");
+                if (Files.isDirectory(path)) throw new Unusable(path + ": a folder, not a CSV file");
+            }
+
+            @Override
+            public void close() throws IOException {
+                if (temporary) Files.deleteIfExists(path);
             }
         }
 
-        private static Unusable unreadable(Path path, Charset charset, IOException problem, long line) {
-            if (problem instanceof CharacterCodingException)
-                return new Unusable(path + ", line " + badLine(path, charset) + ": not " + charset
-                        + Guess.of(path).map(likely -> "; it looks like " + likely).orElse("")
-                        + "\nhint: name the encoding with --encoding, or save the file as UTF-8");
-            return new Unusable(path + ", line " + line + ": " + Plain.of(problem));
+        /// What is passed over in a CSV, for it holds nothing: rows of empty cells, and blank lines between rows.
+        static final class Gaps {
+            final Gap rows = new Gap(), lines = new Gap();
+
+            /// How often, and in which line first.
+            static final class Gap {
+                private long count = 0, first = 0;
+
+                void add(long count, long line) {
+                    if (this.count == 0) first = line;
+                    this.count += count;
+                }
+
+                /// `2 blank lines are passed over (first: line 7)`
+                Optional<String> note(String one, String many) {
+                    return count == 0 ? Optional.empty()
+                            : Optional.of(Plain.count(count, one, many) + " passed over (first: line " + first + ")");
+                }
+            }
+
+            static boolean isEmpty(List<String> cells) {
+                for (var cell : cells) if (!cell.isBlank()) return false;
+                return true;
+            }
+        }
+
+        /// How a CSV is laid out: what parts its cells, and which columns have a name.
+        ///
+        /// @param isDelimiterNamed whether a line `sep=;` stands first, as Excel writes and reads it
+        /// @param line             where the names stand
+        /// @param columns          the names
+        /// @param places           where in a row the named columns stand, from 0
+        /// @param unnamed          where the others do
+        record Header(char delimiter, boolean isDelimiterNamed, long line, List<String> columns,
+                List<Integer> places, List<Integer> unnamed) {
+            private static final Pattern SEP = Pattern.compile("sep=(.)", Pattern.CASE_INSENSITIVE);
+
+            private static Header of(char delimiter, boolean isDelimiterNamed, long line, List<String> cells) {
+                var columns = new ArrayList<String>();
+                var places = new ArrayList<Integer>();
+                var unnamed = new ArrayList<Integer>();
+                for (int place = 0; place < cells.size(); place++) {
+                    var name = cells.get(place).strip();
+                    (name.isEmpty() ? unnamed : places).add(place);
+                    if (!name.isEmpty()) columns.add(name);
+                }
+                return new Header(delimiter, isDelimiterNamed, line, List.copyOf(columns), List.copyOf(places),
+                        List.copyOf(unnamed));
+            }
+
+            /// By the delimiter that is given or named, or else by the one that gives most columns: a comma unless `;`
+            /// or a tab gives more. One that the quotes contradict is none: behind `"id"` there is no text.
+            static Header of(TextFile file, Optional<Character> given) {
+                var named = named(file);
+                Header best = null;
+                IOException fault = null;
+                for (char delimiter : given.or(() -> named).map(List::of).orElse(List.of(',', ';', '\t'))) {
+                    try (var records = records(file, delimiter, named.isPresent())) {
+                        var cells = records.next();
+                        while (cells != null && Gaps.isEmpty(cells)) cells = records.next();
+                        if (cells == null) throw new Unusable(file.path + ": empty, not even a header");
+                        var header = of(delimiter, named.isPresent(), records.line(), cells);
+                        if (best == null || header.width() > best.width()) best = header;
+                    } catch (IOException problem) {
+                        if (fault == null) fault = problem;
+                    }
+                }
+                if (best == null) throw file.unreadable(fault, 1);
+                return best;
+            }
+
+            /// What the first line says that parts the cells, where it says so.
+            private static Optional<Character> named(TextFile file) {
+                char none = '\0';
+                try (var records = records(file, none, false)) {
+                    var line = records.next();
+                    if (line == null) return Optional.empty();
+                    var sep = SEP.matcher(String.join("", line));
+                    return sep.matches() ? Optional.of(sep.group(1).charAt(0)) : Optional.empty();
+                } catch (IOException _) {
+                    return Optional.empty(); // more than that line; it is told where it is read as a header
+                }
+            }
+
+            /// The file from its start, behind its mark.
+            ///
+            /// @param behindFirst whether the first line is passed over, too
+            static Records records(TextFile file, char delimiter, boolean behindFirst) {
+                try {
+                    var records = new Records(file.reader(), delimiter);
+                    records.pass('\uFEFF');
+                    if (behindFirst) records.next();
+                    return records;
+                } catch (IOException problem) {
+                    throw file.unreadable(problem, 1);
+                }
+            }
+
+            int width() {
+                return places.size() + unnamed.size();
+            }
+
+            /// Whether a row has a cell for each column. At its end those without a name may be missing: so Excel
+            /// saves.
+            boolean fits(List<String> cells) {
+                return places.getLast() < cells.size() && cells.size() <= width();
+            }
+
+            boolean isFilled(List<String> cells, int place) {
+                return place < cells.size() && !cells.get(place).isBlank();
+            }
+
+            /// The cells of the columns that have a name.
+            List<String> named(List<String> cells) {
+                return unnamed.isEmpty() ? cells : places.stream().map(cells::get).toList();
+            }
+
+            List<String> notes() {
+                var notes = new ArrayList<String>();
+                if (isDelimiterNamed) notes.add("line 1, \"sep=\", is taken as naming what parts the cells");
+                if (!unnamed.isEmpty())
+                    notes.add(Plain.count(unnamed.size(), "column without a name is", "columns without a name are")
+                            + " left out, as no row has anything there (first: column " + (unnamed.getFirst() + 1)
+                            + ")");
+                return notes;
+            }
+        }
+    }
+
+    /// A file of text in an encoding. What is none, by its first bytes, is refused with what to click in the programs
+    /// that open it.
+    record TextFile(Path path, Charset charset) {
+        private static final String EXCEL = "Excel: File > Save As, \"CSV UTF-8 (Comma delimited)\"",
+                NUMBERS = "Numbers: File > Export To > CSV, under Advanced Options \"Unicode (UTF-8)\"",
+                LIBRE_OFFICE = "LibreOffice: File > Save As, \"Text CSV\", then the character set \"Unicode (UTF-8)\"";
+        private static final String[] ANY = {EXCEL, NUMBERS, LIBRE_OFFICE};
+        /// Those that a file which is not UTF-8 may be in.
+        private static final List<String> USUAL = List.of("Shift_JIS", "EUC-JP", "GB18030", "Big5", "EUC-KR",
+                "windows-1252", "windows-1251");
+
+        /// @param given else the encoding is found by a byte order mark
+        static TextFile of(Path path, Optional<Charset> given) throws IOException {
+            var start = start(path, 1 << 16);
+            var magic = HexFormat.of().formatHex(start, 0, Math.min(8, start.length));
+            if (magic.startsWith("504b0304")) throw zipped(path);
+            if (magic.equals("d0cf11e0a1b11ae1")) throw workbook(path, "an Excel workbook (.xls)", ANY);
+            if (given.isPresent()) return new TextFile(path, given.get());
+            if (magic.startsWith("fffe")) return new TextFile(path, StandardCharsets.UTF_16LE);
+            if (magic.startsWith("feff")) return new TextFile(path, StandardCharsets.UTF_16BE);
+            var unmarked = unmarked(start);
+            if (unmarked.isPresent())
+                throw refused(path, unmarked.get() + " without its byte order mark. Add --encoding " + unmarked.get()
+                        + ", or save it as UTF-8", ANY);
+            return new TextFile(path, UTF_8);
+        }
+
+        private static byte[] start(Path path, int most) throws IOException {
+            try (var in = Files.newInputStream(path)) {
+                return in.readNBytes(most);
+            }
+        }
+
+        private static Unusable zipped(Path path) {
+            try (var zip = new ZipFile(path.toFile())) {
+                var names = zip.stream().map(ZipEntry::getName).toList();
+                if (names.stream().anyMatch(name -> name.startsWith("xl/")))
+                    return workbook(path, "an Excel workbook (.xlsx)", ANY);
+                if (names.stream().anyMatch(name -> name.startsWith("Index/") || name.equals("Index.zip")))
+                    return workbook(path, "a Numbers spreadsheet (.numbers)", NUMBERS);
+                if (names.contains("content.xml"))
+                    return workbook(path, "an OpenDocument spreadsheet (.ods)", LIBRE_OFFICE, EXCEL);
+            } catch (IOException _) {
+                // cut short, or of another make
+            }
+            return refused(path, "a zip archive, not a CSV. If a spreadsheet program wrote it, save it as one there",
+                    ANY);
+        }
+
+        private static Unusable workbook(Path path, String what, String... clicks) {
+            return refused(path, what + ", not a CSV. Save it as one", clicks);
+        }
+
+        private static Unusable refused(Path path, String what, String... clicks) {
+            return new Unusable(path + ": " + what + ":\n  " + String.join("\n  ", clicks));
+        }
+
+        /// UTF-16 shows in the first line: every second byte of its delimiters and Latin letters is 0.
+        private static Optional<Charset> unmarked(byte[] start) {
+            long[] zeros = new long[2];
+            for (int i = 0; i < start.length && start[i] != '\n' && start[i] != '\r'; i++)
+                if (start[i] == 0) zeros[i % 2]++;
+            if (zeros[0] == 0 && zeros[1] > 0) return Optional.of(StandardCharsets.UTF_16LE);
+            return zeros[0] > 0 && zeros[1] == 0 ? Optional.of(StandardCharsets.UTF_16BE) : Optional.empty();
+        }
+
+        /// From the start, with its mark. What the encoding does not allow is an error.
+        Reader reader() throws IOException {
+            return new InputStreamReader(Files.newInputStream(path), charset.newDecoder()
+                    .onMalformedInput(CodingErrorAction.REPORT).onUnmappableCharacter(CodingErrorAction.REPORT));
+        }
+
+        /// @param line where reading met the problem, if it is not one of the encoding
+        Unusable unreadable(IOException problem, long line) {
+            if (!(problem instanceof CharacterCodingException))
+                return new Unusable(path + ", line " + line + ": " + Plain.of(problem));
+            var likely = likely();
+            return new Unusable(path + ", line " + badLine() + ": not " + charset
+                    + (likely.isEmpty() ? "" : "; it looks like " + likely)
+                    + "\nhint: name the encoding with --encoding, or save the file as UTF-8");
         }
 
         /// The line of the first byte that the charset does not allow: there the decoder puts a character of no text.
-        private static long badLine(Path path, Charset charset) {
+        private long badLine() {
             char mark = '\uFFFE';
             var decoder = charset.newDecoder().onMalformedInput(CodingErrorAction.REPLACE)
                     .onUnmappableCharacter(CodingErrorAction.REPLACE).replaceWith(String.valueOf(mark));
@@ -11090,191 +11284,51 @@ final class DifyExec implements Runnable {
                 return 1; // it is gone since
             }
         }
-    }
 
-    /// How a CSV is laid out: what parts its cells, and which columns have a name.
-    ///
-    /// @param isDelimiterNamed whether a line `sep=;` stands first, as Excel writes and reads it
-    /// @param line             where the names stand
-    /// @param columns          the names
-    /// @param places           where in a row the named columns stand, from 0
-    /// @param unnamed          where the others do
-    record Header(char delimiter, boolean isDelimiterNamed, long line, List<String> columns,
-            List<Integer> places, List<Integer> unnamed) {
-        private static final Pattern SEP = Pattern.compile("sep=(.)", Pattern.CASE_INSENSITIVE);
-
-        private static Header of(char delimiter, boolean isDelimiterNamed, long line, List<String> cells) {
-            var columns = new ArrayList<String>();
-            var places = new ArrayList<Integer>();
-            var unnamed = new ArrayList<Integer>();
-            for (int place = 0; place < cells.size(); place++) {
-                var name = cells.get(place).strip();
-                (name.isEmpty() ? unnamed : places).add(place);
-                if (!name.isEmpty()) columns.add(name);
-            }
-            return new Header(delimiter, isDelimiterNamed, line, List.copyOf(columns), List.copyOf(places),
-                    List.copyOf(unnamed));
-        }
-
-        /// By the delimiter that is given or named, or else by the one that gives most columns: a comma unless `;` or a
-        /// tab gives more. One that the quotes contradict is none: behind `"id"` there is no text.
-        static Header of(Path path, Charset charset, Optional<Character> given) {
-            var named = named(path, charset);
-            Header best = null;
-            IOException fault = null;
-            for (char delimiter : given.or(() -> named).map(List::of).orElse(List.of(',', ';', '\t'))) {
-                try (var records = records(path, charset, delimiter, named.isPresent())) {
-                    var cells = records.next();
-                    while (cells != null && Gaps.isEmpty(cells)) cells = records.next();
-                    if (cells == null) throw new Unusable(path + ": empty, not even a header");
-                    var header = of(delimiter, named.isPresent(), records.line(), cells);
-                    if (best == null || header.width() > best.width()) best = header;
-                } catch (IOException problem) {
-                    if (fault == null) fault = problem;
-                }
-            }
-            if (best == null) throw Csv.unreadable(path, charset, fault, 1);
-            return best;
-        }
-
-        /// What the first line says that parts the cells, where it says so.
-        private static Optional<Character> named(Path path, Charset charset) {
-            char none = '\0';
-            try (var records = records(path, charset, none, false)) {
-                var line = records.next();
-                if (line == null) return Optional.empty();
-                var sep = SEP.matcher(String.join("", line));
-                return sep.matches() ? Optional.of(sep.group(1).charAt(0)) : Optional.empty();
-            } catch (IOException _) {
-                return Optional.empty(); // more than that line; it is told where it is read as a header
-            }
-        }
-
-        /// The file from its start, behind its mark.
-        ///
-        /// @param behindFirst whether the first line is passed over, too
-        static Records records(Path path, Charset charset, char delimiter, boolean behindFirst) {
+        /// The encodings that can read it, best letters first.
+        private String likely() {
             try {
-                var decoder = charset.newDecoder().onMalformedInput(CodingErrorAction.REPORT)
-                        .onUnmappableCharacter(CodingErrorAction.REPORT);
-                var records = new Records(new InputStreamReader(Files.newInputStream(path), decoder), delimiter);
-                records.pass('\uFEFF');
-                if (behindFirst) records.next();
-                return records;
-            } catch (IOException problem) {
-                throw Csv.unreadable(path, charset, problem, 1);
-            }
-        }
-
-        int width() {
-            return places.size() + unnamed.size();
-        }
-
-        /// Whether a row has a cell for each column. At its end those without a name may be missing: so Excel saves.
-        boolean fits(List<String> cells) {
-            return places.getLast() < cells.size() && cells.size() <= width();
-        }
-
-        boolean isFilled(List<String> cells, int place) {
-            return place < cells.size() && !cells.get(place).isBlank();
-        }
-
-        /// The cells of the columns that have a name.
-        List<String> named(List<String> cells) {
-            return unnamed.isEmpty() ? cells : places.stream().map(cells::get).toList();
-        }
-
-        List<String> notes() {
-            var notes = new ArrayList<String>();
-            if (isDelimiterNamed) notes.add("line 1, \"sep=\", is taken as naming what parts the cells");
-            if (!unnamed.isEmpty())
-                notes.add(Plain.count(unnamed.size(), "column without a name is", "columns without a name are")
-                        + " left out, as no row has anything there (first: column " + (unnamed.getFirst() + 1) + ")");
-            return notes;
-        }
-    }
-
-    /// What is passed over in a CSV, for it holds nothing: rows of empty cells, and blank lines between rows.
-    static final class Gaps {
-        final Gap rows = new Gap(), lines = new Gap();
-
-        /// How often, and in which line first.
-        static final class Gap {
-            private long count = 0, first = 0;
-
-            void add(long count, long line) {
-                if (this.count == 0) first = line;
-                this.count += count;
-            }
-
-            /// `2 blank lines are passed over (first: line 7)`
-            Optional<String> note(String one, String many) {
-                return count == 0 ? Optional.empty()
-                        : Optional.of(Plain.count(count, one, many) + " passed over (first: line " + first + ")");
-            }
-        }
-
-        static boolean isEmpty(List<String> cells) {
-            for (var cell : cells) if (!cell.isBlank()) return false;
-            return true;
-        }
-    }
-
-    /// What a file is that no CSV reader can use, by its first bytes, and what to click in the programs that open it.
-    ///
-    /// @param what said of the file, up to the colon before the clicks
-    record NoCsv(String what, List<String> clicks) {
-        private static final String EXCEL = "Excel: File > Save As, \"CSV UTF-8 (Comma delimited)\"",
-                NUMBERS = "Numbers: File > Export To > CSV, under Advanced Options \"Unicode (UTF-8)\"",
-                LIBRE_OFFICE = "LibreOffice: File > Save As, \"Text CSV\", then the character set \"Unicode (UTF-8)\"";
-        private static final List<String> ANY = List.of(EXCEL, NUMBERS, LIBRE_OFFICE);
-        private static final int SAMPLE = 1 << 16;
-
-        /// @param isEncodingKnown by an option or a mark
-        static void refuse(Path path, boolean isEncodingKnown) throws IOException {
-            var kind = of(path, isEncodingKnown);
-            if (kind.isPresent())
-                throw new Unusable(path + ": " + kind.get().what + ":\n  " + String.join("\n  ", kind.get().clicks));
-        }
-
-        private static Optional<NoCsv> of(Path path, boolean isEncodingKnown) throws IOException {
-            byte[] start;
-            try (var in = Files.newInputStream(path)) {
-                start = in.readNBytes(SAMPLE);
-            }
-            var magic = HexFormat.of().formatHex(start, 0, Math.min(8, start.length));
-            if (magic.startsWith("504b0304")) return Optional.of(zipped(path));
-            if (magic.equals("d0cf11e0a1b11ae1")) return Optional.of(workbook("an Excel workbook (.xls)", ANY));
-            return isEncodingKnown ? Optional.empty() : unmarked(start).map(charset -> new NoCsv(charset
-                    + " without its byte order mark. Add --encoding " + charset + ", or save it as UTF-8", ANY));
-        }
-
-        private static NoCsv workbook(String what, List<String> clicks) {
-            return new NoCsv(what + ", not a CSV. Save it as one", clicks);
-        }
-
-        private static NoCsv zipped(Path path) {
-            try (var zip = new ZipFile(path.toFile())) {
-                var names = zip.stream().map(ZipEntry::getName).toList();
-                if (names.stream().anyMatch(name -> name.startsWith("xl/")))
-                    return workbook("an Excel workbook (.xlsx)", ANY);
-                if (names.stream().anyMatch(name -> name.startsWith("Index/") || name.equals("Index.zip")))
-                    return workbook("a Numbers spreadsheet (.numbers)", List.of(NUMBERS));
-                if (names.contains("content.xml"))
-                    return workbook("an OpenDocument spreadsheet (.ods)", List.of(LIBRE_OFFICE, EXCEL));
+                var bytes = start(path, 1 << 18);
+                return USUAL.stream().filter(Charset::isSupported).map(Charset::forName)
+                        .map(charset -> Map.entry(charset, score(bytes, charset))).filter(entry -> entry.getValue() > 0)
+                        .sorted(Map.Entry.<Charset, Double>comparingByValue().reversed()).limit(2)
+                        .map(entry -> entry.getKey().name()).collect(joining(" or "));
             } catch (IOException _) {
-                // cut short, or of another make
+                return ""; // only a hint is lost
             }
-            return new NoCsv("a zip archive, not a CSV. If a spreadsheet program wrote it, save it as one there", ANY);
         }
 
-        /// UTF-16 shows in the first line: every second byte of its delimiters and Latin letters is 0.
-        private static Optional<Charset> unmarked(byte[] start) {
-            long[] zeros = new long[2];
-            for (int i = 0; i < start.length && start[i] != '\n' && start[i] != '\r'; i++)
-                if (start[i] == 0) zeros[i % 2]++;
-            if (zeros[0] == 0 && zeros[1] > 0) return Optional.of(StandardCharsets.UTF_16LE);
-            return zeros[0] > 0 && zeros[1] == 0 ? Optional.of(StandardCharsets.UTF_16BE) : Optional.empty();
+        /// The share of the non-ASCII characters that are common letters of the encoding's languages; 0: cannot be
+        /// read.
+        private static double score(byte[] bytes, Charset charset) {
+            var chars = CharBuffer.allocate((int) (bytes.length * charset.newDecoder().maxCharsPerByte()) + 1);
+            if (charset.newDecoder().decode(ByteBuffer.wrap(bytes), chars, false).isError()) return 0;
+            var foreign = chars.flip().codePoints().filter(c -> c > 0x7f).toArray();
+            return foreign.length == 0 ? 0 : IntStream.of(foreign).mapToDouble(c -> weight(c, charset.name()))
+                    .sum() / foreign.length;
+        }
+
+        private static double weight(int c, String charset) {
+            var script = Character.UnicodeScript.of(c);
+            return switch (charset) {
+                case "Shift_JIS", "EUC-JP" -> {
+                    boolean kana = script == Character.UnicodeScript.HIRAGANA
+                            || script == Character.UnicodeScript.KATAKANA && c < 0xff00;
+                    boolean mark = c >= 0x3000 && c < 0x3100;
+                    yield kana ? 2 : script == Character.UnicodeScript.HAN ? 0.9 : mark ? 0.5 : 0;
+                }
+                case "EUC-KR" -> script == Character.UnicodeScript.HANGUL ? 2
+                        : script == Character.UnicodeScript.HAN ? 0.3 : 0;
+                case "GB18030", "Big5" -> {
+                    boolean mark = c >= 0x3000 && c < 0x3040 || c >= 0xff00 && c < 0xff60;
+                    yield c >= 0x4e00 && c < 0x9fa6 ? 1 : mark ? 0.5 : 0;
+                }
+                case "windows-1251" -> script == Character.UnicodeScript.CYRILLIC ? 1 : 0;
+                default -> {
+                    boolean small = script == Character.UnicodeScript.LATIN && Character.isLowerCase(c);
+                    yield small ? 0.95 : Character.isLetter(c) ? 0.4 : 0.2;
+                }
+            };
         }
     }
 
@@ -11403,59 +11457,6 @@ final class DifyExec implements Runnable {
         protected boolean stringContainsSpecialCharacters(String cell) {
             return super.stringContainsSpecialCharacters(cell) || cell.chars().anyMatch(c -> ",;\t".indexOf(c) >= 0)
                     || !cell.strip().equals(cell);
-        }
-    }
-
-    /// Which encodings a file that is not UTF-8 may be in: those that can read it, best letters first.
-    static final class Guess {
-        private static final List<String> NAMES = List.of("Shift_JIS", "EUC-JP", "GB18030", "Big5", "EUC-KR",
-                "windows-1252", "windows-1251");
-        private static final int SAMPLE = 1 << 18;
-
-        static Optional<String> of(Path path) {
-            try (var in = Files.newInputStream(path)) {
-                var bytes = in.readNBytes(SAMPLE);
-                var likely = NAMES.stream().filter(Charset::isSupported).map(Charset::forName)
-                        .map(charset -> Map.entry(charset, score(bytes, charset))).filter(entry -> entry.getValue() > 0)
-                        .sorted(Map.Entry.<Charset, Double>comparingByValue().reversed()).limit(2)
-                        .map(entry -> entry.getKey().name()).toList();
-                return likely.isEmpty() ? Optional.empty() : Optional.of(String.join(" or ", likely));
-            } catch (IOException _) {
-                return Optional.empty(); // only a hint is lost
-            }
-        }
-
-        /// The share of the non-ASCII characters that are common letters of the encoding's languages; 0: cannot be
-        /// read.
-        private static double score(byte[] bytes, Charset charset) {
-            var chars = CharBuffer.allocate((int) (bytes.length * charset.newDecoder().maxCharsPerByte()) + 1);
-            if (charset.newDecoder().decode(ByteBuffer.wrap(bytes), chars, false).isError()) return 0;
-            var foreign = chars.flip().codePoints().filter(c -> c > 0x7f).toArray();
-            return foreign.length == 0 ? 0 : IntStream.of(foreign).mapToDouble(c -> weight(c, charset.name()))
-                    .sum() / foreign.length;
-        }
-
-        private static double weight(int c, String charset) {
-            var script = Character.UnicodeScript.of(c);
-            return switch (charset) {
-                case "Shift_JIS", "EUC-JP" -> {
-                    boolean kana = script == Character.UnicodeScript.HIRAGANA
-                            || script == Character.UnicodeScript.KATAKANA && c < 0xff00;
-                    boolean mark = c >= 0x3000 && c < 0x3100;
-                    yield kana ? 2 : script == Character.UnicodeScript.HAN ? 0.9 : mark ? 0.5 : 0;
-                }
-                case "EUC-KR" -> script == Character.UnicodeScript.HANGUL ? 2
-                        : script == Character.UnicodeScript.HAN ? 0.3 : 0;
-                case "GB18030", "Big5" -> {
-                    boolean mark = c >= 0x3000 && c < 0x3040 || c >= 0xff00 && c < 0xff60;
-                    yield c >= 0x4e00 && c < 0x9fa6 ? 1 : mark ? 0.5 : 0;
-                }
-                case "windows-1251" -> script == Character.UnicodeScript.CYRILLIC ? 1 : 0;
-                default -> {
-                    boolean small = script == Character.UnicodeScript.LATIN && Character.isLowerCase(c);
-                    yield small ? 0.95 : Character.isLetter(c) ? 0.4 : 0.2;
-                }
-            };
         }
     }
 
@@ -12017,7 +12018,7 @@ final class DifyExec implements Runnable {
     /// the order in which they came: those of the CSV first, in its order, so that an entry's number is its row's.
     static final class Index {
         /// What was passed over in the CSV on the way.
-        final Gaps gaps = new Gaps();
+        final Csv.Gaps gaps = new Csv.Gaps();
         private final List<Page> pages = new ArrayList<>();
         private final Texts ids = new Texts();
         private int size = 0, rows = -1, ofOtherShards = 0;
@@ -12148,53 +12149,53 @@ final class DifyExec implements Runnable {
             table = new int[table.length * 2];
             for (int entry = 0; entry < size; entry++) enter(ids.get(place(entry)), entry);
         }
-    }
 
-    /// Short texts as bytes, end to end in large blocks, each behind its length of four bytes; a place is a number of
-    /// 32 bits: the block, then the offset in it.
-    static final class Texts {
-        private static final int BITS = 20, BLOCK = 1 << BITS, BLOCKS = 1 << Integer.SIZE - BITS, HEAD = 4;
+        /// Short texts as bytes, end to end in large blocks, each behind its length of four bytes; a place is a number
+        /// of 32 bits: the block, then the offset in it.
+        static final class Texts {
+            private static final int BITS = 20, BLOCK = 1 << BITS, BLOCKS = 1 << Integer.SIZE - BITS, HEAD = 4;
 
-        private final List<byte[]> blocks = new ArrayList<>();
-        private int used = BLOCK;
+            private final List<byte[]> blocks = new ArrayList<>();
+            private int used = BLOCK;
 
-        /// Where the text is from now on.
-        int add(byte[] text) {
-            if (used + text.length + HEAD > BLOCK) {
-                if (blocks.size() == BLOCKS) throw new Unusable("more than 4 GB of ids");
-                blocks.add(new byte[Math.max(BLOCK, text.length + HEAD)]);
-                used = 0;
+            /// Where the text is from now on.
+            int add(byte[] text) {
+                if (used + text.length + HEAD > BLOCK) {
+                    if (blocks.size() == BLOCKS) throw new Unusable("more than 4 GB of ids");
+                    blocks.add(new byte[Math.max(BLOCK, text.length + HEAD)]);
+                    used = 0;
+                }
+                var block = blocks.getLast();
+                int place = blocks.size() - 1 << BITS | used;
+                for (int i = 0; i < HEAD; i++) block[used + i] = (byte) (text.length >> 8 * i);
+                System.arraycopy(text, 0, block, used + HEAD, text.length);
+                used += text.length + HEAD;
+                return place;
             }
-            var block = blocks.getLast();
-            int place = blocks.size() - 1 << BITS | used;
-            for (int i = 0; i < HEAD; i++) block[used + i] = (byte) (text.length >> 8 * i);
-            System.arraycopy(text, 0, block, used + HEAD, text.length);
-            used += text.length + HEAD;
-            return place;
-        }
 
-        byte[] get(int place) {
-            int from = from(place);
-            return Arrays.copyOfRange(block(place), from, from + length(place));
-        }
+            byte[] get(int place) {
+                int from = from(place);
+                return Arrays.copyOfRange(block(place), from, from + length(place));
+            }
 
-        boolean is(int place, byte[] text) {
-            int from = from(place);
-            return Arrays.equals(block(place), from, from + length(place), text, 0, text.length);
-        }
+            boolean is(int place, byte[] text) {
+                int from = from(place);
+                return Arrays.equals(block(place), from, from + length(place), text, 0, text.length);
+            }
 
-        private byte[] block(int place) {
-            return blocks.get(place >>> BITS);
-        }
+            private byte[] block(int place) {
+                return blocks.get(place >>> BITS);
+            }
 
-        private static int from(int place) {
-            return (place & BLOCK - 1) + HEAD;
-        }
+            private static int from(int place) {
+                return (place & BLOCK - 1) + HEAD;
+            }
 
-        private int length(int place) {
-            int length = 0;
-            for (int i = 0; i < HEAD; i++) length |= (block(place)[from(place) - HEAD + i] & 0xff) << 8 * i;
-            return length;
+            private int length(int place) {
+                int length = 0;
+                for (int i = 0; i < HEAD; i++) length |= (block(place)[from(place) - HEAD + i] & 0xff) << 8 * i;
+                return length;
+            }
         }
     }
 
