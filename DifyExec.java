@@ -512,7 +512,7 @@ final class DifyExec implements Runnable {
 
         private int report(Csv csv, Index index, Greeting.Met server, Form form, Connection dify) {
             var out = spec.commandLine().getOut();
-            var inspection = Inspection.of(csv.columns(), form, csv.rows(_ -> true, index)).of(csv, index);
+            var inspection = Inspection.of(csv.columns(), csv.notes(index), form, csv.rows(_ -> true, index));
             if (json) out.println(Json.MAPPER.valueToTree(inspection).toString());
             else CheckView.print(inspection, server, out);
             for (var first = csv.first(show, index); first.hasNext(); )
@@ -1758,12 +1758,13 @@ final class DifyExec implements Runnable {
 
         private List<Proposal> options(String begun) {
             var column = begun.substring(0, begun.indexOf('='));
-            var options = switch (desk.formWithin(PATIENCE).flatMap(form -> form.variable(column)).orElse(null)) {
+            var options = switch (desk.formWithin(PATIENCE).flatMap(form -> form.variable(column)).map(Variable::input)
+                    .orElse(null)) {
                 case Variable.Select select -> select.options();
                 case Variable.Checkbox _ -> List.of("true", "false");
                 case null -> List.<String>of();
                 case Variable.Query _, Variable.TextInput _, Variable.NumberInput _, Variable.JsonObject _,
-                        Variable.SingleFile _, Variable.FileList _, Variable.Unsupported _ -> List.<String>of();
+                        Variable.FileInput _, Variable.Unsupported _ -> List.<String>of();
             };
             return of(options.stream().map(option -> column + "=" + option), begun);
         }
@@ -2265,7 +2266,7 @@ final class DifyExec implements Runnable {
         private Form checked(Wanted wanted, Greeting.Met server) throws InterruptedException {
             var csv = batch.csv().orElseThrow();
             var form = dify.form(server, csv, work.input.csv);
-            var inspection = Inspection.of(csv.columns(), form, wanted.all()).of(csv, batch.index());
+            var inspection = Inspection.of(csv.columns(), csv.notes(batch.index()), form, wanted.all());
             CheckView.problems(inspection, dify.err());
             if (inspection.isFine()) return form;
             throw new Unusable(work.input.csv + ": " + Plain.count(inspection.faults().size()
@@ -11461,102 +11462,53 @@ final class DifyExec implements Runnable {
     }
 
     /// The workflow's form held against a header: what each column is, and each cell's value. Pure.
-    ///
-    /// @param usesPresets whether this server puts a variable's stored default in for what is not sent (1.14 on)
-    record Form(List<Variable> variables, Map<String, Variable> byColumn, boolean usesPresets) {
-        Form(List<Variable> variables, List<String> columns, boolean usesPresets) {
+    record Form(List<Variable> variables, Map<String, Variable> byColumn) {
+        Form(List<Variable> variables, List<String> columns) {
             var known = new LinkedHashMap<String, Variable>();
-            for (var column : columns) variable(variables, column).ifPresent(variable -> known.put(column, variable));
-            this(List.copyOf(variables), Collections.unmodifiableMap(known), usesPresets);
+            for (var column : columns) named(variables, column).ifPresent(variable -> known.put(column, variable));
+            this(List.copyOf(variables), Collections.unmodifiableMap(known));
+        }
+
+        /// By name, else by the label that people see.
+        private static Optional<Variable> named(List<Variable> variables, String column) {
+            return Stream.<Function<Variable, String>>of(Variable::name, Variable::label)
+                    .flatMap(said -> variables.stream().filter(variable -> said.apply(variable).equals(column)))
+                    .findFirst();
         }
 
         /// Without a form: every cell is sent as text.
         static Form ofText() {
-            return new Form(List.of(), List.of(), false);
-        }
-
-        /// The same for a chatflow, which is asked what stands in one of the columns.
-        Form asking(String column, List<String> columns) {
-            return new Form(Stream.concat(Stream.of(new Variable.Query(column)), variables.stream()).toList(), columns,
-                    usesPresets);
+            return new Form(List.of(), List.of());
         }
 
         private boolean isOfText() {
-            return variables.stream().allMatch(Variable.Query.class::isInstance);
+            return variables.stream().allMatch(variable -> variable.input() instanceof Variable.Query);
+        }
+
+        /// The same for a chatflow, which is asked what stands in one of the columns, as if that were a variable.
+        Form asking(String column, List<String> columns) {
+            var query = new Variable(column, "", "query", true, Optional.empty(), new Variable.Query());
+            return new Form(Stream.concat(Stream.of(query), variables.stream()).toList(), columns);
         }
 
         /// The answer of `GET /parameters`. Everything but `variable`, `type` and `required` may be missing or null.
+        ///
+        /// @param usesPresets whether this server puts a variable's stored default in for what is not sent (1.14 on)
         static Form of(JsonNode parameters, List<String> columns, Variable.Folders folders, boolean usesPresets) {
             var variables = new ArrayList<Variable>();
             for (var item : parameters.path("user_input_form"))
-                item.properties().forEach(entry -> variables.add(variable(entry.getKey(), entry.getValue(), parameters,
-                        folders)));
-            return new Form(variables, columns, usesPresets);
-        }
-
-        private static Variable variable(String type, JsonNode node, JsonNode parameters, Variable.Folders folders) {
-            var about = new Variable.About(node.path("variable").asText(), node.path("label").asText(""), type,
-                    node.path("required").asBoolean(),
-                    node.hasNonNull("default") ? Optional.of(node.path("default").asText()) : Optional.empty());
-            return switch (type) {
-                case "text-input", "paragraph" -> new Variable.TextInput(about, node.path("max_length").asInt(0));
-                case "select" -> new Variable.Select(about, texts(node.path("options")));
-                case "number" -> new Variable.NumberInput(about);
-                case "checkbox" -> new Variable.Checkbox(about);
-                case "json_object" -> new Variable.JsonObject(about);
-                case "file" -> new Variable.SingleFile(about, files(node, parameters, folders));
-                case "file-list" -> new Variable.FileList(about, files(node, parameters, folders));
-                default -> new Variable.Unsupported(about);
-            };
-        }
-
-        private static Variable.FileRules files(JsonNode node, JsonNode parameters, Variable.Folders folders) {
-            var system = parameters.path("system_parameters");
-            int most = node.path("max_length").asInt(0);
-            var limits = new HashMap<String, Integer>();
-            for (var kind : List.of("image", "audio", "video"))
-                limits.put(kind, system.path(kind + "_file_size_limit").asInt(0));
-            for (var kind : List.of("document", "custom")) limits.put(kind, system.path("file_size_limit").asInt(0));
-            return new Variable.FileRules(folders, texts(node.path("allowed_file_types")),
-                    texts(node.path("allowed_file_extensions")), texts(node.path("allowed_file_upload_methods")),
-                    most > 0 ? most : system.path("workflow_file_upload_limit").asInt(10), limits);
-        }
-
-        private static List<String> texts(JsonNode array) {
-            return StreamSupport.stream(array.spliterator(), false).map(JsonNode::asText).toList();
-        }
-
-        /// By name, else by the label that people see.
-        private static Optional<Variable> variable(List<Variable> variables, String column) {
-            return variables.stream().filter(variable -> variable.about().name().equals(column)).findFirst()
-                    .or(() -> variables.stream().filter(variable -> variable.about().label().equals(column))
-                            .findFirst());
+                item.properties().forEach(entry -> variables.add(Variable.of(entry.getKey(), entry.getValue(),
+                        parameters.path("system_parameters"), folders, usesPresets)));
+            return new Form(variables, columns);
         }
 
         Optional<Variable> variable(String column) {
             return Optional.ofNullable(byColumn.get(column));
         }
 
-        /// The name under which a column is sent.
-        String name(String column) {
-            return variable(column).map(variable -> variable.about().name()).orElse(column);
-        }
-
         Value value(String column, String cell) {
             var variable = byColumn.get(column);
-            if (variable == null) return new Value.Text(cell);
-            boolean empty = variable instanceof Variable.Select ? cell.isEmpty() : cell.isBlank();
-            if (!empty || variable.takesEmpty()) return variable.read(cell);
-            if (variable.about().required()) return new Value.Wrong("not empty: the workflow requires it");
-            if (hasBadPreset(variable))
-                return new Value.Wrong("not empty: the default stored in the workflow is none of its options");
-            return new Value.None();
-        }
-
-        /// A server that puts the default in for what is not sent refuses the row then.
-        private boolean hasBadPreset(Variable variable) {
-            return usesPresets && variable instanceof Variable.Select select
-                    && select.about().preset().filter(preset -> !select.options().contains(preset)).isPresent();
+            return variable == null ? new Value.Text(cell) : variable.value(cell);
         }
 
         /// What a row sends, by name; what is left out is not there.
@@ -11564,7 +11516,8 @@ final class DifyExec implements Runnable {
             var values = new LinkedHashMap<String, Value>();
             row.inputs().forEach((column, cell) -> {
                 var value = value(column, cell);
-                if (!(value instanceof Value.None)) values.put(name(column), value);
+                var name = variable(column).map(Variable::name).orElse(column);
+                if (!(value instanceof Value.None)) values.put(name, value);
             });
             return values;
         }
@@ -11573,103 +11526,124 @@ final class DifyExec implements Runnable {
         List<String> faults(List<String> columns) {
             var faults = new ArrayList<String>();
             for (var variable : variables) {
-                var own = columns.stream().filter(column -> byColumn.get(column) == variable).toList();
-                var name = variable.about().name();
+                var own = columns.stream().filter(column -> byColumn.get(column) == variable).map(Plain::quoted)
+                        .toList();
+                var name = Plain.quoted(variable.name());
                 if (own.size() > 1)
-                    faults.add("the columns " + own.stream().map(Plain::quoted).collect(joining(" and "))
-                            + " are both the variable " + Plain.quoted(name) + " (by name and by label)");
-                if (own.isEmpty() && !variable.about().required() && hasBadPreset(variable))
-                    faults.add("there is no column for the variable " + Plain.quoted(name)
+                    faults.add("the columns " + String.join(" and ", own) + " are both the variable " + name
+                            + " (by name and by label)");
+                if (!own.isEmpty()) continue;
+                if (variable.input() instanceof Variable.Query) faults.add(missingQuery(variable.name(), columns));
+                else if (variable.required())
+                    faults.add("there is no column for the required variable " + name
+                            + Nearest.of(variable.name(), unknown(columns))
+                                    .map(near -> "; is it " + Plain.quoted(near) + "?").orElse(""));
+                else if (variable.hasBadPreset())
+                    faults.add("there is no column for the variable " + name
                             + ", and the default stored in the workflow is none of its options");
-                if (own.isEmpty() && variable instanceof Variable.Query query) faults.add(query.missing(columns));
-                else if (own.isEmpty() && variable.about().required())
-                    faults.add("there is no column for the required variable " + Plain.quoted(name)
-                            + Nearest.of(name, unknown(columns)).map(near -> "; is it " + Plain.quoted(near) + "?")
-                                    .orElse(""));
             }
             return faults;
+        }
+
+        /// What a chatflow is asked has to stand in some column.
+        private static String missingQuery(String name, List<String> columns) {
+            return "there is no column " + Plain.quoted(name) + " with what the chatflow is asked; "
+                    + Stream.of("question", "prompt", "text", "message", "input")
+                            .flatMap(word -> columns.stream().filter(word::equalsIgnoreCase)).findFirst()
+                            .or(() -> Nearest.of(name, columns))
+                            .map(column -> "--query-column " + Plain.shell(column) + " takes that one")
+                            .orElse("--query-column NAME names another");
         }
 
         /// What is worth saying of the header.
         List<String> notes(List<String> columns) {
             if (isOfText()) return List.of();
             var notes = new ArrayList<String>();
-            var names = variables.stream().map(variable -> variable.about().name()).toList();
+            var names = variables.stream().map(Variable::name).toList();
             var unknown = unknown(columns).stream().map(column -> Plain.quoted(column) + Nearest.of(column, names)
                     .map(near -> " (did you mean " + Plain.quoted(near) + "?)").orElse("")).toList();
             if (!unknown.isEmpty())
                 notes.add("the workflow has no variable for " + String.join(", ", unknown) + ": Dify drops it");
-            if (usesPresets) byColumn.forEach((column, variable) -> variable.about().preset()
-                    .filter(_ -> !variable.takesEmpty())
+            byColumn.forEach((column, variable) -> variable.preset().filter(_ -> !variable.takesEmpty())
                     .ifPresent(preset -> notes.add("an empty " + Plain.quoted(column) + " becomes "
                             + Plain.quoted(preset) + ", the default stored in the workflow")));
             return notes;
         }
 
         private List<String> unknown(List<String> columns) {
-            return isOfText() ? List.of() : columns.stream().filter(column -> !byColumn.containsKey(column))
-                    .toList();
+            return isOfText() ? List.of() : columns.stream().filter(column -> !byColumn.containsKey(column)).toList();
         }
     }
 
     /// One variable of the workflow's form. It knows how to read a cell, and what is wrong with it.
-    sealed interface Variable {
+    ///
+    /// @param label  the name shown to people
+    /// @param type   Dify's
+    /// @param preset what the server puts in for what is not sent
+    record Variable(String name, String label, String type, boolean required, Optional<String> preset, Input input) {
+        static Variable of(String type, JsonNode node, JsonNode system, Folders folders, boolean usesPresets) {
+            var input = switch (type) {
+                case "text-input", "paragraph" -> new TextInput(node.path("max_length").asInt(0));
+                case "select" -> new Select(texts(node.path("options")));
+                case "number" -> new NumberInput();
+                case "checkbox" -> new Checkbox();
+                case "json_object" -> new JsonObject();
+                case "file", "file-list" -> FileInput.of(type.equals("file-list"), node, system, folders);
+                default -> new Unsupported(type);
+            };
+            return new Variable(node.path("variable").asText(), node.path("label").asText(""), type,
+                    node.path("required").asBoolean(), usesPresets && node.hasNonNull("default")
+                            ? Optional.of(node.path("default").asText()) : Optional.empty(), input);
+        }
+
+        private static List<String> texts(JsonNode array) {
+            return array.valueStream().map(JsonNode::asText).toList();
+        }
+
+        Value value(String cell) {
+            boolean isEmpty = input instanceof Select ? cell.isEmpty() : cell.isBlank();
+            if (!isEmpty || takesEmpty()) return input.read(cell);
+            if (required) return new Value.Wrong("not empty: the workflow requires it");
+            return hasBadPreset()
+                    ? new Value.Wrong("not empty: the default stored in the workflow is none of its options")
+                    : new Value.None();
+        }
+
+        /// An empty text is a text; of everything else, empty is nothing.
+        boolean takesEmpty() {
+            return input instanceof TextInput;
+        }
+
+        /// The server refuses a row then for which nothing is sent.
+        boolean hasBadPreset() {
+            return input instanceof Select(var options) && preset.filter(text -> !options.contains(text)).isPresent();
+        }
+
+        /// What a kind of variables takes.
+        sealed interface Input {
+            /// A cell that is not empty, or any for text.
+            Value read(String cell);
+        }
+
         /// What a chatflow is asked, as if it were a variable of its form; so the column is its name.
-        record Query(About about) implements Variable {
-            private static final List<String> USUAL = List.of("question", "prompt", "text", "message", "input");
-
-            Query(String column) {
-                this(new About(column, "", "query", true, Optional.empty()));
-            }
-
+        record Query() implements Input {
             @Override
             public Value read(String cell) {
                 return new Value.Query(cell);
             }
-
-            /// Said where there is no such column.
-            String missing(List<String> columns) {
-                return "there is no column " + Plain.quoted(about.name()) + " with what the chatflow is asked; "
-                        + USUAL.stream().flatMap(word -> columns.stream().filter(word::equalsIgnoreCase)).findFirst()
-                                .or(() -> Nearest.of(about.name(), columns))
-                                .map(column -> "--query-column " + Plain.shell(column) + " takes that one")
-                                .orElse("--query-column NAME names another");
-            }
-        }
-
-        /// What all kinds have. `label` is the name shown to people; `type` is Dify's; `preset` the stored default.
-        record About(String name, String label, String type, boolean required, Optional<String> preset) {}
-
-        About about();
-
-        /// A cell that is not empty, or any for text.
-        Value read(String cell);
-
-        /// An empty text is a text; of everything else, empty is nothing.
-        default boolean takesEmpty() {
-            return false;
         }
 
         /// `text-input` and `paragraph`: as it stands. Lengths are counted in code points, as the server does.
-        record TextInput(About about, int longest) implements Variable {
+        record TextInput(int longest) implements Input {
             @Override
             public Value read(String cell) {
                 int length = cell.codePointCount(0, cell.length());
                 return longest > 0 && length > longest
                         ? Value.Wrong.tooMuch("is " + length + " characters long", longest) : new Value.Text(cell);
             }
-
-            @Override
-            public boolean takesEmpty() {
-                return true;
-            }
         }
 
-        record Select(About about, List<String> options) implements Variable {
-            public Select {
-                options = List.copyOf(options);
-            }
-
+        record Select(List<String> options) implements Input {
             @Override
             public Value read(String cell) {
                 if (options.contains(cell)) return new Value.Text(cell);
@@ -11681,7 +11655,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Plain decimal notation; the exponents and underscores that the server would take are refused on purpose.
-        record NumberInput(About about) implements Variable {
+        record NumberInput() implements Input {
             private static final Pattern SHAPE = Pattern.compile("[+-]?([0-9]+(\\.[0-9]*)?|\\.[0-9]+)");
 
             @Override
@@ -11691,7 +11665,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        record Checkbox(About about) implements Variable {
+        record Checkbox() implements Input {
             @Override
             public Value read(String cell) {
                 return switch (cell.strip().toLowerCase(Locale.ROOT)) {
@@ -11703,12 +11677,11 @@ final class DifyExec implements Runnable {
         }
 
         /// An object; whether it fits the variable's schema is the server's business.
-        record JsonObject(About about) implements Variable {
+        record JsonObject() implements Input {
             @Override
             public Value read(String cell) {
                 try {
-                    var tree = Json.STRICT.readTree(cell);
-                    if (tree.isObject()) return new Value.RawJson(cell.strip());
+                    if (Json.STRICT.readTree(cell).isObject()) return new Value.RawJson(cell.strip());
                 } catch (JsonProcessingException _) {
                     // said below
                 }
@@ -11716,31 +11689,11 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// An address, or `@path` from the CSV's folder.
-        record SingleFile(About about, FileRules files) implements Variable {
-            @Override
-            public Value read(String cell) {
-                return files.read(cell.strip());
-            }
-        }
-
-        /// Several of them, parted by `;`.
-        record FileList(About about, FileRules files) implements Variable {
-            @Override
-            public Value read(String cell) {
-                var values = Stream.of(cell.split(";")).map(String::strip).filter(part -> !part.isEmpty())
-                        .map(files::read).toList();
-                for (var value : values) if (value instanceof Value.Wrong) return value;
-                return values.size() > files.most() ? Value.Wrong.tooMuch(values.size() + " files", files.most())
-                        : new Value.Several(values);
-            }
-        }
-
         /// `external_data_tool` and kinds we do not know: a run that sends them a value fails.
-        record Unsupported(About about) implements Variable {
+        record Unsupported(String type) implements Input {
             @Override
             public Value read(String cell) {
-                return new Value.Wrong("empty: Dify's API takes no value for a variable of type " + about.type());
+                return new Value.Wrong("empty: Dify's API takes no value for a variable of type " + type);
             }
         }
 
@@ -11763,37 +11716,57 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Which files a variable takes. `limits`: MB by kind, from the server.
-        record FileRules(Folders folders, List<String> kinds, List<String> extensions, List<String> methods, int most,
-                Map<String, Integer> limits) {
-            private static final Map<String, String> ENDINGS = Map.of("image", "jpg jpeg png webp gif svg",
-                    "audio", "mp3 m4a wav amr mpga",
-                    "video", "mp4 mov mpeg webm",
-                    "document", "txt markdown md mdx pdf html htm xlsx xls vtt properties doc docx csv eml msg pptx "
-                            + "ppt xml epub");
+        /// A file, as an address or as `@path` from the CSV's folder, or several of them, parted by `;`.
+        ///
+        /// @param most   how many a list may hold
+        /// @param limits MB by kind, from the server
+        record FileInput(boolean isList, Folders folders, List<String> kinds, List<String> extensions,
+                List<String> methods, int most, Map<String, Integer> limits) implements Input {
+            private static final Map<String, List<String>> ENDINGS = Map.of(
+                    "image", List.of("jpg", "jpeg", "png", "webp", "gif", "svg"),
+                    "audio", List.of("mp3", "m4a", "wav", "amr", "mpga"),
+                    "video", List.of("mp4", "mov", "mpeg", "webm"),
+                    "document", List.of("txt", "markdown", "md", "mdx", "pdf", "html", "htm", "xlsx", "xls", "vtt",
+                            "properties", "doc", "docx", "csv", "eml", "msg", "pptx", "ppt", "xml", "epub"));
 
-            public FileRules {
-                kinds = List.copyOf(kinds);
-                extensions = extensions.stream().map(end -> end.replaceFirst("^\\.", "").toLowerCase(Locale.ROOT))
-                        .toList();
-                methods = List.copyOf(methods);
-                limits = Map.copyOf(limits);
+            static FileInput of(boolean isList, JsonNode node, JsonNode system, Folders folders) {
+                int most = node.path("max_length").asInt(0);
+                var limits = new HashMap<String, Integer>();
+                for (var kind : List.of("image", "audio", "video"))
+                    limits.put(kind, system.path(kind + "_file_size_limit").asInt(0));
+                for (var kind : List.of("document", "custom"))
+                    limits.put(kind, system.path("file_size_limit").asInt(0));
+                return new FileInput(isList, folders, texts(node.path("allowed_file_types")),
+                        texts(node.path("allowed_file_extensions")).stream()
+                                .map(end -> end.replaceFirst("^\\.", "").toLowerCase(Locale.ROOT)).toList(),
+                        texts(node.path("allowed_file_upload_methods")),
+                        most > 0 ? most : system.path("workflow_file_upload_limit").asInt(10), Map.copyOf(limits));
             }
 
-            Value read(String cell) {
+            @Override
+            public Value read(String cell) {
+                if (!isList) return one(cell.strip());
+                var values = Stream.of(cell.split(";")).map(String::strip).filter(part -> !part.isEmpty())
+                        .map(this::one).toList();
+                for (var value : values) if (value instanceof Value.Wrong) return value;
+                return values.size() > most ? Value.Wrong.tooMuch(values.size() + " files", most)
+                        : new Value.Several(values);
+            }
+
+            private Value one(String cell) {
                 return cell.startsWith("@") ? local(cell.substring(1)) : remote(cell);
             }
 
             private Value remote(String cell) {
                 if (!takes("remote_url")) return new Value.Wrong("an upload (@path): addresses are not allowed");
-                return address(cell).map(address -> {
-                    var end = end(address.getPath());
-                    // without an ending only Dify's own look at the address can tell
-                    var kind = end.isEmpty() && !kinds.isEmpty() ? kinds.getFirst() : kind(end);
-                    return fault(kind, end).<Value>map(Value.Wrong::new)
-                            .orElseGet(() -> new Value.Remote(kind, address));
-                }).orElseGet(() -> new Value.Wrong("an address (https://…)"
-                        + (takes("local_file") ? " or @path" : "")));
+                var address = address(cell);
+                if (address.isEmpty())
+                    return new Value.Wrong("an address (https://…)" + (takes("local_file") ? " or @path" : ""));
+                var end = end(address.get().getPath());
+                // without an ending only Dify's own look at the address can tell
+                var kind = end.isEmpty() && !kinds.isEmpty() ? kinds.getFirst() : kind(end);
+                return fault(kind, end).<Value>map(Value.Wrong::new)
+                        .orElseGet(() -> new Value.Remote(kind, address.get()));
             }
 
             private static Optional<URI> address(String cell) {
@@ -11849,8 +11822,8 @@ final class DifyExec implements Runnable {
             }
 
             private static String kind(String end) {
-                return ENDINGS.entrySet().stream().filter(kind -> List.of(kind.getValue().split(" ")).contains(end))
-                        .map(Map.Entry::getKey).findFirst().orElse("custom");
+                return ENDINGS.entrySet().stream().filter(kind -> kind.getValue().contains(end)).map(Map.Entry::getKey)
+                        .findFirst().orElse("custom");
             }
 
             private static String end(String name) {
@@ -11943,46 +11916,32 @@ final class DifyExec implements Runnable {
         record Profile(String column, String variable, String type, boolean required, long filled, int longest,
                 String example) {}
 
-        static Inspection of(List<String> columns, Form form, Iterator<Row> all) {
+        /// @param notes what is worth knowing of the file itself
+        static Inspection of(List<String> columns, List<String> notes, Form form, Iterator<Row> all) {
             var profilers = columns.stream().map(column -> new Profiler(column, form.variable(column))).toList();
             var problems = new ArrayList<Problem>();
             long rows = 0;
             for (; all.hasNext(); rows++) {
                 var row = all.next();
                 for (var profiler : profilers) {
-                    var column = profiler.column;
-                    var cell = row.inputs().get(column);
-                    profiler.add(cell);
-                    if (form.value(column, cell) instanceof Value.Wrong wrong)
-                        problems.add(new Problem(row.line(), row.id(), column, Plain.text(cell, CUT), wrong));
+                    var cell = row.inputs().get(profiler.column);
+                    if (profiler.value(cell) instanceof Value.Wrong wrong)
+                        problems.add(new Problem(row.line(), row.id(), profiler.column, Plain.text(cell, CUT), wrong));
                 }
             }
-            return new Inspection(rows, form.faults(columns), notes(form.notes(columns), profilers),
+            return new Inspection(rows, form.faults(columns),
+                    Stream.of(notes, form.notes(columns), Profiler.notes(profilers)).flatMap(List::stream).toList(),
                     profilers.stream().map(Profiler::profile).toList(), problems);
         }
 
-        /// The same, with what is worth knowing of the file itself.
-        Inspection of(Csv csv, Index checked) {
-            var all = Stream.concat(csv.notes(checked).stream(), notes.stream()).toList();
-            return new Inspection(rows, faults, all, columns, problems);
-        }
-
-        private static List<String> notes(List<String> ofHeader, List<Profiler> profilers) {
-            var notes = new ArrayList<>(ofHeader);
-            long empty = profilers.stream().mapToLong(profiler -> profiler.emptyRequired).sum();
-            if (empty > 0)
-                notes.add(Plain.count(empty, "required text is", "required texts are") + " empty; Dify takes that");
-            long withNul = profilers.stream().mapToLong(profiler -> profiler.withNul).sum();
-            if (withNul > 0)
-                notes.add(Plain.count(withNul, "cell holds", "cells hold") + " the character NUL; Dify leaves it out");
-            return notes;
+        boolean isFine() {
+            return faults.isEmpty() && problems.isEmpty();
         }
 
         /// Goes through the cells of a column.
         private static final class Profiler {
             private final String column;
             private final Optional<Variable> variable;
-            private final boolean required;
             private long filled = 0, emptyRequired = 0, withNul = 0;
             private int longest = 0;
             private String example = "";
@@ -11990,27 +11949,38 @@ final class DifyExec implements Runnable {
             Profiler(String column, Optional<Variable> variable) {
                 this.column = column;
                 this.variable = variable;
-                this.required = variable.filter(v -> v.about().required()).isPresent();
             }
 
-            void add(String cell) {
+            Value value(String cell) {
                 if (cell.indexOf('\0') >= 0) withNul++;
-                if (cell.isBlank()) {
-                    if (required && variable.get().takesEmpty()) emptyRequired++;
-                    return;
-                }
-                if (filled++ == 0) example = Plain.text(cell, 24);
-                longest = Math.max(longest, cell.codePointCount(0, cell.length()));
+                if (!cell.isBlank()) {
+                    if (filled++ == 0) example = Plain.text(cell, 24);
+                    longest = Math.max(longest, cell.codePointCount(0, cell.length()));
+                } else if (isRequired() && variable.get().takesEmpty()) emptyRequired++;
+                return variable.isPresent() ? variable.get().value(cell) : new Value.Text(cell);
+            }
+
+            private boolean isRequired() {
+                return variable.isPresent() && variable.get().required();
             }
 
             Profile profile() {
-                return new Profile(column, variable.map(v -> v.about().name()).orElse(""),
-                        variable.map(v -> v.about().type()).orElse(""), required, filled, longest, example);
+                return new Profile(column, variable.map(Variable::name).orElse(""),
+                        variable.map(Variable::type).orElse(""), isRequired(), filled, longest, example);
             }
-        }
 
-        boolean isFine() {
-            return faults.isEmpty() && problems.isEmpty();
+            static List<String> notes(List<Profiler> profilers) {
+                var notes = new ArrayList<String>();
+                long empty = profilers.stream().mapToLong(profiler -> profiler.emptyRequired).sum();
+                if (empty > 0)
+                    notes.add(Plain.count(empty, "required text is", "required texts are")
+                            + " empty; Dify takes that");
+                long withNul = profilers.stream().mapToLong(profiler -> profiler.withNul).sum();
+                if (withNul > 0)
+                    notes.add(Plain.count(withNul, "cell holds", "cells hold")
+                            + " the character NUL; Dify leaves it out");
+                return notes;
+            }
         }
     }
 

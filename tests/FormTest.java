@@ -269,7 +269,7 @@ class FormTest {
         void nothingOfTheServerReachesTheTerminalAsAControl() {
             var form = form("[{\"evil\\u001b[31m\":{\"variable\":\"x\"}}]", List.of("id", "x"), true);
             var row = new Row(0, 2, "1", new TreeMap<>(Map.of("id", "1", "x", "")));
-            var inspection = Inspection.of(List.of("id", "x"), form, List.of(row).iterator());
+            var inspection = Inspection.of(List.of("id", "x"), List.of(), form, List.of(row).iterator());
             var out = new StringWriter();
 
             CheckView.print(inspection, new Greeting.Met("app\u001b[2J", AppKind.WORKFLOW, "1.14.2\u009b31m"),
