@@ -502,8 +502,7 @@ final class DifyExec implements Runnable {
             try (var source = Csv.Source.of(input.csv)) {
                 var csv = setup.open(source, input.csv).with(part);
                 try (var dify = setup.connect(demo.version, csv.columns(), 1, setup.err())) {
-                    var index = new Index();
-                    csv.check(index);
+                    var index = csv.check();
                     var met = dify.greet("");
                     return report(csv, index, met, dify.form(met, csv, input.csv), dify);
                 }
@@ -512,7 +511,7 @@ final class DifyExec implements Runnable {
 
         private int report(Csv csv, Index index, Greeting.Met server, Form form, Connection dify) {
             var out = spec.commandLine().getOut();
-            var inspection = Inspection.of(csv.columns(), csv.notes(index), form, csv.rows(_ -> true, index));
+            var inspection = Inspection.of(csv.columns(), index.notes(), form, csv.rows(_ -> true, index));
             if (json) out.println(Json.MAPPER.valueToTree(inspection).toString());
             else CheckView.print(inspection, server, out);
             for (var first = csv.first(show, index); first.hasNext(); )
@@ -2266,7 +2265,7 @@ final class DifyExec implements Runnable {
         private Form checked(Wanted wanted, Greeting.Met server) throws InterruptedException {
             var csv = batch.csv().orElseThrow();
             var form = dify.form(server, csv, work.input.csv);
-            var inspection = Inspection.of(csv.columns(), csv.notes(batch.index()), form, wanted.all());
+            var inspection = Inspection.of(csv.columns(), batch.index().notes(), form, wanted.all());
             CheckView.problems(inspection, dify.err());
             if (inspection.isFine()) return form;
             throw new Unusable(work.input.csv + ": " + Plain.count(inspection.faults().size()
@@ -3411,9 +3410,7 @@ final class DifyExec implements Runnable {
         }
 
         static ShardsView of(Shards shards, Optional<Csv> csv) {
-            var index = new Index();
-            csv.ifPresent(known -> known.check(index));
-            if (csv.isPresent()) index.endOfRows();
+            var index = csv.map(Csv::check).orElseGet(Index::new);
             var histories = new TreeMap<Integer, History>();
             try {
                 for (var files : shards.files()) {
@@ -8144,10 +8141,8 @@ final class DifyExec implements Runnable {
         /// The CSV's rows, and no file that is not a batch's.
         private static Index rows(BatchFiles files, Optional<Csv> csv) throws IOException {
             files.refuseForeign();
-            var index = new Index();
-            if (csv.isEmpty()) return index;
-            csv.get().check(index);
-            index.endOfRows();
+            if (csv.isEmpty()) return new Index();
+            var index = csv.get().check();
             files.refuseForeign(new RetryList(files.retry()), index);
             return index;
         }
@@ -10826,31 +10821,22 @@ final class DifyExec implements Runnable {
             return columns().get(idColumn).equals(column);
         }
 
-        /// What was taken all the same, and a reader of the file may not expect.
-        List<String> notes(Index checked) {
-            var notes = new ArrayList<>(header.notes());
-            checked.gaps.rows.note("row of nothing but empty cells is", "rows of nothing but empty cells are")
-                    .ifPresent(notes::add);
-            checked.gaps.lines.note("blank line between rows is", "blank lines between rows are")
-                    .ifPresent(notes::add);
-            return notes;
-        }
-
-        /// Reads every row once. Adds the ids to the index, in order; everything that is wrong is told at once.
-        void check(Index index) {
+        /// Reads every row once, for the ids, in order. Everything that is wrong is told at once.
+        Index check() {
+            var index = new Index();
             var problems = new ArrayList<String>();
             var told = new BitSet();
             long count = 0;
-            try (var rows = new Cursor(index.gaps)) {
+            try (var rows = new Cursor()) {
                 for (var cells = rows.next(); cells != null; cells = rows.next()) {
                     var wrong = fault(cells, rows, index, told);
                     if (wrong.isPresent() && count++ < SHOWN) problems.add("line " + rows.line + ": " + wrong.get());
                 }
-                index.passOver(rows.ofOtherShards);
+                index.endOfRows(rows.ofOtherShards, rows.notes());
             }
             if (count == 0 && index.size() == 0 && index.ofOtherShards() == 0)
                 throw new Unusable(file.path + ": a header, but no rows");
-            if (count == 0) return;
+            if (count == 0) return index;
             throw new Unusable(file.path + ": " + Plain.count(count, "problem") + ", nothing was sent\n  "
                     + String.join("\n  ", problems)
                     + (count > SHOWN ? "\n  … and " + (count - SHOWN) + " more" : ""));
@@ -10870,9 +10856,9 @@ final class DifyExec implements Runnable {
             var cells = header.named(all);
             var id = cells.get(idColumn);
             if (id.isEmpty()) return Optional.of("the id is blank");
-            if (id.chars().anyMatch(Character::isISOControl))
+            if (hasControl(id))
                 return Optional.of("the id " + Plain.quoted(id) + " contains a control character or a line break");
-            for (var cell : cells)
+            if (file.mayHoldHalves()) for (var cell : cells)
                 if (Utf8.hasHalf(cell))
                     return Optional.of("the cell " + Plain.quoted(cell)
                             + " contains half of a surrogate pair, which is no character: type it anew");
@@ -10883,27 +10869,28 @@ final class DifyExec implements Runnable {
             return Optional.empty();
         }
 
+        private static boolean hasControl(String id) {
+            for (int i = 0; i < id.length(); i++) if (Character.isISOControl(id.charAt(i))) return true;
+            return false;
+        }
+
         /// The rows whose index is wanted, in the file's order. They must still be those that were checked.
         Iterator<Row> rows(IntPredicate wanted, Index checked) {
-            return rows(wanted, Integer.MAX_VALUE, checked);
+            return Spliterators.iterator(new Rows(wanted, Integer.MAX_VALUE, checked));
         }
 
         /// The same; the file is read no further than to the last of them.
         Iterator<Row> rows(BitSet wanted, Index checked) {
-            return rows(wanted::get, wanted.length(), checked);
+            return Spliterators.iterator(new Rows(wanted::get, wanted.length(), checked));
         }
 
         /// The first so many rows.
         Iterator<Row> first(int count, Index checked) {
-            return rows(_ -> true, count, checked);
-        }
-
-        private Iterator<Row> rows(IntPredicate wanted, int end, Index checked) {
-            return Spliterators.iterator(new Rows(wanted, end, checked));
+            return Spliterators.iterator(new Rows(_ -> true, count, checked));
         }
 
         private final class Rows extends Spliterators.AbstractSpliterator<Row> {
-            private final Cursor cursor = new Cursor(new Gaps());
+            private final Cursor cursor = new Cursor();
             private final IntPredicate wanted;
             private final Index checked;
             private int index = 0, end;
@@ -10940,13 +10927,10 @@ final class DifyExec implements Runnable {
             }
 
             private Row row(List<String> all) {
-                if (!header.fits(all)) throw changed(cursor.line);
+                if (index >= checked.rows() || !header.fits(all)) throw changed(cursor.line);
                 var cells = header.named(all);
-                if (index >= checked.rows()
-                        || !checked.id(index).equals(cells.get(idColumn))
-                        || checked.cells(index) != cursor.hashes.number(cells))
-                    throw changed(cursor.line);
-                long hash = checked.cells(index);
+                long hash = cursor.hashes.number(cells);
+                if (checked.cells(index) != hash) throw changed(cursor.line);
                 return new Row(index, cursor.line, cells.get(idColumn), inputs(cells), hash, hash);
             }
         }
@@ -10972,17 +10956,14 @@ final class DifyExec implements Runnable {
 
         /// A position in the file. `line` is where the present record begins.
         private final class Cursor implements AutoCloseable {
-            private final Records records;
-            private final Gaps gaps;
+            private final Records records = Header.records(file, header.delimiter(), header.isDelimiterNamed());
+            private final Gap emptyRows = new Gap(), blankLines = new Gap();
             private final Cells hashes = new Cells(columns());
             private final int idPlace = header.places().get(idColumn);
             private long line = 0;
             private int ofOtherShards = 0;
 
-            /// @param gaps where it is noted what is passed over
-            Cursor(Gaps gaps) {
-                this.gaps = gaps;
-                records = Header.records(file, header.delimiter(), header.isDelimiterNamed());
+            Cursor() {
                 if (record() == null) throw new Unusable(file.path + ": empty"); // the header
             }
 
@@ -11003,7 +10984,7 @@ final class DifyExec implements Runnable {
             private List<String> record() {
                 try {
                     var cells = records.next();
-                    if (cells != null && Gaps.isEmpty(cells)) cells = behindGap(cells);
+                    if (cells != null && isEmpty(cells)) cells = behindGap(cells);
                     line = records.line();
                     if (cells != null && idPlace < cells.size()) cells.set(idPlace, cells.get(idPlace).strip());
                     return cells;
@@ -11014,11 +10995,19 @@ final class DifyExec implements Runnable {
 
             /// Blank lines at the end of the file are not worth a note.
             private List<String> behindGap(List<String> cells) throws IOException {
-                var blank = new Gaps.Gap();
-                for (; cells != null && Gaps.isEmpty(cells); cells = records.next())
-                    (cells.isEmpty() ? blank : gaps.rows).add(1, records.line());
-                if (cells != null) gaps.lines.add(blank.count, blank.first);
+                var blank = new Gap();
+                for (; cells != null && isEmpty(cells); cells = records.next())
+                    (cells.isEmpty() ? blank : emptyRows).add(1, records.line());
+                if (cells != null) blankLines.add(blank.count, blank.first);
                 return cells;
+            }
+
+            /// What was taken all the same, and a reader of the file may not expect.
+            List<String> notes() {
+                var notes = new ArrayList<>(header.notes());
+                emptyRows.note("row of nothing but empty cells is", "rows of nothing but empty cells are", notes);
+                blankLines.note("blank line between rows is", "blank lines between rows are", notes);
+                return notes;
             }
 
             @Override
@@ -11061,30 +11050,24 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// What is passed over in a CSV, for it holds nothing: rows of empty cells, and blank lines between rows.
-        static final class Gaps {
-            final Gap rows = new Gap(), lines = new Gap();
+        /// What is passed over, for it holds nothing: how often, and in which line first.
+        private static final class Gap {
+            private long count = 0, first = 0;
 
-            /// How often, and in which line first.
-            static final class Gap {
-                private long count = 0, first = 0;
-
-                void add(long count, long line) {
-                    if (this.count == 0) first = line;
-                    this.count += count;
-                }
-
-                /// `2 blank lines are passed over (first: line 7)`
-                Optional<String> note(String one, String many) {
-                    return count == 0 ? Optional.empty()
-                            : Optional.of(Plain.count(count, one, many) + " passed over (first: line " + first + ")");
-                }
+            void add(long count, long line) {
+                if (this.count == 0) first = line;
+                this.count += count;
             }
 
-            static boolean isEmpty(List<String> cells) {
-                for (var cell : cells) if (!cell.isBlank()) return false;
-                return true;
+            /// `2 blank lines are passed over (first: line 7)`
+            void note(String one, String many, List<String> notes) {
+                if (count > 0) notes.add(Plain.count(count, one, many) + " passed over (first: line " + first + ")");
             }
+        }
+
+        private static boolean isEmpty(List<String> cells) {
+            for (var cell : cells) if (!cell.isBlank()) return false;
+            return true;
         }
 
         /// How a CSV is laid out: what parts its cells, and which columns have a name.
@@ -11120,7 +11103,7 @@ final class DifyExec implements Runnable {
                 for (char delimiter : given.or(() -> named).map(List::of).orElse(List.of(',', ';', '\t'))) {
                     try (var records = records(file, delimiter, named.isPresent())) {
                         var cells = records.next();
-                        while (cells != null && Gaps.isEmpty(cells)) cells = records.next();
+                        while (cells != null && isEmpty(cells)) cells = records.next();
                         if (cells == null) throw new Unusable(file.path + ": empty, not even a header");
                         var header = of(delimiter, named.isPresent(), records.line(), cells);
                         if (best == null || header.width() > best.width()) best = header;
@@ -11262,6 +11245,11 @@ final class DifyExec implements Runnable {
                     .onMalformedInput(CodingErrorAction.REPORT).onUnmappableCharacter(CodingErrorAction.REPORT));
         }
 
+        /// Half of a surrogate pair, which some decoders let through; that of UTF-8 takes it for no text.
+        boolean mayHoldHalves() {
+            return !charset.equals(UTF_8);
+        }
+
         /// @param line where reading met the problem, if it is not one of the encoding
         Unusable unreadable(IOException problem, long line) {
             if (!(problem instanceof CharacterCodingException))
@@ -11342,9 +11330,9 @@ final class DifyExec implements Runnable {
     static final class Records implements AutoCloseable {
         private final Reader in;
         private final char delimiter;
-        private final StringBuilder cell = new StringBuilder();
-        private final char[] buffer = new char[1 << 14];
-        private int at = 0, end = 0;
+        private char[] buffer = new char[1 << 14];
+        /// In the buffer: where the present cell begins, the next character, and the end of what was read.
+        private int from = 0, at = 0, end = 0;
         private long line = 0, next = 1;
 
         Records(Reader in, char delimiter) {
@@ -11362,30 +11350,29 @@ final class DifyExec implements Runnable {
             line = next;
             if (peek() < 0) return null;
             var cells = new ArrayList<String>();
-            if (!isLineEnd(peek())) do cells.add(cell()); while (pass(delimiter));
-            if (peek() >= 0) lineEnd();
+            if (!isLineEnd(peek())) do cells.add(peek() == '"' ? quoted() : bare()); while (pass(delimiter));
+            if (peek() >= 0) passLineEnd();
             return cells;
         }
 
-        private String cell() throws IOException {
-            cell.setLength(0);
-            if (peek() == '"') quoted();
-            else take(delimiter);
-            return cell.toString();
+        private String bare() throws IOException {
+            from = at;
+            goTo(delimiter);
+            return new String(buffer, from, at - from);
         }
 
-        private void quoted() throws IOException {
+        private String quoted() throws IOException {
             long opened = next;
             pass('"');
-            while (true) {
-                take('"');
+            from = at;
+            do {
+                goTo('"');
                 if (peek() < 0) throw fault(opened, "a quote is opened there and never closed");
-                if (isLineEnd(peek())) cell.append(lineEnd());
-                else if (isPair()) cell.append('"');
-                else break;
-            }
+            } while (isLineEnd(peek()) ? passLineEnd() : isPair());
+            var cell = new String(buffer, from, at - 1 - from).replace("\"\"", "\"");
             if (peek() >= 0 && peek() != delimiter && !isLineEnd(peek()))
                 throw fault(next, "text after a closing quote (a quote inside a quoted cell is written twice)");
+            return cell;
         }
 
         /// Passes a quote, and a second one after it, which stand for one in the cell.
@@ -11402,22 +11389,20 @@ final class DifyExec implements Runnable {
             return c == '\n' || c == '\r';
         }
 
-        /// Adds to the cell what stands before the next `stop` or line end.
-        private void take(char stop) throws IOException {
+        /// Passes what stands before the next `stop` or line end.
+        private void goTo(char stop) throws IOException {
             while (peek() >= 0) {
-                int from = at;
-                while (at < end && buffer[at] != stop && !isLineEnd(buffer[at])) at++;
-                cell.append(buffer, from, at - from);
+                int here = at;
+                while (here < end && buffer[here] != stop && !isLineEnd(buffer[here])) here++;
+                at = here;
                 if (at < end) return;
             }
         }
 
         /// Passes one line end: LF, CR LF or CR.
-        private String lineEnd() throws IOException {
+        private boolean passLineEnd() throws IOException {
             next++;
-            if (pass('\n')) return "\n";
-            pass('\r');
-            return pass('\n') ? "\r\n" : "\r";
+            return pass('\n') || pass('\r') | pass('\n');
         }
 
         /// Passes the next character if it is this one.
@@ -11428,11 +11413,18 @@ final class DifyExec implements Runnable {
         }
 
         private int peek() throws IOException {
-            if (at == end) {
-                at = 0;
-                end = Math.max(0, in.read(buffer));
-            }
+            if (at == end) fill();
             return at < end ? buffer[at] : -1;
+        }
+
+        /// Reads on; the present cell stays in the buffer.
+        private void fill() throws IOException {
+            System.arraycopy(buffer, from, buffer, 0, end - from);
+            at -= from;
+            end -= from;
+            from = 0;
+            if (end == buffer.length) buffer = Arrays.copyOf(buffer, 2 * end);
+            end += Math.max(0, in.read(buffer, end, buffer.length - end));
         }
 
         @Override
@@ -11656,12 +11648,20 @@ final class DifyExec implements Runnable {
 
         /// Plain decimal notation; the exponents and underscores that the server would take are refused on purpose.
         record NumberInput() implements Input {
-            private static final Pattern SHAPE = Pattern.compile("[+-]?([0-9]+(\\.[0-9]*)?|\\.[0-9]+)");
-
             @Override
             public Value read(String cell) {
-                return SHAPE.matcher(cell.strip()).matches() ? new Value.Numeric(new BigDecimal(cell.strip()))
-                        : new Value.Wrong("a number like 12, -0.5 or 1234567.89");
+                var text = cell.strip();
+                try {
+                    if (isPlain(text)) return new Value.Numeric(new BigDecimal(text));
+                } catch (NumberFormatException _) {
+                    // said below
+                }
+                return new Value.Wrong("a number like 12, -0.5 or 1234567.89");
+            }
+
+            private static boolean isPlain(String text) {
+                for (int i = 0; i < text.length(); i++) if ("+-.0123456789".indexOf(text.charAt(i)) < 0) return false;
+                return true;
             }
         }
 
@@ -11680,12 +11680,20 @@ final class DifyExec implements Runnable {
         record JsonObject() implements Input {
             @Override
             public Value read(String cell) {
-                try {
-                    if (Json.STRICT.readTree(cell).isObject()) return new Value.RawJson(cell.strip());
-                } catch (JsonProcessingException _) {
+                try (var json = Json.Tokens.STRICT.createParser(cell)) {
+                    if (isObject(json)) return new Value.RawJson(cell.strip());
+                } catch (IOException _) {
                     // said below
                 }
                 return new Value.Wrong("a JSON object like {\"name\": \"value\"}");
+            }
+
+            /// One, and nothing behind it.
+            private static boolean isObject(JsonParser json) throws IOException {
+                if (json.nextToken() != JsonToken.START_OBJECT) return false;
+                while (json.nextToken() != JsonToken.END_OBJECT || !json.getParsingContext().inRoot())
+                    if (json.currentToken() == JsonToken.VALUE_NUMBER_FLOAT) json.getDecimalValue(); // or it fails
+                return json.nextToken() == null;
             }
         }
 
@@ -11987,11 +11995,10 @@ final class DifyExec implements Runnable {
     /// Which ids there are and where each stands, packed: about forty bytes an id, no objects. Entries are numbered in
     /// the order in which they came: those of the CSV first, in its order, so that an entry's number is its row's.
     static final class Index {
-        /// What was passed over in the CSV on the way.
-        final Csv.Gaps gaps = new Csv.Gaps();
         private final List<Page> pages = new ArrayList<>();
         private final Texts ids = new Texts();
         private int size = 0, rows = -1, ofOtherShards = 0;
+        private List<String> notes = List.of();
         /// Of the workflow, as far as the results tell.
         private final Set<String> versions = new LinkedHashSet<>();
         /// Open addressing: an entry's number and one, or 0; at most two thirds full.
@@ -12044,8 +12051,17 @@ final class DifyExec implements Runnable {
         }
 
         /// The ids so far are the CSV's; what comes later is known from the files alone.
-        void endOfRows() {
+        ///
+        /// @param ofOtherShards so many rows of the CSV are no entries here
+        /// @param notes         what a reader of the CSV may not expect
+        void endOfRows(int ofOtherShards, List<String> notes) {
             rows = size;
+            this.ofOtherShards = ofOtherShards;
+            this.notes = notes;
+        }
+
+        List<String> notes() {
+            return notes;
         }
 
         /// How many rows the CSV has; without a CSV, how many ids are known.
@@ -12055,11 +12071,6 @@ final class DifyExec implements Runnable {
 
         int size() {
             return size;
-        }
-
-        /// So many rows of the CSV are no entries here.
-        void passOver(int rows) {
-            ofOtherShards = rows;
         }
 
         int ofOtherShards() {
@@ -12122,49 +12133,44 @@ final class DifyExec implements Runnable {
 
         /// Short texts as bytes, end to end in large blocks, each behind its length of four bytes; a place is a number
         /// of 32 bits: the block, then the offset in it.
-        static final class Texts {
-            private static final int BITS = 20, BLOCK = 1 << BITS, BLOCKS = 1 << Integer.SIZE - BITS, HEAD = 4;
+        private static final class Texts {
+            private static final int BITS = 20, BLOCK = 1 << BITS, BLOCKS = 1 << Integer.SIZE - BITS;
 
-            private final List<byte[]> blocks = new ArrayList<>();
-            private int used = BLOCK;
+            private final List<ByteBuffer> blocks = new ArrayList<>();
 
             /// Where the text is from now on.
             int add(byte[] text) {
-                if (used + text.length + HEAD > BLOCK) {
+                int room = Integer.BYTES + text.length;
+                if (blocks.isEmpty() || blocks.getLast().remaining() < room) {
                     if (blocks.size() == BLOCKS) throw new Unusable("more than 4 GB of ids");
-                    blocks.add(new byte[Math.max(BLOCK, text.length + HEAD)]);
-                    used = 0;
+                    blocks.add(ByteBuffer.allocate(Math.max(BLOCK, room)));
                 }
                 var block = blocks.getLast();
-                int place = blocks.size() - 1 << BITS | used;
-                for (int i = 0; i < HEAD; i++) block[used + i] = (byte) (text.length >> 8 * i);
-                System.arraycopy(text, 0, block, used + HEAD, text.length);
-                used += text.length + HEAD;
+                int place = blocks.size() - 1 << BITS | block.position();
+                block.putInt(text.length).put(text);
                 return place;
             }
 
             byte[] get(int place) {
                 int from = from(place);
-                return Arrays.copyOfRange(block(place), from, from + length(place));
+                return Arrays.copyOfRange(block(place).array(), from, from + length(place));
             }
 
             boolean is(int place, byte[] text) {
                 int from = from(place);
-                return Arrays.equals(block(place), from, from + length(place), text, 0, text.length);
+                return Arrays.equals(block(place).array(), from, from + length(place), text, 0, text.length);
             }
 
-            private byte[] block(int place) {
+            private ByteBuffer block(int place) {
                 return blocks.get(place >>> BITS);
             }
 
             private static int from(int place) {
-                return (place & BLOCK - 1) + HEAD;
+                return (place & BLOCK - 1) + Integer.BYTES;
             }
 
             private int length(int place) {
-                int length = 0;
-                for (int i = 0; i < HEAD; i++) length |= (block(place)[from(place) - HEAD + i] & 0xff) << 8 * i;
-                return length;
+                return block(place).getInt(place & BLOCK - 1);
             }
         }
     }
@@ -15166,6 +15172,9 @@ final class DifyExec implements Runnable {
                     .streamWriteConstraints(StreamWriteConstraints.builder().maxNestingDepth(10_000).build())
                     .enable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS) // Python's NaN
                     .build();
+            /// For what people write: `NaN` is no number.
+            static final JsonFactory STRICT = FACTORY.rebuild()
+                    .disable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS).build();
 
             /// Jackson's own UTF-8 has an escape for each half of an emoji, or takes what follows a lone half for one.
             static JsonGenerator writing(OutputStream out) throws IOException {
@@ -15216,9 +15225,6 @@ final class DifyExec implements Runnable {
                 .enable(DeserializationFeature.USE_BIG_DECIMAL_FOR_FLOATS)
                 .addModule(new SimpleModule().addSerializer(Instant.class, new Times.Writer()))
                 .build();
-        /// For what people write: nothing may follow the value, and `NaN` is no number.
-        static final JsonMapper STRICT = MAPPER.rebuild().enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
-                .disable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS).build();
         static final JsonFactory FACTORY = MAPPER.getFactory();
         /// For trees that are walked from within: what is nested deeper than a stack bears is refused.
         static final ObjectReader FLAT = MAPPER.reader().with(Tokens.FACTORY.rebuild().streamReadConstraints(
@@ -15380,6 +15386,7 @@ final class DifyExec implements Runnable {
     static final class Cells {
         private final MessageDigest digest = sha256();
         private final List<Column> columns;
+        private final ByteBuffer bytes = ByteBuffer.allocate(1 << 12);
 
         /// @param head length and name, and room for the length of a cell
         private record Column(int index, ByteBuffer head) {
@@ -15412,10 +15419,22 @@ final class DifyExec implements Runnable {
         long number(List<String> cells) {
             for (var column : columns) {
                 var cell = cells.get(column.index()).getBytes(UTF_8);
-                digest.update(column.head().putInt(column.head().position(), cell.length).array());
-                digest.update(cell);
+                add(column.head().putInt(column.head().position(), cell.length).array());
+                add(cell);
             }
+            digest.update(bytes.flip());
+            bytes.clear();
             return ByteBuffer.wrap(digest.digest()).getLong();
+        }
+
+        /// A digest takes one long piece faster than many short ones.
+        private void add(byte[] piece) {
+            if (piece.length > bytes.remaining()) {
+                digest.update(bytes.flip());
+                bytes.clear();
+            }
+            if (piece.length > bytes.capacity()) digest.update(piece);
+            else bytes.put(piece);
         }
 
         static long number(Map<String, String> inputs) {
