@@ -10701,29 +10701,23 @@ final class DifyExec implements Runnable {
         }
 
         /// What starts the same process many times tells each which one it is, by these variables.
-        enum ArrayEngine {
-            KUBERNETES("JOB_COMPLETION_INDEX", "", 0),
-            SLURM("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", 1),
-            AWS_BATCH("AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE", 0),
-            CLOUD_RUN("CLOUD_RUN_TASK_INDEX", "CLOUD_RUN_TASK_COUNT", 0),
-            GITLAB("CI_NODE_INDEX", "CI_NODE_TOTAL", 1);
-
-            private final String index, count;
-            private final int first;
-
-            /// @param count empty: it tells none
-            /// @param first the number of its first task
-            ArrayEngine(String index, String count, int first) {
-                this.index = index;
-                this.count = count;
-                this.first = first;
-            }
+        ///
+        /// @param count empty: it tells none
+        /// @param first the number of its first task
+        private record ArrayEngine(String index, String count, int first) {
+            private static final ArrayEngine SLURM =
+                    new ArrayEngine("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", 1);
+            private static final List<ArrayEngine> ALL = List.of(
+                    new ArrayEngine("JOB_COMPLETION_INDEX", "", 0), // Kubernetes
+                    SLURM,
+                    new ArrayEngine("AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE", 0),
+                    new ArrayEngine("CLOUD_RUN_TASK_INDEX", "CLOUD_RUN_TASK_COUNT", 0),
+                    new ArrayEngine("CI_NODE_INDEX", "CI_NODE_TOTAL", 1)); // GitLab
 
             /// @param typed how many shards there are; 0: as the engine tells
             static Shard shard(Env env, int typed) {
-                var met = Stream.of(values()).filter(engine -> env.setting(engine.index).isPresent()).toList();
-                var names = (met.isEmpty() ? Stream.of(values()) : met.stream()).map(engine -> engine.index)
-                        .collect(joining(", "));
+                var met = ALL.stream().filter(engine -> env.setting(engine.index).isPresent()).toList();
+                var names = (met.isEmpty() ? ALL : met).stream().map(ArrayEngine::index).collect(joining(", "));
                 if (met.isEmpty())
                     throw new IllegalArgumentException("no array job tells which part this is (none of " + names
                             + " is set)");
@@ -10734,30 +10728,31 @@ final class DifyExec implements Runnable {
             }
 
             private Shard told(Env env, int typed) {
-                int told = env.setting(count).isPresent() ? number(env, count) : typed;
-                if (told == 0) throw new IllegalArgumentException(index + " is set without "
+                int told = number(env, count).orElse(typed);
+                if (told == 0) throw new IllegalArgumentException(this.index + " is set without "
                         + (count.isEmpty() ? "a number of shards" : count) + "; type auto/N");
                 if (typed != 0 && told != typed)
                     throw new IllegalArgumentException(count + " is " + told + ", not " + typed);
-                int task = number(env, index) - first(env) + 1;
-                if (task < 1 || task > told) throw new IllegalArgumentException(index + " is " + number(env, index)
-                        + ", which is none of " + told + " tasks from " + first(env) + " on");
-                return new Shard(task, told);
+                int from = first(env), index = number(env, this.index).orElseThrow();
+                if (index < from || index >= from + told) throw new IllegalArgumentException(this.index + " is " + index
+                        + ", which is none of " + told + " tasks from " + from + " on");
+                return new Shard(index - from + 1, told);
             }
 
             private int first(Env env) {
                 if (this != SLURM) return first;
-                if (env.setting("SLURM_ARRAY_TASK_STEP").isPresent() && number(env, "SLURM_ARRAY_TASK_STEP") != 1)
-                    throw new IllegalArgumentException("SLURM_ARRAY_TASK_STEP is "
-                            + number(env, "SLURM_ARRAY_TASK_STEP")
+                number(env, "SLURM_ARRAY_TASK_STEP").filter(step -> step != 1).ifPresent(step -> {
+                    throw new IllegalArgumentException("SLURM_ARRAY_TASK_STEP is " + step
                             + "; number the tasks without gaps, as in --array=1-8");
-                return env.setting("SLURM_ARRAY_TASK_MIN").isPresent() ? number(env, "SLURM_ARRAY_TASK_MIN") : first;
+                });
+                return number(env, "SLURM_ARRAY_TASK_MIN").orElse(first);
             }
 
-            private static int number(Env env, String name) {
-                var text = env.get(name).strip();
-                if (text.matches("\\d{1,5}")) return Integer.parseInt(text);
-                throw new IllegalArgumentException(name + "=" + Plain.text(text, 40) + " is not a whole number");
+            private static Optional<Integer> number(Env env, String name) {
+                return env.setting(name).map(setting -> setting.text().strip()).map(text -> {
+                    if (text.matches("\\d{1,5}")) return Integer.valueOf(text);
+                    throw new IllegalArgumentException(name + "=" + Plain.text(text, 40) + " is not a whole number");
+                });
             }
         }
     }
@@ -10847,12 +10842,12 @@ final class DifyExec implements Runnable {
             if (!header.fits(all))
                 return Optional.of(Plain.count(all.size(), "cell") + " where the header has " + header.width()
                         + " (a comma too many or too few, or a quote left open?)");
-            for (int place : header.unnamed()) {
-                if (told.get(place) || !header.isFilled(all, place)) continue;
-                told.set(place);
-                return Optional.of("column " + (place + 1) + " holds " + Plain.quoted(all.get(place))
-                        + " and has no name: give it one in line " + header.line() + ", or empty it");
-            }
+            for (int place = 0; place < all.size(); place++)
+                if (header.names().get(place).isEmpty() && !all.get(place).isBlank() && !told.get(place)) {
+                    told.set(place);
+                    return Optional.of("column " + (place + 1) + " holds " + Plain.quoted(all.get(place))
+                            + " and has no name: give it one in line " + header.line() + ", or empty it");
+                }
             var cells = header.named(all);
             var id = cells.get(idColumn);
             if (id.isEmpty()) return Optional.of("the id is blank");
@@ -10956,14 +10951,19 @@ final class DifyExec implements Runnable {
 
         /// A position in the file. `line` is where the present record begins.
         private final class Cursor implements AutoCloseable {
-            private final Records records = Header.records(file, header.delimiter(), header.isDelimiterNamed());
+            private final Records records;
             private final Gap emptyRows = new Gap(), blankLines = new Gap();
             private final Cells hashes = new Cells(columns());
-            private final int idPlace = header.places().get(idColumn);
+            private final int idPlace = header.names().indexOf(columns().get(idColumn));
             private long line = 0;
             private int ofOtherShards = 0;
 
             Cursor() {
+                try {
+                    records = Header.records(file, header.delimiter(), header.isDelimiterNamed());
+                } catch (IOException problem) {
+                    throw file.unreadable(problem, 1);
+                }
                 if (record() == null) throw new Unusable(file.path + ": empty"); // the header
             }
 
@@ -11012,11 +11012,7 @@ final class DifyExec implements Runnable {
 
             @Override
             public void close() {
-                try {
-                    records.close();
-                } catch (IOException _) {
-                    // it was only read from
-                }
+                records.close();
             }
         }
 
@@ -11074,24 +11070,14 @@ final class DifyExec implements Runnable {
         ///
         /// @param isDelimiterNamed whether a line `sep=;` stands first, as Excel writes and reads it
         /// @param line             where the names stand
-        /// @param columns          the names
-        /// @param places           where in a row the named columns stand, from 0
-        /// @param unnamed          where the others do
-        record Header(char delimiter, boolean isDelimiterNamed, long line, List<String> columns,
-                List<Integer> places, List<Integer> unnamed) {
+        /// @param names            of all columns, empty where there is none
+        /// @param columns          those that have a name
+        record Header(char delimiter, boolean isDelimiterNamed, long line, List<String> names, List<String> columns) {
             private static final Pattern SEP = Pattern.compile("sep=(.)", Pattern.CASE_INSENSITIVE);
 
-            private static Header of(char delimiter, boolean isDelimiterNamed, long line, List<String> cells) {
-                var columns = new ArrayList<String>();
-                var places = new ArrayList<Integer>();
-                var unnamed = new ArrayList<Integer>();
-                for (int place = 0; place < cells.size(); place++) {
-                    var name = cells.get(place).strip();
-                    (name.isEmpty() ? unnamed : places).add(place);
-                    if (!name.isEmpty()) columns.add(name);
-                }
-                return new Header(delimiter, isDelimiterNamed, line, List.copyOf(columns), List.copyOf(places),
-                        List.copyOf(unnamed));
+            Header(char delimiter, boolean isDelimiterNamed, long line, List<String> cells) {
+                var names = cells.stream().map(String::strip).toList();
+                this(delimiter, isDelimiterNamed, line, names, names.stream().filter(name -> !name.isEmpty()).toList());
             }
 
             /// By the delimiter that is given or named, or else by the one that gives most columns: a comma unless `;`
@@ -11105,7 +11091,7 @@ final class DifyExec implements Runnable {
                         var cells = records.next();
                         while (cells != null && isEmpty(cells)) cells = records.next();
                         if (cells == null) throw new Unusable(file.path + ": empty, not even a header");
-                        var header = of(delimiter, named.isPresent(), records.line(), cells);
+                        var header = new Header(delimiter, named.isPresent(), records.line(), cells);
                         if (best == null || header.width() > best.width()) best = header;
                     } catch (IOException problem) {
                         if (fault == null) fault = problem;
@@ -11131,43 +11117,42 @@ final class DifyExec implements Runnable {
             /// The file from its start, behind its mark.
             ///
             /// @param behindFirst whether the first line is passed over, too
-            static Records records(TextFile file, char delimiter, boolean behindFirst) {
-                try {
-                    var records = new Records(file.reader(), delimiter);
-                    records.pass('\uFEFF');
-                    if (behindFirst) records.next();
-                    return records;
-                } catch (IOException problem) {
-                    throw file.unreadable(problem, 1);
-                }
+            static Records records(TextFile file, char delimiter, boolean behindFirst) throws IOException {
+                var records = new Records(file.reader(), delimiter);
+                records.pass('\uFEFF');
+                if (behindFirst) records.next();
+                return records;
             }
 
             int width() {
-                return places.size() + unnamed.size();
+                return names.size();
+            }
+
+            private boolean isWhole() {
+                return columns.size() == width();
             }
 
             /// Whether a row has a cell for each column. At its end those without a name may be missing: so Excel
             /// saves.
             boolean fits(List<String> cells) {
-                return places.getLast() < cells.size() && cells.size() <= width();
-            }
-
-            boolean isFilled(List<String> cells, int place) {
-                return place < cells.size() && !cells.get(place).isBlank();
+                int cut = cells.size();
+                return cut == width()
+                        || cut < width() && names.subList(cut, width()).stream().allMatch(String::isEmpty);
             }
 
             /// The cells of the columns that have a name.
             List<String> named(List<String> cells) {
-                return unnamed.isEmpty() ? cells : places.stream().map(cells::get).toList();
+                return isWhole() ? cells : IntStream.range(0, cells.size()).filter(i -> !names.get(i).isEmpty())
+                        .mapToObj(cells::get).toList();
             }
 
             List<String> notes() {
                 var notes = new ArrayList<String>();
                 if (isDelimiterNamed) notes.add("line 1, \"sep=\", is taken as naming what parts the cells");
-                if (!unnamed.isEmpty())
-                    notes.add(Plain.count(unnamed.size(), "column without a name is", "columns without a name are")
-                            + " left out, as no row has anything there (first: column " + (unnamed.getFirst() + 1)
-                            + ")");
+                if (!isWhole())
+                    notes.add(Plain.count(width() - columns.size(), "column without a name is",
+                            "columns without a name are") + " left out, as no row has anything there (first: column "
+                            + (names.indexOf("") + 1) + ")");
                 return notes;
             }
         }
@@ -11180,6 +11165,7 @@ final class DifyExec implements Runnable {
                 NUMBERS = "Numbers: File > Export To > CSV, under Advanced Options \"Unicode (UTF-8)\"",
                 LIBRE_OFFICE = "LibreOffice: File > Save As, \"Text CSV\", then the character set \"Unicode (UTF-8)\"";
         private static final String[] ANY = {EXCEL, NUMBERS, LIBRE_OFFICE};
+        private static final String NO_CSV = ", not a CSV. Save it as one";
         /// Those that a file which is not UTF-8 may be in.
         private static final List<String> USUAL = List.of("Shift_JIS", "EUC-JP", "GB18030", "Big5", "EUC-KR",
                 "windows-1252", "windows-1251");
@@ -11189,7 +11175,7 @@ final class DifyExec implements Runnable {
             var start = start(path, 1 << 16);
             var magic = HexFormat.of().formatHex(start, 0, Math.min(8, start.length));
             if (magic.startsWith("504b0304")) throw zipped(path);
-            if (magic.equals("d0cf11e0a1b11ae1")) throw workbook(path, "an Excel workbook (.xls)", ANY);
+            if (magic.equals("d0cf11e0a1b11ae1")) throw refused(path, "an Excel workbook (.xls)" + NO_CSV, ANY);
             if (given.isPresent()) return new TextFile(path, given.get());
             if (magic.startsWith("fffe")) return new TextFile(path, StandardCharsets.UTF_16LE);
             if (magic.startsWith("feff")) return new TextFile(path, StandardCharsets.UTF_16BE);
@@ -11210,20 +11196,16 @@ final class DifyExec implements Runnable {
             try (var zip = new ZipFile(path.toFile())) {
                 var names = zip.stream().map(ZipEntry::getName).toList();
                 if (names.stream().anyMatch(name -> name.startsWith("xl/")))
-                    return workbook(path, "an Excel workbook (.xlsx)", ANY);
+                    return refused(path, "an Excel workbook (.xlsx)" + NO_CSV, ANY);
                 if (names.stream().anyMatch(name -> name.startsWith("Index/") || name.equals("Index.zip")))
-                    return workbook(path, "a Numbers spreadsheet (.numbers)", NUMBERS);
+                    return refused(path, "a Numbers spreadsheet (.numbers)" + NO_CSV, NUMBERS);
                 if (names.contains("content.xml"))
-                    return workbook(path, "an OpenDocument spreadsheet (.ods)", LIBRE_OFFICE, EXCEL);
+                    return refused(path, "an OpenDocument spreadsheet (.ods)" + NO_CSV, LIBRE_OFFICE, EXCEL);
             } catch (IOException _) {
                 // cut short, or of another make
             }
             return refused(path, "a zip archive, not a CSV. If a spreadsheet program wrote it, save it as one there",
                     ANY);
-        }
-
-        private static Unusable workbook(Path path, String what, String... clicks) {
-            return refused(path, what + ", not a CSV. Save it as one", clicks);
         }
 
         private static Unusable refused(Path path, String what, String... clicks) {
@@ -11428,8 +11410,12 @@ final class DifyExec implements Runnable {
         }
 
         @Override
-        public void close() throws IOException {
-            in.close();
+        public void close() {
+            try {
+                in.close();
+            } catch (IOException _) {
+                // it was only read from
+            }
         }
     }
 
@@ -11718,18 +11704,14 @@ final class DifyExec implements Runnable {
                     throw new Unusable(base + ": " + Plain.of(problem));
                 }
             }
-
-            boolean hold(Path file) {
-                return within.stream().anyMatch(file::startsWith);
-            }
         }
 
         /// A file, as an address or as `@path` from the CSV's folder, or several of them, parted by `;`.
         ///
         /// @param most   how many a list may hold
-        /// @param limits MB by kind, from the server
+        /// @param system what the server says of its limits, in MB
         record FileInput(boolean isList, Folders folders, List<String> kinds, List<String> extensions,
-                List<String> methods, int most, Map<String, Integer> limits) implements Input {
+                List<String> methods, int most, JsonNode system) implements Input {
             private static final Map<String, List<String>> ENDINGS = Map.of(
                     "image", List.of("jpg", "jpeg", "png", "webp", "gif", "svg"),
                     "audio", List.of("mp3", "m4a", "wav", "amr", "mpga"),
@@ -11739,16 +11721,11 @@ final class DifyExec implements Runnable {
 
             static FileInput of(boolean isList, JsonNode node, JsonNode system, Folders folders) {
                 int most = node.path("max_length").asInt(0);
-                var limits = new HashMap<String, Integer>();
-                for (var kind : List.of("image", "audio", "video"))
-                    limits.put(kind, system.path(kind + "_file_size_limit").asInt(0));
-                for (var kind : List.of("document", "custom"))
-                    limits.put(kind, system.path("file_size_limit").asInt(0));
                 return new FileInput(isList, folders, texts(node.path("allowed_file_types")),
                         texts(node.path("allowed_file_extensions")).stream()
                                 .map(end -> end.replaceFirst("^\\.", "").toLowerCase(Locale.ROOT)).toList(),
                         texts(node.path("allowed_file_upload_methods")),
-                        most > 0 ? most : system.path("workflow_file_upload_limit").asInt(10), Map.copyOf(limits));
+                        most > 0 ? most : system.path("workflow_file_upload_limit").asInt(10), system);
             }
 
             @Override
@@ -11793,7 +11770,7 @@ final class DifyExec implements Runnable {
                     if (!Files.isRegularFile(path))
                         return new Value.Wrong("a file that exists; there is none at " + path);
                     var file = path.toRealPath();
-                    if (!folders.hold(file))
+                    if (folders.within.stream().noneMatch(file::startsWith))
                         return new Value.Wrong("a file under the CSV's folder (or another, which --files DIR names); "
                                 + "this is " + file);
                     if (!Files.isReadable(path)) return new Value.Wrong("a file that may be read, not " + path);
@@ -11810,7 +11787,8 @@ final class DifyExec implements Runnable {
             }
 
             private Optional<String> tooLarge(long size, String kind) {
-                int most = limits.getOrDefault(kind, limits.getOrDefault("custom", 0));
+                boolean hasOwn = List.of("image", "audio", "video").contains(kind);
+                int most = system.path(hasOwn ? kind + "_file_size_limit" : "file_size_limit").asInt(0);
                 return most > 0 && size > (long) most << 20
                         ? Optional.of("at most " + most + " MB, not " + (size >> 20) + " MB") : Optional.empty();
             }
@@ -11886,11 +11864,7 @@ final class DifyExec implements Runnable {
 
         record OnServer(String kind, String id) implements Value {}
 
-        record Several(List<Value> files) implements Value {
-            public Several {
-                files = List.copyOf(files);
-            }
-        }
+        record Several(List<Value> files) implements Value {}
 
         /// Nothing is sent: the cell is empty.
         record None() implements Value {}
@@ -12021,15 +11995,9 @@ final class DifyExec implements Runnable {
         int find(String id) {
             var known = last;
             if (known.entry >= 0 && known.id.equals(id)) return known.entry;
-            int entry = find(id.getBytes(UTF_8));
+            int entry = table[slot(id.getBytes(UTF_8))] - 1;
             last = new Found(id, entry);
             return entry;
-        }
-
-        private int find(byte[] id) {
-            for (int slot = slot(id); table[slot] != 0; slot = slot + 1 & table.length - 1)
-                if (ids.is(place(table[slot] - 1), id)) return table[slot] - 1;
-            return -1;
         }
 
         /// Adds an id that is not there yet. `line` and `cells` (the hash) are 0 for ids that are in no CSV.
@@ -12041,8 +12009,8 @@ final class DifyExec implements Runnable {
             page.places[size % Page.SIZE] = ids.add(bytes);
             page.lines[size % Page.SIZE] = Math.toIntExact(line);
             page.cells[size % Page.SIZE] = hash;
-            enter(bytes, size);
-            return size++;
+            table[slot(bytes)] = ++size;
+            return size - 1;
         }
 
         int findOrAdd(String id) {
@@ -12115,20 +12083,16 @@ final class DifyExec implements Runnable {
             return page(entry).places[entry % Page.SIZE];
         }
 
+        /// Where in the table the id is, or belongs.
         private int slot(byte[] id) {
-            int hash = Arrays.hashCode(id) * 0x9E3779B9;
-            return (hash ^ hash >>> 15) & table.length - 1;
-        }
-
-        private void enter(byte[] id, int entry) {
-            int slot = slot(id);
-            while (table[slot] != 0) slot = slot + 1 & table.length - 1;
-            table[slot] = entry + 1;
+            int hash = Arrays.hashCode(id) * 0x9E3779B9, mask = table.length - 1, slot = (hash ^ hash >>> 15) & mask;
+            while (table[slot] != 0 && !ids.is(place(table[slot] - 1), id)) slot = slot + 1 & mask;
+            return slot;
         }
 
         private void widen() {
             table = new int[table.length * 2];
-            for (int entry = 0; entry < size; entry++) enter(ids.get(place(entry)), entry);
+            for (int entry = 0; entry < size; entry++) table[slot(ids.get(place(entry)))] = entry + 1;
         }
 
         /// Short texts as bytes, end to end in large blocks, each behind its length of four bytes; a place is a number
@@ -12152,25 +12116,20 @@ final class DifyExec implements Runnable {
             }
 
             byte[] get(int place) {
-                int from = from(place);
-                return Arrays.copyOfRange(block(place).array(), from, from + length(place));
+                var text = view(place);
+                var bytes = new byte[text.remaining()];
+                text.get(bytes);
+                return bytes;
             }
 
             boolean is(int place, byte[] text) {
-                int from = from(place);
-                return Arrays.equals(block(place).array(), from, from + length(place), text, 0, text.length);
+                return view(place).equals(ByteBuffer.wrap(text));
             }
 
-            private ByteBuffer block(int place) {
-                return blocks.get(place >>> BITS);
-            }
-
-            private static int from(int place) {
-                return (place & BLOCK - 1) + Integer.BYTES;
-            }
-
-            private int length(int place) {
-                return block(place).getInt(place & BLOCK - 1);
+            private ByteBuffer view(int place) {
+                var block = blocks.get(place >>> BITS);
+                int head = place & BLOCK - 1;
+                return block.slice(head + Integer.BYTES, block.getInt(head));
             }
         }
     }
