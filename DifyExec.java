@@ -10857,11 +10857,9 @@ final class DifyExec implements Runnable {
                 if (Utf8.hasHalf(cell))
                     return Optional.of("the cell " + Plain.quoted(cell)
                             + " contains half of a surrogate pair, which is no character: type it anew");
-            int before = index.find(id);
-            if (before >= 0)
-                return Optional.of("the id " + Plain.quoted(id) + " stands in line " + index.line(before) + " already");
-            index.add(id, rows.line, rows.hashes.number(cells));
-            return Optional.empty();
+            int before = index.size(), entry = index.add(id, rows.line, rows.hashes.number(cells));
+            return entry == before ? Optional.empty()
+                    : Optional.of("the id " + Plain.quoted(id) + " stands in line " + index.line(entry) + " already");
         }
 
         private static boolean hasControl(String id) {
@@ -11975,8 +11973,10 @@ final class DifyExec implements Runnable {
         private List<String> notes = List.of();
         /// Of the workflow, as far as the results tell.
         private final Set<String> versions = new LinkedHashSet<>();
-        /// Open addressing: an entry's number and one, or 0; at most two thirds full.
+        /// Open addressing: an entry's number and one, or 0; at most two thirds full. Beside it stands a byte of the
+        /// id's hash: the text of most other ids need not be looked at.
         private int[] table = new int[4096];
+        private byte[] marks = new byte[table.length];
         /// An event's id is looked up by each that reads it.
         private Found last = new Found("", -1);
 
@@ -12000,16 +12000,19 @@ final class DifyExec implements Runnable {
             return entry;
         }
 
-        /// Adds an id that is not there yet. `line` and `cells` (the hash) are 0 for ids that are in no CSV.
+        /// Adds an id, if it is not there yet. `line` and `hash` (of its cells) are 0 for ids that are in no CSV.
         int add(String id, long line, long hash) {
-            if (size % Page.SIZE == 0) pages.add(new Page());
             if (size >= table.length / 3 * 2) widen();
             var bytes = id.getBytes(UTF_8);
+            int slot = slot(bytes);
+            if (table[slot] != 0) return table[slot] - 1;
+            if (size % Page.SIZE == 0) pages.add(new Page());
             var page = page(size);
             page.places[size % Page.SIZE] = ids.add(bytes);
             page.lines[size % Page.SIZE] = Math.toIntExact(line);
             page.cells[size % Page.SIZE] = hash;
-            table[slot(bytes)] = ++size;
+            table[slot] = ++size;
+            marks[slot] = mark(hash(bytes));
             return size - 1;
         }
 
@@ -12085,14 +12088,30 @@ final class DifyExec implements Runnable {
 
         /// Where in the table the id is, or belongs.
         private int slot(byte[] id) {
-            int hash = Arrays.hashCode(id) * 0x9E3779B9, mask = table.length - 1, slot = (hash ^ hash >>> 15) & mask;
-            while (table[slot] != 0 && !ids.is(place(table[slot] - 1), id)) slot = slot + 1 & mask;
+            int hash = hash(id), last = table.length - 1, slot = (hash ^ hash >>> 15) & last;
+            byte mark = mark(hash);
+            while (table[slot] != 0 && !(marks[slot] == mark && ids.is(place(table[slot] - 1), id)))
+                slot = slot + 1 & last;
             return slot;
+        }
+
+        private static int hash(byte[] id) {
+            return Arrays.hashCode(id) * 0x9E3779B9;
+        }
+
+        private static byte mark(int hash) {
+            return (byte) (hash >>> 24);
         }
 
         private void widen() {
             table = new int[table.length * 2];
-            for (int entry = 0; entry < size; entry++) table[slot(ids.get(place(entry)))] = entry + 1;
+            marks = new byte[table.length];
+            for (int entry = 0; entry < size; entry++) {
+                var id = ids.get(place(entry));
+                int slot = slot(id);
+                table[slot] = entry + 1;
+                marks[slot] = mark(hash(id));
+            }
         }
 
         /// Short texts as bytes, end to end in large blocks, each behind its length of four bytes; a place is a number
