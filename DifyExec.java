@@ -6805,7 +6805,8 @@ final class DifyExec implements Runnable {
         private final ExecutorService tasks;
         private final Watches watches;
         private final Door door;
-        private final HttpClient http;
+        /// It loads while the caller reads its files: that takes a quarter of a second.
+        private final CompletableFuture<HttpClient> http;
         private final Access access;
         private final Endpoints endpoints;
         private final Duration timeout, firstEvent;
@@ -6817,7 +6818,8 @@ final class DifyExec implements Runnable {
             this.tasks = Executors.newVirtualThreadPerTaskExecutor();
             this.watches = new Watches();
             this.door = new Door(System::nanoTime);
-            this.http = Transport.of(access, tasks, CONNECT);
+            this.http = CompletableFuture.supplyAsync(Transport.of(access, tasks, CONNECT)::build, tasks);
+            tasks.execute(() -> Json.MAPPER.reader()); // so does what reads the answers
             this.access = access;
             this.endpoints = new Endpoints(access, AppKind.WORKFLOW);
             this.timeout = timeout;
@@ -6853,7 +6855,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public void close() {
-            http.shutdownNow();
+            http.join().shutdownNow();
             watches.close();
             tasks.shutdownNow();
         }
@@ -7134,7 +7136,7 @@ final class DifyExec implements Runnable {
 
         private Reply<HttpResponse<InputStream>> sent(HttpRequest request, BodyHandler<InputStream> body,
                 Duration limit, Symptom overdue) {
-            var sending = http.sendAsync(request, body);
+            var sending = http.join().sendAsync(request, body);
             try {
                 return new Reply.Got<>(sending.get(limit.toNanos(), NANOSECONDS));
             } catch (TimeoutException _) {
@@ -8043,7 +8045,7 @@ final class DifyExec implements Runnable {
 
     /// The JDK's HTTP client as Dify needs it: HTTP/1.1, no redirects, the proxy and the authorities of the settings.
     static final class Transport {
-        static HttpClient of(Access access, Executor executor, Duration connect) {
+        static HttpClient.Builder of(Access access, Executor executor, Duration connect) {
             var builder = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).executor(executor)
                     .followRedirects(HttpClient.Redirect.NEVER).connectTimeout(connect)
                     .proxy(HttpClient.Builder.NO_PROXY);
@@ -8053,7 +8055,7 @@ final class DifyExec implements Runnable {
                 if (proxy.getUserInfo() != null) builder.authenticator(login(proxy.getUserInfo()));
             });
             access.authorities().ifPresent(setting -> builder.sslContext(trusting(setting)));
-            return builder.build();
+            return builder;
         }
 
         private static Authenticator login(String userInfo) {
