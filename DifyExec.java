@@ -502,8 +502,9 @@ final class DifyExec implements Runnable {
             try (var source = Csv.Source.of(input.csv)) {
                 var csv = setup.open(source, input.csv).with(part);
                 try (var dify = setup.connect(demo.version, csv.columns(), 1, setup.err())) {
+                    var answer = dify.client().infoAhead(); // comes while the CSV is read
                     var index = csv.check();
-                    var met = dify.greet("");
+                    var met = dify.greet(answer, "");
                     return report(csv, index, met, dify.form(met, csv, input.csv), dify);
                 }
             }
@@ -2360,7 +2361,11 @@ final class DifyExec implements Runnable {
         ///
         /// @param left what a refusal means for the rows, or empty
         Greeting.Met greet(String left) throws InterruptedException {
-            return switch (Greeting.exchange(client, judge, err)) {
+            return greet(client::info, left);
+        }
+
+        Greeting.Met greet(Supplier<Reply<Greeting.About>> info, String left) throws InterruptedException {
+            return switch (Greeting.exchange(info, judge, err)) {
                 case Greeting.Met met -> met;
                 case Greeting.Rejected(var why) -> throw new Unusable(STOPPED, Plain.lines(why, 1000) + left);
             };
@@ -6516,9 +6521,10 @@ final class DifyExec implements Runnable {
         record About(String name, String mode, String version) {}
 
         /// Asks `/info`; a server that is away or busy is asked again, `MAX_RETRIES` times. The calling thread waits.
-        static Greeting exchange(DifyClient client, Judge judge, PrintWriter err) throws InterruptedException {
+        static Greeting exchange(Supplier<Reply<About>> info, Judge judge, PrintWriter err)
+                throws InterruptedException {
             for (int tries = 0; ; tries++)
-                switch (client.info()) {
+                switch (info.get()) {
                     case Reply.Got(About(var app, var mode, var version)) -> {
                         return AppKind.of(mode).<Greeting>map(kind -> new Met(app, kind, version))
                                 .orElseGet(() -> new Rejected(mode.isEmpty() ? stranger(judge.access())
@@ -7036,6 +7042,12 @@ final class DifyExec implements Runnable {
                 if (!tree.isObject()) throw new IOException("no JSON object");
                 return new Greeting.About(tree.path("name").asText(), tree.path("mode").asText(""), version(answer));
             });
+        }
+
+        /// The same, asked at once, by another thread; who needs a second answer asks again.
+        Supplier<Reply<Greeting.About>> infoAhead() {
+            var first = new AtomicReference<>(CompletableFuture.supplyAsync(this::info, tasks));
+            return () -> Optional.ofNullable(first.getAndSet(null)).map(CompletableFuture::join).orElseGet(this::info);
         }
 
         /// The request of an attempt as a person may read it: the body alone.
