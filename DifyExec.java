@@ -11085,7 +11085,7 @@ final class DifyExec implements Runnable {
         /// @param names            of all columns, empty where there is none
         /// @param columns          those that have a name
         record Header(char delimiter, boolean isDelimiterNamed, long line, List<String> names, List<String> columns) {
-            private static final Pattern SEP = Pattern.compile("sep=(.)", Pattern.CASE_INSENSITIVE);
+            private static final Pattern SEP = Pattern.compile("\uFEFF?(\"?)sep=(.)\\1", Pattern.CASE_INSENSITIVE);
 
             Header(char delimiter, boolean isDelimiterNamed, long line, List<String> cells) {
                 var names = cells.stream().map(String::strip).toList();
@@ -11115,12 +11115,9 @@ final class DifyExec implements Runnable {
 
             /// What the first line says that parts the cells, where it says so.
             private static Optional<Character> named(TextFile file) {
-                char none = '\0';
-                try (var records = records(file, none, false)) {
-                    var line = records.next();
-                    if (line == null) return Optional.empty();
-                    var sep = SEP.matcher(String.join("", line));
-                    return sep.matches() ? Optional.of(sep.group(1).charAt(0)) : Optional.empty();
+                try (var in = new BufferedReader(file.reader())) {
+                    var sep = SEP.matcher(Objects.requireNonNullElse(in.readLine(), ""));
+                    return sep.matches() ? Optional.of(sep.group(2).charAt(0)) : Optional.empty();
                 } catch (IOException _) {
                     return Optional.empty(); // more than that line; it is told where it is read as a header
                 }
@@ -11756,23 +11753,18 @@ final class DifyExec implements Runnable {
 
             private Value remote(String cell) {
                 if (!takes("remote_url")) return new Value.Wrong("an upload (@path): addresses are not allowed");
-                var address = address(cell);
-                if (address.isEmpty())
-                    return new Value.Wrong("an address (https://…)" + (takes("local_file") ? " or @path" : ""));
-                var end = end(address.get().getPath());
-                // without an ending only Dify's own look at the address can tell
-                var kind = end.isEmpty() && !kinds.isEmpty() ? kinds.getFirst() : kind(end);
-                return fault(kind, end).<Value>map(Value.Wrong::new)
-                        .orElseGet(() -> new Value.Remote(kind, address.get()));
-            }
-
-            private static Optional<URI> address(String cell) {
                 try {
-                    return Optional.of(new URI(cell.replace(" ", "%20"))).filter(address -> address.getHost() != null
-                            && List.of("http", "https").contains(String.valueOf(address.getScheme())));
+                    var address = new URI(cell.replace(" ", "%20"));
+                    var end = end(address.getPath());
+                    // without an ending only Dify's own look at the address can tell
+                    var kind = end.isEmpty() && !kinds.isEmpty() ? kinds.getFirst() : kind(end);
+                    if (address.getHost() != null && String.valueOf(address.getScheme()).matches("https?"))
+                        return fault(kind, end).<Value>map(Value.Wrong::new)
+                                .orElseGet(() -> new Value.Remote(kind, address));
                 } catch (URISyntaxException _) {
-                    return Optional.empty();
+                    // said below
                 }
+                return new Value.Wrong("an address (https://…)" + (takes("local_file") ? " or @path" : ""));
             }
 
             private Value local(String cell) {
@@ -12102,10 +12094,10 @@ final class DifyExec implements Runnable {
 
         /// Where in the table the id is, or belongs.
         private int slot(byte[] id) {
-            int hash = hash(id), last = table.length - 1, slot = (hash ^ hash >>> 15) & last;
+            int hash = hash(id), mask = table.length - 1, slot = (hash ^ hash >>> 15) & mask;
             byte mark = mark(hash);
             while (table[slot] != 0 && !(marks[slot] == mark && ids.is(place(table[slot] - 1), id)))
-                slot = slot + 1 & last;
+                slot = slot + 1 & mask;
             return slot;
         }
 
