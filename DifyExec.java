@@ -11321,8 +11321,10 @@ final class DifyExec implements Runnable {
     static final class Records implements AutoCloseable {
         private final Reader in;
         private final char delimiter;
-        private char[] buffer = new char[1 << 14];
-        /// In the buffer: where the present cell begins, the next character, and the end of what was read.
+        private final char[] buffer = new char[1 << 14];
+        /// What the buffer no longer has of the present cell.
+        private final StringBuilder begun = new StringBuilder();
+        /// In the buffer: where the present cell begins or goes on, the next character, and the end of what was read.
         private int from = 0, at = 0, end = 0;
         private long line = 0, next = 1;
 
@@ -11347,20 +11349,20 @@ final class DifyExec implements Runnable {
         }
 
         private String bare() throws IOException {
-            from = at;
+            begin();
             goTo(delimiter);
-            return new String(buffer, from, at - from);
+            return cell(0);
         }
 
         private String quoted() throws IOException {
             long opened = next;
             pass('"');
-            from = at;
+            begin();
             do {
                 goTo('"');
                 if (peek() < 0) throw fault(opened, "a quote is opened there and never closed");
             } while (isLineEnd(peek()) ? passLineEnd() : isPair());
-            var cell = new String(buffer, from, at - 1 - from).replace("\"\"", "\"");
+            var cell = cell(1).replace("\"\"", "\"");
             if (peek() >= 0 && peek() != delimiter && !isLineEnd(peek()))
                 throw fault(next, "text after a closing quote (a quote inside a quoted cell is written twice)");
             return cell;
@@ -11369,6 +11371,17 @@ final class DifyExec implements Runnable {
         /// Passes a quote, and a second one after it, which stand for one in the cell.
         private boolean isPair() throws IOException {
             return pass('"') && pass('"');
+        }
+
+        private void begin() {
+            from = at;
+            begun.setLength(0);
+        }
+
+        /// What was passed since the cell began, without so many characters at the end.
+        private String cell(int without) {
+            if (begun.isEmpty()) return new String(buffer, from, at - from - without);
+            return begun.append(buffer, from, at - from).substring(0, begun.length() - without);
         }
 
         private IOException fault(long line, String what) {
@@ -11404,18 +11417,12 @@ final class DifyExec implements Runnable {
         }
 
         private int peek() throws IOException {
-            if (at == end) fill();
+            if (at == end) {
+                begun.append(buffer, from, end - from);
+                from = at = 0;
+                end = Math.max(0, in.read(buffer));
+            }
             return at < end ? buffer[at] : -1;
-        }
-
-        /// Reads on; the present cell stays in the buffer.
-        private void fill() throws IOException {
-            System.arraycopy(buffer, from, buffer, 0, end - from);
-            at -= from;
-            end -= from;
-            from = 0;
-            if (end == buffer.length) buffer = Arrays.copyOf(buffer, 2 * end);
-            end += Math.max(0, in.read(buffer, end, buffer.length - end));
         }
 
         @Override
