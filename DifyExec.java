@@ -11684,7 +11684,7 @@ final class DifyExec implements Runnable {
             public Value read(String cell) {
                 try (var json = Json.Tokens.STRICT.createParser(cell)) {
                     if (isObject(json)) return new Value.RawJson(cell.strip());
-                } catch (IOException _) {
+                } catch (IOException | NumberFormatException _) {
                     // said below
                 }
                 return new Value.Wrong("a JSON object like {\"name\": \"value\"}");

@@ -212,11 +212,17 @@ class FormTest {
                 num  | 'NaN'          | a number like
                 num  | '1e5'          | a number like
                 num  | '0x10'         | a number like
+                num  | '1-2'          | a number like
+                num  | '+.'           | a number like
                 flag | 'maybe'        | true, false, yes
                 tone | 'Formal'       | did you mean "formal"?
                 tone | ' '            | one of
                 meta | '[1]'          | a JSON object
                 meta | '{"a":1} x'    | a JSON object
+                meta | '{"a":1} {}'   | a JSON object
+                meta | '{"a":{}'      | a JSON object
+                meta | '{"a":NaN}'    | a JSON object
+                meta | '{"a":1e9999999999}' | a JSON object
                 meta | '{a:1}'        | a JSON object
                 ext  | 'x'            | takes no value
                 """)
