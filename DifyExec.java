@@ -11375,7 +11375,7 @@ final class DifyExec implements Runnable {
 
         private void begin() {
             from = at;
-            begun.setLength(0);
+            if (!begun.isEmpty()) begun.setLength(0);
         }
 
         /// What was passed since the cell began, without so many characters at the end.
