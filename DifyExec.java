@@ -275,7 +275,7 @@ final class DifyExec implements Runnable {
         private int tell(Shards shards) throws IOException {
             if (html != null) throw new Unusable("--html: the report is of one batch; 'merge' makes it of its shards");
             if (input == null) return tell(StatusView.OfShards.of(shards, Optional.empty()));
-            try (var source = Source.of(input)) {
+            try (var source = Csv.Source.of(input)) {
                 shards.files().forEach(files -> files.refuse(source.path()));
                 return tell(StatusView.OfShards.of(shards, Optional.of(shape.open(source.path()))));
             }
@@ -497,12 +497,12 @@ final class DifyExec implements Runnable {
         public Integer call() throws Exception {
             setup.check(demo.version);
             var part = rows.shard(setup.env);
-            try (var source = Source.of(input.csv)) {
+            try (var source = Csv.Source.of(input.csv)) {
                 var csv = setup.open(source, input.csv).with(part);
                 try (var dify = setup.connect(demo.version, csv.columns(), 1, setup.err())) {
-                    var index = new Index();
-                    csv.check(index);
-                    var met = dify.greet("");
+                    var answer = dify.client().infoAhead(); // comes while the CSV is read
+                    var index = csv.check();
+                    var met = dify.greet(answer, "");
                     return report(csv, index, met, dify.form(met, csv, input.csv), dify);
                 }
             }
@@ -510,7 +510,7 @@ final class DifyExec implements Runnable {
 
         private int report(Csv csv, Index index, Greeting server, Form form, Connection dify) {
             var out = setup.spec.commandLine().getOut();
-            var inspection = Inspection.of(csv.columns(), form, csv.rows(_ -> true, index)).of(csv, index);
+            var inspection = Inspection.of(csv.columns(), index.notes(), form, csv.rows(_ -> true, index));
             if (json) out.println(Json.MAPPER.valueToTree(inspection).toString());
             else CheckView.print(inspection, server, out);
             for (var first = csv.first(show, index); first.hasNext(); )
@@ -823,7 +823,8 @@ final class DifyExec implements Runnable {
 
             private List<Candidate> options(String begun) {
                 var column = begun.substring(0, begun.indexOf('='));
-                var options = switch (desk.formWithin(PATIENCE).flatMap(form -> form.variable(column)).orElse(null)) {
+                var options = switch (desk.formWithin(PATIENCE).flatMap(form -> form.variable(column))
+                        .map(Variable::input).orElse(null)) {
                     case Variable.Select select -> select.options();
                     case Variable.Checkbox _ -> List.of("true", "false");
                     case null, default -> List.<String>of();
@@ -1157,7 +1158,7 @@ final class DifyExec implements Runnable {
             Draft.refuse(file, files(), Optional.empty(), _ -> force);
             edits.save(csv, batch().index(), file);
             var count = edits.count();
-            if (open) open(Optional.of(csv.path), files().results(), false);
+            if (open) open(Optional.of(csv.file.path), files().results(), false);
             out().println("Saved " + Plain.count(batch().index().rows(), "row") + " to "
                     + Plain.text(file.toString(), 200) + ", with " + count + ".");
         }
@@ -1236,7 +1237,7 @@ final class DifyExec implements Runnable {
         }
 
         private Csv opened(Path input) {
-            try (var source = Source.of(input)) {
+            try (var source = Csv.Source.of(input)) {
                 if (source.temporary()) throw new Unusable(input + ": the shell reads its CSV again and again"
                         + "\nhint: save it as a regular file first");
                 return shell.setup.open(source, input);
@@ -1297,7 +1298,7 @@ final class DifyExec implements Runnable {
         }
 
         private Optional<Path> csvPath() {
-            return Optional.ofNullable(batch).flatMap(Batch::csv).map(csv -> csv.path);
+            return Optional.ofNullable(batch).flatMap(Batch::csv).map(csv -> csv.file.path);
         }
 
         /// Where the batch stands, read again once its files were written.
@@ -1376,7 +1377,7 @@ final class DifyExec implements Runnable {
         private KnownForm known(Csv csv) {
             var said = new StringWriter();
             try (var server = connect(csv, new PrintWriter(said))) {
-                var form = server.form(server.greet(""), csv, csv.path);
+                var form = server.form(server.greet(""), csv, csv.file.path);
                 return new KnownForm(form, said.toString().strip());
             } catch (Unusable problem) {
                 return new KnownForm(Form.ofText(), problem.getMessage());
@@ -1387,7 +1388,7 @@ final class DifyExec implements Runnable {
 
         /// Each cell held against the form before anything is kept or sent.
         static void check(Form form, Row row, List<String> columns) {
-            var problems = Inspection.of(columns, form, List.of(row).iterator()).problems();
+            var problems = Inspection.of(columns, List.of(), form, List.of(row).iterator()).problems();
             if (!problems.isEmpty()) throw new Unusable("row " + Plain.id(row.id()) + ", " + problems.stream()
                     .map(problem -> CheckView.wrong(problem.column(), problem.value(), problem.allowed()))
                     .collect(joining("; ")));
@@ -1495,9 +1496,9 @@ final class DifyExec implements Runnable {
             /// all.
             void save(Csv csv, Index index, Path to) {
                 byId.forEach((id, edited) -> edited.cells().forEach((column, cell) ->
-                        unwritable(cell, csv.charset).ifPresent(character -> {
+                        unwritable(cell, csv.file.charset).ifPresent(character -> {
                             throw new Unusable(to + ": row " + Plain.id(id) + ", column " + Plain.quoted(column)
-                                    + ": the edit has a character that " + csv.charset + " cannot write ("
+                                    + ": the edit has a character that " + csv.file.charset + " cannot write ("
                                     + Plain.quoted(character) + ")\nhint: set it without");
                         })));
                 Draft.write(to, out -> write(csv, index, out));
@@ -1511,7 +1512,7 @@ final class DifyExec implements Runnable {
             private void write(Csv csv, Index index, OutputStream to) throws IOException {
                 var first = firstLine(csv);
                 boolean isDelimiterNamed = csv.header().isDelimiterNamed();
-                var text = new OutputStreamWriter(to, csv.charset.newEncoder());
+                var text = new OutputStreamWriter(to, csv.file.charset.newEncoder());
                 if (isDelimiterNamed) text.write(first);
                 try (var out = new CellWriter(text, csv.header().delimiter(),
                         !isDelimiterNamed && first.startsWith("\uFEFF"), first.endsWith("\r\n") ? "\r\n" : "\n")) {
@@ -1523,7 +1524,7 @@ final class DifyExec implements Runnable {
 
             /// With its mark and its end.
             private static String firstLine(Csv csv) throws IOException {
-                try (var in = new Scanner(csv.path, csv.charset)) {
+                try (var in = new Scanner(csv.file.path, csv.file.charset)) {
                     return in.findWithinHorizon("[^\n]*\n?", 0);
                 }
             }
@@ -1553,7 +1554,7 @@ final class DifyExec implements Runnable {
                         + Plain.id(id) + " is not known\nhint: 'run --ids " + Plain.shell(Plain.id(id))
                         + "' looks it up first; --force tries the row all the same");
                 var server = dify.greet(writer.batch(), "");
-                var form = dify.form(server, csv, csv.path);
+                var form = dify.form(server, csv, csv.file.path);
                 var wanted = writer.batch().forTry(entry, dify.setup().dify.timeout, force);
                 Desk.check(form, writer.batch().rows(row -> row == entry).next(), csv.columns());
                 var trial = new Trial(desk.out());
@@ -1568,7 +1569,7 @@ final class DifyExec implements Runnable {
         private Engine engine(Connection dify, Greeting server, Form form, Batch.Wanted wanted, BatchWriter writer) {
             var batch = writer.batch();
             var mode = dify.setup().dify.mode == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
-            var typed = Typed.ofInput(batch.csv().orElseThrow().path).and(dify.setup().next().typed())
+            var typed = Typed.ofInput(batch.csv().orElseThrow().file.path).and(dify.setup().next().typed())
                     .and(batch.typed());
             var order = new Connection.Order(mode, Limits.Ends.NONE, Duration.ZERO, new Pace(1, null, null),
                     Optional.empty(), "try c=1", typed);
@@ -1675,7 +1676,7 @@ final class DifyExec implements Runnable {
 
         void all() throws IOException {
             var index = desk.batch().index();
-            var csv = desk.batch().csv().map(file -> Plain.text(file.path.toString(), 200));
+            var csv = desk.batch().csv().map(open -> Plain.text(open.file.path.toString(), 200));
             out.println("Row " + Plain.id(id()) + ": " + index.standing(entry).word()
                     + csv.map(file -> ", line " + index.line(entry) + " of " + file).orElse(""));
             if (csv.isPresent()) inputs(desk.row(id()));
@@ -2076,7 +2077,7 @@ final class DifyExec implements Runnable {
             private Form checked(Batch.Wanted wanted, Greeting server) throws InterruptedException {
                 var csv = batch.csv().orElseThrow();
                 var form = dify.form(server, csv, work.input.csv);
-                var inspection = Inspection.of(csv.columns(), form, wanted.all()).of(csv, batch.index());
+                var inspection = Inspection.of(csv.columns(), batch.index().notes(), form, wanted.all());
                 CheckView.problems(inspection, dify.err());
                 if (inspection.isFine()) return form;
                 throw new Unusable(work.input.csv + ": " + Plain.count(inspection.faults().size()
@@ -2213,7 +2214,7 @@ final class DifyExec implements Runnable {
         }
 
         /// @param input the CSV as it was named: edits are kept under that
-        Csv open(Source source, Path input) {
+        Csv open(Csv.Source source, Path input) {
             return shape.open(source.path()).with(edits.apply(input));
         }
 
@@ -2350,7 +2351,11 @@ final class DifyExec implements Runnable {
         ///
         /// @param left what a refusal means for the rows, or empty
         Greeting greet(String left) throws InterruptedException {
-            return Greeting.exchange(client, judge, err, left);
+            return greet(client::info, left);
+        }
+
+        Greeting greet(Supplier<Reply<Greeting.About>> info, String left) throws InterruptedException {
+            return Greeting.exchange(info, judge, err, left);
         }
 
         /// The same, for a batch: it stays with the server and the app that it began with.
@@ -2371,10 +2376,12 @@ final class DifyExec implements Runnable {
         }
 
         /// The engine of one call, which is on record from here on.
-        Engine engine(Greeting server, Form form, Batch.Wanted wanted, BatchWriter writer, Watcher watcher, Order order) {
+        Engine engine(Greeting server, Form form, Batch.Wanted wanted, BatchWriter writer, Watcher watcher,
+                Order order) {
             var route = writer.batch().history().route(order.mode(), server.kind(), server.version());
-            var settle = Optional.ofNullable(setup.retrying.settle).map(time -> new Limits.Settle(time, time));
-            var limits = new Limits(order.ends(), order.grace(), setup.dify.timeout, settle.orElse(Limits.Settle.DEFAULT));
+            var settle = Optional.ofNullable(setup.retrying.settle).map(time -> new Limits.Settle(time, time))
+                    .orElse(Limits.Settle.DEFAULT);
+            var limits = new Limits(order.ends(), order.grace(), setup.dify.timeout, settle);
             var terms = new Engine.Terms(judge, limits, order.pace(), route, new Attempt.Names(setup.dify.user));
             var sender = new Sender(client.to(server.kind()), form, order.saveFiles());
             writer.began(access.name(), server.app(), server.version(), route.mode(), order.note(), order.typed());
@@ -2676,7 +2683,8 @@ final class DifyExec implements Runnable {
         Progress(PrintWriter err, Style style) {
             this.err = err;
             this.off = style == Style.OFF;
-            this.window = style == Style.AUTO && Screen.isTerminal(2) ? Optional.of(new Screen.Window(2)) : Optional.empty();
+            this.window = style == Style.AUTO && Screen.isTerminal(2) ? Optional.of(new Screen.Window(2))
+                    : Optional.empty();
             if (window.isEmpty()) next += PLAIN.toNanos();
         }
 
@@ -3112,9 +3120,7 @@ final class DifyExec implements Runnable {
             record OfShard(Shard shard, boolean begun, History history, Map<Standing, Long> counts) {}
 
             static OfShards of(Shards shards, Optional<Csv> csv) {
-                var index = new Index();
-                csv.ifPresent(known -> known.check(index));
-                if (csv.isPresent()) index.endOfRows();
+                var index = csv.map(Csv::check).orElseGet(Index::new);
                 var histories = new HashMap<Shard, History>();
                 try {
                     for (var files : shards.files()) {
@@ -5096,7 +5102,8 @@ final class DifyExec implements Runnable {
         private Seen run(Attempt attempt) {
             try {
                 return workflow.run(attempt, heard -> {
-                    if (attempt.kind() == Attempt.Kind.TRY || !(heard instanceof Heard.Said)) // of rows there are too many
+                    // what is said by rows is too much
+                    if (attempt.kind() == Attempt.Kind.TRY || !(heard instanceof Heard.Said))
                         ports.mailbox().add(() -> heard(attempt, heard));
                 });
             } catch (OutOfMemoryError _) {
@@ -5918,10 +5925,10 @@ final class DifyExec implements Runnable {
         /// Asks `/info`; a server that is away or busy is asked again, `MAX_RETRIES` times. The calling thread waits.
         ///
         /// @param left what a refusal means for the rows, or empty
-        static Greeting exchange(DifyClient client, Judge judge, PrintWriter err, String left)
+        static Greeting exchange(Supplier<Reply<About>> info, Judge judge, PrintWriter err, String left)
                 throws InterruptedException {
             for (int tries = 0; ; tries++)
-                switch (client.info()) {
+                switch (info.get()) {
                     case Reply.Got(About(var app, var mode, var version)) -> {
                         return new Greeting(app, AppKind.of(mode).orElseThrow(() -> refused(mode.isEmpty()
                                 ? stranger(judge.access()) : "the key belongs to an app of the kind "
@@ -6354,6 +6361,12 @@ final class DifyExec implements Runnable {
                 if (!tree.isObject()) throw new IOException("no JSON object");
                 return new Greeting.About(tree.path("name").asText(), tree.path("mode").asText(""), answer.version());
             });
+        }
+
+        /// The same, asked at once, by another thread; who needs a second answer asks again.
+        Supplier<Reply<Greeting.About>> infoAhead() {
+            var first = new AtomicReference<>(CompletableFuture.supplyAsync(this::info, wire.tasks));
+            return () -> Optional.ofNullable(first.getAndSet(null)).map(CompletableFuture::join).orElseGet(this::info);
         }
 
         /// Where a run is started: of the version published now, or the pinned one, which a chatflow is told in the
@@ -6790,8 +6803,9 @@ final class DifyExec implements Runnable {
         private static final Duration LOOK = Duration.ofMillis(100);
         private static final int LONGEST_REFUSAL = 64 << 10, LONGEST_WHOLE = 256 << 10;
 
-        private final ExecutorService tasks = Executors.newVirtualThreadPerTaskExecutor();
-        private final HttpClient http;
+        final ExecutorService tasks = Executors.newVirtualThreadPerTaskExecutor();
+        /// It loads while the caller reads its files: that takes a quarter of a second.
+        private final CompletableFuture<HttpClient> http;
         final Room room;
         final Door door = new Door(System::nanoTime);
         /// The answers that are being read. One thread looks at all of them, ten times a second: an alarm for each
@@ -6801,7 +6815,8 @@ final class DifyExec implements Runnable {
                 Thread.ofPlatform().daemon().name("watches").factory());
 
         Transport(Access access, Room room) {
-            this.http = client(access, tasks);
+            this.http = CompletableFuture.supplyAsync(client(access, tasks)::build, tasks);
+            tasks.execute(() -> Json.MAPPER.reader()); // so does what reads the answers
             this.room = room;
             clock.scheduleWithFixedDelay(() -> open.forEach(Answer::look), LOOK.toMillis(), LOOK.toMillis(),
                     MILLISECONDS);
@@ -6809,7 +6824,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public void close() {
-            http.shutdownNow();
+            http.join().shutdownNow();
             clock.shutdownNow();
             tasks.shutdownNow();
         }
@@ -6826,7 +6841,7 @@ final class DifyExec implements Runnable {
         <T> T exchange(HttpRequest request, BodyHandler<InputStream> body, Duration limit, Symptom overdue,
                 Reading<T> reading, Function<Seen, T> instead) {
             long end = System.nanoTime() + limit.toNanos();
-            var sending = http.sendAsync(request, body);
+            var sending = http.join().sendAsync(request, body);
             try {
                 var answer = sending.get(limit.toNanos(), NANOSECONDS);
                 return read(new Answer(answer, Duration.ofNanos(end - System.nanoTime())), overdue, reading, instead);
@@ -6880,7 +6895,7 @@ final class DifyExec implements Runnable {
             };
         }
 
-        private static HttpClient client(Access access, Executor executor) {
+        private static HttpClient.Builder client(Access access, Executor executor) {
             var builder = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).executor(executor)
                     .followRedirects(HttpClient.Redirect.NEVER).connectTimeout(CONNECT)
                     .proxy(HttpClient.Builder.NO_PROXY);
@@ -6890,7 +6905,7 @@ final class DifyExec implements Runnable {
                 if (proxy.getUserInfo() != null) builder.authenticator(login(proxy.getUserInfo()));
             });
             access.authorities().ifPresent(setting -> builder.sslContext(trusting(setting)));
-            return builder.build();
+            return builder;
         }
 
         private static Authenticator login(String userInfo) {
@@ -7338,9 +7353,8 @@ final class DifyExec implements Runnable {
 
         private static Batch read(BatchFiles files, Optional<Csv> whole, Ledger ledger, List<Listener> listeners) {
             var csv = whole.map(all -> all.with(files.shard()));
-            var index = new Index();
             try {
-                rows(files, csv, index);
+                var index = rows(files, csv);
                 var batch = new Batch(files, csv, index, readAll(files, index, listeners), ledger);
                 if (!batch.history.lost().isEmpty()) // the log was read after the results, which may have grown
                     Results.read(files.results(), index, listeners);
@@ -7352,12 +7366,12 @@ final class DifyExec implements Runnable {
         }
 
         /// The CSV's rows, and no file that is not a batch's.
-        private static void rows(BatchFiles files, Optional<Csv> csv, Index index) throws IOException {
+        private static Index rows(BatchFiles files, Optional<Csv> csv) throws IOException {
             files.refuseForeign();
-            if (csv.isEmpty()) return;
-            csv.get().check(index);
-            index.endOfRows();
+            if (csv.isEmpty()) return new Index();
+            var index = csv.get().check();
             files.refuseForeign(files.retry(), index);
+            return index;
         }
 
         /// Results, log and retry list, in this order. A listed id of which nothing else is known failed in the
@@ -7402,7 +7416,7 @@ final class DifyExec implements Runnable {
                         + Plain.count(lost, "result") + " in it\nhint: 'run --rebuild' fetches "
                         + (lost == 1 ? "it" : "them") + " from Dify by run id");
             if (none && strangers > 0)
-                throw new Unusable(csv.orElseThrow().path + ": none of its " + Plain.count(index.rows(), "id")
+                throw new Unusable(csv.orElseThrow().file.path + ": none of its " + Plain.count(index.rows(), "id")
                         + " is in " + files.results() + ", which has " + Plain.count(strangers, "other")
                         + " (first: " + Plain.id(index.id(index.rows())) + "): these files do not belong together"
                         + "\nhint: name the CSV of this batch, or another -o");
@@ -7594,9 +7608,8 @@ final class DifyExec implements Runnable {
         static BatchWriter open(BatchFiles files, Csv whole, boolean noBom, boolean rebuild,
                 Optional<PrintWriter> fresh) {
             var csv = whole.with(files.shard());
-            var index = new Index();
             try {
-                Batch.rows(files, Optional.of(csv), index);
+                var index = Batch.rows(files, Optional.of(csv));
                 files.refuseForeign(files.retry().draft(), index);
                 var lock = BatchFiles.Lock.take(files.lock());
                 try {
@@ -7671,7 +7684,8 @@ final class DifyExec implements Runnable {
         /// The row has its outcome once its lines are in the files; `then` is what follows from that.
         void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen, Duration took, Runnable then) {
             var standing = outcome.standing();
-            record(Event.End.of(attempt, now, standing.word(), seen, outcome.text(), Plain.cause(outcome.text()), took));
+            record(Event.End.of(attempt, now, standing.word(), seen, outcome.text(), Plain.cause(outcome.text()),
+                    took));
             if (attempt.kind() == Attempt.Kind.TRY) {
                 then.run();
                 return;
@@ -7845,8 +7859,8 @@ final class DifyExec implements Runnable {
             }
 
             Attempt attempt(Row row, Attempt.Kind kind) {
-                return new Attempt(0, row, new Attempt.Tries(0, 0, event.n()), event.user(), mode, event.cells(), at(), kind,
-                        event.csv());
+                return new Attempt(0, row, new Attempt.Tries(0, 0, event.n()), event.user(), mode, event.cells(), at(),
+                        kind, event.csv());
             }
 
             /// Neither what was sent nor the CSV's row of that time is what the CSV has now.
@@ -8513,8 +8527,8 @@ final class DifyExec implements Runnable {
         }
 
         /// The input, which is none of these files.
-        Source open(Path input) {
-            var source = Source.of(input);
+        Csv.Source open(Path input) {
+            var source = Csv.Source.of(input);
             refuse(source.path());
             return source;
         }
@@ -8805,15 +8819,16 @@ final class DifyExec implements Runnable {
         private final Shards shards;
         private final Csv csv;
         private final BatchFiles.Lock lock;
-        private final Index index = new Index();
+        private final Index index;
         private final Picks picks;
         private final List<Part> parts = new ArrayList<>();
         private final List<Event.Torn> torn = new ArrayList<>();
         private History history;
 
-        private Merger(Shards shards, Csv csv, BatchFiles.Lock lock) {
+        private Merger(Shards shards, Csv csv, Index index, BatchFiles.Lock lock) {
             this.shards = shards;
             this.csv = csv;
+            this.index = index;
             this.lock = lock;
             this.picks = new Picks(index, shards);
         }
@@ -8824,7 +8839,8 @@ final class DifyExec implements Runnable {
         static Merger open(BatchFiles files, Csv csv, boolean partial) {
             var shards = Shards.of(files);
             try {
-                var merger = new Merger(shards, csv, BatchFiles.Lock.take(files.lock()));
+                var index = Batch.rows(files, Optional.of(csv));
+                var merger = new Merger(shards, csv, index, BatchFiles.Lock.take(files.lock()));
                 try {
                     merger.look(files, partial);
                     return merger;
@@ -8838,7 +8854,6 @@ final class DifyExec implements Runnable {
         }
 
         private void look(BatchFiles files, boolean partial) throws IOException {
-            Batch.rows(files, Optional.of(csv), index);
             files.refuseForeign(files.retry().draft(), index);
             for (var part : shards.files()) parts.add(new Part(part)); // before results are read: those may grow
             if (!partial) refuseMissing();
@@ -9696,36 +9711,6 @@ final class DifyExec implements Runnable {
 
     // ── Input ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The input as a regular file: anything else (`-`, a pipe) is spooled to a temporary one first.
-    record Source(Path path, boolean temporary) implements AutoCloseable {
-        static Source of(Path input) {
-            try {
-                if (!input.toString().equals("-")) {
-                    refuseNoFile(input);
-                    if (!Files.isReadable(input)) throw new Unusable(input + ": may not be read");
-                    if (Files.isRegularFile(input)) return new Source(input, false);
-                }
-                var spool = Files.createTempFile("difyexec", ".csv");
-                try (var in = input.toString().equals("-") ? System.in : Files.newInputStream(input)) {
-                    Files.copy(in, spool, StandardCopyOption.REPLACE_EXISTING);
-                }
-                return new Source(spool, true);
-            } catch (IOException problem) {
-                throw new Unusable(input + ": " + Plain.of(problem));
-            }
-        }
-
-        static void refuseNoFile(Path path) {
-            if (!Files.exists(path)) throw new Unusable(path + ": no such file");
-            if (Files.isDirectory(path)) throw new Unusable(path + ": a folder, not a CSV file");
-        }
-
-        @Override
-        public void close() throws IOException {
-            if (temporary) Files.deleteIfExists(path);
-        }
-    }
-
     /// One part of `count` of a batch, numbered from 1: its rows are those whose id's SHA-256 (of its UTF-8) says so by
     /// its first eight bytes, as a number without sign, modulo `count`. So a row stays where it is when others come.
     record Shard(int index, int count) {
@@ -9789,70 +9774,68 @@ final class DifyExec implements Runnable {
         public String toString() {
             return index + "/" + count;
         }
-    }
 
-    /// What starts the same process many times tells each which one it is, by these variables.
-    enum ArrayEngine {
-        KUBERNETES("JOB_COMPLETION_INDEX", "", 0),
-        SLURM("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", 1),
-        AWS_BATCH("AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE", 0),
-        CLOUD_RUN("CLOUD_RUN_TASK_INDEX", "CLOUD_RUN_TASK_COUNT", 0),
-        GITLAB("CI_NODE_INDEX", "CI_NODE_TOTAL", 1);
-
-        private final String index, count;
-        private final int first;
-
+        /// What starts the same process many times tells each which one it is, by these variables.
+        ///
         /// @param count empty: it tells none
         /// @param first the number of its first task
-        ArrayEngine(String index, String count, int first) {
-            this.index = index;
-            this.count = count;
-            this.first = first;
-        }
+        private record ArrayEngine(String index, String count, int first) {
+            private static final ArrayEngine SLURM =
+                    new ArrayEngine("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", 1);
+            private static final List<ArrayEngine> ALL = List.of(
+                    new ArrayEngine("JOB_COMPLETION_INDEX", "", 0), // Kubernetes
+                    SLURM,
+                    new ArrayEngine("AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE", 0),
+                    new ArrayEngine("CLOUD_RUN_TASK_INDEX", "CLOUD_RUN_TASK_COUNT", 0),
+                    new ArrayEngine("CI_NODE_INDEX", "CI_NODE_TOTAL", 1)); // GitLab
 
-        /// @param typed how many shards there are; 0: as the engine tells
-        static Shard shard(Env env, int typed) {
-            var met = Stream.of(values()).filter(engine -> env.setting(engine.index).isPresent()).toList();
-            var names = (met.isEmpty() ? Stream.of(values()) : met.stream()).map(engine -> engine.index)
-                    .collect(joining(", "));
-            if (met.isEmpty()) throw new IllegalArgumentException("no array job tells which part this is (none of "
-                    + names + " is set)");
-            if (met.size() > 1) throw new IllegalArgumentException("several engines tell which part this is (" + names
-                    + "); type I/N");
-            return met.getFirst().told(env, typed);
-        }
+            /// @param typed how many shards there are; 0: as the engine tells
+            static Shard shard(Env env, int typed) {
+                var met = ALL.stream().filter(engine -> env.setting(engine.index).isPresent()).toList();
+                var names = (met.isEmpty() ? ALL : met).stream().map(ArrayEngine::index).collect(joining(", "));
+                if (met.isEmpty())
+                    throw new IllegalArgumentException("no array job tells which part this is (none of " + names
+                            + " is set)");
+                if (met.size() > 1)
+                    throw new IllegalArgumentException("several engines tell which part this is (" + names
+                            + "); type I/N");
+                return met.getFirst().told(env, typed);
+            }
 
-        private Shard told(Env env, int typed) {
-            int told = env.setting(count).isPresent() ? number(env, count) : typed;
-            if (told == 0) throw new IllegalArgumentException(index + " is set without "
-                    + (count.isEmpty() ? "a number of shards" : count) + "; type auto/N");
-            if (typed != 0 && told != typed)
-                throw new IllegalArgumentException(count + " is " + told + ", not " + typed);
-            int task = number(env, index) - first(env) + 1;
-            if (task < 1 || task > told) throw new IllegalArgumentException(index + " is " + number(env, index)
-                    + ", which is none of " + told + " tasks from " + first(env) + " on");
-            return new Shard(task, told);
-        }
+            private Shard told(Env env, int typed) {
+                int told = number(env, count).orElse(typed);
+                if (told == 0) throw new IllegalArgumentException(this.index + " is set without "
+                        + (count.isEmpty() ? "a number of shards" : count) + "; type auto/N");
+                if (typed != 0 && told != typed)
+                    throw new IllegalArgumentException(count + " is " + told + ", not " + typed);
+                int from = first(env), index = number(env, this.index).orElseThrow();
+                if (index < from || index >= from + told) throw new IllegalArgumentException(this.index + " is " + index
+                        + ", which is none of " + told + " tasks from " + from + " on");
+                return new Shard(index - from + 1, told);
+            }
 
-        private int first(Env env) {
-            if (this != SLURM) return first;
-            if (env.setting("SLURM_ARRAY_TASK_STEP").isPresent() && number(env, "SLURM_ARRAY_TASK_STEP") != 1)
-                throw new IllegalArgumentException("SLURM_ARRAY_TASK_STEP is " + number(env, "SLURM_ARRAY_TASK_STEP")
-                        + "; number the tasks without gaps, as in --array=1-8");
-            return env.setting("SLURM_ARRAY_TASK_MIN").isPresent() ? number(env, "SLURM_ARRAY_TASK_MIN") : first;
-        }
+            private int first(Env env) {
+                if (this != SLURM) return first;
+                number(env, "SLURM_ARRAY_TASK_STEP").filter(step -> step != 1).ifPresent(step -> {
+                    throw new IllegalArgumentException("SLURM_ARRAY_TASK_STEP is " + step
+                            + "; number the tasks without gaps, as in --array=1-8");
+                });
+                return number(env, "SLURM_ARRAY_TASK_MIN").orElse(first);
+            }
 
-        private static int number(Env env, String name) {
-            var text = env.get(name).strip();
-            if (text.matches("\\d{1,5}")) return Integer.parseInt(text);
-            throw new IllegalArgumentException(name + "=" + Plain.text(text, 40) + " is not a whole number");
+            private static Optional<Integer> number(Env env, String name) {
+                return env.setting(name).map(setting -> setting.text().strip()).map(text -> {
+                    if (text.matches("\\d{1,5}")) return Integer.valueOf(text);
+                    throw new IllegalArgumentException(name + "=" + Plain.text(text, 40) + " is not a whole number");
+                });
+            }
         }
     }
 
     /// A CSV file (RFC 4180), read as a stream, again and again. Opening it reads the header; [#check] all of it.
     ///
     /// @param shard whose rows alone are handed out; empty: all are
-    record Csv(Path path, long size, Charset charset, Header header, int idColumn, UnaryOperator<Row> edits,
+    record Csv(TextFile file, long size, Header header, int idColumn, UnaryOperator<Row> edits,
             Optional<Shard> shard) {
         private static final int SHOWN = 20;
 
@@ -9862,16 +9845,14 @@ final class DifyExec implements Runnable {
         static Csv open(Path path, String idColumn, Optional<Charset> encoding, Optional<Character> delimiter) {
             Source.refuseNoFile(path);
             try {
-                var charset = encoding.isPresent() ? encoding.get() : charset(path);
-                NoCsv.refuse(path, encoding.isPresent() || charset != UTF_8);
-                var header = Header.of(path, charset, delimiter);
+                var file = TextFile.of(path, encoding);
+                var header = Header.of(file, delimiter);
                 var columns = header.columns();
                 int id = idColumn == null ? 0 : columns.indexOf(idColumn);
                 var problems = problems(columns, id, idColumn);
                 if (!problems.isEmpty())
                     throw new Unusable(path + ", line " + header.line() + ": " + String.join("; ", problems));
-                return new Csv(path, Files.size(path), charset, header, id, UnaryOperator.identity(),
-                        Optional.empty());
+                return new Csv(file, Files.size(path), header, id, UnaryOperator.identity(), Optional.empty());
             } catch (IOException problem) {
                 throw new Unusable(path + ": " + Plain.of(problem));
             }
@@ -9893,12 +9874,12 @@ final class DifyExec implements Runnable {
 
         /// The same file, its rows edited as they are read.
         Csv with(UnaryOperator<Row> edits) {
-            return new Csv(path, size, charset, header, idColumn, edits, shard);
+            return new Csv(file, size, header, idColumn, edits, shard);
         }
 
         /// The same file, as if it had the rows of the shard alone.
         Csv with(Optional<Shard> shard) {
-            return new Csv(path, size, charset, header, idColumn, edits, shard);
+            return new Csv(file, size, header, idColumn, edits, shard);
         }
 
         /// Those that have a name.
@@ -9910,32 +9891,23 @@ final class DifyExec implements Runnable {
             return columns().get(idColumn).equals(column);
         }
 
-        /// What was taken all the same, and a reader of the file may not expect.
-        List<String> notes(Index checked) {
-            var notes = new ArrayList<>(header.notes());
-            checked.gaps.rows.note("row of nothing but empty cells is", "rows of nothing but empty cells are")
-                    .ifPresent(notes::add);
-            checked.gaps.lines.note("blank line between rows is", "blank lines between rows are")
-                    .ifPresent(notes::add);
-            return notes;
-        }
-
-        /// Reads every row once. Adds the ids to the index, in order; everything that is wrong is told at once.
-        void check(Index index) {
+        /// Reads every row once, for the ids, in order. Everything that is wrong is told at once.
+        Index check() {
+            var index = new Index();
             var problems = new ArrayList<String>();
             var told = new BitSet();
             long count = 0;
-            try (var rows = new Cursor(index.gaps)) {
+            try (var rows = new Cursor()) {
                 for (var cells = rows.next(); cells != null; cells = rows.next()) {
                     var wrong = fault(cells, rows, index, told);
                     if (wrong.isPresent() && count++ < SHOWN) problems.add("line " + rows.line + ": " + wrong.get());
                 }
-                index.passOver(rows.ofOtherShards);
+                index.endOfRows(rows.ofOtherShards, rows.notes());
             }
             if (count == 0 && index.size() == 0 && index.ofOtherShards() == 0)
-                throw new Unusable(path + ": a header, but no rows");
-            if (count == 0) return;
-            throw new Unusable(path + ": " + Plain.count(count, "problem") + ", nothing was sent\n  "
+                throw new Unusable(file.path + ": a header, but no rows");
+            if (count == 0) return index;
+            throw new Unusable(file.path + ": " + Plain.count(count, "problem") + ", nothing was sent\n  "
                     + String.join("\n  ", problems)
                     + (count > SHOWN ? "\n  … and " + (count - SHOWN) + " more" : ""));
         }
@@ -9945,49 +9917,48 @@ final class DifyExec implements Runnable {
             if (!header.fits(all))
                 return Optional.of(Plain.count(all.size(), "cell") + " where the header has " + header.width()
                         + " (a comma too many or too few, or a quote left open?)");
-            for (int place : header.unnamed()) {
-                if (told.get(place) || !header.isFilled(all, place)) continue;
-                told.set(place);
-                return Optional.of("column " + (place + 1) + " holds " + Plain.quoted(all.get(place))
-                        + " and has no name: give it one in line " + header.line() + ", or empty it");
-            }
+            for (int place = 0; place < all.size(); place++)
+                if (header.names().get(place).isEmpty() && !all.get(place).isBlank() && !told.get(place)) {
+                    told.set(place);
+                    return Optional.of("column " + (place + 1) + " holds " + Plain.quoted(all.get(place))
+                            + " and has no name: give it one in line " + header.line() + ", or empty it");
+                }
             var cells = header.named(all);
             var id = cells.get(idColumn);
             if (id.isEmpty()) return Optional.of("the id is blank");
-            if (id.chars().anyMatch(Character::isISOControl))
+            if (hasControl(id))
                 return Optional.of("the id " + Plain.quoted(id) + " contains a control character or a line break");
-            for (var cell : cells)
+            if (file.mayHoldHalves()) for (var cell : cells)
                 if (Json.Utf8.hasHalf(cell))
                     return Optional.of("the cell " + Plain.quoted(cell)
                             + " contains half of a surrogate pair, which is no character: type it anew");
-            int before = index.find(id);
-            if (before >= 0)
-                return Optional.of("the id " + Plain.quoted(id) + " stands in line " + index.line(before) + " already");
-            index.add(id, rows.line, rows.hashes.number(cells));
-            return Optional.empty();
+            int before = index.size(), entry = index.add(id, rows.line, rows.hashes.number(cells));
+            return entry == before ? Optional.empty()
+                    : Optional.of("the id " + Plain.quoted(id) + " stands in line " + index.line(entry) + " already");
+        }
+
+        private static boolean hasControl(String id) {
+            for (int i = 0; i < id.length(); i++) if (Character.isISOControl(id.charAt(i))) return true;
+            return false;
         }
 
         /// The rows whose index is wanted, in the file's order. They must still be those that were checked.
         Iterator<Row> rows(IntPredicate wanted, Index checked) {
-            return rows(wanted, Integer.MAX_VALUE, checked);
+            return Spliterators.iterator(new Rows(wanted, Integer.MAX_VALUE, checked));
         }
 
         /// The same; the file is read no further than to the last of them.
         Iterator<Row> rows(BitSet wanted, Index checked) {
-            return rows(wanted::get, wanted.length(), checked);
+            return Spliterators.iterator(new Rows(wanted::get, wanted.length(), checked));
         }
 
         /// The first so many rows.
         Iterator<Row> first(int count, Index checked) {
-            return rows(_ -> true, count, checked);
-        }
-
-        private Iterator<Row> rows(IntPredicate wanted, int end, Index checked) {
-            return Spliterators.iterator(new Rows(wanted, end, checked));
+            return Spliterators.iterator(new Rows(_ -> true, count, checked));
         }
 
         private final class Rows extends Spliterators.AbstractSpliterator<Row> {
-            private final Cursor cursor = new Cursor(new Gaps());
+            private final Cursor cursor = new Cursor();
             private final IntPredicate wanted;
             private final Index checked;
             private int index = 0, end;
@@ -10024,25 +9995,22 @@ final class DifyExec implements Runnable {
             }
 
             private Row row(List<String> all) {
-                if (!header.fits(all)) throw changed(cursor.line);
+                if (index >= checked.rows() || !header.fits(all)) throw changed(cursor.line);
                 var cells = header.named(all);
-                if (index >= checked.rows()
-                        || !checked.id(index).equals(cells.get(idColumn))
-                        || checked.cells(index) != cursor.hashes.number(cells))
-                    throw changed(cursor.line);
-                long hash = checked.cells(index);
+                long hash = cursor.hashes.number(cells);
+                if (checked.cells(index) != hash) throw changed(cursor.line);
                 return new Row(index, cursor.line, cells.get(idColumn), inputs(cells), hash, hash);
             }
         }
 
         private Unusable changed(long line) {
-            return new Unusable(path + ", line " + line + ": the file was changed while it was in use"
+            return new Unusable(file.path + ", line " + line + ": the file was changed while it was in use"
                     + (isShorter() ? ", it was cut short" : ""));
         }
 
         private boolean isShorter() {
             try {
-                return Files.size(path) < size;
+                return Files.size(file.path) < size;
             } catch (IOException _) {
                 return false; // it is gone, which is another change
             }
@@ -10057,17 +10025,19 @@ final class DifyExec implements Runnable {
         /// A position in the file. `line` is where the present record begins.
         private final class Cursor implements AutoCloseable {
             private final Records records;
-            private final Gaps gaps;
+            private final Gap emptyRows = new Gap(), blankLines = new Gap();
             private final Cells hashes = new Cells(columns());
-            private final int idPlace = header.places().get(idColumn);
+            private final int idPlace = header.names().indexOf(columns().get(idColumn));
             private long line = 0;
             private int ofOtherShards = 0;
 
-            /// @param gaps where it is noted what is passed over
-            Cursor(Gaps gaps) {
-                this.gaps = gaps;
-                records = Header.records(path, charset, header.delimiter(), header.isDelimiterNamed());
-                if (record() == null) throw new Unusable(path + ": empty"); // the header
+            Cursor() {
+                try {
+                    records = Header.records(file, header.delimiter(), header.isDelimiterNamed());
+                } catch (IOException problem) {
+                    throw file.unreadable(problem, 1);
+                }
+                if (record() == null) throw new Unusable(file.path + ": empty"); // the header
             }
 
             /// The next row's cells, those of columns without a name, too, and the id stripped; null at the end. What
@@ -10087,54 +10057,263 @@ final class DifyExec implements Runnable {
             private List<String> record() {
                 try {
                     var cells = records.next();
-                    if (cells != null && Gaps.isEmpty(cells)) cells = behindGap(cells);
+                    if (cells != null && isEmpty(cells)) cells = behindGap(cells);
                     line = records.line();
                     if (cells != null && idPlace < cells.size()) cells.set(idPlace, cells.get(idPlace).strip());
                     return cells;
                 } catch (IOException problem) {
-                    throw unreadable(path, charset, problem, records.line());
+                    throw file.unreadable(problem, records.line());
                 }
             }
 
             /// Blank lines at the end of the file are not worth a note.
             private List<String> behindGap(List<String> cells) throws IOException {
-                var blank = new Gaps.Gap();
-                for (; cells != null && Gaps.isEmpty(cells); cells = records.next())
-                    (cells.isEmpty() ? blank : gaps.rows).add(1, records.line());
-                if (cells != null) gaps.lines.add(blank.count, blank.first);
+                var blank = new Gap();
+                for (; cells != null && isEmpty(cells); cells = records.next())
+                    (cells.isEmpty() ? blank : emptyRows).add(1, records.line());
+                if (cells != null) blankLines.add(blank.count, blank.first);
                 return cells;
+            }
+
+            /// What was taken all the same, and a reader of the file may not expect.
+            List<String> notes() {
+                var notes = new ArrayList<>(header.notes());
+                emptyRows.note("row of nothing but empty cells is", "rows of nothing but empty cells are", notes);
+                blankLines.note("blank line between rows is", "blank lines between rows are", notes);
+                return notes;
             }
 
             @Override
             public void close() {
+                records.close();
+            }
+        }
+
+        /// The input as a regular file: anything else (`-`, a pipe) is spooled to a temporary one first.
+        record Source(Path path, boolean temporary) implements AutoCloseable {
+            static Source of(Path input) {
                 try {
-                    records.close();
-                } catch (IOException _) {
-                    // it was only read from
+                    if (!input.toString().equals("-")) {
+                        refuseNoFile(input);
+                        if (!Files.isReadable(input)) throw new Unusable(input + ": may not be read");
+                        if (Files.isRegularFile(input)) return new Source(input, false);
+                    }
+                    var spool = Files.createTempFile("difyexec", ".csv");
+                    try (var in = input.toString().equals("-") ? System.in : Files.newInputStream(input)) {
+                        Files.copy(in, spool, StandardCopyOption.REPLACE_EXISTING);
+                    }
+                    return new Source(spool, true);
+                } catch (IOException problem) {
+                    throw new Unusable(input + ": " + Plain.of(problem));
                 }
             }
-        }
 
-        private static Charset charset(Path path) throws IOException {
-            try (var in = Files.newInputStream(path)) {
-                return switch (HexFormat.of().formatHex(in.readNBytes(2))) {
-                    case "fffe" -> StandardCharsets.UTF_16LE;
-                    case "feff" -> StandardCharsets.UTF_16BE;
-                    default -> UTF_8;
-                };
+            static void refuseNoFile(Path path) {
+                if (!Files.exists(path)) throw new Unusable(path + ": no such file");
+                if (Files.isDirectory(path)) throw new Unusable(path + ": a folder, not a CSV file");
+            }
+
+            @Override
+            public void close() throws IOException {
+                if (temporary) Files.deleteIfExists(path);
             }
         }
 
-        private static Unusable unreadable(Path path, Charset charset, IOException problem, long line) {
-            if (problem instanceof CharacterCodingException)
-                return new Unusable(path + ", line " + badLine(path, charset) + ": not " + charset
-                        + Guess.of(path).map(likely -> "; it looks like " + likely).orElse("")
-                        + "\nhint: name the encoding with --encoding, or save the file as UTF-8");
-            return new Unusable(path + ", line " + line + ": " + Plain.of(problem));
+        /// What is passed over, for it holds nothing: how often, and in which line first.
+        private static final class Gap {
+            private long count = 0, first = 0;
+
+            void add(long count, long line) {
+                if (this.count == 0) first = line;
+                this.count += count;
+            }
+
+            /// `2 blank lines are passed over (first: line 7)`
+            void note(String one, String many, List<String> notes) {
+                if (count > 0) notes.add(Plain.count(count, one, many) + " passed over (first: line " + first + ")");
+            }
+        }
+
+        private static boolean isEmpty(List<String> cells) {
+            for (var cell : cells) if (!cell.isBlank()) return false;
+            return true;
+        }
+
+        /// How a CSV is laid out: what parts its cells, and which columns have a name.
+        ///
+        /// @param isDelimiterNamed whether a line `sep=;` stands first, as Excel writes and reads it
+        /// @param line             where the names stand
+        /// @param names            of all columns, empty where there is none
+        /// @param columns          those that have a name
+        record Header(char delimiter, boolean isDelimiterNamed, long line, List<String> names, List<String> columns) {
+            private static final Pattern SEP = Pattern.compile("\uFEFF?(\"?)sep=(.)\\1", Pattern.CASE_INSENSITIVE);
+
+            Header(char delimiter, boolean isDelimiterNamed, long line, List<String> cells) {
+                var names = cells.stream().map(String::strip).toList();
+                this(delimiter, isDelimiterNamed, line, names, names.stream().filter(name -> !name.isEmpty()).toList());
+            }
+
+            /// By the delimiter that is given or named, or else by the one that gives most columns: a comma unless `;`
+            /// or a tab gives more. One that the quotes contradict is none: behind `"id"` there is no text.
+            static Header of(TextFile file, Optional<Character> given) {
+                var named = named(file);
+                Header best = null;
+                IOException fault = null;
+                for (char delimiter : given.or(() -> named).map(List::of).orElse(List.of(',', ';', '\t'))) {
+                    try (var records = records(file, delimiter, named.isPresent())) {
+                        var cells = records.next();
+                        while (cells != null && isEmpty(cells)) cells = records.next();
+                        if (cells == null) throw new Unusable(file.path + ": empty, not even a header");
+                        var header = new Header(delimiter, named.isPresent(), records.line(), cells);
+                        if (best == null || header.width() > best.width()) best = header;
+                    } catch (IOException problem) {
+                        if (fault == null) fault = problem;
+                    }
+                }
+                if (best == null) throw file.unreadable(fault, 1);
+                return best;
+            }
+
+            /// What the first line says that parts the cells, where it says so.
+            private static Optional<Character> named(TextFile file) {
+                try (var in = new BufferedReader(file.reader())) {
+                    var sep = SEP.matcher(Objects.requireNonNullElse(in.readLine(), ""));
+                    return sep.matches() ? Optional.of(sep.group(2).charAt(0)) : Optional.empty();
+                } catch (IOException _) {
+                    return Optional.empty(); // more than that line; it is told where it is read as a header
+                }
+            }
+
+            /// The file from its start, behind its mark.
+            ///
+            /// @param behindFirst whether the first line is passed over, too
+            static Records records(TextFile file, char delimiter, boolean behindFirst) throws IOException {
+                var records = new Records(file.reader(), delimiter);
+                records.pass('\uFEFF');
+                if (behindFirst) records.next();
+                return records;
+            }
+
+            int width() {
+                return names.size();
+            }
+
+            private boolean isWhole() {
+                return columns.size() == width();
+            }
+
+            /// Whether a row has a cell for each column. At its end those without a name may be missing: so Excel
+            /// saves.
+            boolean fits(List<String> cells) {
+                int cut = cells.size();
+                return cut == width()
+                        || cut < width() && names.subList(cut, width()).stream().allMatch(String::isEmpty);
+            }
+
+            /// The cells of the columns that have a name.
+            List<String> named(List<String> cells) {
+                return isWhole() ? cells : IntStream.range(0, cells.size()).filter(i -> !names.get(i).isEmpty())
+                        .mapToObj(cells::get).toList();
+            }
+
+            List<String> notes() {
+                var notes = new ArrayList<String>();
+                if (isDelimiterNamed) notes.add("line 1, \"sep=\", is taken as naming what parts the cells");
+                if (!isWhole())
+                    notes.add(Plain.count(width() - columns.size(), "column without a name is",
+                            "columns without a name are") + " left out, as no row has anything there (first: column "
+                            + (names.indexOf("") + 1) + ")");
+                return notes;
+            }
+        }
+    }
+
+    /// A file of text in an encoding. What is none, by its first bytes, is refused with what to click in the programs
+    /// that open it.
+    record TextFile(Path path, Charset charset) {
+        private static final String EXCEL = "Excel: File > Save As, \"CSV UTF-8 (Comma delimited)\"",
+                NUMBERS = "Numbers: File > Export To > CSV, under Advanced Options \"Unicode (UTF-8)\"",
+                LIBRE_OFFICE = "LibreOffice: File > Save As, \"Text CSV\", then the character set \"Unicode (UTF-8)\"";
+        private static final String[] ANY = {EXCEL, NUMBERS, LIBRE_OFFICE};
+        private static final String NO_CSV = ", not a CSV. Save it as one";
+        /// Those that a file which is not UTF-8 may be in.
+        private static final List<String> USUAL = List.of("Shift_JIS", "EUC-JP", "GB18030", "Big5", "EUC-KR",
+                "windows-1252", "windows-1251");
+
+        /// @param given else the encoding is found by a byte order mark
+        static TextFile of(Path path, Optional<Charset> given) throws IOException {
+            var start = start(path, 1 << 16);
+            var magic = HexFormat.of().formatHex(start, 0, Math.min(8, start.length));
+            if (magic.startsWith("504b0304")) throw zipped(path);
+            if (magic.equals("d0cf11e0a1b11ae1")) throw refused(path, "an Excel workbook (.xls)" + NO_CSV, ANY);
+            if (given.isPresent()) return new TextFile(path, given.get());
+            if (magic.startsWith("fffe")) return new TextFile(path, StandardCharsets.UTF_16LE);
+            if (magic.startsWith("feff")) return new TextFile(path, StandardCharsets.UTF_16BE);
+            var unmarked = unmarked(start);
+            if (unmarked.isPresent())
+                throw refused(path, unmarked.get() + " without its byte order mark. Add --encoding " + unmarked.get()
+                        + ", or save it as UTF-8", ANY);
+            return new TextFile(path, UTF_8);
+        }
+
+        private static byte[] start(Path path, int most) throws IOException {
+            try (var in = Files.newInputStream(path)) {
+                return in.readNBytes(most);
+            }
+        }
+
+        private static Unusable zipped(Path path) {
+            try (var zip = new ZipFile(path.toFile())) {
+                var names = zip.stream().map(ZipEntry::getName).toList();
+                if (names.stream().anyMatch(name -> name.startsWith("xl/")))
+                    return refused(path, "an Excel workbook (.xlsx)" + NO_CSV, ANY);
+                if (names.stream().anyMatch(name -> name.startsWith("Index/") || name.equals("Index.zip")))
+                    return refused(path, "a Numbers spreadsheet (.numbers)" + NO_CSV, NUMBERS);
+                if (names.contains("content.xml"))
+                    return refused(path, "an OpenDocument spreadsheet (.ods)" + NO_CSV, LIBRE_OFFICE, EXCEL);
+            } catch (IOException _) {
+                // cut short, or of another make
+            }
+            return refused(path, "a zip archive, not a CSV. If a spreadsheet program wrote it, save it as one there",
+                    ANY);
+        }
+
+        private static Unusable refused(Path path, String what, String... clicks) {
+            return new Unusable(path + ": " + what + ":\n  " + String.join("\n  ", clicks));
+        }
+
+        /// UTF-16 shows in the first line: every second byte of its delimiters and Latin letters is 0.
+        private static Optional<Charset> unmarked(byte[] start) {
+            long[] zeros = new long[2];
+            for (int i = 0; i < start.length && start[i] != '\n' && start[i] != '\r'; i++)
+                if (start[i] == 0) zeros[i % 2]++;
+            if (zeros[0] == 0 && zeros[1] > 0) return Optional.of(StandardCharsets.UTF_16LE);
+            return zeros[0] > 0 && zeros[1] == 0 ? Optional.of(StandardCharsets.UTF_16BE) : Optional.empty();
+        }
+
+        /// From the start, with its mark. What the encoding does not allow is an error.
+        Reader reader() throws IOException {
+            return new InputStreamReader(Files.newInputStream(path), charset.newDecoder()
+                    .onMalformedInput(CodingErrorAction.REPORT).onUnmappableCharacter(CodingErrorAction.REPORT));
+        }
+
+        /// Half of a surrogate pair, which some decoders let through; that of UTF-8 takes it for no text.
+        boolean mayHoldHalves() {
+            return !charset.equals(UTF_8);
+        }
+
+        /// @param line where reading met the problem, if it is not one of the encoding
+        Unusable unreadable(IOException problem, long line) {
+            if (!(problem instanceof CharacterCodingException))
+                return new Unusable(path + ", line " + line + ": " + Plain.of(problem));
+            var likely = likely();
+            return new Unusable(path + ", line " + badLine() + ": not " + charset
+                    + (likely.isEmpty() ? "" : "; it looks like " + likely)
+                    + "\nhint: name the encoding with --encoding, or save the file as UTF-8");
         }
 
         /// The line of the first byte that the charset does not allow: there the decoder puts a character of no text.
-        private static long badLine(Path path, Charset charset) {
+        private long badLine() {
             char mark = '\uFFFE';
             var decoder = charset.newDecoder().onMalformedInput(CodingErrorAction.REPLACE)
                     .onUnmappableCharacter(CodingErrorAction.REPLACE).replaceWith(String.valueOf(mark));
@@ -10146,338 +10325,17 @@ final class DifyExec implements Runnable {
                 return 1; // it is gone since
             }
         }
-    }
 
-    /// How a CSV is laid out: what parts its cells, and which columns have a name.
-    ///
-    /// @param isDelimiterNamed whether a line `sep=;` stands first, as Excel writes and reads it
-    /// @param line             where the names stand
-    /// @param columns          the names
-    /// @param places           where in a row the named columns stand, from 0
-    /// @param unnamed          where the others do
-    record Header(char delimiter, boolean isDelimiterNamed, long line, List<String> columns,
-            List<Integer> places, List<Integer> unnamed) {
-        private static final Pattern SEP = Pattern.compile("sep=(.)", Pattern.CASE_INSENSITIVE);
-
-        private static Header of(char delimiter, boolean isDelimiterNamed, long line, List<String> cells) {
-            var columns = new ArrayList<String>();
-            var places = new ArrayList<Integer>();
-            var unnamed = new ArrayList<Integer>();
-            for (int place = 0; place < cells.size(); place++) {
-                var name = cells.get(place).strip();
-                (name.isEmpty() ? unnamed : places).add(place);
-                if (!name.isEmpty()) columns.add(name);
-            }
-            return new Header(delimiter, isDelimiterNamed, line, List.copyOf(columns), List.copyOf(places),
-                    List.copyOf(unnamed));
-        }
-
-        /// By the delimiter that is given or named, or else by the one that gives most columns: a comma unless `;` or a
-        /// tab gives more. One that the quotes contradict is none: behind `"id"` there is no text.
-        static Header of(Path path, Charset charset, Optional<Character> given) {
-            var named = named(path, charset);
-            Header best = null;
-            IOException fault = null;
-            for (char delimiter : given.or(() -> named).map(List::of).orElse(List.of(',', ';', '\t'))) {
-                try (var records = records(path, charset, delimiter, named.isPresent())) {
-                    var cells = records.next();
-                    while (cells != null && Gaps.isEmpty(cells)) cells = records.next();
-                    if (cells == null) throw new Unusable(path + ": empty, not even a header");
-                    var header = of(delimiter, named.isPresent(), records.line(), cells);
-                    if (best == null || header.width() > best.width()) best = header;
-                } catch (IOException problem) {
-                    if (fault == null) fault = problem;
-                }
-            }
-            if (best == null) throw Csv.unreadable(path, charset, fault, 1);
-            return best;
-        }
-
-        /// What the first line says that parts the cells, where it says so.
-        private static Optional<Character> named(Path path, Charset charset) {
-            char none = '\0';
-            try (var records = records(path, charset, none, false)) {
-                var line = records.next();
-                if (line == null) return Optional.empty();
-                var sep = SEP.matcher(String.join("", line));
-                return sep.matches() ? Optional.of(sep.group(1).charAt(0)) : Optional.empty();
-            } catch (IOException _) {
-                return Optional.empty(); // more than that line; it is told where it is read as a header
-            }
-        }
-
-        /// The file from its start, behind its mark.
-        ///
-        /// @param behindFirst whether the first line is passed over, too
-        static Records records(Path path, Charset charset, char delimiter, boolean behindFirst) {
+        /// The encodings that can read it, best letters first.
+        private String likely() {
             try {
-                var decoder = charset.newDecoder().onMalformedInput(CodingErrorAction.REPORT)
-                        .onUnmappableCharacter(CodingErrorAction.REPORT);
-                var records = new Records(new InputStreamReader(Files.newInputStream(path), decoder), delimiter);
-                records.pass('\uFEFF');
-                if (behindFirst) records.next();
-                return records;
-            } catch (IOException problem) {
-                throw Csv.unreadable(path, charset, problem, 1);
-            }
-        }
-
-        int width() {
-            return places.size() + unnamed.size();
-        }
-
-        /// Whether a row has a cell for each column. At its end those without a name may be missing: so Excel saves.
-        boolean fits(List<String> cells) {
-            return places.getLast() < cells.size() && cells.size() <= width();
-        }
-
-        boolean isFilled(List<String> cells, int place) {
-            return place < cells.size() && !cells.get(place).isBlank();
-        }
-
-        /// The cells of the columns that have a name.
-        List<String> named(List<String> cells) {
-            return unnamed.isEmpty() ? cells : places.stream().map(cells::get).toList();
-        }
-
-        List<String> notes() {
-            var notes = new ArrayList<String>();
-            if (isDelimiterNamed) notes.add("line 1, \"sep=\", is taken as naming what parts the cells");
-            if (!unnamed.isEmpty())
-                notes.add(Plain.count(unnamed.size(), "column without a name is", "columns without a name are")
-                        + " left out, as no row has anything there (first: column " + (unnamed.getFirst() + 1) + ")");
-            return notes;
-        }
-    }
-
-    /// What is passed over in a CSV, for it holds nothing: rows of empty cells, and blank lines between rows.
-    static final class Gaps {
-        final Gap rows = new Gap(), lines = new Gap();
-
-        /// How often, and in which line first.
-        static final class Gap {
-            private long count = 0, first = 0;
-
-            void add(long count, long line) {
-                if (this.count == 0) first = line;
-                this.count += count;
-            }
-
-            /// `2 blank lines are passed over (first: line 7)`
-            Optional<String> note(String one, String many) {
-                return count == 0 ? Optional.empty()
-                        : Optional.of(Plain.count(count, one, many) + " passed over (first: line " + first + ")");
-            }
-        }
-
-        static boolean isEmpty(List<String> cells) {
-            for (var cell : cells) if (!cell.isBlank()) return false;
-            return true;
-        }
-    }
-
-    /// What a file is that no CSV reader can use, by its first bytes, and what to click in the programs that open it.
-    ///
-    /// @param what said of the file, up to the colon before the clicks
-    record NoCsv(String what, List<String> clicks) {
-        private static final String EXCEL = "Excel: File > Save As, \"CSV UTF-8 (Comma delimited)\"",
-                NUMBERS = "Numbers: File > Export To > CSV, under Advanced Options \"Unicode (UTF-8)\"",
-                LIBRE_OFFICE = "LibreOffice: File > Save As, \"Text CSV\", then the character set \"Unicode (UTF-8)\"";
-        private static final List<String> ANY = List.of(EXCEL, NUMBERS, LIBRE_OFFICE);
-        private static final int SAMPLE = 1 << 16;
-
-        /// @param isEncodingKnown by an option or a mark
-        static void refuse(Path path, boolean isEncodingKnown) throws IOException {
-            var kind = of(path, isEncodingKnown);
-            if (kind.isPresent())
-                throw new Unusable(path + ": " + kind.get().what + ":\n  " + String.join("\n  ", kind.get().clicks));
-        }
-
-        private static Optional<NoCsv> of(Path path, boolean isEncodingKnown) throws IOException {
-            byte[] start;
-            try (var in = Files.newInputStream(path)) {
-                start = in.readNBytes(SAMPLE);
-            }
-            var magic = HexFormat.of().formatHex(start, 0, Math.min(8, start.length));
-            if (magic.startsWith("504b0304")) return Optional.of(zipped(path));
-            if (magic.equals("d0cf11e0a1b11ae1")) return Optional.of(workbook("an Excel workbook (.xls)", ANY));
-            return isEncodingKnown ? Optional.empty() : unmarked(start).map(charset -> new NoCsv(charset
-                    + " without its byte order mark. Add --encoding " + charset + ", or save it as UTF-8", ANY));
-        }
-
-        private static NoCsv workbook(String what, List<String> clicks) {
-            return new NoCsv(what + ", not a CSV. Save it as one", clicks);
-        }
-
-        private static NoCsv zipped(Path path) {
-            try (var zip = new ZipFile(path.toFile())) {
-                var names = zip.stream().map(ZipEntry::getName).toList();
-                if (names.stream().anyMatch(name -> name.startsWith("xl/")))
-                    return workbook("an Excel workbook (.xlsx)", ANY);
-                if (names.stream().anyMatch(name -> name.startsWith("Index/") || name.equals("Index.zip")))
-                    return workbook("a Numbers spreadsheet (.numbers)", List.of(NUMBERS));
-                if (names.contains("content.xml"))
-                    return workbook("an OpenDocument spreadsheet (.ods)", List.of(LIBRE_OFFICE, EXCEL));
-            } catch (IOException _) {
-                // cut short, or of another make
-            }
-            return new NoCsv("a zip archive, not a CSV. If a spreadsheet program wrote it, save it as one there", ANY);
-        }
-
-        /// UTF-16 shows in the first line: every second byte of its delimiters and Latin letters is 0.
-        private static Optional<Charset> unmarked(byte[] start) {
-            long[] zeros = new long[2];
-            for (int i = 0; i < start.length && start[i] != '\n' && start[i] != '\r'; i++)
-                if (start[i] == 0) zeros[i % 2]++;
-            if (zeros[0] == 0 && zeros[1] > 0) return Optional.of(StandardCharsets.UTF_16LE);
-            return zeros[0] > 0 && zeros[1] == 0 ? Optional.of(StandardCharsets.UTF_16BE) : Optional.empty();
-        }
-    }
-
-    /// Reads the records of a CSV, each as its cells, which keep their blanks and line ends. What a quote leaves
-    /// unclear is an error.
-    ///
-    /// opencsv's reader is no use here: if it is to keep CR LF inside quotes, a CR alone ends no line and a blank line
-    /// inside quotes is an error; a quote inside a bare cell (`5" pipe`) takes in the rows that follow; and it tells
-    /// neither text after a closing quote nor the line in which an open one began.
-    static final class Records implements AutoCloseable {
-        private final Reader in;
-        private final char delimiter;
-        private final StringBuilder cell = new StringBuilder();
-        private final char[] buffer = new char[1 << 14];
-        private int at = 0, end = 0;
-        private long line = 0, next = 1;
-
-        Records(Reader in, char delimiter) {
-            this.in = in;
-            this.delimiter = delimiter;
-        }
-
-        /// The line in which the last record began, or in which it went wrong.
-        long line() {
-            return line;
-        }
-
-        /// The cells of the next record, none if the line is empty; null at the end.
-        List<String> next() throws IOException {
-            line = next;
-            if (peek() < 0) return null;
-            var cells = new ArrayList<String>();
-            if (!isLineEnd(peek())) do cells.add(cell()); while (pass(delimiter));
-            if (peek() >= 0) lineEnd();
-            return cells;
-        }
-
-        private String cell() throws IOException {
-            cell.setLength(0);
-            if (peek() == '"') quoted();
-            else take(delimiter);
-            return cell.toString();
-        }
-
-        private void quoted() throws IOException {
-            long opened = next;
-            pass('"');
-            while (true) {
-                take('"');
-                if (peek() < 0) throw fault(opened, "a quote is opened there and never closed");
-                if (isLineEnd(peek())) cell.append(lineEnd());
-                else if (isPair()) cell.append('"');
-                else break;
-            }
-            if (peek() >= 0 && peek() != delimiter && !isLineEnd(peek()))
-                throw fault(next, "text after a closing quote (a quote inside a quoted cell is written twice)");
-        }
-
-        /// Passes a quote, and a second one after it, which stand for one in the cell.
-        private boolean isPair() throws IOException {
-            return pass('"') && pass('"');
-        }
-
-        private IOException fault(long line, String what) {
-            this.line = line;
-            return new IOException(what);
-        }
-
-        private static boolean isLineEnd(int c) {
-            return c == '\n' || c == '\r';
-        }
-
-        /// Adds to the cell what stands before the next `stop` or line end.
-        private void take(char stop) throws IOException {
-            while (peek() >= 0) {
-                int from = at;
-                while (at < end && buffer[at] != stop && !isLineEnd(buffer[at])) at++;
-                cell.append(buffer, from, at - from);
-                if (at < end) return;
-            }
-        }
-
-        /// Passes one line end: LF, CR LF or CR.
-        private String lineEnd() throws IOException {
-            next++;
-            if (pass('\n')) return "\n";
-            pass('\r');
-            return pass('\n') ? "\r\n" : "\r";
-        }
-
-        /// Passes the next character if it is this one.
-        boolean pass(char expected) throws IOException {
-            if (peek() != expected) return false;
-            at++;
-            return true;
-        }
-
-        private int peek() throws IOException {
-            if (at == end) {
-                at = 0;
-                end = Math.max(0, in.read(buffer));
-            }
-            return at < end ? buffer[at] : -1;
-        }
-
-        @Override
-        public void close() throws IOException {
-            in.close();
-        }
-    }
-
-    /// Writes a CSV (RFC 4180). In quotes stands what a reader could part or strip: also a delimiter that is not this
-    /// file's, for some spreadsheets part cells at any of them.
-    static final class CellWriter extends CSVWriter {
-        CellWriter(Writer out, char delimiter, boolean mark, String lineEnd) throws IOException {
-            super(new BufferedWriter(out), delimiter, DEFAULT_QUOTE_CHARACTER, DEFAULT_ESCAPE_CHARACTER, lineEnd);
-            if (mark) getWriter().write('\uFEFF');
-        }
-
-        /// The other `writeNext` keeps an exception to itself.
-        void write(Collection<String> cells) throws IOException {
-            writeNext(cells.toArray(String[]::new), false, new StringBuilder());
-        }
-
-        @Override
-        protected boolean stringContainsSpecialCharacters(String cell) {
-            return super.stringContainsSpecialCharacters(cell) || cell.chars().anyMatch(c -> ",;\t".indexOf(c) >= 0)
-                    || !cell.strip().equals(cell);
-        }
-    }
-
-    /// Which encodings a file that is not UTF-8 may be in: those that can read it, best letters first.
-    static final class Guess {
-        private static final List<String> NAMES = List.of("Shift_JIS", "EUC-JP", "GB18030", "Big5", "EUC-KR",
-                "windows-1252", "windows-1251");
-        private static final int SAMPLE = 1 << 18;
-
-        static Optional<String> of(Path path) {
-            try (var in = Files.newInputStream(path)) {
-                var bytes = in.readNBytes(SAMPLE);
-                var likely = NAMES.stream().filter(Charset::isSupported).map(Charset::forName)
+                var bytes = start(path, 1 << 18);
+                return USUAL.stream().filter(Charset::isSupported).map(Charset::forName)
                         .map(charset -> Map.entry(charset, score(bytes, charset))).filter(entry -> entry.getValue() > 0)
                         .sorted(Map.Entry.<Charset, Double>comparingByValue().reversed()).limit(2)
-                        .map(entry -> entry.getKey().name()).toList();
-                return likely.isEmpty() ? Optional.empty() : Optional.of(String.join(" or ", likely));
+                        .map(entry -> entry.getKey().name()).collect(joining(" or "));
             } catch (IOException _) {
-                return Optional.empty(); // only a hint is lost
+                return ""; // only a hint is lost
             }
         }
 
@@ -10515,103 +10373,197 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The workflow's form held against a header: what each column is, and each cell's value. Pure.
+    /// Reads the records of a CSV, each as its cells, which keep their blanks and line ends. What a quote leaves
+    /// unclear is an error.
     ///
-    /// @param usesPresets whether this server puts a variable's stored default in for what is not sent (1.14 on)
-    record Form(List<Variable> variables, Map<String, Variable> byColumn, boolean usesPresets) {
-        Form(List<Variable> variables, List<String> columns, boolean usesPresets) {
+    /// opencsv's reader is no use here: if it is to keep CR LF inside quotes, a CR alone ends no line and a blank line
+    /// inside quotes is an error; a quote inside a bare cell (`5" pipe`) takes in the rows that follow; and it tells
+    /// neither text after a closing quote nor the line in which an open one began.
+    static final class Records implements AutoCloseable {
+        private final Reader in;
+        private final char delimiter;
+        private final char[] buffer = new char[1 << 14];
+        /// What the buffer no longer has of the present cell.
+        private final StringBuilder begun = new StringBuilder();
+        /// In the buffer: where the present cell begins or goes on, the next character, and the end of what was read.
+        private int from = 0, at = 0, end = 0;
+        private long line = 0, next = 1;
+
+        Records(Reader in, char delimiter) {
+            this.in = in;
+            this.delimiter = delimiter;
+        }
+
+        /// The line in which the last record began, or in which it went wrong.
+        long line() {
+            return line;
+        }
+
+        /// The cells of the next record, none if the line is empty; null at the end.
+        List<String> next() throws IOException {
+            line = next;
+            if (peek() < 0) return null;
+            var cells = new ArrayList<String>();
+            if (!isLineEnd(peek())) do cells.add(peek() == '"' ? quoted() : bare()); while (pass(delimiter));
+            if (peek() >= 0) passLineEnd();
+            return cells;
+        }
+
+        private String bare() throws IOException {
+            begin();
+            goTo(delimiter);
+            return cell(0);
+        }
+
+        private String quoted() throws IOException {
+            long opened = next;
+            pass('"');
+            begin();
+            do {
+                goTo('"');
+                if (peek() < 0) throw fault(opened, "a quote is opened there and never closed");
+            } while (isLineEnd(peek()) ? passLineEnd() : isPair());
+            var cell = cell(1).replace("\"\"", "\"");
+            if (peek() >= 0 && peek() != delimiter && !isLineEnd(peek()))
+                throw fault(next, "text after a closing quote (a quote inside a quoted cell is written twice)");
+            return cell;
+        }
+
+        /// Passes a quote, and a second one after it, which stand for one in the cell.
+        private boolean isPair() throws IOException {
+            return pass('"') && pass('"');
+        }
+
+        private void begin() {
+            from = at;
+            if (!begun.isEmpty()) begun.setLength(0);
+        }
+
+        /// What was passed since the cell began, without so many characters at the end.
+        private String cell(int without) {
+            if (begun.isEmpty()) return new String(buffer, from, at - from - without);
+            return begun.append(buffer, from, at - from).substring(0, begun.length() - without);
+        }
+
+        private IOException fault(long line, String what) {
+            this.line = line;
+            return new IOException(what);
+        }
+
+        private static boolean isLineEnd(int c) {
+            return c == '\n' || c == '\r';
+        }
+
+        /// Passes what stands before the next `stop` or line end.
+        private void goTo(char stop) throws IOException {
+            while (peek() >= 0) {
+                int here = at;
+                while (here < end && buffer[here] != stop && !isLineEnd(buffer[here])) here++;
+                at = here;
+                if (at < end) return;
+            }
+        }
+
+        /// Passes one line end: LF, CR LF or CR.
+        private boolean passLineEnd() throws IOException {
+            next++;
+            return pass('\n') || pass('\r') | pass('\n');
+        }
+
+        /// Passes the next character if it is this one.
+        boolean pass(char expected) throws IOException {
+            if (peek() != expected) return false;
+            at++;
+            return true;
+        }
+
+        private int peek() throws IOException {
+            if (at == end) {
+                begun.append(buffer, from, end - from);
+                from = at = 0;
+                end = Math.max(0, in.read(buffer));
+            }
+            return at < end ? buffer[at] : -1;
+        }
+
+        @Override
+        public void close() {
+            try {
+                in.close();
+            } catch (IOException _) {
+                // it was only read from
+            }
+        }
+    }
+
+    /// Writes a CSV (RFC 4180). In quotes stands what a reader could part or strip: also a delimiter that is not this
+    /// file's, for some spreadsheets part cells at any of them.
+    static final class CellWriter extends CSVWriter {
+        CellWriter(Writer out, char delimiter, boolean mark, String lineEnd) throws IOException {
+            super(new BufferedWriter(out), delimiter, DEFAULT_QUOTE_CHARACTER, DEFAULT_ESCAPE_CHARACTER, lineEnd);
+            if (mark) getWriter().write('\uFEFF');
+        }
+
+        /// The other `writeNext` keeps an exception to itself.
+        void write(Collection<String> cells) throws IOException {
+            writeNext(cells.toArray(String[]::new), false, new StringBuilder());
+        }
+
+        @Override
+        protected boolean stringContainsSpecialCharacters(String cell) {
+            return super.stringContainsSpecialCharacters(cell) || cell.chars().anyMatch(c -> ",;\t".indexOf(c) >= 0)
+                    || !cell.strip().equals(cell);
+        }
+    }
+
+    /// The workflow's form held against a header: what each column is, and each cell's value. Pure.
+    record Form(List<Variable> variables, Map<String, Variable> byColumn) {
+        Form(List<Variable> variables, List<String> columns) {
             var known = new LinkedHashMap<String, Variable>();
-            for (var column : columns) variable(variables, column).ifPresent(variable -> known.put(column, variable));
-            this(List.copyOf(variables), Collections.unmodifiableMap(known), usesPresets);
+            for (var column : columns) named(variables, column).ifPresent(variable -> known.put(column, variable));
+            this(List.copyOf(variables), Collections.unmodifiableMap(known));
+        }
+
+        /// By name, else by the label that people see.
+        private static Optional<Variable> named(List<Variable> variables, String column) {
+            return Stream.<Function<Variable, String>>of(Variable::name, Variable::label)
+                    .flatMap(said -> variables.stream().filter(variable -> said.apply(variable).equals(column)))
+                    .findFirst();
         }
 
         /// Without a form: every cell is sent as text.
         static Form ofText() {
-            return new Form(List.of(), List.of(), false);
-        }
-
-        /// The same for a chatflow, which is asked what stands in one of the columns.
-        Form asking(String column, List<String> columns) {
-            return new Form(Stream.concat(Stream.of(new Variable.Query(column)), variables.stream()).toList(), columns,
-                    usesPresets);
+            return new Form(List.of(), List.of());
         }
 
         private boolean isOfText() {
-            return variables.stream().allMatch(Variable.Query.class::isInstance);
+            return variables.stream().allMatch(variable -> variable.input() instanceof Variable.Query);
+        }
+
+        /// The same for a chatflow, which is asked what stands in one of the columns, as if that were a variable.
+        Form asking(String column, List<String> columns) {
+            var query = new Variable(column, "", "query", true, Optional.empty(), new Variable.Query());
+            return new Form(Stream.concat(Stream.of(query), variables.stream()).toList(), columns);
         }
 
         /// The answer of `GET /parameters`. Everything but `variable`, `type` and `required` may be missing or null.
+        ///
+        /// @param usesPresets whether this server puts a variable's stored default in for what is not sent (1.14 on)
         static Form of(JsonNode parameters, List<String> columns, Variable.Folders folders, boolean usesPresets) {
             var variables = new ArrayList<Variable>();
             for (var item : parameters.path("user_input_form"))
-                item.properties().forEach(entry -> variables.add(variable(entry.getKey(), entry.getValue(), parameters,
-                        folders)));
-            return new Form(variables, columns, usesPresets);
-        }
-
-        private static Variable variable(String type, JsonNode node, JsonNode parameters, Variable.Folders folders) {
-            var about = new Variable.About(node.path("variable").asText(), node.path("label").asText(""), type,
-                    node.path("required").asBoolean(),
-                    node.hasNonNull("default") ? Optional.of(node.path("default").asText()) : Optional.empty());
-            return switch (type) {
-                case "text-input", "paragraph" -> new Variable.TextInput(about, node.path("max_length").asInt(0));
-                case "select" -> new Variable.Select(about, texts(node.path("options")));
-                case "number" -> new Variable.NumberInput(about);
-                case "checkbox" -> new Variable.Checkbox(about);
-                case "json_object" -> new Variable.JsonObject(about);
-                case "file" -> new Variable.SingleFile(about, files(node, parameters, folders));
-                case "file-list" -> new Variable.FileList(about, files(node, parameters, folders));
-                default -> new Variable.Unsupported(about);
-            };
-        }
-
-        private static Variable.FileRules files(JsonNode node, JsonNode parameters, Variable.Folders folders) {
-            var system = parameters.path("system_parameters");
-            int most = node.path("max_length").asInt(0);
-            var limits = new HashMap<String, Integer>();
-            for (var kind : List.of("image", "audio", "video"))
-                limits.put(kind, system.path(kind + "_file_size_limit").asInt(0));
-            for (var kind : List.of("document", "custom")) limits.put(kind, system.path("file_size_limit").asInt(0));
-            return new Variable.FileRules(folders, texts(node.path("allowed_file_types")),
-                    texts(node.path("allowed_file_extensions")), texts(node.path("allowed_file_upload_methods")),
-                    most > 0 ? most : system.path("workflow_file_upload_limit").asInt(10), limits);
-        }
-
-        private static List<String> texts(JsonNode array) {
-            return StreamSupport.stream(array.spliterator(), false).map(JsonNode::asText).toList();
-        }
-
-        /// By name, else by the label that people see.
-        private static Optional<Variable> variable(List<Variable> variables, String column) {
-            return variables.stream().filter(variable -> variable.about().name().equals(column)).findFirst()
-                    .or(() -> variables.stream().filter(variable -> variable.about().label().equals(column))
-                            .findFirst());
+                item.properties().forEach(entry -> variables.add(Variable.of(entry.getKey(), entry.getValue(),
+                        parameters.path("system_parameters"), folders, usesPresets)));
+            return new Form(variables, columns);
         }
 
         Optional<Variable> variable(String column) {
             return Optional.ofNullable(byColumn.get(column));
         }
 
-        /// The name under which a column is sent.
-        String name(String column) {
-            return variable(column).map(variable -> variable.about().name()).orElse(column);
-        }
-
         Value value(String column, String cell) {
             var variable = byColumn.get(column);
-            if (variable == null) return new Value.Text(cell);
-            boolean empty = variable instanceof Variable.Select ? cell.isEmpty() : cell.isBlank();
-            if (!empty || variable.takesEmpty()) return variable.read(cell);
-            if (variable.about().required()) return new Value.Wrong("not empty: the workflow requires it");
-            if (hasBadPreset(variable))
-                return new Value.Wrong("not empty: the default stored in the workflow is none of its options");
-            return new Value.None();
-        }
-
-        /// A server that puts the default in for what is not sent refuses the row then.
-        private boolean hasBadPreset(Variable variable) {
-            return usesPresets && variable instanceof Variable.Select select
-                    && select.about().preset().filter(preset -> !select.options().contains(preset)).isPresent();
+            return variable == null ? new Value.Text(cell) : variable.value(cell);
         }
 
         /// What a row sends, by name; what is left out is not there.
@@ -10619,7 +10571,8 @@ final class DifyExec implements Runnable {
             var values = new LinkedHashMap<String, Value>();
             row.inputs().forEach((column, cell) -> {
                 var value = value(column, cell);
-                if (!(value instanceof Value.None)) values.put(name(column), value);
+                var name = variable(column).map(Variable::name).orElse(column);
+                if (!(value instanceof Value.None)) values.put(name, value);
             });
             return values;
         }
@@ -10628,103 +10581,124 @@ final class DifyExec implements Runnable {
         List<String> faults(List<String> columns) {
             var faults = new ArrayList<String>();
             for (var variable : variables) {
-                var own = columns.stream().filter(column -> byColumn.get(column) == variable).toList();
-                var name = variable.about().name();
+                var own = columns.stream().filter(column -> byColumn.get(column) == variable).map(Plain::quoted)
+                        .toList();
+                var name = Plain.quoted(variable.name());
                 if (own.size() > 1)
-                    faults.add("the columns " + own.stream().map(Plain::quoted).collect(joining(" and "))
-                            + " are both the variable " + Plain.quoted(name) + " (by name and by label)");
-                if (own.isEmpty() && !variable.about().required() && hasBadPreset(variable))
-                    faults.add("there is no column for the variable " + Plain.quoted(name)
+                    faults.add("the columns " + String.join(" and ", own) + " are both the variable " + name
+                            + " (by name and by label)");
+                if (!own.isEmpty()) continue;
+                if (variable.input() instanceof Variable.Query) faults.add(missingQuery(variable.name(), columns));
+                else if (variable.required())
+                    faults.add("there is no column for the required variable " + name
+                            + Nearest.of(variable.name(), unknown(columns))
+                                    .map(near -> "; is it " + Plain.quoted(near) + "?").orElse(""));
+                else if (variable.hasBadPreset())
+                    faults.add("there is no column for the variable " + name
                             + ", and the default stored in the workflow is none of its options");
-                if (own.isEmpty() && variable instanceof Variable.Query query) faults.add(query.missing(columns));
-                else if (own.isEmpty() && variable.about().required())
-                    faults.add("there is no column for the required variable " + Plain.quoted(name)
-                            + Nearest.of(name, unknown(columns)).map(near -> "; is it " + Plain.quoted(near) + "?")
-                                    .orElse(""));
             }
             return faults;
+        }
+
+        /// What a chatflow is asked has to stand in some column.
+        private static String missingQuery(String name, List<String> columns) {
+            return "there is no column " + Plain.quoted(name) + " with what the chatflow is asked; "
+                    + Stream.of("question", "prompt", "text", "message", "input")
+                            .flatMap(word -> columns.stream().filter(word::equalsIgnoreCase)).findFirst()
+                            .or(() -> Nearest.of(name, columns))
+                            .map(column -> "--query-column " + Plain.shell(column) + " takes that one")
+                            .orElse("--query-column NAME names another");
         }
 
         /// What is worth saying of the header.
         List<String> notes(List<String> columns) {
             if (isOfText()) return List.of();
             var notes = new ArrayList<String>();
-            var names = variables.stream().map(variable -> variable.about().name()).toList();
+            var names = variables.stream().map(Variable::name).toList();
             var unknown = unknown(columns).stream().map(column -> Plain.quoted(column) + Nearest.of(column, names)
                     .map(near -> " (did you mean " + Plain.quoted(near) + "?)").orElse("")).toList();
             if (!unknown.isEmpty())
                 notes.add("the workflow has no variable for " + String.join(", ", unknown) + ": Dify drops it");
-            if (usesPresets) byColumn.forEach((column, variable) -> variable.about().preset()
-                    .filter(_ -> !variable.takesEmpty())
+            byColumn.forEach((column, variable) -> variable.preset().filter(_ -> !variable.takesEmpty())
                     .ifPresent(preset -> notes.add("an empty " + Plain.quoted(column) + " becomes "
                             + Plain.quoted(preset) + ", the default stored in the workflow")));
             return notes;
         }
 
         private List<String> unknown(List<String> columns) {
-            return isOfText() ? List.of() : columns.stream().filter(column -> !byColumn.containsKey(column))
-                    .toList();
+            return isOfText() ? List.of() : columns.stream().filter(column -> !byColumn.containsKey(column)).toList();
         }
     }
 
     /// One variable of the workflow's form. It knows how to read a cell, and what is wrong with it.
-    sealed interface Variable {
+    ///
+    /// @param label  the name shown to people
+    /// @param type   Dify's
+    /// @param preset what the server puts in for what is not sent
+    record Variable(String name, String label, String type, boolean required, Optional<String> preset, Input input) {
+        static Variable of(String type, JsonNode node, JsonNode system, Folders folders, boolean usesPresets) {
+            var input = switch (type) {
+                case "text-input", "paragraph" -> new TextInput(node.path("max_length").asInt(0));
+                case "select" -> new Select(texts(node.path("options")));
+                case "number" -> new NumberInput();
+                case "checkbox" -> new Checkbox();
+                case "json_object" -> new JsonObject();
+                case "file", "file-list" -> FileInput.of(type.equals("file-list"), node, system, folders);
+                default -> new Unsupported(type);
+            };
+            return new Variable(node.path("variable").asText(), node.path("label").asText(""), type,
+                    node.path("required").asBoolean(), usesPresets && node.hasNonNull("default")
+                            ? Optional.of(node.path("default").asText()) : Optional.empty(), input);
+        }
+
+        private static List<String> texts(JsonNode array) {
+            return array.valueStream().map(JsonNode::asText).toList();
+        }
+
+        Value value(String cell) {
+            boolean isEmpty = input instanceof Select ? cell.isEmpty() : cell.isBlank();
+            if (!isEmpty || takesEmpty()) return input.read(cell);
+            if (required) return new Value.Wrong("not empty: the workflow requires it");
+            return hasBadPreset()
+                    ? new Value.Wrong("not empty: the default stored in the workflow is none of its options")
+                    : new Value.None();
+        }
+
+        /// An empty text is a text; of everything else, empty is nothing.
+        boolean takesEmpty() {
+            return input instanceof TextInput;
+        }
+
+        /// The server refuses a row then for which nothing is sent.
+        boolean hasBadPreset() {
+            return input instanceof Select(var options) && preset.filter(text -> !options.contains(text)).isPresent();
+        }
+
+        /// What a kind of variables takes.
+        sealed interface Input {
+            /// A cell that is not empty, or any for text.
+            Value read(String cell);
+        }
+
         /// What a chatflow is asked, as if it were a variable of its form; so the column is its name.
-        record Query(About about) implements Variable {
-            private static final List<String> USUAL = List.of("question", "prompt", "text", "message", "input");
-
-            Query(String column) {
-                this(new About(column, "", "query", true, Optional.empty()));
-            }
-
+        record Query() implements Input {
             @Override
             public Value read(String cell) {
                 return new Value.Query(cell);
             }
-
-            /// Said where there is no such column.
-            String missing(List<String> columns) {
-                return "there is no column " + Plain.quoted(about.name()) + " with what the chatflow is asked; "
-                        + USUAL.stream().flatMap(word -> columns.stream().filter(word::equalsIgnoreCase)).findFirst()
-                                .or(() -> Nearest.of(about.name(), columns))
-                                .map(column -> "--query-column " + Plain.shell(column) + " takes that one")
-                                .orElse("--query-column NAME names another");
-            }
-        }
-
-        /// What all kinds have. `label` is the name shown to people; `type` is Dify's; `preset` the stored default.
-        record About(String name, String label, String type, boolean required, Optional<String> preset) {}
-
-        About about();
-
-        /// A cell that is not empty, or any for text.
-        Value read(String cell);
-
-        /// An empty text is a text; of everything else, empty is nothing.
-        default boolean takesEmpty() {
-            return false;
         }
 
         /// `text-input` and `paragraph`: as it stands. Lengths are counted in code points, as the server does.
-        record TextInput(About about, int longest) implements Variable {
+        record TextInput(int longest) implements Input {
             @Override
             public Value read(String cell) {
                 int length = cell.codePointCount(0, cell.length());
                 return longest > 0 && length > longest
                         ? Value.Wrong.tooMuch("is " + length + " characters long", longest) : new Value.Text(cell);
             }
-
-            @Override
-            public boolean takesEmpty() {
-                return true;
-            }
         }
 
-        record Select(About about, List<String> options) implements Variable {
-            public Select {
-                options = List.copyOf(options);
-            }
-
+        record Select(List<String> options) implements Input {
             @Override
             public Value read(String cell) {
                 if (options.contains(cell)) return new Value.Text(cell);
@@ -10736,17 +10710,25 @@ final class DifyExec implements Runnable {
         }
 
         /// Plain decimal notation; the exponents and underscores that the server would take are refused on purpose.
-        record NumberInput(About about) implements Variable {
-            private static final Pattern SHAPE = Pattern.compile("[+-]?([0-9]+(\\.[0-9]*)?|\\.[0-9]+)");
-
+        record NumberInput() implements Input {
             @Override
             public Value read(String cell) {
-                return SHAPE.matcher(cell.strip()).matches() ? new Value.Numeric(new BigDecimal(cell.strip()))
-                        : new Value.Wrong("a number like 12, -0.5 or 1234567.89");
+                var text = cell.strip();
+                try {
+                    if (isPlain(text)) return new Value.Numeric(new BigDecimal(text));
+                } catch (NumberFormatException _) {
+                    // said below
+                }
+                return new Value.Wrong("a number like 12, -0.5 or 1234567.89");
+            }
+
+            private static boolean isPlain(String text) {
+                for (int i = 0; i < text.length(); i++) if ("+-.0123456789".indexOf(text.charAt(i)) < 0) return false;
+                return true;
             }
         }
 
-        record Checkbox(About about) implements Variable {
+        record Checkbox() implements Input {
             @Override
             public Value read(String cell) {
                 return switch (cell.strip().toLowerCase(Locale.ROOT)) {
@@ -10758,44 +10740,31 @@ final class DifyExec implements Runnable {
         }
 
         /// An object; whether it fits the variable's schema is the server's business.
-        record JsonObject(About about) implements Variable {
+        record JsonObject() implements Input {
             @Override
             public Value read(String cell) {
-                try {
-                    var tree = Json.STRICT.readTree(cell);
-                    if (tree.isObject()) return new Value.RawJson(cell.strip());
-                } catch (JsonProcessingException _) {
+                try (var json = Json.Tokens.STRICT.createParser(cell)) {
+                    if (isObject(json)) return new Value.RawJson(cell.strip());
+                } catch (IOException | NumberFormatException _) {
                     // said below
                 }
                 return new Value.Wrong("a JSON object like {\"name\": \"value\"}");
             }
-        }
 
-        /// An address, or `@path` from the CSV's folder.
-        record SingleFile(About about, FileRules files) implements Variable {
-            @Override
-            public Value read(String cell) {
-                return files.read(cell.strip());
-            }
-        }
-
-        /// Several of them, parted by `;`.
-        record FileList(About about, FileRules files) implements Variable {
-            @Override
-            public Value read(String cell) {
-                var values = Stream.of(cell.split(";")).map(String::strip).filter(part -> !part.isEmpty())
-                        .map(files::read).toList();
-                for (var value : values) if (value instanceof Value.Wrong) return value;
-                return values.size() > files.most() ? Value.Wrong.tooMuch(values.size() + " files", files.most())
-                        : new Value.Several(values);
+            /// One, and nothing behind it.
+            private static boolean isObject(JsonParser json) throws IOException {
+                if (json.nextToken() != JsonToken.START_OBJECT) return false;
+                while (json.nextToken() != JsonToken.END_OBJECT || !json.getParsingContext().inRoot())
+                    if (json.currentToken() == JsonToken.VALUE_NUMBER_FLOAT) json.getDecimalValue(); // or it fails
+                return json.nextToken() == null;
             }
         }
 
         /// `external_data_tool` and kinds we do not know: a run that sends them a value fails.
-        record Unsupported(About about) implements Variable {
+        record Unsupported(String type) implements Input {
             @Override
             public Value read(String cell) {
-                return new Value.Wrong("empty: Dify's API takes no value for a variable of type " + about.type());
+                return new Value.Wrong("empty: Dify's API takes no value for a variable of type " + type);
             }
         }
 
@@ -10812,52 +10781,58 @@ final class DifyExec implements Runnable {
                     throw new Unusable(base + ": " + Plain.of(problem));
                 }
             }
-
-            boolean hold(Path file) {
-                return within.stream().anyMatch(file::startsWith);
-            }
         }
 
-        /// Which files a variable takes. `limits`: MB by kind, from the server.
-        record FileRules(Folders folders, List<String> kinds, List<String> extensions, List<String> methods, int most,
-                Map<String, Integer> limits) {
-            private static final Map<String, String> ENDINGS = Map.of("image", "jpg jpeg png webp gif svg",
-                    "audio", "mp3 m4a wav amr mpga",
-                    "video", "mp4 mov mpeg webm",
-                    "document", "txt markdown md mdx pdf html htm xlsx xls vtt properties doc docx csv eml msg pptx "
-                            + "ppt xml epub");
+        /// A file, as an address or as `@path` from the CSV's folder, or several of them, parted by `;`.
+        ///
+        /// @param most   how many a list may hold
+        /// @param system what the server says of its limits, in MB
+        record FileInput(boolean isList, Folders folders, List<String> kinds, List<String> extensions,
+                List<String> methods, int most, JsonNode system) implements Input {
+            private static final Map<String, List<String>> ENDINGS = Map.of(
+                    "image", List.of("jpg", "jpeg", "png", "webp", "gif", "svg"),
+                    "audio", List.of("mp3", "m4a", "wav", "amr", "mpga"),
+                    "video", List.of("mp4", "mov", "mpeg", "webm"),
+                    "document", List.of("txt", "markdown", "md", "mdx", "pdf", "html", "htm", "xlsx", "xls", "vtt",
+                            "properties", "doc", "docx", "csv", "eml", "msg", "pptx", "ppt", "xml", "epub"));
 
-            public FileRules {
-                kinds = List.copyOf(kinds);
-                extensions = extensions.stream().map(end -> end.replaceFirst("^\\.", "").toLowerCase(Locale.ROOT))
-                        .toList();
-                methods = List.copyOf(methods);
-                limits = Map.copyOf(limits);
+            static FileInput of(boolean isList, JsonNode node, JsonNode system, Folders folders) {
+                int most = node.path("max_length").asInt(0);
+                return new FileInput(isList, folders, texts(node.path("allowed_file_types")),
+                        texts(node.path("allowed_file_extensions")).stream()
+                                .map(end -> end.replaceFirst("^\\.", "").toLowerCase(Locale.ROOT)).toList(),
+                        texts(node.path("allowed_file_upload_methods")),
+                        most > 0 ? most : system.path("workflow_file_upload_limit").asInt(10), system);
             }
 
-            Value read(String cell) {
+            @Override
+            public Value read(String cell) {
+                if (!isList) return one(cell.strip());
+                var values = Stream.of(cell.split(";")).map(String::strip).filter(part -> !part.isEmpty())
+                        .map(this::one).toList();
+                for (var value : values) if (value instanceof Value.Wrong) return value;
+                return values.size() > most ? Value.Wrong.tooMuch(values.size() + " files", most)
+                        : new Value.Several(values);
+            }
+
+            private Value one(String cell) {
                 return cell.startsWith("@") ? local(cell.substring(1)) : remote(cell);
             }
 
             private Value remote(String cell) {
                 if (!takes("remote_url")) return new Value.Wrong("an upload (@path): addresses are not allowed");
-                return address(cell).map(address -> {
+                try {
+                    var address = new URI(cell.replace(" ", "%20"));
                     var end = end(address.getPath());
                     // without an ending only Dify's own look at the address can tell
                     var kind = end.isEmpty() && !kinds.isEmpty() ? kinds.getFirst() : kind(end);
-                    return fault(kind, end).<Value>map(Value.Wrong::new)
-                            .orElseGet(() -> new Value.Remote(kind, address));
-                }).orElseGet(() -> new Value.Wrong("an address (https://…)"
-                        + (takes("local_file") ? " or @path" : "")));
-            }
-
-            private static Optional<URI> address(String cell) {
-                try {
-                    return Optional.of(new URI(cell.replace(" ", "%20"))).filter(address -> address.getHost() != null
-                            && List.of("http", "https").contains(String.valueOf(address.getScheme())));
+                    if (address.getHost() != null && String.valueOf(address.getScheme()).matches("https?"))
+                        return fault(kind, end).<Value>map(Value.Wrong::new)
+                                .orElseGet(() -> new Value.Remote(kind, address));
                 } catch (URISyntaxException _) {
-                    return Optional.empty();
+                    // said below
                 }
+                return new Value.Wrong("an address (https://…)" + (takes("local_file") ? " or @path" : ""));
             }
 
             private Value local(String cell) {
@@ -10867,7 +10842,7 @@ final class DifyExec implements Runnable {
                     if (!Files.isRegularFile(path))
                         return new Value.Wrong("a file that exists; there is none at " + path);
                     var file = path.toRealPath();
-                    if (!folders.hold(file))
+                    if (folders.within.stream().noneMatch(file::startsWith))
                         return new Value.Wrong("a file under the CSV's folder (or another, which --files DIR names); "
                                 + "this is " + file);
                     if (!Files.isReadable(path)) return new Value.Wrong("a file that may be read, not " + path);
@@ -10884,7 +10859,8 @@ final class DifyExec implements Runnable {
             }
 
             private Optional<String> tooLarge(long size, String kind) {
-                int most = limits.getOrDefault(kind, limits.getOrDefault("custom", 0));
+                boolean hasOwn = List.of("image", "audio", "video").contains(kind);
+                int most = system.path(hasOwn ? kind + "_file_size_limit" : "file_size_limit").asInt(0);
                 return most > 0 && size > (long) most << 20
                         ? Optional.of("at most " + most + " MB, not " + (size >> 20) + " MB") : Optional.empty();
             }
@@ -10904,8 +10880,8 @@ final class DifyExec implements Runnable {
             }
 
             private static String kind(String end) {
-                return ENDINGS.entrySet().stream().filter(kind -> List.of(kind.getValue().split(" ")).contains(end))
-                        .map(Map.Entry::getKey).findFirst().orElse("custom");
+                return ENDINGS.entrySet().stream().filter(kind -> kind.getValue().contains(end)).map(Map.Entry::getKey)
+                        .findFirst().orElse("custom");
             }
 
             private static String end(String name) {
@@ -10960,11 +10936,7 @@ final class DifyExec implements Runnable {
 
         record OnServer(String kind, String id) implements Value {}
 
-        record Several(List<Value> files) implements Value {
-            public Several {
-                files = List.copyOf(files);
-            }
-        }
+        record Several(List<Value> files) implements Value {}
 
         /// Nothing is sent: the cell is empty.
         record None() implements Value {}
@@ -10998,46 +10970,32 @@ final class DifyExec implements Runnable {
         record Profile(String column, String variable, String type, boolean required, long filled, int longest,
                 String example) {}
 
-        static Inspection of(List<String> columns, Form form, Iterator<Row> all) {
+        /// @param notes what is worth knowing of the file itself
+        static Inspection of(List<String> columns, List<String> notes, Form form, Iterator<Row> all) {
             var profilers = columns.stream().map(column -> new Profiler(column, form.variable(column))).toList();
             var problems = new ArrayList<Problem>();
             long rows = 0;
             for (; all.hasNext(); rows++) {
                 var row = all.next();
                 for (var profiler : profilers) {
-                    var column = profiler.column;
-                    var cell = row.inputs().get(column);
-                    profiler.add(cell);
-                    if (form.value(column, cell) instanceof Value.Wrong wrong)
-                        problems.add(new Problem(row.line(), row.id(), column, Plain.text(cell, CUT), wrong));
+                    var cell = row.inputs().get(profiler.column);
+                    if (profiler.value(cell) instanceof Value.Wrong wrong)
+                        problems.add(new Problem(row.line(), row.id(), profiler.column, Plain.text(cell, CUT), wrong));
                 }
             }
-            return new Inspection(rows, form.faults(columns), notes(form.notes(columns), profilers),
+            return new Inspection(rows, form.faults(columns),
+                    Stream.of(notes, form.notes(columns), Profiler.notes(profilers)).flatMap(List::stream).toList(),
                     profilers.stream().map(Profiler::profile).toList(), problems);
         }
 
-        /// The same, with what is worth knowing of the file itself.
-        Inspection of(Csv csv, Index checked) {
-            var all = Stream.concat(csv.notes(checked).stream(), notes.stream()).toList();
-            return new Inspection(rows, faults, all, columns, problems);
-        }
-
-        private static List<String> notes(List<String> ofHeader, List<Profiler> profilers) {
-            var notes = new ArrayList<>(ofHeader);
-            long empty = profilers.stream().mapToLong(profiler -> profiler.emptyRequired).sum();
-            if (empty > 0)
-                notes.add(Plain.count(empty, "required text is", "required texts are") + " empty; Dify takes that");
-            long withNul = profilers.stream().mapToLong(profiler -> profiler.withNul).sum();
-            if (withNul > 0)
-                notes.add(Plain.count(withNul, "cell holds", "cells hold") + " the character NUL; Dify leaves it out");
-            return notes;
+        boolean isFine() {
+            return faults.isEmpty() && problems.isEmpty();
         }
 
         /// Goes through the cells of a column.
         private static final class Profiler {
             private final String column;
             private final Optional<Variable> variable;
-            private final boolean required;
             private long filled = 0, emptyRequired = 0, withNul = 0;
             private int longest = 0;
             private String example = "";
@@ -11045,42 +11003,54 @@ final class DifyExec implements Runnable {
             Profiler(String column, Optional<Variable> variable) {
                 this.column = column;
                 this.variable = variable;
-                this.required = variable.filter(v -> v.about().required()).isPresent();
             }
 
-            void add(String cell) {
+            Value value(String cell) {
                 if (cell.indexOf('\0') >= 0) withNul++;
-                if (cell.isBlank()) {
-                    if (required && variable.get().takesEmpty()) emptyRequired++;
-                    return;
-                }
-                if (filled++ == 0) example = Plain.text(cell, 24);
-                longest = Math.max(longest, cell.codePointCount(0, cell.length()));
+                if (!cell.isBlank()) {
+                    if (filled++ == 0) example = Plain.text(cell, 24);
+                    longest = Math.max(longest, cell.codePointCount(0, cell.length()));
+                } else if (isRequired() && variable.get().takesEmpty()) emptyRequired++;
+                return variable.isPresent() ? variable.get().value(cell) : new Value.Text(cell);
+            }
+
+            private boolean isRequired() {
+                return variable.isPresent() && variable.get().required();
             }
 
             Profile profile() {
-                return new Profile(column, variable.map(v -> v.about().name()).orElse(""),
-                        variable.map(v -> v.about().type()).orElse(""), required, filled, longest, example);
+                return new Profile(column, variable.map(Variable::name).orElse(""),
+                        variable.map(Variable::type).orElse(""), isRequired(), filled, longest, example);
             }
-        }
 
-        boolean isFine() {
-            return faults.isEmpty() && problems.isEmpty();
+            static List<String> notes(List<Profiler> profilers) {
+                var notes = new ArrayList<String>();
+                long empty = profilers.stream().mapToLong(profiler -> profiler.emptyRequired).sum();
+                if (empty > 0)
+                    notes.add(Plain.count(empty, "required text is", "required texts are")
+                            + " empty; Dify takes that");
+                long withNul = profilers.stream().mapToLong(profiler -> profiler.withNul).sum();
+                if (withNul > 0)
+                    notes.add(Plain.count(withNul, "cell holds", "cells hold")
+                            + " the character NUL; Dify leaves it out");
+                return notes;
+            }
         }
     }
 
     /// Which ids there are and where each stands, packed: about forty bytes an id, no objects. Entries are numbered in
     /// the order in which they came: those of the CSV first, in its order, so that an entry's number is its row's.
     static final class Index {
-        /// What was passed over in the CSV on the way.
-        final Gaps gaps = new Gaps();
         private final List<Page> pages = new ArrayList<>();
         private final Texts ids = new Texts();
         private int size = 0, rows = -1, ofOtherShards = 0;
+        private List<String> notes = List.of();
         /// Of the workflow, as far as the results tell.
         private final Set<String> versions = new LinkedHashSet<>();
-        /// Open addressing: an entry's number and one, or 0; at most two thirds full.
+        /// Open addressing: an entry's number and one, or 0; at most two thirds full. Beside it stands a byte of the
+        /// id's hash: the text of most other ids need not be looked at.
         private int[] table = new int[4096];
+        private byte[] marks = new byte[table.length];
         /// An event's id is looked up by each that reads it.
         private Found last = new Found("", -1);
 
@@ -11099,28 +11069,25 @@ final class DifyExec implements Runnable {
         int find(String id) {
             var known = last;
             if (known.entry >= 0 && known.id.equals(id)) return known.entry;
-            int entry = find(id.getBytes(UTF_8));
+            int entry = table[slot(id.getBytes(UTF_8))] - 1;
             last = new Found(id, entry);
             return entry;
         }
 
-        private int find(byte[] id) {
-            for (int slot = slot(id); table[slot] != 0; slot = slot + 1 & table.length - 1)
-                if (ids.is(place(table[slot] - 1), id)) return table[slot] - 1;
-            return -1;
-        }
-
-        /// Adds an id that is not there yet. `line` and `cells` (the hash) are 0 for ids that are in no CSV.
+        /// Adds an id, if it is not there yet. `line` and `hash` (of its cells) are 0 for ids that are in no CSV.
         int add(String id, long line, long hash) {
-            if (size % Page.SIZE == 0) pages.add(new Page());
             if (size >= table.length / 3 * 2) widen();
             var bytes = id.getBytes(UTF_8);
+            int slot = slot(bytes);
+            if (table[slot] != 0) return table[slot] - 1;
+            if (size % Page.SIZE == 0) pages.add(new Page());
             var page = page(size);
             page.places[size % Page.SIZE] = ids.add(bytes);
             page.lines[size % Page.SIZE] = Math.toIntExact(line);
             page.cells[size % Page.SIZE] = hash;
-            enter(bytes, size);
-            return size++;
+            table[slot] = ++size;
+            marks[slot] = mark(hash(bytes));
+            return size - 1;
         }
 
         int findOrAdd(String id) {
@@ -11129,8 +11096,17 @@ final class DifyExec implements Runnable {
         }
 
         /// The ids so far are the CSV's; what comes later is known from the files alone.
-        void endOfRows() {
+        ///
+        /// @param ofOtherShards so many rows of the CSV are no entries here
+        /// @param notes         what a reader of the CSV may not expect
+        void endOfRows(int ofOtherShards, List<String> notes) {
             rows = size;
+            this.ofOtherShards = ofOtherShards;
+            this.notes = notes;
+        }
+
+        List<String> notes() {
+            return notes;
         }
 
         /// How many rows the CSV has; without a CSV, how many ids are known.
@@ -11140,11 +11116,6 @@ final class DifyExec implements Runnable {
 
         int size() {
             return size;
-        }
-
-        /// So many rows of the CSV are no entries here.
-        void passOver(int rows) {
-            ofOtherShards = rows;
         }
 
         int ofOtherShards() {
@@ -11189,68 +11160,70 @@ final class DifyExec implements Runnable {
             return page(entry).places[entry % Page.SIZE];
         }
 
+        /// Where in the table the id is, or belongs.
         private int slot(byte[] id) {
-            int hash = Arrays.hashCode(id) * 0x9E3779B9;
-            return (hash ^ hash >>> 15) & table.length - 1;
+            int hash = hash(id), mask = table.length - 1, slot = (hash ^ hash >>> 15) & mask;
+            byte mark = mark(hash);
+            while (table[slot] != 0 && !(marks[slot] == mark && ids.is(place(table[slot] - 1), id)))
+                slot = slot + 1 & mask;
+            return slot;
         }
 
-        private void enter(byte[] id, int entry) {
-            int slot = slot(id);
-            while (table[slot] != 0) slot = slot + 1 & table.length - 1;
-            table[slot] = entry + 1;
+        private static int hash(byte[] id) {
+            return Arrays.hashCode(id) * 0x9E3779B9;
+        }
+
+        private static byte mark(int hash) {
+            return (byte) (hash >>> 24);
         }
 
         private void widen() {
             table = new int[table.length * 2];
-            for (int entry = 0; entry < size; entry++) enter(ids.get(place(entry)), entry);
-        }
-    }
-
-    /// Short texts as bytes, end to end in large blocks, each behind its length of four bytes; a place is a number of
-    /// 32 bits: the block, then the offset in it.
-    static final class Texts {
-        private static final int BITS = 20, BLOCK = 1 << BITS, BLOCKS = 1 << Integer.SIZE - BITS, HEAD = 4;
-
-        private final List<byte[]> blocks = new ArrayList<>();
-        private int used = BLOCK;
-
-        /// Where the text is from now on.
-        int add(byte[] text) {
-            if (used + text.length + HEAD > BLOCK) {
-                if (blocks.size() == BLOCKS) throw new Unusable("more than 4 GB of ids");
-                blocks.add(new byte[Math.max(BLOCK, text.length + HEAD)]);
-                used = 0;
+            marks = new byte[table.length];
+            for (int entry = 0; entry < size; entry++) {
+                var id = ids.get(place(entry));
+                int slot = slot(id);
+                table[slot] = entry + 1;
+                marks[slot] = mark(hash(id));
             }
-            var block = blocks.getLast();
-            int place = blocks.size() - 1 << BITS | used;
-            for (int i = 0; i < HEAD; i++) block[used + i] = (byte) (text.length >> 8 * i);
-            System.arraycopy(text, 0, block, used + HEAD, text.length);
-            used += text.length + HEAD;
-            return place;
         }
 
-        byte[] get(int place) {
-            int from = from(place);
-            return Arrays.copyOfRange(block(place), from, from + length(place));
-        }
+        /// Short texts as bytes, end to end in large blocks, each behind its length of four bytes; a place is a number
+        /// of 32 bits: the block, then the offset in it.
+        private static final class Texts {
+            private static final int BITS = 20, BLOCK = 1 << BITS, BLOCKS = 1 << Integer.SIZE - BITS;
 
-        boolean is(int place, byte[] text) {
-            int from = from(place);
-            return Arrays.equals(block(place), from, from + length(place), text, 0, text.length);
-        }
+            private final List<ByteBuffer> blocks = new ArrayList<>();
 
-        private byte[] block(int place) {
-            return blocks.get(place >>> BITS);
-        }
+            /// Where the text is from now on.
+            int add(byte[] text) {
+                int room = Integer.BYTES + text.length;
+                if (blocks.isEmpty() || blocks.getLast().remaining() < room) {
+                    if (blocks.size() == BLOCKS) throw new Unusable("more than 4 GB of ids");
+                    blocks.add(ByteBuffer.allocate(Math.max(BLOCK, room)));
+                }
+                var block = blocks.getLast();
+                int place = blocks.size() - 1 << BITS | block.position();
+                block.putInt(text.length).put(text);
+                return place;
+            }
 
-        private static int from(int place) {
-            return (place & BLOCK - 1) + HEAD;
-        }
+            byte[] get(int place) {
+                var text = view(place);
+                var bytes = new byte[text.remaining()];
+                text.get(bytes);
+                return bytes;
+            }
 
-        private int length(int place) {
-            int length = 0;
-            for (int i = 0; i < HEAD; i++) length |= (block(place)[from(place) - HEAD + i] & 0xff) << 8 * i;
-            return length;
+            boolean is(int place, byte[] text) {
+                return view(place).equals(ByteBuffer.wrap(text));
+            }
+
+            private ByteBuffer view(int place) {
+                var block = blocks.get(place >>> BITS);
+                int head = place & BLOCK - 1;
+                return block.slice(head + Integer.BYTES, block.getInt(head));
+            }
         }
     }
 
@@ -11389,7 +11362,8 @@ final class DifyExec implements Runnable {
         private static String words(Seen.Ran ran) {
             var error = ran.error();
             if (error.isEmpty())
-                return ran.status() == Seen.RunStatus.STOPPED ? "stopped on the server" : "the run failed without a reason";
+                return ran.status() == Seen.RunStatus.STOPPED ? "stopped on the server"
+                        : "the run failed without a reason";
             if (error.startsWith("Aborted: Maximum execution time")
                     || error.startsWith("Aborted: App execution exceeded"))
                 return error + " (the server's own limit: --timeout cannot go beyond it)";
@@ -11422,7 +11396,8 @@ final class DifyExec implements Runnable {
                     .formatted(said(seen), access, status, access.advice(), seen.message()));
             return switch (status) {
                 case 400 -> badRequest(attempt, seen);
-                case 403 -> new Verdict.Done(new Outcome(Standing.FAILED, with("HTTP 403 from a firewall", seen), true));
+                case 403 -> new Verdict.Done(
+                        new Outcome(Standing.FAILED, with("HTTP 403 from a firewall", seen), true));
                 case 413 -> failed(with("too large for the server (413)", seen));
                 case 429 -> throttled(attempt, seen);
                 default -> status >= 500 || status == 408 || status < 300
@@ -11532,11 +11507,13 @@ final class DifyExec implements Runnable {
             var attempt = doubt.attempt();
             if (attempt.isCurrent()) return new Step.Take(ran, judge.afterLook(attempt, ran));
             if (attempt.isOfLostEdits() && attempt.kind() == Attempt.Kind.ROW)
-                return giveUp(doubt, new Outcome(Standing.UNKNOWN, ran.ref().name() + " of this row as edited in a shell "
-                        + "succeeded, but the edits are gone: set them again there, and retry takes its result"));
+                return giveUp(doubt, new Outcome(Standing.UNKNOWN, ran.ref().name()
+                        + " of this row as edited in a shell succeeded, but the edits are gone: set them again there, "
+                        + "and retry takes its result"));
             return new Step.Say("Row " + Plain.id(attempt.row().id()) + " was changed since " + ran.ref().name()
                     + " of it succeeded: that result is not taken, the row runs anew.",
-                    new Step.Close("stale", ran, "the row was changed since", new Step.SendAgain(Attempt.Tries.NONE, false)));
+                    new Step.Close("stale", ran, "the row was changed since",
+                            new Step.SendAgain(Attempt.Tries.NONE, false)));
         }
 
         /// Dify may say `stopped` a moment before a run's real end.
@@ -11548,7 +11525,8 @@ final class DifyExec implements Runnable {
             return switch (doubt.symptom()) {
                 case UNCONFIRMED -> confirmed(doubt, ran);
                 case INTERRUPTED -> interrupted(ran, new Step.SendAgain(Attempt.Tries.NONE, false));
-                case TIMED_OUT -> new Step.Take(ran, new Verdict.Done(new Outcome(Standing.FAILED, "timed out: " + doubt.why())));
+                case TIMED_OUT -> new Step.Take(ran,
+                        new Verdict.Done(new Outcome(Standing.FAILED, "timed out: " + doubt.why())));
                 default -> new Step.Take(ran, judge.afterLook(attempt, ran));
             };
         }
@@ -11582,7 +11560,8 @@ final class DifyExec implements Runnable {
         private Step running(Doubt.NoEnd doubt, Found.Running found, Instant now) {
             var run = found.ref();
             var known = doubt.with(run).begun(found.age().map(now::minus), now, limits.timeout());
-            if (found.status() == Seen.RunStatus.PAUSED) return giveUp(known, new Outcome(Standing.PAUSED, "waits for a human"));
+            if (found.status() == Seen.RunStatus.PAUSED)
+                return giveUp(known, new Outcome(Standing.PAUSED, "waits for a human"));
             if (now.isBefore(known.deadline())) return new Step.LookAgain(known.running(now));
             return giveUp(known, new Outcome(Standing.UNKNOWN, "run " + run.id() + " still says running "
                     + Plain.seconds(Duration.between(known.start(), now)) + " after its start"));
@@ -14086,6 +14065,9 @@ final class DifyExec implements Runnable {
                     .streamWriteConstraints(StreamWriteConstraints.builder().maxNestingDepth(10_000).build())
                     .enable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS) // Python's NaN
                     .build();
+            /// For what people write: `NaN` is no number.
+            static final JsonFactory STRICT = FACTORY.rebuild()
+                    .disable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS).build();
 
             /// Jackson's own UTF-8 has an escape for each half of an emoji, or takes what follows a lone half for one.
             static JsonGenerator writing(OutputStream out) throws IOException {
@@ -14141,9 +14123,6 @@ final class DifyExec implements Runnable {
                     }
                 }))
                 .build();
-        /// For what people write: nothing may follow the value, and `NaN` is no number.
-        static final JsonMapper STRICT = MAPPER.rebuild().enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
-                .disable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS).build();
         static final JsonFactory FACTORY = MAPPER.getFactory();
         /// For trees that are walked from within: what is nested deeper than a stack bears is refused.
         static final ObjectReader FLAT = MAPPER.reader().with(Tokens.FACTORY.rebuild().streamReadConstraints(
@@ -14276,6 +14255,7 @@ final class DifyExec implements Runnable {
     static final class Cells {
         private final MessageDigest digest = sha256();
         private final List<Column> columns;
+        private final ByteBuffer bytes = ByteBuffer.allocate(1 << 12);
 
         /// @param head length and name, and room for the length of a cell
         private record Column(int index, ByteBuffer head) {
@@ -14308,10 +14288,22 @@ final class DifyExec implements Runnable {
         long number(List<String> cells) {
             for (var column : columns) {
                 var cell = cells.get(column.index()).getBytes(UTF_8);
-                digest.update(column.head().putInt(column.head().position(), cell.length).array());
-                digest.update(cell);
+                add(column.head().putInt(column.head().position(), cell.length).array());
+                add(cell);
             }
+            digest.update(bytes.flip());
+            bytes.clear();
             return ByteBuffer.wrap(digest.digest()).getLong();
+        }
+
+        /// A digest takes one long piece faster than many short ones.
+        private void add(byte[] piece) {
+            if (piece.length > bytes.remaining()) {
+                digest.update(bytes.flip());
+                bytes.clear();
+            }
+            if (piece.length > bytes.capacity()) digest.update(piece);
+            else bytes.put(piece);
         }
 
         static long number(Map<String, String> inputs) {

@@ -359,7 +359,7 @@ final class BatchTest {
                     half a li""");
             var index = new Index();
             for (var id : List.of("a", "b", "c", "d")) index.add(id, 0, 0);
-            index.endOfRows();
+            index.endOfRows(0, List.of());
 
             Results.read(path, index, List.of());
 
@@ -414,7 +414,7 @@ final class BatchTest {
             var index = new Index();
             for (int row = 0; row < standings.length; row++)
                 index.stand(index.add(Character.toString('z' - row), row + 2, 0), standings[row]);
-            index.endOfRows();
+            index.endOfRows(0, List.of());
             return index;
         }
 

@@ -212,11 +212,17 @@ class FormTest {
                 num  | 'NaN'          | a number like
                 num  | '1e5'          | a number like
                 num  | '0x10'         | a number like
+                num  | '1-2'          | a number like
+                num  | '+.'           | a number like
                 flag | 'maybe'        | true, false, yes
                 tone | 'Formal'       | did you mean "formal"?
                 tone | ' '            | one of
                 meta | '[1]'          | a JSON object
                 meta | '{"a":1} x'    | a JSON object
+                meta | '{"a":1} {}'   | a JSON object
+                meta | '{"a":{}'      | a JSON object
+                meta | '{"a":NaN}'    | a JSON object
+                meta | '{"a":1e9999999999}' | a JSON object
                 meta | '{a:1}'        | a JSON object
                 ext  | 'x'            | takes no value
                 """)
@@ -269,7 +275,7 @@ class FormTest {
         void nothingOfTheServerReachesTheTerminalAsAControl() {
             var form = form("[{\"evil\\u001b[31m\":{\"variable\":\"x\"}}]", List.of("id", "x"), true);
             var row = new Row(0, 2, "1", new TreeMap<>(Map.of("id", "1", "x", "")));
-            var inspection = Inspection.of(List.of("id", "x"), form, List.of(row).iterator());
+            var inspection = Inspection.of(List.of("id", "x"), List.of(), form, List.of(row).iterator());
             var out = new StringWriter();
 
             CheckView.print(inspection, new Greeting("app\u001b[2J", AppKind.WORKFLOW, "1.14.2\u009b31m"),

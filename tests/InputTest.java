@@ -38,8 +38,7 @@ final class InputTest {
         }
 
         private static List<Row> rows(Csv csv) {
-            var index = new Index();
-            csv.check(index);
+            var index = csv.check();
             var rows = new ArrayList<Row>();
             csv.rows(_ -> true, index).forEachRemaining(rows::add);
             assertEquals(index.size(), rows.size());
@@ -205,7 +204,7 @@ final class InputTest {
             var path = Files.write(folder.resolve("data.csv"), text.toByteArray());
 
             var problem = assertThrows(Unusable.class, () -> Csv.open(path, null,
-                    Optional.of(encoding), Optional.empty()).check(new Index()));
+                    Optional.of(encoding), Optional.empty()).check());
 
             assertTrue(problem.getMessage().contains("line 3"), problem.getMessage());
             assertTrue(problem.getMessage().contains("\"\uFFFD end\" contains half of a surrogate pair")
@@ -298,8 +297,7 @@ final class InputTest {
         @Test
         void rowsAreReadAgainAndAgainAndOnlyThoseWanted() throws IOException {
             var csv = open("id\na\nb\nc\nd\n");
-            var index = new Index();
-            csv.check(index);
+            var index = csv.check();
 
             for (int time = 0; time < 2; time++) {
                 var seen = new ArrayList<String>();
@@ -312,8 +310,7 @@ final class InputTest {
         @Test
         void theFirstRowsAreHadWithoutReadingOn() throws IOException {
             var csv = open("id\na\nb\nc\n");
-            var index = new Index();
-            csv.check(index);
+            var index = csv.check();
             Files.writeString(folder.resolve("data.csv"), "id\na\nb\n\"never closed");
             var seen = new ArrayList<String>();
 
@@ -431,8 +428,7 @@ final class InputTest {
                 "id,text/a,1/z,2/c,3/", "id,text/a,1/,2/c,3/", "id,text/new,0/a,1/b,2/c,3/"})
         void aFileThatWasChangedSinceItWasCheckedIsToldAndNotMisread(String changed) throws IOException {
             var csv = open("id,text\na,1\nb,2\nc,3\n");
-            var index = new Index();
-            csv.check(index);
+            var index = csv.check();
             Files.writeString(folder.resolve("data.csv"), changed.replace('/', '\n'));
 
             var problem = assertThrows(Unusable.class,
@@ -446,8 +442,7 @@ final class InputTest {
         @ValueSource(strings = {"id,text/a,1/b,2/", "id,text/a,1/b,2/c,'3", "id,text/a,1/b,2/c,'3/3", "id,text/"})
         void aFileThatWasCutShortIsToldAndNotTakenForItsEnd(String left) throws IOException {
             var csv = open("id,text\na,1\nb,2\nc,\"3\n33\"\nd,4\n");
-            var index = new Index();
-            csv.check(index);
+            var index = csv.check();
             Files.writeString(folder.resolve("data.csv"), left.replace('/', '\n').replace('\'', '"'));
 
             var problem = assertThrows(Unusable.class,
@@ -460,8 +455,7 @@ final class InputTest {
         @Test
         void blanksAroundIdsAndColumnNamesAreCutOffAndThoseOfOtherCellsKept() throws IOException {
             var csv = open("id , the text\n r-1\u3000, hello \n");
-            var index = new Index();
-            csv.check(index);
+            var index = csv.check();
 
             var row = csv.rows(_ -> true, index).next();
 
@@ -472,8 +466,7 @@ final class InputTest {
         @Test
         void aCutBehindTheLastRowThatIsWantedDoesNoHarm() throws IOException {
             var csv = open("id,text\na,1\nb,2\nc,3\n");
-            var index = new Index();
-            csv.check(index);
+            var index = csv.check();
             Files.writeString(folder.resolve("data.csv"), "id,text\na,1\nb,2\n");
 
             var rows = csv.rows(BitSet.valueOf(new long[] {2}), index);
@@ -488,7 +481,7 @@ final class InputTest {
     class ASheet {
         @TempDir Path folder;
 
-        private final Index index = new Index();
+        private Index index;
 
         private Path file(byte[] bytes) throws IOException {
             return Files.write(folder.resolve("data.csv"), bytes);
@@ -503,7 +496,7 @@ final class InputTest {
 
         /// The rows, each with its line and cells: `2 {id=a, text=1}`.
         private List<String> rows(Csv csv) {
-            csv.check(index);
+            index = csv.check();
             var rows = new ArrayList<String>();
             csv.rows(_ -> true, index).forEachRemaining(row -> rows.add(row.line() + " " + row.inputs()));
             return rows;
@@ -540,7 +533,7 @@ final class InputTest {
             var csv = open(text);
 
             assertEquals(List.of("3 {id=a, text=x,y}"), rows(csv));
-            assertEquals(List.of("line 1, \"sep=\", is taken as naming what parts the cells"), csv.notes(index));
+            assertEquals(List.of("line 1, \"sep=\", is taken as naming what parts the cells"), index.notes());
         }
 
         @Test
@@ -558,14 +551,14 @@ final class InputTest {
 
             assertEquals(List.of("2 {id=a, text=1}", "3 {id=b, text=2}", "4 {id=c, text=3}"), rows(csv));
             assertEquals(List.of("4 columns without a name are left out, as no row has anything there "
-                    + "(first: column 1)"), csv.notes(index));
+                    + "(first: column 1)"), index.notes());
         }
 
         @Test
         void isToldOncePerColumnWithoutANameThatHoldsSomething() throws IOException {
             var csv = open("id,,\na,x,\nb,y,\nc,,z\nd,\n");
 
-            var problem = assertThrows(Unusable.class, () -> csv.check(index)).getMessage();
+            var problem = assertThrows(Unusable.class, csv::check).getMessage();
 
             assertTrue(problem.contains("2 problems") && problem.contains("line 2: column 2 holds \"x\"")
                     && problem.contains("line 4: column 3 holds \"z\""), problem);
@@ -577,7 +570,7 @@ final class InputTest {
 
             assertEquals(List.of("4 {id=a, text=1}", "6 {id=b, text=2}"), rows(csv));
             assertEquals(List.of("5 rows of nothing but empty cells are passed over (first: line 1)"),
-                    csv.notes(index));
+                    index.notes());
         }
 
         @Test
@@ -585,7 +578,7 @@ final class InputTest {
             var csv = open("id,text\n\na,1\n\n\nb,2\n\n");
 
             assertEquals(List.of("3 {id=a, text=1}", "6 {id=b, text=2}"), rows(csv));
-            assertEquals(List.of("3 blank lines between rows are passed over (first: line 2)"), csv.notes(index));
+            assertEquals(List.of("3 blank lines between rows are passed over (first: line 2)"), index.notes());
         }
 
         @Test
@@ -593,7 +586,7 @@ final class InputTest {
             var csv = open("id,text\na,1\n\n\n");
 
             assertEquals(List.of("2 {id=a, text=1}"), rows(csv));
-            assertEquals(List.of(), csv.notes(index));
+            assertEquals(List.of(), index.notes());
         }
 
         @Test
@@ -601,7 +594,7 @@ final class InputTest {
             var csv = open(saved("utf-8.csv"));
 
             assertEquals(List.of("2 {id=a, text=größer; 1,5}", "4 {id=b, text=日本語}"), rows(csv));
-            assertEquals(2, csv.notes(index).size());
+            assertEquals(2, index.notes().size());
         }
 
         @ParameterizedTest
@@ -890,7 +883,7 @@ final class InputTest {
         void onlyRowsOfTheFileCount() {
             index.stand(index.add("a", 2, 1), Standing.SUCCEEDED);
             index.stand(index.add("b", 3, 1), Standing.PARTIAL);
-            index.endOfRows();
+            index.endOfRows(0, List.of());
             index.stand(index.findOrAdd("only in the results"), Standing.SUCCEEDED);
 
             assertEquals(2, index.rows());
