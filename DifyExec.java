@@ -21,7 +21,6 @@ package difyexec;
 import com.fasterxml.jackson.annotation.JsonInclude;
 import com.fasterxml.jackson.annotation.JsonProperty;
 import com.fasterxml.jackson.annotation.JsonPropertyOrder;
-import com.fasterxml.jackson.annotation.JsonRawValue;
 import com.fasterxml.jackson.annotation.JsonValue;
 import com.fasterxml.jackson.core.JsonFactory;
 import com.fasterxml.jackson.core.JsonGenerator;
@@ -37,10 +36,13 @@ import com.fasterxml.jackson.core.json.JsonReadFeature;
 import com.fasterxml.jackson.core.util.JsonRecyclerPools;
 import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.JsonSerializable;
 import com.fasterxml.jackson.databind.ObjectReader;
 import com.fasterxml.jackson.databind.ObjectWriter;
 import com.fasterxml.jackson.databind.PropertyNamingStrategies;
+import com.fasterxml.jackson.databind.SerializerProvider;
 import com.fasterxml.jackson.databind.json.JsonMapper;
+import com.fasterxml.jackson.databind.jsontype.TypeSerializer;
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.BinaryNode;
 import com.fasterxml.jackson.databind.module.SimpleModule;
@@ -2641,6 +2643,12 @@ final class DifyExec implements Runnable {
                 "--initial-retry-delay", new Named("INITIAL_RETRY_DELAY", Converters::duration),
                 "--max-retry-delay", new Named("MAX_RETRY_DELAY", Converters::duration),
                 "--timeout", new Named("TIMEOUT", new Converters.PositiveDuration()));
+
+        /// picocli asks for it at every option, to trace it: a record's own would be all settings.
+        @Override
+        public String toString() {
+            return "variables and .env";
+        }
 
         /// picocli converts every default before it looks at what was typed; so a bad one is passed over here, and told
         /// by [#check] unless a typed option makes up for it.
@@ -5387,7 +5395,7 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             var took = attempt.took(seen, ended);
             if (seen instanceof Seen.Ran ran && outcome.standing().isSuccess() && attempt.kind() == Attempt.Kind.ROW)
-                batch.result(Results.Success.of(attempt, ran, ended, files));
+                batch.result(new Results.Success(attempt, ran, ended, files));
             batch.settled(attempt, outcome, now, seen, took, () -> {
                 tally.ended(attempt, outcome, took, now);
                 checkLimits();
@@ -7710,7 +7718,7 @@ final class DifyExec implements Runnable {
             var began = now.minusMillis((long) (ran.usage().seconds() * 1000));
             var attempt = new Attempt(0, new Row(entry, row.line(), row.id(), row.inputs(), row.cells(), row.inCsv()),
                     Attempt.Tries.NONE, tried.user(), tried.mode(), tried.cells(), began);
-            result(Results.Success.of(attempt, ran, at, List.of()));
+            result(new Results.Success(attempt, ran, at, List.of()));
             var free = new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE);
             settled(attempt,
                     ran.status() == Seen.RunStatus.PARTIAL ? Outcome.PARTIAL : Outcome.SUCCEEDED,
@@ -7920,10 +7928,15 @@ final class DifyExec implements Runnable {
         private Optional<Sent> remove(String id, Predicate<Sent> which) {
             var row = sent.get(id);
             if (row == null) return Optional.empty();
-            var last = row.stream().filter(which).reduce((_, next) -> next);
-            row.removeIf(which);
+            Sent last = null; // no stream: a long log has a million of these
+            for (var left = row.listIterator(); left.hasNext(); ) {
+                var one = left.next();
+                if (!which.test(one)) continue;
+                last = one;
+                left.remove();
+            }
             if (row.isEmpty()) sent.remove(id);
-            return last;
+            return Optional.ofNullable(last);
         }
 
         private void session(Event.Session began) {
@@ -9182,6 +9195,7 @@ final class DifyExec implements Runnable {
         private final Path path;
         private final byte[] head;
         private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
+        private final Json.Utf8 text = new Json.Utf8(waiting);
         private final List<Runnable> onceWritten = new ArrayList<>();
         private FileChannel channel;
 
@@ -9194,7 +9208,7 @@ final class DifyExec implements Runnable {
         /// A line, as JSON; [#flush] writes it.
         void add(Object line) {
             try {
-                WRITER.writeValue(new Json.Utf8(waiting), line);
+                WRITER.writeValue(text, line);
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: memory does not fail
             }
@@ -9331,28 +9345,53 @@ final class DifyExec implements Runnable {
                             fields.text("workflow_run_id"), fields.text("executed_at")));
         }
 
-        /// A line of the results: what the original tool writes of a success, then ours.
+        /// A line of the results: what the original tool writes of a success, then ours. Written field by field, as
+        /// databind takes four times as long, and the next row waits for it.
         ///
-        /// @param totalPrice null where it is not known; so is the currency then
-        /// @param files      where the files of its outputs are
-        /// @param conversationId of a chatflow's answer, where it is known; so is `messageId`
-        @JsonInclude(JsonInclude.Include.NON_NULL)
-        record Success(String id, String status, Map<String, String> inputs, @JsonRawValue String outputs,
-                String workflowRunId, Instant executedAt, int retryCount, String workflowStatus, String workflowId,
-                double elapsedTime, long totalTokens, int totalSteps, BigDecimal totalPrice, String currency,
-                @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean edited,
-                @JsonInclude(JsonInclude.Include.NON_EMPTY) List<String> files,
-                @JsonInclude(JsonInclude.Include.NON_EMPTY) String conversationId,
-                @JsonInclude(JsonInclude.Include.NON_EMPTY) String messageId) {
-            static Success of(Attempt attempt, Seen.Ran ran, Instant now, List<Path> files) {
-                var row = attempt.row();
-                var usage = ran.usage();
-                return new Success(row.id(), "success", row.inputs(), new String(ran.outputs(), UTF_8), ran.ref().id(),
-                        now, attempt.tries().retries(),
-                        ran.status() == Seen.RunStatus.PARTIAL ? "partial-succeeded" : "succeeded", ran.workflowId(),
-                        usage.seconds(), usage.tokens(), usage.steps(), usage.price().orElse(null),
-                        usage.price().isPresent() ? usage.currency() : null, row.isEdited(),
-                        files.stream().map(Path::toString).toList(), ran.said().conversation(), ran.said().id());
+        /// @param files where the files of its outputs are
+        record Success(Attempt attempt, Seen.Ran ran, Instant executedAt, List<Path> files)
+                implements JsonSerializable {
+            @Override
+            public void serialize(JsonGenerator json, SerializerProvider provider) throws IOException {
+                json.writeStartObject();
+                json.writeStringField("id", attempt.row().id());
+                json.writeStringField("status", "success");
+                json.writeObjectFieldStart("inputs");
+                for (var input : attempt.row().inputs().entrySet())
+                    json.writeStringField(input.getKey(), input.getValue());
+                json.writeEndObject();
+                json.writeFieldName("outputs");
+                json.writeRawValue(new String(ran.outputs(), UTF_8));
+                json.writeStringField("workflow_run_id", ran.ref().id());
+                json.writeStringField("executed_at", Times.text(executedAt));
+                json.writeNumberField("retry_count", attempt.tries().retries());
+                json.writeStringField("workflow_status",
+                        ran.status() == Seen.RunStatus.PARTIAL ? "partial-succeeded" : "succeeded");
+                json.writeStringField("workflow_id", ran.workflowId());
+                rest(json, ran.usage());
+                json.writeEndObject();
+            }
+
+            private void rest(JsonGenerator json, Usage usage) throws IOException {
+                json.writeNumberField("elapsed_time", usage.seconds());
+                json.writeNumberField("total_tokens", usage.tokens());
+                json.writeNumberField("total_steps", usage.steps());
+                if (usage.price().isPresent()) {
+                    json.writeNumberField("total_price", usage.price().get());
+                    json.writeStringField("currency", usage.currency());
+                }
+                if (attempt.row().isEdited()) json.writeBooleanField("edited", true);
+                if (!files.isEmpty())
+                    json.writePOJOField("files", files.stream().map(Path::toString).toList());
+                if (!ran.said().conversation().isEmpty())
+                    json.writeStringField("conversation_id", ran.said().conversation());
+                if (!ran.said().id().isEmpty()) json.writeStringField("message_id", ran.said().id());
+            }
+
+            @Override
+            public void serializeWithType(JsonGenerator json, SerializerProvider provider, TypeSerializer type)
+                    throws IOException {
+                serialize(json, provider);
             }
         }
     }
@@ -14535,7 +14574,7 @@ final class DifyExec implements Runnable {
         /// What rows without a success are grouped by, everywhere: what was said of them, without the ids, times and
         /// numbers that differ from row to row. Made from no more than the log keeps, so the next start makes the same.
         static String cause(String message) {
-            return text(PARTICULAR.matcher(text(message, LONGEST_ERROR)).replaceAll(found ->
+            return message.isEmpty() ? "" : text(PARTICULAR.matcher(text(message, LONGEST_ERROR)).replaceAll(found ->
                     found.group("kept") == null ? "…" : Matcher.quoteReplacement(found.group())), 160);
         }
 

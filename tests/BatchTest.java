@@ -307,8 +307,8 @@ final class BatchTest {
 
             var path = folder.resolve("results.jsonl");
             try (var file = new LineFile(path, new byte[0])) {
-                file.add(Results.Success.of(attempt, streamed, NOON.plusMillis(1234), List.of()));
-                file.add(Results.Success.of(attempt, partial, NOON, List.of()));
+                file.add(new Results.Success(attempt, streamed, NOON.plusMillis(1234), List.of()));
+                file.add(new Results.Success(attempt, partial, NOON, List.of()));
                 file.flush();
             }
 
@@ -899,7 +899,7 @@ final class BatchTest {
             var ran = new Seen.Ran(run("run-1"), RunStatus.SUCCEEDED, json("{'text':'" + text + "'}").getBytes(UTF_8),
                     "", "workflow-1", Usage.NONE);
             var attempt = new Attempt(1, row("a"), Tries.NONE, "u1", Mode.BLOCKING, "", NOON);
-            return Results.Success.of(attempt, ran, NOON, List.of());
+            return new Results.Success(attempt, ran, NOON, List.of());
         }
 
         @Test

@@ -251,7 +251,7 @@ final class DifyTest {
 
             var path = folder.resolve("results.jsonl");
             try (var file = new LineFile(path, new byte[0])) {
-                file.add(Results.Success.of(attempt(0, 0), ran, NOON, List.of()));
+                file.add(new Results.Success(attempt(0, 0), ran, NOON, List.of()));
                 file.flush();
             }
             var line = Files.readAllBytes(path);
