@@ -4971,7 +4971,6 @@ final class DifyExec implements Runnable {
             this.inquiry = new Inquiry(terms.judge(), terms.limits(), wanted.resendUnknown());
             this.pace = terms.pace();
             this.health = new Health(terms.judge().backoff());
-
             this.batch = batch;
             this.tally = new Tally(wanted.rows(), pace, ports.clock());
             this.watcher = watcher;
@@ -11429,7 +11428,7 @@ final class DifyExec implements Runnable {
                 return BAD_ROW.matcher(seen.message()).find() ? failed(seen.message())
                         : new Verdict.LookUp(Symptom.STREAM_ERROR, seen.message());
             int status = seen.status();
-            var answer = status + " " + seen.code() + ": " + seen.message();
+            var answer = status + " " + seen.code().replace(':', ' ') + ": " + seen.message();
             var stop = STOPS.stream().filter(known -> known.getKey().matcher(answer).lookingAt()).findFirst();
             if (stop.isPresent()) return new Verdict.StopBatch(stop.get().getValue()
                     .formatted(said(seen), access, status, access.advice(), seen.message()));

@@ -445,6 +445,19 @@ final class RulesTest {
             assertTrue(said(seen).contains("https://dify.example/v1/workflows/run"), said(seen));
         }
 
+        /// Dify has no such codes; something before it may.
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                status | code              | message                | verdict
+                400    | gate:way          | Workflow not published | stop
+                400    | gate:way          | 1 validation error     | stop
+                400    | bad_request:other | no such city           | failed
+                403    | :denied           | no                     | stop
+                """)
+        void aCodeWithAColonIsNoneThatIsKnown(int status, String code, String message, String verdict) {
+            assertEquals(verdict, word(judge.verdict(attempt(0, 0), http(status, code, message))));
+        }
+
         @Test
         void onlyAPageOfAFirewallCountsAsOne() {
             var page = (Verdict.Done) judge.verdict(attempt(0, 0), html(403));
