@@ -8863,6 +8863,7 @@ final class DifyExec implements Runnable {
 
         /// A shard that has no rows leaves no files.
         private void refuseMissing() {
+            if (shards.missing().isEmpty()) return;
             var rows = IntStream.range(0, index.rows()).mapToObj(picks::shard)
                     .collect(Collectors.groupingBy(shard -> shard, Collectors.counting()));
             var missing = shards.missing().stream().filter(rows::containsKey).toList();
@@ -8936,7 +8937,7 @@ final class DifyExec implements Runnable {
                 }
                 case Event _ -> {}
             }
-            part.event.ifPresent(history::take);
+            if (part.event.isPresent() && !Event.isTaken(() -> history.take(part.event.get()))) history.unread++;
         }
 
         private void refuseOther(Part part, Event.Session session) {
@@ -8983,7 +8984,7 @@ final class DifyExec implements Runnable {
             if (!running.isEmpty()) said.add("Running now, and taken as far as "
                     + (running.size() == 1 ? "it is" : "they are")
                     + ": " + String.join(", ", running) + "; merge again afterwards");
-            picks.twice().ifPresent(twice -> said.add("Note: " + twice + "; the earlier result of each was kept"));
+            picks.told.ifPresent(twice -> said.add("Note: " + twice + "; the earlier result of each was kept"));
             return said;
         }
 
@@ -9046,6 +9047,8 @@ final class DifyExec implements Runnable {
             private final BitSet fresh = new BitSet(), known = new BitSet();
             private final Map<Integer, Long> outside = new TreeMap<>();
             private final List<Integer> twice = new ArrayList<>();
+            /// `2 rows were paid twice (r-5, …; first in results.1-of-8.jsonl and results.2-of-8.jsonl)`
+            Optional<String> told = Optional.empty();
 
             Picks(Index index, Shards shards) {
                 this.index = index;
@@ -9086,7 +9089,7 @@ final class DifyExec implements Runnable {
                     theirs.set(entry, place);
                     if (own.get(entry) > 0 && ownRuns.get(entry) == run) known.set(entry);
                 }
-                index.stand(entry, line.standing());
+                if (source == 0 || own.get(entry) == 0 || known.get(entry)) index.stand(entry, line.standing());
             }
 
             private Unusable outside(BatchFiles files, int entry) {
@@ -9114,18 +9117,12 @@ final class DifyExec implements Runnable {
                     twice.add(entry);
                 }
                 if (twice.isEmpty()) return;
-                if (!force) throw new Unusable(shards.whole().results() + ": " + twice().orElseThrow()
+                told = Optional.of(Plain.count(twice.size(), "row was", "rows were") + " paid twice, by two runs ("
+                        + Plain.first(3, twice.stream().map(index::id).map(Plain::id)) + "; first in "
+                        + name(pick(twice.getFirst())) + " and " + name(other(twice.getFirst())) + ")");
+                if (!force) throw new Unusable(shards.whole().results() + ": " + told.get()
                         + "; --force keeps the earlier result of each");
                 for (int entry : twice) keepEarlier(entry);
-            }
-
-            /// `2 rows were paid twice (r-5 in results.1-of-8.jsonl and results.2-of-8.jsonl, …)`
-            Optional<String> twice() {
-                if (twice.isEmpty()) return Optional.empty();
-                return Optional.of(Plain.count(twice.size(), "row was", "rows were") + " paid twice, by two runs ("
-                        + Plain.first(3, twice.stream().map(index::id).map(Plain::id)) + "; first in "
-                        + name(pick(twice.getFirst())) + " and "
-                        + name(other(twice.getFirst())) + ")");
             }
 
             private long pick(int entry) {
@@ -9138,10 +9135,12 @@ final class DifyExec implements Runnable {
 
             private void keepEarlier(int entry) throws IOException {
                 var kept = line(pick(entry)).executedAt();
-                var other = line(other(entry)).executedAt();
+                var line = line(other(entry));
+                var other = line.executedAt();
                 if (other.isEmpty() || !kept.isEmpty() && !Times.parse(other).isBefore(Times.parse(kept))) return;
                 theirs.set(entry, other(entry));
                 own.set(entry, 0);
+                index.stand(entry, line.standing());
             }
 
             private static int source(long place) {
@@ -9387,9 +9386,13 @@ final class DifyExec implements Runnable {
 
         /// False: it is no event of ours.
         static boolean isRead(Optional<Lines.Fields> line, Consumer<Event> use) {
-            if (line.isEmpty()) return false;
+            return line.isPresent() && isTaken(() -> use.accept(Event.of(line.get())));
+        }
+
+        /// False: what it does with an event shows that this is none of ours.
+        static boolean isTaken(Runnable use) {
             try {
-                use.accept(Event.of(line.get()));
+                use.run();
                 return true;
             } catch (NullPointerException | IllegalArgumentException | ArithmeticException | DateTimeException _) {
                 return false; // no event of ours
