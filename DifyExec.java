@@ -9112,9 +9112,11 @@ final class DifyExec implements Runnable {
                     if (known.get(entry)) own.set(entry, 0);
                     else twice.add(entry);
                 for (int entry : outside.keySet()) {
-                    if (pick(entry) == 0 || line(pick(entry)).run().equals(line(outside.get(entry)).run()))
-                        throw outside(files(source(outside.get(entry))), entry);
-                    twice.add(entry);
+                    long pick = pick(entry), other = outside.get(entry);
+                    boolean isOneRun = pick == 0 || line(pick).run().equals(line(other).run());
+                    boolean isOfTwo = own.get(entry) > 0 && theirs.get(entry) > 0 && !known.get(entry);
+                    if (isOneRun && !isOfTwo) throw outside(files(source(other)), entry);
+                    if (!isOneRun) twice.add(entry); // else an earlier merge has kept it
                 }
                 if (twice.isEmpty()) return;
                 told = Optional.of(Plain.count(twice.size(), "row was", "rows were") + " paid twice, by two runs ("

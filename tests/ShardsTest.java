@@ -591,6 +591,8 @@ final class ShardsTest extends WholeCommand {
                     forced.err());
             assertEquals("earlier", result("9").path("workflow_run_id").asText());
             assertEquals(12, results().size());
+            merged();
+            assertEquals("earlier", result("9").path("workflow_run_id").asText());
         }
 
         @ParameterizedTest
