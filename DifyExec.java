@@ -8875,6 +8875,7 @@ final class DifyExec implements Runnable {
 
         /// A shard that has no rows leaves no files.
         private void refuseMissing() {
+            if (shards.missing().isEmpty()) return;
             var rows = IntStream.range(0, index.rows()).mapToObj(picks::shard)
                     .collect(Collectors.groupingBy(shard -> shard, Collectors.counting()));
             var missing = shards.missing().stream().filter(rows::containsKey).toList();
@@ -8948,7 +8949,7 @@ final class DifyExec implements Runnable {
                 }
                 case Event _ -> {}
             }
-            part.event.ifPresent(history::take);
+            if (part.event.isPresent() && !Event.isTaken(() -> history.take(part.event.get()))) history.unread++;
         }
 
         private void refuseOther(Part part, Event.Session session) {
@@ -8995,7 +8996,7 @@ final class DifyExec implements Runnable {
             if (!running.isEmpty()) said.add("Running now, and taken as far as "
                     + (running.size() == 1 ? "it is" : "they are")
                     + ": " + String.join(", ", running) + "; merge again afterwards");
-            picks.twice().ifPresent(twice -> said.add("Note: " + twice + "; the earlier result of each was kept"));
+            picks.told.ifPresent(twice -> said.add("Note: " + twice + "; the earlier result of each was kept"));
             return said;
         }
 
@@ -9058,6 +9059,8 @@ final class DifyExec implements Runnable {
             private final BitSet fresh = new BitSet(), known = new BitSet();
             private final Map<Integer, Long> outside = new TreeMap<>();
             private final List<Integer> twice = new ArrayList<>();
+            /// `2 rows were paid twice (r-5, …; first in results.1-of-8.jsonl and results.2-of-8.jsonl)`
+            Optional<String> told = Optional.empty();
 
             Picks(Index index, Shards shards) {
                 this.index = index;
@@ -9098,7 +9101,7 @@ final class DifyExec implements Runnable {
                     theirs.set(entry, place);
                     if (own.get(entry) > 0 && ownRuns.get(entry) == run) known.set(entry);
                 }
-                index.stand(entry, line.standing());
+                if (source == 0 || own.get(entry) == 0 || known.get(entry)) index.stand(entry, line.standing());
             }
 
             private Unusable outside(BatchFiles files, int entry) {
@@ -9121,23 +9124,19 @@ final class DifyExec implements Runnable {
                     if (known.get(entry)) own.set(entry, 0);
                     else twice.add(entry);
                 for (int entry : outside.keySet()) {
-                    if (pick(entry) == 0 || line(pick(entry)).run().equals(line(outside.get(entry)).run()))
-                        throw outside(files(source(outside.get(entry))), entry);
-                    twice.add(entry);
+                    long pick = pick(entry), other = outside.get(entry);
+                    boolean isOneRun = pick == 0 || line(pick).run().equals(line(other).run());
+                    boolean isOfTwo = own.get(entry) > 0 && theirs.get(entry) > 0 && !known.get(entry);
+                    if (isOneRun && !isOfTwo) throw outside(files(source(other)), entry);
+                    if (!isOneRun) twice.add(entry); // else an earlier merge has kept it
                 }
                 if (twice.isEmpty()) return;
-                if (!force) throw new Unusable(shards.whole().results() + ": " + twice().orElseThrow()
+                told = Optional.of(Plain.count(twice.size(), "row was", "rows were") + " paid twice, by two runs ("
+                        + Plain.first(3, twice.stream().map(index::id).map(Plain::id)) + "; first in "
+                        + name(pick(twice.getFirst())) + " and " + name(other(twice.getFirst())) + ")");
+                if (!force) throw new Unusable(shards.whole().results() + ": " + told.get()
                         + "; --force keeps the earlier result of each");
                 for (int entry : twice) keepEarlier(entry);
-            }
-
-            /// `2 rows were paid twice (r-5 in results.1-of-8.jsonl and results.2-of-8.jsonl, …)`
-            Optional<String> twice() {
-                if (twice.isEmpty()) return Optional.empty();
-                return Optional.of(Plain.count(twice.size(), "row was", "rows were") + " paid twice, by two runs ("
-                        + Plain.first(3, twice.stream().map(index::id).map(Plain::id)) + "; first in "
-                        + name(pick(twice.getFirst())) + " and "
-                        + name(other(twice.getFirst())) + ")");
             }
 
             private long pick(int entry) {
@@ -9150,10 +9149,12 @@ final class DifyExec implements Runnable {
 
             private void keepEarlier(int entry) throws IOException {
                 var kept = line(pick(entry)).executedAt();
-                var other = line(other(entry)).executedAt();
+                var line = line(other(entry));
+                var other = line.executedAt();
                 if (other.isEmpty() || !kept.isEmpty() && !Times.parse(other).isBefore(Times.parse(kept))) return;
                 theirs.set(entry, other(entry));
                 own.set(entry, 0);
+                index.stand(entry, line.standing());
             }
 
             private static int source(long place) {
@@ -9425,9 +9426,13 @@ final class DifyExec implements Runnable {
 
         /// False: it is no event of ours.
         static boolean isRead(Optional<Lines.Fields> line, Consumer<Event> use) {
-            if (line.isEmpty()) return false;
+            return line.isPresent() && isTaken(() -> use.accept(Event.of(line.get())));
+        }
+
+        /// False: what it does with an event shows that this is none of ours.
+        static boolean isTaken(Runnable use) {
             try {
-                use.accept(Event.of(line.get()));
+                use.run();
                 return true;
             } catch (NullPointerException | IllegalArgumentException | ArithmeticException | DateTimeException _) {
                 return false; // no event of ours

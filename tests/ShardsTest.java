@@ -585,9 +585,56 @@ final class ShardsTest extends WholeCommand {
 
             refused("1 row was paid twice, by two runs (9; first in results.1-of-3.jsonl and results.3-of-3.jsonl)");
 
-            assertEquals(OK, merge("--force").code());
+            var forced = merge("--force");
+            assertEquals(OK, forced.code(), forced.err());
+            assertTrue(forced.err().contains("(9; first in results.1-of-3.jsonl and results.3-of-3.jsonl)"),
+                    forced.err());
             assertEquals("earlier", result("9").path("workflow_run_id").asText());
             assertEquals(12, results().size());
+            merged();
+            assertEquals("earlier", result("9").path("workflow_run_id").asText());
+        }
+
+        @ParameterizedTest
+        @CsvSource({"19, '11 succeeded, 1 partial'", "29, 12 succeeded"})
+        void countsARowThatWasPaidTwiceByTheResultThatItKeeps(String century, String counted) throws IOException {
+            rows(12);
+            allThree();
+            append("results.3-of-3.jsonl", content("results.1-of-3.jsonl").replace("\uFEFF", "").lines()
+                    .filter(line -> line.contains("\"id\":\"9\"")).findFirst().orElseThrow()
+                    .replace("run-9", "other").replace("\"workflow_status\":\"", "\"workflow_status\":\"partial-")
+                    .replaceFirst("\"executed_at\":\"20", "\"executed_at\":\"" + century) + "\n");
+
+            var call = merge("--force");
+
+            assertTrue(call.err().contains(": 12 rows, " + counted + "\n"), call.err());
+        }
+
+        @Test
+        void countsARowByTheResultThatTheMergedBatchHasRunAgain() throws IOException {
+            rows(12);
+            allThree();
+            merged();
+            dify.row("9", dify.answer(200, dify.ended("partial-succeeded", "").build().getBody()
+                    .replace("run-{{", "second-{{")));
+            assertEquals(OK, dify.command("retry", "9", "--force").code());
+
+            var call = merged();
+
+            assertTrue(call.err().contains(": 12 rows, 11 succeeded, 1 partial\n"), call.err());
+        }
+
+        @Test
+        void countsAnAttemptOfAnUnknownModeAsUnread() throws IOException {
+            rows(12);
+            allThree();
+            var attempt = content("results.3-of-3.jsonl.log").lines()
+                    .filter(line -> line.contains("\"event\":\"attempt\"")).findFirst().orElseThrow();
+            append("results.3-of-3.jsonl.log", attempt.replace("\"mode\":\"", "\"mode\":\"other-") + "\n");
+
+            merged();
+
+            assertEquals(1, tree(shown(output(), "status", "--json")).path("unread_lines").asInt());
         }
 
         @Test
