@@ -6449,7 +6449,7 @@ final class DifyExec implements Runnable {
             var reader = new RunReader();
             var symptom = answer.isDify() ? Symptom.CUT : Symptom.GATEWAY;
             try {
-                reader.read(answer.limited());
+                reader.readAnswer(answer.limited());
             } catch (Transport.Room.Exceeded problem) {
                 return new Seen.TooLarge(reader.ref(), problem.getMessage());
             } catch (JsonProcessingException problem) {
@@ -6486,7 +6486,7 @@ final class DifyExec implements Runnable {
         private boolean next(Transport.Sse sse, RunReader reader) throws IOException {
             while (sse.next()) {
                 try {
-                    reader.read(wire.room.limit(sse));
+                    reader.readEvent(wire.room.limit(sse));
                     return true;
                 } catch (Transport.Room.Exceeded problem) {
                     if (reader.isEnd()) throw problem; // of another event nothing is kept
@@ -6550,10 +6550,16 @@ final class DifyExec implements Runnable {
         /// What was put in place of a chatflow's words, with those after it; null: none were replaced.
         private StringBuilder replacement = null;
 
-        /// A blocking answer, or the next event: an answer is an envelope as an event has it, without a name.
-        void read(InputStream in) throws IOException {
+        /// A blocking answer: an envelope as an event has it, without a name.
+        void readAnswer(InputStream in) throws IOException {
             told = Json.MAPPER.createObjectNode();
-            read(in, told);
+            read(in, told, "");
+        }
+
+        /// The next event. Without a name, nobody knows whose `data` it has.
+        void readEvent(InputStream in) throws IOException {
+            told = Json.MAPPER.createObjectNode();
+            read(in, told, "workflow_");
             switch (event()) {
                 case "node_finished" -> {
                     var paid = told.path("data").path("execution_metadata");
@@ -6571,16 +6577,18 @@ final class DifyExec implements Runnable {
         /// `GET /workflows/run/{id}`: the run's fields stand at the top, `outputs` is an object or its text.
         void readDetail(InputStream in) throws IOException {
             told = Json.MAPPER.createObjectNode();
-            read(in, told.putObject("data"));
+            read(in, told.putObject("data"), "");
         }
 
         /// What names the run is known even where the rest cannot be read.
-        private void read(InputStream in, ObjectNode into) throws IOException {
+        ///
+        /// @param own how the name begins under which `data` are the run's own
+        private void read(InputStream in, ObjectNode into, String own) throws IOException {
             try (var json = Json.FACTORY.createParser(in)) {
                 if (json.nextToken() != JsonToken.START_OBJECT) throw new JsonParseException(json, "no JSON object");
                 fields(json, into);
             } finally {
-                var data = isOfRun() ? told.path("data") : Json.MAPPER.missingNode();
+                var data = isOfRun() && event().startsWith(own) ? told.path("data") : Json.MAPPER.missingNode();
                 if (data.isObject()) run = data;
                 runId = text(data, "id", text(told, "workflow_run_id", runId));
                 taskId = text(told, "task_id", taskId);
