@@ -6535,6 +6535,7 @@ final class DifyExec implements Runnable {
     static final class RunReader {
         private static final byte[] NO_OUTPUTS = {'{', '}'};
         private static final long LATEST = 100_000_000_000L; // in 3,000 years; milliseconds lie beyond
+        private static final int DEEPEST = 3; // `data.execution_metadata` in an event
         private static final Set<String> OBJECTS = Set.of("data", "execution_metadata", "metadata", "usage");
         private static final Set<String> FIELDS = Set.of("event", "workflow_run_id", "task_id", "conversation_id",
                 "message_id", "code", "message", "status", "answer", "text", "id", "workflow_id", "error",
@@ -6607,7 +6608,8 @@ final class DifyExec implements Runnable {
                 if (name.equals("outputs") && isOfRun()) into.put(name, outputs(json));
                 else if (name.equals("retriever_resources") && token == JsonToken.START_ARRAY)
                     into.put(name, copy(json));
-                else if (OBJECTS.contains(name) && token == JsonToken.START_OBJECT)
+                else if (OBJECTS.contains(name) && token == JsonToken.START_OBJECT
+                        && json.getParsingContext().getNestingDepth() <= DEEPEST)
                     fields(json, into.putObject(name));
                 else if (FIELDS.contains(name) && token.isScalarValue() && token != JsonToken.VALUE_NULL)
                     into.put(name, json.getText());

@@ -246,6 +246,16 @@ final class DifyTest {
         }
 
         @Test
+        void whatIsNestedDeeplyBesideTheOutputsLosesNoRun() throws IOException {
+            var deep = "{'usage':".repeat(9000) + "1" + "}".repeat(9000);
+
+            events("{'event':'workflow_finished','workflow_run_id':'r1','task_id':'t1','metadata':" + deep
+                    + ",'data':{'id':'r1','status':'succeeded','metadata':" + deep + ",'outputs':{'a':1}}}");
+
+            assertEquals("{\"a\":1}", outputs(reader.ran().orElseThrow()));
+        }
+
+        @Test
         void halfAnEmojiInTheOutputsLosesNoRun() throws IOException {
             var ran = answered("{\"text\": \"cut \\ud83d\"}");
 
