@@ -6241,28 +6241,28 @@ final class DifyExec implements Runnable {
         /// A run by its attempt's name: in the log, or, as that knows no chatflows, by its conversation of one message.
         private Found named(String user) {
             return isChat() ? first("/conversations?limit=20&user=" + encoded(user),
-                            list -> list.at("/data/0/id").asText(""), conversation -> message(user, conversation))
+                            list -> Optional.of(list.at("/data/0/id").asText("")).filter(id -> !id.isEmpty()),
+                            conversation -> message(user, conversation))
                     : first("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(user),
                             list -> runOf(user, list), run -> detail(new RunRef(run, "")));
         }
 
         /// What the one that a list leads to is found to be.
-        ///
-        /// @param id empty where there is none in the list
-        private Found first(String list, Function<JsonNode, String> id, Function<String, Found> found) {
+        private Found first(String list, Function<JsonNode, Optional<String>> id, Function<String, Found> found) {
             return switch (ask(get(list), LOOK, answer -> id.apply(tree(answer)))) {
-                case Reply.Got(var one) -> one.isEmpty() ? new Found.Absent() : found.apply(one);
+                case Reply.Got(var one) -> one.map(found).orElseGet(Found.Absent::new);
                 case Reply.NotGot(var seen) -> new Found.Silent(seen);
             };
         }
 
-        private static String runOf(String user, JsonNode logs) {
+        /// The id of a run that is listed, be it empty: then it is there, and cannot be asked for.
+        private static Optional<String> runOf(String user, JsonNode logs) {
             for (var row : logs.path("data")) {
                 var run = row.path("workflow_run").path("id");
                 if (row.path("created_by_end_user").path("session_id").asText("").equals(user) && run.isTextual())
-                    return run.asText();
+                    return Optional.of(run.asText());
             }
-            return "";
+            return Optional.empty();
         }
 
         private Found message(String user, String conversation) {
