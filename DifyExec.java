@@ -6255,28 +6255,28 @@ final class DifyExec implements Runnable {
         /// A run by its attempt's name: in the log, or, as that knows no chatflows, by its conversation of one message.
         private Found named(String user) {
             return isChat() ? first("/conversations?limit=20&user=" + encoded(user),
-                            list -> list.at("/data/0/id").asText(""), conversation -> message(user, conversation))
+                            list -> Optional.of(list.at("/data/0/id").asText("")).filter(id -> !id.isEmpty()),
+                            conversation -> message(user, conversation))
                     : first("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(user),
                             list -> runOf(user, list), run -> detail(new RunRef(run, "")));
         }
 
         /// What the one that a list leads to is found to be.
-        ///
-        /// @param id empty where there is none in the list
-        private Found first(String list, Function<JsonNode, String> id, Function<String, Found> found) {
+        private Found first(String list, Function<JsonNode, Optional<String>> id, Function<String, Found> found) {
             return switch (ask(get(list), LOOK, answer -> id.apply(tree(answer)))) {
-                case Reply.Got(var one) -> one.isEmpty() ? new Found.Absent() : found.apply(one);
+                case Reply.Got(var one) -> one.map(found).orElseGet(Found.Absent::new);
                 case Reply.NotGot(var seen) -> new Found.Silent(seen);
             };
         }
 
-        private static String runOf(String user, JsonNode logs) {
+        /// The id of a run that is listed, be it empty: then it is there, and cannot be asked for.
+        private static Optional<String> runOf(String user, JsonNode logs) {
             for (var row : logs.path("data")) {
                 var run = row.path("workflow_run").path("id");
                 if (row.path("created_by_end_user").path("session_id").asText("").equals(user) && run.isTextual())
-                    return run.asText();
+                    return Optional.of(run.asText());
             }
-            return "";
+            return Optional.empty();
         }
 
         private Found message(String user, String conversation) {
@@ -6469,7 +6469,7 @@ final class DifyExec implements Runnable {
             var reader = new RunReader();
             var symptom = answer.isDify() ? Symptom.CUT : Symptom.GATEWAY;
             try {
-                reader.read(answer.limited());
+                reader.readAnswer(answer.limited());
             } catch (Transport.Room.Exceeded problem) {
                 return new Seen.TooLarge(reader.ref(), problem.getMessage());
             } catch (JsonProcessingException problem) {
@@ -6506,7 +6506,7 @@ final class DifyExec implements Runnable {
         private boolean next(Transport.Sse sse, RunReader reader) throws IOException {
             while (sse.next()) {
                 try {
-                    reader.read(wire.room.limit(sse));
+                    reader.readEvent(wire.room.limit(sse));
                     return true;
                 } catch (Transport.Room.Exceeded problem) {
                     if (reader.isEnd()) throw problem; // of another event nothing is kept
@@ -6555,6 +6555,7 @@ final class DifyExec implements Runnable {
     static final class RunReader {
         private static final byte[] NO_OUTPUTS = {'{', '}'};
         private static final long LATEST = 100_000_000_000L; // in 3,000 years; milliseconds lie beyond
+        private static final int DEEPEST = 3; // `data.execution_metadata` in an event
         private static final Set<String> OBJECTS = Set.of("data", "execution_metadata", "metadata", "usage");
         private static final Set<String> FIELDS = Set.of("event", "workflow_run_id", "task_id", "conversation_id",
                 "message_id", "code", "message", "status", "answer", "text", "id", "workflow_id", "error",
@@ -6570,10 +6571,16 @@ final class DifyExec implements Runnable {
         /// What was put in place of a chatflow's words, with those after it; null: none were replaced.
         private StringBuilder replacement = null;
 
-        /// A blocking answer, or the next event: an answer is an envelope as an event has it, without a name.
-        void read(InputStream in) throws IOException {
+        /// A blocking answer: an envelope as an event has it, without a name.
+        void readAnswer(InputStream in) throws IOException {
             told = Json.MAPPER.createObjectNode();
-            read(in, told);
+            read(in, told, "");
+        }
+
+        /// The next event. Without a name, nobody knows whose `data` it has.
+        void readEvent(InputStream in) throws IOException {
+            told = Json.MAPPER.createObjectNode();
+            read(in, told, "workflow_");
             switch (event()) {
                 case "node_finished" -> {
                     var paid = told.path("data").path("execution_metadata");
@@ -6591,16 +6598,18 @@ final class DifyExec implements Runnable {
         /// `GET /workflows/run/{id}`: the run's fields stand at the top, `outputs` is an object or its text.
         void readDetail(InputStream in) throws IOException {
             told = Json.MAPPER.createObjectNode();
-            read(in, told.putObject("data"));
+            read(in, told.putObject("data"), "");
         }
 
         /// What names the run is known even where the rest cannot be read.
-        private void read(InputStream in, ObjectNode into) throws IOException {
+        ///
+        /// @param own how the name begins under which `data` are the run's own
+        private void read(InputStream in, ObjectNode into, String own) throws IOException {
             try (var json = Json.FACTORY.createParser(in)) {
                 if (json.nextToken() != JsonToken.START_OBJECT) throw new JsonParseException(json, "no JSON object");
                 fields(json, into);
             } finally {
-                var data = isOfRun() ? told.path("data") : Json.MAPPER.missingNode();
+                var data = isOfRun() && event().startsWith(own) ? told.path("data") : Json.MAPPER.missingNode();
                 if (data.isObject()) run = data;
                 runId = text(data, "id", text(told, "workflow_run_id", runId));
                 taskId = text(told, "task_id", taskId);
@@ -6619,7 +6628,8 @@ final class DifyExec implements Runnable {
                 if (name.equals("outputs") && isOfRun()) into.put(name, outputs(json));
                 else if (name.equals("retriever_resources") && token == JsonToken.START_ARRAY)
                     into.put(name, copy(json));
-                else if (OBJECTS.contains(name) && token == JsonToken.START_OBJECT)
+                else if (OBJECTS.contains(name) && token == JsonToken.START_OBJECT
+                        && json.getParsingContext().getNestingDepth() <= DEEPEST)
                     fields(json, into.putObject(name));
                 else if (FIELDS.contains(name) && token.isScalarValue() && token != JsonToken.VALUE_NULL)
                     into.put(name, json.getText());

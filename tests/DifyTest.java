@@ -198,7 +198,7 @@ final class DifyTest {
 
         /// A blocking answer with these outputs.
         private Seen.Ran answered(String outputs) throws IOException {
-            reader.read(in("""
+            reader.readAnswer(in("""
                     {"task_id": "t1", "workflow_run_id": "r1", "data": {"id": "r1", "workflow_id": "w1", \
                     "status": "succeeded", "outputs": %s, "error": null, "elapsed_time": 1.234567, "total_tokens": 42, \
                     "total_steps": 3, "created_at": 1705407629, "finished_at": 1705407630}}""".formatted(outputs)));
@@ -246,6 +246,16 @@ final class DifyTest {
         }
 
         @Test
+        void whatIsNestedDeeplyBesideTheOutputsLosesNoRun() throws IOException {
+            var deep = "{'usage':".repeat(9000) + "1" + "}".repeat(9000);
+
+            events("{'event':'workflow_finished','workflow_run_id':'r1','task_id':'t1','metadata':" + deep
+                    + ",'data':{'id':'r1','status':'succeeded','metadata':" + deep + ",'outputs':{'a':1}}}");
+
+            assertEquals("{\"a\":1}", outputs(reader.ran().orElseThrow()));
+        }
+
+        @Test
         void halfAnEmojiInTheOutputsLosesNoRun() throws IOException {
             var ran = answered("{\"text\": \"cut \\ud83d\"}");
 
@@ -266,7 +276,7 @@ final class DifyTest {
 
         @Test
         void anAnswerWithoutAStatusIsNoRun() throws IOException {
-            reader.read(in("{\"workflow_run_id\": \"r1\", \"data\": {\"id\": \"r1\"}}"));
+            reader.readAnswer(in("{\"workflow_run_id\": \"r1\", \"data\": {\"id\": \"r1\"}}"));
 
             assertEquals(Optional.empty(), reader.ran());
             assertEquals(Optional.of(new RunRef("r1", "")), reader.ref());
@@ -276,12 +286,12 @@ final class DifyTest {
         @ValueSource(strings = {"", "[]", "'text'", "<html>", "{'workflow_run_id': 'r1', 'data': {'status': 'succ",
                 "{'a': 1"})
         void whatIsNoWholeObjectIsNoAnswer(String text) {
-            assertThrows(IOException.class, () -> reader.read(in(json(text))));
+            assertThrows(IOException.class, () -> reader.readAnswer(in(json(text))));
         }
 
         /// Events of the run `r1`, whose task is `t1`.
         private void events(String... events) throws IOException {
-            for (var event : events) reader.read(in(json(event)));
+            for (var event : events) reader.readEvent(in(json(event)));
         }
 
         private static String event(String name, String data) {
@@ -321,6 +331,15 @@ final class DifyTest {
             events("{'event':'message','id':'m1','message_id':'m1','answer':'x'}");
 
             assertEquals(Optional.empty(), reader.ref());
+        }
+
+        @Test
+        void anEventWithoutANameTellsNothingOfTheRunButItsIds() throws IOException {
+            events(event("", "{'id':'n1','status':'succeeded','outputs':{}}"),
+                    "{'workflow_run_id':'r1','data':{'id':'n2'},'event':null}");
+
+            assertEquals(Optional.of(new RunRef("r1", "t1")), reader.ref());
+            assertEquals(Optional.empty(), reader.ran());
         }
 
         @Test

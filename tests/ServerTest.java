@@ -558,6 +558,18 @@ class ServerTest {
         }
 
         @Test
+        void aRunThatIsListedWithoutAnIdIsNotAbsent() {
+            dify.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(aResponse().withBody("""
+                    {"data": [{"workflow_run": {"id": ""}, "created_by_end_user": {"session_id": "user-1"}}]}""")));
+            dify.stubFor(get("/v1/workflows/run/").willReturn(aResponse().withStatus(404).withBody("<html></html>")));
+
+            try (var client = client(url())) {
+                assertInstanceOf(Found.Silent.class,
+                        client.look(doubt("user-1", Optional.empty(), Symptom.NO_ANSWER)));
+            }
+        }
+
+        @Test
         void redirectsAreToldAndNotFollowed() {
             dify.stubFor(post(anyUrl()).willReturn(aResponse().withStatus(308)
                     .withHeader("Location", url() + "/elsewhere").withBody("<html>moved</html>")));
