@@ -2371,10 +2371,12 @@ final class DifyExec implements Runnable {
         }
 
         /// The engine of one call, which is on record from here on.
-        Engine engine(Greeting server, Form form, Batch.Wanted wanted, BatchWriter writer, Watcher watcher, Order order) {
+        Engine engine(Greeting server, Form form, Batch.Wanted wanted, BatchWriter writer, Watcher watcher,
+                Order order) {
             var route = writer.batch().history().route(order.mode(), server.kind(), server.version());
-            var settle = Optional.ofNullable(setup.retrying.settle).map(time -> new Limits.Settle(time, time));
-            var limits = new Limits(order.ends(), order.grace(), setup.dify.timeout, settle.orElse(Limits.Settle.DEFAULT));
+            var settle = Optional.ofNullable(setup.retrying.settle).map(time -> new Limits.Settle(time, time))
+                    .orElse(Limits.Settle.DEFAULT);
+            var limits = new Limits(order.ends(), order.grace(), setup.dify.timeout, settle);
             var terms = new Engine.Terms(judge, limits, order.pace(), route, new Attempt.Names(setup.dify.user));
             var sender = new Sender(client.to(server.kind()), form, order.saveFiles());
             writer.began(access.name(), server.app(), server.version(), route.mode(), order.note(), order.typed());
@@ -2676,7 +2678,8 @@ final class DifyExec implements Runnable {
         Progress(PrintWriter err, Style style) {
             this.err = err;
             this.off = style == Style.OFF;
-            this.window = style == Style.AUTO && Screen.isTerminal(2) ? Optional.of(new Screen.Window(2)) : Optional.empty();
+            this.window = style == Style.AUTO && Screen.isTerminal(2) ? Optional.of(new Screen.Window(2))
+                    : Optional.empty();
             if (window.isEmpty()) next += PLAIN.toNanos();
         }
 
