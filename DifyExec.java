@@ -998,7 +998,7 @@ final class DifyExec implements Runnable {
 
         private static int unusable(ParameterException problem, String... args) {
             var line = problem.getCommandLine();
-            line.getErr().println("difyexec: " + Plain.text(Plain.masked(CommandLines.explain(problem)), 1000) + " ("
+            line.getErr().println("difyexec: " + CommandLines.explain(problem) + " ("
                     + (line.getParent() == null ? "help" : "help " + line.getCommandName()) + ")");
             return UNUSABLE;
         }
@@ -3641,7 +3641,9 @@ final class DifyExec implements Runnable {
             /// @param look the class that colours it
             record Track(String name, String look, Timeline timeline) {}
 
+            /// None where nothing has run, as far as is known.
             List<Chart> charts() {
+                if (total() == 0) return List.of();
                 var costs = costs();
                 return Stream.of(ended(),
                         chart("flight", "Attempts in flight", Axis.counting("attempts"), spans(), false,
@@ -3882,8 +3884,7 @@ final class DifyExec implements Runnable {
             }
 
             private Html charts() {
-                var charts = timeline.total() == 0 ? List.<Chart>of()
-                        : new Chart.Course(List.of(new Chart.Course.Track("", "plain", timeline))).charts();
+                var charts = new Chart.Course(List.of(new Chart.Course.Track("", "plain", timeline))).charts();
                 var all = new ArrayList<>(charts.stream().map(Chart::svg).toList());
                 if (!batch.history().latencies.isEmpty()) {
                     if (charts.size() % 2 == 0) all.addFirst(percentiles()); // two beside each other

@@ -542,6 +542,15 @@ final class CompareTest {
         }
 
         @Test
+        void drawsNoChartsOfResultsWithoutLogs() throws IOException {
+            outputs(Given.json("{'a':1}"), Given.json("{'a':2}"));
+
+            compare("--html", path("page.html"));
+
+            assertFalse(Files.readString(folder.resolve("page.html")).contains("<figure"), "nothing has run");
+        }
+
+        @Test
         void drawsChartsOverOneAnother() throws IOException {
             each();
 
