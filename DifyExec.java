@@ -1384,7 +1384,7 @@ final class DifyExec implements Runnable {
             } catch (Unusable problem) {
                 return new KnownForm(Form.ofText(), problem.getMessage());
             } catch (IOException | InterruptedException problem) {
-                throw new CompletionException(problem);
+                return new KnownForm(Form.ofText(), Plain.of(problem));
             }
         }
 
@@ -3015,7 +3015,7 @@ final class DifyExec implements Runnable {
 
         /// As the keys of JSON, after the number of all.
         private static Map<String, Object> json(Map<Standing, Long> counts) {
-            var json = Json.Tokens.object("total", sum(counts));
+            var json = object("total", sum(counts));
             counts.forEach((standing, rows) -> json.put(standing.word(), rows));
             return json;
         }
@@ -3097,7 +3097,7 @@ final class DifyExec implements Runnable {
             var history = batch.history();
             var missing = history.missingFiles;
             var json = json(counts(index::count));
-            json.putAll(Json.Tokens.object(
+            json.putAll(object(
                     "attempts", history.attempts,
                     "retries", history.retries,
                     "total_tokens", history.tokens,
@@ -3113,7 +3113,7 @@ final class DifyExec implements Runnable {
                     "lost_results", history.lost().size(),
                     "unread_lines", history.unread,
                     "ids_not_in_input", index.size() - index.rows(),
-                    "missing_files", Json.Tokens.object(
+                    "missing_files", object(
                             "count", missing.files(), "rows", missing.rows(), "ids", missing.examples()),
                     "versions", List.copyOf(batch.versions()),
                     "changed_in_input", history.changed.cardinality()));
@@ -3186,14 +3186,14 @@ final class DifyExec implements Runnable {
             /// The keys and their order are a promise.
             String json() {
                 var json = StatusView.json(counts(index::count));
-                json.putAll(Json.Tokens.object("attempts", sum(history -> history.attempts),
+                json.putAll(object("attempts", sum(history -> history.attempts),
                         "retries", sum(history -> history.retries), "total_tokens", sum(history -> history.tokens),
                         "in_flight", sum(History::inFlight), "shards", each.stream().map(OfShards::json).toList()));
                 return Json.Tokens.text(json);
             }
 
             private static Map<String, Object> json(OfShard one) {
-                var json = Json.Tokens.object("shard", one.shard().toString(), "begun", one.begun());
+                var json = object("shard", one.shard().toString(), "begun", one.begun());
                 json.putAll(StatusView.json(one.counts()));
                 json.put("in_flight", one.history().inFlight());
                 json.put("updated_at", one.history().updatedAt == null ? null : Times.text(one.history().updatedAt));
@@ -3276,7 +3276,7 @@ final class DifyExec implements Runnable {
             }
 
             Map<String, Object> json() {
-                return Json.Tokens.object("outcome", cause.outcome().word(), "cause", cause.said(), "count", count,
+                return object("outcome", cause.outcome().word(), "cause", cause.said(), "count", count,
                         "ids", ids);
             }
         }
@@ -3945,7 +3945,7 @@ final class DifyExec implements Runnable {
             }
 
             private Map<String, Object> described(List<Cause.Group> groups) {
-                return Json.Tokens.object("start", start(),
+                return object("start", start(),
                         "outcomes", Stream.of(Standing.values()).map(Standing::word).toList(),
                         "causes", groups.stream().map(group -> group.cause().words()).toList());
             }
@@ -4050,7 +4050,7 @@ final class DifyExec implements Runnable {
 
             private Map<String, Object> described(List<String> outputs) {
                 var different = Comparison.Match.DIFFERENT;
-                return Json.Tokens.object("start", 0,
+                return object("start", 0,
                         "outcomes", Stream.of(Comparison.Match.values()).map(Comparison.Match::word).toList(),
                         "causes", outputs, "chosen", both.matches.get(different) > 0 ? different.ordinal() : "");
             }
@@ -4605,7 +4605,7 @@ final class DifyExec implements Runnable {
             }
 
             Map<String, Object> json() {
-                return Json.Tokens.object("first", known(first), "second", known(second), "difference",
+                return object("first", known(first), "second", known(second), "difference",
                         known(second - first));
             }
 
@@ -4810,7 +4810,7 @@ final class DifyExec implements Runnable {
             }
 
             private Map<String, Object> json(Pair pair) {
-                var row = Json.Tokens.object("id", pair.id(), "kind", pair.match().key(), "differences",
+                var row = object("id", pair.id(), "kind", pair.match().key(), "differences",
                         pair.differences().stream().map(this::json).toList());
                 if (!pair.first().error().isEmpty()) row.put("error_first", pair.first().error());
                 if (!pair.second().error().isEmpty()) row.put("error_second", pair.second().error());
@@ -4819,7 +4819,7 @@ final class DifyExec implements Runnable {
             }
 
             private Map<String, Object> json(Contrast.Difference difference) {
-                var told = Json.Tokens.object("pointer", difference.pointer());
+                var told = object("pointer", difference.pointer());
                 if (!difference.first().isMissingNode()) told.put("first", difference.first());
                 if (!difference.second().isMissingNode()) told.put("second", difference.second());
                 if (difference.isOfTexts()) told.put("words", both.scope.contrast().segments(difference).stream()
@@ -13855,7 +13855,8 @@ final class DifyExec implements Runnable {
             var text = proxy.get().text().strip();
             try {
                 var uri = new URI(text.contains("://") ? text : "http://" + text);
-                if (uri.getHost() != null && uri.getScheme().equals("http")) return Optional.of(uri);
+                if (uri.getHost() != null && uri.getScheme().equals("http") && uri.getPort() <= 65_535)
+                    return Optional.of(uri);
             } catch (URISyntaxException _) {
                 // said below, without the password that may stand in it
             }

@@ -576,7 +576,8 @@ final class DataTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"socks5://me:secret@proxy.example:1080", "http://me:secret@", "me:secret@:3128",
-                "http://me:secret@pro xy:3128", "https://me:secret@proxy.example"})
+                "http://me:secret@pro xy:3128", "https://me:secret@proxy.example",
+                "http://me:secret@proxy.example:99999"})
         void aProxyThatCannotBeUsedIsToldWithoutItsPassword(String value) {
             var problem = assertThrows(Unusable.class,
                     () -> env("HTTPS_PROXY", value).proxy(URI.create("https://dify.example/v1")));
