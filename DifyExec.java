@@ -9736,7 +9736,8 @@ final class DifyExec implements Runnable {
 
             /// Empty: the line tells nothing of it.
             String text(String name) {
-                return has(name) ? texts.get(name) : "";
+                var text = texts.get(name);
+                return text == null ? "" : text;
             }
 
             /// A line without it is none of ours.
