@@ -619,6 +619,7 @@ final class BatchTest {
 
             assertEquals(awaited ? List.of("u1") : List.of(),
                     history.resent(false).stream().map(Attempt::user).toList());
+            assertEquals(List.of(), history.resent(true));
         }
 
         @ParameterizedTest(name = "seen {0}, the row then {1}: {2}")

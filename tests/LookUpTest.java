@@ -612,12 +612,12 @@ final class LookUpTest {
         }
 
         @Test
-        void anInterruptLetsRunningRowsEnd() throws Exception {
+        void anInterruptLetsRunningRowsEndAndStartsNoOther() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
             scene.slots = 2;
             scene.interruptAfter(seconds(1));
             scene.answer = (attempt, _) -> {
-                scene.world.pass(seconds(5));
+                scene.world.pass(seconds(attempt.row().id().equals("a") ? 5 : 9));
                 return succeeded("run-" + attempt.row().id());
             };
 
@@ -626,8 +626,26 @@ final class LookUpTest {
             assertEquals(INTERRUPTED, stop.code());
             assertEquals(List.of("a", "b"), scene.ids());
             assertEquals(List.of("a", "b"), scene.resultIds());
-            assertEquals(seconds(5), scene.world.passed());
+            assertEquals(seconds(9), scene.world.passed());
             assertEquals(List.of(), scene.stopped);
+        }
+
+        @Test
+        void anInterruptStartsNoLookUp() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.slots = 2;
+            scene.interruptAfter(seconds(1));
+            scene.answer = (attempt, _) -> {
+                if (attempt.row().id().equals("a")) return cut(Symptom.NO_ANSWER);
+                scene.world.pass(seconds(9));
+                return succeeded("run-b");
+            };
+
+            scene.play();
+
+            assertEquals(seconds(9), scene.world.passed());
+            assertEquals(List.of(),
+                    scene.looked.stream().filter(look -> look.due().isAfter(NOON.plusSeconds(1))).toList());
         }
 
         @Test
