@@ -107,7 +107,7 @@ import static java.util.stream.Collectors.joining;
 /// ```
 /// Csv ──Row──▶ Agenda ──Attempt──▶ Engine ──▶ a virtual thread each: DifyClient ⇄ Dify
 ///                 ▲                  │  ▲                              │
-///                 └──again, after────┤  └── mailbox: Began, Ended ◀────┘
+///                 └──again, after────┤  └── mailbox: heard, ended ◀────┘
 ///                       Judge: Seen ─▶ Verdict
 ///                                    └──Event──▶ log, results, retry list, Progress
 /// ```
@@ -5069,8 +5069,9 @@ final class DifyExec implements Runnable {
 
         /// The batch ends where the next run would cost too much; its row stays pending.
         private boolean isTooDear() {
-            terms.limits().costReached(tally.spending(), onServer()).ifPresent(this::stop);
-            return agenda.stop().isPresent();
+            var reached = terms.limits().costReached(tally.spending(), onServer());
+            reached.ifPresent(this::stop);
+            return reached.isPresent();
         }
 
         private InFlight recorded(Attempt attempt) {

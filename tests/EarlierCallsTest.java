@@ -79,11 +79,7 @@ final class EarlierCallsTest {
             var next = Scene.of(folder, "a", "b");
             next.user = "nightly";
             next.mode = Mode.STREAMING;
-            next.answer = (_, told) -> {
-                told.accept(new Heard.Began(run("run-8"), Duration.ZERO));
-                next.world.pass(seconds(1));
-                return succeeded("run-8");
-            };
+            next.answer = next.streamed("run-8", seconds(1), succeeded("run-8"));
             next.crash(1);
             next.found = _ -> ended(failed("no such city"));
 
@@ -109,11 +105,7 @@ final class EarlierCallsTest {
         void aRunIdThatWasSeenBeforeACrashIsWhatIsLookedUp() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
-            scene.answer = (_, told) -> {
-                told.accept(new Heard.Began(run("run-7"), Duration.ZERO));
-                scene.world.pass(seconds(1));
-                return succeeded("run-7");
-            };
+            scene.answer = scene.streamed("run-7", seconds(1), succeeded("run-7"));
             scene.crash(1);
             scene.found = _ -> ended(succeeded("run-7"));
 
@@ -133,8 +125,8 @@ final class EarlierCallsTest {
             scene.answer = (_, told) -> {
                 told.accept(new Heard.Began(madeUp, Duration.ZERO));
                 scene.world.pass(seconds(1));
-                return new Seen.Ran(madeUp, Seen.RunStatus.FAILED, "{}".getBytes(UTF_8), "x is required in input form", "",
-                        Usage.NONE);
+                return new Seen.Ran(madeUp, Seen.RunStatus.FAILED, "{}".getBytes(UTF_8),
+                        "x is required in input form", "", Usage.NONE);
             };
             scene.crash(1);
 
@@ -152,8 +144,8 @@ final class EarlierCallsTest {
             scene.mode = Mode.STREAMING;
             scene.server = "1.16.0";
             scene.failedRuns = Judge.RetryRuns.ALWAYS;
-            scene.answer = Answer.inTurn(new Seen.Ran(new RunRef("one", "one"), Seen.RunStatus.FAILED, "{}".getBytes(UTF_8),
-                    "x is required in input form", "", Usage.NONE));
+            scene.answer = Answer.inTurn(new Seen.Ran(new RunRef("one", "one"), Seen.RunStatus.FAILED,
+                    "{}".getBytes(UTF_8), "x is required in input form", "", Usage.NONE));
 
             scene.play();
 

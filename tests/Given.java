@@ -301,6 +301,15 @@ final class Given {
             return new Scene(folder, "id\n" + String.join("\n", ids) + "\n");
         }
 
+        /// A stream whose first event names the run at once, and which ends so long after it.
+        Answer streamed(String run, Duration time, Seen end) {
+            return (_, told) -> {
+                told.accept(new Heard.Began(Given.run(run), Duration.ZERO));
+                world.pass(time);
+                return end;
+            };
+        }
+
         /// Plays one call to its end; says why it stopped early.
         Optional<Stop> play() throws Exception {
             try (var batch = open()) {
@@ -311,8 +320,8 @@ final class Given {
         }
 
         BatchWriter open() {
-            return BatchWriter.open(BatchFiles.of(output), Csv.open(csv, null, Optional.empty(), Optional.empty()), false,
-                    rebuild, Optional.empty());
+            var rows = Csv.open(csv, null, Optional.empty(), Optional.empty());
+            return BatchWriter.open(BatchFiles.of(output), rows, false, rebuild, Optional.empty());
         }
 
         Optional<Stop> play(BatchWriter writer) throws Exception {

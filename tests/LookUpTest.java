@@ -82,11 +82,7 @@ final class LookUpTest {
         void aStoppedRunOverItsTimeGetsAMomentToEndWhateverItsStart() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
-            scene.answer = (_, told) -> {
-                told.accept(new Heard.Began(run("run-7"), Duration.ZERO));
-                scene.world.pass(seconds(300));
-                return cut(Symptom.TIMED_OUT, run("run-7"));
-            };
+            scene.answer = scene.streamed("run-7", seconds(300), cut(Symptom.TIMED_OUT, run("run-7")));
             scene.found = _ -> scene.looked.size() < 3 ? running("run-7", Duration.between(NOON, scene.world.now()))
                     : ended(ran("run-7", RunStatus.STOPPED, "Aborted: User requested stop"));
 
@@ -262,11 +258,7 @@ final class LookUpTest {
         void aRunOverItsTimeIsStoppedAndThenFails() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
-            scene.answer = (_, told) -> {
-                told.accept(new Heard.Began(run("run-7"), Duration.ZERO));
-                scene.world.pass(seconds(300));
-                return cut(Symptom.TIMED_OUT, run("run-7"));
-            };
+            scene.answer = scene.streamed("run-7", seconds(300), cut(Symptom.TIMED_OUT, run("run-7")));
             scene.found = _ -> ended(ran("run-7", RunStatus.STOPPED, "Aborted: User requested stop"));
 
             scene.play();
@@ -309,7 +301,8 @@ final class LookUpTest {
             scene.answer = (attempt, told) -> {
                 boolean queued = attempt.row().id().equals("c");
                 if (queued) scene.world.pass(seconds(12));
-                told.accept(new Heard.Began(run("run-" + attempt.row().id()), queued ? seconds(12) : Duration.ofMillis(30)));
+                var waited = queued ? seconds(12) : Duration.ofMillis(30);
+                told.accept(new Heard.Began(run("run-" + attempt.row().id()), waited));
                 scene.world.pass(seconds(10));
                 return succeeded("run-" + attempt.row().id());
             };

@@ -33,6 +33,13 @@ final class ShardsTest extends WholeCommand {
         for (int index = 1; index <= 3; index++) shard(index, 3);
     }
 
+    /// Twelve rows, run in three shards, and merged.
+    private void mergedOfThree() throws IOException {
+        rows(12);
+        allThree();
+        merged();
+    }
+
     private Call merge(String... more) throws IOException {
         return call(Map.of(), Stream.concat(Stream.of("merge", "-i", input(), "-o", output()), Stream.of(more))
                 .toArray(String[]::new));
@@ -341,9 +348,7 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void isThatOfTheMergedBatchOnceThereIsOne() throws IOException {
-            rows(12);
-            allThree();
-            merged();
+            mergedOfThree();
 
             assertEquals("succeeded=12", standing());
         }
@@ -508,9 +513,7 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void takesTheNewResultOfARowThatItsShardRanAgain() throws IOException {
-            rows(12);
-            allThree();
-            merged();
+            mergedOfThree();
             dify.row("9", dify.answer(200, dify.ended("succeeded", "").build().getBody()
                     .replace("run-{{jsonPath request.body '$.inputs.id'}}", "second")));
             assertEquals(OK, dify.command("retry", "9", "--force", "--shard", "1/3").code());
@@ -541,9 +544,7 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void keepsWhatTheMergedBatchHasRunAgain() throws IOException {
-            rows(12);
-            allThree();
-            merged();
+            mergedOfThree();
             Files.writeString(file("data.csv"), content("data.csv").replace("text 9", "new 9"));
             assertEquals(OK, dify.run("--rerun-changed").code());
 
@@ -612,9 +613,7 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void countsARowByTheResultThatTheMergedBatchHasRunAgain() throws IOException {
-            rows(12);
-            allThree();
-            merged();
+            mergedOfThree();
             dify.row("9", dify.answer(200, dify.ended("partial-succeeded", "").build().getBody()
                     .replace("run-{{", "second-{{")));
             assertEquals(OK, dify.command("retry", "9", "--force").code());
@@ -714,9 +713,7 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void knowsWhatAShardDidWhoseLogIsGone() throws IOException {
-            rows(12);
-            allThree();
-            merged();
+            mergedOfThree();
             for (var suffix : List.of("", ".log")) Files.delete(file("results.3-of-3.jsonl" + suffix));
 
             isNotSent(shard(3, 3), "results.3-of-3.jsonl.log: gone or empty, and ");
@@ -726,9 +723,7 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void refusesShardsOfAnotherNumberWhenItsOwnAreGone() throws IOException {
-            rows(12);
-            allThree();
-            merged();
+            mergedOfThree();
             for (int index = 1; index <= 3; index++) for (var suffix : List.of("", ".log"))
                 Files.delete(file("results." + index + "-of-3.jsonl" + suffix));
 
@@ -739,9 +734,7 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void isNotMovedAsideWhereItsShardsForbidToBeginAnew() throws IOException {
-            rows(12);
-            allThree();
-            merged();
+            mergedOfThree();
             var before = snapshot();
 
             isNotSent(dify.run("--fresh"), "not merged yet");
@@ -815,9 +808,7 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void refusesAShardThatWasBegunAnew() throws IOException {
-            rows(12);
-            allThree();
-            merged();
+            mergedOfThree();
             shard(3, 3, "--fresh");
 
             refused("results.3-of-3.jsonl.log: begun anew (--fresh) since it was merged");
@@ -903,9 +894,7 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void cutShortTheFirstTimeIsMadeAgain() throws IOException {
-            rows(12);
-            allThree();
-            merged();
+            mergedOfThree();
             var after = snapshot();
             Files.delete(file("results.jsonl.log"));
 
@@ -917,9 +906,7 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void mendsATornEndOfTheMergedBatch() throws IOException {
-            rows(12);
-            allThree();
-            merged();
+            mergedOfThree();
             append("results.jsonl.log", "{\"event\":\"att");
 
             merged();
