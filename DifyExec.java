@@ -7731,12 +7731,8 @@ final class DifyExec implements Runnable {
                     Attempt.Tries.NONE, tried.user(), tried.mode(), tried.cells(), began);
             result(new Results.Success(attempt, ran, at, List.of()));
             var free = new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE);
-            settled(attempt,
-                    ran.status() == Seen.RunStatus.PARTIAL ? Outcome.PARTIAL : Outcome.SUCCEEDED,
-                    now,
-                    free,
-                    attempt.took(free, now),
-                    () -> {});
+            settled(attempt, ran.status() == Seen.RunStatus.PARTIAL ? Outcome.PARTIAL : Outcome.SUCCEEDED, now, free,
+                    attempt.took(free, now), () -> {});
             finish().ifPresent(stop -> {
                 throw new Unusable(stop.code(), stop.why());
             });
@@ -8076,7 +8072,7 @@ final class DifyExec implements Runnable {
                     .sorted().toList();
         }
 
-        /// Attempt.Tries whose end the log does not tell, in their order.
+        /// Tries whose end the log does not tell, in their order.
         List<Sent> openTries() {
             return all(State.OPEN_TRY).sorted(Comparator.comparing(Sent::at)).toList();
         }
@@ -8188,8 +8184,7 @@ final class DifyExec implements Runnable {
                 case Event.End end -> {
                     int entry = index.find(end.id());
                     add(entry, at);
-                    if (entry >= 0 && end.standing().isPresent())
-                        millis.set(entry, Math.round(end.seconds() * 1000));
+                    if (entry >= 0 && end.standing().isPresent()) millis.set(entry, Math.round(end.seconds() * 1000));
                 }
                 case Event _ -> {}
             }
@@ -9393,8 +9388,7 @@ final class DifyExec implements Runnable {
                     json.writeStringField("currency", usage.currency());
                 }
                 if (attempt.row().isEdited()) json.writeBooleanField("edited", true);
-                if (!files.isEmpty())
-                    json.writePOJOField("files", files.stream().map(Path::toString).toList());
+                if (!files.isEmpty()) json.writePOJOField("files", files.stream().map(Path::toString).toList());
                 if (!ran.said().conversation().isEmpty())
                     json.writeStringField("conversation_id", ran.said().conversation());
                 if (!ran.said().id().isEmpty()) json.writeStringField("message_id", ran.said().id());
@@ -9627,7 +9621,7 @@ final class DifyExec implements Runnable {
             file = Files.exists(path) ? FileChannel.open(path) : null;
         }
 
-        /// Makes the line after it the present one. False: there is none.
+        /// Makes the next line the present one. False: there is none.
         boolean next() throws IOException {
             long place = first + end + 1;
             if (!find(place)) fill(place, place);
@@ -9674,8 +9668,7 @@ final class DifyExec implements Runnable {
         /// The line with its end, without a byte order mark.
         void copyTo(OutputStream out) throws IOException {
             int mark = BOM.length;
-            int from = Arrays.equals(page, start, Math.min(start + mark, end), BOM, 0, mark)
-                    ? start + mark : start;
+            int from = Arrays.equals(page, start, Math.min(start + mark, end), BOM, 0, mark) ? start + mark : start;
             out.write(page, from, end - from);
             out.write('\n');
         }
@@ -9891,8 +9884,7 @@ final class DifyExec implements Runnable {
     /// A CSV file (RFC 4180), read as a stream, again and again. Opening it reads the header; [#check] all of it.
     ///
     /// @param shard whose rows alone are handed out; empty: all are
-    record Csv(TextFile file, long size, Header header, int idColumn, UnaryOperator<Row> edits,
-            Optional<Shard> shard) {
+    record Csv(TextFile file, long size, Header header, int idColumn, UnaryOperator<Row> edits, Optional<Shard> shard) {
         private static final int SHOWN = 20;
 
         /// @param idColumn  the name of the column of the ids; null: the first
@@ -11083,8 +11075,7 @@ final class DifyExec implements Runnable {
                 var notes = new ArrayList<String>();
                 long empty = profilers.stream().mapToLong(profiler -> profiler.emptyRequired).sum();
                 if (empty > 0)
-                    notes.add(Plain.count(empty, "required text is", "required texts are")
-                            + " empty; Dify takes that");
+                    notes.add(Plain.count(empty, "required text is", "required texts are") + " empty; Dify takes that");
                 long withNul = profilers.stream().mapToLong(profiler -> profiler.withNul).sum();
                 if (withNul > 0)
                     notes.add(Plain.count(withNul, "cell holds", "cells hold")
@@ -11296,16 +11287,15 @@ final class DifyExec implements Runnable {
     /// What an exchange means for its row: the one place that decides.
     record Judge(Backoff backoff, RetryRuns failedRuns, Access access) {
         private static final Pattern TRANSIENT = Pattern.compile("rate.?limit|overload|unavailable|"
-                + "connect(ion)? ?error|"
-                + "connection (refused|reset|aborted|timed)|time[d -]*out|reached maximum retries|too many requests|"
-                + "\\b(429|502|503|504|529)\\b|try again", Pattern.CASE_INSENSITIVE);
+                + "connect(ion)? ?error|connection (refused|reset|aborted|timed)|time[d -]*out|reached maximum retries|"
+                + "too many requests|\\b(429|502|503|504|529)\\b|try again", Pattern.CASE_INSENSITIVE);
         private static final String AFTER_FORM = "so Dify 1.16 ends runs that go on after a form was answered: "
                 + "see there how far it came";
         private static final Pattern BAD_ROW = Pattern.compile("in input form|input form must|"
-                + "transfer_method is required|query is required|"
-                + "is not a valid FileTransferMethod|No matching enum found|Invalid (upload file|file url|input type)|"
-                + "Detected file type|File validation failed|Reached maximum retries|expected value type|"
-                + "does not match schema|this statement should be unreachable");
+                + "transfer_method is required|query is required|is not a valid FileTransferMethod|"
+                + "No matching enum found|Invalid (upload file|file url|input type)|Detected file type|"
+                + "File validation failed|Reached maximum retries|expected value type|does not match schema|"
+                + "this statement should be unreachable");
 
         private static final String OTHER_CODE = "400 (?!completion_request_error:)[^:]*: ";
         /// What stops the batch, by how `status code: message` begins; the first that fits counts. It is told with
@@ -11372,7 +11362,7 @@ final class DifyExec implements Runnable {
         /// (Dify 1.16) is no fault of the row.
         Verdict afterLook(Attempt attempt, Seen.Ran ran) {
             if (ran.status() != Seen.RunStatus.STOPPED) return ran(attempt, ran);
-            return ran.error().contains("worker is shutting down") && failedRuns != Judge.RetryRuns.NEVER
+            return ran.error().contains("worker is shutting down") && failedRuns != RetryRuns.NEVER
                     ? again(attempt, ran.error(), Optional.empty()) : failed(words(ran));
         }
 
@@ -11398,7 +11388,7 @@ final class DifyExec implements Runnable {
             var ran = (Seen.Ran) said;
             if (attempt.mode() != Mode.STREAMING || !ran.isBare()) return ran(attempt, ran);
             var verdict = refused(attempt, Seen.Refused.event(500, "", words(ran), Optional.empty()));
-            return verdict instanceof Verdict.LookUp && failedRuns != Judge.RetryRuns.NEVER && isTransient(ran.error())
+            return verdict instanceof Verdict.LookUp && failedRuns != RetryRuns.NEVER && isTransient(ran.error())
                     ? ran(attempt, ran) : verdict;
         }
 
@@ -11488,9 +11478,8 @@ final class DifyExec implements Runnable {
 
         /// Another attempt, or the end of them.
         Verdict again(Attempt attempt, String why, Optional<Duration> retryAfter) {
-            return backoff.allows(attempt.tries()) ? new Verdict.Again(backoff.delay(attempt.tries().failed(),
-                    retryAfter), why)
-                    : failed(why);
+            return backoff.allows(attempt.tries())
+                    ? new Verdict.Again(backoff.delay(attempt.tries().failed(), retryAfter), why) : failed(why);
         }
 
         enum RetryRuns {
@@ -11837,8 +11826,7 @@ final class DifyExec implements Runnable {
             if (first.isObject() && second.isObject()) {
                 var names = new LinkedHashSet<String>();
                 Stream.of(first, second).forEach(node -> node.fieldNames().forEachRemaining(names::add));
-                for (var name : names)
-                    compare(pointer + pointer(name), first.path(name), second.path(name), found);
+                for (var name : names) compare(pointer + pointer(name), first.path(name), second.path(name), found);
             } else if (first.isArray() && second.isArray()) {
                 for (int i = 0; i < Math.max(first.size(), second.size()); i++)
                     compare(pointer + "/" + i, first.path(i), second.path(i), found);
@@ -12165,12 +12153,10 @@ final class DifyExec implements Runnable {
                     && silentSince.plus(SILENT).isBefore(asked))
                 return Optional.of(new Stop(STOPPED, "the server has not answered for "
                         + Plain.seconds(Duration.between(silentSince, now))
-                                + "\nhint: run the same command again when it is back"));
-            if (refusedTooLong)
-                return Optional.of(new Stop(STOPPED,
-                        "the server refuses every run as too many although none of ours runs"
-                        + "\nhint: after a crash it does so for ten minutes; run the same command again then"));
-            return Optional.empty();
+                        + "\nhint: run the same command again when it is back"));
+            if (!refusedTooLong) return Optional.empty();
+            return Optional.of(new Stop(STOPPED, "the server refuses every run as too many although none of ours runs"
+                    + "\nhint: after a crash it does so for ten minutes; run the same command again then"));
         }
     }
 
@@ -13173,8 +13159,7 @@ final class DifyExec implements Runnable {
     }
 
     /// Where Dify is and how to get in. The key is not part of the text form.
-    record Access(URI baseUrl, String key, String workflowId, Optional<URI> proxy,
-            Optional<Env.Setting> authorities) {
+    record Access(URI baseUrl, String key, String workflowId, Optional<URI> proxy, Optional<Env.Setting> authorities) {
         private static final String DEMO_KEY = "app-demo";
 
         /// How a batch remembers where it runs; a demo is always the same place.
@@ -13381,7 +13366,7 @@ final class DifyExec implements Runnable {
 
         /// One run, and the promise of its end.
         record Job(Version version, String workflow, String id, String task, String user, Map<String, String> inputs,
-                   Instant created, Plan plan, CompletableFuture<Finish> end) {
+                Instant created, Plan plan, CompletableFuture<Finish> end) {
             record Finish(Result how, Instant at) {}
 
             void end(Result how) {
@@ -13538,8 +13523,7 @@ final class DifyExec implements Runnable {
 
         private void info(HttpExchange exchange) throws IOException {
             send(exchange, 200, object("name", "demo", "description", "", "tags", List.of(),
-                    "mode", version == Version.CHATFLOW ? "advanced-chat" : "workflow",
-                    "author_name", "demo"));
+                    "mode", version == Version.CHATFLOW ? "advanced-chat" : "workflow", "author_name", "demo"));
         }
 
         private void parameters(HttpExchange exchange) throws IOException {
