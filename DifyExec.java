@@ -11088,6 +11088,8 @@ final class DifyExec implements Runnable {
     /// Which ids there are and where each stands, packed: about forty bytes an id, no objects. Entries are numbered in
     /// the order in which they came: those of the CSV first, in its order, so that an entry's number is its row's.
     static final class Index {
+        private static final Standing[] STANDINGS = Standing.values();
+
         private final List<Page> pages = new ArrayList<>();
         private final Texts ids = new Texts();
         private int size = 0, rows = -1, ofOtherShards = 0;
@@ -11196,8 +11198,6 @@ final class DifyExec implements Runnable {
         boolean isComplete() {
             return count(Standing.SUCCEEDED) + count(Standing.PARTIAL) == rows();
         }
-
-        private static final Standing[] STANDINGS = Standing.values();
 
         private Page page(int entry) {
             return pages.get(entry / Page.SIZE);
@@ -12891,6 +12891,9 @@ final class DifyExec implements Runnable {
     enum Standing {
         PENDING, SUCCEEDED, PARTIAL, FAILED, PAUSED, UNKNOWN;
 
+        private static final Map<String, Standing> BY_WORD = Stream.of(values())
+                .collect(Collectors.toMap(Standing::word, standing -> standing));
+
         boolean isSuccess() {
             return this == SUCCEEDED || this == PARTIAL;
         }
@@ -12914,9 +12917,6 @@ final class DifyExec implements Runnable {
                     .map(standing -> painted.apply(standing, count.applyAsLong(standing) + " " + standing.word()))
                     .collect(joining(", "));
         }
-
-        private static final Map<String, Standing> BY_WORD = Stream.of(values())
-                .collect(Collectors.toMap(Standing::word, standing -> standing));
 
         static Optional<Standing> of(String word) {
             return Optional.ofNullable(BY_WORD.get(word));
@@ -14272,11 +14272,6 @@ final class DifyExec implements Runnable {
             return time.truncatedTo(ChronoUnit.MILLIS).toString();
         }
 
-        /// As the clock on the wall shows it.
-        static String local(String pattern, Instant time) {
-            return DateTimeFormatter.ofPattern(pattern, Locale.ROOT).withZone(ZoneId.systemDefault()).format(time);
-        }
-
         /// The other way round. Our own form is read digit by digit: a long log has a million of them.
         static Instant parse(String text) {
             if (text.length() != 24 || text.charAt(10) != 'T' || text.charAt(19) != '.' || text.charAt(23) != 'Z')
@@ -14288,6 +14283,11 @@ final class DifyExec implements Runnable {
 
         private static int digits(String text, int from, int to) {
             return Integer.parseInt(text, from, to, 10);
+        }
+
+        /// As the clock on the wall shows it.
+        static String local(String pattern, Instant time) {
+            return DateTimeFormatter.ofPattern(pattern, Locale.ROOT).withZone(ZoneId.systemDefault()).format(time);
         }
     }
 
@@ -14635,13 +14635,13 @@ final class DifyExec implements Runnable {
             return whole / 3600 + " h " + whole % 3600 / 60 + " min";
         }
 
-        static String count(long count, String one) {
-            return count(count, one, one + "s");
-        }
-
         /// `1,234,567`
         static String number(long number) {
             return String.format(Locale.ROOT, "%,d", number);
+        }
+
+        static String count(long count, String one) {
+            return count(count, one, one + "s");
         }
 
         static String count(long count, String one, String many) {
