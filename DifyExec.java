@@ -7417,8 +7417,7 @@ final class DifyExec implements Runnable {
             if (strangers > 0) throw new Unusable(input + ": lacks " + Plain.count(strangers, "id") + " of "
                     + files.results() + " (" + Plain.first(3, IntStream.range(index.rows(), index.size())
                             .mapToObj(index::id).map(Plain::id)) + "), and "
-                    + Plain.count(index.count(Standing.PENDING), "id") + " of it "
-                    + (index.count(Standing.PENDING) == 1 ? "has" : "have")
+                    + Plain.count(index.count(Standing.PENDING), "id of it has", "ids of it have")
                     + " no outcome there\nhint: is it the right file? --force exports its rows all the same");
         }
 
@@ -7636,8 +7635,8 @@ final class DifyExec implements Runnable {
                         Shards.refuseOthers(files, Optional.empty());
                         files.moveAside(fresh.get());
                     }
-                    var torn = Stream.concat(LineFile.mend(files.results()).stream(),
-                            LineFile.mend(files.log()).stream()).toList();
+                    var torn = Stream.of(LineFile.mend(files.results()), LineFile.mend(files.log()))
+                            .flatMap(Optional::stream).toList();
                     var history = Batch.readAll(files, index, List.of());
                     if (!rebuild) refuseLost(files, index, history.lost());
                     if (fresh.isEmpty()) Shards.refuseOthers(files, Optional.of(history));
@@ -8339,7 +8338,7 @@ final class DifyExec implements Runnable {
 
         /// Rows that ended in each span, each counted as so much.
         double[] ended(Spans spans, double weight, Predicate<Standing> which) {
-            return summed(spans, ends, end -> {
+            return summed(spans, end -> {
                 var standing = Standing.values()[(int) standings.get(end)];
                 return standing != Standing.PENDING && which.test(standing) ? weight : 0;
             });
@@ -8347,14 +8346,13 @@ final class DifyExec implements Runnable {
 
         /// Tokens used until the end of each span.
         double[] tokens(Spans spans) {
-            return soFar(summed(spans, ends, tokens::get));
+            return soFar(summed(spans, tokens::get));
         }
 
         /// What was paid until the end of each span, by currency.
         Map<String, double[]> cost(Spans spans) {
             var costs = new LinkedHashMap<String, double[]>();
-            prices.forEach((currency, paid) -> costs.put(currency,
-                    soFar(summed(spans, ends, end -> paid.get(end) / 1e9))));
+            prices.forEach((currency, paid) -> costs.put(currency, soFar(summed(spans, end -> paid.get(end) / 1e9))));
             return costs;
         }
 
@@ -8363,9 +8361,9 @@ final class DifyExec implements Runnable {
             return sums;
         }
 
-        private static double[] summed(Spans spans, Longs times, IntToDoubleFunction weight) {
+        private double[] summed(Spans spans, IntToDoubleFunction weight) {
             var sums = new double[spans.count()];
-            for (int at = 0; at < times.size(); at++) sums[spans.at(times.get(at))] += weight.applyAsDouble(at);
+            for (int end = 0; end < ends.size(); end++) sums[spans.at(ends.get(end))] += weight.applyAsDouble(end);
             return sums;
         }
 
@@ -8800,10 +8798,9 @@ final class DifyExec implements Runnable {
 
         /// What a shard elsewhere has paid for is not known here.
         static void refuseUnmerged(BatchFiles files, Event.Merge merge, Index index, BitSet wanted) {
-            var taken = merge.byShard().keySet();
-            var rows = new TreeMap<>(wanted.stream().boxed().collect(Collectors.groupingBy(
-                    entry -> Shard.of(index.id(entry), merge.shards()).index(), Collectors.counting())));
-            rows.keySet().removeAll(taken);
+            var rows = wanted.stream().boxed().collect(Collectors.groupingBy(
+                    entry -> Shard.of(index.id(entry), merge.shards()).index(), TreeMap::new, Collectors.counting()));
+            rows.keySet().removeAll(merge.byShard().keySet());
             if (rows.isEmpty()) return;
             long count = rows.values().stream().mapToLong(Long::longValue).sum();
             throw new Unusable(files.results() + ": " + Plain.count(count, "row is", "rows are")
@@ -11396,7 +11393,7 @@ final class DifyExec implements Runnable {
             return switch (ran.status()) {
                 case SUCCEEDED -> new Verdict.Done(Outcome.SUCCEEDED);
                 case PARTIAL -> new Verdict.Done(Outcome.PARTIAL);
-                case PAUSED -> new Verdict.Done(new Outcome(Standing.PAUSED, "waits for a human"));
+                case PAUSED -> new Verdict.Done(Outcome.PAUSED);
                 case STOPPED -> new Verdict.LookUp(Symptom.STOPPED, "the run was stopped: " + ran.error());
                 case RUNNING -> new Verdict.LookUp(Symptom.CUT, "the answer came before the end of the run");
                 case FAILED -> isWorthAnother(ran.error()) ? again(attempt, ran.error(), Optional.empty())
@@ -11605,8 +11602,7 @@ final class DifyExec implements Runnable {
         private Step running(Doubt.NoEnd doubt, Found.Running found, Instant now) {
             var run = found.ref();
             var known = doubt.with(run).begun(found.age().map(now::minus), now, limits.timeout());
-            if (found.status() == Seen.RunStatus.PAUSED)
-                return giveUp(known, new Outcome(Standing.PAUSED, "waits for a human"));
+            if (found.status() == Seen.RunStatus.PAUSED) return giveUp(known, Outcome.PAUSED);
             if (now.isBefore(known.deadline())) return new Step.LookAgain(known.running(now));
             return giveUp(known, new Outcome(Standing.UNKNOWN, "run " + run.id() + " still says running "
                     + Plain.seconds(Duration.between(known.start(), now)) + " after its start"));
@@ -11744,8 +11740,7 @@ final class DifyExec implements Runnable {
         Duration delay(int attempts, Optional<Duration> retryAfter) {
             var delay = delay(attempts);
             return retryAfter.filter(asked -> asked.compareTo(delay) > 0)
-                    .map(asked -> asked.compareTo(Pause.LONGEST) > 0 ? Pause.LONGEST : asked)
-                    .orElse(delay);
+                    .map(asked -> Collections.min(List.of(asked, Pause.LONGEST))).orElse(delay);
         }
 
         /// A server's wish to be left alone: no request of the batch goes out before, whichever met the refusal.
@@ -11927,12 +11922,12 @@ final class DifyExec implements Runnable {
         private Instant nextStart = Instant.MIN, nextByRate = Instant.MIN, pausedUntil = Instant.MIN;
 
         Pace(int ceiling, Duration wait, Rate rate) {
-            this.rate = Optional.ofNullable(rate);
             this.atWork = new AtWork(2 * ceiling);
             this.ceiling = ceiling;
+            this.wait = Optional.ofNullable(wait);
+            this.rate = Optional.ofNullable(rate);
             this.limit = ceiling;
             this.lowest = ceiling;
-            this.wait = Optional.ofNullable(wait);
         }
 
         boolean hasRoom(Instant now, int busy) {
@@ -12881,6 +12876,7 @@ final class DifyExec implements Runnable {
         static final Outcome SUCCEEDED = new Outcome(Standing.SUCCEEDED, "");
         /// Succeeded with failures that the workflow handled itself.
         static final Outcome PARTIAL = new Outcome(Standing.PARTIAL, "");
+        static final Outcome PAUSED = new Outcome(Standing.PAUSED, "waits for a human");
 
         Outcome(Standing standing, String text) {
             this(standing, text, false);
@@ -14614,16 +14610,14 @@ final class DifyExec implements Runnable {
         }
 
         static String of(Throwable problem) {
-            var name = problem.getClass().getSimpleName();
             var message = problem.getMessage();
             if (problem instanceof AccessDeniedException) return "permission denied: " + message;
             if (problem instanceof NoSuchFileException) return "no such file: " + message;
             for (var cause = problem; cause != null; cause = cause.getCause()) // a ConnectException hides it
                 if (cause instanceof UnresolvedAddressException || cause instanceof UnknownHostException)
                     return "unknown host";
-            if (problem instanceof ConnectException && (message == null
-                    || message.isBlank())) return "connection refused";
-            return message == null || message.isBlank() ? name : text(message, 300);
+            if (message != null && !message.isBlank()) return text(message, 300);
+            return problem instanceof ConnectException ? "connection refused" : problem.getClass().getSimpleName();
         }
 
         /// `0.4 s`, `12 s`, `3 min 5 s`, `2 h 10 min`
