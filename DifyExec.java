@@ -7453,15 +7453,11 @@ final class DifyExec implements Runnable {
         /// The rows a call asks for, by what is done already.
         Wanted select(Selection asked, Duration timeout) throws IOException {
             var rows = named(asked);
-            if (!asked.among().isEmpty()) {
-                var among = new BitSet(index.rows());
-                asked.among().stream().filter(this::isHere)
-                        .forEach(id -> among.set(known(id.strip(), "--ids: ")));
-                rows.and(among);
-            }
-            if (!asked.force()) rows.stream().filter(entry -> index.standing(entry).isSuccess()
-                    && !(asked.rerunChanged() && history.changed.get(entry))).forEach(rows::clear);
-            rows.stream().skip(asked.limit()).forEach(rows::clear);
+            if (!asked.among().isEmpty()) rows.and(set(asked.among().stream().filter(this::isHere)
+                    .mapToInt(id -> known(id.strip(), "--ids: "))));
+            if (!asked.force()) rows.andNot(set(rows.stream().filter(entry -> index.standing(entry).isSuccess()
+                    && !(asked.rerunChanged() && history.changed.get(entry)))));
+            rows.stream().skip(asked.limit()).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
             var doubts = doubts(rows, timeout, asked.force());
             doubts.forEach(doubt -> rows.clear(doubt.attempt().row().index()));
             var wanted = new Wanted(this, Attempt.Kind.ROW, rows, doubts, asked.resendUnknown());
@@ -7470,12 +7466,13 @@ final class DifyExec implements Runnable {
         }
 
         private BitSet named(Selection asked) throws IOException {
-            var rows = new BitSet(index.rows());
-            if (asked.listed())
-                files.retry().read().stream().mapToInt(index::find).filter(this::isRow).forEach(rows::set);
-            else if (asked.ids().isEmpty()) rows.set(0, index.rows());
-            else asked.ids().stream().filter(this::isHere).forEach(id -> rows.set(open(id, asked.force())));
-            return rows;
+            if (asked.listed()) return set(files.retry().read().stream().mapToInt(index::find).filter(this::isRow));
+            return set(asked.ids().isEmpty() ? IntStream.range(0, index.rows())
+                    : asked.ids().stream().filter(this::isHere).mapToInt(id -> open(id, asked.force())));
+        }
+
+        private static BitSet set(IntStream entries) {
+            return entries.collect(BitSet::new, BitSet::set, BitSet::or);
         }
 
         /// The ids of `.retry` that no row has.
@@ -7519,8 +7516,7 @@ final class DifyExec implements Runnable {
 
         /// The one row of a try: to start, or with the run of an earlier try to look up first, unless by `force`.
         Wanted forTry(int entry, Duration timeout, boolean force) {
-            var rows = new BitSet(index.rows());
-            rows.set(entry);
+            var rows = set(IntStream.of(entry));
             var doubts = force ? List.<Doubt.NoEnd>of()
                     : history.triedBefore(rows(rows).next(), timeout).stream().toList();
             if (!doubts.isEmpty()) rows.clear();
