@@ -1558,7 +1558,7 @@ final class DifyExec implements Runnable {
                 var server = dify.greet(writer.batch(), "");
                 var form = dify.form(server, csv, csv.file.path);
                 var wanted = writer.batch().forTry(entry, dify.setup().dify.timeout, force);
-                Desk.check(form, writer.batch().rows(row -> row == entry).next(), csv.columns());
+                Desk.check(form, wanted.all().next(), csv.columns());
                 var trial = new Trial(desk.out());
                 var engine = trial.engine(dify, server, form, wanted, writer);
                 var stop = engine.runToLastWords();
@@ -10019,7 +10019,7 @@ final class DifyExec implements Runnable {
                     if (cells == null) break;
                     if (!wanted.test(index)) continue;
                     use.accept(edits.apply(row(cells)));
-                    index++;
+                    if (++index == end) cursor.close(); // who wants one row does not ask whether there is another
                     return true;
                 }
                 end = 0;

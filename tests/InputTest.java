@@ -17,6 +17,7 @@ import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertNull;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 /// The CSV: records, cells, ids.
 final class InputTest {
@@ -318,6 +319,27 @@ final class InputTest {
 
             assertEquals(List.of("a", "b"), seen);
             assertFalse(csv.first(0, index).hasNext());
+        }
+
+        @Test
+        void isLetGoWithTheLastRowThatIsWanted() throws IOException {
+            var open = Path.of("/proc/self/fd");
+            assumeTrue(Files.isDirectory(open));
+            var csv = open("id,text\na,1\nb,2\n");
+
+            assertEquals("a", csv.first(1, csv.check()).next().id());
+
+            try (var files = Files.list(open)) {
+                assertTrue(files.noneMatch(file -> isThe(csv.file().path(), file)));
+            }
+        }
+
+        private static boolean isThe(Path file, Path link) {
+            try {
+                return Files.isSameFile(file, link);
+            } catch (IOException _) {
+                return false; // closed by now
+            }
         }
 
         @ParameterizedTest
