@@ -11094,9 +11094,9 @@ final class DifyExec implements Runnable {
         private int[] table = new int[4096];
         private byte[] marks = new byte[table.length];
         /// An event's id is looked up by each that reads it.
-        private Found last = new Found("", -1);
+        private Known last = new Known("", -1);
 
-        private record Found(String id, int entry) {}
+        private record Known(String id, int entry) {}
 
         /// What is known of so many entries. Pages are added and never copied: a growing array would be there twice.
         private static final class Page {
@@ -11112,7 +11112,7 @@ final class DifyExec implements Runnable {
             var known = last;
             if (known.entry >= 0 && known.id.equals(id)) return known.entry;
             int entry = table[slot(id.getBytes(UTF_8))] - 1;
-            last = new Found(id, entry);
+            last = new Known(id, entry);
             return entry;
         }
 
@@ -11271,9 +11271,6 @@ final class DifyExec implements Runnable {
     //
     // doubt     an attempt of whose run the server has to be asked
     // look      one question for it: by the run's id, else by the attempt's name in the app's log
-    // harvest   to take a run's end from the server's records, as if its answer had come
-    // late      of a run: it turned up after its row was sent again
-    // standing  where a row stands: none yet, or one of five outcomes
     // settle    to do for a row what a verdict says; `--settle` is how long a run may stay unlisted before it counts
     //           as not started
 
@@ -11764,8 +11761,8 @@ final class DifyExec implements Runnable {
     record Contrast(boolean trim) {
         /// So many differences of one output are told.
         private static final int MOST = 100;
+        /// What two texts that are compared word by word may have: words in all, and those of one times the other's.
         private static final int WORDS = 65_000;
-        /// What comparing two texts word by word may cost: the words of one times those of the other.
         private static final long DEAREST = 4_000_000;
         /// A word with what parts it from the next; a sign of a script without blanks is one of its own.
         private static final Pattern WORD = Pattern.compile(
@@ -13724,7 +13721,7 @@ final class DifyExec implements Runnable {
 
         /// What the log says; an input that is not there any more is left out.
         static Typed ofText(String logged, Path results) {
-            var words = WORD.matcher(logged == null ? "" : logged).results().map(word -> PART.matcher(word.group())
+            var words = WORD.matcher(logged).results().map(word -> PART.matcher(word.group())
                     .replaceAll(part -> Matcher.quoteReplacement(part.group(1) == null ? "'" : part.group(1))));
             return new Typed(words.filter(word -> word.startsWith("-")).flatMap(word -> name(word).equals(INPUT)
                     ? at(results, value(word)).map(input -> INPUT + "=" + input).stream() : Stream.of(word)).toList());
@@ -14438,7 +14435,7 @@ final class DifyExec implements Runnable {
                 return counts;
             }
 
-            /// The given share's percentiles, in seconds: `p(0.5, 0.9)`.
+            /// In seconds, of each share: `percentiles(0.5, 0.9)`.
             double[] percentiles(double... shares) {
                 if (isEmpty()) return new double[0];
                 var sorted = millis.stream().sorted().toArray();
