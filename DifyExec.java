@@ -12434,11 +12434,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param earlier retries of a former call, told in `retry_count` and not counted again
         record Tries(int failed, int throttled, int earlier) {
-            static final Tries NONE = new Tries(0, 0);
-
-            Tries(int failed, int throttled) {
-                this(failed, throttled, 0);
-            }
+            static final Tries NONE = new Tries(0, 0, 0);
 
             Tries failedOnce() {
                 return new Tries(failed + 1, throttled, earlier);

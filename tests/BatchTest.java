@@ -297,7 +297,7 @@ final class BatchTest {
             cells.put("text", "größer \"日本語\" 😀\nnext line");
             cells.put("number", "007");
             var row = new Row(0, 2, "r-1", cells);
-            var attempt = new Attempt(1, row, new Tries(2, 5), "user-1", Mode.STREAMING,
+            var attempt = new Attempt(1, row, new Tries(2, 5, 0), "user-1", Mode.STREAMING,
                     row.hash(), NOON);
             var outputs = json("{'answer':'日本語 😀','n':12345678901234567890,'price':1.10,'list':[1,null,{}]}");
             var streamed = new Seen.Ran(run("run-1"), RunStatus.SUCCEEDED, outputs.getBytes(UTF_8),

@@ -67,7 +67,7 @@ final class Given {
     }
 
     static Attempt attempt(int failed, int throttled) {
-        return attempt(Mode.BLOCKING, new Tries(failed, throttled));
+        return attempt(Mode.BLOCKING, new Tries(failed, throttled, 0));
     }
 
     static RunRef run(String id) {

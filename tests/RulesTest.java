@@ -933,7 +933,7 @@ final class RulesTest {
         }
 
         private static Doubt.Recheck recheck(Attempt... earlier) {
-            return Doubt.Recheck.of(List.of(earlier), new Tries(2, 0), NOON);
+            return Doubt.Recheck.of(List.of(earlier), new Tries(2, 0, 0), NOON);
         }
 
         @ParameterizedTest
