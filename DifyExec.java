@@ -14257,7 +14257,12 @@ final class DifyExec implements Runnable {
             return time.truncatedTo(ChronoUnit.MILLIS).toString();
         }
 
-        /// The other way round. Our own form is read digit by digit: a long log has a million of them.
+        /// As the clock on the wall shows it.
+        static String local(String pattern, Instant time) {
+            return DateTimeFormatter.ofPattern(pattern, Locale.ROOT).withZone(ZoneId.systemDefault()).format(time);
+        }
+
+        /// Reads any such time; our own form digit by digit, as a long log has a million of them.
         static Instant parse(String text) {
             if (text.length() != 24 || text.charAt(10) != 'T' || text.charAt(19) != '.' || text.charAt(23) != 'Z')
                 return Instant.parse(text);
@@ -14268,11 +14273,6 @@ final class DifyExec implements Runnable {
 
         private static int digits(String text, int from, int to) {
             return Integer.parseInt(text, from, to, 10);
-        }
-
-        /// As the clock on the wall shows it.
-        static String local(String pattern, Instant time) {
-            return DateTimeFormatter.ofPattern(pattern, Locale.ROOT).withZone(ZoneId.systemDefault()).format(time);
         }
     }
 
