@@ -9541,23 +9541,12 @@ final class DifyExec implements Runnable {
             static End of(DifyExec.Attempt attempt, Instant now, String outcome, Seen seen, String error,
                     String cause, Duration took) {
                 var usage = seen instanceof Seen.Ran ran ? ran.usage() : Usage.NONE;
-                return new End(
-                        now,
-                        attempt.row().id(),
-                        attempt.user(),
-                        (attempt.kind() == DifyExec.Attempt.Kind.TRY ? OF_TRY : "") + outcome,
-                        attempt.cells(),
-                        seen.run().map(RunRef::id).orElse(""),
-                        attempt.tries().retries(),
-                        seen instanceof Seen.Refused refused ? refused.status() : 0,
-                        cause,
-                        Plain.text(error, Plain.LONGEST_ERROR),
-                        took.toMillis() / 1000.0,
-                        usage.tokens(),
-                        usage.steps(),
-                        usage.price().orElse(null),
-                        usage.currency(),
-                        attempt.csv());
+                return new End(now, attempt.row().id(), attempt.user(),
+                        (attempt.kind() == DifyExec.Attempt.Kind.TRY ? OF_TRY : "") + outcome, attempt.cells(),
+                        seen.run().map(RunRef::id).orElse(""), attempt.tries().retries(),
+                        seen instanceof Seen.Refused refused ? refused.status() : 0, cause,
+                        Plain.text(error, Plain.LONGEST_ERROR), took.toMillis() / 1000.0, usage.tokens(), usage.steps(),
+                        usage.price().orElse(null), usage.currency(), attempt.csv());
             }
         }
 
