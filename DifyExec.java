@@ -14341,7 +14341,7 @@ final class DifyExec implements Runnable {
 
     /// Equal parts of what begins at 0.
     record Spans(int count, double width) {
-        /// As many as cover the whole, each of a round width, no more than `most`.
+        /// As many as cover the whole and its end, each of a round width: at most one more than `most`.
         static Spans of(double whole, int most) {
             double width = step(Math.max(whole, 0.01), most);
             return new Spans(Math.max(1, (int) Math.ceil(whole / width + 1e-9)), width);
