@@ -9873,7 +9873,6 @@ final class DifyExec implements Runnable {
         /// @param encoding  given, or found by a byte order mark
         /// @param delimiter given, or found by the first line `sep=;` or the header
         static Csv open(Path path, String idColumn, Optional<Charset> encoding, Optional<Character> delimiter) {
-            Source.refuseNoFile(path);
             try {
                 var file = TextFile.of(path, encoding);
                 var header = Header.of(file, delimiter);
@@ -10124,7 +10123,8 @@ final class DifyExec implements Runnable {
             static Source of(Path input) {
                 try {
                     if (!input.toString().equals("-")) {
-                        refuseNoFile(input);
+                        if (!Files.exists(input)) throw new Unusable(input + ": no such file");
+                        if (Files.isDirectory(input)) throw new Unusable(input + ": a folder, not a CSV file");
                         if (!Files.isReadable(input)) throw new Unusable(input + ": may not be read");
                         if (Files.isRegularFile(input)) return new Source(input, false);
                     }
@@ -10136,11 +10136,6 @@ final class DifyExec implements Runnable {
                 } catch (IOException problem) {
                     throw new Unusable(input + ": " + Plain.of(problem));
                 }
-            }
-
-            static void refuseNoFile(Path path) {
-                if (!Files.exists(path)) throw new Unusable(path + ": no such file");
-                if (Files.isDirectory(path)) throw new Unusable(path + ": a folder, not a CSV file");
             }
 
             @Override

@@ -25,10 +25,6 @@ final class InputTest {
     class TheCsv {
         @TempDir Path folder;
 
-        private static Csv open(Path path) {
-            return Csv.open(path, null, Optional.empty(), Optional.empty());
-        }
-
         private Csv open(byte[] bytes, String idColumn) throws IOException {
             return Csv.open(Files.write(folder.resolve("data.csv"), bytes), idColumn, Optional.empty(),
                     Optional.empty());
@@ -411,8 +407,8 @@ final class InputTest {
         void aFileThatIsNotThereAndAFolderAreToldApart() {
             var missing = folder.resolve("none.csv");
 
-            var first = assertThrows(Unusable.class, () -> open(missing));
-            var second = assertThrows(Unusable.class, () -> open(folder));
+            var first = assertThrows(Unusable.class, () -> Csv.Source.of(missing));
+            var second = assertThrows(Unusable.class, () -> Csv.Source.of(folder));
 
             assertEquals(missing + ": no such file", first.getMessage());
             assertEquals(folder + ": a folder, not a CSV file", second.getMessage());
