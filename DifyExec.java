@@ -171,10 +171,8 @@ final class DifyExec implements Runnable {
         @Override
         public <K> K create(Class<K> type) throws Exception {
             return type == Setup.class ? type.cast(new Setup(env, edits))
-                    : type == Status.class ? type.cast(new Status(env))
-                    : type == Compare.class ? type.cast(new Compare(env))
-                    : type == Merge.class ? type.cast(new Merge(env))
-                    : type == Export.class ? type.cast(new Export(env, System.out))
+                    : type == Console.class ? type.cast(new Console(env))
+                    : type == Export.class ? type.cast(new Export(System.out))
                     : type == Shell.class ? type.cast(new Shell(desk -> new Factory(env, desk::edits)))
                     : CommandLine.defaultFactory().create(type);
         }
@@ -241,13 +239,7 @@ final class DifyExec implements Runnable {
         @Option(names = "--force", description = "With --html: write over a file that is no report.")
         boolean force;
 
-        @Spec CommandSpec spec;
-
-        private final Env env;
-
-        Status(Env env) {
-            this.env = env;
-        }
+        @Mixin Console console;
 
         @Override
         public Integer call() throws IOException {
@@ -263,13 +255,12 @@ final class DifyExec implements Runnable {
         }
 
         private int tell(BatchFiles files, Optional<Csv> csv) {
-            var out = spec.commandLine().getOut();
             var timeline = new Timeline();
             var batch = html == null ? Batch.peek(files, csv) : Batch.peek(files, csv, List.of(timeline));
             if (html != null) Draft.write(html, new WebPage.Report(batch, timeline)::write);
-            if (json) out.println(StatusView.json(batch));
-            else new StatusView(batch, out, Paint.of(env, 1)).print(Lasting.next(spec, env));
-            if (html != null) spec.commandLine().getErr().println("Report: " + html);
+            if (json) console.out().println(StatusView.json(batch));
+            else new StatusView(batch, console.out(), console.paint()).print(console.next());
+            if (html != null) console.err().println("Report: " + html);
             return batch.index().isComplete() && batch.history().missingFiles.isEmpty() ? OK : ROWS_LEFT;
         }
 
@@ -284,9 +275,8 @@ final class DifyExec implements Runnable {
         }
 
         private int tell(StatusView.OfShards view) {
-            var out = spec.commandLine().getOut();
-            if (json) out.println(view.json());
-            else view.print(out, Paint.of(env, 1), Lasting.next(spec, env));
+            if (json) console.out().println(view.json());
+            else view.print(console.out(), console.paint(), console.next());
             return view.isComplete() ? OK : ROWS_LEFT;
         }
     }
@@ -319,13 +309,11 @@ final class DifyExec implements Runnable {
                 description = "Overwrite the file if it is there; leave out ids that are not in the CSV.")
         boolean force;
 
-        @Spec CommandSpec spec;
+        @Mixin Console console;
 
-        private final Env env;
         private final OutputStream standardOutput;
 
-        Export(Env env, OutputStream standardOutput) {
-            this.env = env;
+        Export(OutputStream standardOutput) {
             this.standardOutput = standardOutput;
         }
 
@@ -342,8 +330,8 @@ final class DifyExec implements Runnable {
                 var export = new Spreadsheet.OfBatch(batch, csv, names.outputs, failed, raw);
                 if (toFile) Draft.write(file, export::write);
                 else CommandLines.write(standardOutput, export::write);
-                export.tell(spec.commandLine().getErr());
-                Lasting.next(spec, env).print(batch, spec.commandLine().getErr());
+                export.tell(console.err());
+                console.next().print(batch, console.err());
                 return OK;
             }
         }
@@ -386,13 +374,7 @@ final class DifyExec implements Runnable {
         @Option(names = "--force", description = "With --csv, --html: write over a file that is there.")
         boolean force;
 
-        @Spec CommandSpec spec;
-
-        private final Env env;
-
-        Compare(Env env) {
-            this.env = env;
-        }
+        @Mixin Console console;
 
         @Override
         public Integer call() throws IOException {
@@ -411,18 +393,16 @@ final class DifyExec implements Runnable {
         }
 
         private int tell(Comparison comparison) throws IOException {
-            var out = spec.commandLine().getOut();
-            var err = spec.commandLine().getErr();
-            var view = new Comparison.View(comparison, out, Paint.of(env, 1));
+            var view = new Comparison.View(comparison, console.out(), console.paint());
             if (json) view.json();
             else view.print(all);
             if (csv != null) {
                 var sheet = Spreadsheet.OfBoth.of(comparison);
                 Draft.write(csv, sheet::write);
-                sheet.tell(err);
+                sheet.tell(console.err());
             }
             if (html != null) Draft.write(html, new WebPage.OfBoth(comparison)::write);
-            if (html != null) err.println("Page: " + html);
+            if (html != null) console.err().println("Page: " + html);
             return comparison.unequal.isEmpty() ? OK : DIFFERENT;
         }
     }
@@ -449,13 +429,7 @@ final class DifyExec implements Runnable {
         @Option(names = "--no-bom", description = "Write the results without a byte order mark.")
         boolean noBom;
 
-        @Spec CommandSpec spec;
-
-        private final Env env;
-
-        Merge(Env env) {
-            this.env = env;
-        }
+        @Mixin Console console;
 
         @Override
         public Integer call() throws IOException {
@@ -467,8 +441,8 @@ final class DifyExec implements Runnable {
                     Draft.write(files.results(), results -> merger.results(results, noBom));
                     merger.retryList();
                 });
-                merger.said().forEach(spec.commandLine().getErr()::println);
-                Lasting.next(spec, env).print(merger.batch(), spec.commandLine().getErr());
+                merger.said().forEach(console.err()::println);
+                console.next().print(merger.batch(), console.err());
                 return OK;
             }
         }
@@ -511,7 +485,7 @@ final class DifyExec implements Runnable {
         }
 
         private int report(Csv csv, Index index, Greeting server, Form form, Connection dify) {
-            var out = setup.spec.commandLine().getOut();
+            var out = setup.out();
             var inspection = Inspection.of(csv.columns(), index.notes(), form, csv.rows(_ -> true, index));
             if (json) out.println(Json.MAPPER.valueToTree(inspection).toString());
             else CheckView.print(inspection, server, out);
@@ -2191,20 +2165,47 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Where a command says what it has to say, and what can follow from it.
+    @Command // else picocli takes no mixin without options
+    static class Console {
+        @Spec(Spec.Target.MIXEE) CommandSpec spec;
+
+        final Env env;
+
+        Console(Env env) {
+            this.env = env;
+        }
+
+        PrintWriter out() {
+            return spec.commandLine().getOut();
+        }
+
+        PrintWriter err() {
+            return spec.commandLine().getErr();
+        }
+
+        /// For standard output.
+        Paint paint() {
+            return Paint.of(env, 1);
+        }
+
+        /// What follows from this call.
+        NextCall next() {
+            return Lasting.next(spec, env);
+        }
+    }
+
     /// What every command that asks a server is told of it and of the CSV.
-    static final class Setup {
+    static final class Setup extends Console {
         @ArgGroup(validate = false, order = 1, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
         @ArgGroup(validate = false, order = 3, heading = "%nServer:%n") DifyOptions dify = new DifyOptions();
         @ArgGroup(validate = false, order = 5, heading = "%nRetrying:%n") RetryOptions retrying = new RetryOptions();
 
-        @Spec(Spec.Target.MIXEE) CommandSpec spec;
-
-        private final Env env;
         private final Function<Path, UnaryOperator<Row>> edits;
 
         /// @param edits what the shell has changed in the rows of a CSV
         Setup(Env env, Function<Path, UnaryOperator<Row>> edits) {
-            this.env = env;
+            super(env);
             this.edits = edits;
         }
 
@@ -2218,15 +2219,6 @@ final class DifyExec implements Runnable {
         /// @param input the CSV as it was named: edits are kept under that
         Csv open(Csv.Source source, Path input) {
             return shape.open(source.path()).with(edits.apply(input));
-        }
-
-        PrintWriter err() {
-            return spec.commandLine().getErr();
-        }
-
-        /// What follows from this call.
-        NextCall next() {
-            return Lasting.next(spec, env);
         }
 
         /// The server of the settings, or a demo with a variable for each column.
