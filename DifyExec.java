@@ -2044,9 +2044,8 @@ final class DifyExec implements Runnable {
                         + Plain.number((long) slots * count) + " if all " + count + " run");
                 var others = selection.named().filter(id -> !shard.get().holds(id)).toList();
                 if (!others.isEmpty()) dify.err().println("Note: " + Plain.count(others.size(), "id is", "ids are")
-                        + " of other shards and passed over here ("
-                        + others.stream().limit(3).map(Plain::id).collect(joining(", "))
-                        + (others.size() > 3 ? ", …" : "") + ").");
+                        + " of other shards and passed over here (" + Plain.first(3, others.stream().map(Plain::id))
+                        + ").");
             }
 
             /// The form, once every wanted row has been held against it.
@@ -2916,7 +2915,7 @@ final class DifyExec implements Runnable {
     record StatusView(Batch batch, PrintWriter out, Paint paint) {
         /// From here on a rate says more than how the first rows happened to fall.
         static final Duration RATED = Duration.ofSeconds(10);
-        private static final int BAR = 30, STRANGERS = 5;
+        private static final int BAR = 30;
         private static final List<Standing> ORDER = List.of(Standing.SUCCEEDED, Standing.PARTIAL, Standing.FAILED,
                 Standing.PAUSED, Standing.UNKNOWN, Standing.PENDING);
 
@@ -2952,8 +2951,7 @@ final class DifyExec implements Runnable {
             return batch.history().session.map(session -> " · " + Plain.text("app " + session.app()
                     + ", Dify " + session.server(), 80)).orElse("")
                     + (versions.isEmpty() ? "" : versions.size() == 1 ? " · version " : " · versions ")
-                    + versions.stream().limit(3).map(version -> Plain.text(version, 40)).collect(joining(", "))
-                    + (versions.size() > 3 ? ", …" : "");
+                    + Plain.first(3, versions.stream().map(version -> Plain.text(version, 40)));
         }
 
         /// What a person should know of the files before the batch goes on.
@@ -2969,8 +2967,7 @@ final class DifyExec implements Runnable {
         static void strangers(List<String> ids, PrintWriter err) {
             if (!ids.isEmpty()) err.println((ids.size() == 1 ? "1 id of .retry is not in the CSV: "
                     : ids.size() + " ids of .retry are not in the CSV: ")
-                    + ids.stream().limit(STRANGERS).map(Plain::id).collect(joining(", "))
-                    + (ids.size() > STRANGERS ? ", …" : ""));
+                    + Plain.first(5, ids.stream().map(Plain::id)));
         }
 
         /// A try that a crash cut off is found here again.
@@ -3206,8 +3203,8 @@ final class DifyExec implements Runnable {
                 out.println("Every row has a success.");
                 return;
             }
-            boolean isPending = index.count(Standing.PENDING) > 0, isOpen = index.count(Standing.FAILED) == 0;
-            if (isOpen && !isPending)
+            boolean isPending = index.count(Standing.PENDING) > 0;
+            if (!isPending && index.count(Standing.FAILED) == 0)
                 out.println("What is open is looked up by the next call; --resend-unknown sends it again.");
             new NextCall(invocation, typed.and(batch.typed())).print(isPending ? "run" : "retry",
                     batch.files().results(), out);
@@ -3954,16 +3951,11 @@ final class DifyExec implements Runnable {
                 var inputs = new LinkedHashMap<>(ending.inputs());
                 if (inputs.isEmpty())
                     cells.forEach((column, cell) -> inputs.put(column, new Ending.Literal(cell, false)));
-                var row = new ArrayList<Object>(List.of(
-                        Plain.text(batch.index().id(entry), LONGEST),
-                        standing.ordinal(),
-                        standing.isOnRetryList() ? cause : -1,
-                        batch.ledger().millis(entry) / 1000.0,
-                        ending.tokens(),
-                        ending.price().isEmpty() ? "" : ending.price() + " " + ending.currency(),
-                        ending.run(),
-                        values(inputs),
-                        values(ending.outputs()),
+                var row = new ArrayList<Object>(List.of(Plain.text(batch.index().id(entry), LONGEST),
+                        standing.ordinal(), standing.isOnRetryList() ? cause : -1,
+                        batch.ledger().millis(entry) / 1000.0, ending.tokens(),
+                        ending.price().isEmpty() ? "" : ending.price() + " " + ending.currency(), ending.run(),
+                        values(inputs), values(ending.outputs()),
                         endings.traces(entry).stream().filter(trace -> !trace.attempt.isOfTry())
                                 .map(trace -> attempt(trace, ending.run())).toList()));
                 if (ending.edited()) row.add(true);
@@ -3973,11 +3965,8 @@ final class DifyExec implements Runnable {
             /// `[start, mode, outcome, seconds, error, run if it is another than the row's]`
             private List<Object> attempt(Ledger.Endings.Trace trace, String run) {
                 var end = trace.end();
-                return List.of(
-                        trace.attempt.t().toEpochMilli() - start(),
-                        trace.attempt.mode(),
-                        end.map(Event.End::outcome).orElse(""),
-                        end.map(Event.End::seconds).orElse(0.0),
+                return List.of(trace.attempt.t().toEpochMilli() - start(), trace.attempt.mode(),
+                        end.map(Event.End::outcome).orElse(""), end.map(Event.End::seconds).orElse(0.0),
                         end.map(Event.End::error).orElse(""),
                         end.map(Event.End::run).filter(other -> !other.equals(run)).orElse(""));
             }
@@ -4700,10 +4689,9 @@ final class DifyExec implements Runnable {
             var figures = new ArrayList<Figure>(List.of(
                     new Figure("rows", one.index().size(), two.index().size(), 0),
                     new Figure("percent succeeded", succeeded(one.index()), succeeded(two.index()), 1)));
-            double[] fast = first.latencies.percentiles(0.5, 0.9);
-            double[] slow = second.latencies.percentiles(0.5, 0.9);
-            for (int i = 0; i < 2; i++) figures.add(new Figure(i == 0 ? "seconds p50" : "seconds p90",
-                    fast.length == 0 ? Double.NaN : fast[i], slow.length == 0 ? Double.NaN : slow[i], 2));
+            Map<String, Double> before = first.latencies.percentiles(), after = second.latencies.percentiles();
+            for (var name : List.of("p50", "p90")) figures.add(new Figure("seconds " + name,
+                    before.getOrDefault(name, Double.NaN), after.getOrDefault(name, Double.NaN), 2));
             figures.add(new Figure("tokens", first.tokens, second.tokens, 0));
             Map<String, BigDecimal> cost = first.prices, other = second.prices;
             union(cost.keySet(), other.keySet()).forEach(currency -> figures.add(Figure.ofPrice(currency,
@@ -4785,13 +4773,12 @@ final class DifyExec implements Runnable {
 
             /// The keys and their order are a promise; see `docs/compare.md`. Written row by row.
             void json() throws IOException {
-                var head = new LinkedHashMap<String, Object>();
+                var head = object();
                 both.matches.forEach((match, rows) -> head.put(match.key(), rows));
-                head.put("inputs_differ", both.otherInputs.cardinality());
-                head.put("outputs", both.outputs);
-                var figures = new LinkedHashMap<String, Object>();
+                var figures = object();
                 both.figures().forEach(figure -> figures.put(figure.name().replace(' ', '_'), figure.json()));
-                head.put("figures", figures);
+                head.putAll(object("inputs_differ", both.otherInputs.cardinality(), "outputs", both.outputs,
+                        "figures", figures));
                 var text = Json.Tokens.text(head);
                 out.print(text.substring(0, text.length() - 1) + ",\"rows\":[");
                 int[] rows = both.unequal.stream().toArray();
@@ -5520,7 +5507,7 @@ final class DifyExec implements Runnable {
             int busy = running.size() + saving.size();
             if (busy > 0 && terms.limits().grace().isPositive()) watcher.say("Stopping: " + busy
                     + " running rows get up to " + Plain.seconds(terms.limits().grace())
-                            + " to end; Ctrl-C again stops at once.");
+                    + " to end; Ctrl-C again stops at once.");
         }
 
         /// Asks Dify to stop what runs, and gives the ends a moment to arrive. False: there is nothing to wait for.
