@@ -907,7 +907,7 @@ final class DifyExec implements Runnable {
             footer = {"A value with blanks or line breaks goes in quotes:  set r-7 text=\"two words\"",
                     "'help COMMAND' says more."})
     static final class Desk implements Runnable {
-        /// Of its commands; picocli sorts them by name.
+        /// Its commands as `help` lists them; picocli sorts them by name.
         private static final List<String> ORDER = List.of("open", "failures", "show", "set", "unset", "edits", "try",
                 "accept", "run", "retry", "save", "exit", "help");
         private static final int SHOWN = 50;
@@ -1587,9 +1587,6 @@ final class DifyExec implements Runnable {
         }
 
         @Override
-        public void watch(Tally tally) {}
-
-        @Override
         public void ran(Attempt attempt, Seen.Ran ran, Instant at) {
             last = Optional.of(new Desk.Tried(attempt, ran, at));
         }
@@ -1686,8 +1683,7 @@ final class DifyExec implements Runnable {
         }
 
         private void attempt(Ledger.Endings.Trace trace) {
-            out.println("  " + Times.local("yyyy-MM-dd HH:mm:ss xxx", trace.attempt.t()) + "  "
-                    + Plain.text(trace.attempt.mode(), 20)
+            out.println("  " + Times.local(trace.attempt.t()) + "  " + Plain.text(trace.attempt.mode(), 20)
                     + (trace.attempt.csv().isEmpty() ? "" : ", edited")
                     + (trace.ends.isEmpty() ? "  no end known" + run(trace.run) : ""));
             for (var end : trace.ends) out.println("    " + Plain.text(end.outcome().replace('_', ' '), 40)
@@ -2973,7 +2969,7 @@ final class DifyExec implements Runnable {
         /// A try that a crash cut off is found here again.
         static void openTries(Batch batch, PrintWriter err) {
             for (var known : batch.history().openTries()) err.println("The end of a try of row " + Plain.id(known.id())
-                    + ", begun " + Times.local("yyyy-MM-dd HH:mm:ss xxx", known.at()) + ", is not known"
+                    + ", begun " + Times.local(known.at()) + ", is not known"
                     + known.run().map(run -> " (run " + Plain.id(run.id()) + ")").orElse("")
                     + "; in the shell, 'try " + Plain.shell(Plain.id(known.id())) + "' looks it up.");
         }
@@ -3020,7 +3016,7 @@ final class DifyExec implements Runnable {
             if (history.startedAt != null) {
                 figures.put("time", Plain.seconds(history.running()));
                 figures.put("", Times.local("yyyy-MM-dd HH:mm:ss", history.startedAt) + " to "
-                        + Times.local("yyyy-MM-dd HH:mm:ss xxx", history.updatedAt));
+                        + Times.local(history.updatedAt));
             }
             if (rate(batch) > 0 && history.running().compareTo(RATED) >= 0)
                 figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
@@ -3154,8 +3150,8 @@ final class DifyExec implements Runnable {
                         .map(standing -> " %11s".formatted(standing.word())).collect(joining())
                         + " %9s  %s".formatted("in flight", "last event")));
                 for (var one : each) line(out, one.shard().toString(), standings, one.counts(),
-                        one.history().inFlight(), !one.begun() ? "not begun" : one.history().updatedAt == null ? ""
-                                : Times.local("yyyy-MM-dd HH:mm:ss xxx", one.history().updatedAt));
+                        one.history().inFlight(), !one.begun() ? "not begun"
+                                : one.history().updatedAt == null ? "" : Times.local(one.history().updatedAt));
                 line(out, "total", standings, counts(index::count), sum(History::inFlight), "");
                 out.println();
                 next.print("merge", shards.whole().results(), out);
@@ -3196,7 +3192,7 @@ final class DifyExec implements Runnable {
     /// @param typed what it takes over from the call before
     record NextCall(Env.Invocation invocation, Typed typed) {
 
-        /// It goes on with a batch; where this call leaves something open, with what its last run was told.
+        /// It goes on with a batch, as this call was told; what that does not say, as the batch's last run was.
         void print(Batch batch, PrintWriter out) {
             var index = batch.index();
             if (index.isComplete()) {
@@ -4427,7 +4423,7 @@ final class DifyExec implements Runnable {
         /// Names to ignore that have not turned up.
         private final Set<String> unmet;
 
-        /// Where a row of two batches stands; what has no success yet has failed here, is paused or unknown.
+        /// Where a row of two batches stands; the side on which it FAILED may have it paused or unknown as well.
         enum Match {
             SAME(Standing.SUCCEEDED), DIFFERENT(Standing.PARTIAL), ONLY_FIRST(Standing.PAUSED),
             ONLY_SECOND(Standing.PAUSED), FAILED_FIRST(Standing.FAILED), FAILED_SECOND(Standing.FAILED),
@@ -5090,7 +5086,7 @@ final class DifyExec implements Runnable {
         private Seen run(Attempt attempt) {
             try {
                 return workflow.run(attempt, heard -> {
-                    // what is said by rows is too much
+                    // what the runs of all rows say would be too much
                     if (attempt.kind() == Attempt.Kind.TRY || !(heard instanceof Heard.Said))
                         ports.mailbox().add(() -> heard(attempt, heard));
                 });
@@ -5220,7 +5216,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The run that has just ended, and those that have begun beside it: where one is let in after the other, they
-        /// have been out for longer than it waited. Not by a hair, as the one that now follows it in.
+        /// have been out for longer than it waited, and not by a hair only, as the one that now takes its place.
         private int begun(Duration waited, Usage usage, Instant now) {
             var sent = now.minus(waited).minus(usage.within(waited).dividedBy(10));
             return 1 + (int) running.values().stream().filter(some -> some.attempt.at().isBefore(sent)).count();
@@ -5387,7 +5383,7 @@ final class DifyExec implements Runnable {
             if (seen instanceof Seen.Ran ran) notice(ran);
         }
 
-        /// A new version; and once a batch that links expire, as those of later rows fare as those of the first.
+        /// Tells of a new version; and once, by the first row that has such links, that they expire.
         private void notice(Seen.Ran ran) {
             var former = version;
             if (!ran.workflowId().isEmpty()) version = ran.workflowId();
@@ -5488,7 +5484,7 @@ final class DifyExec implements Runnable {
         }
 
         private void turnedUp(Attempt attempt, Found found, Instant now) {
-            if (!agenda.isLate(attempt)) return;
+            if (!agenda.turnedUp(attempt)) return;
             var run = found.run().orElse(RunRef.NONE);
             batch.record(new Event.Late(now, attempt.row().id(), attempt.user(), run.id(), found.word()));
             tally.late++;
@@ -5711,8 +5707,8 @@ final class DifyExec implements Runnable {
             unseen(row).forEach(attempt -> resent.add(attempt.user()));
         }
 
-        /// It has turned up, so it is not unseen any more.
-        boolean isLate(Attempt attempt) {
+        /// It is not unseen any more. True: late, its row was sent again.
+        boolean turnedUp(Attempt attempt) {
             return unseen.getOrDefault(attempt.row().index(), new ArrayList<>())
                     .removeIf(other -> other.user().equals(attempt.user())) && resent.contains(attempt.user());
         }
@@ -5884,9 +5880,10 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Who looks on: progress on a terminal, or nobody.
+    /// Who looks on: the progress of a batch, or a try in the shell.
     interface Watcher {
-        void watch(Tally tally);
+        /// Some time has passed.
+        default void watch(Tally tally) {}
 
         /// The run of a try goes on: its nodes and its text.
         default void heard(Heard.Said said) {}
@@ -5935,7 +5932,7 @@ final class DifyExec implements Runnable {
                     case Reply.Got(var parameters) -> {
                         return Form.of(parameters, csv.columns(), folders, Route.Release.of(version).fillsIn());
                     }
-                    // a refusal with a code is Dify's own; else a proxy may let this one path not through
+                    // Dify's own refusals have a code; one without may be a proxy's, of this path alone
                     case Reply.NotGot(Seen.Refused refused) when refused.isBusy() || !refused.code().isEmpty()
                             && refusal(refused, judge).isPresent() -> await(refused, tries, judge, err, "");
                     case Reply.NotGot(var seen) -> {
@@ -6150,7 +6147,7 @@ final class DifyExec implements Runnable {
         record NotGot<T>(Seen seen) implements Reply<T> {}
     }
 
-    /// What can be asked of Dify's Service API: run, look, stop, info. Never sleeps, never retries, never writes.
+    /// What can be asked of Dify's Service API. Never sleeps, never retries, never judges.
     ///
     /// @param timeout    one run: from its first event (streaming) or from sending (blocking) to its end
     /// @param firstEvent how long a stream may say nothing before its first event
@@ -7181,8 +7178,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The server's door, as our requests for runs find it. Of ten connections Dify leaves the eleventh outside
-        /// without a sign: for good, if each of those inside is used again for the next request. Any thread may use it.
+        /// The server's door, as our requests for runs find it. Dify lets ten connections in and leaves the eleventh
+        /// outside without a sign: for good, if each of those inside is used again for the next request. Any thread may
+        /// use it.
         static final class Door {
             /// Runs of 2 s are long enough for a connection each.
             private static final Duration LONG = Duration.ofSeconds(2);
@@ -7289,7 +7287,7 @@ final class DifyExec implements Runnable {
         record Room(long most) {
             private static final long TIMES = 10, LEAST = 1 << 20;
 
-            /// A fair share of Java's memory. @param runs how many there may be at a time
+            /// A fair share of Java's memory, where there may be so many runs at a time.
             static Room of(int runs) {
                 return new Room(Math.max(LEAST, Runtime.getRuntime().maxMemory() / (TIMES * runs)));
             }
@@ -14267,7 +14265,11 @@ final class DifyExec implements Runnable {
             return time.truncatedTo(ChronoUnit.MILLIS).toString();
         }
 
-        /// As the clock on the wall shows it.
+        /// As the clock on the wall shows it: `2026-01-16 13:00:00 +01:00`.
+        static String local(Instant time) {
+            return local("yyyy-MM-dd HH:mm:ss xxx", time);
+        }
+
         static String local(String pattern, Instant time) {
             return DateTimeFormatter.ofPattern(pattern, Locale.ROOT).withZone(ZoneId.systemDefault()).format(time);
         }
