@@ -1388,13 +1388,13 @@ final class DifyExec implements Runnable {
         List<Integer> failures(String text) {
             var batch = batch();
             var wanted = text.toLowerCase(Locale.ROOT);
-            return failed(batch.index())
+            return onRetryList(batch.index())
                     .filter(entry -> Stream.of(batch.index().id(entry), batch.history().cause(entry))
                             .anyMatch(told -> told.toLowerCase(Locale.ROOT).contains(wanted)))
                     .boxed().toList();
         }
 
-        private static IntStream failed(Index index) {
+        private static IntStream onRetryList(Index index) {
             return IntStream.range(0, index.rows()).filter(entry -> index.standing(entry).isOnRetryList());
         }
 
@@ -1403,7 +1403,7 @@ final class DifyExec implements Runnable {
             if (!isOpen()) return "dify> ";
             var name = Plain.text(files().results().getFileName().toString(), 40);
             try {
-                long failed = failed(batch().index()).count();
+                long failed = onRetryList(batch().index()).count();
                 return name + (failed == 0 ? "" : " (" + failed + " failed)") + " dify> ";
             } catch (Unusable _) {
                 return name + " (?) dify> "; // the next command says what is wrong
@@ -1538,7 +1538,7 @@ final class DifyExec implements Runnable {
                 var stop = engine.runToLastWords();
                 if (engine.tally.succeeded() == 1) // paid for, also when Ctrl-C came with its end
                     trial.last.ifPresent(tried -> desk.tried.put(id, tried));
-                return trial.end(id, engine.tally, stop);
+                return trial.conclude(id, engine.tally, stop);
             }
         }
 
@@ -1611,7 +1611,7 @@ final class DifyExec implements Runnable {
         }
 
         /// How it went, and the next command to type. Returns the exit code.
-        private int end(String id, Tally tally, Optional<Stop> stop) {
+        private int conclude(String id, Tally tally, Optional<Stop> stop) {
             if (tally.harvested > 0) out.println("The run of an earlier try was looked up; no new one was started.");
             if (stop.isPresent() || outcome.isEmpty()) {
                 if (stop.filter(reason -> reason.code() == INTERRUPTED).isPresent()) out.println(); // after ^C
