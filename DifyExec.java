@@ -166,7 +166,7 @@ final class DifyExec implements Runnable {
         spec.commandLine().usage(spec.commandLine().getOut());
     }
 
-    /// Gives the commands the environment they read the key from, and what the shell has edited.
+    /// Gives the commands their environment, and what the shell has edited.
     record Factory(Env env, Function<Path, UnaryOperator<Row>> edits) implements CommandLine.IFactory {
         @Override
         public <K> K create(Class<K> type) throws Exception {
@@ -927,7 +927,7 @@ final class DifyExec implements Runnable {
         /// The form as far as it could be had; `note` says why not, or is empty.
         record KnownForm(Form form, String note) {}
 
-        /// A run of a try that succeeded, when it did.
+        /// A run of a try that succeeded, and when it did.
         record Tried(Attempt attempt, Seen.Ran ran, Instant at) {}
 
         Desk(Shell shell) {
