@@ -166,15 +166,13 @@ final class DifyExec implements Runnable {
         spec.commandLine().usage(spec.commandLine().getOut());
     }
 
-    /// Gives the commands the environment they read the key from, and what the shell has edited.
+    /// Gives the commands their environment, and what the shell has edited.
     record Factory(Env env, Function<Path, UnaryOperator<Row>> edits) implements CommandLine.IFactory {
         @Override
         public <K> K create(Class<K> type) throws Exception {
             return type == Setup.class ? type.cast(new Setup(env, edits))
-                    : type == Status.class ? type.cast(new Status(env))
-                    : type == Compare.class ? type.cast(new Compare(env))
-                    : type == Merge.class ? type.cast(new Merge(env))
-                    : type == Export.class ? type.cast(new Export(env, System.out))
+                    : type == Console.class ? type.cast(new Console(env))
+                    : type == Export.class ? type.cast(new Export(System.out))
                     : type == Shell.class ? type.cast(new Shell(desk -> new Factory(env, desk::edits)))
                     : CommandLine.defaultFactory().create(type);
         }
@@ -241,13 +239,7 @@ final class DifyExec implements Runnable {
         @Option(names = "--force", description = "With --html: write over a file that is no report.")
         boolean force;
 
-        @Spec CommandSpec spec;
-
-        private final Env env;
-
-        Status(Env env) {
-            this.env = env;
-        }
+        @Mixin Console console;
 
         @Override
         public Integer call() throws IOException {
@@ -263,13 +255,12 @@ final class DifyExec implements Runnable {
         }
 
         private int tell(BatchFiles files, Optional<Csv> csv) {
-            var out = spec.commandLine().getOut();
             var timeline = new Timeline();
             var batch = html == null ? Batch.peek(files, csv) : Batch.peek(files, csv, List.of(timeline));
             if (html != null) Draft.write(html, new WebPage.Report(batch, timeline)::write);
-            if (json) out.println(StatusView.json(batch));
-            else new StatusView(batch, out, Paint.of(env, 1)).print(Lasting.next(spec, env));
-            if (html != null) spec.commandLine().getErr().println("Report: " + html);
+            if (json) console.out().println(StatusView.json(batch));
+            else new StatusView(batch, console.out(), console.paint()).print(console.next());
+            if (html != null) console.err().println("Report: " + html);
             return batch.index().isComplete() && batch.history().missingFiles.isEmpty() ? OK : ROWS_LEFT;
         }
 
@@ -284,9 +275,8 @@ final class DifyExec implements Runnable {
         }
 
         private int tell(StatusView.OfShards view) {
-            var out = spec.commandLine().getOut();
-            if (json) out.println(view.json());
-            else view.print(out, Paint.of(env, 1), Lasting.next(spec, env));
+            if (json) console.out().println(view.json());
+            else view.print(console.out(), console.paint(), console.next());
             return view.isComplete() ? OK : ROWS_LEFT;
         }
     }
@@ -319,13 +309,11 @@ final class DifyExec implements Runnable {
                 description = "Overwrite the file if it is there; leave out ids that are not in the CSV.")
         boolean force;
 
-        @Spec CommandSpec spec;
+        @Mixin Console console;
 
-        private final Env env;
         private final OutputStream standardOutput;
 
-        Export(Env env, OutputStream standardOutput) {
-            this.env = env;
+        Export(OutputStream standardOutput) {
             this.standardOutput = standardOutput;
         }
 
@@ -342,8 +330,8 @@ final class DifyExec implements Runnable {
                 var export = new Spreadsheet.OfBatch(batch, csv, names.outputs, failed, raw);
                 if (toFile) Draft.write(file, export::write);
                 else CommandLines.write(standardOutput, export::write);
-                export.tell(spec.commandLine().getErr());
-                Lasting.next(spec, env).print(batch, spec.commandLine().getErr());
+                export.tell(console.err());
+                console.next().print(batch, console.err());
                 return OK;
             }
         }
@@ -386,13 +374,7 @@ final class DifyExec implements Runnable {
         @Option(names = "--force", description = "With --csv, --html: write over a file that is there.")
         boolean force;
 
-        @Spec CommandSpec spec;
-
-        private final Env env;
-
-        Compare(Env env) {
-            this.env = env;
-        }
+        @Mixin Console console;
 
         @Override
         public Integer call() throws IOException {
@@ -411,18 +393,16 @@ final class DifyExec implements Runnable {
         }
 
         private int tell(Comparison comparison) throws IOException {
-            var out = spec.commandLine().getOut();
-            var err = spec.commandLine().getErr();
-            var view = new Comparison.View(comparison, out, Paint.of(env, 1));
+            var view = new Comparison.View(comparison, console.out(), console.paint());
             if (json) view.json();
             else view.print(all);
             if (csv != null) {
                 var sheet = Spreadsheet.OfBoth.of(comparison);
                 Draft.write(csv, sheet::write);
-                sheet.tell(err);
+                sheet.tell(console.err());
             }
             if (html != null) Draft.write(html, new WebPage.OfBoth(comparison)::write);
-            if (html != null) err.println("Page: " + html);
+            if (html != null) console.err().println("Page: " + html);
             return comparison.unequal.isEmpty() ? OK : DIFFERENT;
         }
     }
@@ -449,13 +429,7 @@ final class DifyExec implements Runnable {
         @Option(names = "--no-bom", description = "Write the results without a byte order mark.")
         boolean noBom;
 
-        @Spec CommandSpec spec;
-
-        private final Env env;
-
-        Merge(Env env) {
-            this.env = env;
-        }
+        @Mixin Console console;
 
         @Override
         public Integer call() throws IOException {
@@ -467,8 +441,8 @@ final class DifyExec implements Runnable {
                     Draft.write(files.results(), results -> merger.results(results, noBom));
                     merger.retryList();
                 });
-                merger.said().forEach(spec.commandLine().getErr()::println);
-                Lasting.next(spec, env).print(merger.batch(), spec.commandLine().getErr());
+                merger.said().forEach(console.err()::println);
+                console.next().print(merger.batch(), console.err());
                 return OK;
             }
         }
@@ -511,7 +485,7 @@ final class DifyExec implements Runnable {
         }
 
         private int report(Csv csv, Index index, Greeting server, Form form, Connection dify) {
-            var out = setup.spec.commandLine().getOut();
+            var out = setup.out();
             var inspection = Inspection.of(csv.columns(), index.notes(), form, csv.rows(_ -> true, index));
             if (json) out.println(Json.MAPPER.valueToTree(inspection).toString());
             else CheckView.print(inspection, server, out);
@@ -933,7 +907,7 @@ final class DifyExec implements Runnable {
             footer = {"A value with blanks or line breaks goes in quotes:  set r-7 text=\"two words\"",
                     "'help COMMAND' says more."})
     static final class Desk implements Runnable {
-        /// Of its commands; picocli sorts them by name.
+        /// Its commands as `help` lists them; picocli sorts them by name.
         private static final List<String> ORDER = List.of("open", "failures", "show", "set", "unset", "edits", "try",
                 "accept", "run", "retry", "save", "exit", "help");
         private static final int SHOWN = 50;
@@ -953,7 +927,7 @@ final class DifyExec implements Runnable {
         /// The form as far as it could be had; `note` says why not, or is empty.
         record KnownForm(Form form, String note) {}
 
-        /// A run of a try that succeeded, when it did.
+        /// A run of a try that succeeded, and when it did.
         record Tried(Attempt attempt, Seen.Ran ran, Instant at) {}
 
         Desk(Shell shell) {
@@ -1414,13 +1388,13 @@ final class DifyExec implements Runnable {
         List<Integer> failures(String text) {
             var batch = batch();
             var wanted = text.toLowerCase(Locale.ROOT);
-            return failed(batch.index())
+            return onRetryList(batch.index())
                     .filter(entry -> Stream.of(batch.index().id(entry), batch.history().cause(entry))
                             .anyMatch(told -> told.toLowerCase(Locale.ROOT).contains(wanted)))
                     .boxed().toList();
         }
 
-        private static IntStream failed(Index index) {
+        private static IntStream onRetryList(Index index) {
             return IntStream.range(0, index.rows()).filter(entry -> index.standing(entry).isOnRetryList());
         }
 
@@ -1429,7 +1403,7 @@ final class DifyExec implements Runnable {
             if (!isOpen()) return "dify> ";
             var name = Plain.text(files().results().getFileName().toString(), 40);
             try {
-                long failed = failed(batch().index()).count();
+                long failed = onRetryList(batch().index()).count();
                 return name + (failed == 0 ? "" : " (" + failed + " failed)") + " dify> ";
             } catch (Unusable _) {
                 return name + " (?) dify> "; // the next command says what is wrong
@@ -1564,7 +1538,7 @@ final class DifyExec implements Runnable {
                 var stop = engine.runToLastWords();
                 if (engine.tally.succeeded() == 1) // paid for, also when Ctrl-C came with its end
                     trial.last.ifPresent(tried -> desk.tried.put(id, tried));
-                return trial.end(id, engine.tally, stop);
+                return trial.conclude(id, engine.tally, stop);
             }
         }
 
@@ -1613,9 +1587,6 @@ final class DifyExec implements Runnable {
         }
 
         @Override
-        public void watch(Tally tally) {}
-
-        @Override
         public void ran(Attempt attempt, Seen.Ran ran, Instant at) {
             last = Optional.of(new Desk.Tried(attempt, ran, at));
         }
@@ -1640,7 +1611,7 @@ final class DifyExec implements Runnable {
         }
 
         /// How it went, and the next command to type. Returns the exit code.
-        private int end(String id, Tally tally, Optional<Stop> stop) {
+        private int conclude(String id, Tally tally, Optional<Stop> stop) {
             if (tally.harvested > 0) out.println("The run of an earlier try was looked up; no new one was started.");
             if (stop.isPresent() || outcome.isEmpty()) {
                 if (stop.filter(reason -> reason.code() == INTERRUPTED).isPresent()) out.println(); // after ^C
@@ -1712,8 +1683,7 @@ final class DifyExec implements Runnable {
         }
 
         private void attempt(Ledger.Endings.Trace trace) {
-            out.println("  " + Times.local("yyyy-MM-dd HH:mm:ss xxx", trace.attempt.t()) + "  "
-                    + Plain.text(trace.attempt.mode(), 20)
+            out.println("  " + Times.local(trace.attempt.t()) + "  " + Plain.text(trace.attempt.mode(), 20)
                     + (trace.attempt.csv().isEmpty() ? "" : ", edited")
                     + (trace.ends.isEmpty() ? "  no end known" + run(trace.run) : ""));
             for (var end : trace.ends) out.println("    " + Plain.text(end.outcome().replace('_', ' '), 40)
@@ -2070,9 +2040,8 @@ final class DifyExec implements Runnable {
                         + Plain.number((long) slots * count) + " if all " + count + " run");
                 var others = selection.named().filter(id -> !shard.get().holds(id)).toList();
                 if (!others.isEmpty()) dify.err().println("Note: " + Plain.count(others.size(), "id is", "ids are")
-                        + " of other shards and passed over here ("
-                        + others.stream().limit(3).map(Plain::id).collect(joining(", "))
-                        + (others.size() > 3 ? ", …" : "") + ").");
+                        + " of other shards and passed over here (" + Plain.first(3, others.stream().map(Plain::id))
+                        + ").");
             }
 
             /// The form, once every wanted row has been held against it.
@@ -2191,20 +2160,47 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Where a command says what it has to say, and what can follow from it.
+    @Command // else picocli takes no mixin without options
+    static class Console {
+        @Spec(Spec.Target.MIXEE) CommandSpec spec;
+
+        final Env env;
+
+        Console(Env env) {
+            this.env = env;
+        }
+
+        PrintWriter out() {
+            return spec.commandLine().getOut();
+        }
+
+        PrintWriter err() {
+            return spec.commandLine().getErr();
+        }
+
+        /// For standard output.
+        Paint paint() {
+            return Paint.of(env, 1);
+        }
+
+        /// What follows from this call.
+        NextCall next() {
+            return Lasting.next(spec, env);
+        }
+    }
+
     /// What every command that asks a server is told of it and of the CSV.
-    static final class Setup {
+    static final class Setup extends Console {
         @ArgGroup(validate = false, order = 1, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
         @ArgGroup(validate = false, order = 3, heading = "%nServer:%n") DifyOptions dify = new DifyOptions();
         @ArgGroup(validate = false, order = 5, heading = "%nRetrying:%n") RetryOptions retrying = new RetryOptions();
 
-        @Spec(Spec.Target.MIXEE) CommandSpec spec;
-
-        private final Env env;
         private final Function<Path, UnaryOperator<Row>> edits;
 
         /// @param edits what the shell has changed in the rows of a CSV
         Setup(Env env, Function<Path, UnaryOperator<Row>> edits) {
-            this.env = env;
+            super(env);
             this.edits = edits;
         }
 
@@ -2218,15 +2214,6 @@ final class DifyExec implements Runnable {
         /// @param input the CSV as it was named: edits are kept under that
         Csv open(Csv.Source source, Path input) {
             return shape.open(source.path()).with(edits.apply(input));
-        }
-
-        PrintWriter err() {
-            return spec.commandLine().getErr();
-        }
-
-        /// What follows from this call.
-        NextCall next() {
-            return Lasting.next(spec, env);
         }
 
         /// The server of the settings, or a demo with a variable for each column.
@@ -2924,7 +2911,7 @@ final class DifyExec implements Runnable {
     record StatusView(Batch batch, PrintWriter out, Paint paint) {
         /// From here on a rate says more than how the first rows happened to fall.
         static final Duration RATED = Duration.ofSeconds(10);
-        private static final int BAR = 30, STRANGERS = 5;
+        private static final int BAR = 30;
         private static final List<Standing> ORDER = List.of(Standing.SUCCEEDED, Standing.PARTIAL, Standing.FAILED,
                 Standing.PAUSED, Standing.UNKNOWN, Standing.PENDING);
 
@@ -2960,8 +2947,7 @@ final class DifyExec implements Runnable {
             return batch.history().session.map(session -> " · " + Plain.text("app " + session.app()
                     + ", Dify " + session.server(), 80)).orElse("")
                     + (versions.isEmpty() ? "" : versions.size() == 1 ? " · version " : " · versions ")
-                    + versions.stream().limit(3).map(version -> Plain.text(version, 40)).collect(joining(", "))
-                    + (versions.size() > 3 ? ", …" : "");
+                    + Plain.first(3, versions.stream().map(version -> Plain.text(version, 40)));
         }
 
         /// What a person should know of the files before the batch goes on.
@@ -2977,14 +2963,13 @@ final class DifyExec implements Runnable {
         static void strangers(List<String> ids, PrintWriter err) {
             if (!ids.isEmpty()) err.println((ids.size() == 1 ? "1 id of .retry is not in the CSV: "
                     : ids.size() + " ids of .retry are not in the CSV: ")
-                    + ids.stream().limit(STRANGERS).map(Plain::id).collect(joining(", "))
-                    + (ids.size() > STRANGERS ? ", …" : ""));
+                    + Plain.first(5, ids.stream().map(Plain::id)));
         }
 
         /// A try that a crash cut off is found here again.
         static void openTries(Batch batch, PrintWriter err) {
             for (var known : batch.history().openTries()) err.println("The end of a try of row " + Plain.id(known.id())
-                    + ", begun " + Times.local("yyyy-MM-dd HH:mm:ss xxx", known.at()) + ", is not known"
+                    + ", begun " + Times.local(known.at()) + ", is not known"
                     + known.run().map(run -> " (run " + Plain.id(run.id()) + ")").orElse("")
                     + "; in the shell, 'try " + Plain.shell(Plain.id(known.id())) + "' looks it up.");
         }
@@ -3031,7 +3016,7 @@ final class DifyExec implements Runnable {
             if (history.startedAt != null) {
                 figures.put("time", Plain.seconds(history.running()));
                 figures.put("", Times.local("yyyy-MM-dd HH:mm:ss", history.startedAt) + " to "
-                        + Times.local("yyyy-MM-dd HH:mm:ss xxx", history.updatedAt));
+                        + Times.local(history.updatedAt));
             }
             if (rate(batch) > 0 && history.running().compareTo(RATED) >= 0)
                 figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
@@ -3165,8 +3150,8 @@ final class DifyExec implements Runnable {
                         .map(standing -> " %11s".formatted(standing.word())).collect(joining())
                         + " %9s  %s".formatted("in flight", "last event")));
                 for (var one : each) line(out, one.shard().toString(), standings, one.counts(),
-                        one.history().inFlight(), !one.begun() ? "not begun" : one.history().updatedAt == null ? ""
-                                : Times.local("yyyy-MM-dd HH:mm:ss xxx", one.history().updatedAt));
+                        one.history().inFlight(), !one.begun() ? "not begun"
+                                : one.history().updatedAt == null ? "" : Times.local(one.history().updatedAt));
                 line(out, "total", standings, counts(index::count), sum(History::inFlight), "");
                 out.println();
                 next.print("merge", shards.whole().results(), out);
@@ -3207,15 +3192,15 @@ final class DifyExec implements Runnable {
     /// @param typed what it takes over from the call before
     record NextCall(Env.Invocation invocation, Typed typed) {
 
-        /// It goes on with a batch; where this call leaves something open, with what its last run was told.
+        /// It goes on with a batch, as this call was told; what that does not say, as the batch's last run was.
         void print(Batch batch, PrintWriter out) {
             var index = batch.index();
             if (index.isComplete()) {
                 out.println("Every row has a success.");
                 return;
             }
-            boolean isPending = index.count(Standing.PENDING) > 0, isOpen = index.count(Standing.FAILED) == 0;
-            if (isOpen && !isPending)
+            boolean isPending = index.count(Standing.PENDING) > 0;
+            if (!isPending && index.count(Standing.FAILED) == 0)
                 out.println("What is open is looked up by the next call; --resend-unknown sends it again.");
             new NextCall(invocation, typed.and(batch.typed())).print(isPending ? "run" : "retry",
                     batch.files().results(), out);
@@ -3962,16 +3947,11 @@ final class DifyExec implements Runnable {
                 var inputs = new LinkedHashMap<>(ending.inputs());
                 if (inputs.isEmpty())
                     cells.forEach((column, cell) -> inputs.put(column, new Ending.Literal(cell, false)));
-                var row = new ArrayList<Object>(List.of(
-                        Plain.text(batch.index().id(entry), LONGEST),
-                        standing.ordinal(),
-                        standing.isOnRetryList() ? cause : -1,
-                        batch.ledger().millis(entry) / 1000.0,
-                        ending.tokens(),
-                        ending.price().isEmpty() ? "" : ending.price() + " " + ending.currency(),
-                        ending.run(),
-                        values(inputs),
-                        values(ending.outputs()),
+                var row = new ArrayList<Object>(List.of(Plain.text(batch.index().id(entry), LONGEST),
+                        standing.ordinal(), standing.isOnRetryList() ? cause : -1,
+                        batch.ledger().millis(entry) / 1000.0, ending.tokens(),
+                        ending.price().isEmpty() ? "" : ending.price() + " " + ending.currency(), ending.run(),
+                        values(inputs), values(ending.outputs()),
                         endings.traces(entry).stream().filter(trace -> !trace.attempt.isOfTry())
                                 .map(trace -> attempt(trace, ending.run())).toList()));
                 if (ending.edited()) row.add(true);
@@ -3981,11 +3961,8 @@ final class DifyExec implements Runnable {
             /// `[start, mode, outcome, seconds, error, run if it is another than the row's]`
             private List<Object> attempt(Ledger.Endings.Trace trace, String run) {
                 var end = trace.end();
-                return List.of(
-                        trace.attempt.t().toEpochMilli() - start(),
-                        trace.attempt.mode(),
-                        end.map(Event.End::outcome).orElse(""),
-                        end.map(Event.End::seconds).orElse(0.0),
+                return List.of(trace.attempt.t().toEpochMilli() - start(), trace.attempt.mode(),
+                        end.map(Event.End::outcome).orElse(""), end.map(Event.End::seconds).orElse(0.0),
                         end.map(Event.End::error).orElse(""),
                         end.map(Event.End::run).filter(other -> !other.equals(run)).orElse(""));
             }
@@ -4446,7 +4423,7 @@ final class DifyExec implements Runnable {
         /// Names to ignore that have not turned up.
         private final Set<String> unmet;
 
-        /// Where a row of two batches stands; what has no success yet has failed here, is paused or unknown.
+        /// Where a row of two batches stands; the side on which it FAILED may have it paused or unknown as well.
         enum Match {
             SAME(Standing.SUCCEEDED), DIFFERENT(Standing.PARTIAL), ONLY_FIRST(Standing.PAUSED),
             ONLY_SECOND(Standing.PAUSED), FAILED_FIRST(Standing.FAILED), FAILED_SECOND(Standing.FAILED),
@@ -4708,10 +4685,9 @@ final class DifyExec implements Runnable {
             var figures = new ArrayList<Figure>(List.of(
                     new Figure("rows", one.index().size(), two.index().size(), 0),
                     new Figure("percent succeeded", succeeded(one.index()), succeeded(two.index()), 1)));
-            double[] fast = first.latencies.percentiles(0.5, 0.9);
-            double[] slow = second.latencies.percentiles(0.5, 0.9);
-            for (int i = 0; i < 2; i++) figures.add(new Figure(i == 0 ? "seconds p50" : "seconds p90",
-                    fast.length == 0 ? Double.NaN : fast[i], slow.length == 0 ? Double.NaN : slow[i], 2));
+            Map<String, Double> before = first.latencies.percentiles(), after = second.latencies.percentiles();
+            for (var name : List.of("p50", "p90")) figures.add(new Figure("seconds " + name,
+                    before.getOrDefault(name, Double.NaN), after.getOrDefault(name, Double.NaN), 2));
             figures.add(new Figure("tokens", first.tokens, second.tokens, 0));
             Map<String, BigDecimal> cost = first.prices, other = second.prices;
             union(cost.keySet(), other.keySet()).forEach(currency -> figures.add(Figure.ofPrice(currency,
@@ -4793,13 +4769,12 @@ final class DifyExec implements Runnable {
 
             /// The keys and their order are a promise; see `docs/compare.md`. Written row by row.
             void json() throws IOException {
-                var head = new LinkedHashMap<String, Object>();
+                var head = object();
                 both.matches.forEach((match, rows) -> head.put(match.key(), rows));
-                head.put("inputs_differ", both.otherInputs.cardinality());
-                head.put("outputs", both.outputs);
-                var figures = new LinkedHashMap<String, Object>();
+                var figures = object();
                 both.figures().forEach(figure -> figures.put(figure.name().replace(' ', '_'), figure.json()));
-                head.put("figures", figures);
+                head.putAll(object("inputs_differ", both.otherInputs.cardinality(), "outputs", both.outputs,
+                        "figures", figures));
                 var text = Json.Tokens.text(head);
                 out.print(text.substring(0, text.length() - 1) + ",\"rows\":[");
                 int[] rows = both.unequal.stream().toArray();
@@ -5111,7 +5086,7 @@ final class DifyExec implements Runnable {
         private Seen run(Attempt attempt) {
             try {
                 return workflow.run(attempt, heard -> {
-                    // what is said by rows is too much
+                    // what the runs of all rows say would be too much
                     if (attempt.kind() == Attempt.Kind.TRY || !(heard instanceof Heard.Said))
                         ports.mailbox().add(() -> heard(attempt, heard));
                 });
@@ -5241,7 +5216,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The run that has just ended, and those that have begun beside it: where one is let in after the other, they
-        /// have been out for longer than it waited. Not by a hair, as the one that now follows it in.
+        /// have been out for longer than it waited, and not by a hair only, as the one that now takes its place.
         private int begun(Duration waited, Usage usage, Instant now) {
             var sent = now.minus(waited).minus(usage.within(waited).dividedBy(10));
             return 1 + (int) running.values().stream().filter(some -> some.attempt.at().isBefore(sent)).count();
@@ -5408,7 +5383,7 @@ final class DifyExec implements Runnable {
             if (seen instanceof Seen.Ran ran) notice(ran);
         }
 
-        /// A new version; and once a batch that links expire, as those of later rows fare as those of the first.
+        /// Tells of a new version; and once, by the first row that has such links, that they expire.
         private void notice(Seen.Ran ran) {
             var former = version;
             if (!ran.workflowId().isEmpty()) version = ran.workflowId();
@@ -5509,7 +5484,7 @@ final class DifyExec implements Runnable {
         }
 
         private void turnedUp(Attempt attempt, Found found, Instant now) {
-            if (!agenda.isLate(attempt)) return;
+            if (!agenda.turnedUp(attempt)) return;
             var run = found.run().orElse(RunRef.NONE);
             batch.record(new Event.Late(now, attempt.row().id(), attempt.user(), run.id(), found.word()));
             tally.late++;
@@ -5528,7 +5503,7 @@ final class DifyExec implements Runnable {
             int busy = running.size() + saving.size();
             if (busy > 0 && terms.limits().grace().isPositive()) watcher.say("Stopping: " + busy
                     + " running rows get up to " + Plain.seconds(terms.limits().grace())
-                            + " to end; Ctrl-C again stops at once.");
+                    + " to end; Ctrl-C again stops at once.");
         }
 
         /// Asks Dify to stop what runs, and gives the ends a moment to arrive. False: there is nothing to wait for.
@@ -5732,8 +5707,8 @@ final class DifyExec implements Runnable {
             unseen(row).forEach(attempt -> resent.add(attempt.user()));
         }
 
-        /// It has turned up, so it is not unseen any more.
-        boolean isLate(Attempt attempt) {
+        /// It is not unseen any more. True: late, its row was sent again.
+        boolean turnedUp(Attempt attempt) {
             return unseen.getOrDefault(attempt.row().index(), new ArrayList<>())
                     .removeIf(other -> other.user().equals(attempt.user())) && resent.contains(attempt.user());
         }
@@ -5905,9 +5880,10 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Who looks on: progress on a terminal, or nobody.
+    /// Who looks on: the progress of a batch, or a try in the shell.
     interface Watcher {
-        void watch(Tally tally);
+        /// Some time has passed.
+        default void watch(Tally tally) {}
 
         /// The run of a try goes on: its nodes and its text.
         default void heard(Heard.Said said) {}
@@ -5956,7 +5932,7 @@ final class DifyExec implements Runnable {
                     case Reply.Got(var parameters) -> {
                         return Form.of(parameters, csv.columns(), folders, Route.Release.of(version).fillsIn());
                     }
-                    // a refusal with a code is Dify's own; else a proxy may let this one path not through
+                    // Dify's own refusals have a code; one without may be a proxy's, of this path alone
                     case Reply.NotGot(Seen.Refused refused) when refused.isBusy() || !refused.code().isEmpty()
                             && refusal(refused, judge).isPresent() -> await(refused, tries, judge, err, "");
                     case Reply.NotGot(var seen) -> {
@@ -6171,7 +6147,7 @@ final class DifyExec implements Runnable {
         record NotGot<T>(Seen seen) implements Reply<T> {}
     }
 
-    /// What can be asked of Dify's Service API: run, look, stop, info. Never sleeps, never retries, never writes.
+    /// What can be asked of Dify's Service API. Never sleeps, never retries, never judges.
     ///
     /// @param timeout    one run: from its first event (streaming) or from sending (blocking) to its end
     /// @param firstEvent how long a stream may say nothing before its first event
@@ -7202,8 +7178,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The server's door, as our requests for runs find it. Of ten connections Dify leaves the eleventh outside
-        /// without a sign: for good, if each of those inside is used again for the next request. Any thread may use it.
+        /// The server's door, as our requests for runs find it. Dify lets ten connections in and leaves the eleventh
+        /// outside without a sign: for good, if each of those inside is used again for the next request. Any thread may
+        /// use it.
         static final class Door {
             /// Runs of 2 s are long enough for a connection each.
             private static final Duration LONG = Duration.ofSeconds(2);
@@ -7310,7 +7287,7 @@ final class DifyExec implements Runnable {
         record Room(long most) {
             private static final long TIMES = 10, LEAST = 1 << 20;
 
-            /// A fair share of Java's memory. @param runs how many there may be at a time
+            /// A fair share of Java's memory, where there may be so many runs at a time.
             static Room of(int runs) {
                 return new Room(Math.max(LEAST, Runtime.getRuntime().maxMemory() / (TIMES * runs)));
             }
@@ -14241,7 +14218,11 @@ final class DifyExec implements Runnable {
             return time.truncatedTo(ChronoUnit.MILLIS).toString();
         }
 
-        /// As the clock on the wall shows it.
+        /// As the clock on the wall shows it: `2026-01-16 13:00:00 +01:00`.
+        static String local(Instant time) {
+            return local("yyyy-MM-dd HH:mm:ss xxx", time);
+        }
+
         static String local(String pattern, Instant time) {
             return DateTimeFormatter.ofPattern(pattern, Locale.ROOT).withZone(ZoneId.systemDefault()).format(time);
         }

@@ -13,7 +13,6 @@ import org.junit.jupiter.params.provider.ValueSource;
 import module java.base;
 
 import static difyexec.DifyExec.*;
-import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertAll;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;

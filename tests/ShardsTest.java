@@ -14,8 +14,6 @@ import module java.base;
 import static difyexec.DifyExec.*;
 import static org.junit.jupiter.api.Assertions.assertAll;
 import static org.junit.jupiter.api.Assertions.assertEquals;
-import static org.junit.jupiter.api.Assertions.assertFalse;
-import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 /// One CSV in several processes, and the one batch that is made of what they did. Of the ids 1 to 12 in three shards,

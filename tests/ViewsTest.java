@@ -603,8 +603,9 @@ class ViewsTest {
         void goesToStandardOutputAsUtf8() throws IOException {
             batch().success("a", "größer", "{}").save();
             var bytes = new ByteArrayOutputStream();
-            var command = new CommandLine(new Export(Env.of(Map.of()), bytes))
-                    .setDefaultValueProvider(new EnvDefaults(Env.of(Map.of())));
+            var env = Env.of(Map.of());
+            var command = new CommandLine(new Export(bytes), new Factory(env, _ -> UnaryOperator.identity()))
+                    .setDefaultValueProvider(new EnvDefaults(env));
 
             assertEquals(0, command.setErr(new PrintWriter(new StringWriter())).execute("-i", path("data.csv"), "-o",
                     path("results.jsonl"), "-"));
@@ -619,8 +620,8 @@ class ViewsTest {
 
             for (var out : List.of(full, new PrintStream(full))) {
                 var err = new StringWriter();
-                var line = commandLine(Env.of(Map.of())).addSubcommand("to",
-                        new Export(Env.of(Map.of()), out)).setErr(new PrintWriter(err, true));
+                var line = commandLine(Env.of(Map.of())).addSubcommand("to", new Export(out))
+                        .setErr(new PrintWriter(err, true));
                 line.getSubcommands().get("to").setExecutionExceptionHandler(line.getExecutionExceptionHandler());
 
                 assertEquals(2, line.execute("to", "-i", path("data.csv"), "-o", path("results.jsonl"), "-"));
