@@ -7467,7 +7467,7 @@ final class DifyExec implements Runnable {
         }
 
         private int open(String id, boolean force) {
-            int entry = known(id, "");
+            int entry = known(id.strip(), "");
             if (index.standing(entry).isSuccess() && !force)
                 throw new Unusable("row " + Plain.id(id) + " has a success already"
                         + "\nhint: --force runs (and pays) it again");
@@ -7704,7 +7704,7 @@ final class DifyExec implements Runnable {
             result(new Results.Success(attempt, ran, at, List.of()));
             var free = new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE);
             settled(attempt, ran.status() == Seen.RunStatus.PARTIAL ? Outcome.PARTIAL : Outcome.SUCCEEDED, now, free,
-                    attempt.took(free, now), () -> {});
+                    attempt.took(ran, now), () -> {});
             finish().ifPresent(stop -> {
                 throw new Unusable(stop.code(), stop.why());
             });
@@ -7864,6 +7864,7 @@ final class DifyExec implements Runnable {
         static History read(Path log, Index index, List<Batch.Listener> listeners) throws IOException {
             var history = new History(index);
             history.unread = Event.scan(log, (event, at) -> {
+                if (event instanceof Event.Session session) session.refuseLater(log);
                 history.take(event);
                 listeners.forEach(listener -> listener.event(index, event, at));
             });
@@ -7919,9 +7920,6 @@ final class DifyExec implements Runnable {
         }
 
         private void session(Event.Session began) {
-            if (began.format() > Event.FORMAT) throw new Unusable("the log is of format " + began.format()
-                    + ", written by a newer difyexec (" + Plain.text(began.tool(), 60)
-                    + ")\nhint: use that version, or another -o");
             session = Optional.of(began);
             before = running();
             resumedAt = null;
@@ -8619,8 +8617,8 @@ final class DifyExec implements Runnable {
             /// Whether a process is writing the batch.
             static boolean isHeld(Path path) throws IOException {
                 if (!Files.exists(path)) return false;
-                try (var channel = FileChannel.open(path, StandardOpenOption.WRITE)) {
-                    return channel.tryLock() == null;
+                try (var channel = FileChannel.open(path)) { // of a shard that may only be read, too
+                    return channel.tryLock(0, Long.MAX_VALUE, true) == null;
                 } catch (OverlappingFileLockException _) {
                     return true; // by this very process
                 }
@@ -8931,6 +8929,7 @@ final class DifyExec implements Runnable {
 
         private void refuseOther(Part part, Event.Session session) {
             var log = part.files.log();
+            session.refuseLater(log);
             if (!part.shard.toString().equals(session.shard())) throw new Unusable(log + ": written "
                     + Shards.named(session.shard()) + ", not " + Shards.named(part.shard.toString()));
             history.session.ifPresent(before -> {
@@ -9450,7 +9449,13 @@ final class DifyExec implements Runnable {
 
         /// A process began to work on the batch, or went over to another mode. `shard` (`3/8`) is what it runs of it.
         record Session(Instant t, int format, String tool, String baseUrl, String app, String server, String mode,
-                String options, String shard) implements Event {}
+                String options, String shard) implements Event {
+            /// What a later format tells is not known here.
+            void refuseLater(Path log) {
+                if (format > FORMAT) throw new Unusable(log + ": of format " + format + ", written by a newer difyexec ("
+                        + Plain.text(tool, 60) + ")\nhint: use that version, or another -o");
+            }
+        }
 
         /// What stands before it was taken from the logs of so many shards. `taken` tells how far: of each its number,
         /// the bytes, and the hash of its first line, as in `1:5120:0123456789abcdef 2:4096:…`.
@@ -10105,11 +10110,14 @@ final class DifyExec implements Runnable {
                         if (!Files.isReadable(input)) throw new Unusable(input + ": may not be read");
                         if (Files.isRegularFile(input)) return new Source(input, false);
                     }
-                    var spool = Files.createTempFile("difyexec", ".csv");
+                    var spool = new Source(Files.createTempFile("difyexec", ".csv"), true);
                     try (var in = input.toString().equals("-") ? System.in : Files.newInputStream(input)) {
-                        Files.copy(in, spool, StandardCopyOption.REPLACE_EXISTING);
+                        Files.copy(in, spool.path, StandardCopyOption.REPLACE_EXISTING);
+                    } catch (IOException problem) {
+                        spool.close();
+                        throw problem;
                     }
-                    return new Source(spool, true);
+                    return spool;
                 } catch (IOException problem) {
                     throw new Unusable(input + ": " + Plain.of(problem));
                 }
@@ -10658,7 +10666,11 @@ final class DifyExec implements Runnable {
         }
 
         Value value(String cell) {
-            boolean isEmpty = input instanceof Select ? cell.isEmpty() : cell.isBlank();
+            boolean isEmpty = switch (input) {
+                case Select _ -> cell.isEmpty();
+                case FileInput file when file.isList -> cell.replace(';', ' ').isBlank();
+                case Input _ -> cell.isBlank();
+            };
             if (!isEmpty || takesEmpty()) return input.read(cell);
             if (required) return new Value.Wrong("not empty: the workflow requires it");
             return hasBadPreset()

@@ -170,7 +170,40 @@ final class BatchTest {
             assertEquals("\"one\"\n", Files.readString(path));
         }
 
-        /// A real run in a process that may write only small files: the shell's limit is the full disk.
+        /// A process that may write only small files: the shell's limit is the full disk.
+        private Process onASmallDisk(String... args) throws IOException {
+            var java = Path.of(System.getProperty("java.home"), "bin", "java").toString();
+            var classPath = Stream.of(System.getProperty("java.class.path").split(File.pathSeparator))
+                    .map(entry -> Path.of(entry).toAbsolutePath().toString())
+                    .collect(Collectors.joining(File.pathSeparator));
+            var words = List.of("/bin/sh", "-c", "ulimit -f 60; exec \"$@\"", "sh", java,
+                    "-XX:-UsePerfData", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
+                    "--enable-native-access=ALL-UNNAMED", "-Djava.io.tmpdir=" + folder, "-cp", classPath,
+                    "difyexec.DifyExec");
+            var builder = new ProcessBuilder(Stream.concat(words.stream(), Stream.of(args)).toList())
+                    .directory(folder.toFile()).redirectErrorStream(true);
+            builder.environment().keySet().removeIf(name -> name.startsWith("DIFY") || name.equals("TIMEOUT"));
+            return builder.start();
+        }
+
+        @Test
+        void anInputThatDoesNotFitOnAFullDiskLeavesNothing() throws Exception {
+            assumeTrue(Files.isExecutable(Path.of("/bin/sh")));
+
+            var process = onASmallDisk("check", "--demo", "-i", "-");
+            try (var input = process.outputWriter()) {
+                input.write("id,text\n" + "1,more\n".repeat(10_000));
+            } catch (IOException _) {
+                // it reads no further
+            }
+            var said = new String(process.getInputStream().readAllBytes(), UTF_8);
+
+            assertEquals(UNUSABLE, process.waitFor(), said);
+            try (var left = Files.list(folder)) {
+                assertEquals(List.of(), left.toList(), said);
+            }
+        }
+
         @Test
         void aFullDiskStopsTheBatchWithEveryLineWholeAndNoResultMissing() throws Exception {
             assumeTrue(Files.isExecutable(Path.of("/bin/sh")));
@@ -178,17 +211,7 @@ final class BatchTest {
             for (int row = 1; row <= 60; row++) rows.append('r').append(row).append(",long")
                     .append(" and longer".repeat(180)).append('\n');
             Files.writeString(folder.resolve("data.csv"), rows);
-            var java = Path.of(System.getProperty("java.home"), "bin", "java").toString();
-            var classPath = Stream.of(System.getProperty("java.class.path").split(File.pathSeparator))
-                    .map(entry -> Path.of(entry).toAbsolutePath().toString())
-                    .collect(Collectors.joining(File.pathSeparator));
-            var builder = new ProcessBuilder("/bin/sh", "-c", "ulimit -f 60; exec \"$@\"", "sh", java,
-                    "-XX:-UsePerfData", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
-                    "--enable-native-access=ALL-UNNAMED", "-cp", classPath, "difyexec.DifyExec", "run",
-                    "--demo", "-c", "2", "-i", "data.csv", "-o", "results.jsonl")
-                    .directory(folder.toFile()).redirectErrorStream(true);
-            builder.environment().keySet().removeIf(name -> name.startsWith("DIFY") || name.equals("TIMEOUT"));
-            var process = builder.start();
+            var process = onASmallDisk("run", "--demo", "-c", "2", "-i", "data.csv", "-o", "results.jsonl");
             process.getOutputStream().close();
             var said = new String(process.getInputStream().readAllBytes(), UTF_8);
 
@@ -478,7 +501,7 @@ final class BatchTest {
                     {"event":"session","t":"2026-01-16T12:00:00Z","format":2,"tool":"difyexec 9.9"}
                     """));
 
-            assertTrue(problem.getMessage().contains("format 2") && problem.getMessage().contains("difyexec 9.9"),
+            assertTrue(problem.getMessage().contains("log: of format 2") && problem.getMessage().contains("difyexec 9.9"),
                     problem.getMessage());
             assertEquals(UNUSABLE, problem.code());
         }

@@ -301,7 +301,7 @@ class CommandTest extends WholeCommand {
             assertTrue(refused.sentence().contains("row 3 has a success already\nhint: --force"), refused.err());
             assertEquals(0, dify.runs());
 
-            var forced = dify.command("retry", "3", "--force");
+            var forced = dify.command("retry", " 3", "--force");
             assertEquals(0, forced.code(), forced.err());
             assertEquals(1, dify.runs());
             assertEquals(List.of("1", "3", "3"), ids());

@@ -204,6 +204,21 @@ class FaultTest {
             }
         }
 
+        /// Shards may come from a machine whose disk may only be read here.
+        @Test
+        void orOneThatMayOnlyBeReadTellsWhetherAShardRuns() throws Exception {
+            var disk = Files.createDirectory(folder.resolve("disk"));
+            assumeTrue(has("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk.toString()), "no disk can be mounted");
+            var lock = Files.createFile(disk.resolve("results.1-of-2.jsonl.lock"));
+            try (var _ = FileChannel.open(lock, StandardOpenOption.READ)) {
+                assertEquals(0, shell("mount", "-o", "remount,ro", disk.toString()));
+
+                assertFalse(BatchFiles.Lock.isHeld(lock));
+            } finally {
+                assertEquals(0, shell("umount", disk.toString()));
+            }
+        }
+
         private void fill(Path disk) throws Exception {
             var dify = new Dify("--latency", "5ms", "--jitter", "20ms");
             // rows that fail at first put something into .retry

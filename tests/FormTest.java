@@ -406,6 +406,13 @@ class FormTest {
                     .contains("2 files, 1 is allowed"));
         }
 
+        @ParameterizedTest
+        @CsvSource({"'',", "';',", "' ; ;',"})
+        void aListOfNothingIsEmpty(String cell) {
+            assertEquals(new Value.None(), read("file-list", cell, "\"max_length\":2"));
+            assertTrue(read("file-list", cell, "\"required\":true").toString().contains("the workflow requires it"));
+        }
+
         @Test
         void aFileOverTheServersLimitIsRefusedBeforeItIsSent() throws IOException {
             Files.write(folder.resolve("big.png"), new byte[(1 << 20) + 1]);

@@ -639,6 +639,18 @@ class ShellTest {
         }
 
         @Test
+        void tellsHowLongItTook() throws IOException {
+            var session = five();
+            session.ok("try r-2 text=good");
+            session.ok("accept r-2");
+
+            var end = events("end").stream().filter(event -> event.path("id").asText().equals("r-2")
+                    && event.path("outcome").asText().equals("succeeded")).findFirst().orElseThrow();
+            assertTrue(end.path("seconds").asDouble() > 0, end::toString);
+            assertFalse(end.has("tokens"), end::toString);
+        }
+
+        @Test
         void isTakenOverASuccessOnlyByForce() throws IOException {
             var session = five();
             session.ok("try r-1 text=other");
