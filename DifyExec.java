@@ -246,8 +246,6 @@ final class DifyExec implements Runnable {
             var named = BatchFiles.of(results.file);
             if (!named.isBegun() && !Shards.beside(named).isEmpty()) return tell(Shards.of(named));
             var files = named.begun();
-            if (html != null)
-                Draft.refuse(html, files, Optional.ofNullable(input), file -> force || WebPage.isOurs(file));
             if (input == null) return tell(files, Optional.empty());
             try (var source = files.open(input)) {
                 return tell(files, Optional.of(shape.open(source.path())));
@@ -257,7 +255,10 @@ final class DifyExec implements Runnable {
         private int tell(BatchFiles files, Optional<Csv> csv) {
             var timeline = new Timeline();
             var batch = html == null ? Batch.peek(files, csv) : Batch.peek(files, csv, List.of(timeline));
-            if (html != null) Draft.write(html, new WebPage.Report(batch, timeline)::write);
+            if (html != null) {
+                Draft.refuse(html, files, batch.input(), file -> force || WebPage.isOurs(file));
+                Draft.write(html, new WebPage.Report(batch, timeline)::write);
+            }
             if (json) console.out().println(StatusView.json(batch));
             else new StatusView(batch, console.out(), console.paint()).print(console.next());
             if (html != null) console.err().println("Report: " + html);
@@ -378,13 +379,14 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws IOException {
-            for (var file : List.of(first, second)) { // nothing of either batch is written over
-                var files = BatchFiles.of(file).begun();
-                if (csv != null) Draft.refuse(csv, files, Optional.empty(), _ -> force);
-                if (html != null) Draft.refuse(html, files, Optional.empty(), page -> force || WebPage.isOurs(page));
-            }
             if (csv != null && csv.equals(html)) throw new Unusable(csv + ": named for both --csv and --html");
             var sides = Comparison.Compared.read(List.of(first, second), csv != null, html != null);
+            for (var side : sides) { // nothing of either batch is written over
+                var files = side.batch.files();
+                var input = side.batch.input();
+                if (csv != null) Draft.refuse(csv, files, input, _ -> force);
+                if (html != null) Draft.refuse(html, files, input, page -> force || WebPage.isOurs(page));
+            }
             var scope = new Comparison.Scope(part, Set.copyOf(ignored), new Contrast(trim));
             try (var comparison = new Comparison(sides.getFirst(), sides.getLast(), scope)) {
                 comparison.look();
@@ -1988,8 +1990,11 @@ final class DifyExec implements Runnable {
         /// Checks what can be checked without the server, opens the batch, asks the server once, and runs.
         int start(Batch.Selection selection) throws Exception {
             setup.check(demo.version);
+            if (rows.fresh && !selection.equals(Batch.Selection.PENDING)) throw new Unusable("--fresh: of a batch that "
+                    + "begins anew nothing can be retried\nhint: 'run --fresh' begins anew");
             var mode = pace.mode(setup.dify.mode);
             var files = BatchFiles.of(rows.shard(setup.env).map(part -> part.of(output)).orElse(output));
+            if (selection.listed()) files.begun();
             out.makeFolder();
             try (var source = files.open(input.csv)) {
                 var csv = setup.open(source, input.csv);
@@ -2268,6 +2273,7 @@ final class DifyExec implements Runnable {
                 var key = key(env);
                 if (baseUrl.getScheme().equals("http") && !Env.isLoopback(baseUrl.getHost()))
                     err.println("Warning: " + baseUrl + " is not https: the key travels unprotected.");
+                env.slips().forEach(slip -> err.println("Warning: " + slip));
                 return new Access(baseUrl, key, workflowId.strip(), env.proxy(baseUrl), env.needed("DIFY_CA_FILE"));
             }
 
@@ -2825,7 +2831,7 @@ final class DifyExec implements Runnable {
             if (open > 0) figures.add(Plain.count(open, "row has a run", "rows have runs")
                     + " that may still go on: the next start looks " + (open == 1 ? "it" : "them") + " up");
             if (!tally.latencies.isEmpty()) figures.add("seconds a row: " + tally.latencies.words());
-            if (tally.tokens > 0) figures.add("tokens: " + tally.tokens + cost(tally.spending().prices()));
+            if (tally.tokens > 0) figures.add("tokens: " + tally.tokens + cost(tally.spending()));
             if (tally.retries > 0) figures.add(Plain.count(tally.retries, "retry", "retries"));
             if (tally.harvested > 0)
                 figures.add(Plain.count(tally.harvested, "run") + " looked up instead of run again");
@@ -2844,11 +2850,17 @@ final class DifyExec implements Runnable {
             double share = (double) rest / sample.rows;
             return Optional.of("The other " + Plain.count(rest, "row") + ": about "
                     + Plain.seconds(Duration.ofMillis((long) (sample.time().toMillis() * share)))
-                    + (sample.tokens == 0 ? "" : ", " + Math.round(sample.tokens * share) + " tokens")
+                    + (sample.spending.tokens() == 0 ? ""
+                            : ", " + Math.round(sample.spending.tokens() * share) + " tokens")
                     + cost(sample.spending.times(share)));
         }
 
-        /// `, 0.49 USD`
+        /// `, 0.49 USD (3 runs told no price)`
+        static String cost(Usage.Spending spent) {
+            return cost(spent.prices()) + (spent.prices().isEmpty() || spent.unpriced() == 0 ? ""
+                    : " (" + Plain.count(spent.unpriced(), "run") + " told no price)");
+        }
+
         static String cost(Map<String, BigDecimal> prices) {
             return prices.entrySet().stream()
                     .map(price -> ", " + price.getValue().toPlainString() + " " + Plain.text(price.getKey(), 8))
@@ -3021,8 +3033,8 @@ final class DifyExec implements Runnable {
             if (rate(batch) > 0 && history.running().compareTo(RATED) >= 0)
                 figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
             if (!history.latencies.isEmpty()) figures.put("seconds a row", history.latencies.words());
-            if (history.tokens > 0) figures.put("tokens", Plain.number(history.tokens));
-            if (!history.prices.isEmpty()) figures.put("cost", Summary.cost(history.prices).substring(2));
+            if (history.spent.tokens() > 0) figures.put("tokens", Plain.number(history.spent.tokens()));
+            if (!history.spent.prices().isEmpty()) figures.put("cost", Summary.cost(history.spent).substring(2));
             if (history.attempts > 0) figures.put("attempts", Plain.number(history.attempts) + " ("
                     + Plain.count(history.retries, "retry", "retries") + ")");
             if (history.inFlight() > 0) figures.put("in flight", Plain.number(history.inFlight())
@@ -3085,14 +3097,14 @@ final class DifyExec implements Runnable {
             json.putAll(object(
                     "attempts", history.attempts,
                     "retries", history.retries,
-                    "total_tokens", history.tokens,
+                    "total_tokens", history.spent.tokens(),
                     "started_at", history.startedAt == null ? null : Times.text(history.startedAt),
                     "updated_at", history.updatedAt == null ? null : Times.text(history.updatedAt),
                     "errors", Cause.Group.of(batch).stream().map(Cause.Group::json).toList(),
                     "running_seconds", history.running().toMillis() / 1000.0,
                     "rows_per_second", Math.round(rate(batch) * 1000) / 1000.0,
                     "seconds", history.latencies.percentiles(),
-                    "cost", history.prices,
+                    "cost", history.spent.prices(),
                     "in_flight", history.inFlight(),
                     "late", history.lateRuns,
                     "lost_results", history.lost().size(),
@@ -3101,7 +3113,8 @@ final class DifyExec implements Runnable {
                     "missing_files", object(
                             "count", missing.files(), "rows", missing.rows(), "ids", missing.examples()),
                     "versions", List.copyOf(batch.versions()),
-                    "changed_in_input", history.changed.cardinality()));
+                    "changed_in_input", history.changed.cardinality(),
+                    "runs_without_price", history.spent.unpriced()));
             return Json.Tokens.text(json);
         }
 
@@ -3172,7 +3185,8 @@ final class DifyExec implements Runnable {
             String json() {
                 var json = StatusView.json(counts(index::count));
                 json.putAll(object("attempts", sum(history -> history.attempts),
-                        "retries", sum(history -> history.retries), "total_tokens", sum(history -> history.tokens),
+                        "retries", sum(history -> history.retries), "total_tokens",
+                        sum(history -> history.spent.tokens()),
                         "in_flight", sum(History::inFlight), "shards", each.stream().map(OfShards::json).toList()));
                 return Json.Tokens.text(json);
             }
@@ -4507,8 +4521,7 @@ final class DifyExec implements Runnable {
             private Ledger.Endings endings;
             /// What its rows took: by the log where both sides have one, else by the results.
             private Longs.Latencies latencies = new Longs.Latencies();
-            private Map<String, BigDecimal> prices = new TreeMap<>();
-            private long tokens = 0;
+            private Usage.Spending spent = new Usage.Spending();
 
             /// All at the same time.
             ///
@@ -4543,9 +4556,8 @@ final class DifyExec implements Runnable {
                 if (!standing(entry).isSuccess()) return;
                 if (!ending.seconds().isEmpty())
                     latencies.add(number(ending.seconds()).movePointRight(3).longValue());
-                tokens += number(ending.tokens()).longValue();
-                if (!ending.price().isEmpty())
-                    prices.merge(ending.currency(), number(ending.price()), BigDecimal::add);
+                spent.add(number(ending.tokens()).longValue(),
+                        ending.price().isEmpty() ? null : number(ending.price()), ending.currency());
             }
 
             /// Zero where a file that others wrote has no number, or one that no run can have.
@@ -4562,10 +4574,10 @@ final class DifyExec implements Runnable {
         /// A figure of both sides, NaN where it is not known.
         record Figure(String name, double first, double second, int digits) {
             /// As small as it is, a price has two digits that say something.
-            static Figure ofPrice(String currency, BigDecimal first, BigDecimal second) {
-                double high = first.max(second).doubleValue();
-                int digits = high == 0 ? 2 : Math.clamp(3 - (int) Math.floor(Math.log10(high)), 2, 9);
-                return new Figure("cost " + Plain.text(currency, 8), first.doubleValue(), second.doubleValue(), digits);
+            static Figure ofPrice(String currency, double first, double second) {
+                double high = DoubleStream.of(first, second).filter(price -> price > 0).max().orElse(10);
+                int digits = Math.clamp(3 - (int) Math.floor(Math.log10(high)), 2, 9);
+                return new Figure("cost " + Plain.text(currency, 8), first, second, digits);
             }
 
             String text(double figure) {
@@ -4603,8 +4615,7 @@ final class DifyExec implements Runnable {
                 side.endings = new Ledger.Endings(side.batch);
                 if (!isLogged) continue;
                 side.latencies = side.batch.history().latencies;
-                side.prices = side.batch.history().prices;
-                side.tokens = side.batch.history().tokens;
+                side.spent = side.batch.history().spent;
             }
             Index one = first.batch.index(), two = second.batch.index();
             others = IntStream.concat(IntStream.range(0, one.size()).map(entry -> two.find(one.id(entry))),
@@ -4688,10 +4699,9 @@ final class DifyExec implements Runnable {
             Map<String, Double> before = first.latencies.percentiles(), after = second.latencies.percentiles();
             for (var name : List.of("p50", "p90")) figures.add(new Figure("seconds " + name,
                     before.getOrDefault(name, Double.NaN), after.getOrDefault(name, Double.NaN), 2));
-            figures.add(new Figure("tokens", first.tokens, second.tokens, 0));
-            Map<String, BigDecimal> cost = first.prices, other = second.prices;
-            union(cost.keySet(), other.keySet()).forEach(currency -> figures.add(Figure.ofPrice(currency,
-                    cost.getOrDefault(currency, BigDecimal.ZERO), other.getOrDefault(currency, BigDecimal.ZERO))));
+            figures.add(new Figure("tokens", first.spent.tokens(), second.spent.tokens(), 0));
+            union(first.spent.prices().keySet(), second.spent.prices().keySet()).forEach(currency -> figures.add(
+                    Figure.ofPrice(currency, first.spent.price(currency), second.spent.price(currency))));
             if (isLogged) figures.add(new Figure("retries", one.history().retries, two.history().retries, 0));
             return figures;
         }
@@ -4724,6 +4734,10 @@ final class DifyExec implements Runnable {
                 var others = both.otherInputs;
                 if (!others.isEmpty()) out.println("\n  Note: the inputs of " + Plain.count(others.cardinality(), "row")
                         + " differ, too (first: " + Plain.id(both.first.batch.index().id(others.nextSetBit(0))) + ")");
+                for (var side : List.of(both.first, both.second))
+                    if (side.spent.unpriced() > 0 && !side.spent.prices().isEmpty()) out.println("\n  Note: "
+                            + Plain.count(side.spent.unpriced(), "run is", "runs are") + " not in the cost of the "
+                            + (side == both.first ? "first" : "second") + ": no price was told");
                 differences(all ? Long.MAX_VALUE : SHOWN);
                 if (both.unequal.isEmpty()) out.println("\nNothing differs.");
                 out.flush();
@@ -5738,7 +5752,7 @@ final class DifyExec implements Runnable {
         /// The rows that ran in this call, not those whose earlier run was looked up: they tell what others will take.
         private static final class Sample {
             private final Usage.Spending spending = new Usage.Spending();
-            private long rows, tokens;
+            private long rows;
             private Instant first = Instant.MAX, last = Instant.MIN;
 
             Duration time() {
@@ -5782,8 +5796,7 @@ final class DifyExec implements Runnable {
         void used(Attempt attempt, Usage usage) {
             tokens += usage.tokens();
             if (attempt.isEarlier()) return;
-            sample.tokens += usage.tokens();
-            sample.spending.add(usage);
+            sample.spending.add(usage.tokens(), usage.price().orElse(null), usage.currency());
         }
 
         /// On the runs of this call: those of earlier calls tell no price when they are looked up.
@@ -6801,6 +6814,7 @@ final class DifyExec implements Runnable {
         final ExecutorService tasks = Executors.newVirtualThreadPerTaskExecutor();
         /// It loads while the caller reads its files: that takes a quarter of a second.
         private final CompletableFuture<HttpClient> http;
+        private final Optional<URI> proxy;
         final Room room;
         final Door door = new Door(System::nanoTime);
         /// The answers that are being read. One thread looks at all of them, ten times a second: an alarm for each
@@ -6812,6 +6826,7 @@ final class DifyExec implements Runnable {
         Transport(Access access, Room room) {
             this.http = CompletableFuture.supplyAsync(client(access, tasks)::build, tasks);
             tasks.execute(() -> Json.MAPPER.reader()); // so does what reads the answers
+            this.proxy = access.proxy();
             this.room = room;
             clock.scheduleWithFixedDelay(() -> open.forEach(Answer::look), LOOK.toMillis(), LOOK.toMillis(),
                     MILLISECONDS);
@@ -6866,9 +6881,10 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private static Seen unsent(Throwable problem) {
+        private Seen unsent(Throwable problem) {
+            var way = proxy.map(by -> ", through the proxy " + by.getHost()).orElse("");
             for (var cause = problem; cause != null; cause = cause.getCause())
-                if (isBeforeSending(cause)) return new Seen.NotSent(Plain.of(cause));
+                if (isBeforeSending(cause)) return new Seen.NotSent(Plain.of(cause) + way);
             return new Seen.Cut(Symptom.NO_ANSWER, broken(problem, "without an answer"));
         }
 
@@ -7388,6 +7404,11 @@ final class DifyExec implements Runnable {
                     .orElse(Typed.NOTHING);
         }
 
+        /// The CSV at hand, else the one that the last call was told.
+        Optional<Path> input() {
+            return csv.map(known -> known.file.path).or(() -> typed().input().map(Path::of));
+        }
+
         /// Rows of the results that the CSV lacks would be left out.
         void refuseStrangers(Path input) {
             int strangers = index.size() - index.rows();
@@ -7775,14 +7796,14 @@ final class DifyExec implements Runnable {
         private final Map<Integer, String> causes = new HashMap<>();
         private final BitSet changed = new BitSet();
         private final Longs attemptsOf = new Longs();
-        private final Map<String, BigDecimal> prices = new TreeMap<>();
+        private final Usage.Spending spent = new Usage.Spending();
         private final Longs.Latencies latencies = new Longs.Latencies();
         Optional<Event.Session> session = Optional.empty();
         Optional<Event.Merge> merge = Optional.empty();
         Optional<Mode> mode = Optional.empty();
         private Instant startedAt = null, updatedAt = null, resumedAt = null;
         private Duration before = Duration.ZERO;
-        private long attempts = 0, retries = 0, tokens = 0, lateRuns = 0, unread = 0;
+        private long attempts = 0, retries = 0, lateRuns = 0, unread = 0;
 
         /// What is left to learn of an attempt. What a row waits for is told by the state that stands last here.
         enum State {
@@ -7886,8 +7907,7 @@ final class DifyExec implements Runnable {
                 });
                 case Event.End end -> {
                     seen(end.t());
-                    tokens += end.tokens();
-                    if (end.price() != null) prices.merge(end.currency(), end.price(), BigDecimal::add);
+                    spent.add(end.tokens(), end.price(), end.currency());
                     if (end.isOfTry()) tryEnded(end);
                     else end(end);
                 }
@@ -8526,7 +8546,7 @@ final class DifyExec implements Runnable {
             try {
                 for (var file : all())
                     if (Files.exists(file) && Files.isSameFile(file, input))
-                        throw new Unusable(input + " is both input and output\nhint: name another file with -o");
+                        throw new Unusable(input + " is both input and output\nhint: name another file");
             } catch (IOException problem) {
                 throw new Unusable(input + ": " + Plain.of(problem));
             }
@@ -12491,18 +12511,36 @@ final class DifyExec implements Runnable {
             return Duration.ofMillis(Math.clamp((long) (seconds * 1000), 0, most.toMillis()));
         }
 
-        /// What runs have cost, by currency. One whose end was looked up tells its tokens and no price: it is taken to
-        /// have cost the mean of the others.
+        /// The tokens that runs took, and what they have cost, by currency. One whose end was looked up tells its tokens
+        /// and no price: it is taken to have cost the mean of the others.
         static final class Spending {
             private static final int UNTOLD = 10;
 
             private final Map<String, BigDecimal> prices = new TreeMap<>();
-            private long priced = 0, unpriced = 0;
+            private long tokens = 0, priced = 0, unpriced = 0;
 
-            void add(Usage usage) {
-                usage.price().ifPresent(price -> prices.merge(usage.currency(), price, BigDecimal::add));
-                if (usage.price().isPresent()) priced++;
-                else if (usage.tokens() > 0) unpriced++;
+            /// @param price null where none is told
+            void add(long more, BigDecimal price, String currency) {
+                tokens += more;
+                if (price == null && more > 0) unpriced++;
+                if (price == null) return;
+                prices.merge(currency, price, BigDecimal::add);
+                priced++;
+            }
+
+            long tokens() {
+                return tokens;
+            }
+
+            /// How many runs took tokens and told no price.
+            long unpriced() {
+                return unpriced;
+            }
+
+            /// What is known to have been paid in a currency; NaN where no price was told at all.
+            double price(String currency) {
+                return priced == 0 && unpriced > 0 ? Double.NaN
+                        : prices.getOrDefault(currency, BigDecimal.ZERO).doubleValue();
             }
 
             /// As far as they were told.
@@ -13791,6 +13829,11 @@ final class DifyExec implements Runnable {
                     + (unread.isEmpty() ? "" : " (" + unread + ")");
         }
 
+        /// Lines that are meant for a setting of this tool, as their names begin, and are for none.
+        Stream<String> slips() {
+            return files.stream().flatMap(DotEnv::slips);
+        }
+
         /// The proxy for an address, by `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` in either case.
         Optional<URI> proxy(URI target) {
             var name = target.getScheme().equals("https") ? "HTTPS_PROXY" : "HTTP_PROXY";
@@ -13825,6 +13868,7 @@ final class DifyExec implements Runnable {
         private static final class DotEnv {
             /// A file of more bytes, a line of more characters holds no settings.
             private static final int LARGEST = 1 << 20, LONGEST = 8192;
+            private static final String OURS = "DIFY_API_KEY, DIFY_API_BASE_URL, DIFY_WORKFLOW_ID, DIFY_CA_FILE";
 
             private final Path file;
             private final String name;
@@ -13853,6 +13897,13 @@ final class DifyExec implements Runnable {
                 return numbers.isEmpty() ? "" : (numbers.size() == 1 ? "line " : "lines ")
                         + numbers.stream().limit(5).collect(joining(", ")) + (numbers.size() > 5 ? " …" : "")
                         + " of " + name + " cannot be read";
+            }
+
+            private Stream<String> slips() {
+                read();
+                return lines.stream().flatMap(line -> line.entry().map(DotenvEntry::getKey).stream()
+                        .filter(key -> key.startsWith("DIFY_") && !List.of(OURS.split(", ")).contains(key))
+                        .map(key -> key + " in " + name + ", line " + line.number() + " is none of " + OURS));
             }
 
             /// Some people have a folder of this name: that is no fault.

@@ -320,6 +320,24 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
+        void retryBeginsNoBatchAndMovesNoneAside() throws IOException {
+            firstRun();
+
+            for (var words : List.of(List.of("--fresh"), List.of("3", "--fresh"))) {
+                var fresh = dify.command("retry", words.toArray(String[]::new));
+                assertEquals(2, fresh.code(), fresh.err());
+                assertTrue(fresh.sentence().contains("hint: 'run --fresh' begins anew"), fresh.err());
+            }
+            var other = call(dify.settings(), "retry", "-i", input(), "-o", file("other.jsonl").toString());
+
+            assertEquals(2, other.code(), other.err());
+            assertTrue(other.sentence().contains("other.jsonl: no such batch"), other.err());
+            assertFalse(Files.exists(file("other.jsonl.lock")));
+            assertEquals(0, dify.runs());
+            assertTrue(Files.exists(file("results.jsonl")));
+        }
+
+        @Test
         void aForcedRunThatFailsLeavesTheSuccess() throws IOException {
             rows(1);
             dify.run();
@@ -383,7 +401,8 @@ class CommandTest extends WholeCommand {
             var json = tree(call.out());
             assertEquals("total succeeded partial failed paused unknown pending attempts retries total_tokens "
                     + "started_at updated_at errors running_seconds rows_per_second seconds cost in_flight late "
-                    + "lost_results unread_lines ids_not_in_input missing_files versions changed_in_input", keys(json));
+                    + "lost_results unread_lines ids_not_in_input missing_files versions changed_in_input "
+                    + "runs_without_price", keys(json));
             assertEquals("[5, 1, 1, 1, 1, 0, 1, 4, 0, 40]", json.properties().stream().limit(10)
                     .map(Map.Entry::getValue).toList().toString());
             var began = Instant.parse(json.path("started_at").asText());

@@ -214,6 +214,19 @@ final class CompareTest {
         }
 
         @Test
+        void knowsNoCostWhereNoPriceWasTold() throws IOException {
+            each();
+            var log = folder.resolve("b.jsonl.log");
+            Files.writeString(log, Files.readString(log).replaceAll(",\"price\":[^,}]+", ""));
+
+            assertEquals("{\"first\":3,\"second\":null,\"difference\":null}",
+                    told().path("figures").path("cost_USD").toString());
+
+            Files.writeString(log, Files.readString(log).replaceFirst("(\"tokens\":\\d+)", "$1,\"price\":1"));
+            assertTrue(compare().out().contains(" not in the cost of the second: no price was told"), compare().out());
+        }
+
+        @Test
         void takesFiguresOfTheResultsWhereALogIsMissing() throws IOException {
             each();
             Files.delete(folder.resolve("b.jsonl.log"));

@@ -1028,7 +1028,7 @@ final class RulesTest {
         private final Spending spent = new Spending();
 
         private void cost(String price, String currency) {
-            spent.add(new Usage(1, 10, 3, Optional.of(new BigDecimal(price)), currency));
+            spent.add(10, new BigDecimal(price), currency);
         }
 
         private static MaxCost limit(String typed) {
@@ -1068,7 +1068,7 @@ final class RulesTest {
             for (int run = 0; run < 3; run++) cost("1", "USD");
             assertEquals(Optional.empty(), limit("4").reached(spent, 0));
 
-            spent.add(new Usage(1, 10, 3, Optional.empty(), ""));
+            spent.add(10, null, "");
 
             assertTrue(limit("4").reached(spent, 0).isPresent());
         }

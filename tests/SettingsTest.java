@@ -607,6 +607,32 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
+        void aProxyThatIsNotThereIsNamed() throws IOException {
+            rows(1);
+            var settings = dify.settings("DIFY_API_BASE_URL", "http://192.0.2.1/v1",
+                    "HTTP_PROXY", "http://me:hidden@127.0.0.1:1");
+
+            var call = call(settings, typed("run", "--max-retries", "0"));
+
+            assertEquals(4, call.code(), call.err());
+            assertTrue(call.sentence().contains("(connection refused, through the proxy 127.0.0.1)"), call.err());
+            assertFalse(call.err().contains("hidden"), call.err());
+        }
+
+        @Test
+        void aLineOfDotEnvThatIsMeantForUsAndIsNoSettingIsTold() throws IOException {
+            rows(1);
+            Files.writeString(file(".env"), "DIFY_BASE_URL=http://other.test/v1\nDIFY_CA_FILE=\nOTHER=1\n");
+
+            var call = call(Env.of(dify.settings(), folder), typed("run"));
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals(List.of("Warning: DIFY_BASE_URL in " + file(".env") + ", line 1 is none of DIFY_API_KEY, "
+                    + "DIFY_API_BASE_URL, DIFY_WORKFLOW_ID, DIFY_CA_FILE"),
+                    call.err().lines().filter(line -> line.startsWith("Warning")).toList());
+        }
+
+        @Test
         void anAuthorityFileThatIsNotThereIsNamed() throws IOException {
             rows(1);
 

@@ -187,6 +187,19 @@ class ViewsTest {
         }
 
         @Test
+        void tellsHowManyRunsToldNoPrice() throws IOException {
+            new Written().success("a", "x", "{}").row("b", "x").attempt("b")
+                    .end("b", line -> line.put("outcome", "succeeded").put("tokens", 9)).save();
+
+            var call = call("status", "-o", path("results.jsonl"));
+
+            assertTrue(call.out().contains("0.002 USD (1 run told no price)\n"), call.out());
+            var json = JSON.readTree(call("status", "--json", "-o", path("results.jsonl")).out());
+            assertEquals(1, json.path("runs_without_price").asInt());
+            assertEquals(49, json.path("total_tokens").asInt());
+        }
+
+        @Test
         void isThisTable() throws IOException {
             mixed().save();
 
@@ -663,6 +676,26 @@ class ViewsTest {
             assertEquals(2, call.code());
             assertTrue(sentence(call).contains(said), call.err());
             assertEquals(before, contents());
+        }
+
+        /// The log tells which CSV it is.
+        @Test
+        void writesOverNoCsvOfABatchThoughItIsNotNamed() throws IOException {
+            var batch = mixed();
+            batch.event("session", 40, line -> line.put("format", 1).put("tool", "difyexec 0").put("app", "Reviews")
+                    .put("options", "mode=auto c=5 -i=data.csv"));
+            batch.save();
+            var before = contents();
+
+            for (var words : List.of(List.of("status", "-o", path("results.jsonl"), "--html", path("data.csv")),
+                    List.of("compare", path("results.jsonl"), path("results.jsonl"), "--csv", path("data.csv")),
+                    List.of("compare", path("results.jsonl"), path("results.jsonl"), "--html", path("data.csv")))) {
+                var call = call(Stream.concat(words.stream(), Stream.of("--force")).toArray(String[]::new));
+
+                assertEquals(2, call.code(), call.out());
+                assertTrue(sentence(call).contains("data.csv is both input and output"), call.err());
+                assertEquals(before, contents());
+            }
         }
 
         @ParameterizedTest
