@@ -3289,7 +3289,7 @@ final class DifyExec implements Runnable {
             cells = new CellWriter(raw ? new Json.Utf8(out) : Json.Utf8.shown(out), delimiter, true, "\r\n");
         }
 
-        private void write(List<String> row) throws IOException {
+        private void write(Collection<String> row) throws IOException {
             rows++;
             tooLong += row.stream().filter(cell -> cell.length() > EXCEL).count();
             cells.write(raw ? row : row.stream().map(this::guarded).toList());
@@ -3354,10 +3354,10 @@ final class DifyExec implements Runnable {
                 file.cells.flush();
             }
 
-            private List<String> header() {
-                var names = new ArrayList<>(csv.columns());
-                outputs.forEach(output -> names.add("output." + output));
-                ENDING.forEach(name -> names.add(names.contains(name) ? "run." + name : name));
+            private Collection<String> header() {
+                var names = new LinkedHashSet<>(csv.columns());
+                for (var name : Stream.concat(outputs.stream().map("output."::concat), ENDING.stream()).toList())
+                    while (!names.add(name)) name = "run." + name;
                 return names;
             }
 

@@ -600,6 +600,23 @@ class ViewsTest {
         }
 
         @Test
+        void hasEachNameOnceAlsoWhereTheInputIsAnExport() throws IOException {
+            batch().success("a", "x", "{\"answer\":\"yes\"}").save();
+            Files.writeString(folder.resolve("data.csv"),
+                    "id,text,output.answer,status,run.status,run.run.status\na,x,no,,,\n");
+
+            var once = written();
+            Files.writeString(folder.resolve("data.csv"), once);
+            var twice = strictly(written());
+
+            assertEquals(List.of("id", "text", "output.answer", "status", "run.status", "run.run.status",
+                    "run.output.answer", "run.run.run.status", "error"), strictly(once).getFirst().subList(0, 9));
+            assertEquals(List.of("run.run.output.answer", "run.run.run.run.status", "run.error"),
+                    twice.getFirst().subList(16, 19));
+            assertEquals(List.of("no", "yes", "yes"), Stream.of(2, 6, 16).map(twice.get(1)::get).toList());
+        }
+
+        @Test
         void goesToStandardOutputAsUtf8() throws IOException {
             batch().success("a", "größer", "{}").save();
             var bytes = new ByteArrayOutputStream();
