@@ -383,7 +383,8 @@ final class DifyExec implements Runnable {
                 if (csv != null) Draft.refuse(csv, files, Optional.empty(), _ -> force);
                 if (html != null) Draft.refuse(html, files, Optional.empty(), page -> force || WebPage.isOurs(page));
             }
-            if (csv != null && csv.equals(html)) throw new Unusable(csv + ": named for both --csv and --html");
+            if (csv != null && html != null && Draft.isSame(csv, html))
+                throw new Unusable(csv + ": named for both --csv and --html");
             var sides = Comparison.Compared.read(List.of(first, second), csv != null, html != null);
             var scope = new Comparison.Scope(part, Set.copyOf(ignored), new Contrast(trim));
             try (var comparison = new Comparison(sides.getFirst(), sides.getLast(), scope)) {
@@ -4846,9 +4847,9 @@ final class DifyExec implements Runnable {
         static void refuse(Path file, BatchFiles files, Optional<Path> input, Predicate<Path> mayBeReplaced) {
             try {
                 BatchFiles.refuseNoFile(file, "name another");
-                var folder = BatchFiles.folder(file);
+                BatchFiles.folder(file);
                 if (!Files.exists(file)) {
-                    refuseName(file, folder, files);
+                    refuseName(file, files);
                     return;
                 }
                 files.refuse(file);
@@ -4862,11 +4863,16 @@ final class DifyExec implements Runnable {
         }
 
         /// A file of the batch that is not there yet: what stood in it would be taken for the batch's.
-        private static void refuseName(Path file, Path folder, BatchFiles files) throws IOException {
-            for (var own : files.all())
-                if (own.getFileName().equals(file.getFileName())
-                        && Files.isSameFile(own.toAbsolutePath().getParent(), folder))
-                    throw new Unusable(file + ": the batch has a file of this name\nhint: name another");
+        private static void refuseName(Path file, BatchFiles files) throws IOException {
+            for (var own : files.all()) if (isSame(own, file))
+                throw new Unusable(file + ": the batch has a file of this name\nhint: name another");
+        }
+
+        /// Whether both name one file, which need not be there yet.
+        static boolean isSame(Path one, Path other) throws IOException {
+            return Files.exists(one) && Files.exists(other) ? Files.isSameFile(one, other)
+                    : one.getFileName().equals(other.getFileName())
+                            && Files.isSameFile(BatchFiles.folder(one), BatchFiles.folder(other));
         }
 
         static void write(Path file, Content content) {
