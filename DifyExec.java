@@ -1491,12 +1491,12 @@ final class DifyExec implements Runnable {
                 boolean isDelimiterNamed = csv.header().isDelimiterNamed();
                 var text = new OutputStreamWriter(to, csv.file.charset.newEncoder());
                 if (isDelimiterNamed) text.write(first);
-                try (var out = new CellWriter(text, csv.header().delimiter(),
-                        !isDelimiterNamed && first.startsWith("\uFEFF"), first.endsWith("\r\n") ? "\r\n" : "\n")) {
-                    out.write(csv.columns());
-                    for (var rows = csv.with(this).rows(_ -> true, index); rows.hasNext(); )
-                        out.write(rows.next().inputs().values());
-                }
+                var out = new CellWriter(text, csv.header().delimiter(),
+                        !isDelimiterNamed && first.startsWith("\uFEFF"), first.endsWith("\r\n") ? "\r\n" : "\n");
+                out.write(csv.columns());
+                for (var rows = csv.with(this).rows(_ -> true, index); rows.hasNext(); )
+                    out.write(rows.next().inputs().values());
+                out.flush();
             }
 
             /// With its mark and its end.
@@ -4840,7 +4840,7 @@ final class DifyExec implements Runnable {
     /// A file that appears as a whole, or not at all.
     static final class Draft {
         interface Content {
-            void write(OutputStream out) throws IOException;
+            void write(OutputStream out) throws IOException; // it stays open
         }
 
         /// Nothing that a batch is made of is ever written over, and no other file unless that is allowed.
@@ -4880,12 +4880,15 @@ final class DifyExec implements Runnable {
                 var target = Files.exists(file) ? file.toRealPath() : file;
                 var draft = target.resolveSibling("." + target.getFileName() + "."
                         + Long.toHexString(System.nanoTime()) + ".tmp");
-                var stream = Files.newOutputStream(draft, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
+                var permissions = permissions(target);
+                Files.createFile(draft, permissions.map(_ -> PosixFilePermissions.fromString("rw-------")).stream()
+                        .map(PosixFilePermissions::asFileAttribute).toArray(FileAttribute<?>[]::new));
                 try { // only now is the draft ours, to be deleted
-                    try (stream) {
+                    try (var stream = new FileOutputStream(draft.toFile())) {
                         content.write(stream);
+                        stream.getFD().sync(); // it may take the place of what a power cut would not bring back
                     }
-                    force(draft);
+                    if (permissions.isPresent()) Files.setPosixFilePermissions(draft, permissions.get());
                     Files.move(draft, target, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
                 } finally {
                     Files.deleteIfExists(draft);
@@ -4895,11 +4898,10 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// It may take the place of what a power cut would not bring back.
-        private static void force(Path draft) throws IOException {
-            try (var channel = FileChannel.open(draft, StandardOpenOption.WRITE)) {
-                channel.force(true);
-            }
+        /// Of the file that a draft will replace, if there is one and its system knows such.
+        private static Optional<Set<PosixFilePermission>> permissions(Path file) throws IOException {
+            return Files.exists(file) && file.getFileSystem().supportedFileAttributeViews().contains("posix")
+                    ? Optional.of(Files.getPosixFilePermissions(file)) : Optional.empty();
         }
     }
 

@@ -558,6 +558,19 @@ class ShellTest {
         }
 
         @Test
+        void isSavedIntoAPrivateFileThatStaysPrivate() throws IOException {
+            Files.writeString(file("data.csv"), FIVE);
+            Files.setPosixFilePermissions(file("data.csv"), PosixFilePermissions.fromString("rw-------"));
+            var session = reopened();
+            session.ok("set r-1 text=better");
+
+            session.ok("save --force " + file("data.csv"));
+
+            assertEquals("rw-------", PosixFilePermissions.toString(Files.getPosixFilePermissions(file("data.csv"))));
+            assertEquals(FIVE.replace("Good morning", "better"), Files.readString(file("data.csv")));
+        }
+
+        @Test
         void outlivesAChangeOfTheCsvWhichIsToldOnce() throws IOException {
             var session = five();
             session.ok("set r-2 text=better");

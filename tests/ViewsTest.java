@@ -714,6 +714,38 @@ class ViewsTest {
             assertEquals(5, contents().size());
         }
 
+        @ParameterizedTest
+        @ValueSource(strings = {"rw-------", "rw-rw-rw-", "r--r-----", "---------"})
+        void keepsThePermissionsOfTheFileItReplacesAndIsReadByNobodyElseBefore(String permissions) throws IOException {
+            var file = Files.writeString(folder.resolve("out.csv"), "before");
+            Files.setPosixFilePermissions(file, PosixFilePermissions.fromString(permissions));
+            var drafts = new ArrayList<String>();
+
+            Draft.write(file, out -> {
+                try (var all = Files.newDirectoryStream(folder, ".*")) {
+                    for (var draft : all) drafts.add(permissions(draft));
+                }
+                out.write('x');
+            });
+
+            assertEquals(List.of("rw-------"), drafts);
+            assertEquals(permissions, permissions(file));
+            Files.setPosixFilePermissions(file, PosixFilePermissions.fromString("rw-------"));
+            assertEquals("x", Files.readString(file));
+        }
+
+        @Test
+        void hasThePermissionsOfAnyNewFileWhereThereWasNone() throws IOException {
+            Draft.write(folder.resolve("out.csv"), out -> out.write('x'));
+
+            var other = Files.createFile(folder.resolve("other"));
+            assertEquals(permissions(other), permissions(folder.resolve("out.csv")));
+        }
+
+        private static String permissions(Path file) throws IOException {
+            return PosixFilePermissions.toString(Files.getPosixFilePermissions(file));
+        }
+
         private Map<String, String> contents() throws IOException {
             var contents = new TreeMap<String, String>();
             try (var files = Files.list(folder)) {
