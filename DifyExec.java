@@ -4878,8 +4878,7 @@ final class DifyExec implements Runnable {
         static void write(Path file, Content content) {
             try {
                 var target = Files.exists(file) ? file.toRealPath() : file;
-                var draft = target.resolveSibling("." + target.getFileName() + "."
-                        + Long.toHexString(System.nanoTime()) + ".tmp");
+                var draft = target.resolveSibling(".difyexec-" + UUID.randomUUID() + ".tmp");
                 var permissions = permissions(target);
                 Files.createFile(draft, permissions.map(_ -> PosixFilePermissions.fromString("rw-------")).stream()
                         .map(PosixFilePermissions::asFileAttribute).toArray(FileAttribute<?>[]::new));

@@ -714,6 +714,17 @@ class ViewsTest {
             assertEquals(5, contents().size());
         }
 
+        @Test
+        void mayHaveTheLongestNameThatThereIs() throws IOException {
+            mixed().save();
+            var file = path("a".repeat(251) + ".csv");
+
+            var call = export(file);
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(Files.exists(Path.of(file)));
+        }
+
         @ParameterizedTest
         @ValueSource(strings = {"rw-------", "rw-rw-rw-", "r--r-----", "---------"})
         void keepsThePermissionsOfTheFileItReplacesAndIsReadByNobodyElseBefore(String permissions) throws IOException {
