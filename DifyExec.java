@@ -1492,7 +1492,7 @@ final class DifyExec implements Runnable {
                 var text = new OutputStreamWriter(to, csv.file.charset.newEncoder());
                 if (isDelimiterNamed) text.write(first);
                 var out = new CellWriter(text, csv.header().delimiter(),
-                        !isDelimiterNamed && first.startsWith("\uFEFF"), first.endsWith("\r\n") ? "\r\n" : "\n");
+                        !isDelimiterNamed && first.startsWith("\uFEFF"), csv.header().lineEnd());
                 out.write(csv.columns());
                 for (var rows = csv.with(this).rows(_ -> true, index); rows.hasNext(); )
                     out.write(rows.next().inputs().values());
@@ -1502,7 +1502,7 @@ final class DifyExec implements Runnable {
             /// With its mark and its end.
             private static String firstLine(Csv csv) throws IOException {
                 try (var in = new Scanner(csv.file.path, csv.file.charset)) {
-                    return in.findWithinHorizon("[^\n]*\n?", 0);
+                    return in.findWithinHorizon("[^\r\n]*\\R?", 0);
                 }
             }
         }
@@ -10152,14 +10152,17 @@ final class DifyExec implements Runnable {
         ///
         /// @param isDelimiterNamed whether a line `sep=;` stands first, as Excel writes and reads it
         /// @param line             where the names stand
+        /// @param lineEnd          what stands behind them
         /// @param names            of all columns, empty where there is none
         /// @param columns          those that have a name
-        record Header(char delimiter, boolean isDelimiterNamed, long line, List<String> names, List<String> columns) {
+        record Header(char delimiter, boolean isDelimiterNamed, long line, String lineEnd, List<String> names,
+                List<String> columns) {
             private static final Pattern SEP = Pattern.compile("\uFEFF?(\"?)sep=(.)\\1", Pattern.CASE_INSENSITIVE);
 
-            Header(char delimiter, boolean isDelimiterNamed, long line, List<String> cells) {
+            Header(char delimiter, boolean isDelimiterNamed, long line, String lineEnd, List<String> cells) {
                 var names = cells.stream().map(String::strip).toList();
-                this(delimiter, isDelimiterNamed, line, names, names.stream().filter(name -> !name.isEmpty()).toList());
+                this(delimiter, isDelimiterNamed, line, lineEnd, names,
+                        names.stream().filter(name -> !name.isEmpty()).toList());
             }
 
             /// By the delimiter that is given or named, or else by the one that gives most columns: a comma unless `;`
@@ -10173,7 +10176,7 @@ final class DifyExec implements Runnable {
                         var cells = records.next();
                         while (cells != null && isEmpty(cells)) cells = records.next();
                         if (cells == null) throw new Unusable(file.path + ": empty, not even a header");
-                        var header = new Header(delimiter, named.isPresent(), records.line(), cells);
+                        var header = new Header(delimiter, named.isPresent(), records.line(), records.lineEnd, cells);
                         if (best == null || header.width() > best.width()) best = header;
                     } catch (IOException problem) {
                         if (fault == null) fault = problem;
@@ -10397,6 +10400,7 @@ final class DifyExec implements Runnable {
         /// In the buffer: where the present cell begins or goes on, the next character, and the end of what was read.
         private int from = 0, at = 0, end = 0;
         private long line = 0, next = 1;
+        String lineEnd = "\n"; // the last that was passed
 
         Records(Reader in, char delimiter) {
             this.in = in;
@@ -10476,7 +10480,8 @@ final class DifyExec implements Runnable {
         /// Passes one line end: LF, CR LF or CR.
         private boolean passLineEnd() throws IOException {
             next++;
-            return pass('\n') || pass('\r') | pass('\n');
+            lineEnd = pass('\n') ? "\n" : pass('\r') & pass('\n') ? "\r\n" : "\r";
+            return true;
         }
 
         /// Passes the next character if it is this one.

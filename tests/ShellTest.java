@@ -524,6 +524,19 @@ class ShellTest {
             assertEquals("\uFEFFsep=|\r\nid|text\r\n1|a\r\n2|d\r\n", Files.readString(file("fixed.csv")));
         }
 
+        @ParameterizedTest
+        @ValueSource(strings = {"id,text,\"a\nb\"\r\n1,a,\r\n2,c,\r\n", "id,text,\"a\r\nb\"\n1,a,\n2,c,\n",
+                "id,text\r1,a\r2,c\r", "sep=;\rid;text\r1;a\r2;c\r", "sep=;\nid;text\r\n1;a\r\n2;c\r\n"})
+        void keepsTheLineEndBehindTheHeader(String text) throws IOException {
+            Files.writeString(file("data.csv"), text);
+            var session = reopened();
+            session.ok("set 2 text=d");
+
+            session.ok("save " + file("fixed.csv"));
+
+            assertEquals(text.replace('c', 'd'), Files.readString(file("fixed.csv")));
+        }
+
         @Test
         void isSavedInTheCsvsEncodingAndLineEndsOrNamedIfItCannotBe() throws IOException {
             var shiftJis = java.nio.charset.Charset.forName("Shift_JIS");
