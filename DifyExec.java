@@ -591,7 +591,7 @@ final class DifyExec implements Runnable {
                 int highest = OK;
                 for (var text = in.readLine(); text != null && !desk.isLeft; text = in.readLine()) {
                     int number = in.getLineNumber();
-                    var words = words(text.replace("\uFEFF", ""), in);
+                    var words = words(number == 1 ? text.replaceFirst("^\uFEFF", "") : text, in);
                     int code = words.isOpen() ? UNUSABLE : desk.execute(words.texts());
                     highest = Math.max(highest, code);
                     if (words.isOpen()) tell(number, "a quote is opened and never closed: " + Plain.quoted(text));

@@ -1067,6 +1067,17 @@ class ShellTest {
         }
 
         @Test
+        void losesNothingButTheMarkAtItsBeginning() throws IOException {
+            var session = five();
+
+            assertEquals(0, run(session, false, "\uFEFFset r-1 text=\uFEFFa\nset r-2 text=b\uFEFF\n"));
+
+            assertEquals(List.of("\uFEFFa", "b\uFEFF"), Stream.of("r-1", "r-2").map(id ->
+                    session.desk.edits.byId.get(id).cells().get("text")).toList());
+            assertEquals(2, run(session, false, "edits\n\uFEFFedits\n"));
+        }
+
+        @Test
         void readsAPipe() throws Exception {
             under("echo edits | \"$@\"");
 
