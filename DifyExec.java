@@ -5508,8 +5508,8 @@ final class DifyExec implements Runnable {
             agenda.close(new Stop(INTERRUPTED, signal.equals("INT") ? "interrupted" : "interrupted by SIG" + signal));
             hardStop = now.plus(terms.limits().grace());
             int busy = running.size() + saving.size();
-            if (busy > 0 && terms.limits().grace().isPositive()) watcher.say("Stopping: " + busy
-                    + " running rows get up to " + Plain.seconds(terms.limits().grace())
+            if (busy > 0 && terms.limits().grace().isPositive()) watcher.say("Stopping: "
+                    + Plain.count(busy, "running row gets", "running rows get") + " up to " + Plain.seconds(terms.limits().grace())
                     + " to end; Ctrl-C again stops at once.");
         }
 
