@@ -2937,9 +2937,11 @@ final class DifyExec implements Runnable {
 
         /// `results.jsonl: 20 rows · app demo, Dify 1.16.0 · version 3f2c…`
         static String headline(Batch batch, Paint paint) {
-            return paint.bold(batch.files().results().toString()) + ": "
-                    + Plain.number(batch.index().rows()) + (batch.index().rows() == 1 ? " row" : " rows")
-                    + paint.faint(origin(batch));
+            return paint.bold(batch.files().results().toString()) + ": " + rows(batch) + paint.faint(origin(batch));
+        }
+
+        static String rows(Batch batch) {
+            return Plain.number(batch.index().rows()) + (batch.index().rows() == 1 ? " row" : " rows");
         }
 
         /// The app and the versions of the workflow that ran, as far as they are known.
@@ -3854,7 +3856,7 @@ final class DifyExec implements Runnable {
 
             private String about() {
                 var history = batch.history();
-                return Plain.number(batch.index().rows()) + " rows" + StatusView.origin(batch)
+                return StatusView.rows(batch) + StatusView.origin(batch)
                         + (history.startedAt == null ? "" : " · " + Times.local("yyyy-MM-dd HH:mm", history.startedAt)
                                 + " to " + Times.local("yyyy-MM-dd HH:mm xxx", history.updatedAt));
             }
@@ -4245,7 +4247,7 @@ final class DifyExec implements Runnable {
                 }
 
                 function count(drawn) {
-                  const all = number(rows.length) + ' rows';
+                  const all = number(rows.length) + (rows.length === 1 ? ' row' : ' rows');
                   at('count').textContent = drawn === chosen.length ? number(drawn) + ' of ' + all
                     : chosen.length === rows.length ? 'the first ' + number(drawn) + ' of ' + all
                     : 'the first ' + number(drawn) + ' of ' + number(chosen.length) + ' found, of ' + all;

@@ -834,6 +834,18 @@ class ViewsTest {
                     .map(attempt -> attempt.get(2).asText()).toList());
         }
 
+        @ParameterizedTest
+        @CsvSource({"1, 1 row · app Reviews", "2, 2 rows · app Reviews"})
+        void saysOfHowManyRowsItIs(int rows, String said) throws IOException {
+            var written = batch();
+            for (int n = 1; n <= rows; n++) written.success("row-" + n, "", "{}");
+            written.save();
+
+            report();
+
+            assertTrue(page().contains(">" + said), page().substring(0, 2000));
+        }
+
         @Test
         void letsInNothingButItsOwnStyleAndScript() throws Exception {
             mixed().save();
@@ -1251,6 +1263,16 @@ class ViewsTest {
             assertEquals("descending", browser.evaluate("document.querySelector('[data-key=id]').ariaSort").asText());
             assertEquals("row-4990", browser.text("#body tr td"));
             isQuiet();
+        }
+
+        @Test
+        void oneRowIsCalledThat() throws Exception {
+            batch().success("a", "", "{}").save();
+            report();
+
+            open();
+
+            assertEquals("1 of 1 row", browser.text("#count"));
         }
 
         @Test
