@@ -1705,8 +1705,8 @@ final class DifyExec implements Runnable {
             var all = outputs();
             var part = all.at(pointer);
             var top = all.properties().stream().map(field -> "/" + field.getKey()).collect(joining(", "));
-            if (part.isMissingNode()) throw new Unusable("there is no " + Plain.quoted(pointer)
-                    + " in the outputs; at the top there are " + Plain.text(top, 300));
+            if (part.isMissingNode()) throw new Unusable("there is no " + Plain.quoted(pointer) + " in the outputs; "
+                    + (top.isEmpty() ? "there are none" : "at the top there are " + Plain.text(top, 300)));
             print(part, full, out);
         }
 

@@ -318,6 +318,16 @@ class ShellTest {
             assertTrue(session.refused("shwo r-1").contains("shwo"));
         }
 
+        @Test
+        void saysThatThereAreNoOutputs() throws IOException {
+            Files.writeString(file("data.csv"), "id\na\n");
+            Files.writeString(file("results.jsonl"), "{\"id\":\"a\",\"status\":\"success\",\"outputs\":{},"
+                    + "\"workflow_status\":\"succeeded\"}\n");
+
+            assertEquals("difyexec: there is no \"/x\" in the outputs; there are none",
+                    reopened().refused("show a --output /x"));
+        }
+
         /// A line of ours has a `workflow_status`, one of the original tool has none and wraps what it got.
         @ParameterizedTest(name = "{0}: /outputs/n is there: {1}")
         @CsvSource(delimiter = '|', textBlock = """
