@@ -492,7 +492,7 @@ final class DifyExec implements Runnable {
             else CheckView.print(inspection, server, out);
             for (var first = csv.first(show, index); first.hasNext(); )
                 CheckView.request(first.next(), form, dify.client().to(server.kind()), setup.dify.mode,
-                        setup.dify.user, out);
+                        setup.dify.user, json ? setup.err() : out);
             if (inspection.isFine() && !json) setup.next().begin(out);
             return inspection.isFine() ? OK : UNUSABLE;
         }
