@@ -1991,9 +1991,9 @@ final class DifyExec implements Runnable {
             setup.check(demo.version);
             var mode = pace.mode(setup.dify.mode);
             var files = BatchFiles.of(rows.shard(setup.env).map(part -> part.of(output)).orElse(output));
-            out.makeFolder();
             try (var source = files.open(input.csv)) {
                 var csv = setup.open(source, input.csv);
+                out.makeFolder();
                 try (var dify = setup.connect(demo.version, csv.columns(), pace.concurrency(), setup.err())) {
                     if (dify.demo().isPresent()) dify.err().println("Demo: a simulated Dify " + demo.version
                             + " inside this process; nothing is sent out, nothing is spent.");

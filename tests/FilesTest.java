@@ -709,6 +709,18 @@ final class FilesTest extends WholeCommand {
                     matching(".*"))).size(), "the link is signed: the key is not for it");
         }
 
+        @ParameterizedTest
+        @ValueSource(strings = {"missing.csv", "empty.csv"})
+        void haveNoFolderWhereTheInputCannotBeOpened(String input) throws IOException {
+            Files.createFile(file("empty.csv"));
+
+            var call = call(dify.settings(), "run", "-i", file(input).toString(), "-o", output(), "--save-files",
+                    file("out").toString());
+
+            assertEquals(2, call.code(), call.err());
+            assertFalse(Files.exists(file("out")));
+        }
+
         @Test
         void madeByTheWorkflowAreWarnedOfOnceWhenNobodyFetchesThem() throws IOException {
             csv("id,doc,docs", "1,,", "2,,");
