@@ -379,7 +379,6 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws IOException {
-            if (csv != null && csv.equals(html)) throw new Unusable(csv + ": named for both --csv and --html");
             var sides = Comparison.Compared.read(List.of(first, second), csv != null, html != null);
             for (var side : sides) { // nothing of either batch is written over
                 var files = side.batch.files();
@@ -387,6 +386,8 @@ final class DifyExec implements Runnable {
                 if (csv != null) Draft.refuse(csv, files, input, _ -> force);
                 if (html != null) Draft.refuse(html, files, input, page -> force || WebPage.isOurs(page));
             }
+            if (csv != null && html != null && Draft.isSame(csv, html))
+                throw new Unusable(csv + ": named for both --csv and --html");
             var scope = new Comparison.Scope(part, Set.copyOf(ignored), new Contrast(trim));
             try (var comparison = new Comparison(sides.getFirst(), sides.getLast(), scope)) {
                 comparison.look();
@@ -493,7 +494,7 @@ final class DifyExec implements Runnable {
             else CheckView.print(inspection, server, out);
             for (var first = csv.first(show, index); first.hasNext(); )
                 CheckView.request(first.next(), form, dify.client().to(server.kind()), setup.dify.mode,
-                        setup.dify.user, out);
+                        setup.dify.user, json ? setup.err() : out);
             if (inspection.isFine() && !json) setup.next().begin(out);
             return inspection.isFine() ? OK : UNUSABLE;
         }
@@ -592,7 +593,7 @@ final class DifyExec implements Runnable {
                 int highest = OK;
                 for (var text = in.readLine(); text != null && !desk.isLeft; text = in.readLine()) {
                     int number = in.getLineNumber();
-                    var words = words(text.replace("\uFEFF", ""), in);
+                    var words = words(number == 1 ? text.replaceFirst("^\uFEFF", "") : text, in);
                     int code = words.isOpen() ? UNUSABLE : desk.execute(words.texts());
                     highest = Math.max(highest, code);
                     if (words.isOpen()) tell(number, "a quote is opened and never closed: " + Plain.quoted(text));
@@ -1492,18 +1493,18 @@ final class DifyExec implements Runnable {
                 boolean isDelimiterNamed = csv.header().isDelimiterNamed();
                 var text = new OutputStreamWriter(to, csv.file.charset.newEncoder());
                 if (isDelimiterNamed) text.write(first);
-                try (var out = new CellWriter(text, csv.header().delimiter(),
-                        !isDelimiterNamed && first.startsWith("\uFEFF"), first.endsWith("\r\n") ? "\r\n" : "\n")) {
-                    out.write(csv.columns());
-                    for (var rows = csv.with(this).rows(_ -> true, index); rows.hasNext(); )
-                        out.write(rows.next().inputs().values());
-                }
+                var out = new CellWriter(text, csv.header().delimiter(),
+                        !isDelimiterNamed && first.startsWith("\uFEFF"), csv.header().lineEnd());
+                out.write(csv.columns());
+                for (var rows = csv.with(this).rows(_ -> true, index); rows.hasNext(); )
+                    out.write(rows.next().inputs().values());
+                out.flush();
             }
 
             /// With its mark and its end.
             private static String firstLine(Csv csv) throws IOException {
                 try (var in = new Scanner(csv.file.path, csv.file.charset)) {
-                    return in.findWithinHorizon("[^\n]*\n?", 0);
+                    return in.findWithinHorizon("[^\r\n]*\\R?", 0);
                 }
             }
         }
@@ -1706,8 +1707,8 @@ final class DifyExec implements Runnable {
             var all = outputs();
             var part = all.at(pointer);
             var top = all.properties().stream().map(field -> "/" + field.getKey()).collect(joining(", "));
-            if (part.isMissingNode()) throw new Unusable("there is no " + Plain.quoted(pointer)
-                    + " in the outputs; at the top there are " + Plain.text(top, 300));
+            if (part.isMissingNode()) throw new Unusable("there is no " + Plain.quoted(pointer) + " in the outputs; "
+                    + (top.isEmpty() ? "there are none" : "at the top there are " + Plain.text(top, 300)));
             print(part, full, out);
         }
 
@@ -1995,9 +1996,9 @@ final class DifyExec implements Runnable {
             var mode = pace.mode(setup.dify.mode);
             var files = BatchFiles.of(rows.shard(setup.env).map(part -> part.of(output)).orElse(output));
             if (selection.listed()) files.begun();
-            out.makeFolder();
             try (var source = files.open(input.csv)) {
                 var csv = setup.open(source, input.csv);
+                out.makeFolder();
                 try (var dify = setup.connect(demo.version, csv.columns(), pace.concurrency(), setup.err())) {
                     if (dify.demo().isPresent()) dify.err().println("Demo: a simulated Dify " + demo.version
                             + " inside this process; nothing is sent out, nothing is spent.");
@@ -2948,9 +2949,11 @@ final class DifyExec implements Runnable {
 
         /// `results.jsonl: 20 rows · app demo, Dify 1.16.0 · version 3f2c…`
         static String headline(Batch batch, Paint paint) {
-            return paint.bold(batch.files().results().toString()) + ": "
-                    + Plain.number(batch.index().rows()) + (batch.index().rows() == 1 ? " row" : " rows")
-                    + paint.faint(origin(batch));
+            return paint.bold(batch.files().results().toString()) + ": " + rows(batch) + paint.faint(origin(batch));
+        }
+
+        static String rows(Batch batch) {
+            return Plain.number(batch.index().rows()) + (batch.index().rows() == 1 ? " row" : " rows");
         }
 
         /// The app and the versions of the workflow that ran, as far as they are known.
@@ -3303,7 +3306,7 @@ final class DifyExec implements Runnable {
             cells = new CellWriter(raw ? new Json.Utf8(out) : Json.Utf8.shown(out), delimiter, true, "\r\n");
         }
 
-        private void write(List<String> row) throws IOException {
+        private void write(Collection<String> row) throws IOException {
             rows++;
             tooLong += row.stream().filter(cell -> cell.length() > EXCEL).count();
             cells.write(raw ? row : row.stream().map(this::guarded).toList());
@@ -3368,10 +3371,10 @@ final class DifyExec implements Runnable {
                 file.cells.flush();
             }
 
-            private List<String> header() {
-                var names = new ArrayList<>(csv.columns());
-                outputs.forEach(output -> names.add("output." + output));
-                ENDING.forEach(name -> names.add(names.contains(name) ? "run." + name : name));
+            private Collection<String> header() {
+                var names = new LinkedHashSet<>(csv.columns());
+                for (var name : Stream.concat(outputs.stream().map("output."::concat), ENDING.stream()).toList())
+                    while (!names.add(name)) name = "run." + name;
                 return names;
             }
 
@@ -3867,7 +3870,7 @@ final class DifyExec implements Runnable {
 
             private String about() {
                 var history = batch.history();
-                return Plain.number(batch.index().rows()) + " rows" + StatusView.origin(batch)
+                return StatusView.rows(batch) + StatusView.origin(batch)
                         + (history.startedAt == null ? "" : " · " + Times.local("yyyy-MM-dd HH:mm", history.startedAt)
                                 + " to " + Times.local("yyyy-MM-dd HH:mm xxx", history.updatedAt));
             }
@@ -4258,7 +4261,7 @@ final class DifyExec implements Runnable {
                 }
 
                 function count(drawn) {
-                  const all = number(rows.length) + ' rows';
+                  const all = number(rows.length) + (rows.length === 1 ? ' row' : ' rows');
                   at('count').textContent = drawn === chosen.length ? number(drawn) + ' of ' + all
                     : chosen.length === rows.length ? 'the first ' + number(drawn) + ' of ' + all
                     : 'the first ' + number(drawn) + ' of ' + number(chosen.length) + ' found, of ' + all;
@@ -4853,16 +4856,16 @@ final class DifyExec implements Runnable {
     /// A file that appears as a whole, or not at all.
     static final class Draft {
         interface Content {
-            void write(OutputStream out) throws IOException;
+            void write(OutputStream out) throws IOException; // it stays open
         }
 
         /// Nothing that a batch is made of is ever written over, and no other file unless that is allowed.
         static void refuse(Path file, BatchFiles files, Optional<Path> input, Predicate<Path> mayBeReplaced) {
             try {
                 BatchFiles.refuseNoFile(file, "name another");
-                var folder = BatchFiles.folder(file);
+                BatchFiles.folder(file);
                 if (!Files.exists(file)) {
-                    refuseName(file, folder, files);
+                    refuseName(file, files);
                     return;
                 }
                 files.refuse(file);
@@ -4876,24 +4879,31 @@ final class DifyExec implements Runnable {
         }
 
         /// A file of the batch that is not there yet: what stood in it would be taken for the batch's.
-        private static void refuseName(Path file, Path folder, BatchFiles files) throws IOException {
-            for (var own : files.all())
-                if (own.getFileName().equals(file.getFileName())
-                        && Files.isSameFile(own.toAbsolutePath().getParent(), folder))
-                    throw new Unusable(file + ": the batch has a file of this name\nhint: name another");
+        private static void refuseName(Path file, BatchFiles files) throws IOException {
+            for (var own : files.all()) if (isSame(own, file))
+                throw new Unusable(file + ": the batch has a file of this name\nhint: name another");
+        }
+
+        /// Whether both name one file, which need not be there yet.
+        static boolean isSame(Path one, Path other) throws IOException {
+            return Files.exists(one) && Files.exists(other) ? Files.isSameFile(one, other)
+                    : one.getFileName().equals(other.getFileName())
+                            && Files.isSameFile(BatchFiles.folder(one), BatchFiles.folder(other));
         }
 
         static void write(Path file, Content content) {
             try {
                 var target = Files.exists(file) ? file.toRealPath() : file;
-                var draft = target.resolveSibling("." + target.getFileName() + "."
-                        + Long.toHexString(System.nanoTime()) + ".tmp");
-                var stream = Files.newOutputStream(draft, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
+                var draft = target.resolveSibling(".difyexec-" + UUID.randomUUID() + ".tmp");
+                var permissions = permissions(target);
+                Files.createFile(draft, permissions.map(_ -> PosixFilePermissions.fromString("rw-------")).stream()
+                        .map(PosixFilePermissions::asFileAttribute).toArray(FileAttribute<?>[]::new));
                 try { // only now is the draft ours, to be deleted
-                    try (stream) {
+                    try (var stream = new FileOutputStream(draft.toFile())) {
                         content.write(stream);
+                        stream.getFD().sync(); // it may take the place of what a power cut would not bring back
                     }
-                    force(draft);
+                    if (permissions.isPresent()) Files.setPosixFilePermissions(draft, permissions.get());
                     Files.move(draft, target, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
                 } finally {
                     Files.deleteIfExists(draft);
@@ -4903,11 +4913,10 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// It may take the place of what a power cut would not bring back.
-        private static void force(Path draft) throws IOException {
-            try (var channel = FileChannel.open(draft, StandardOpenOption.WRITE)) {
-                channel.force(true);
-            }
+        /// Of the file that a draft will replace, if there is one and its system knows such.
+        private static Optional<Set<PosixFilePermission>> permissions(Path file) throws IOException {
+            return Files.exists(file) && file.getFileSystem().supportedFileAttributeViews().contains("posix")
+                    ? Optional.of(Files.getPosixFilePermissions(file)) : Optional.empty();
         }
     }
 
@@ -5515,8 +5524,8 @@ final class DifyExec implements Runnable {
             agenda.close(new Stop(INTERRUPTED, signal.equals("INT") ? "interrupted" : "interrupted by SIG" + signal));
             hardStop = now.plus(terms.limits().grace());
             int busy = running.size() + saving.size();
-            if (busy > 0 && terms.limits().grace().isPositive()) watcher.say("Stopping: " + busy
-                    + " running rows get up to " + Plain.seconds(terms.limits().grace())
+            if (busy > 0 && terms.limits().grace().isPositive()) watcher.say("Stopping: "
+                    + Plain.count(busy, "running row gets", "running rows get") + " up to " + Plain.seconds(terms.limits().grace())
                     + " to end; Ctrl-C again stops at once.");
         }
 
@@ -10173,14 +10182,17 @@ final class DifyExec implements Runnable {
         ///
         /// @param isDelimiterNamed whether a line `sep=;` stands first, as Excel writes and reads it
         /// @param line             where the names stand
+        /// @param lineEnd          what stands behind them
         /// @param names            of all columns, empty where there is none
         /// @param columns          those that have a name
-        record Header(char delimiter, boolean isDelimiterNamed, long line, List<String> names, List<String> columns) {
+        record Header(char delimiter, boolean isDelimiterNamed, long line, String lineEnd, List<String> names,
+                List<String> columns) {
             private static final Pattern SEP = Pattern.compile("\uFEFF?(\"?)sep=(.)\\1", Pattern.CASE_INSENSITIVE);
 
-            Header(char delimiter, boolean isDelimiterNamed, long line, List<String> cells) {
+            Header(char delimiter, boolean isDelimiterNamed, long line, String lineEnd, List<String> cells) {
                 var names = cells.stream().map(String::strip).toList();
-                this(delimiter, isDelimiterNamed, line, names, names.stream().filter(name -> !name.isEmpty()).toList());
+                this(delimiter, isDelimiterNamed, line, lineEnd, names,
+                        names.stream().filter(name -> !name.isEmpty()).toList());
             }
 
             /// By the delimiter that is given or named, or else by the one that gives most columns: a comma unless `;`
@@ -10194,7 +10206,7 @@ final class DifyExec implements Runnable {
                         var cells = records.next();
                         while (cells != null && isEmpty(cells)) cells = records.next();
                         if (cells == null) throw new Unusable(file.path + ": empty, not even a header");
-                        var header = new Header(delimiter, named.isPresent(), records.line(), cells);
+                        var header = new Header(delimiter, named.isPresent(), records.line(), records.lineEnd, cells);
                         if (best == null || header.width() > best.width()) best = header;
                     } catch (IOException problem) {
                         if (fault == null) fault = problem;
@@ -10418,6 +10430,7 @@ final class DifyExec implements Runnable {
         /// In the buffer: where the present cell begins or goes on, the next character, and the end of what was read.
         private int from = 0, at = 0, end = 0;
         private long line = 0, next = 1;
+        String lineEnd = "\n"; // the last that was passed
 
         Records(Reader in, char delimiter) {
             this.in = in;
@@ -10497,7 +10510,8 @@ final class DifyExec implements Runnable {
         /// Passes one line end: LF, CR LF or CR.
         private boolean passLineEnd() throws IOException {
             next++;
-            return pass('\n') || pass('\r') | pass('\n');
+            lineEnd = pass('\n') ? "\n" : pass('\r') & pass('\n') ? "\r\n" : "\r";
+            return true;
         }
 
         /// Passes the next character if it is this one.

@@ -447,6 +447,23 @@ final class CompareTest {
             }
             assertEquals(DIFFERENT, compare("--force", option, path("mine")).code());
         }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"out", "./out", "sub/../out", "linked/out", "link"})
+        void isNotWrittenToOneFileTwice(String again) throws IOException {
+            outputs("{\"a\":1}", "{\"a\":2}");
+            Files.createDirectory(folder.resolve("sub"));
+            Files.createSymbolicLink(folder.resolve("linked"), folder);
+            boolean isThere = again.equals("link");
+            if (isThere) Files.createSymbolicLink(folder.resolve("link"),
+                    Files.writeString(folder.resolve("out"), "before"));
+
+            var call = compare("--force", "--csv", path("out"), "--html", folder + "/" + again);
+
+            assertEquals(UNUSABLE, call.code(), call.out());
+            assertEquals("difyexec: " + path("out") + ": named for both --csv and --html", call.err().strip());
+            assertEquals(isThere, Files.exists(folder.resolve("out")));
+        }
     }
 
     @Nested

@@ -312,6 +312,17 @@ final class FilesTest extends WholeCommand {
             assertEquals(0, dify.runs());
         }
 
+        @Test
+        void showsTheRequestsBesideTheJsonNotBehindIt() throws IOException {
+            csv("id,text,lang,count", "1,fine,en,1");
+
+            var call = check("--json", "--show", "1");
+
+            assertEquals(1, tree(call.out()).path("rows").asInt(), call.out());
+            assertEquals(1, call.out().lines().count(), call.out());
+            assertTrue(call.err().contains(text("{'id':'1','text':'fine','lang':'en','count':1}")), call.err());
+        }
+
         private LoggedRequest posted() {
             return dify.server.findAll(postRequestedFor(urlPathMatching("/v1/workflows/(.+/)?run"))).getFirst();
         }
@@ -696,6 +707,18 @@ final class FilesTest extends WholeCommand {
                     .map(JsonNode::asText).toList());
             assertEquals(0, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/f?sign=x")).withHeader("Authorization",
                     matching(".*"))).size(), "the link is signed: the key is not for it");
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"missing.csv", "empty.csv"})
+        void haveNoFolderWhereTheInputCannotBeOpened(String input) throws IOException {
+            Files.createFile(file("empty.csv"));
+
+            var call = call(dify.settings(), "run", "-i", file(input).toString(), "-o", output(), "--save-files",
+                    file("out").toString());
+
+            assertEquals(2, call.code(), call.err());
+            assertFalse(Files.exists(file("out")));
         }
 
         @Test

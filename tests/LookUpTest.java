@@ -623,6 +623,27 @@ final class LookUpTest {
             assertEquals(List.of(), scene.stopped);
         }
 
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                running, says
+                1,       1 running row gets
+                2,       2 running rows get
+                """)
+        void anInterruptSaysHowManyRowsMayEnd(int running, String says) throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.slots = running;
+            scene.interruptAfter(seconds(1));
+            scene.answer = (attempt, _) -> {
+                scene.world.pass(seconds(5));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            scene.play();
+
+            assertTrue(scene.said.contains("Stopping: " + says + " up to 20 s to end; Ctrl-C again stops at once."),
+                    scene.said::toString);
+        }
+
         @Test
         void anInterruptStartsNoLookUp() throws Exception {
             var scene = Scene.of(folder, "a", "b");

@@ -318,6 +318,16 @@ class ShellTest {
             assertTrue(session.refused("shwo r-1").contains("shwo"));
         }
 
+        @Test
+        void saysThatThereAreNoOutputs() throws IOException {
+            Files.writeString(file("data.csv"), "id\na\n");
+            Files.writeString(file("results.jsonl"), "{\"id\":\"a\",\"status\":\"success\",\"outputs\":{},"
+                    + "\"workflow_status\":\"succeeded\"}\n");
+
+            assertEquals("difyexec: there is no \"/x\" in the outputs; there are none",
+                    reopened().refused("show a --output /x"));
+        }
+
         /// A line of ours has a `workflow_status`, one of the original tool has none and wraps what it got.
         @ParameterizedTest(name = "{0}: /outputs/n is there: {1}")
         @CsvSource(delimiter = '|', textBlock = """
@@ -524,6 +534,19 @@ class ShellTest {
             assertEquals("\uFEFFsep=|\r\nid|text\r\n1|a\r\n2|d\r\n", Files.readString(file("fixed.csv")));
         }
 
+        @ParameterizedTest
+        @ValueSource(strings = {"id,text,\"a\nb\"\r\n1,a,\r\n2,c,\r\n", "id,text,\"a\r\nb\"\n1,a,\n2,c,\n",
+                "id,text\r1,a\r2,c\r", "sep=;\rid;text\r1;a\r2;c\r", "sep=;\nid;text\r\n1;a\r\n2;c\r\n"})
+        void keepsTheLineEndBehindTheHeader(String text) throws IOException {
+            Files.writeString(file("data.csv"), text);
+            var session = reopened();
+            session.ok("set 2 text=d");
+
+            session.ok("save " + file("fixed.csv"));
+
+            assertEquals(text.replace('c', 'd'), Files.readString(file("fixed.csv")));
+        }
+
         @Test
         void isSavedInTheCsvsEncodingAndLineEndsOrNamedIfItCannotBe() throws IOException {
             var shiftJis = java.nio.charset.Charset.forName("Shift_JIS");
@@ -555,6 +578,19 @@ class ShellTest {
             assertTrue(Files.isSymbolicLink(file("link.csv")));
             assertEquals(FIVE.replace("Good morning", "better"), Files.readString(file("data.csv")));
             assertEquals("No edits.\n", session.ok("edits"));
+        }
+
+        @Test
+        void isSavedIntoAPrivateFileThatStaysPrivate() throws IOException {
+            Files.writeString(file("data.csv"), FIVE);
+            Files.setPosixFilePermissions(file("data.csv"), PosixFilePermissions.fromString("rw-------"));
+            var session = reopened();
+            session.ok("set r-1 text=better");
+
+            session.ok("save --force " + file("data.csv"));
+
+            assertEquals("rw-------", PosixFilePermissions.toString(Files.getPosixFilePermissions(file("data.csv"))));
+            assertEquals(FIVE.replace("Good morning", "better"), Files.readString(file("data.csv")));
         }
 
         @Test
@@ -1050,6 +1086,17 @@ class ShellTest {
             assertEquals("difyexec: standard input cannot be read (" + why + ")\nhint: give it commands, a line each\n",
                     err());
             assertEquals("", out());
+        }
+
+        @Test
+        void losesNothingButTheMarkAtItsBeginning() throws IOException {
+            var session = five();
+
+            assertEquals(0, run(session, false, "\uFEFFset r-1 text=\uFEFFa\nset r-2 text=b\uFEFF\n"));
+
+            assertEquals(List.of("\uFEFFa", "b\uFEFF"), Stream.of("r-1", "r-2").map(id ->
+                    session.desk.edits.byId.get(id).cells().get("text")).toList());
+            assertEquals(2, run(session, false, "edits\n\uFEFFedits\n"));
         }
 
         @Test

@@ -613,6 +613,23 @@ class ViewsTest {
         }
 
         @Test
+        void hasEachNameOnceAlsoWhereTheInputIsAnExport() throws IOException {
+            batch().success("a", "x", "{\"answer\":\"yes\"}").save();
+            Files.writeString(folder.resolve("data.csv"),
+                    "id,text,output.answer,status,run.status,run.run.status\na,x,no,,,\n");
+
+            var once = written();
+            Files.writeString(folder.resolve("data.csv"), once);
+            var twice = strictly(written());
+
+            assertEquals(List.of("id", "text", "output.answer", "status", "run.status", "run.run.status",
+                    "run.output.answer", "run.run.run.status", "error"), strictly(once).getFirst().subList(0, 9));
+            assertEquals(List.of("run.run.output.answer", "run.run.run.run.status", "run.error"),
+                    twice.getFirst().subList(16, 19));
+            assertEquals(List.of("no", "yes", "yes"), Stream.of(2, 6, 16).map(twice.get(1)::get).toList());
+        }
+
+        @Test
         void goesToStandardOutputAsUtf8() throws IOException {
             batch().success("a", "größer", "{}").save();
             var bytes = new ByteArrayOutputStream();
@@ -730,6 +747,49 @@ class ViewsTest {
             assertEquals(5, contents().size());
         }
 
+        @Test
+        void mayHaveTheLongestNameThatThereIs() throws IOException {
+            mixed().save();
+            var file = path("a".repeat(251) + ".csv");
+
+            var call = export(file);
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(Files.exists(Path.of(file)));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"rw-------", "rw-rw-rw-", "r--r-----", "---------"})
+        void keepsThePermissionsOfTheFileItReplacesAndIsReadByNobodyElseBefore(String permissions) throws IOException {
+            var file = Files.writeString(folder.resolve("out.csv"), "before");
+            Files.setPosixFilePermissions(file, PosixFilePermissions.fromString(permissions));
+            var drafts = new ArrayList<String>();
+
+            Draft.write(file, out -> {
+                try (var all = Files.newDirectoryStream(folder, ".*")) {
+                    for (var draft : all) drafts.add(permissions(draft));
+                }
+                out.write('x');
+            });
+
+            assertEquals(List.of("rw-------"), drafts);
+            assertEquals(permissions, permissions(file));
+            Files.setPosixFilePermissions(file, PosixFilePermissions.fromString("rw-------"));
+            assertEquals("x", Files.readString(file));
+        }
+
+        @Test
+        void hasThePermissionsOfAnyNewFileWhereThereWasNone() throws IOException {
+            Draft.write(folder.resolve("out.csv"), out -> out.write('x'));
+
+            var other = Files.createFile(folder.resolve("other"));
+            assertEquals(permissions(other), permissions(folder.resolve("out.csv")));
+        }
+
+        private static String permissions(Path file) throws IOException {
+            return PosixFilePermissions.toString(Files.getPosixFilePermissions(file));
+        }
+
         private Map<String, String> contents() throws IOException {
             var contents = new TreeMap<String, String>();
             try (var files = Files.list(folder)) {
@@ -805,6 +865,18 @@ class ViewsTest {
 
             assertEquals(List.of("again", "failed"), rows().getFirst().get(9).valueStream()
                     .map(attempt -> attempt.get(2).asText()).toList());
+        }
+
+        @ParameterizedTest
+        @CsvSource({"1, 1 row · app Reviews", "2, 2 rows · app Reviews"})
+        void saysOfHowManyRowsItIs(int rows, String said) throws IOException {
+            var written = batch();
+            for (int n = 1; n <= rows; n++) written.success("row-" + n, "", "{}");
+            written.save();
+
+            report();
+
+            assertTrue(page().contains(">" + said), page().substring(0, 2000));
         }
 
         @Test
@@ -1224,6 +1296,16 @@ class ViewsTest {
             assertEquals("descending", browser.evaluate("document.querySelector('[data-key=id]').ariaSort").asText());
             assertEquals("row-4990", browser.text("#body tr td"));
             isQuiet();
+        }
+
+        @Test
+        void oneRowIsCalledThat() throws Exception {
+            batch().success("a", "", "{}").save();
+            report();
+
+            open();
+
+            assertEquals("1 of 1 row", browser.text("#count"));
         }
 
         @Test
