@@ -13804,7 +13804,7 @@ final class DifyExec implements Runnable {
         }
 
         static Env of(Map<String, String> variables, Path... folders) {
-            return of(variables::get, Invocation.INSTALLED, folders);
+            return of(variables::get, Invocation.installed(), folders);
         }
 
         /// @param args those of `main`
@@ -13982,16 +13982,23 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// How the tool was started: the words that a command to paste begins with.
-        record Invocation(List<String> words) {
-            static final Invocation INSTALLED = new Invocation(List.of("difyexec"));
+        /// How the tool was started: the words that a command to paste begins with. They are found out as one is
+        /// printed: asking for the process takes longer than most else of a start.
+        record Invocation(Supplier<List<String>> words) {
+            private static final List<String> INSTALLED = List.of("difyexec");
             private static final String SEPARATOR = "\037", SCRIPT = "DifyExec.java";
 
             static Invocation ofProcess(String... args) {
-                var info = ProcessHandle.current().info();
-                var options = info.arguments().stream().flatMap(Stream::of);
-                return of(System::getenv, Stream.concat(info.command().stream(), options).toList(), List.of(args),
-                        Path.of(""));
+                return new Invocation(() -> {
+                    var info = ProcessHandle.current().info();
+                    var options = info.arguments().stream().flatMap(Stream::of);
+                    return words(System::getenv, Stream.concat(info.command().stream(), options).toList(),
+                            List.of(args), Path.of(""));
+                });
+            }
+
+            static Invocation installed() {
+                return new Invocation(() -> INSTALLED);
             }
 
             /// | started as | what that leaves |
@@ -14003,7 +14010,7 @@ final class DifyExec implements Runnable {
             ///
             /// @param process the words of the process; none where they cannot be had
             /// @param args    the last of them, which are the tool's
-            static Invocation of(UnaryOperator<String> environment, List<String> process, List<String> args,
+            static List<String> words(UnaryOperator<String> environment, List<String> process, List<String> args,
                     Path folder) {
                 var path = Objects.requireNonNullElse(environment.apply("PATH"), "");
                 var command = Objects.requireNonNullElse(environment.apply("DIFYEXEC_COMMAND"), "");
@@ -14011,10 +14018,9 @@ final class DifyExec implements Runnable {
                         .filter(words -> words.size() > 2 && words.get(words.size() - 2).equals("-jar"));
                 var typed = command.contains(SEPARATOR) ? before(args, List.of(command.split(SEPARATOR, -1)))
                         : Optional.of(List.of(command)).filter(_ -> !command.isEmpty());
-                return jar.or(() -> typed).map(words -> byName(words, path)).map(Invocation::new)
+                return jar.or(() -> typed).map(words -> byName(words, path))
                         .orElseGet(() -> find("difyexec", path).isEmpty() && find("jbang", path).isPresent()
-                                && Files.exists(folder.resolve(SCRIPT))
-                                ? new Invocation(List.of("jbang", SCRIPT)) : INSTALLED);
+                                && Files.exists(folder.resolve(SCRIPT)) ? List.of("jbang", SCRIPT) : INSTALLED);
             }
 
             /// What stands before the arguments.
@@ -14048,7 +14054,7 @@ final class DifyExec implements Runnable {
 
             @Override
             public String toString() {
-                return words.stream().map(Plain::shell).collect(joining(" "));
+                return words.get().stream().map(Plain::shell).collect(joining(" "));
             }
         }
     }
