@@ -9320,8 +9320,8 @@ final class DifyExec implements Runnable {
 
     /// The results file: a line a success.
     static final class Results {
-        private static final Set<String> HEAD = Set.of("id", "status", "workflow_status", "workflow_id",
-                "workflow_run_id", "executed_at");
+        private static final Set<String> STANDING = Set.of("id", "status", "workflow_status", "workflow_id"),
+                HEAD = Set.of("id", "status", "workflow_status", "workflow_id", "workflow_run_id", "executed_at");
         /// The original tool puts a blank after each colon and comma.
         static final Pattern BEGINNING = Pattern.compile("""
                 \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
@@ -9331,7 +9331,7 @@ final class DifyExec implements Runnable {
         static void read(Path results, Index index, List<Batch.Listener> listeners) throws IOException {
             try (var lines = new Lines(results)) {
                 while (lines.next()) {
-                    var head = head(lines.parser()).filter(Head::success);
+                    var head = head(lines.parser(), STANDING).filter(Head::success);
                     if (head.isEmpty()) continue;
                     int entry = index.findOrAdd(head.get().id());
                     index.stand(entry, head.get().standing());
@@ -9354,7 +9354,12 @@ final class DifyExec implements Runnable {
 
         /// The fields of a line that say whose result it is; empty if it is no whole JSON object with an id.
         static Optional<Head> head(JsonParser line) {
-            return Lines.Fields.of(line, (name, _) -> !HEAD.contains(name))
+            return head(line, HEAD);
+        }
+
+        /// Of these fields; the others are empty.
+        private static Optional<Head> head(JsonParser line, Set<String> names) {
+            return Lines.Fields.of(line, (name, _) -> !names.contains(name))
                     .filter(fields -> !fields.text("id").isBlank())
                     .map(fields -> new Head(fields.text("id").strip(),
                             "success".equals(fields.texts().getOrDefault("status", "success")),
@@ -9659,8 +9664,10 @@ final class DifyExec implements Runnable {
 
         private boolean find(long place) {
             start = (int) (place - first);
-            for (end = start; end < filled; end++) if (page[end] == '\n') return true;
-            return false;
+            int at = start; // no field: a long file has a hundred million bytes
+            while (at < filled && page[at] != '\n') at++;
+            end = at;
+            return at < filled;
         }
 
         boolean isEmpty() {
@@ -11152,8 +11159,11 @@ final class DifyExec implements Runnable {
         }
 
         int findOrAdd(String id) {
-            int found = find(id);
-            return found >= 0 ? found : add(id, 0, 0);
+            var known = last;
+            if (known.entry >= 0 && known.id.equals(id)) return known.entry;
+            int entry = add(id, 0, 0);
+            last = new Found(id, entry);
+            return entry;
         }
 
         /// The ids so far are the CSV's; what comes later is known from the files alone.
