@@ -155,8 +155,7 @@ final class DifyExec implements Runnable {
     }
 
     /// The command tree over one environment: `main` gives the real one, a test a map. Where the first argument names
-    /// a command that needs no other, the tree is of that one alone: reading all their options takes a third of the
-    /// time in which a small batch's `status` is told.
+    /// a command that needs no other, it is of that one alone: picocli reads the options of all that it is given.
     static CommandLine commandLine(Env env, String... args) {
         var line = new CommandLine(new DifyExec(), new Factory(env, _ -> UnaryOperator.identity()));
         var named = COMMANDS.stream().filter(type -> type != Shell.class && args.length > 0
@@ -9094,7 +9093,7 @@ final class DifyExec implements Runnable {
                 for (int source = 0; source < sources.length; source++) {
                     var lines = sources[source] = new Lines(files(source).results());
                     while (lines.next()) {
-                        var head = Results.head(lines.parser()).filter(Results.Head::success);
+                        var head = Results.head(lines.parser(), Results.HEAD).filter(Results.Head::success);
                         if (head.isPresent()) take(source, lines.place(), head.get());
                     }
                 }
@@ -9187,7 +9186,7 @@ final class DifyExec implements Runnable {
             }
 
             private Results.Head line(long place) throws IOException {
-                return Results.head(turn(place).parser()).orElseThrow();
+                return Results.head(turn(place).parser(), Results.HEAD).orElseThrow();
             }
 
             void write(OutputStream out) throws IOException {
@@ -9320,7 +9319,7 @@ final class DifyExec implements Runnable {
 
     /// The results file: a line a success.
     static final class Results {
-        private static final Set<String> STANDING = Set.of("id", "status", "workflow_status", "workflow_id"),
+        static final Set<String> STANDING = Set.of("id", "status", "workflow_status", "workflow_id"),
                 HEAD = Set.of("id", "status", "workflow_status", "workflow_id", "workflow_run_id", "executed_at");
         /// The original tool puts a blank after each colon and comma.
         static final Pattern BEGINNING = Pattern.compile("""
@@ -9352,13 +9351,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The fields of a line that say whose result it is; empty if it is no whole JSON object with an id.
-        static Optional<Head> head(JsonParser line) {
-            return head(line, HEAD);
-        }
-
-        /// Of these fields; the others are empty.
-        private static Optional<Head> head(JsonParser line, Set<String> names) {
+        /// The fields of a line that say whose result it is, as far as they are asked for; empty if it is no whole JSON
+        /// object with an id.
+        static Optional<Head> head(JsonParser line, Set<String> names) {
             return Lines.Fields.of(line, (name, _) -> !names.contains(name))
                     .filter(fields -> !fields.text("id").isBlank())
                     .map(fields -> new Head(fields.text("id").strip(),
@@ -9664,10 +9659,8 @@ final class DifyExec implements Runnable {
 
         private boolean find(long place) {
             start = (int) (place - first);
-            int at = start; // no field: a long file has a hundred million bytes
-            while (at < filled && page[at] != '\n') at++;
-            end = at;
-            return at < filled;
+            for (end = start; end < filled; end++) if (page[end] == '\n') return true;
+            return false;
         }
 
         boolean isEmpty() {
@@ -11160,10 +11153,8 @@ final class DifyExec implements Runnable {
 
         int findOrAdd(String id) {
             var known = last;
-            if (known.entry >= 0 && known.id.equals(id)) return known.entry;
-            int entry = add(id, 0, 0);
-            last = new Found(id, entry);
-            return entry;
+            if (known.entry < 0 || !known.id.equals(id)) last = known = new Found(id, add(id, 0, 0));
+            return known.entry;
         }
 
         /// The ids so far are the CSV's; what comes later is known from the files alone.
@@ -13814,7 +13805,7 @@ final class DifyExec implements Runnable {
         }
 
         static Env of(Map<String, String> variables, Path... folders) {
-            return of(variables::get, Invocation.installed(), folders);
+            return of(variables::get, Invocation.INSTALLED, folders);
         }
 
         /// @param args those of `main`
@@ -13992,23 +13983,17 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// How the tool was started: the words that a command to paste begins with. They are found out as one is
-        /// printed: asking for the process takes longer than most else of a start.
+        /// How the tool was started: the words that a command to paste begins with, found out as one is printed.
         record Invocation(Supplier<List<String>> words) {
-            private static final List<String> INSTALLED = List.of("difyexec");
+            static final Invocation INSTALLED = new Invocation(() -> List.of("difyexec"));
             private static final String SEPARATOR = "\037", SCRIPT = "DifyExec.java";
 
             static Invocation ofProcess(String... args) {
                 return new Invocation(() -> {
                     var info = ProcessHandle.current().info();
-                    var options = info.arguments().stream().flatMap(Stream::of);
-                    return words(System::getenv, Stream.concat(info.command().stream(), options).toList(),
-                            List.of(args), Path.of(""));
+                    var all = Stream.concat(info.command().stream(), info.arguments().stream().flatMap(Stream::of));
+                    return words(System::getenv, all.toList(), List.of(args), Path.of(""));
                 });
-            }
-
-            static Invocation installed() {
-                return new Invocation(() -> INSTALLED);
             }
 
             /// | started as | what that leaves |
@@ -14030,7 +14015,8 @@ final class DifyExec implements Runnable {
                         : Optional.of(List.of(command)).filter(_ -> !command.isEmpty());
                 return jar.or(() -> typed).map(words -> byName(words, path))
                         .orElseGet(() -> find("difyexec", path).isEmpty() && find("jbang", path).isPresent()
-                                && Files.exists(folder.resolve(SCRIPT)) ? List.of("jbang", SCRIPT) : INSTALLED);
+                                && Files.exists(folder.resolve(SCRIPT)) ? List.of("jbang", SCRIPT)
+                                : INSTALLED.words.get());
             }
 
             /// What stands before the arguments.

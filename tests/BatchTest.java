@@ -318,7 +318,7 @@ final class BatchTest {
         private static Optional<Results.Head> head(Path folder, String line) throws IOException {
             try (var lines = new Lines(Files.writeString(folder.resolve("line"), line + "\n"))) {
                 lines.next();
-                return Results.head(lines.parser());
+                return Results.head(lines.parser(), Results.HEAD);
             }
         }
 
@@ -463,7 +463,7 @@ final class BatchTest {
             var files = BatchFiles.of(folder.resolve("results.jsonl"));
             var out = new StringWriter();
             new StatusView(Batch.peek(files, Optional.empty()), new PrintWriter(out, true), new Paint(false))
-                    .print(new NextCall(Env.Invocation.installed(), Typed.NOTHING));
+                    .print(new NextCall(Env.Invocation.INSTALLED, Typed.NOTHING));
             return out.toString();
         }
 
