@@ -125,9 +125,6 @@ import static java.util.stream.Collectors.joining;
 @Command(name = "difyexec", mixinStandardHelpOptions = true,
         description = "Runs a Dify workflow once for every row of a CSV file: no finished row lost, none paid twice.",
         synopsisSubcommandLabel = "COMMAND",
-        subcommands = {DifyExec.Run.class, DifyExec.Retry.class, DifyExec.Status.class, DifyExec.Export.class,
-                DifyExec.Compare.class, DifyExec.Merge.class, DifyExec.Check.class,
-                DifyExec.Shell.class, AutoComplete.GenerateCompletion.class},
         footer = {"difyexec run --demo -i data.csv -o results.jsonl", "difyexec status -o results.jsonl",
                 "difyexec run --help"})
 final class DifyExec implements Runnable {
@@ -135,11 +132,14 @@ final class DifyExec implements Runnable {
     static final String VERSION = "0.2.0";
     static final int OK = 0, BUG = 1, UNUSABLE = 2, ROWS_LEFT = 3, DIFFERENT = 3, STOPPED = 4, INTERRUPTED = 130;
 
+    private static final List<Class<?>> COMMANDS = List.of(Run.class, Retry.class, Status.class, Export.class,
+            Compare.class, Merge.class, Check.class, Shell.class, AutoComplete.GenerateCompletion.class);
+
     @Spec CommandSpec spec;
 
     static void main(String... args) {
         setProperties();
-        System.exit(commandLine(Env.ofProcess(args)).execute(args));
+        System.exit(commandLine(Env.ofProcess(args), args).execute(args));
     }
 
     /// What the HTTP client and JLine read once, as their classes load: idle connections are given up after a second, a
@@ -154,10 +154,14 @@ final class DifyExec implements Runnable {
             properties.putIfAbsent("org.jline.terminal.provider", "exec");
     }
 
-    /// The whole command tree over one environment: `main` gives the real one, a test a map.
-    static CommandLine commandLine(Env env) {
-        var factory = new Factory(env, _ -> UnaryOperator.identity());
-        return CommandLines.configured(new CommandLine(new DifyExec(), factory), new EnvDefaults(env), env);
+    /// The command tree over one environment: `main` gives the real one, a test a map. Where the first argument names
+    /// a command that needs no other, it is of that one alone: picocli reads the options of all that it is given.
+    static CommandLine commandLine(Env env, String... args) {
+        var line = new CommandLine(new DifyExec(), new Factory(env, _ -> UnaryOperator.identity()));
+        var named = COMMANDS.stream().filter(type -> type != Shell.class && args.length > 0
+                && type.getSimpleName().toLowerCase(Locale.ROOT).equals(args[0])).toList();
+        (named.isEmpty() ? COMMANDS : named).forEach(line::addSubcommand);
+        return CommandLines.configured(line, new EnvDefaults(env), env);
     }
 
     /// No arguments: the usage.
@@ -9082,7 +9086,7 @@ final class DifyExec implements Runnable {
                 for (int source = 0; source < sources.length; source++) {
                     var lines = sources[source] = new Lines(files(source).results());
                     while (lines.next()) {
-                        var head = Results.head(lines.parser()).filter(Results.Head::success);
+                        var head = Results.head(lines.parser(), Results.HEAD).filter(Results.Head::success);
                         if (head.isPresent()) take(source, lines.place(), head.get());
                     }
                 }
@@ -9175,7 +9179,7 @@ final class DifyExec implements Runnable {
             }
 
             private Results.Head line(long place) throws IOException {
-                return Results.head(turn(place).parser()).orElseThrow();
+                return Results.head(turn(place).parser(), Results.HEAD).orElseThrow();
             }
 
             void write(OutputStream out) throws IOException {
@@ -9308,8 +9312,8 @@ final class DifyExec implements Runnable {
 
     /// The results file: a line a success.
     static final class Results {
-        private static final Set<String> HEAD = Set.of("id", "status", "workflow_status", "workflow_id",
-                "workflow_run_id", "executed_at");
+        static final Set<String> STANDING = Set.of("id", "status", "workflow_status", "workflow_id"),
+                HEAD = Set.of("id", "status", "workflow_status", "workflow_id", "workflow_run_id", "executed_at");
         /// The original tool puts a blank after each colon and comma.
         static final Pattern BEGINNING = Pattern.compile("""
                 \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
@@ -9319,7 +9323,7 @@ final class DifyExec implements Runnable {
         static void read(Path results, Index index, List<Batch.Listener> listeners) throws IOException {
             try (var lines = new Lines(results)) {
                 while (lines.next()) {
-                    var head = head(lines.parser()).filter(Head::success);
+                    var head = head(lines.parser(), STANDING).filter(Head::success);
                     if (head.isEmpty()) continue;
                     int entry = index.findOrAdd(head.get().id());
                     index.stand(entry, head.get().standing());
@@ -9340,9 +9344,10 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The fields of a line that say whose result it is; empty if it is no whole JSON object with an id.
-        static Optional<Head> head(JsonParser line) {
-            return Lines.Fields.of(line, (name, _) -> !HEAD.contains(name))
+        /// The fields of a line that say whose result it is, as far as they are asked for; empty if it is no whole JSON
+        /// object with an id.
+        static Optional<Head> head(JsonParser line, Set<String> names) {
+            return Lines.Fields.of(line, (name, _) -> !names.contains(name))
                     .filter(fields -> !fields.text("id").isBlank())
                     .map(fields -> new Head(fields.text("id").strip(),
                             "success".equals(fields.texts().getOrDefault("status", "success")),
@@ -11140,8 +11145,9 @@ final class DifyExec implements Runnable {
         }
 
         int findOrAdd(String id) {
-            int found = find(id);
-            return found >= 0 ? found : add(id, 0, 0);
+            var known = last;
+            if (known.entry < 0 || !known.id.equals(id)) last = known = new Found(id, add(id, 0, 0));
+            return known.entry;
         }
 
         /// The ids so far are the CSV's; what comes later is known from the files alone.
@@ -13984,16 +13990,17 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// How the tool was started: the words that a command to paste begins with.
-        record Invocation(List<String> words) {
-            static final Invocation INSTALLED = new Invocation(List.of("difyexec"));
+        /// How the tool was started: the words that a command to paste begins with, found out as one is printed.
+        record Invocation(Supplier<List<String>> words) {
+            static final Invocation INSTALLED = new Invocation(() -> List.of("difyexec"));
             private static final String SEPARATOR = "\037", SCRIPT = "DifyExec.java";
 
             static Invocation ofProcess(String... args) {
-                var info = ProcessHandle.current().info();
-                var options = info.arguments().stream().flatMap(Stream::of);
-                return of(System::getenv, Stream.concat(info.command().stream(), options).toList(), List.of(args),
-                        Path.of(""));
+                return new Invocation(() -> {
+                    var info = ProcessHandle.current().info();
+                    var all = Stream.concat(info.command().stream(), info.arguments().stream().flatMap(Stream::of));
+                    return words(System::getenv, all.toList(), List.of(args), Path.of(""));
+                });
             }
 
             /// | started as | what that leaves |
@@ -14005,7 +14012,7 @@ final class DifyExec implements Runnable {
             ///
             /// @param process the words of the process; none where they cannot be had
             /// @param args    the last of them, which are the tool's
-            static Invocation of(UnaryOperator<String> environment, List<String> process, List<String> args,
+            static List<String> words(UnaryOperator<String> environment, List<String> process, List<String> args,
                     Path folder) {
                 var path = Objects.requireNonNullElse(environment.apply("PATH"), "");
                 var command = Objects.requireNonNullElse(environment.apply("DIFYEXEC_COMMAND"), "");
@@ -14013,10 +14020,10 @@ final class DifyExec implements Runnable {
                         .filter(words -> words.size() > 2 && words.get(words.size() - 2).equals("-jar"));
                 var typed = command.contains(SEPARATOR) ? before(args, List.of(command.split(SEPARATOR, -1)))
                         : Optional.of(List.of(command)).filter(_ -> !command.isEmpty());
-                return jar.or(() -> typed).map(words -> byName(words, path)).map(Invocation::new)
+                return jar.or(() -> typed).map(words -> byName(words, path))
                         .orElseGet(() -> find("difyexec", path).isEmpty() && find("jbang", path).isPresent()
-                                && Files.exists(folder.resolve(SCRIPT))
-                                ? new Invocation(List.of("jbang", SCRIPT)) : INSTALLED);
+                                && Files.exists(folder.resolve(SCRIPT)) ? List.of("jbang", SCRIPT)
+                                : INSTALLED.words.get());
             }
 
             /// What stands before the arguments.
@@ -14050,7 +14057,7 @@ final class DifyExec implements Runnable {
 
             @Override
             public String toString() {
-                return words.stream().map(Plain::shell).collect(joining(" "));
+                return words.get().stream().map(Plain::shell).collect(joining(" "));
             }
         }
     }

@@ -341,7 +341,7 @@ final class BatchTest {
         private static Optional<Results.Head> head(Path folder, String line) throws IOException {
             try (var lines = new Lines(Files.writeString(folder.resolve("line"), line + "\n"))) {
                 lines.next();
-                return Results.head(lines.parser());
+                return Results.head(lines.parser(), Results.HEAD);
             }
         }
 

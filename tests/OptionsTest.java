@@ -29,11 +29,10 @@ final class OptionsTest {
                 "shell-help.txt, shell"})
         void isTheOneInTheGoldenFile(String golden, String command) throws IOException {
             var out = new StringWriter();
-            var line = commandLine(Env.of(Map.of("DIFY_API_KEY", "app-secret-of-mine", "COLUMNS", "100",
-                    "NO_COLOR", "1")))
-                    .setOut(new PrintWriter(out));
+            var args = command == null ? new String[] {"--help"} : new String[] {command, "--help"};
+            var settings = Map.of("DIFY_API_KEY", "app-secret-of-mine", "COLUMNS", "100", "NO_COLOR", "1");
 
-            int code = command == null ? line.execute("--help") : line.execute(command, "--help");
+            int code = commandLine(Env.of(settings), args).setOut(new PrintWriter(out)).execute(args);
 
             assertEquals(OK, code);
             assertFalse(out.toString().contains("secret"));
@@ -126,6 +125,26 @@ final class OptionsTest {
     }
 
     @Nested
+    class TheTree {
+        private static Set<String> commands(String... args) {
+            return commandLine(Env.of(Map.of()), args).getSubcommands().keySet();
+        }
+
+        @Test
+        void isOfTheNamedCommandAlone() {
+            for (var name : List.of("run", "retry", "status", "export", "compare", "merge", "check"))
+                assertEquals(Set.of(name), commands(name, "-o", "status"));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"", "--help", "shell", "generate-completion", "statsu"})
+        void isWholeWhereItIsListedOrHandedOn(String first) {
+            assertEquals(9, commands(first).size());
+            assertEquals(commands(), commands(first));
+        }
+    }
+
+    @Nested
     class AMistypedWord {
         @ParameterizedTest(name = "{0}: {1}")
         @CsvSource(useHeadersInDisplayName = true, quoteCharacter = '`', textBlock = """
@@ -142,8 +161,9 @@ final class OptionsTest {
                 """, delimiter = '|')
         void isNamedWithTheRightOne(String typed, String said) {
             var err = new StringWriter();
+            var args = typed.split(" ");
 
-            int code = commandLine(Env.of(Map.of())).setErr(new PrintWriter(err)).execute(typed.split(" "));
+            int code = commandLine(Env.of(Map.of()), args).setErr(new PrintWriter(err)).execute(args);
 
             assertEquals(UNUSABLE, code);
             assertEquals("difyexec: " + said, err.toString().lines().findFirst().orElseThrow());

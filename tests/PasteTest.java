@@ -161,7 +161,8 @@ final class PasteTest extends WholeCommand {
     class TheInvocation {
         private Env.Invocation of(String command, String process, String... args) {
             var variables = Map.of("PATH", file("bin") + ":" + file("none"), "DIFYEXEC_COMMAND", command);
-            return Env.Invocation.of(variables::get, List.of(process.split(" ")), List.of(args), folder);
+            return new Env.Invocation(() -> Env.Invocation.words(variables::get, List.of(process.split(" ")),
+                    List.of(args), folder));
         }
 
         private void program(String name) throws IOException {
