@@ -11146,7 +11146,7 @@ final class DifyExec implements Runnable {
 
         int findOrAdd(String id) {
             var known = last;
-            if (known.entry < 0 || !known.id.equals(id)) last = known = new Found(id, add(id, 0, 0));
+            if (known.entry < 0 || !known.id.equals(id)) last = known = new Known(id, add(id, 0, 0));
             return known.entry;
         }
 
