@@ -2914,7 +2914,7 @@ final class DifyExec implements Runnable {
             var body = Plain.json(new String(client.body(attempt, form.values(row)), UTF_8));
             out.println();
             out.println(body);
-            out.println("curl -X POST " + Plain.shell(client.access().baseUrl() + client.start())
+            out.println("curl -X POST " + Plain.shell(client.start().toString())
                     + " -H 'Authorization: Bearer app-***' -H 'Content-Type: application/json' -d "
                     + Plain.shell(body));
         }
@@ -6173,9 +6173,11 @@ final class DifyExec implements Runnable {
 
     /// What can be asked of Dify's Service API: run, look, stop, info. Never sleeps, never retries, never writes.
     ///
+    /// @param start      where a run is started: of the version published now, or the pinned one, which a chatflow is
+    ///                   told in the body
     /// @param timeout    one run: from its first event (streaming) or from sending (blocking) to its end
     /// @param firstEvent how long a stream may say nothing before its first event
-    record DifyClient(Transport wire, Access access, AppKind app, Duration timeout, Duration firstEvent)
+    record DifyClient(Transport wire, Access access, AppKind app, URI start, Duration timeout, Duration firstEvent)
             implements AutoCloseable {
         private static final Duration LOOK = Duration.ofSeconds(30);
         /// Dify 1.16 makes up an end of the run right after an error; 1.14 keeps the stream open and says no more.
@@ -6188,6 +6190,12 @@ final class DifyExec implements Runnable {
 
         DifyClient(Access access, Duration timeout, Duration firstEvent, Transport.Room room) {
             this(new Transport(access, room), access, AppKind.WORKFLOW, timeout, firstEvent);
+        }
+
+        private DifyClient(Transport wire, Access access, AppKind app, Duration timeout, Duration firstEvent) {
+            this(wire, access, app, access.at(app == AppKind.CHATFLOW ? "/chat-messages"
+                    : access.workflowId().isEmpty() ? "/workflows/run"
+                    : "/workflows/" + encoded(access.workflowId()) + "/run"), timeout, firstEvent);
         }
 
         /// @param runs how many there may be at a time
@@ -6213,7 +6221,7 @@ final class DifyExec implements Runnable {
         /// name the run in the head of its answer: before its body, and where that is cut off.
         Seen run(Attempt attempt, Map<String, Value> inputs, Consumer<Heard> told) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
-            var post = post(start(), "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
+            var post = post(start, "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
             var named = new AtomicReference<Optional<RunRef>>(Optional.empty());
             try (var call = wire.door.call()) {
                 var seen = wire.exchange(post, head -> {
@@ -6311,7 +6319,7 @@ final class DifyExec implements Runnable {
         void stop(RunRef run, String user) {
             var path = (isChat() ? "/chat-messages/" : "/workflows/tasks/") + encoded(run.task()) + "/stop";
             var body = Json.MAPPER.createObjectNode().put("user", user).toString();
-            ask(post(path, "application/json", BodyPublishers.ofString(body)), LOOK,
+            ask(post(access.at(path), "application/json", BodyPublishers.ofString(body)), LOOK,
                     answer -> answer.limited().readAllBytes());
         }
 
@@ -6321,7 +6329,7 @@ final class DifyExec implements Runnable {
                 if (!local.file().toRealPath().equals(local.file()))
                     throw new IOException("a link has taken its place");
                 var boundary = "difyexec-" + UUID.randomUUID();
-                var request = post("/files/upload", "multipart/form-data; boundary=" + boundary,
+                var request = post(access.at("/files/upload"), "multipart/form-data; boundary=" + boundary,
                         multipart(local, user, boundary));
                 return switch (ask(request, timeout, answer -> tree(answer).path("id").asText(""))) {
                     case Reply.Got(var id) when id.isEmpty() -> new Reply.NotGot<>(Seen.nothing());
@@ -6378,13 +6386,6 @@ final class DifyExec implements Runnable {
             return () -> Optional.ofNullable(first.getAndSet(null)).map(CompletableFuture::join).orElseGet(this::info);
         }
 
-        /// Where a run is started: of the version published now, or the pinned one, which a chatflow is told in the
-        /// body.
-        String start() {
-            return isChat() ? "/chat-messages" : access.workflowId().isEmpty() ? "/workflows/run"
-                    : "/workflows/" + encoded(access.workflowId()) + "/run";
-        }
-
         private static String encoded(String part) {
             return URLEncoder.encode(part, UTF_8).replace("+", "%20");
         }
@@ -6392,60 +6393,69 @@ final class DifyExec implements Runnable {
         /// The body of an attempt's request. A chatflow's row has a conversation of its own: none is named, and no name
         /// is made up for it, which can cost a model call.
         byte[] body(Attempt attempt, Map<String, Value> inputs) {
-            var body = Json.MAPPER.createObjectNode();
-            var sent = body.putObject("inputs");
-            inputs.forEach((name, value) -> {
-                if (value instanceof Value.Query(var text)) body.put("query", text);
-                else sent.set(name, json(value));
-            });
-            body.put("response_mode", attempt.mode() == Mode.STREAMING ? "streaming" : "blocking");
-            body.put("user", attempt.user());
-            if (isChat()) body.put("auto_generate_name", false);
-            if (isChat() && !access.workflowId().isEmpty()) body.put("workflow_id", access.workflowId());
-            return bytes(body);
-        }
-
-        private static byte[] bytes(JsonNode tree) {
-            var out = new ByteArrayOutputStream(512);
-            try (var json = Json.Tokens.writing(out)) {
-                Json.MAPPER.writeTree(json, tree);
+            try {
+                return Json.Tokens.bytes(json -> write(attempt, inputs, json));
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: memory does not fail
             }
-            return out.toByteArray();
         }
 
-        private static JsonNode json(Value value) {
-            var nodes = Json.MAPPER.getNodeFactory();
-            return switch (value) {
-                case Value.Text(var text) -> nodes.textNode(text);
-                case Value.Numeric(var number) -> nodes.rawValueNode(new RawValue(number.toPlainString()));
-                case Value.Truth(var isTrue) -> nodes.booleanNode(isTrue);
-                case Value.RawJson(var text) -> nodes.rawValueNode(new RawValue(text));
-                case Value.Remote(var kind, var address) -> file(kind, "remote_url", "url", address.toString());
-                case Value.OnServer(var kind, var id) -> file(kind, "local_file", "upload_file_id", id);
+        private void write(Attempt attempt, Map<String, Value> inputs, JsonGenerator json) throws IOException {
+            json.writeStartObject();
+            json.writeObjectFieldStart("inputs");
+            for (var input : inputs.entrySet()) if (!(input.getValue() instanceof Value.Query)) {
+                json.writeFieldName(input.getKey());
+                write(input.getValue(), json);
+            }
+            json.writeEndObject();
+            for (var value : inputs.values())
+                if (value instanceof Value.Query(var text)) json.writeStringField("query", text);
+            json.writeStringField("response_mode", attempt.mode() == Mode.STREAMING ? "streaming" : "blocking");
+            json.writeStringField("user", attempt.user());
+            if (isChat()) json.writeBooleanField("auto_generate_name", false);
+            if (isChat() && !access.workflowId().isEmpty()) json.writeStringField("workflow_id", access.workflowId());
+            json.writeEndObject();
+        }
+
+        private static void write(Value value, JsonGenerator json) throws IOException {
+            switch (value) {
+                case Value.Text(var text) -> json.writeString(text);
+                case Value.Numeric(var number) -> json.writeRawValue(number.toPlainString());
+                case Value.Truth(var isTrue) -> json.writeBoolean(isTrue);
+                case Value.RawJson(var text) -> json.writeRawValue(text);
+                case Value.Remote(var kind, var address) ->
+                        file(kind, "remote_url", "url", address.toString(), json);
+                case Value.OnServer(var kind, var id) -> file(kind, "local_file", "upload_file_id", id, json);
                 case Value.Local(var kind, _, var file) ->
-                        file(kind, "local_file", "upload_file_id", "<upload of " + file + ">");
-                case Value.Several(var files) ->
-                        nodes.arrayNode().addAll(files.stream().map(DifyClient::json).toList());
-                case Value.Query _, Value.None _, Value.Wrong _ -> nodes.nullNode();
-            };
+                        file(kind, "local_file", "upload_file_id", "<upload of " + file + ">", json);
+                case Value.Several(var files) -> {
+                    json.writeStartArray();
+                    for (var file : files) write(file, json);
+                    json.writeEndArray();
+                }
+                case Value.Query _, Value.None _, Value.Wrong _ -> json.writeNull();
+            }
         }
 
-        private static JsonNode file(String kind, String method, String field, String value) {
-            return Json.MAPPER.createObjectNode().put("type", kind).put("transfer_method", method).put(field, value);
+        private static void file(String kind, String method, String field, String value, JsonGenerator json)
+                throws IOException {
+            json.writeStartObject();
+            json.writeStringField("type", kind);
+            json.writeStringField("transfer_method", method);
+            json.writeStringField(field, value);
+            json.writeEndObject();
         }
 
         private HttpRequest get(String path) {
-            return authorized(path).build();
+            return authorized(access.at(path)).build();
         }
 
-        private HttpRequest post(String path, String type, BodyPublisher body) {
-            return authorized(path).header("Content-Type", type).POST(body).build();
+        private HttpRequest post(URI address, String type, BodyPublisher body) {
+            return authorized(address).header("Content-Type", type).POST(body).build();
         }
 
-        private HttpRequest.Builder authorized(String path) {
-            return request(URI.create(access.baseUrl() + path)).header("Authorization", "Bearer " + access.key());
+        private HttpRequest.Builder authorized(URI address) {
+            return request(address).header("Authorization", "Bearer " + access.key());
         }
 
         private static HttpRequest.Builder request(URI address) {
@@ -6689,16 +6699,15 @@ final class DifyExec implements Runnable {
                     var value = new RawValue(new String(copy(other), UTF_8));
                     if (!name.equals("answer")) outputs.putRawValue(name, value);
                 }
+                return Json.Tokens.bytes(json -> Json.MAPPER.writeTree(json, outputs));
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: memory does not fail
             }
-            return DifyClient.bytes(outputs);
         }
 
         /// The value as compact JSON, its numbers as written.
         private static byte[] copy(JsonParser json) throws IOException {
-            var out = new ByteArrayOutputStream(256);
-            try (var copy = Json.Tokens.writing(out)) {
+            return Json.Tokens.bytes(copy -> {
                 int depth = 0;
                 do {
                     if (json.currentToken().isNumeric() && !json.isNaN())
@@ -6707,8 +6716,7 @@ final class DifyExec implements Runnable {
                     if (json.currentToken().isStructStart()) depth++;
                     if (json.currentToken().isStructEnd()) depth--;
                 } while (depth > 0 && json.nextToken() != null);
-            }
-            return out.toByteArray();
+            });
         }
 
         Optional<RunRef> ref() {
@@ -13182,6 +13190,10 @@ final class DifyExec implements Runnable {
             return key.equals(DEMO_KEY) ? "demo" : baseUrl.toString();
         }
 
+        URI at(String path) {
+            return URI.create(baseUrl + path);
+        }
+
         /// What to do where the address is not that of Dify's API.
         String advice() {
             return baseUrl.getPath().isEmpty() ? "it has no path; set DIFY_API_BASE_URL to " + baseUrl + "/v1"
@@ -14129,6 +14141,19 @@ final class DifyExec implements Runnable {
             /// Jackson's own UTF-8 has an escape for each half of an emoji, or takes what follows a lone half for one.
             static JsonGenerator writing(OutputStream out) throws IOException {
                 return FACTORY.createGenerator(new Utf8(out));
+            }
+
+            @FunctionalInterface interface Writing {
+                void to(JsonGenerator json) throws IOException;
+            }
+
+            /// What is written, as bytes.
+            static byte[] bytes(Writing what) throws IOException {
+                var out = new ByteArrayOutputStream(512);
+                try (var json = writing(out)) {
+                    what.to(json);
+                }
+                return out.toByteArray();
             }
 
             /// `object("count", 3, "ids", List.of("r-1"))`, in this order.
