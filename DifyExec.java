@@ -40,6 +40,7 @@ import com.fasterxml.jackson.databind.JsonSerializable;
 import com.fasterxml.jackson.databind.ObjectReader;
 import com.fasterxml.jackson.databind.ObjectWriter;
 import com.fasterxml.jackson.databind.PropertyNamingStrategies;
+import com.fasterxml.jackson.databind.SerializationFeature;
 import com.fasterxml.jackson.databind.SerializerProvider;
 import com.fasterxml.jackson.databind.json.JsonMapper;
 import com.fasterxml.jackson.databind.jsontype.TypeSerializer;
@@ -9210,12 +9211,12 @@ final class DifyExec implements Runnable {
     static final class LineFile implements AutoCloseable {
         private static final int FULL = 64 << 10;
         private static final ObjectWriter WRITER = Json.MAPPER.writer()
-                .without(JsonGenerator.Feature.AUTO_CLOSE_TARGET);
+                .without(SerializationFeature.FLUSH_AFTER_WRITE_VALUE);
 
         private final Path path;
         private final byte[] head;
         private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
-        private final Json.Utf8 text = new Json.Utf8(waiting);
+        private final JsonGenerator json = Json.Tokens.writing(waiting).setRootValueSeparator(null);
         private final List<Runnable> onceWritten = new ArrayList<>();
         private FileChannel channel;
 
@@ -9228,11 +9229,11 @@ final class DifyExec implements Runnable {
         /// A line, as JSON; [#flush] writes it.
         void add(Object line) {
             try {
-                WRITER.writeValue(text, line);
+                WRITER.writeValue(json, line);
+                json.writeRaw('\n');
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: memory does not fail
             }
-            waiting.write('\n');
         }
 
         /// So much waits that the next line would cost memory.
@@ -9246,6 +9247,7 @@ final class DifyExec implements Runnable {
         }
 
         boolean flush() throws IOException {
+            json.flush();
             boolean any = waiting.size() > 0;
             if (any) append();
             onceWritten.forEach(Runnable::run);
@@ -14139,8 +14141,12 @@ final class DifyExec implements Runnable {
                     .disable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS).build();
 
             /// Jackson's own UTF-8 has an escape for each half of an emoji, or takes what follows a lone half for one.
-            static JsonGenerator writing(OutputStream out) throws IOException {
-                return FACTORY.createGenerator(new Utf8(out));
+            static JsonGenerator writing(OutputStream out) {
+                try {
+                    return FACTORY.createGenerator(new Utf8(out));
+                } catch (IOException problem) {
+                    throw new UncheckedIOException(problem); // cannot happen: nothing is written as yet
+                }
             }
 
             @FunctionalInterface interface Writing {
