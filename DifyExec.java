@@ -6394,57 +6394,36 @@ final class DifyExec implements Runnable {
         /// The body of an attempt's request. A chatflow's row has a conversation of its own: none is named, and no name
         /// is made up for it, which can cost a model call.
         byte[] body(Attempt attempt, Map<String, Value> inputs) {
-            try {
-                return Json.Tokens.bytes(json -> write(attempt, inputs, json));
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
-            }
+            var sent = new LinkedHashMap<String, Object>();
+            var body = object("inputs", sent);
+            inputs.forEach((name, value) -> {
+                if (value instanceof Value.Query(var text)) body.put("query", text);
+                else sent.put(name, json(value));
+            });
+            body.put("response_mode", attempt.mode() == Mode.STREAMING ? "streaming" : "blocking");
+            body.put("user", attempt.user());
+            if (isChat()) body.put("auto_generate_name", false);
+            if (isChat() && !access.workflowId().isEmpty()) body.put("workflow_id", access.workflowId());
+            return Json.Tokens.bytes(body);
         }
 
-        private void write(Attempt attempt, Map<String, Value> inputs, JsonGenerator json) throws IOException {
-            json.writeStartObject();
-            json.writeObjectFieldStart("inputs");
-            for (var input : inputs.entrySet()) if (!(input.getValue() instanceof Value.Query)) {
-                json.writeFieldName(input.getKey());
-                write(input.getValue(), json);
-            }
-            json.writeEndObject();
-            for (var value : inputs.values())
-                if (value instanceof Value.Query(var text)) json.writeStringField("query", text);
-            json.writeStringField("response_mode", attempt.mode() == Mode.STREAMING ? "streaming" : "blocking");
-            json.writeStringField("user", attempt.user());
-            if (isChat()) json.writeBooleanField("auto_generate_name", false);
-            if (isChat() && !access.workflowId().isEmpty()) json.writeStringField("workflow_id", access.workflowId());
-            json.writeEndObject();
-        }
-
-        private static void write(Value value, JsonGenerator json) throws IOException {
-            switch (value) {
-                case Value.Text(var text) -> json.writeString(text);
-                case Value.Numeric(var number) -> json.writeRawValue(number.toPlainString());
-                case Value.Truth(var isTrue) -> json.writeBoolean(isTrue);
-                case Value.RawJson(var text) -> json.writeRawValue(text);
-                case Value.Remote(var kind, var address) ->
-                        file(kind, "remote_url", "url", address.toString(), json);
-                case Value.OnServer(var kind, var id) -> file(kind, "local_file", "upload_file_id", id, json);
+        private static Object json(Value value) {
+            return switch (value) {
+                case Value.Text(var text) -> text;
+                case Value.Numeric(var number) -> new RawValue(number.toPlainString());
+                case Value.Truth(var isTrue) -> isTrue;
+                case Value.RawJson(var text) -> new RawValue(text);
+                case Value.Remote(var kind, var address) -> file(kind, "remote_url", "url", address.toString());
+                case Value.OnServer(var kind, var id) -> file(kind, "local_file", "upload_file_id", id);
                 case Value.Local(var kind, _, var file) ->
-                        file(kind, "local_file", "upload_file_id", "<upload of " + file + ">", json);
-                case Value.Several(var files) -> {
-                    json.writeStartArray();
-                    for (var file : files) write(file, json);
-                    json.writeEndArray();
-                }
-                case Value.Query _, Value.None _, Value.Wrong _ -> json.writeNull();
-            }
+                        file(kind, "local_file", "upload_file_id", "<upload of " + file + ">");
+                case Value.Several(var files) -> files.stream().map(DifyClient::json).toList();
+                case Value.Query _, Value.None _, Value.Wrong _ -> null;
+            };
         }
 
-        private static void file(String kind, String method, String field, String value, JsonGenerator json)
-                throws IOException {
-            json.writeStartObject();
-            json.writeStringField("type", kind);
-            json.writeStringField("transfer_method", method);
-            json.writeStringField(field, value);
-            json.writeEndObject();
+        private static Object file(String kind, String method, String field, String value) {
+            return object("type", kind, "transfer_method", method, field, value);
         }
 
         private HttpRequest get(String path) {
@@ -6691,24 +6670,25 @@ final class DifyExec implements Runnable {
 
         /// The outputs of a chatflow with this answer: in place of theirs, where others are told.
         private static byte[] outputs(String answer, byte[] others) {
-            var outputs = Json.MAPPER.createObjectNode().put("answer", answer);
+            var outputs = object("answer", answer);
             try (var other = Json.FACTORY.createParser(others)) {
                 other.nextToken();
                 while (other.nextToken() == JsonToken.FIELD_NAME) {
                     var name = other.currentName();
                     other.nextToken();
                     var value = new RawValue(new String(copy(other), UTF_8));
-                    if (!name.equals("answer")) outputs.putRawValue(name, value);
+                    if (!name.equals("answer")) outputs.put(name, value);
                 }
-                return Json.Tokens.bytes(json -> Json.MAPPER.writeTree(json, outputs));
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: memory does not fail
             }
+            return Json.Tokens.bytes(outputs);
         }
 
         /// The value as compact JSON, its numbers as written.
         private static byte[] copy(JsonParser json) throws IOException {
-            return Json.Tokens.bytes(copy -> {
+            var out = new ByteArrayOutputStream(256);
+            try (var copy = Json.Tokens.writing(out)) {
                 int depth = 0;
                 do {
                     if (json.currentToken().isNumeric() && !json.isNaN())
@@ -6717,7 +6697,8 @@ final class DifyExec implements Runnable {
                     if (json.currentToken().isStructStart()) depth++;
                     if (json.currentToken().isStructEnd()) depth--;
                 } while (depth > 0 && json.nextToken() != null);
-            });
+            }
+            return out.toByteArray();
         }
 
         Optional<RunRef> ref() {
@@ -14149,19 +14130,6 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            @FunctionalInterface interface Writing {
-                void to(JsonGenerator json) throws IOException;
-            }
-
-            /// What is written, as bytes.
-            static byte[] bytes(Writing what) throws IOException {
-                var out = new ByteArrayOutputStream(512);
-                try (var json = writing(out)) {
-                    what.to(json);
-                }
-                return out.toByteArray();
-            }
-
             /// `object("count", 3, "ids", List.of("r-1"))`, in this order.
             static Map<String, Object> object(Object... namesAndValues) {
                 var object = new LinkedHashMap<String, Object>();
@@ -14173,12 +14141,23 @@ final class DifyExec implements Runnable {
             /// Maps, lists and plain values as JSON.
             static String text(Object value) {
                 var text = new StringWriter();
+                write(value, text);
+                return text.toString();
+            }
+
+            /// The same in UTF-8.
+            static byte[] bytes(Object value) {
+                var out = new ByteArrayOutputStream(512);
+                write(value, new Utf8(out));
+                return out.toByteArray();
+            }
+
+            private static void write(Object value, Writer text) {
                 try (var json = FACTORY.createGenerator(text)) {
                     write(value, json);
                 } catch (IOException problem) {
                     throw new UncheckedIOException(problem); // cannot happen: memory does not fail
                 }
-                return text.toString();
             }
 
             private static void write(Object value, JsonGenerator json) throws IOException {
@@ -14196,6 +14175,8 @@ final class DifyExec implements Runnable {
                         for (var item : array) write(item, json);
                         json.writeEndArray();
                     }
+                    case String text -> json.writeString(text);
+                    case RawValue raw -> raw.serialize(json);
                     case null, default -> json.writeObject(value);
                 }
             }
