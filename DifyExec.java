@@ -5827,7 +5827,9 @@ final class DifyExec implements Runnable {
         }
 
         long done() {
-            return ended.values().stream().mapToLong(Long::longValue).sum();
+            long done = 0;
+            for (long count : ended.values()) done += count;
+            return done;
         }
 
         long succeeded() {
@@ -7874,8 +7876,8 @@ final class DifyExec implements Runnable {
 
             /// Neither what was sent nor the CSV's row of that time is what the CSV has now.
             boolean isOfOther(long now) {
-                return !event.cells().isEmpty() && Stream.of(event.cells(), event.csv())
-                        .filter(hash -> !hash.isEmpty()).noneMatch(hash -> Cells.number(hash) == now);
+                return !event.cells().isEmpty() && Cells.number(event.cells()) != now
+                        && (event.csv().isEmpty() || Cells.number(event.csv()) != now);
             }
         }
 
@@ -8000,7 +8002,8 @@ final class DifyExec implements Runnable {
             if (standing.isSuccess()) {
                 remove(end.id(), one -> one.state() == State.NOT_STARTED || one.state() == State.LOST
                         || one.state() == State.RESENT && one.run().isPresent());
-                var missing = missingByAttempt.remove(end.id() + "\0" + end.user());
+                var missing = missingByAttempt.isEmpty() ? null
+                        : missingByAttempt.remove(end.id() + "\0" + end.user());
                 missingFiles.put(entry, end.id(), missing == null ? 0 : missing.size());
                 latencies.add(Math.round(end.seconds() * 1000));
                 if (!index.standing(entry).isSuccess()) add(known.as(State.LOST));
@@ -12047,7 +12050,7 @@ final class DifyExec implements Runnable {
             /// A little less at either end: a run that follows another in its place is not at work beside it.
             void add(Duration took, Instant ended) {
                 if (!took.isPositive()) return; // the server does not tell
-                var edge = took.dividedBy(20);
+                var edge = Duration.ofNanos(took.toNanos() / 20); // dividing a Duration goes by BigDecimal
                 last.add(new Span(ended.minus(took).plus(edge), ended.minus(edge)));
                 if (last.size() > memory) last.remove();
             }
@@ -14544,6 +14547,7 @@ final class DifyExec implements Runnable {
         static final int LONGEST_ERROR = 500;
 
         static String text(String text, int longest) {
+            if (text.isEmpty()) return text;
             var cut = cut(text, longest);
             if (cut.length() < text.length()) cut += "…";
             return cut.codePoints().map(c -> isControl(c) ? ' ' : Json.Utf8.isHalf(c) ? 0xFFFD : c)
