@@ -40,6 +40,7 @@ import com.fasterxml.jackson.databind.JsonSerializable;
 import com.fasterxml.jackson.databind.ObjectReader;
 import com.fasterxml.jackson.databind.ObjectWriter;
 import com.fasterxml.jackson.databind.PropertyNamingStrategies;
+import com.fasterxml.jackson.databind.SerializationFeature;
 import com.fasterxml.jackson.databind.SerializerProvider;
 import com.fasterxml.jackson.databind.json.JsonMapper;
 import com.fasterxml.jackson.databind.jsontype.TypeSerializer;
@@ -2918,7 +2919,7 @@ final class DifyExec implements Runnable {
             var body = Plain.json(new String(client.body(attempt, form.values(row)), UTF_8));
             out.println();
             out.println(body);
-            out.println("curl -X POST " + Plain.shell(client.access().baseUrl() + client.start())
+            out.println("curl -X POST " + Plain.shell(client.start().toString())
                     + " -H 'Authorization: Bearer app-***' -H 'Content-Type: application/json' -d "
                     + Plain.shell(body));
         }
@@ -5827,7 +5828,9 @@ final class DifyExec implements Runnable {
         }
 
         long done() {
-            return ended.values().stream().mapToLong(Long::longValue).sum();
+            long done = 0;
+            for (long count : ended.values()) done += count;
+            return done;
         }
 
         long succeeded() {
@@ -6175,9 +6178,11 @@ final class DifyExec implements Runnable {
 
     /// What can be asked of Dify's Service API. Never sleeps, never retries, never judges.
     ///
+    /// @param start      where a run is started: of the version published now, or the pinned one, which a chatflow is
+    ///                   told in the body
     /// @param timeout    one run: from its first event (streaming) or from sending (blocking) to its end
     /// @param firstEvent how long a stream may say nothing before its first event
-    record DifyClient(Transport wire, Access access, AppKind app, Duration timeout, Duration firstEvent)
+    record DifyClient(Transport wire, Access access, AppKind app, URI start, Duration timeout, Duration firstEvent)
             implements AutoCloseable {
         private static final Duration LOOK = Duration.ofSeconds(30);
         /// Dify 1.16 makes up an end of the run right after an error; 1.14 keeps the stream open and says no more.
@@ -6190,6 +6195,12 @@ final class DifyExec implements Runnable {
 
         DifyClient(Access access, Duration timeout, Duration firstEvent, Transport.Room room) {
             this(new Transport(access, room), access, AppKind.WORKFLOW, timeout, firstEvent);
+        }
+
+        private DifyClient(Transport wire, Access access, AppKind app, Duration timeout, Duration firstEvent) {
+            this(wire, access, app, access.at(app == AppKind.CHATFLOW ? "/chat-messages"
+                    : access.workflowId().isEmpty() ? "/workflows/run"
+                    : "/workflows/" + encoded(access.workflowId()) + "/run"), timeout, firstEvent);
         }
 
         /// @param runs how many there may be at a time
@@ -6215,7 +6226,7 @@ final class DifyExec implements Runnable {
         /// name the run in the head of its answer: before its body, and where that is cut off.
         Seen run(Attempt attempt, Map<String, Value> inputs, Consumer<Heard> told) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
-            var post = post(start(), "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
+            var post = post(start, "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
             var named = new AtomicReference<Optional<RunRef>>(Optional.empty());
             try (var call = wire.door.call()) {
                 var seen = wire.exchange(post, head -> {
@@ -6313,7 +6324,7 @@ final class DifyExec implements Runnable {
         void stop(RunRef run, String user) {
             var path = (isChat() ? "/chat-messages/" : "/workflows/tasks/") + encoded(run.task()) + "/stop";
             var body = Json.MAPPER.createObjectNode().put("user", user).toString();
-            ask(post(path, "application/json", BodyPublishers.ofString(body)), LOOK,
+            ask(post(access.at(path), "application/json", BodyPublishers.ofString(body)), LOOK,
                     answer -> answer.limited().readAllBytes());
         }
 
@@ -6323,7 +6334,7 @@ final class DifyExec implements Runnable {
                 if (!local.file().toRealPath().equals(local.file()))
                     throw new IOException("a link has taken its place");
                 var boundary = "difyexec-" + UUID.randomUUID();
-                var request = post("/files/upload", "multipart/form-data; boundary=" + boundary,
+                var request = post(access.at("/files/upload"), "multipart/form-data; boundary=" + boundary,
                         multipart(local, user, boundary));
                 return switch (ask(request, timeout, answer -> tree(answer).path("id").asText(""))) {
                     case Reply.Got(var id) when id.isEmpty() -> new Reply.NotGot<>(Seen.nothing());
@@ -6380,13 +6391,6 @@ final class DifyExec implements Runnable {
             return () -> Optional.ofNullable(first.getAndSet(null)).map(CompletableFuture::join).orElseGet(this::info);
         }
 
-        /// Where a run is started: of the version published now, or the pinned one, which a chatflow is told in the
-        /// body.
-        String start() {
-            return isChat() ? "/chat-messages" : access.workflowId().isEmpty() ? "/workflows/run"
-                    : "/workflows/" + encoded(access.workflowId()) + "/run";
-        }
-
         private static String encoded(String part) {
             return URLEncoder.encode(part, UTF_8).replace("+", "%20");
         }
@@ -6394,60 +6398,48 @@ final class DifyExec implements Runnable {
         /// The body of an attempt's request. A chatflow's row has a conversation of its own: none is named, and no name
         /// is made up for it, which can cost a model call.
         byte[] body(Attempt attempt, Map<String, Value> inputs) {
-            var body = Json.MAPPER.createObjectNode();
-            var sent = body.putObject("inputs");
+            var sent = new LinkedHashMap<String, Object>();
+            var body = object("inputs", sent);
             inputs.forEach((name, value) -> {
                 if (value instanceof Value.Query(var text)) body.put("query", text);
-                else sent.set(name, json(value));
+                else sent.put(name, json(value));
             });
             body.put("response_mode", attempt.mode() == Mode.STREAMING ? "streaming" : "blocking");
             body.put("user", attempt.user());
             if (isChat()) body.put("auto_generate_name", false);
             if (isChat() && !access.workflowId().isEmpty()) body.put("workflow_id", access.workflowId());
-            return bytes(body);
+            return Json.Tokens.bytes(body);
         }
 
-        private static byte[] bytes(JsonNode tree) {
-            var out = new ByteArrayOutputStream(512);
-            try (var json = Json.Tokens.writing(out)) {
-                Json.MAPPER.writeTree(json, tree);
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
-            }
-            return out.toByteArray();
-        }
-
-        private static JsonNode json(Value value) {
-            var nodes = Json.MAPPER.getNodeFactory();
+        private static Object json(Value value) {
             return switch (value) {
-                case Value.Text(var text) -> nodes.textNode(text);
-                case Value.Numeric(var number) -> nodes.rawValueNode(new RawValue(number.toPlainString()));
-                case Value.Truth(var isTrue) -> nodes.booleanNode(isTrue);
-                case Value.RawJson(var text) -> nodes.rawValueNode(new RawValue(text));
+                case Value.Text(var text) -> text;
+                case Value.Numeric(var number) -> new RawValue(number.toPlainString());
+                case Value.Truth(var isTrue) -> isTrue;
+                case Value.RawJson(var text) -> new RawValue(text);
                 case Value.Remote(var kind, var address) -> file(kind, "remote_url", "url", address.toString());
                 case Value.OnServer(var kind, var id) -> file(kind, "local_file", "upload_file_id", id);
                 case Value.Local(var kind, _, var file) ->
                         file(kind, "local_file", "upload_file_id", "<upload of " + file + ">");
-                case Value.Several(var files) ->
-                        nodes.arrayNode().addAll(files.stream().map(DifyClient::json).toList());
-                case Value.Query _, Value.None _, Value.Wrong _ -> nodes.nullNode();
+                case Value.Several(var files) -> files.stream().map(DifyClient::json).toList();
+                case Value.Query _, Value.None _, Value.Wrong _ -> null;
             };
         }
 
-        private static JsonNode file(String kind, String method, String field, String value) {
-            return Json.MAPPER.createObjectNode().put("type", kind).put("transfer_method", method).put(field, value);
+        private static Object file(String kind, String method, String field, String value) {
+            return object("type", kind, "transfer_method", method, field, value);
         }
 
         private HttpRequest get(String path) {
-            return authorized(path).build();
+            return authorized(access.at(path)).build();
         }
 
-        private HttpRequest post(String path, String type, BodyPublisher body) {
-            return authorized(path).header("Content-Type", type).POST(body).build();
+        private HttpRequest post(URI address, String type, BodyPublisher body) {
+            return authorized(address).header("Content-Type", type).POST(body).build();
         }
 
-        private HttpRequest.Builder authorized(String path) {
-            return request(URI.create(access.baseUrl() + path)).header("Authorization", "Bearer " + access.key());
+        private HttpRequest.Builder authorized(URI address) {
+            return request(address).header("Authorization", "Bearer " + access.key());
         }
 
         private static HttpRequest.Builder request(URI address) {
@@ -6682,19 +6674,19 @@ final class DifyExec implements Runnable {
 
         /// The outputs of a chatflow with this answer: in place of theirs, where others are told.
         private static byte[] outputs(String answer, byte[] others) {
-            var outputs = Json.MAPPER.createObjectNode().put("answer", answer);
+            var outputs = object("answer", answer);
             try (var other = Json.FACTORY.createParser(others)) {
                 other.nextToken();
                 while (other.nextToken() == JsonToken.FIELD_NAME) {
                     var name = other.currentName();
                     other.nextToken();
                     var value = new RawValue(new String(copy(other), UTF_8));
-                    if (!name.equals("answer")) outputs.putRawValue(name, value);
+                    if (!name.equals("answer")) outputs.put(name, value);
                 }
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: memory does not fail
             }
-            return DifyClient.bytes(outputs);
+            return Json.Tokens.bytes(outputs);
         }
 
         /// The value as compact JSON, its numbers as written.
@@ -7886,8 +7878,8 @@ final class DifyExec implements Runnable {
 
             /// Neither what was sent nor the CSV's row of that time is what the CSV has now.
             boolean isOfOther(long now) {
-                return !event.cells().isEmpty() && Stream.of(event.cells(), event.csv())
-                        .filter(hash -> !hash.isEmpty()).noneMatch(hash -> Cells.number(hash) == now);
+                return !event.cells().isEmpty() && Cells.number(event.cells()) != now
+                        && (event.csv().isEmpty() || Cells.number(event.csv()) != now);
             }
         }
 
@@ -8009,7 +8001,8 @@ final class DifyExec implements Runnable {
             if (standing.isSuccess()) {
                 remove(end.id(), one -> one.state() == State.NOT_STARTED || one.state() == State.LOST
                         || one.state() == State.RESENT && one.run().isPresent());
-                var missing = missingByAttempt.remove(end.id() + "\0" + end.user());
+                var missing = missingByAttempt.isEmpty() ? null
+                        : missingByAttempt.remove(end.id() + "\0" + end.user());
                 missingFiles.put(entry, end.id(), missing == null ? 0 : missing.size());
                 latencies.add(Math.round(end.seconds() * 1000));
                 if (!index.standing(entry).isSuccess()) add(known.as(State.LOST));
@@ -9199,12 +9192,12 @@ final class DifyExec implements Runnable {
     static final class LineFile implements AutoCloseable {
         private static final int FULL = 64 << 10;
         private static final ObjectWriter WRITER = Json.MAPPER.writer()
-                .without(JsonGenerator.Feature.AUTO_CLOSE_TARGET);
+                .without(SerializationFeature.FLUSH_AFTER_WRITE_VALUE);
 
         private final Path path;
         private final byte[] head;
         private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
-        private final Json.Utf8 text = new Json.Utf8(waiting);
+        private final JsonGenerator json = Json.Tokens.writing(waiting).setRootValueSeparator(null);
         private final List<Runnable> onceWritten = new ArrayList<>();
         private FileChannel channel;
 
@@ -9217,11 +9210,11 @@ final class DifyExec implements Runnable {
         /// A line, as JSON; [#flush] writes it.
         void add(Object line) {
             try {
-                WRITER.writeValue(text, line);
+                WRITER.writeValue(json, line);
+                json.writeRaw('\n');
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: memory does not fail
             }
-            waiting.write('\n');
         }
 
         /// So much waits that the next line would cost memory.
@@ -9235,6 +9228,7 @@ final class DifyExec implements Runnable {
         }
 
         boolean flush() throws IOException {
+            json.flush();
             boolean any = waiting.size() > 0;
             if (any) append();
             onceWritten.forEach(Runnable::run);
@@ -12045,7 +12039,7 @@ final class DifyExec implements Runnable {
             /// A little less at either end: a run that follows another in its place is not at work beside it.
             void add(Duration took, Instant ended) {
                 if (!took.isPositive()) return; // the server does not tell
-                var edge = took.dividedBy(20);
+                var edge = Duration.ofNanos(took.toNanos() / 20); // dividing a Duration goes by BigDecimal
                 last.add(new Span(ended.minus(took).plus(edge), ended.minus(edge)));
                 if (last.size() > memory) last.remove();
             }
@@ -13183,6 +13177,10 @@ final class DifyExec implements Runnable {
             return key.equals(DEMO_KEY) ? "demo" : baseUrl.toString();
         }
 
+        URI at(String path) {
+            return URI.create(baseUrl + path);
+        }
+
         /// What to do where the address is not that of Dify's API.
         String advice() {
             return baseUrl.getPath().isEmpty() ? "it has no path; set DIFY_API_BASE_URL to " + baseUrl + "/v1"
@@ -14141,8 +14139,12 @@ final class DifyExec implements Runnable {
                     .disable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS).build();
 
             /// Jackson's own UTF-8 has an escape for each half of an emoji, or takes what follows a lone half for one.
-            static JsonGenerator writing(OutputStream out) throws IOException {
-                return FACTORY.createGenerator(new Utf8(out));
+            static JsonGenerator writing(OutputStream out) {
+                try {
+                    return FACTORY.createGenerator(new Utf8(out));
+                } catch (IOException problem) {
+                    throw new UncheckedIOException(problem); // cannot happen: nothing is written as yet
+                }
             }
 
             /// `object("count", 3, "ids", List.of("r-1"))`, in this order.
@@ -14156,12 +14158,23 @@ final class DifyExec implements Runnable {
             /// Maps, lists and plain values as JSON.
             static String text(Object value) {
                 var text = new StringWriter();
+                write(value, text);
+                return text.toString();
+            }
+
+            /// The same in UTF-8.
+            static byte[] bytes(Object value) {
+                var out = new ByteArrayOutputStream(512);
+                write(value, new Utf8(out));
+                return out.toByteArray();
+            }
+
+            private static void write(Object value, Writer text) {
                 try (var json = FACTORY.createGenerator(text)) {
                     write(value, json);
                 } catch (IOException problem) {
                     throw new UncheckedIOException(problem); // cannot happen: memory does not fail
                 }
-                return text.toString();
             }
 
             private static void write(Object value, JsonGenerator json) throws IOException {
@@ -14179,6 +14192,8 @@ final class DifyExec implements Runnable {
                         for (var item : array) write(item, json);
                         json.writeEndArray();
                     }
+                    case String text -> json.writeString(text);
+                    case RawValue raw -> raw.serialize(json);
                     case null, default -> json.writeObject(value);
                 }
             }
@@ -14550,6 +14565,7 @@ final class DifyExec implements Runnable {
         static final int LONGEST_ERROR = 500;
 
         static String text(String text, int longest) {
+            if (text.isEmpty()) return text;
             var cut = cut(text, longest);
             if (cut.length() < text.length()) cut += "…";
             return cut.codePoints().map(c -> isControl(c) ? ' ' : Json.Utf8.isHalf(c) ? 0xFFFD : c)
