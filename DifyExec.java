@@ -542,11 +542,15 @@ final class DifyExec implements Runnable {
             return Screen.isTerminal(0) ? new Dialogue(desk()).run(setup.env) : new Script(desk(), keepGoing).run();
         }
 
-        /// A desk with the batch on it that the options name. What was typed for the shell holds for its commands, and
-        /// those beside the shell are there, too.
+        /// A desk with the batch on it that the options name.
         Desk desk() {
             var desk = new Desk(this);
             if (output != null) desk.open(Optional.ofNullable(input), output, false);
+            return commands(desk).getCommand();
+        }
+
+        /// What was typed for the shell holds for its commands, and those beside the shell are there, too.
+        private CommandLine commands(Desk desk) {
             var typed = setup.spec.commandLine();
             var factory = factories.apply(desk);
             var line = new CommandLine(desk, factory);
@@ -557,13 +561,12 @@ final class DifyExec implements Runnable {
                         && !line.getSubcommands().containsKey(command.getCommandName()))
                     line.addSubcommand(new CommandLine(type, factory));
             }
-            CommandLines.configured(line, desk::defaultOf, setup.env)
+            return CommandLines.configured(line, desk::defaultOf, setup.env)
                     .registerConverter(Desk.Grouping.class, Converters.oneOf(Desk.Grouping.class))
                     .setOut(typed.getOut()).setErr(typed.getErr()).setExpandAtFiles(false)
                     .setParameterExceptionHandler(Desk::unusable)
                     .setExecutionExceptionHandler(Desk::failed)
                     .setExecutionStrategy(desk::execute);
-            return desk;
         }
 
         /// Commands from a file or a pipe, a line each; a quote may go on over several.
@@ -741,7 +744,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// What may stand at the cursor: ids, columns, options of a select, files. Commands and options are picocli's.
+        /// What may stand at the cursor: ids, columns, options of a select, files. Commands and options are picocli's,
+        /// from a tree of their own: it parses the line and takes the place of what runs the tree's commands.
         record Proposals(Desk desk) implements Completer {
             private static final int MOST = 50;
             private static final Duration PATIENCE = Duration.ofMillis(500);
@@ -753,7 +757,8 @@ final class DifyExec implements Runnable {
                 try {
                     candidates.addAll(of(words));
                     if (candidates.isEmpty())
-                        new PicocliJLineCompleter(desk.spec).complete(reader, typed, candidates);
+                        new PicocliJLineCompleter(desk.shell.commands(new Desk(desk.shell)).getCommandSpec())
+                                .complete(reader, typed, candidates);
                 } catch (Unusable _) {
                     // the CSV has changed: the next command says so
                 }
