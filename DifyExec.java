@@ -1551,7 +1551,7 @@ final class DifyExec implements Runnable {
             var batch = writer.batch();
             var mode = dify.setup().dify.mode == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
             var typed = Typed.ofInput(batch.csv().orElseThrow().file.path).and(dify.setup().next().typed())
-                    .and(batch.typed());
+                    .and(batch.history().typed(batch.files().results()));
             var order = new Connection.Order(mode, Limits.Ends.NONE, Duration.ZERO, new Pace(1, null, null),
                     Optional.empty(), "try c=1", typed);
             return dify.engine(server, form, wanted, writer, this, order);
@@ -3142,7 +3142,7 @@ final class DifyExec implements Runnable {
 
             /// Every row has a success.
             boolean isComplete() {
-                return index.isComplete() && (hasCsv || shards.missing().isEmpty())
+                return index.isComplete() && (hasCsv || shards.numbers().size() == shards.count())
                         && each.stream().allMatch(one -> one.history().missingFiles.isEmpty());
             }
 
@@ -3159,7 +3159,9 @@ final class DifyExec implements Runnable {
                                 : one.history().updatedAt == null ? "" : Times.local(one.history().updatedAt));
                 line(out, "total", standings, counts(index::count), sum(History::inFlight), "");
                 out.println();
-                next.print("merge", shards.whole().results(), out);
+                next.print(Shards.ofOthers(IntStream.range(0, index.rows()), index, shards.count(), shards.numbers()),
+                        each.stream().filter(OfShard::begun).findFirst().orElseThrow().history(),
+                        shards.whole().results(), out);
             }
 
             private static void line(PrintWriter out, String name, List<Standing> standings,
@@ -3204,11 +3206,29 @@ final class DifyExec implements Runnable {
                 out.println("Every row has a success.");
                 return;
             }
+            var pending = IntStream.range(0, index.rows()).filter(entry -> index.standing(entry) == Standing.PENDING);
             boolean isPending = index.count(Standing.PENDING) > 0;
             if (!isPending && index.count(Standing.FAILED) == 0)
                 out.println("What is open is looked up by the next call; --resend-unknown sends it again.");
-            new NextCall(invocation, typed.and(batch.typed())).print(isPending ? "run" : "retry",
-                    batch.files().results(), out);
+            var results = batch.files().results();
+            var history = batch.history();
+            history.merge.map(merge -> Shards.ofOthers(pending, index, merge.shards(), merge.byShard().keySet()))
+                    .filter(others -> !others.isEmpty()).ifPresentOrElse(
+                            others -> print(others, history, results, out),
+                            () -> new NextCall(invocation, typed.and(history.typed(results)))
+                                    .print(isPending ? "run" : "retry", results, out));
+        }
+
+        /// A shard without files here runs, or is brought, before all are merged.
+        void print(SortedMap<Shard, Long> others, History known, Path results, PrintWriter out) {
+            if (others.isEmpty() || Files.exists(others.firstKey().of(results))) {
+                print("merge", results, out);
+                return;
+            }
+            var shard = others.firstKey();
+            out.println("Shard " + shard + " has no files here: bring them if it runs elsewhere, else run it.");
+            new NextCall(invocation, typed.and(known.typed(results)).and(new Typed(List.of("--shard=" + shard))))
+                    .print("run", results, out);
         }
 
         /// It begins the batch of a CSV, where there is no other under the usual name.
@@ -7387,12 +7407,6 @@ final class DifyExec implements Runnable {
             return history;
         }
 
-        /// What the last call was told, as far as its log says so.
-        Typed typed() {
-            return history.session.map(session -> Typed.ofText(session.options(), files.results()))
-                    .orElse(Typed.NOTHING);
-        }
-
         /// Rows of the results that the CSV lacks would be left out.
         void refuseStrangers(Path input) {
             int strangers = index.size() - index.rows();
@@ -7874,6 +7888,11 @@ final class DifyExec implements Runnable {
                 listeners.forEach(listener -> listener.event(index, event, at));
             });
             return history;
+        }
+
+        /// What the last call was told, as far as its log says so.
+        Typed typed(Path results) {
+            return session.map(told -> Typed.ofText(told.options(), results)).orElse(Typed.NOTHING);
         }
 
         void take(Event event) {
@@ -8711,11 +8730,16 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Those that have not begun.
-        List<Shard> missing() {
-            var begun = files.stream().map(Shards::shard).collect(Collectors.toSet());
-            return IntStream.rangeClosed(1, count).mapToObj(index -> new Shard(index, count))
-                    .filter(shard -> !begun.contains(shard)).toList();
+        Set<Integer> numbers() {
+            return files.stream().map(part -> shard(part).index()).collect(Collectors.toSet());
+        }
+
+        /// How many of these rows are of shards whose number is not among the known ones, by the shard.
+        static SortedMap<Shard, Long> ofOthers(IntStream rows, Index index, int count, Set<Integer> known) {
+            if (known.size() == count) return Collections.emptySortedMap();
+            return rows.mapToObj(entry -> Shard.of(index.id(entry), count))
+                    .filter(shard -> !known.contains(shard.index())).collect(Collectors.groupingBy(shard -> shard,
+                            () -> new TreeMap<>(Comparator.comparingInt(Shard::index)), Collectors.counting()));
         }
 
         /// A row must not be asked for by two processes that do not know of each other.
@@ -8774,14 +8798,12 @@ final class DifyExec implements Runnable {
 
         /// What a shard elsewhere has paid for is not known here.
         static void refuseUnmerged(BatchFiles files, Event.Merge merge, Index index, BitSet wanted) {
-            var rows = wanted.stream().boxed().collect(Collectors.groupingBy(
-                    entry -> Shard.of(index.id(entry), merge.shards()).index(), TreeMap::new, Collectors.counting()));
-            rows.keySet().removeAll(merge.byShard().keySet());
+            var rows = ofOthers(wanted.stream(), index, merge.shards(), merge.byShard().keySet());
             if (rows.isEmpty()) return;
             long count = rows.values().stream().mapToLong(Long::longValue).sum();
             throw new Unusable(files.results() + ": " + Plain.count(count, "row is", "rows are")
                     + " of shards that were not merged ("
-                    + Plain.first(8, rows.keySet().stream().map(number -> number + "/" + merge.shards()))
+                    + Plain.first(8, rows.keySet().stream().map(Shard::toString))
                     + ") and would be paid twice; 'merge' those first, or leave the "
                     + (count == 1 ? "row" : "rows") + " out with 'retry' or --ids");
         }
@@ -8855,14 +8877,11 @@ final class DifyExec implements Runnable {
 
         /// A shard that has no rows leaves no files.
         private void refuseMissing() {
-            if (shards.missing().isEmpty()) return;
-            var rows = IntStream.range(0, index.rows()).mapToObj(picks::shard)
-                    .collect(Collectors.groupingBy(shard -> shard, Collectors.counting()));
-            var missing = shards.missing().stream().filter(rows::containsKey).toList();
+            var missing = Shards.ofOthers(IntStream.range(0, index.rows()), index, shards.count(), shards.numbers());
             if (missing.isEmpty()) return;
-            long lacking = missing.stream().mapToLong(rows::get).sum();
+            long lacking = missing.values().stream().mapToLong(Long::longValue).sum();
             throw new Unusable(shards.whole().results() + ": " + (missing.size() == 1 ? "shard " : "shards ")
-                    + Plain.first(8, missing.stream().map(Shard::toString))
+                    + Plain.first(8, missing.keySet().stream().map(Shard::toString))
                     + (missing.size() == 1 ? " is" : " are") + " missing, with "
                     + Plain.count(lacking, "row") + "; --partial merges what is there");
         }
