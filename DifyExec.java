@@ -458,7 +458,7 @@ final class DifyExec implements Runnable {
     static final class Check implements Callable<Integer> {
         @Mixin InputOption input;
 
-        @Option(names = "--json", description = "One JSON object with all problems.")
+        @Option(names = "--json", description = "One JSON object with all problems of header and cells.")
         boolean json;
 
         @Option(names = "--show", paramLabel = "N", defaultValue = "0",

@@ -216,6 +216,28 @@ final class DocsTest extends WholeCommand {
             assertEquals(keys(status), told);
         }
 
+        @Test
+        void listsTheKeysOfCheckInTheirOrder() throws IOException {
+            rows(1);
+            var told = page("docs/inputs.md").split("\\| key \\| value \\|")[1].lines().skip(2)
+                    .takeWhile(line -> line.startsWith("|")).map(line -> line.split("`")[1])
+                    .collect(Collectors.joining(" "));
+
+            var check = tree(call(Map.of(), "check", "--demo", "--json", "-i", input()).out());
+
+            assertEquals(keys(check), told);
+        }
+
+        @Test
+        void ofCheckIsRightThatAnUnreadableFileIsToldInWords() throws IOException {
+            Files.writeString(Path.of(input()), "id,text\n1,a\n1,b\n");
+
+            var call = call(Map.of(), "check", "--demo", "--json", "-i", input());
+
+            assertEquals("", call.out());
+            assertTrue(call.err().contains("the id \"1\" stands in line 2 already"), call.err());
+        }
+
         /// Between the `…` of a message stands what the code says.
         @Test
         void ofMessagesQuotesTheCode() throws IOException {
