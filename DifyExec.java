@@ -9903,7 +9903,10 @@ final class DifyExec implements Runnable {
                         + Plain.text(String.join(", ", columns), 300));
             else if (idColumn == null && !columns.get(id).equals("id"))
                 problems.add("the first column is " + Plain.quoted(columns.get(id))
-                        + ", not \"id\" (or name it with --id-column)");
+                        + (columns.size() == 1 && columns.get(id).matches("id ?[|:^~¦].*")
+                                ? ", not \"id\" (or part the cells with --delimiter '"
+                                        + columns.get(id).replaceAll("id ?(.).*", "$1") + "')"
+                                : ", not \"id\" (or name it with --id-column)"));
             return problems;
         }
 
