@@ -339,7 +339,10 @@ final class DifyExec implements Runnable {
 
     @Command(name = "compare", mixinStandardHelpOptions = true, sortOptions = false,
             description = {"Says what differs between two results of the same rows, without network or key.",
-                    "Rows belong together by their id. Exit code 0: nothing differs, 3: something does."})
+                    "Rows belong together by their id. Exit code 0: nothing differs, 3: something does."},
+            footer = {"difyexec compare before.jsonl after.jsonl",
+                    "difyexec compare --output /answer before.jsonl after.jsonl",
+                    "difyexec compare --html compare.html before.jsonl after.jsonl"})
     static final class Compare implements Callable<Integer> {
         @Parameters(index = "0", paramLabel = "A.jsonl", description = "The results before.")
         Path first;
@@ -409,7 +412,10 @@ final class DifyExec implements Runnable {
 
     @Command(name = "merge", mixinStandardHelpOptions = true, sortOptions = false,
             description = {"Makes one batch of the shards that 'run --shard' has left beside it.",
-                    "Shards are only read, also while they run; merging again takes in what is new."})
+                    "Shards are only read, also while they run; merging again takes in what is new."},
+            footer = {"difyexec merge -i data.csv -o results.jsonl",
+                    "difyexec merge -i data.csv -o results.jsonl --partial",
+                    "difyexec merge -i data.csv -o results.jsonl --force"})
     static final class Merge implements Callable<Integer> {
         @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV", description = "The input file.")
         Path input;
@@ -14134,6 +14140,7 @@ final class DifyExec implements Runnable {
                         for (var item : array) write(item, json);
                         json.writeEndArray();
                     }
+                    case BigDecimal number -> json.writeNumber(number.toPlainString());
                     case null, default -> json.writeObject(value);
                 }
             }
