@@ -1894,7 +1894,7 @@ final class DifyExec implements Runnable {
             /// `=N`, `[=VERSION]`, `[ID...]`
             private String label(ArgSpec arg) {
                 return new CommandLine.Help(spec).parameterLabelRenderer()
-                        .renderParameterLabel(arg, CommandLine.Help.Ansi.OFF, List.of()).toString();
+                        .renderParameterLabel(arg, CommandLine.Help.Ansi.OFF, List.of()).plainString();
             }
 
             private List<Entry> commands() {
@@ -2699,7 +2699,7 @@ final class DifyExec implements Runnable {
             if (off || System.nanoTime() < next) return;
             next = System.nanoTime() + (window.isPresent() ? REDRAW : PLAIN).toNanos();
             window.map(Screen.Window::width).ifPresentOrElse(
-                    width -> redraw(new OneLine(tally).within(width - 1), width),
+                    width -> redraw(new OneLine(tally).within(width - 3), width), // room for the terminal's ^C
                     () -> err.println(new OneLine(tally).plain()));
             err.flush();
         }
