@@ -264,6 +264,20 @@ final class DocsTest extends WholeCommand {
             assertAll(stops.stream().map(stop -> () -> assertTrue(known.contains(stop), stop)));
         }
 
+        /// They have inputs and outputs in them.
+        @Test
+        void namesNoOutputThatGitWouldTake() throws IOException {
+            var output = Pattern.compile("(?:--html|--csv|export -i \\S+ -o \\S+) ([a-z][\\w-]*\\.(?:html|csv))");
+            var named = new TreeSet<String>();
+            for (var page : pages()) output.matcher(Files.readString(page)).results()
+                    .forEach(file -> named.add(file.group(1)));
+
+            assertTrue(named.contains("report.html"), named::toString);
+
+            page(".gitignore").lines().forEach(named::remove);
+            assertEquals(Set.of(), named);
+        }
+
         @Test
         void ofTheHeaderHasTheVersionOfTheTool() throws IOException {
             assertTrue(page("DifyExec.java").contains("\n//GAV difyexec:difyexec:" + VERSION + "\n"));
