@@ -340,9 +340,8 @@ final class DifyExec implements Runnable {
     @Command(name = "compare", mixinStandardHelpOptions = true, sortOptions = false,
             description = {"Says what differs between two results of the same rows, without network or key.",
                     "Rows belong together by their id. Exit code 0: nothing differs, 3: something does."},
-            footer = {"difyexec compare before.jsonl after.jsonl",
-                    "difyexec compare --output /answer before.jsonl after.jsonl",
-                    "difyexec compare --html compare.html before.jsonl after.jsonl"})
+            footer = {"difyexec compare A.jsonl B.jsonl", "difyexec compare --output /answer A.jsonl B.jsonl",
+                    "difyexec compare --html compare.html A.jsonl B.jsonl"})
     static final class Compare implements Callable<Integer> {
         @Parameters(index = "0", paramLabel = "A.jsonl", description = "The results before.")
         Path first;
@@ -545,18 +544,14 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws Exception {
             setup.check(demo.version);
-            return Screen.isTerminal(0) ? new Dialogue(desk()).run(setup.env) : new Script(desk(), keepGoing).run();
+            var desk = desk();
+            if (output != null) desk.open(Optional.ofNullable(input), output, false);
+            return Screen.isTerminal(0) ? new Dialogue(desk).run(setup.env) : new Script(desk, keepGoing).run();
         }
 
-        /// A desk with the batch on it that the options name.
+        /// A desk without a batch. What was typed for the shell holds for its commands; those beside it are there, too.
         Desk desk() {
             var desk = new Desk(this);
-            if (output != null) desk.open(Optional.ofNullable(input), output, false);
-            return commands(desk).getCommand();
-        }
-
-        /// What was typed for the shell holds for its commands, and those beside the shell are there, too.
-        private CommandLine commands(Desk desk) {
             var typed = setup.spec.commandLine();
             var factory = factories.apply(desk);
             var line = new CommandLine(desk, factory);
@@ -567,12 +562,13 @@ final class DifyExec implements Runnable {
                         && !line.getSubcommands().containsKey(command.getCommandName()))
                     line.addSubcommand(new CommandLine(type, factory));
             }
-            return CommandLines.configured(line, desk::defaultOf, setup.env)
+            CommandLines.configured(line, desk::defaultOf, setup.env)
                     .registerConverter(Desk.Grouping.class, Converters.oneOf(Desk.Grouping.class))
                     .setOut(typed.getOut()).setErr(typed.getErr()).setExpandAtFiles(false)
                     .setParameterExceptionHandler(Desk::unusable)
                     .setExecutionExceptionHandler(Desk::failed)
                     .setExecutionStrategy(desk::execute);
+            return desk;
         }
 
         /// Commands from a file or a pipe, a line each; a quote may go on over several.
@@ -750,8 +746,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// What may stand at the cursor: ids, columns, options of a select, files. Commands and options are picocli's,
-        /// from a tree of their own: it parses the line and takes the place of what runs the tree's commands.
+        /// What may stand at the cursor. Commands and options are picocli's, of another desk: it takes the tree over.
         record Proposals(Desk desk) implements Completer {
             private static final int MOST = 50;
             private static final Duration PATIENCE = Duration.ofMillis(500);
@@ -763,8 +758,7 @@ final class DifyExec implements Runnable {
                 try {
                     candidates.addAll(of(words));
                     if (candidates.isEmpty())
-                        new PicocliJLineCompleter(desk.shell.commands(new Desk(desk.shell)).getCommandSpec())
-                                .complete(reader, typed, candidates);
+                        new PicocliJLineCompleter(desk.shell.desk().spec).complete(reader, typed, candidates);
                 } catch (Unusable _) {
                     // the CSV has changed: the next command says so
                 }
@@ -3148,7 +3142,7 @@ final class DifyExec implements Runnable {
 
             /// Every row has a success.
             boolean isComplete() {
-                return index.isComplete() && (hasCsv || shards.numbers().size() == shards.count())
+                return index.isComplete() && (hasCsv || shards.files().size() == shards.count())
                         && each.stream().allMatch(one -> one.history().missingFiles.isEmpty());
             }
 
@@ -3165,9 +3159,8 @@ final class DifyExec implements Runnable {
                                 : one.history().updatedAt == null ? "" : Times.local(one.history().updatedAt));
                 line(out, "total", standings, counts(index::count), sum(History::inFlight), "");
                 out.println();
-                next.print(Shards.ofOthers(IntStream.range(0, index.rows()), index, shards.count(), shards.numbers()),
-                        each.stream().filter(OfShard::begun).findFirst().orElseThrow().history(),
-                        shards.whole().results(), out);
+                var begun = each.stream().filter(OfShard::begun).findFirst().orElseThrow().history();
+                next.print(shards.missing(index).keySet(), begun, shards.whole().results(), out);
             }
 
             private static void line(PrintWriter out, String name, List<Standing> standings,
@@ -3204,7 +3197,6 @@ final class DifyExec implements Runnable {
     ///
     /// @param typed what it takes over from the call before
     record NextCall(Env.Invocation invocation, Typed typed) {
-
         /// It goes on with a batch, as this call was told; what that does not say, as the batch's last run was.
         void print(Batch batch, PrintWriter out) {
             var index = batch.index();
@@ -3212,40 +3204,34 @@ final class DifyExec implements Runnable {
                 out.println("Every row has a success.");
                 return;
             }
-            var pending = IntStream.range(0, index.rows()).filter(entry -> index.standing(entry) == Standing.PENDING);
             boolean isPending = index.count(Standing.PENDING) > 0;
             if (!isPending && index.count(Standing.FAILED) == 0)
                 out.println("What is open is looked up by the next call; --resend-unknown sends it again.");
-            var results = batch.files().results();
             var history = batch.history();
-            history.merge.map(merge -> Shards.ofOthers(pending, index, merge.shards(), merge.byShard().keySet()))
-                    .filter(others -> !others.isEmpty()).ifPresentOrElse(
-                            others -> print(others, history, results, out),
-                            () -> new NextCall(invocation, typed.and(history.typed(results)))
-                                    .print(isPending ? "run" : "retry", results, out));
+            var results = batch.files().results();
+            var others = history.merge.map(merge -> Shards.others(merge.byShard().keySet(), merge.shards(), index,
+                    IntStream.range(0, index.rows())).keySet()).orElse(Set.of());
+            if (!others.isEmpty()) print(others, history, results, out);
+            else print(isPending ? "run" : "retry", typed.and(history.typed(results)), results, out);
         }
 
-        /// A shard without files here runs, or is brought, before all are merged.
-        void print(SortedMap<Shard, Long> others, History known, Path results, PrintWriter out) {
-            if (others.isEmpty() || Files.exists(others.firstKey().of(results))) {
-                print("merge", results, out);
-                return;
-            }
-            var shard = others.firstKey();
-            out.println("Shard " + shard + " has no files here: bring them if it runs elsewhere, else run it.");
-            new NextCall(invocation, typed.and(known.typed(results)).and(new Typed(List.of("--shard=" + shard))))
-                    .print("run", results, out);
+        /// One of the shards that has no files here runs, or is brought, before all are merged.
+        void print(Set<Shard> others, History known, Path results, PrintWriter out) {
+            var away = others.stream().filter(shard -> Files.notExists(shard.of(results))).findFirst();
+            away.ifPresent(one -> out.println("Shard " + one + " has no files here: bring them if it ran elsewhere."));
+            print(away.isEmpty() ? "merge" : "run", away.map(shard -> typed.and(known.typed(results))
+                    .and(new Typed(List.of("--shard=" + shard)))).orElse(typed), results, out);
         }
 
         /// It begins the batch of a CSV, where there is no other under the usual name.
         void begin(PrintWriter out) {
             var results = Path.of("results.jsonl");
-            if (Files.notExists(results)) print("run", results, out);
+            if (Files.notExists(results)) print("run", typed, results, out);
         }
 
-        void print(String command, Path results, PrintWriter out) {
-            out.println("Next: " + invocation + " " + command + " -i " + Plain.shell(typed.input().orElse("CSV"))
-                    + " -o " + Plain.shell(results.toString()) + typed.others());
+        private void print(String command, Typed all, Path results, PrintWriter out) {
+            out.println("Next: " + invocation + " " + command + " -i " + Plain.shell(all.input().orElse("CSV"))
+                    + " -o " + Plain.shell(results.toString()) + all.others());
             out.flush();
         }
     }
@@ -8736,14 +8722,15 @@ final class DifyExec implements Runnable {
             }
         }
 
-        Set<Integer> numbers() {
-            return files.stream().map(part -> shard(part).index()).collect(Collectors.toSet());
+        /// Those that have not begun, with their number of rows if that is not 0.
+        SortedMap<Shard, Long> missing(Index index) {
+            var begun = files.stream().map(part -> shard(part).index()).collect(Collectors.toSet());
+            return others(begun, count, index, IntStream.range(0, index.rows()));
         }
 
-        /// How many of these rows are of shards whose number is not among the known ones, by the shard.
-        static SortedMap<Shard, Long> ofOthers(IntStream rows, Index index, int count, Set<Integer> known) {
-            if (known.size() == count) return Collections.emptySortedMap();
-            return rows.mapToObj(entry -> Shard.of(index.id(entry), count))
+        /// Those of some rows that are not known, with their number of rows.
+        static SortedMap<Shard, Long> others(Set<Integer> known, int count, Index index, IntStream rows) {
+            return (known.size() == count ? IntStream.empty() : rows).mapToObj(entry -> Shard.of(index.id(entry), count))
                     .filter(shard -> !known.contains(shard.index())).collect(Collectors.groupingBy(shard -> shard,
                             () -> new TreeMap<>(Comparator.comparingInt(Shard::index)), Collectors.counting()));
         }
@@ -8804,7 +8791,7 @@ final class DifyExec implements Runnable {
 
         /// What a shard elsewhere has paid for is not known here.
         static void refuseUnmerged(BatchFiles files, Event.Merge merge, Index index, BitSet wanted) {
-            var rows = ofOthers(wanted.stream(), index, merge.shards(), merge.byShard().keySet());
+            var rows = others(merge.byShard().keySet(), merge.shards(), index, wanted.stream());
             if (rows.isEmpty()) return;
             long count = rows.values().stream().mapToLong(Long::longValue).sum();
             throw new Unusable(files.results() + ": " + Plain.count(count, "row is", "rows are")
@@ -8883,13 +8870,13 @@ final class DifyExec implements Runnable {
 
         /// A shard that has no rows leaves no files.
         private void refuseMissing() {
-            var missing = Shards.ofOthers(IntStream.range(0, index.rows()), index, shards.count(), shards.numbers());
+            var missing = shards.missing(index);
             if (missing.isEmpty()) return;
-            long lacking = missing.values().stream().mapToLong(Long::longValue).sum();
             throw new Unusable(shards.whole().results() + ": " + (missing.size() == 1 ? "shard " : "shards ")
                     + Plain.first(8, missing.keySet().stream().map(Shard::toString))
-                    + (missing.size() == 1 ? " is" : " are") + " missing, with "
-                    + Plain.count(lacking, "row") + "; --partial merges what is there");
+                    + (missing.size() == 1 ? " is missing, with " : " are missing, with ")
+                    + Plain.count(missing.values().stream().mapToLong(rows -> rows).sum(), "row")
+                    + "; --partial merges what is there");
         }
 
         /// Reads everything, and writes the log: the merged one, and by time what those of the shards have gained.
@@ -9908,11 +9895,9 @@ final class DifyExec implements Runnable {
                 problems.add("there is no column " + Plain.quoted(idColumn) + "; the columns are "
                         + Plain.text(String.join(", ", columns), 300));
             else if (idColumn == null && !columns.get(id).equals("id"))
-                problems.add("the first column is " + Plain.quoted(columns.get(id))
-                        + (columns.size() == 1 && columns.get(id).matches("id ?[|:^~¦].*")
-                                ? ", not \"id\" (or part the cells with --delimiter '"
-                                        + columns.get(id).replaceAll("id ?(.).*", "$1") + "')"
-                                : ", not \"id\" (or name it with --id-column)"));
+                problems.add("the first column is " + Plain.quoted(columns.get(id)) + ", not \"id\" (or "
+                        + (columns.size() > 1 || !columns.get(id).matches("id ?[|:^~¦].*") ? "name it with --id-column)"
+                        : "part the cells with --delimiter '" + columns.get(id).replaceAll("id ?(.).*", "$1") + "')"));
             return problems;
         }
 

@@ -57,6 +57,13 @@ class ShellTest {
 
     private record Said(int code, String text) {}
 
+    /// The desk of a shell, as its call opens it.
+    static Desk opened(Shell shell) {
+        var desk = shell.desk();
+        if (shell.output != null) desk.open(Optional.ofNullable(shell.input), shell.output, false);
+        return desk;
+    }
+
     /// A shell in this process: a line in, what it prints out.
     private static final class Session {
         final Desk desk;
@@ -68,7 +75,7 @@ class ShellTest {
             outer.setOut(both).setErr(both);
             outer.parseArgs(Stream.concat(Stream.of("shell"), Stream.of(args)).toArray(String[]::new));
             Shell shell = outer.getSubcommands().get("shell").getCommand();
-            desk = shell.desk();
+            desk = opened(shell);
         }
 
         Said say(String text) {
