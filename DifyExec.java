@@ -345,7 +345,9 @@ final class DifyExec implements Runnable {
 
     @Command(name = "compare", mixinStandardHelpOptions = true, sortOptions = false,
             description = {"Says what differs between two results of the same rows, without network or key.",
-                    "Rows belong together by their id. Exit code 0: nothing differs, 3: something does."})
+                    "Rows belong together by their id. Exit code 0: nothing differs, 3: something does."},
+            footer = {"difyexec compare A.jsonl B.jsonl", "difyexec compare --output /answer A.jsonl B.jsonl",
+                    "difyexec compare --html compare.html A.jsonl B.jsonl"})
     static final class Compare implements Callable<Integer> {
         @Parameters(index = "0", paramLabel = "A.jsonl", description = "The results before.")
         Path first;
@@ -417,7 +419,10 @@ final class DifyExec implements Runnable {
 
     @Command(name = "merge", mixinStandardHelpOptions = true, sortOptions = false,
             description = {"Makes one batch of the shards that 'run --shard' has left beside it.",
-                    "Shards are only read, also while they run; merging again takes in what is new."})
+                    "Shards are only read, also while they run; merging again takes in what is new."},
+            footer = {"difyexec merge -i data.csv -o results.jsonl",
+                    "difyexec merge -i data.csv -o results.jsonl --partial",
+                    "difyexec merge -i data.csv -o results.jsonl --force"})
     static final class Merge implements Callable<Integer> {
         @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV", description = "The input file.")
         Path input;
@@ -466,7 +471,7 @@ final class DifyExec implements Runnable {
     static final class Check implements Callable<Integer> {
         @Mixin InputOption input;
 
-        @Option(names = "--json", description = "One JSON object with all problems.")
+        @Option(names = "--json", description = "One JSON object with all problems of header and cells.")
         boolean json;
 
         @Option(names = "--show", paramLabel = "N", defaultValue = "0",
@@ -547,14 +552,14 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws Exception {
             setup.check(demo.version);
-            return Screen.isTerminal(0) ? new Dialogue(desk()).run(setup.env) : new Script(desk(), keepGoing).run();
+            var desk = desk();
+            if (output != null) desk.open(Optional.ofNullable(input), output, false);
+            return Screen.isTerminal(0) ? new Dialogue(desk).run(setup.env) : new Script(desk, keepGoing).run();
         }
 
-        /// A desk with the batch on it that the options name. What was typed for the shell holds for its commands, and
-        /// those beside the shell are there, too.
+        /// A desk without a batch. What was typed for the shell holds for its commands; those beside it are there, too.
         Desk desk() {
             var desk = new Desk(this);
-            if (output != null) desk.open(Optional.ofNullable(input), output, false);
             var typed = setup.spec.commandLine();
             var factory = factories.apply(desk);
             var line = new CommandLine(desk, factory);
@@ -749,7 +754,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// What may stand at the cursor: ids, columns, options of a select, files. Commands and options are picocli's.
+        /// What may stand at the cursor. Commands and options are picocli's, of another desk: it takes the tree over.
         record Proposals(Desk desk) implements Completer {
             private static final int MOST = 50;
             private static final Duration PATIENCE = Duration.ofMillis(500);
@@ -761,7 +766,7 @@ final class DifyExec implements Runnable {
                 try {
                     candidates.addAll(of(words));
                     if (candidates.isEmpty())
-                        new PicocliJLineCompleter(desk.spec).complete(reader, typed, candidates);
+                        new PicocliJLineCompleter(desk.shell.desk().spec).complete(reader, typed, candidates);
                 } catch (Unusable _) {
                     // the CSV has changed: the next command says so
                 }
@@ -1554,7 +1559,7 @@ final class DifyExec implements Runnable {
             var batch = writer.batch();
             var mode = dify.setup().dify.mode == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
             var typed = Typed.ofInput(batch.csv().orElseThrow().file.path).and(dify.setup().next().typed())
-                    .and(batch.typed());
+                    .and(batch.history().typed(batch.files().results()));
             var order = new Connection.Order(mode, Limits.Ends.NONE, Duration.ZERO, new Pace(1, null, null),
                     Optional.empty(), "try c=1", typed);
             return dify.engine(server, form, wanted, writer, this, order);
@@ -1891,7 +1896,7 @@ final class DifyExec implements Runnable {
             /// `=N`, `[=VERSION]`, `[ID...]`
             private String label(ArgSpec arg) {
                 return new CommandLine.Help(spec).parameterLabelRenderer()
-                        .renderParameterLabel(arg, CommandLine.Help.Ansi.OFF, List.of()).toString();
+                        .renderParameterLabel(arg, CommandLine.Help.Ansi.OFF, List.of()).plainString();
             }
 
             private List<Entry> commands() {
@@ -2700,7 +2705,7 @@ final class DifyExec implements Runnable {
             if (off || System.nanoTime() < next) return;
             next = System.nanoTime() + (window.isPresent() ? REDRAW : PLAIN).toNanos();
             window.map(Screen.Window::width).ifPresentOrElse(
-                    width -> redraw(new OneLine(tally).within(width - 1), width),
+                    width -> redraw(new OneLine(tally).within(width - 3), width), // room for the terminal's ^C
                     () -> err.println(new OneLine(tally).plain()));
             err.flush();
         }
@@ -3158,7 +3163,7 @@ final class DifyExec implements Runnable {
 
             /// Every row has a success.
             boolean isComplete() {
-                return index.isComplete() && (hasCsv || shards.missing().isEmpty())
+                return index.isComplete() && (hasCsv || shards.files().size() == shards.count())
                         && each.stream().allMatch(one -> one.history().missingFiles.isEmpty());
             }
 
@@ -3175,7 +3180,8 @@ final class DifyExec implements Runnable {
                                 : one.history().updatedAt == null ? "" : Times.local(one.history().updatedAt));
                 line(out, "total", standings, counts(index::count), sum(History::inFlight), "");
                 out.println();
-                next.print("merge", shards.whole().results(), out);
+                var begun = each.stream().filter(OfShard::begun).findFirst().orElseThrow().history();
+                next.print(shards.missing(index).keySet(), begun, shards.whole().results(), out);
             }
 
             private static void line(PrintWriter out, String name, List<Standing> standings,
@@ -3213,7 +3219,6 @@ final class DifyExec implements Runnable {
     ///
     /// @param typed what it takes over from the call before
     record NextCall(Env.Invocation invocation, Typed typed) {
-
         /// It goes on with a batch, as this call was told; what that does not say, as the batch's last run was.
         void print(Batch batch, PrintWriter out) {
             var index = batch.index();
@@ -3224,19 +3229,31 @@ final class DifyExec implements Runnable {
             boolean isPending = index.count(Standing.PENDING) > 0;
             if (!isPending && index.count(Standing.FAILED) == 0)
                 out.println("What is open is looked up by the next call; --resend-unknown sends it again.");
-            new NextCall(invocation, typed.and(batch.typed())).print(isPending ? "run" : "retry",
-                    batch.files().results(), out);
+            var history = batch.history();
+            var results = batch.files().results();
+            var others = history.merge.map(merge -> Shards.others(merge.byShard().keySet(), merge.shards(), index,
+                    IntStream.range(0, index.rows())).keySet()).orElse(Set.of());
+            if (!others.isEmpty()) print(others, history, results, out);
+            else print(isPending ? "run" : "retry", typed.and(history.typed(results)), results, out);
+        }
+
+        /// One of the shards that has no files here runs, or is brought, before all are merged.
+        void print(Set<Shard> others, History known, Path results, PrintWriter out) {
+            var away = others.stream().filter(shard -> Files.notExists(shard.of(results))).findFirst();
+            away.ifPresent(one -> out.println("Shard " + one + " has no files here: bring them if it ran elsewhere."));
+            print(away.isEmpty() ? "merge" : "run", away.map(shard -> typed.and(known.typed(results))
+                    .and(new Typed(List.of("--shard=" + shard)))).orElse(typed), results, out);
         }
 
         /// It begins the batch of a CSV, where there is no other under the usual name.
         void begin(PrintWriter out) {
             var results = Path.of("results.jsonl");
-            if (Files.notExists(results)) print("run", results, out);
+            if (Files.notExists(results)) print("run", typed, results, out);
         }
 
-        void print(String command, Path results, PrintWriter out) {
-            out.println("Next: " + invocation + " " + command + " -i " + Plain.shell(typed.input().orElse("CSV"))
-                    + " -o " + Plain.shell(results.toString()) + typed.others());
+        private void print(String command, Typed all, Path results, PrintWriter out) {
+            out.println("Next: " + invocation + " " + command + " -i " + Plain.shell(all.input().orElse("CSV"))
+                    + " -o " + Plain.shell(results.toString()) + all.others());
             out.flush();
         }
     }
@@ -7403,15 +7420,9 @@ final class DifyExec implements Runnable {
             return history;
         }
 
-        /// What the last call was told, as far as its log says so.
-        Typed typed() {
-            return history.session.map(session -> Typed.ofText(session.options(), files.results()))
-                    .orElse(Typed.NOTHING);
-        }
-
         /// The CSV at hand, else the one that the last call was told.
         Optional<Path> input() {
-            return csv.map(known -> known.file.path).or(() -> typed().input().map(Path::of));
+            return csv.map(known -> known.file.path).or(() -> history.typed(files.results()).input().map(Path::of));
         }
 
         /// Rows of the results that the CSV lacks would be left out.
@@ -7895,6 +7906,11 @@ final class DifyExec implements Runnable {
                 listeners.forEach(listener -> listener.event(index, event, at));
             });
             return history;
+        }
+
+        /// What the last call was told, as far as its log says so.
+        Typed typed(Path results) {
+            return session.map(told -> Typed.ofText(told.options(), results)).orElse(Typed.NOTHING);
         }
 
         void take(Event event) {
@@ -8732,11 +8748,17 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Those that have not begun.
-        List<Shard> missing() {
-            var begun = files.stream().map(Shards::shard).collect(Collectors.toSet());
-            return IntStream.rangeClosed(1, count).mapToObj(index -> new Shard(index, count))
-                    .filter(shard -> !begun.contains(shard)).toList();
+        /// Those that have not begun, with their number of rows if that is not 0.
+        SortedMap<Shard, Long> missing(Index index) {
+            var begun = files.stream().map(part -> shard(part).index()).collect(Collectors.toSet());
+            return others(begun, count, index, IntStream.range(0, index.rows()));
+        }
+
+        /// Those of some rows that are not known, with their number of rows.
+        static SortedMap<Shard, Long> others(Set<Integer> known, int count, Index index, IntStream rows) {
+            return (known.size() == count ? IntStream.empty() : rows).mapToObj(entry -> Shard.of(index.id(entry), count))
+                    .filter(shard -> !known.contains(shard.index())).collect(Collectors.groupingBy(shard -> shard,
+                            () -> new TreeMap<>(Comparator.comparingInt(Shard::index)), Collectors.counting()));
         }
 
         /// A row must not be asked for by two processes that do not know of each other.
@@ -8795,14 +8817,12 @@ final class DifyExec implements Runnable {
 
         /// What a shard elsewhere has paid for is not known here.
         static void refuseUnmerged(BatchFiles files, Event.Merge merge, Index index, BitSet wanted) {
-            var rows = wanted.stream().boxed().collect(Collectors.groupingBy(
-                    entry -> Shard.of(index.id(entry), merge.shards()).index(), TreeMap::new, Collectors.counting()));
-            rows.keySet().removeAll(merge.byShard().keySet());
+            var rows = others(merge.byShard().keySet(), merge.shards(), index, wanted.stream());
             if (rows.isEmpty()) return;
             long count = rows.values().stream().mapToLong(Long::longValue).sum();
             throw new Unusable(files.results() + ": " + Plain.count(count, "row is", "rows are")
                     + " of shards that were not merged ("
-                    + Plain.first(8, rows.keySet().stream().map(number -> number + "/" + merge.shards()))
+                    + Plain.first(8, rows.keySet().stream().map(Shard::toString))
                     + ") and would be paid twice; 'merge' those first, or leave the "
                     + (count == 1 ? "row" : "rows") + " out with 'retry' or --ids");
         }
@@ -8876,16 +8896,13 @@ final class DifyExec implements Runnable {
 
         /// A shard that has no rows leaves no files.
         private void refuseMissing() {
-            if (shards.missing().isEmpty()) return;
-            var rows = IntStream.range(0, index.rows()).mapToObj(picks::shard)
-                    .collect(Collectors.groupingBy(shard -> shard, Collectors.counting()));
-            var missing = shards.missing().stream().filter(rows::containsKey).toList();
+            var missing = shards.missing(index);
             if (missing.isEmpty()) return;
-            long lacking = missing.stream().mapToLong(rows::get).sum();
             throw new Unusable(shards.whole().results() + ": " + (missing.size() == 1 ? "shard " : "shards ")
-                    + Plain.first(8, missing.stream().map(Shard::toString))
-                    + (missing.size() == 1 ? " is" : " are") + " missing, with "
-                    + Plain.count(lacking, "row") + "; --partial merges what is there");
+                    + Plain.first(8, missing.keySet().stream().map(Shard::toString))
+                    + (missing.size() == 1 ? " is missing, with " : " are missing, with ")
+                    + Plain.count(missing.values().stream().mapToLong(rows -> rows).sum(), "row")
+                    + "; --partial merges what is there");
         }
 
         /// Reads everything, and writes the log: the merged one, and by time what those of the shards have gained.
@@ -9906,8 +9923,9 @@ final class DifyExec implements Runnable {
                 problems.add("there is no column " + Plain.quoted(idColumn) + "; the columns are "
                         + Plain.text(String.join(", ", columns), 300));
             else if (idColumn == null && !columns.get(id).equals("id"))
-                problems.add("the first column is " + Plain.quoted(columns.get(id))
-                        + ", not \"id\" (or name it with --id-column)");
+                problems.add("the first column is " + Plain.quoted(columns.get(id)) + ", not \"id\" (or "
+                        + (columns.size() > 1 || !columns.get(id).matches("id ?[|:^~¦].*") ? "name it with --id-column)"
+                        : "part the cells with --delimiter '" + columns.get(id).replaceAll("id ?(.).*", "$1") + "')"));
             return problems;
         }
 
@@ -14194,6 +14212,7 @@ final class DifyExec implements Runnable {
                     }
                     case String text -> json.writeString(text);
                     case RawValue raw -> raw.serialize(json);
+                    case BigDecimal number -> json.writeNumber(number.toPlainString());
                     case null, default -> json.writeObject(value);
                 }
             }

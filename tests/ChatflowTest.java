@@ -398,7 +398,7 @@ final class ChatflowTest extends WholeCommand {
                     .setErr(new PrintWriter(new StringWriter()));
             outer.parseArgs("shell", "--mode", mode, "-i", input(), "-o", output());
             Shell shell = outer.getSubcommands().get("shell").getCommand();
-            shell.desk().execute(Shell.Words.of("try 1").texts());
+            ShellTest.opened(shell).execute(Shell.Words.of("try 1").texts());
 
             var call = call(settings, typed("run", "--mode", mode));
 
@@ -525,7 +525,7 @@ final class ChatflowTest extends WholeCommand {
                     .setErr(new PrintWriter(out, true));
             outer.parseArgs("shell", "--demo=chatflow", "--query-column", "question", "-i", input(), "-o", output());
             Shell shell = outer.getSubcommands().get("shell").getCommand();
-            var desk = shell.desk();
+            var desk = ShellTest.opened(shell);
 
             for (var typed : List.of("try 1", "accept 1")) desk.execute(Shell.Words.of(typed).texts());
 

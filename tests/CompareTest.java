@@ -227,6 +227,18 @@ final class CompareTest {
         }
 
         @Test
+        void writesFiguresWithoutExponent() throws IOException {
+            for (var side : List.of("a", "b")) new Side().row("1", "{}").row("2", "{}").row("3", "{}")
+                    .ended("1", "succeeded", 10, "").ended("2", "succeeded", 10, "").ended("3", "succeeded", 10, "")
+                    .ended("4", "failed", 1, "no").ended("5", "failed", 1, "no").save(side + ".jsonl");
+
+            var told = compare("--json").out();
+
+            assertTrue(told.contains("\"percent_succeeded\":{\"first\":60,\"second\":60,\"difference\":0}"), told);
+            assertTrue(told.contains("\"seconds_p50\":{\"first\":10,"), told);
+        }
+
+        @Test
         void takesFiguresOfTheResultsWhereALogIsMissing() throws IOException {
             each();
             Files.delete(folder.resolve("b.jsonl.log"));

@@ -216,6 +216,28 @@ final class DocsTest extends WholeCommand {
             assertEquals(keys(status), told);
         }
 
+        @Test
+        void listsTheKeysOfCheckInTheirOrder() throws IOException {
+            rows(1);
+            var told = page("docs/inputs.md").split("\\| key \\| value \\|")[1].lines().skip(2)
+                    .takeWhile(line -> line.startsWith("|")).map(line -> line.split("`")[1])
+                    .collect(Collectors.joining(" "));
+
+            var check = tree(call(Map.of(), "check", "--demo", "--json", "-i", input()).out());
+
+            assertEquals(keys(check), told);
+        }
+
+        @Test
+        void ofCheckIsRightThatAnUnreadableFileIsToldInWords() throws IOException {
+            Files.writeString(Path.of(input()), "id,text\n1,a\n1,b\n");
+
+            var call = call(Map.of(), "check", "--demo", "--json", "-i", input());
+
+            assertEquals("", call.out());
+            assertTrue(call.err().contains("the id \"1\" stands in line 2 already"), call.err());
+        }
+
         /// Between the `…` of a message stands what the code says.
         @Test
         void ofMessagesQuotesTheCode() throws IOException {
@@ -240,6 +262,20 @@ final class DocsTest extends WholeCommand {
 
             assertTrue(stops.size() > 13, () -> "stops: " + stops.size());
             assertAll(stops.stream().map(stop -> () -> assertTrue(known.contains(stop), stop)));
+        }
+
+        /// They have inputs and outputs in them.
+        @Test
+        void namesNoOutputThatGitWouldTake() throws IOException {
+            var output = Pattern.compile("(?:--html|--csv|export -i \\S+ -o \\S+) ([a-z][\\w-]*\\.(?:html|csv))");
+            var named = new TreeSet<String>();
+            for (var page : pages()) output.matcher(Files.readString(page)).results()
+                    .forEach(file -> named.add(file.group(1)));
+
+            assertTrue(named.contains("report.html"), named::toString);
+
+            page(".gitignore").lines().forEach(named::remove);
+            assertEquals(Set.of(), named);
         }
 
         @Test

@@ -584,6 +584,22 @@ class FaultTest {
             assertFalse(screen().contains(" left"), screen());
         }
 
+        /// `0/9 · 0 ok · 3 running · 0.0/s` would reach to the edge, and the terminal's `^C` to the line below.
+        @Test
+        void leavesNothingOfAFullLineAtCtrlC() throws Exception {
+            var dify = new Dify("--latency", "30s");
+            rows(9, id -> "text " + id);
+            begin(31, dify.settings(), run("-c", "3", "--mode", "streaming"));
+            until("a progress line", Duration.ofSeconds(20), () -> screen().contains("3 running"));
+
+            ctrlC();
+
+            until("an answer", Duration.ofSeconds(2), () -> screen().contains("Stopping: 3 running"));
+            assertFalse(screen().contains("0/9"), screen());
+            ctrlC();
+            ends(130, Duration.ofSeconds(2));
+        }
+
         @Test
         void seesTheSummaryInTheColoursOfTheStatus() throws Exception {
             var dify = new Dify("--latency", "10ms", "--fail", "100%");
@@ -595,6 +611,16 @@ class FaultTest {
             var painted = new ProcessBuilder("tmux", "-S", socket(), "capture-pane", "-p", "-e").start();
             var text = new String(painted.getInputStream().readAllBytes(), UTF_8);
             assertTrue(text.contains("\u001b[31m2 failed"), text);
+        }
+
+        @Test
+        void seesTheHelpInColumns() throws Exception {
+            begin(Map.of(), "run", "--help");
+            ends(0, Duration.ofSeconds(20));
+
+            var whole = new ProcessBuilder("tmux", "-S", socket(), "capture-pane", "-p", "-S", "-99").start();
+            var text = new String(whole.getInputStream().readAllBytes(), UTF_8);
+            assertTrue(text.contains("\n      --ids=A,B             Only these ids.\n"), text);
         }
 
         @Test

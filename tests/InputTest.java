@@ -372,6 +372,13 @@ final class InputTest {
         }
 
         @ParameterizedTest
+        @CsvSource({"'id|text', |", "id:text, :", "'id ^ text', ^"})
+        void aSignThatPartsTheCellsIsNamed(String header, String sign) {
+            assertTrue(problem(header + "\n1" + sign + "a").endsWith("the first column is \"" + header
+                    + "\", not \"id\" (or part the cells with --delimiter '" + sign + "')"));
+        }
+
+        @ParameterizedTest
         @ValueSource(strings = {"", "\n", "  \n", "\uFEFF", "sep=;\n", ",,\n\n ,,\n"})
         void anEmptyFileIsNoHeader(String text) {
             assertEquals("data.csv: empty, not even a header", problem(text));

@@ -51,7 +51,8 @@ final class OptionsTest {
         }
 
         @ParameterizedTest(name = "{0}")
-        @ValueSource(strings = {"run", "retry", "status", "export", "check", "shell", "generate-completion"})
+        @ValueSource(strings = {"run", "retry", "status", "export", "compare", "merge", "check", "shell",
+            "generate-completion"})
         void isAsWideAsTheTerminalAndBreaksNoWord(String command) {
             var spec = commandLine(Env.of(Map.of())).getSubcommands().get(command).getCommandSpec();
             for (int columns : List.of(60, 80, 120)) {
@@ -80,7 +81,7 @@ final class OptionsTest {
         }
 
         @ParameterizedTest(name = "{0}")
-        @ValueSource(strings = {"run", "retry", "status", "export", "check", "shell"})
+        @ValueSource(strings = {"run", "retry", "status", "export", "compare", "merge", "check", "shell"})
         void endsWithThreeExamplesThatCanBeTyped(String command) {
             var lines = help(command, 100).lines().toList();
             var examples = lines.subList(lines.indexOf("Examples:") + 1, lines.size());

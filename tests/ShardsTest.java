@@ -49,6 +49,10 @@ final class ShardsTest extends WholeCommand {
         return call;
     }
 
+    private String next(String command, String options) {
+        return "Next: difyexec " + command + " -i " + input() + " -o " + output() + options;
+    }
+
     private List<String> ids(String results) throws IOException {
         return read(results).stream().map(line -> line.path("id").asText()).toList();
     }
@@ -314,7 +318,8 @@ final class ShardsTest extends WholeCommand {
             assertEquals(List.of(output() + ": 2 of 3 shards begun, not merged yet", "",
                     "shard rows succeeded failed pending in flight last event", "1/3 5 4 1 0 0 TIME",
                     "2/3 5 0 0 5 0 not begun", "3/3 2 1 0 1 0 TIME", "total 12 5 1 6 0", "",
-                    "Next: difyexec merge -i " + input() + " -o " + output()), lines);
+                    "Shard 2/3 has no files here: bring them if it ran elsewhere.",
+                    next("run", " --mode=blocking --progress=off --shard=2/3")), lines);
         }
 
         @Test
@@ -678,6 +683,25 @@ final class ShardsTest extends WholeCommand {
             merged();
             assertEquals("succeeded=12", standing());
             assertEquals(13, dify.runs());
+        }
+
+        @Test
+        void thatIsPartialNamesTheShardToRunAndThenToBeMerged() throws IOException {
+            rows(12);
+            shard(2, 3);
+            var run = next("run", " --mode=blocking --progress=off --shard=1/3");
+
+            var call = merge("--partial");
+
+            assertEquals("Shard 1/3 has no files here: bring them if it ran elsewhere.\n" + run,
+                    call.err().lines().skip(1).collect(Collectors.joining("\n")));
+            assertTrue(shown(output(), "status").strip().endsWith(run));
+            shard(1, 3);
+            assertTrue(shown(output(), "status").strip().endsWith(run.replace("1/3", "3/3")));
+            shard(3, 3);
+            assertTrue(shown(output(), "status").strip().endsWith(next("merge", "")));
+            merged();
+            assertEquals("succeeded=12", standing());
         }
 
         @Test

@@ -15,6 +15,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.jline.reader.Candidate;
+import org.jline.reader.impl.DefaultParser;
 import picocli.CommandLine;
 
 import module java.base;
@@ -56,6 +57,13 @@ class ShellTest {
 
     private record Said(int code, String text) {}
 
+    /// The desk of a shell, as its call opens it.
+    static Desk opened(Shell shell) {
+        var desk = shell.desk();
+        if (shell.output != null) desk.open(Optional.ofNullable(shell.input), shell.output, false);
+        return desk;
+    }
+
     /// A shell in this process: a line in, what it prints out.
     private static final class Session {
         final Desk desk;
@@ -67,7 +75,7 @@ class ShellTest {
             outer.setOut(both).setErr(both);
             outer.parseArgs(Stream.concat(Stream.of("shell"), Stream.of(args)).toArray(String[]::new));
             Shell shell = outer.getSubcommands().get("shell").getCommand();
-            desk = shell.desk();
+            desk = opened(shell);
         }
 
         Said say(String text) {
@@ -94,6 +102,13 @@ class ShellTest {
 
         List<String> completed(String... words) {
             return new Shell.Proposals(desk).of(List.of(words)).stream().map(Candidate::value).toList();
+        }
+
+        /// At a cursor in a line, by way of JLine.
+        List<String> proposed(String line, int cursor) {
+            var candidates = new ArrayList<Candidate>();
+            new Shell.Proposals(desk).complete(null, new DefaultParser().parse(line, cursor), candidates);
+            return candidates.stream().map(Candidate::value).toList();
         }
     }
 
@@ -885,6 +900,26 @@ class ShellTest {
             assertEquals(List.of(), session.completed("status", "r"));
         }
 
+        @Test
+        void proposesCommandsAndOptionsAndLeavesCommandsAsTheyWere() throws IOException {
+            var session = five();
+            var before = refusals(session);
+
+            var commands = session.proposed("sho", 3);
+            var options = session.proposed("run --lim", 9);
+
+            assertTrue(commands.containsAll(List.of("show", "retry", "status")), commands::toString);
+            assertTrue(options.contains("--limit"), options::toString);
+            assertEquals(before, refusals(session));
+            assertTrue(before.getFirst().startsWith("difyexec: there is no row"), before::toString);
+            assertTrue(session.ok("help").contains("failures"));
+        }
+
+        private static List<String> refusals(Session session) {
+            return Stream.of("show r-9", "shwo r-2", "show --fill r-2", "status --jsn", "help shwo")
+                    .map(session::refused).toList();
+        }
+
         /// A terminal types on what all proposals have in common.
         @Test
         void ofManyIdsKeepsOneThatDiffersMost() throws IOException {
@@ -1200,6 +1235,11 @@ class ShellTest {
             press("Tab");
             shows("dify> failures");
             dropsTheLine();
+            type("show r-9");
+            press("Enter");
+            shows("difyexec: there is no row with the id \"r-9\"");
+            assertFalse(screen().contains("Exception"), screen());
+            prompts();
             type("show r-");
             press("Tab");
             shows("r-2   r-4   r-1");
