@@ -14,6 +14,7 @@
 //DEPS org.apache.commons:commons-text:1.13.1
 //DEPS io.github.cdimascio:dotenv-java:3.2.0
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -Xmn16m -XX:SurvivorRatio=3
+//RUNTIME_OPTIONS -XX:InlineSmallCode=1000
 //MANIFEST Enable-Native-Access=ALL-UNNAMED
 
 package difyexec;
