@@ -5548,8 +5548,8 @@ final class DifyExec implements Runnable {
             hardStop = now.plus(terms.limits().grace());
             int busy = running.size() + saving.size();
             if (busy > 0 && terms.limits().grace().isPositive()) watcher.say("Stopping: "
-                    + Plain.count(busy, "running row gets", "running rows get") + " up to " + Plain.seconds(terms.limits().grace())
-                    + " to end; Ctrl-C again stops at once.");
+                    + Plain.count(busy, "running row gets", "running rows get") + " up to "
+                    + Plain.seconds(terms.limits().grace()) + " to end; Ctrl-C again stops at once.");
         }
 
         /// Asks Dify to stop what runs, and gives the ends a moment to arrive. False: there is nothing to wait for.
@@ -8757,7 +8757,8 @@ final class DifyExec implements Runnable {
 
         /// Those of some rows that are not known, with their number of rows.
         static SortedMap<Shard, Long> others(Set<Integer> known, int count, Index index, IntStream rows) {
-            return (known.size() == count ? IntStream.empty() : rows).mapToObj(entry -> Shard.of(index.id(entry), count))
+            var asked = known.size() == count ? IntStream.empty() : rows;
+            return asked.mapToObj(entry -> Shard.of(index.id(entry), count))
                     .filter(shard -> !known.contains(shard.index())).collect(Collectors.groupingBy(shard -> shard,
                             () -> new TreeMap<>(Comparator.comparingInt(Shard::index)), Collectors.counting()));
         }
@@ -9498,8 +9499,9 @@ final class DifyExec implements Runnable {
                 String options, String shard) implements Event {
             /// What a later format tells is not known here.
             void refuseLater(Path log) {
-                if (format > FORMAT) throw new Unusable(log + ": of format " + format + ", written by a newer difyexec ("
-                        + Plain.text(tool, 60) + ")\nhint: use that version, or another -o");
+                if (format > FORMAT) throw new Unusable(log + ": of format " + format
+                        + ", written by a newer difyexec (" + Plain.text(tool, 60)
+                        + ")\nhint: use that version, or another -o");
             }
         }
 
@@ -12544,8 +12546,8 @@ final class DifyExec implements Runnable {
             return Duration.ofMillis(Math.clamp((long) (seconds * 1000), 0, most.toMillis()));
         }
 
-        /// The tokens that runs took, and what they have cost, by currency. One whose end was looked up tells its tokens
-        /// and no price: it is taken to have cost the mean of the others.
+        /// The tokens that runs took, and what they have cost, by currency. One whose end was looked up tells its
+        /// tokens and no price: it is taken to have cost the mean of the others.
         static final class Spending {
             private static final int UNTOLD = 10;
 
