@@ -26,7 +26,8 @@ import static java.nio.charset.StandardCharsets.UTF_8;
                 + "lost or paid twice. Exit code 1 if anything is, or if the merged batch is not that of one process.",
         footer = {"", "Example: benchmarks/shards --rows 2000 --shards 4 --kills 3 -- --places 20"})
 final class Shards implements Callable<Integer> {
-    private static final List<String> STANDINGS = List.of("total", "succeeded", "partial", "failed", "paused", "unknown",
+    private static final List<String> STANDINGS = List.of("total", "succeeded", "partial", "failed", "paused",
+            "unknown",
             "pending", "lost_results", "unread_lines", "ids_not_in_input");
     private static final Pattern ROWS = Pattern.compile("(?s)class=\"rows\">(.*?)</script>");
 

@@ -501,7 +501,8 @@ final class BatchTest {
                     {"event":"session","t":"2026-01-16T12:00:00Z","format":2,"tool":"difyexec 9.9"}
                     """));
 
-            assertTrue(problem.getMessage().contains("log: of format 2") && problem.getMessage().contains("difyexec 9.9"),
+            assertTrue(problem.getMessage().contains("log: of format 2")
+                    && problem.getMessage().contains("difyexec 9.9"),
                     problem.getMessage());
             assertEquals(UNUSABLE, problem.code());
         }
@@ -756,7 +757,8 @@ final class BatchTest {
 
             assertEquals(Optional.of(new RunRef("r1", "t1")), doubt.run());
             assertEquals(Mode.STREAMING, doubt.attempt().mode());
-            assertEquals(Listing.FROM_START, history.route(Mode.AUTO, AppKind.WORKFLOW, "1.16.0").listing(doubt.attempt()));
+            assertEquals(Listing.FROM_START,
+                    history.route(Mode.AUTO, AppKind.WORKFLOW, "1.16.0").listing(doubt.attempt()));
             assertEquals(List.of(), history.openTries());
         }
 

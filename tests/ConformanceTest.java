@@ -440,7 +440,8 @@ class ConformanceTest {
             var wire = run(mode, "[" + fault + "]");
 
             wire.awaitEnd();
-            assertTrue(wire.text().matches("(?s).*\"status\": ?\"succeeded\", ?\"outputs\": ?\\{\"answer\".*"), wire.text());
+            assertTrue(wire.text().matches("(?s).*\"status\": ?\"succeeded\", ?\"outputs\": ?\\{\"answer\".*"),
+                    wire.text());
         }
 
         @ParameterizedTest(name = "{0}: {1}")

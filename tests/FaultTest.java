@@ -208,7 +208,8 @@ class FaultTest {
         @Test
         void orOneThatMayOnlyBeReadTellsWhetherAShardRuns() throws Exception {
             var disk = Files.createDirectory(folder.resolve("disk"));
-            assumeTrue(has("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk.toString()), "no disk can be mounted");
+            assumeTrue(has("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk.toString()),
+                    "no disk can be mounted");
             var lock = Files.createFile(disk.resolve("results.1-of-2.jsonl.lock"));
             try (var _ = FileChannel.open(lock, StandardOpenOption.READ)) {
                 assertEquals(0, shell("mount", "-o", "remount,ro", disk.toString()));
@@ -440,7 +441,8 @@ class FaultTest {
             int megabytes = id.equals("3") ? 100 : 1;
             var head = (mode.equals("blocking") ? "{" : "data: {\"event\":\"workflow_started\","
                     + "\"workflow_run_id\":\"run-" + id + "\"}\n\ndata: {\"event\":\"workflow_finished\",")
-                    + "\"workflow_run_id\":\"run-" + id + "\",\"task_id\":\"t\",\"data\":{\"id\":\"run-" + id + "\",\"workflow_id\":\"w\","
+                    + "\"workflow_run_id\":\"run-" + id + "\",\"task_id\":\"t\",\"data\":{\"id\":\"run-" + id
+                    + "\",\"workflow_id\":\"w\","
                     + "\"status\":\"succeeded\",\"outputs\":{\"text\":\"";
             var tail = "\"},\"error\":null,\"elapsed_time\":1,\"total_tokens\":1,\"total_steps\":1}}\n\n";
             exchange.getResponseHeaders().set("Content-Type", mode.equals("blocking") ? "application/json"

@@ -421,7 +421,8 @@ final class FilesTest extends WholeCommand {
 
             sent("{'id':'1','text':'007','lang':'en','count':1.50}");
             sent("{'id':'2','text':'','lang':'ja'}");
-            assertEquals(text("{'id':'1','text':'007','Language':'en','count':'1.50'}"), result("1").path("inputs") + "");
+            assertEquals(text("{'id':'1','text':'007','Language':'en','count':'1.50'}"),
+                    result("1").path("inputs") + "");
         }
 
         private void sent(String inputs) {
@@ -548,7 +549,8 @@ final class FilesTest extends WholeCommand {
         void areTriedAgainBeforeTheRunIsStarted() throws IOException {
             Files.writeString(file("a.txt"), "x");
             csv("id,doc,docs", "1,@a.txt,");
-            uploads(dify.answer(503, "busy").withHeader("Retry-After", "1"), aResponse().withFault(Fault.CONNECTION_RESET_BY_PEER), uploaded());
+            uploads(dify.answer(503, "busy").withHeader("Retry-After", "1"),
+                    aResponse().withFault(Fault.CONNECTION_RESET_BY_PEER), uploaded());
 
             var call = dify.run();
 
@@ -703,7 +705,8 @@ final class FilesTest extends WholeCommand {
             assertEquals(0, call.code(), call.err());
             var saved = file("out").resolve(Sender.fileName("../1", "made", 1, ".txt"));
             assertEquals("made", Files.readString(saved));
-            assertEquals(List.of(saved.toString()), StreamSupport.stream(result("../1").path("files").spliterator(), false)
+            assertEquals(List.of(saved.toString()),
+                    StreamSupport.stream(result("../1").path("files").spliterator(), false)
                     .map(JsonNode::asText).toList());
             assertEquals(0, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/f?sign=x")).withHeader("Authorization",
                     matching(".*"))).size(), "the link is signed: the key is not for it");
@@ -921,7 +924,8 @@ final class FilesTest extends WholeCommand {
             assertEquals("run-2", result("2").path("workflow_run_id").asText());
             assertEquals("2", result("2").path("outputs").path("row_id").asText());
             assertEquals(3, dify.runs());
-            assertEquals(2.5, events("end").getLast().path("seconds").asDouble(), "nobody saw its end: Dify's own time");
+            assertEquals(2.5, events("end").getLast().path("seconds").asDouble(),
+                    "nobody saw its end: Dify's own time");
         }
 
         @Test
@@ -1019,7 +1023,8 @@ final class FilesTest extends WholeCommand {
         /// Every call that writes is refused for this file, and nothing is any different after it.
         private void refused(String name, String... said) throws IOException {
             var before = contents();
-            for (var words : List.of("run", "retry", "retry 1 --force", "run --fresh", "run --rebuild", "run --no-bom")) {
+            for (var words : List.of("run", "retry", "retry 1 --force", "run --fresh", "run --rebuild",
+                    "run --no-bom")) {
                 var typed = words.split(" ");
                 var call = dify.command(typed[0], Arrays.copyOfRange(typed, 1, typed.length));
 

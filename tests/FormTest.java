@@ -250,7 +250,8 @@ class FormTest {
             var faults = form(FIELDS, List.of("id", "nam"), true).faults(List.of("id", "nam"));
 
             assertEquals(1, faults.size());
-            assertTrue(faults.getFirst().contains("\"name\"") && faults.getFirst().contains("is it \"nam\"?"), faults.getFirst());
+            assertTrue(faults.getFirst().contains("\"name\"") && faults.getFirst().contains("is it \"nam\"?"),
+                    faults.getFirst());
         }
 
         @Test
@@ -307,7 +308,8 @@ class FormTest {
 
         private Value read(String type, String cell, String rules, Path base, Path... more) {
             try {
-                var parameters = JSON.readTree("{\"user_input_form\":[{\"" + type + "\":{\"variable\":\"doc\",\"required\":false," + rules
+                var parameters = JSON.readTree("{\"user_input_form\":[{\"" + type
+                        + "\":{\"variable\":\"doc\",\"required\":false," + rules
                         + "}}],\"system_parameters\":{\"image_file_size_limit\":1,\"file_size_limit\":1}}");
                 return Form.of(parameters, List.of("doc"), folders(base, more), true).value("doc", cell);
             } catch (IOException problem) {
@@ -400,8 +402,10 @@ class FormTest {
             var rules = "\"allowed_file_types\":[\"document\",\"image\"],\"max_length\":2";
 
             assertEquals(new Value.Several(List.of(new Value.Remote("document", URI.create("https://h/a.pdf")),
-                    new Value.Remote("image", URI.create("https://h/b.png")))), read("file-list", "https://h/a.pdf; https://h/b.png", rules));
-            assertTrue(read("file-list", "https://h/1.pdf;https://h/2.pdf;https://h/3.pdf", rules).toString().contains("3 files, 2 are allowed"));
+                    new Value.Remote("image", URI.create("https://h/b.png")))),
+                    read("file-list", "https://h/a.pdf; https://h/b.png", rules));
+            assertTrue(read("file-list", "https://h/1.pdf;https://h/2.pdf;https://h/3.pdf", rules).toString()
+                    .contains("3 files, 2 are allowed"));
             assertTrue(read("file-list", "https://h/1.pdf;https://h/2.pdf", rules.replace("2", "1")).toString()
                     .contains("2 files, 1 is allowed"));
         }
@@ -417,7 +421,8 @@ class FormTest {
         void aFileOverTheServersLimitIsRefusedBeforeItIsSent() throws IOException {
             Files.write(folder.resolve("big.png"), new byte[(1 << 20) + 1]);
 
-            assertTrue(read("file", "@big.png", "\"allowed_file_types\":[\"image\"]").toString().contains("at most 1 MB"));
+            assertTrue(read("file", "@big.png", "\"allowed_file_types\":[\"image\"]").toString()
+                    .contains("at most 1 MB"));
         }
     }
 

@@ -25,7 +25,8 @@ final class OptionsTest {
     class TheHelp {
         @ParameterizedTest
         @CsvSource({"help.txt,", "run-help.txt, run", "retry-help.txt, retry", "status-help.txt, status",
-                "export-help.txt, export", "compare-help.txt, compare", "merge-help.txt, merge", "check-help.txt, check",
+                "export-help.txt, export", "compare-help.txt, compare", "merge-help.txt, merge",
+                "check-help.txt, check",
                 "shell-help.txt, shell"})
         void isTheOneInTheGoldenFile(String golden, String command) throws IOException {
             var out = new StringWriter();

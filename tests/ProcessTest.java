@@ -259,7 +259,8 @@ final class ProcessTest extends WholeCommand {
                 assertTrue(content("tr.jsonl.log").contains(word), word);
             assertTrue(child.err().contains("2 succeeded, 1 failed in "), child.err());
             var status = ended(start(Map.of("LC_ALL", "C"), turkish, "status", "-o", "tr.jsonl"));
-            assertTrue(status.out().lines().anyMatch(line -> line.matches("  succeeded +2 +66\\.7 % .*")), status.out());
+            assertTrue(status.out().lines().anyMatch(line -> line.matches("  succeeded +2 +66\\.7 % .*")),
+                    status.out());
         }
 
         /// The lines of a file without what differs from run to run, in a fixed order.

@@ -39,7 +39,8 @@ final class RecipesTest extends WholeCommand {
     private static void need(String... programs) {
         for (var program : programs)
             Assumptions.assumeTrue(Stream.of("/usr/bin", "/usr/sbin", "/bin", "/usr/local/bin")
-                    .anyMatch(place -> Files.isExecutable(Path.of(place, program))), "there is no " + program + " here");
+                    .anyMatch(place -> Files.isExecutable(Path.of(place, program))),
+                    "there is no " + program + " here");
     }
 
     private Process start(Map<String, String> settings, String out, String... words) throws IOException {

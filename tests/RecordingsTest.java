@@ -112,7 +112,8 @@ final class RecordingsTest {
                 assertTrue(outcome.text().contains(expected.text().strip()), () -> exchange + ": " + outcome);
             if (!expected.run().isNull() && exchange.isQuestion()) sameAnswer(exchange, expected.run(), ran(seen));
             else if (!expected.run().isNull()) sameRun(exchange, expected.run(), ran(seen));
-            if (mode == Mode.STREAMING && !(seen instanceof Seen.Refused)) assertEquals(seen.run().stream().map(RunRef::id).toList(),
+            if (mode == Mode.STREAMING && !(seen instanceof Seen.Refused)) assertEquals(
+                    seen.run().stream().map(RunRef::id).toList(),
                     heard.runs().stream().map(RunRef::id).toList(), exchange::toString);
             replayed.merge("runs of " + exchange.version(), 1, Integer::sum);
         }

@@ -300,7 +300,8 @@ final class RulesTest {
             var streamed = attempt(Mode.STREAMING, Tries.NONE);
 
             assertEquals("look up", word(always.notStored(streamed, failedAfter(0, "no terminal event", "{}"))));
-            assertEquals("failed", word(always.notStored(streamed, failedAfter(0, "x is required in input form", "{}"))));
+            assertEquals("failed",
+                    word(always.notStored(streamed, failedAfter(0, "x is required in input form", "{}"))));
         }
 
         @ParameterizedTest

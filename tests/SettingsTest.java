@@ -478,7 +478,8 @@ final class SettingsTest extends WholeCommand {
         }
 
         @ParameterizedTest
-        @ValueSource(strings = {"TIMEOUT", "MAX_RETRIES", "INITIAL_RETRY_DELAY", "DIFY_API_BASE_URL", "DIFY_WORKFLOW_ID",
+        @ValueSource(strings = {"TIMEOUT", "MAX_RETRIES", "INITIAL_RETRY_DELAY", "DIFY_API_BASE_URL",
+                "DIFY_WORKFLOW_ID",
             "DIFY_CA_FILE"})
         void aKeyInTheWrongPlaceIsNotShown(String variable) throws IOException {
             rows(1);

@@ -313,7 +313,8 @@ final class ShardsTest extends WholeCommand {
             var call = call(Map.of(), "status", "-i", input(), "-o", output());
 
             assertEquals(ROWS_LEFT, call.code(), call.err());
-            var lines = call.out().lines().map(line -> line.strip().replaceAll(" +", " ").replaceAll("\\d{4}-.*", "TIME"))
+            var lines = call.out().lines()
+                    .map(line -> line.strip().replaceAll(" +", " ").replaceAll("\\d{4}-.*", "TIME"))
                     .toList();
             assertEquals(List.of(output() + ": 2 of 3 shards begun, not merged yet", "",
                     "shard rows succeeded failed pending in flight last event", "1/3 5 4 1 0 0 TIME",

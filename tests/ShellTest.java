@@ -839,7 +839,8 @@ class ShellTest {
 
             assertEquals(2, dify.count("started"));
             assertEquals("a", result("1").path("inputs").path("text").asText());
-            assertFalse(dify.session().ok("open " + file("data.csv") + " " + file("results.jsonl")).contains("try of row 1"));
+            assertFalse(dify.session().ok("open " + file("data.csv") + " " + file("results.jsonl"))
+                    .contains("try of row 1"));
         }
 
         @Test

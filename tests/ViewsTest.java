@@ -405,7 +405,8 @@ class ViewsTest {
 
             assertTrue(sentence(call("status", "-o", "/dev/null")).contains("/dev/null: a device or a pipe"));
             assertTrue(sentence(call("status", "-o", path("other.jsonl"))).contains("other.jsonl.log: a folder"));
-            assertTrue(sentence(call("status", "-o", path("results.jsonl"), "--html", "-")).startsWith("difyexec: -: "));
+            assertTrue(sentence(call("status", "-o", path("results.jsonl"), "--html", "-"))
+                    .startsWith("difyexec: -: "));
             assertTrue(sentence(call("export", "--force", "-i", path("data.csv"), "-o", path("results.jsonl"),
                     "/dev/null")).contains("/dev/null: a device or a pipe"));
         }
@@ -1096,7 +1097,8 @@ class ViewsTest {
         Browser(Path program, Path profile) throws Exception {
             process = new ProcessBuilder(program.toString(), "--headless", "--no-sandbox", "--disable-gpu",
                     "--no-first-run", "--disable-background-networking", "--remote-debugging-port=0",
-                    "--user-data-dir=" + profile, "--hide-scrollbars", "about:blank").redirectOutput(ProcessBuilder.Redirect.DISCARD).start();
+                    "--user-data-dir=" + profile, "--hide-scrollbars", "about:blank")
+                    .redirectOutput(ProcessBuilder.Redirect.DISCARD).start();
             socket = HttpClient.newHttpClient().newWebSocketBuilder().buildAsync(address(), new Listener()).get();
             var target = call("Target.createTarget", "{'url':'about:blank'}").path("targetId").asText();
             session = call("Target.attachToTarget", "{'flatten':true,'targetId':'" + target + "'}").path("sessionId")
