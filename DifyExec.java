@@ -134,8 +134,10 @@ final class DifyExec implements Runnable {
     static final String VERSION = "0.2.0";
     static final int OK = 0, BUG = 1, UNUSABLE = 2, ROWS_LEFT = 3, DIFFERENT = 3, STOPPED = 4, INTERRUPTED = 130;
 
-    private static final List<Class<?>> COMMANDS = List.of(Run.class, Retry.class, Status.class, Export.class,
-            Compare.class, Merge.class, Check.class, Shell.class, AutoComplete.GenerateCompletion.class);
+    /// The commands that need no other, and those that work with all.
+    private static final List<Class<?>> ALONE = List.of(Run.class, Retry.class, Status.class, Export.class,
+            Compare.class, Merge.class, Check.class),
+            WITH_ALL = List.of(Shell.class, AutoComplete.GenerateCompletion.class);
 
     @Spec CommandSpec spec;
 
@@ -160,9 +162,10 @@ final class DifyExec implements Runnable {
     /// a command that needs no other, it is of that one alone: picocli reads the options of all that it is given.
     static CommandLine commandLine(Env env, String... args) {
         var line = new CommandLine(new DifyExec(), new Factory(env, _ -> UnaryOperator.identity()));
-        var named = COMMANDS.stream().filter(type -> type != Shell.class && args.length > 0
+        var named = ALONE.stream().filter(type -> args.length > 0
                 && type.getSimpleName().toLowerCase(Locale.ROOT).equals(args[0])).toList();
-        (named.isEmpty() ? COMMANDS : named).forEach(line::addSubcommand);
+        (named.isEmpty() ? ALONE : named).forEach(line::addSubcommand);
+        if (named.isEmpty()) WITH_ALL.forEach(line::addSubcommand);
         return CommandLines.configured(line, new EnvDefaults(env), env);
     }
 
@@ -262,7 +265,7 @@ final class DifyExec implements Runnable {
             var timeline = new Timeline();
             var batch = html == null ? Batch.peek(files, csv) : Batch.peek(files, csv, List.of(timeline));
             if (html != null) {
-                Draft.refuse(html, files, batch.input(), file -> force || WebPage.isOurs(file));
+                Draft.refuse(html, files, batch.inputs(), file -> force || WebPage.isOurs(file));
                 Draft.write(html, new WebPage.Report(batch, timeline)::write);
             }
             if (json) console.out().println(StatusView.json(batch));
@@ -328,11 +331,11 @@ final class DifyExec implements Runnable {
         public Integer call() throws IOException {
             var files = BatchFiles.of(results.file).begun();
             boolean toFile = !file.toString().equals("-");
-            if (toFile) Draft.refuse(file, files, Optional.of(input), _ -> force);
             var names = new Spreadsheet.OutputNames();
             try (var source = files.open(input)) {
                 var csv = shape.open(source.path());
                 var batch = Batch.peek(files, Optional.of(csv), failed ? List.of() : List.of(names));
+                if (toFile) Draft.refuse(file, files, batch.inputs(), _ -> force);
                 if (!force) batch.refuseStrangers(input);
                 var export = new Spreadsheet.OfBatch(batch, csv, names.outputs, failed, raw);
                 if (toFile) Draft.write(file, export::write);
@@ -390,9 +393,9 @@ final class DifyExec implements Runnable {
             var sides = Comparison.Compared.read(List.of(first, second), csv != null, html != null);
             for (var side : sides) { // nothing of either batch is written over
                 var files = side.batch.files();
-                var input = side.batch.input();
-                if (csv != null) Draft.refuse(csv, files, input, _ -> force);
-                if (html != null) Draft.refuse(html, files, input, page -> force || WebPage.isOurs(page));
+                var inputs = side.batch.inputs();
+                if (csv != null) Draft.refuse(csv, files, inputs, _ -> force);
+                if (html != null) Draft.refuse(html, files, inputs, page -> force || WebPage.isOurs(page));
             }
             if (csv != null && html != null && Draft.isSame(csv, html))
                 throw new Unusable(csv + ": named for both --csv and --html");
@@ -1145,7 +1148,7 @@ final class DifyExec implements Runnable {
             var csv = csv();
             boolean open = isOpen(file);
             if (open && !force) throw new Unusable(file + " is the open CSV\nhint: --force writes over it");
-            Draft.refuse(file, files(), Optional.empty(), _ -> force);
+            Draft.refuse(file, files(), List.of(), _ -> force);
             edits.save(csv, batch().index(), file);
             var count = edits.count();
             if (open) open(Optional.of(csv.file.path), files().results(), false);
@@ -2006,7 +2009,7 @@ final class DifyExec implements Runnable {
                     + "begins anew nothing can be retried\nhint: 'run --fresh' begins anew");
             var mode = pace.mode(setup.dify.mode);
             var files = BatchFiles.of(rows.shard(setup.env).map(part -> part.of(output)).orElse(output));
-            if (selection.listed()) files.begun();
+            if (selection.listed() && files.shard().isEmpty()) files.begun(); // a shard without rows has none
             try (var source = files.open(input.csv)) {
                 var csv = setup.open(source, input.csv);
                 out.makeFolder();
@@ -3240,7 +3243,8 @@ final class DifyExec implements Runnable {
 
         /// One of the shards that has no files here runs, or is brought, before all are merged.
         void print(Set<Shard> others, History known, Path results, PrintWriter out) {
-            var away = others.stream().filter(shard -> Files.notExists(shard.of(results))).findFirst();
+            var away = others.stream()
+                    .filter(shard -> !BatchFiles.of(shard.of(results)).isBegun()).findFirst();
             away.ifPresent(one -> out.println("Shard " + one + " has no files here: bring them if it ran elsewhere."));
             print(away.isEmpty() ? "merge" : "run", away.map(shard -> typed.and(known.typed(results))
                     .and(new Typed(List.of("--shard=" + shard)))).orElse(typed), results, out);
@@ -4883,7 +4887,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Nothing that a batch is made of is ever written over, and no other file unless that is allowed.
-        static void refuse(Path file, BatchFiles files, Optional<Path> input, Predicate<Path> mayBeReplaced) {
+        static void refuse(Path file, BatchFiles files, List<Path> inputs, Predicate<Path> mayBeReplaced) {
             try {
                 BatchFiles.refuseNoFile(file, "name another");
                 BatchFiles.folder(file);
@@ -4892,7 +4896,7 @@ final class DifyExec implements Runnable {
                     return;
                 }
                 files.refuse(file);
-                if (input.isPresent() && Files.exists(input.get()) && Files.isSameFile(file, input.get()))
+                for (var input : inputs) if (Files.exists(input) && Files.isSameFile(file, input))
                     throw new Unusable(file + " is both input and output\nhint: name another file");
                 if (!mayBeReplaced.test(file))
                     throw new Unusable(file + ": is there already\nhint: --force writes over it");
@@ -7421,9 +7425,10 @@ final class DifyExec implements Runnable {
             return history;
         }
 
-        /// The CSV at hand, else the one that the last call was told.
-        Optional<Path> input() {
-            return csv.map(known -> known.file.path).or(() -> history.typed(files.results()).input().map(Path::of));
+        /// The CSV at hand, and the one that the last call was told.
+        List<Path> inputs() {
+            return Stream.concat(csv.map(known -> known.file.path).stream(),
+                    history.typed(files.results()).input().map(Path::of).stream()).toList();
         }
 
         /// Rows of the results that the CSV lacks would be left out.
@@ -14216,7 +14221,11 @@ final class DifyExec implements Runnable {
                     case String text -> json.writeString(text);
                     case RawValue raw -> raw.serialize(json);
                     case BigDecimal number -> json.writeNumber(number.toPlainString());
-                    case null, default -> json.writeObject(value);
+                    case Boolean isTrue -> json.writeBoolean(isTrue);
+                    case Integer number -> json.writeNumber(number);
+                    case Long number -> json.writeNumber(number);
+                    case null -> json.writeNull();
+                    default -> json.writeObject(value);
                 }
             }
         }

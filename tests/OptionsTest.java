@@ -139,7 +139,7 @@ final class OptionsTest {
         }
 
         @ParameterizedTest
-        @ValueSource(strings = {"", "--help", "shell", "generate-completion", "statsu"})
+        @ValueSource(strings = {"", "--help", "shell", "generate-completion", "generatecompletion", "statsu"})
         void isWholeWhereItIsListedOrHandedOn(String first) {
             assertEquals(9, commands(first).size());
             assertEquals(commands(), commands(first));

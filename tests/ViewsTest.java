@@ -705,7 +705,12 @@ class ViewsTest {
             batch.save();
             var before = contents();
 
+            var copy = Files.copy(folder.resolve("data.csv"), folder.resolve("copy.csv")).toString();
+            before.put("copy.csv", before.get("data.csv"));
+
             for (var words : List.of(List.of("status", "-o", path("results.jsonl"), "--html", path("data.csv")),
+                    List.of("status", "-i", copy, "-o", path("results.jsonl"), "--html", path("data.csv")),
+                    List.of("export", "-i", copy, "-o", path("results.jsonl"), path("data.csv")),
                     List.of("compare", path("results.jsonl"), path("results.jsonl"), "--csv", path("data.csv")),
                     List.of("compare", path("results.jsonl"), path("results.jsonl"), "--html", path("data.csv")))) {
                 var call = call(Stream.concat(words.stream(), Stream.of("--force")).toArray(String[]::new));
