@@ -3243,8 +3243,7 @@ final class DifyExec implements Runnable {
 
         /// One of the shards that has no files here runs, or is brought, before all are merged.
         void print(Set<Shard> others, History known, Path results, PrintWriter out) {
-            var away = others.stream()
-                    .filter(shard -> !BatchFiles.of(shard.of(results)).isBegun()).findFirst();
+            var away = others.stream().filter(shard -> !BatchFiles.of(shard.of(results)).isBegun()).findFirst();
             away.ifPresent(one -> out.println("Shard " + one + " has no files here: bring them if it ran elsewhere."));
             print(away.isEmpty() ? "merge" : "run", away.map(shard -> typed.and(known.typed(results))
                     .and(new Typed(List.of("--shard=" + shard)))).orElse(typed), results, out);
