@@ -596,11 +596,11 @@ class FaultTest {
 
             ctrlC();
 
-            until("an answer", Duration.ofSeconds(2), () -> screen().contains("Stopping: 3 running"));
+            until("an answer", Duration.ofSeconds(9), () -> screen().contains("Stopping: 3 running"));
             var seen = screen(); // below the answer the line may be drawn again
             assertFalse(seen.substring(0, seen.indexOf("Stopping")).contains("0/9"), seen);
             ctrlC();
-            ends(130, Duration.ofSeconds(2));
+            ends(130, Duration.ofSeconds(9));
         }
 
         @Test
@@ -634,9 +634,9 @@ class FaultTest {
             until("three runs", Duration.ofSeconds(20), () -> events("run").size() == 3);
 
             ctrlC();
-            until("an answer", Duration.ofSeconds(2), () -> screen().contains("Ctrl-C again"));
+            until("an answer", Duration.ofSeconds(9), () -> screen().contains("Ctrl-C again"));
             ctrlC();
-            ends(130, Duration.ofSeconds(2));
+            ends(130, Duration.ofSeconds(9));
 
             assertEquals(3, dify.count("stops"));
             assertTrue(screen().contains("3 tasks were asked to stop"), screen());

@@ -34,7 +34,8 @@ final class ProcessTest extends WholeCommand {
         }
 
         private Process start(Map<String, String> settings, List<String> jvm, String... args) throws IOException {
-            var words = new ArrayList<>(List.of(ProcessHandle.current().info().command().orElseThrow(),
+            var words = new ArrayList<>(ignoresInterrupts() ? List.of("env", "--default-signal=INT") : List.of());
+            words.addAll(List.of(ProcessHandle.current().info().command().orElseThrow(),
                     "--enable-native-access=ALL-UNNAMED", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"));
             words.addAll(jvm);
             words.addAll(List.of("-cp", System.getProperty("java.class.path"), "difyexec.DifyExec"));
@@ -47,6 +48,13 @@ final class ProcessTest extends WholeCommand {
                     .start();
             children.add(child);
             return child;
+        }
+
+        /// What a shell starts in the background (`&` in a script) ignores SIGINT, and so does what that starts.
+        private static boolean ignoresInterrupts() throws IOException {
+            var status = Path.of("/proc/self/status");
+            return Files.exists(status) && Files.readAllLines(status).stream().anyMatch(line ->
+                    line.startsWith("SigIgn:") && (Long.parseUnsignedLong(line.substring(7).strip(), 16) & 2) != 0);
         }
 
         private Call ended(Process child) throws Exception {
