@@ -2984,6 +2984,7 @@ final class DifyExec implements Runnable {
             var history = batch.history();
             if (history.unread > 0) err.println("Warning: " + Plain.count(history.unread, "line") + " of "
                     + batch.files().log() + " cannot be read; an attempt on such a line is not known.");
+            foreign(batch.index()).ifPresent(note -> err.println(note + "; the results stay."));
             if (!rerun) changed(batch, "; --rerun-changed runs %s again.").ifPresent(err::println);
             openTries(batch, err);
         }
@@ -3080,7 +3081,6 @@ final class DifyExec implements Runnable {
         /// What is odd about the files.
         static List<String> notes(Batch batch) {
             var history = batch.history();
-            var index = batch.index();
             var notes = new ArrayList<String>();
             changed(batch, "; 'run --rerun-changed' runs %s again").ifPresent(notes::add);
             if (history.lateRuns > 0) notes.add(Plain.count(history.lateRuns, "run")
@@ -3089,9 +3089,15 @@ final class DifyExec implements Runnable {
             if (history.unread > 0) notes.add(Plain.count(history.unread, "line") + " of the log could not be read");
             if (!history.lost().isEmpty()) notes.add(Plain.count(history.lost().size(), "result")
                     + " that the log knows of cannot be found in the file; 'run --rebuild' fetches them");
-            if (index.size() > index.rows()) notes.add(Plain.count(index.size() - index.rows(), "id")
-                    + " of the files not in the CSV (first: " + Plain.id(index.id(index.rows())) + ")");
+            foreign(batch.index()).ifPresent(notes::add);
             return notes;
+        }
+
+        /// `2 ids of the batch are not in the CSV (first: a)`: of rows that are gone, or of another CSV.
+        static Optional<String> foreign(Index index) {
+            int ids = index.size() - index.rows();
+            return ids == 0 ? Optional.empty() : Optional.of(Plain.count(ids, "id of the batch is", "ids of the batch are")
+                    + " not in the CSV (first: " + Plain.id(index.id(index.rows())) + ")");
         }
 
         /// `2 rows with a success changed in the CSV since (first: a)`

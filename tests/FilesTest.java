@@ -987,6 +987,24 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
+        void tellOfResultsThatAreNotOfThisCsv() throws IOException {
+            rows(2);
+            assertFalse(dify.run().err().contains("not in the CSV"));
+            csv("id,text", "2,text 2", "a,another", "b,another");
+
+            var told = dify.run();
+
+            assertTrue(told.err().lines().anyMatch(
+                    "1 id of the batch is not in the CSV (first: 1); the results stay."::equals), told.err());
+            assertEquals(4, ids().size());
+            csv("id,text", "c,another");
+            told = dify.run();
+            assertTrue(told.err().contains("4 ids of the batch are not in the CSV (first: "), told.err());
+            var status = call(Map.of(), "status", "-i", input(), "-o", output());
+            assertTrue(status.out().contains("  Note: 4 ids of the batch are not in the CSV (first: "), status.out());
+        }
+
+        @Test
         void tellOfRowsThatChangedSince() throws IOException {
             rows(3);
             dify.run();
