@@ -1060,7 +1060,7 @@ final class DifyExec implements Runnable {
 
         @Command(name = "show", description = "Shows a row: its inputs, every attempt, its outputs.")
         void show(@Parameters(paramLabel = "ID", description = "The row.") String id,
-                @Option(names = "--output", paramLabel = "/POINTER",
+                @Option(names = "--output", paramLabel = "/POINTER", converter = Converters.Pointer.class,
                         description = "Only this part of the outputs, like /answer or /items/0.") String pointer,
                 @Option(names = "--full", description = "Long values whole.") boolean full) throws IOException {
             int entry = entry(id);
@@ -1716,8 +1716,6 @@ final class DifyExec implements Runnable {
         }
 
         void output(String pointer) throws IOException {
-            if (!pointer.isEmpty() && !pointer.startsWith("/")) throw new Unusable("--output " + Plain.quoted(pointer)
-                    + ": a JSON pointer like /answer or /items/0");
             var all = outputs();
             var part = all.at(pointer);
             var top = all.properties().stream().map(field -> "/" + field.getKey()).collect(joining(", "));

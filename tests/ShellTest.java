@@ -326,6 +326,7 @@ class ShellTest {
             assertTrue(session.refused("unset r-2").contains("there is no edit to take back"));
             assertTrue(session.refused("accept r-2").contains("no successful try in this session: 'try r-2' first"));
             assertTrue(session.refused("show r-2 --output /x").contains("no outputs yet"));
+            assertTrue(session.refused("show r-1 --output answer").contains("a JSON pointer: a / before each name"));
             assertTrue(session.refused("show r-1 --output /x").contains("at the top there are /answer, /row_id"));
             assertTrue(session.refused("retry").contains("name ids, or 'all', or --by-error TEXT"));
             assertTrue(session.say("retry r-1").text().contains("difyexec: row r-1 has a success already"));
