@@ -9333,6 +9333,7 @@ final class DifyExec implements Runnable {
 
     /// The results file: a line a success.
     static final class Results {
+        private static final String SUCCESS = "success";
         static final Set<String> STANDING = Set.of("id", "status", "workflow_status", "workflow_id"),
                 HEAD = Set.of("id", "status", "workflow_status", "workflow_id", "workflow_run_id", "executed_at");
         /// The original tool puts a blank after each colon and comma.
@@ -9355,7 +9356,7 @@ final class DifyExec implements Runnable {
         }
 
         static boolean isResult(Lines.Fields line) {
-            return line.has("id") && line.has("status");
+            return line.has("id") && line.text("status").equals(SUCCESS);
         }
 
         /// @param version of the workflow; it, the run and when it was executed are empty in lines that tell none
@@ -9371,7 +9372,7 @@ final class DifyExec implements Runnable {
             return Lines.Fields.of(line, (name, _) -> !names.contains(name))
                     .filter(fields -> !fields.text("id").isBlank())
                     .map(fields -> new Head(fields.text("id").strip(),
-                            "success".equals(fields.texts().getOrDefault("status", "success")),
+                            SUCCESS.equals(fields.texts().getOrDefault("status", SUCCESS)),
                             fields.text("workflow_status").equals("partial-succeeded"), fields.text("workflow_id"),
                             fields.text("workflow_run_id"), fields.text("executed_at")));
         }
@@ -9386,7 +9387,7 @@ final class DifyExec implements Runnable {
             public void serialize(JsonGenerator json, SerializerProvider provider) throws IOException {
                 json.writeStartObject();
                 json.writeStringField("id", attempt.row().id());
-                json.writeStringField("status", "success");
+                json.writeStringField("status", SUCCESS);
                 json.writeObjectFieldStart("inputs");
                 for (var input : attempt.row().inputs().entrySet())
                     json.writeStringField(input.getKey(), input.getValue());

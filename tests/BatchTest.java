@@ -71,6 +71,7 @@ final class BatchTest {
                 {'id':'a','name':'Bo                                                   | none
                 {'id': 7, 'sta                                                         | none
                 {'id':'a','status':'open','ti                                          | none
+                {'id':'a','status':'open','title':'their own'}\\n                      | none
                 {'event':'click','t':'2026-01-16T12:00:00Z'}\\n                         | none
                 {'event':'session','format':1}\\n                                      | none
                 {'event':'session','t':'today'}\\n                                     | none

@@ -1065,6 +1065,7 @@ final class FilesTest extends WholeCommand {
         @ParameterizedTest
         @ValueSource(strings = {"keep me", "id,text\n1,a\n2,b", "{\"a\":1}\n{\"a\":2}\n{\"a\":", "{\"id\":\"1\"}",
                 "{\n  \"id\": \"1\",\n  \"status\": \"success\"\n}\n", "{\"id\":\"1\",\"name\":\"Bo",
+                "{\"id\":\"1\",\"status\":\"open\",\"title\":\"a ticket of theirs\"}\n",
                 "DIFY_API_KEY=" + SECRET + "\n", "\u0000\u0001\u0002\u007fELF", "\u00ff\u00fek\u0000e\u0000"})
         void areLeftAsTheyAre(String text) throws IOException {
             rows(2);
