@@ -7793,9 +7793,11 @@ final class DifyExec implements Runnable {
         }
 
         static Stop unwritable(IOException problem) {
-            return new Stop(STOPPED, "cannot write: " + Plain.of(problem)
-                    + "; every result acknowledged so far is on disk"
-                    + "\nhint: make room, then run the same command again");
+            return new Stop(STOPPED, "cannot write: " + Plain.of(problem) + (problem instanceof LineFile.Gone
+                    ? "; what this call wrote last may not be in it"
+                            + "\nhint: run the same command again: it tells what is missing"
+                    : "; every result acknowledged so far is on disk"
+                            + "\nhint: make room, then run the same command again"));
         }
 
         @Override
@@ -9215,7 +9217,7 @@ final class DifyExec implements Runnable {
     }
 
     /// Appends whole lines to a file, a group in one write; the file appears with its first line. A write that fails is
-    /// undone: no line is ever torn by us.
+    /// undone: no line is ever torn by us. It writes no more once another file, or none, has its path.
     static final class LineFile implements AutoCloseable {
         private static final int FULL = 64 << 10;
         private static final ObjectWriter WRITER = Json.MAPPER.writer()
@@ -9227,6 +9229,15 @@ final class DifyExec implements Runnable {
         private final JsonGenerator json = Json.Tokens.writing(waiting).setRootValueSeparator(null);
         private final List<Runnable> onceWritten = new ArrayList<>();
         private FileChannel channel;
+        /// What the file system calls the file; null where it has no such name.
+        private Object key;
+
+        /// What an editor saves, or another deletes, while it is open: more would be written into nothing.
+        static final class Gone extends IOException {
+            Gone(Path path) {
+                super(path + " was deleted or replaced meanwhile");
+            }
+        }
 
         /// @param head what a new file begins with
         LineFile(Path path, byte[] head) {
@@ -9264,7 +9275,8 @@ final class DifyExec implements Runnable {
         }
 
         private void append() throws IOException {
-            if (channel == null) channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
+            if (channel == null) open();
+            else refuseGone();
             long before = channel.size();
             try {
                 channel.position(before);
@@ -9277,14 +9289,31 @@ final class DifyExec implements Runnable {
             waiting.reset();
         }
 
+        private void open() throws IOException {
+            channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
+            key = key();
+        }
+
+        private Object key() throws IOException {
+            return Files.readAttributes(path, BasicFileAttributes.class).fileKey();
+        }
+
+        private void refuseGone() throws IOException {
+            try {
+                if (Objects.equals(key(), key)) return;
+            } catch (NoSuchFileException _) {
+                // as good as replaced
+            }
+            throw new Gone(path);
+        }
+
         private void write(byte[] bytes) throws IOException {
             for (var rest = ByteBuffer.wrap(bytes); rest.hasRemaining(); ) channel.write(rest);
         }
 
-        /// What is deleted while it is open would be written into nothing.
         void force() throws IOException {
             if (channel == null) return;
-            if (!Files.exists(path)) throw new IOException(path + " was deleted meanwhile");
+            refuseGone();
             channel.force(false);
         }
 

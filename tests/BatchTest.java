@@ -989,7 +989,33 @@ final class BatchTest {
             var stop = scene.play().orElseThrow();
 
             assertEquals(STOPPED, stop.code());
-            assertTrue(stop.why().contains("was deleted meanwhile"), stop.why());
+            assertTrue(stop.why().contains("was deleted or replaced meanwhile; what this call"), stop.why());
+        }
+
+        /// As an editor does that saves them.
+        @ParameterizedTest
+        @ValueSource(strings = {"", ".log"})
+        void aFileThatIsReplacedUnderTheBatchEndsItBeforeItSendsMore(String name) throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.answer = (attempt, _) -> {
+                if (attempt.row().id().equals("b")) replace(scene.file(name));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(STOPPED, stop.code());
+            assertTrue(stop.why().contains(scene.file(name) + " was deleted or replaced"), stop.why());
+            assertEquals(List.of("a", "b"), scene.sent.stream().map(attempt -> attempt.row().id()).toList());
+        }
+
+        private static void replace(Path file) {
+            try {
+                var copy = Files.copy(file, file.resolveSibling("copy"));
+                Files.move(copy, file, StandardCopyOption.REPLACE_EXISTING);
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem);
+            }
         }
 
         @Test
