@@ -7648,7 +7648,7 @@ final class DifyExec implements Runnable {
             try {
                 var index = Batch.rows(files, Optional.of(csv));
                 files.refuseForeign(files.retry().draft(), index);
-                var lock = BatchFiles.Lock.take(files.lock());
+                var lock = files.take();
                 try {
                     if (fresh.isPresent()) {
                         Shards.refuseOthers(files, Optional.empty());
@@ -7661,6 +7661,8 @@ final class DifyExec implements Runnable {
                     if (fresh.isEmpty()) Shards.refuseOthers(files, Optional.of(history));
                     var batch = new Batch(files, Optional.of(csv), index, history, new Ledger());
                     var writer = new BatchWriter(batch, lock, noBom);
+                    writer.log.hold();
+                    writer.results.hold();
                     torn.forEach(writer::record);
                     return writer;
                 } catch (IOException | RuntimeException problem) {
@@ -8563,6 +8565,17 @@ final class DifyExec implements Runnable {
                 throw new Unusable(list.path() + ": not a list of ids of this batch\nhint: " + ELSEWHERE);
         }
 
+        /// The lock. Where it was deleted, or is one of another name for the results, those that are written tell.
+        Lock take() throws IOException {
+            var own = Lock.take(lock);
+            for (var file : List.of(results, log)) {
+                if (!Lock.isHeld(file)) continue;
+                own.close();
+                throw Lock.held(file);
+            }
+            return own;
+        }
+
         private static Path sibling(Path output, String suffix) {
             return output.resolveSibling(output.getFileName() + suffix);
         }
@@ -8649,7 +8662,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Held by the one process that writes a batch; on a file of its own, since a lock goes with any reader's
-        /// close.
+        /// close. Once all is read, the files that are written to are held as well.
         record Lock(FileChannel channel) implements AutoCloseable {
             static Lock take(Path path) {
                 try {
@@ -8663,8 +8676,21 @@ final class DifyExec implements Runnable {
                 } catch (IOException problem) {
                     throw new Unusable(path + ": cannot be written (" + Plain.of(problem) + ")");
                 }
-                throw new Unusable(path
+                throw held(path);
+            }
+
+            private static Unusable held(Path path) {
+                return new Unusable(path
                         + " is held: another difyexec is writing this batch\nhint: wait for it or name another -o");
+            }
+
+            /// Holds a file that is written to, by a byte beyond all others: Windows lets nobody read what is held.
+            static boolean isOn(FileChannel channel) throws IOException {
+                try {
+                    return channel.tryLock(Long.MAX_VALUE - 1, 1, false) != null;
+                } catch (OverlappingFileLockException _) {
+                    return false; // held by this very process
+                }
             }
 
             /// Whether a process is writing the batch.
@@ -8885,7 +8911,7 @@ final class DifyExec implements Runnable {
             var shards = Shards.of(files);
             try {
                 var index = Batch.rows(files, Optional.of(csv));
-                var merger = new Merger(shards, csv, index, BatchFiles.Lock.take(files.lock()));
+                var merger = new Merger(shards, csv, index, files.take());
                 try {
                     merger.look(files, partial);
                     return merger;
@@ -9289,8 +9315,14 @@ final class DifyExec implements Runnable {
             waiting.reset();
         }
 
+        /// Keeps other processes from a file that is there, by whatever name they call it.
+        void hold() throws IOException {
+            if (Files.exists(path)) open();
+        }
+
         private void open() throws IOException {
             channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
+            if (!BatchFiles.Lock.isOn(channel)) throw new IOException(path + ": another difyexec is writing to it");
             key = key();
         }
 

@@ -890,6 +890,41 @@ final class BatchTest {
         }
 
         @Test
+        void aDeletedLockLetsNoSecondBatchIn() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.answer = (attempt, _) -> {
+                if (attempt.row().id().equals("b")) {
+                    assertTrue(scene.file(".lock").toFile().delete());
+                    var problem = assertThrows(Unusable.class, scene::open);
+                    assertTrue(problem.getMessage().startsWith(scene.output + " is held"), problem.getMessage());
+                }
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            assertEquals(Optional.empty(), scene.play());
+            assertEquals(2, scene.sent.size());
+        }
+
+        @ParameterizedTest
+        @ValueSource(booleans = {true, false})
+        void anotherNameOfTheResultsLetsNoSecondBatchIn(boolean symbolic) throws IOException {
+            var scene = Scene.of(folder, "a");
+            Files.createFile(scene.output);
+            var other = folder.resolve("other.jsonl");
+            if (symbolic) Files.createSymbolicLink(other, scene.output);
+            else Files.createLink(other, scene.output);
+            var rows = Csv.open(scene.csv, null, Optional.empty(), Optional.empty());
+
+            try (var _ = scene.open()) {
+                var problem = assertThrows(Unusable.class, () ->
+                        BatchWriter.open(BatchFiles.of(other), rows, false, false, Optional.empty()));
+                assertTrue(problem.getMessage().startsWith(other + " is held"), problem.getMessage());
+            }
+
+            BatchWriter.open(BatchFiles.of(other), rows, false, false, Optional.empty()).close();
+        }
+
+        @Test
         void aBatchThatIsRefusedLetsItsLockGo() throws IOException {
             var scene = Scene.of(folder, "a");
             Files.writeString(scene.file(".log"),
