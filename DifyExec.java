@@ -6321,12 +6321,12 @@ final class DifyExec implements Runnable {
 
         private Found message(String user, String conversation) {
             return one("/messages?limit=20&user=" + encoded(user) + "&conversation_id=" + encoded(conversation),
-                    RunRef.NONE, answer -> RunReader.found(tree(answer).at("/data/0")));
+                    RunRef.NONE, answer -> new RunReader(access::masked).found(tree(answer).at("/data/0")));
         }
 
         private Found detail(RunRef run) {
             return one("/workflows/run/" + encoded(run.id()), run, answer -> {
-                var reader = new RunReader();
+                var reader = new RunReader(access::masked);
                 reader.readDetail(answer.limited());
                 var now = answer.date("Date").orElseGet(Instant::now); // on the server, where it tells
                 return reader.ref().isEmpty() ? new Found.Absent() : reader.found(run, now);
@@ -6487,7 +6487,7 @@ final class DifyExec implements Runnable {
         }
 
         private Seen blocking(Transport.Answer answer, Transport.Door.Call call) throws IOException {
-            var reader = new RunReader();
+            var reader = new RunReader(access::masked);
             var symptom = answer.isDify() ? Symptom.CUT : Symptom.GATEWAY;
             try {
                 reader.readAnswer(answer.limited());
@@ -6504,7 +6504,7 @@ final class DifyExec implements Runnable {
         }
 
         private Seen stream(Transport.Answer answer, Consumer<Heard> told) throws IOException {
-            var reader = new RunReader();
+            var reader = new RunReader(access::masked);
             var sse = new Transport.Sse(answer.body());
             long head = System.nanoTime();
             while (next(sse, reader)) {
@@ -6554,7 +6554,7 @@ final class DifyExec implements Runnable {
 
         private Seen.Refused refused(Transport.Answer answer) throws IOException {
             int status = answer.status();
-            var text = answer.beginning().replace(access.key(), "***"); // some proxies echo requests
+            var text = answer.beginning();
             String code = "", message = !text.stripLeading().startsWith("<") ? text
                     : status >= 500 && !answer.isDify() ? PAGE : Plain.html(text);
             if (status >= 300 && status < 400) message = answer.header("Location").orElse("nowhere");
@@ -6567,7 +6567,8 @@ final class DifyExec implements Runnable {
             } catch (JsonProcessingException _) {
                 // HTML or plain text: its words are the message
             }
-            return Seen.Refused.http(status, answer.isDify(), code, message, answer.retryAfter());
+            return Seen.Refused.http(status, answer.isDify(), access.masked(code), access.masked(message),
+                    answer.retryAfter());
         }
     }
 
@@ -6583,6 +6584,10 @@ final class DifyExec implements Runnable {
                 "elapsed_time", "total_tokens", "total_steps", "created_at", "total_price", "currency", "title",
                 "node_type");
 
+        private static final Set<String> SAID = Set.of("error", "message");
+
+        /// What people may be shown of what a server says.
+        private final UnaryOperator<String> shown;
         /// The last answer or event; of a detail, its fields are the `data`. A plain value is its text.
         private ObjectNode told = Json.MAPPER.createObjectNode();
         /// The last `data` that were the run's own, and the last that stood beside a chatflow's answer.
@@ -6591,6 +6596,10 @@ final class DifyExec implements Runnable {
         private Optional<BigDecimal> price = Optional.empty();
         /// What was put in place of a chatflow's words, with those after it; null: none were replaced.
         private StringBuilder replacement = null;
+
+        RunReader(UnaryOperator<String> shown) {
+            this.shown = shown;
+        }
 
         /// A blocking answer: an envelope as an event has it, without a name.
         void readAnswer(InputStream in) throws IOException {
@@ -6653,7 +6662,7 @@ final class DifyExec implements Runnable {
                         && json.getParsingContext().getNestingDepth() <= DEEPEST)
                     fields(json, into.putObject(name));
                 else if (FIELDS.contains(name) && token.isScalarValue() && token != JsonToken.VALUE_NULL)
-                    into.put(name, json.getText());
+                    into.put(name, SAID.contains(name) ? shown.apply(json.getText()) : json.getText());
                 else json.skipChildren();
             }
         }
@@ -6820,10 +6829,10 @@ final class DifyExec implements Runnable {
 
         /// A message of a chatflow as it is stored. It never names its run, and has no answer until that has ended;
         /// Dify 1.16 tells how long the answer took, once there is an end.
-        static Found found(JsonNode message) {
+        Found found(JsonNode message) {
             var answer = text(message, "answer");
             if (text(message, "status").equals("error"))
-                return new Found.Ended(Seen.Ran.failed(text(message, "error")));
+                return new Found.Ended(Seen.Ran.failed(shown.apply(text(message, "error"))));
             double seconds = message.path("provider_response_latency").asDouble(0);
             if (answer.isEmpty()) return new Found.Unanswered(seconds > 0);
             var resources = message.path("retriever_resources");
@@ -13270,6 +13279,11 @@ final class DifyExec implements Runnable {
 
         URI at(String path) {
             return URI.create(baseUrl + path);
+        }
+
+        /// A server's text without the key: some proxies echo requests, and a workflow may know the key itself.
+        String masked(String text) {
+            return text.replace(key, "***");
         }
 
         /// What to do where the address is not that of Dify's API.

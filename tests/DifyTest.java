@@ -186,7 +186,7 @@ final class DifyTest {
     @Nested
     class TheRunReader {
         @TempDir Path folder;
-        private final RunReader reader = new RunReader();
+        private final RunReader reader = new RunReader(UnaryOperator.identity());
 
         private static InputStream in(String json) {
             return new ByteArrayInputStream(json.getBytes(UTF_8));

@@ -820,7 +820,8 @@ class ServerTest {
         @Test
         void thatEchoesTheKeyIsToldWithoutIt() {
             for (var body : List.of("Authorization: Bearer " + KEY, "<pre>Bearer " + KEY + "</pre>",
-                    "{\"code\":\"invalid_param\",\"message\":\"Bearer " + KEY + "\"}")) {
+                    "{\"code\":\"invalid_param\",\"message\":\"Bearer " + KEY + "\"}",
+                    "{\"code\":\"invalid_param\",\"message\":\"Bearer " + KEY.replace("-", "\\u002d") + "\"}")) {
                 var seen = seen(BLOCKING, aResponse().withStatus(400).withBody(body));
 
                 assertFalse(seen.toString().contains(KEY), seen.toString());
@@ -1152,6 +1153,14 @@ class ServerTest {
             try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
                 assertEquals(new Found.Absent(), client.look(doubt(USER, Optional.empty(), Symptom.NO_ANSWER)));
             }
+        }
+
+        @Test
+        void theErrorOfAStoredRunIsToldWithoutTheKey() {
+            var found = detail(aResponse().withBody("{\"id\":\"r\",\"status\":\"failed\",\"error\":\"401 for "
+                    + KEY + "\"}"));
+
+            assertEquals("401 for ***", assertInstanceOf(Found.Ended.class, found).ran().error());
         }
 
         @Test

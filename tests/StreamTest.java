@@ -330,6 +330,14 @@ final class StreamTest {
             return "data: " + ordered + "\n\n";
         }
 
+        @ParameterizedTest
+        @ValueSource(strings = {"{'event':'error','status':400,'message':'401 for %s'}",
+                "{'event':'workflow_finished','data':{'id':'r','status':'failed','error':'401 for %s'}}"})
+        void whatTellsTheKeyIsToldWithoutIt(String event) throws IOException {
+            assertEquals("401 for ***", seen("data: " + Events.json(event.formatted(KEY)) + "\n\n").why()
+                    .replace("HTTP 400 ", ""));
+        }
+
         @Test
         void aNodeThatFailedIsNoFailedRun() throws IOException {
             var ran = ranBy(Events.event("node_finished",
