@@ -27,6 +27,7 @@ import static com.github.tomakehurst.wiremock.client.WireMock.urlPathEqualTo;
 import static com.github.tomakehurst.wiremock.core.WireMockConfiguration.options;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 /// Chatflows: what is sent and seen, and whole commands against the simulator.
@@ -235,6 +236,15 @@ final class ChatflowTest extends WholeCommand {
             try (var client = client("")) {
                 return client.look(ServerTest.doubt(USER, run, symptom));
             }
+        }
+
+        @Test
+        void thatFailedIsFoundWithoutTheKeyInItsError() {
+            stored("", "'status':'error','error':'Run failed: 401 for " + KEY + "'");
+
+            var ran = assertInstanceOf(Found.Ended.class, found(Optional.empty(), Symptom.NO_ANSWER)).ran();
+
+            assertEquals("401 for ***", ran.error());
         }
 
         @Test
