@@ -6138,10 +6138,16 @@ final class DifyExec implements Runnable {
                     || List.of(408, 425, 429).contains(refused.status());
         }
 
-        /// The file objects in a value, at any depth.
+        /// The file objects in a value, at any depth: deeper than a stack bears, too.
         static List<JsonNode> links(JsonNode value) {
-            if (value.path("dify_model_identity").asText("").equals("__dify__file__")) return List.of(value);
-            return value.valueStream().flatMap(inner -> links(inner).stream()).toList();
+            var links = new ArrayList<JsonNode>();
+            var rest = new ArrayDeque<>(List.of(value));
+            while (!rest.isEmpty()) {
+                var next = rest.pop();
+                if (next.path("dify_model_identity").asText("").equals("__dify__file__")) links.add(next);
+                else next.valueStream().toList().reversed().forEach(rest::push);
+            }
+            return links;
         }
 
         /// `<id>-<output>-<n><ext>`, with nothing in it that leads out of the folder. An id that had to be changed gets

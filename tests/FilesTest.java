@@ -696,6 +696,17 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
+        void areFoundInTheirOrderInOutputsDeeperThanAStackBears() throws IOException {
+            var file = "{'dify_model_identity':'__dify__file__','url':'%s'}";
+            var outputs = "{'a':%s,'b':[%s,{'c':%s}]}".formatted("[".repeat(5_000) + file.formatted("1")
+                    + "]".repeat(5_000), file.formatted("2"), file.formatted("3"));
+
+            var links = Sender.links(Json.MAPPER.readTree(text(outputs)));
+
+            assertEquals(List.of("1", "2", "3"), links.stream().map(link -> link.path("url").asText()).toList());
+        }
+
+        @Test
         void madeByTheWorkflowAreFetchedBeforeTheRowIsDone() throws IOException {
             csv("id,doc,docs", "../1,,");
             givesAFile(".txt");
