@@ -6584,6 +6584,7 @@ final class DifyExec implements Runnable {
         private static final byte[] NO_OUTPUTS = {'{', '}'};
         private static final long LATEST = 100_000_000_000L; // in 3,000 years; milliseconds lie beyond
         private static final int DEEPEST = 3; // `data.execution_metadata` in an event
+        private static final int FINEST_PRICE = 100; // digits after the point, or zeros before it
         private static final Set<String> OBJECTS = Set.of("data", "execution_metadata", "metadata", "usage");
         private static final Set<String> FIELDS = Set.of("event", "workflow_run_id", "task_id", "conversation_id",
                 "message_id", "code", "message", "status", "answer", "text", "id", "workflow_id", "error",
@@ -6694,10 +6695,11 @@ final class DifyExec implements Runnable {
             return from.path(name) instanceof BinaryNode json ? json.binaryValue() : none;
         }
 
-        /// Empty: none is told.
+        /// Empty: none is told, or a number that is none: sums of such take all memory.
         private static Optional<BigDecimal> price(JsonNode from) {
             try {
-                return Optional.of(text(from, "total_price")).filter(text -> !text.isEmpty()).map(BigDecimal::new);
+                return Optional.of(text(from, "total_price")).filter(text -> !text.isEmpty()).map(BigDecimal::new)
+                        .filter(price -> Math.abs(price.scale()) <= FINEST_PRICE);
             } catch (NumberFormatException _) {
                 return Optional.empty();
             }

@@ -380,6 +380,17 @@ final class StreamTest {
             assertEquals(7, usage.tokens());
         }
 
+        @ParameterizedTest
+        @ValueSource(strings = {"1e999999999", "1e-999999999", "NaN"})
+        void aPriceThatIsNoneIsLeftOutOfTheSum(String price) throws IOException {
+            var node = "{\"id\":\"e\",\"execution_metadata\":{\"total_price\":\"%s\",\"currency\":\"USD\"}}";
+
+            var usage = ranBy(Events.started() + Events.event("node_finished", node.formatted("0.5"))
+                    + Events.event("node_finished", node.formatted(price)) + Events.finished("{}")).usage();
+
+            assertEquals(new BigDecimal("0.5"), usage.price().orElseThrow());
+        }
+
         @Test
         void anAnswerInOnePieceIsTakenToo() throws IOException {
             try (var wire = new Wire(connection -> {
