@@ -6335,7 +6335,10 @@ final class DifyExec implements Runnable {
                 var reader = new RunReader(access::masked);
                 reader.readDetail(answer.limited());
                 var now = answer.date("Date").orElseGet(Instant::now); // on the server, where it tells
-                return reader.ref().isEmpty() ? new Found.Absent() : reader.found(run, now);
+                if (reader.ref().isEmpty()) return new Found.Absent();
+                if (!reader.ref().get().id().equalsIgnoreCase(run.id()))
+                    throw new IOException("the answer is of another run, " + Plain.id(reader.ref().get().id()));
+                return reader.found(run, now);
             });
         }
 

@@ -1163,6 +1163,15 @@ class ServerTest {
             assertEquals("401 for ***", assertInstanceOf(Found.Ended.class, found).ran().error());
         }
 
+        /// As something in between gives it that keeps answers.
+        @Test
+        void theRunOfAnotherIsNoAnswer() {
+            var found = detail(aResponse().withBody("{\"id\":\"s\",\"status\":\"succeeded\",\"outputs\":{\"a\":1}}"));
+
+            var seen = assertInstanceOf(Found.Silent.class, found).seen();
+            assertEquals("the answer is of another run, s", seen.why());
+        }
+
         @Test
         void aRunOfAStatusThatIsNotKnownStillRuns() {
             var found = detail(aResponse().withBody("{\"id\": \"r\", \"status\": \"brand-new\", \"outputs\": {}}"));
