@@ -8731,6 +8731,9 @@ final class DifyExec implements Runnable {
 
         /// `<output>.retry`: the ids to run again, in the CSV's order; made anew as a whole, gone when there is none.
         record RetryList(Path path) {
+            /// An editor may put one before the first line, `cat` before others: it is no part of an id.
+            private static final String MARK = "\uFEFF";
+
             /// Each id once.
             List<String> read() throws IOException {
                 return ids(all -> all.distinct().toList());
@@ -8739,7 +8742,7 @@ final class DifyExec implements Runnable {
             /// As they stand in the file, with or without BOM.
             <T> T ids(Function<Stream<String>, T> use) throws IOException {
                 try (var lines = Files.lines(path, UTF_8)) {
-                    return use.apply(lines.map(line -> (line.startsWith("\uFEFF") ? line.substring(1) : line).strip())
+                    return use.apply(lines.map(line -> (line.startsWith(MARK) ? line.substring(1) : line).strip())
                             .filter(id -> !id.isEmpty()));
                 } catch (NoSuchFileException _) {
                     return use.apply(Stream.empty());
@@ -8757,7 +8760,7 @@ final class DifyExec implements Runnable {
                 var draft = draft().path();
                 try (var out = Files.newBufferedWriter(draft, UTF_8)) {
                     for (int entry = 0; entry < index.rows(); entry++)
-                        if (index.standing(entry).isOnRetryList()) out.append(index.id(entry)).append('\n');
+                        if (index.standing(entry).isOnRetryList()) out.append(line(index.id(entry))).append('\n');
                 } catch (IOException problem) {
                     Files.deleteIfExists(draft);
                     throw new IOException(path + ": " + Plain.of(problem), problem);
@@ -8768,6 +8771,11 @@ final class DifyExec implements Runnable {
                     Files.delete(draft);
                     Files.deleteIfExists(path);
                 }
+            }
+
+            /// An id that begins with the mark all the same keeps it behind another.
+            private static String line(String id) {
+                return id.startsWith(MARK) ? MARK + id : id;
             }
         }
     }

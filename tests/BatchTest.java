@@ -450,6 +450,19 @@ final class BatchTest {
             assertEquals("z\nx\nv\n", Files.readString(list.path()));
         }
 
+        /// As `cat` makes them of CSVs with a mark.
+        @Test
+        void keepsTheMarkThatAnIdBeginsWith() throws IOException {
+            var index = new Index();
+            for (var id : List.of("\uFEFFa", "b"))
+                index.stand(index.add(id, index.size() + 2, 0), Standing.FAILED);
+            index.endOfRows(0, List.of());
+
+            list.write(index);
+
+            assertEquals(List.of("\uFEFFa", "b"), list.read());
+        }
+
         @Test
         void isGoneWhenNothingIsLeft() throws IOException {
             Files.writeString(list.path(), "a\n");
