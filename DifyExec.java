@@ -5661,11 +5661,11 @@ final class DifyExec implements Runnable {
             this.firstLook = firstLook;
             var history = wanted.batch().history();
             history.resent(false).forEach(attempt -> {
-                unseen(attempt);
+                unseen(attempt.before(now));
                 resent(attempt.row());
             });
-            history.resent(true).forEach(this::unseen);
-            wanted.doubts().forEach(doubt -> arose(doubt, now));
+            history.resent(true).forEach(attempt -> unseen(attempt.before(now)));
+            wanted.doubts().forEach(doubt -> arose(doubt.before(now), now));
         }
 
         Optional<Waiting> next(Instant now) {
@@ -12534,6 +12534,12 @@ final class DifyExec implements Runnable {
             return new Attempt(sequence, row, tries, user, mode, cells, at, kind, csv);
         }
 
+        /// Of an earlier call, which was before now, whatever the clock did since: that may have been set back, or be
+        /// another machine's.
+        Attempt before(Instant now) {
+            return at.isAfter(now) ? new Attempt(sequence, row, tries, user, mode, cells, now, kind, csv) : this;
+        }
+
         /// Of an earlier call, so what it started is only looked up in this one.
         boolean isEarlier() {
             return sequence == 0;
@@ -13134,6 +13140,13 @@ final class DifyExec implements Runnable {
             @Override
             public Instant start() {
                 return began.orElse(attempt.at());
+            }
+
+            /// All of it is as long ago as its attempt, which was before now.
+            NoEnd before(Instant now) {
+                var ahead = Duration.between(now, attempt.at());
+                return ahead.isPositive() ? new NoEnd(attempt.before(now), seen, symptom, why, since.minus(ahead), began,
+                        deadline.minus(ahead), looks, due, stopped, holds) : this;
             }
 
             NoEnd dueAt(Instant due) {

@@ -101,6 +101,28 @@ final class EarlierCallsTest {
             assertEquals(Set.of("run-7", "run-b"), Set.copyOf(scene.resultRuns()));
         }
 
+        /// As one does whose clock was ahead, or on a machine whose clock still is.
+        @ParameterizedTest
+        @EnumSource(names = {"RUNNING", "ABSENT"})
+        void aCallWithAClockFarAheadKeepsNoLaterOneWaiting(Left left) throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.crash(1);
+            var log = scene.file(".log");
+            Files.writeString(log, Files.readString(log).replace("\"t\":\"2026", "\"t\":\"2027"));
+            scene.found = _ -> left == Left.ABSENT ? new Found.Absent()
+                    : new Found.Running(run("run-7"), Seen.RunStatus.RUNNING, Optional.empty());
+
+            scene.play();
+
+            assertEquals(left == Left.ABSENT ? List.of("not_started", "succeeded") : List.of("unknown"),
+                    scene.outcomes("a"));
+            assertTrue(scene.world.passed().compareTo(seconds(400)) < 0, scene.world.passed().toString());
+        }
+
+        private enum Left {
+            RUNNING, ABSENT
+        }
+
         @Test
         void aRunIdThatWasSeenBeforeACrashIsWhatIsLookedUp() throws Exception {
             var scene = Scene.of(folder, "a");
