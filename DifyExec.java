@@ -4967,7 +4967,7 @@ final class DifyExec implements Runnable {
         final Tally tally;
         private final Watcher watcher;
         private final Ports ports;
-        private final Clock clock;
+        private final InstantSource clock;
         private final Map<Long, InFlight> running = new LinkedHashMap<>();
         private final Set<Saving> saving = new LinkedHashSet<>();
         private final Agenda.Schedule<Download> downloads =
@@ -4986,10 +4986,10 @@ final class DifyExec implements Runnable {
 
         /// What an engine hears of the world by, and does its work with. Its thread takes what it has to do out of the
         /// mailbox, where workers and signals put it.
-        record Ports(Clock clock, BlockingQueue<Runnable> mailbox, Executor workers) {
+        record Ports(InstantSource clock, BlockingQueue<Runnable> mailbox, Executor workers) {
             /// The time of day, and a virtual thread for each piece of work.
             static Ports ofProcess() {
-                return new Ports(Clock.systemUTC(), new LinkedBlockingQueue<>(), Thread::startVirtualThread);
+                return new Ports(new Onward(InstantSource.system(), System::nanoTime), new LinkedBlockingQueue<>(), Thread::startVirtualThread);
             }
         }
 
@@ -5773,7 +5773,7 @@ final class DifyExec implements Runnable {
 
         private final long asked;
         private final Pace pace;
-        private final Clock clock;
+        private final InstantSource clock;
         private final Instant began;
         private final Map<Standing, Long> ended = new EnumMap<>(Standing.class);
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
@@ -5799,7 +5799,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        Tally(long asked, Pace pace, Clock clock) {
+        Tally(long asked, Pace pace, InstantSource clock) {
             this.asked = asked;
             this.pace = pace;
             this.clock = clock;
@@ -14450,6 +14450,32 @@ final class DifyExec implements Runnable {
         static Html hash(String content) {
             return new Html("'sha256-" + Base64.getEncoder().encodeToString(
                     Cells.sha256().digest(content.getBytes(UTF_8))) + "'");
+        }
+    }
+
+    /// The time of day, but never back: where that is set back, it goes on from where it was, or all that was planned
+    /// would have to wait for so much longer. Any thread may ask.
+    static final class Onward implements InstantSource {
+        private final InstantSource time;
+        private final LongSupplier nanos;
+        private Instant told;
+        private long toldAt;
+
+        Onward(InstantSource time, LongSupplier nanos) {
+            this.time = time;
+            this.nanos = nanos;
+            this.told = time.instant();
+            this.toldAt = nanos.getAsLong();
+        }
+
+        @Override
+        public synchronized Instant instant() {
+            var now = time.instant();
+            long nano = nanos.getAsLong();
+            var onward = told.plusNanos(nano - toldAt);
+            told = now.isBefore(onward) ? onward : now;
+            toldAt = nano;
+            return told;
         }
     }
 

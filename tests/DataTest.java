@@ -588,6 +588,39 @@ final class DataTest {
     }
 
     @Nested
+    class TheClock {
+        private Instant time = NOON;
+        private long nanos = 7;
+        private final InstantSource clock = new Onward(() -> time, () -> nanos);
+
+        private Instant after(int seconds, Duration step) {
+            time = time.plusSeconds(seconds).plus(step);
+            nanos += seconds * 1_000_000_000L;
+            return clock.instant();
+        }
+
+        @Test
+        void isTheTimeOfDayAlsoWhereThatIsSetForward() {
+            assertEquals(NOON.plusSeconds(3), after(3, Duration.ZERO));
+            assertEquals(NOON.plusSeconds(3605), after(2, Duration.ofHours(1)));
+        }
+
+        @Test
+        void isWhatACallGoesBy() {
+            assertInstanceOf(Onward.class, Engine.Ports.ofProcess().clock());
+        }
+
+        @Test
+        void goesOnWhereTheTimeOfDayIsSetBack() {
+            after(3, Duration.ZERO);
+
+            assertEquals(NOON.plusSeconds(5), after(2, Duration.ofHours(-1)));
+            assertEquals(NOON.plusSeconds(9), after(4, Duration.ZERO));
+            assertEquals(NOON.plusSeconds(10), after(1, Duration.ofHours(1)));
+        }
+    }
+
+    @Nested
     class TheWrittenText {
         private static String written(String... pieces) throws IOException {
             var out = new ByteArrayOutputStream();
