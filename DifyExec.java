@@ -4989,7 +4989,8 @@ final class DifyExec implements Runnable {
         record Ports(InstantSource clock, BlockingQueue<Runnable> mailbox, Executor workers) {
             /// The time of day, and a virtual thread for each piece of work.
             static Ports ofProcess() {
-                return new Ports(new Onward(InstantSource.system(), System::nanoTime), new LinkedBlockingQueue<>(), Thread::startVirtualThread);
+                return new Ports(new Onward(InstantSource.system(), System::nanoTime), new LinkedBlockingQueue<>(),
+                        Thread::startVirtualThread);
             }
         }
 
@@ -9271,7 +9272,7 @@ final class DifyExec implements Runnable {
     }
 
     /// Appends whole lines to a file, a group in one write; the file appears with its first line. A write that fails is
-    /// undone: no line is ever torn by us. It writes no more once another file, or none, has its path.
+    /// undone: no line is ever torn by us. It writes no more once another file, or none, has its path, or lines are gone.
     static final class LineFile implements AutoCloseable {
         private static final int FULL = 64 << 10;
         private static final ObjectWriter WRITER = Json.MAPPER.writer()
@@ -9285,11 +9286,13 @@ final class DifyExec implements Runnable {
         private FileChannel channel;
         /// What the file system calls the file; null where it has no such name.
         private Object key;
+        /// Where the last line ends.
+        private long end;
 
         /// What an editor saves, or another deletes, while it is open: more would be written into nothing.
         static final class Gone extends IOException {
             Gone(Path path) {
-                super(path + " was deleted or replaced meanwhile");
+                super(path + " was deleted, replaced or cut meanwhile");
             }
         }
 
@@ -9340,6 +9343,7 @@ final class DifyExec implements Runnable {
                 channel.truncate(before);
                 throw new IOException(path + ": " + Plain.of(problem), problem);
             }
+            end = channel.position();
             waiting.reset();
         }
 
@@ -9352,6 +9356,7 @@ final class DifyExec implements Runnable {
             channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
             if (!BatchFiles.Lock.isOn(channel)) throw new IOException(path + ": another difyexec is writing to it");
             key = key();
+            end = channel.size();
         }
 
         private Object key() throws IOException {
@@ -9360,7 +9365,7 @@ final class DifyExec implements Runnable {
 
         private void refuseGone() throws IOException {
             try {
-                if (Objects.equals(key(), key)) return;
+                if (Objects.equals(key(), key) && channel.size() >= end) return;
             } catch (NoSuchFileException _) {
                 // as good as replaced
             }

@@ -1037,30 +1037,31 @@ final class BatchTest {
             var stop = scene.play().orElseThrow();
 
             assertEquals(STOPPED, stop.code());
-            assertTrue(stop.why().contains("was deleted or replaced meanwhile; what this call"), stop.why());
+            assertTrue(stop.why().contains("was deleted, replaced or cut meanwhile; what this call"), stop.why());
         }
 
         /// As an editor does that saves them.
         @ParameterizedTest
-        @ValueSource(strings = {"", ".log"})
-        void aFileThatIsReplacedUnderTheBatchEndsItBeforeItSendsMore(String name) throws Exception {
+        @CsvSource({"'', false", "'', true", ".log, false", ".log, true"})
+        void aFileThatIsReplacedUnderTheBatchEndsItBeforeItSendsMore(String name, boolean inPlace) throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
             scene.answer = (attempt, _) -> {
-                if (attempt.row().id().equals("b")) replace(scene.file(name));
+                if (attempt.row().id().equals("b")) replace(scene.file(name), inPlace);
                 return succeeded("run-" + attempt.row().id());
             };
 
             var stop = scene.play().orElseThrow();
 
             assertEquals(STOPPED, stop.code());
-            assertTrue(stop.why().contains(scene.file(name) + " was deleted or replaced"), stop.why());
+            assertTrue(stop.why().contains(scene.file(name) + " was deleted, replaced or cut"), stop.why());
             assertEquals(List.of("a", "b"), scene.sent.stream().map(attempt -> attempt.row().id()).toList());
         }
 
-        private static void replace(Path file) {
+        private static void replace(Path file, boolean inPlace) {
             try {
-                var copy = Files.copy(file, file.resolveSibling("copy"));
-                Files.move(copy, file, StandardCopyOption.REPLACE_EXISTING);
+                if (inPlace) Files.write(file, Arrays.copyOf(Files.readAllBytes(file), 30));
+                else Files.move(Files.copy(file, file.resolveSibling("copy")), file,
+                        StandardCopyOption.REPLACE_EXISTING);
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem);
             }
