@@ -7818,7 +7818,8 @@ final class DifyExec implements Runnable {
         static Stop unwritable(IOException problem) {
             return new Stop(STOPPED, "cannot write: " + Plain.of(problem) + (problem instanceof LineFile.Gone
                     ? "; what this call wrote last may not be in it"
-                            + "\nhint: run the same command again: it tells what is missing"
+                            + "\nhint: bring back what it had before the same command runs again: a run that "
+                            + "the log does not tell is not looked up"
                     : "; every result acknowledged so far is on disk"
                             + "\nhint: make room, then run the same command again"));
         }
@@ -9272,7 +9273,8 @@ final class DifyExec implements Runnable {
     }
 
     /// Appends whole lines to a file, a group in one write; the file appears with its first line. A write that fails is
-    /// undone: no line is ever torn by us. It writes no more once another file, or none, has its path, or lines are gone.
+    /// undone: no line is ever torn by us. Once another file, or none, has its path, or lines are gone, it writes no
+    /// more.
     static final class LineFile implements AutoCloseable {
         private static final int FULL = 64 << 10;
         private static final ObjectWriter WRITER = Json.MAPPER.writer()
@@ -13150,8 +13152,8 @@ final class DifyExec implements Runnable {
             /// All of it is as long ago as its attempt, which was before now.
             NoEnd before(Instant now) {
                 var ahead = Duration.between(now, attempt.at());
-                return ahead.isPositive() ? new NoEnd(attempt.before(now), seen, symptom, why, since.minus(ahead), began,
-                        deadline.minus(ahead), looks, due, stopped, holds) : this;
+                return ahead.isPositive() ? new NoEnd(attempt.before(now), seen, symptom, why, since.minus(ahead),
+                        began, deadline.minus(ahead), looks, due, stopped, holds) : this;
             }
 
             NoEnd dueAt(Instant due) {
