@@ -1549,6 +1549,10 @@ final class DifyExec implements Runnable {
                 var server = dify.greet(writer.batch(), "");
                 var form = dify.form(server, csv, csv.file.path);
                 var wanted = writer.batch().forTry(entry, dify.setup().dify.timeout, force);
+                form.faults(csv.columns()).stream().findFirst().ifPresent(fault -> {
+                    throw new Unusable(csv.file.path + ": " + fault + "\nhint: a column is added in the CSV, an "
+                            + "option is given to 'shell' as it begins");
+                });
                 Desk.check(form, wanted.all().next(), csv.columns());
                 var trial = new Trial(desk.out());
                 var engine = trial.engine(dify, server, form, wanted, writer);

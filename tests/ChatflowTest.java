@@ -27,6 +27,7 @@ import static com.github.tomakehurst.wiremock.client.WireMock.urlPathEqualTo;
 import static com.github.tomakehurst.wiremock.core.WireMockConfiguration.options;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
@@ -541,6 +542,22 @@ final class ChatflowTest extends WholeCommand {
 
             assertTrue(out.toString().contains("| Demo answer to: Why?"), out.toString());
             assertEquals("Demo answer to: Why?", result("1").at("/outputs/answer").asText());
+        }
+
+        @Test
+        void isNotTriedInTheShellWithoutAQuestion() throws IOException {
+            csv("id,question", "1,Why?");
+            var out = new StringWriter();
+            var outer = commandLine(Env.of(Map.of())).setOut(new PrintWriter(out, true))
+                    .setErr(new PrintWriter(out, true));
+            outer.parseArgs("shell", "--demo=chatflow", "-i", input(), "-o", output());
+            Shell shell = outer.getSubcommands().get("shell").getCommand();
+
+            int code = ShellTest.opened(shell).execute(List.of("try", "1"));
+
+            assertEquals(2, code, out.toString());
+            assertTrue(out.toString().contains("--query-column question takes that one\nhint: "), out.toString());
+            assertFalse(content("results.jsonl.log").contains("\"attempt\""));
         }
     }
 }
