@@ -2434,10 +2434,22 @@ final class DifyExec implements Runnable {
 
     /// A demo in place of a server, where one is asked for.
     static final class DemoOption implements Lasting {
-        @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.NEWEST, paramLabel = "VERSION",
+        @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.NEWEST, preprocessor = VersionOnly.class,
+                paramLabel = "VERSION",
                 description = "Use a simulated Dify in this process (" + Demo.VERSIONS + "): no key, no network, "
                         + "no cost.")
         String version;
+
+        /// A word behind `--demo` that is no version is not its value: `retry … --demo r-2` names a row.
+        static final class VersionOnly implements CommandLine.IParameterPreprocessor {
+            @Override
+            public boolean preprocess(Stack<String> words, CommandSpec command, ArgSpec option,
+                    Map<String, Object> facts) {
+                boolean isNext = " ".equals(facts.get("separator")) && !words.isEmpty();
+                if (isNext && !Demo.plays(words.peek())) words.push(Demo.NEWEST);
+                return false;
+            }
+        }
     }
 
     static final class CsvOptions implements Lasting {
@@ -13425,6 +13437,11 @@ final class DifyExec implements Runnable {
         /// The address that a client is given: `http://127.0.0.1:40123/v1`.
         URI baseUrl() {
             return URI.create("http://127.0.0.1:" + server.getAddress().getPort() + "/v1");
+        }
+
+        /// Whether that is the name of what it can play.
+        static boolean plays(String word) {
+            return Stream.of(Version.values()).anyMatch(version -> version.word.equals(word));
         }
 
         /// Whether that is the id of one of its workflow's versions.

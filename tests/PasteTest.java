@@ -243,6 +243,16 @@ final class PasteTest extends WholeCommand {
         }
 
         @Test
+        void takesAnIdBehindIt() throws IOException {
+            next(run());
+
+            var call = call(Map.of(), "retry", "-i", file("data.csv").toString(), "-o",
+                    file("results.jsonl").toString(), "--id-column", "it's", "--demo", "[fail]");
+
+            assertTrue(call.err().contains("\n1 failed in "), call.err());
+        }
+
+        @Test
         void afterStatusHasThoseOfTheLog() throws IOException {
             next(run());
 
