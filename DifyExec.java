@@ -10280,16 +10280,22 @@ final class DifyExec implements Runnable {
                         if (!Files.isReadable(input)) throw new Unusable(input + ": may not be read");
                         if (Files.isRegularFile(input)) return new Source(input, false);
                     }
-                    var spool = new Source(Files.createTempFile("difyexec", ".csv"), true);
-                    try (var in = input.toString().equals("-") ? System.in : Files.newInputStream(input)) {
-                        Files.copy(in, spool.path, StandardCopyOption.REPLACE_EXISTING);
-                    } catch (IOException problem) {
-                        spool.close();
-                        throw problem;
-                    }
+                    return spooled(input);
+                } catch (IOException problem) {
+                    throw new Unusable(input + ": cannot be copied to " + System.getProperty("java.io.tmpdir") + " ("
+                            + Plain.of(problem) + ")\nhint: name the CSV as a file, or another folder with "
+                            + "JDK_JAVA_OPTIONS=-Djava.io.tmpdir=FOLDER");
+                }
+            }
+
+            private static Source spooled(Path input) throws IOException {
+                var spool = new Source(Files.createTempFile("difyexec", ".csv"), true);
+                try (var in = input.toString().equals("-") ? System.in : Files.newInputStream(input)) {
+                    Files.copy(in, spool.path, StandardCopyOption.REPLACE_EXISTING);
                     return spool;
                 } catch (IOException problem) {
-                    throw new Unusable(input + ": " + Plain.of(problem));
+                    spool.close();
+                    throw problem;
                 }
             }
 

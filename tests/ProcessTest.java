@@ -295,6 +295,19 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
+        void tellsTheFolderThatCannotKeepStandardInput() throws Exception {
+            var child = start(Map.of(), List.of("-Djava.io.tmpdir=" + file("none")), "run", "--demo", "-i", "-", "-o",
+                    "results.jsonl");
+            child.getOutputStream().close();
+
+            var call = ended(child);
+
+            assertEquals(2, call.code());
+            assertTrue(call.err().contains("difyexec: -: cannot be copied to " + file("none") + " ("), call.err());
+            assertTrue(call.err().contains("\nhint: name the CSV as a file"), call.err());
+        }
+
+        @Test
         void takesSettingsFromTheFileOfItsFolderBelowTheEnvironment() throws Exception {
             var dify = dify();
             rows(1);
