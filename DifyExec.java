@@ -1828,8 +1828,12 @@ final class DifyExec implements Runnable {
             var line = problem.getCommandLine();
             if (problem instanceof CommandLine.UnmatchedArgumentException unmatched)
                 return unknown(unmatched.getUnmatched().getFirst(), line);
-            if (problem instanceof CommandLine.MissingParameterException && !line.getUnmatchedArguments().isEmpty())
-                return unknown(line.getUnmatchedArguments().getFirst(), line); // it may be what is missing
+            if (problem instanceof CommandLine.MissingParameterException) { // it may be a word that was not understood
+                var behind = line.getUnmatchedArguments();
+                if (!behind.isEmpty()) return unknown(behind.getFirst(), line);
+                var before = line.getParent().getUnmatchedArguments();
+                if (!before.isEmpty()) return misplaced(before.getFirst(), line);
+            }
             return problem.getArgSpec() instanceof OptionSpec option && problem.getValue() != null
                     && problem.getCause() instanceof TypeConversionException fault
                     ? option.longestName() + " " + problem.getValue() + ": " + fault.getMessage()
@@ -1847,6 +1851,14 @@ final class DifyExec implements Runnable {
             var commands = line.getSubcommands().keySet();
             return commands.isEmpty() ? spec.name() + " has no use for " + Plain.quoted(word)
                     : "no command " + Plain.quoted(word) + meant(word, commands);
+        }
+
+        /// `-i stands before run; the options of run go behind it`
+        private static String misplaced(String word, CommandLine line) {
+            var name = line.getCommandName();
+            return line.getCommandSpec().optionsMap().containsKey(word.split("=", 2)[0])
+                    ? word + " stands before " + name + "; the options of " + name + " go behind it"
+                    : unknown(word, line.getParent());
         }
 
         private static String meant(String word, Collection<String> known) {

@@ -738,6 +738,8 @@ final class SettingsTest extends WholeCommand {
                 run -o OUT                           | --input
                 run -i IN                            | --output
                 run                                  | --input
+                -i IN -o OUT run                     | -i stands before run; the options of run go behind it
+                help run                             | no command "help"
                 retry -i IN                          | --output
                 status                               | --output
                 status -o OUT --frobnicate           | --frobnicate
