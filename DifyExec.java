@@ -7485,12 +7485,12 @@ final class DifyExec implements Runnable {
 
         /// Rows of the results that the CSV lacks would be left out.
         void refuseStrangers(Path input) {
-            int strangers = index.size() - index.rows();
+            long strangers = index.size() - index.rows(), pending = index.count(Standing.PENDING);
             if (strangers > 0) throw new Unusable(input + ": lacks " + Plain.count(strangers, "id") + " of "
                     + files.results() + " (" + Plain.first(3, IntStream.range(index.rows(), index.size())
-                            .mapToObj(index::id).map(Plain::id)) + "), and "
-                    + Plain.count(index.count(Standing.PENDING), "id of it has", "ids of it have")
-                    + " no outcome there\nhint: is it the right file? --force exports its rows all the same");
+                            .mapToObj(index::id).map(Plain::id)) + ")" + (pending == 0 ? "" : ", and "
+                            + Plain.count(pending, "id of it has", "ids of it have") + " no outcome there")
+                    + "\nhint: is it the right file? --force exports its rows all the same");
         }
 
         /// Files that say nothing, or nothing of this CSV's rows, are the wrong ones.

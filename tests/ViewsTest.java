@@ -674,6 +674,16 @@ class ViewsTest {
             assertEquals(List.of("a", "e", "new"), strictly(written()).stream().skip(1).map(List::getFirst).toList());
         }
 
+        @Test
+        void namesNoNewIdsWhereThereAreNone() throws IOException {
+            mixed().save();
+            Files.writeString(folder.resolve("data.csv"), "id,text\na,1\ne,2\n");
+
+            var call = export(path("out.csv"));
+
+            assertTrue(call.err().contains("lacks 3 ids of " + path("results.jsonl") + " (b, c, d)\nhint: "), call.err());
+        }
+
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
                 file              | option  | said
