@@ -1324,7 +1324,7 @@ final class DifyExec implements Runnable {
                 var column = csv().columns().stream().filter(name -> word.startsWith(name + "="))
                         .max(Comparator.comparingInt(String::length));
                 if (column.isEmpty() && word.indexOf('=') < 0)
-                    throw new Unusable(Plain.quoted(word) + ": COLUMN=VALUE is needed");
+                    throw new Unusable(Plain.quoted(word) + ": COLUMN=VALUE is needed, a value with blanks in quotes");
                 var name = column.orElseGet(() -> column(word.substring(0, word.indexOf('='))));
                 if (csv().isId(name)) throw new Unusable("the id of a row stays as it is");
                 cells.put(name, word.substring(name.length() + 1));

@@ -322,6 +322,7 @@ class ShellTest {
                     session.refused("show r-22"));
             assertTrue(session.refused("set r-2 txt=x").contains("no column \"txt\"; did you mean \"text\"?"));
             assertTrue(session.refused("set r-2 text").contains("COLUMN=VALUE is needed"));
+            assertTrue(session.refused("set r-2 text=two words").contains("a value with blanks in quotes"));
             assertTrue(session.refused("set r-2 id=r-9").contains("the id of a row stays as it is"));
             assertTrue(session.refused("unset r-2").contains("there is no edit to take back"));
             assertTrue(session.refused("accept r-2").contains("no successful try in this session: 'try r-2' first"));
