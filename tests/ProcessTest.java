@@ -18,6 +18,7 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 /// The commands as a user types them: exit code, what is printed, and the files. Every call is searched for the key.
 @Timeout(90)
@@ -371,6 +372,8 @@ final class ProcessTest extends WholeCommand {
         private static final String JAVA = """
                 #!/bin/sh
                 printf '%s\\n' "HOME=$HOME" "$@"
+                cache=${XDG_CACHE_HOME:-none}/difyexec
+                [ ! -d "$cache" ] || flock -n "$cache"/* true || echo LOCKED
                 bin=${JBANG_DIR:-$HOME/.jbang}/bin
                 mkdir -p "$bin"
                 printf '#!/bin/sh\\nexec jbang run %s "$@"\\n' "$REF" >"$bin/difyexec"
@@ -425,6 +428,26 @@ final class ProcessTest extends WholeCommand {
         void installsAnAliasTogetherWithItsCatalog() throws Exception {
             assertEquals("#!/bin/sh\nDIFYEXEC_APP=\"$0\" exec '" + launcher() + "' run --catalog '" + checkout()
                     .resolve("jbang-catalog.json") + "' difyexec \"$@\"\n", installed("difyexec", "difyexec"));
+        }
+
+        /// Where its class archive lies already, and the script may have changed.
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                command,       alone
+                DifyExec.java, true
+                edit,          false
+                """)
+        void letsNoTwoBuildOneScriptAtOnce(String command, boolean alone) throws Exception {
+            assumeTrue(Files.exists(Path.of("/usr/bin/flock")));
+            var home = file("cache/difyexec/jbang-" + Files.readAllLines(launcher()).get(2).replace("v=", ""));
+            Files.createDirectories(home);
+            Files.createFile(home.resolve("jdk-25.0.1.jsa"));
+
+            var call = launch(Map.of("HOME", file("home").toString(), "XDG_CACHE_HOME", file("cache").toString()),
+                    file("cache"), command);
+
+            assertTrue(call.out().contains("\n-XX:SharedArchiveFile="), call.out());
+            assertEquals(alone, call.out().contains("LOCKED"), call.out());
         }
 
         private static final String INSTALLER = """
