@@ -666,7 +666,7 @@ final class DifyExec implements Runnable {
                     greet();
                     while (!desk.isLeft) {
                         try {
-                            execute(Words.of(reader.readLine(desk.prompt().replace("%", "%%"))).texts());
+                            executeEach(reader.readLine(desk.prompt().replace("%", "%%")));
                         } catch (UserInterruptException _) {
                             // Ctrl-C drops the line
                         } catch (EndOfFileException _) {
@@ -725,11 +725,18 @@ final class DifyExec implements Runnable {
                 out.flush();
             }
 
+            /// What was pasted may have a command in each line; an interrupt drops those that are left.
+            private void executeEach(String pasted) throws IOException {
+                var lines = new BufferedReader(new StringReader(pasted));
+                for (var text = lines.readLine(); text != null && !desk.isLeft; text = lines.readLine())
+                    if (execute(Script.words(text, lines).texts()) == INTERRUPTED) return;
+            }
+
             /// While a command runs, Ctrl-C is for the command; the engine takes it over while a batch runs.
-            private void execute(List<String> words) {
+            private int execute(List<String> words) {
                 var former = Signals.register("INT", Thread.currentThread()::interrupt);
                 try {
-                    desk.execute(words);
+                    return desk.execute(words);
                 } finally {
                     Signals.unregister("INT", former);
                     Thread.interrupted(); // it was meant for the command that is over

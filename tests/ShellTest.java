@@ -1294,6 +1294,22 @@ class ShellTest {
         }
 
         @Test
+        void runsEachLineOfAPastedBlock() throws Exception {
+            five();
+            begin(Map.of("XDG_STATE_HOME", file("state").toString()), shell("--demo"));
+            shows("dify>");
+
+            Files.writeString(file("paste"), "set r-2 text=\"first line\nsecond line\"\nedits\n");
+            tmux("load-buffer", file("paste").toString());
+            tmux("paste-buffer", "-p");
+            shows("edits");
+            press("Enter");
+
+            shows("  + first line\n  + second line\n1 edit of 1 row");
+            leaves();
+        }
+
+        @Test
         void showsAPercentSignOfAFilesNameAsItIs() throws Exception {
             Files.writeString(file("data.csv"), FIVE);
             begin(Map.of("XDG_STATE_HOME", file("state").toString()), "shell", "--demo", "-i",
