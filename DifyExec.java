@@ -564,6 +564,12 @@ final class DifyExec implements Runnable {
         /// A desk without a batch. What was typed for the shell holds for its commands; those beside it are there, too.
         Desk desk() {
             var desk = new Desk(this);
+            plant(desk);
+            return desk;
+        }
+
+        /// The tree of a desk's commands, anew: picocli keeps what was typed of a group's options for the next parse.
+        private void plant(Desk desk) {
             var typed = setup.spec.commandLine();
             var factory = factories.apply(desk);
             var line = new CommandLine(desk, factory);
@@ -580,7 +586,6 @@ final class DifyExec implements Runnable {
                     .setParameterExceptionHandler(Desk::unusable)
                     .setExecutionExceptionHandler(Desk::failed)
                     .setExecutionStrategy(desk::execute);
-            return desk;
         }
 
         /// Commands from a file or a pipe, a line each; a quote may go on over several.
@@ -959,6 +964,7 @@ final class DifyExec implements Runnable {
         }
 
         int execute(List<String> words) {
+            shell.plant(this);
             int code = words.isEmpty() ? OK : spec.commandLine().execute(words.toArray(String[]::new));
             out().flush();
             err().flush();
@@ -1190,6 +1196,9 @@ final class DifyExec implements Runnable {
                         description = "Also ids that have a success, or a try that 'accept' would take.")
                 boolean force) throws Exception {
             var ids = typed == null ? List.<String>of() : typed;
+            var results = Stream.of(work.output, files().results()).map(Path::toAbsolutePath).map(Path::normalize);
+            if (results.distinct().count() > 1) throw new Unusable("only rows of the open batch are retried here"
+                    + "\nhint: 'open CSV JSONL' opens another one");
             if (ids.isEmpty() == (cause == null)) throw new Unusable("name ids, or 'all', or --by-error TEXT");
             if (cause == null && !ids.equals(List.of("all"))) {
                 for (var id : ids) {

@@ -336,6 +336,27 @@ class ShellTest {
         }
 
         @Test
+        void takesNoOptionOfTheOneBefore() throws IOException {
+            var session = five();
+            session.say("run --fresh --limit 1 --progress off");
+
+            var said = session.say("run --progress off");
+
+            assertFalse(said.text().contains("Moved "), said::text);
+            assertTrue(said.text().contains("\n2 succeeded, 2 failed in "), said::text);
+        }
+
+        @Test
+        void thatRetriesTakesTheIdsOfNoOtherBatch() throws IOException {
+            var session = five();
+            session.say("run -i " + file("data.csv") + " -o " + file("other.jsonl") + " --progress off");
+
+            var said = session.refused("retry all -i " + file("data.csv") + " -o " + file("other.jsonl"));
+
+            assertTrue(said.contains("only rows of the open batch are retried here"), said);
+        }
+
+        @Test
         void saysThatThereAreNoOutputs() throws IOException {
             Files.writeString(file("data.csv"), "id\na\n");
             Files.writeString(file("results.jsonl"), "{\"id\":\"a\",\"status\":\"success\",\"outputs\":{},"
