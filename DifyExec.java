@@ -3274,27 +3274,29 @@ final class DifyExec implements Runnable {
         /// It goes on with a batch, as this call was told; what that does not say, as the batch's last run was.
         void print(Batch batch, PrintWriter out) {
             var index = batch.index();
+            var results = batch.files().results();
+            var all = typed.and(batch.history().typed(results));
             if (index.isComplete()) {
-                out.println("Every row has a success.");
+                out.println(batch.csv().isPresent() ? "Every row has a success."
+                        : "Every row that the files know has a success; -i " + input(all) + " counts all of the CSV.");
                 return;
             }
             boolean isPending = index.count(Standing.PENDING) > 0;
             if (!isPending && index.count(Standing.FAILED) == 0)
                 out.println("What is open is looked up by the next call; --resend-unknown sends it again.");
-            var history = batch.history();
-            var results = batch.files().results();
-            var others = history.merge.map(merge -> Shards.others(merge.byShard().keySet(), merge.shards(), index,
-                    IntStream.range(0, index.rows())).keySet()).orElse(Set.of());
-            if (!others.isEmpty()) print(others, history, results, out);
-            else print(isPending ? "run" : "retry", typed.and(history.typed(results)), results, out);
+            var others = batch.history().merge.map(merge -> Shards.others(merge.byShard().keySet(), merge.shards(),
+                    index, IntStream.range(0, index.rows())).keySet()).orElse(Set.of());
+            if (!others.isEmpty()) print(others, batch.history(), results, out);
+            else print(isPending ? "run" : "retry", all, results, out);
         }
 
         /// One of the shards that has no files here runs, or is brought, before all are merged.
         void print(Set<Shard> others, History known, Path results, PrintWriter out) {
             var away = others.stream().filter(shard -> !BatchFiles.of(shard.of(results)).isBegun()).findFirst();
             away.ifPresent(one -> out.println("Shard " + one + " has no files here: bring them if it ran elsewhere."));
-            print(away.isEmpty() ? "merge" : "run", away.map(shard -> typed.and(known.typed(results))
-                    .and(new Typed(List.of("--shard=" + shard)))).orElse(typed), results, out);
+            var all = typed.and(known.typed(results));
+            print(away.isEmpty() ? "merge" : "run", away.map(shard -> all.and(new Typed(List.of("--shard=" + shard))))
+                    .orElse(typed.and(all.onlyInput())), results, out);
         }
 
         /// It begins the batch of a CSV, where there is no other under the usual name.
@@ -3304,9 +3306,13 @@ final class DifyExec implements Runnable {
         }
 
         private void print(String command, Typed all, Path results, PrintWriter out) {
-            out.println("Next: " + invocation + " " + command + " -i " + Plain.shell(all.input().orElse("CSV"))
-                    + " -o " + Plain.shell(results.toString()) + all.others());
+            out.println("Next: " + invocation + " " + command + " -i " + input(all) + " -o "
+                    + Plain.shell(results.toString()) + all.others());
             out.flush();
+        }
+
+        private static String input(Typed all) {
+            return Plain.shell(all.input().orElse("CSV"));
         }
     }
 
@@ -13920,7 +13926,11 @@ final class DifyExec implements Runnable {
 
         /// The input, if it is named.
         Optional<String> input() {
-            return words.stream().filter(word -> name(word).equals(INPUT)).map(Typed::value).findFirst();
+            return onlyInput().words.stream().map(Typed::value).findFirst();
+        }
+
+        Typed onlyInput() {
+            return new Typed(words.stream().filter(word -> name(word).equals(INPUT)).toList());
         }
 
         /// All others, as a shell takes them, each with a blank before.

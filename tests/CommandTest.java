@@ -453,6 +453,17 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
+        void doesNotCallABatchCompleteWhoseCsvItDoesNotSee() throws IOException {
+            rows(3);
+            dify.run("--limit", "2");
+
+            var last = status().out().lines().toList().getLast();
+
+            assertEquals("Every row that the files know has a success; -i " + input() + " counts all of the CSV.",
+                    last);
+        }
+
+        @Test
         void aBatchThatIsNotThereIsNamed() throws IOException {
             var call = status("--json");
 

@@ -351,6 +351,16 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
+        void namesTheCsvOfItsShardsInTheMergeThatComesNext() throws IOException {
+            rows(12);
+            allThree();
+
+            var call = call(Map.of(), "status", "-o", output());
+
+            assertEquals(next("merge", ""), call.out().lines().toList().getLast());
+        }
+
+        @Test
         void isThatOfTheMergedBatchOnceThereIsOne() throws IOException {
             mergedOfThree();
 
