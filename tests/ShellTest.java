@@ -67,10 +67,11 @@ class ShellTest {
     /// A shell in this process: a line in, what it prints out.
     private static final class Session {
         final Desk desk;
+        private final CommandLine outer;
         private final StringWriter said = new StringWriter();
 
         Session(Map<String, String> settings, String... args) {
-            var outer = commandLine(Env.of(settings));
+            outer = commandLine(Env.of(settings));
             var both = new PrintWriter(said, true);
             outer.setOut(both).setErr(both);
             outer.parseArgs(Stream.concat(Stream.of("shell"), Stream.of(args)).toArray(String[]::new));
@@ -1077,23 +1078,27 @@ class ShellTest {
                 """)
         void whateverElseGoesWrongEndsIt(int code, String says) throws IOException {
             var session = five();
-            session.desk.spec.commandLine().addSubcommand(ended("end", code));
+            End.beside(session);
 
-            assertEquals(Math.max(3, code), run(session, false, "status\n\nend\nset r-1 text=better\n"));
+            assertEquals(Math.max(3, code), run(session, false, "status\n\nend " + code + "\nset r-1 text=better\n"));
             assertTrue(last(session).startsWith("difyexec: line 3: the script ends here: its command " + says
                     + " (code " + code + ")"), last(session));
             assertTrue(session.desk.edits.byId.isEmpty());
         }
 
-        private static CommandLine ended(String name, int code) {
-            @CommandLine.Command
-            record End(int code) implements Callable<Integer> {
-                @Override
-                public Integer call() {
-                    return code;
-                }
+        /// A command that ends as it is told.
+        @CommandLine.Command(name = "end")
+        static final class End implements Callable<Integer> {
+            @CommandLine.Parameters int code;
+
+            static void beside(Session session) {
+                session.outer.addSubcommand(new End());
             }
-            return new CommandLine(new End(code)).setCommandName(name);
+
+            @Override
+            public Integer call() {
+                return code;
+            }
         }
 
         @Test
@@ -1105,9 +1110,9 @@ class ShellTest {
         @Test
         void anInterruptEndsItInAnyCase() throws IOException {
             var session = five();
-            session.desk.spec.commandLine().addSubcommand(ended("end", 130));
+            End.beside(session);
 
-            assertEquals(130, run(session, true, "end\nset r-1 text=better\n"));
+            assertEquals(130, run(session, true, "end 130\nset r-1 text=better\n"));
             assertEquals("difyexec: line 1: the script ends here: its command was interrupted (code 130)",
                     last(session));
             assertTrue(session.desk.edits.byId.isEmpty());
