@@ -1054,7 +1054,8 @@ final class DifyExec implements Runnable {
                         description = "row, or error: grouped by cause, with counts.") Grouping by,
                 @Option(names = "--all", description = "Not only the first 50.") boolean all) {
             var rows = failures(text);
-            if (rows.isEmpty()) out().println("No such row: none failed, is paused or unknown.");
+            if (rows.isEmpty()) out().println("No such row: none failed, is paused or unknown"
+                    + (text.isEmpty() ? "." : " with " + Plain.quoted(text) + " in its cause or id."));
             else if (by == Grouping.ERROR) byError(batch(), rows, all, out());
             else byRow(batch(), rows, all);
         }
