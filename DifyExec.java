@@ -11938,7 +11938,8 @@ final class DifyExec implements Runnable {
 
             /// `waiting until 14:02, as the server asks`
             String text() {
-                return isTooLong ? "the server asks to be left alone until " + Times.local("yyyy-MM-dd HH:mm", until)
+                return isTooLong ? "the server asks to be left alone until "
+                        + Times.local("yyyy-MM-dd HH:mm xxx", until)
                         + " (Retry-After)\nhint: run the same command again then"
                         : "waiting until " + Times.local("HH:mm", until) + ", as the server asks";
             }

@@ -259,8 +259,10 @@ final class SettingsTest extends WholeCommand {
         void thatAsksToBeLeftAloneForADayEndsTheCall() throws IOException {
             dify.info(aResponse().withStatus(503).withHeader("Retry-After", "86400"));
             var tomorrow = LocalDate.now().plusDays(1).toString();
+            var call = run();
 
-            stopped(run(), "left alone until " + tomorrow);
+            stopped(call, "left alone until " + tomorrow);
+            assertTrue(call.err().matches("(?s).* \\d\\d:\\d\\d [+-]\\d\\d:\\d\\d \\(Retry-After.*"), call.err());
 
             assertEquals(0, dify.runs());
         }
