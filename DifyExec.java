@@ -1318,14 +1318,9 @@ final class DifyExec implements Runnable {
             return batch;
         }
 
-        /// The number of a row; for an id that there is not, the nearest are named.
+        /// The number of a row.
         int entry(String id) {
-            var index = batch().index();
-            int entry = index.find(id.strip());
-            if (entry >= 0 && entry < index.rows()) return entry;
-            var near = Nearest.of(id.strip(), IntStream.range(0, index.rows()).mapToObj(index::id), 3);
-            throw new Unusable("there is no row with the id " + Plain.quoted(id) + (near.isEmpty() ? ""
-                    : "; the nearest: " + near.stream().map(Plain::id).collect(joining(", "))));
+            return batch().known(id.strip(), "");
         }
 
         /// A row as the CSV has it.
@@ -7592,10 +7587,13 @@ final class DifyExec implements Runnable {
             return entry;
         }
 
-        private int known(String id, String where) {
+        /// The number of a row; for an id that there is not, the nearest are named.
+        int known(String id, String where) {
             int entry = index.find(id);
-            if (!isRow(entry)) throw new Unusable(where + "there is no row with the id " + Plain.quoted(id));
-            return entry;
+            if (isRow(entry)) return entry;
+            var near = Nearest.of(id, IntStream.range(0, index.rows()).mapToObj(index::id), 3);
+            throw new Unusable(where + "there is no row with the id " + Plain.quoted(id) + (near.isEmpty() ? ""
+                    : "; the nearest: " + near.stream().map(Plain::id).collect(joining(", "))));
         }
 
         /// @param force a row whose try succeeded is paid again

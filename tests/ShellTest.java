@@ -321,6 +321,8 @@ class ShellTest {
 
             assertEquals("difyexec: there is no row with the id \"r-22\"; the nearest: r-2, r-1, r-3",
                     session.refused("show r-22"));
+            assertEquals("difyexec: there is no row with the id \"r-22\"; the nearest: r-2, r-1, r-3",
+                    session.refused("retry r-22"));
             assertTrue(session.refused("set r-2 txt=x").contains("no column \"txt\"; did you mean \"text\"?"));
             assertTrue(session.refused("set r-2 text").contains("COLUMN=VALUE is needed"));
             assertTrue(session.refused("set r-2 text=two words").contains("a value with blanks in quotes"));
