@@ -2497,12 +2497,15 @@ final class DifyExec implements Runnable {
 
     /// Options that hold for every call of a batch: the next one needs what was typed of them.
     interface Lasting {
+        OptionSpec RESULTS = OptionSpec.builder("-o").build();
+
         /// What follows from a call, by what was typed for it.
         static NextCall next(CommandSpec spec, Env env) {
             var parsed = spec.commandLine().getParseResult();
             var words = parsed.commandSpec().options().stream().filter(Lasting::isLasting)
                     .flatMap(option -> value(option, parsed, env).flatMap(value -> word(option, value)).stream());
-            return new NextCall(env.invocation(), new Typed(words.toList()));
+            var results = Path.of(value(RESULTS, parsed, env).orElse("results.jsonl"));
+            return new NextCall(env.invocation(), new Typed(words.toList()), results);
         }
 
         private static boolean isLasting(OptionSpec option) {
@@ -3265,8 +3268,9 @@ final class DifyExec implements Runnable {
 
     /// The command to paste for what is left to do.
     ///
-    /// @param typed what it takes over from the call before
-    record NextCall(Env.Invocation invocation, Typed typed) {
+    /// @param typed      what it takes over from the call before
+    /// @param newResults of a batch that is not begun: of the one open in the shell, else by the usual name
+    record NextCall(Env.Invocation invocation, Typed typed, Path newResults) {
         /// It goes on with a batch, as this call was told; what that does not say, as the batch's last run was.
         void print(Batch batch, PrintWriter out) {
             var index = batch.index();
@@ -3295,10 +3299,9 @@ final class DifyExec implements Runnable {
                     .orElse(typed.and(all.onlyInput())), results, out);
         }
 
-        /// It begins the batch of a CSV, where there is no other under the usual name.
+        /// It begins the batch of a CSV, where there is no other under its name.
         void begin(PrintWriter out) {
-            var results = Path.of("results.jsonl");
-            if (Files.notExists(results)) print("run", typed, results, out);
+            if (Files.notExists(newResults)) print("run", typed, newResults, out);
         }
 
         private void print(String command, Typed all, Path results, PrintWriter out) {

@@ -500,7 +500,7 @@ final class BatchTest {
             var files = BatchFiles.of(folder.resolve("results.jsonl"));
             var out = new StringWriter();
             new StatusView(Batch.peek(files, Optional.empty()), new PrintWriter(out, true), new Paint(false))
-                    .print(new NextCall(Env.Invocation.INSTALLED, Typed.NOTHING));
+                    .print(new NextCall(Env.Invocation.INSTALLED, Typed.NOTHING, Path.of("results.jsonl")));
             return out.toString();
         }
 

@@ -431,6 +431,15 @@ class ShellTest {
         }
 
         @Test
+        void namesTheOpenBatchAsTheOneToBegin() throws IOException {
+            Files.writeString(file("data.csv"), FIVE);
+            var files = new String[] {"--demo", "-i", file("data.csv").toString(), "-o", file("new.jsonl").toString()};
+
+            assertTrue(new Session(Map.of(), files).ok("check")
+                    .contains("Next: difyexec run -i " + file("data.csv") + " -o " + file("new.jsonl") + " --demo"));
+        }
+
+        @Test
         void worksOnTheOpenBatchWithoutItsFilesNamed() throws IOException {
             Files.writeString(file("data.csv"), FIVE);
             var session = new Session(Map.of(), "--demo");
@@ -441,6 +450,7 @@ class ShellTest {
             assertEquals("results.jsonl (2 failed) dify> ", session.desk.prompt());
             assertEquals(3, session.say("status").code());
             assertTrue(session.ok("check").contains("Fine"));
+            assertFalse(session.ok("check").contains("Next:"));
             session.ok("set r-2 text=better");
             session.ok("retry r-2 --progress off");
             assertEquals("better", result("r-2").path("inputs").path("text").asText());
