@@ -3025,7 +3025,9 @@ final class DifyExec implements Runnable {
             var history = batch.history();
             if (history.unread > 0) err.println("Warning: " + Plain.count(history.unread, "line") + " of "
                     + batch.files().log() + " cannot be read; an attempt on such a line is not known.");
-            foreign(batch.index()).ifPresent(note -> err.println(note + "; the results stay."));
+            var index = batch.index();
+            foreign(index, entry -> index.standing(entry).isSuccess() || history.attempts(entry) > 0)
+                    .ifPresent(note -> err.println(note + "; the results stay."));
             if (!rerun) changed(batch, "; --rerun-changed runs %s again.").ifPresent(err::println);
             openTries(batch, err);
         }
@@ -3130,15 +3132,18 @@ final class DifyExec implements Runnable {
             if (history.unread > 0) notes.add(Plain.count(history.unread, "line") + " of the log could not be read");
             if (!history.lost().isEmpty()) notes.add(Plain.count(history.lost().size(), "result")
                     + " that the log knows of cannot be found in the file; 'run --rebuild' fetches them");
-            foreign(batch.index()).ifPresent(notes::add);
+            foreign(batch.index(), _ -> true).ifPresent(notes::add);
             return notes;
         }
 
         /// `2 ids of the batch are not in the CSV (first: a)`: of rows that are gone, or of another CSV.
-        static Optional<String> foreign(Index index) {
-            int ids = index.size() - index.rows();
-            return ids == 0 ? Optional.empty() : Optional.of(Plain.count(ids, "id of the batch is", "ids of the batch are")
-                    + " not in the CSV (first: " + Plain.id(index.id(index.rows())) + ")");
+        ///
+        /// @param isTold which of them; of an id that only `.retry` has, `retry` itself tells
+        private static Optional<String> foreign(Index index, IntPredicate isTold) {
+            var ids = IntStream.range(index.rows(), index.size()).filter(isTold).toArray();
+            return ids.length == 0 ? Optional.empty()
+                    : Optional.of(Plain.count(ids.length, "id of the batch is", "ids of the batch are")
+                            + " not in the CSV (first: " + Plain.id(index.id(ids[0])) + ")");
         }
 
         /// `2 rows with a success changed in the CSV since (first: a)`

@@ -780,6 +780,7 @@ class CommandTest extends WholeCommand {
 
             assertEquals(3, call.code());
             assertEquals("1 id of .retry is not in the CSV: nobody", call.err().lines().findFirst().orElseThrow());
+            assertFalse(call.err().contains("of the batch"), call.err());
         }
 
         @Test
