@@ -5030,7 +5030,7 @@ final class DifyExec implements Runnable {
         private int looking = 0, downloading = 0, firewalled = 0;
         private Instant hardStop = Instant.MAX;
         private boolean taskStopsSent = false, toldOfLinks = false;
-        private String version = "", toldOfPause = "";
+        private String version, toldOfPause = "";
 
         /// What an engine goes by.
         ///
@@ -5061,6 +5061,7 @@ final class DifyExec implements Runnable {
             this.ports = ports;
             this.clock = ports.clock();
             this.looksAtOnce = Math.max(2, pace.ceiling / 4);
+            this.version = batch.batch().versions().stream().reduce("", (_, later) -> later);
         }
 
         /// An attempt on the wire. Only `thread` is set by its worker.
@@ -5495,8 +5496,8 @@ final class DifyExec implements Runnable {
         private void notice(Seen.Ran ran) {
             var former = version;
             if (!ran.workflowId().isEmpty()) version = ran.workflowId();
-            if (!former.isEmpty() && !former.equals(version)) watcher.say("The workflow was published anew during this "
-                    + "batch: rows from now on ran version " + version + ", those before " + former
+            if (!former.isEmpty() && !former.equals(version)) watcher.say("Versions of the workflow differ within "
+                    + "this batch: rows from now on ran " + version + ", those before " + former
                     + ". --workflow-id " + former + " pins the earlier one.");
             if (toldOfLinks || !ran.linksExpire()) return;
             toldOfLinks = true;

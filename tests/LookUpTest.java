@@ -1229,6 +1229,21 @@ final class LookUpTest {
         }
 
         @Test
+        void aVersionThatIsNewSinceAnEarlierCallIsSaidToo() throws Exception {
+            var earlier = Scene.of(folder, "a");
+            earlier.answer = (_, _) -> succeeded("run-a");
+            earlier.play();
+            var scene = Scene.of(folder, "a", "b");
+            scene.answer = (_, _) -> new Seen.Ran(run("run-b"), RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
+                    "workflow-2", Usage.NONE);
+
+            scene.play();
+
+            assertEquals(List.of("Versions of the workflow differ within this batch: rows from now on ran workflow-2, "
+                    + "those before workflow-1. --workflow-id workflow-1 pins the earlier one."), scene.said);
+        }
+
+        @Test
         void anErrorTextThatIsCutInTheMiddleOfAnEmojiStopsNothing() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.answer = Answer.inTurn(failed("x".repeat(499) + "😀"), succeeded("run-b"));
