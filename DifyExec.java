@@ -2305,8 +2305,9 @@ final class DifyExec implements Runnable {
                     description = "Do not ask for the workflow's form: every cell is sent as text.")
             boolean noCheck;
 
-            @Option(names = "--user", paramLabel = "NAME", description = "One fixed Dify user in place of one an "
-                    + "attempt; cut runs can then not be found by name.")
+            @Option(names = "--user", paramLabel = "NAME", converter = Converters.User.class,
+                    description = "One fixed Dify user in place of one an attempt; cut runs can then not be found "
+                            + "by name.")
             String user;
 
             /// The key never comes from an option: a command line is seen by everyone on the machine.
@@ -2644,6 +2645,18 @@ final class DifyExec implements Runnable {
             public String convert(String text) {
                 if (text.strip().startsWith("app-")) throw new TypeConversionException("a key, not the id of a "
                         + "version; leave it empty for the version that is published");
+                return text;
+            }
+        }
+
+        /// A longer one is answered by 500 for every row.
+        static final class User implements ITypeConverter<String> {
+            private static final int LONGEST = 255;
+
+            @Override
+            public String convert(String text) {
+                if (text.codePointCount(0, text.length()) > LONGEST)
+                    throw new TypeConversionException("longer than the " + LONGEST + " characters that Dify takes");
                 return text;
             }
         }

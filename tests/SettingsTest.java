@@ -766,6 +766,18 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
+        void aUserIsAsLongAsDifyTakesIt() throws IOException {
+            rows(1);
+
+            var call = dify.run("--user", "é".repeat(256));
+
+            assertEquals(2, call.code(), call.err());
+            assertTrue(call.sentence().endsWith(": longer than the 255 characters that Dify takes"), call.err());
+            assertEquals(0, dify.requests());
+            assertEquals(0, dify.run("--user", "😀".repeat(255)).code());
+        }
+
+        @Test
         void withoutArgumentsItIsTheUsage() throws IOException {
             var call = call(Map.of());
 
