@@ -496,7 +496,9 @@ final class DifyExec implements Runnable {
                     var answer = dify.client().infoAhead(); // comes while the CSV is read
                     var index = csv.check();
                     var met = dify.greet(answer, "");
-                    return report(csv, index, met, dify.form(met, csv, input.csv), dify);
+                    int code = report(csv, index, met, dify.form(met, csv, input.csv), dify);
+                    if (code == OK && !json) setup.next().begin(part, setup.out());
+                    return code;
                 }
             }
         }
@@ -509,7 +511,6 @@ final class DifyExec implements Runnable {
             for (var first = csv.first(show, index); first.hasNext(); )
                 CheckView.request(first.next(), form, dify.client().to(server.kind()), setup.dify.mode,
                         setup.dify.user, json ? setup.err() : out);
-            if (inspection.isFine() && !json) setup.next().begin(out);
             return inspection.isFine() ? OK : UNUSABLE;
         }
     }
@@ -3250,7 +3251,13 @@ final class DifyExec implements Runnable {
                 line(out, "total", standings, counts(index::count), sum(History::inFlight), "");
                 out.println();
                 var begun = each.stream().filter(OfShard::begun).findFirst().orElseThrow().history();
-                next.print(shards.missing(index).keySet(), begun, shards.whole().results(), out);
+                next.print(each.stream().filter(this::isMissing).map(OfShard::shard).toList(), begun,
+                        shards.whole().results(), out);
+            }
+
+            /// Without a CSV each that has not begun is taken to have rows.
+            private boolean isMissing(OfShard one) {
+                return !one.begun() && (!hasCsv || StatusView.sum(one.counts()) > 0);
             }
 
             private static void line(PrintWriter out, String name, List<Standing> standings,
@@ -3309,17 +3316,18 @@ final class DifyExec implements Runnable {
         }
 
         /// One of the shards that has no files here runs, or is brought, before all are merged.
-        void print(Set<Shard> others, History known, Path results, PrintWriter out) {
+        void print(Collection<Shard> others, History known, Path results, PrintWriter out) {
             var away = others.stream().filter(shard -> !BatchFiles.of(shard.of(results)).isBegun()).findFirst();
             away.ifPresent(one -> out.println("Shard " + one + " has no files here: bring them if it ran elsewhere."));
-            var all = typed.and(known.typed(results));
-            print(away.isEmpty() ? "merge" : "run", away.map(shard -> all.and(new Typed(List.of("--shard=" + shard))))
-                    .orElse(typed.and(all.onlyInput())), results, out);
+            var before = known.typed(results);
+            away.ifPresentOrElse(shard -> print("run", typed.and(before).and(shard.typed()), results, out),
+                    () -> print("merge", typed.and(before.ofCsv()), results, out));
         }
 
-        /// It begins the batch of a CSV, where there is no other under its name.
-        void begin(PrintWriter out) {
-            if (Files.notExists(newResults)) print("run", typed, newResults, out);
+        /// It begins the batch of a CSV, or the shard that was checked, where there is no other under its name.
+        void begin(Optional<Shard> part, PrintWriter out) {
+            if (Files.notExists(part.map(shard -> shard.of(newResults)).orElse(newResults)))
+                print("run", typed.and(part.map(Shard::typed).orElse(Typed.NOTHING)), newResults, out);
         }
 
         private void print(String command, Typed all, Path results, PrintWriter out) {
@@ -10007,6 +10015,11 @@ final class DifyExec implements Runnable {
             return new Shard((int) Long.remainderUnsigned(Cells.head(id.getBytes(UTF_8)), count) + 1, count);
         }
 
+        /// As it is typed to go on with it.
+        Typed typed() {
+            return new Typed(List.of("--shard=" + this));
+        }
+
         @Override
         public String toString() {
             return index + "/" + count;
@@ -13939,6 +13952,7 @@ final class DifyExec implements Runnable {
     record Typed(List<String> words) {
         static final Typed NOTHING = new Typed(List.of());
         static final String INPUT = "-i";
+        private static final Set<String> CSV = Set.of(INPUT, "--id-column", "--encoding", "--delimiter");
         private static final Pattern WORD = Pattern.compile("(?:'[^']*'|\\\\'|[^\\s'\\\\])+");
         private static final Pattern PART = Pattern.compile("'([^']*)'|\\\\(')");
 
@@ -13946,13 +13960,14 @@ final class DifyExec implements Runnable {
             return new Typed(List.of(INPUT + "=" + csv));
         }
 
-        /// The input, if it is named.
-        Optional<String> input() {
-            return onlyInput().words.stream().map(Typed::value).findFirst();
+        /// What says which file the rows are in, and how it is read.
+        Typed ofCsv() {
+            return new Typed(words.stream().filter(word -> CSV.contains(name(word))).toList());
         }
 
-        Typed onlyInput() {
-            return new Typed(words.stream().filter(word -> name(word).equals(INPUT)).toList());
+        /// The input, if it is named.
+        Optional<String> input() {
+            return words.stream().filter(word -> name(word).equals(INPUT)).map(Typed::value).findFirst();
         }
 
         /// All others, as a shell takes them, each with a blank before.

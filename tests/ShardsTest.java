@@ -252,6 +252,17 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
+        void isNamedByItsCheckAsTheOneToRun() throws IOException {
+            rows(12);
+
+            var call = call(Map.of("CI_NODE_INDEX", "3", "CI_NODE_TOTAL", "3"), "check", "--demo", "-i", input(),
+                    "--shard", "auto");
+
+            assertEquals("Next: difyexec run -i " + input() + " -o results.jsonl --demo --shard=3/3",
+                    call.out().lines().toList().getLast());
+        }
+
+        @Test
         void isTheOneThatAnIndexedJobOfKubernetesTells() throws IOException {
             rows(12);
             var settings = dify.settings("JOB_COMPLETION_INDEX", "2", "HOSTNAME", "batch-2-x7x2k",
@@ -321,6 +332,20 @@ final class ShardsTest extends WholeCommand {
                     "2/3 5 0 0 5 0 not begun", "3/3 2 1 0 1 0 TIME", "total 12 5 1 6 0", "",
                     "Shard 2/3 has no files here: bring them if it ran elsewhere.",
                     next("run", " --mode=blocking --progress=off --shard=2/3")), lines);
+        }
+
+        @Test
+        void namesWithoutTheCsvTheOneThatItsShardsWereTold() throws IOException {
+            rows(12);
+            shard(1, 3, "--id-column", "id", "--demo");
+            var run = next("run", " --id-column=id --mode=blocking --progress=off --demo --shard=2/3");
+
+            assertTrue(call(Map.of(), "status", "-o", output()).out().strip().endsWith(run));
+
+            shard(2, 3);
+            shard(3, 3);
+            assertTrue(call(Map.of(), "status", "-o", output()).out().strip()
+                    .endsWith(next("merge", " --id-column=id")));
         }
 
         @Test
