@@ -2832,11 +2832,18 @@ final class DifyExec implements Runnable {
                         new Item(4, tally.now.running() + " running" + (tally.pace.limit() < tally.pace.ceiling
                                 ? " (limit " + tally.pace.limit() + ")" : "")),
                         new Item(5, some(tally.now.waiting(), "waiting")),
+                        new Item(5, some(tally.now.fetching(), "fetching files")),
                         new Item(5, some(tally.now.doubts(), "looked up")),
                         new Item(3, String.format(Locale.ROOT, "%.1f/s", tally.rate())),
                         new Item(8, some(tally.tokens, "tokens")),
                         new Item(7, cost()),
-                        new Item(0, tally.timeLeft().map(left -> Plain.seconds(left) + " left").orElse("")));
+                        new Item(0, timeLeft()));
+            }
+
+            /// Nothing once the rows that are left have taken longer than was foreseen.
+            private String timeLeft() {
+                return tally.timeLeft().filter(Duration::isPositive).map(left -> Plain.seconds(left) + " left")
+                        .orElse("");
             }
 
             private static String some(long count, String what) {
@@ -5123,7 +5130,7 @@ final class DifyExec implements Runnable {
             try {
                 while (!isOver()) {
                     begin();
-                    tally.now = new Tally.Now(running.size(), agenda.waiting.size() + saving.size(),
+                    tally.now = new Tally.Now(running.size(), agenda.waiting.size(), saving.size(),
                             agenda.doubts.size() + looking, rest(clock.instant()));
                     watcher.watch(tally);
                     var message = ports.mailbox().poll(untilNext().toNanos(), NANOSECONDS);
@@ -5860,10 +5867,11 @@ final class DifyExec implements Runnable {
         private final Forecast forecast = new Forecast();
         private long tokens, retries, throttled, harvested, late;
         private long stopped; // tasks that Dify was asked to stop, since the call is to end
-        Now now = new Now(0, 0, 0, Optional.empty());
+        Now now = new Now(0, 0, 0, 0, Optional.empty());
 
-        /// @param rest what keeps rows from starting, in words
-        record Now(int running, int waiting, int doubts, Optional<String> rest) {}
+        /// @param fetching rows that succeeded and whose files are still fetched
+        /// @param rest     what keeps rows from starting, in words
+        record Now(int running, int waiting, int fetching, int doubts, Optional<String> rest) {}
 
         /// The rows that ran in this call, not those whose earlier run was looked up: they tell what others will take.
         private static final class Sample {

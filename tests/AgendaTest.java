@@ -85,6 +85,18 @@ final class AgendaTest {
         }
 
         @Test
+        void areWhatTheProgressSaysThatItsRowWaitsFor() throws Exception {
+            var scene = scene("a");
+            scene.fetched = _ -> scene.fetches.size() < 5 ? AWAY : DEAD;
+            var shown = new LinkedHashSet<String>();
+            scene.watched = tally -> shown.add(new Progress.OneLine(tally).plain());
+
+            scene.play();
+
+            assertTrue(shown.contains("0/1 · 0 ok · 0 running · 1 fetching files · 0.0/s · 10 tokens"), shown.toString());
+        }
+
+        @Test
         void areListedAtTheEndInTheCsvsOrder() throws Exception {
             var scene = scene("a", "b");
             scene.fetched = file -> file.link().contains("a") ? AWAY : DEAD;
@@ -342,7 +354,7 @@ final class AgendaTest {
                 tally.ended(attempt(0, 0), row % 10 == 0 ? new Outcome(Standing.FAILED, "no") : Outcome.SUCCEEDED,
                         seconds(1), world.now());
             }
-            tally.now = new Tally.Now(5, 2, 0, rest);
+            tally.now = new Tally.Now(5, 2, 0, 0, rest);
             return new Progress.OneLine(tally);
         }
 
@@ -371,6 +383,20 @@ final class AgendaTest {
         void hasABarAndTheCostWhereThereIsRoom() {
             assertEquals("[####----------------] 1240/5000 · 1116 ok · 124 failed · 5 running · 2 waiting · 10.2/s · "
                     + "12400 tokens · 1.24 of about 5.00 USD · 6 min 16 s left", line(Optional.empty()).within(150));
+        }
+
+        @Test
+        void saysNoTimeLeftOnceTheLastRowTakesLongerThanForeseen() {
+            tally.started(world.now());
+            for (int row = 1; row < 5_000; row++) {
+                pass(seconds(1));
+                tally.ended(attempt(0, 0), Outcome.SUCCEEDED, seconds(1), world.now());
+            }
+            assertTrue(new Progress.OneLine(tally).plain().endsWith(" left"), new Progress.OneLine(tally).plain());
+
+            pass(seconds(60));
+
+            assertFalse(new Progress.OneLine(tally).plain().contains(" left"), new Progress.OneLine(tally).plain());
         }
 
         @Test
