@@ -10262,7 +10262,8 @@ final class DifyExec implements Runnable {
 
         private Unusable changed(long line) {
             return new Unusable(file.path + ", line " + line + ": the file was changed while it was in use"
-                    + (isShorter() ? ", it was cut short" : ""));
+                    + (isShorter() ? ", it was cut short" : "")
+                    + "\nhint: run the same command again once the file is as it should be");
         }
 
         private boolean isShorter() {

@@ -579,9 +579,10 @@ final class LookUpTest {
             var stop = scene.play().orElseThrow();
 
             assertEquals(STOPPED, stop.code());
-            assertTrue(stop.why().endsWith("the file was changed while it was in use, it was cut short"), stop.why());
+            assertTrue(stop.told().endsWith("the file was changed while it was in use, it was cut short.\n"
+                    + "hint: run the same command again once the file is as it should be"), stop.told());
             assertEquals(scene.ids(), scene.resultIds());
-            assertEquals(List.of(stop.why()), Scene.texts("why", scene.log("stop")));
+            assertEquals(List.of(stop.fact()), Scene.texts("why", scene.log("stop")));
         }
 
         private static void shorten(Path csv, long bytes) {
