@@ -11511,7 +11511,7 @@ final class DifyExec implements Runnable {
         private static final Pattern TRANSIENT = Pattern.compile("rate.?limit|overload|unavailable|"
                 + "connect(ion)? ?error|connection (refused|reset|aborted|timed)|time[d -]*out|reached maximum retries|"
                 + "too many requests|\\b(429|502|503|504|529)\\b|try again", Pattern.CASE_INSENSITIVE);
-        private static final String AFTER_FORM = "so Dify 1.16 ends runs that go on after a form was answered: "
+        private static final String AFTER_FORM = "so Dify 1.16.0 ends runs that go on after a form was answered: "
                 + "see there how far it came";
         private static final Pattern BAD_ROW = Pattern.compile("in input form|input form must|"
                 + "transfer_method is required|query is required|is not a valid FileTransferMethod|"
