@@ -343,7 +343,8 @@ class ViewsTest {
                 'id,text'               | -     | results.jsonl: its first line is no result
                 'abc'                   | -     | results.jsonl: its first line is no result
                 '{"id":"z","outputs":{}}'| -    | results.jsonl: its first line is no result
-                '{"id":"z","status":"open"}'| - | results.jsonl: no line of it is a result
+                '{"id":"z","status":"open"}'| - | results.jsonl: its first line is no result
+                '{"id":" ","status":"success"}'| - | results.jsonl: no line of it is a result
                 '{"id":"z","status":"success"}'| - | data.csv: none of its 6 ids is in
                 -                       | 'id,text' | results.jsonl.log: its first line is no event
                 ''                      | 'abc' | results.jsonl.log: its first line is no event
