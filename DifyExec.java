@@ -7740,11 +7740,13 @@ final class DifyExec implements Runnable {
         private boolean retryListDue;
         private long nextRetryList = 0, nextForce = 0;
 
-        private BatchWriter(Batch batch, BatchFiles.Lock lock, boolean noBom) {
+        private BatchWriter(Batch batch, BatchFiles.Lock lock, boolean noBom) throws IOException {
             this.batch = batch;
             this.lock = lock;
             this.results = new LineFile(batch.files().results(), noBom ? new byte[0] : Lines.BOM);
             this.log = new LineFile(batch.files().log(), new byte[0]);
+            log.hold();
+            results.hold();
         }
 
         /// Checks the files and the rows, takes the lock, mends torn ends, and reads what earlier calls left.
@@ -7769,8 +7771,6 @@ final class DifyExec implements Runnable {
                     if (fresh.isEmpty()) Shards.refuseOthers(files, Optional.of(history));
                     var batch = new Batch(files, Optional.of(csv), index, history, new Ledger());
                     var writer = new BatchWriter(batch, lock, noBom);
-                    writer.log.hold();
-                    writer.results.hold();
                     torn.forEach(writer::record);
                     return writer;
                 } catch (IOException | RuntimeException problem) {
