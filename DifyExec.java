@@ -2886,10 +2886,17 @@ final class DifyExec implements Runnable {
             figures(stop.isPresent()).forEach(figure -> err.println("  " + figure));
             long rest = Math.max(batch.index().count(Standing.PENDING), tally.asked - tally.done());
             if (part) estimate(rest, tally).ifPresent(err::println);
-            Plain.some(Cause.Group.of(batch), Cause.Group.SHOWN, group -> err.println("  "
-                    + paint.by(group.cause().outcome(), group.line())), "  %s causes", err);
+            causes(Cause.Group.of(batch));
             next.print(batch, err);
             err.flush();
+        }
+
+        /// Those of the batch: rows of earlier calls are among them.
+        private void causes(List<Cause.Group> groups) {
+            long known = Stream.of(Standing.values()).filter(Standing::isOnRetryList).mapToLong(tally::count).sum();
+            if (groups.stream().mapToLong(Cause.Group::count).sum() > known) err.println("  In the whole batch:");
+            Plain.some(groups, Cause.Group.SHOWN, group -> err.println("  "
+                    + paint.by(group.cause().outcome(), group.line())), "  %s causes", err);
         }
 
         /// `18 succeeded, 1 partial, 1 failed, 4 pending`
@@ -3365,7 +3372,7 @@ final class DifyExec implements Runnable {
 
             /// All rows without success, the most frequent cause first.
             static List<Group> of(Batch batch) {
-                return of(batch, IntStream.range(0, batch.index().size())
+                return of(batch, IntStream.range(0, batch.index().rows())
                         .filter(entry -> batch.index().standing(entry).isOnRetryList()), EXAMPLES);
             }
 

@@ -1016,6 +1016,21 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
+        void haveTheCausesOfRowsThatTheCsvStillHas() throws IOException {
+            csv("id,text", "1,[fail]", "2,[fail]", "3,fine");
+            call(Map.of(), typed("run", "--demo"));
+            csv("id,text", "2,[fail]", "4,[fail]");
+
+            var status = call(Map.of(), "status", "-i", input(), "-o", output());
+            assertTrue(status.out().contains("       1 × Run failed: the model refused this input\n           2\n"),
+                    status.out());
+            var told = call(Map.of(), typed("run", "--demo", "--ids", "4"));
+            assertTrue(told.err().contains("\n  In the whole batch:\n  2 × Run failed: the model refused this input "
+                    + "(2, 4)\n"), told.err());
+            assertFalse(call(Map.of(), typed("retry", "--demo")).err().contains("In the whole batch"));
+        }
+
+        @Test
         void tellOfRowsThatChangedSince() throws IOException {
             rows(3);
             dify.run();
