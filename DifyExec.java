@@ -7752,8 +7752,13 @@ final class DifyExec implements Runnable {
             this.lock = lock;
             this.results = new LineFile(batch.files().results(), noBom ? new byte[0] : Lines.BOM);
             this.log = new LineFile(batch.files().log(), new byte[0]);
-            log.hold();
-            results.hold();
+            try {
+                log.hold();
+                results.hold();
+            } catch (IOException problem) {
+                close();
+                throw problem;
+            }
         }
 
         /// Checks the files and the rows, takes the lock, mends torn ends, and reads what earlier calls left.
@@ -8782,17 +8787,10 @@ final class DifyExec implements Runnable {
         record Lock(FileChannel channel) implements AutoCloseable {
             static Lock take(Path path) {
                 try {
-                    var channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
-                    try {
-                        if (channel.tryLock() != null) return new Lock(channel);
-                    } catch (OverlappingFileLockException _) {
-                        // held by this very process: as good as held by another
-                    }
-                    channel.close();
+                    return new Lock(open(path, 0).orElseThrow(() -> held(path)));
                 } catch (IOException problem) {
                     throw new Unusable(path + ": cannot be written (" + Plain.of(problem) + ")");
                 }
-                throw held(path);
             }
 
             private static Unusable held(Path path) {
@@ -8800,13 +8798,22 @@ final class DifyExec implements Runnable {
                         + " is held: another difyexec is writing this batch\nhint: wait for it or name another -o");
             }
 
-            /// Holds a file that is written to, by a byte beyond all others: Windows lets nobody read what is held.
-            static boolean isOn(FileChannel channel) throws IOException {
+            /// A file to write to, held by a byte beyond all others: Windows lets nobody read what is held.
+            static FileChannel holding(Path path) throws IOException {
+                return open(path, Long.MAX_VALUE - 1).orElseThrow(() ->
+                        new IOException(path + ": another difyexec is writing to it"));
+            }
+
+            /// Empty where that part of it is held by another, or by this very process.
+            private static Optional<FileChannel> open(Path path, long from) throws IOException {
+                var channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
                 try {
-                    return channel.tryLock(Long.MAX_VALUE - 1, 1, false) != null;
+                    if (channel.tryLock(from, Long.MAX_VALUE - from, false) != null) return Optional.of(channel);
                 } catch (OverlappingFileLockException _) {
-                    return false; // held by this very process
+                    // as good as held by another
                 }
+                channel.close();
+                return Optional.empty();
             }
 
             /// Whether a process is writing the batch.
@@ -9449,8 +9456,7 @@ final class DifyExec implements Runnable {
         }
 
         private void open() throws IOException {
-            channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
-            if (!BatchFiles.Lock.isOn(channel)) throw new IOException(path + ": another difyexec is writing to it");
+            channel = BatchFiles.Lock.holding(path);
             key = key();
             end = channel.size();
         }

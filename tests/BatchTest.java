@@ -171,6 +171,24 @@ final class BatchTest {
             assertEquals("\"one\"\n", Files.readString(path));
         }
 
+        @Test
+        void isLeftAloneAsLongAsAnotherWritesToIt() throws IOException {
+            var path = folder.resolve("lines");
+            try (var file = new LineFile(path, new byte[0])) {
+                file.add("one");
+                try (var _ = BatchFiles.Lock.holding(path)) {
+                    for (int time = 0; time < 2; time++)
+                        assertEquals(path + ": another difyexec is writing to it",
+                                assertThrows(IOException.class, file::flush).getMessage());
+                }
+                assertEquals("", Files.readString(path));
+
+                assertTrue(file.flush());
+            }
+
+            assertEquals("\"one\"\n", Files.readString(path));
+        }
+
         /// A process that may write only small files: the shell's limit is the full disk.
         private Process onASmallDisk(String... args) throws IOException {
             var java = Path.of(System.getProperty("java.home"), "bin", "java").toString();
