@@ -569,7 +569,7 @@ final class DifyExec implements Runnable {
             return desk;
         }
 
-        /// The tree of a desk's commands, anew: picocli keeps what was typed of a group's options for the next parse.
+        /// The tree of a desk's commands, anew.
         private void plant(Desk desk) {
             var typed = setup.spec.commandLine();
             var factory = factories.apply(desk);
@@ -965,8 +965,8 @@ final class DifyExec implements Runnable {
         }
 
         int execute(List<String> words) {
-            shell.plant(this);
             int code = words.isEmpty() ? OK : spec.commandLine().execute(words.toArray(String[]::new));
+            if (words.stream().anyMatch(word -> word.startsWith("-"))) shell.plant(this); // picocli may keep an option
             out().flush();
             err().flush();
             return code;

@@ -24,6 +24,7 @@ import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertSame;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
@@ -67,11 +68,10 @@ class ShellTest {
     /// A shell in this process: a line in, what it prints out.
     private static final class Session {
         final Desk desk;
-        private final CommandLine outer;
         private final StringWriter said = new StringWriter();
 
         Session(Map<String, String> settings, String... args) {
-            outer = commandLine(Env.of(settings));
+            var outer = commandLine(Env.of(settings));
             var both = new PrintWriter(said, true);
             outer.setOut(both).setErr(both);
             outer.parseArgs(Stream.concat(Stream.of("shell"), Stream.of(args)).toArray(String[]::new));
@@ -336,6 +336,17 @@ class ShellTest {
             assertTrue(session.say("retry r-1").text().contains("difyexec: row r-1 has a success already"));
             assertTrue(session.refused("run -i other.csv").contains("-i and -o go together"));
             assertTrue(session.refused("shwo r-1").contains("shwo"));
+        }
+
+        /// A script of many lines would wait for it.
+        @Test
+        void withoutOptionsBuildsNoNewTreeOfCommands() throws IOException {
+            var session = five();
+            var tree = session.desk.spec;
+
+            session.ok("edits");
+
+            assertSame(tree, session.desk.spec);
         }
 
         @Test
@@ -1091,27 +1102,23 @@ class ShellTest {
                 """)
         void whateverElseGoesWrongEndsIt(int code, String says) throws IOException {
             var session = five();
-            End.beside(session);
+            session.desk.spec.commandLine().addSubcommand(ended("end", code));
 
-            assertEquals(Math.max(3, code), run(session, false, "status\n\nend " + code + "\nset r-1 text=better\n"));
+            assertEquals(Math.max(3, code), run(session, false, "status\n\nend\nset r-1 text=better\n"));
             assertTrue(last(session).startsWith("difyexec: line 3: the script ends here: its command " + says
                     + " (code " + code + ")"), last(session));
             assertTrue(session.desk.edits.byId.isEmpty());
         }
 
-        /// A command that ends as it is told.
-        @CommandLine.Command(name = "end")
-        static final class End implements Callable<Integer> {
-            @CommandLine.Parameters int code;
-
-            static void beside(Session session) {
-                session.outer.addSubcommand(new End());
+        private static CommandLine ended(String name, int code) {
+            @CommandLine.Command
+            record End(int code) implements Callable<Integer> {
+                @Override
+                public Integer call() {
+                    return code;
+                }
             }
-
-            @Override
-            public Integer call() {
-                return code;
-            }
+            return new CommandLine(new End(code)).setCommandName(name);
         }
 
         @Test
@@ -1123,9 +1130,9 @@ class ShellTest {
         @Test
         void anInterruptEndsItInAnyCase() throws IOException {
             var session = five();
-            End.beside(session);
+            session.desk.spec.commandLine().addSubcommand(ended("end", 130));
 
-            assertEquals(130, run(session, true, "end 130\nset r-1 text=better\n"));
+            assertEquals(130, run(session, true, "end\nset r-1 text=better\n"));
             assertEquals("difyexec: line 1: the script ends here: its command was interrupted (code 130)",
                     last(session));
             assertTrue(session.desk.edits.byId.isEmpty());
