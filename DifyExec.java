@@ -884,8 +884,12 @@ final class DifyExec implements Runnable {
                 var word = new StringBuilder();
                 int from = -1;
                 char quote = 0;
-                for (int at = 0; at < line.length() && !line.startsWith("#"); at++) {
+                for (int at = 0; at < line.length(); at++) {
                     char c = line.charAt(at);
+                    if (c == '#' && quote == 0 && (at == 0 || line.charAt(at - 1) == '\n')) {
+                        at = (line + '\n').indexOf('\n', at);
+                        continue;
+                    }
                     if (quote == 0 && Character.isWhitespace(c)) {
                         if (from >= 0) words.add(new Word(word.toString(), from, at));
                         from = -1;

@@ -254,6 +254,13 @@ class ShellTest {
                     Shell.Words.of("set 1 text=\"first\nsecond\"").texts());
         }
 
+        @Test
+        void ofAPastedBlockOpensNoQuoteInARemarkAndHidesNoneBehindOne() {
+            assertFalse(Shell.Words.of("show 1\n# it's\nshow 2").isOpen());
+            assertTrue(Shell.Words.of("# a remark\nset 1 text='first").isOpen());
+            assertTrue(Shell.Words.of("set 1 text='first\n# it").isOpen());
+        }
+
         @ParameterizedTest
         @ValueSource(strings = {"r-1", "two words", "text=two words", "a\"b\\c", "#1", "text=", "x=it's",
                 "a\u3000b", "a\u3000b=c"})
