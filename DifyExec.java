@@ -6798,7 +6798,7 @@ final class DifyExec implements Runnable {
         private static Optional<BigDecimal> price(JsonNode from) {
             try {
                 return Optional.of(text(from, "total_price")).filter(text -> !text.isEmpty()).map(BigDecimal::new)
-                        .filter(price -> Math.abs(price.scale()) <= FINEST_PRICE);
+                        .filter(price -> Math.abs((long) price.scale()) <= FINEST_PRICE);
             } catch (NumberFormatException _) {
                 return Optional.empty();
             }
