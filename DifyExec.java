@@ -5100,7 +5100,8 @@ final class DifyExec implements Runnable {
             this.ports = ports;
             this.clock = ports.clock();
             this.looksAtOnce = Math.max(2, pace.ceiling / 4);
-            this.version = batch.batch().versions().stream().reduce("", (_, later) -> later);
+            var versions = batch.batch().versions();
+            this.version = versions.isEmpty() ? "" : versions.getLast();
         }
 
         /// An attempt on the wire. Only `thread` is set by its worker.
@@ -7493,9 +7494,9 @@ final class DifyExec implements Runnable {
     ///
     /// @param ledger empty unless the batch was opened to tell how its rows ended
     record Batch(BatchFiles files, Optional<Csv> csv, Index index, History history, Ledger ledger) {
-        /// The ids of the workflow's versions that ran, in the order in which they come up in the results.
-        Set<String> versions() {
-            return Collections.unmodifiableSet(index.versions);
+        /// The ids of the workflow's versions that ran, the one of the last result last.
+        SequencedSet<String> versions() {
+            return Collections.unmodifiableSequencedSet(index.versions);
         }
 
         /// What the files say, without lock or writing; another process may be at work on them.
@@ -9549,7 +9550,7 @@ final class DifyExec implements Runnable {
                     if (head.isEmpty()) continue;
                     int entry = index.findOrAdd(head.get().id());
                     index.stand(entry, head.get().standing());
-                    if (!head.get().version().isEmpty()) index.versions.add(head.get().version());
+                    if (!head.get().version().isEmpty()) index.versions.addLast(head.get().version());
                     for (var listener : listeners) listener.result(entry, lines);
                 }
             }
@@ -11336,7 +11337,7 @@ final class DifyExec implements Runnable {
         private int size = 0, rows = -1, ofOtherShards = 0;
         private List<String> notes = List.of();
         /// Of the workflow, as far as the results tell.
-        private final Set<String> versions = new LinkedHashSet<>();
+        private final SequencedSet<String> versions = new LinkedHashSet<>();
         /// Open addressing: an entry's number and one, or 0; at most two thirds full. Beside it stands a byte of the
         /// id's hash: the text of most other ids need not be looked at.
         private int[] table = new int[4096];
@@ -13538,11 +13539,6 @@ final class DifyExec implements Runnable {
         /// The address that a client is given: `http://127.0.0.1:40123/v1`.
         URI baseUrl() {
             return URI.create("http://127.0.0.1:" + server.getAddress().getPort() + "/v1");
-        }
-
-        /// Whether that is the name of what it can play.
-        static boolean plays(String word) {
-            return Stream.of(Version.values()).anyMatch(version -> version.word.equals(word));
         }
 
         /// Whether that is the id of one of its workflow's versions.

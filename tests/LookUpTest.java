@@ -1246,6 +1246,22 @@ final class LookUpTest {
         }
 
         @Test
+        void noVersionIsNewThatTheLastRowRanToo() throws Exception {
+            var ids = new ArrayList<String>();
+            var said = new ArrayList<String>();
+            for (var version : List.of("workflow-1", "workflow-2", "workflow-1", "workflow-1")) {
+                ids.add("row-" + ids.size());
+                var scene = Scene.of(folder, ids.toArray(String[]::new));
+                scene.answer = (_, _) -> new Seen.Ran(run("run"), RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
+                        version, Usage.NONE);
+                scene.play();
+                said.add(String.join("", scene.said).replaceFirst("(?s).* ran (\\S+), those before (\\S+)\\. .*", "$2 $1"));
+            }
+
+            assertEquals(List.of("", "workflow-1 workflow-2", "workflow-2 workflow-1", ""), said);
+        }
+
+        @Test
         void anErrorTextThatIsCutInTheMiddleOfAnEmojiStopsNothing() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.answer = Answer.inTurn(failed("x".repeat(499) + "😀"), succeeded("run-b"));
