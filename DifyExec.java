@@ -2476,7 +2476,7 @@ final class DifyExec implements Runnable {
             public boolean preprocess(Stack<String> words, CommandSpec command, ArgSpec option,
                     Map<String, Object> facts) {
                 boolean isNext = " ".equals(facts.get("separator")) && !words.isEmpty();
-                if (isNext && !Demo.plays(words.peek())) words.push(Demo.NEWEST);
+                if (isNext && Demo.Version.named(words.peek()).isEmpty()) words.push(Demo.NEWEST);
                 return false;
             }
         }
@@ -2503,14 +2503,12 @@ final class DifyExec implements Runnable {
 
     /// Options that hold for every call of a batch: the next one needs what was typed of them.
     interface Lasting {
-        OptionSpec RESULTS = OptionSpec.builder("-o").build();
-
         /// What follows from a call, by what was typed for it.
         static NextCall next(CommandSpec spec, Env env) {
             var parsed = spec.commandLine().getParseResult();
             var words = parsed.commandSpec().options().stream().filter(Lasting::isLasting)
                     .flatMap(option -> value(option, parsed, env).flatMap(value -> word(option, value)).stream());
-            var results = Path.of(value(RESULTS, parsed, env).orElse("results.jsonl"));
+            var results = Path.of(value(OptionSpec.builder("-o").build(), parsed, env).orElse("results.jsonl"));
             return new NextCall(env.invocation(), new Typed(words.toList()), results);
         }
 
@@ -13564,8 +13562,11 @@ final class DifyExec implements Runnable {
             }
 
             static Version of(String word) {
-                return Stream.of(values()).filter(version -> version.word.equals(word)).findFirst()
-                        .orElseThrow(() -> new Unusable("--demo=" + word + ": the demo plays " + VERSIONS));
+                return named(word).orElseThrow(() -> new Unusable("--demo=" + word + ": the demo plays " + VERSIONS));
+            }
+
+            static Optional<Version> named(String word) {
+                return Stream.of(values()).filter(version -> version.word.equals(word)).findFirst();
             }
 
             String number() {
