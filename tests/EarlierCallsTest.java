@@ -110,7 +110,7 @@ final class EarlierCallsTest {
             var log = scene.file(".log");
             Files.writeString(log, Files.readString(log).replace("\"t\":\"2026", "\"t\":\"2027"));
             scene.found = _ -> left == Left.ABSENT ? new Found.Absent()
-                    : new Found.Running(run("run-7"), Seen.RunStatus.RUNNING, Optional.empty());
+                    : new Found.Running(run("run-7"), Seen.RunStatus.RUNNING, Optional.of(seconds(30)));
 
             scene.play();
 
