@@ -2839,13 +2839,7 @@ final class DifyExec implements Runnable {
                         new Item(3, String.format(Locale.ROOT, "%.1f/s", tally.rate())),
                         new Item(8, some(tally.tokens, "tokens")),
                         new Item(7, cost()),
-                        new Item(0, timeLeft()));
-            }
-
-            /// Nothing once the rows that are left have taken longer than was foreseen.
-            private String timeLeft() {
-                return tally.timeLeft().filter(Duration::isPositive).map(left -> Plain.seconds(left) + " left")
-                        .orElse("");
+                        new Item(0, tally.timeLeft().map(left -> Plain.seconds(left) + " left").orElse("")));
             }
 
             private static String some(long count, String what) {
@@ -5972,8 +5966,9 @@ final class DifyExec implements Runnable {
             return (recent.size() - 1) * 1000.0 / span;
         }
 
+        /// None once the rows that are left have taken longer than was foreseen.
         Optional<Duration> timeLeft() {
-            return forecast.left(asked, together(), clock.instant());
+            return forecast.left(asked, together(), clock.instant()).filter(Duration::isPositive);
         }
 
         /// How long the rows that are left will take, by those that ended last. They are looked at each time that as
