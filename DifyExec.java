@@ -5611,7 +5611,7 @@ final class DifyExec implements Runnable {
                 }
                 case Inquiry.Step.Close(var end, var seen, var why, var then) -> {
                     batch.record(Event.End.of(attempt, clock.instant(), end, seen, why));
-                    if (seen.run().isEmpty()) agenda.unseen(attempt);
+                    if (seen instanceof Seen.Cut && seen.run().isEmpty()) agenda.unseen(attempt);
                     act(doubt, then);
                 }
                 case Inquiry.Step.SendAgain(var tries, var rechecked) -> {

@@ -316,6 +316,20 @@ final class EarlierCallsTest {
         }
 
         @Test
+        void anEditedRowOfAChatflowWhoseRunIsFoundWithoutItsIdRunsAnewOnce() throws Exception {
+            new Scene(folder, "id,query\na,old\n").crash(1);
+            var next = new Scene(folder, "id,query\na,new\n");
+            next.app = AppKind.CHATFLOW;
+            next.found = _ -> ended(succeeded(""));
+            next.interruptAfter(seconds(60));
+
+            assertEquals(Optional.empty(), next.play());
+
+            assertEquals(List.of("stale", "succeeded"), next.outcomes("a"));
+            assertEquals(List.of("a"), next.ids());
+        }
+
+        @Test
         void aRunOfAnEarlierStartIsWaitedForWithinTheTimeLimit() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.timeout = Duration.ofHours(1);
