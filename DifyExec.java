@@ -2065,6 +2065,7 @@ final class DifyExec implements Runnable {
                 if (selection.listed()) StatusView.strangers(batch.strangers(), dify.err());
                 writer.flush();
                 if (wanted.isEmpty() && batch.history().resent(false).isEmpty()) {
+                    writer.finishOrRefuse();
                     dify.err().println(batch.index().isComplete() ? "Nothing to do: every row has a success."
                             : "Nothing to do: no row of this selection is open.");
                     return OK;
@@ -7871,9 +7872,7 @@ final class DifyExec implements Runnable {
             var free = new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE);
             settled(attempt, ran.status() == Seen.RunStatus.PARTIAL ? Outcome.PARTIAL : Outcome.SUCCEEDED, now, free,
                     attempt.took(ran, now), () -> {});
-            finish().ifPresent(stop -> {
-                throw new Unusable(stop.code(), stop.why());
-            });
+            finishOrRefuse();
         }
 
         /// Writes what waits: results before the log, so that an `end` on disk always has its result on disk.
@@ -7910,6 +7909,13 @@ final class DifyExec implements Runnable {
             } catch (IOException problem) {
                 return Optional.of(unwritable(problem));
             }
+        }
+
+        /// The same where no row was sent.
+        void finishOrRefuse() {
+            finish().ifPresent(stop -> {
+                throw new Unusable(stop.code(), stop.why());
+            });
         }
 
         static Stop unwritable(IOException problem) {

@@ -261,6 +261,25 @@ class CommandTest extends WholeCommand {
             assertEquals(before, content("results.jsonl"));
         }
 
+        /// As a crash, an editor or a row that was taken out of the CSV leaves it.
+        @ParameterizedTest
+        @CsvSource(nullValues = "none", textBlock = """
+                '1,3', run --ids 1, '2\n4\n'
+                none,  retry,       '2\n4\n'
+                """)
+        void aListThatIsNotTrueAnyMoreIsMadeAnewThoughNothingIsToBeDone(String list, String typed, String expected)
+                throws IOException {
+            firstRun();
+            if (list == null) Files.delete(file("results.jsonl.retry"));
+            else Files.writeString(file("results.jsonl.retry"), list.replace(',', '\n'));
+            var words = typed.split(" ");
+
+            var call = dify.command(words[0], Arrays.copyOfRange(words, 1, words.length));
+
+            assertTrue(call.err().contains("Nothing to do"), call.err());
+            assertEquals(expected.translateEscapes(), content("results.jsonl.retry"));
+        }
+
         @Test
         void retryAsksOnlyForTheListedIds() throws IOException {
             firstRun();
