@@ -2063,7 +2063,6 @@ final class DifyExec implements Runnable {
                 var wanted = batch.select(selection, work.setup.dify.timeout);
                 StatusView.changes(batch, selection.rerunChanged(), dify.err());
                 if (selection.listed()) StatusView.strangers(batch.strangers(), dify.err());
-                writer.flush();
                 if (wanted.isEmpty() && batch.history().resent(false).isEmpty()) {
                     writer.finishOrRefuse();
                     dify.err().println(batch.index().isComplete() ? "Nothing to do: every row has a success."
@@ -7783,6 +7782,7 @@ final class DifyExec implements Runnable {
                     var batch = new Batch(files, Optional.of(csv), index, history, new Ledger());
                     var writer = new BatchWriter(batch, lock, noBom);
                     torn.forEach(writer::record);
+                    writer.log.flush();
                     return writer;
                 } catch (IOException | RuntimeException problem) {
                     lock.close();

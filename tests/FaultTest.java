@@ -142,8 +142,11 @@ class FaultTest {
     }
 
     private Process start(Map<String, String> settings, String... args) throws IOException {
-        var builder = new ProcessBuilder(java(args)).directory(folder.toFile());
-        builder.environment().keySet().removeIf(name ->
+        return start(new ProcessBuilder(java(args)), settings);
+    }
+
+    private Process start(ProcessBuilder builder, Map<String, String> settings) throws IOException {
+        builder.directory(folder.toFile()).environment().keySet().removeIf(name ->
                 name.matches("(?i)DIFY.*|.*_PROXY|MAX_RETR.*|INITIAL_RETR.*|TIMEOUT|JAVA.*|JDK_.*"));
         builder.environment().putAll(settings);
         var child = builder.redirectOutput(folder.resolve("child.out").toFile())
@@ -284,6 +287,22 @@ class FaultTest {
             assertEquals(Set.of("results.jsonl", "results.jsonl.log"), events("torn").stream()
                     .map(line -> line.path("file").asText()).collect(Collectors.toSet()));
             assertEquals(5, dify.count("started"));
+        }
+
+        /// A file may have a kilobyte here: the log, which is longer, cannot grow.
+        @Test
+        void aTornLogThatCannotBeWrittenIsToldInASentence() throws Exception {
+            var dify = new Dify("--latency", "5ms");
+            rows(10, id -> "text " + id);
+            assertEquals(0, call(dify.settings(), quiet()).code());
+            cutLastLine("results.jsonl.log");
+
+            var words = Stream.concat(Stream.of("bash", "-c", "ulimit -f 1; exec \"$0\" \"$@\""),
+                    java(quiet()).stream()).toArray(String[]::new);
+            var child = start(new ProcessBuilder(words), dify.settings());
+
+            assertEquals(2, child.waitFor(), told());
+            assertTrue(told().contains("results.jsonl.log: File too large)"), told());
         }
 
         @Test
