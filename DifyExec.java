@@ -1576,7 +1576,9 @@ final class DifyExec implements Runnable {
                 var stop = engine.runToLastWords();
                 if (engine.tally.succeeded() == 1) // paid for, also when Ctrl-C came with its end
                     trial.last.ifPresent(tried -> desk.tried.put(id, tried));
-                return trial.conclude(id, engine.tally, stop);
+                if (engine.tally.harvested > 0 && !wanted.doubts().isEmpty())
+                    trial.out.println("The run of an earlier try was looked up; no new one was started.");
+                return trial.conclude(id, stop);
             }
         }
 
@@ -1649,8 +1651,7 @@ final class DifyExec implements Runnable {
         }
 
         /// How it went, and the next command to type. Returns the exit code.
-        private int conclude(String id, Tally tally, Optional<Stop> stop) {
-            if (tally.harvested > 0) out.println("The run of an earlier try was looked up; no new one was started.");
+        private int conclude(String id, Optional<Stop> stop) {
             if (stop.isPresent() || outcome.isEmpty()) {
                 if (stop.filter(reason -> reason.code() == INTERRUPTED).isPresent()) out.println(); // after ^C
                 out.println(stop.map(Stop::told).orElse("Stopped: no outcome."));

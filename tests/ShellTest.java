@@ -861,6 +861,18 @@ class ShellTest {
         }
 
         @Test
+        void whoseOwnAnswerWasCutIsNotToldAsAnEarlierOne() throws Exception {
+            var dify = new Dify("--drop-after", "100%");
+            Files.writeString(file("data.csv"), "id,text\n1,a\n");
+
+            var said = dify.session().ok("try 1");
+
+            assertTrue(said.contains("Succeeded"), said);
+            assertFalse(said.contains("an earlier try"), said);
+            assertEquals(1, dify.count("started"));
+        }
+
+        @Test
         void thatWasKilledIsFoundAgainAndNotRunTwice() throws Exception {
             var dify = new Dify("--latency", "1500ms");
             Files.writeString(file("data.csv"), "id,text\n1,a\n2,b\n");
