@@ -11606,9 +11606,11 @@ final class DifyExec implements Runnable {
                     ? again(attempt, ran.error(), Optional.empty()) : failed(words(ran));
         }
 
-        /// A failure that would be paid for again, or that looks made up: what is stored of the run is asked for first.
+        /// A failure that would be paid for again, be it by a later call, or that looks made up: what is stored of the
+        /// run is asked for first.
         private boolean isUnconfirmed(Seen.Ran ran) {
-            return ran.status() == Seen.RunStatus.FAILED && (ran.isBare() || isWorthAnother(ran.error()));
+            return ran.status() == Seen.RunStatus.FAILED
+                    && (ran.isBare() || isTransient(ran.error()) || isWorthAnother(ran.error()));
         }
 
         private static Verdict unconfirmed(String words) {

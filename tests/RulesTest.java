@@ -254,7 +254,7 @@ final class RulesTest {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
                 error                                         | steps | outputs | never   | transient | always
-                Rate Limit Error                              | 3     | {}      | failed  | look up   | look up
+                Rate Limit Error                              | 3     | {}      | look up | look up   | look up
                 Rate Limit Error                              | 0     | {}      | look up | look up   | look up
                 division by zero                              | 3     | {}      | failed  | failed    | look up
                 division by zero                              | 0     | {"a":1} | failed  | failed    | look up
