@@ -6683,9 +6683,7 @@ final class DifyExec implements Runnable {
         private static final Set<String> FIELDS = Set.of("event", "workflow_run_id", "task_id", "conversation_id",
                 "message_id", "code", "message", "status", "answer", "text", "id", "workflow_id", "error",
                 "elapsed_time", "total_tokens", "total_steps", "created_at", "total_price", "currency", "title",
-                "node_type");
-
-        private static final Set<String> SAID = Set.of("error", "message");
+                "node_type"), SAID = Set.of("error", "message");
 
         /// What people may be shown of what a server says.
         private final UnaryOperator<String> shown;
