@@ -131,9 +131,6 @@ import static java.util.stream.Collectors.joining;
                 "difyexec run --help"})
 final class DifyExec implements Runnable {
 
-    static final String VERSION = "0.2.0";
-    static final int OK = 0, BUG = 1, UNUSABLE = 2, ROWS_LEFT = 3, DIFFERENT = 3, STOPPED = 4, INTERRUPTED = 130;
-
     /// The commands that need no other, and those that work with all.
     private static final List<Class<?>> ALONE = List.of(Run.class, Retry.class, Status.class, Export.class,
             Compare.class, Merge.class, Check.class),
@@ -182,7 +179,7 @@ final class DifyExec implements Runnable {
             return type == Setup.class ? type.cast(new Setup(env, edits))
                     : type == Console.class ? type.cast(new Console(env))
                     : type == Export.class ? type.cast(new Export(System.out))
-                    : type == Shell.class ? type.cast(new Shell(desk -> new Factory(env, desk::edits)))
+                    : type == Shell.class ? type.cast(new Shell(session -> new Factory(env, session::edits)))
                     : CommandLine.defaultFactory().create(type);
         }
     }
@@ -265,13 +262,14 @@ final class DifyExec implements Runnable {
             var timeline = new Timeline();
             var batch = html == null ? Batch.peek(files, csv) : Batch.peek(files, csv, List.of(timeline));
             if (html != null) {
-                Draft.refuse(html, files, batch.inputs(), file -> force || WebPage.isOurs(file));
-                Draft.write(html, new WebPage.Report(batch, timeline)::write);
+                AtomicFile.refuse(html, files, batch.inputs(), file -> force || WebPage.isOurs(file));
+                AtomicFile.write(html, new WebPage.Report(batch, timeline)::write);
             }
             if (json) console.out().println(StatusView.json(batch));
             else new StatusView(batch, console.out(), console.paint()).print(console.next());
             if (html != null) console.err().println("Report: " + html);
-            return batch.index().isComplete() && batch.history().missingFiles.isEmpty() ? OK : ROWS_LEFT;
+            boolean isDone = batch.index().isComplete() && batch.history().missingFiles.isEmpty();
+            return (isDone ? Exit.OK : Exit.ROWS_FAILED).code;
         }
 
         /// Shards that were not merged yet.
@@ -287,7 +285,7 @@ final class DifyExec implements Runnable {
         private int tell(StatusView.OfShards view) {
             if (json) console.out().println(view.json());
             else view.print(console.out(), console.paint(), console.next());
-            return view.isComplete() ? OK : ROWS_LEFT;
+            return view.isComplete() ? Exit.OK.code : Exit.ROWS_FAILED.code;
         }
     }
 
@@ -335,14 +333,14 @@ final class DifyExec implements Runnable {
             try (var source = files.open(input)) {
                 var csv = shape.open(source.path());
                 var batch = Batch.peek(files, Optional.of(csv), failed ? List.of() : List.of(names));
-                if (toFile) Draft.refuse(file, files, batch.inputs(), _ -> force);
+                if (toFile) AtomicFile.refuse(file, files, batch.inputs(), _ -> force);
                 if (!force) batch.refuseStrangers(input);
                 var export = new Spreadsheet.OfBatch(batch, csv, names.outputs, failed, raw);
-                if (toFile) Draft.write(file, export::write);
+                if (toFile) AtomicFile.write(file, export::write);
                 else CommandLines.write(standardOutput, export::write);
                 export.tell(console.err());
                 console.next().print(batch, console.err());
-                return OK;
+                return Exit.OK.code;
             }
         }
     }
@@ -394,12 +392,12 @@ final class DifyExec implements Runnable {
             for (var side : sides) { // nothing of either batch is written over
                 var files = side.batch.files();
                 var inputs = side.batch.inputs();
-                if (csv != null) Draft.refuse(csv, files, inputs, _ -> force);
-                if (html != null) Draft.refuse(html, files, inputs, page -> force || WebPage.isOurs(page));
+                if (csv != null) AtomicFile.refuse(csv, files, inputs, _ -> force);
+                if (html != null) AtomicFile.refuse(html, files, inputs, page -> force || WebPage.isOurs(page));
             }
-            if (csv != null && html != null && Draft.isSame(csv, html))
+            if (csv != null && html != null && AtomicFile.isSame(csv, html))
                 throw new Unusable(csv + ": named for both --csv and --html");
-            var scope = new Comparison.Scope(part, Set.copyOf(ignored), new Contrast(trim));
+            var scope = new Comparison.Scope(part, Set.copyOf(ignored), new JsonDiff(trim));
             try (var comparison = new Comparison(sides.getFirst(), sides.getLast(), scope)) {
                 comparison.look();
                 return tell(comparison);
@@ -412,12 +410,12 @@ final class DifyExec implements Runnable {
             else view.print(all);
             if (csv != null) {
                 var sheet = Spreadsheet.OfBoth.of(comparison);
-                Draft.write(csv, sheet::write);
+                AtomicFile.write(csv, sheet::write);
                 sheet.tell(console.err());
             }
-            if (html != null) Draft.write(html, new WebPage.OfBoth(comparison)::write);
+            if (html != null) AtomicFile.write(html, new WebPage.OfBoth(comparison)::write);
             if (html != null) console.err().println("Page: " + html);
-            return comparison.unequal.isEmpty() ? OK : DIFFERENT;
+            return comparison.unequal.isEmpty() ? Exit.OK.code : Exit.ROWS_FAILED.code;
         }
     }
 
@@ -453,14 +451,14 @@ final class DifyExec implements Runnable {
             var files = BatchFiles.of(output);
             try (var source = files.open(input);
                  var merger = Merger.open(files, shape.open(source.path()), partial)) {
-                Draft.write(files.log(), log -> { // its move comes last: until then all is merged again
+                AtomicFile.write(files.log(), log -> { // its move comes last: until then all is merged again
                     merger.log(log, force);
-                    Draft.write(files.results(), results -> merger.results(results, noBom));
+                    AtomicFile.write(files.results(), results -> merger.results(results, noBom));
                     merger.retryList();
                 });
                 merger.said().forEach(console.err()::println);
                 console.next().print(merger.batch(), console.err());
-                return OK;
+                return Exit.OK.code;
             }
         }
     }
@@ -497,13 +495,13 @@ final class DifyExec implements Runnable {
                     var index = csv.check();
                     var met = dify.greet(answer, "");
                     int code = report(csv, index, met, dify.form(met, csv, input.csv), dify);
-                    if (code == OK && !json) setup.next().begin(part, setup.out());
+                    if (code == Exit.OK.code && !json) setup.next().begin(part, setup.out());
                     return code;
                 }
             }
         }
 
-        private int report(Csv csv, Index index, Greeting server, Form form, Connection dify) {
+        private int report(Csv csv, Index index, ServerInfo server, Form form, Connection dify) {
             var out = setup.out();
             var inspection = Inspection.of(csv.columns(), index.notes(), form, csv.rows(_ -> true, index));
             if (json) out.println(Json.MAPPER.valueToTree(inspection).toString());
@@ -511,7 +509,7 @@ final class DifyExec implements Runnable {
             for (var first = csv.first(show, index); first.hasNext(); )
                 CheckView.request(first.next(), form, dify.client().to(server.kind()), setup.dify.mode,
                         setup.dify.user, json ? setup.err() : out);
-            return inspection.isFine() ? OK : UNUSABLE;
+            return inspection.isFine() ? Exit.OK.code : Exit.UNUSABLE.code;
         }
     }
 
@@ -547,50 +545,50 @@ final class DifyExec implements Runnable {
 
         @Mixin Setup setup;
 
-        private final Function<Desk, CommandLine.IFactory> factories;
+        private final Function<ShellSession, CommandLine.IFactory> factories;
 
         /// @param factories what makes commands that know what a desk has changed in the rows of a CSV
-        Shell(Function<Desk, CommandLine.IFactory> factories) {
+        Shell(Function<ShellSession, CommandLine.IFactory> factories) {
             this.factories = factories;
         }
 
         @Override
         public Integer call() throws Exception {
             setup.check(demo.version);
-            var desk = desk();
-            if (output != null) desk.open(Optional.ofNullable(input), output, false);
-            return Screen.isTerminal(0) ? new Dialogue(desk).run(setup.env) : new Script(desk, keepGoing).run();
+            var session = session();
+            if (output != null) session.open(Optional.ofNullable(input), output, false);
+            return Screen.isTerminal(0) ? new Dialogue(session).run(setup.env) : new Script(session, keepGoing).run();
         }
 
         /// A desk without a batch. What was typed for the shell holds for its commands; those beside it are there, too.
-        Desk desk() {
-            var desk = new Desk(this);
-            plant(desk);
-            return desk;
+        ShellSession session() {
+            var session = new ShellSession(this);
+            plant(session);
+            return session;
         }
 
         /// The tree of a desk's commands, anew.
-        private void plant(Desk desk) {
+        private void plant(ShellSession session) {
             var typed = setup.spec.commandLine();
-            var factory = factories.apply(desk);
-            var line = new CommandLine(desk, factory);
-            Desk.ORDER.forEach(name -> line.addSubcommand(name, line.getCommandSpec().removeSubcommand(name)));
+            var factory = factories.apply(session);
+            var line = new CommandLine(session, factory);
+            ShellSession.ORDER.forEach(name -> line.addSubcommand(name, line.getCommandSpec().removeSubcommand(name)));
             for (var command : typed.getParent().getSubcommands().values()) {
                 var type = command.getCommandSpec().userObject().getClass();
                 if (type != Shell.class && type != AutoComplete.GenerateCompletion.class
                         && !line.getSubcommands().containsKey(command.getCommandName()))
                     line.addSubcommand(new CommandLine(type, factory));
             }
-            CommandLines.configured(line, desk::defaultOf, setup.env)
-                    .registerConverter(Desk.Grouping.class, Converters.oneOf(Desk.Grouping.class))
+            CommandLines.configured(line, session::defaultOf, setup.env)
+                    .registerConverter(ShellSession.Grouping.class, Converters.oneOf(ShellSession.Grouping.class))
                     .setOut(typed.getOut()).setErr(typed.getErr()).setExpandAtFiles(false)
-                    .setParameterExceptionHandler(Desk::unusable)
-                    .setExecutionExceptionHandler(Desk::failed)
-                    .setExecutionStrategy(desk::execute);
+                    .setParameterExceptionHandler(ShellSession::unusable)
+                    .setExecutionExceptionHandler(ShellSession::failed)
+                    .setExecutionStrategy(session::execute);
         }
 
         /// Commands from a file or a pipe, a line each; a quote may go on over several.
-        record Script(Desk desk, boolean keepGoing) {
+        record Script(ShellSession session, boolean keepGoing) {
             /// Runs what standard input says. Where that is closed, the first file that Java opens takes its place,
             /// that of its classes.
             int run() {
@@ -601,7 +599,7 @@ final class DifyExec implements Runnable {
                         throw new IOException("it is closed");
                     return run(new InputStreamReader(System.in, UTF_8));
                 } catch (IOException problem) {
-                    throw new Unusable("standard input cannot be read (" + Plain.of(problem)
+                    throw new Unusable("standard input cannot be read (" + Text.of(problem)
                             + ")\nhint: give it commands, a line each");
                 }
             }
@@ -610,15 +608,15 @@ final class DifyExec implements Runnable {
             /// wrong does; an interrupt in any case.
             int run(Reader commands) throws IOException {
                 var in = new LineNumberReader(commands);
-                int highest = OK;
-                for (var text = in.readLine(); text != null && !desk.isLeft; text = in.readLine()) {
+                int highest = Exit.OK.code;
+                for (var text = in.readLine(); text != null && !session.isLeft; text = in.readLine()) {
                     int number = in.getLineNumber();
                     var words = words(number == 1 ? text.replaceFirst("^\uFEFF", "") : text, in);
-                    int code = words.isOpen() ? UNUSABLE : desk.execute(words.texts());
+                    int code = words.isOpen() ? Exit.UNUSABLE.code : session.execute(words.texts());
                     highest = Math.max(highest, code);
-                    if (words.isOpen()) tell(number, "a quote is opened and never closed: " + Plain.quoted(text));
+                    if (words.isOpen()) tell(number, "a quote is opened and never closed: " + Text.quoted(text));
                     else if (ends(code)) tell(number, "the script ends here: its command " + why(code)
-                            + (code == INTERRUPTED ? "" : "; --keep-going goes on after such a one"));
+                            + (code == Exit.INTERRUPTED.code ? "" : "; --keep-going goes on after such a one"));
                     if (ends(code)) break;
                 }
                 return highest;
@@ -637,31 +635,32 @@ final class DifyExec implements Runnable {
             }
 
             private boolean ends(int code) {
-                return code == INTERRUPTED || !keepGoing && code != OK && code != ROWS_LEFT;
+                return code == Exit.INTERRUPTED.code
+                        || !keepGoing && code != Exit.OK.code && code != Exit.ROWS_FAILED.code;
             }
 
             private static String why(int code) {
-                return switch (code) {
+                return switch (Exit.of(code)) {
                     case UNUSABLE -> "cannot be done";
                     case STOPPED -> "stopped early";
                     case INTERRUPTED -> "was interrupted";
-                    default -> "met a bug";
+                    case OK, BUG, ROWS_FAILED -> "met a bug";
                 } + " (code " + code + ")";
             }
 
             private void tell(int number, String what) {
-                desk.err().println("difyexec: line " + number + ": " + what);
-                desk.err().flush();
+                session.err().println("difyexec: line " + number + ": " + what);
+                session.err().flush();
             }
         }
 
         /// The shell on a terminal. It and its proposals alone know JLine's reader.
-        record Dialogue(Desk desk) {
+        record Dialogue(ShellSession session) {
             int run(Env env) throws IOException {
                 try (var terminal = TerminalBuilder.builder().system(true).dumb(true).build()) {
                     var reader = LineReaderBuilder.builder().terminal(terminal).appName("difyexec")
                             .parser(Dialogue::typed)
-                            .completer(new Proposals(desk))
+                            .completer(new Proposals(session))
                             .history(withoutKey(env.get("DIFY_API_KEY").strip()))
                             .option(LineReader.Option.DISABLE_EVENT_EXPANSION, true) // a '!' is a '!'
                             .option(LineReader.Option.INSERT_TAB, false)
@@ -670,17 +669,17 @@ final class DifyExec implements Runnable {
                     stateFolder(env).ifPresent(folder ->
                             reader.setVariable(LineReader.HISTORY_FILE, folder.resolve("history")));
                     greet();
-                    while (!desk.isLeft) {
+                    while (!session.isLeft) {
                         try {
-                            executeEach(reader.readLine(desk.prompt().replace("%", "%%")));
+                            executeEach(reader.readLine(session.prompt().replace("%", "%%")));
                         } catch (UserInterruptException _) {
                             // Ctrl-C drops the line
                         } catch (EndOfFileException _) {
-                            desk.isLeft = true;
+                            session.isLeft = true;
                         }
                     }
                     part();
-                    return OK;
+                    return Exit.OK.code;
                 }
             }
 
@@ -689,7 +688,7 @@ final class DifyExec implements Runnable {
                 return new DefaultHistory() {
                     @Override
                     public void add(Instant time, String line) {
-                        if ((key.isEmpty() || !line.contains(key)) && !Plain.holdsKey(line)) super.add(time, line);
+                        if ((key.isEmpty() || !line.contains(key)) && !Text.holdsKey(line)) super.add(time, line);
                     }
                 };
             }
@@ -714,19 +713,19 @@ final class DifyExec implements Runnable {
             }
 
             private void greet() {
-                var out = desk.out();
-                out.println("difyexec " + VERSION + (desk.isOpen() ? " · " + desk.summary() : ""));
-                if (desk.isOpen()) StatusView.openTries(desk.batch(), out);
-                out.println("Start with:  " + (desk.isOpen() ? "failures --by error · show ID · try ID"
+                var out = session.out();
+                out.println("difyexec " + VERSION + (session.isOpen() ? " · " + session.summary() : ""));
+                if (session.isOpen()) StatusView.openTries(session.batch(), out);
+                out.println("Start with:  " + (session.isOpen() ? "failures --by error · show ID · try ID"
                         : "open CSV JSONL · failures --by error · show ID") + "   (help; Ctrl-D leaves)");
                 out.flush();
             }
 
             private void part() {
-                var out = desk.out();
-                if (!desk.edits.byId.isEmpty()) out.println(desk.edits.count()
+                var out = session.out();
+                if (!session.edits.byId.isEmpty()) out.println(session.edits.count()
                         + " went with the session; 'save FILE' would have written a CSV with them.");
-                if (!desk.tried.isEmpty()) out.println(desk.tries()
+                if (!session.tried.isEmpty()) out.println(session.tries()
                         + " went with the session; 'accept ID' would have kept it as the row's result.");
                 out.flush();
             }
@@ -734,15 +733,15 @@ final class DifyExec implements Runnable {
             /// What was pasted may have a command in each line; an interrupt drops those that are left.
             private void executeEach(String pasted) throws IOException {
                 var lines = new BufferedReader(new StringReader(pasted));
-                for (var text = lines.readLine(); text != null && !desk.isLeft; text = lines.readLine())
-                    if (execute(Script.words(text, lines).texts()) == INTERRUPTED) return;
+                for (var text = lines.readLine(); text != null && !session.isLeft; text = lines.readLine())
+                    if (execute(Script.words(text, lines).texts()) == Exit.INTERRUPTED.code) return;
             }
 
             /// While a command runs, Ctrl-C is for the command; the engine takes it over while a batch runs.
             private int execute(List<String> words) {
                 var former = Signals.register("INT", Thread.currentThread()::interrupt);
                 try {
-                    return desk.execute(words);
+                    return session.execute(words);
                 } finally {
                     Signals.unregister("INT", former);
                     Thread.interrupted(); // it was meant for the command that is over
@@ -772,7 +771,7 @@ final class DifyExec implements Runnable {
         }
 
         /// What may stand at the cursor. Commands and options are picocli's, of another desk: it takes the tree over.
-        record Proposals(Desk desk) implements Completer {
+        record Proposals(ShellSession session) implements Completer {
             private static final int MOST = 50;
             private static final Duration PATIENCE = Duration.ofMillis(500);
 
@@ -783,7 +782,7 @@ final class DifyExec implements Runnable {
                 try {
                     candidates.addAll(of(words));
                     if (candidates.isEmpty())
-                        new PicocliJLineCompleter(desk.shell.desk().spec).complete(reader, typed, candidates);
+                        new PicocliJLineCompleter(session.shell.session().spec).complete(reader, typed, candidates);
                 } catch (Unusable _) {
                     // the CSV has changed: the next command says so
                 }
@@ -796,7 +795,7 @@ final class DifyExec implements Runnable {
                 if (at == 0 || begun.startsWith("-")) return List.of();
                 if (words.get(at - 1).matches("-[io]|--(input|output|html|save-files|files)")) return files(begun);
                 return switch (words.getFirst()) {
-                    case "help" -> at == 1 ? of(desk.spec.subcommands().keySet().stream().sorted(), begun) : List.of();
+                    case "help" -> at == 1 ? of(session.spec.subcommands().keySet().stream().sorted(), begun) : List.of();
                     case "open", "save" -> files(begun);
                     case "show", "accept" -> at == 1 ? ids(begun) : List.of();
                     case "retry" -> ids(begun);
@@ -816,20 +815,20 @@ final class DifyExec implements Runnable {
             /// @param isWhole else more belongs to the word
             static List<Candidate> of(List<String> words, Predicate<String> isWhole) {
                 return IntStream.range(0, words.size()).mapToObj(at -> new Candidate(words.get(at),
-                        Plain.text(words.get(at), Integer.MAX_VALUE), null, null, null, null,
+                        Text.text(words.get(at), Integer.MAX_VALUE), null, null, null, null,
                         isWhole.test(words.get(at)), at + 1)).toList();
             }
 
             private List<Candidate> columns(String begun, String end) {
-                if (!desk.isOpen()) return List.of();
-                return of(desk.csv().columns().stream()
-                        .filter(column -> !desk.csv().isId(column) && column.startsWith(begun))
+                if (!session.isOpen()) return List.of();
+                return of(session.csv().columns().stream()
+                        .filter(column -> !session.csv().isId(column) && column.startsWith(begun))
                         .map(column -> column + end).toList(), _ -> end.isEmpty());
             }
 
             private List<Candidate> options(String begun) {
                 var column = begun.substring(0, begun.indexOf('='));
-                var options = switch (desk.formWithin(PATIENCE).flatMap(form -> form.variable(column))
+                var options = switch (session.formWithin(PATIENCE).flatMap(form -> form.variable(column))
                         .map(Variable::input).orElse(null)) {
                     case Variable.Select select -> select.options();
                     case Variable.Checkbox _ -> List.of("true", "false");
@@ -841,7 +840,7 @@ final class DifyExec implements Runnable {
             /// The first ids that begin so, failed ones before the others. Of more than are shown one is added that
             /// keeps them from looking more alike than they are: a terminal types on what all have in common.
             private List<Candidate> ids(String begun) {
-                if (!desk.isOpen()) return List.of();
+                if (!session.isOpen()) return List.of();
                 var shown = fitting(begun).limit(MOST).toList();
                 ToIntFunction<String> alike = id -> Arrays.mismatch(id.toCharArray(), shown.getFirst().toCharArray());
                 var odd = fitting(begun).skip(MOST).min(Comparator.comparingInt(alike))
@@ -851,9 +850,9 @@ final class DifyExec implements Runnable {
             }
 
             private Stream<String> fitting(String begun) {
-                var index = desk.batch().index();
+                var index = session.batch().index();
                 return Stream.of(true, false).flatMap(failed -> IntStream.range(0, index.rows())
-                        .filter(entry -> index.standing(entry).isOnRetryList() == failed)
+                        .filter(entry -> index.status(entry).isOnRetryList() == failed)
                         .mapToObj(index::id).filter(id -> id.startsWith(begun)));
             }
 
@@ -940,7 +939,7 @@ final class DifyExec implements Runnable {
             subcommands = CommandLine.HelpCommand.class,
             footer = {"A value with blanks or line breaks goes in quotes:  set r-7 text=\"two words\"",
                     "'help COMMAND' says more."})
-    static final class Desk implements Runnable {
+    static final class ShellSession implements Runnable {
         /// Its commands as `help` lists them; picocli sorts them by name.
         private static final List<String> ORDER = List.of("open", "failures", "show", "set", "unset", "edits", "try",
                 "accept", "run", "retry", "save", "exit", "help");
@@ -962,14 +961,14 @@ final class DifyExec implements Runnable {
         record KnownForm(Form form, String note) {}
 
         /// A run of a try that succeeded, and when it did.
-        record Tried(Attempt attempt, Seen.Ran ran, Instant at) {}
+        record Tried(Attempt attempt, Response.Ran ran, Instant at) {}
 
-        Desk(Shell shell) {
+        ShellSession(Shell shell) {
             this.shell = shell;
         }
 
         int execute(List<String> words) {
-            int code = words.isEmpty() ? OK : spec.commandLine().execute(words.toArray(String[]::new));
+            int code = words.isEmpty() ? Exit.OK.code : spec.commandLine().execute(words.toArray(String[]::new));
             if (words.stream().anyMatch(word -> word.startsWith("-"))) shell.plant(this); // picocli may keep an option
             out().flush();
             err().flush();
@@ -1009,14 +1008,14 @@ final class DifyExec implements Runnable {
             var line = problem.getCommandLine();
             line.getErr().println("difyexec: " + CommandLines.explain(problem) + " ("
                     + (line.getParent() == null ? "help" : "help " + line.getCommandName()) + ")");
-            return UNUSABLE;
+            return Exit.UNUSABLE.code;
         }
 
         private static int failed(Exception problem, CommandLine line, CommandLine.ParseResult parsed)
                 throws Exception {
             if (!(problem instanceof InterruptedException)) return CommandLines.stopped(problem, line, parsed);
             line.getErr().println("Interrupted.");
-            return INTERRUPTED;
+            return Exit.INTERRUPTED.code;
         }
 
         @Override
@@ -1060,7 +1059,7 @@ final class DifyExec implements Runnable {
                 @Option(names = "--all", description = "Not only the first 50.") boolean all) {
             var rows = failures(text);
             if (rows.isEmpty()) out().println("No such row: none failed, is paused or unknown"
-                    + (text.isEmpty() ? "." : " with " + Plain.quoted(text) + " in its cause or id."));
+                    + (text.isEmpty() ? "." : " with " + Text.quoted(text) + " in its cause or id."));
             else if (by == Grouping.ERROR) byError(batch(), rows, all, out());
             else byRow(batch(), rows, all);
         }
@@ -1072,9 +1071,9 @@ final class DifyExec implements Runnable {
 
         private void byRow(Batch batch, List<Integer> rows, boolean all) {
             out().printf(Locale.ROOT, "  %-20s %8s  %s%n", "id", "attempts", "cause");
-            Plain.some(rows, all ? Long.MAX_VALUE : SHOWN, entry -> out().printf(Locale.ROOT, "  %-20s %8d  %s%n",
-                    Plain.id(batch.index().id(entry)), batch.history().attempts(entry),
-                    Plain.text(Cause.of(batch, entry).words(), 160)), "  %s (--all)", out());
+            Text.some(rows, all ? Long.MAX_VALUE : SHOWN, entry -> out().printf(Locale.ROOT, "  %-20s %8d  %s%n",
+                    Text.id(batch.index().id(entry)), batch.history().attempts(entry),
+                    Text.text(Cause.of(batch, entry).words(), 160)), "  %s (--all)", out());
         }
 
         @Command(name = "show", description = "Shows a row: its inputs, every attempt, its outputs.")
@@ -1083,7 +1082,7 @@ final class DifyExec implements Runnable {
                         description = "Only this part of the outputs, like /answer or /items/0.") String pointer,
                 @Option(names = "--full", description = "Long values whole.") boolean full) throws IOException {
             int entry = entry(id);
-            try (var endings = new Ledger.Endings(batch())) {
+            try (var endings = new LineOffsets.Endings(batch())) {
                 var view = new RowView(this, endings, entry, full, out());
                 if (pointer == null) view.all();
                 else view.output(pointer);
@@ -1102,7 +1101,7 @@ final class DifyExec implements Runnable {
             edits.set(row, cells);
             print(row);
             if (!known.note().isEmpty())
-                err().println("Not checked against the workflow's form: " + Plain.text(known.note(), 500));
+                err().println("Not checked against the workflow's form: " + Text.text(known.note(), 500));
         }
 
         @Command(name = "unset", description = "Takes changes of a row back.")
@@ -1111,7 +1110,7 @@ final class DifyExec implements Runnable {
                 String column) {
             var known = batch().index().id(entry(id));
             if (!edits.unset(known, Optional.ofNullable(column).map(this::column)))
-                throw new Unusable("row " + Plain.id(known) + (column == null ? "" : ", " + Plain.text(column, 40))
+                throw new Unusable("row " + Text.id(known) + (column == null ? "" : ", " + Text.text(column, 40))
                         + ": there is no edit to take back");
         }
 
@@ -1124,11 +1123,11 @@ final class DifyExec implements Runnable {
         /// A row's edits as a diff against the CSV.
         private void print(Row row) {
             var cells = edits.of(row.id());
-            out().println(Plain.id(row.id()) + (cells.isEmpty() ? ": as in the CSV" : ""));
+            out().println(Text.id(row.id()) + (cells.isEmpty() ? ": as in the CSV" : ""));
             cells.forEach((column, cell) -> {
-                out().println("  " + Plain.text(column, 40));
-                row.inputs().get(column).lines().forEach(line -> out().println("  - " + Plain.text(line, 300)));
-                cell.lines().forEach(line -> out().println("  + " + Plain.text(line, 300)));
+                out().println("  " + Text.text(column, 40));
+                row.inputs().get(column).lines().forEach(line -> out().println("  - " + Text.text(line, 300)));
+                cell.lines().forEach(line -> out().println("  + " + Text.text(line, 300)));
             });
         }
 
@@ -1140,7 +1139,7 @@ final class DifyExec implements Runnable {
                 @Option(names = "--force",
                         description = "Also a row with a run, or a try, whose end is not known yet.") boolean force)
                 throws Exception {
-            return Trial.run(this, entry(id), cells(words == null ? List.of() : words), force);
+            return RunView.run(this, entry(id), cells(words == null ? List.of() : words), force);
         }
 
         @Command(name = "accept", description = "Writes the last successful try of a row as its result.")
@@ -1148,8 +1147,8 @@ final class DifyExec implements Runnable {
                 @Option(names = "--force", description = "Also over a success.") boolean force) throws IOException {
             var row = row(id);
             var success = tried.get(row.id());
-            if (success == null) throw new Unusable("row " + Plain.id(row.id())
-                    + " has no successful try in this session: 'try " + Plain.shell(Plain.id(row.id())) + "' first");
+            if (success == null) throw new Unusable("row " + Text.id(row.id())
+                    + " has no successful try in this session: 'try " + Text.shell(Text.id(row.id())) + "' first");
             boolean isSaved = success.attempt().cells().equals(row.hash()); // the cells that ran are in the CSV by now
             var attempt = isSaved ? success.attempt().of(row) : success.attempt();
             try (var writer = BatchWriter.open(files(), csv(), false, false, Optional.empty())) {
@@ -1157,7 +1156,7 @@ final class DifyExec implements Runnable {
             }
             tried.remove(row.id());
             out().println("Accepted: " + success.ran().ref().name() + " is the result of row "
-                    + Plain.id(row.id()) + (attempt.row().isEdited() ? ", edited." : "."));
+                    + Text.id(row.id()) + (attempt.row().isEdited() ? ", edited." : "."));
         }
 
         @Command(name = "save", description = "Writes the whole CSV with the edits.")
@@ -1167,12 +1166,12 @@ final class DifyExec implements Runnable {
             var csv = csv();
             boolean open = isOpen(file);
             if (open && !force) throw new Unusable(file + " is the open CSV\nhint: --force writes over it");
-            Draft.refuse(file, files(), List.of(), _ -> force);
+            AtomicFile.refuse(file, files(), List.of(), _ -> force);
             edits.save(csv, batch().index(), file);
             var count = edits.count();
             if (open) open(Optional.of(csv.file.path), files().results(), false);
-            out().println("Saved " + Plain.count(batch().index().rows(), "row") + " to "
-                    + Plain.text(file.toString(), 200) + ", with " + count + ".");
+            out().println("Saved " + Text.count(batch().index().rows(), "row") + " to "
+                    + Text.text(file.toString(), 200) + ", with " + count + ".");
         }
 
         @Command(name = "exit", aliases = "quit", description = "Leaves, as Ctrl-D does.")
@@ -1217,13 +1216,13 @@ final class DifyExec implements Runnable {
                     .filter(id -> force || !tried.containsKey(id)).toList();
             if (!work.rows.ids.isEmpty()) return work.start(Batch.Selection.LISTED);
             err().println("Nothing to do: no such row is open.");
-            return OK;
+            return Exit.OK.code;
         }
 
         /// What keeps a row from being paid for again.
         private static Unusable triedAlready(String id) {
-            return new Unusable("row " + Plain.id(id) + " was tried with success"
-                    + "\nhint: 'accept " + Plain.shell(Plain.id(id))
+            return new Unusable("row " + Text.id(id) + " was tried with success"
+                    + "\nhint: 'accept " + Text.shell(Text.id(id))
                     + "' takes that result; --force runs (and pays) it again");
         }
 
@@ -1257,7 +1256,7 @@ final class DifyExec implements Runnable {
                         + "\nhint: save it as a regular file first");
                 return shell.setup.open(source, input);
             } catch (IOException problem) {
-                throw new Unusable(input + ": " + Plain.of(problem));
+                throw new Unusable(input + ": " + Text.of(problem));
             }
         }
 
@@ -1300,7 +1299,7 @@ final class DifyExec implements Runnable {
         Csv csv() {
             var results = files().results().toString();
             var csv = batch.csv().orElseThrow(() -> new Unusable("the batch was opened without its CSV: 'open CSV "
-                    + Plain.shell(results) + "'"));
+                    + Text.shell(results) + "'"));
             refuseChangedCsv();
             return csv;
         }
@@ -1308,8 +1307,8 @@ final class DifyExec implements Runnable {
         void refuseChangedCsv() {
             if (!isOpen() || csvStamps.equals(stampsOf(csvPath().stream()))) return;
             var csv = csvPath().orElseThrow().toString();
-            throw new Unusable(csv + " was changed since it was opened: 'open " + Plain.shell(csv) + " "
-                    + Plain.shell(files().results().toString()) + "' reads it anew; your edits are kept");
+            throw new Unusable(csv + " was changed since it was opened: 'open " + Text.shell(csv) + " "
+                    + Text.shell(files().results().toString()) + "' reads it anew; your edits are kept");
         }
 
         private Optional<Path> csvPath() {
@@ -1341,7 +1340,7 @@ final class DifyExec implements Runnable {
                 var column = csv().columns().stream().filter(name -> word.startsWith(name + "="))
                         .max(Comparator.comparingInt(String::length));
                 if (column.isEmpty() && word.indexOf('=') < 0)
-                    throw new Unusable(Plain.quoted(word) + ": COLUMN=VALUE is needed, a value with blanks in quotes");
+                    throw new Unusable(Text.quoted(word) + ": COLUMN=VALUE is needed, a value with blanks in quotes");
                 var name = column.orElseGet(() -> column(word.substring(0, word.indexOf('='))));
                 if (csv().isId(name)) throw new Unusable("the id of a row stays as it is");
                 cells.put(name, word.substring(name.length() + 1));
@@ -1352,9 +1351,9 @@ final class DifyExec implements Runnable {
         String column(String name) {
             var columns = csv().columns();
             if (columns.contains(name)) return name;
-            throw new Unusable("there is no column " + Plain.quoted(name)
-                    + Nearest.of(name, columns).map(near -> "; did you mean " + Plain.quoted(near) + "?").orElse("")
-                    + " (the columns: " + Plain.text(String.join(", ", columns), 300) + ")");
+            throw new Unusable("there is no column " + Text.quoted(name)
+                    + Nearest.of(name, columns).map(near -> "; did you mean " + Text.quoted(near) + "?").orElse("")
+                    + " (the columns: " + Text.text(String.join(", ", columns), 300) + ")");
         }
 
         /// What has been changed in the rows of this CSV.
@@ -1392,22 +1391,22 @@ final class DifyExec implements Runnable {
             } catch (Unusable problem) {
                 return new KnownForm(Form.ofText(), problem.getMessage());
             } catch (IOException | InterruptedException problem) {
-                return new KnownForm(Form.ofText(), Plain.of(problem));
+                return new KnownForm(Form.ofText(), Text.of(problem));
             }
         }
 
         /// Each cell held against the form before anything is kept or sent.
         static void check(Form form, Row row, List<String> columns) {
             var problems = Inspection.of(columns, List.of(), form, List.of(row).iterator()).problems();
-            if (!problems.isEmpty()) throw new Unusable("row " + Plain.id(row.id()) + ", " + problems.stream()
+            if (!problems.isEmpty()) throw new Unusable("row " + Text.id(row.id()) + ", " + problems.stream()
                     .map(problem -> CheckView.wrong(problem.column(), problem.value(), problem.allowed()))
                     .collect(joining("; ")));
         }
 
         /// `1 successful try of r-2`
         String tries() {
-            return Plain.count(tried.size(), "successful try", "successful tries") + " of "
-                    + Plain.text(String.join(", ", tried.keySet()), 200);
+            return Text.count(tried.size(), "successful try", "successful tries") + " of "
+                    + Text.text(String.join(", ", tried.keySet()), 200);
         }
 
         /// Rows without a success whose last try succeeded: paid for, and not accepted yet.
@@ -1415,7 +1414,7 @@ final class DifyExec implements Runnable {
             if (tried.isEmpty()) return List.of();
             var index = batch().index();
             return tried.keySet().stream()
-                    .filter(id -> index.find(id) >= 0 && !index.standing(index.find(id)).isSuccess()).toList();
+                    .filter(id -> index.find(id) >= 0 && !index.status(index.find(id)).isSuccess()).toList();
         }
 
         /// Rows whose cause of failure, or id, contains a text, in any case.
@@ -1429,13 +1428,13 @@ final class DifyExec implements Runnable {
         }
 
         private static IntStream onRetryList(Index index) {
-            return IntStream.range(0, index.rows()).filter(entry -> index.standing(entry).isOnRetryList());
+            return IntStream.range(0, index.rows()).filter(entry -> index.status(entry).isOnRetryList());
         }
 
         /// `results.jsonl (2 failed) dify> `
         String prompt() {
             if (!isOpen()) return "dify> ";
-            var name = Plain.text(files().results().getFileName().toString(), 40);
+            var name = Text.text(files().results().getFileName().toString(), 40);
             try {
                 long failed = onRetryList(batch().index()).count();
                 return name + (failed == 0 ? "" : " (" + failed + " failed)") + " dify> ";
@@ -1447,8 +1446,8 @@ final class DifyExec implements Runnable {
         /// `results.jsonl: 5 rows, 3 succeeded, 2 failed`
         String summary() {
             var index = batch().index();
-            return Plain.text(files().results().toString(), 200) + ": " + Plain.count(index.rows(), "row")
-                    + (index.rows() == 0 ? "" : ", " + Standing.counts(index::count));
+            return Text.text(files().results().toString(), 200) + ": " + Text.count(index.rows(), "row")
+                    + (index.rows() == 0 ? "" : ", " + RowStatus.counts(index::count));
         }
 
         /// Cells changed in the shell and not in the CSV, by row and column.
@@ -1498,8 +1497,8 @@ final class DifyExec implements Runnable {
 
             /// `3 edits of 2 rows`
             String count() {
-                return Plain.count(byId.values().stream().mapToLong(edited -> edited.cells().size()).sum(), "edit")
-                        + " of " + Plain.count(byId.size(), "row");
+                return Text.count(byId.values().stream().mapToLong(edited -> edited.cells().size()).sum(), "edit")
+                        + " of " + Text.count(byId.size(), "row");
             }
 
             /// Writes the CSV anew with the edits in it: same encoding, delimiter, mark and line ends, whole or not at
@@ -1507,11 +1506,11 @@ final class DifyExec implements Runnable {
             void save(Csv csv, Index index, Path to) {
                 byId.forEach((id, edited) -> edited.cells().forEach((column, cell) ->
                         unwritable(cell, csv.file.charset).ifPresent(character -> {
-                            throw new Unusable(to + ": row " + Plain.id(id) + ", column " + Plain.quoted(column)
+                            throw new Unusable(to + ": row " + Text.id(id) + ", column " + Text.quoted(column)
                                     + ": the edit has a character that " + csv.file.charset + " cannot write ("
-                                    + Plain.quoted(character) + ")\nhint: set it without");
+                                    + Text.quoted(character) + ")\nhint: set it without");
                         })));
-                Draft.write(to, out -> write(csv, index, out));
+                AtomicFile.write(to, out -> write(csv, index, out));
             }
 
             private static Optional<String> unwritable(String text, Charset charset) {
@@ -1543,25 +1542,25 @@ final class DifyExec implements Runnable {
 
     /// One `try`: a row goes through the engine once, and nothing but the log is written. On the screen stand each node
     /// with its times as they come, text as it comes, then the outcome.
-    static final class Trial implements Watcher {
+    static final class RunView implements Watcher {
         private final PrintWriter out;
         private final long began = System.nanoTime();
-        private Optional<Desk.Tried> last = Optional.empty();
+        private Optional<ShellSession.Tried> last = Optional.empty();
         private Optional<Outcome> outcome = Optional.empty();
         private boolean inText = false;
 
-        Trial(PrintWriter out) {
+        RunView(PrintWriter out) {
             this.out = out;
         }
 
         /// @param cells in place of the row's, for this try only
-        static int run(Desk desk, int entry, Map<String, String> cells, boolean force) throws Exception {
-            var id = desk.batch().index().id(entry);
-            var csv = desk.csv().with(row -> row.id().equals(id) ? desk.edits.apply(row).with(cells) : row);
-            try (var dify = desk.connect(csv, desk.err());
-                 var writer = BatchWriter.open(desk.files(), csv, false, false, Optional.empty())) {
-                if (writer.batch().isInDoubt(entry) && !force) throw new Unusable("the end of an earlier run of row "
-                        + Plain.id(id) + " is not known\nhint: 'run --ids " + Plain.shell(Plain.id(id))
+        static int run(ShellSession session, int entry, Map<String, String> cells, boolean force) throws Exception {
+            var id = session.batch().index().id(entry);
+            var csv = session.csv().with(row -> row.id().equals(id) ? session.edits.apply(row).with(cells) : row);
+            try (var dify = session.connect(csv, session.err());
+                 var writer = BatchWriter.open(session.files(), csv, false, false, Optional.empty())) {
+                if (writer.batch().isUnresolved(entry) && !force) throw new Unusable("the end of an earlier run of row "
+                        + Text.id(id) + " is not known\nhint: 'run --ids " + Text.shell(Text.id(id))
                         + "' looks it up first; --force tries the row all the same");
                 var server = dify.greet(writer.batch(), "");
                 var form = dify.form(server, csv, csv.file.path);
@@ -1570,19 +1569,19 @@ final class DifyExec implements Runnable {
                     throw new Unusable(csv.file.path + ": " + fault + "\nhint: a column is added in the CSV, an "
                             + "option is given to 'shell' as it begins");
                 });
-                Desk.check(form, wanted.all().next(), csv.columns());
-                var trial = new Trial(desk.out());
-                var engine = trial.engine(dify, server, form, wanted, writer);
+                ShellSession.check(form, wanted.all().next(), csv.columns());
+                var view = new RunView(session.out());
+                var engine = view.engine(dify, server, form, wanted, writer);
                 var stop = engine.runToLastWords();
                 if (engine.tally.succeeded() == 1) // paid for, also when Ctrl-C came with its end
-                    trial.last.ifPresent(tried -> desk.tried.put(id, tried));
-                if (engine.tally.harvested > 0 && !wanted.doubts().isEmpty())
-                    trial.out.println("The run of an earlier try was looked up; no new one was started.");
-                return trial.conclude(id, stop);
+                    view.last.ifPresent(tried -> session.tried.put(id, tried));
+                if (engine.tally.harvested > 0 && !wanted.lookUps().isEmpty())
+                    view.out.println("The run of an earlier try was looked up; no new one was started.");
+                return view.conclude(id, stop);
             }
         }
 
-        private Engine engine(Connection dify, Greeting server, Form form, Batch.Wanted wanted, BatchWriter writer) {
+        private Engine engine(Connection dify, ServerInfo server, Form form, Batch.Wanted wanted, BatchWriter writer) {
             var batch = writer.batch();
             var mode = dify.setup().dify.mode == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
             var typed = Typed.ofInput(batch.csv().orElseThrow().file.path).and(dify.setup().next().typed())
@@ -1597,17 +1596,17 @@ final class DifyExec implements Runnable {
             switch (said) {
                 case Heard.NodeBegan(var title, var type) -> line(name(title, type) + " …");
                 case Heard.NodeEnded(var title, var type, var status, var seconds, var error) ->
-                    line(name(title, type) + " " + Plain.text(status, 40)
+                    line(name(title, type) + " " + Text.text(status, 40)
                             + String.format(Locale.ROOT, " in %.2f s", seconds)
-                            + (error.isEmpty() ? "" : ": " + Plain.text(error, 300)));
+                            + (error.isEmpty() ? "" : ": " + Text.text(error, 300)));
                 case Heard.Chunk(var text) -> text(text);
             }
             out.flush();
         }
 
         private static String name(String title, String type) {
-            return Plain.text(title, 40)
-                    + (type.isEmpty() || type.equals(title) ? "" : " (" + Plain.text(type, 40) + ")");
+            return Text.text(title, 40)
+                    + (type.isEmpty() || type.equals(title) ? "" : " (" + Text.text(type, 40) + ")");
         }
 
         private void line(String text) {
@@ -1621,14 +1620,14 @@ final class DifyExec implements Runnable {
                 if (part.isEmpty()) continue;
                 if (!inText) out.print("            | ");
                 inText = !part.endsWith("\n");
-                if (inText || !part.isBlank()) out.print(Plain.text(part.replace("\n", ""), Integer.MAX_VALUE));
+                if (inText || !part.isBlank()) out.print(Text.text(part.replace("\n", ""), Integer.MAX_VALUE));
                 if (!inText) out.println();
             }
         }
 
         @Override
-        public void ran(Attempt attempt, Seen.Ran ran, Instant at) {
-            last = Optional.of(new Desk.Tried(attempt, ran, at));
+        public void ran(Attempt attempt, Response.Ran ran, Instant at) {
+            last = Optional.of(new ShellSession.Tried(attempt, ran, at));
         }
 
         @Override
@@ -1639,7 +1638,7 @@ final class DifyExec implements Runnable {
         @Override
         public void say(String sentence) {
             end();
-            out.println(Plain.text(sentence, 1000));
+            out.println(Text.text(sentence, 1000));
             out.flush();
         }
 
@@ -1653,29 +1652,29 @@ final class DifyExec implements Runnable {
         /// How it went, and the next command to type. Returns the exit code.
         private int conclude(String id, Optional<Stop> stop) {
             if (stop.isPresent() || outcome.isEmpty()) {
-                if (stop.filter(reason -> reason.code() == INTERRUPTED).isPresent()) out.println(); // after ^C
+                if (stop.filter(reason -> reason.exit() == Exit.INTERRUPTED).isPresent()) out.println(); // after ^C
                 out.println(stop.map(Stop::told).orElse("Stopped: no outcome."));
             }
-            int code = outcome.map(end -> told(end, id)).orElse(STOPPED);
-            return stop.map(Stop::code).orElse(code);
+            int code = outcome.map(end -> told(end, id)).orElse(Exit.STOPPED.code);
+            return stop.map(reason -> reason.exit().code).orElse(code);
         }
 
         private int told(Outcome outcome, String id) {
-            var ran = last.map(Desk.Tried::ran);
-            var word = outcome.standing().word();
+            var ran = last.map(ShellSession.Tried::ran);
+            var word = outcome.status().word();
             out.println(word.substring(0, 1).toUpperCase(Locale.ROOT) + word.substring(1)
-                    + ran.map(Trial::used).orElse("")
-                    + (outcome.text().isEmpty() ? "" : ": " + Plain.text(outcome.text(), 500)));
-            if (!outcome.standing().isSuccess()) return ROWS_LEFT;
+                    + ran.map(RunView::used).orElse("")
+                    + (outcome.text().isEmpty() ? "" : ": " + Text.text(outcome.text(), 500)));
+            if (!outcome.status().isSuccess()) return Exit.ROWS_FAILED.code;
             ran.ifPresent(run -> RowView.print(run.outputs(), false, out));
-            out.println("'accept " + Plain.shell(Plain.id(id)) + "' keeps this as the row's result.");
-            return OK;
+            out.println("'accept " + Text.shell(Text.id(id)) + "' keeps this as the row's result.");
+            return Exit.OK.code;
         }
 
         /// ` in 1.25 s, 12 tokens, 0.0001 USD, run 3f2a`
-        private static String used(Seen.Ran run) {
+        private static String used(Response.Ran run) {
             var usage = run.usage();
-            return String.format(Locale.ROOT, " in %.2f s, ", usage.seconds()) + Plain.count(usage.tokens(), "token")
+            return String.format(Locale.ROOT, " in %.2f s, ", usage.seconds()) + Text.count(usage.tokens(), "token")
                     + usage.price().map(price -> Summary.cost(Map.of(usage.currency(), price))).orElse("")
                     + (run.ref().isNamed() ? ", " + run.ref().name() : "");
         }
@@ -1683,81 +1682,81 @@ final class DifyExec implements Runnable {
 
     /// All that is known of one row, by its files and this session. Its outputs are JSON for people: indented, long
     /// texts cut with a count, and no control character in it.
-    record RowView(Desk desk, Ledger.Endings endings, int entry, boolean full, PrintWriter out) {
+    record RowView(ShellSession session, LineOffsets.Endings endings, int entry, boolean full, PrintWriter out) {
         private static final int CUT = 300, LINES = 40;
 
         void all() throws IOException {
-            var index = desk.batch().index();
-            var csv = desk.batch().csv().map(open -> Plain.text(open.file.path.toString(), 200));
-            out.println("Row " + Plain.id(id()) + ": " + index.standing(entry).word()
+            var index = session.batch().index();
+            var csv = session.batch().csv().map(open -> Text.text(open.file.path.toString(), 200));
+            out.println("Row " + Text.id(id()) + ": " + index.status(entry).word()
                     + csv.map(file -> ", line " + index.line(entry) + " of " + file).orElse(""));
-            if (csv.isPresent()) inputs(desk.row(id()));
+            if (csv.isPresent()) inputs(session.row(id()));
             var traces = endings.traces(entry);
             out.println(traces.isEmpty() ? "No attempts" : "Attempts");
             traces.forEach(this::attempt);
-            if (index.standing(entry).isSuccess()) {
+            if (index.status(entry).isSuccess()) {
                 var ending = endings.of(entry);
                 out.println("Outputs" + (ending.edited() ? " (of edited inputs)" : ""));
                 print(ending.tree(), full, out);
             }
-            if (desk.tried.containsKey(id())) {
+            if (session.tried.containsKey(id())) {
                 out.println("Outputs of the last try, not accepted");
-                print(desk.tried.get(id()).ran().outputs(), full, out);
+                print(session.tried.get(id()).ran().outputs(), full, out);
             }
         }
 
         private String id() {
-            return desk.batch().index().id(entry);
+            return session.batch().index().id(entry);
         }
 
         private void inputs(Row row) {
             out.println("Inputs");
-            var edited = desk.edits.of(row.id());
+            var edited = session.edits.of(row.id());
             row.with(edited).inputs().forEach((column, cell) -> {
-                var lines = cut(cell, full).lines().map(line -> Plain.text(line, Integer.MAX_VALUE)).toList();
-                out.println("  " + Plain.text(column, 40) + (edited.containsKey(column) ? " (edited)" : "") + ": "
+                var lines = cut(cell, full).lines().map(line -> Text.text(line, Integer.MAX_VALUE)).toList();
+                out.println("  " + Text.text(column, 40) + (edited.containsKey(column) ? " (edited)" : "") + ": "
                         + (lines.size() == 1 ? lines.getFirst() : ""));
                 if (lines.size() > 1) lines.forEach(line -> out.println("    " + line));
             });
         }
 
-        private void attempt(Ledger.Endings.Trace trace) {
-            out.println("  " + Times.local(trace.attempt.t()) + "  " + Plain.text(trace.attempt.mode(), 20)
+        private void attempt(LineOffsets.Endings.Trace trace) {
+            out.println("  " + Times.local(trace.attempt.t()) + "  " + Text.text(trace.attempt.mode(), 20)
                     + (trace.attempt.csv().isEmpty() ? "" : ", edited")
                     + (trace.ends.isEmpty() ? "  no end known" + run(trace.run) : ""));
-            for (var end : trace.ends) out.println("    " + Plain.text(end.outcome().replace('_', ' '), 40)
+            for (var end : trace.ends) out.println("    " + Text.text(end.outcome().replace('_', ' '), 40)
                     + (end.http() == 0 ? "" : ", HTTP " + end.http())
                     + String.format(Locale.ROOT, " after %.2f s", end.seconds())
-                    + (end.tokens() == 0 ? "" : ", " + Plain.count(end.tokens(), "token"))
+                    + (end.tokens() == 0 ? "" : ", " + Text.count(end.tokens(), "token"))
                     + run(end.run().isEmpty() ? trace.run : end.run())
-                    + (end.error().isEmpty() ? "" : ": " + Plain.text(end.error(), 500)));
+                    + (end.error().isEmpty() ? "" : ": " + Text.text(end.error(), 500)));
         }
 
         private static String run(String run) {
-            return run.isEmpty() ? "" : ", run " + Plain.id(run);
+            return run.isEmpty() ? "" : ", run " + Text.id(run);
         }
 
         void output(String pointer) throws IOException {
             var all = outputs();
             var part = all.at(pointer);
             var top = all.properties().stream().map(field -> "/" + field.getKey()).collect(joining(", "));
-            if (part.isMissingNode()) throw new Unusable("there is no " + Plain.quoted(pointer) + " in the outputs; "
-                    + (top.isEmpty() ? "there are none" : "at the top there are " + Plain.text(top, 300)));
+            if (part.isMissingNode()) throw new Unusable("there is no " + Text.quoted(pointer) + " in the outputs; "
+                    + (top.isEmpty() ? "there are none" : "at the top there are " + Text.text(top, 300)));
             print(part, full, out);
         }
 
         /// Those of the last try, else the row's.
         private JsonNode outputs() throws IOException {
-            if (desk.tried.containsKey(id())) return Json.MAPPER.readTree(desk.tried.get(id()).ran().outputs());
-            if (desk.batch().index().standing(entry).isSuccess()) return endings.of(entry).tree();
-            throw new Unusable("row " + Plain.id(id()) + " has no outputs yet");
+            if (session.tried.containsKey(id())) return Json.MAPPER.readTree(session.tried.get(id()).ran().outputs());
+            if (session.batch().index().status(entry).isSuccess()) return endings.of(entry).tree();
+            throw new Unusable("row " + Text.id(id()) + " has no outputs yet");
         }
 
         static void print(byte[] outputs, boolean full, PrintWriter out) {
             try {
                 print(Json.MAPPER.readTree(outputs), full, out);
             } catch (IOException problem) {
-                out.println("  (the outputs cannot be read: " + Plain.of(problem) + ")");
+                out.println("  (the outputs cannot be read: " + Text.of(problem) + ")");
             }
         }
 
@@ -1765,14 +1764,14 @@ final class DifyExec implements Runnable {
         static void print(JsonNode value, boolean full, PrintWriter out) {
             var shown = full ? value : cut(value);
             var lines = (shown.isTextual() ? shown.asText() : shown.toPrettyString()).lines().toList();
-            Plain.some(lines, full ? Long.MAX_VALUE : LINES,
-                    line -> out.println("  " + Plain.text(line, Integer.MAX_VALUE)), "  %s lines (--full)", out);
+            Text.some(lines, full ? Long.MAX_VALUE : LINES,
+                    line -> out.println("  " + Text.text(line, Integer.MAX_VALUE)), "  %s lines (--full)", out);
         }
 
         /// `the first words… (+1234 characters)`
         private static String cut(String text, boolean full) {
             if (full || text.length() <= CUT + 20) return text;
-            var cut = Plain.cut(text, CUT);
+            var cut = Text.cut(text, CUT);
             return cut + "… (+" + (text.length() - cut.length()) + " characters)";
         }
 
@@ -1820,12 +1819,12 @@ final class DifyExec implements Runnable {
         }
 
         /// A full disk and a reader that has left are told; a PrintStream keeps both to itself.
-        static void write(OutputStream out, Draft.Content content) {
+        static void write(OutputStream out, AtomicFile.Content content) {
             try {
                 content.write(out);
                 if (out instanceof PrintStream stream && stream.checkError()) throw new IOException(LOST);
             } catch (IOException problem) {
-                throw new Unusable("standard output: cannot be written (" + Plain.of(problem) + ")");
+                throw new Unusable("standard output: cannot be written (" + Text.of(problem) + ")");
             }
         }
 
@@ -1834,12 +1833,12 @@ final class DifyExec implements Runnable {
             line.getErr().println("difyexec: " + explain(problem));
             line.getErr().println("Try: " + invocation + (line.getParent() == null ? "" : " " + line.getCommandName())
                     + " --help");
-            return UNUSABLE;
+            return Exit.UNUSABLE.code;
         }
 
         /// `--timeout abc: not a duration`; what picocli finds itself is in its words. A key in it is masked.
         static String explain(ParameterException problem) {
-            return Plain.text(Plain.masked(said(problem)), 1000);
+            return Text.text(Text.masked(said(problem)), 1000);
         }
 
         private static String said(ParameterException problem) {
@@ -1867,8 +1866,8 @@ final class DifyExec implements Runnable {
             }
             if (word.startsWith("-") && word.length() > 1) return "no option " + word;
             var commands = line.getSubcommands().keySet();
-            return commands.isEmpty() ? spec.name() + " has no use for " + Plain.quoted(word)
-                    : "no command " + Plain.quoted(word) + meant(word, commands);
+            return commands.isEmpty() ? spec.name() + " has no use for " + Text.quoted(word)
+                    : "no command " + Text.quoted(word) + meant(word, commands);
         }
 
         /// `-i stands before run; the options of run go behind it`
@@ -1887,14 +1886,14 @@ final class DifyExec implements Runnable {
         static int stopped(Exception problem, CommandLine line, CommandLine.ParseResult parsed) throws Exception {
             if (!(problem instanceof Unusable unusable)) throw problem;
             line.getErr().println("difyexec: " + unusable.getMessage());
-            return unusable.code();
+            return unusable.exit().code;
         }
 
         /// A command's help: how it is typed, what it does, its options under their headings, examples. No word is
         /// broken.
         ///
         /// @param start what a command begins with, for the examples
-        record HelpPage(CommandSpec spec, int width, Paint paint, String start) {
+        record HelpPage(CommandSpec spec, int width, Ansi paint, String start) {
             private static final int NARROWEST = 60, WIDEST = 120, LABELS = 28;
             private static final List<String> FIRST = List.of("-i", "-o", "--demo", "--limit", "-c");
             private static final List<String> LAST = List.of("-h", "-V");
@@ -1904,7 +1903,7 @@ final class DifyExec implements Runnable {
 
             static HelpPage of(CommandSpec spec, Env env) {
                 boolean isInShell = !spec.root().name().equals("difyexec");
-                return new HelpPage(spec, Math.clamp(Screen.columns(env), NARROWEST, WIDEST), Paint.of(env, 1),
+                return new HelpPage(spec, Math.clamp(Screen.columns(env), NARROWEST, WIDEST), Ansi.of(env, 1),
                         isInShell ? "" : env.invocation() + " ");
             }
 
@@ -2068,17 +2067,17 @@ final class DifyExec implements Runnable {
                     writer.finishOrRefuse();
                     dify.err().println(batch.index().isComplete() ? "Nothing to do: every row has a success."
                             : "Nothing to do: no row of this selection is open.");
-                    return OK;
+                    return Exit.OK.code;
                 }
-                var server = dify.greet(batch, "\n" + Plain.count(wanted.rows(), "row stays", "rows stay")
+                var server = dify.greet(batch, "\n" + Text.count(wanted.rows(), "row stays", "rows stay")
                         + " pending; nothing was sent.");
                 var form = checked(wanted, server);
                 try (var progress = new Progress(dify.err(), work.out.progress)) {
                     var engine = dify.engine(server, form, wanted, writer, progress, order());
                     var stop = engine.runToLastWords();
-                    new Summary(batch, engine.tally, dify.err(), Paint.of(work.setup.env, 2)).print(stop,
+                    new Summary(batch, engine.tally, dify.err(), Ansi.of(work.setup.env, 2)).print(stop,
                             work.rows.limit != null || work.pace.maxCost != null, work.setup.next());
-                    return stop.map(Stop::code).orElse(engine.tally.isAllDone() ? OK : ROWS_LEFT);
+                    return stop.map(Stop::exit).orElse(engine.tally.isAllDone() ? Exit.OK : Exit.ROWS_FAILED).code;
                 }
             }
 
@@ -2087,23 +2086,23 @@ final class DifyExec implements Runnable {
                 var shard = batch.files().shard();
                 if (shard.isEmpty()) return;
                 int rows = batch.index().rows(), slots = work.pace.concurrency(), count = shard.get().count();
-                dify.err().println("shard " + shard.get().index() + " of " + count + ": " + Plain.number(rows) + " of "
-                        + Plain.number(rows + batch.index().ofOtherShards()) + " rows; -c " + slots + " here, "
-                        + Plain.number((long) slots * count) + " if all " + count + " run");
+                dify.err().println("shard " + shard.get().index() + " of " + count + ": " + Text.number(rows) + " of "
+                        + Text.number(rows + batch.index().ofOtherShards()) + " rows; -c " + slots + " here, "
+                        + Text.number((long) slots * count) + " if all " + count + " run");
                 var others = selection.named().filter(id -> !shard.get().holds(id)).toList();
-                if (!others.isEmpty()) dify.err().println("Note: " + Plain.count(others.size(), "id is", "ids are")
-                        + " of other shards and passed over here (" + Plain.first(3, others.stream().map(Plain::id))
+                if (!others.isEmpty()) dify.err().println("Note: " + Text.count(others.size(), "id is", "ids are")
+                        + " of other shards and passed over here (" + Text.first(3, others.stream().map(Text::id))
                         + ").");
             }
 
             /// The form, once every wanted row has been held against it.
-            private Form checked(Batch.Wanted wanted, Greeting server) throws InterruptedException {
+            private Form checked(Batch.Wanted wanted, ServerInfo server) throws InterruptedException {
                 var csv = batch.csv().orElseThrow();
                 var form = dify.form(server, csv, work.input.csv);
                 var inspection = Inspection.of(csv.columns(), batch.index().notes(), form, wanted.all());
                 CheckView.problems(inspection, dify.err());
                 if (inspection.isFine()) return form;
-                throw new Unusable(work.input.csv + ": " + Plain.count(inspection.faults().size()
+                throw new Unusable(work.input.csv + ": " + Text.count(inspection.faults().size()
                         + inspection.problems().size(), "problem")
                         + ", nothing was sent\nhint: correct them; --no-check sends the cells as text, unchecked");
             }
@@ -2206,7 +2205,7 @@ final class DifyExec implements Runnable {
                 try {
                     if (saveFiles != null) Files.createDirectories(saveFiles);
                 } catch (IOException problem) {
-                    throw new Unusable("--save-files " + saveFiles + ": cannot be made (" + Plain.of(problem) + ")");
+                    throw new Unusable("--save-files " + saveFiles + ": cannot be made (" + Text.of(problem) + ")");
                 }
             }
         }
@@ -2232,8 +2231,8 @@ final class DifyExec implements Runnable {
         }
 
         /// For standard output.
-        Paint paint() {
-            return Paint.of(env, 1);
+        Ansi paint() {
+            return Ansi.of(env, 1);
         }
 
         /// What follows from this call.
@@ -2393,16 +2392,16 @@ final class DifyExec implements Runnable {
         /// Asks the server who it is. A refusal ends the command.
         ///
         /// @param left what a refusal means for the rows, or empty
-        Greeting greet(String left) throws InterruptedException {
+        ServerInfo greet(String left) throws InterruptedException {
             return greet(client::info, left);
         }
 
-        Greeting greet(Supplier<Reply<Greeting.About>> info, String left) throws InterruptedException {
-            return Greeting.exchange(info, judge, err, left);
+        ServerInfo greet(Supplier<Reply<ServerInfo.About>> info, String left) throws InterruptedException {
+            return ServerInfo.exchange(info, judge, err, left);
         }
 
         /// The same, for a batch: it stays with the server and the app that it began with.
-        Greeting greet(Batch batch, String left) throws InterruptedException {
+        ServerInfo greet(Batch batch, String left) throws InterruptedException {
             batch.refuseOtherServer(access.name(), "");
             var met = greet(left);
             batch.refuseOtherServer(access.name(), met.app());
@@ -2412,14 +2411,14 @@ final class DifyExec implements Runnable {
         /// The workflow's form, or text for every cell if nothing is to be checked.
         ///
         /// @param input the CSV as it was named: files of its cells lie beside it
-        Form form(Greeting server, Csv csv, Path input) throws InterruptedException {
+        Form form(ServerInfo server, Csv csv, Path input) throws InterruptedException {
             var form = setup.dify.noCheck ? Form.ofText() : server.form(client, judge, csv,
                     Variable.Folders.of(input, setup.dify.files), err);
             return server.kind() == AppKind.CHATFLOW ? form.asking(setup.dify.queryColumn, csv.columns()) : form;
         }
 
         /// The engine of one call, which is on record from here on.
-        Engine engine(Greeting server, Form form, Batch.Wanted wanted, BatchWriter writer, Watcher watcher,
+        Engine engine(ServerInfo server, Form form, Batch.Wanted wanted, BatchWriter writer, Watcher watcher,
                 Order order) {
             var route = writer.batch().history().route(order.mode(), server.kind(), server.version());
             var settle = Optional.ofNullable(setup.retrying.settle).map(time -> new Limits.Settle(time, time))
@@ -2588,7 +2587,7 @@ final class DifyExec implements Runnable {
         /// An http or https address without a slash at its end.
         static URI address(String text) {
             var address = uri(text.strip().replaceAll("/+$", ""));
-            if (Plain.holdsKey(address.toString())) throw new TypeConversionException("an address with a key in it");
+            if (Text.holdsKey(address.toString())) throw new TypeConversionException("an address with a key in it");
             if (address.getPath().endsWith(RUN)) throw new TypeConversionException("the address of one request; the "
                     + "API's own is " + address.toString().replaceFirst(RUN + "$", ""));
             return address;
@@ -2775,7 +2774,7 @@ final class DifyExec implements Runnable {
         @Override
         public void say(String sentence) {
             end();
-            err.println(Plain.text(sentence, 1000));
+            err.println(Text.text(sentence, 1000));
             err.flush();
         }
 
@@ -2817,7 +2816,7 @@ final class DifyExec implements Runnable {
                     if (joined(kept::contains).length() > columns) kept.remove(rank);
                 }
                 var line = joined(kept::contains);
-                return line.length() + BAR + 3 <= columns ? bar() + " " + line : Plain.cut(line, columns);
+                return line.length() + BAR + 3 <= columns ? bar() + " " + line : Text.cut(line, columns);
             }
 
             private String joined(Predicate<Integer> ranks) {
@@ -2829,18 +2828,18 @@ final class DifyExec implements Runnable {
                 return List.of(
                         new Item(0, tally.done() + "/" + tally.asked),
                         new Item(LAST, tally.succeeded() + " ok"),
-                        new Item(0, some(tally.count(Standing.FAILED), "failed")),
-                        new Item(1, some(tally.count(Standing.PAUSED) + tally.count(Standing.UNKNOWN), "open")),
+                        new Item(0, some(tally.count(RowStatus.FAILED), "failed")),
+                        new Item(1, some(tally.count(RowStatus.PAUSED) + tally.count(RowStatus.UNKNOWN), "open")),
                         new Item(2, tally.now.rest().orElse("")),
                         new Item(4, tally.now.running() + " running" + (tally.pace.limit() < tally.pace.ceiling
                                 ? " (limit " + tally.pace.limit() + ")" : "")),
                         new Item(5, some(tally.now.waiting(), "waiting")),
                         new Item(5, some(tally.now.fetching(), "fetching files")),
-                        new Item(5, some(tally.now.doubts(), "looked up")),
+                        new Item(5, some(tally.now.lookUps(), "looked up")),
                         new Item(3, String.format(Locale.ROOT, "%.1f/s", tally.rate())),
                         new Item(8, some(tally.tokens, "tokens")),
                         new Item(7, cost()),
-                        new Item(0, tally.timeLeft().map(left -> Plain.seconds(left) + " left").orElse("")));
+                        new Item(0, tally.timeLeft().map(left -> Text.seconds(left) + " left").orElse("")));
             }
 
             private static String some(long count, String what) {
@@ -2858,7 +2857,7 @@ final class DifyExec implements Runnable {
                 var all = tally.projected();
                 return tally.spending().currencies().stream().map(unit -> spent.get(unit).toPlainString()
                         + (all.containsKey(unit) ? " of about " + all.get(unit).toPlainString() : "") + " "
-                        + Plain.text(unit, 8)).collect(joining(", "));
+                        + Text.text(unit, 8)).collect(joining(", "));
             }
         }
 
@@ -2873,15 +2872,15 @@ final class DifyExec implements Runnable {
     }
 
     /// The end of a call: counts, times, cost, errors by cause, and the next command to type.
-    record Summary(Batch batch, Tally tally, PrintWriter err, Paint paint) {
+    record Summary(Batch batch, Tally tally, PrintWriter err, Ansi paint) {
         /// @param part whether only some of the pending rows were asked for: the rest is then estimated
         void print(Optional<Stop> stop, boolean part, NextCall next) {
             err.println();
             stop.ifPresent(reason -> err.println(reason.told()));
-            err.println(counts() + " in " + Plain.seconds(tally.elapsed()) + String.format(Locale.ROOT,
+            err.println(counts() + " in " + Text.seconds(tally.elapsed()) + String.format(Locale.ROOT,
                     " (%.1f rows/s)", tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
             figures(stop.isPresent()).forEach(figure -> err.println("  " + figure));
-            long rest = Math.max(batch.index().count(Standing.PENDING), tally.asked - tally.done());
+            long rest = Math.max(batch.index().count(RowStatus.PENDING), tally.asked - tally.done());
             if (part) estimate(rest, tally).ifPresent(err::println);
             causes(Cause.Group.of(batch));
             next.print(batch, err);
@@ -2890,36 +2889,36 @@ final class DifyExec implements Runnable {
 
         /// Those of the batch: rows of earlier calls are among them.
         private void causes(List<Cause.Group> groups) {
-            long known = Stream.of(Standing.values()).filter(Standing::isOnRetryList).mapToLong(tally::count).sum();
+            long known = Stream.of(RowStatus.values()).filter(RowStatus::isOnRetryList).mapToLong(tally::count).sum();
             if (groups.stream().mapToLong(Cause.Group::count).sum() > known) err.println("  In the whole batch:");
-            Plain.some(groups, Cause.Group.SHOWN, group -> err.println("  "
+            Text.some(groups, Cause.Group.SHOWN, group -> err.println("  "
                     + paint.by(group.cause().outcome(), group.line())), "  %s causes", err);
         }
 
         /// `18 succeeded, 1 partial, 1 failed, 4 pending`
         private String counts() {
-            var counts = Standing.counts(tally::count, paint::by);
+            var counts = RowStatus.counts(tally::count, paint::by);
             if (tally.asked <= tally.done()) return counts.isEmpty() ? "nothing done" : counts;
             return counts + (counts.isEmpty() ? "" : ", ")
-                    + paint.by(Standing.PENDING, tally.asked - tally.done() + " pending");
+                    + paint.by(RowStatus.PENDING, tally.asked - tally.done() + " pending");
         }
 
         /// What a call that ends early leaves on the server, and what the rows took.
         private List<String> figures(boolean early) {
             long stopped = early ? tally.stopped : 0, open = early ? batch.history().inFlight() : 0;
             var figures = new ArrayList<String>();
-            if (stopped > 0) figures.add(Plain.count(stopped, "task was", "tasks were") + " asked to stop");
-            if (open > 0) figures.add(Plain.count(open, "row has a run", "rows have runs")
+            if (stopped > 0) figures.add(Text.count(stopped, "task was", "tasks were") + " asked to stop");
+            if (open > 0) figures.add(Text.count(open, "row has a run", "rows have runs")
                     + " that may still go on: the next start looks " + (open == 1 ? "it" : "them") + " up");
             if (!tally.latencies.isEmpty()) figures.add("seconds a row: " + tally.latencies.words());
             if (tally.tokens > 0) figures.add("tokens: " + tally.tokens + cost(tally.spending()));
-            if (tally.retries > 0) figures.add(Plain.count(tally.retries, "retry", "retries"));
+            if (tally.retries > 0) figures.add(Text.count(tally.retries, "retry", "retries"));
             if (tally.harvested > 0)
-                figures.add(Plain.count(tally.harvested, "run") + " looked up instead of run again");
+                figures.add(Text.count(tally.harvested, "run") + " looked up instead of run again");
             if (tally.throttled > 0)
-                figures.add("throttled " + Plain.count(tally.throttled, "time") + ", ran at " + tally.pace.span());
+                figures.add("throttled " + Text.count(tally.throttled, "time") + ", ran at " + tally.pace.span());
             if (tally.late > 0)
-                figures.add(Plain.count(tally.late, "run") + " turned up late: see 'late' in " + batch.files().log());
+                figures.add(Text.count(tally.late, "run") + " turned up late: see 'late' in " + batch.files().log());
             if (!tally.missingFiles.isEmpty()) figures.add(tally.missingFiles.toString());
             return figures;
         }
@@ -2929,8 +2928,8 @@ final class DifyExec implements Runnable {
             var sample = tally.sample;
             if (rest == 0 || sample.rows == 0) return Optional.empty();
             double share = (double) rest / sample.rows;
-            return Optional.of("The other " + Plain.count(rest, "row") + ": about "
-                    + Plain.seconds(Duration.ofMillis((long) (sample.time().toMillis() * share)))
+            return Optional.of("The other " + Text.count(rest, "row") + ": about "
+                    + Text.seconds(Duration.ofMillis((long) (sample.time().toMillis() * share)))
                     + (sample.spending.tokens() == 0 ? ""
                             : ", " + Math.round(sample.spending.tokens() * share) + " tokens")
                     + cost(sample.spending.times(share)));
@@ -2939,12 +2938,12 @@ final class DifyExec implements Runnable {
         /// `, 0.49 USD (3 runs told no price)`
         static String cost(Usage.Spending spent) {
             return cost(spent.prices()) + (spent.prices().isEmpty() || spent.unpriced() == 0 ? ""
-                    : " (" + Plain.count(spent.unpriced(), "run") + " told no price)");
+                    : " (" + Text.count(spent.unpriced(), "run") + " told no price)");
         }
 
         static String cost(Map<String, BigDecimal> prices) {
             return prices.entrySet().stream()
-                    .map(price -> ", " + price.getValue().toPlainString() + " " + Plain.text(price.getKey(), 8))
+                    .map(price -> ", " + price.getValue().toPlainString() + " " + Text.text(price.getKey(), 8))
                     .collect(joining());
         }
     }
@@ -2953,12 +2952,12 @@ final class DifyExec implements Runnable {
     static final class CheckView {
         private static final int SHOWN = 20;
 
-        static void print(Inspection inspection, Greeting server, PrintWriter out) {
-            out.println("App " + Plain.quoted(server.app()) + " on Dify " + Plain.text(server.version(), 40) + ", "
-                    + Plain.count(inspection.rows(), "row"));
+        static void print(Inspection inspection, ServerInfo server, PrintWriter out) {
+            out.println("App " + Text.quoted(server.app()) + " on Dify " + Text.text(server.version(), 40) + ", "
+                    + Text.count(inspection.rows(), "row"));
             line(out, "column", "variable", "type", "required", "filled", "longest", "example");
             for (var column : inspection.columns())
-                line(out, Plain.text(column.column(), 20), orDash(column.variable()), orDash(column.type()),
+                line(out, Text.text(column.column(), 20), orDash(column.variable()), orDash(column.type()),
                         column.required() ? "yes" : "", column.filled(), column.longest(), column.example());
             problems(inspection, out);
             if (inspection.isFine()) out.println("Fine: nothing was found that would keep a row from running.");
@@ -2970,53 +2969,53 @@ final class DifyExec implements Runnable {
         }
 
         private static String orDash(String text) {
-            return text.isEmpty() ? "-" : Plain.text(text, 20);
+            return text.isEmpty() ? "-" : Text.text(text, 20);
         }
 
         /// The first problems and their number; what is only worth knowing, too.
         static void problems(Inspection inspection, PrintWriter out) {
-            inspection.notes().forEach(note -> out.println("Note: " + Plain.text(note, 500)));
-            inspection.faults().forEach(fault -> out.println("Header: " + Plain.text(fault, 500)));
-            Plain.some(inspection.problems(), SHOWN, problem -> out.println("line " + problem.line() + ", id "
-                    + Plain.id(problem.id()) + ", " + wrong(problem.column(), problem.value(), problem.allowed())),
+            inspection.notes().forEach(note -> out.println("Note: " + Text.text(note, 500)));
+            inspection.faults().forEach(fault -> out.println("Header: " + Text.text(fault, 500)));
+            Text.some(inspection.problems(), SHOWN, problem -> out.println("line " + problem.line() + ", id "
+                    + Text.id(problem.id()) + ", " + wrong(problem.column(), problem.value(), problem.allowed())),
                     "%s problems (check --json lists all)", out);
         }
 
         /// `tone = "blue": allowed is red or green`
         static String wrong(String column, String value, Value.Wrong wrong) {
-            return Plain.text(column, 40) + " = " + Plain.quoted(value) + ": " + Plain.text(wrong.said(), 300);
+            return Text.text(column, 40) + " = " + Text.quoted(value) + ": " + Text.text(wrong.said(), 300);
         }
 
         /// The request of one row's first attempt, as it would go out.
         static void request(Row row, Form form, DifyClient client, Mode mode, String user, PrintWriter out) {
             var attempt = new Attempt(0, row, Attempt.Tries.NONE, user == null ? "difyexec-0123456789abcdef-1" : user,
                     client.app().first(mode), row.hash(), Instant.EPOCH);
-            var body = Plain.json(new String(client.body(attempt, form.values(row)), UTF_8));
+            var body = Text.json(new String(client.body(attempt, form.values(row)), UTF_8));
             out.println();
             out.println(body);
-            out.println("curl -X POST " + Plain.shell(client.start().toString())
+            out.println("curl -X POST " + Text.shell(client.start().toString())
                     + " -H 'Authorization: Bearer app-***' -H 'Content-Type: application/json' -d "
-                    + Plain.shell(body));
+                    + Text.shell(body));
         }
     }
 
     /// Where a batch stands, by its files: a table, or one JSON object.
-    record StatusView(Batch batch, PrintWriter out, Paint paint) {
+    record StatusView(Batch batch, PrintWriter out, Ansi paint) {
         /// From here on a rate says more than how the first rows happened to fall.
         static final Duration RATED = Duration.ofSeconds(10);
         private static final int BAR = 30;
-        private static final List<Standing> ORDER = List.of(Standing.SUCCEEDED, Standing.PARTIAL, Standing.FAILED,
-                Standing.PAUSED, Standing.UNKNOWN, Standing.PENDING);
+        private static final List<RowStatus> ORDER = List.of(RowStatus.SUCCEEDED, RowStatus.PARTIAL, RowStatus.FAILED,
+                RowStatus.PAUSED, RowStatus.UNKNOWN, RowStatus.PENDING);
 
         void print(NextCall next) {
             out.println(headline(batch, paint));
             out.println();
             Share.of(counts(batch.index()::count)).forEach(share ->
-                    out.println(share.line(10, Standing::word, paint::by)));
+                    out.println(share.line(10, RowStatus::word, paint::by)));
             out.println();
             figures(batch).forEach((name, figure) -> out.println("  " + paint.faint("%-15s".formatted(name)) + figure));
             var groups = Cause.Group.of(batch).stream()
-                    .collect(Collectors.partitioningBy(group -> group.cause().outcome() == Standing.FAILED));
+                    .collect(Collectors.partitioningBy(group -> group.cause().outcome() == RowStatus.FAILED));
             causes("Failed", groups.get(true));
             causes("Open: how they end is not known yet", groups.get(false));
             var notes = notes(batch);
@@ -3028,30 +3027,30 @@ final class DifyExec implements Runnable {
         }
 
         /// `results.jsonl: 20 rows · app demo, Dify 1.16.0 · version 3f2c…`
-        static String headline(Batch batch, Paint paint) {
+        static String headline(Batch batch, Ansi paint) {
             return paint.bold(batch.files().results().toString()) + ": " + rows(batch) + paint.faint(origin(batch));
         }
 
         static String rows(Batch batch) {
-            return Plain.number(batch.index().rows()) + (batch.index().rows() == 1 ? " row" : " rows");
+            return Text.number(batch.index().rows()) + (batch.index().rows() == 1 ? " row" : " rows");
         }
 
         /// The app and the versions of the workflow that ran, as far as they are known.
         static String origin(Batch batch) {
             var versions = batch.versions();
-            return batch.history().session.map(session -> " · " + Plain.text("app " + session.app()
+            return batch.history().session.map(session -> " · " + Text.text("app " + session.app()
                     + ", Dify " + session.server(), 80)).orElse("")
                     + (versions.isEmpty() ? "" : versions.size() == 1 ? " · version " : " · versions ")
-                    + Plain.first(3, versions.stream().map(version -> Plain.text(version, 40)));
+                    + Text.first(3, versions.stream().map(version -> Text.text(version, 40)));
         }
 
         /// What a person should know of the files before the batch goes on.
         static void changes(Batch batch, boolean rerun, PrintWriter err) {
             var history = batch.history();
-            if (history.unread > 0) err.println("Warning: " + Plain.count(history.unread, "line") + " of "
+            if (history.unread > 0) err.println("Warning: " + Text.count(history.unread, "line") + " of "
                     + batch.files().log() + " cannot be read; an attempt on such a line is not known.");
             var index = batch.index();
-            foreign(index, entry -> index.standing(entry).isSuccess() || history.attempts(entry) > 0)
+            foreign(index, entry -> index.status(entry).isSuccess() || history.attempts(entry) > 0)
                     .ifPresent(note -> err.println(note + "; the results stay."));
             if (!rerun) changed(batch, "; --rerun-changed runs %s again.").ifPresent(err::println);
             openTries(batch, err);
@@ -3061,19 +3060,19 @@ final class DifyExec implements Runnable {
         static void strangers(List<String> ids, PrintWriter err) {
             if (!ids.isEmpty()) err.println((ids.size() == 1 ? "1 id of .retry is not in the CSV: "
                     : ids.size() + " ids of .retry are not in the CSV: ")
-                    + Plain.first(5, ids.stream().map(Plain::id)));
+                    + Text.first(5, ids.stream().map(Text::id)));
         }
 
         /// A try that a crash cut off is found here again.
         static void openTries(Batch batch, PrintWriter err) {
-            for (var known : batch.history().openTries()) err.println("The end of a try of row " + Plain.id(known.id())
+            for (var known : batch.history().openTries()) err.println("The end of a try of row " + Text.id(known.id())
                     + ", begun " + Times.local(known.at()) + ", is not known"
-                    + known.run().map(run -> " (run " + Plain.id(run.id()) + ")").orElse("")
-                    + "; in the shell, 'try " + Plain.shell(Plain.id(known.id())) + "' looks it up.");
+                    + known.run().map(run -> " (run " + Text.id(run.id()) + ")").orElse("")
+                    + "; in the shell, 'try " + Text.shell(Text.id(known.id())) + "' looks it up.");
         }
 
         /// The rows that stand at one place, and how many they are of all: 0 to 1.
-        record Share<T>(T standing, long count, double ofAll) {
+        record Share<T>(T status, long count, double ofAll) {
             /// Those that have any.
             static <T> List<Share<T>> of(Map<T, Long> counts) {
                 double all = sum(counts);
@@ -3083,23 +3082,23 @@ final class DifyExec implements Runnable {
 
             /// `  succeeded           19   95.0 %  █████████████████████████████`
             String line(int wide, Function<T, String> word, BiFunction<T, String, String> paint) {
-                return "  " + paint.apply(standing, ("%-" + wide + "s").formatted(word.apply(standing)))
+                return "  " + paint.apply(status, ("%-" + wide + "s").formatted(word.apply(status)))
                         + String.format(Locale.ROOT, " %,11d  %5.1f %%  ", count, 100 * ofAll)
-                        + paint.apply(standing, "█".repeat((int) Math.max(1, Math.round(BAR * ofAll))));
+                        + paint.apply(status, "█".repeat((int) Math.max(1, Math.round(BAR * ofAll))));
             }
         }
 
         /// In the order in which they are told.
-        static Map<Standing, Long> counts(ToLongFunction<Standing> count) {
-            var counts = new LinkedHashMap<Standing, Long>();
-            for (var standing : ORDER) counts.put(standing, count.applyAsLong(standing));
+        static Map<RowStatus, Long> counts(ToLongFunction<RowStatus> count) {
+            var counts = new LinkedHashMap<RowStatus, Long>();
+            for (var status : ORDER) counts.put(status, count.applyAsLong(status));
             return counts;
         }
 
         /// As the keys of JSON, after the number of all.
-        private static Map<String, Object> json(Map<Standing, Long> counts) {
+        private static Map<String, Object> json(Map<RowStatus, Long> counts) {
             var json = object("total", sum(counts));
-            counts.forEach((standing, rows) -> json.put(standing.word(), rows));
+            counts.forEach((status, rows) -> json.put(status.word(), rows));
             return json;
         }
 
@@ -3112,18 +3111,18 @@ final class DifyExec implements Runnable {
             var history = batch.history();
             var figures = new LinkedHashMap<String, String>();
             if (history.startedAt != null) {
-                figures.put("time", Plain.seconds(history.running()));
+                figures.put("time", Text.seconds(history.running()));
                 figures.put("", Times.local("yyyy-MM-dd HH:mm:ss", history.startedAt) + " to "
                         + Times.local(history.updatedAt));
             }
             if (rate(batch) > 0 && history.running().compareTo(RATED) >= 0)
                 figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
             if (!history.latencies.isEmpty()) figures.put("seconds a row", history.latencies.words());
-            if (history.spent.tokens() > 0) figures.put("tokens", Plain.number(history.spent.tokens()));
+            if (history.spent.tokens() > 0) figures.put("tokens", Text.number(history.spent.tokens()));
             if (!history.spent.prices().isEmpty()) figures.put("cost", Summary.cost(history.spent).substring(2));
-            if (history.attempts > 0) figures.put("attempts", Plain.number(history.attempts) + " ("
-                    + Plain.count(history.retries, "retry", "retries") + ")");
-            if (history.inFlight() > 0) figures.put("in flight", Plain.number(history.inFlight())
+            if (history.attempts > 0) figures.put("attempts", Text.number(history.attempts) + " ("
+                    + Text.count(history.retries, "retry", "retries") + ")");
+            if (history.inFlight() > 0) figures.put("in flight", Text.number(history.inFlight())
                     + " without an end so far: running, or cut off");
             return figures;
         }
@@ -3131,7 +3130,7 @@ final class DifyExec implements Runnable {
         /// Rows with an outcome for each second of the sessions.
         private static double rate(Batch batch) {
             long millis = batch.history().running().toMillis();
-            return millis == 0 ? 0 : (batch.index().rows() - batch.index().count(Standing.PENDING)) * 1000.0 / millis;
+            return millis == 0 ? 0 : (batch.index().rows() - batch.index().count(RowStatus.PENDING)) * 1000.0 / millis;
         }
 
         private void causes(String heading, List<Cause.Group> groups) {
@@ -3139,9 +3138,9 @@ final class DifyExec implements Runnable {
             out.println();
             out.println("  " + paint.bold(heading));
             int longest = paint.on() ? Math.max(40, Screen.width(1) - 13) : 160;
-            Plain.some(groups, Cause.Group.SHOWN, group -> {
+            Text.some(groups, Cause.Group.SHOWN, group -> {
                 out.println(paint.by(group.cause().outcome(), "%,8d".formatted(group.count())) + " × "
-                        + Plain.text(group.cause().words(), longest));
+                        + Text.text(group.cause().words(), longest));
                 out.println(" ".repeat(11) + paint.faint(group.examples()));
             }, "         %s causes", out);
         }
@@ -3151,11 +3150,11 @@ final class DifyExec implements Runnable {
             var history = batch.history();
             var notes = new ArrayList<String>();
             changed(batch, "; 'run --rerun-changed' runs %s again").ifPresent(notes::add);
-            if (history.lateRuns > 0) notes.add(Plain.count(history.lateRuns, "run")
+            if (history.lateRuns > 0) notes.add(Text.count(history.lateRuns, "run")
                     + " turned up late, after the row was sent again");
             if (!history.missingFiles.isEmpty()) notes.add(history.missingFiles.toString());
-            if (history.unread > 0) notes.add(Plain.count(history.unread, "line") + " of the log could not be read");
-            if (!history.lost().isEmpty()) notes.add(Plain.count(history.lost().size(), "result")
+            if (history.unread > 0) notes.add(Text.count(history.unread, "line") + " of the log could not be read");
+            if (!history.lost().isEmpty()) notes.add(Text.count(history.lost().size(), "result")
                     + " that the log knows of cannot be found in the file; 'run --rebuild' fetches them");
             foreign(batch.index(), _ -> true).ifPresent(notes::add);
             return notes;
@@ -3167,8 +3166,8 @@ final class DifyExec implements Runnable {
         private static Optional<String> foreign(Index index, IntPredicate isTold) {
             var ids = IntStream.range(index.rows(), index.size()).filter(isTold).toArray();
             return ids.length == 0 ? Optional.empty()
-                    : Optional.of(Plain.count(ids.length, "id of the batch is", "ids of the batch are")
-                            + " not in the CSV (first: " + Plain.id(index.id(ids[0])) + ")");
+                    : Optional.of(Text.count(ids.length, "id of the batch is", "ids of the batch are")
+                            + " not in the CSV (first: " + Text.id(index.id(ids[0])) + ")");
         }
 
         /// `2 rows with a success changed in the CSV since (first: a)`
@@ -3176,9 +3175,9 @@ final class DifyExec implements Runnable {
         /// @param more what follows; `%s` is it or them
         static Optional<String> changed(Batch batch, String more) {
             var changed = batch.history().changed;
-            return changed.isEmpty() ? Optional.empty() : Optional.of(Plain.count(changed.cardinality(), "row")
+            return changed.isEmpty() ? Optional.empty() : Optional.of(Text.count(changed.cardinality(), "row")
                     + " with a success changed in the CSV since (first: "
-                    + Plain.id(batch.index().id(changed.nextSetBit(0))) + ")"
+                    + Text.id(batch.index().id(changed.nextSetBit(0))) + ")"
                     + more.formatted(changed.cardinality() == 1 ? "it" : "them"));
         }
 
@@ -3217,28 +3216,28 @@ final class DifyExec implements Runnable {
         /// @param hasCsv else the rows of shards that have not begun are not known
         record OfShards(Shards shards, Index index, List<OfShard> each, boolean hasCsv) {
             /// @param history of nothing where it has not begun
-            record OfShard(Shard shard, boolean begun, History history, Map<Standing, Long> counts) {}
+            record OfShard(Shard shard, boolean begun, History history, Map<RowStatus, Long> counts) {}
 
             static OfShards of(Shards shards, Optional<Csv> csv) {
                 var index = csv.map(Csv::check).orElseGet(Index::new);
                 var histories = new HashMap<Shard, History>();
                 try {
                     for (var files : shards.files()) {
-                        files.refuseForeign();
+                        files.requireOurs();
                         Results.read(files.results(), index, List.of());
                         histories.put(Shards.shard(files), History.read(files.log(), index, List.of()));
                     }
                 } catch (IOException problem) {
-                    throw new Unusable(shards.whole().results() + ": " + Plain.of(problem));
+                    throw new Unusable(shards.whole().results() + ": " + Text.of(problem));
                 }
                 var counts = IntStream.range(0, index.rows()).boxed().collect(Collectors.groupingBy(
                         entry -> Shard.of(index.id(entry), shards.count()),
-                        Collectors.groupingBy(index::standing, Collectors.counting())));
+                        Collectors.groupingBy(index::status, Collectors.counting())));
                 return new OfShards(shards, index, IntStream.rangeClosed(1, shards.count())
                         .mapToObj(number -> new Shard(number, shards.count()))
                         .map(shard -> new OfShard(shard, histories.containsKey(shard),
-                                histories.getOrDefault(shard, new History(index)), counts(standing ->
-                                counts.getOrDefault(shard, Map.of()).getOrDefault(standing, 0L)))).toList(),
+                                histories.getOrDefault(shard, new History(index)), counts(status ->
+                                counts.getOrDefault(shard, Map.of()).getOrDefault(status, 0L)))).toList(),
                         csv.isPresent());
             }
 
@@ -3248,18 +3247,18 @@ final class DifyExec implements Runnable {
                         && each.stream().allMatch(one -> one.history().missingFiles.isEmpty());
             }
 
-            void print(PrintWriter out, Paint paint, NextCall next) {
-                var standings = ORDER.stream().filter(standing -> index.count(standing) > 0).toList();
+            void print(PrintWriter out, Ansi paint, NextCall next) {
+                var statuses = ORDER.stream().filter(status -> index.count(status) > 0).toList();
                 out.println(paint.bold(shards.whole().results().toString()) + ": " + shards.files().size() + " of "
-                        + Plain.count(shards.count(), "shard") + " begun, not merged yet");
+                        + Text.count(shards.count(), "shard") + " begun, not merged yet");
                 out.println();
-                out.println("  " + paint.faint("%-9s %11s".formatted("shard", "rows") + standings.stream()
-                        .map(standing -> " %11s".formatted(standing.word())).collect(joining())
+                out.println("  " + paint.faint("%-9s %11s".formatted("shard", "rows") + statuses.stream()
+                        .map(status -> " %11s".formatted(status.word())).collect(joining())
                         + " %9s  %s".formatted("in flight", "last event")));
-                for (var one : each) line(out, one.shard().toString(), standings, one.counts(),
+                for (var one : each) line(out, one.shard().toString(), statuses, one.counts(),
                         one.history().inFlight(), !one.begun() ? "not begun"
                                 : one.history().updatedAt == null ? "" : Times.local(one.history().updatedAt));
-                line(out, "total", standings, counts(index::count), sum(History::inFlight), "");
+                line(out, "total", statuses, counts(index::count), sum(History::inFlight), "");
                 out.println();
                 var begun = each.stream().filter(OfShard::begun).findFirst().orElseThrow().history();
                 next.print(each.stream().filter(this::isMissing).map(OfShard::shard).toList(), begun,
@@ -3271,11 +3270,11 @@ final class DifyExec implements Runnable {
                 return !one.begun() && (!hasCsv || StatusView.sum(one.counts()) > 0);
             }
 
-            private static void line(PrintWriter out, String name, List<Standing> standings,
-                    Map<Standing, Long> counts, long inFlight, String last) {
-                out.println(("  %-9s %11s".formatted(name, Plain.number(StatusView.sum(counts))) + standings.stream()
-                        .map(standing -> " %11s".formatted(Plain.number(counts.get(standing)))).collect(joining())
-                        + " %9s  %s".formatted(Plain.number(inFlight), last)).stripTrailing());
+            private static void line(PrintWriter out, String name, List<RowStatus> statuses,
+                    Map<RowStatus, Long> counts, long inFlight, String last) {
+                out.println(("  %-9s %11s".formatted(name, Text.number(StatusView.sum(counts))) + statuses.stream()
+                        .map(status -> " %11s".formatted(Text.number(counts.get(status)))).collect(joining())
+                        + " %9s  %s".formatted(Text.number(inFlight), last)).stripTrailing());
             }
 
             private long sum(ToLongFunction<History> of) {
@@ -3317,8 +3316,8 @@ final class DifyExec implements Runnable {
                         : "Every row that the files know has a success; -i " + input(all) + " counts all of the CSV.");
                 return;
             }
-            boolean isPending = index.count(Standing.PENDING) > 0;
-            if (!isPending && index.count(Standing.FAILED) == 0)
+            boolean isPending = index.count(RowStatus.PENDING) > 0;
+            if (!isPending && index.count(RowStatus.FAILED) == 0)
                 out.println("What is open is looked up by the next call; --resend-unknown sends it again.");
             var others = batch.history().merge.map(merge -> Shards.others(merge.byShard().keySet(), merge.shards(),
                     index, IntStream.range(0, index.rows())).keySet()).orElse(Set.of());
@@ -3343,24 +3342,24 @@ final class DifyExec implements Runnable {
 
         private void print(String command, Typed all, Path results, PrintWriter out) {
             out.println("Next: " + invocation + " " + command + " -i " + input(all) + " -o "
-                    + Plain.shell(results.toString()) + all.others());
+                    + Text.shell(results.toString()) + all.others());
             out.flush();
         }
 
         private static String input(Typed all) {
-            return Plain.shell(all.input().orElse("CSV"));
+            return Text.shell(all.input().orElse("CSV"));
         }
     }
 
     /// Why a row has no success: what such rows are grouped by.
-    record Cause(Standing outcome, String said) {
+    record Cause(RowStatus outcome, String said) {
         static Cause of(Batch batch, int entry) {
-            return new Cause(batch.index().standing(entry), batch.history().cause(entry));
+            return new Cause(batch.index().status(entry), batch.history().cause(entry));
         }
 
         /// What it is told apart by where failed rows and others stand in one list: `unknown: the answer broke off`
         String words() {
-            return outcome == Standing.FAILED ? said : outcome.word() + ": " + said;
+            return outcome == RowStatus.FAILED ? said : outcome.word() + ": " + said;
         }
 
         /// The rows of one cause: how many, and the first of them.
@@ -3370,7 +3369,7 @@ final class DifyExec implements Runnable {
             /// All rows without success, the most frequent cause first.
             static List<Group> of(Batch batch) {
                 return of(batch, IntStream.range(0, batch.index().rows())
-                        .filter(entry -> batch.index().standing(entry).isOnRetryList()), EXAMPLES);
+                        .filter(entry -> batch.index().status(entry).isOnRetryList()), EXAMPLES);
             }
 
             /// Some rows, with so many of their ids.
@@ -3385,12 +3384,12 @@ final class DifyExec implements Runnable {
 
             /// `r-1, r-2, r-3, …`
             String examples() {
-                return ids.stream().map(Plain::id).collect(joining(", ")) + (count > ids.size() ? ", …" : "");
+                return ids.stream().map(Text::id).collect(joining(", ")) + (count > ids.size() ? ", …" : "");
             }
 
             /// `3 × unknown: the answer broke off (r-1, r-2, r-3)`
             String line() {
-                return count + " × " + Plain.text(cause.words(), 160) + " (" + examples() + ")";
+                return count + " × " + Text.text(cause.words(), 160) + " (" + examples() + ")";
             }
 
             Map<String, Object> json() {
@@ -3444,10 +3443,10 @@ final class DifyExec implements Runnable {
 
         /// @param remedy what can be done about a guard
         private void tell(PrintWriter err, String remedy) {
-            if (guarded > 0) err.println("A ' was put before " + Plain.count(guarded, "cell")
+            if (guarded > 0) err.println("A ' was put before " + Text.count(guarded, "cell")
                     + " that a spreadsheet would run as a formula" + remedy + ".");
-            if (tooLong > 0) err.println("Excel cuts " + Plain.count(tooLong, "cell") + ": longer than "
-                    + Plain.number(EXCEL) + " characters.");
+            if (tooLong > 0) err.println("Excel cuts " + Text.count(tooLong, "cell") + ": longer than "
+                    + Text.number(EXCEL) + " characters.");
             err.flush();
         }
 
@@ -3462,7 +3461,7 @@ final class DifyExec implements Runnable {
                 var ending = Ending.of(line.bytes());
                 outputs.addAll(ending.outputs().keySet());
                 inputs.addAll(ending.inputs().keySet());
-                if (outputs.size() > MOST) throw new Unusable("the results have more than " + Plain.number(MOST)
+                if (outputs.size() > MOST) throw new Unusable("the results have more than " + Text.number(MOST)
                         + " different outputs: too many for columns of a spreadsheet");
             }
         }
@@ -3480,8 +3479,8 @@ final class DifyExec implements Runnable {
             void write(OutputStream out) throws IOException {
                 file.open(out);
                 file.write(header());
-                try (var endings = new Ledger.Endings(batch)) {
-                    var rows = batch.rows(entry -> !failed || batch.index().standing(entry).isOnRetryList());
+                try (var endings = new LineOffsets.Endings(batch)) {
+                    var rows = batch.rows(entry -> !failed || batch.index().status(entry).isOnRetryList());
                     while (rows.hasNext()) file.write(cells(rows.next(), endings));
                 }
                 file.cells.flush();
@@ -3494,13 +3493,13 @@ final class DifyExec implements Runnable {
                 return names;
             }
 
-            private List<String> cells(Row row, Ledger.Endings endings) throws IOException {
+            private List<String> cells(Row row, LineOffsets.Endings endings) throws IOException {
                 var ending = endings.of(row.index());
                 var cells = new ArrayList<>(row.inputs().values());
                 for (var name : outputs) cells.add(cell(ending.outputs().get(name)));
                 long attempts = batch.history().attempts(row.index());
-                long millis = batch.ledger().millis(row.index());
-                cells.addAll(List.of(batch.index().standing(row.index()).word(), ending.error(), ending.run(),
+                long millis = batch.offsets().millis(row.index());
+                cells.addAll(List.of(batch.index().status(row.index()).word(), ending.error(), ending.run(),
                         attempts == 0 ? "" : Long.toString(attempts),
                         millis == 0 ? ending.seconds() : BigDecimal.valueOf(millis, 3).toPlainString(),
                         ending.tokens(), ending.price(), ending.currency(), ending.edited() ? "true" : ""));
@@ -3509,8 +3508,8 @@ final class DifyExec implements Runnable {
 
             /// What was written, and what its reader should know.
             void tell(PrintWriter err) {
-                err.println(Plain.count(file.rows, "row") + (failed ? " without success" : "") + ", "
-                        + Plain.count(outputs.size(), "output column") + ".");
+                err.println(Text.count(file.rows, "row") + (failed ? " without success" : "") + ", "
+                        + Text.count(outputs.size(), "output column") + ".");
                 StatusView.changed(batch, ": their cells here are those of today, their outputs are not.")
                         .ifPresent(err::println);
                 file.tell(err, "; --raw leaves it out");
@@ -3542,7 +3541,7 @@ final class DifyExec implements Runnable {
 
             private List<String> cells(Comparison.Pair pair) {
                 var cells = new ArrayList<>(List.of(pair.id(), pair.match().key(), pair.differences().stream()
-                        .map(Contrast.Difference::pointer).collect(joining(" "))));
+                        .map(JsonDiff.Difference::pointer).collect(joining(" "))));
                 var known = pair.first().inputs().isEmpty() ? pair.second().inputs() : pair.first().inputs();
                 inputs.forEach(name -> cells.add(cell(known.get(name))));
                 for (var name : outputs) for (var ending : List.of(pair.first(), pair.second()))
@@ -3558,7 +3557,7 @@ final class DifyExec implements Runnable {
             }
 
             void tell(PrintWriter err) {
-                err.println(Plain.count(file.rows, "row") + ", " + Plain.count(outputs.size(), "output")
+                err.println(Text.count(file.rows, "row") + ", " + Text.count(outputs.size(), "output")
                         + " side by side.");
                 file.tell(err, "");
             }
@@ -3593,7 +3592,7 @@ final class DifyExec implements Runnable {
             String words(double value) {
                 long rows = Math.round(value * counted);
                 var one = whole && value == 1 ? unit.substring(0, unit.length() - 1) : unit;
-                return (counted == 0 ? "" : Plain.count(rows, "row") + ", ") + number(value)
+                return (counted == 0 ? "" : Text.count(rows, "row") + ", ") + number(value)
                         + (one.isEmpty() ? "" : " " + one);
             }
         }
@@ -3790,9 +3789,9 @@ final class DifyExec implements Runnable {
                 var spans = isOne ? Spans.of(total(), bars(first.rows())) : spans();
                 double weight = isRated ? 1000 / spans.width() : 1;
                 var series = !isOne ? series(timeline -> timeline.ended(spans, weight, _ -> true)) : List.of(
-                        new Series("succeeded", "succeeded", first.ended(spans, weight, Standing::isSuccess)),
+                        new Series("succeeded", "succeeded", first.ended(spans, weight, RowStatus::isSuccess)),
                         new Series("without success", "failed",
-                                first.ended(spans, weight, standing -> !standing.isSuccess())));
+                                first.ended(spans, weight, status -> !status.isSuccess())));
                 return chart("rate", "Rows that ended", isRated ? new Axis("rows a second", false, spans.width() / 1000)
                         : Axis.counting("rows"), spans, isOne, series);
             }
@@ -3802,7 +3801,7 @@ final class DifyExec implements Runnable {
                 var looks = List.of("plain", "partial", "unknown", "paused");
                 var series = new ArrayList<Series>();
                 for (var track : tracks) track.timeline().cost(spans()).forEach((currency, values) -> series.add(
-                        new Series((track.name() + " " + Plain.text(currency, 8)).strip(),
+                        new Series((track.name() + " " + Text.text(currency, 8)).strip(),
                                 tracks.size() > 1 ? track.look() : looks.get(series.size() % looks.size()), values)));
                 return series;
             }
@@ -3912,9 +3911,9 @@ final class DifyExec implements Runnable {
             for (var share : StatusView.Share.of(counts)) {
                 double wide = 1000 * share.ofAll();
                 bar.add(Html.of("<rect class=\"%s\" x=\"%.1f\" width=\"%.1f\" height=\"12\"/>",
-                        word.apply(share.standing()), at, Math.max(1, wide)));
+                        word.apply(share.status()), at, Math.max(1, wide)));
                 keys.add(Html.of("<li><span class=\"key %1$s\">%1$s</span> <b>%2$s</b> <small>%3$.1f %%</small></li>",
-                        word.apply(share.standing()), Plain.number(share.count()), wide / 10));
+                        word.apply(share.status()), Text.number(share.count()), wide / 10));
                 at += wide;
             }
             return Html.of("""
@@ -3938,7 +3937,7 @@ final class DifyExec implements Runnable {
                 Heading... headings) {
             var number = new AtomicInteger();
             var options = causes.limit(500).map(one -> Html.of("<option value=\"%d\">%s (%s)</option>",
-                    number.getAndIncrement(), Plain.text(one.getKey(), 80), Plain.number(one.getValue())));
+                    number.getAndIncrement(), Text.text(one.getKey(), 80), Text.number(one.getValue())));
             return Html.of("""
                     <section class="card" id="rows"><h2>Rows</h2>
                     <noscript><p>The table of all rows needs JavaScript.</p></noscript>
@@ -3962,8 +3961,8 @@ final class DifyExec implements Runnable {
             var shown = new LinkedHashMap<String, Object>();
             values.forEach((name, value) -> {
                 var text = value.text();
-                shown.put(Plain.cut(name, 200), text.length() > LONGEST
-                        ? List.of(Plain.cut(text, LONGEST), text.length()) : value.json() ? List.of(text) : text);
+                shown.put(Text.cut(name, 200), text.length() > LONGEST
+                        ? List.of(Text.cut(text, LONGEST), text.length()) : value.json() ? List.of(text) : text);
             });
             return shown;
         }
@@ -3975,7 +3974,7 @@ final class DifyExec implements Runnable {
                 var groups = Cause.Group.of(batch);
                 var numbers = new HashMap<Cause, Integer>();
                 for (var group : groups) numbers.put(group.cause(), numbers.size());
-                try (var endings = new Ledger.Endings(batch)) {
+                try (var endings = new LineOffsets.Endings(batch)) {
                     var rows = batch.rows(_ -> true);
                     WebPage.write(file, batch.files().results().getFileName().toString(), about(),
                             List.of(totals(), causes(groups), charts(), table(groups)), described(groups),
@@ -3997,7 +3996,7 @@ final class DifyExec implements Runnable {
                 var items = figures.entrySet().stream().map(figure ->
                         Html.of("<div><dt>%s</dt><dd>%s</dd></div>", figure.getKey(), figure.getValue()));
                 var notes = StatusView.notes(batch).stream().map(note -> Html.of("<p>Note: %s.</p>\n", note));
-                return WebPage.totals(StatusView.counts(batch.index()::count), Standing::word,
+                return WebPage.totals(StatusView.counts(batch.index()::count), RowStatus::word,
                         Html.of("<dl>%s</dl>\n%s", items, notes));
             }
 
@@ -4029,7 +4028,7 @@ final class DifyExec implements Runnable {
                 var rows = IntStream.range(0, shares.length).mapToObj(i -> Html.of(
                         "<tr><td>%s</td><td class=\"number\">%.2f</td><td class=\"number\">%s</td></tr>",
                         shares[i] == 1 ? "slowest" : Chart.number(100 * shares[i]) + " %", seconds[i],
-                        Plain.number(Math.round((1 - shares[i]) * latencies.size()))));
+                        Text.number(Math.round((1 - shares[i]) * latencies.size()))));
                 return Html.of("""
                         <figure class="card"><figcaption>Seconds a row, by share</figcaption><table><thead><tr>
                         <th scope="col">Rows up to</th><th scope="col" class="number">took seconds</th>
@@ -4043,7 +4042,7 @@ final class DifyExec implements Runnable {
                         <tr><td class="number">%s</td>
                         <td><button type="button" class="cause" data-cause="%d">%s</button></td>
                         <td><span class="chip %4$s">%4$s</span></td><td class="ids">%5$s</td></tr>
-                        """, Plain.number(groups.get(i).count()), i, groups.get(i).cause().said(),
+                        """, Text.number(groups.get(i).count()), i, groups.get(i).cause().said(),
                         groups.get(i).cause().outcome().word(), groups.get(i).examples()));
                 return Html.of("""
                         <section class="card"><h2>Rows without success, by cause</h2>
@@ -4064,7 +4063,7 @@ final class DifyExec implements Runnable {
 
             private Map<String, Object> described(List<Cause.Group> groups) {
                 return object("start", start(),
-                        "outcomes", Stream.of(Standing.values()).map(Standing::word).toList(),
+                        "outcomes", Stream.of(RowStatus.values()).map(RowStatus::word).toList(),
                         "causes", groups.stream().map(group -> group.cause().words()).toList());
             }
 
@@ -4073,16 +4072,16 @@ final class DifyExec implements Runnable {
             }
 
             /// `[id, outcome, cause, seconds, tokens, price, run, {inputs}, {outputs}, [attempts], true if edited]`
-            private List<Object> row(int entry, Integer cause, Map<String, String> cells, Ledger.Endings endings)
+            private List<Object> row(int entry, Integer cause, Map<String, String> cells, LineOffsets.Endings endings)
                     throws IOException {
-                var standing = batch.index().standing(entry);
+                var status = batch.index().status(entry);
                 var ending = endings.of(entry);
                 var inputs = new LinkedHashMap<>(ending.inputs());
                 if (inputs.isEmpty())
                     cells.forEach((column, cell) -> inputs.put(column, new Ending.Literal(cell, false)));
-                var row = new ArrayList<Object>(List.of(Plain.text(batch.index().id(entry), LONGEST),
-                        standing.ordinal(), standing.isOnRetryList() ? cause : -1,
-                        batch.ledger().millis(entry) / 1000.0, ending.tokens(),
+                var row = new ArrayList<Object>(List.of(Text.text(batch.index().id(entry), LONGEST),
+                        status.ordinal(), status.isOnRetryList() ? cause : -1,
+                        batch.offsets().millis(entry) / 1000.0, ending.tokens(),
                         ending.price().isEmpty() ? "" : ending.price() + " " + ending.currency(), ending.run(),
                         values(inputs), values(ending.outputs()),
                         endings.traces(entry).stream().filter(trace -> !trace.attempt.isOfTry())
@@ -4092,7 +4091,7 @@ final class DifyExec implements Runnable {
             }
 
             /// `[start, mode, outcome, seconds, error, run if it is another than the row's]`
-            private List<Object> attempt(Ledger.Endings.Trace trace, String run) {
+            private List<Object> attempt(LineOffsets.Endings.Trace trace, String run) {
                 var end = trace.end();
                 return List.of(trace.attempt.t().toEpochMilli() - start(), trace.attempt.mode(),
                         end.map(Event.End::outcome).orElse(""), end.map(Event.End::seconds).orElse(0.0),
@@ -4108,7 +4107,7 @@ final class DifyExec implements Runnable {
 
             void write(OutputStream file) throws IOException {
                 Batch one = both.first.batch, two = both.second.batch;
-                var paint = new Paint(false);
+                var paint = new Ansi(false);
                 var title = one.files().results().getFileName() + " and " + two.files().results().getFileName();
                 var about = "first: " + StatusView.headline(one, paint) + "; second: "
                         + StatusView.headline(two, paint);
@@ -4134,20 +4133,20 @@ final class DifyExec implements Runnable {
                         <th scope="col" class="number"><span class="key second">second</span></th>
                         <th scope="col" class="number">difference</th></tr></thead><tbody>%s</tbody></table>%s""",
                         figures, others == 0 ? ""
-                                : Html.of("<p>The inputs of %s differ, too.</p>", Plain.count(others, "row"))));
+                                : Html.of("<p>The inputs of %s differ, too.</p>", Text.count(others, "row"))));
             }
 
             private Html charts() {
                 var charts = new ArrayList<>(new Chart.Course(List.of(
                         new Chart.Course.Track("first", "first", both.first.timeline),
                         new Chart.Course.Track("second", "second", both.second.timeline))).charts());
-                Longs.Latencies before = both.first.batch.history().latencies;
-                Longs.Latencies after = both.second.batch.history().latencies;
+                LongList.Latencies before = both.first.batch.history().latencies;
+                LongList.Latencies after = both.second.batch.history().latencies;
                 if (!before.isEmpty() && !after.isEmpty()) charts.addFirst(latency(before, after));
                 return WebPage.charts(charts.stream().map(Chart::svg));
             }
 
-            private static Chart latency(Longs.Latencies first, Longs.Latencies second) {
+            private static Chart latency(LongList.Latencies first, LongList.Latencies second) {
                 Map<String, Double> one = first.percentiles(), two = second.percentiles();
                 var spans = Spans.of(1.5 * Math.max(one.get("p99"), two.get("p99")), Chart.SPANS);
                 var marks = new LinkedHashMap<String, Double>();
@@ -4170,7 +4169,7 @@ final class DifyExec implements Runnable {
             private List<Object> row(Comparison.Pair pair, List<String> outputs) {
                 Ending before = pair.first(), after = pair.second();
                 var shown = before.outputs().isEmpty() ? after : before;
-                return List.of(Plain.text(pair.id(), LONGEST), pair.match().ordinal(),
+                return List.of(Text.text(pair.id(), LONGEST), pair.match().ordinal(),
                         pair.outputs().keySet().stream().map(outputs::indexOf).toList(),
                         both.first.seconds(pair.firstEntry(), before), shown.tokens(), "", before.run(),
                         values(shown.inputs()), values(shown.outputs()), List.of(), false,
@@ -4180,8 +4179,8 @@ final class DifyExec implements Runnable {
             }
 
             /// `[pointer, note, [[side, text]]]`
-            private List<Object> difference(Contrast.Difference difference) {
-                var pieces = both.scope.contrast().segments(difference).stream()
+            private List<Object> difference(JsonDiff.Difference difference) {
+                var pieces = both.scope.diff().segments(difference).stream()
                         .map(piece -> piece.shown(CONTEXT, LONGEST));
                 return List.of(difference.pointer(), difference.note(),
                         pieces.map(piece -> List.of(piece.side().ordinal(), piece.text())).toList());
@@ -4558,21 +4557,21 @@ final class DifyExec implements Runnable {
 
         /// Where a row of two batches stands; the side on which it FAILED may have it paused or unknown as well.
         enum Match {
-            SAME(Standing.SUCCEEDED), DIFFERENT(Standing.PARTIAL), ONLY_FIRST(Standing.PAUSED),
-            ONLY_SECOND(Standing.PAUSED), FAILED_FIRST(Standing.FAILED), FAILED_SECOND(Standing.FAILED),
-            NEITHER(Standing.FAILED);
+            SAME(RowStatus.SUCCEEDED), DIFFERENT(RowStatus.PARTIAL), ONLY_FIRST(RowStatus.PAUSED),
+            ONLY_SECOND(RowStatus.PAUSED), FAILED_FIRST(RowStatus.FAILED), FAILED_SECOND(RowStatus.FAILED),
+            NEITHER(RowStatus.FAILED);
 
             /// Whose colour it has.
-            private final Standing like;
+            private final RowStatus like;
 
-            Match(Standing like) {
+            Match(RowStatus like) {
                 this.like = like;
             }
 
             /// Before the outputs are looked at. Of a row that is pending, a file knows nothing.
-            static Match of(Standing first, Standing second) {
-                if (first == Standing.PENDING) return second == Standing.PENDING ? NEITHER : ONLY_SECOND;
-                if (second == Standing.PENDING) return ONLY_FIRST;
+            static Match of(RowStatus first, RowStatus second) {
+                if (first == RowStatus.PENDING) return second == RowStatus.PENDING ? NEITHER : ONLY_SECOND;
+                if (second == RowStatus.PENDING) return ONLY_FIRST;
                 if (first.isSuccess()) return second.isSuccess() ? SAME : FAILED_SECOND;
                 return second.isSuccess() ? FAILED_FIRST : NEITHER;
             }
@@ -4595,15 +4594,15 @@ final class DifyExec implements Runnable {
         ///
         /// @param part    a JSON pointer into them; empty: all
         /// @param ignored names of outputs
-        record Scope(String part, Set<String> ignored, Contrast contrast) {
+        record Scope(String part, Set<String> ignored, JsonDiff diff) {
             boolean holds(String name) {
                 return !ignored.contains(name)
-                        && (part.isEmpty() || (part + "/").startsWith(Contrast.pointer(name) + "/"));
+                        && (part.isEmpty() || (part + "/").startsWith(JsonDiff.pointer(name) + "/"));
             }
 
             /// What an output of this name is called: by its pointer.
             String output(String name) {
-                return part.isEmpty() ? Contrast.pointer(name) : part;
+                return part.isEmpty() ? JsonDiff.pointer(name) : part;
             }
 
             /// What is compared of an output. What is nested too deeply, or a number too large, is the text that it
@@ -4624,8 +4623,8 @@ final class DifyExec implements Runnable {
         ///
         /// @param outputs what differs in each, by its pointer
         record Pair(String id, Match match, int firstEntry, int secondEntry, Ending first, Ending second,
-                Map<String, List<Contrast.Difference>> outputs, boolean hasOtherInputs) {
-            List<Contrast.Difference> differences() {
+                Map<String, List<JsonDiff.Difference>> outputs, boolean hasOtherInputs) {
+            List<JsonDiff.Difference> differences() {
                 return outputs.values().stream().flatMap(List::stream).toList();
             }
         }
@@ -4637,9 +4636,9 @@ final class DifyExec implements Runnable {
             final Batch batch;
             final Timeline timeline = new Timeline();
             final Spreadsheet.OutputNames names = new Spreadsheet.OutputNames();
-            private Ledger.Endings endings;
+            private LineOffsets.Endings endings;
             /// What its rows took: by the log where both sides have one, else by the results.
-            private Longs.Latencies latencies = new Longs.Latencies();
+            private LongList.Latencies latencies = new LongList.Latencies();
             private Usage.Spending spent = new Usage.Spending();
 
             /// All at the same time.
@@ -4657,8 +4656,8 @@ final class DifyExec implements Runnable {
                 batch = Batch.peek(BatchFiles.of(results).begun(), Optional.empty(), readings);
             }
 
-            private Standing standing(int entry) {
-                return entry < 0 ? Standing.PENDING : batch.index().standing(entry);
+            private RowStatus status(int entry) {
+                return entry < 0 ? RowStatus.PENDING : batch.index().status(entry);
             }
 
             private Ending ending(int entry) throws IOException {
@@ -4667,12 +4666,12 @@ final class DifyExec implements Runnable {
 
             /// What a row took, by the log, else by the results.
             Object seconds(int entry, Ending ending) {
-                return entry >= 0 && batch.ledger().millis(entry) > 0 ? batch.ledger().millis(entry) / 1000.0
+                return entry >= 0 && batch.offsets().millis(entry) > 0 ? batch.offsets().millis(entry) / 1000.0
                         : number(ending.seconds());
             }
 
             private void take(int entry, Ending ending) {
-                if (!standing(entry).isSuccess()) return;
+                if (!status(entry).isSuccess()) return;
                 if (!ending.seconds().isEmpty())
                     latencies.add(number(ending.seconds()).movePointRight(3).longValue());
                 spent.add(number(ending.tokens()).longValue(),
@@ -4696,7 +4695,7 @@ final class DifyExec implements Runnable {
             static Figure ofPrice(String currency, double first, double second) {
                 double high = DoubleStream.of(first, second).filter(price -> price > 0).max().orElse(10);
                 int digits = Math.clamp(3 - (int) Math.floor(Math.log10(high)), 2, 9);
-                return new Figure("cost " + Plain.text(currency, 8), first, second, digits);
+                return new Figure("cost " + Text.text(currency, 8), first, second, digits);
             }
 
             String text(double figure) {
@@ -4731,7 +4730,7 @@ final class DifyExec implements Runnable {
             unmet = new TreeSet<>(scope.ignored());
             isLogged = first.batch.history().attempts > 0 && second.batch.history().attempts > 0;
             for (var side : List.of(first, second)) {
-                side.endings = new Ledger.Endings(side.batch);
+                side.endings = new LineOffsets.Endings(side.batch);
                 if (!isLogged) continue;
                 side.latencies = side.batch.history().latencies;
                 side.spent = side.batch.history().spent;
@@ -4749,7 +4748,7 @@ final class DifyExec implements Runnable {
         Pair pair(int number) throws IOException {
             int from = number < first.batch.index().size() ? number : -1, to = others[number];
             var id = from < 0 ? second.batch.index().id(to) : first.batch.index().id(from);
-            var match = Match.of(first.standing(from), second.standing(to));
+            var match = Match.of(first.status(from), second.status(to));
             Ending before = first.ending(from), after = second.ending(to);
             if (match != Match.SAME) return new Pair(id, match, from, to, before, after, Map.of(), false);
             var outputs = differences(before.outputs(), after.outputs());
@@ -4765,17 +4764,17 @@ final class DifyExec implements Runnable {
         }
 
         /// What differs in each output, by its pointer.
-        private Map<String, List<Contrast.Difference>> differences(Map<String, Ending.Literal> before,
+        private Map<String, List<JsonDiff.Difference>> differences(Map<String, Ending.Literal> before,
                 Map<String, Ending.Literal> after) {
             if (!unmet.isEmpty()) unmet.removeAll(union(before.keySet(), after.keySet()));
             if (met && before.equals(after)) return Map.of();
-            var found = new LinkedHashMap<String, List<Contrast.Difference>>();
+            var found = new LinkedHashMap<String, List<JsonDiff.Difference>>();
             for (var name : union(before.keySet(), after.keySet())) if (scope.holds(name)) {
                 var value = before.get(name);
                 if (met && value != null && value.equals(after.get(name))) continue;
                 JsonNode one = scope.part(value), two = scope.part(after.get(name));
                 met |= !one.isMissingNode() || !two.isMissingNode();
-                var differences = scope.contrast().of(scope.output(name), one, two);
+                var differences = scope.diff().of(scope.output(name), one, two);
                 if (!differences.isEmpty()) found.put(scope.output(name), differences);
             }
             return found;
@@ -4794,9 +4793,9 @@ final class DifyExec implements Runnable {
                 else add(number, pair(number));
             }
             if (matches.get(Match.SAME) + matches.get(Match.DIFFERENT) == 0) return;
-            if (!met) throw new Unusable("--output " + Plain.text(scope.part(), 100)
+            if (!met) throw new Unusable("--output " + Text.text(scope.part(), 100)
                     + ": no row has such a part in its outputs, in neither file");
-            if (!unmet.isEmpty()) throw new Unusable("--ignore " + Plain.text(String.join(" --ignore ", unmet), 100)
+            if (!unmet.isEmpty()) throw new Unusable("--ignore " + Text.text(String.join(" --ignore ", unmet), 100)
                     + ": no row has such an output, in neither file");
         }
 
@@ -4826,7 +4825,7 @@ final class DifyExec implements Runnable {
         }
 
         private static double succeeded(Index index) {
-            return 100.0 * (index.count(Standing.SUCCEEDED) + index.count(Standing.PARTIAL)) / index.rows();
+            return 100.0 * (index.count(RowStatus.SUCCEEDED) + index.count(RowStatus.PARTIAL)) / index.rows();
         }
 
         @Override
@@ -4836,7 +4835,7 @@ final class DifyExec implements Runnable {
         }
 
         /// What differs: a table, or one JSON object.
-        record View(Comparison both, PrintWriter out, Paint paint) {
+        record View(Comparison both, PrintWriter out, Ansi paint) {
             private static final int SHOWN = 10, CONTEXT = 30, LONGEST = 300;
 
             void print(boolean all) throws IOException {
@@ -4848,14 +4847,14 @@ final class DifyExec implements Runnable {
                 figures();
                 if (!both.outputs.isEmpty()) out.println();
                 both.outputs.forEach((output, rows) -> out.println("  "
-                        + paint.faint("%-24s".formatted("differ in " + Plain.text(output, 200)))
+                        + paint.faint("%-24s".formatted("differ in " + Text.text(output, 200)))
                         + String.format(Locale.ROOT, "%,8d", rows) + (rows == 1 ? " row" : " rows")));
                 var others = both.otherInputs;
-                if (!others.isEmpty()) out.println("\n  Note: the inputs of " + Plain.count(others.cardinality(), "row")
-                        + " differ, too (first: " + Plain.id(both.first.batch.index().id(others.nextSetBit(0))) + ")");
+                if (!others.isEmpty()) out.println("\n  Note: the inputs of " + Text.count(others.cardinality(), "row")
+                        + " differ, too (first: " + Text.id(both.first.batch.index().id(others.nextSetBit(0))) + ")");
                 for (var side : List.of(both.first, both.second))
                     if (side.spent.unpriced() > 0 && !side.spent.prices().isEmpty()) out.println("\n  Note: "
-                            + Plain.count(side.spent.unpriced(), "run is", "runs are") + " not in the cost of the "
+                            + Text.count(side.spent.unpriced(), "run is", "runs are") + " not in the cost of the "
                             + (side == both.first ? "first" : "second") + ": no price was told");
                 differences(all ? Long.MAX_VALUE : SHOWN);
                 if (both.unequal.isEmpty()) out.println("\nNothing differs.");
@@ -4874,28 +4873,28 @@ final class DifyExec implements Runnable {
                 int[] rows = both.unequal.stream().limit(most).toArray();
                 for (int number : rows) row(both.pair(number));
                 int more = both.unequal.cardinality() - rows.length;
-                if (more > 0) out.println("\n  … and " + Plain.count(more, "more row") + " (--all)");
+                if (more > 0) out.println("\n  … and " + Text.count(more, "more row") + " (--all)");
             }
 
             private void row(Pair pair) {
                 out.println();
-                out.println("  " + paint.bold(Plain.id(pair.id())) + "  "
+                out.println("  " + paint.bold(Text.id(pair.id())) + "  "
                         + paint.by(pair.match().like, pair.match().word())
                         + Stream.of(pair.first().error(), pair.second().error()).filter(error -> !error.isEmpty())
-                                .map(error -> ": " + Plain.text(error, 160)).collect(joining()));
+                                .map(error -> ": " + Text.text(error, 160)).collect(joining()));
                 for (var difference : pair.differences()) out.println("    "
-                        + paint.faint(Plain.text(difference.pointer(), 200)) + "  " + marked(difference)
+                        + paint.faint(Text.text(difference.pointer(), 200)) + "  " + marked(difference)
                         + (difference.note().isEmpty() ? "" : paint.faint("  (" + difference.note() + ")")));
             }
 
             /// `the [-red-]{+blue+} one`
-            private String marked(Contrast.Difference difference) {
-                return both.scope.contrast().segments(difference).stream().map(piece -> {
-                    var text = Plain.text(piece.shown(CONTEXT, LONGEST).text(), LONGEST);
+            private String marked(JsonDiff.Difference difference) {
+                return both.scope.diff().segments(difference).stream().map(piece -> {
+                    var text = Text.text(piece.shown(CONTEXT, LONGEST).text(), LONGEST);
                     return switch (piece.side()) {
                         case BOTH -> text;
-                        case FIRST -> paint.by(Standing.FAILED, "[-" + text + "-]");
-                        case SECOND -> paint.by(Standing.SUCCEEDED, "{+" + text + "+}");
+                        case FIRST -> paint.by(RowStatus.FAILED, "[-" + text + "-]");
+                        case SECOND -> paint.by(RowStatus.SUCCEEDED, "{+" + text + "+}");
                     };
                 }).collect(joining());
             }
@@ -4926,11 +4925,11 @@ final class DifyExec implements Runnable {
                 return row;
             }
 
-            private Map<String, Object> json(Contrast.Difference difference) {
+            private Map<String, Object> json(JsonDiff.Difference difference) {
                 var told = object("pointer", difference.pointer());
                 if (!difference.first().isMissingNode()) told.put("first", difference.first());
                 if (!difference.second().isMissingNode()) told.put("second", difference.second());
-                if (difference.isOfTexts()) told.put("words", both.scope.contrast().segments(difference).stream()
+                if (difference.isOfTexts()) told.put("words", both.scope.diff().segments(difference).stream()
                         .map(piece -> List.of(piece.side().name().toLowerCase(Locale.ROOT), piece.text())).toList());
                 if (!difference.note().isEmpty()) told.put("note", difference.note());
                 return told;
@@ -4939,10 +4938,10 @@ final class DifyExec implements Runnable {
     }
 
     /// Colour for a terminal; off, text stays as it is.
-    record Paint(boolean on) {
+    record Ansi(boolean on) {
         /// @param descriptor what is painted on: 1 or 2
-        static Paint of(Env env, int descriptor) {
-            return new Paint(env.get("NO_COLOR").isEmpty() && !env.get("TERM").equals("dumb")
+        static Ansi of(Env env, int descriptor) {
+            return new Ansi(env.get("NO_COLOR").isEmpty() && !env.get("TERM").equals("dumb")
                     && Screen.isTerminal(descriptor));
         }
 
@@ -4954,8 +4953,8 @@ final class DifyExec implements Runnable {
             return paint("2", text);
         }
 
-        String by(Standing standing, String text) {
-            return paint(switch (standing) {
+        String by(RowStatus status, String text) {
+            return paint(switch (status) {
                 case SUCCEEDED -> "32";
                 case PARTIAL, UNKNOWN -> "33";
                 case FAILED -> "31";
@@ -4970,7 +4969,7 @@ final class DifyExec implements Runnable {
     }
 
     /// A file that appears as a whole, or not at all.
-    static final class Draft {
+    static final class AtomicFile {
         interface Content {
             void write(OutputStream out) throws IOException; // it stays open
         }
@@ -4990,7 +4989,7 @@ final class DifyExec implements Runnable {
                 if (!mayBeReplaced.test(file))
                     throw new Unusable(file + ": is there already\nhint: --force writes over it");
             } catch (IOException problem) {
-                throw new Unusable(file + ": " + Plain.of(problem));
+                throw new Unusable(file + ": " + Text.of(problem));
             }
         }
 
@@ -5025,7 +5024,7 @@ final class DifyExec implements Runnable {
                     Files.deleteIfExists(draft);
                 }
             } catch (IOException problem) {
-                throw new Unusable(file + ": cannot be written (" + Plain.of(problem) + ")");
+                throw new Unusable(file + ": cannot be written (" + Text.of(problem) + ")");
             }
         }
 
@@ -5046,7 +5045,7 @@ final class DifyExec implements Runnable {
         private final Workflow workflow;
         private final Terms terms;
         private final Agenda agenda;
-        private final Inquiry inquiry;
+        private final LookUpRules lookUpRules;
         private final Pace pace;
         private final Health health;
         private final BatchWriter batch;
@@ -5068,14 +5067,14 @@ final class DifyExec implements Runnable {
         ///
         /// @param route over which kind of answer runs go
         /// @param names of the user of each attempt
-        record Terms(Judge judge, Limits limits, Pace pace, Route route, Attempt.Names names) {}
+        record Terms(Judge judge, Limits limits, Pace pace, ModePolicy route, Attempt.Names names) {}
 
         /// What an engine hears of the world by, and does its work with. Its thread takes what it has to do out of the
         /// mailbox, where workers and signals put it.
         record Ports(InstantSource clock, BlockingQueue<Runnable> mailbox, Executor workers) {
             /// The time of day, and a virtual thread for each piece of work.
             static Ports ofProcess() {
-                return new Ports(new Onward(InstantSource.system(), System::nanoTime), new LinkedBlockingQueue<>(),
+                return new Ports(new MonotonicClock(InstantSource.system(), System::nanoTime), new LinkedBlockingQueue<>(),
                         Thread::startVirtualThread);
             }
         }
@@ -5084,7 +5083,7 @@ final class DifyExec implements Runnable {
             this.workflow = workflow;
             this.terms = terms;
             this.agenda = new Agenda(wanted, terms.route().app.firstLook(), ports.clock().instant());
-            this.inquiry = new Inquiry(terms.judge(), terms.limits(), wanted.resendUnknown());
+            this.lookUpRules = new LookUpRules(terms.judge(), terms.limits(), wanted.resendUnknown());
             this.pace = terms.pace();
             this.health = new Health(terms.judge().backoff());
             this.batch = batch;
@@ -5136,7 +5135,7 @@ final class DifyExec implements Runnable {
                 while (!isOver()) {
                     begin();
                     tally.now = new Tally.Now(running.size(), agenda.waiting.size(), saving.size(),
-                            agenda.doubts.size() + looking, rest(clock.instant()));
+                            agenda.lookUps.size() + looking, rest(clock.instant()));
                     watcher.watch(tally);
                     var message = ports.mailbox().poll(untilNext().toNanos(), NANOSECONDS);
                     for (; message != null; message = ports.mailbox().poll()) message.run();
@@ -5174,14 +5173,14 @@ final class DifyExec implements Runnable {
             batch.flush();
             starts.forEach(this::start);
             while (looking < looksAtOnce && health.isOpen(now)) {
-                var doubt = agenda.doubts.next(now);
-                if (doubt.isEmpty()) break;
-                look(doubt.get());
+                var unresolved = agenda.lookUps.next(now);
+                if (unresolved.isEmpty()) break;
+                look(unresolved.get());
             }
         }
 
         private void stop(String why) {
-            agenda.close(new Stop(STOPPED, why));
+            agenda.close(new Stop(Exit.STOPPED, why));
         }
 
         /// The batch ends where the next run would cost too much; its row stays pending.
@@ -5225,7 +5224,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Runs an attempt to its end. Where memory runs out, the run is looked up once others have given theirs back.
-        private Seen run(Attempt attempt) {
+        private Response run(Attempt attempt) {
             try {
                 return workflow.run(attempt, heard -> {
                     // what the runs of all rows say would be too much
@@ -5233,23 +5232,23 @@ final class DifyExec implements Runnable {
                         ports.mailbox().add(() -> heard(attempt, heard));
                 });
             } catch (OutOfMemoryError _) {
-                return Seen.Cut.outOfMemory(Optional.empty());
+                return Response.Cut.outOfMemory(Optional.empty());
             }
         }
 
-        private void look(Doubt doubt) {
-            if (isOver(doubt)) return;
+        private void look(Unresolved unresolved) {
+            if (isOver(unresolved)) return;
             var now = clock.instant();
-            if (!doubt.canBeFound()) {
-                agenda.release(doubt);
-                act(doubt, inquiry.step(doubt, new Found.Absent(), here(doubt), now));
+            if (!unresolved.canBeFound()) {
+                agenda.release(unresolved);
+                act(unresolved, lookUpRules.step(unresolved, new LookUpResult.Absent(), here(unresolved), now));
                 return;
             }
             looking++;
             health.begun();
-            if (doubt.stopsFirst())
-                batch.record(Event.Stop.of(doubt.attempt(), doubt.run().get(), Event.Stop.TIMED_OUT, now));
-            work(() -> workflow.look(doubt), found -> looked(doubt, found, now));
+            if (unresolved.stopsFirst())
+                batch.record(Event.Stop.of(unresolved.attempt(), unresolved.run().get(), Event.Stop.TIMED_OUT, now));
+            work(() -> workflow.look(unresolved), found -> looked(unresolved, found, now));
         }
 
         /// Work for another thread, and what this one does about its result. Work that breaks says so, too: nothing
@@ -5283,7 +5282,7 @@ final class DifyExec implements Runnable {
         }
 
         private Instant nextLook() {
-            return looking < looksAtOnce ? Collections.max(List.of(agenda.doubts.due(), health.opens())) : Instant.MAX;
+            return looking < looksAtOnce ? Collections.max(List.of(agenda.lookUps.due(), health.opens())) : Instant.MAX;
         }
 
         /// What keeps rows from starting, apart from those that run.
@@ -5293,9 +5292,9 @@ final class DifyExec implements Runnable {
                 var next = running.isEmpty() ? nextStart(now) : now;
                 if (!next.isAfter(now)) return Optional.empty();
                 if (next.isBefore(Instant.MAX))
-                    return Optional.of("next start in " + Plain.seconds(Duration.between(now, next)));
+                    return Optional.of("next start in " + Text.seconds(Duration.between(now, next)));
                 return Optional.of("waits for runs that are looked up")
-                        .filter(_ -> agenda.doubts.size() + looking > 0);
+                        .filter(_ -> agenda.lookUps.size() + looking > 0);
             });
         }
 
@@ -5326,7 +5325,7 @@ final class DifyExec implements Runnable {
             begun.start = clock.instant();
             begun.began = true;
             named(begun, run);
-            if (pace.isQueued(waited)) slowDown(begun.attempt, "first event after " + Plain.seconds(waited),
+            if (pace.isQueued(waited)) slowDown(begun.attempt, "first event after " + Text.seconds(waited),
                     () -> (int) running.values().stream().filter(some -> some.began).count());
             if (hardStop.isBefore(Instant.MAX) && taskStopsSent) stopTask(begun);
         }
@@ -5350,9 +5349,9 @@ final class DifyExec implements Runnable {
         }
 
         /// What a whole answer tells: of its wait at the server's door, and of how many are at work inside at once.
-        private void passedDoor(Attempt attempt, Seen.Ran ran, Instant now) {
+        private void passedDoor(Attempt attempt, Response.Ran ran, Instant now) {
             ran.waited().filter(pace::isQueued).ifPresent(waited -> slowDown(attempt,
-                    "waited " + Plain.seconds(waited) + " at the server's door",
+                    "waited " + Text.seconds(waited) + " at the server's door",
                     () -> Math.max(begun(waited, ran.usage(), now), pace.atWork.most())));
             pace.atWork.add(ran.usage().within(Duration.between(attempt.at(), now)), now);
         }
@@ -5364,25 +5363,25 @@ final class DifyExec implements Runnable {
             return 1 + (int) running.values().stream().filter(some -> some.attempt.at().isBefore(sent)).count();
         }
 
-        private void ended(Attempt attempt, Seen seen) {
+        private void ended(Attempt attempt, Response seen) {
             var begun = running.remove(attempt.sequence());
             if (begun == null) return; // its end was learnt otherwise before
             var now = clock.instant();
             pace.ended(now);
-            if (seen instanceof Seen.Ran ran && begun.stopAsked && ran.isStop()) {
+            if (seen instanceof Response.Ran ran && begun.stopAsked && ran.isStop()) {
                 batch.record(Event.End.of(attempt, now, "interrupted", ran, "stopped on request"));
                 return;
             }
             adapt(attempt, seen, now);
             var verdict = terms.judge().verdict(attempt, seen);
             if (verdict instanceof Verdict.LookUp) seen.run().ifPresent(run -> named(begun, run));
-            else if (seen instanceof Seen.Ran ran) watcher.ran(attempt, ran, now);
+            else if (seen instanceof Response.Ran ran) watcher.ran(attempt, ran, now);
             conclude(attempt, begun.start, seen, verdict);
             heed(seen, now);
         }
 
         /// A pause that the server asks for is one of the whole batch.
-        private void heed(Seen seen, Instant now) {
+        private void heed(Response seen, Instant now) {
             if (agenda.stop().isPresent()) return;
             Backoff.Pause.of(seen, now).ifPresent(pause -> {
                 if (pause.isTooLong()) stop(pause.text());
@@ -5395,22 +5394,22 @@ final class DifyExec implements Runnable {
         }
 
         /// What an answer says about the server, apart from its row.
-        private void adapt(Attempt attempt, Seen seen, Instant now) {
-            if (seen instanceof Seen.Ran ran) {
+        private void adapt(Attempt attempt, Response seen, Instant now) {
+            if (seen instanceof Response.Ran ran) {
                 passedDoor(attempt, ran, now);
                 pace.took(Duration.between(attempt.at(), now));
             }
             switch (seen) {
-                case Seen.Ran _, Seen.TooLarge _ -> {
+                case Response.Ran _, Response.TooLarge _ -> {
                     pace.succeeded();
                     health.served();
                     firewalled = 0;
                 }
-                case Seen.Refused refused when refused.status() >= 500
+                case Response.Refused refused when refused.status() >= 500
                         && !refused.inStream() -> health.failed(now, attempt.at());
-                case Seen.Refused _ -> health.answered();
-                case Seen.NotUploaded file when !file.mayPass() -> health.answered();
-                case Seen.Cut _, Seen.NotSent _, Seen.NotUploaded _ -> health.failed(now, attempt.at());
+                case Response.Refused _ -> health.answered();
+                case Response.NotUploaded file when !file.mayPass() -> health.answered();
+                case Response.Cut _, Response.NotSent _, Response.NotUploaded _ -> health.failed(now, attempt.at());
             }
             terms.route().seen(attempt, seen, Duration.between(attempt.at(), now), onServer())
                     .ifPresent(change -> changed(change, now));
@@ -5425,8 +5424,8 @@ final class DifyExec implements Runnable {
         }
 
         /// @param start what the time of its run counts from
-        private void conclude(Attempt attempt, Instant start, Seen seen, Verdict verdict) {
-            if (seen instanceof Seen.Ran ran && !(verdict instanceof Verdict.LookUp)) tally.used(attempt, ran.usage());
+        private void conclude(Attempt attempt, Instant start, Response seen, Verdict verdict) {
+            if (seen instanceof Response.Ran ran && !(verdict instanceof Verdict.LookUp)) tally.used(attempt, ran.usage());
             switch (verdict) {
                 case Verdict.Done(var outcome) -> finish(attempt, seen, outcome);
                 case Verdict.Again(var after, var why) -> {
@@ -5439,9 +5438,9 @@ final class DifyExec implements Runnable {
                 }
                 case Verdict.Unreached(var after, var why) -> again(attempt, attempt.tries(), after, "unreached", seen,
                         why);
-                case Verdict.LookUp(var symptom, var why) -> doubt(attempt, start, seen, symptom, why);
+                case Verdict.LookUp(var symptom, var why) -> unresolved(attempt, start, seen, symptom, why);
                 case Verdict.StopBatch(var why) -> {
-                    var fact = new Stop(STOPPED, why).fact();
+                    var fact = new Stop(Exit.STOPPED, why).fact();
                     batch.record(Event.End.of(attempt, clock.instant(), "refused", seen, fact));
                     stop(why);
                 }
@@ -5449,7 +5448,7 @@ final class DifyExec implements Runnable {
         }
 
         /// @param word how the log calls this end of an attempt
-        private void again(Attempt attempt, Attempt.Tries tries, Duration after, String word, Seen seen, String why) {
+        private void again(Attempt attempt, Attempt.Tries tries, Duration after, String word, Response seen, String why) {
             var now = clock.instant();
             batch.record(Event.End.of(attempt, now, word, seen, why));
             agenda.again(attempt.row(), tries, now.plus(after));
@@ -5464,9 +5463,9 @@ final class DifyExec implements Runnable {
         }
 
         /// A row of whose outputs files are to be kept counts as done once they are there, or given up.
-        private void finish(Attempt attempt, Seen seen, Outcome outcome) {
+        private void finish(Attempt attempt, Response seen, Outcome outcome) {
             var now = clock.instant();
-            if (!(seen instanceof Seen.Ran ran) || !outcome.standing().isSuccess() || !ran.hasFiles()) {
+            if (!(seen instanceof Response.Ran ran) || !outcome.status().isSuccess() || !ran.hasFiles()) {
                 acknowledge(attempt, seen, outcome, List.of(), now);
                 return;
             }
@@ -5478,7 +5477,7 @@ final class DifyExec implements Runnable {
         }
 
         private void checkLimits() {
-            terms.limits().reached(tally.count(Standing.FAILED), tally.done(), tally.tokens).ifPresent(this::stop);
+            terms.limits().reached(tally.count(RowStatus.FAILED), tally.done(), tally.tokens).ifPresent(this::stop);
         }
 
         private void downloaded(Download download, OutputFile.Fetched fetched) {
@@ -5501,18 +5500,18 @@ final class DifyExec implements Runnable {
 
         private void missing(Attempt attempt, OutputFile file, String why) {
             var id = attempt.row().id();
-            if (tally.missingFiles.isEmpty()) watcher.say("Row " + Plain.id(id) + ": a file of its outputs could not "
-                    + "be fetched (" + Plain.text(why, 200) + "); all rows with such files are told at the end.");
+            if (tally.missingFiles.isEmpty()) watcher.say("Row " + Text.id(id) + ": a file of its outputs could not "
+                    + "be fetched (" + Text.text(why, 200) + "); all rows with such files are told at the end.");
             tally.missingFiles.add(attempt.row());
             batch.record(new Event.Missing(clock.instant(), id, attempt.user(), file.place().getFileName().toString(),
-                    Plain.text(why, 200)));
+                    Text.text(why, 200)));
         }
 
         /// The result is on disk before its `end`: [BatchWriter#flush] writes in that order.
-        private void acknowledge(Attempt attempt, Seen seen, Outcome outcome, List<Path> files, Instant ended) {
+        private void acknowledge(Attempt attempt, Response seen, Outcome outcome, List<Path> files, Instant ended) {
             var now = clock.instant();
             var took = attempt.took(seen, ended);
-            if (seen instanceof Seen.Ran ran && outcome.standing().isSuccess() && attempt.kind() == Attempt.Kind.ROW)
+            if (seen instanceof Response.Ran ran && outcome.status().isSuccess() && attempt.kind() == Attempt.Kind.ROW)
                 batch.result(new Results.Success(attempt, ran, ended, files));
             batch.settled(attempt, outcome, now, seen, took, () -> {
                 tally.ended(attempt, outcome, took, now);
@@ -5522,11 +5521,11 @@ final class DifyExec implements Runnable {
             if (outcome.firewall() && ++firewalled >= FIREWALLED)
                 stop("a firewall refused " + FIREWALLED + " rows in a row (HTTP 403, HTML)"
                         + "\nhint: ask its owner to let these requests through");
-            if (seen instanceof Seen.Ran ran) notice(ran);
+            if (seen instanceof Response.Ran ran) notice(ran);
         }
 
         /// Tells of a new version; and once, by the first row that has such links, that they expire.
-        private void notice(Seen.Ran ran) {
+        private void notice(Response.Ran ran) {
             var former = version;
             if (!ran.workflowId().isEmpty()) version = ran.workflowId();
             if (!former.isEmpty() && !former.equals(version)) watcher.say("Versions of the workflow differ within "
@@ -5538,114 +5537,114 @@ final class DifyExec implements Runnable {
                     + "--save-files DIR keeps the files.");
         }
 
-        private void doubt(Attempt attempt, Instant start, Seen seen, Symptom symptom, String why) {
+        private void unresolved(Attempt attempt, Instant start, Response seen, Symptom symptom, String why) {
             if (agenda.stop().isPresent()) return; // open in the log: the next start asks for it
             var now = clock.instant();
             var deadline = symptom == Symptom.TIMED_OUT ? now.plus(terms.limits().afterTimeout(seen.run()))
                     : start.plus(terms.limits().timeout());
             var since = symptom == Symptom.SILENCE ? attempt.at() : now; // that silence has lasted since the request
-            agenda.arose(new Doubt.NoEnd(attempt, seen, symptom, why, since, deadline), now);
+            agenda.arose(new Unresolved.NoEnd(attempt, seen, symptom, why, since, deadline), now);
         }
 
         private void askAboutQuiet(InFlight begun, RunRef run) {
             if (begun.asked) return;
             begun.asked = true;
-            agenda.doubt(new Doubt.QuietStream(begun.attempt, Optional.of(run), begun.start, clock.instant()));
+            agenda.unresolved(new Unresolved.QuietStream(begun.attempt, Optional.of(run), begun.start, clock.instant()));
         }
 
-        private void looked(Doubt doubt, Found found, Instant begun) {
+        private void looked(Unresolved unresolved, LookUpResult found, Instant begun) {
             looking--;
-            agenda.release(doubt);
+            agenda.release(unresolved);
             var now = clock.instant();
-            if (found instanceof Found.Silent(var seen) && !(seen instanceof Seen.TooLarge)) health.failed(now, begun);
+            if (found instanceof LookUpResult.Silent(var seen) && !(seen instanceof Response.TooLarge)) health.failed(now, begun);
             else health.answered();
-            if (found instanceof Found.Running) terms.route().listsRunning(doubt);
-            if (found instanceof Found.Ended(var ran)) watcher.ran(doubt.attempt(), ran, now);
-            batch.record(new Event.Look(now, doubt.attempt().user(), doubt.run().map(RunRef::id).orElse(""),
+            if (found instanceof LookUpResult.Running) terms.route().listsRunning(unresolved);
+            if (found instanceof LookUpResult.Ended(var ran)) watcher.ran(unresolved.attempt(), ran, now);
+            batch.record(new Event.Look(now, unresolved.attempt().user(), unresolved.run().map(RunRef::id).orElse(""),
                     found.word()));
-            if (found.isThere() && (doubt instanceof Doubt.Recheck || doubt instanceof Doubt.Late))
-                turnedUp(doubt.attempt(), found, now);
-            if (!isOver(doubt)) {
-                var step = inquiry.step(doubt, found, here(doubt), now);
-                if (doubt instanceof Doubt.QuietStream) leave(doubt.attempt(), found);
-                act(doubt, step);
+            if (found.isThere() && (unresolved instanceof Unresolved.Recheck || unresolved instanceof Unresolved.Late))
+                turnedUp(unresolved.attempt(), found, now);
+            if (!isOver(unresolved)) {
+                var step = lookUpRules.step(unresolved, found, here(unresolved), now);
+                if (unresolved instanceof Unresolved.QuietStream) leave(unresolved.attempt(), found);
+                act(unresolved, step);
             }
-            if (found instanceof Found.Silent(var seen)) heed(seen, now);
+            if (found instanceof LookUpResult.Silent(var seen)) heed(seen, now);
         }
 
         /// A stream that was quiet has told its end.
-        private boolean isOver(Doubt doubt) {
-            return doubt instanceof Doubt.QuietStream && !running.containsKey(doubt.attempt().sequence());
+        private boolean isOver(Unresolved unresolved) {
+            return unresolved instanceof Unresolved.QuietStream && !running.containsKey(unresolved.attempt().sequence());
         }
 
-        private Inquiry.Here here(Doubt doubt) {
-            if (doubt instanceof Doubt.Late) batch.flush(); // one found a moment ago may have given the row its success
-            var begun = running.get(doubt.attempt().sequence());
-            return new Inquiry.Here(terms.route().listing(doubt.attempt()), begun != null && begun.stopAsked,
-                    batch.standing(doubt.attempt().row()).isSuccess());
+        private LookUpRules.Here here(Unresolved unresolved) {
+            if (unresolved instanceof Unresolved.Late) batch.flush(); // one found a moment ago may have given the row its success
+            var begun = running.get(unresolved.attempt().sequence());
+            return new LookUpRules.Here(terms.route().listing(unresolved.attempt()), begun != null && begun.stopAsked,
+                    batch.status(unresolved.attempt().row()).isSuccess());
         }
 
         /// A stream that says nothing of its run's end is given up.
-        private void leave(Attempt attempt, Found found) {
+        private void leave(Attempt attempt, LookUpResult found) {
             var begun = running.get(attempt.sequence());
             begun.asked = false;
-            if (!(found instanceof Found.Ended)) return;
+            if (!(found instanceof LookUpResult.Ended)) return;
             running.remove(attempt.sequence());
             pace.ended(clock.instant());
             if (begun.thread != null) begun.thread.interrupt();
         }
 
-        private void act(Doubt doubt, Inquiry.Step step) {
-            var attempt = doubt.attempt();
+        private void act(Unresolved unresolved, LookUpRules.Step step) {
+            var attempt = unresolved.attempt();
             switch (step) {
-                case Inquiry.Step.Take(var ran, var verdict) -> {
-                    if (doubt instanceof Doubt.Late) tally.reopened(batch.standing(attempt.row()));
+                case LookUpRules.Step.Take(var ran, var verdict) -> {
+                    if (unresolved instanceof Unresolved.Late) tally.reopened(batch.status(attempt.row()));
                     batch.record(new Event.Harvest(clock.instant(), attempt.user(), ran.ref().id()));
                     tally.harvested++;
-                    conclude(attempt, doubt.start(), ran, verdict);
+                    conclude(attempt, unresolved.start(), ran, verdict);
                 }
-                case Inquiry.Step.Judged(var seen, var verdict) -> conclude(attempt, doubt.start(), seen, verdict);
-                case Inquiry.Step.LookAgain(var next) -> agenda.doubt(next);
-                case Inquiry.Step.Say(var text, var then) -> {
+                case LookUpRules.Step.Judged(var seen, var verdict) -> conclude(attempt, unresolved.start(), seen, verdict);
+                case LookUpRules.Step.LookAgain(var next) -> agenda.unresolved(next);
+                case LookUpRules.Step.Say(var text, var then) -> {
                     watcher.say(text);
-                    act(doubt, then);
+                    act(unresolved, then);
                 }
-                case Inquiry.Step.Close(var end, var seen, var why, var then) -> {
+                case LookUpRules.Step.Close(var end, var seen, var why, var then) -> {
                     batch.record(Event.End.of(attempt, clock.instant(), end, seen, why));
-                    if (seen instanceof Seen.Cut && seen.run().isEmpty()) agenda.unseen(attempt);
-                    act(doubt, then);
+                    if (seen instanceof Response.Cut && seen.run().isEmpty()) agenda.unseen(attempt);
+                    act(unresolved, then);
                 }
-                case Inquiry.Step.SendAgain(var tries, var rechecked) -> {
+                case LookUpRules.Step.SendAgain(var tries, var rechecked) -> {
                     if (tries.failed() > attempt.tries().failed()) tally.retries++;
                     if (rechecked) agenda.ready(attempt.row(), tries, clock.instant());
                     else agenda.again(attempt.row(), tries, clock.instant());
                 }
-                case Inquiry.Step.Abort(var why) -> stop(why);
-                case Inquiry.Step.Nothing() -> {}
+                case LookUpRules.Step.Abort(var why) -> stop(why);
+                case LookUpRules.Step.Nothing() -> {}
             }
         }
 
-        private void turnedUp(Attempt attempt, Found found, Instant now) {
+        private void turnedUp(Attempt attempt, LookUpResult found, Instant now) {
             if (!agenda.turnedUp(attempt)) return;
             var run = found.run().orElse(RunRef.NONE);
             batch.record(new Event.Late(now, attempt.row().id(), attempt.user(), run.id(), found.word()));
             tally.late++;
-            watcher.say("Row " + Plain.id(attempt.row().id()) + ": " + run.name()
+            watcher.say("Row " + Text.id(attempt.row().id()) + ": " + run.name()
                     + " turned up late, after the row was sent again; it may have been paid twice.");
         }
 
         private void interrupted(String signal) {
             var now = clock.instant();
-            if (agenda.stop().filter(stop -> stop.code() == INTERRUPTED).isPresent()) {
+            if (agenda.stop().filter(stop -> stop.exit() == Exit.INTERRUPTED).isPresent()) {
                 stopTasks(AFTER_SECOND);
                 return;
             }
-            agenda.close(new Stop(INTERRUPTED, signal.equals("INT") ? "interrupted" : "interrupted by SIG" + signal));
+            agenda.close(new Stop(Exit.INTERRUPTED, signal.equals("INT") ? "interrupted" : "interrupted by SIG" + signal));
             hardStop = now.plus(terms.limits().grace());
             int busy = running.size() + saving.size();
             if (busy > 0 && terms.limits().grace().isPositive()) watcher.say("Stopping: "
-                    + Plain.count(busy, "running row gets", "running rows get") + " up to "
-                    + Plain.seconds(terms.limits().grace()) + " to end; Ctrl-C again stops at once.");
+                    + Text.count(busy, "running row gets", "running rows get") + " up to "
+                    + Text.seconds(terms.limits().grace()) + " to end; Ctrl-C again stops at once.");
         }
 
         /// Asks Dify to stop what runs, and gives the ends a moment to arrive. False: there is nothing to wait for.
@@ -5669,7 +5668,7 @@ final class DifyExec implements Runnable {
         /// A run that succeeded and of whose outputs files are fetched.
         ///
         /// @param ended when the run's end was seen
-        private record Saving(Attempt attempt, Seen.Ran ran, Outcome outcome, Instant ended, List<Download> files) {}
+        private record Saving(Attempt attempt, Response.Ran ran, Outcome outcome, Instant ended, List<Download> files) {}
 
         /// A file to fetch now or later, until it is there or given up.
         private static final class Download {
@@ -5700,7 +5699,7 @@ final class DifyExec implements Runnable {
 
     /// What is to be done and when: rows not begun, rows waiting for another attempt, runs in doubt.
     static final class Agenda {
-        final Schedule<Doubt> doubts = new Schedule<>(Doubt::due, Comparator.comparing(doubt -> doubt.attempt().at()));
+        final Schedule<Unresolved> lookUps = new Schedule<>(Unresolved::due, Comparator.comparing(unresolved -> unresolved.attempt().at()));
         final Schedule<Waiting> waiting = new Schedule<>(Waiting::due, (_, _) -> 0);
         private final Iterator<Row> fresh;
         private final Attempt.Kind kind;
@@ -5754,7 +5753,7 @@ final class DifyExec implements Runnable {
                 resent(attempt.row());
             });
             history.resent(true).forEach(attempt -> unseen(attempt.before(now)));
-            wanted.doubts().forEach(doubt -> arose(doubt.before(now), now));
+            wanted.lookUps().forEach(unresolved -> arose(unresolved.before(now), now));
         }
 
         Optional<Waiting> next(Instant now) {
@@ -5771,7 +5770,7 @@ final class DifyExec implements Runnable {
             try {
                 return fresh.hasNext();
             } catch (Unusable changed) {
-                close(new Stop(STOPPED, changed.getMessage()));
+                close(new Stop(Exit.STOPPED, changed.getMessage()));
                 return false;
             }
         }
@@ -5780,7 +5779,7 @@ final class DifyExec implements Runnable {
         void again(Row row, Attempt.Tries tries, Instant due) {
             var earlier = unseen(row);
             if (earlier.isEmpty()) ready(row, tries, due);
-            else doubts.add(Doubt.Recheck.of(earlier, tries, due));
+            else lookUps.add(Unresolved.Recheck.of(earlier, tries, due));
         }
 
         void ready(Row row, Attempt.Tries tries, Instant due) {
@@ -5789,24 +5788,24 @@ final class DifyExec implements Runnable {
 
         /// An attempt is in doubt from now on. Its request may have been sent as late as this: it was recorded before,
         /// but its files, or a connection, come first.
-        void arose(Doubt.NoEnd doubt, Instant now) {
-            doubt(doubt.dueAt(now.plus(firstLook)));
+        void arose(Unresolved.NoEnd unresolved, Instant now) {
+            unresolved(unresolved.dueAt(now.plus(firstLook)));
         }
 
-        void doubt(Doubt doubt) {
-            doubts.add(doubt);
-            if (doubt instanceof Doubt.NoEnd open && open.holds())
-                cutRuns.put(doubt.attempt().row().index(), open.since());
+        void unresolved(Unresolved unresolved) {
+            lookUps.add(unresolved);
+            if (unresolved instanceof Unresolved.NoEnd open && open.holds())
+                cutRuns.put(unresolved.attempt().row().index(), open.since());
         }
 
         /// A look has shown something: its run holds no place, unless it comes back as a doubt that says so.
-        void release(Doubt doubt) {
-            cutRuns.remove(doubt.attempt().row().index());
+        void release(Unresolved unresolved) {
+            cutRuns.remove(unresolved.attempt().row().index());
         }
 
         /// Nothing new starts from here on. The first reason stays, but an interrupt wins.
         void close(Stop reason) {
-            if (stop.isEmpty() || reason.code() == INTERRUPTED) stop = Optional.of(reason);
+            if (stop.isEmpty() || reason.exit() == Exit.INTERRUPTED) stop = Optional.of(reason);
         }
 
         Optional<Stop> stop() {
@@ -5815,11 +5814,11 @@ final class DifyExec implements Runnable {
 
         /// At the end each run that counted as not started is asked for once: it may have turned up.
         boolean isDone(Instant now) {
-            if (!doubts.isEmpty() || !waiting.isEmpty() || hasFresh()) return false;
+            if (!lookUps.isEmpty() || !waiting.isEmpty() || hasFresh()) return false;
             if (!lateAsked) unseen.values().forEach(attempts -> attempts.forEach(
-                    attempt -> doubts.add(new Doubt.Late(attempt, now))));
+                    attempt -> lookUps.add(new Unresolved.Late(attempt, now))));
             lateAsked = true;
-            return doubts.isEmpty();
+            return lookUps.isEmpty();
         }
 
         /// When the next row is due: at once, unless all that are left wait for another attempt.
@@ -5864,9 +5863,9 @@ final class DifyExec implements Runnable {
         private final Pace pace;
         private final InstantSource clock;
         private final Instant began;
-        private final Map<Standing, Long> ended = new EnumMap<>(Standing.class);
+        private final Map<RowStatus, Long> ended = new EnumMap<>(RowStatus.class);
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
-        private final Longs.Latencies latencies = new Longs.Latencies();
+        private final LongList.Latencies latencies = new LongList.Latencies();
         final History.MissingFiles missingFiles = new History.MissingFiles();
         private final Sample sample = new Sample();
         private final Forecast forecast = new Forecast();
@@ -5876,7 +5875,7 @@ final class DifyExec implements Runnable {
 
         /// @param fetching rows that succeeded and whose files are still fetched
         /// @param rest     what keeps rows from starting, in words
-        record Now(int running, int waiting, int fetching, int doubts, Optional<String> rest) {}
+        record Now(int running, int waiting, int fetching, int lookUps, Optional<String> rest) {}
 
         /// The rows that ran in this call, not those whose earlier run was looked up: they tell what others will take.
         private static final class Sample {
@@ -5902,8 +5901,8 @@ final class DifyExec implements Runnable {
         }
 
         void ended(Attempt attempt, Outcome outcome, Duration took, Instant now) {
-            ended.merge(outcome.standing(), 1L, Long::sum);
-            if (outcome.standing().isSuccess()) latencies.add(took.toMillis());
+            ended.merge(outcome.status(), 1L, Long::sum);
+            if (outcome.status().isSuccess()) latencies.add(took.toMillis());
             recent.add(now);
             if (recent.size() > RECENT) recent.remove();
             forecast.ended(done(), together(), now);
@@ -5918,8 +5917,8 @@ final class DifyExec implements Runnable {
         }
 
         /// A row that had ended ends again, better.
-        void reopened(Standing standing) {
-            ended.computeIfPresent(standing, (_, count) -> count - 1);
+        void reopened(RowStatus status) {
+            ended.computeIfPresent(status, (_, count) -> count - 1);
         }
 
         void used(Attempt attempt, Usage usage) {
@@ -5938,8 +5937,8 @@ final class DifyExec implements Runnable {
             return sample.rows == 0 ? Map.of() : sample.spending.times((double) asked / sample.rows);
         }
 
-        long count(Standing standing) {
-            return ended.getOrDefault(standing, 0L);
+        long count(RowStatus status) {
+            return ended.getOrDefault(status, 0L);
         }
 
         long done() {
@@ -5949,7 +5948,7 @@ final class DifyExec implements Runnable {
         }
 
         long succeeded() {
-            return count(Standing.SUCCEEDED) + count(Standing.PARTIAL);
+            return count(RowStatus.SUCCEEDED) + count(RowStatus.PARTIAL);
         }
 
         boolean isAllDone() {
@@ -6034,7 +6033,7 @@ final class DifyExec implements Runnable {
         default void heard(Heard.Said said) {}
 
         /// A run has come to an end, by its own answer or by a look; what the end means is not said yet.
-        default void ran(Attempt attempt, Seen.Ran ran, Instant at) {}
+        default void ran(Attempt attempt, Response.Ran ran, Instant at) {}
 
         /// A row, or a try of it, has its outcome.
         default void ended(Outcome outcome) {}
@@ -6047,7 +6046,7 @@ final class DifyExec implements Runnable {
     // ── Dify ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// The first exchange: a workflow or a chatflow of a Dify that answers and lets us in.
-    record Greeting(String app, AppKind kind, String version) {
+    record ServerInfo(String app, AppKind kind, String version) {
 
         /// What an app says of itself.
         record About(String name, String mode, String version) {}
@@ -6055,14 +6054,14 @@ final class DifyExec implements Runnable {
         /// Asks `/info`; a server that is away or busy is asked again, `MAX_RETRIES` times. The calling thread waits.
         ///
         /// @param left what a refusal means for the rows, or empty
-        static Greeting exchange(Supplier<Reply<About>> info, Judge judge, PrintWriter err, String left)
+        static ServerInfo exchange(Supplier<Reply<About>> info, Judge judge, PrintWriter err, String left)
                 throws InterruptedException {
             for (int tries = 0; ; tries++)
                 switch (info.get()) {
                     case Reply.Got(About(var app, var mode, var version)) -> {
-                        return new Greeting(app, AppKind.of(mode).orElseThrow(() -> refused(mode.isEmpty()
+                        return new ServerInfo(app, AppKind.of(mode).orElseThrow(() -> refused(mode.isEmpty()
                                 ? stranger(judge.access()) : "the key belongs to an app of the kind "
-                                        + Plain.quoted(mode) + ", which has no runs that could be looked up"
+                                        + Text.quoted(mode) + ", which has no runs that could be looked up"
                                         + "\nhint: take the key of a workflow or of a chatflow", left)), version);
                     }
                     case Reply.NotGot(var seen) -> await(seen, tries, judge, err, left);
@@ -6075,13 +6074,13 @@ final class DifyExec implements Runnable {
             for (int tries = 0; ; tries++)
                 switch (client.parameters()) {
                     case Reply.Got(var parameters) -> {
-                        return Form.of(parameters, csv.columns(), folders, Route.Release.of(version).fillsIn());
+                        return Form.of(parameters, csv.columns(), folders, ModePolicy.Release.of(version).fillsIn());
                     }
                     // Dify's own refusals have a code; one without may be a proxy's, of this path alone
-                    case Reply.NotGot(Seen.Refused refused) when refused.isBusy() || !refused.code().isEmpty()
+                    case Reply.NotGot(Response.Refused refused) when refused.isBusy() || !refused.code().isEmpty()
                             && refusal(refused, judge).isPresent() -> await(refused, tries, judge, err, "");
                     case Reply.NotGot(var seen) -> {
-                        err.println("Warning: the workflow's form is out of reach (" + Plain.text(seen.why(), 200)
+                        err.println("Warning: the workflow's form is out of reach (" + Text.text(seen.why(), 200)
                                 + "): every cell is sent as text, unchecked.");
                         return Form.ofText();
                     }
@@ -6089,16 +6088,16 @@ final class DifyExec implements Runnable {
         }
 
         /// Waits until it is time to ask again. Where there is no sense in it, the command ends.
-        private static void await(Seen seen, int tries, Judge judge, PrintWriter err, String left)
+        private static void await(Response seen, int tries, Judge judge, PrintWriter err, String left)
                 throws InterruptedException {
             var pause = Backoff.Pause.of(seen, Instant.now());
             var backoff = judge.backoff();
-            var problem = Plain.text(seen.why(), 200);
+            var problem = Text.text(seen.why(), 200);
             var why = refusal(seen, judge).or(() -> pause.filter(Backoff.Pause::isTooLong).map(Backoff.Pause::text));
             if (why.isPresent()) throw refused(why.get(), left);
             if (tries >= backoff.maxRetries())
                 throw refused(judge.access() + " does not answer (" + problem + ") after "
-                        + Plain.count(tries + 1, "try", "tries")
+                        + Text.count(tries + 1, "try", "tries")
                         + "\nhint: check DIFY_API_BASE_URL, the network, and that Dify is up", left);
             if (pause.isPresent()) err.println(pause.get().text());
             else if (tries == 0) err.println("No answer from " + judge.access() + " (" + problem
@@ -6107,21 +6106,21 @@ final class DifyExec implements Runnable {
         }
 
         private static Unusable refused(String why, String left) {
-            return new Unusable(STOPPED, Plain.lines(why, 1000) + left);
+            return new Unusable(Exit.STOPPED, Text.lines(why, 1000) + left);
         }
 
-        private static Optional<String> refusal(Seen seen, Judge judge) {
-            if (seen instanceof Seen.Cut cut && cut.why().equals(DifyClient.LOGIN))
+        private static Optional<String> refusal(Response seen, Judge judge) {
+            if (seen instanceof Response.Cut cut && cut.why().equals(DifyClient.LOGIN))
                 return Optional.of(judge.access() + " answers with a login page, not Dify\nhint: "
                         + judge.access().advice());
-            if (seen instanceof Seen.Cut cut && cut.symptom() == Symptom.CUT)
+            if (seen instanceof Response.Cut cut && cut.symptom() == Symptom.CUT)
                 return Optional.of(stranger(judge.access()));
             var nobody = new Attempt(0, new Row(0, 0, "-", Map.of()), Attempt.Tries.NONE, "", Mode.BLOCKING, "",
                     Instant.now());
             return switch (judge.verdict(nobody, seen)) {
                 case Verdict.StopBatch(var why) -> Optional.of(why);
                 case Verdict.Done(var outcome) ->
-                        Optional.of(judge.access() + " refuses: " + Plain.text(outcome.text(), 200));
+                        Optional.of(judge.access() + " refuses: " + Text.text(outcome.text(), 200));
                 case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _, Verdict.LookUp _ -> Optional.empty();
             };
         }
@@ -6137,11 +6136,11 @@ final class DifyExec implements Runnable {
 
         /// A file that several cells of one attempt name goes up once.
         @Override
-        public Seen run(Attempt attempt, Consumer<Heard> told) {
+        public Response run(Attempt attempt, Consumer<Heard> told) {
             var values = form.values(attempt.row());
             for (var value : values.entrySet())
                 if (value.getValue() instanceof Value.Wrong wrong) // a file is not what it was when it was checked
-                    return new Seen.NotUploaded(value.getKey() + ": " + wrong.said(), false);
+                    return new Response.NotUploaded(value.getKey() + ": " + wrong.said(), false);
             var ids = new LinkedHashMap<Value.Local, String>();
             for (var file : values.values().stream().flatMap(Value::locals).distinct().toList())
                 switch (client.upload(file, attempt.user())) {
@@ -6158,10 +6157,10 @@ final class DifyExec implements Runnable {
         }
 
         @Override
-        public Found look(Doubt doubt) {
-            return switch (client.look(doubt)) {
-                case Found.Ended(var ran) -> new Found.Ended((Seen.Ran) withFiles(doubt.attempt(), ran));
-                case Found found -> found;
+        public LookUpResult look(Unresolved unresolved) {
+            return switch (client.look(unresolved)) {
+                case LookUpResult.Ended(var ran) -> new LookUpResult.Ended((Response.Ran) withFiles(unresolved.attempt(), ran));
+                case LookUpResult found -> found;
             };
         }
 
@@ -6172,22 +6171,22 @@ final class DifyExec implements Runnable {
 
         /// A refusal of the key or the pace is as for a run, one of the file is the row's; and what is unclear is no
         /// doubt, as after a run: an upload starts nothing, so it may be tried again.
-        private static Seen notUploaded(String name, Seen seen) {
+        private static Response notUploaded(String name, Response seen) {
             var upload = "upload of " + name + ": ";
             return switch (seen) {
-                case Seen.Refused refused when List.of(400, 413, 415).contains(refused.status()) ->
-                        new Seen.NotUploaded(upload + refused.why(), false);
-                case Seen.Refused refused when refused.status() < 500 -> refused;
-                case Seen.Refused refused ->
-                        new Seen.NotUploaded(upload + "HTTP " + refused.status(), true, refused.pause());
-                case Seen.Cut cut -> new Seen.NotUploaded(upload + cut.why(), true);
-                case Seen.NotSent _, Seen.NotUploaded _, Seen.TooLarge _, Seen.Ran _ -> seen;
+                case Response.Refused refused when List.of(400, 413, 415).contains(refused.status()) ->
+                        new Response.NotUploaded(upload + refused.why(), false);
+                case Response.Refused refused when refused.status() < 500 -> refused;
+                case Response.Refused refused ->
+                        new Response.NotUploaded(upload + "HTTP " + refused.status(), true, refused.pause());
+                case Response.Cut cut -> new Response.NotUploaded(upload + cut.why(), true);
+                case Response.NotSent _, Response.NotUploaded _, Response.TooLarge _, Response.Ran _ -> seen;
             };
         }
 
         /// A success with the files of its outputs that are to be kept.
-        private Seen withFiles(Attempt attempt, Seen seen) {
-            if (saveFiles.isEmpty() || !(seen instanceof Seen.Ran ran) || !ran.status().isSuccess()) return seen;
+        private Response withFiles(Attempt attempt, Response seen) {
+            if (saveFiles.isEmpty() || !(seen instanceof Response.Ran ran) || !ran.status().isSuccess()) return seen;
             var files = new ArrayList<OutputFile>();
             try {
                 for (var output : Json.MAPPER.readTree(ran.outputs()).properties())
@@ -6218,14 +6217,14 @@ final class DifyExec implements Runnable {
             } catch (IllegalArgumentException _) {
                 return new OutputFile.Fetched.Missing(NO_ADDRESS, false);
             } catch (IOException problem) {
-                return new OutputFile.Fetched.Missing(Plain.of(problem), false);
+                return new OutputFile.Fetched.Missing(Text.of(problem), false);
             } finally {
                 draft.toFile().delete(); // else it stays, under a name that says what it is
             }
         }
 
-        private static boolean mayPass(Seen seen) {
-            return !(seen instanceof Seen.Refused refused) || refused.status() >= 500
+        private static boolean mayPass(Response seen) {
+            return !(seen instanceof Response.Refused refused) || refused.status() >= 500
                     || List.of(408, 425, 429).contains(refused.status());
         }
 
@@ -6295,7 +6294,7 @@ final class DifyExec implements Runnable {
     sealed interface Reply<T> {
         record Got<T>(T value) implements Reply<T> {}
 
-        record NotGot<T>(Seen seen) implements Reply<T> {}
+        record NotGot<T>(Response seen) implements Reply<T> {}
     }
 
     /// What can be asked of Dify's Service API. Never sleeps, never retries, never judges.
@@ -6346,7 +6345,7 @@ final class DifyExec implements Runnable {
 
         /// Posts one attempt and reads to its terminal event; the stream's own end is not waited for. A coming Dify may
         /// name the run in the head of its answer: before its body, and where that is cut off.
-        Seen run(Attempt attempt, Map<String, Value> inputs, Consumer<Heard> told) {
+        Response run(Attempt attempt, Map<String, Value> inputs, Consumer<Heard> told) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
             var post = post(start, "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
             var named = new AtomicReference<Optional<RunRef>>(Optional.empty());
@@ -6359,38 +6358,38 @@ final class DifyExec implements Runnable {
                 }, streaming ? firstEvent : timeout, streaming ? Symptom.SILENCE : Symptom.TIMED_OUT,
                         answer -> answer.status() != 200 ? refused(answer)
                                 : answer.isStream() ? stream(answer, told) : blocking(answer, call),
-                        Function.<Seen>identity()).of(named.get());
-                return seen instanceof Seen.Refused refused && isFailedRun(refused)
-                        ? Seen.Ran.failed(refused.message()) : seen;
+                        Function.<Response>identity()).of(named.get());
+                return seen instanceof Response.Refused refused && isFailedRun(refused)
+                        ? Response.Ran.failed(refused.message()) : seen;
             }
         }
 
         /// No refusal of the input, which has the same code: it was taken, and its run paid for.
-        private boolean isFailedRun(Seen.Refused refused) {
+        private boolean isFailedRun(Response.Refused refused) {
             return isChat() && refused.status() == 400 && !refused.inStream()
-                    && refused.message().startsWith(Seen.Utterance.FAILED);
+                    && refused.message().startsWith(Response.Utterance.FAILED);
         }
 
         /// Looks a run up by its id, or first by its user. A run over its time is asked to stop before.
-        Found look(Doubt doubt) {
-            if (doubt.stopsFirst()) stop(doubt.run().get(), doubt.attempt().user());
-            var user = doubt.attempt().user();
-            if (doubt.run().isEmpty()) return named(user);
-            if (doubt.is(Symptom.CONTRADICTED) && Attempt.Names.isUnique(user)) {
+        LookUpResult look(Unresolved unresolved) {
+            if (unresolved.stopsFirst()) stop(unresolved.run().get(), unresolved.attempt().user());
+            var user = unresolved.attempt().user();
+            if (unresolved.run().isEmpty()) return named(user);
+            if (unresolved.is(Symptom.CONTRADICTED) && Attempt.Names.isUnique(user)) {
                 var own = named(user); // the stream's first event may have been another run's, too
                 if (own.isThere()) return own;
             }
-            var found = detail(doubt.run().get());
-            if (isChat() && found instanceof Found.Ended(var ran) && ran.status().isSuccess())
-                return new Found.Ended(ran.with(Attempt.Names.isUnique(user) && named(user)
-                        instanceof Found.Ended(var told) ? told.said() : Seen.Utterance.NONE, ran.outputs()));
-            boolean madeUp = found instanceof Found.Absent
-                    && (doubt.is(Symptom.UNCONFIRMED) || doubt.run().get().isMadeUp());
+            var found = detail(unresolved.run().get());
+            if (isChat() && found instanceof LookUpResult.Ended(var ran) && ran.status().isSuccess())
+                return new LookUpResult.Ended(ran.with(Attempt.Names.isUnique(user) && named(user)
+                        instanceof LookUpResult.Ended(var told) ? told.said() : Response.Utterance.NONE, ran.outputs()));
+            boolean madeUp = found instanceof LookUpResult.Absent
+                    && (unresolved.is(Symptom.UNCONFIRMED) || unresolved.run().get().isMadeUp());
             return madeUp && Attempt.Names.isUnique(user) ? named(user) : found;
         }
 
         /// A run by its attempt's name: in the log, or, as that knows no chatflows, by its conversation of one message.
-        private Found named(String user) {
+        private LookUpResult named(String user) {
             return isChat() ? first("/conversations?limit=20&user=" + encoded(user),
                             list -> Optional.of(list.at("/data/0/id").asText("")).filter(id -> !id.isEmpty()),
                             conversation -> message(user, conversation))
@@ -6399,10 +6398,10 @@ final class DifyExec implements Runnable {
         }
 
         /// What the one that a list leads to is found to be.
-        private Found first(String list, Function<JsonNode, Optional<String>> id, Function<String, Found> found) {
+        private LookUpResult first(String list, Function<JsonNode, Optional<String>> id, Function<String, LookUpResult> found) {
             return switch (ask(get(list), LOOK, answer -> id.apply(tree(answer)))) {
-                case Reply.Got(var one) -> one.map(found).orElseGet(Found.Absent::new);
-                case Reply.NotGot(var seen) -> new Found.Silent(seen);
+                case Reply.Got(var one) -> one.map(found).orElseGet(LookUpResult.Absent::new);
+                case Reply.NotGot(var seen) -> new LookUpResult.Silent(seen);
             };
         }
 
@@ -6416,32 +6415,32 @@ final class DifyExec implements Runnable {
             return Optional.empty();
         }
 
-        private Found message(String user, String conversation) {
+        private LookUpResult message(String user, String conversation) {
             return one("/messages?limit=20&user=" + encoded(user) + "&conversation_id=" + encoded(conversation),
                     RunRef.NONE, answer -> new RunReader(access::masked).found(tree(answer).at("/data/0")));
         }
 
-        private Found detail(RunRef run) {
+        private LookUpResult detail(RunRef run) {
             return one("/workflows/run/" + encoded(run.id()), run, answer -> {
                 var reader = new RunReader(access::masked);
                 reader.readDetail(answer.limited());
                 var now = answer.date("Date").orElseGet(Instant::now); // on the server, where it tells
-                if (reader.ref().isEmpty()) return new Found.Absent();
+                if (reader.ref().isEmpty()) return new LookUpResult.Absent();
                 if (!reader.ref().get().id().equalsIgnoreCase(run.id()))
-                    throw new IOException("the answer is of another run, " + Plain.id(reader.ref().get().id()));
+                    throw new IOException("the answer is of another run, " + Text.id(reader.ref().get().id()));
                 return reader.found(run, now);
             });
         }
 
         /// What is stored of a run. Only Dify itself can say that there is none.
-        private Found one(String path, RunRef run, Transport.Reading<Found> reading) {
+        private LookUpResult one(String path, RunRef run, Transport.Reading<LookUpResult> reading) {
             return switch (ask(get(path), LOOK, reading)) {
                 case Reply.Got(var found) -> found;
-                case Reply.NotGot(Seen.Refused gone) when gone.status() == 404 && gone.code().equals("not_found") ->
-                        new Found.Absent();
-                case Reply.NotGot(Seen.TooLarge(_, var why)) ->
-                        new Found.Silent(new Seen.TooLarge(Optional.of(run), why));
-                case Reply.NotGot(var seen) -> new Found.Silent(seen);
+                case Reply.NotGot(Response.Refused gone) when gone.status() == 404 && gone.code().equals("not_found") ->
+                        new LookUpResult.Absent();
+                case Reply.NotGot(Response.TooLarge(_, var why)) ->
+                        new LookUpResult.Silent(new Response.TooLarge(Optional.of(run), why));
+                case Reply.NotGot(var seen) -> new LookUpResult.Silent(seen);
             };
         }
 
@@ -6462,12 +6461,12 @@ final class DifyExec implements Runnable {
                 var request = post(access.at("/files/upload"), "multipart/form-data; boundary=" + boundary,
                         multipart(local, user, boundary));
                 return switch (ask(request, timeout, answer -> tree(answer).path("id").asText(""))) {
-                    case Reply.Got(var id) when id.isEmpty() -> new Reply.NotGot<>(Seen.nothing());
+                    case Reply.Got(var id) when id.isEmpty() -> new Reply.NotGot<>(Response.nothing());
                     case Reply<String> answer -> answer;
                 };
             } catch (IOException problem) {
                 return new Reply.NotGot<>(
-                        new Seen.NotUploaded(local.file() + ": " + Plain.of(problem), false));
+                        new Response.NotUploaded(local.file() + ": " + Text.of(problem), false));
             }
         }
 
@@ -6502,16 +6501,16 @@ final class DifyExec implements Runnable {
         }
 
         /// What the app says of itself; asked before anything is spent.
-        Reply<Greeting.About> info() {
+        Reply<ServerInfo.About> info() {
             return ask(get("/info"), LOOK, answer -> {
                 var tree = tree(answer);
                 if (!tree.isObject()) throw new IOException("no JSON object");
-                return new Greeting.About(tree.path("name").asText(), tree.path("mode").asText(""), answer.version());
+                return new ServerInfo.About(tree.path("name").asText(), tree.path("mode").asText(""), answer.version());
             });
         }
 
         /// The same, asked at once, by another thread; who needs a second answer asks again.
-        Supplier<Reply<Greeting.About>> infoAhead() {
+        Supplier<Reply<ServerInfo.About>> infoAhead() {
             var first = new AtomicReference<>(CompletableFuture.supplyAsync(this::info, wire.tasks));
             return () -> Optional.ofNullable(first.getAndSet(null)).map(CompletableFuture::join).orElseGet(this::info);
         }
@@ -6538,7 +6537,7 @@ final class DifyExec implements Runnable {
 
         private static Object json(Value value) {
             return switch (value) {
-                case Value.Text(var text) -> text;
+                case Value.Str(var text) -> text;
                 case Value.Numeric(var number) -> new RawValue(number.toPlainString());
                 case Value.Truth(var isTrue) -> isTrue;
                 case Value.RawJson(var text) -> new RawValue(text);
@@ -6586,24 +6585,24 @@ final class DifyExec implements Runnable {
             return Json.MAPPER.readTree(answer.limited());
         }
 
-        private Seen blocking(Transport.Answer answer, Transport.Door.Call call) throws IOException {
+        private Response blocking(Transport.Answer answer, Transport.Door.Call call) throws IOException {
             var reader = new RunReader(access::masked);
             var symptom = answer.isDify() ? Symptom.CUT : Symptom.GATEWAY;
             try {
                 reader.readAnswer(answer.limited());
             } catch (Transport.Room.Exceeded problem) {
-                return new Seen.TooLarge(reader.ref(), problem.getMessage());
+                return new Response.TooLarge(reader.ref(), problem.getMessage());
             } catch (JsonProcessingException problem) {
-                return new Seen.Cut(symptom, answer.isPage() ? "HTTP 200, " + PAGE
+                return new Response.Cut(symptom, answer.isPage() ? "HTTP 200, " + PAGE
                         : "HTTP 200, but no JSON: " + problem.getOriginalMessage());
             }
-            if (isChat()) return reader.answered().<Seen>map(ran -> ran)
-                    .orElseGet(() -> new Seen.Cut(symptom, "HTTP 200 without an answer"));
-            return reader.ran().<Seen>map(ran -> ran.after(call.waited(ran.usage())))
-                    .orElseGet(() -> new Seen.Cut(reader.ref(), symptom, "HTTP 200 without a run's status"));
+            if (isChat()) return reader.answered().<Response>map(ran -> ran)
+                    .orElseGet(() -> new Response.Cut(symptom, "HTTP 200 without an answer"));
+            return reader.ran().<Response>map(ran -> ran.after(call.waited(ran.usage())))
+                    .orElseGet(() -> new Response.Cut(reader.ref(), symptom, "HTTP 200 without a run's status"));
         }
 
-        private Seen stream(Transport.Answer answer, Consumer<Heard> told) throws IOException {
+        private Response stream(Transport.Answer answer, Consumer<Heard> told) throws IOException {
             var reader = new RunReader(access::masked);
             var sse = new Transport.Sse(answer.body());
             long head = System.nanoTime();
@@ -6616,8 +6615,8 @@ final class DifyExec implements Runnable {
                 var end = reader.end();
                 if (end.isPresent()) {
                     var ends = ends(end.get(), sse, reader, answer);
-                    var seen = Seen.told(answer.run().or(reader::ref), ends);
-                    return isChat() && seen instanceof Seen.Ran ran ? reader.completed(ran) : seen;
+                    var seen = Response.told(answer.run().or(reader::ref), ends);
+                    return isChat() && seen instanceof Response.Ran ran ? reader.completed(ran) : seen;
                 }
             }
             return answer.cut(Symptom.SILENCE, "the stream ended without an end of the run");
@@ -6640,9 +6639,9 @@ final class DifyExec implements Runnable {
 
         /// An end, and those told after it: what has come with it, and after an error what comes within a moment, as
         /// after the end of a chatflow's run what its answer rests on (1.9; newer ones tell it before).
-        private List<Seen> ends(Seen first, Transport.Sse sse, RunReader reader, Transport.Answer answer) {
+        private List<Response> ends(Response first, Transport.Sse sse, RunReader reader, Transport.Answer answer) {
             var ends = new ArrayList<>(List.of(first));
-            if (first instanceof Seen.Refused || isChat() && !reader.isAnswered()) answer.limit(AFTER_ERROR);
+            if (first instanceof Response.Refused || isChat() && !reader.isAnswered()) answer.limit(AFTER_ERROR);
             else sse.waitNoMore();
             try {
                 while (next(sse, reader)) reader.end().ifPresent(ends::add);
@@ -6652,11 +6651,11 @@ final class DifyExec implements Runnable {
             return ends;
         }
 
-        private Seen.Refused refused(Transport.Answer answer) throws IOException {
+        private Response.Refused refused(Transport.Answer answer) throws IOException {
             int status = answer.status();
             var text = answer.beginning();
             String code = "", message = !text.stripLeading().startsWith("<") ? text
-                    : status >= 500 && !answer.isDify() ? PAGE : Plain.html(text);
+                    : status >= 500 && !answer.isDify() ? PAGE : Text.html(text);
             if (status >= 300 && status < 400) message = answer.header("Location").orElse("nowhere");
             else try {
                 var tree = Json.MAPPER.readTree(text);
@@ -6667,7 +6666,7 @@ final class DifyExec implements Runnable {
             } catch (JsonProcessingException _) {
                 // HTML or plain text: its words are the message
             }
-            return Seen.Refused.http(status, answer.isDify(), access.masked(code), access.masked(message),
+            return Response.Refused.http(status, answer.isDify(), access.masked(code), access.masked(message),
                     answer.retryAfter());
         }
     }
@@ -6864,17 +6863,17 @@ final class DifyExec implements Runnable {
         }
 
         /// What the last event says of the stream's end, if it is such an event.
-        Optional<Seen> end() {
-            if (isEnd()) return ran().map(Seen.class::cast);
-            return event().equals("error") ? Optional.of(Seen.Refused.event(told.path("status").asInt(500),
+        Optional<Response> end() {
+            if (isEnd()) return ran().map(Response.class::cast);
+            return event().equals("error") ? Optional.of(Response.Refused.event(told.path("status").asInt(500),
                     text(told, "code"), text(told, "message"), ref())) : Optional.empty();
         }
 
         /// What a chatflow has told beside its answer, which it does once.
-        private Seen.Utterance said() {
+        private Response.Utterance said() {
             var usage = beside.path("usage");
-            return new Seen.Utterance(conversation, messageId,
-                    json(beside, "retriever_resources", Seen.Utterance.NONE.resources()),
+            return new Response.Utterance(conversation, messageId,
+                    json(beside, "retriever_resources", Response.Utterance.NONE.resources()),
                     usage.path("total_tokens").asLong(0), price(usage), text(usage, "currency"));
         }
 
@@ -6885,39 +6884,39 @@ final class DifyExec implements Runnable {
 
         /// The end of a chatflow's run with all that was told beside it. The run's own outputs keep the words that a
         /// moderation has replaced.
-        Seen.Ran completed(Seen.Ran ran) {
+        Response.Ran completed(Response.Ran ran) {
             return ran.with(said(), replacement == null || !ran.status().isSuccess() ? ran.outputs()
                     : outputs(replacement.toString(), ran.outputs()));
         }
 
         /// A chatflow's blocking answer. It names no run; without a word in it, it proves no success.
-        Optional<Seen.Ran> answered() {
+        Optional<Response.Ran> answered() {
             var answer = text(told, "answer");
             return answer.isEmpty() ? Optional.empty()
-                    : Optional.of(Seen.Ran.answered(outputs(answer, NO_OUTPUTS), 0, said()));
+                    : Optional.of(Response.Ran.answered(outputs(answer, NO_OUTPUTS), 0, said()));
         }
 
         /// The end, once it was read.
-        Optional<Seen.Ran> ran() {
+        Optional<Response.Ran> ran() {
             return ref().flatMap(this::ran);
         }
 
-        private Optional<Seen.Ran> ran(RunRef ref) {
+        private Optional<Response.Ran> ran(RunRef ref) {
             var usage = new Usage(run.path("elapsed_time").asDouble(0), run.path("total_tokens").asLong(0),
                     run.path("total_steps").asInt(0), price, currency);
-            return Seen.RunStatus.of(text(run, "status")).map(end -> new Seen.Ran(ref, end,
+            return Response.RunStatus.of(text(run, "status")).map(end -> new Response.Ran(ref, end,
                     json(run, "outputs", NO_OUTPUTS), text(run, "error"), workflowId, usage));
         }
 
         /// What a detail says of the run that was asked for.
         ///
         /// @param now by the server's clock
-        Found found(RunRef asked, Instant now) {
+        LookUpResult found(RunRef asked, Instant now) {
             var ref = new RunRef(runId, asked.task());
-            var status = Seen.RunStatus.of(text(run, "status")).orElse(Seen.RunStatus.RUNNING);
+            var status = Response.RunStatus.of(text(run, "status")).orElse(Response.RunStatus.RUNNING);
             return switch (status) {
-                case RUNNING, PAUSED -> new Found.Running(ref, status, age(now));
-                case SUCCEEDED, PARTIAL, FAILED, STOPPED -> new Found.Ended(ran(ref).orElseThrow());
+                case RUNNING, PAUSED -> new LookUpResult.Running(ref, status, age(now));
+                case SUCCEEDED, PARTIAL, FAILED, STOPPED -> new LookUpResult.Ended(ran(ref).orElseThrow());
             };
         }
 
@@ -6929,17 +6928,17 @@ final class DifyExec implements Runnable {
 
         /// A message of a chatflow as it is stored. It never names its run, and has no answer until that has ended;
         /// Dify 1.16 tells how long the answer took, once there is an end.
-        Found found(JsonNode message) {
+        LookUpResult found(JsonNode message) {
             var answer = text(message, "answer");
             if (text(message, "status").equals("error"))
-                return new Found.Ended(Seen.Ran.failed(shown.apply(text(message, "error"))));
+                return new LookUpResult.Ended(Response.Ran.failed(shown.apply(text(message, "error"))));
             double seconds = message.path("provider_response_latency").asDouble(0);
-            if (answer.isEmpty()) return new Found.Unanswered(seconds > 0);
+            if (answer.isEmpty()) return new LookUpResult.Unanswered(seconds > 0);
             var resources = message.path("retriever_resources");
-            var said = new Seen.Utterance(text(message, "conversation_id"), text(message, "id"), resources.isArray()
-                    ? resources.toString().getBytes(UTF_8) : Seen.Utterance.NONE.resources(),
+            var said = new Response.Utterance(text(message, "conversation_id"), text(message, "id"), resources.isArray()
+                    ? resources.toString().getBytes(UTF_8) : Response.Utterance.NONE.resources(),
                     message.path("total_tokens").asLong(0), price(message), text(message, "currency"));
-            return new Found.Ended(Seen.Ran.answered(outputs(answer, NO_OUTPUTS), seconds, said));
+            return new LookUpResult.Ended(Response.Ran.answered(outputs(answer, NO_OUTPUTS), seconds, said));
         }
     }
 
@@ -6988,7 +6987,7 @@ final class DifyExec implements Runnable {
         /// @param overdue what it is called when that passes
         /// @param instead what is made of that, or of what else breaks
         <T> T exchange(HttpRequest request, BodyHandler<InputStream> body, Duration limit, Symptom overdue,
-                Reading<T> reading, Function<Seen, T> instead) {
+                Reading<T> reading, Function<Response, T> instead) {
             long end = System.nanoTime() + limit.toNanos();
             var sending = http.join().sendAsync(request, body);
             try {
@@ -6996,40 +6995,40 @@ final class DifyExec implements Runnable {
                 return read(new Answer(answer, Duration.ofNanos(end - System.nanoTime())), overdue, reading, instead);
             } catch (TimeoutException _) {
                 sending.cancel(true);
-                return instead.apply(new Seen.Cut(overdue, "no answer within " + Plain.seconds(limit)));
+                return instead.apply(new Response.Cut(overdue, "no answer within " + Text.seconds(limit)));
             } catch (ExecutionException problem) {
                 return instead.apply(unsent(problem.getCause()));
             } catch (InterruptedException _) {
                 sending.cancel(true);
                 Thread.currentThread().interrupt(); // for whoever would ask again
-                return instead.apply(new Seen.Cut(Symptom.NO_ANSWER, "given up"));
+                return instead.apply(new Response.Cut(Symptom.NO_ANSWER, "given up"));
             }
         }
 
-        private <T> T read(Answer answer, Symptom overdue, Reading<T> reading, Function<Seen, T> instead) {
+        private <T> T read(Answer answer, Symptom overdue, Reading<T> reading, Function<Response, T> instead) {
             try (answer) {
                 var got = reading.read(answer);
                 if (!answer.isStream()) answer.drain();
                 return got;
             } catch (Room.Exceeded problem) {
-                return instead.apply(new Seen.TooLarge(answer.run(), problem.getMessage()));
+                return instead.apply(new Response.TooLarge(answer.run(), problem.getMessage()));
             } catch (OutOfMemoryError _) {
-                return instead.apply(Seen.Cut.outOfMemory(answer.run()));
+                return instead.apply(Response.Cut.outOfMemory(answer.run()));
             } catch (IOException problem) {
                 return instead.apply(answer.cut(overdue, broken(problem, "in the middle of the answer")));
             }
         }
 
-        private Seen unsent(Throwable problem) {
+        private Response unsent(Throwable problem) {
             var way = proxy.map(by -> ", through the proxy " + by.getHost()).orElse("");
             for (var cause = problem; cause != null; cause = cause.getCause())
-                if (isBeforeSending(cause)) return new Seen.NotSent(Plain.of(cause) + way);
-            return new Seen.Cut(Symptom.NO_ANSWER, broken(problem, "without an answer"));
+                if (isBeforeSending(cause)) return new Response.NotSent(Text.of(cause) + way);
+            return new Response.Cut(Symptom.NO_ANSWER, broken(problem, "without an answer"));
         }
 
         /// The JDK calls an end that comes too early after the part of it that read there.
         private static String broken(Throwable problem, String where) {
-            var words = Plain.of(problem);
+            var words = Text.of(problem);
             return words.matches("(?i).*(received no bytes|EOF reached|chunked transfer|fixed content-length|closed).*")
                     ? "the connection was closed " + where : words;
         }
@@ -7085,7 +7084,7 @@ final class DifyExec implements Runnable {
                 context.init(null, managers(store), null);
                 return context;
             } catch (IOException | GeneralSecurityException | InvalidPathException problem) {
-                throw new Unusable(setting.place() + ": " + Plain.of(problem).replace(setting.text(), "…")
+                throw new Unusable(setting.place() + ": " + Text.of(problem).replace(setting.text(), "…")
                         + "; a PEM file of certificates is needed");
             }
         }
@@ -7219,9 +7218,9 @@ final class DifyExec implements Runnable {
             /// What it is when the body ends before its time: what is given here, unless the limit has ended it.
             ///
             /// @param silence what it is called if the limit passed before the first event
-            Seen.Cut cut(Symptom silence, String why) {
-                if (!over) return new Seen.Cut(run, Symptom.CUT, why);
-                return new Seen.Cut(run, run.isPresent() ? Symptom.TIMED_OUT : silence, "no end within the time limit");
+            Response.Cut cut(Symptom silence, String why) {
+                if (!over) return new Response.Cut(run, Symptom.CUT, why);
+                return new Response.Cut(run, run.isPresent() ? Symptom.TIMED_OUT : silence, "no end within the time limit");
             }
 
             @Override
@@ -7485,7 +7484,7 @@ final class DifyExec implements Runnable {
     /// What is known of a batch, by its files and the CSV, where that is at hand.
     ///
     /// @param ledger empty unless the batch was opened to tell how its rows ended
-    record Batch(BatchFiles files, Optional<Csv> csv, Index index, History history, Ledger ledger) {
+    record Batch(BatchFiles files, Optional<Csv> csv, Index index, History history, LineOffsets offsets) {
         /// The ids of the workflow's versions that ran, the one of the last result last.
         SequencedSet<String> versions() {
             return Collections.unmodifiableSequencedSet(index.versions);
@@ -7493,35 +7492,35 @@ final class DifyExec implements Runnable {
 
         /// What the files say, without lock or writing; another process may be at work on them.
         static Batch peek(BatchFiles files, Optional<Csv> csv) {
-            return read(files, csv, new Ledger(), List.of());
+            return read(files, csv, new LineOffsets(), List.of());
         }
 
         /// The same, to tell how rows ended. All that is read is told to `also`.
         static Batch peek(BatchFiles files, Optional<Csv> csv, List<Listener> also) {
-            var ledger = new Ledger();
-            return read(files, csv, ledger, Stream.concat(Stream.of(ledger), also.stream()).toList());
+            var offsets = new LineOffsets();
+            return read(files, csv, offsets, Stream.concat(Stream.of(offsets), also.stream()).toList());
         }
 
-        private static Batch read(BatchFiles files, Optional<Csv> whole, Ledger ledger, List<Listener> listeners) {
+        private static Batch read(BatchFiles files, Optional<Csv> whole, LineOffsets offsets, List<Listener> listeners) {
             var csv = whole.map(all -> all.with(files.shard()));
             try {
                 var index = rows(files, csv);
-                var batch = new Batch(files, csv, index, readAll(files, index, listeners), ledger);
+                var batch = new Batch(files, csv, index, readAll(files, index, listeners), offsets);
                 if (!batch.history.lost().isEmpty()) // the log was read after the results, which may have grown
                     Results.read(files.results(), index, listeners);
                 batch.refuseOthers();
                 return batch;
             } catch (IOException problem) {
-                throw new Unusable(files.results() + ": " + Plain.of(problem));
+                throw new Unusable(files.results() + ": " + Text.of(problem));
             }
         }
 
         /// The CSV's rows, and no file that is not a batch's.
         private static Index rows(BatchFiles files, Optional<Csv> csv) throws IOException {
-            files.refuseForeign();
+            files.requireOurs();
             if (csv.isEmpty()) return new Index();
             var index = csv.get().check();
-            files.refuseForeign(files.retry(), index);
+            files.requireOurs(files.retry(), index);
             return index;
         }
 
@@ -7532,7 +7531,7 @@ final class DifyExec implements Runnable {
             var history = History.read(files.log(), index, listeners);
             for (var id : files.retry().read()) {
                 int entry = index.findOrAdd(id);
-                if (index.standing(entry) == Standing.PENDING) index.stand(entry, Standing.FAILED);
+                if (index.status(entry) == RowStatus.PENDING) index.setStatus(entry, RowStatus.FAILED);
             }
             return history;
         }
@@ -7545,30 +7544,30 @@ final class DifyExec implements Runnable {
 
         /// Rows of the results that the CSV lacks would be left out.
         void refuseStrangers(Path input) {
-            long strangers = index.size() - index.rows(), pending = index.count(Standing.PENDING);
-            if (strangers > 0) throw new Unusable(input + ": lacks " + Plain.count(strangers, "id") + " of "
-                    + files.results() + " (" + Plain.first(3, IntStream.range(index.rows(), index.size())
-                            .mapToObj(index::id).map(Plain::id)) + ")" + (pending == 0 ? "" : ", and "
-                            + Plain.count(pending, "id of it has", "ids of it have") + " no outcome there")
+            long strangers = index.size() - index.rows(), pending = index.count(RowStatus.PENDING);
+            if (strangers > 0) throw new Unusable(input + ": lacks " + Text.count(strangers, "id") + " of "
+                    + files.results() + " (" + Text.first(3, IntStream.range(index.rows(), index.size())
+                            .mapToObj(index::id).map(Text::id)) + ")" + (pending == 0 ? "" : ", and "
+                            + Text.count(pending, "id of it has", "ids of it have") + " no outcome there")
                     + "\nhint: is it the right file? --force exports its rows all the same");
         }
 
         /// Files that say nothing, or nothing of this CSV's rows, are the wrong ones.
         private void refuseOthers() throws IOException {
             boolean none = IntStream.range(0, index.rows())
-                    .allMatch(entry -> index.standing(entry) == Standing.PENDING);
+                    .allMatch(entry -> index.status(entry) == RowStatus.PENDING);
             int strangers = index.size() - index.rows(), lost = history.lost().size();
             if (none && strangers == 0 && history.session.isEmpty() && history.attempts + history.unread == 0
                     && !BatchFiles.FirstLine.isEmpty(files.results()))
                 throw new Unusable(files.results() + ": no line of it is a result");
             if (lost > 0 && (!Files.exists(files.results()) || Files.size(files.results()) == 0))
                 throw new Unusable(files.results() + ": gone, and the log knows of "
-                        + Plain.count(lost, "result") + " in it\nhint: 'run --rebuild' fetches "
+                        + Text.count(lost, "result") + " in it\nhint: 'run --rebuild' fetches "
                         + (lost == 1 ? "it" : "them") + " from Dify by run id");
             if (none && strangers > 0)
-                throw new Unusable(csv.orElseThrow().file.path + ": none of its " + Plain.count(index.rows(), "id")
-                        + " is in " + files.results() + ", which has " + Plain.count(strangers, "other")
-                        + " (first: " + Plain.id(index.id(index.rows())) + "): these files do not belong together"
+                throw new Unusable(csv.orElseThrow().file.path + ": none of its " + Text.count(index.rows(), "id")
+                        + " is in " + files.results() + ", which has " + Text.count(strangers, "other")
+                        + " (first: " + Text.id(index.id(index.rows())) + "): these files do not belong together"
                         + "\nhint: name the CSV of this batch, or another -o");
         }
 
@@ -7587,12 +7586,12 @@ final class DifyExec implements Runnable {
             var rows = named(asked);
             if (!asked.among().isEmpty()) rows.and(set(asked.among().stream().filter(this::isHere)
                     .mapToInt(id -> known(id.strip(), "--ids: "))));
-            if (!asked.force()) rows.andNot(set(rows.stream().filter(entry -> index.standing(entry).isSuccess()
+            if (!asked.force()) rows.andNot(set(rows.stream().filter(entry -> index.status(entry).isSuccess()
                     && !(asked.rerunChanged() && history.changed.get(entry)))));
             rows.stream().skip(asked.limit()).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
-            var doubts = doubts(rows, timeout, asked.force());
-            doubts.forEach(doubt -> rows.clear(doubt.attempt().row().index()));
-            var wanted = new Wanted(this, Attempt.Kind.ROW, rows, doubts, asked.resendUnknown());
+            var lookUps = lookUps(rows, timeout, asked.force());
+            lookUps.forEach(unresolved -> rows.clear(unresolved.attempt().row().index()));
+            var wanted = new Wanted(this, Attempt.Kind.ROW, rows, lookUps, asked.resendUnknown());
             history.merge.ifPresent(merge -> Shards.refuseUnmerged(files, merge, index, wanted.entries()));
             return wanted;
         }
@@ -7623,8 +7622,8 @@ final class DifyExec implements Runnable {
 
         private int open(String id, boolean force) {
             int entry = known(id.strip(), "");
-            if (index.standing(entry).isSuccess() && !force)
-                throw new Unusable("row " + Plain.id(id) + " has a success already"
+            if (index.status(entry).isSuccess() && !force)
+                throw new Unusable("row " + Text.id(id) + " has a success already"
                         + "\nhint: --force runs (and pays) it again");
             return entry;
         }
@@ -7634,33 +7633,33 @@ final class DifyExec implements Runnable {
             int entry = index.find(id);
             if (isRow(entry)) return entry;
             var near = Nearest.of(id, IntStream.range(0, index.rows()).mapToObj(index::id), 3);
-            throw new Unusable(where + "there is no row with the id " + Plain.quoted(id) + (near.isEmpty() ? ""
-                    : "; the nearest: " + near.stream().map(Plain::id).collect(joining(", "))));
+            throw new Unusable(where + "there is no row with the id " + Text.quoted(id) + (near.isEmpty() ? ""
+                    : "; the nearest: " + near.stream().map(Text::id).collect(joining(", "))));
         }
 
         /// @param force a row whose try succeeded is paid again
-        private List<Doubt.NoEnd> doubts(BitSet rows, Duration timeout, boolean force) {
-            var doubtful = history.doubtful(!force);
-            doubtful.keySet().removeIf(entry -> !rows.get(entry));
-            if (doubtful.isEmpty()) return List.of();
-            var doubts = new ArrayList<Doubt.NoEnd>();
-            rows(doubtful::containsKey).forEachRemaining(row -> doubts.add(
-                    history.doubt(doubtful.get(row.index()), row, Attempt.Kind.ROW, timeout)));
-            return doubts;
+        private List<Unresolved.NoEnd> lookUps(BitSet rows, Duration timeout, boolean force) {
+            var unresolvedByRow = history.unresolvedByRow(!force);
+            unresolvedByRow.keySet().removeIf(entry -> !rows.get(entry));
+            if (unresolvedByRow.isEmpty()) return List.of();
+            var lookUps = new ArrayList<Unresolved.NoEnd>();
+            rows(unresolvedByRow::containsKey).forEachRemaining(row -> lookUps.add(
+                    history.unresolved(unresolvedByRow.get(row.index()), row, Attempt.Kind.ROW, timeout)));
+            return lookUps;
         }
 
         /// The one row of a try: to start, or with the run of an earlier try to look up first, unless by `force`.
         Wanted forTry(int entry, Duration timeout, boolean force) {
             var rows = set(IntStream.of(entry));
-            var doubts = force ? List.<Doubt.NoEnd>of()
+            var lookUps = force ? List.<Unresolved.NoEnd>of()
                     : history.triedBefore(rows(rows).next(), timeout).stream().toList();
-            if (!doubts.isEmpty()) rows.clear();
-            return new Wanted(this, Attempt.Kind.TRY, rows, doubts, false);
+            if (!lookUps.isEmpty()) rows.clear();
+            return new Wanted(this, Attempt.Kind.TRY, rows, lookUps, false);
         }
 
         /// Whether a run of the row may be going on, or its end is not known.
-        boolean isInDoubt(int entry) {
-            return history.doubtful(false).containsKey(entry);
+        boolean isUnresolved(int entry) {
+            return history.unresolvedByRow(false).containsKey(entry);
         }
 
         /// A batch belongs to one app of one server: elsewhere its runs cannot be looked up, and would be paid again.
@@ -7669,8 +7668,8 @@ final class DifyExec implements Runnable {
                 if (!before.baseUrl().equals(baseUrl)) throw new Unusable(files.log() + ": this batch was begun at "
                         + before.baseUrl() + ", not at " + baseUrl + "\nhint: go on there, or name another -o");
                 if (!app.isEmpty() && !before.app().isEmpty() && !before.app().equals(app))
-                    throw new Unusable(files.log() + ": this batch was begun with the app " + Plain.quoted(before.app())
-                            + ", not with " + Plain.quoted(app) + "\nhint: take that app's key, or name another -o");
+                    throw new Unusable(files.log() + ": this batch was begun with the app " + Text.quoted(before.app())
+                            + ", not with " + Text.quoted(app) + "\nhint: take that app's key, or name another -o");
             });
         }
 
@@ -7699,7 +7698,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The rows that one call asks for: those to start, and those whose earlier run is looked up first.
-        record Wanted(Batch batch, Attempt.Kind kind, BitSet fresh, List<Doubt.NoEnd> doubts, boolean resendUnknown) {
+        record Wanted(Batch batch, Attempt.Kind kind, BitSet fresh, List<Unresolved.NoEnd> lookUps, boolean resendUnknown) {
             Iterator<Row> iterator() {
                 return batch.rows(fresh);
             }
@@ -7711,12 +7710,12 @@ final class DifyExec implements Runnable {
 
             private BitSet entries() {
                 var all = (BitSet) fresh.clone();
-                doubts.forEach(doubt -> all.set(doubt.attempt().row().index()));
+                lookUps.forEach(unresolved -> all.set(unresolved.attempt().row().index()));
                 return all;
             }
 
             long rows() {
-                return fresh.cardinality() + doubts.size();
+                return fresh.cardinality() + lookUps.size();
             }
 
             boolean isEmpty() {
@@ -7766,7 +7765,7 @@ final class DifyExec implements Runnable {
             var csv = whole.with(files.shard());
             try {
                 var index = Batch.rows(files, Optional.of(csv));
-                files.refuseForeign(files.retry().draft(), index);
+                files.requireOurs(files.retry().draft(), index);
                 var lock = files.take();
                 try {
                     if (fresh.isPresent()) {
@@ -7778,7 +7777,7 @@ final class DifyExec implements Runnable {
                     var history = Batch.readAll(files, index, List.of());
                     if (!rebuild) refuseLost(files, index, history.lost());
                     if (fresh.isEmpty()) Shards.refuseOthers(files, Optional.of(history));
-                    var batch = new Batch(files, Optional.of(csv), index, history, new Ledger());
+                    var batch = new Batch(files, Optional.of(csv), index, history, new LineOffsets());
                     var writer = new BatchWriter(batch, lock, noBom);
                     torn.forEach(writer::record);
                     writer.log.flush();
@@ -7788,14 +7787,14 @@ final class DifyExec implements Runnable {
                     throw problem;
                 }
             } catch (IOException problem) {
-                throw new Unusable(files.results() + ": cannot be used (" + Plain.of(problem) + ")");
+                throw new Unusable(files.results() + ": cannot be used (" + Text.of(problem) + ")");
             }
         }
 
         private static void refuseLost(BatchFiles files, Index index, List<Integer> lost) {
-            if (!lost.isEmpty()) throw new Unusable(files.results() + ": " + Plain.count(lost.size(),
+            if (!lost.isEmpty()) throw new Unusable(files.results() + ": " + Text.count(lost.size(),
                     "result that the log knows of is", "results that the log knows of are") + " gone (first: "
-                    + Plain.id(index.id(lost.getFirst())) + ")\nhint: --rebuild fetches them from Dify by run id; "
+                    + Text.id(index.id(lost.getFirst())) + ")\nhint: --rebuild fetches them from Dify by run id; "
                     + "--fresh moves everything aside and starts anew");
         }
 
@@ -7803,8 +7802,8 @@ final class DifyExec implements Runnable {
             return batch;
         }
 
-        Standing standing(Row row) {
-            return batch.index().standing(row.index());
+        RowStatus status(Row row) {
+            return batch.index().status(row.index());
         }
 
         /// @param note  how the call goes: `mode=auto c=5`
@@ -7839,37 +7838,37 @@ final class DifyExec implements Runnable {
         }
 
         /// The row has its outcome once its lines are in the files; `then` is what follows from that.
-        void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen, Duration took, Runnable then) {
-            var standing = outcome.standing();
-            record(Event.End.of(attempt, now, standing.word(), seen, outcome.text(), Plain.cause(outcome.text()),
+        void settled(Attempt attempt, Outcome outcome, Instant now, Response seen, Duration took, Runnable then) {
+            var status = outcome.status();
+            record(Event.End.of(attempt, now, status.word(), seen, outcome.text(), Text.cause(outcome.text()),
                     took));
             if (attempt.kind() == Attempt.Kind.TRY) {
                 then.run();
                 return;
             }
             retryListDue = true;
-            if (standing.isSuccess()) results.onceWritten(() -> batch.index().stand(attempt.row().index(), standing));
-            (standing.isSuccess() ? results : log).onceWritten(then);
+            if (status.isSuccess()) results.onceWritten(() -> batch.index().setStatus(attempt.row().index(), status));
+            (status.isSuccess() ? results : log).onceWritten(then);
         }
 
         /// Puts the run of a try in as the row's result; it was paid for when it was tried.
         ///
         /// @param at when it succeeded
-        void accept(Attempt tried, Seen.Ran ran, Instant at, boolean force) {
+        void accept(Attempt tried, Response.Ran ran, Instant at, boolean force) {
             var row = tried.row();
             var index = batch.index();
             int entry = batch.known(row.id(), "");
-            if (index.cells(entry) != row.inCsv()) throw new Unusable("row " + Plain.id(row.id())
+            if (index.cells(entry) != row.inCsv()) throw new Unusable("row " + Text.id(row.id())
                     + " was changed in the CSV since its try\nhint: try it again");
-            if (index.standing(entry).isSuccess() && !force) throw new Unusable("row " + Plain.id(row.id())
+            if (index.status(entry).isSuccess() && !force) throw new Unusable("row " + Text.id(row.id())
                     + " has a success already\nhint: --force puts this result in its place");
             var now = Instant.now();
             var began = now.minusMillis((long) (ran.usage().seconds() * 1000));
             var attempt = new Attempt(0, new Row(entry, row.line(), row.id(), row.inputs(), row.cells(), row.inCsv()),
                     Attempt.Tries.NONE, tried.user(), tried.mode(), tried.cells(), began);
             result(new Results.Success(attempt, ran, at, List.of()));
-            var free = new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE);
-            settled(attempt, ran.status() == Seen.RunStatus.PARTIAL ? Outcome.PARTIAL : Outcome.SUCCEEDED, now, free,
+            var free = new Response.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE);
+            settled(attempt, ran.status() == Response.RunStatus.PARTIAL ? Outcome.PARTIAL : Outcome.SUCCEEDED, now, free,
                     attempt.took(ran, now), () -> {});
             finishOrRefuse();
         }
@@ -7913,12 +7912,12 @@ final class DifyExec implements Runnable {
         /// The same where no row was sent.
         void finishOrRefuse() {
             finish().ifPresent(stop -> {
-                throw new Unusable(stop.code(), stop.why());
+                throw new Unusable(stop.exit(), stop.why());
             });
         }
 
         static Stop unwritable(IOException problem) {
-            return new Stop(STOPPED, "cannot write: " + Plain.of(problem) + (problem instanceof LineFile.Gone
+            return new Stop(Exit.STOPPED, "cannot write: " + Text.of(problem) + (problem instanceof LineFile.Gone
                     ? "; what this call wrote last may not be in it"
                             + "\nhint: bring back what it had before the same command runs again: a run that "
                             + "the log does not tell is not looked up"
@@ -7948,9 +7947,9 @@ final class DifyExec implements Runnable {
         final MissingFiles missingFiles = new MissingFiles();
         private final Map<Integer, String> causes = new HashMap<>();
         private final BitSet changed = new BitSet();
-        private final Longs attemptsOf = new Longs();
+        private final LongList attemptsOf = new LongList();
         private final Usage.Spending spent = new Usage.Spending();
-        private final Longs.Latencies latencies = new Longs.Latencies();
+        private final LongList.Latencies latencies = new LongList.Latencies();
         Optional<Event.Session> session = Optional.empty();
         Optional<Event.Merge> merge = Optional.empty();
         Optional<Mode> mode = Optional.empty();
@@ -7968,7 +7967,7 @@ final class DifyExec implements Runnable {
             NOT_STARTED, // nothing of it has turned up
             OPEN; // no end
 
-            boolean isDoubtful() {
+            boolean isUnresolved() {
                 return compareTo(LOST) >= 0;
             }
 
@@ -8123,18 +8122,18 @@ final class DifyExec implements Runnable {
             lateRuns++;
             int entry = index.findOrAdd(found.id());
             remove(found.id(), one -> one.state() == State.RESENT && one.isOf(found.user()))
-                    .filter(_ -> found.goesOn() && !index.standing(entry).isSuccess())
+                    .filter(_ -> found.goesOn() && !index.status(entry).isSuccess())
                     .ifPresent(one -> add(one.with(found.run(), "")));
         }
 
         /// A try costs what it costs, but says nothing of its row. One whose end is not known stays open until a later
         /// one of the row has ended.
         private void tryEnded(Event.End end) {
-            var standing = Standing.of(end.outcome().substring(Event.End.OF_TRY.length()));
-            if (standing.filter(word -> word == Standing.UNKNOWN || word == Standing.PAUSED).isPresent()) return;
+            var status = RowStatus.of(end.outcome().substring(Event.End.OF_TRY.length()));
+            if (status.filter(word -> word == RowStatus.UNKNOWN || word == RowStatus.PAUSED).isPresent()) return;
             var known = remove(end.id(), one -> one.state() == State.OPEN_TRY && one.isOf(end.user()));
             remove(end.id(), one -> one.state() == State.OPEN_TRY);
-            if (known.isEmpty() || standing.filter(Standing::isSuccess).isEmpty()) return;
+            if (known.isEmpty() || status.filter(RowStatus::isSuccess).isEmpty()) return;
             remove(end.id(), one -> one.state() == State.PAID_TRY);
             add(known.get().with(end.run(), "").as(State.PAID_TRY));
         }
@@ -8147,27 +8146,27 @@ final class DifyExec implements Runnable {
                     .with(end.run(), "");
             remove(end.id(), one -> one.state() == State.UNSETTLED);
             if (List.of("not_started", "resent").contains(end.outcome())) add(known.as(State.NOT_STARTED));
-            end.standing().ifPresent(standing -> stand(index.findOrAdd(end.id()), standing, known, end));
+            end.status().ifPresent(status -> setStatus(index.findOrAdd(end.id()), status, known, end));
         }
 
-        private void stand(int entry, Standing standing, Sent known, Event.End end) {
-            if (standing.isSuccess()) {
+        private void setStatus(int entry, RowStatus status, Sent known, Event.End end) {
+            if (status.isSuccess()) {
                 remove(end.id(), one -> one.state() == State.NOT_STARTED || one.state() == State.LOST
                         || one.state() == State.RESENT && one.run().isPresent());
                 var missing = missingByAttempt.isEmpty() ? null
                         : missingByAttempt.remove(end.id() + "\0" + end.user());
                 missingFiles.put(entry, end.id(), missing == null ? 0 : missing.size());
                 latencies.add(Math.round(end.seconds() * 1000));
-                if (!index.standing(entry).isSuccess()) add(known.as(State.LOST));
+                if (!index.status(entry).isSuccess()) add(known.as(State.LOST));
                 changed.set(entry, index.cells(entry) != 0 && known.isOfOther(index.cells(entry)));
                 causes.remove(entry);
                 return;
             }
-            if (standing != Standing.FAILED) add(known.as(State.UNSETTLED));
+            if (status != RowStatus.FAILED) add(known.as(State.UNSETTLED));
             else if (known.state() == State.NOT_STARTED && known.run().isEmpty()) add(known); // it may turn up yet
-            if (index.standing(entry).isSuccess()) return;
-            index.stand(entry, standing);
-            causes.put(entry, Plain.cause(end.error().isEmpty() ? end.cause() : end.error()));
+            if (index.status(entry).isSuccess()) return;
+            index.setStatus(entry, status);
+            causes.put(entry, Text.cause(end.error().isEmpty() ? end.cause() : end.error()));
         }
 
         private void seen(Instant now) {
@@ -8198,10 +8197,10 @@ final class DifyExec implements Runnable {
         }
 
         /// How the batch goes on at a server of this version, with what was left in doubt at others.
-        Route route(Mode asked, AppKind app, String version) {
-            var route = new Route(asked, mode, app, version);
+        ModePolicy route(Mode asked, AppKind app, String version) {
+            var route = new ModePolicy(asked, mode, app, version);
             sent.values().stream().flatMap(List::stream)
-                    .filter(one -> one.state().isDoubtful() || one.state() == State.OPEN_TRY)
+                    .filter(one -> one.state().isUnresolved() || one.state() == State.OPEN_TRY)
                     .forEach(one -> route.sentBefore(one.event().user(), one.server()));
             return route;
         }
@@ -8217,7 +8216,7 @@ final class DifyExec implements Runnable {
 
         /// Rows whose result the log knows of, and the results lack.
         List<Integer> lost() {
-            return all(State.LOST).map(one -> index.find(one.id())).filter(entry -> !index.standing(entry).isSuccess())
+            return all(State.LOST).map(one -> index.find(one.id())).filter(entry -> !index.status(entry).isSuccess())
                     .sorted().toList();
         }
 
@@ -8238,7 +8237,7 @@ final class DifyExec implements Runnable {
         /// The attempt whose end must be learnt before its row may run, by the row's number.
         ///
         /// @param tries also tries of the row as the CSV has it that succeeded or may have: what they gave is the row's
-        Map<Integer, Sent> doubtful(boolean tries) {
+        Map<Integer, Sent> unresolvedByRow(boolean tries) {
             var all = new HashMap<Integer, Sent>();
             for (var row : sent.values()) for (var one : row) {
                 int entry = index.find(one.id());
@@ -8246,26 +8245,26 @@ final class DifyExec implements Runnable {
                 var cells = one.event().cells();
                 boolean isTry = tries && one.state().isTry() && cells.length() == 16
                         && Cells.number(cells) == index.cells(entry);
-                if (isTry || one.state().isDoubtful()) all.merge(entry, one, BinaryOperator.maxBy(FIRST_ASKED));
+                if (isTry || one.state().isUnresolved()) all.merge(entry, one, BinaryOperator.maxBy(FIRST_ASKED));
             }
             return all;
         }
 
         /// The run of a row's last try, whose end must be learnt first.
-        Optional<Doubt.NoEnd> triedBefore(Row row, Duration timeout) {
+        Optional<Unresolved.NoEnd> triedBefore(Row row, Duration timeout) {
             return all(State.OPEN_TRY).filter(one -> one.id().equals(row.id())).reduce((_, last) -> last)
-                    .map(one -> doubt(one, row, Attempt.Kind.TRY, timeout));
+                    .map(one -> unresolved(one, row, Attempt.Kind.TRY, timeout));
         }
 
-        Doubt.NoEnd doubt(Sent one, Row row, Attempt.Kind kind, Duration timeout) {
+        Unresolved.NoEnd unresolved(Sent one, Row row, Attempt.Kind kind, Duration timeout) {
             boolean lost = one.state() == State.LOST;
             var symptom = lost ? Symptom.LOST_RESULT
                     : one.run().filter(run -> stopped.contains(run.task())).isPresent() ? Symptom.INTERRUPTED
                     : Symptom.CRASH;
             var told = causes.getOrDefault(row.index(), symptom.text).split("; ")[0]; // not what kept it from the end
             var why = one.state() == State.UNSETTLED ? told : symptom.text;
-            var seen = new Seen.Cut(one.run(), symptom, why);
-            return new Doubt.NoEnd(one.attempt(row, kind), seen, symptom, why, one.at(),
+            var seen = new Response.Cut(one.run(), symptom, why);
+            return new Unresolved.NoEnd(one.attempt(row, kind), seen, symptom, why, one.at(),
                     lost ? one.at() : one.at().plus(timeout));
         }
 
@@ -8307,8 +8306,8 @@ final class DifyExec implements Runnable {
 
             @Override
             public String toString() {
-                return Plain.count(files(), "file") + " of " + Plain.count(rows(), "row") + " could not be fetched ("
-                        + Plain.first(EXAMPLES, byRow.values().stream().map(OfRow::id).map(Plain::id))
+                return Text.count(files(), "file") + " of " + Text.count(rows(), "row") + " could not be fetched ("
+                        + Text.first(EXAMPLES, byRow.values().stream().map(OfRow::id).map(Text::id))
                         + "): see 'missing' in the log; 'retry --force ID' runs such a row anew";
             }
         }
@@ -8316,9 +8315,9 @@ final class DifyExec implements Runnable {
 
     /// Where in the files each row's result and its attempts stand, packed: 24 bytes a row, 16 an event. Filled while
     /// the files are read; [Lines] then give the lines.
-    static final class Ledger implements Batch.Listener {
-        private final Longs results = new Longs(), newest = new Longs(), millis = new Longs();
-        private final Longs events = new Longs(), before = new Longs();
+    static final class LineOffsets implements Batch.Listener {
+        private final LongList results = new LongList(), newest = new LongList(), millis = new LongList();
+        private final LongList events = new LongList(), before = new LongList();
 
         @Override
         public void result(int entry, Lines line) {
@@ -8333,7 +8332,7 @@ final class DifyExec implements Runnable {
                 case Event.End end -> {
                     int entry = index.find(end.id());
                     add(entry, at);
-                    if (entry >= 0 && end.standing().isPresent()) millis.set(entry, Math.round(end.seconds() * 1000));
+                    if (entry >= 0 && end.status().isPresent()) millis.set(entry, Math.round(end.seconds() * 1000));
                 }
                 case Event _ -> {}
             }
@@ -8367,15 +8366,15 @@ final class DifyExec implements Runnable {
                 var line = result(entry);
                 if (line.isPresent()) return Ending.of(line.get());
                 for (var event : events(entry))
-                    if (event instanceof Event.End end && end.standing().isPresent()) return Ending.of(end);
+                    if (event instanceof Event.End end && end.status().isPresent()) return Ending.of(end);
                 return Ending.NONE;
             }
 
             /// The line that tells of its success.
             Optional<byte[]> result(int entry) throws IOException {
-                long place = batch.ledger().results.get(entry) - 1;
-                if (place < 0 || !batch.index().standing(entry).isSuccess()) return Optional.empty();
-                return Optional.of(results.turn(place).bytes()).filter(line -> line.length > 0);
+                long place = batch.offsets().results.get(entry) - 1;
+                if (place < 0 || !batch.index().status(entry).isSuccess()) return Optional.empty();
+                return Optional.of(results.seek(place).bytes()).filter(line -> line.length > 0);
             }
 
             /// What the log tells of one attempt.
@@ -8415,10 +8414,10 @@ final class DifyExec implements Runnable {
 
             /// What the log tells of the row, the newest first.
             private List<Event> events(int entry) throws IOException {
-                var ledger = batch.ledger();
+                var offsets = batch.offsets();
                 var events = new ArrayList<Event>();
-                for (long event = ledger.newest.get(entry); event > 0; event = ledger.before.get(event - 1))
-                    events.add(Event.of(log.turn(ledger.events.get(event - 1)).fields().orElseThrow()));
+                for (long event = offsets.newest.get(entry); event > 0; event = offsets.before.get(event - 1))
+                    events.add(Event.of(log.seek(offsets.events.get(event - 1)).fields().orElseThrow()));
                 return events;
             }
 
@@ -8434,10 +8433,10 @@ final class DifyExec implements Runnable {
     /// the sessions, in milliseconds, without the time between them.
     static final class Timeline implements Batch.Listener {
         private final Map<String, Integer> open = new HashMap<>();
-        private final Longs starts = new Longs(), stops = new Longs();
-        private final Longs ends = new Longs(), standings = new Longs(), tokens = new Longs();
+        private final LongList starts = new LongList(), stops = new LongList();
+        private final LongList ends = new LongList(), statuses = new LongList(), tokens = new LongList();
         /// Billionths, by currency.
-        private final Map<String, Longs> prices = new LinkedHashMap<>();
+        private final Map<String, LongList> prices = new LinkedHashMap<>();
         private long before = 0, resumed = -1, last = 0;
 
         @Override
@@ -8474,23 +8473,23 @@ final class DifyExec implements Runnable {
             var known = open.remove(end.id() + "\0" + end.user());
             if (known != null) stops.set(known, now);
             ends.add(now);
-            standings.add(end.standing().orElse(Standing.PENDING).ordinal());
+            statuses.add(end.status().orElse(RowStatus.PENDING).ordinal());
             tokens.add(end.tokens());
-            if (end.price() != null) prices.computeIfAbsent(end.currency(), _ -> new Longs())
+            if (end.price() != null) prices.computeIfAbsent(end.currency(), _ -> new LongList())
                     .set(ends.size() - 1, end.price().movePointRight(9).longValue());
         }
 
         /// How many rows ended.
         long rows() {
-            return IntStream.range(0, standings.size())
-                    .filter(end -> standings.get(end) != Standing.PENDING.ordinal()).count();
+            return IntStream.range(0, statuses.size())
+                    .filter(end -> statuses.get(end) != RowStatus.PENDING.ordinal()).count();
         }
 
         /// Rows that ended in each span, each counted as so much.
-        double[] ended(Spans spans, double weight, Predicate<Standing> which) {
+        double[] ended(Spans spans, double weight, Predicate<RowStatus> which) {
             return summed(spans, end -> {
-                var standing = Standing.values()[(int) standings.get(end)];
-                return standing != Standing.PENDING && which.test(standing) ? weight : 0;
+                var status = RowStatus.values()[(int) statuses.get(end)];
+                return status != RowStatus.PENDING && which.test(status) ? weight : 0;
             });
         }
 
@@ -8669,7 +8668,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Nothing of anybody else's is written to, cut, replaced or moved.
-        void refuseForeign() {
+        void requireOurs() {
             if (!FirstLine.isOurs(results, Results::isResult, Results.BEGINNING)) throw new Unusable(results
                     + ": its first line is no result of this tool\nhint: name another file for the results");
             if (!FirstLine.isOurs(log, Event::isKnown, Event.BEGINNING)) throw new Unusable(log
@@ -8680,7 +8679,7 @@ final class DifyExec implements Runnable {
         /// since.
         ///
         /// @param rows those of the CSV
-        void refuseForeign(RetryList list, Index rows) throws IOException {
+        void requireOurs(RetryList list, Index rows) throws IOException {
             if (list.ids(ids -> ids.allMatch(id -> rows.find(id) >= 0))) return;
             var batch = new Index();
             Results.read(results, batch, List.of());
@@ -8718,7 +8717,7 @@ final class DifyExec implements Runnable {
                     if (Files.exists(file) && Files.isSameFile(file, input))
                         throw new Unusable(input + " is both input and output\nhint: name another file");
             } catch (IOException problem) {
-                throw new Unusable(input + ": " + Plain.of(problem));
+                throw new Unusable(input + ": " + Text.of(problem));
             }
         }
 
@@ -8780,7 +8779,7 @@ final class DifyExec implements Runnable {
                     String head = new String(in.readNBytes(ENOUGH), LATIN), mark = new String(Lines.BOM, LATIN);
                     return head.startsWith(mark) ? head.substring(mark.length()) : head;
                 } catch (IOException problem) {
-                    throw new Unusable(file + ": cannot be used (" + Plain.of(problem) + ")");
+                    throw new Unusable(file + ": cannot be used (" + Text.of(problem) + ")");
                 }
             }
         }
@@ -8792,7 +8791,7 @@ final class DifyExec implements Runnable {
                 try {
                     return new Lock(open(path, 0).orElseThrow(() -> held(path)));
                 } catch (IOException problem) {
-                    throw new Unusable(path + ": cannot be written (" + Plain.of(problem) + ")");
+                    throw new Unusable(path + ": cannot be written (" + Text.of(problem) + ")");
                 }
             }
 
@@ -8866,10 +8865,10 @@ final class DifyExec implements Runnable {
                 var draft = draft().path();
                 try (var out = Files.newBufferedWriter(draft, UTF_8)) {
                     for (int entry = 0; entry < index.rows(); entry++)
-                        if (index.standing(entry).isOnRetryList()) out.append(line(index.id(entry))).append('\n');
+                        if (index.status(entry).isOnRetryList()) out.append(line(index.id(entry))).append('\n');
                 } catch (IOException problem) {
                     Files.deleteIfExists(draft);
-                    throw new IOException(path + ": " + Plain.of(problem), problem);
+                    throw new IOException(path + ": " + Text.of(problem), problem);
                 }
                 if (Files.size(draft) > 0)
                     Files.move(draft, path, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
@@ -8915,7 +8914,7 @@ final class DifyExec implements Runnable {
                         .map(BatchFiles::of).sorted(Comparator.comparing(Shards::shard,
                                 Comparator.comparingInt(Shard::count).thenComparingInt(Shard::index))).toList();
             } catch (IOException problem) {
-                throw new Unusable(output + ": " + Plain.of(problem));
+                throw new Unusable(output + ": " + Text.of(problem));
             }
         }
 
@@ -8992,9 +8991,9 @@ final class DifyExec implements Runnable {
             var rows = others(merge.byShard().keySet(), merge.shards(), index, wanted.stream());
             if (rows.isEmpty()) return;
             long count = rows.values().stream().mapToLong(Long::longValue).sum();
-            throw new Unusable(files.results() + ": " + Plain.count(count, "row is", "rows are")
+            throw new Unusable(files.results() + ": " + Text.count(count, "row is", "rows are")
                     + " of shards that were not merged ("
-                    + Plain.first(8, rows.keySet().stream().map(Shard::toString))
+                    + Text.first(8, rows.keySet().stream().map(Shard::toString))
                     + ") and would be paid twice; 'merge' those first, or leave the "
                     + (count == 1 ? "row" : "rows") + " out with 'retry' or --ids");
         }
@@ -9054,12 +9053,12 @@ final class DifyExec implements Runnable {
                     throw problem;
                 }
             } catch (IOException problem) {
-                throw new Unusable(files.results() + ": cannot be merged (" + Plain.of(problem) + ")");
+                throw new Unusable(files.results() + ": cannot be merged (" + Text.of(problem) + ")");
             }
         }
 
         private void look(BatchFiles files, boolean partial) throws IOException {
-            files.refuseForeign(files.retry().draft(), index);
+            files.requireOurs(files.retry().draft(), index);
             for (var part : shards.files()) parts.add(new Part(part)); // before results are read: those may grow
             if (!partial) refuseMissing();
             LineFile.mend(files.results()).ifPresent(torn::add);
@@ -9071,9 +9070,9 @@ final class DifyExec implements Runnable {
             var missing = shards.missing(index);
             if (missing.isEmpty()) return;
             throw new Unusable(shards.whole().results() + ": " + (missing.size() == 1 ? "shard " : "shards ")
-                    + Plain.first(8, missing.keySet().stream().map(Shard::toString))
+                    + Text.first(8, missing.keySet().stream().map(Shard::toString))
                     + (missing.size() == 1 ? " is missing, with " : " are missing, with ")
-                    + Plain.count(missing.values().stream().mapToLong(rows -> rows).sum(), "row")
+                    + Text.count(missing.values().stream().mapToLong(rows -> rows).sum(), "row")
                     + "; --partial merges what is there");
         }
 
@@ -9122,7 +9121,7 @@ final class DifyExec implements Runnable {
                 if (then.bytes() > now.bytes() || !then.first().equals(now.first()))
                     throw new Unusable(part.files.log() + ": begun anew (--fresh) since it was merged; move "
                             + shards.whole().results() + " and its .log away to merge what is there now");
-                part.log.turn(then.bytes());
+                part.log.seek(then.bytes());
                 if (part.read()) gains.add(part);
             }
             return gains;
@@ -9135,7 +9134,7 @@ final class DifyExec implements Runnable {
                 case Event.Attempt attempt -> picks.refuseOutside(part, attempt.id());
                 case Event.End end -> {
                     int entry = picks.refuseOutside(part, end.id());
-                    if (end.standing().filter(Standing::isSuccess).isPresent()) picks.fresh.set(entry);
+                    if (end.status().filter(RowStatus::isSuccess).isPresent()) picks.fresh.set(entry);
                 }
                 case Event _ -> {}
             }
@@ -9149,8 +9148,8 @@ final class DifyExec implements Runnable {
                     + Shards.named(session.shard()) + ", not " + Shards.named(part.shard.toString()));
             history.session.ifPresent(before -> {
                 if (!before.baseUrl().equals(session.baseUrl()) || !before.app().equals(session.app()))
-                    throw new Unusable(log + ": of the app " + Plain.quoted(session.app()) + " at " + session.baseUrl()
-                            + ", the shards before it of " + Plain.quoted(before.app()) + " at " + before.baseUrl()
+                    throw new Unusable(log + ": of the app " + Text.quoted(session.app()) + " at " + session.baseUrl()
+                            + ", the shards before it of " + Text.quoted(before.app()) + " at " + before.baseUrl()
                             + "; these do not belong together");
             });
         }
@@ -9158,8 +9157,8 @@ final class DifyExec implements Runnable {
         private void refuseLost() {
             var lost = history.lost();
             if (!lost.isEmpty()) throw new Unusable(shards.whole().results() + ": of "
-                    + Plain.count(lost.size(), "success", "successes") + " in the logs no results are there (first: "
-                    + Plain.id(index.id(lost.getFirst())) + ", of shard " + picks.shard(lost.getFirst())
+                    + Text.count(lost.size(), "success", "successes") + " in the logs no results are there (first: "
+                    + Text.id(index.id(lost.getFirst())) + ", of shard " + picks.shard(lost.getFirst())
                     + "); copy the shard's results too, or run it with --rebuild");
         }
 
@@ -9176,13 +9175,13 @@ final class DifyExec implements Runnable {
         }
 
         Batch batch() {
-            return new Batch(shards.whole(), Optional.of(csv), index, history, new Ledger());
+            return new Batch(shards.whole(), Optional.of(csv), index, history, new LineOffsets());
         }
 
         /// What was merged, and what its reader should know.
         List<String> said() {
-            var said = new ArrayList<>(List.of("Merged " + parts.size() + " of " + Plain.count(shards.count(), "shard")
-                    + ": " + Plain.count(index.rows(), "row") + ", " + Standing.counts(index::count)));
+            var said = new ArrayList<>(List.of("Merged " + parts.size() + " of " + Text.count(shards.count(), "shard")
+                    + ": " + Text.count(index.rows(), "row") + ", " + RowStatus.counts(index::count)));
             var running = parts.stream().filter(part -> part.isRunning).map(part -> part.shard.toString()).toList();
             if (!running.isEmpty()) said.add("Running now, and taken as far as "
                     + (running.size() == 1 ? "it is" : "they are")
@@ -9214,7 +9213,7 @@ final class DifyExec implements Runnable {
 
             Part(BatchFiles files) throws IOException {
                 this.files = files;
-                files.refuseForeign();
+                files.requireOurs();
                 long end = LineFile.wholeLines(files.log());
                 if (end == 0) throw new Unusable(files.log() + ": gone or empty; a shard cannot be merged without it");
                 shard = Shards.shard(files);
@@ -9245,7 +9244,7 @@ final class DifyExec implements Runnable {
             private final Index index;
             private final Shards shards;
             private final Lines[] sources;
-            private final Longs owners = new Longs(), own = new Longs(), ownRuns = new Longs(), theirs = new Longs();
+            private final LongList owners = new LongList(), own = new LongList(), ownRuns = new LongList(), theirs = new LongList();
             /// Successes that the logs have gained, and rows whose shard has the merged batch's run.
             private final BitSet fresh = new BitSet(), known = new BitSet();
             private final Map<Integer, Long> outside = new TreeMap<>();
@@ -9292,11 +9291,11 @@ final class DifyExec implements Runnable {
                     theirs.set(entry, place);
                     if (own.get(entry) > 0 && ownRuns.get(entry) == run) known.set(entry);
                 }
-                if (source == 0 || own.get(entry) == 0 || known.get(entry)) index.stand(entry, line.standing());
+                if (source == 0 || own.get(entry) == 0 || known.get(entry)) index.setStatus(entry, line.status());
             }
 
             private Unusable outside(BatchFiles files, int entry) {
-                return new Unusable(files.results() + ": holds the row " + Plain.id(index.id(entry))
+                return new Unusable(files.results() + ": holds the row " + Text.id(index.id(entry))
                         + ", which is of shard " + shard(entry));
             }
 
@@ -9322,8 +9321,8 @@ final class DifyExec implements Runnable {
                     if (!isOneRun) twice.add(entry); // else an earlier merge has kept it
                 }
                 if (twice.isEmpty()) return;
-                told = Optional.of(Plain.count(twice.size(), "row was", "rows were") + " paid twice, by two runs ("
-                        + Plain.first(3, twice.stream().map(index::id).map(Plain::id)) + "; first in "
+                told = Optional.of(Text.count(twice.size(), "row was", "rows were") + " paid twice, by two runs ("
+                        + Text.first(3, twice.stream().map(index::id).map(Text::id)) + "; first in "
                         + name(pick(twice.getFirst())) + " and " + name(other(twice.getFirst())) + ")");
                 if (!force) throw new Unusable(shards.whole().results() + ": " + told.get()
                         + "; --force keeps the earlier result of each");
@@ -9345,7 +9344,7 @@ final class DifyExec implements Runnable {
                 if (other.isEmpty() || !kept.isEmpty() && !Times.parse(other).isBefore(Times.parse(kept))) return;
                 theirs.set(entry, other(entry));
                 own.set(entry, 0);
-                index.stand(entry, line.standing());
+                index.setStatus(entry, line.status());
             }
 
             private static int source(long place) {
@@ -9356,17 +9355,17 @@ final class DifyExec implements Runnable {
                 return files(source(place)).results().getFileName().toString();
             }
 
-            private Lines turn(long place) throws IOException {
-                return sources[source(place)].turn(place - 1 >>> SOURCE_BITS);
+            private Lines seek(long place) throws IOException {
+                return sources[source(place)].seek(place - 1 >>> SOURCE_BITS);
             }
 
             private Results.Head line(long place) throws IOException {
-                return Results.head(turn(place).parser(), Results.HEAD).orElseThrow();
+                return Results.head(seek(place).parser(), Results.HEAD).orElseThrow();
             }
 
             void write(OutputStream out) throws IOException {
                 for (int entry = 0; entry < index.size(); entry++)
-                    if (pick(entry) > 0) turn(pick(entry)).copyTo(out);
+                    if (pick(entry) > 0) seek(pick(entry)).copyTo(out);
             }
 
             @Override
@@ -9447,7 +9446,7 @@ final class DifyExec implements Runnable {
                 write(waiting.toByteArray());
             } catch (IOException problem) {
                 channel.truncate(before);
-                throw new IOException(path + ": " + Plain.of(problem), problem);
+                throw new IOException(path + ": " + Text.of(problem), problem);
             }
             end = channel.position();
             waiting.reset();
@@ -9547,7 +9546,7 @@ final class DifyExec implements Runnable {
                     var head = head(lines.parser(), STANDING).filter(Head::success);
                     if (head.isEmpty()) continue;
                     int entry = index.findOrAdd(head.get().id());
-                    index.stand(entry, head.get().standing());
+                    index.setStatus(entry, head.get().status());
                     if (!head.get().version().isEmpty()) index.versions.addLast(head.get().version());
                     for (var listener : listeners) listener.result(entry, lines);
                 }
@@ -9560,8 +9559,8 @@ final class DifyExec implements Runnable {
 
         /// @param version of the workflow; it, the run and when it was executed are empty in lines that tell none
         record Head(String id, boolean success, boolean partial, String version, String run, String executedAt) {
-            Standing standing() {
-                return partial ? Standing.PARTIAL : Standing.SUCCEEDED;
+            RowStatus status() {
+                return partial ? RowStatus.PARTIAL : RowStatus.SUCCEEDED;
             }
         }
 
@@ -9580,7 +9579,7 @@ final class DifyExec implements Runnable {
         /// databind takes four times as long, and the next row waits for it.
         ///
         /// @param files where the files of its outputs are
-        record Success(Attempt attempt, Seen.Ran ran, Instant executedAt, List<Path> files)
+        record Success(Attempt attempt, Response.Ran ran, Instant executedAt, List<Path> files)
                 implements JsonSerializable {
             @Override
             public void serialize(JsonGenerator json, SerializerProvider provider) throws IOException {
@@ -9597,7 +9596,7 @@ final class DifyExec implements Runnable {
                 json.writeStringField("executed_at", Times.text(executedAt));
                 json.writeNumberField("retry_count", attempt.tries().retries());
                 json.writeStringField("workflow_status",
-                        ran.status() == Seen.RunStatus.PARTIAL ? "partial-succeeded" : "succeeded");
+                        ran.status() == Response.RunStatus.PARTIAL ? "partial-succeeded" : "succeeded");
                 json.writeStringField("workflow_id", ran.workflowId());
                 rest(json, ran.usage());
                 json.writeEndObject();
@@ -9708,7 +9707,7 @@ final class DifyExec implements Runnable {
             /// What a later format tells is not known here.
             void refuseLater(Path log) {
                 if (format > FORMAT) throw new Unusable(log + ": of format " + format
-                        + ", written by a newer difyexec (" + Plain.text(tool, 60)
+                        + ", written by a newer difyexec (" + Text.text(tool, 60)
                         + ")\nhint: use that version, or another -o");
             }
         }
@@ -9768,22 +9767,22 @@ final class DifyExec implements Runnable {
             }
 
             /// Where the row stands by it; empty if it says nothing of that.
-            Optional<Standing> standing() {
-                return Standing.of(outcome);
+            Optional<RowStatus> status() {
+                return RowStatus.of(outcome);
             }
 
-            static End of(DifyExec.Attempt attempt, Instant now, String outcome, Seen seen, String error) {
+            static End of(DifyExec.Attempt attempt, Instant now, String outcome, Response seen, String error) {
                 return of(attempt, now, outcome, seen, error, "", attempt.took(seen, now));
             }
 
-            static End of(DifyExec.Attempt attempt, Instant now, String outcome, Seen seen, String error,
+            static End of(DifyExec.Attempt attempt, Instant now, String outcome, Response seen, String error,
                     String cause, Duration took) {
-                var usage = seen instanceof Seen.Ran ran ? ran.usage() : Usage.NONE;
+                var usage = seen instanceof Response.Ran ran ? ran.usage() : Usage.NONE;
                 return new End(now, attempt.row().id(), attempt.user(),
                         (attempt.kind() == DifyExec.Attempt.Kind.TRY ? OF_TRY : "") + outcome, attempt.cells(),
                         seen.run().map(RunRef::id).orElse(""), attempt.tries().retries(),
-                        seen instanceof Seen.Refused refused ? refused.status() : 0, cause,
-                        Plain.text(error, Plain.LONGEST_ERROR), took.toMillis() / 1000.0, usage.tokens(), usage.steps(),
+                        seen instanceof Response.Refused refused ? refused.status() : 0, cause,
+                        Text.text(error, Text.LONGEST_ERROR), took.toMillis() / 1000.0, usage.tokens(), usage.steps(),
                         usage.price().orElse(null), usage.currency(), attempt.csv());
             }
         }
@@ -9849,7 +9848,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Makes the line that begins there the present one.
-        Lines turn(long place) throws IOException {
+        Lines seek(long place) throws IOException {
             if (place < first || place >= first + filled || !find(place)) fill(place, Math.max(0, place - BACK));
             return this;
         }
@@ -10002,7 +10001,7 @@ final class DifyExec implements Runnable {
                 return typed.group(1).equals("auto") ? ArrayEngine.shard(env, count)
                         : new Shard(Integer.parseInt(typed.group(1)), count);
             } catch (IllegalArgumentException problem) {
-                throw new Unusable("--shard " + Plain.text(text, 60) + ": " + problem.getMessage());
+                throw new Unusable("--shard " + Text.text(text, 60) + ": " + problem.getMessage());
             }
         }
 
@@ -10100,7 +10099,7 @@ final class DifyExec implements Runnable {
             private static Optional<Integer> number(Env env, String name) {
                 return env.setting(name).map(setting -> setting.text().strip()).map(text -> {
                     if (text.matches("\\d{1,5}")) return Integer.valueOf(text);
-                    throw new IllegalArgumentException(name + "=" + Plain.text(text, 40) + " is not a whole number");
+                    throw new IllegalArgumentException(name + "=" + Text.text(text, 40) + " is not a whole number");
                 });
             }
         }
@@ -10126,7 +10125,7 @@ final class DifyExec implements Runnable {
                     throw new Unusable(path + ", line " + header.line() + ": " + String.join("; ", problems));
                 return new Csv(file, Files.size(path), header, id, UnaryOperator.identity(), Optional.empty());
             } catch (IOException problem) {
-                throw new Unusable(path + ": " + Plain.of(problem));
+                throw new Unusable(path + ": " + Text.of(problem));
             }
         }
 
@@ -10134,12 +10133,12 @@ final class DifyExec implements Runnable {
             var problems = new ArrayList<String>();
             for (int i = 0; i < columns.size(); i++)
                 if (columns.indexOf(columns.get(i)) < i)
-                    problems.add("column " + Plain.quoted(columns.get(i)) + " stands twice");
+                    problems.add("column " + Text.quoted(columns.get(i)) + " stands twice");
             if (id < 0)
-                problems.add("there is no column " + Plain.quoted(idColumn) + "; the columns are "
-                        + Plain.text(String.join(", ", columns), 300));
+                problems.add("there is no column " + Text.quoted(idColumn) + "; the columns are "
+                        + Text.text(String.join(", ", columns), 300));
             else if (idColumn == null && !columns.get(id).equals("id"))
-                problems.add("the first column is " + Plain.quoted(columns.get(id)) + ", not \"id\" (or "
+                problems.add("the first column is " + Text.quoted(columns.get(id)) + ", not \"id\" (or "
                         + (columns.size() > 1 || !columns.get(id).matches("id ?[|:^~¦].*") ? "name it with --id-column)"
                         : "part the cells with --delimiter '" + columns.get(id).replaceAll("id ?(.).*", "$1") + "')"));
             return problems;
@@ -10180,7 +10179,7 @@ final class DifyExec implements Runnable {
             if (count == 0 && index.size() == 0 && index.ofOtherShards() == 0)
                 throw new Unusable(file.path + ": a header, but no rows");
             if (count == 0) return index;
-            throw new Unusable(file.path + ": " + Plain.count(count, "problem") + ", nothing was sent\n  "
+            throw new Unusable(file.path + ": " + Text.count(count, "problem") + ", nothing was sent\n  "
                     + String.join("\n  ", problems)
                     + (count > SHOWN ? "\n  … and " + (count - SHOWN) + " more" : ""));
         }
@@ -10188,26 +10187,26 @@ final class DifyExec implements Runnable {
         /// @param told the columns without a name of which it was told that they hold something
         private Optional<String> fault(List<String> all, Cursor rows, Index index, BitSet told) {
             if (!header.fits(all))
-                return Optional.of(Plain.count(all.size(), "cell") + " where the header has " + header.width()
+                return Optional.of(Text.count(all.size(), "cell") + " where the header has " + header.width()
                         + " (a comma too many or too few, or a quote left open?)");
             for (int place = 0; place < all.size(); place++)
                 if (header.names().get(place).isEmpty() && !all.get(place).isBlank() && !told.get(place)) {
                     told.set(place);
-                    return Optional.of("column " + (place + 1) + " holds " + Plain.quoted(all.get(place))
+                    return Optional.of("column " + (place + 1) + " holds " + Text.quoted(all.get(place))
                             + " and has no name: give it one in line " + header.line() + ", or empty it");
                 }
             var cells = header.named(all);
             var id = cells.get(idColumn);
             if (id.isEmpty()) return Optional.of("the id is blank");
             if (hasControl(id))
-                return Optional.of("the id " + Plain.quoted(id) + " contains a control character or a line break");
+                return Optional.of("the id " + Text.quoted(id) + " contains a control character or a line break");
             if (file.mayHoldHalves()) for (var cell : cells)
                 if (Json.Utf8.hasHalf(cell))
-                    return Optional.of("the cell " + Plain.quoted(cell)
+                    return Optional.of("the cell " + Text.quoted(cell)
                             + " contains half of a surrogate pair, which is no character: type it anew");
             int before = index.size(), entry = index.add(id, rows.line, rows.hashes.number(cells));
             return entry == before ? Optional.empty()
-                    : Optional.of("the id " + Plain.quoted(id) + " stands in line " + index.line(entry) + " already");
+                    : Optional.of("the id " + Text.quoted(id) + " stands in line " + index.line(entry) + " already");
         }
 
         private static boolean hasControl(String id) {
@@ -10376,7 +10375,7 @@ final class DifyExec implements Runnable {
                     return spooled(input);
                 } catch (IOException problem) {
                     throw new Unusable(input + ": cannot be copied to " + System.getProperty("java.io.tmpdir") + " ("
-                            + Plain.of(problem) + ")\nhint: name the CSV as a file, or another folder with "
+                            + Text.of(problem) + ")\nhint: name the CSV as a file, or another folder with "
                             + "JDK_JAVA_OPTIONS=-Djava.io.tmpdir=FOLDER");
                 }
             }
@@ -10409,7 +10408,7 @@ final class DifyExec implements Runnable {
 
             /// `2 blank lines are passed over (first: line 7)`
             void note(String one, String many, List<String> notes) {
-                if (count > 0) notes.add(Plain.count(count, one, many) + " passed over (first: line " + first + ")");
+                if (count > 0) notes.add(Text.count(count, one, many) + " passed over (first: line " + first + ")");
             }
         }
 
@@ -10502,7 +10501,7 @@ final class DifyExec implements Runnable {
                 var notes = new ArrayList<String>();
                 if (isDelimiterNamed) notes.add("line 1, \"sep=\", is taken as naming what parts the cells");
                 if (!isWhole())
-                    notes.add(Plain.count(width() - columns.size(), "column without a name is",
+                    notes.add(Text.count(width() - columns.size(), "column without a name is",
                             "columns without a name are") + " left out, as no row has anything there (first: column "
                             + (names.indexOf("") + 1) + ")");
                 return notes;
@@ -10587,7 +10586,7 @@ final class DifyExec implements Runnable {
         /// @param line where reading met the problem, if it is not one of the encoding
         Unusable unreadable(IOException problem, long line) {
             if (!(problem instanceof CharacterCodingException))
-                return new Unusable(path + ", line " + line + ": " + Plain.of(problem));
+                return new Unusable(path + ", line " + line + ": " + Text.of(problem));
             var likely = likely();
             return new Unusable(path + ", line " + badLine() + ": not " + charset
                     + (likely.isEmpty() ? "" : "; it looks like " + likely)
@@ -10847,7 +10846,7 @@ final class DifyExec implements Runnable {
 
         Value value(String column, String cell) {
             var variable = byColumn.get(column);
-            return variable == null ? new Value.Text(cell) : variable.value(cell);
+            return variable == null ? new Value.Str(cell) : variable.value(cell);
         }
 
         /// What a row sends, by name; what is left out is not there.
@@ -10865,9 +10864,9 @@ final class DifyExec implements Runnable {
         List<String> faults(List<String> columns) {
             var faults = new ArrayList<String>();
             for (var variable : variables) {
-                var own = columns.stream().filter(column -> byColumn.get(column) == variable).map(Plain::quoted)
+                var own = columns.stream().filter(column -> byColumn.get(column) == variable).map(Text::quoted)
                         .toList();
-                var name = Plain.quoted(variable.name());
+                var name = Text.quoted(variable.name());
                 if (own.size() > 1)
                     faults.add("the columns " + String.join(" and ", own) + " are both the variable " + name
                             + " (by name and by label)");
@@ -10876,7 +10875,7 @@ final class DifyExec implements Runnable {
                 else if (variable.required())
                     faults.add("there is no column for the required variable " + name
                             + Nearest.of(variable.name(), unknown(columns))
-                                    .map(near -> "; is it " + Plain.quoted(near) + "?").orElse(""));
+                                    .map(near -> "; is it " + Text.quoted(near) + "?").orElse(""));
                 else if (variable.hasBadPreset())
                     faults.add("there is no column for the variable " + name
                             + ", and the default stored in the workflow is none of its options");
@@ -10886,11 +10885,11 @@ final class DifyExec implements Runnable {
 
         /// What a chatflow is asked has to stand in some column.
         private static String missingQuery(String name, List<String> columns) {
-            return "there is no column " + Plain.quoted(name) + " with what the chatflow is asked; "
+            return "there is no column " + Text.quoted(name) + " with what the chatflow is asked; "
                     + Stream.of("question", "prompt", "text", "message", "input")
                             .flatMap(word -> columns.stream().filter(word::equalsIgnoreCase)).findFirst()
                             .or(() -> Nearest.of(name, columns))
-                            .map(column -> "--query-column " + Plain.shell(column) + " takes that one")
+                            .map(column -> "--query-column " + Text.shell(column) + " takes that one")
                             .orElse("--query-column NAME names another");
         }
 
@@ -10899,13 +10898,13 @@ final class DifyExec implements Runnable {
             if (isOfText()) return List.of();
             var notes = new ArrayList<String>();
             var names = variables.stream().map(Variable::name).toList();
-            var unknown = unknown(columns).stream().map(column -> Plain.quoted(column) + Nearest.of(column, names)
-                    .map(near -> " (did you mean " + Plain.quoted(near) + "?)").orElse("")).toList();
+            var unknown = unknown(columns).stream().map(column -> Text.quoted(column) + Nearest.of(column, names)
+                    .map(near -> " (did you mean " + Text.quoted(near) + "?)").orElse("")).toList();
             if (!unknown.isEmpty())
                 notes.add("the workflow has no variable for " + String.join(", ", unknown) + ": Dify drops it");
             byColumn.forEach((column, variable) -> variable.preset().filter(_ -> !variable.takesEmpty())
-                    .ifPresent(preset -> notes.add("an empty " + Plain.quoted(column) + " becomes "
-                            + Plain.quoted(preset) + ", the default stored in the workflow")));
+                    .ifPresent(preset -> notes.add("an empty " + Text.quoted(column) + " becomes "
+                            + Text.quoted(preset) + ", the default stored in the workflow")));
             return notes;
         }
 
@@ -10982,17 +10981,17 @@ final class DifyExec implements Runnable {
             public Value read(String cell) {
                 int length = cell.codePointCount(0, cell.length());
                 return longest > 0 && length > longest
-                        ? Value.Wrong.tooMuch("is " + length + " characters long", longest) : new Value.Text(cell);
+                        ? Value.Wrong.tooMuch("is " + length + " characters long", longest) : new Value.Str(cell);
             }
         }
 
         record Select(List<String> options) implements Input {
             @Override
             public Value read(String cell) {
-                if (options.contains(cell)) return new Value.Text(cell);
-                var near = Nearest.of(cell, options).map(option -> "; did you mean " + Plain.quoted(option) + "?")
+                if (options.contains(cell)) return new Value.Str(cell);
+                var near = Nearest.of(cell, options).map(option -> "; did you mean " + Text.quoted(option) + "?")
                         .orElse("");
-                return new Value.Wrong("one of " + options.stream().limit(20).map(Plain::quoted).collect(joining(", "))
+                return new Value.Wrong("one of " + options.stream().limit(20).map(Text::quoted).collect(joining(", "))
                         + (options.size() > 20 ? ", …" : "") + near);
             }
         }
@@ -11066,7 +11065,7 @@ final class DifyExec implements Runnable {
                     var own = base.toRealPath();
                     return new Folders(base, more == null ? List.of(own) : List.of(own, more));
                 } catch (IOException problem) {
-                    throw new Unusable(base + ": " + Plain.of(problem));
+                    throw new Unusable(base + ": " + Text.of(problem));
                 }
             }
         }
@@ -11140,9 +11139,9 @@ final class DifyExec implements Runnable {
                     return fault(kind, end(name)).or(() -> tooLarge(size, kind)).<Value>map(Value.Wrong::new)
                             .orElseGet(() -> new Value.Local(kind, name, file));
                 } catch (InvalidPathException problem) {
-                    return new Value.Wrong("a path: " + Plain.of(problem));
+                    return new Value.Wrong("a path: " + Text.of(problem));
                 } catch (IOException problem) {
-                    return new Value.Wrong("a file that may be read: " + Plain.of(problem));
+                    return new Value.Wrong("a file that may be read: " + Text.of(problem));
                 }
             }
 
@@ -11200,7 +11199,7 @@ final class DifyExec implements Runnable {
             };
         }
 
-        record Text(String text) implements Value {}
+        record Str(String text) implements Value {}
 
         /// What a chatflow is asked; it stands beside the inputs.
         record Query(String text) implements Value {}
@@ -11268,7 +11267,7 @@ final class DifyExec implements Runnable {
                 for (var profiler : profilers) {
                     var cell = row.inputs().get(profiler.column);
                     if (profiler.value(cell) instanceof Value.Wrong wrong)
-                        problems.add(new Problem(row.line(), row.id(), profiler.column, Plain.text(cell, CUT), wrong));
+                        problems.add(new Problem(row.line(), row.id(), profiler.column, Text.text(cell, CUT), wrong));
                 }
             }
             return new Inspection(rows, form.faults(columns),
@@ -11296,10 +11295,10 @@ final class DifyExec implements Runnable {
             Value value(String cell) {
                 if (cell.indexOf('\0') >= 0) withNul++;
                 if (!cell.isBlank()) {
-                    if (filled++ == 0) example = Plain.text(cell, 24);
+                    if (filled++ == 0) example = Text.text(cell, 24);
                     longest = Math.max(longest, cell.codePointCount(0, cell.length()));
                 } else if (isRequired() && variable.get().takesEmpty()) emptyRequired++;
-                return variable.isPresent() ? variable.get().value(cell) : new Value.Text(cell);
+                return variable.isPresent() ? variable.get().value(cell) : new Value.Str(cell);
             }
 
             private boolean isRequired() {
@@ -11315,10 +11314,10 @@ final class DifyExec implements Runnable {
                 var notes = new ArrayList<String>();
                 long empty = profilers.stream().mapToLong(profiler -> profiler.emptyRequired).sum();
                 if (empty > 0)
-                    notes.add(Plain.count(empty, "required text is", "required texts are") + " empty; Dify takes that");
+                    notes.add(Text.count(empty, "required text is", "required texts are") + " empty; Dify takes that");
                 long withNul = profilers.stream().mapToLong(profiler -> profiler.withNul).sum();
                 if (withNul > 0)
-                    notes.add(Plain.count(withNul, "cell holds", "cells hold")
+                    notes.add(Text.count(withNul, "cell holds", "cells hold")
                             + " the character NUL; Dify leaves it out");
                 return notes;
             }
@@ -11328,7 +11327,7 @@ final class DifyExec implements Runnable {
     /// Which ids there are and where each stands, packed: about forty bytes an id, no objects. Entries are numbered in
     /// the order in which they came: those of the CSV first, in its order, so that an entry's number is its row's.
     static final class Index {
-        private static final Standing[] STANDINGS = Standing.values();
+        private static final RowStatus[] STANDINGS = RowStatus.values();
 
         private final List<Page> pages = new ArrayList<>();
         private final Texts ids = new Texts();
@@ -11351,7 +11350,7 @@ final class DifyExec implements Runnable {
 
             final long[] cells = new long[SIZE];
             final int[] places = new int[SIZE], lines = new int[SIZE];
-            final byte[] standings = new byte[SIZE];
+            final byte[] statuses = new byte[SIZE];
         }
 
         /// The id's number, or -1.
@@ -11424,20 +11423,20 @@ final class DifyExec implements Runnable {
             return page(entry).cells[entry % Page.SIZE];
         }
 
-        Standing standing(int entry) {
-            return STANDINGS[page(entry).standings[entry % Page.SIZE]];
+        RowStatus status(int entry) {
+            return STANDINGS[page(entry).statuses[entry % Page.SIZE]];
         }
 
-        void stand(int entry, Standing standing) {
-            page(entry).standings[entry % Page.SIZE] = (byte) standing.ordinal();
+        void setStatus(int entry, RowStatus status) {
+            page(entry).statuses[entry % Page.SIZE] = (byte) status.ordinal();
         }
 
-        long count(Standing standing) {
-            return IntStream.range(0, rows()).filter(entry -> standing(entry) == standing).count();
+        long count(RowStatus status) {
+            return IntStream.range(0, rows()).filter(entry -> status(entry) == status).count();
         }
 
         boolean isComplete() {
-            return count(Standing.SUCCEEDED) + count(Standing.PARTIAL) == rows();
+            return count(RowStatus.SUCCEEDED) + count(RowStatus.PARTIAL) == rows();
         }
 
         private Page page(int entry) {
@@ -11581,33 +11580,33 @@ final class DifyExec implements Runnable {
             return Map.entry(Pattern.compile(answer, Pattern.DOTALL), told);
         }
 
-        Verdict verdict(Attempt attempt, Seen seen) {
+        Verdict verdict(Attempt attempt, Response seen) {
             return switch (seen) {
-                case Seen.Ran ran when isUnconfirmed(ran) -> unconfirmed(words(ran));
-                case Seen.Ran ran -> ran(attempt, ran);
-                case Seen.Refused refused when refused.inStream() && refused.run().isPresent() ->
+                case Response.Ran ran when isUnconfirmed(ran) -> unconfirmed(words(ran));
+                case Response.Ran ran -> ran(attempt, ran);
+                case Response.Refused refused when refused.inStream() && refused.run().isPresent() ->
                         unconfirmed(said(refused));
-                case Seen.Refused refused -> refused(attempt, refused);
-                case Seen.Cut(_, var symptom, var why) -> new Verdict.LookUp(symptom, why);
-                case Seen.TooLarge(_, var why) -> failed(why); // paid for: another run would be as large
-                case Seen.NotSent(var why) -> new Verdict.Unreached(backoff.delay(0), why);
-                case Seen.NotUploaded(var why, var mayPass, var retryAfter) -> mayPass
+                case Response.Refused refused -> refused(attempt, refused);
+                case Response.Cut(_, var symptom, var why) -> new Verdict.LookUp(symptom, why);
+                case Response.TooLarge(_, var why) -> failed(why); // paid for: another run would be as large
+                case Response.NotSent(var why) -> new Verdict.Unreached(backoff.delay(0), why);
+                case Response.NotUploaded(var why, var mayPass, var retryAfter) -> mayPass
                         ? again(attempt, why, retryAfter) : failed(why);
             };
         }
 
         /// After a look a `stopped` is final: it has been looked up. A worker that was told to end while it had the run
         /// (Dify 1.16) is no fault of the row.
-        Verdict afterLook(Attempt attempt, Seen.Ran ran) {
-            if (ran.status() != Seen.RunStatus.STOPPED) return ran(attempt, ran);
+        Verdict afterLook(Attempt attempt, Response.Ran ran) {
+            if (ran.status() != Response.RunStatus.STOPPED) return ran(attempt, ran);
             return ran.error().contains("worker is shutting down") && failedRuns != RetryRuns.NEVER
                     ? again(attempt, ran.error(), Optional.empty()) : failed(words(ran));
         }
 
         /// A failure that would be paid for again, be it by a later call, or that looks made up: what is stored of the
         /// run is asked for first.
-        private boolean isUnconfirmed(Seen.Ran ran) {
-            return ran.status() == Seen.RunStatus.FAILED
+        private boolean isUnconfirmed(Response.Ran ran) {
+            return ran.status() == Response.RunStatus.FAILED
                     && (ran.isBare() || isTransient(ran.error()) || isWorthAnother(ran.error()));
         }
 
@@ -11616,23 +11615,23 @@ final class DifyExec implements Runnable {
         }
 
         /// Stored as a failure, too. What an error said may go beyond this row, and then counts as a refusal does.
-        Verdict confirmed(Attempt attempt, Seen said, Seen.Ran failed) {
-            var verdict = said instanceof Seen.Refused error ? refused(attempt, error) : afterLook(attempt, failed);
+        Verdict confirmed(Attempt attempt, Response said, Response.Ran failed) {
+            var verdict = said instanceof Response.Refused error ? refused(attempt, error) : afterLook(attempt, failed);
             return verdict instanceof Verdict.LookUp ? afterLook(attempt, failed) : verdict;
         }
 
         /// Stored nowhere, it never ran: its words decide. Those that a stream made up are read as its refusals are,
         /// and prove nothing unless they are known.
-        Verdict notStored(Attempt attempt, Seen said) {
-            if (said instanceof Seen.Refused error) return refused(attempt, error);
-            var ran = (Seen.Ran) said;
+        Verdict notStored(Attempt attempt, Response said) {
+            if (said instanceof Response.Refused error) return refused(attempt, error);
+            var ran = (Response.Ran) said;
             if (attempt.mode() != Mode.STREAMING || !ran.isBare()) return ran(attempt, ran);
-            var verdict = refused(attempt, Seen.Refused.event(500, "", words(ran), Optional.empty()));
+            var verdict = refused(attempt, Response.Refused.event(500, "", words(ran), Optional.empty()));
             return verdict instanceof Verdict.LookUp && failedRuns != RetryRuns.NEVER && isTransient(ran.error())
                     ? ran(attempt, ran) : verdict;
         }
 
-        private Verdict ran(Attempt attempt, Seen.Ran ran) {
+        private Verdict ran(Attempt attempt, Response.Ran ran) {
             return switch (ran.status()) {
                 case SUCCEEDED -> new Verdict.Done(Outcome.SUCCEEDED);
                 case PARTIAL -> new Verdict.Done(Outcome.PARTIAL);
@@ -11645,10 +11644,10 @@ final class DifyExec implements Runnable {
         }
 
         /// What the server says of the end, and what is meant where it says that badly.
-        private static String words(Seen.Ran ran) {
+        private static String words(Response.Ran ran) {
             var error = ran.error();
             if (error.isEmpty())
-                return ran.status() == Seen.RunStatus.STOPPED ? "stopped on the server"
+                return ran.status() == Response.RunStatus.STOPPED ? "stopped on the server"
                         : "the run failed without a reason";
             if (error.startsWith("Aborted: Maximum execution time")
                     || error.startsWith("Aborted: App execution exceeded"))
@@ -11670,7 +11669,7 @@ final class DifyExec implements Runnable {
             return !error.startsWith("Aborted:") && TRANSIENT.matcher(error).find();
         }
 
-        private Verdict refused(Attempt attempt, Seen.Refused seen) {
+        private Verdict refused(Attempt attempt, Response.Refused seen) {
             if (seen.isTooMany()) return throttled(attempt, seen);
             if (seen.inStream() && seen.code().isEmpty())
                 return BAD_ROW.matcher(seen.message()).find() ? failed(seen.message())
@@ -11683,7 +11682,7 @@ final class DifyExec implements Runnable {
             return switch (status) {
                 case 400 -> badRequest(attempt, seen);
                 case 403 -> new Verdict.Done(
-                        new Outcome(Standing.FAILED, with("HTTP 403 from a firewall", seen), true));
+                        new Outcome(RowStatus.FAILED, with("HTTP 403 from a firewall", seen), true));
                 case 413 -> failed(with("too large for the server (413)", seen));
                 case 429 -> throttled(attempt, seen);
                 default -> status >= 500 || status == 408 || status < 300
@@ -11692,7 +11691,7 @@ final class DifyExec implements Runnable {
             };
         }
 
-        private Verdict badRequest(Attempt attempt, Seen.Refused seen) {
+        private Verdict badRequest(Attempt attempt, Response.Refused seen) {
             if (seen.code().equals("completion_request_error"))
                 return again(attempt, seen.message(), seen.retryAfter());
             return seen.message().startsWith("queue listening stopped")
@@ -11700,19 +11699,19 @@ final class DifyExec implements Runnable {
                     : failed(said(seen).isEmpty() ? "HTTP 400" : seen.message());
         }
 
-        private static String said(Seen.Refused seen) {
-            return Plain.text(seen.message(), 200).strip();
+        private static String said(Response.Refused seen) {
+            return Text.text(seen.message(), 200).strip();
         }
 
-        private static String with(String why, Seen.Refused seen) {
+        private static String with(String why, Response.Refused seen) {
             return said(seen).isEmpty() ? why : why + ": " + said(seen);
         }
 
         private Verdict failed(String text) {
-            return new Verdict.Done(new Outcome(Standing.FAILED, text));
+            return new Verdict.Done(new Outcome(RowStatus.FAILED, text));
         }
 
-        private Verdict throttled(Attempt attempt, Seen.Refused seen) {
+        private Verdict throttled(Attempt attempt, Response.Refused seen) {
             return new Verdict.Throttled(backoff.delay(attempt.tries().throttled(), seen.retryAfter()), said(seen));
         }
 
@@ -11735,180 +11734,180 @@ final class DifyExec implements Runnable {
     /// What a look leads to: the one place that decides whether a row may be sent again whose last run is in doubt.
     ///
     /// @param resendUnknown what stays unknown of an earlier call is sent again: by `--resend-unknown` or by its id
-    record Inquiry(Judge judge, Limits limits, boolean resendUnknown) {
-        Step step(Doubt doubt, Found found, Here here, Instant now) {
-            return switch (doubt) {
-                case Doubt.QuietStream quiet -> quiet(quiet, found, here);
-                case Doubt.Recheck recheck -> recheck(recheck, found, here, now);
-                case Doubt.Late late -> late(late, found, here);
-                case Doubt.NoEnd open -> open(open, found, here, now);
+    record LookUpRules(Judge judge, Limits limits, boolean resendUnknown) {
+        Step step(Unresolved unresolved, LookUpResult found, Here here, Instant now) {
+            return switch (unresolved) {
+                case Unresolved.QuietStream quiet -> quiet(quiet, found, here);
+                case Unresolved.Recheck recheck -> recheck(recheck, found, here, now);
+                case Unresolved.Late late -> late(late, found, here);
+                case Unresolved.NoEnd open -> open(open, found, here, now);
             };
         }
 
-        private Step quiet(Doubt.QuietStream doubt, Found found, Here here) {
-            if (!(found instanceof Found.Ended(var ran))) return new Step.Nothing();
+        private Step quiet(Unresolved.QuietStream unresolved, LookUpResult found, Here here) {
+            if (!(found instanceof LookUpResult.Ended(var ran))) return new Step.Nothing();
             if (here.stopAsked() && ran.status().isStopped()) return interrupted(ran, new Step.Nothing());
-            return ran.status() == Seen.RunStatus.STOPPED
+            return ran.status() == Response.RunStatus.STOPPED
                     ? new Step.Judged(ran, new Verdict.LookUp(Symptom.STOPPED, "stopped: " + ran.error()))
-                    : new Step.Take(ran, judge.afterLook(doubt.attempt(), ran));
+                    : new Step.Take(ran, judge.afterLook(unresolved.attempt(), ran));
         }
 
         /// The row goes out once nothing of its earlier attempts has turned up; what has is taken or waited for.
-        private Step recheck(Doubt.Recheck doubt, Found found, Here here, Instant now) {
-            var tries = doubt.attempt().tries();
+        private Step recheck(Unresolved.Recheck unresolved, LookUpResult found, Here here, Instant now) {
+            var tries = unresolved.attempt().tries();
             var deadline = now.plus(limits.timeout());
             return switch (found) {
-                case Found.Ended _, Found.Running _, Found.Unanswered _ ->
-                        open(doubt.turnedUp(deadline), found, here, now);
-                case Found.Absent() -> doubt.others().isEmpty() ? new Step.SendAgain(tries, true)
-                        : new Step.LookAgain(Doubt.Recheck.of(doubt.others(), tries, now));
-                case Found.Silent(var seen) -> silent(doubt.attempt(), seen, new Step.LookAgain(doubt.later(now)));
+                case LookUpResult.Ended _, LookUpResult.Running _, LookUpResult.Unanswered _ ->
+                        open(unresolved.turnedUp(deadline), found, here, now);
+                case LookUpResult.Absent() -> unresolved.others().isEmpty() ? new Step.SendAgain(tries, true)
+                        : new Step.LookAgain(Unresolved.Recheck.of(unresolved.others(), tries, now));
+                case LookUpResult.Silent(var seen) -> silent(unresolved.attempt(), seen, new Step.LookAgain(unresolved.later(now)));
             };
         }
 
-        private Step late(Doubt.Late doubt, Found found, Here here) {
-            return found instanceof Found.Ended(var ran) && ran.status().isSuccess() && !here.hasSuccess()
-                    && doubt.attempt().isCurrent() ? new Step.Take(ran, judge.afterLook(doubt.attempt(), ran))
+        private Step late(Unresolved.Late unresolved, LookUpResult found, Here here) {
+            return found instanceof LookUpResult.Ended(var ran) && ran.status().isSuccess() && !here.hasSuccess()
+                    && unresolved.attempt().isCurrent() ? new Step.Take(ran, judge.afterLook(unresolved.attempt(), ran))
                     : new Step.Nothing();
         }
 
-        private Step open(Doubt.NoEnd doubt, Found found, Here here, Instant now) {
+        private Step open(Unresolved.NoEnd unresolved, LookUpResult found, Here here, Instant now) {
             return switch (found) {
-                case Found.Ended(var ran) when ran.status().isSuccess() -> succeeded(doubt, ran);
-                case Found.Ended(var ran) -> failed(doubt, ran, now);
-                case Found.Running running -> running(doubt, running, now);
-                case Found.Unanswered(var isOver) -> unanswered(doubt, isOver, here.listing(), now);
-                case Found.Absent() when doubt.symptom() == Symptom.UNCONFIRMED -> notStored(doubt);
-                case Found.Absent() -> absent(doubt, here.listing(), now);
-                case Found.Silent(Seen.Refused refused) when !now.isBefore(doubt.deadline()) ->
-                        silent(doubt.attempt(), refused, unknown(doubt, "its look-up is answered by HTTP "
+                case LookUpResult.Ended(var ran) when ran.status().isSuccess() -> succeeded(unresolved, ran);
+                case LookUpResult.Ended(var ran) -> failed(unresolved, ran, now);
+                case LookUpResult.Running running -> running(unresolved, running, now);
+                case LookUpResult.Unanswered(var isOver) -> unanswered(unresolved, isOver, here.listing(), now);
+                case LookUpResult.Absent() when unresolved.symptom() == Symptom.UNCONFIRMED -> notStored(unresolved);
+                case LookUpResult.Absent() -> absent(unresolved, here.listing(), now);
+                case LookUpResult.Silent(Response.Refused refused) when !now.isBefore(unresolved.deadline()) ->
+                        silent(unresolved.attempt(), refused, unknown(unresolved, "its look-up is answered by HTTP "
                                 + refused.status()));
-                case Found.Silent(var seen) -> silent(doubt.attempt(), seen, new Step.LookAgain(doubt.later(now)));
+                case LookUpResult.Silent(var seen) -> silent(unresolved.attempt(), seen, new Step.LookAgain(unresolved.later(now)));
             };
         }
 
         /// Not taken for a row that was changed since.
-        private Step succeeded(Doubt.NoEnd doubt, Seen.Ran ran) {
-            var attempt = doubt.attempt();
+        private Step succeeded(Unresolved.NoEnd unresolved, Response.Ran ran) {
+            var attempt = unresolved.attempt();
             if (attempt.isCurrent()) return new Step.Take(ran, judge.afterLook(attempt, ran));
             if (attempt.isOfLostEdits() && attempt.kind() == Attempt.Kind.ROW)
-                return giveUp(doubt, new Outcome(Standing.UNKNOWN, ran.ref().name()
+                return giveUp(unresolved, new Outcome(RowStatus.UNKNOWN, ran.ref().name()
                         + " of this row as edited in a shell succeeded, but the edits are gone: set them again there, "
                         + "and retry takes its result"));
-            return new Step.Say("Row " + Plain.id(attempt.row().id()) + " was changed since " + ran.ref().name()
+            return new Step.Say("Row " + Text.id(attempt.row().id()) + " was changed since " + ran.ref().name()
                     + " of it succeeded: that result is not taken, the row runs anew.",
                     new Step.Close("stale", ran, "the row was changed since",
                             new Step.SendAgain(Attempt.Tries.NONE, false)));
         }
 
         /// Dify may say `stopped` a moment before a run's real end.
-        private Step failed(Doubt.NoEnd doubt, Seen.Ran ran, Instant now) {
-            var attempt = doubt.attempt();
-            if (doubt.symptom() == Symptom.RECHECK) return new Step.SendAgain(attempt.tries(), false);
-            if (ran.status() == Seen.RunStatus.STOPPED && !doubt.stopped() && doubt.symptom() != Symptom.TIMED_OUT)
-                return new Step.LookAgain(doubt.stoppedOnce(now));
-            return switch (doubt.symptom()) {
-                case UNCONFIRMED -> confirmed(doubt, ran);
+        private Step failed(Unresolved.NoEnd unresolved, Response.Ran ran, Instant now) {
+            var attempt = unresolved.attempt();
+            if (unresolved.symptom() == Symptom.RECHECK) return new Step.SendAgain(attempt.tries(), false);
+            if (ran.status() == Response.RunStatus.STOPPED && !unresolved.stopped() && unresolved.symptom() != Symptom.TIMED_OUT)
+                return new Step.LookAgain(unresolved.stoppedOnce(now));
+            return switch (unresolved.symptom()) {
+                case UNCONFIRMED -> confirmed(unresolved, ran);
                 case INTERRUPTED -> interrupted(ran, new Step.SendAgain(Attempt.Tries.NONE, false));
                 case TIMED_OUT -> new Step.Take(ran,
-                        new Verdict.Done(new Outcome(Standing.FAILED, "timed out: " + doubt.why())));
+                        new Verdict.Done(new Outcome(RowStatus.FAILED, "timed out: " + unresolved.why())));
                 default -> new Step.Take(ran, judge.afterLook(attempt, ran));
             };
         }
 
-        private static Step interrupted(Seen.Ran ran, Step then) {
+        private static Step interrupted(Response.Ran ran, Step then) {
             return new Step.Close("interrupted", ran, "stopped on request", then);
         }
 
         /// What was told of the run has its price, too; what was made up has nothing.
-        private Step confirmed(Doubt.NoEnd doubt, Seen.Ran stored) {
-            var seen = doubt.seen() instanceof Seen.Ran ran && !ran.isBare() ? ran : stored;
-            return new Step.Judged(seen, judge.confirmed(doubt.attempt(), doubt.seen(), seen));
+        private Step confirmed(Unresolved.NoEnd unresolved, Response.Ran stored) {
+            var seen = unresolved.seen() instanceof Response.Ran ran && !ran.isBare() ? ran : stored;
+            return new Step.Judged(seen, judge.confirmed(unresolved.attempt(), unresolved.seen(), seen));
         }
 
-        private Step notStored(Doubt.NoEnd doubt) {
-            var verdict = judge.notStored(doubt.attempt(), doubt.seen());
+        private Step notStored(Unresolved.NoEnd unresolved) {
+            var verdict = judge.notStored(unresolved.attempt(), unresolved.seen());
             boolean isOpen = verdict instanceof Verdict.LookUp;
-            return new Step.Judged(isOpen ? Seen.nothing() : withoutRun(doubt.seen()), verdict);
+            return new Step.Judged(isOpen ? Response.nothing() : withoutRun(unresolved.seen()), verdict);
         }
 
         /// There is no run of that id, unless it took steps: those are paid for.
-        private static Seen withoutRun(Seen said) {
+        private static Response withoutRun(Response said) {
             return switch (said) {
-                case Seen.Refused error ->
-                        Seen.Refused.event(error.status(), error.code(), error.message(), Optional.empty());
-                case Seen.Ran ran when ran.isBare() -> Seen.nothing();
-                case Seen.Ran _, Seen.Cut _, Seen.TooLarge _, Seen.NotSent _, Seen.NotUploaded _ -> said;
+                case Response.Refused error ->
+                        Response.Refused.event(error.status(), error.code(), error.message(), Optional.empty());
+                case Response.Ran ran when ran.isBare() -> Response.nothing();
+                case Response.Ran _, Response.Cut _, Response.TooLarge _, Response.NotSent _, Response.NotUploaded _ -> said;
             };
         }
 
-        private Step running(Doubt.NoEnd doubt, Found.Running found, Instant now) {
+        private Step running(Unresolved.NoEnd unresolved, LookUpResult.Running found, Instant now) {
             var run = found.ref();
-            var known = doubt.with(run).begun(found.age().map(now::minus), now, limits.timeout());
-            if (found.status() == Seen.RunStatus.PAUSED) return giveUp(known, Outcome.PAUSED);
+            var known = unresolved.with(run).begun(found.age().map(now::minus), now, limits.timeout());
+            if (found.status() == Response.RunStatus.PAUSED) return giveUp(known, Outcome.PAUSED);
             if (now.isBefore(known.deadline())) return new Step.LookAgain(known.running(now));
-            return giveUp(known, new Outcome(Standing.UNKNOWN, "run " + run.id() + " still says running "
-                    + Plain.seconds(Duration.between(known.start(), now)) + " after its start"));
+            return giveUp(known, new Outcome(RowStatus.UNKNOWN, "run " + run.id() + " still says running "
+                    + Text.seconds(Duration.between(known.start(), now)) + " after its start"));
         }
 
-        private Step unanswered(Doubt.NoEnd doubt, boolean isOver, Route.Listing listing, Instant now) {
-            boolean mayCome = Proof.ofUnanswered(doubt, isOver, listing) == Proof.WAIT;
-            if (mayCome && now.isBefore(doubt.deadline())) return new Step.LookAgain(doubt.running(now));
-            return unknown(doubt, isOver ? "its run ended without a word: it was stopped, or has nothing to say"
-                    : "its message has no answer, and that proves nothing" + (listing == Route.Listing.WITHOUT_END
-                            && doubt.attempt().mode() == Mode.STREAMING ? "; --mode blocking is safer here" : ""));
+        private Step unanswered(Unresolved.NoEnd unresolved, boolean isOver, ModePolicy.Listing listing, Instant now) {
+            boolean mayCome = Proof.ofUnanswered(unresolved, isOver, listing) == Proof.WAIT;
+            if (mayCome && now.isBefore(unresolved.deadline())) return new Step.LookAgain(unresolved.running(now));
+            return unknown(unresolved, isOver ? "its run ended without a word: it was stopped, or has nothing to say"
+                    : "its message has no answer, and that proves nothing" + (listing == ModePolicy.Listing.WITHOUT_END
+                            && unresolved.attempt().mode() == Mode.STREAMING ? "; --mode blocking is safer here" : ""));
         }
 
-        private Step absent(Doubt.NoEnd doubt, Route.Listing listing, Instant now) {
-            return switch (Proof.of(doubt, listing)) {
-                case SETTLE -> now.isBefore(doubt.since().plus(limits.settle().of(doubt.attempt().mode())))
-                        ? new Step.LookAgain(doubt.unlisted(now)) : notStarted(doubt);
-                case WAIT -> now.isBefore(doubt.deadline()) ? new Step.LookAgain(doubt.later(now))
-                        : unknown(doubt, Proof.reason(doubt));
-                case UNKNOWN -> unknown(doubt, Proof.reason(doubt));
+        private Step absent(Unresolved.NoEnd unresolved, ModePolicy.Listing listing, Instant now) {
+            return switch (Proof.of(unresolved, listing)) {
+                case SETTLE -> now.isBefore(unresolved.since().plus(limits.settle().of(unresolved.attempt().mode())))
+                        ? new Step.LookAgain(unresolved.unlisted(now)) : notStarted(unresolved);
+                case WAIT -> now.isBefore(unresolved.deadline()) ? new Step.LookAgain(unresolved.later(now))
+                        : unknown(unresolved, Proof.reason(unresolved));
+                case UNKNOWN -> unknown(unresolved, Proof.reason(unresolved));
             };
         }
 
         /// A request of a call that was killed does not count as a try.
-        private Step notStarted(Doubt.NoEnd doubt) {
-            var tries = doubt.attempt().tries();
-            var then = !doubt.symptom().isOurs() ? new Step.SendAgain(tries, false)
-                    : judge.again(doubt.attempt(), doubt.why() + "; no run was started", Optional.empty())
-                            instanceof Verdict.Done(var outcome) ? giveUp(doubt, outcome)
+        private Step notStarted(Unresolved.NoEnd unresolved) {
+            var tries = unresolved.attempt().tries();
+            var then = !unresolved.symptom().isOurs() ? new Step.SendAgain(tries, false)
+                    : judge.again(unresolved.attempt(), unresolved.why() + "; no run was started", Optional.empty())
+                            instanceof Verdict.Done(var outcome) ? giveUp(unresolved, outcome)
                     : new Step.SendAgain(tries.failedOnce(), false);
-            return new Step.Close("not_started", Seen.nothing(), doubt.why(), then);
+            return new Step.Close("not_started", Response.nothing(), unresolved.why(), then);
         }
 
         /// What got no answer is asked again, unless the answer concerns the batch, or the run is too large.
-        private Step silent(Attempt attempt, Seen seen, Step otherwise) {
+        private Step silent(Attempt attempt, Response seen, Step otherwise) {
             var verdict = judge.verdict(attempt, seen);
             if (verdict instanceof Verdict.StopBatch(var why)) return new Step.Abort(why);
-            return seen instanceof Seen.TooLarge && seen.run().isPresent() ? new Step.Judged(seen, verdict) : otherwise;
+            return seen instanceof Response.TooLarge && seen.run().isPresent() ? new Step.Judged(seen, verdict) : otherwise;
         }
 
-        private Step unknown(Doubt.NoEnd doubt, String why) {
-            return giveUp(doubt, new Outcome(Standing.UNKNOWN, doubt.why() + "; " + why));
+        private Step unknown(Unresolved.NoEnd unresolved, String why) {
+            return giveUp(unresolved, new Outcome(RowStatus.UNKNOWN, unresolved.why() + "; " + why));
         }
 
         /// What an earlier call left is sent again where that was asked for, whatever its run does.
-        private Step giveUp(Doubt.NoEnd doubt, Outcome outcome) {
-            var cut = new Seen.Cut(doubt.run(), doubt.symptom(), doubt.why());
-            return doubt.symptom().isOurs() || !resendUnknown ? new Step.Judged(cut, new Verdict.Done(outcome))
+        private Step giveUp(Unresolved.NoEnd unresolved, Outcome outcome) {
+            var cut = new Response.Cut(unresolved.run(), unresolved.symptom(), unresolved.why());
+            return unresolved.symptom().isOurs() || !resendUnknown ? new Step.Judged(cut, new Verdict.Done(outcome))
                     : new Step.Close("resent", cut, outcome.text(), new Step.SendAgain(Attempt.Tries.NONE, true));
         }
 
         /// What to do about what a look has shown; `then` comes after it.
         sealed interface Step {
             /// The end is taken from the server's records.
-            record Take(Seen.Ran ran, Verdict verdict) implements Step {}
+            record Take(Response.Ran ran, Verdict verdict) implements Step {}
 
             /// What is known of the run decides: it told of its end before, it is too large, or it is given up.
-            record Judged(Seen seen, Verdict verdict) implements Step {}
+            record Judged(Response seen, Verdict verdict) implements Step {}
 
-            record LookAgain(Doubt doubt) implements Step {}
+            record LookAgain(Unresolved unresolved) implements Step {}
 
             /// The attempt gets this end in the log.
-            record Close(String end, Seen seen, String why, Step then) implements Step {}
+            record Close(String end, Response seen, String why, Step then) implements Step {}
 
             record Say(String text, Step then) implements Step {}
 
@@ -11924,7 +11923,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param stopAsked  this call has asked for the run's stop
         /// @param hasSuccess the row has a success
-        record Here(Route.Listing listing, boolean stopAsked, boolean hasSuccess) {}
+        record Here(ModePolicy.Listing listing, boolean stopAsked, boolean hasSuccess) {}
 
         /// What a missing trace of a run proves, by how the server lists its runs.
         ///
@@ -11943,25 +11942,25 @@ final class DifyExec implements Runnable {
         enum Proof {
             SETTLE, WAIT, UNKNOWN;
 
-            static Proof of(Doubt doubt, Route.Listing listing) {
-                if (doubt.run().filter(run -> !run.isMadeUp()).isPresent()) return WAIT;
-                if (!Attempt.Names.isUnique(doubt.attempt().user())) return UNKNOWN;
+            static Proof of(Unresolved unresolved, ModePolicy.Listing listing) {
+                if (unresolved.run().filter(run -> !run.isMadeUp()).isPresent()) return WAIT;
+                if (!Attempt.Names.isUnique(unresolved.attempt().user())) return UNKNOWN;
                 return switch (listing) {
                     case FROM_START, WITHOUT_END -> SETTLE;
-                    case AT_END -> doubt.attempt().mode() == Mode.STREAMING ? UNKNOWN : WAIT;
+                    case AT_END -> unresolved.attempt().mode() == Mode.STREAMING ? UNKNOWN : WAIT;
                     case NOT_KNOWN -> WAIT;
                 };
             }
 
-            static Proof ofUnanswered(Doubt doubt, boolean isOver, Route.Listing listing) {
-                boolean isLeft = listing == Route.Listing.WITHOUT_END && doubt.attempt().mode() == Mode.STREAMING;
+            static Proof ofUnanswered(Unresolved unresolved, boolean isOver, ModePolicy.Listing listing) {
+                boolean isLeft = listing == ModePolicy.Listing.WITHOUT_END && unresolved.attempt().mode() == Mode.STREAMING;
                 return isOver || isLeft ? UNKNOWN : WAIT;
             }
 
-            static String reason(Doubt doubt) {
-                if (doubt.run().isPresent()) return "the server knows no run " + doubt.run().get().id() + " any more";
-                if (!doubt.canBeFound()) return "with --user a run cannot be found by name";
-                return doubt.attempt().mode() == Mode.STREAMING
+            static String reason(Unresolved unresolved) {
+                if (unresolved.run().isPresent()) return "the server knows no run " + unresolved.run().get().id() + " any more";
+                if (!unresolved.canBeFound()) return "with --user a run cannot be found by name";
+                return unresolved.attempt().mode() == Mode.STREAMING
                         ? "this server may not list a stream whose client has left; --mode blocking is safer here"
                         : "no trace of a run until the time limit, and this server lists runs only when they end";
             }
@@ -11992,7 +11991,7 @@ final class DifyExec implements Runnable {
         record Pause(Instant until, boolean isTooLong) {
             static final Duration LONGEST = Duration.ofMinutes(10);
 
-            static Optional<Pause> of(Seen seen, Instant now) {
+            static Optional<Pause> of(Response seen, Instant now) {
                 return seen.pause().map(asked -> new Pause(now.plus(asked), asked.compareTo(LONGEST) > 0));
             }
 
@@ -12009,7 +12008,7 @@ final class DifyExec implements Runnable {
     /// How what two runs gave differs.
     ///
     /// @param trim white space does not count
-    record Contrast(boolean trim) {
+    record JsonDiff(boolean trim) {
         /// So many differences of one output are told.
         private static final int MOST = 100;
         /// What two texts that are compared word by word may have: words in all, and those of one times the other's.
@@ -12045,11 +12044,11 @@ final class DifyExec implements Runnable {
             /// What is the same, but for so much around its changes; what is not, up to a length.
             Segment shown(int context, int longest) {
                 if (side != Side.BOTH && text.length() > longest)
-                    return new Segment(side, Plain.cut(text, longest) + "…");
+                    return new Segment(side, Text.cut(text, longest) + "…");
                 if (side != Side.BOTH || text.length() <= 2 * context + 3) return this;
                 int tail = text.length() - context;
                 if (Character.isLowSurrogate(text.charAt(tail))) tail++;
-                return new Segment(side, Plain.cut(text, context) + " … " + text.substring(tail));
+                return new Segment(side, Text.cut(text, context) + " … " + text.substring(tail));
             }
         }
 
@@ -12380,21 +12379,21 @@ final class DifyExec implements Runnable {
         /// What the batch waits for before it starts another row, in words.
         Optional<String> rest(Instant now) {
             if (now.isBefore(leftAloneUntil)) return Optional.of("the server asks for "
-                    + Plain.seconds(Duration.between(now, leftAloneUntil)) + " of rest");
+                    + Text.seconds(Duration.between(now, leftAloneUntil)) + " of rest");
             if (streak < STREAK) return Optional.empty();
             return Optional.of("no answer, asks again " + (now.isBefore(nextProbe) && !probing
-                    ? "in " + Plain.seconds(Duration.between(now, nextProbe)) : "now"));
+                    ? "in " + Text.seconds(Duration.between(now, nextProbe)) : "now"));
         }
 
         Optional<Stop> verdict(Instant now, int busy) {
             var asked = failedAt.isBefore(leftAloneUntil) ? failedAt : now; // nobody asks while it is left alone
             if (streak >= STREAK && busy == 0 && !silentSince.equals(Instant.MAX)
                     && silentSince.plus(SILENT).isBefore(asked))
-                return Optional.of(new Stop(STOPPED, "the server has not answered for "
-                        + Plain.seconds(Duration.between(silentSince, now))
+                return Optional.of(new Stop(Exit.STOPPED, "the server has not answered for "
+                        + Text.seconds(Duration.between(silentSince, now))
                         + "\nhint: run the same command again when it is back"));
             if (!refusedTooLong) return Optional.empty();
-            return Optional.of(new Stop(STOPPED, "the server refuses every run as too many although none of ours runs"
+            return Optional.of(new Stop(Exit.STOPPED, "the server refuses every run as too many although none of ours runs"
                     + "\nhint: after a crash it does so for ten minutes; run the same command again then"));
         }
     }
@@ -12408,7 +12407,7 @@ final class DifyExec implements Runnable {
 
         Optional<String> reached(long failed, long done, long tokens) {
             if (ends.maxFailures != null && ends.maxFailures.isReached(failed, done))
-                return Optional.of("--max-failures reached: " + Plain.count(failed, "row") + " failed"
+                return Optional.of("--max-failures reached: " + Text.count(failed, "row") + " failed"
                         + "\nhint: look at them with status, then run or retry");
             if (ends.maxTokens != null && tokens >= ends.maxTokens)
                 return Optional.of("--max-tokens reached: " + tokens + " tokens used"
@@ -12441,7 +12440,7 @@ final class DifyExec implements Runnable {
             /// Before the first price is known there is no mean.
             Optional<String> reached(Usage.Spending spent, int out) {
                 var told = spent.currencies();
-                var units = Plain.text(String.join(" and ", told), 40);
+                var units = Text.text(String.join(" and ", told), 40);
                 if (!currency.isEmpty() && told.stream().anyMatch(other -> !other.equals(currency)))
                     return Optional.of("--max-cost is in " + currency + ", but Dify tells prices in " + units
                             + "\nhint: name the amount in that currency");
@@ -12451,7 +12450,7 @@ final class DifyExec implements Runnable {
                         + "app's runs\nhint: use --max-tokens");
                 return spent.with(out + 1).filter(all -> all.compareTo(amount) > 0).map(_ ->
                         "--max-cost reached: another run would pass " + amount.toPlainString()
-                                + told.stream().map(unit -> " " + Plain.text(unit, 8)).collect(joining())
+                                + told.stream().map(unit -> " " + Text.text(unit, 8)).collect(joining())
                                 + "\nhint: the same command goes on from here, with its limit anew");
             }
 
@@ -12492,7 +12491,7 @@ final class DifyExec implements Runnable {
     }
 
     /// Which mode the next attempt takes, and what is known of the server's log. Owned by the engine's thread.
-    static final class Route {
+    static final class ModePolicy {
         private static final Duration PROXY_CUT = Duration.ofSeconds(25);
         private static final int REFUSED_STREAMS = 3;
 
@@ -12505,7 +12504,7 @@ final class DifyExec implements Runnable {
         private boolean mayStream; // of itself
 
         /// @param earlier the mode that an earlier call of this batch went over to
-        Route(Mode asked, Optional<Mode> earlier, AppKind app, String version) {
+        ModePolicy(Mode asked, Optional<Mode> earlier, AppKind app, String version) {
             this.mayStream = asked == Mode.AUTO;
             this.app = app;
             this.mode = earlier.filter(_ -> mayStream && app == AppKind.WORKFLOW).orElse(app.first(asked));
@@ -12530,22 +12529,22 @@ final class DifyExec implements Runnable {
 
         /// A running run seen in the log: this server lists from the start, if nothing was known of that. Up to 1.10 it
         /// is one whose listener gave up, or that was just stopped.
-        void listsRunning(Doubt doubt) {
-            if (doubt.run().isEmpty() && listing == Listing.NOT_KNOWN) listing = Listing.FROM_START;
+        void listsRunning(Unresolved unresolved) {
+            if (unresolved.run().isEmpty() && listing == Listing.NOT_KNOWN) listing = Listing.FROM_START;
         }
 
         /// Says it when the mode changes.
         ///
         /// @param busy how many other runs of ours hold a place on the server
-        Optional<String> seen(Attempt attempt, Seen seen, Duration took, int busy) {
+        Optional<String> seen(Attempt attempt, Response seen, Duration took, int busy) {
             if (mayStream && mode == Mode.BLOCKING && isProxyCut(seen, took)) {
                 mode = Mode.STREAMING;
-                return Optional.of("A proxy cut a run off after " + Plain.seconds(took)
+                return Optional.of("A proxy cut a run off after " + Text.seconds(took)
                         + ": the batch goes on in streaming mode.");
             }
-            if (seen instanceof Seen.Refused refused && refused.inStream() && refused.run().isEmpty()) refusedStreams++;
+            if (seen instanceof Response.Refused refused && refused.inStream() && refused.run().isEmpty()) refusedStreams++;
             if (attempt.mode() == Mode.STREAMING) refusedAlone = busy == 0
-                    && seen instanceof Seen.Refused refused && refused.isTooMany() ? refusedAlone + 1 : 0;
+                    && seen instanceof Response.Refused refused && refused.isTooMany() ? refusedAlone + 1 : 0;
             if (mode == Mode.STREAMING && holdsRefused && refusedStreams >= REFUSED_STREAMS)
                 return goOnBlocking("rows were refused inside their streams, each holding a connection of the server "
                         + "for 5 minutes");
@@ -12562,11 +12561,11 @@ final class DifyExec implements Runnable {
             return Optional.of(REFUSED_STREAMS + " " + why + ": the batch goes on in blocking mode.");
         }
 
-        private static boolean isProxyCut(Seen seen, Duration took) {
+        private static boolean isProxyCut(Response seen, Duration took) {
             return switch (seen) {
-                case Seen.Refused refused -> refused.status() == 504 || refused.status() == 524;
-                case Seen.Cut cut -> took.compareTo(PROXY_CUT) > 0 && cut.symptom() != Symptom.TIMED_OUT;
-                case Seen.Ran _, Seen.TooLarge _, Seen.NotSent _, Seen.NotUploaded _ -> false;
+                case Response.Refused refused -> refused.status() == 504 || refused.status() == 524;
+                case Response.Cut cut -> took.compareTo(PROXY_CUT) > 0 && cut.symptom() != Symptom.TIMED_OUT;
+                case Response.Ran _, Response.TooLarge _, Response.NotSent _, Response.NotUploaded _ -> false;
             };
         }
 
@@ -12671,8 +12670,8 @@ final class DifyExec implements Runnable {
         }
 
         /// How long it took. Of a run begun by an earlier call nobody saw the end, so Dify's own time counts.
-        Duration took(Seen seen, Instant now) {
-            return isEarlier() && seen instanceof Seen.Ran ran
+        Duration took(Response seen, Instant now) {
+            return isEarlier() && seen instanceof Response.Ran ran
                     ? Duration.ofMillis((long) (ran.usage().seconds() * 1000))
                     : Duration.between(at, now);
         }
@@ -12762,7 +12761,7 @@ final class DifyExec implements Runnable {
 
         /// In a sentence.
         String name() {
-            return isNamed() ? "run " + Plain.id(id) : "a run";
+            return isNamed() ? "run " + Text.id(id) : "a run";
         }
     }
 
@@ -12860,10 +12859,10 @@ final class DifyExec implements Runnable {
     }
 
     /// What one exchange showed; no opinion yet.
-    sealed interface Seen {
+    sealed interface Response {
         /// An answer that is no run. `dify`: written by Dify itself (`X-Version`), not by something in front of it.
         record Refused(int status, boolean dify, boolean inStream, String code, String message,
-                Optional<Duration> retryAfter, Optional<RunRef> run) implements Seen {
+                Optional<Duration> retryAfter, Optional<RunRef> run) implements Response {
             static Refused http(int status, boolean dify, String code, String message, Optional<Duration> retryAfter) {
                 return new Refused(status, dify, false, code, message, retryAfter, Optional.empty());
             }
@@ -12875,7 +12874,7 @@ final class DifyExec implements Runnable {
             /// `HTTP 500 Internal error`, and of others `HTTP 503, a web page (from a proxy?)`
             @Override
             public String why() {
-                var said = Plain.text(message, 200).strip();
+                var said = Text.text(message, 200).strip();
                 return "HTTP " + status + (said.isEmpty() ? "" : dify ? " " + said : ", " + said);
             }
 
@@ -12897,7 +12896,7 @@ final class DifyExec implements Runnable {
         /// A run that ended, or paused. `outputs` is compact JSON; `files` are those to be kept, if that was asked for;
         /// `waited` how long its request waited before it began, where the answer tells; `said` is a chatflow's.
         record Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage,
-                Optional<List<OutputFile>> files, Optional<Duration> waited, Utterance said) implements Seen {
+                Optional<List<OutputFile>> files, Optional<Duration> waited, Utterance said) implements Response {
 
             Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage) {
                 this(ref, status, outputs, error, workflowId, usage, Optional.empty(), Optional.empty(),
@@ -12963,14 +12962,14 @@ final class DifyExec implements Runnable {
             }
 
             /// The same end again, or an error that says it of a failure.
-            boolean agreesWith(Seen other) {
+            boolean agreesWith(Response other) {
                 return other instanceof Ran ran ? ref.id().equals(ran.ref.id()) && status == ran.status
                         && error.equals(ran.error) && Arrays.equals(outputs, ran.outputs) : !status.isSuccess();
             }
         }
 
         /// No end was seen. `run` is known if an event came first.
-        record Cut(Optional<RunRef> run, Symptom symptom, String why) implements Seen {
+        record Cut(Optional<RunRef> run, Symptom symptom, String why) implements Response {
             Cut(Symptom symptom, String why) {
                 this(Optional.empty(), symptom, why);
             }
@@ -12981,15 +12980,15 @@ final class DifyExec implements Runnable {
         }
 
         /// A run ended, but what it gave does not fit into the memory that there is for it.
-        record TooLarge(Optional<RunRef> run, String why) implements Seen {}
+        record TooLarge(Optional<RunRef> run, String why) implements Response {}
 
         /// The request never left: refused connection, unknown host, TLS.
-        record NotSent(String why) implements Seen {}
+        record NotSent(String why) implements Response {}
 
         /// A file of the row could not be uploaded, so nothing was started.
         ///
         /// @param mayPass the server was away or busy; else this file will not go up another time either
-        record NotUploaded(String why, boolean mayPass, Optional<Duration> pause) implements Seen {
+        record NotUploaded(String why, boolean mayPass, Optional<Duration> pause) implements Response {
             NotUploaded(String why, boolean mayPass) {
                 this(why, mayPass, Optional.empty());
             }
@@ -13003,7 +13002,7 @@ final class DifyExec implements Runnable {
         }
 
         /// With its run, where that was told apart from the end.
-        default Seen of(Optional<RunRef> named) {
+        default Response of(Optional<RunRef> named) {
             if (named.isEmpty() || run().isPresent()) return this;
             return switch (this) {
                 case Refused(int status, boolean dify, boolean inStream, var code, var message, var retryAfter, _) ->
@@ -13019,13 +13018,13 @@ final class DifyExec implements Runnable {
             return Optional.empty();
         }
 
-        static Seen nothing() {
+        static Response nothing() {
             return new Cut(Symptom.NO_ANSWER, "");
         }
 
         /// What a stream says that told these ends, one after the other: its end, if it is of the run that the stream
         /// began with, and no other was told. An error keeps its words, but where there is a run, that run decides.
-        static Seen told(Optional<RunRef> run, List<Seen> ends) {
+        static Response told(Optional<RunRef> run, List<Response> ends) {
             if (ends.getFirst() instanceof Refused error)
                 return Refused.event(error.status(), error.code(), error.message(), run);
             var end = (Ran) ends.getFirst();
@@ -13136,23 +13135,23 @@ final class DifyExec implements Runnable {
     /// How a row ended: where it stands now, and what is to be said of that, if anything.
     ///
     /// @param firewall something before the server refused it, whatever the row
-    record Outcome(Standing standing, String text, boolean firewall) {
-        static final Outcome SUCCEEDED = new Outcome(Standing.SUCCEEDED, "");
+    record Outcome(RowStatus status, String text, boolean firewall) {
+        static final Outcome SUCCEEDED = new Outcome(RowStatus.SUCCEEDED, "");
         /// Succeeded with failures that the workflow handled itself.
-        static final Outcome PARTIAL = new Outcome(Standing.PARTIAL, "");
-        static final Outcome PAUSED = new Outcome(Standing.PAUSED, "waits for a human");
+        static final Outcome PARTIAL = new Outcome(RowStatus.PARTIAL, "");
+        static final Outcome PAUSED = new Outcome(RowStatus.PAUSED, "waits for a human");
 
-        Outcome(Standing standing, String text) {
-            this(standing, text, false);
+        Outcome(RowStatus status, String text) {
+            this(status, text, false);
         }
     }
 
     /// Where a row stands: one of the five outcomes, or none yet.
-    enum Standing {
+    enum RowStatus {
         PENDING, SUCCEEDED, PARTIAL, FAILED, PAUSED, UNKNOWN;
 
-        private static final Map<String, Standing> BY_WORD = Stream.of(values())
-                .collect(Collectors.toMap(Standing::word, standing -> standing));
+        private static final Map<String, RowStatus> BY_WORD = Stream.of(values())
+                .collect(Collectors.toMap(RowStatus::word, status -> status));
 
         boolean isSuccess() {
             return this == SUCCEEDED || this == PARTIAL;
@@ -13168,23 +13167,23 @@ final class DifyExec implements Runnable {
         }
 
         /// `18 succeeded, 1 partial, 1 failed`
-        static String counts(ToLongFunction<Standing> count) {
+        static String counts(ToLongFunction<RowStatus> count) {
             return counts(count, (_, text) -> text);
         }
 
-        static String counts(ToLongFunction<Standing> count, BiFunction<Standing, String, String> painted) {
-            return Stream.of(values()).filter(standing -> count.applyAsLong(standing) > 0)
-                    .map(standing -> painted.apply(standing, count.applyAsLong(standing) + " " + standing.word()))
+        static String counts(ToLongFunction<RowStatus> count, BiFunction<RowStatus, String, String> painted) {
+            return Stream.of(values()).filter(status -> count.applyAsLong(status) > 0)
+                    .map(status -> painted.apply(status, count.applyAsLong(status) + " " + status.word()))
                     .collect(joining(", "));
         }
 
-        static Optional<Standing> of(String word) {
+        static Optional<RowStatus> of(String word) {
             return Optional.ofNullable(BY_WORD.get(word));
         }
     }
 
     /// An attempt of whose run the server is asked.
-    sealed interface Doubt {
+    sealed interface Unresolved {
         Attempt attempt();
 
         /// As far as it is known; else it is looked for by its attempt's name.
@@ -13221,11 +13220,11 @@ final class DifyExec implements Runnable {
         }
 
         /// A stream has been silent for a while: its run may have ended.
-        record QuietStream(Attempt attempt, Optional<RunRef> run, Instant start, Instant due) implements Doubt {}
+        record QuietStream(Attempt attempt, Optional<RunRef> run, Instant start, Instant due) implements Unresolved {}
 
         /// Before a row is sent again, with the tries of `attempt`: whether that one, which counted as not started, has
         /// turned up. The row's `others` come after it.
-        record Recheck(Attempt attempt, List<Attempt> others, Instant due, int looks) implements Doubt {
+        record Recheck(Attempt attempt, List<Attempt> others, Instant due, int looks) implements Unresolved {
             static Recheck of(List<Attempt> attempts, Attempt.Tries tries, Instant due) {
                 return new Recheck(attempts.getFirst().with(tries), attempts.subList(1, attempts.size()), due, 0);
             }
@@ -13235,12 +13234,12 @@ final class DifyExec implements Runnable {
             }
 
             NoEnd turnedUp(Instant deadline) {
-                return new NoEnd(attempt, Seen.nothing(), Symptom.RECHECK, Symptom.RECHECK.text, due, deadline);
+                return new NoEnd(attempt, Response.nothing(), Symptom.RECHECK, Symptom.RECHECK.text, due, deadline);
             }
         }
 
         /// At the end of a call: whether an attempt that counted as not started has turned up.
-        record Late(Attempt attempt, Instant due) implements Doubt {}
+        record Late(Attempt attempt, Instant due) implements Unresolved {}
 
         /// No end of the run was seen.
         ///
@@ -13250,10 +13249,10 @@ final class DifyExec implements Runnable {
         /// @param deadline how long a running run is waited for
         /// @param stopped  the last look said so
         /// @param holds    the run may hold a place on the server
-        record NoEnd(Attempt attempt, Seen seen, Symptom symptom, String why, Instant since, Optional<Instant> began,
-                Instant deadline, int looks, Instant due, boolean stopped, boolean holds) implements Doubt {
+        record NoEnd(Attempt attempt, Response seen, Symptom symptom, String why, Instant since, Optional<Instant> began,
+                Instant deadline, int looks, Instant due, boolean stopped, boolean holds) implements Unresolved {
 
-            NoEnd(Attempt attempt, Seen seen, Symptom symptom, String why, Instant since, Instant deadline) {
+            NoEnd(Attempt attempt, Response seen, Symptom symptom, String why, Instant since, Instant deadline) {
                 this(attempt, seen, symptom, why, since, Optional.empty(), deadline, 0, since, false, symptom.isOurs());
             }
 
@@ -13319,30 +13318,30 @@ final class DifyExec implements Runnable {
             }
 
             NoEnd with(RunRef found) {
-                var known = run().isPresent() ? seen : new Seen.Cut(Optional.of(found), symptom, why);
+                var known = run().isPresent() ? seen : new Response.Cut(Optional.of(found), symptom, why);
                 return new NoEnd(attempt, known, symptom, why, since, began, deadline, looks, due, stopped, holds);
             }
         }
     }
 
     /// What a look at the server's records showed.
-    sealed interface Found {
-        record Ended(Seen.Ran ran) implements Found {}
+    sealed interface LookUpResult {
+        record Ended(Response.Ran ran) implements LookUpResult {}
 
         /// Not ended; also paused.
         ///
         /// @param age since its start, by the server's own clock
-        record Running(RunRef ref, Seen.RunStatus status, Optional<Duration> age) implements Found {}
+        record Running(RunRef ref, Response.RunStatus status, Optional<Duration> age) implements LookUpResult {}
 
         /// A chatflow's message without a word in it. It tells no more of its run.
         ///
         /// @param isOver so much is told: that its run has ended
-        record Unanswered(boolean isOver) implements Found {}
+        record Unanswered(boolean isOver) implements LookUpResult {}
 
-        record Absent() implements Found {}
+        record Absent() implements LookUpResult {}
 
         /// The look itself got no usable answer.
-        record Silent(Seen seen) implements Found {}
+        record Silent(Response seen) implements LookUpResult {}
 
         default Optional<RunRef> run() {
             return switch (this) {
@@ -13374,15 +13373,15 @@ final class DifyExec implements Runnable {
     /// Why a batch ends before its rows do, and the exit code that says so.
     ///
     /// @param why as that of [Unusable]
-    record Stop(int code, String why) {
+    record Stop(Exit exit, String why) {
         /// Without the hint.
         String fact() {
-            return Plain.text(why.lines().findFirst().orElse(""), 1000);
+            return Text.text(why.lines().findFirst().orElse(""), 1000);
         }
 
         /// `Stopped: cannot write: No space left on device.` and, below, `hint: make room`
         String told() {
-            return "Stopped: " + fact() + "." + why.lines().skip(1).map(hint -> "\n" + Plain.text(hint, 1000))
+            return "Stopped: " + fact() + "." + why.lines().skip(1).map(hint -> "\n" + Text.text(hint, 1000))
                     .collect(joining());
         }
     }
@@ -13463,9 +13462,9 @@ final class DifyExec implements Runnable {
 
     /// One run of a row: never throws for what the server says or fails to say.
     interface Workflow {
-        Seen run(Attempt attempt, Consumer<Heard> told);
+        Response run(Attempt attempt, Consumer<Heard> told);
 
-        Found look(Doubt doubt);
+        LookUpResult look(Unresolved unresolved);
 
         void stop(RunRef run, String user);
 
@@ -13953,23 +13952,39 @@ final class DifyExec implements Runnable {
 
     // ── Basics ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// What cannot be used, said to the person at the terminal; `code` is the exit code.
-    ///
-    /// The message is a sentence; where there is something to do, a second line says it, `hint: name another file`.
-    static final class Unusable extends RuntimeException {
-        private final int code;
+    static final String VERSION = "0.2.0";
 
-        Unusable(String message) {
-            this(UNUSABLE, message);
-        }
+    /// The exit codes. picocli itself returns 2 for a bad command line and 1 for an exception that escapes.
+    enum Exit {
+        OK(0), BUG(1), UNUSABLE(2), ROWS_FAILED(3), STOPPED(4), INTERRUPTED(130);
 
-        Unusable(int code, String message) {
-            super(message);
+        final int code;
+
+        Exit(int code) {
             this.code = code;
         }
 
-        int code() {
-            return code;
+        static Exit of(int code) {
+            return Stream.of(values()).filter(exit -> exit.code == code).findFirst().orElse(BUG);
+        }
+    }
+
+    /// Ends a command before any run is started. The message is one sentence; a second line, if any, is a hint:
+    /// `hint: name another file`.
+    static final class Unusable extends RuntimeException {
+        private final Exit exit;
+
+        Unusable(String message) {
+            this(Exit.UNUSABLE, message);
+        }
+
+        Unusable(Exit exit, String message) {
+            super(message);
+            this.exit = exit;
+        }
+
+        Exit exit() {
+            return exit;
         }
     }
 
@@ -14012,7 +14027,7 @@ final class DifyExec implements Runnable {
         String text(Path results) {
             return words.stream()
                     .map(word -> name(word).equals(INPUT) ? INPUT + "=" + from(results, value(word)) : word)
-                    .map(Plain::shell).collect(joining(" "));
+                    .map(Text::shell).collect(joining(" "));
         }
 
         /// What the log says; an input that is not there any more is left out.
@@ -14045,8 +14060,8 @@ final class DifyExec implements Runnable {
 
         /// `-c 3`, `--id-column='My Id'`
         private static String quoted(String word) {
-            if (!word.contains("=")) return Plain.shell(word);
-            return name(word) + (word.startsWith("--") ? "=" : " ") + Plain.shell(value(word));
+            if (!word.contains("=")) return Text.shell(word);
+            return name(word) + (word.startsWith("--") ? "=" : " ") + Text.shell(value(word));
         }
     }
 
@@ -14063,7 +14078,7 @@ final class DifyExec implements Runnable {
         record Setting(String name, String text, String source, String fault) {
             /// `TIMEOUT=abc`, but `TIMEOUT in .env, line 4`: a value in a file may be a key in the wrong line.
             String place() {
-                return source.isEmpty() ? name + "=" + Plain.text(Plain.masked(text), 60) : name + source;
+                return source.isEmpty() ? name + "=" + Text.text(Text.masked(text), 60) : name + source;
             }
         }
 
@@ -14205,7 +14220,7 @@ final class DifyExec implements Runnable {
                     if (bytes.length > LARGEST) fault = "the file is too large";
                     else lines = lines(new String(bytes, charset(bytes)));
                 } catch (IOException problem) {
-                    fault = "the file cannot be read (" + Plain.of(problem) + ")";
+                    fault = "the file cannot be read (" + Text.of(problem) + ")";
                 }
             }
 
@@ -14326,7 +14341,7 @@ final class DifyExec implements Runnable {
 
             @Override
             public String toString() {
-                return words.get().stream().map(Plain::shell).collect(joining(" "));
+                return words.get().stream().map(Text::shell).collect(joining(" "));
             }
         }
     }
@@ -14570,7 +14585,7 @@ final class DifyExec implements Runnable {
 
         /// What stands in a page as text.
         private static String text(String text) {
-            return Plain.text(text, 2000).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+            return Text.text(text, 2000).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
                     .replace("\"", "&quot;").replace("'", "&#39;");
         }
 
@@ -14589,13 +14604,13 @@ final class DifyExec implements Runnable {
 
     /// The time of day, but never back: where that is set back, it goes on from where it was, or all that was planned
     /// would have to wait for so much longer. Any thread may ask.
-    static final class Onward implements InstantSource {
+    static final class MonotonicClock implements InstantSource {
         private final InstantSource time;
         private final LongSupplier nanos;
         private Instant told;
         private long toldAt;
 
-        Onward(InstantSource time, LongSupplier nanos) {
+        MonotonicClock(InstantSource time, LongSupplier nanos) {
             this.time = time;
             this.nanos = nanos;
             this.told = time.instant();
@@ -14746,7 +14761,7 @@ final class DifyExec implements Runnable {
     }
 
     /// Numbers by place, 0 where none was set. Blocks are added and never copied: a growing array would be there twice.
-    static final class Longs {
+    static final class LongList {
         private static final int BLOCK = 1 << 12;
 
         private final List<long[]> blocks = new ArrayList<>();
@@ -14776,7 +14791,7 @@ final class DifyExec implements Runnable {
 
         /// Milliseconds of the rows that succeeded.
         static final class Latencies {
-            private final Longs millis = new Longs();
+            private final LongList millis = new LongList();
 
             void add(long took) {
                 millis.add(Math.min(Integer.MAX_VALUE, took));
@@ -14861,7 +14876,7 @@ final class DifyExec implements Runnable {
     }
 
     /// Text for people: without control characters, of bounded length, the same in every locale.
-    static final class Plain {
+    static final class Text {
         private static final Pattern KEY = Pattern.compile("app-[A-Za-z0-9]{16,}");
         /// How much of a message the log keeps.
         static final int LONGEST_ERROR = 500;

@@ -146,9 +146,9 @@ final class Chaos implements Callable<Integer> {
                 }
                 int exit = process.join();
                 exits.merge(exit, 1, Integer::sum);
-                boolean stuck = exit == ROWS_LEFT && results.count() == before && killed >= kills;
+                boolean stuck = exit == Exit.ROWS_FAILED.code && results.count() == before && killed >= kills;
                 before = results.count();
-                if (exit == OK || stuck || exit < ROWS_LEFT || ++further > FURTHER_STARTS)
+                if (exit == Exit.OK.code || stuck || exit < Exit.ROWS_FAILED.code || ++further > FURTHER_STARTS)
                     return new Starts(starts, killed, exit, exits);
             }
         }
@@ -221,7 +221,7 @@ final class Chaos implements Callable<Integer> {
                     ? Set.copyOf(Files.readAllLines(folder.resolve("results.jsonl.retry"))) : Set.of();
             var open = table.texts().keySet().stream().filter(id -> !ids.containsKey(id)).toList();
             var status = Tool.status(folder);
-            var lost = open.stream().filter(id -> exit == OK
+            var lost = open.stream().filter(id -> exit == Exit.OK.code
                     || !listed.contains(id) && status.path("pending").asInt() == 0).toList();
             var late = new HashSet<String>();
             log.lines().stream().filter(line -> line.path("event").asText().equals("late"))

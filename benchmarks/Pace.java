@@ -70,9 +70,9 @@ final class Pace implements Callable<Integer> {
             var machine = Machine.here(programs, bench.tool());
             var rows = measures.stream().map(measure -> new Row(measure, new ArrayList<>())).toList();
             for (int run = 1; run <= runs; run++) for (var row : rows) {
-                var trial = row.measure().trial(bench);
-                row.trials().add(trial);
-                spec.commandLine().getErr().println(row.measure().name() + " " + run + "/" + runs + ": " + trial);
+                var view = row.measure().view(bench);
+                row.trials().add(view);
+                spec.commandLine().getErr().println(row.measure().name() + " " + run + "/" + runs + ": " + view);
                 spec.commandLine().getErr().flush();
             }
             print(machine + "; " + (runs == 1 ? "one run" : "medians of " + runs + " runs")
@@ -135,8 +135,8 @@ final class Pace implements Callable<Integer> {
     record Sample(double value, String detail) {}
 
     /// One run of a measure: a sample for each of its bars, or why there is none.
-    sealed interface Trial {
-        record Done(List<Sample> samples) implements Trial {
+    sealed interface RunView {
+        record Done(List<Sample> samples) implements RunView {
             @Override
             public String toString() {
                 return samples.stream().map(sample -> Bar.number(sample.value()) + " (" + sample.detail() + ")")
@@ -144,7 +144,7 @@ final class Pace implements Callable<Integer> {
             }
         }
 
-        record Spoilt(String why) implements Trial {
+        record Spoilt(String why) implements RunView {
             @Override
             public String toString() {
                 return "spoilt: " + why;
@@ -218,17 +218,17 @@ final class Pace implements Callable<Integer> {
             return List.copyOf(all);
         }
 
-        Trial trial(Bench bench) throws IOException, InterruptedException {
+        RunView view(Bench bench) throws IOException, InterruptedException {
             try {
-                return new Trial.Done(method.measure(bench));
+                return new RunView.Done(method.measure(bench));
             } catch (SpoiltException problem) {
-                return new Trial.Spoilt(problem.getMessage());
+                return new RunView.Spoilt(problem.getMessage());
             }
         }
     }
 
     /// A measure with its runs so far: one or more lines of the table.
-    record Row(Measure measure, List<Trial> trials) {
+    record Row(Measure measure, List<RunView> trials) {
         List<String> lines() {
             return IntStream.range(0, measure.bars().size()).mapToObj(this::line).toList();
         }
@@ -238,14 +238,14 @@ final class Pace implements Callable<Integer> {
             var median = median(which);
             return "| " + String.join(" | ", measure.name(), bar.what(), bar.text(),
                     median.map(sample -> bar.text(sample.value())).orElse("–"), isMet(which) ? "yes" : "**no**",
-                    trials.stream().map(trial -> switch (trial) {
-                        case Trial.Done done -> Bar.number(done.samples().get(which).value());
-                        case Trial.Spoilt _ -> "spoilt";
+                    trials.stream().map(view -> switch (view) {
+                        case RunView.Done done -> Bar.number(done.samples().get(which).value());
+                        case RunView.Spoilt _ -> "spoilt";
                     }).collect(joining(", ")), detail(which, median)) + " |";
         }
 
         private String detail(int which, Optional<Sample> median) {
-            return trials.stream().filter(Trial.Spoilt.class::isInstance).findFirst().map(Trial::toString)
+            return trials.stream().filter(RunView.Spoilt.class::isInstance).findFirst().map(RunView::toString)
                     .orElseGet(() -> median.map(Sample::detail).orElse("")).replace('|', '/');
         }
 
@@ -255,14 +255,14 @@ final class Pace implements Callable<Integer> {
 
         /// A spoilt run meets nothing.
         private boolean isMet(int which) {
-            return trials.stream().noneMatch(Trial.Spoilt.class::isInstance)
+            return trials.stream().noneMatch(RunView.Spoilt.class::isInstance)
                     && median(which).filter(sample -> measure.bars().get(which).isMet(sample.value())).isPresent();
         }
 
         /// Of an even number, the worse of the two in the middle.
         private Optional<Sample> median(int which) {
             var order = Comparator.comparingDouble(Sample::value);
-            var sorted = trials.stream().filter(Trial.Done.class::isInstance).map(Trial.Done.class::cast)
+            var sorted = trials.stream().filter(RunView.Done.class::isInstance).map(RunView.Done.class::cast)
                     .map(done -> done.samples().get(which))
                     .sorted(measure.bars().get(which).atLeast() ? order.reversed() : order).toList();
             return sorted.isEmpty() ? Optional.empty() : Optional.of(sorted.get(sorted.size() / 2));
@@ -395,7 +395,7 @@ final class Pace implements Callable<Integer> {
         var failed = bench.prepared("retry", folder -> {
             bench.nginx().answer("mended", Answers.FAILED);
             Data.write(folder.resolve("data.csv"), rows);
-            bench.tool().run(folder, server, "-c", "64", "--mode", "blocking").exited(ROWS_LEFT);
+            bench.tool().run(folder, server, "-c", "64", "--mode", "blocking").exited(Exit.ROWS_FAILED.code);
             bench.nginx().answer("mended", Answers.BLOCKING);
             return Prepared.of(folder);
         });
@@ -415,7 +415,7 @@ final class Pace implements Callable<Integer> {
         var done = bench.prepared("status", folder -> Prepared.done(bench, folder, bench.nginx().site("blocking"), rows,
                 rows));
         double version = bench.version();
-        return List.of(more(bench.tool().start(done.folder(), "status", "-o", "results.jsonl").exited(OK),
+        return List.of(more(bench.tool().start(done.folder(), "status", "-o", "results.jsonl").exited(Exit.OK.code),
                 version));
     }
 
@@ -424,7 +424,7 @@ final class Pace implements Callable<Integer> {
         Data.writeTyped(folder.resolve("data.csv"), bench.scaled(100_000));
         double version = bench.version();
         var checked = bench.tool().start(folder, "check", "-i", "data.csv", "--base-url",
-                bench.nginx().site("typed").toString()).exited(OK);
+                bench.nginx().site("typed").toString()).exited(Exit.OK.code);
         return List.of(more(checked, version), new Sample(checked.peak(), Files.size(folder.resolve("data.csv"))
                 / 1_000_000 + " MB of CSV"));
     }
@@ -1144,7 +1144,7 @@ final class Pace implements Callable<Integer> {
 
         /// All rows have succeeded, and each has its line.
         Finished complete(int rows) throws IOException {
-            exited(OK);
+            exited(Exit.OK.code);
             try (var lines = Files.lines(folder.resolve("results.jsonl"))) {
                 long count = lines.count();
                 if (count != rows) throw new SpoiltException(count + " results of " + rows + " rows");

@@ -100,7 +100,7 @@ final class Shards implements Callable<Integer> {
                 running.add(threads.submit(() -> Chaos.torment(tool(folder, simulator, List.of("--shard", "" + shard)),
                         shard.of(folder.resolve("results.jsonl")), rows / shards, kills, seed * 1000 + shard.index())));
             }
-            int starts = 0, killed = 0, exit = DifyExec.OK;
+            int starts = 0, killed = 0, exit = DifyExec.Exit.OK.code;
             for (var each : running) {
                 starts += each.get().starts();
                 killed += each.get().kills();

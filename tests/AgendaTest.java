@@ -30,7 +30,7 @@ final class AgendaTest {
         private static final Fetched DEAD = new Fetched.Missing("HTTP 403", false);
 
         /// A run with so many files, in `out`.
-        private static Seen.Ran with(int files, String id) {
+        private static Response.Ran with(int files, String id) {
             return succeeded("run-" + id).with(IntStream.rangeClosed(1, files).mapToObj(n -> new OutputFile(
                     "http://h/" + id + n, 0, Path.of("out", id + "-" + n + ".txt"))).toList());
         }
@@ -222,7 +222,7 @@ final class AgendaTest {
         void haveTheGraceAfterAnInterruptAndThenTheResultIsKeptWithoutThem() throws Exception {
             var scene = halfDone();
 
-            assertEquals(INTERRUPTED, scene.play().orElseThrow().code());
+            assertEquals(Exit.INTERRUPTED, scene.play().orElseThrow().exit());
 
             isKeptWithWhatIsThere(scene);
             assertEquals(seconds(21), scene.world.passed());
@@ -234,7 +234,7 @@ final class AgendaTest {
             var scene = halfDone();
             scene.interruptAfter(seconds(2));
 
-            assertEquals(INTERRUPTED, scene.play().orElseThrow().code());
+            assertEquals(Exit.INTERRUPTED, scene.play().orElseThrow().exit());
 
             isKeptWithWhatIsThere(scene);
             assertTrue(scene.world.passed().compareTo(seconds(4)) < 0, scene.world.passed().toString());
@@ -278,7 +278,7 @@ final class AgendaTest {
                     .execute("run", "--demo", "-i", csv.toString(), "-o", output.toString(), "-c", "1",
                             "--max-failures", "2", "--progress", "off");
 
-            assertEquals(STOPPED, code, err.toString());
+            assertEquals(Exit.STOPPED.code, code, err.toString());
             assertEquals(List.of("a", "b"), Files.readAllLines(folder.resolve("results.jsonl.retry")));
         }
     }
@@ -306,14 +306,14 @@ final class AgendaTest {
             end(Outcome.SUCCEEDED);
             end(Outcome.SUCCEEDED);
             end(Outcome.PARTIAL);
-            end(new Outcome(Standing.FAILED, "no"));
-            end(new Outcome(Standing.PAUSED, "waits"));
-            end(new Outcome(Standing.UNKNOWN, "who knows"));
+            end(new Outcome(RowStatus.FAILED, "no"));
+            end(new Outcome(RowStatus.PAUSED, "waits"));
+            end(new Outcome(RowStatus.UNKNOWN, "who knows"));
 
             assertEquals(6, tally.done());
             assertEquals(3, tally.succeeded());
-            assertEquals(2, tally.count(Standing.SUCCEEDED));
-            assertEquals(1, tally.count(Standing.UNKNOWN));
+            assertEquals(2, tally.count(RowStatus.SUCCEEDED));
+            assertEquals(1, tally.count(RowStatus.UNKNOWN));
             assertFalse(tally.isAllDone());
         }
 
@@ -351,7 +351,7 @@ final class AgendaTest {
             for (int row = 1; row <= 1_240; row++) {
                 if (row % 5 == 1) pass(Duration.ofMillis(500));
                 tally.used(attempt(0, 0), new Usage(1, 10, 3, Optional.of(new BigDecimal("0.001")), "USD"));
-                tally.ended(attempt(0, 0), row % 10 == 0 ? new Outcome(Standing.FAILED, "no") : Outcome.SUCCEEDED,
+                tally.ended(attempt(0, 0), row % 10 == 0 ? new Outcome(RowStatus.FAILED, "no") : Outcome.SUCCEEDED,
                         seconds(1), world.now());
             }
             tally.now = new Tally.Now(5, 2, 0, 0, rest);

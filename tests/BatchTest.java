@@ -1,6 +1,6 @@
 package difyexec;
 
-import difyexec.DifyExec.Route.Listing;
+import difyexec.DifyExec.ModePolicy.Listing;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
@@ -14,7 +14,7 @@ import module java.base;
 import static difyexec.DifyExec.*;
 import static difyexec.DifyExec.Attempt.Kind;
 import static difyexec.DifyExec.Attempt.Tries;
-import static difyexec.DifyExec.Seen.RunStatus;
+import static difyexec.DifyExec.Response.RunStatus;
 import static difyexec.Given.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
@@ -217,7 +217,7 @@ final class BatchTest {
             }
             var said = new String(process.getInputStream().readAllBytes(), UTF_8);
 
-            assertEquals(UNUSABLE, process.waitFor(), said);
+            assertEquals(Exit.UNUSABLE.code, process.waitFor(), said);
             try (var left = Files.list(folder)) {
                 assertEquals(List.of(), left.toList(), said);
             }
@@ -236,7 +236,7 @@ final class BatchTest {
 
             int code = process.waitFor();
 
-            assertEquals(STOPPED, code, said);
+            assertEquals(Exit.STOPPED.code, code, said);
             assertTrue(said.contains("cannot write"), said);
             var text = Files.readString(folder.resolve("results.jsonl"));
             assertTrue(text.endsWith("\n"));
@@ -342,9 +342,9 @@ final class BatchTest {
             var attempt = new Attempt(1, row, new Tries(2, 5, 0), "user-1", Mode.STREAMING,
                     row.hash(), NOON);
             var outputs = json("{'answer':'日本語 😀','n':12345678901234567890,'price':1.10,'list':[1,null,{}]}");
-            var streamed = new Seen.Ran(run("run-1"), RunStatus.SUCCEEDED, outputs.getBytes(UTF_8),
+            var streamed = new Response.Ran(run("run-1"), RunStatus.SUCCEEDED, outputs.getBytes(UTF_8),
                     "", "workflow-1", new Usage(1.25, 120, 3, Optional.of(new BigDecimal("0.0018")), "USD"));
-            var partial = new Seen.Ran(run("run-2"), RunStatus.PARTIAL, "{}".getBytes(UTF_8),
+            var partial = new Response.Ran(run("run-2"), RunStatus.PARTIAL, "{}".getBytes(UTF_8),
                     "", "workflow-1", new Usage(0.5, 0, 2, Optional.empty(), ""));
 
             var path = folder.resolve("results.jsonl");
@@ -405,8 +405,8 @@ final class BatchTest {
 
             Results.read(path, index, List.of());
 
-            assertEquals(List.of(Standing.SUCCEEDED, Standing.SUCCEEDED, Standing.PENDING,
-                    Standing.PENDING), IntStream.range(0, 4).mapToObj(index::standing).toList());
+            assertEquals(List.of(RowStatus.SUCCEEDED, RowStatus.SUCCEEDED, RowStatus.PENDING,
+                    RowStatus.PENDING), IntStream.range(0, 4).mapToObj(index::status).toList());
         }
 
         @Test
@@ -452,18 +452,18 @@ final class BatchTest {
             assertTrue(problem.getMessage().contains("not UTF-8"), problem.getMessage());
         }
 
-        private static Index index(Standing... standings) {
+        private static Index index(RowStatus... statuses) {
             var index = new Index();
-            for (int row = 0; row < standings.length; row++)
-                index.stand(index.add(Character.toString('z' - row), row + 2, 0), standings[row]);
+            for (int row = 0; row < statuses.length; row++)
+                index.setStatus(index.add(Character.toString('z' - row), row + 2, 0), statuses[row]);
             index.endOfRows(0, List.of());
             return index;
         }
 
         @Test
         void isWrittenInTheOrderOfTheFile() throws IOException {
-            list.write(index(Standing.FAILED, Standing.SUCCEEDED, Standing.UNKNOWN,
-                    Standing.PENDING, Standing.PAUSED, Standing.PARTIAL));
+            list.write(index(RowStatus.FAILED, RowStatus.SUCCEEDED, RowStatus.UNKNOWN,
+                    RowStatus.PENDING, RowStatus.PAUSED, RowStatus.PARTIAL));
 
             assertEquals("z\nx\nv\n", Files.readString(list.path()));
         }
@@ -473,7 +473,7 @@ final class BatchTest {
         void keepsTheMarkThatAnIdBeginsWith() throws IOException {
             var index = new Index();
             for (var id : List.of("\uFEFFa", "b"))
-                index.stand(index.add(id, index.size() + 2, 0), Standing.FAILED);
+                index.setStatus(index.add(id, index.size() + 2, 0), RowStatus.FAILED);
             index.endOfRows(0, List.of());
 
             list.write(index);
@@ -485,7 +485,7 @@ final class BatchTest {
         void isGoneWhenNothingIsLeft() throws IOException {
             Files.writeString(list.path(), "a\n");
 
-            list.write(index(Standing.SUCCEEDED));
+            list.write(index(RowStatus.SUCCEEDED));
 
             assertFalse(Files.exists(list.path()));
             try (var left = Files.list(folder)) {
@@ -497,7 +497,7 @@ final class BatchTest {
         void isReplacedAsAWholeNeverWrittenOver() throws IOException {
             Files.writeString(list.path(), "old\n");
             try (var reader = Files.newBufferedReader(list.path())) {
-                list.write(index(Standing.FAILED));
+                list.write(index(RowStatus.FAILED));
 
                 assertEquals("old", reader.readLine()); // a reader keeps the file that it opened
             }
@@ -517,7 +517,7 @@ final class BatchTest {
             Files.writeString(folder.resolve("results.jsonl.log"), log);
             var files = BatchFiles.of(folder.resolve("results.jsonl"));
             var out = new StringWriter();
-            new StatusView(Batch.peek(files, Optional.empty()), new PrintWriter(out, true), new Paint(false))
+            new StatusView(Batch.peek(files, Optional.empty()), new PrintWriter(out, true), new Ansi(false))
                     .print(new NextCall(Env.Invocation.INSTALLED, Typed.NOTHING, Path.of("results.jsonl")));
             return out.toString();
         }
@@ -536,7 +536,7 @@ final class BatchTest {
             assertTrue(problem.getMessage().contains("log: of format 2")
                     && problem.getMessage().contains("difyexec 9.9"),
                     problem.getMessage());
-            assertEquals(UNUSABLE, problem.code());
+            assertEquals(Exit.UNUSABLE, problem.exit());
         }
 
         @Test
@@ -638,17 +638,17 @@ final class BatchTest {
                     + attempt.formatted("only in the log")));
 
             var history = History.read(log, index, List.of());
-            var doubtful = history.doubtful(false);
+            var unresolvedByRow = history.unresolvedByRow(false);
 
             assertEquals(Set.of("open", "unknown", "unstarted", "only in the log"),
-                    doubtful.keySet().stream().map(index::id).collect(Collectors.toSet()));
-            var doubt = history.doubt(doubtful.get(index.find("open")), row("open"), Kind.ROW, seconds(300));
-            assertEquals(Optional.of(new RunRef("r1", "t1")), doubt.run());
-            assertEquals("u-open", doubt.attempt().user());
-            assertEquals(1, doubt.attempt().tries().retries());
-            assertEquals(Mode.STREAMING, doubt.attempt().mode());
-            assertEquals(NOON.plusSeconds(300), doubt.deadline());
-            assertEquals(Symptom.CRASH, doubt.symptom());
+                    unresolvedByRow.keySet().stream().map(index::id).collect(Collectors.toSet()));
+            var unresolved = history.unresolved(unresolvedByRow.get(index.find("open")), row("open"), Kind.ROW, seconds(300));
+            assertEquals(Optional.of(new RunRef("r1", "t1")), unresolved.run());
+            assertEquals("u-open", unresolved.attempt().user());
+            assertEquals(1, unresolved.attempt().tries().retries());
+            assertEquals(Mode.STREAMING, unresolved.attempt().mode());
+            assertEquals(NOON.plusSeconds(300), unresolved.deadline());
+            assertEquals(Symptom.CRASH, unresolved.symptom());
         }
 
         @ParameterizedTest
@@ -710,7 +710,7 @@ final class BatchTest {
                     {'event':'end','t':'2026-01-16T12:00:02Z','id':'a','user':'u','outcome':'unknown','run':'r1'}
                     """));
 
-            assertEquals(Optional.of(new RunRef("r1", "t1")), history.doubtful(false).get(0).run());
+            assertEquals(Optional.of(new RunRef("r1", "t1")), history.unresolvedByRow(false).get(0).run());
         }
 
         @ParameterizedTest(name = "{0} {1}: {2}")
@@ -752,7 +752,7 @@ final class BatchTest {
                     {'event':'end','t':'2026-01-16T12:00:03Z','id':'a','user':'u','outcome':'failed','error':'no'}
                     """));
 
-            assertEquals("r1", history.doubtful(true).get(0).run().orElseThrow().id());
+            assertEquals("r1", history.unresolvedByRow(true).get(0).run().orElseThrow().id());
         }
 
         @ParameterizedTest
@@ -771,8 +771,8 @@ final class BatchTest {
                     {'event':'end','t':'2026-01-16T12:00:03Z','id':'a','user':'u2','outcome':'try_succeeded','run':'r2'}
                     """.formatted(end)));
 
-            assertEquals("r2", history.doubtful(true).get(0).run().orElseThrow().id());
-            assertEquals(Optional.empty(), history.doubtful(false).get(0).run());
+            assertEquals("r2", history.unresolvedByRow(true).get(0).run().orElseThrow().id());
+            assertEquals(Optional.empty(), history.unresolvedByRow(false).get(0).run());
         }
 
         @Test
@@ -785,12 +785,12 @@ final class BatchTest {
                     {'event':'end','t':'2026-01-16T12:00:03Z','id':'a','user':'u1','outcome':'unknown','run':'r1'}
                     """));
 
-            var doubt = history.doubt(history.doubtful(false).get(0), row("a"), Kind.ROW, seconds(300));
+            var unresolved = history.unresolved(history.unresolvedByRow(false).get(0), row("a"), Kind.ROW, seconds(300));
 
-            assertEquals(Optional.of(new RunRef("r1", "t1")), doubt.run());
-            assertEquals(Mode.STREAMING, doubt.attempt().mode());
+            assertEquals(Optional.of(new RunRef("r1", "t1")), unresolved.run());
+            assertEquals(Mode.STREAMING, unresolved.attempt().mode());
             assertEquals(Listing.FROM_START,
-                    history.route(Mode.AUTO, AppKind.WORKFLOW, "1.16.0").listing(doubt.attempt()));
+                    history.route(Mode.AUTO, AppKind.WORKFLOW, "1.16.0").listing(unresolved.attempt()));
             assertEquals(List.of(), history.openTries());
         }
 
@@ -805,11 +805,11 @@ final class BatchTest {
                     {'event':'end','t':'2026-01-16T12:00:03Z','id':'a','user':'u2','outcome':'throttled'}
                     """));
 
-            var doubt = history.doubt(history.doubtful(true).get(0), row("a"), Kind.ROW, seconds(300));
+            var unresolved = history.unresolved(history.unresolvedByRow(true).get(0), row("a"), Kind.ROW, seconds(300));
 
-            assertEquals(Symptom.INTERRUPTED, doubt.symptom());
-            assertEquals(Kind.ROW, doubt.attempt().kind());
-            assertEquals(Map.of(), history.doubtful(false));
+            assertEquals(Symptom.INTERRUPTED, unresolved.symptom());
+            assertEquals(Kind.ROW, unresolved.attempt().kind());
+            assertEquals(Map.of(), history.unresolvedByRow(false));
         }
     }
 
@@ -841,7 +841,7 @@ final class BatchTest {
             end(5010, "b", "failed");
 
             assertEquals(20_000, timeline.total());
-            assertArrayEquals(new double[] {0, 0.1}, timeline.ended(new Spans(2, 10_000), 0.1, Standing::isSuccess));
+            assertArrayEquals(new double[] {0, 0.1}, timeline.ended(new Spans(2, 10_000), 0.1, RowStatus::isSuccess));
             assertArrayEquals(new double[] {1, 1}, timeline.inFlight(new Spans(2, 10_000)));
             assertArrayEquals(new double[] {0, 20}, timeline.tokens(new Spans(2, 10_000)));
             assertArrayEquals(new double[] {0, 1.0}, timeline.cost(new Spans(2, 10_000)).get("USD"));
@@ -894,7 +894,7 @@ final class BatchTest {
             try (var first = BatchFiles.Lock.take(path)) {
                 var problem = assertThrows(Unusable.class, () -> BatchFiles.Lock.take(path));
                 assertTrue(problem.getMessage().contains("another difyexec"), problem.getMessage());
-                assertEquals(UNUSABLE, problem.code());
+                assertEquals(Exit.UNUSABLE, problem.exit());
                 assertTrue(first.channel().isOpen());
             }
 
@@ -989,7 +989,7 @@ final class BatchTest {
         }
 
         private static Results.Success line(String text) {
-            var ran = new Seen.Ran(run("run-1"), RunStatus.SUCCEEDED, json("{'text':'" + text + "'}").getBytes(UTF_8),
+            var ran = new Response.Ran(run("run-1"), RunStatus.SUCCEEDED, json("{'text':'" + text + "'}").getBytes(UTF_8),
                     "", "workflow-1", Usage.NONE);
             var attempt = new Attempt(1, row("a"), Tries.NONE, "u1", Mode.BLOCKING, "", NOON);
             return new Results.Success(attempt, ran, NOON, List.of());
@@ -1003,7 +1003,7 @@ final class BatchTest {
 
             var problem = assertThrows(Unusable.class, scene::open);
 
-            assertEquals(UNUSABLE, problem.code());
+            assertEquals(Exit.UNUSABLE, problem.exit());
             var said = problem.getMessage();
             assertTrue(said.contains("2 results that the log knows of are gone (first: a)"), said);
             assertTrue(said.contains("--rebuild"), said);
@@ -1018,7 +1018,7 @@ final class BatchTest {
             scene.sent.clear();
             scene.rebuild = true;
             scene.world.startAt(Instant.now().plusSeconds(1)); // lost results are asked for from now on
-            scene.found = doubt -> ended(succeeded(doubt.run().orElseThrow().id()));
+            scene.found = unresolved -> ended(succeeded(unresolved.run().orElseThrow().id()));
 
             scene.play();
 
@@ -1054,7 +1054,7 @@ final class BatchTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(STOPPED, stop.code());
+            assertEquals(Exit.STOPPED, stop.exit());
             assertTrue(stop.why().contains("was deleted, replaced or cut meanwhile; what this call"), stop.why());
         }
 
@@ -1070,7 +1070,7 @@ final class BatchTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(STOPPED, stop.code());
+            assertEquals(Exit.STOPPED, stop.exit());
             assertTrue(stop.why().contains(scene.file(name) + " was deleted, replaced or cut"), stop.why());
             assertEquals(List.of("a", "b"), scene.sent.stream().map(attempt -> attempt.row().id()).toList());
         }
@@ -1094,7 +1094,7 @@ final class BatchTest {
             scene.sent.clear();
             scene.rebuild = true;
             scene.world.startAt(Instant.now().plusSeconds(1)); // lost results are asked for from now on
-            scene.found = doubt -> ended(succeeded(doubt.run().orElseThrow().id()));
+            scene.found = unresolved -> ended(succeeded(unresolved.run().orElseThrow().id()));
 
             scene.play();
 
@@ -1114,9 +1114,9 @@ final class BatchTest {
                 writer.flush();
                 assertEquals(1, writer.batch().history().inFlight());
 
-                writer.settled(attempt, new Outcome(Standing.FAILED, "no"), NOON, Seen.nothing(), seconds(1), () ->
-                        assertEquals(Standing.FAILED, writer.standing(attempt.row())));
-                assertEquals(Standing.PENDING, writer.standing(attempt.row()));
+                writer.settled(attempt, new Outcome(RowStatus.FAILED, "no"), NOON, Response.nothing(), seconds(1), () ->
+                        assertEquals(RowStatus.FAILED, writer.status(attempt.row())));
+                assertEquals(RowStatus.PENDING, writer.status(attempt.row()));
                 writer.flush();
                 assertEquals(0, writer.batch().history().inFlight());
                 assertEquals("no", writer.batch().history().cause(0));
@@ -1139,7 +1139,7 @@ final class BatchTest {
                 assertThrows(UncheckedIOException.class, writer::flush);
 
                 assertEquals(List.of(), scene.log("end"));
-                assertEquals(Standing.PENDING, writer.standing(attempt.row()));
+                assertEquals(RowStatus.PENDING, writer.status(attempt.row()));
             }
         }
 

@@ -66,14 +66,14 @@ final class ChatflowTest extends WholeCommand {
             return ServerTest.client(access, ServerTest.LONG, ServerTest.LONG).to(AppKind.CHATFLOW);
         }
 
-        private Seen asked(Mode mode) {
+        private Response asked(Mode mode) {
             try (var client = client("")) {
                 var sent = ServerTest.attempt(mode, USER, attempt.row().inputs());
                 return client.run(sent, ServerTest.asked(sent), heard::add);
             }
         }
 
-        private Seen streamed(String... events) {
+        private Response streamed(String... events) {
             dify.stubFor(post(urlEqualTo("/v1/chat-messages")).willReturn(aResponse()
                     .withHeader("Content-Type", "text/event-stream").withHeader("X-Version", "1.9.2")
                     .withBody(String.join("", events))));
@@ -216,11 +216,11 @@ final class ChatflowTest extends WholeCommand {
             answers(status, body);
 
             assertEquals(seen, switch (asked(Mode.BLOCKING)) {
-                case Seen.Ran ran -> ran.status() + " " + (ran.status().isSuccess() ? new String(ran.outputs(), UTF_8)
+                case Response.Ran ran -> ran.status() + " " + (ran.status().isSuccess() ? new String(ran.outputs(), UTF_8)
                         : ran.error());
-                case Seen.Cut cut -> cut.symptom().toString();
-                case Seen.Refused refused -> "" + refused.status();
-                case Seen other -> other.toString();
+                case Response.Cut cut -> cut.symptom().toString();
+                case Response.Refused refused -> "" + refused.status();
+                case Response other -> other.toString();
             });
         }
 
@@ -233,9 +233,9 @@ final class ChatflowTest extends WholeCommand {
                             more.replace('\'', '"')))));
         }
 
-        private Found found(Optional<RunRef> run, Symptom symptom) {
+        private LookUpResult found(Optional<RunRef> run, Symptom symptom) {
             try (var client = client("")) {
-                return client.look(ServerTest.doubt(USER, run, symptom));
+                return client.look(ServerTest.unresolved(USER, run, symptom));
             }
         }
 
@@ -243,7 +243,7 @@ final class ChatflowTest extends WholeCommand {
         void thatFailedIsFoundWithoutTheKeyInItsError() {
             stored("", "'status':'error','error':'Run failed: 401 for " + KEY + "'");
 
-            var ran = assertInstanceOf(Found.Ended.class, found(Optional.empty(), Symptom.NO_ANSWER)).ran();
+            var ran = assertInstanceOf(LookUpResult.Ended.class, found(Optional.empty(), Symptom.NO_ANSWER)).ran();
 
             assertEquals("401 for ***", ran.error());
         }
@@ -254,7 +254,7 @@ final class ChatflowTest extends WholeCommand {
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/r")).willReturn(aResponse().withBody(Events.json(
                     "{'id':'r','status':'succeeded','outputs':{'answer':'So.','files':[]}}"))));
 
-            var ran = ((Found.Ended) found(Optional.of(new RunRef("r", "")), Symptom.CUT)).ran();
+            var ran = ((LookUpResult.Ended) found(Optional.of(new RunRef("r", "")), Symptom.CUT)).ran();
 
             assertEquals("{\"answer\":\"So.\",\"retriever_resources\":" + RESOURCES.replace("0.50", "0.5") + "}",
                     new String(ran.outputs(), UTF_8));
@@ -274,14 +274,14 @@ final class ChatflowTest extends WholeCommand {
 
             var found = found(Optional.empty(), Symptom.NO_ANSWER);
 
-            assertEquals(expected, found.word() + (found.equals(new Found.Unanswered(true)) ? ", over" : ""));
+            assertEquals(expected, found.word() + (found.equals(new LookUpResult.Unanswered(true)) ? ", over" : ""));
         }
 
         @Test
         void hasNotBegunWhereItsUserHasNoConversation() {
             dify.stubFor(get(urlPathEqualTo("/v1/conversations")).willReturn(aResponse().withBody("{\"data\":[]}")));
 
-            assertEquals(new Found.Absent(), found(Optional.empty(), Symptom.NO_ANSWER));
+            assertEquals(new LookUpResult.Absent(), found(Optional.empty(), Symptom.NO_ANSWER));
         }
 
         @ParameterizedTest
@@ -298,7 +298,7 @@ final class ChatflowTest extends WholeCommand {
 
             var found = found(Optional.of(new RunRef("other", "")), Symptom.CONTRADICTED);
 
-            assertEquals(expected, found.word() + (found instanceof Found.Ended(var ran)
+            assertEquals(expected, found.word() + (found instanceof LookUpResult.Ended(var ran)
                     ? " " + new String(ran.outputs(), UTF_8) : ""));
         }
     }
@@ -341,7 +341,7 @@ final class ChatflowTest extends WholeCommand {
                     .map(name -> "\"" + name + "\"").toList().toString());
             assertEquals(36, result("1").path("conversation_id").asText().length());
             assertEquals(36, result("1").path("message_id").asText().length());
-            assertEquals("succeeded=2 failed=1", standing());
+            assertEquals("succeeded=2 failed=1", status());
             for (var attempt : events("attempt")) assertEquals(sent, attempt.path("mode").asText());
             assertEquals(0, stats().path("twice").asInt());
         }
@@ -452,7 +452,7 @@ final class ChatflowTest extends WholeCommand {
             for (var command : List.of("run", "retry")) told.add(call(settings, typed(command)).code());
             told.add(call(settings, "export", "-i", input(), "-o", output(), file("sheet.csv").toString()).code());
             told.add(call(settings, "status", "-o", output(), "--html", file("report.html").toString()).code());
-            told.add(standing());
+            told.add(status());
             told.add(names());
             told.add(ids());
             told.add(content("sheet.csv").replace("\uFEFF", "").lines().findFirst().orElseThrow()
@@ -536,9 +536,9 @@ final class ChatflowTest extends WholeCommand {
                     .setErr(new PrintWriter(out, true));
             outer.parseArgs("shell", "--demo=chatflow", "--query-column", "question", "-i", input(), "-o", output());
             Shell shell = outer.getSubcommands().get("shell").getCommand();
-            var desk = ShellTest.opened(shell);
+            var session = ShellTest.opened(shell);
 
-            for (var typed : List.of("try 1", "accept 1")) desk.execute(Shell.Words.of(typed).texts());
+            for (var typed : List.of("try 1", "accept 1")) session.execute(Shell.Words.of(typed).texts());
 
             assertTrue(out.toString().contains("| Demo answer to: Why?"), out.toString());
             assertEquals("Demo answer to: Why?", result("1").at("/outputs/answer").asText());

@@ -146,7 +146,7 @@ class CommandTest extends WholeCommand {
             assertEquals(Map.of("2", 0, "7", 1, "x y", 0), results().stream()
                     .collect(toMap(line -> line.path("id").asText(), line -> line.path("retry_count").asInt())));
             assertEquals("9\n1\n", content("results.jsonl.retry"), "in the order of the CSV");
-            assertEquals("succeeded=3 failed=2", standing());
+            assertEquals("succeeded=3 failed=2", status());
             assertEquals(6, events("attempt").size());
             for (var attempt : events("attempt")) assertEquals(mode, attempt.path("mode").asText());
         }
@@ -289,7 +289,7 @@ class CommandTest extends WholeCommand {
 
             assertEquals(0, call.code(), call.err());
             assertEquals(List.of("4"), attempts(2));
-            assertEquals("succeeded=3 failed=1", standing());
+            assertEquals("succeeded=3 failed=1", status());
             assertEquals("2\n", content("results.jsonl.retry"));
         }
 
@@ -324,7 +324,7 @@ class CommandTest extends WholeCommand {
             assertEquals(0, forced.code(), forced.err());
             assertEquals(1, dify.runs());
             assertEquals(List.of("1", "3", "3"), ids());
-            assertEquals("succeeded=2 failed=2", standing());
+            assertEquals("succeeded=2 failed=2", status());
         }
 
         @Test
@@ -364,7 +364,7 @@ class CommandTest extends WholeCommand {
 
             assertEquals(3, dify.command("retry", "1", "--force").code());
 
-            assertEquals("succeeded=1", standing());
+            assertEquals("succeeded=1", status());
             assertEquals(List.of("1"), ids());
         }
 
@@ -526,7 +526,7 @@ class CommandTest extends WholeCommand {
 
             assertEquals("partial-succeeded", result("2").path("workflow_status").asText());
             assertEquals("{\"row_id\":\"2\"}", result("2").path("outputs").toString());
-            assertEquals("succeeded=1 partial=1", standing());
+            assertEquals("succeeded=1 partial=1", status());
             assertEquals(0, dify.run().code());
             assertEquals(2, dify.runs(), "a partial success is a success");
         }
@@ -540,10 +540,10 @@ class CommandTest extends WholeCommand {
             dify.recorded("2", "paused");
 
             assertEquals(3, dify.run().code());
-            assertEquals("succeeded=1 paused=1", standing());
+            assertEquals("succeeded=1 paused=1", status());
             assertEquals("2\n", content("results.jsonl.retry"));
             assertEquals(3, dify.run().code());
-            assertEquals("succeeded=1 paused=1", standing());
+            assertEquals("succeeded=1 paused=1", status());
             dify.recorded("2", "succeeded");
             assertEquals(0, dify.run().code());
 
@@ -565,7 +565,7 @@ class CommandTest extends WholeCommand {
             var call = dify.run();
 
             assertEquals(3, call.code());
-            assertEquals("succeeded=2 failed=1", standing());
+            assertEquals("succeeded=2 failed=1", status());
             assertEquals(3, dify.runs());
             assertTrue(call.err().contains(message + " (2)"), call.err());
             assertEquals("2\n", content("results.jsonl.retry"));
@@ -580,7 +580,7 @@ class CommandTest extends WholeCommand {
 
             assertEquals(3, dify.run().code());
 
-            assertEquals("succeeded=2 failed=1", standing());
+            assertEquals("succeeded=2 failed=1", status());
             assertEquals(5, dify.requests(), "two questions and three runs");
             assertTrue(events("end").stream().anyMatch(end -> end.path("outcome").asText().equals("failed")
                     && end.path("error").asText().equals("text is required in input form")));
@@ -624,7 +624,7 @@ class CommandTest extends WholeCommand {
             assertEquals(3, dify.run("--max-retries", "2").code());
 
             assertEquals(3, dify.runs());
-            assertEquals("failed=1", standing());
+            assertEquals("failed=1", status());
         }
 
         @ParameterizedTest
@@ -683,7 +683,7 @@ class CommandTest extends WholeCommand {
             var call = dify.run("--settle", "50ms", "--timeout", "600ms");
 
             assertEquals(3, call.code(), call.err());
-            assertEquals("unknown=1", standing());
+            assertEquals("unknown=1", status());
             assertEquals("1\n", content("results.jsonl.retry"));
             assertEquals(3, dify.run("--timeout", "600ms").code());
             assertEquals(1, dify.runs(), "never sent again by itself");
@@ -753,7 +753,7 @@ class CommandTest extends WholeCommand {
                 var call = call(settingsFor(wire), typed("run", "--mode", "streaming", "--timeout", "0.3"));
 
                 assertEquals(3, call.code(), call.err());
-                assertEquals("failed=1", standing());
+                assertEquals("failed=1", status());
                 for (var path : List.of("/workflows/tasks/" + ServerTest.Events.TASK + "/stop", "/workflows/run"))
                     assertEquals(1, wire.requests.stream().filter(request -> request.contains(path + " HTTP")).count());
                 assertTrue(call.err().contains("timed out"), call.err());
@@ -776,7 +776,7 @@ class CommandTest extends WholeCommand {
             assertEquals(0, dify.run("--limit", "2").code());
 
             assertEquals(List.of("1", "2", "3", "4"), ids());
-            assertEquals("succeeded=4 pending=1", standing());
+            assertEquals("succeeded=4 pending=1", status());
         }
 
         @Test
@@ -822,7 +822,7 @@ class CommandTest extends WholeCommand {
 
             assertEquals(4, call.code());
             assertTrue(call.sentence().contains("--max-failures"), call.err());
-            assertEquals("failed=3 pending=17", standing());
+            assertEquals("failed=3 pending=17", status());
             assertEquals("1\n2\n3\n", content("results.jsonl.retry"));
         }
 
@@ -834,7 +834,7 @@ class CommandTest extends WholeCommand {
 
             assertEquals(4, call.code());
             assertTrue(call.sentence().contains("--max-tokens"), call.err());
-            assertEquals("succeeded=3 pending=17", standing());
+            assertEquals("succeeded=3 pending=17", status());
         }
 
         @Test
@@ -848,7 +848,7 @@ class CommandTest extends WholeCommand {
             assertTrue(call.err().contains("Stopped: --max-cost reached: another run would pass 0.00021 USD.\n"),
                     call.err());
             assertTrue(dify.runs() >= 20 && dify.runs() <= 22, dify.runs() + " runs");
-            assertEquals("succeeded=" + dify.runs() + " pending=" + (100 - dify.runs()), standing());
+            assertEquals("succeeded=" + dify.runs() + " pending=" + (100 - dify.runs()), status());
             assertEquals(dify.runs(), events("attempt").stream()
                     .filter(attempt -> attempt.path("mode").asText().equals("streaming")).count());
         }

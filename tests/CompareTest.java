@@ -132,7 +132,7 @@ final class CompareTest {
 
             var call = trim ? compare("--trim") : compare();
 
-            assertEquals(same ? OK : DIFFERENT, call.code(), call.out() + call.err());
+            assertEquals(same ? Exit.OK.code : Exit.ROWS_FAILED.code, call.code(), call.out() + call.err());
         }
 
         @ParameterizedTest
@@ -259,7 +259,7 @@ final class CompareTest {
                     StandardCopyOption.REPLACE_EXISTING);
 
             var call = compare();
-            assertEquals(OK, call.code());
+            assertEquals(Exit.OK.code, call.code());
             assertTrue(call.out().contains("\n  same                    4   66.7 %"), call.out());
             assertTrue(call.out().endsWith("\nNothing differs.\n"), call.out());
         }
@@ -268,10 +268,10 @@ final class CompareTest {
         void isOfOnePartWhereOneIsNamed() throws IOException {
             outputs("{\"a\":{\"x\":1,\"y\":1},\"b\":1}", "{\"a\":{\"x\":1,\"y\":2},\"b\":2}");
 
-            assertEquals(OK, compare("--output", "/a/x").code());
+            assertEquals(Exit.OK.code, compare("--output", "/a/x").code());
             assertEquals("{\"/a/y\":1}", told("--output", "/a/y").path("outputs").toString());
             assertEquals("{\"/a\":1}", told("--ignore", "b").path("outputs").toString());
-            assertEquals(OK, compare("--ignore", "a", "--ignore", "b").code());
+            assertEquals(Exit.OK.code, compare("--ignore", "a", "--ignore", "b").code());
         }
 
         @Test
@@ -281,7 +281,7 @@ final class CompareTest {
 
             var call = compare();
 
-            assertEquals(OK, call.code());
+            assertEquals(Exit.OK.code, call.code());
             assertTrue(call.out().contains("Note: the inputs of 1 row differ, too (first: r)"), call.out());
             assertEquals(1, told().path("inputs_differ").asInt());
         }
@@ -296,7 +296,7 @@ final class CompareTest {
             int code = commandLine(Env.of(Map.of())).setOut(new PrintWriter(out)).execute("compare", path("a.jsonl"),
                     path("results.3-of-8.jsonl"));
 
-            assertEquals(OK, code, out::toString);
+            assertEquals(Exit.OK.code, code, out::toString);
         }
 
         @Test
@@ -333,7 +333,7 @@ final class CompareTest {
     class WordsOfTexts {
         private String marked(String first, String second) {
             var nodes = JSON.getNodeFactory();
-            return new Contrast(false).segments(new Contrast.Difference("", nodes.textNode(first),
+            return new JsonDiff(false).segments(new JsonDiff.Difference("", nodes.textNode(first),
                     nodes.textNode(second))).stream().map(piece -> switch (piece.side()) {
                         case BOTH -> piece.text();
                         case FIRST -> "[-" + piece.text() + "-]";
@@ -359,10 +359,10 @@ final class CompareTest {
         void areNotLookedForInANumber() {
             var nodes = JSON.getNodeFactory();
 
-            var told = new Contrast(false).segments(new Contrast.Difference("", nodes.numberNode(Double.NaN),
+            var told = new JsonDiff(false).segments(new JsonDiff.Difference("", nodes.numberNode(Double.NaN),
                     nodes.textNode("NaN")));
 
-            assertEquals(List.of(Contrast.Side.FIRST, Contrast.Side.SECOND), told.stream().map(Contrast.Segment::side)
+            assertEquals(List.of(JsonDiff.Side.FIRST, JsonDiff.Side.SECOND), told.stream().map(JsonDiff.Segment::side)
                     .toList());
         }
 
@@ -380,7 +380,7 @@ final class CompareTest {
             var deep = "[".repeat(5000) + "%d" + "]".repeat(5000);
             outputs("{\"a\":" + deep.formatted(1) + "}", "{\"a\":" + deep.formatted(2) + "}");
 
-            assertEquals(DIFFERENT, compare().code());
+            assertEquals(Exit.ROWS_FAILED.code, compare().code());
         }
     }
 
@@ -397,7 +397,7 @@ final class CompareTest {
 
             var call = compare("--output", pointer);
 
-            assertEquals(UNUSABLE, call.code());
+            assertEquals(Exit.UNUSABLE.code, call.code());
             assertTrue(call.err().startsWith("difyexec: " + said), call.err());
         }
 
@@ -407,7 +407,7 @@ final class CompareTest {
 
             var call = compare("--ignore", "c", "--ignore", "b", "--ignore", "a", "--ignore", "d");
 
-            assertEquals(UNUSABLE, call.code());
+            assertEquals(Exit.UNUSABLE.code, call.code());
             assertEquals("difyexec: --ignore c --ignore d: no row has such an output, in neither file",
                     call.err().strip());
         }
@@ -423,7 +423,7 @@ final class CompareTest {
 
                 var call = compare("--json", "--force", "--html", path("page.html"));
 
-                assertEquals(OK, call.code(), number + call.err());
+                assertEquals(Exit.OK.code, call.code(), number + call.err());
                 assertEquals(1, JSON.readTree(call.out()).path("same").asInt());
             }
         }
@@ -437,7 +437,7 @@ final class CompareTest {
             Files.delete(folder.resolve(name));
             var missing = compare();
 
-            assertEquals(List.of(UNUSABLE, UNUSABLE), List.of(foreign.code(), missing.code()));
+            assertEquals(List.of(Exit.UNUSABLE.code, Exit.UNUSABLE.code), List.of(foreign.code(), missing.code()));
             assertTrue(foreign.err().startsWith("difyexec: " + path(name) + ": its first line is no result"),
                     foreign.err());
             assertTrue(missing.err().startsWith("difyexec: " + path(name) + ": no such batch"), missing.err());
@@ -454,10 +454,10 @@ final class CompareTest {
                 var before = Files.exists(folder.resolve(file)) ? Files.readString(folder.resolve(file)) : "";
                 var call = file.equals("mine") ? compare(option, path(file)) : compare("--force", option, path(file));
 
-                assertEquals(UNUSABLE, call.code(), file);
+                assertEquals(Exit.UNUSABLE.code, call.code(), file);
                 assertEquals(before, Files.exists(folder.resolve(file)) ? Files.readString(folder.resolve(file)) : "");
             }
-            assertEquals(DIFFERENT, compare("--force", option, path("mine")).code());
+            assertEquals(Exit.ROWS_FAILED.code, compare("--force", option, path("mine")).code());
         }
 
         @ParameterizedTest
@@ -472,7 +472,7 @@ final class CompareTest {
 
             var call = compare("--force", "--csv", path("out"), "--html", folder + "/" + again);
 
-            assertEquals(UNUSABLE, call.code(), call.out());
+            assertEquals(Exit.UNUSABLE.code, call.code(), call.out());
             assertEquals("difyexec: " + path("out") + ": named for both --csv and --html", call.err().strip());
             assertEquals(isThere, Files.exists(folder.resolve("out")));
         }
@@ -518,7 +518,7 @@ final class CompareTest {
             assumeTrue(program.isPresent(), "no Chromium here: install one or name it in DIFYEXEC_CHROMIUM");
             each();
             var call = compare("--html", path("page.html"));
-            assertEquals(DIFFERENT, call.code(), call.err());
+            assertEquals(Exit.ROWS_FAILED.code, call.code(), call.err());
 
             try (var browser = new ViewsTest.Browser(program.get(), folder.resolve("profile"))) {
                 browser.open(folder.resolve("page.html"));

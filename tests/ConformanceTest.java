@@ -338,7 +338,7 @@ class ConformanceTest {
             assertEquals("Reached maximum retries (3) for URL http://127.0.0.1:9/a.txt",
                     ends.get("1").path("error").asText());
             assertEquals(http, ends.get("1").path("http").asInt());
-            assertEquals(1, dify.ledger().stats(false).get("started"), "runs");
+            assertEquals(1, dify.offsets().stats(false).get("started"), "runs");
         }
     }
 
@@ -430,7 +430,7 @@ class ConformanceTest {
             assertEquals(listed == 0, run.equals(end.path("task_id").asText()), "a run that never was");
             assertEquals(at, listed == 0 ? "" : detail(run).path("status").asText());
             assertEquals(listed, answer("/workflows/logs?created_by_end_user_session_id=u").path("total").asInt());
-            until(later, () -> dify.ledger().withRun(run).map(SimulatedJob::standing).orElse("").equals(later));
+            until(later, () -> dify.offsets().withRun(run).map(SimulatedJob::status).orElse("").equals(later));
         }
 
         @ParameterizedTest(name = "{0}, {1}: [{2}]")
@@ -524,9 +524,9 @@ class ConformanceTest {
             var run = end.path("workflow_run_id").asText();
             assertEquals("stopped", end.at("/data/status").asText());
             assertEquals("Stopped by user.", end.at("/data/error").asText());
-            var job = dify.ledger().withRun(run).orElseThrow();
-            assertEquals("running", job.standing());
-            until("stored", () -> job.standing().equals("stopped"));
+            var job = dify.offsets().withRun(run).orElseThrow();
+            assertEquals("running", job.status());
+            until("stored", () -> job.status().equals("stopped"));
             assertEquals("Aborted: App task was stopped", detail(run).path("error").asText());
         }
 
@@ -573,7 +573,7 @@ class ConformanceTest {
 
         /// The one message of the one conversation of this user.
         private JsonNode message(String user) throws Exception {
-            until("a run", () -> !dify.ledger().stats(false).get("started").equals(0));
+            until("a run", () -> !dify.offsets().stats(false).get("started").equals(0));
             until("a conversation", () -> isFound(user));
             var conversation = conversations(user).path(0).path("id").asText();
             return answer("/messages?user=" + user + "&conversation_id=" + conversation).at("/data/0");
@@ -665,7 +665,7 @@ class ConformanceTest {
 
             leave();
 
-            until("its end", () -> dify.ledger().withRun(run).orElseThrow().told.isDone());
+            until("its end", () -> dify.offsets().withRun(run).orElseThrow().told.isDone());
             assertEquals("{\"answer\": \"Answer to: x\", \"files\": []}", detail(run).path("outputs").asText());
             assertEquals("", message("u").path("answer").asText());
         }
@@ -693,7 +693,7 @@ class ConformanceTest {
                     conversations(user);
                 }
             }
-            until("all runs", () -> dify.ledger().stats(false).get("states").equals(Map.of("succeeded", 40)));
+            until("all runs", () -> dify.offsets().stats(false).get("states").equals(Map.of("succeeded", 40)));
             return users.stream().filter(this::isFound).count();
         }
 
@@ -730,7 +730,7 @@ class ConformanceTest {
 
             for (int i = 0; i < 2; i++) question("blocking", "u", "x").awaitEnd();
 
-            var stats = dify.ledger().stats(false);
+            var stats = dify.offsets().stats(false);
             assertEquals("1 2 2 1", stats.get("rows") + " " + stats.get("started") + " " + stats.get("succeeded") + " "
                     + stats.get("twice"));
         }
@@ -912,8 +912,8 @@ class ConformanceTest {
                 case "events_route 10" -> {
                     var user = user(exchange);
                     other(place, "blocking", user, 9000, 200, "x");
-                    until("its log row", () -> ledger(place).listed(user).findFirst().isPresent());
-                    aliases.put(id(exchange), ledger(place).listed(user).findFirst().orElseThrow().began.join().id());
+                    until("its log row", () -> offsets(place).listed(user).findFirst().isPresent());
+                    aliases.put(id(exchange), offsets(place).listed(user).findFirst().orElseThrow().began.join().id());
                 }
                 default -> {}
             }
@@ -946,11 +946,11 @@ class ConformanceTest {
         }
 
         private int started(Place place) {
-            return (int) ledger(place).stats(false).get("started");
+            return (int) offsets(place).stats(false).get("started");
         }
 
-        private SimulatedLedger ledger(Place place) {
-            return app(place).ledger();
+        private SimulatedLedger offsets(Place place) {
+            return app(place).offsets();
         }
 
         // Asking

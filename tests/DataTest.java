@@ -12,7 +12,7 @@ import module java.base;
 
 import static difyexec.DifyExec.*;
 import static difyexec.DifyExec.Limits.Settle;
-import static difyexec.DifyExec.Seen.RunStatus;
+import static difyexec.DifyExec.Response.RunStatus;
 import static difyexec.Given.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
@@ -28,9 +28,9 @@ final class DataTest {
     @Nested
     class TheData {
         /// `succeeded A`, `failed A`, `error`, parted by commas.
-        private static List<Seen> ends(String words) {
-            return Stream.of(words.split(", ")).<Seen>map(word -> switch (word) {
-                case "error" -> Seen.Refused.event(500, "", "boom", Optional.empty());
+        private static List<Response> ends(String words) {
+            return Stream.of(words.split(", ")).<Response>map(word -> switch (word) {
+                case "error" -> Response.Refused.event(500, "", "boom", Optional.empty());
                 default -> ran(word.substring(word.length() - 1), RunStatus.of(word.split(" ")[0])
                         .orElseThrow(), "");
             }).toList();
@@ -57,11 +57,11 @@ final class DataTest {
                 """)
         void aStreamsEndIsBelievedIfItIsOfItsRunAndTheOnlyOne(String began, String told, String kind, String run,
                 String why) {
-            var seen = Seen.told(Optional.ofNullable(began).map(id -> run(id)), ends(told));
+            var seen = Response.told(Optional.ofNullable(began).map(id -> run(id)), ends(told));
 
             assertEquals(kind, seen.getClass().getSimpleName());
             assertEquals(Optional.ofNullable(run), seen.run().map(RunRef::id));
-            if (seen instanceof Seen.Cut(_, var symptom, var because)) {
+            if (seen instanceof Response.Cut(_, var symptom, var because)) {
                 assertEquals(Symptom.CONTRADICTED, symptom);
                 assertTrue(because.contains(why), because);
             }
@@ -71,7 +71,7 @@ final class DataTest {
         void theTaskOfARunMayBeLearntAtItsEnd() {
             var began = Optional.of(new RunRef("A", ""));
 
-            assertInstanceOf(Seen.Ran.class, Seen.told(began, ends("succeeded A")));
+            assertInstanceOf(Response.Ran.class, Response.told(began, ends("succeeded A")));
         }
 
         @Test
@@ -121,24 +121,24 @@ final class DataTest {
         }
 
         @ParameterizedTest
-        @EnumSource(Standing.class)
-        void aStandingIsFoundByTheWordThatTheLogHasForIt(Standing standing) {
-            assertEquals(Optional.of(standing), Standing.of(standing.word()));
+        @EnumSource(RowStatus.class)
+        void aStandingIsFoundByTheWordThatTheLogHasForIt(RowStatus status) {
+            assertEquals(Optional.of(status), RowStatus.of(status.word()));
         }
 
         @Test
         void theRetryListHoldsWhatFailedIsPausedOrUnknown() {
-            var listed = Stream.of(Standing.values()).filter(Standing::isOnRetryList)
-                    .map(Standing::word).toList();
+            var listed = Stream.of(RowStatus.values()).filter(RowStatus::isOnRetryList)
+                    .map(RowStatus::word).toList();
 
             assertEquals(List.of("failed", "paused", "unknown"), listed);
         }
 
         @Test
         void onlyARunOverItsTimeWithAKnownTaskIsStoppedAndOnlyBeforeItsFirstLook() {
-            var late = doubt(attempt(0, 0), cut(Symptom.TIMED_OUT, run("run-1")), 0);
-            var nameless = doubt(attempt(0, 0), cut(Symptom.TIMED_OUT, new RunRef("run-1", "")), 0);
-            var cut = doubt(attempt(0, 0), cut(Symptom.CUT, run("run-1")), 0);
+            var late = unresolved(attempt(0, 0), cut(Symptom.TIMED_OUT, run("run-1")), 0);
+            var nameless = unresolved(attempt(0, 0), cut(Symptom.TIMED_OUT, new RunRef("run-1", "")), 0);
+            var cut = unresolved(attempt(0, 0), cut(Symptom.CUT, run("run-1")), 0);
 
             assertTrue(late.stopsFirst());
             assertFalse(late.later(NOON).stopsFirst());
@@ -148,11 +148,11 @@ final class DataTest {
 
         @Test
         void lookUpsFollowEachOtherEverMoreSlowly() {
-            var doubt = doubt(attempt(0, 0), cut(Symptom.CUT), 300);
+            var unresolved = unresolved(attempt(0, 0), cut(Symptom.CUT), 300);
             var pauses = new ArrayList<Duration>();
             for (int look = 0; look < 20; look++) {
-                doubt = doubt.later(NOON);
-                pauses.add(Duration.between(NOON, doubt.due()));
+                unresolved = unresolved.later(NOON);
+                pauses.add(Duration.between(NOON, unresolved.due()));
             }
 
             assertEquals(Duration.ofMillis(500), pauses.getFirst());
@@ -162,23 +162,23 @@ final class DataTest {
 
         @Test
         void theLastLookUpIsAtTheDeadline() {
-            var doubt = doubt(attempt(0, 0), cut(Symptom.CUT), 1);
-            for (int look = 0; look < 8; look++) doubt = doubt.later(NOON);
+            var unresolved = unresolved(attempt(0, 0), cut(Symptom.CUT), 1);
+            for (int look = 0; look < 8; look++) unresolved = unresolved.later(NOON);
 
-            assertEquals(NOON.plusSeconds(1), doubt.due());
-            assertTrue(doubt.later(NOON.plusSeconds(1)).due().isAfter(NOON.plusSeconds(9)));
+            assertEquals(NOON.plusSeconds(1), unresolved.due());
+            assertTrue(unresolved.later(NOON.plusSeconds(1)).due().isAfter(NOON.plusSeconds(9)));
         }
 
         @Test
         void theFirstWordOfARunsStartCounts() {
-            var doubt = doubt(attempt(0, 0), cut(Symptom.CUT), 40);
+            var unresolved = unresolved(attempt(0, 0), cut(Symptom.CUT), 40);
 
-            var known = doubt.begun(Optional.of(NOON.plusSeconds(3)), NOON.plusSeconds(9), seconds(40))
+            var known = unresolved.begun(Optional.of(NOON.plusSeconds(3)), NOON.plusSeconds(9), seconds(40))
                     .begun(Optional.of(NOON.plusSeconds(5)), NOON.plusSeconds(9), seconds(40));
 
             assertEquals(NOON.plusSeconds(43), known.deadline());
             assertEquals(NOON.plusSeconds(3), known.start());
-            assertEquals(doubt, doubt.begun(Optional.empty(), NOON.plusSeconds(9), seconds(40)));
+            assertEquals(unresolved, unresolved.begun(Optional.empty(), NOON.plusSeconds(9), seconds(40)));
         }
     }
 
@@ -211,7 +211,7 @@ final class DataTest {
                 """)
         void aPercentileIsTheSmallestValueThatSoManyDoNotExceed(int rows, double p50, double p90, double p99,
                 double max) {
-            var latencies = new Longs.Latencies();
+            var latencies = new LongList.Latencies();
             IntStream.rangeClosed(1, rows).map(n -> rows + 1 - n).forEach(latencies::add);
 
             var seen = latencies.percentiles(0.5, 0.9, 0.99, 1);
@@ -221,7 +221,7 @@ final class DataTest {
 
         @Test
         void aTimeBeyondAllBoundsIsKeptAsTheLongest() {
-            var latencies = new Longs.Latencies();
+            var latencies = new LongList.Latencies();
             assertTrue(latencies.isEmpty());
 
             latencies.add(Long.MAX_VALUE);
@@ -234,22 +234,22 @@ final class DataTest {
     class ThePlainText {
         @Test
         void controlCharactersAndThoseThatTurnTextAroundAreBlanks() {
-            assertEquals("a b c d e f g", Plain.text("a\u001bb\u202ec\u0000d\u2028e\u009bf\u200bg", 100));
-            assertEquals(" [31mred ", Plain.text("\u001b[31mred\n", 100));
-            assertEquals("größer 日本語 😀", Plain.text("größer 日本語 😀", 100));
-            assertEquals("\uFFFD end", Plain.text("\ud83d end", 100));
+            assertEquals("a b c d e f g", Text.text("a\u001bb\u202ec\u0000d\u2028e\u009bf\u200bg", 100));
+            assertEquals(" [31mred ", Text.text("\u001b[31mred\n", 100));
+            assertEquals("größer 日本語 😀", Text.text("größer 日本語 😀", 100));
+            assertEquals("\uFFFD end", Text.text("\ud83d end", 100));
         }
 
         @Test
         void longTextIsCutWithASign() {
-            assertEquals("12345", Plain.text("12345", 5));
-            assertEquals("12345…", Plain.text("123456", 5));
+            assertEquals("12345", Text.text("12345", 5));
+            assertEquals("12345…", Text.text("123456", 5));
         }
 
         @Test
         void textIsNotCutInTheMiddleOfACharacter() {
             for (int longest = 1; longest < 8; longest++) {
-                var cut = Plain.text("ab😀😀😀", longest);
+                var cut = Text.text("ab😀😀😀", longest);
 
                 assertEquals(cut, new String(cut.getBytes(UTF_8), UTF_8));
             }
@@ -292,7 +292,7 @@ final class DataTest {
                 gpt-4 of 404 wants sha256                                 | gpt-4 of … wants sha…
                 """)
         void aCauseIsTheMessageWithoutWhatDiffersFromRowToRow(String message, String cause) {
-            assertEquals(cause, Plain.cause(message));
+            assertEquals(cause, Text.cause(message));
         }
 
         @Test
@@ -300,7 +300,7 @@ final class DataTest {
             for (int at = 0; at < 520; at++) {
                 var message = "x".repeat(at) + " run 4711 of 10.0.0.17 " + "y".repeat(600);
 
-                assertEquals(Plain.cause(message), Plain.cause(Plain.text(message, 500)));
+                assertEquals(Text.cause(message), Text.cause(Text.text(message, 500)));
             }
         }
 
@@ -308,13 +308,13 @@ final class DataTest {
         void aLongCauseIsCutBehindWhatDiffers() {
             var tail = " " + "word ".repeat(100);
 
-            assertEquals(Plain.cause("row 1234567" + tail), Plain.cause("row 12" + tail));
-            assertEquals(161, Plain.cause("row 12" + tail).length());
+            assertEquals(Text.cause("row 1234567" + tail), Text.cause("row 12" + tail));
+            assertEquals(161, Text.cause("row 12" + tail).length());
         }
 
         @Test
         void aPageIsItsWords() {
-            assertEquals("504 Gateway Time-out nginx", Plain.html("<html><head><style>a{b:c}</style>"
+            assertEquals("504 Gateway Time-out nginx", Text.html("<html><head><style>a{b:c}</style>"
                     + "<script>x()</script></head>\n<h1>504 Gateway Time-out</h1><hr>nginx</html>"));
         }
 
@@ -332,7 +332,7 @@ final class DataTest {
                 90000000, 25 h 0 min
                 """)
         void timesAreShort(long millis, String text) {
-            assertEquals(text, Plain.seconds(Duration.ofMillis(millis)));
+            assertEquals(text, Text.seconds(Duration.ofMillis(millis)));
         }
 
         @ParameterizedTest
@@ -346,19 +346,19 @@ final class DataTest {
                 ``         | ''
                 """)
         void aWordIsTypedSoThatAShellTakesIt(String word, String typed) {
-            assertEquals(typed, Plain.shell(word));
+            assertEquals(typed, Text.shell(word));
         }
 
         @Test
         void problemsAreToldInWords() {
-            assertEquals("permission denied: x", Plain.of(new AccessDeniedException("x")));
-            assertEquals("no such file: x", Plain.of(new NoSuchFileException("x")));
-            assertEquals("unknown host", Plain.of(new UnknownHostException("dify.example")));
-            assertEquals("connection refused", Plain.of(new ConnectException()));
-            assertEquals("unknown host", Plain.of(new ConnectException().initCause(
+            assertEquals("permission denied: x", Text.of(new AccessDeniedException("x")));
+            assertEquals("no such file: x", Text.of(new NoSuchFileException("x")));
+            assertEquals("unknown host", Text.of(new UnknownHostException("dify.example")));
+            assertEquals("connection refused", Text.of(new ConnectException()));
+            assertEquals("unknown host", Text.of(new ConnectException().initCause(
                     new UnresolvedAddressException())));
-            assertEquals("EOFException", Plain.of(new EOFException()));
-            assertEquals("a b", Plain.of(new IOException("a\nb")));
+            assertEquals("EOFException", Text.of(new EOFException()));
+            assertEquals("a b", Text.of(new IOException("a\nb")));
         }
     }
 
@@ -440,7 +440,7 @@ final class DataTest {
         private static String missing(Path folder) {
             var problem = assertThrows(Unusable.class, () -> access(Env.of(Map.of(), folder),
                     "https://dify.example/v1", new StringWriter()));
-            assertEquals(UNUSABLE, problem.code());
+            assertEquals(Exit.UNUSABLE, problem.exit());
             return problem.getMessage();
         }
 
@@ -591,7 +591,7 @@ final class DataTest {
     class TheClock {
         private Instant time = NOON;
         private long nanos = 7;
-        private final InstantSource clock = new Onward(() -> time, () -> nanos);
+        private final InstantSource clock = new MonotonicClock(() -> time, () -> nanos);
 
         private Instant after(int seconds, Duration step) {
             time = time.plusSeconds(seconds).plus(step);
@@ -607,7 +607,7 @@ final class DataTest {
 
         @Test
         void isWhatACallGoesBy() {
-            assertInstanceOf(Onward.class, Engine.Ports.ofProcess().clock());
+            assertInstanceOf(MonotonicClock.class, Engine.Ports.ofProcess().clock());
         }
 
         @Test
@@ -674,7 +674,7 @@ final class DataTest {
             var attempt = attempt(0, 0);
 
             try (var client = DifyClient.of(Given.ACCESS, seconds(1), 1)) {
-                var body = client.body(attempt, Map.of("q", new Value.Text("\ud83d end")));
+                var body = client.body(attempt, Map.of("q", new Value.Str("\ud83d end")));
 
                 assertEquals("\ud83d end", JSON.readTree(body).path("inputs").path("q").asText());
             }

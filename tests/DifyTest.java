@@ -10,7 +10,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 import module java.base;
 
 import static difyexec.DifyExec.*;
-import static difyexec.DifyExec.Seen.RunStatus;
+import static difyexec.DifyExec.Response.RunStatus;
 import static difyexec.DifyExec.Transport.Door;
 import static difyexec.DifyExec.Transport.Sse;
 import static difyexec.Given.*;
@@ -192,17 +192,17 @@ final class DifyTest {
             return new ByteArrayInputStream(json.getBytes(UTF_8));
         }
 
-        private static String outputs(Seen seen) {
-            return new String(((Seen.Ran) seen).outputs(), UTF_8);
+        private static String outputs(Response seen) {
+            return new String(((Response.Ran) seen).outputs(), UTF_8);
         }
 
         /// A blocking answer with these outputs.
-        private Seen.Ran answered(String outputs) throws IOException {
+        private Response.Ran answered(String outputs) throws IOException {
             reader.readAnswer(in("""
                     {"task_id": "t1", "workflow_run_id": "r1", "data": {"id": "r1", "workflow_id": "w1", \
                     "status": "succeeded", "outputs": %s, "error": null, "elapsed_time": 1.234567, "total_tokens": 42, \
                     "total_steps": 3, "created_at": 1705407629, "finished_at": 1705407630}}""".formatted(outputs)));
-            return (Seen.Ran) reader.ran().orElseThrow();
+            return (Response.Ran) reader.ran().orElseThrow();
         }
 
         @Test
@@ -311,7 +311,7 @@ final class DifyTest {
                             {'id':'r1','workflow_id':'w1','status':'failed','outputs':{'a':1},'error':'no such city',\
                             'elapsed_time':2.5,'total_tokens':7,'total_steps':2,'exceptions_count':0,'files':[]}"""));
 
-            var ran = (Seen.Ran) reader.ran().orElseThrow();
+            var ran = (Response.Ran) reader.ran().orElseThrow();
             assertTrue(reader.isEnd());
             assertEquals(RunStatus.FAILED, ran.status());
             assertEquals("no such city", ran.error());
@@ -359,7 +359,7 @@ final class DifyTest {
 
             events(event("workflow_finished", "{'new':{'a':[1]},'id':'r1','status':'succeeded','outputs':{}}"));
 
-            assertEquals(RunStatus.SUCCEEDED, ((Seen.Ran) reader.ran().orElseThrow()).status());
+            assertEquals(RunStatus.SUCCEEDED, ((Response.Ran) reader.ran().orElseThrow()).status());
         }
 
         @Test
@@ -371,7 +371,7 @@ final class DifyTest {
                     event("node_finished", "{'execution_metadata':null}"),
                     event("workflow_finished", "{'id':'r1','status':'succeeded'}"));
 
-            var usage = ((Seen.Ran) reader.ran().orElseThrow()).usage();
+            var usage = ((Response.Ran) reader.ran().orElseThrow()).usage();
             assertEquals(Optional.of(new BigDecimal("0.3000123")), usage.price());
             assertEquals("USD", usage.currency());
         }
@@ -382,7 +382,7 @@ final class DifyTest {
                     {'workflow_run_id':'r1','paused_nodes':['n'],'outputs':{},'reasons':[{'TYPE':'human'}],\
                     'status':'paused','total_tokens':3,'total_steps':2}"""));
 
-            var ran = (Seen.Ran) reader.ran().orElseThrow();
+            var ran = (Response.Ran) reader.ran().orElseThrow();
             assertEquals(RunStatus.PAUSED, ran.status());
             assertEquals("r1", ran.ref().id());
         }
@@ -390,16 +390,16 @@ final class DifyTest {
         @Test
         void anErrorEventIsReadInBothItsShapes() throws IOException {
             events("{'event':'error','message':'name is required in input form','status':500}");
-            assertEquals(Optional.of(Seen.Refused.event(500, "", "name is required in input form", Optional.empty())),
+            assertEquals(Optional.of(Response.Refused.event(500, "", "name is required in input form", Optional.empty())),
                     reader.end());
 
             events("{'event':'error','workflow_run_id':'r1','code':'invalid_param','status':400,'message':'no'}");
 
-            assertEquals(Optional.of(Seen.Refused.event(400, "invalid_param", "no",
+            assertEquals(Optional.of(Response.Refused.event(400, "invalid_param", "no",
                     Optional.of(new RunRef("r1", "")))), reader.end());
         }
 
-        private Found detail(String status, String outputs) throws IOException {
+        private LookUpResult detail(String status, String outputs) throws IOException {
             reader.readDetail(in("""
                     {"id":"r1","workflow_id":"w1","status":"%s","inputs":"{\\"id\\": \\"no\\"}","outputs":%s,\
                     "error":null,"total_steps":3,"total_tokens":42,"created_at":1,"finished_at":2,"elapsed_time":1.5}"""
@@ -418,7 +418,7 @@ final class DifyTest {
                 "{\\"n\\": 12345678901234567890}"       | {"n":12345678901234567890}
                 """)
         void aDetailTellsItsOutputsAsAnObjectOrAsText(String outputs, String kept) throws IOException {
-            var found = assertInstanceOf(Found.Ended.class, detail("succeeded", outputs));
+            var found = assertInstanceOf(LookUpResult.Ended.class, detail("succeeded", outputs));
 
             assertEquals(kept, outputs(found.ran()));
             assertEquals(new RunRef("r1", "t1"), found.ran().ref());
@@ -457,7 +457,7 @@ final class DifyTest {
         void aDetailTellsHowLongItsRunHasBeenRunning(String createdAt, Long age) throws IOException {
             reader.readDetail(in("{\"id\":\"r1\",\"status\":\"running\",\"created_at\":" + createdAt + "}"));
 
-            var found = assertInstanceOf(Found.Running.class,
+            var found = assertInstanceOf(LookUpResult.Running.class,
                     reader.found(new RunRef("r1", "t1"), NOON));
             assertEquals(Optional.ofNullable(age).map(Given::seconds), found.age());
         }

@@ -30,7 +30,7 @@ final class EarlierCallsTest {
                 return succeeded("run-7");
             };
             var stop = scene.play().orElseThrow();
-            assertEquals(INTERRUPTED, stop.code());
+            assertEquals(Exit.INTERRUPTED, stop.exit());
             assertTrue(scene.world.passed().compareTo(seconds(25)) < 0, scene.world.passed().toString());
             assertEquals(List.of(), scene.outcomes("a"));
             var user = scene.sent.getFirst().user();
@@ -59,7 +59,7 @@ final class EarlierCallsTest {
             assertEquals(List.of(), scene.outcomes("a"));
             var next = Scene.of(folder, "a");
             next.answer = Answer.inTurn(succeeded("run-8"));
-            next.found = _ -> ended(ran("run-7", Seen.RunStatus.STOPPED, "Aborted: User requested stop"));
+            next.found = _ -> ended(ran("run-7", Response.RunStatus.STOPPED, "Aborted: User requested stop"));
 
             next.play();
 
@@ -96,7 +96,7 @@ final class EarlierCallsTest {
 
             scene.play();
 
-            assertEquals(List.of("a"), scene.looked.stream().map(doubt -> doubt.attempt().row().id()).toList());
+            assertEquals(List.of("a"), scene.looked.stream().map(unresolved -> unresolved.attempt().row().id()).toList());
             assertEquals(List.of("b"), scene.ids());
             assertEquals(Set.of("run-7", "run-b"), Set.copyOf(scene.resultRuns()));
         }
@@ -109,8 +109,8 @@ final class EarlierCallsTest {
             scene.crash(1);
             var log = scene.file(".log");
             Files.writeString(log, Files.readString(log).replace("\"t\":\"2026", "\"t\":\"2027"));
-            scene.found = _ -> left == Left.ABSENT ? new Found.Absent()
-                    : new Found.Running(run("run-7"), Seen.RunStatus.RUNNING, Optional.of(seconds(30)));
+            scene.found = _ -> left == Left.ABSENT ? new LookUpResult.Absent()
+                    : new LookUpResult.Running(run("run-7"), Response.RunStatus.RUNNING, Optional.of(seconds(30)));
 
             scene.play();
 
@@ -147,7 +147,7 @@ final class EarlierCallsTest {
             scene.answer = (_, told) -> {
                 told.accept(new Heard.Began(madeUp, Duration.ZERO));
                 scene.world.pass(seconds(1));
-                return new Seen.Ran(madeUp, Seen.RunStatus.FAILED, "{}".getBytes(UTF_8),
+                return new Response.Ran(madeUp, Response.RunStatus.FAILED, "{}".getBytes(UTF_8),
                         "x is required in input form", "", Usage.NONE);
             };
             scene.crash(1);
@@ -166,7 +166,7 @@ final class EarlierCallsTest {
             scene.mode = Mode.STREAMING;
             scene.server = "1.16.0";
             scene.failedRuns = Judge.RetryRuns.ALWAYS;
-            scene.answer = Answer.inTurn(new Seen.Ran(new RunRef("one", "one"), Seen.RunStatus.FAILED,
+            scene.answer = Answer.inTurn(new Response.Ran(new RunRef("one", "one"), Response.RunStatus.FAILED,
                     "{}".getBytes(UTF_8), "x is required in input form", "", Usage.NONE));
 
             scene.play();
@@ -257,7 +257,7 @@ final class EarlierCallsTest {
             scene.crash(3);
             var upgraded = scene.world.now();
             scene.server = "1.16.0";
-            scene.found = doubt -> switch (doubt.attempt().row().id()) {
+            scene.found = unresolved -> switch (unresolved.attempt().row().id()) {
                 case "succeeded" -> ended(succeeded("run-of-1.14"));
                 case "running" -> scene.world.now().isBefore(upgraded.plusSeconds(60)) ? running("run-of-1.14-too")
                         : ended(succeeded("run-of-1.14-too"));

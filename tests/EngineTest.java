@@ -11,7 +11,7 @@ import module java.base;
 
 import static difyexec.DifyExec.*;
 import static difyexec.DifyExec.Judge.RetryRuns;
-import static difyexec.DifyExec.Seen.RunStatus;
+import static difyexec.DifyExec.Response.RunStatus;
 import static difyexec.Given.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
@@ -93,12 +93,12 @@ final class EngineTest {
             var stop = scene.play(batch).orElseThrow();
             Thread.interrupted();
 
-            assertEquals(STOPPED, stop.code());
+            assertEquals(Exit.STOPPED, stop.exit());
             assertTrue(stop.why().startsWith("cannot write"), stop.why());
             assertEquals(List.of("a"), scene.ids());
             assertEquals(List.of(), scene.log("end"));
             assertEquals(0, scene.tally.done());
-            assertEquals(2, batch.batch().index().count(Standing.PENDING));
+            assertEquals(2, batch.batch().index().count(RowStatus.PENDING));
             batch.close();
         }
 
@@ -132,7 +132,7 @@ final class EngineTest {
         void anAnswerThatThereIsNoRoomForFailsItsRowForGood() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.failedRuns = RetryRuns.ALWAYS;
-            scene.answer = Answer.byRow(Map.of("a", List.of(new Seen.TooLarge(Optional.of(run("run-a")),
+            scene.answer = Answer.byRow(Map.of("a", List.of(new Response.TooLarge(Optional.of(run("run-a")),
                     "the answer is too large"))));
 
             assertEquals(Optional.empty(), scene.play());
@@ -149,7 +149,7 @@ final class EngineTest {
         void aRunWhoseDetailThereIsNoRoomForFailsItsRowForGood() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.CUT, run("run-a")));
-            scene.found = doubt -> new Found.Silent(new Seen.TooLarge(doubt.run(), "too large"));
+            scene.found = unresolved -> new LookUpResult.Silent(new Response.TooLarge(unresolved.run(), "too large"));
 
             assertEquals(Optional.empty(), scene.play());
 
@@ -182,7 +182,7 @@ final class EngineTest {
 
             assertEquals(List.of("again", "again", "again", "failed"), scene.outcomes("a"));
             assertEquals(List.of("a"), scene.retryIds());
-            assertEquals(1, scene.tally.count(Standing.FAILED));
+            assertEquals(1, scene.tally.count(RowStatus.FAILED));
         }
 
         @Test
@@ -291,8 +291,8 @@ final class EngineTest {
             scene.answer = Answer.byRow(Map.of("a", List.of(cut(Symptom.CUT, run("run-a"))),
                     "b", List.of(cut(Symptom.CUT, run("run-b"))),
                     "c", List.of(THROTTLED, succeeded("run-c"))));
-            scene.found = doubt -> scene.looked.size() < 6 ? running(doubt.run().orElseThrow().id())
-                    : ended(succeeded(doubt.run().orElseThrow().id()));
+            scene.found = unresolved -> scene.looked.size() < 6 ? running(unresolved.run().orElseThrow().id())
+                    : ended(succeeded(unresolved.run().orElseThrow().id()));
 
             scene.play();
 
@@ -307,7 +307,7 @@ final class EngineTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(STOPPED, stop.code());
+            assertEquals(Exit.STOPPED, stop.exit());
             assertTrue(stop.why().contains("refuses every run as too many"), stop.why());
             assertTrue(scene.world.passed().compareTo(seconds(60)) > 0);
             assertTrue(scene.world.passed().compareTo(seconds(180)) < 0, scene.world.passed().toString());
@@ -342,7 +342,7 @@ final class EngineTest {
             var looks = new ArrayList<Instant>();
             scene.found = _ -> {
                 looks.add(scene.world.now());
-                return looks.size() == 1 ? new Found.Silent(later(503, seconds(100)))
+                return looks.size() == 1 ? new LookUpResult.Silent(later(503, seconds(100)))
                         : ended(succeeded("run-a"));
             };
 
@@ -357,10 +357,10 @@ final class EngineTest {
             var scene = Scene.of(folder, "a", "b", "c");
             scene.answer = (attempt, _) -> switch ((int) attempt.sequence()) {
                 case 1 -> cut(Symptom.CUT);
-                case 2 -> new Seen.NotUploaded("upload of x: HTTP 503", true, Optional.of(seconds(60)));
+                case 2 -> new Response.NotUploaded("upload of x: HTTP 503", true, Optional.of(seconds(60)));
                 default -> succeeded("run-" + attempt.row().id());
             };
-            scene.found = _ -> scene.looked.size() < 2 ? new Found.Silent(later(429, seconds(30)))
+            scene.found = _ -> scene.looked.size() < 2 ? new LookUpResult.Silent(later(429, seconds(30)))
                     : ended(succeeded("run-a"));
 
             scene.play();
@@ -392,7 +392,7 @@ final class EngineTest {
             scene.slots = 8;
             scene.timeout = seconds(3600);
             scene.answer = (_, _) -> later(503, seconds(600));
-            scene.found = doubt -> ended(succeeded("run-" + doubt.attempt().row().id()));
+            scene.found = unresolved -> ended(succeeded("run-" + unresolved.attempt().row().id()));
 
             var stop = scene.play();
 
@@ -414,7 +414,7 @@ final class EngineTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(STOPPED, stop.code());
+            assertEquals(Exit.STOPPED, stop.exit());
             assertTrue(stop.why().contains(local("yyyy-MM-dd HH:mm", NOON.plusSeconds(86_400))), stop.why());
             assertEquals(List.of("a", "b"), scene.ids());
             assertEquals(List.of("b"), scene.resultIds());
@@ -426,7 +426,7 @@ final class EngineTest {
         void anUnreachedServerUsesNoRetryUp() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.backoff = new Backoff(seconds(1), seconds(60), 0);
-            var away = new Seen.NotSent("connection refused");
+            var away = new Response.NotSent("connection refused");
             scene.answer = Answer.inTurn(away, away, away, succeeded("run-a"));
 
             var stop = scene.play();
@@ -438,11 +438,11 @@ final class EngineTest {
         @Test
         void aServerThatDoesNotAnswerForFiveMinutesStopsTheBatch() throws Exception {
             var scene = Scene.of(folder, "a", "b");
-            scene.answer = (_, _) -> new Seen.NotSent("connection refused");
+            scene.answer = (_, _) -> new Response.NotSent("connection refused");
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(STOPPED, stop.code());
+            assertEquals(Exit.STOPPED, stop.exit());
             assertTrue(stop.why().contains("has not answered for"), stop.why());
             assertTrue(scene.world.passed().compareTo(seconds(300)) > 0);
             assertTrue(scene.world.passed().compareTo(seconds(400)) < 0, scene.world.passed().toString());
@@ -467,7 +467,7 @@ final class EngineTest {
                 scene.world.pass(seconds(1));
                 if (probe) probing.decrementAndGet();
                 failures.incrementAndGet();
-                return new Seen.NotSent("connection refused");
+                return new Response.NotSent("connection refused");
             };
 
             var stop = scene.play();
@@ -506,13 +506,13 @@ final class EngineTest {
         }
 
         /// As Dify 1.16 makes an end up: nothing was done, and nothing came of it.
-        private static Seen.Ran madeUp(String id, String error) {
-            return new Seen.Ran(new RunRef(id, id), RunStatus.FAILED,
+        private static Response.Ran madeUp(String id, String error) {
+            return new Response.Ran(new RunRef(id, id), RunStatus.FAILED,
                     "{}".getBytes(UTF_8), error, "workflow-1", Usage.NONE);
         }
 
         /// A scene of one row whose streams tell this of their runs, one after the other.
-        private Scene streamed(Seen... told) throws IOException {
+        private Scene streamed(Response... told) throws IOException {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
             scene.answer = Answer.inTurn(told);
@@ -584,7 +584,7 @@ final class EngineTest {
 
         @Test
         void aFailureThatIsStoredIsWhatItWasSaidToBeWithItsPrice() throws Exception {
-            var priced = new Seen.Ran(run("run-7"), RunStatus.FAILED, "{}".getBytes(UTF_8),
+            var priced = new Response.Ran(run("run-7"), RunStatus.FAILED, "{}".getBytes(UTF_8),
                     "Rate Limit Error", "workflow-1", new Usage(1, 10, 3, Optional.of(BigDecimal.ONE), "USD"));
             var scene = streamed(priced, succeeded("run-8"));
             scene.found = _ -> ended(failed("Rate Limit Error"));
@@ -637,7 +637,7 @@ final class EngineTest {
 
         @Test
         void anErrorBeforeASuccessIsSettledByTheRun() throws Exception {
-            var scene = streamed(Seen.Refused.event(500, "", "name is required in input form",
+            var scene = streamed(Response.Refused.event(500, "", "name is required in input form",
                     Optional.of(run("run-7"))));
             scene.found = _ -> ended(succeeded("run-7"));
 
@@ -725,8 +725,8 @@ final class EngineTest {
             scene.app = app;
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER));
             var looks = new ArrayList<Duration>();
-            scene.found = doubt -> {
-                looks.add(Duration.between(doubt.attempt().at(), scene.world.now()));
+            scene.found = unresolved -> {
+                looks.add(Duration.between(unresolved.attempt().at(), scene.world.now()));
                 return ended(succeeded("run-7"));
             };
 
@@ -742,8 +742,8 @@ final class EngineTest {
             scene.app = AppKind.CHATFLOW;
             scene.crash(1);
             var looks = new ArrayList<Duration>();
-            scene.found = doubt -> {
-                looks.add(Duration.between(doubt.attempt().at(), scene.world.now()));
+            scene.found = unresolved -> {
+                looks.add(Duration.between(unresolved.attempt().at(), scene.world.now()));
                 return ended(succeeded("run-7"));
             };
 
@@ -795,9 +795,9 @@ final class EngineTest {
             var scene = Scene.of(folder, "a");
             scene.app = AppKind.CHATFLOW;
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("Rate Limit Error"));
-            scene.found = doubt -> scene.sent.size() < 2 ? ABSENT
-                    : doubt.is(Symptom.UNCONFIRMED) ? ended(failed("Rate Limit Error"))
-                    : new Found.Unanswered(true);
+            scene.found = unresolved -> scene.sent.size() < 2 ? ABSENT
+                    : unresolved.is(Symptom.UNCONFIRMED) ? ended(failed("Rate Limit Error"))
+                    : new LookUpResult.Unanswered(true);
 
             scene.play();
 
@@ -810,8 +810,8 @@ final class EngineTest {
         void aRunThatTurnsUpBeforeTheNextAttemptIsTakenInItsPlace() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("Rate Limit Error"));
-            scene.found = doubt -> scene.sent.size() < 2 ? ABSENT
-                    : doubt.is(Symptom.UNCONFIRMED) ? ended(failed("Rate Limit Error"))
+            scene.found = unresolved -> scene.sent.size() < 2 ? ABSENT
+                    : unresolved.is(Symptom.UNCONFIRMED) ? ended(failed("Rate Limit Error"))
                     : ended(succeeded("run-7"));
 
             scene.play();
@@ -886,7 +886,7 @@ final class EngineTest {
 
             assertEquals(List.of("unknown"), scene.outcomes("a"));
             assertTrue(scene.world.passed().compareTo(seconds(300)) >= 0, scene.world.passed().toString());
-            assertEquals(1, scene.tally.count(Standing.UNKNOWN));
+            assertEquals(1, scene.tally.count(RowStatus.UNKNOWN));
         }
 
         @Test
@@ -895,7 +895,7 @@ final class EngineTest {
             scene.server = "";
             scene.answer = Answer.byRow(Map.of("a", List.of(cut(Symptom.NO_ANSWER)),
                     "b", List.of(cut(Symptom.NO_ANSWER))));
-            scene.found = doubt -> doubt.attempt().row().id().equals("b") ? ABSENT
+            scene.found = unresolved -> unresolved.attempt().row().id().equals("b") ? ABSENT
                     : scene.looked.size() < 2 ? running("run-7") : ended(succeeded("run-7"));
 
             scene.play();
@@ -940,8 +940,8 @@ final class EngineTest {
                 scene.world.pass(seconds(300));
                 return cut(Symptom.TIMED_OUT);
             };
-            scene.found = doubt -> {
-                var id = doubt.attempt().row().id();
+            scene.found = unresolved -> {
+                var id = unresolved.attempt().row().id();
                 boolean over = id.equals("a") && scene.world.now().isAfter(NOON.plusSeconds(500));
                 return over ? ended(succeeded("run-a"))
                         : running("run-" + id, Duration.between(began, scene.world.now()));

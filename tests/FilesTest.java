@@ -875,7 +875,7 @@ final class FilesTest extends WholeCommand {
             assertEquals(List.of("3", "4", "5"), attempts(1));
             assertTrue(content("results.jsonl").startsWith(before), "what was there stays as it was");
             assertFalse(call.err().contains("could not be read"), call.err());
-            assertEquals("succeeded=5", standing());
+            assertEquals("succeeded=5", status());
         }
 
         @Test
@@ -886,14 +886,14 @@ final class FilesTest extends WholeCommand {
 
             assertEquals(0, call.code(), call.err());
             assertEquals(List.of("3", "5"), attempts(1));
-            assertEquals("succeeded=4 pending=1", standing());
+            assertEquals("succeeded=4 pending=1", status());
         }
 
         @Test
         void ofTheOriginalToolHaveAStatus() throws IOException {
             original();
 
-            assertEquals("succeeded=2 failed=2 pending=1", standing());
+            assertEquals("succeeded=2 failed=2 pending=1", status());
         }
 
         @Test
@@ -909,7 +909,7 @@ final class FilesTest extends WholeCommand {
             var call = dify.run("--settle", "50ms");
 
             assertEquals(0, call.code(), call.err());
-            assertEquals("succeeded=3", standing());
+            assertEquals("succeeded=3", status());
             assertEquals(List.of("1", "2", "3"), ids());
             assertEquals(Set.of("results.jsonl", "results.jsonl.log"), events("torn").stream()
                     .map(line -> line.path("file").asText()).collect(Collectors.toSet()));
@@ -950,7 +950,7 @@ final class FilesTest extends WholeCommand {
             assertEquals(2, call.code());
             for (var url : List.of(dify.url(), other.url())) assertTrue(call.sentence().contains(url), call.err());
             assertEquals(0, other.runs());
-            assertEquals("succeeded=1 pending=1", standing());
+            assertEquals("succeeded=1 pending=1", status());
         }
 
         @Test
@@ -1164,7 +1164,7 @@ final class FilesTest extends WholeCommand {
             assertEquals(0, call.code(), call.err());
             assertEquals(List.of("1", "2"), ids());
             assertEquals(2, events("torn").size());
-            assertEquals("succeeded=2", standing());
+            assertEquals("succeeded=2", status());
             assertEquals(0, dify.run().code()); // the log begins with 'torn'
         }
 

@@ -234,14 +234,14 @@ class FormTest {
 
         @Test
         void fiveCharactersOutsideTheBasicPlaneAreFive() {
-            assertInstanceOf(Value.Text.class, form(FIELDS, List.of("name"), true).value("name", "😀😀😀😀😀"));
+            assertInstanceOf(Value.Str.class, form(FIELDS, List.of("name"), true).value("name", "😀😀😀😀😀"));
         }
 
         @Test
         void aLabelNamesItsVariable() {
             var form = form(FIELDS, List.of("Your name"), true);
 
-            assertEquals(Map.of("name", new Value.Text("Ann")),
+            assertEquals(Map.of("name", new Value.Str("Ann")),
                     form.values(new Row(0, 2, "1", new LinkedHashMap<>(Map.of("Your name", "Ann")))));
         }
 
@@ -279,7 +279,7 @@ class FormTest {
             var inspection = Inspection.of(List.of("id", "x"), List.of(), form, List.of(row).iterator());
             var out = new StringWriter();
 
-            CheckView.print(inspection, new Greeting("app\u001b[2J", AppKind.WORKFLOW, "1.14.2\u009b31m"),
+            CheckView.print(inspection, new ServerInfo("app\u001b[2J", AppKind.WORKFLOW, "1.14.2\u009b31m"),
                     new PrintWriter(out));
 
             assertTrue(out.toString().contains("evil"), out.toString());

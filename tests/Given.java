@@ -14,7 +14,7 @@ import static difyexec.DifyExec.Attempt.Tries;
 import static difyexec.DifyExec.Judge.RetryRuns;
 import static difyexec.DifyExec.Limits.Settle;
 import static difyexec.DifyExec.OutputFile.Fetched;
-import static difyexec.DifyExec.Seen.RunStatus;
+import static difyexec.DifyExec.Response.RunStatus;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
@@ -74,63 +74,63 @@ final class Given {
         return new RunRef(id, "task-of-" + id);
     }
 
-    static Seen.Ran ran(String id, RunStatus status, String error) {
-        return new Seen.Ran(run(id), status, "{\"answer\":\"yes\"}".getBytes(UTF_8), error, "workflow-1",
+    static Response.Ran ran(String id, RunStatus status, String error) {
+        return new Response.Ran(run(id), status, "{\"answer\":\"yes\"}".getBytes(UTF_8), error, "workflow-1",
                 new Usage(1.5, 10, 3, Optional.empty(), ""));
     }
 
-    static Seen.Ran succeeded(String id) {
+    static Response.Ran succeeded(String id) {
         return ran(id, RunStatus.SUCCEEDED, "");
     }
 
-    static Seen.Ran failed(String error) {
+    static Response.Ran failed(String error) {
         return ran("run-failed", RunStatus.FAILED, error);
     }
 
-    static Seen.Cut cut(Symptom symptom) {
-        return new Seen.Cut(Optional.empty(), symptom, "the line went dead");
+    static Response.Cut cut(Symptom symptom) {
+        return new Response.Cut(Optional.empty(), symptom, "the line went dead");
     }
 
-    static Seen.Cut cut(Symptom symptom, RunRef run) {
-        return new Seen.Cut(Optional.of(run), symptom, "the line went dead");
+    static Response.Cut cut(Symptom symptom, RunRef run) {
+        return new Response.Cut(Optional.of(run), symptom, "the line went dead");
     }
 
-    static Seen.Refused http(int status, String code, String message) {
-        return Seen.Refused.http(status, true, code, message, Optional.empty());
+    static Response.Refused http(int status, String code, String message) {
+        return Response.Refused.http(status, true, code, message, Optional.empty());
     }
 
-    static Seen.Refused html(int status) {
-        return Seen.Refused.http(status, false, "", "a page of a proxy", Optional.empty());
+    static Response.Refused html(int status) {
+        return Response.Refused.http(status, false, "", "a page of a proxy", Optional.empty());
     }
 
-    static Seen.Refused later(int status, Duration asked) {
-        return Seen.Refused.http(status, false, "", "slow down", Optional.of(asked));
+    static Response.Refused later(int status, Duration asked) {
+        return Response.Refused.http(status, false, "", "slow down", Optional.of(asked));
     }
 
     static String local(String pattern, Instant time) {
         return DateTimeFormatter.ofPattern(pattern).withZone(ZoneId.systemDefault()).format(time);
     }
 
-    static final Seen.Refused THROTTLED = http(400, "invalid_param",
+    static final Response.Refused THROTTLED = http(400, "invalid_param",
             "Too many requests. Please try again later. The current maximum concurrent requests allowed for app is 2.");
-    static final Found ABSENT = new Found.Absent();
+    static final LookUpResult ABSENT = new LookUpResult.Absent();
 
     /// Of a cut at noon.
-    static Doubt.NoEnd doubt(Attempt attempt, Seen.Cut cut, long seconds) {
-        return new Doubt.NoEnd(attempt, cut, cut.symptom(), cut.why(), NOON, NOON.plusSeconds(seconds));
+    static Unresolved.NoEnd unresolved(Attempt attempt, Response.Cut cut, long seconds) {
+        return new Unresolved.NoEnd(attempt, cut, cut.symptom(), cut.why(), NOON, NOON.plusSeconds(seconds));
     }
 
-    static Found running(String id) {
-        return new Found.Running(run(id), RunStatus.RUNNING, Optional.empty());
+    static LookUpResult running(String id) {
+        return new LookUpResult.Running(run(id), RunStatus.RUNNING, Optional.empty());
     }
 
     /// By the server's clock.
-    static Found running(String id, Duration age) {
-        return new Found.Running(run(id), RunStatus.RUNNING, Optional.of(age));
+    static LookUpResult running(String id, Duration age) {
+        return new LookUpResult.Running(run(id), RunStatus.RUNNING, Optional.of(age));
     }
 
-    static Found ended(Seen.Ran ran) {
-        return new Found.Ended(ran);
+    static LookUpResult ended(Response.Ran ran) {
+        return new LookUpResult.Ended(ran);
     }
 
     /// Time as the tests have it. It passes only while the engine waits for its mailbox: to the next thing planned, or
@@ -239,17 +239,17 @@ final class Given {
 
     /// What the workflow says to one attempt.
     @FunctionalInterface interface Answer {
-        Seen to(Attempt attempt, Consumer<Heard> told) throws InterruptedException;
+        Response to(Attempt attempt, Consumer<Heard> told) throws InterruptedException;
 
         /// One after the other, and no more.
-        static Answer inTurn(Seen... answers) {
+        static Answer inTurn(Response... answers) {
             var left = new ArrayDeque<>(List.of(answers));
             return (_, _) -> left.remove();
         }
 
         /// Each row's own answers in turn; when there are none left, a success.
-        static Answer byRow(Map<String, List<Seen>> answers) {
-            var left = new HashMap<String, Deque<Seen>>();
+        static Answer byRow(Map<String, List<Response>> answers) {
+            var left = new HashMap<String, Deque<Response>>();
             answers.forEach((id, list) -> left.put(id, new ArrayDeque<>(list)));
             return (attempt, _) -> {
                 var own = left.getOrDefault(attempt.row().id(), new ArrayDeque<>());
@@ -264,11 +264,11 @@ final class Given {
         final World world = new World();
         final Path csv, output;
         final List<Attempt> sent = new ArrayList<>();
-        final List<Doubt> looked = new ArrayList<>();
+        final List<Unresolved> looked = new ArrayList<>();
         final List<String> stopped = new ArrayList<>(), said = new ArrayList<>(), heard = new ArrayList<>();
         final Map<String, Runnable> alarms = new HashMap<>();
         Answer answer = (attempt, _) -> succeeded("run-" + attempt.row().id());
-        Function<Doubt, Found> found = _ -> ABSENT;
+        Function<Unresolved, LookUpResult> found = _ -> ABSENT;
         Function<OutputFile, Fetched> fetched = file -> new Fetched.There(file.place());
         final List<Instant> fetches = new ArrayList<>();
         Duration lookTakes = Duration.ZERO, fetchTakes = Duration.ZERO;
@@ -302,7 +302,7 @@ final class Given {
         }
 
         /// A stream whose first event names the run at once, and which ends so long after it.
-        Answer streamed(String run, Duration time, Seen end) {
+        Answer streamed(String run, Duration time, Response end) {
             return (_, told) -> {
                 told.accept(new Heard.Began(Given.run(run), Duration.ZERO));
                 world.pass(time);
@@ -355,7 +355,7 @@ final class Given {
         }
 
         @Override
-        public Seen run(Attempt attempt, Consumer<Heard> told) {
+        public Response run(Attempt attempt, Consumer<Heard> told) {
             sent.add(attempt);
             busiest = Math.max(busiest, ++busy);
             try {
@@ -368,14 +368,14 @@ final class Given {
         }
 
         @Override
-        public Found look(Doubt doubt) {
-            looked.add(doubt);
+        public LookUpResult look(Unresolved unresolved) {
+            looked.add(unresolved);
             mostLooks = Math.max(mostLooks, ++looking);
             try {
                 if (lookTakes.isPositive()) world.pass(lookTakes);
-                return found.apply(doubt);
+                return found.apply(unresolved);
             } catch (InterruptedException _) {
-                return new Found.Silent(cut(Symptom.NO_ANSWER));
+                return new LookUpResult.Silent(cut(Symptom.NO_ANSWER));
             } finally {
                 looking--;
             }
@@ -412,7 +412,7 @@ final class Given {
         }
 
         @Override
-        public void ran(Attempt attempt, Seen.Ran ran, Instant at) {
+        public void ran(Attempt attempt, Response.Ran ran, Instant at) {
             heard.add(ran.ref().id());
         }
 
@@ -429,10 +429,10 @@ final class Given {
         }
 
         /// A stream that begins its run and goes on until the run is asked to stop.
-        Seen untilStopped(RunRef run, Consumer<Heard> told) throws InterruptedException {
+        Response untilStopped(RunRef run, Consumer<Heard> told) throws InterruptedException {
             told.accept(new Heard.Began(run, Duration.ZERO));
             world.waitFor(alarm -> alarms.put(run.task(), alarm));
-            return new Seen.Ran(run, RunStatus.FAILED, "{}".getBytes(UTF_8),
+            return new Response.Ran(run, RunStatus.FAILED, "{}".getBytes(UTF_8),
                     "Aborted: User requested stop", "workflow-1", Usage.NONE);
         }
 

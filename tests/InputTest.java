@@ -57,7 +57,7 @@ final class InputTest {
         /// What is told of a file that cannot be used; the file's own name is left out.
         private String problem(byte[] bytes) {
             var problem = assertThrows(Unusable.class, () -> rows(open(bytes, null)));
-            assertEquals(UNUSABLE, problem.code());
+            assertEquals(Exit.UNUSABLE, problem.exit());
             return problem.getMessage().replace(folder.resolve("data.csv").toString(), "data.csv");
         }
 
@@ -538,7 +538,7 @@ final class InputTest {
         private String refused(byte[] bytes) throws IOException {
             var path = file(bytes);
             var problem = assertThrows(Unusable.class, () -> Csv.open(path, null, Optional.empty(), Optional.empty()));
-            assertEquals(UNUSABLE, problem.code());
+            assertEquals(Exit.UNUSABLE, problem.exit());
             return problem.getMessage().replace(path.toString(), "data.csv");
         }
 
@@ -878,14 +878,14 @@ final class InputTest {
         void growsPastItsFirstTablesAndBlocks() {
             var random = new Random(7);
             var ids = IntStream.range(0, 30_000).mapToObj(n -> n + "-" + "x".repeat(random.nextInt(120))).toList();
-            ids.forEach(id -> index.stand(index.add(id, id.length(), id.hashCode()), Standing.FAILED));
+            ids.forEach(id -> index.setStatus(index.add(id, id.length(), id.hashCode()), RowStatus.FAILED));
 
             for (int entry = 0; entry < ids.size(); entry++) {
                 assertEquals(entry, index.find(ids.get(entry)));
                 assertEquals(ids.get(entry), index.id(entry));
                 assertEquals(ids.get(entry).length(), index.line(entry));
                 assertEquals(ids.get(entry).hashCode(), index.cells(entry));
-                assertEquals(Standing.FAILED, index.standing(entry));
+                assertEquals(RowStatus.FAILED, index.status(entry));
             }
             assertEquals(30_000, index.size());
             assertEquals(-1, index.find("30000-"));
@@ -906,15 +906,15 @@ final class InputTest {
 
         @Test
         void onlyRowsOfTheFileCount() {
-            index.stand(index.add("a", 2, 1), Standing.SUCCEEDED);
-            index.stand(index.add("b", 3, 1), Standing.PARTIAL);
+            index.setStatus(index.add("a", 2, 1), RowStatus.SUCCEEDED);
+            index.setStatus(index.add("b", 3, 1), RowStatus.PARTIAL);
             index.endOfRows(0, List.of());
-            index.stand(index.findOrAdd("only in the results"), Standing.SUCCEEDED);
+            index.setStatus(index.findOrAdd("only in the results"), RowStatus.SUCCEEDED);
 
             assertEquals(2, index.rows());
-            assertEquals(1, index.count(Standing.SUCCEEDED));
+            assertEquals(1, index.count(RowStatus.SUCCEEDED));
             assertTrue(index.isComplete());
-            index.stand(0, Standing.FAILED);
+            index.setStatus(0, RowStatus.FAILED);
             assertFalse(index.isComplete());
         }
     }

@@ -15,7 +15,7 @@ import module java.base;
 import static difyexec.DifyExec.*;
 import static difyexec.DifyExec.Judge.RetryRuns;
 import static difyexec.DifyExec.Limits.Settle;
-import static difyexec.DifyExec.Seen.RunStatus;
+import static difyexec.DifyExec.Response.RunStatus;
 import static difyexec.Given.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
@@ -112,7 +112,7 @@ final class LookUpTest {
             scene.slots = 5;
             scene.timeout = seconds(40);
             Instant killed = NOON.plusSeconds(3), back = killed.plusSeconds(2);
-            var away = new Seen.NotSent("connection refused");
+            var away = new Response.NotSent("connection refused");
             scene.answer = (attempt, _) -> {
                 boolean isOfTheKilled = attempt.sequence() <= 5;
                 if (isOfTheKilled) scene.world.pass(seconds(3));
@@ -120,8 +120,8 @@ final class LookUpTest {
                 else scene.world.pass(Duration.ofMillis(200));
                 return isOfTheKilled ? cut(Symptom.NO_ANSWER) : succeeded("run-" + attempt.row().id());
             };
-            scene.found = doubt -> scene.world.now().isBefore(back) ? new Found.Silent(away)
-                    : running("run-" + doubt.attempt().row().id(), Duration.between(NOON, scene.world.now()));
+            scene.found = unresolved -> scene.world.now().isBefore(back) ? new LookUpResult.Silent(away)
+                    : running("run-" + unresolved.attempt().row().id(), Duration.between(NOON, scene.world.now()));
 
             assertEquals(Optional.empty(), scene.play());
 
@@ -190,7 +190,7 @@ final class LookUpTest {
                 return scene.world.now().isBefore(NOON.plusSeconds(60)) ? THROTTLED
                         : succeeded("run-" + attempt.row().id());
             };
-            scene.found = doubt -> running("run-" + doubt.attempt().row().id());
+            scene.found = unresolved -> running("run-" + unresolved.attempt().row().id());
 
             scene.play();
 
@@ -218,7 +218,7 @@ final class LookUpTest {
                 scene.world.pass(seconds(1));
                 return http(500, "unknown", "Internal Server Error");
             };
-            scene.found = doubt -> ended(succeeded("run-" + doubt.attempt().row().id()));
+            scene.found = unresolved -> ended(succeeded("run-" + unresolved.attempt().row().id()));
 
             scene.play();
 
@@ -332,7 +332,7 @@ final class LookUpTest {
                 this.millis = millis;
             }
 
-            Seen answer(Attempt attempt) throws InterruptedException {
+            Response answer(Attempt attempt) throws InterruptedException {
                 if (idle > 0) idle--;
                 else if (inside < places) inside++;
                 else scene.world.waitFor(alarm -> outside.add(new Waiting(scene.world.now(), alarm)));
@@ -340,7 +340,7 @@ final class LookUpTest {
                 long takes = millis.applyAsLong(attempt);
                 scene.world.pass(Duration.ofMillis(takes));
                 answered();
-                return new Seen.Ran(run("run-" + attempt.row().id()), RunStatus.SUCCEEDED,
+                return new Response.Ran(run("run-" + attempt.row().id()), RunStatus.SUCCEEDED,
                         "{}".getBytes(UTF_8), "", "workflow-1",
                         new Usage(takes / 1000.0, 0, 1, Optional.empty(), "")).after(Optional.of(waited));
             }
@@ -491,7 +491,7 @@ final class LookUpTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(INTERRUPTED, stop.code());
+            assertEquals(Exit.INTERRUPTED, stop.exit());
             assertEquals(List.of("interrupted"), scene.outcomes("a"));
             assertEquals(List.of(), scene.retryIds());
         }
@@ -503,7 +503,7 @@ final class LookUpTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(STOPPED, stop.code());
+            assertEquals(Exit.STOPPED, stop.exit());
             assertTrue(stop.why().contains("DIFY_API_KEY"), stop.why());
             assertEquals(List.of("a", "b"), scene.ids());
             assertEquals(List.of("refused"), scene.outcomes("b"));
@@ -516,7 +516,7 @@ final class LookUpTest {
         void aLookThatConcernsTheBatchStopsItToo() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.CUT));
-            scene.found = _ -> new Found.Silent(http(401, "unauthorized", "Access token is invalid"));
+            scene.found = _ -> new LookUpResult.Silent(http(401, "unauthorized", "Access token is invalid"));
 
             var stop = scene.play().orElseThrow();
 
@@ -528,7 +528,7 @@ final class LookUpTest {
         void aLookWithoutAnAnswerIsRepeated() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(html(502));
-            scene.found = _ -> scene.looked.size() < 8 ? new Found.Silent(html(502))
+            scene.found = _ -> scene.looked.size() < 8 ? new LookUpResult.Silent(html(502))
                     : ended(succeeded("run-7"));
 
             scene.play();
@@ -545,7 +545,7 @@ final class LookUpTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(STOPPED, stop.code());
+            assertEquals(Exit.STOPPED, stop.exit());
             assertTrue(stop.why().contains("--max-failures"), stop.why());
             assertEquals(List.of("a", "c"), scene.retryIds());
         }
@@ -562,7 +562,7 @@ final class LookUpTest {
             var stop = scene.play().orElseThrow();
 
             assertEquals("--max-failures reached: 1 row failed", stop.fact());
-            assertEquals(STOPPED, stop.code());
+            assertEquals(Exit.STOPPED, stop.exit());
         }
 
         @Test
@@ -578,7 +578,7 @@ final class LookUpTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(STOPPED, stop.code());
+            assertEquals(Exit.STOPPED, stop.exit());
             assertTrue(stop.told().endsWith("the file was changed while it was in use, it was cut short.\n"
                     + "hint: run the same command again once the file is as it should be"), stop.told());
             assertEquals(scene.ids(), scene.resultIds());
@@ -600,7 +600,7 @@ final class LookUpTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(STOPPED, stop.code());
+            assertEquals(Exit.STOPPED, stop.exit());
             assertTrue(stop.why().contains("--max-tokens"), stop.why());
             assertEquals(List.of("a", "b"), scene.resultIds());
         }
@@ -617,7 +617,7 @@ final class LookUpTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(INTERRUPTED, stop.code());
+            assertEquals(Exit.INTERRUPTED, stop.exit());
             assertEquals(List.of("a", "b"), scene.ids());
             assertEquals(List.of("a", "b"), scene.resultIds());
             assertEquals(seconds(9), scene.world.passed());
@@ -672,7 +672,7 @@ final class LookUpTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(INTERRUPTED, stop.code());
+            assertEquals(Exit.INTERRUPTED, stop.exit());
             assertEquals(List.of("task-of-run-a"), scene.stopped);
             assertTrue(scene.world.passed().compareTo(seconds(21)) >= 0, scene.world.passed().toString());
             assertTrue(scene.world.passed().compareTo(seconds(24)) < 0, scene.world.passed().toString());
@@ -697,7 +697,7 @@ final class LookUpTest {
             scene.interruptAfter(seconds(1));
             scene.answer = (_, told) -> {
                 scene.untilStopped(run("run-7"), told);
-                return new Seen.Ran(run("run-7"), RunStatus.FAILED, "{}".getBytes(UTF_8),
+                return new Response.Ran(run("run-7"), RunStatus.FAILED, "{}".getBytes(UTF_8),
                         "Workflow stream ended without a terminal event", "", Usage.NONE);
             };
             scene.play();
@@ -722,7 +722,7 @@ final class LookUpTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(INTERRUPTED, stop.code());
+            assertEquals(Exit.INTERRUPTED, stop.exit());
             assertEquals(List.of("task-of-run-a"), scene.stopped);
             assertTrue(scene.world.passed().compareTo(seconds(4)) < 0, scene.world.passed().toString());
         }
@@ -740,7 +740,7 @@ final class LookUpTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(INTERRUPTED, stop.code());
+            assertEquals(Exit.INTERRUPTED, stop.exit());
             assertEquals(List.of("b"), scene.resultIds());
         }
 
@@ -753,7 +753,7 @@ final class LookUpTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(INTERRUPTED, stop.code());
+            assertEquals(Exit.INTERRUPTED, stop.exit());
             assertEquals(seconds(40), scene.world.passed());
             assertEquals(List.of(), scene.retryIds());
         }
@@ -766,7 +766,7 @@ final class LookUpTest {
             var next = new Scene(folder, Files.readString(scene.csv));
             next.selection = Batch.Selection.named(List.of("a", "b", "c"), false);
             next.lookTakes = seconds(100);
-            next.found = doubt -> ended(succeeded("run-" + doubt.attempt().row().id()));
+            next.found = unresolved -> ended(succeeded("run-" + unresolved.attempt().row().id()));
             next.answer = (_, _) -> {
                 next.world.pass(seconds(8));
                 return succeeded("run-c"); // 10 tokens
@@ -797,7 +797,7 @@ final class LookUpTest {
         void aRunThatTurnsUpAfterItsRowWasSentAgainIsReportedAsLate() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-8"));
-            scene.found = doubt -> doubt instanceof Doubt.Late ? ended(succeeded("run-7")) : ABSENT;
+            scene.found = unresolved -> unresolved instanceof Unresolved.Late ? ended(succeeded("run-7")) : ABSENT;
 
             var stop = scene.play();
 
@@ -829,7 +829,7 @@ final class LookUpTest {
         void aRunThatTurnsUpLateAndSucceededIsTakenWhereTheRowHasNoSuccess() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("no such city"));
-            scene.found = doubt -> doubt instanceof Doubt.Late ? ended(succeeded("run-7")) : ABSENT;
+            scene.found = unresolved -> unresolved instanceof Unresolved.Late ? ended(succeeded("run-7")) : ABSENT;
 
             scene.play();
 
@@ -843,8 +843,8 @@ final class LookUpTest {
             scene.backoff = new Backoff(Duration.ZERO, Duration.ZERO, 2);
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), cut(Symptom.NO_ANSWER),
                     failed("no such city"));
-            scene.found = doubt -> doubt instanceof Doubt.Late
-                    ? ended(succeeded("run-of-" + doubt.attempt().user())) : ABSENT;
+            scene.found = unresolved -> unresolved instanceof Unresolved.Late
+                    ? ended(succeeded("run-of-" + unresolved.attempt().user())) : ABSENT;
 
             scene.play();
 
@@ -857,7 +857,7 @@ final class LookUpTest {
         void aRunThatTurnsUpBeforeItsRowWasSentAgainIsNotLate() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER));
-            scene.found = doubt -> doubt instanceof Doubt.Recheck ? ended(succeeded("run-7")) : ABSENT;
+            scene.found = unresolved -> unresolved instanceof Unresolved.Recheck ? ended(succeeded("run-7")) : ABSENT;
 
             scene.play();
 
@@ -870,8 +870,8 @@ final class LookUpTest {
         void aRunThatTurnsUpRunningIsReportedOnceAndWaitedFor() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("Rate Limit Error"));
-            scene.found = doubt -> {
-                if (doubt.is(Symptom.UNCONFIRMED)) return ended(failed("Rate Limit Error"));
+            scene.found = unresolved -> {
+                if (unresolved.is(Symptom.UNCONFIRMED)) return ended(failed("Rate Limit Error"));
                 if (scene.sent.size() < 2) return ABSENT;
                 return scene.looked.size() < 20 ? running("run-7") : ended(succeeded("run-7"));
             };
@@ -887,7 +887,7 @@ final class LookUpTest {
         void aRunThatTurnedUpLateAndRunsIsWaitedForBeforeItsRowIsSentAtALaterStart() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("no such city"));
-            scene.found = doubt -> doubt instanceof Doubt.Late ? running("run-7") : ABSENT;
+            scene.found = unresolved -> unresolved instanceof Unresolved.Late ? running("run-7") : ABSENT;
             scene.play();
             assertEquals(List.of("running"), Scene.texts("saw", scene.log("late")));
             scene.sent.clear();
@@ -904,7 +904,7 @@ final class LookUpTest {
         /// A row that is unknown since its run says running for ever.
         private Scene dead(Optional<RunRef> run) throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.answer = Answer.byRow(Map.of("a", List.of(new Seen.Cut(run, Symptom.CUT, "gone"))));
+            scene.answer = Answer.byRow(Map.of("a", List.of(new Response.Cut(run, Symptom.CUT, "gone"))));
             scene.found = _ -> running("run-7");
             scene.play();
             assertEquals(List.of("unknown"), scene.outcomes("a"));
@@ -947,7 +947,7 @@ final class LookUpTest {
         void aRunThatWasKnownHoldsUpNoFurtherAttemptOfItsRow() throws Exception {
             var scene = dead(Optional.empty());
             scene.answer = Answer.inTurn(failed("Rate Limit Error"), succeeded("run-9"));
-            scene.found = doubt -> doubt.is(Symptom.UNCONFIRMED) ? ended(failed("Rate Limit Error"))
+            scene.found = unresolved -> unresolved.is(Symptom.UNCONFIRMED) ? ended(failed("Rate Limit Error"))
                     : running("run-7");
             scene.world.startAt(NOON.plusSeconds(7200));
 
@@ -965,7 +965,7 @@ final class LookUpTest {
             scene.answer = Answer.inTurn(cut(Symptom.CUT), succeeded("run-8"));
             scene.play();
             scene.resendUnknown = true;
-            scene.found = doubt -> doubt instanceof Doubt.Late ? ended(succeeded("run-7")) : ABSENT;
+            scene.found = unresolved -> unresolved instanceof Unresolved.Late ? ended(succeeded("run-7")) : ABSENT;
 
             scene.play();
 
@@ -993,7 +993,7 @@ final class LookUpTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(STOPPED, stop.code());
+            assertEquals(Exit.STOPPED, stop.exit());
             assertTrue(stop.why().contains("firewall"), stop.why());
             assertEquals(List.of("a", "b", "c", "d", "e"), scene.retryIds());
         }
@@ -1013,7 +1013,7 @@ final class LookUpTest {
         void aPausedRowIsLookedUpAndNotSentAgainUnlessAskedFor() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(ran("run-7", RunStatus.PAUSED, ""), succeeded("run-8"));
-            scene.found = _ -> new Found.Running(run("run-7"), RunStatus.PAUSED, Optional.empty());
+            scene.found = _ -> new LookUpResult.Running(run("run-7"), RunStatus.PAUSED, Optional.empty());
             scene.play();
             assertEquals(List.of("a"), scene.retryIds());
 
@@ -1073,7 +1073,7 @@ final class LookUpTest {
             scene.play();
 
             assertEquals(List.of("paused", "failed"), scene.outcomes("a"));
-            var cause = Plain.cause(scene.error("a"));
+            var cause = Text.cause(scene.error("a"));
             assertTrue(cause.startsWith(error) && cause.contains("so Dify 1.16.0 ends runs that go on after a form was "
                     + "answered"), cause);
         }
@@ -1101,7 +1101,7 @@ final class LookUpTest {
             assertEquals("success", scene.results().getFirst().path("status").asText());
             assertEquals("partial-succeeded", scene.results().getFirst().path("workflow_status").asText());
             assertEquals(List.of("partial"), scene.outcomes("a"));
-            assertEquals(1, scene.tally.count(Standing.PARTIAL));
+            assertEquals(1, scene.tally.count(RowStatus.PARTIAL));
             assertTrue(scene.tally.isAllDone());
         }
 
@@ -1212,7 +1212,7 @@ final class LookUpTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(STOPPED, stop.code());
+            assertEquals(Exit.STOPPED, stop.exit());
             assertTrue(stop.why().startsWith("--max-cost cannot be kept to"), stop.why());
             assertEquals(List.of(), scene.said);
             assertEquals("streaming", scene.log("session").getLast().path("mode").asText());
@@ -1221,7 +1221,7 @@ final class LookUpTest {
         @Test
         void aNewVersionInTheMiddleOfABatchIsSaidWithTheOptionThatPinsTheOldOne() throws Exception {
             var scene = Scene.of(folder, "a", "b");
-            var newer = new Seen.Ran(run("run-b"), RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
+            var newer = new Response.Ran(run("run-b"), RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
                     "workflow-2", Usage.NONE);
             scene.answer = Answer.inTurn(succeeded("run-a"), newer);
 
@@ -1236,7 +1236,7 @@ final class LookUpTest {
             earlier.answer = (_, _) -> succeeded("run-a");
             earlier.play();
             var scene = Scene.of(folder, "a", "b");
-            scene.answer = (_, _) -> new Seen.Ran(run("run-b"), RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
+            scene.answer = (_, _) -> new Response.Ran(run("run-b"), RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
                     "workflow-2", Usage.NONE);
 
             scene.play();
@@ -1252,7 +1252,7 @@ final class LookUpTest {
             for (var version : List.of("workflow-1", "workflow-2", "workflow-1", "workflow-1")) {
                 ids.add("row-" + ids.size());
                 var scene = Scene.of(folder, ids.toArray(String[]::new));
-                scene.answer = (_, _) -> new Seen.Ran(run("run"), RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
+                scene.answer = (_, _) -> new Response.Ran(run("run"), RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
                         version, Usage.NONE);
                 scene.play();
                 said.add(String.join("", scene.said).replaceFirst("(?s).* ran (\\S+), those before (\\S+)\\. .*", "$2 $1"));
@@ -1279,7 +1279,7 @@ final class LookUpTest {
             Files.writeString(folder.resolve("results.jsonl.log"), "{\"event\":\"ses");
             var scene = new Scene(folder, "id,text\nstreamed,x\nfailing,x\nbusy,x\ncut,x\nlost,x\nhuman,x\nlast,x\n");
             scene.mode = Mode.STREAMING;
-            var priced = new Seen.Ran(run("run-1"), RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
+            var priced = new Response.Ran(run("run-1"), RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
                     "workflow-1", new Usage(1.25, 120, 3, Optional.of(new BigDecimal("0.0018")), "USD"));
             scene.backoff = new Backoff(Duration.ZERO, Duration.ZERO, 1);
             var answers = Answer.byRow(Map.of("streamed", List.of(priced),
@@ -1292,7 +1292,7 @@ final class LookUpTest {
                 if (attempt.row().id().equals("streamed")) told.accept(new Heard.Began(run("run-1"), Duration.ZERO));
                 return answers.to(attempt, told);
             };
-            scene.found = doubt -> switch (doubt.attempt().row().id()) {
+            scene.found = unresolved -> switch (unresolved.attempt().row().id()) {
                 case "lost" -> ABSENT;
                 case "failing" -> ended(failed("Rate Limit Error"));
                 default -> ended(succeeded("run-4"));
@@ -1301,8 +1301,8 @@ final class LookUpTest {
             scene.interruptAfter(seconds(10));
             scene.play();
             scene.answer = answers;
-            scene.found = doubt -> doubt instanceof Doubt.Late ? ended(succeeded("run-5"))
-                    : new Found.Running(run("run-6"), RunStatus.PAUSED, Optional.empty());
+            scene.found = unresolved -> unresolved instanceof Unresolved.Late ? ended(succeeded("run-5"))
+                    : new LookUpResult.Running(run("run-6"), RunStatus.PAUSED, Optional.empty());
 
             scene.play();
 

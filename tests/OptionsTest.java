@@ -35,7 +35,7 @@ final class OptionsTest {
 
             int code = commandLine(Env.of(settings), args).setOut(new PrintWriter(out)).execute(args);
 
-            assertEquals(OK, code);
+            assertEquals(Exit.OK.code, code);
             assertFalse(out.toString().contains("secret"));
             Golden.check(golden, out.toString());
         }
@@ -97,7 +97,7 @@ final class OptionsTest {
         @Test
         void hasExamplesThatBeginAsTheToolWasStarted() {
             var spec = commandLine(Env.of(Map.of())).getSubcommands().get("status").getCommandSpec();
-            var help = new CommandLines.HelpPage(spec, 60, new Paint(false), "./jbang DifyExec.java ").text();
+            var help = new CommandLines.HelpPage(spec, 60, new Ansi(false), "./jbang DifyExec.java ").text();
 
             assertTrue(help.contains("\n  ./jbang DifyExec.java status -o results.jsonl --html \\\n      report.html\n"),
                     help);
@@ -106,11 +106,11 @@ final class OptionsTest {
         @Test
         void isBoldOnATerminalOnly() {
             var spec = commandLine(Env.of(Map.of())).getSubcommands().get("run").getCommandSpec();
-            var bold = new CommandLines.HelpPage(spec, 80, new Paint(true), "").text();
+            var bold = new CommandLines.HelpPage(spec, 80, new Ansi(true), "").text();
 
             for (var words : List.of("Input:", "-c, --concurrency=N", "Examples:"))
                 assertTrue(bold.contains("\033[1m" + words + "\033[0m"), words);
-            assertEquals(new CommandLines.HelpPage(spec, 80, new Paint(false), "").text(),
+            assertEquals(new CommandLines.HelpPage(spec, 80, new Ansi(false), "").text(),
                     bold.replaceAll("\033\\[[01]m", ""));
             assertFalse(help("run", 80).contains("\033"));
         }
@@ -167,7 +167,7 @@ final class OptionsTest {
 
             int code = commandLine(Env.of(Map.of()), args).setErr(new PrintWriter(err)).execute(args);
 
-            assertEquals(UNUSABLE, code);
+            assertEquals(Exit.UNUSABLE.code, code);
             assertEquals("difyexec: " + said, err.toString().lines().findFirst().orElseThrow());
             assertTrue(err.toString().lines().count() <= 3, err::toString);
         }
@@ -301,7 +301,7 @@ final class OptionsTest {
             int code = commandLine(env).setErr(new PrintWriter(err))
                     .execute("run", "-i", "a.csv", "-o", "b.jsonl");
 
-            assertEquals(UNUSABLE, code);
+            assertEquals(Exit.UNUSABLE.code, code);
             assertTrue(err.toString().startsWith("difyexec: " + said.replace("FOLDER", folder.toString())),
                     err.toString());
         }
@@ -331,7 +331,7 @@ final class OptionsTest {
 
             var problem = assertThrows(Unusable.class, pace::concurrency);
 
-            assertEquals(UNUSABLE, problem.code());
+            assertEquals(Exit.UNUSABLE, problem.exit());
         }
     }
 }

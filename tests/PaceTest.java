@@ -2,7 +2,7 @@ package difyexec;
 
 import difyexec.DifyExec.Pace.AtWork;
 import difyexec.DifyExec.Pace.Rate;
-import difyexec.DifyExec.Route.Listing;
+import difyexec.DifyExec.ModePolicy.Listing;
 import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -290,7 +290,7 @@ final class PaceTest {
 
             fail(5, NOON);
             assertEquals(Optional.of("no answer, asks again in "
-                    + Plain.seconds(Duration.between(NOON, health.opens()))), health.rest(NOON));
+                    + Text.seconds(Duration.between(NOON, health.opens()))), health.rest(NOON));
             assertEquals(Optional.of("no answer, asks again now"), health.rest(health.opens()));
 
             health.pause(NOON.plusSeconds(40));
@@ -332,7 +332,7 @@ final class PaceTest {
 
             assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(300), 0));
             assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(301), 1));
-            assertEquals(STOPPED, health.verdict(NOON.plusSeconds(301), 0).orElseThrow().code());
+            assertEquals(Exit.STOPPED, health.verdict(NOON.plusSeconds(301), 0).orElseThrow().exit());
         }
 
         @Test
@@ -408,15 +408,15 @@ final class PaceTest {
     class TheRoute {
         private static final Attempt EARLIER = new Attempt(0, row("a"), Tries.NONE, "u", Mode.STREAMING, "", NOON);
 
-        private static Route route(Mode asked) {
-            return new Route(asked, Optional.empty(), AppKind.WORKFLOW, "1.14.2");
+        private static ModePolicy route(Mode asked) {
+            return new ModePolicy(asked, Optional.empty(), AppKind.WORKFLOW, "1.14.2");
         }
 
-        private static Optional<String> tell(Route route, Seen seen, long seconds) {
+        private static Optional<String> tell(ModePolicy route, Response seen, long seconds) {
             return route.seen(attempt(0, 0), seen, seconds(seconds), 0);
         }
 
-        private static final Seen REFUSED_STREAM = Seen.Refused.event(500, "",
+        private static final Response REFUSED_STREAM = Response.Refused.event(500, "",
                 "x is required in input form", Optional.empty());
 
         @ParameterizedTest
@@ -430,7 +430,7 @@ final class PaceTest {
                 """)
         void autoTakesTheModeThatAnEarlierCallWentOverTo(Mode asked, Mode earlier,
                 Mode mode) {
-            assertEquals(mode, new Route(asked, Optional.ofNullable(earlier), AppKind.WORKFLOW, "").mode());
+            assertEquals(mode, new ModePolicy(asked, Optional.ofNullable(earlier), AppKind.WORKFLOW, "").mode());
         }
 
         @ParameterizedTest
@@ -442,14 +442,14 @@ final class PaceTest {
                 STREAMING, -,         STREAMING
                 """)
         void autoStreamsAChatflow(Mode asked, Mode earlier, Mode mode) {
-            var route = new Route(asked, Optional.ofNullable(earlier), AppKind.CHATFLOW, "1.16.0");
+            var route = new ModePolicy(asked, Optional.ofNullable(earlier), AppKind.CHATFLOW, "1.16.0");
 
             assertEquals(mode, route.mode());
         }
 
         @Test
         void aChatflowGoesOverToBlockingOnlyWhereStreamsAreRefused() {
-            var route = new Route(Mode.AUTO, Optional.empty(), AppKind.CHATFLOW, "1.14.2");
+            var route = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.CHATFLOW, "1.14.2");
 
             tell(route, html(504), 60);
             assertEquals(Mode.STREAMING, route.mode());
@@ -507,13 +507,13 @@ final class PaceTest {
             var route = route(Mode.AUTO);
 
             assertEquals(Optional.empty(), tell(route, succeeded("run-1"), 100));
-            assertEquals(Optional.empty(), tell(route, new Seen.NotSent("refused"), 100));
+            assertEquals(Optional.empty(), tell(route, new Response.NotSent("refused"), 100));
             assertEquals(Mode.BLOCKING, route.mode());
         }
 
         @Test
         void threeRefusedStreamsLeadBackToBlocking() {
-            var route = new Route(Mode.AUTO, Optional.of(Mode.STREAMING), AppKind.WORKFLOW, "1.14.2");
+            var route = new ModePolicy(Mode.AUTO, Optional.of(Mode.STREAMING), AppKind.WORKFLOW, "1.14.2");
 
             assertEquals(Optional.empty(), tell(route, REFUSED_STREAM, 0));
             assertEquals(Optional.empty(), tell(route, REFUSED_STREAM, 0));
@@ -523,7 +523,7 @@ final class PaceTest {
 
         @Test
         void refusedStreamsThatHoldNoConnectionLeadNowhere() {
-            var route = new Route(Mode.AUTO, Optional.of(Mode.STREAMING), AppKind.WORKFLOW, "1.16.0");
+            var route = new ModePolicy(Mode.AUTO, Optional.of(Mode.STREAMING), AppKind.WORKFLOW, "1.16.0");
 
             for (int time = 0; time < 5; time++) assertEquals(Optional.empty(), tell(route, REFUSED_STREAM, 0));
 
@@ -532,7 +532,7 @@ final class PaceTest {
 
         @Test
         void threeRefusedStreamsAreEnoughAlsoWithRunsBetweenThem() {
-            var route = new Route(Mode.AUTO, Optional.of(Mode.STREAMING), AppKind.WORKFLOW, "1.14.2");
+            var route = new ModePolicy(Mode.AUTO, Optional.of(Mode.STREAMING), AppKind.WORKFLOW, "1.14.2");
 
             for (int time = 0; time < 3; time++) {
                 tell(route, REFUSED_STREAM, 0);
@@ -548,7 +548,7 @@ final class PaceTest {
             var run = Optional.of(new RunRef("run-1", "task-1"));
 
             for (int time = 0; time < 5; time++)
-                tell(route, Seen.Refused.event(400, "", "connection error", run), 0);
+                tell(route, Response.Refused.event(400, "", "connection error", run), 0);
 
             assertEquals(Mode.STREAMING, route.mode());
         }
@@ -563,7 +563,7 @@ final class PaceTest {
         }
 
         /// Stands for a stream that was refused as too many with so many others of ours running, or that ran.
-        private static Optional<String> stream(Route route, String word) {
+        private static Optional<String> stream(ModePolicy route, String word) {
             var attempt = attempt(Mode.STREAMING, Tries.NONE);
             return word.equals("ran") ? route.seen(attempt, succeeded("run-1"), seconds(1), 0)
                     : route.seen(attempt, THROTTLED, seconds(0), Integer.parseInt(word));
@@ -582,7 +582,7 @@ final class PaceTest {
         void streamsThatAreRefusedWithNothingOfOursRunningLeadToBlockingAlsoWhereTheyWereAskedFor(String streams,
                 Mode mode) {
             var forced = route(Mode.STREAMING);
-            var auto = new Route(Mode.AUTO, Optional.of(Mode.STREAMING), AppKind.WORKFLOW, "1.14.2");
+            var auto = new ModePolicy(Mode.AUTO, Optional.of(Mode.STREAMING), AppKind.WORKFLOW, "1.14.2");
             for (var route : List.of(forced, auto)) {
                 var said = Stream.of(streams.split(", ")).flatMap(word -> stream(route, word).stream()).toList();
 
@@ -595,7 +595,7 @@ final class PaceTest {
 
         @Test
         void whatRefusesStreamsIsNotAskedForThemAgain() {
-            var route = new Route(Mode.AUTO, Optional.of(Mode.STREAMING), AppKind.WORKFLOW, "1.14.2");
+            var route = new ModePolicy(Mode.AUTO, Optional.of(Mode.STREAMING), AppKind.WORKFLOW, "1.14.2");
             for (int time = 0; time < 3; time++) stream(route, "0");
 
             assertEquals(Optional.empty(), tell(route, html(504), 60));
@@ -604,13 +604,13 @@ final class PaceTest {
 
         @Test
         void aRunningRunFoundByItsNameShowsHowTheServerLists() {
-            var route = new Route(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "");
-            var doubt = doubt(attempt(0, 0), cut(Symptom.CUT), 0);
+            var route = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "");
+            var unresolved = unresolved(attempt(0, 0), cut(Symptom.CUT), 0);
             assertEquals(Listing.NOT_KNOWN, route.listing(attempt(0, 0)));
 
-            route.listsRunning(doubt.with(run("run-1"))); // found by its id: says nothing of the list
+            route.listsRunning(unresolved.with(run("run-1"))); // found by its id: says nothing of the list
             assertEquals(Listing.NOT_KNOWN, route.listing(attempt(0, 0)));
-            route.listsRunning(doubt);
+            route.listsRunning(unresolved);
 
             assertEquals(Listing.FROM_START, route.listing(attempt(0, 0)));
         }
@@ -618,9 +618,9 @@ final class PaceTest {
         /// 1.9 lists a run whose listener has given up, though it goes on.
         @Test
         void aRunningRunShowsNothingOfAServerThatIsKnownToListAtTheEnd() {
-            var route = new Route(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "1.9.2");
+            var route = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "1.9.2");
 
-            route.listsRunning(doubt(attempt(0, 0), cut(Symptom.CUT), 0));
+            route.listsRunning(unresolved(attempt(0, 0), cut(Symptom.CUT), 0));
 
             assertEquals(Listing.AT_END, route.listing(attempt(0, 0)));
         }
@@ -634,7 +634,7 @@ final class PaceTest {
                 '',      1.14.2, NOT_KNOWN
                 """)
         void ofAServerThatWasReplacedBetweenTwoCallsNothingIsKnown(String earlier, String now, Listing listing) {
-            var route = new Route(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, now);
+            var route = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, now);
 
             route.sentBefore(EARLIER.user(), earlier);
 
@@ -643,7 +643,7 @@ final class PaceTest {
 
         @Test
         void whatIsSentInThisCallIsListedAsItsServerDoes() {
-            var route = new Route(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "1.16.0");
+            var route = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "1.16.0");
 
             route.sentBefore(EARLIER.user(), "1.9.2");
             route.sentBefore("u2", "1.14.2");
@@ -654,10 +654,10 @@ final class PaceTest {
 
         @Test
         void aRunningRunShowsNothingOfTheServerThatWasReplaced() {
-            var route = new Route(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "1.16.0");
+            var route = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "1.16.0");
             route.sentBefore(EARLIER.user(), "1.9.2");
 
-            route.listsRunning(doubt(attempt(0, 0), cut(Symptom.CUT), 0));
+            route.listsRunning(unresolved(attempt(0, 0), cut(Symptom.CUT), 0));
 
             assertEquals(Listing.NOT_KNOWN, route.listing(EARLIER));
         }

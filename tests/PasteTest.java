@@ -39,7 +39,7 @@ final class PasteTest extends WholeCommand {
         /// What is typed before the command.
         enum Way {
             LAUNCHER("./jbang DifyExec.java"), JBANG("jbang DifyExec.java"), INSTALLED("difyexec"),
-            JAR(Plain.shell(JAVA.toString()) + " -XX:+UseSerialGC -jar 'one jar.jar'");
+            JAR(Text.shell(JAVA.toString()) + " -XX:+UseSerialGC -jar 'one jar.jar'");
 
             private final String words;
 
@@ -82,7 +82,7 @@ final class PasteTest extends WholeCommand {
             var process = builder.start();
             process.getOutputStream().close();
             var said = new String(process.getInputStream().readAllBytes(), UTF_8);
-            assertTrue(Set.of(OK, ROWS_LEFT).contains(process.waitFor()), line + "\n" + said);
+            assertTrue(Set.of(Exit.OK.code, Exit.ROWS_FAILED.code).contains(process.waitFor()), line + "\n" + said);
             return said;
         }
 

@@ -188,14 +188,14 @@ final class ProcessTest extends WholeCommand {
                 assertEquals(!open.isEmpty(), call.err().contains("may still go on"), call.err());
                 assertTrue(call.err().contains(stopped) && call.err().contains(open), call.err());
                 assertFalse(Files.exists(file("results.jsonl.retry")));
-                assertEquals("succeeded=2 pending=6", standing());
+                assertEquals("succeeded=2 pending=6", status());
                 assertEquals(5, dify.posts.get(), "nothing new starts");
                 assertEquals(mode.equals("streaming") ? Set.of("task-3", "task-4", "task-5") : Set.of(), dify.stopped);
 
                 dify.goOn.countDown();
                 var next = call(dify.settings(), typed("run", "--mode", mode));
                 assertEquals(0, next.code(), next.err());
-                assertEquals("succeeded=8", standing());
+                assertEquals("succeeded=8", status());
                 assertEquals(8, ids().size());
                 assertEquals(mode.equals("streaming") ? 11 : 8, dify.posts.get(), "only stopped runs are run again");
             }
@@ -230,7 +230,7 @@ final class ProcessTest extends WholeCommand {
                 dify.goOn.countDown();
                 var next = call(dify.settings(), typed("run", "--mode", mode));
                 assertEquals(0, next.code(), next.err());
-                assertEquals("succeeded=8", standing());
+                assertEquals("succeeded=8", status());
                 assertEquals(8, dify.posts.get());
                 assertEquals(8, Set.copyOf(ids()).size());
             }
@@ -356,7 +356,7 @@ final class ProcessTest extends WholeCommand {
                     assertEquals(2, second.code(), second.err());
                     assertTrue(second.sentence().contains("another difyexec"), second.err());
                 }
-                assertEquals("pending=2", standing(), "status may look on");
+                assertEquals("pending=2", status(), "status may look on");
                 goOn.countDown();
 
                 assertEquals(0, first.get().code());

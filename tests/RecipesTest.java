@@ -74,7 +74,7 @@ final class RecipesTest extends WholeCommand {
         var one = file("one.jsonl").toString();
         call(dify.settings(), "run", "-i", input(), "-o", one, "--mode", "blocking");
         assertEquals(outputs("one.jsonl"), outputs("results.jsonl"));
-        assertEquals("succeeded=12", standing());
+        assertEquals("succeeded=12", status());
     }
 
     private Map<String, String> outputs(String results) throws IOException {
@@ -93,7 +93,7 @@ final class RecipesTest extends WholeCommand {
             var words = line.split(" ");
             words[0] = recipe(words[0]);
 
-            said(Map.of(), OK, words);
+            said(Map.of(), Exit.OK.code, words);
 
             assertTrue(names().containsAll(Set.of("results.1-of-3.jsonl", "results.2-of-3.jsonl",
                     "results.3-of-3.jsonl")), names().toString());
@@ -111,7 +111,7 @@ final class RecipesTest extends WholeCommand {
             dify.row("5", dify.ended("failed", "no"));
             var index = Shard.of("5", 8).index();
 
-            var told = said(Map.of("JOB_COMPLETION_INDEX", String.valueOf(index - 1)), OK, "sh", "-c", script());
+            var told = said(Map.of("JOB_COMPLETION_INDEX", String.valueOf(index - 1)), Exit.OK.code, "sh", "-c", script());
 
             assertTrue(told.contains("shard " + index + " of 8: "), told);
             assertTrue(content("results." + index + "-of-8.jsonl.retry").contains("5\n"), told);
@@ -121,7 +121,7 @@ final class RecipesTest extends WholeCommand {
         void forKubernetesKeepsTheCodeThatFailsTheJob() throws Exception {
             Files.delete(file(".env")); // without a key nothing can be run
 
-            said(Map.of("JOB_COMPLETION_INDEX", "0"), UNUSABLE, "sh", "-c", script());
+            said(Map.of("JOB_COMPLETION_INDEX", "0"), Exit.UNUSABLE.code, "sh", "-c", script());
         }
 
         @Test
@@ -130,11 +130,11 @@ final class RecipesTest extends WholeCommand {
             try (var slurm = new Slurm()) {
                 slurm.begin();
 
-                said(slurm.settings, OK, "sbatch", "--wait", recipe("slurm.sh"), "data.csv", "results.jsonl");
+                said(slurm.settings, Exit.OK.code, "sbatch", "--wait", recipe("slurm.sh"), "data.csv", "results.jsonl");
             }
             assertTrue(content("shard-2.out").contains("shard 2 of 4: "), content("shard-2.out"));
             var merge = call(Map.of(), "merge", "-i", input(), "-o", output());
-            assertEquals(OK, merge.code(), merge.err());
+            assertEquals(Exit.OK.code, merge.code(), merge.err());
 
             isWhatOneProcessMakes(12);
         }

@@ -4,9 +4,9 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.github.tomakehurst.wiremock.WireMockServer;
 import com.github.tomakehurst.wiremock.client.ResponseDefinitionBuilder;
 import com.github.tomakehurst.wiremock.http.Fault;
-import difyexec.DifyExec.Inquiry.Here;
-import difyexec.DifyExec.Inquiry.Step;
-import difyexec.DifyExec.Route.Listing;
+import difyexec.DifyExec.LookUpRules.Here;
+import difyexec.DifyExec.LookUpRules.Step;
+import difyexec.DifyExec.ModePolicy.Listing;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.DynamicTest;
@@ -21,8 +21,8 @@ import static difyexec.ServerTest.*;
 import static difyexec.ServerTest.Ears;
 import static difyexec.DifyExec.*;
 import static difyexec.DifyExec.Limits.Settle;
-import static difyexec.DifyExec.Seen.RunStatus;
-import static difyexec.DifyExec.Seen.Utterance;
+import static difyexec.DifyExec.Response.RunStatus;
+import static difyexec.DifyExec.Response.Utterance;
 import static com.github.tomakehurst.wiremock.client.WireMock.aResponse;
 import static com.github.tomakehurst.wiremock.client.WireMock.equalTo;
 import static com.github.tomakehurst.wiremock.client.WireMock.get;
@@ -108,18 +108,18 @@ final class RecordingsTest {
             var verdict = judge().verdict(attempt, seen);
             assertTrue(List.of(expected.word().split(" or ")).contains(Expected.word(verdict)),
                     () -> exchange + ": " + seen + " is to be " + expected.word() + " and is " + verdict);
-            if (verdict instanceof Verdict.Done(var outcome) && outcome.standing() == Standing.FAILED)
+            if (verdict instanceof Verdict.Done(var outcome) && outcome.status() == RowStatus.FAILED)
                 assertTrue(outcome.text().contains(expected.text().strip()), () -> exchange + ": " + outcome);
             if (!expected.run().isNull() && exchange.isQuestion()) sameAnswer(exchange, expected.run(), ran(seen));
             else if (!expected.run().isNull()) sameRun(exchange, expected.run(), ran(seen));
-            if (mode == Mode.STREAMING && !(seen instanceof Seen.Refused)) assertEquals(
+            if (mode == Mode.STREAMING && !(seen instanceof Response.Refused)) assertEquals(
                     seen.run().stream().map(RunRef::id).toList(),
                     heard.runs().stream().map(RunRef::id).toList(), exchange::toString);
             replayed.merge("runs of " + exchange.version(), 1, Integer::sum);
         }
 
         /// Nothing but the answer: none of the recorded ones has files, or anything that it rests on.
-        private void sameAnswer(Recorded.Exchange exchange, JsonNode told, Seen.Ran seen) throws IOException {
+        private void sameAnswer(Recorded.Exchange exchange, JsonNode told, Response.Ran seen) throws IOException {
             var answer = told.path("answer").asText(told.at("/data/outputs/answer").asText(""));
             assertEquals(answer, json(seen.outputs()).path("answer").asText(""), exchange::toString);
             assertEquals(answer.isEmpty() ? 0 : 1, json(seen.outputs()).size(), exchange::toString);
@@ -128,7 +128,7 @@ final class RecordingsTest {
             assertEquals(told.path("workflow_run_id").asText(), seen.ref().id(), exchange::toString);
         }
 
-        private void sameRun(Recorded.Exchange exchange, JsonNode run, Seen.Ran seen) throws IOException {
+        private void sameRun(Recorded.Exchange exchange, JsonNode run, Response.Ran seen) throws IOException {
             var data = run.path("data");
             assertEquals(run.path("workflow_run_id").asText(), seen.ref().id(), exchange::toString);
             assertEquals(run.path("task_id").asText(), seen.ref().task(), exchange::toString);
@@ -142,7 +142,7 @@ final class RecordingsTest {
         }
 
         /// By WireMock; by bytes where a connection breaks or is held, or the recording has the bytes.
-        private Seen served(Recorded.Exchange exchange, Attempt attempt, Ears told)
+        private Response served(Recorded.Exchange exchange, Attempt attempt, Ears told)
                 throws IOException {
             boolean stays = exchange.end() == Recorded.End.CLIENT && !exchange.text().contains("\"event\":\"error\"")
                     && !exchange.text().contains("\"event\":\"workflow_finished\"");
@@ -159,7 +159,7 @@ final class RecordingsTest {
             return sent(client, exchange, attempt, told);
         }
 
-        private static Seen sent(DifyClient client, Recorded.Exchange exchange, Attempt attempt, Ears told) {
+        private static Response sent(DifyClient client, Recorded.Exchange exchange, Attempt attempt, Ears told) {
             return exchange.isQuestion() ? client.to(AppKind.CHATFLOW).run(attempt, asked(attempt), told)
                     : run(client, attempt, told);
         }
@@ -222,9 +222,9 @@ final class RecordingsTest {
             dify.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(aResponse().withBody("{\"data\":[]}")));
             var said = assertInstanceOf(Verdict.LookUp.class, judge().verdict(attempt, seen), exchange::toString);
             assertEquals(Symptom.UNCONFIRMED, said.symptom(), exchange::toString);
-            var doubt = new Doubt.NoEnd(attempt, seen, said.symptom(), said.why(), attempt.at(), attempt.at());
+            var unresolved = new Unresolved.NoEnd(attempt, seen, said.symptom(), said.why(), attempt.at(), attempt.at());
 
-            var step = inquiry().step(doubt, client.look(doubt), new Here(Listing.FROM_START, false, false),
+            var step = lookUpRules().step(unresolved, client.look(unresolved), new Here(Listing.FROM_START, false, false),
                     attempt.at());
 
             if (stored.stream().anyMatch(each -> each.status() == 200)) {
@@ -235,8 +235,8 @@ final class RecordingsTest {
             replayed.merge("made-up ends of " + exchange.version(), 1, Integer::sum);
         }
 
-        private static Inquiry inquiry() {
-            return new Inquiry(judge(), new Limits(Limits.Ends.NONE, LONG, LONG, Settle.DEFAULT), false);
+        private static LookUpRules lookUpRules() {
+            return new LookUpRules(judge(), new Limits(Limits.Ends.NONE, LONG, LONG, Settle.DEFAULT), false);
         }
 
         /// By its words: as a refusal of the row, or of the batch; a stream's breaking off proves nothing.
@@ -271,19 +271,19 @@ final class RecordingsTest {
             dify.resetMappings();
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(response(detail)));
 
-            var found = client.look(doubt("u", Optional.of(new RunRef(id, "")), Symptom.CUT));
+            var found = client.look(unresolved("u", Optional.of(new RunRef(id, "")), Symptom.CUT));
 
-            if (detail.status() == 500) assertInstanceOf(Found.Silent.class, found, detail::toString);
+            if (detail.status() == 500) assertInstanceOf(LookUpResult.Silent.class, found, detail::toString);
             else if (body.path("id").isNull() || detail.status() == 404)
-                assertEquals(new Found.Absent(), found, detail::toString);
+                assertEquals(new LookUpResult.Absent(), found, detail::toString);
             else if (List.of("running", "paused").contains(body.path("status").asText()))
                 assertEquals(body.path("status").asText(), found.word(), detail::toString);
             else ended(detail, body, ownOutputs(id, body.path("status").asText(), all),
-                    assertInstanceOf(Found.Ended.class, found, detail::toString).ran());
+                    assertInstanceOf(LookUpResult.Ended.class, found, detail::toString).ran());
             replayed.merge("details of " + detail.version(), 1, Integer::sum);
         }
 
-        private void ended(Recorded.Exchange detail, JsonNode body, Optional<JsonNode> own, Seen.Ran ran)
+        private void ended(Recorded.Exchange detail, JsonNode body, Optional<JsonNode> own, Response.Ran ran)
                 throws IOException {
             var outputs = body.path("outputs");
             var whole = outputs.isTextual() ? JSON.readTree(outputs.asText())
@@ -324,16 +324,16 @@ final class RecordingsTest {
             dify.stubFor(get(urlPathEqualTo("/v1/messages")).withQueryParam("conversation_id", equalTo("c"))
                     .willReturn(response(messages)));
 
-            var found = client.to(AppKind.CHATFLOW).look(doubt("u", Optional.empty(), Symptom.NO_ANSWER));
+            var found = client.to(AppKind.CHATFLOW).look(unresolved("u", Optional.empty(), Symptom.NO_ANSWER));
 
             if (message.path("status").asText().equals("error")) {
-                var ran = assertInstanceOf(Found.Ended.class, found, messages::toString).ran();
+                var ran = assertInstanceOf(LookUpResult.Ended.class, found, messages::toString).ran();
                 assertEquals(message.path("error").asText(), Utterance.FAILED + ran.error(), messages::toString);
             } else if (!message.path("answer").asText().isEmpty()) {
-                var ran = assertInstanceOf(Found.Ended.class, found, messages::toString).ran();
+                var ran = assertInstanceOf(LookUpResult.Ended.class, found, messages::toString).ran();
                 assertEquals(message.path("answer"), json(ran.outputs()).path("answer"), messages::toString);
                 assertEquals(message.path("id").asText(), ran.said().id(), messages::toString);
-            } else assertEquals(new Found.Unanswered(message.path("provider_response_latency").asDouble() > 0), found,
+            } else assertEquals(new LookUpResult.Unanswered(message.path("provider_response_latency").asDouble() > 0), found,
                     messages::toString);
             replayed.merge("messages of " + messages.version(), 1, Integer::sum);
         }
@@ -360,9 +360,9 @@ final class RecordingsTest {
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(aResponse()
                     .withBody(Events.json("{'id':'%s','status':'%s','outputs':{}}", id, status))));
 
-            var found = client.look(doubt(user, Optional.empty(), Symptom.NO_ANSWER));
+            var found = client.look(unresolved(user, Optional.empty(), Symptom.NO_ANSWER));
 
-            if (rows.isEmpty()) assertEquals(new Found.Absent(), found, log::toString);
+            if (rows.isEmpty()) assertEquals(new LookUpResult.Absent(), found, log::toString);
             else assertEquals(id + " " + status.replace("partial-succeeded", "partial"),
                     found.run().orElseThrow().id() + " " + found.word(), log::toString);
             replayed.merge("logs of " + log.version(), 1, Integer::sum);

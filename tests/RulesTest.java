@@ -1,11 +1,11 @@
 package difyexec;
 
-import difyexec.DifyExec.Inquiry.Here;
-import difyexec.DifyExec.Inquiry.Proof;
-import difyexec.DifyExec.Inquiry.Step;
+import difyexec.DifyExec.LookUpRules.Here;
+import difyexec.DifyExec.LookUpRules.Proof;
+import difyexec.DifyExec.LookUpRules.Step;
 import difyexec.DifyExec.Limits.MaxCost;
-import difyexec.DifyExec.Route.Listing;
-import difyexec.DifyExec.Route.Release;
+import difyexec.DifyExec.ModePolicy.Listing;
+import difyexec.DifyExec.ModePolicy.Release;
 import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -20,7 +20,7 @@ import static difyexec.DifyExec.Attempt.Kind;
 import static difyexec.DifyExec.Attempt.Tries;
 import static difyexec.DifyExec.Judge.RetryRuns;
 import static difyexec.DifyExec.Limits.Settle;
-import static difyexec.DifyExec.Seen.RunStatus;
+import static difyexec.DifyExec.Response.RunStatus;
 import static difyexec.DifyExec.Usage.Spending;
 import static difyexec.Given.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
@@ -38,7 +38,7 @@ final class RulesTest {
         /// A word for a verdict: what becomes of the row, or `stop`.
         private static String word(Verdict verdict) {
             return switch (verdict) {
-                case Verdict.Done(var outcome) -> outcome.standing().word();
+                case Verdict.Done(var outcome) -> outcome.status().word();
                 case Verdict.Again _ -> "again";
                 case Verdict.Throttled _ -> "throttled";
                 case Verdict.Unreached _ -> "unreached";
@@ -194,7 +194,7 @@ final class RulesTest {
                 500    |                          |                                                 | look up
                 """)
         void anErrorInAStreamIsDecidedByItsCodeElseByItsText(int status, String code, String message, String verdict) {
-            var seen = judge.verdict(attempt(0, 0), Seen.Refused.event(status, Objects.toString(code, ""),
+            var seen = judge.verdict(attempt(0, 0), Response.Refused.event(status, Objects.toString(code, ""),
                     Objects.toString(message, ""), Optional.empty()));
 
             assertEquals(verdict, word(seen));
@@ -245,8 +245,8 @@ final class RulesTest {
             assertEquals(List.of(never, transientOnly, always), seen);
         }
 
-        private static Seen.Ran failedAfter(int steps, String error, String outputs) {
-            return new Seen.Ran(run("run-1"), RunStatus.FAILED, outputs.getBytes(UTF_8),
+        private static Response.Ran failedAfter(int steps, String error, String outputs) {
+            return new Response.Ran(run("run-1"), RunStatus.FAILED, outputs.getBytes(UTF_8),
                     Objects.toString(error, ""), "workflow-1",
                     new Usage(0, 0, steps, Optional.empty(), ""));
         }
@@ -316,7 +316,7 @@ final class RulesTest {
         void anErrorInTheStreamOfARunIsBelievedOnceTheRunWasAskedFor(String code, String message, String notStored,
                 String stored) {
             int status = "internal_server_error".equals(code) || code == null ? 500 : 400;
-            var error = Seen.Refused.event(status, Objects.toString(code, ""), message,
+            var error = Response.Refused.event(status, Objects.toString(code, ""), message,
                     Optional.of(run("run-1")));
 
             assertEquals(Symptom.UNCONFIRMED, symptom(error));
@@ -348,7 +348,7 @@ final class RulesTest {
 
         @Test
         void whatWasNotSentWasNotReached() {
-            var seen = new Seen.NotSent("connection refused");
+            var seen = new Response.NotSent("connection refused");
 
             assertEquals("unreached", word(judge.verdict(attempt(3, 0), seen)));
         }
@@ -359,7 +359,7 @@ final class RulesTest {
             assertEquals(symptom, symptom(cut(symptom)));
         }
 
-        private Symptom symptom(Seen seen) {
+        private Symptom symptom(Response seen) {
             return assertInstanceOf(Verdict.LookUp.class, judge.verdict(attempt(3, 0), seen)).symptom();
         }
 
@@ -370,7 +370,7 @@ final class RulesTest {
             assertEquals(Symptom.GATEWAY, symptom(html(500)));
             assertEquals(Symptom.GATEWAY, symptom(html(504)));
             assertEquals(Symptom.STREAM_ERROR,
-                    symptom(Seen.Refused.event(500, "", "no attribute 'id'", Optional.empty())));
+                    symptom(Response.Refused.event(500, "", "no attribute 'id'", Optional.empty())));
             assertEquals(Symptom.STOPPED, symptom(ran("run-1", RunStatus.STOPPED, "")));
             assertEquals(Symptom.CUT, symptom(ran("run-1", RunStatus.RUNNING, "")));
             assertEquals(Symptom.UNCONFIRMED, symptom(failed("Rate Limit Error")));
@@ -422,7 +422,7 @@ final class RulesTest {
 
         @Test
         void anAnswerThatIsNotSentAgainAtOnceWaitsAsLongAsTheServerAsks() {
-            var refused = Seen.Refused.http(429, false, "", "slow down", Optional.of(seconds(90)));
+            var refused = Response.Refused.http(429, false, "", "slow down", Optional.of(seconds(90)));
 
             var seen = assertInstanceOf(Verdict.Throttled.class, judge.verdict(attempt(0, 0), refused));
 
@@ -476,12 +476,12 @@ final class RulesTest {
                 Run failed: [openai] Rate Limit Error    | look up
                 """)
         void aFailedRunOfAChatflowIsLookedUpOnlyWhereItWouldBePaidForAgain(String error, String verdict) {
-            assertEquals(verdict, word(judge.verdict(attempt(Mode.BLOCKING, Tries.NONE), Seen.Ran.failed(error))));
+            assertEquals(verdict, word(judge.verdict(attempt(Mode.BLOCKING, Tries.NONE), Response.Ran.failed(error))));
         }
 
         @Test
         void aChatflowsRefusalOfAnEmptyQuestionInItsStreamIsTheRows() {
-            var seen = Seen.Refused.event(500, "", "query is required", Optional.empty());
+            var seen = Response.Refused.event(500, "", "query is required", Optional.empty());
 
             assertEquals("failed", word(judge.verdict(attempt(Mode.STREAMING, Tries.NONE), seen)));
         }
@@ -492,7 +492,7 @@ final class RulesTest {
 
             var seen = (Verdict.Done) judge.verdict(attempt(0, 0), paused);
 
-            assertEquals(new Outcome(Standing.PAUSED, "waits for a human"), seen.outcome());
+            assertEquals(new Outcome(RowStatus.PAUSED, "waits for a human"), seen.outcome());
         }
     }
 
@@ -528,10 +528,10 @@ final class RulesTest {
             var user = fixed ? "nightly" : own.user();
             var asked = new Attempt(1, own.row(), own.tries(), user, mode, own.cells(), NOON);
             for (var symptom : Symptom.values()) {
-                var doubt = doubt(asked, run ? cut(symptom, run("run-1")) : cut(symptom), 0);
+                var unresolved = unresolved(asked, run ? cut(symptom, run("run-1")) : cut(symptom), 0);
 
-                assertEquals(proof, Proof.of(doubt, listing), symptom.name());
-                assertFalse(Proof.reason(doubt).isEmpty());
+                assertEquals(proof, Proof.of(unresolved, listing), symptom.name());
+                assertFalse(Proof.reason(unresolved).isEmpty());
             }
         }
 
@@ -548,9 +548,9 @@ final class RulesTest {
             var own = attempt(Mode.STREAMING, Tries.NONE);
             var asked = new Attempt(1, own.row(), own.tries(), fixed ? "nightly" : own.user(), own.mode(),
                     own.cells(), NOON);
-            var doubt = doubt(asked, cut(Symptom.CRASH, new RunRef("one", "one")), 0);
+            var unresolved = unresolved(asked, cut(Symptom.CRASH, new RunRef("one", "one")), 0);
 
-            assertEquals(proof, Proof.of(doubt, listing));
+            assertEquals(proof, Proof.of(unresolved, listing));
         }
 
         @ParameterizedTest
@@ -603,7 +603,7 @@ final class RulesTest {
                 """)
         void aMessageWithoutAnAnswerIsWaitedForWhereOneMayCome(Listing listing, Mode mode, boolean isOver,
                 Proof proof) {
-            assertEquals(proof, Proof.ofUnanswered(doubt(attempt(mode, Tries.NONE), cut(Symptom.NO_ANSWER), 0), isOver,
+            assertEquals(proof, Proof.ofUnanswered(unresolved(attempt(mode, Tries.NONE), cut(Symptom.NO_ANSWER), 0), isOver,
                     listing));
         }
     }
@@ -612,23 +612,23 @@ final class RulesTest {
     @Nested
     class TheInquiry {
         private static final Here HERE = new Here(Listing.FROM_START, false, false);
-        private static final Seen BARE = bare("Workflow stream ended without a terminal event");
+        private static final Response BARE = bare("Workflow stream ended without a terminal event");
 
-        private final Inquiry inquiry = inquiry(false);
+        private final LookUpRules lookUpRules = lookUpRules(false);
 
-        private static Inquiry inquiry(boolean resendUnknown) {
+        private static LookUpRules lookUpRules(boolean resendUnknown) {
             var limits = new Limits(Limits.Ends.NONE, seconds(20), seconds(300), Settle.DEFAULT);
-            return new Inquiry(new Judge(BACKOFF, RetryRuns.TRANSIENT, ACCESS), limits,
+            return new LookUpRules(new Judge(BACKOFF, RetryRuns.TRANSIENT, ACCESS), limits,
                     resendUnknown);
         }
 
         private static String word(Step step, Instant now) {
             return switch (step) {
                 case Step.Take(_, var verdict) -> "take " + TheJudge.word(verdict);
-                case Step.Judged(Seen.Cut cut, Verdict.Done(var outcome)) when !cut.why().isEmpty() ->
-                        outcome.standing().word();
+                case Step.Judged(Response.Cut cut, Verdict.Done(var outcome)) when !cut.why().isEmpty() ->
+                        outcome.status().word();
                 case Step.Judged(_, var verdict) -> "judge " + TheJudge.word(verdict);
-                case Step.LookAgain(var doubt) when doubt.due().equals(now.plusSeconds(2)) -> "look in 2 s";
+                case Step.LookAgain(var unresolved) when unresolved.due().equals(now.plusSeconds(2)) -> "look in 2 s";
                 case Step.LookAgain _ -> "look";
                 case Step.Say(_, var then) -> "say, " + word(then, now);
                 case Step.Close(var end, _, _, var then) -> end + ", " + word(then, now);
@@ -639,28 +639,28 @@ final class RulesTest {
             };
         }
 
-        private String step(Doubt doubt, Found found, Listing listing, long seconds) {
-            return word(inquiry.step(doubt, found, new Here(listing, false, false), NOON.plusSeconds(seconds)),
+        private String step(Unresolved unresolved, LookUpResult found, Listing listing, long seconds) {
+            return word(lookUpRules.step(unresolved, found, new Here(listing, false, false), NOON.plusSeconds(seconds)),
                     NOON.plusSeconds(seconds));
         }
 
-        private String step(Doubt doubt, Found found) {
-            return step(doubt, found, Listing.FROM_START, 10);
+        private String step(Unresolved unresolved, LookUpResult found) {
+            return step(unresolved, found, Listing.FROM_START, 10);
         }
 
-        private static Seen.Ran bare(String error) {
-            return new Seen.Ran(run("run-1"), RunStatus.FAILED, "{}".getBytes(UTF_8), error, "",
+        private static Response.Ran bare(String error) {
+            return new Response.Ran(run("run-1"), RunStatus.FAILED, "{}".getBytes(UTF_8), error, "",
                     Usage.NONE);
         }
 
-        private static Doubt.NoEnd doubt(Symptom symptom, Attempt attempt, boolean known) {
-            Seen seen = symptom == Symptom.UNCONFIRMED ? BARE
+        private static Unresolved.NoEnd unresolved(Symptom symptom, Attempt attempt, boolean known) {
+            Response seen = symptom == Symptom.UNCONFIRMED ? BARE
                     : known ? cut(symptom, run("run-1")) : cut(symptom);
-            return new Doubt.NoEnd(attempt, seen, symptom, symptom.text, NOON, NOON.plusSeconds(300));
+            return new Unresolved.NoEnd(attempt, seen, symptom, symptom.text, NOON, NOON.plusSeconds(300));
         }
 
-        private static Doubt.NoEnd doubt(Symptom symptom) {
-            return doubt(symptom, attempt(0, 0), true);
+        private static Unresolved.NoEnd unresolved(Symptom symptom) {
+            return unresolved(symptom, attempt(0, 0), true);
         }
 
         /// Of other cells than its row has now; `csv` is the hash of the row as the CSV had it, if it had been edited.
@@ -669,9 +669,9 @@ final class RulesTest {
                     "0123456789abcdef", NOON, kind, csv);
         }
 
-        private static Found found(RunStatus status) {
+        private static LookUpResult found(RunStatus status) {
             return switch (status) {
-                case RUNNING, PAUSED -> new Found.Running(run("run-1"), status, Optional.empty());
+                case RUNNING, PAUSED -> new LookUpResult.Running(run("run-1"), status, Optional.empty());
                 case SUCCEEDED, PARTIAL, FAILED, STOPPED -> ended(ran("run-1", status,
                         status.isSuccess() ? "" : "no such city"));
             };
@@ -708,14 +708,14 @@ final class RulesTest {
                 """)
         void anEndIsTakenOnceItIsSure(Symptom symptom, RunStatus status, boolean stopped,
                 String step) {
-            var doubt = doubt(symptom);
+            var unresolved = unresolved(symptom);
 
-            assertEquals(step, step(stopped ? doubt.stoppedOnce(NOON) : doubt, found(status)));
+            assertEquals(step, step(stopped ? unresolved.stoppedOnce(NOON) : unresolved, found(status)));
         }
 
         @Test
         void aRunOverItsTimeHasTimedOutWhateverItsEndSays() {
-            var step = (Step.Take) inquiry.step(doubt(Symptom.TIMED_OUT),
+            var step = (Step.Take) lookUpRules.step(unresolved(Symptom.TIMED_OUT),
                     ended(failed("Rate Limit Error")), HERE, NOON);
 
             assertTrue(TheJudge.said(step.verdict()).startsWith("timed out"), step.toString());
@@ -747,10 +747,10 @@ final class RulesTest {
         void aRunThatGoesOnIsWaitedForUntilItsTimeIsOver(Symptom symptom, RunStatus status,
                 long seconds, Long age, boolean resend, String step) {
             var now = NOON.plusSeconds(seconds);
-            var found = new Found.Running(run("run-1"), status,
+            var found = new LookUpResult.Running(run("run-1"), status,
                     Optional.ofNullable(age).map(Duration::ofSeconds));
 
-            assertEquals(step, word(inquiry(resend).step(doubt(symptom), found, HERE, now), now));
+            assertEquals(step, word(lookUpRules(resend).step(unresolved(symptom), found, HERE, now), now));
         }
 
         @ParameterizedTest(name = "{0}, {1}, by name: {2}, nothing found after {3} s")
@@ -776,7 +776,7 @@ final class RulesTest {
             var asked = new Attempt(1, own.row(), own.tries(), name.equals("own") ? own.user() : "nightly",
                     mode, own.cells(), NOON);
 
-            assertEquals(step, step(doubt(Symptom.NO_ANSWER, asked, false), ABSENT, listing, seconds));
+            assertEquals(step, step(unresolved(Symptom.NO_ANSWER, asked, false), ABSENT, listing, seconds));
         }
 
         @ParameterizedTest(name = "{0}, {1}, is over: {2}, after {3} s")
@@ -792,16 +792,16 @@ final class RulesTest {
                 """)
         void aMessageWithoutAnAnswerIsNeverTakenForARunThatDidNotStart(Listing listing, Mode mode, boolean isOver,
                 long seconds, Symptom symptom, String step) {
-            var doubt = doubt(symptom, attempt(mode, Tries.NONE), false);
+            var unresolved = unresolved(symptom, attempt(mode, Tries.NONE), false);
 
-            assertEquals(step, step(doubt, new Found.Unanswered(isOver), listing, seconds));
+            assertEquals(step, step(unresolved, new LookUpResult.Unanswered(isOver), listing, seconds));
         }
 
         @Test
         void whatTurnsUpWithoutAWordKeepsItsRowFromBeingSentAgain() {
-            var recheck = Doubt.Recheck.of(List.of(attempt(Mode.BLOCKING, Tries.NONE)), Tries.NONE, NOON);
+            var recheck = Unresolved.Recheck.of(List.of(attempt(Mode.BLOCKING, Tries.NONE)), Tries.NONE, NOON);
 
-            assertEquals("look", step(recheck, new Found.Unanswered(false)));
+            assertEquals("look", step(recheck, new LookUpResult.Unanswered(false)));
         }
 
         @ParameterizedTest
@@ -809,9 +809,9 @@ final class RulesTest {
         void aRunThatIsKnownIsNeverJudgedNotStarted(Symptom symptom) {
             for (var listing : Listing.values())
                 for (var mode : List.of(Mode.BLOCKING, Mode.STREAMING)) {
-                    var doubt = doubt(symptom, attempt(mode, Tries.NONE), true);
-                    assertEquals("look", step(doubt, ABSENT, listing, 299));
-                    assertEquals("unknown", step(doubt, ABSENT, listing, 301));
+                    var unresolved = unresolved(symptom, attempt(mode, Tries.NONE), true);
+                    assertEquals("look", step(unresolved, ABSENT, listing, 299));
+                    assertEquals("unknown", step(unresolved, ABSENT, listing, 301));
                 }
         }
 
@@ -826,9 +826,9 @@ final class RulesTest {
                 """)
         void aRequestThatNeverStartedCountsAsATryOfTheCallThatSentIt(Symptom symptom, int failed,
                 String step) {
-            var doubt = doubt(symptom, attempt(failed, 0), false);
+            var unresolved = unresolved(symptom, attempt(failed, 0), false);
 
-            assertEquals(step, step(doubt, ABSENT, Listing.FROM_START, 30));
+            assertEquals(step, step(unresolved, ABSENT, Listing.FROM_START, 30));
         }
 
         @ParameterizedTest(name = "{0}: {1}")
@@ -841,24 +841,24 @@ final class RulesTest {
                 BLOCKING  | no such city                                   | judge failed
                 """)
         void aFailureThatIsStoredNowhereIsJudgedByItsWords(Mode mode, String words, String step) {
-            var doubt = new Doubt.NoEnd(attempt(mode, Tries.NONE), bare(words),
+            var unresolved = new Unresolved.NoEnd(attempt(mode, Tries.NONE), bare(words),
                     Symptom.UNCONFIRMED, "", NOON, NOON);
 
-            assertEquals(step, step(doubt, ABSENT));
+            assertEquals(step, step(unresolved, ABSENT));
         }
 
         @Test
         void aFailureThatIsStoredNowhereHasNoRunUnlessItTookSteps() {
-            var error = Seen.Refused.event(400, "invalid_param", "No class mapping found", Optional.of(run("r")));
+            var error = Response.Refused.event(400, "invalid_param", "No class mapping found", Optional.of(run("r")));
 
             for (var said : List.of(bare("x is required in input form"), BARE, error))
                 assertEquals(Optional.empty(), notStored(said).run(), said.toString());
             assertEquals(Optional.of(run("run-failed")), notStored(failed("no such city")).run());
-            assertEquals(400, ((Seen.Refused) notStored(error)).status());
+            assertEquals(400, ((Response.Refused) notStored(error)).status());
         }
 
-        private Seen notStored(Seen said) {
-            return ((Step.Judged) inquiry.step(new Doubt.NoEnd(attempt(Mode.STREAMING, Tries.NONE), said,
+        private Response notStored(Response said) {
+            return ((Step.Judged) lookUpRules.step(new Unresolved.NoEnd(attempt(Mode.STREAMING, Tries.NONE), said,
                     Symptom.UNCONFIRMED, "", NOON, NOON), ABSENT, HERE, NOON)).seen();
         }
 
@@ -881,14 +881,14 @@ final class RulesTest {
                 long seconds, boolean resend, String step) {
             var now = NOON.plusSeconds(seconds);
 
-            assertEquals(step, word(inquiry(resend).step(doubt(symptom), silent(answer), HERE, now), now));
+            assertEquals(step, word(lookUpRules(resend).step(unresolved(symptom), silent(answer), HERE, now), now));
         }
 
-        private static Found silent(String answer) {
-            return new Found.Silent(switch (answer) {
+        private static LookUpResult silent(String answer) {
+            return new LookUpResult.Silent(switch (answer) {
                 case "none" -> cut(Symptom.NO_ANSWER);
-                case "too large" -> new Seen.TooLarge(Optional.of(run("run-1")), "too large");
-                case "long log" -> new Seen.TooLarge(Optional.empty(), "too large");
+                case "too large" -> new Response.TooLarge(Optional.of(run("run-1")), "too large");
+                case "long log" -> new Response.TooLarge(Optional.empty(), "too large");
                 default -> http(Integer.parseInt(answer), "", "");
             });
         }
@@ -905,7 +905,7 @@ final class RulesTest {
         void aSuccessOfOtherCellsIsNotTaken(RunStatus status, Kind kind, boolean lost, String step) {
             var attempt = stale(kind, lost ? row("a").hash() : "");
 
-            assertEquals(step, step(doubt(Symptom.CRASH, attempt, true), found(status)));
+            assertEquals(step, step(unresolved(Symptom.CRASH, attempt, true), found(status)));
         }
 
         @ParameterizedTest(name = "{0}, its stop asked for: {1}")
@@ -920,12 +920,12 @@ final class RulesTest {
                 STOPPED,   true,  'interrupted, nothing'
                 """)
         void theEndOfARunWhoseStreamIsQuietIsTaken(RunStatus status, boolean asked, String step) {
-            var quiet = new Doubt.QuietStream(attempt(0, 0), Optional.of(run("run-1")), NOON, NOON);
+            var quiet = new Unresolved.QuietStream(attempt(0, 0), Optional.of(run("run-1")), NOON, NOON);
             var here = new Here(Listing.FROM_START, asked, false);
 
-            assertEquals(step, word(inquiry.step(quiet, found(status), here, NOON), NOON));
-            assertEquals("nothing", word(inquiry.step(quiet, ABSENT, here, NOON), NOON));
-            assertEquals("nothing", word(inquiry.step(quiet, silent("503"), here, NOON), NOON));
+            assertEquals(step, word(lookUpRules.step(quiet, found(status), here, NOON), NOON));
+            assertEquals("nothing", word(lookUpRules.step(quiet, ABSENT, here, NOON), NOON));
+            assertEquals("nothing", word(lookUpRules.step(quiet, silent("503"), here, NOON), NOON));
         }
 
         private static Attempt earlier(String user) {
@@ -933,8 +933,8 @@ final class RulesTest {
                     NOON);
         }
 
-        private static Doubt.Recheck recheck(Attempt... earlier) {
-            return Doubt.Recheck.of(List.of(earlier), new Tries(2, 0, 0), NOON);
+        private static Unresolved.Recheck recheck(Attempt... earlier) {
+            return Unresolved.Recheck.of(List.of(earlier), new Tries(2, 0, 0), NOON);
         }
 
         @ParameterizedTest
@@ -954,7 +954,7 @@ final class RulesTest {
         void aRowIsSentAgainOnceNoneOfItsEarlierAttemptsHasTurnedUp() {
             var first = recheck(earlier("u-1"), earlier("u-2"));
 
-            var second = ((Step.LookAgain) inquiry.step(first, ABSENT, HERE, NOON)).doubt();
+            var second = ((Step.LookAgain) lookUpRules.step(first, ABSENT, HERE, NOON)).unresolved();
 
             assertEquals("u-1", first.attempt().user());
             assertEquals("u-2", second.attempt().user());
@@ -964,8 +964,8 @@ final class RulesTest {
 
         @Test
         void anEarlierAttemptOfWhichTheServerSaysNothingIsAskedForAgain() {
-            var again = ((Step.LookAgain) inquiry.step(recheck(earlier("u-1"), earlier("u-2")), silent("503"),
-                    HERE, NOON)).doubt();
+            var again = ((Step.LookAgain) lookUpRules.step(recheck(earlier("u-1"), earlier("u-2")), silent("503"),
+                    HERE, NOON)).unresolved();
 
             assertEquals("u-1", again.attempt().user());
             assertEquals(NOON.plusMillis(500), again.due());
@@ -980,13 +980,13 @@ final class RulesTest {
 
         @Test
         void anEarlierAttemptThatTurnsUpRunningHasTheWholeTimeLimit() {
-            var waits = ((Step.LookAgain) inquiry.step(recheck(earlier("u-1")),
-                    found(RunStatus.RUNNING), HERE, NOON.plusSeconds(50))).doubt();
+            var waits = ((Step.LookAgain) lookUpRules.step(recheck(earlier("u-1")),
+                    found(RunStatus.RUNNING), HERE, NOON.plusSeconds(50))).unresolved();
 
-            var doubt = assertInstanceOf(Doubt.NoEnd.class, waits);
-            assertEquals(Optional.of(run("run-1")), doubt.run());
-            assertEquals(NOON.plusSeconds(350), doubt.deadline());
-            assertTrue(doubt.holds());
+            var unresolved = assertInstanceOf(Unresolved.NoEnd.class, waits);
+            assertEquals(Optional.of(run("run-1")), unresolved.run());
+            assertEquals(NOON.plusSeconds(350), unresolved.deadline());
+            assertTrue(unresolved.holds());
         }
 
         @ParameterizedTest(name = "{0}, the row has a success: {1}, the same cells: {2}")
@@ -1003,20 +1003,20 @@ final class RulesTest {
                 """)
         void aLateRunIsTakenWhereTheRowHasNoSuccessAndTheSameCells(RunStatus status, boolean success,
                 boolean same, String step) {
-            var late = new Doubt.Late(same ? earlier("u-1") : stale(Kind.ROW, ""), NOON);
+            var late = new Unresolved.Late(same ? earlier("u-1") : stale(Kind.ROW, ""), NOON);
             var here = new Here(Listing.FROM_START, false, success);
 
-            assertEquals(step, word(inquiry.step(late, found(status), here, NOON), NOON));
-            assertEquals("nothing", word(inquiry.step(late, ABSENT, here, NOON), NOON));
-            assertEquals("nothing", word(inquiry.step(late, silent("503"), here, NOON), NOON));
+            assertEquals(step, word(lookUpRules.step(late, found(status), here, NOON), NOON));
+            assertEquals("nothing", word(lookUpRules.step(late, ABSENT, here, NOON), NOON));
+            assertEquals("nothing", word(lookUpRules.step(late, silent("503"), here, NOON), NOON));
         }
 
         @Test
         void aRunThatIsPaidTwiceByWishIsCountedUnseenOnlyIfNobodyKnowsIt() {
             for (boolean known : new boolean[] {true, false}) {
-                var doubt = doubt(Symptom.CRASH, earlier("nightly"), known);
+                var unresolved = unresolved(Symptom.CRASH, earlier("nightly"), known);
 
-                var step = (Step.Close) inquiry(true).step(doubt, ABSENT, HERE, NOON.plusSeconds(301));
+                var step = (Step.Close) lookUpRules(true).step(unresolved, ABSENT, HERE, NOON.plusSeconds(301));
 
                 assertEquals("resent", step.end());
                 assertEquals(known, step.seen().run().isPresent());
@@ -1157,7 +1157,7 @@ final class RulesTest {
                 301,    60,    none
                 """)
         void aPauseIsAskedForByARefusalThatMeansAll(int status, Long asked, String pause) {
-            var seen = Seen.Refused.http(status, false, "", "no",
+            var seen = Response.Refused.http(status, false, "", "no",
                     Optional.ofNullable(asked).map(Given::seconds));
 
             assertEquals(pause, Backoff.Pause.of(seen, NOON).map(told -> told.isTooLong() ? "ends" : "waits")

@@ -21,7 +21,7 @@ import static difyexec.DifyExec.*;
 import static difyexec.DifyExec.Attempt.Names;
 import static difyexec.DifyExec.Attempt.Tries;
 import static difyexec.DifyExec.Judge.RetryRuns;
-import static difyexec.DifyExec.Seen.RunStatus;
+import static difyexec.DifyExec.Response.RunStatus;
 import static difyexec.DifyExec.Transport.Room;
 import static com.github.tomakehurst.wiremock.client.WireMock.aResponse;
 import static com.github.tomakehurst.wiremock.client.WireMock.any;
@@ -80,24 +80,24 @@ class ServerTest {
         return new Judge(BACKOFF, RetryRuns.TRANSIENT, access(URI.create("http://127.0.0.1/v1")));
     }
 
-    static Seen run(DifyClient client, Mode mode) {
+    static Response run(DifyClient client, Mode mode) {
         return run(client, attempt(mode), new Ears());
     }
 
-    static Seen run(DifyClient client, Attempt attempt, Ears heard) {
+    static Response run(DifyClient client, Attempt attempt, Ears heard) {
         return client.run(attempt, Form.ofText().values(attempt.row()), heard);
     }
 
-    static Seen.Ran ran(Seen seen) {
-        return assertInstanceOf(Seen.Ran.class, seen);
+    static Response.Ran ran(Response seen) {
+        return assertInstanceOf(Response.Ran.class, seen);
     }
 
-    static Seen.Refused refused(Seen seen) {
-        return assertInstanceOf(Seen.Refused.class, seen);
+    static Response.Refused refused(Response seen) {
+        return assertInstanceOf(Response.Refused.class, seen);
     }
 
-    static Seen.Cut cut(Seen seen) {
-        return assertInstanceOf(Seen.Cut.class, seen);
+    static Response.Cut cut(Response seen) {
+        return assertInstanceOf(Response.Cut.class, seen);
     }
 
     static Attempt attempt(Mode mode) {
@@ -109,10 +109,10 @@ class ServerTest {
         return new Attempt(1, row, Tries.NONE, user, mode, row.hash(), Instant.now());
     }
 
-    static Doubt.NoEnd doubt(String user, Optional<RunRef> run, Symptom symptom) {
+    static Unresolved.NoEnd unresolved(String user, Optional<RunRef> run, Symptom symptom) {
         var attempt = attempt(BLOCKING, user, Map.of("id", "r1"));
-        var seen = new Seen.Cut(run, symptom, "");
-        return new Doubt.NoEnd(attempt, seen, symptom, "", attempt.at(), attempt.at().plus(LONG));
+        var seen = new Response.Cut(run, symptom, "");
+        return new Unresolved.NoEnd(attempt, seen, symptom, "", attempt.at(), attempt.at().plus(LONG));
     }
 
     static void await(CountDownLatch latch) {
@@ -420,7 +420,7 @@ class ServerTest {
 
         static String word(Verdict verdict) {
             return switch (verdict) {
-                case Verdict.Done(var outcome) -> outcome.standing().word();
+                case Verdict.Done(var outcome) -> outcome.status().word();
                 case Verdict.Again _ -> "again";
                 case Verdict.Throttled _ -> "throttled";
                 case Verdict.Unreached _ -> "unreached";
@@ -520,11 +520,11 @@ class ServerTest {
 
         @Test
         void aRunOverItsTimeIsStoppedOnceAndThenAskedFor() {
-            var doubt = doubt("u", Optional.of(Events.REF), Symptom.TIMED_OUT);
+            var unresolved = unresolved("u", Optional.of(Events.REF), Symptom.TIMED_OUT);
 
             try (var client = client(url())) {
-                client.look(doubt);
-                client.look(doubt.later(Instant.now()));
+                client.look(unresolved);
+                client.look(unresolved.later(Instant.now()));
             }
 
             dify.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/tasks/" + Events.TASK + "/stop")));
@@ -535,7 +535,7 @@ class ServerTest {
         @ValueSource(strings = {"difyexec-00-1", "a b&limit=100", "c+é%41/#?", "=\"'あ😀"})
         void aLookAsksForExactlyTheUserOfTheAttempt(String user) {
             try (var client = client(url())) {
-                client.look(doubt(user, Optional.empty(), Symptom.NO_ANSWER));
+                client.look(unresolved(user, Optional.empty(), Symptom.NO_ANSWER));
             }
 
             dify.verify(1, getRequestedFor(urlPathEqualTo("/v1/workflows/logs"))
@@ -552,8 +552,8 @@ class ServerTest {
                     """)));
 
             try (var client = client(url())) {
-                assertEquals(new Found.Absent(),
-                        client.look(doubt("user-1", Optional.empty(), Symptom.NO_ANSWER)));
+                assertEquals(new LookUpResult.Absent(),
+                        client.look(unresolved("user-1", Optional.empty(), Symptom.NO_ANSWER)));
             }
         }
 
@@ -564,8 +564,8 @@ class ServerTest {
             dify.stubFor(get("/v1/workflows/run/").willReturn(aResponse().withStatus(404).withBody("<html></html>")));
 
             try (var client = client(url())) {
-                assertInstanceOf(Found.Silent.class,
-                        client.look(doubt("user-1", Optional.empty(), Symptom.NO_ANSWER)));
+                assertInstanceOf(LookUpResult.Silent.class,
+                        client.look(unresolved("user-1", Optional.empty(), Symptom.NO_ANSWER)));
             }
         }
 
@@ -673,7 +673,7 @@ class ServerTest {
             try (var client = client(URI.create("http://127.0.0.1:" + port + "/v1"))) {
                 var seen = run(client, BLOCKING);
 
-                assertInstanceOf(Seen.NotSent.class, seen);
+                assertInstanceOf(Response.NotSent.class, seen);
                 assertEquals("unreached", Expected.word(judge().verdict(attempt(BLOCKING), seen)));
             }
         }
@@ -682,7 +682,7 @@ class ServerTest {
         void aServerThatDoesNotSpeakTlsWasNotReached() throws IOException {
             try (var wire = new Wire(connection -> connection.say("HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n"));
                     var client = client(URI.create(wire.url().toString().replace("http:", "https:")))) {
-                assertInstanceOf(Seen.NotSent.class, run(client, BLOCKING));
+                assertInstanceOf(Response.NotSent.class, run(client, BLOCKING));
             }
         }
 
@@ -691,7 +691,7 @@ class ServerTest {
             var dify = new WireMockServer(options().dynamicPort().dynamicHttpsPort().bindAddress("127.0.0.1"));
             dify.start();
             try (var client = client(URI.create("https://127.0.0.1:" + dify.httpsPort() + "/v1"))) {
-                assertInstanceOf(Seen.NotSent.class, run(client, BLOCKING));
+                assertInstanceOf(Response.NotSent.class, run(client, BLOCKING));
                 dify.verify(0, postRequestedFor(anyUrl()));
             } finally {
                 dify.stop();
@@ -761,7 +761,7 @@ class ServerTest {
             dify.stop();
         }
 
-        private Seen seen(Mode mode, ResponseDefinitionBuilder answer) {
+        private Response seen(Mode mode, ResponseDefinitionBuilder answer) {
             dify.stubFor(post(anyUrl()).willReturn(answer));
             try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
                 return run(client, mode);
@@ -997,7 +997,7 @@ class ServerTest {
             }
         }
 
-        private Seen streamed(String... events) throws IOException {
+        private Response streamed(String... events) throws IOException {
             return by(connection -> {
                 connection.startStream();
                 for (var event : events) connection.chunk(event);
@@ -1005,8 +1005,8 @@ class ServerTest {
             }, client -> run(client, attempt(STREAMING), heard));
         }
 
-        private static void isTooLarge(Seen seen) {
-            var large = assertInstanceOf(Seen.TooLarge.class, seen);
+        private static void isTooLarge(Response seen) {
+            var large = assertInstanceOf(Response.TooLarge.class, seen);
             assertEquals(Optional.of(Events.RUN), large.run().map(RunRef::id));
             assertEquals("the answer is larger than the memory for it (0.0 MB); a lower -c or "
                     + "JDK_JAVA_OPTIONS=-Xmx4g gives it more", large.why());
@@ -1025,9 +1025,9 @@ class ServerTest {
         @Test
         void isLookedUpInVain() throws IOException {
             var found = by(connection -> connection.answer(Events.ended("succeeded", LARGE)), client ->
-                    client.look(doubt("u", Optional.of(Events.REF), Symptom.CUT)));
+                    client.look(unresolved("u", Optional.of(Events.REF), Symptom.CUT)));
 
-            isTooLarge(assertInstanceOf(Found.Silent.class, found).seen());
+            isTooLarge(assertInstanceOf(LookUpResult.Silent.class, found).seen());
         }
 
         @Test
@@ -1058,10 +1058,10 @@ class ServerTest {
             dify.stop();
         }
 
-        private Found detail(ResponseDefinitionBuilder answer) {
+        private LookUpResult detail(ResponseDefinitionBuilder answer) {
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/r")).willReturn(answer));
             try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
-                return client.look(doubt("u", Optional.of(new RunRef("r", "t")), Symptom.CUT));
+                return client.look(unresolved("u", Optional.of(new RunRef("r", "t")), Symptom.CUT));
             }
         }
 
@@ -1082,7 +1082,7 @@ class ServerTest {
 
             var found = detail(from.equals("Dify") ? answer.withHeader("X-Version", "1.14.2") : answer);
 
-            assertInstanceOf(Found.Silent.class, found);
+            assertInstanceOf(LookUpResult.Silent.class, found);
         }
 
         private static final String USER = "difyexec-0123456789abcdef-1";
@@ -1120,7 +1120,7 @@ class ServerTest {
             listed(listed == null ? new String[0] : new String[] {listed});
 
             try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
-                var found = client.look(doubt(unique ? USER : "nightly", Optional.of(new RunRef("r", "")),
+                var found = client.look(unresolved(unique ? USER : "nightly", Optional.of(new RunRef("r", "")),
                         symptom));
 
                 assertEquals(expected, (found.word() + found.run().map(run -> " " + run.id()).orElse("")));
@@ -1139,7 +1139,7 @@ class ServerTest {
             listed(listed == null ? new String[0] : new String[] {listed});
 
             try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
-                assertEquals(word, client.look(doubt(USER, Optional.of(new RunRef("r", "r")), Symptom.CRASH)).word());
+                assertEquals(word, client.look(unresolved(USER, Optional.of(new RunRef("r", "r")), Symptom.CRASH)).word());
             }
         }
 
@@ -1151,7 +1151,7 @@ class ServerTest {
                      {"workflow_run":{"id":"r"},"created_by_end_user":null}]}""".formatted(USER))));
 
             try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
-                assertEquals(new Found.Absent(), client.look(doubt(USER, Optional.empty(), Symptom.NO_ANSWER)));
+                assertEquals(new LookUpResult.Absent(), client.look(unresolved(USER, Optional.empty(), Symptom.NO_ANSWER)));
             }
         }
 
@@ -1160,7 +1160,7 @@ class ServerTest {
             var found = detail(aResponse().withBody("{\"id\":\"r\",\"status\":\"failed\",\"error\":\"401 for "
                     + KEY + "\"}"));
 
-            assertEquals("401 for ***", assertInstanceOf(Found.Ended.class, found).ran().error());
+            assertEquals("401 for ***", assertInstanceOf(LookUpResult.Ended.class, found).ran().error());
         }
 
         /// As something in between gives it that keeps answers.
@@ -1168,7 +1168,7 @@ class ServerTest {
         void theRunOfAnotherIsNoAnswer() {
             var found = detail(aResponse().withBody("{\"id\":\"s\",\"status\":\"succeeded\",\"outputs\":{\"a\":1}}"));
 
-            var seen = assertInstanceOf(Found.Silent.class, found).seen();
+            var seen = assertInstanceOf(LookUpResult.Silent.class, found).seen();
             assertEquals("the answer is of another run, s", seen.why());
         }
 
@@ -1176,7 +1176,7 @@ class ServerTest {
         void aRunOfAStatusThatIsNotKnownStillRuns() {
             var found = detail(aResponse().withBody("{\"id\": \"r\", \"status\": \"brand-new\", \"outputs\": {}}"));
 
-            assertEquals(new Found.Running(new RunRef("r", "t"), RunStatus.RUNNING, Optional.empty()), found);
+            assertEquals(new LookUpResult.Running(new RunRef("r", "t"), RunStatus.RUNNING, Optional.empty()), found);
         }
 
         @ParameterizedTest
@@ -1190,7 +1190,7 @@ class ServerTest {
             var answer = aResponse().withBody("{\"id\":\"r\",\"status\":\"running\",\"created_at\":1768564740}");
             if (date != null) answer.withHeader("Date", date);
 
-            var age = assertInstanceOf(Found.Running.class, detail(answer)).age().orElseThrow().toSeconds();
+            var age = assertInstanceOf(LookUpResult.Running.class, detail(answer)).age().orElseThrow().toSeconds();
 
             assertTrue(age >= least && age <= most, age + " s");
         }
@@ -1200,7 +1200,7 @@ class ServerTest {
             var found = detail(aResponse().withBody("""
                     {"id": "r", "status": "succeeded", "outputs": "{\\"a\\": \\"{\\\\\\"b\\\\\\": 1}\\"}"}"""));
 
-            var ran = assertInstanceOf(Found.Ended.class, found).ran();
+            var ran = assertInstanceOf(LookUpResult.Ended.class, found).ran();
             assertEquals("{\"b\": 1}", json(ran.outputs()).path("a").asText());
         }
 
@@ -1209,9 +1209,9 @@ class ServerTest {
             try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
                 dify.stop();
 
-                var found = client.look(doubt("u", Optional.empty(), Symptom.CUT));
+                var found = client.look(unresolved("u", Optional.empty(), Symptom.CUT));
 
-                assertInstanceOf(Found.Silent.class, found);
+                assertInstanceOf(LookUpResult.Silent.class, found);
             }
         }
     }

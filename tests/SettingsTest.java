@@ -43,7 +43,7 @@ final class SettingsTest extends WholeCommand {
             assertTrue(dify.requests() <= SLOTS + 3, () -> dify.requests() + " requests");
             assertFalse(Files.exists(file("results.jsonl.retry")));
             assertFalse(call.err().contains("failed"), call.err());
-            if (Files.exists(file("results.jsonl.log"))) assertEquals("pending=20", standing());
+            if (Files.exists(file("results.jsonl.log"))) assertEquals("pending=20", status());
         }
 
         private Call run(String... more) throws IOException {
@@ -284,7 +284,7 @@ final class SettingsTest extends WholeCommand {
 
             assertEquals(4, call.code());
             assertTrue(call.sentence().contains("DIFY_API_KEY"), call.err());
-            assertEquals("succeeded=3 pending=17", standing());
+            assertEquals("succeeded=3 pending=17", status());
             assertEquals(4, dify.runs());
             assertFalse(Files.exists(file("results.jsonl.retry")));
         }
@@ -298,7 +298,7 @@ final class SettingsTest extends WholeCommand {
             var call = dify.run();
 
             assertEquals(0, call.code(), call.err());
-            assertEquals("succeeded=20", standing());
+            assertEquals("succeeded=20", status());
         }
 
         @Test

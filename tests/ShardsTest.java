@@ -45,7 +45,7 @@ final class ShardsTest extends WholeCommand {
 
     private Call merged() throws IOException {
         var call = merge();
-        assertEquals(OK, call.code(), call.err());
+        assertEquals(Exit.OK.code, call.code(), call.err());
         return call;
     }
 
@@ -137,7 +137,7 @@ final class ShardsTest extends WholeCommand {
 
             var call = call(environment(variables), typed("run", "--demo", "--shard", typed));
 
-            assertEquals(UNUSABLE, call.code());
+            assertEquals(Exit.UNUSABLE.code, call.code());
             assertTrue(call.sentence().startsWith("difyexec: --shard " + typed + ": "), call.err());
             assertTrue(call.sentence().contains(told), call.err());
         }
@@ -156,7 +156,7 @@ final class ShardsTest extends WholeCommand {
 
             var call = shard(3, 3);
 
-            assertEquals(OK, call.code(), call.err());
+            assertEquals(Exit.OK.code, call.code(), call.err());
             assertEquals(List.of("5", "7"), ids("results.3-of-3.jsonl").stream().sorted().toList());
             assertEquals("3/3", read("results.3-of-3.jsonl.log").getFirst().path("shard").asText());
             assertEquals(Set.of("data.csv", "results.3-of-3.jsonl", "results.3-of-3.jsonl.log",
@@ -177,8 +177,8 @@ final class ShardsTest extends WholeCommand {
             shard(1, 3, "--limit", "2");
             assertEquals(List.of("6", "8"), ids("results.1-of-3.jsonl").stream().sorted().toList());
 
-            assertEquals(OK, shard(1, 3).code());
-            assertEquals(OK, shard(1, 3).code());
+            assertEquals(Exit.OK.code, shard(1, 3).code());
+            assertEquals(Exit.OK.code, shard(1, 3).code());
 
             assertEquals(List.of("10", "12", "6", "8", "9"), ids("results.1-of-3.jsonl").stream().sorted().toList());
             assertEquals(5, dify.runs());
@@ -190,10 +190,10 @@ final class ShardsTest extends WholeCommand {
             shard(3, 3, "--limit", "1");
             var results = file("results.3-of-3.jsonl").toString();
 
-            assertEquals(ROWS_LEFT, call(Map.of(), "status", "-i", input(), "-o", results).code());
-            assertEquals(OK, call(dify.settings(), "run", "-i", input(), "-o", results, "--mode", "blocking").code());
+            assertEquals(Exit.ROWS_FAILED.code, call(Map.of(), "status", "-i", input(), "-o", results).code());
+            assertEquals(Exit.OK.code, call(dify.settings(), "run", "-i", input(), "-o", results, "--mode", "blocking").code());
 
-            assertEquals(OK, call(Map.of(), "status", "-i", input(), "-o", results).code());
+            assertEquals(Exit.OK.code, call(Map.of(), "status", "-i", input(), "-o", results).code());
             assertEquals(2, dify.runs());
         }
 
@@ -202,11 +202,11 @@ final class ShardsTest extends WholeCommand {
             rows(12);
 
             var named = shard(3, 3, "--ids", "5,6,8");
-            assertEquals(OK, named.code(), named.err());
+            assertEquals(Exit.OK.code, named.code(), named.err());
             assertTrue(named.err().contains("Note: 2 ids are of other shards and passed over here (6, 8).\n"),
                     named.err());
             var again = dify.command("retry", "1", "7", "--shard", "3/3");
-            assertEquals(OK, again.code(), again.err());
+            assertEquals(Exit.OK.code, again.code(), again.err());
             assertTrue(again.err().contains("Note: 1 id is of other shards and passed over here (1).\n"), again.err());
 
             assertEquals(List.of("5", "7"), ids("results.3-of-3.jsonl"));
@@ -218,7 +218,7 @@ final class ShardsTest extends WholeCommand {
 
             var call = shard(3, 3, "--ids", "5");
 
-            assertEquals(UNUSABLE, call.code());
+            assertEquals(Exit.UNUSABLE.code, call.code());
             assertTrue(call.sentence().contains("there is no row with the id \"5\""), call.err());
         }
 
@@ -227,7 +227,7 @@ final class ShardsTest extends WholeCommand {
             rows(4); // none is the third's
 
             for (var call : List.of(shard(3, 3), dify.command("retry", "--shard", "3/3")))
-                assertEquals(OK, call.code(), call.err());
+                assertEquals(Exit.OK.code, call.code(), call.err());
 
             assertEquals(0, dify.requests());
         }
@@ -246,7 +246,7 @@ final class ShardsTest extends WholeCommand {
 
             var call = dify.command("check", "--shard", "3/3", "--json");
 
-            assertEquals(UNUSABLE, call.code(), "check has no -o and no --progress");
+            assertEquals(Exit.UNUSABLE.code, call.code(), "check has no -o and no --progress");
             var check = call(dify.settings(), "check", "-i", input(), "--shard", "3/3", "--json");
             assertEquals(2, tree(check.out()).path("rows").asInt(), check.out());
         }
@@ -270,7 +270,7 @@ final class ShardsTest extends WholeCommand {
 
             var call = call(settings, typed("run", "--shard", "auto/8", "--mode", "blocking"));
 
-            assertEquals(OK, call.code(), call.err());
+            assertEquals(Exit.OK.code, call.code(), call.err());
             assertTrue(call.err().startsWith("shard 3 of 8: "), call.err());
             assertTrue(names().stream().allMatch(name -> name.equals("data.csv") || name.contains(".3-of-8.")),
                     names().toString());
@@ -289,7 +289,7 @@ final class ShardsTest extends WholeCommand {
 
             var call = dify.run(shardOption(then));
 
-            assertEquals(UNUSABLE, call.code(), call.err());
+            assertEquals(Exit.UNUSABLE.code, call.code(), call.err());
             assertTrue(call.sentence().contains(told), call.err());
             assertEquals(runs, dify.runs());
         }
@@ -307,7 +307,7 @@ final class ShardsTest extends WholeCommand {
 
             var call = shard(2, 3);
 
-            assertEquals(UNUSABLE, call.code());
+            assertEquals(Exit.UNUSABLE.code, call.code());
             assertTrue(call.sentence().contains("begun with --shard 1/3, not with --shard 2/3"), call.err());
         }
     }
@@ -323,7 +323,7 @@ final class ShardsTest extends WholeCommand {
 
             var call = call(Map.of(), "status", "-i", input(), "-o", output());
 
-            assertEquals(ROWS_LEFT, call.code(), call.err());
+            assertEquals(Exit.ROWS_FAILED.code, call.code(), call.err());
             var lines = call.out().lines()
                     .map(line -> line.strip().replaceAll(" +", " ").replaceAll("\\d{4}-.*", "TIME"))
                     .toList();
@@ -355,7 +355,7 @@ final class ShardsTest extends WholeCommand {
 
             var call = call(Map.of(), "status", "--json", "-i", input(), "-o", output());
 
-            assertEquals(OK, call.code(), call.err());
+            assertEquals(Exit.OK.code, call.code(), call.err());
             var json = tree(call.out());
             assertEquals("total succeeded partial failed paused unknown pending attempts retries total_tokens in_flight "
                     + "shards", keys(json));
@@ -371,7 +371,7 @@ final class ShardsTest extends WholeCommand {
 
             var call = call(Map.of(), "status", "--json", "-o", output());
 
-            assertEquals(ROWS_LEFT, call.code(), "two have not begun");
+            assertEquals(Exit.ROWS_FAILED.code, call.code(), "two have not begun");
             assertEquals(2, tree(call.out()).path("total").asInt());
         }
 
@@ -389,7 +389,7 @@ final class ShardsTest extends WholeCommand {
         void isThatOfTheMergedBatchOnceThereIsOne() throws IOException {
             mergedOfThree();
 
-            assertEquals("succeeded=12", standing());
+            assertEquals("succeeded=12", status());
         }
 
         @ParameterizedTest
@@ -402,7 +402,7 @@ final class ShardsTest extends WholeCommand {
 
             var call = call(Map.of(), words.toArray(String[]::new));
 
-            assertEquals(UNUSABLE, call.code());
+            assertEquals(Exit.UNUSABLE.code, call.code());
             assertTrue(call.sentence().contains("'merge' makes"), call.err());
         }
     }
@@ -455,14 +455,14 @@ final class ShardsTest extends WholeCommand {
         private void elsewhere(Callable<Call> shard) throws Exception {
             var merged = snapshot();
             restore(Map.of("", "", ".retry", "", ".log", ""));
-            assertEquals(OK, shard.call().code());
+            assertEquals(Exit.OK.code, shard.call().code());
             restore(merged);
         }
 
         private Call refused(String told, String... more) throws IOException {
             var before = snapshot();
             var call = merge(more);
-            assertEquals(UNUSABLE, call.code(), call.err());
+            assertEquals(Exit.UNUSABLE.code, call.code(), call.err());
             assertTrue(call.sentence().contains(told), call.err());
             assertEquals(before, snapshot(), "nothing is changed");
             assertTrue(names().stream().noneMatch(name -> name.endsWith(".tmp")), names().toString());
@@ -539,14 +539,14 @@ final class ShardsTest extends WholeCommand {
             merged();
             assertEquals("9\n", content("results.jsonl.retry"));
 
-            assertEquals(OK, dify.command("retry").code());
+            assertEquals(Exit.OK.code, dify.command("retry").code());
             assertEquals(13, dify.runs());
             shard(2, 3);
             var call = merge();
 
-            assertEquals(OK, call.code(), call.err());
-            assertEquals("succeeded=12", standing());
-            assertEquals(OK, dify.run().code());
+            assertEquals(Exit.OK.code, call.code(), call.err());
+            assertEquals("succeeded=12", status());
+            assertEquals(Exit.OK.code, dify.run().code());
             assertEquals(13, dify.runs());
         }
 
@@ -555,7 +555,7 @@ final class ShardsTest extends WholeCommand {
             mergedOfThree();
             dify.row("9", dify.answer(200, dify.ended("succeeded", "").build().getBody()
                     .replace("run-{{jsonPath request.body '$.inputs.id'}}", "second")));
-            assertEquals(OK, dify.command("retry", "9", "--force", "--shard", "1/3").code());
+            assertEquals(Exit.OK.code, dify.command("retry", "9", "--force", "--shard", "1/3").code());
 
             merged();
 
@@ -571,13 +571,13 @@ final class ShardsTest extends WholeCommand {
             if (isMergedBefore) merged();
             Files.writeString(file("data.csv"), content("data.csv").replace("text 9", "new 9"));
 
-            assertEquals(OK, shard(1, 3, "--rerun-changed").code());
+            assertEquals(Exit.OK.code, shard(1, 3, "--rerun-changed").code());
             merged();
 
             assertEquals(13, dify.runs());
             assertEquals(12, results().size());
             assertEquals("new 9", result("9").path("inputs").path("text").asText());
-            assertEquals(OK, dify.run("--rerun-changed").code());
+            assertEquals(Exit.OK.code, dify.run("--rerun-changed").code());
             assertEquals(13, dify.runs());
         }
 
@@ -585,7 +585,7 @@ final class ShardsTest extends WholeCommand {
         void keepsWhatTheMergedBatchHasRunAgain() throws IOException {
             mergedOfThree();
             Files.writeString(file("data.csv"), content("data.csv").replace("text 9", "new 9"));
-            assertEquals(OK, dify.run("--rerun-changed").code());
+            assertEquals(Exit.OK.code, dify.run("--rerun-changed").code());
 
             merged();
 
@@ -608,7 +608,7 @@ final class ShardsTest extends WholeCommand {
             assertTrue(call.sentence().contains("--force keeps the earlier result"));
 
             var forced = merge("--force");
-            assertEquals(OK, forced.code(), forced.err());
+            assertEquals(Exit.OK.code, forced.code(), forced.err());
             assertTrue(forced.err().contains("Note: 1 row was paid twice"), forced.err());
             assertEquals("run-9", result("9").path("workflow_run_id").asText());
             merged();
@@ -626,7 +626,7 @@ final class ShardsTest extends WholeCommand {
             refused("1 row was paid twice, by two runs (9; first in results.1-of-3.jsonl and results.3-of-3.jsonl)");
 
             var forced = merge("--force");
-            assertEquals(OK, forced.code(), forced.err());
+            assertEquals(Exit.OK.code, forced.code(), forced.err());
             assertTrue(forced.err().contains("(9; first in results.1-of-3.jsonl and results.3-of-3.jsonl)"),
                     forced.err());
             assertEquals("earlier", result("9").path("workflow_run_id").asText());
@@ -655,7 +655,7 @@ final class ShardsTest extends WholeCommand {
             mergedOfThree();
             dify.row("9", dify.answer(200, dify.ended("partial-succeeded", "").build().getBody()
                     .replace("run-{{", "second-{{")));
-            assertEquals(OK, dify.command("retry", "9", "--force").code());
+            assertEquals(Exit.OK.code, dify.command("retry", "9", "--force").code());
 
             var call = merged();
 
@@ -691,13 +691,13 @@ final class ShardsTest extends WholeCommand {
             shard(2, 3);
             refused("shards 1/3, 3/3 are missing, with 7 rows; --partial");
 
-            assertEquals(OK, merge("--partial").code());
+            assertEquals(Exit.OK.code, merge("--partial").code());
 
-            assertEquals("succeeded=5 pending=7", standing());
+            assertEquals("succeeded=5 pending=7", status());
         }
 
         private void isNotSent(Call call, String told) {
-            assertEquals(UNUSABLE, call.code(), call.err());
+            assertEquals(Exit.UNUSABLE.code, call.code(), call.err());
             assertTrue(call.sentence().contains(told), call.err());
         }
 
@@ -711,13 +711,13 @@ final class ShardsTest extends WholeCommand {
             isNotSent(dify.run(), "7 rows are of shards that were not merged (1/3, 3/3) and would be paid twice");
             isNotSent(dify.command("retry", "5"), "1 row is of shards that were not merged (3/3)");
             assertEquals(5, dify.runs());
-            assertEquals(OK, dify.command("retry").code());
+            assertEquals(Exit.OK.code, dify.command("retry").code());
             assertEquals(6, dify.runs());
 
-            assertEquals(OK, shard(1, 3).code());
-            assertEquals(OK, shard(3, 3).code());
+            assertEquals(Exit.OK.code, shard(1, 3).code());
+            assertEquals(Exit.OK.code, shard(3, 3).code());
             merged();
-            assertEquals("succeeded=12", standing());
+            assertEquals("succeeded=12", status());
             assertEquals(13, dify.runs());
         }
 
@@ -739,7 +739,7 @@ final class ShardsTest extends WholeCommand {
             assertTrue(shown(output(), "status").strip().endsWith(next("merge", "")));
             Files.move(aside, file("results.3-of-3.jsonl"));
             merged();
-            assertEquals("succeeded=12", standing());
+            assertEquals("succeeded=12", status());
         }
 
         @Test
@@ -754,7 +754,7 @@ final class ShardsTest extends WholeCommand {
                 isNotSent(dify.run(), "results.3-of-3.jsonl.lock: the shard 3/3 is running");
             }
 
-            assertEquals(OK, dify.run().code());
+            assertEquals(Exit.OK.code, dify.run().code());
             assertEquals(12, dify.runs());
         }
 
@@ -816,10 +816,10 @@ final class ShardsTest extends WholeCommand {
             merged();
 
             assertEquals(12, report(output()).size());
-            assertEquals("succeeded=12", standing());
+            assertEquals("succeeded=12", status());
             var status = tree(shown(output(), "status", "--json"));
             assertTrue(status.path("running_seconds").asDouble() >= 0, status.toString());
-            assertEquals(OK, dify.run().code());
+            assertEquals(Exit.OK.code, dify.run().code());
             assertEquals(12, dify.runs());
         }
 
@@ -835,7 +835,7 @@ final class ShardsTest extends WholeCommand {
 
             merged();
 
-            assertEquals("succeeded=4", standing());
+            assertEquals("succeeded=4", status());
         }
 
         @Test
@@ -943,7 +943,7 @@ final class ShardsTest extends WholeCommand {
             var between = new TreeMap<>(before);
             Stream.of("", ".retry").limit(moved).forEach(file -> between.put(file, after.get(file)));
             restore(between);
-            assertEquals(UNUSABLE, dify.run().code(), "nothing is run before it is merged");
+            assertEquals(Exit.UNUSABLE.code, dify.run().code(), "nothing is run before it is merged");
             merged();
 
             assertEquals(after.get(""), content("results.jsonl"));
@@ -958,7 +958,7 @@ final class ShardsTest extends WholeCommand {
             var after = snapshot();
             Files.delete(file("results.jsonl.log"));
 
-            assertEquals(UNUSABLE, dify.run().code());
+            assertEquals(Exit.UNUSABLE.code, dify.run().code());
             merged();
 
             assertEquals(after.get(""), content("results.jsonl"));
@@ -972,7 +972,7 @@ final class ShardsTest extends WholeCommand {
             merged();
 
             assertEquals(1, events("torn").size());
-            assertEquals("succeeded=12", standing());
+            assertEquals("succeeded=12", status());
         }
 
         /// As a shard leaves them that was killed.
@@ -991,13 +991,13 @@ final class ShardsTest extends WholeCommand {
             without("results.3-of-3.jsonl", "\"id\":\"5\"");
             without("results.3-of-3.jsonl.log", "\"event\":\"end\"", "\"id\":\"5\"");
             merged();
-            assertEquals("succeeded=11 pending=1", standing());
+            assertEquals("succeeded=11 pending=1", status());
 
-            assertEquals(OK, dify.run().code());
+            assertEquals(Exit.OK.code, dify.run().code());
             elsewhere(() -> shard(3, 3));
             merged();
 
-            assertEquals("succeeded=12", standing());
+            assertEquals("succeeded=12", status());
             assertEquals(12, results().size());
             assertEquals("record", result("5").path("outputs").path("from").asText());
             assertEquals(12, dify.runs());
@@ -1016,7 +1016,7 @@ final class ShardsTest extends WholeCommand {
             Files.writeString(file("results.3-of-3.jsonl.log"), log.collect(Collectors.joining("\n", "", "\n")));
             merged();
 
-            assertEquals(OK, dify.run().code());
+            assertEquals(Exit.OK.code, dify.run().code());
 
             assertEquals("record", result("5").path("outputs").path("from").asText());
             assertEquals(12, dify.runs());

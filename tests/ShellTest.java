@@ -59,15 +59,15 @@ class ShellTest {
     private record Said(int code, String text) {}
 
     /// The desk of a shell, as its call opens it.
-    static Desk opened(Shell shell) {
-        var desk = shell.desk();
-        if (shell.output != null) desk.open(Optional.ofNullable(shell.input), shell.output, false);
-        return desk;
+    static ShellSession opened(Shell shell) {
+        var session = shell.session();
+        if (shell.output != null) session.open(Optional.ofNullable(shell.input), shell.output, false);
+        return session;
     }
 
     /// A shell in this process: a line in, what it prints out.
     private static final class Session {
-        final Desk desk;
+        final ShellSession session;
         private final StringWriter said = new StringWriter();
 
         Session(Map<String, String> settings, String... args) {
@@ -76,12 +76,12 @@ class ShellTest {
             outer.setOut(both).setErr(both);
             outer.parseArgs(Stream.concat(Stream.of("shell"), Stream.of(args)).toArray(String[]::new));
             Shell shell = outer.getSubcommands().get("shell").getCommand();
-            desk = opened(shell);
+            session = opened(shell);
         }
 
         Said say(String text) {
             said.getBuffer().setLength(0);
-            int code = desk.execute(Shell.Words.of(text).texts());
+            int code = session.execute(Shell.Words.of(text).texts());
             assertFalse(said.toString().contains("\033"), said::toString);
             assertFalse(said.toString().contains(KEY), said::toString);
             return new Said(code, said.toString());
@@ -102,13 +102,13 @@ class ShellTest {
         }
 
         List<String> completed(String... words) {
-            return new Shell.Proposals(desk).of(List.of(words)).stream().map(Candidate::value).toList();
+            return new Shell.Proposals(session).of(List.of(words)).stream().map(Candidate::value).toList();
         }
 
         /// At a cursor in a line, by way of JLine.
         List<String> proposed(String line, int cursor) {
             var candidates = new ArrayList<Candidate>();
-            new Shell.Proposals(desk).complete(null, new DefaultParser().parse(line, cursor), candidates);
+            new Shell.Proposals(session).complete(null, new DefaultParser().parse(line, cursor), candidates);
             return candidates.stream().map(Candidate::value).toList();
         }
     }
@@ -291,10 +291,10 @@ class ShellTest {
             var told = new StringBuilder();
 
             for (var line : LINES) {
-                told.append(session.desk.prompt()).append(line).append('\n');
+                told.append(session.session.prompt()).append(line).append('\n');
                 told.append(session.say(line).text());
             }
-            told.append(session.desk.prompt().strip()).append('\n');
+            told.append(session.session.prompt().strip()).append('\n');
 
             var steady = steady(told.toString());
             Given.Golden.check("shell-story.txt", steady);
@@ -349,11 +349,11 @@ class ShellTest {
         @Test
         void withoutOptionsBuildsNoNewTreeOfCommands() throws IOException {
             var session = five();
-            var tree = session.desk.spec;
+            var tree = session.session.spec;
 
             session.ok("edits");
 
-            assertSame(tree, session.desk.spec);
+            assertSame(tree, session.session.spec);
         }
 
         @Test
@@ -439,7 +439,7 @@ class ShellTest {
         void wantsABatch() {
             var session = new Session(Map.of());
 
-            assertEquals("dify> ", session.desk.prompt());
+            assertEquals("dify> ", session.session.prompt());
             assertEquals("difyexec: no batch is open: 'open CSV JSONL'", session.refused("failures"));
             assertTrue(session.ok("help").contains("try"));
             assertTrue(session.ok("help try").contains("Usage: dify> try"));
@@ -465,7 +465,7 @@ class ShellTest {
             assertTrue(session.ok("open " + file("data.csv") + " " + file("results.jsonl"))
                     .contains("5 rows, 5 pending"));
             assertEquals(3, session.say("run --progress off").code());
-            assertEquals("results.jsonl (2 failed) dify> ", session.desk.prompt());
+            assertEquals("results.jsonl (2 failed) dify> ", session.session.prompt());
             assertEquals(3, session.say("status").code());
             assertTrue(session.ok("check").contains("Fine"));
             assertFalse(session.ok("check").contains("Next:"));
@@ -498,7 +498,7 @@ class ShellTest {
             Files.writeString(file("data.csv"), FIVE);
             Files.createFile(file("results.jsonl"));
 
-            assertTrue(reopened().desk.summary().contains("5 rows, 5 pending"));
+            assertTrue(reopened().session.summary().contains("5 rows, 5 pending"));
         }
 
         @Test
@@ -671,7 +671,7 @@ class ShellTest {
 
             for (var line : List.of("failures", "show r-2", "try r-2", "retry r-2", "run", "save " + file("other.csv")))
                 assertTrue(session.refused(line).contains("was changed since it was opened"), line);
-            assertEquals("results.jsonl (?) dify> ", session.desk.prompt());
+            assertEquals("results.jsonl (?) dify> ", session.session.prompt());
 
             assertTrue(session.ok("open " + file("data.csv") + " " + file("results.jsonl")).contains("6 rows"));
             assertTrue(session.ok("edits").contains("+ better"));
@@ -1021,7 +1021,7 @@ class ShellTest {
                     "http://127.0.0.1:" + server.getAddress().getPort() + "/v1"),
                     "-i", file("data.csv").toString(), "-o", file("results.jsonl").toString());
 
-            session.desk.form(); // completion itself waits for half a second only
+            session.session.form(); // completion itself waits for half a second only
             assertEquals(List.of("tone=formal", "tone=very plain"), session.completed("set", "1", "tone="));
             assertTrue(session.refused("set 1 tone=formel").contains("allowed is one of \"formal\", \"very plain\""));
             assertEquals("No edits.\n", session.ok("edits"));
@@ -1038,7 +1038,7 @@ class ShellTest {
             var bad = "red \033[31m, \u009b2J, \u202e, bell \007 and\r";
             var out = new StringWriter();
             var printer = new PrintWriter(out);
-            var view = new Trial(printer);
+            var view = new RunView(printer);
 
             view.heard(new Heard.NodeBegan(bad, bad));
             view.heard(new Heard.Chunk(bad + "\nnext" + bad));
@@ -1082,7 +1082,7 @@ class ShellTest {
 
         private int run(Session session, boolean keepGoing, String lines) throws IOException {
             session.said.getBuffer().setLength(0);
-            return new Shell.Script(session.desk, keepGoing).run(new StringReader(lines));
+            return new Shell.Script(session.session, keepGoing).run(new StringReader(lines));
         }
 
         private static String last(Session session) {
@@ -1121,12 +1121,12 @@ class ShellTest {
                 """)
         void whateverElseGoesWrongEndsIt(int code, String says) throws IOException {
             var session = five();
-            session.desk.spec.commandLine().addSubcommand(ended("end", code));
+            session.session.spec.commandLine().addSubcommand(ended("end", code));
 
             assertEquals(Math.max(3, code), run(session, false, "status\n\nend\nset r-1 text=better\n"));
             assertTrue(last(session).startsWith("difyexec: line 3: the script ends here: its command " + says
                     + " (code " + code + ")"), last(session));
-            assertTrue(session.desk.edits.byId.isEmpty());
+            assertTrue(session.session.edits.byId.isEmpty());
         }
 
         private static CommandLine ended(String name, int code) {
@@ -1149,12 +1149,12 @@ class ShellTest {
         @Test
         void anInterruptEndsItInAnyCase() throws IOException {
             var session = five();
-            session.desk.spec.commandLine().addSubcommand(ended("end", 130));
+            session.session.spec.commandLine().addSubcommand(ended("end", 130));
 
             assertEquals(130, run(session, true, "end\nset r-1 text=better\n"));
             assertEquals("difyexec: line 1: the script ends here: its command was interrupted (code 130)",
                     last(session));
-            assertTrue(session.desk.edits.byId.isEmpty());
+            assertTrue(session.session.edits.byId.isEmpty());
         }
 
         @Test
@@ -1198,7 +1198,7 @@ class ShellTest {
             assertEquals(0, run(session, false, "\uFEFFset r-1 text=\uFEFFa\nset r-2 text=b\uFEFF\n"));
 
             assertEquals(List.of("\uFEFFa", "b\uFEFF"), Stream.of("r-1", "r-2").map(id ->
-                    session.desk.edits.byId.get(id).cells().get("text")).toList());
+                    session.session.edits.byId.get(id).cells().get("text")).toList());
             assertEquals(2, run(session, false, "edits\n\uFEFFedits\n"));
         }
 
@@ -1214,7 +1214,7 @@ class ShellTest {
             var session = reopened();
 
             assertEquals(0, run(session, false, "exit\nshow r-9\n"));
-            assertTrue(session.desk.isLeft);
+            assertTrue(session.session.isLeft);
         }
     }
 

@@ -20,7 +20,7 @@ final class SimulatedDify {
     private final boolean worker, makesUpEnds;
     private final Simulator.Pace pace;
     private final SimulatedFiles files;
-    private final SimulatedLedger ledger = new SimulatedLedger();
+    private final SimulatedLedger offsets = new SimulatedLedger();
     private final SimulatedConversations conversations;
     private final AtomicInteger active = new AtomicInteger();
     private final Map<String, SimulatedJob.Published> versions = new ConcurrentHashMap<>();
@@ -28,7 +28,7 @@ final class SimulatedDify {
     private final String draft = UUID.randomUUID().toString();
     private volatile SimulatedJob.Published current;
     private volatile Simulator.Access access = Simulator.Access.OPEN;
-    private final List<Route> routes;
+    private final List<ModePolicy> routes;
 
     SimulatedDify(Simulator.Behaviour behaviour) {
         this(behaviour, Simulator.Setup.PLAIN);
@@ -46,27 +46,27 @@ final class SimulatedDify {
         publish(behaviour.fields(), setup.graph());
     }
 
-    private Stream<Route> shared() {
-        return Stream.of(new Route("GET", "/v1/info", this::info),
-                new Route("GET", "/v1/parameters", this::parameters),
-                new Route("GET", "/v1/meta", this::meta),
-                new Route("GET", "/v1/site", this::site),
-                new Route("POST", "/v1/files/upload", this::upload),
-                new Route("POST", "/v1/workflows/run", this::run),
-                new Route("POST", "/v1/chat-messages", this::chat),
-                new Route("GET", "/v1/conversations", this::conversations),
-                new Route("GET", "/v1/messages", this::messages),
-                new Route("POST", "/v1/chat-messages/([^/]+)/stop", this::stop),
-                new Route("GET", "/v1/workflows/run/([^/]+)", this::detail),
-                new Route("GET", "/v1/workflows/logs", this::logs),
-                new Route("POST", "/v1/workflows/tasks/([^/]+)/stop", this::stop),
-                new Route("POST", "/v1/workflows/([^/]+)/run", this::run));
+    private Stream<ModePolicy> shared() {
+        return Stream.of(new ModePolicy("GET", "/v1/info", this::info),
+                new ModePolicy("GET", "/v1/parameters", this::parameters),
+                new ModePolicy("GET", "/v1/meta", this::meta),
+                new ModePolicy("GET", "/v1/site", this::site),
+                new ModePolicy("POST", "/v1/files/upload", this::upload),
+                new ModePolicy("POST", "/v1/workflows/run", this::run),
+                new ModePolicy("POST", "/v1/chat-messages", this::chat),
+                new ModePolicy("GET", "/v1/conversations", this::conversations),
+                new ModePolicy("GET", "/v1/messages", this::messages),
+                new ModePolicy("POST", "/v1/chat-messages/([^/]+)/stop", this::stop),
+                new ModePolicy("GET", "/v1/workflows/run/([^/]+)", this::detail),
+                new ModePolicy("GET", "/v1/workflows/logs", this::logs),
+                new ModePolicy("POST", "/v1/workflows/tasks/([^/]+)/stop", this::stop),
+                new ModePolicy("POST", "/v1/workflows/([^/]+)/run", this::run));
     }
 
-    private Stream<Route> newer() {
-        return Stream.of(new Route("GET", "/v1/workflow/([^/]+)/events", this::events),
-                new Route("GET", "/v1/form/human_input/([^/]+)", this::question),
-                new Route("POST", "/v1/form/human_input/([^/]+)", this::answered));
+    private Stream<ModePolicy> newer() {
+        return Stream.of(new ModePolicy("GET", "/v1/workflow/([^/]+)/events", this::events),
+                new ModePolicy("GET", "/v1/form/human_input/([^/]+)", this::question),
+                new ModePolicy("POST", "/v1/form/human_input/([^/]+)", this::answered));
     }
 
     /// Publishes another version of the workflow; runs that go on keep theirs. Gives its id.
@@ -95,20 +95,20 @@ final class SimulatedDify {
 
     /// The worker is asked to end, as at each deployment; another one takes its place.
     void endWorker() {
-        ledger.each(SimulatedJob::endWorker);
+        offsets.each(SimulatedJob::endWorker);
     }
 
     /// The worker is killed; another one takes its place, which knows nothing of the runs of the first.
     void killWorker() {
-        ledger.each(SimulatedJob::killWorker);
+        offsets.each(SimulatedJob::killWorker);
     }
 
     void delete(String key) {
         deletedKeys.add(key);
     }
 
-    SimulatedLedger ledger() {
-        return ledger;
+    SimulatedLedger offsets() {
+        return offsets;
     }
 
     /// How long a connection may be idle; zero: for ever.
@@ -119,7 +119,7 @@ final class SimulatedDify {
     void answer(SimulatedExchange exchange) throws IOException, InterruptedException {
         if (exchange.path().equals("/__stats")) {
             exchange.send(200, "application/json", SimulatedJson.ESCAPED
-                    .json(ledger.stats(!exchange.query("rows").equals("0"))) + "\n");
+                    .json(offsets.stats(!exchange.query("rows").equals("0"))) + "\n");
             return;
         }
         if (exchange.method().equals("PRI")) {
@@ -150,7 +150,7 @@ final class SimulatedDify {
         }
         var path = routes.stream().filter(each -> each.path().matcher(exchange.path()).matches()).toList();
         if (path.isEmpty()) throw new SimulatedExchange.Refused(SimulatedExchange.Reply.notFound());
-        var methods = path.stream().map(Route::method).distinct().sorted().toList();
+        var methods = path.stream().map(ModePolicy::method).distinct().sorted().toList();
         if (exchange.method().equals("OPTIONS")) {
             exchange.header("Allow", "OPTIONS, " + String.join(", ", methods))
                     .send(200, "text/html; charset=utf-8", "");
@@ -212,9 +212,9 @@ final class SimulatedDify {
     }
 
     private void start(SimulatedExchange exchange, Asked asked) throws IOException, InterruptedException {
-        var rolled = behaviour.fate(asked.row(), ledger.nextStart(asked.row()), asked.texts());
+        var rolled = behaviour.fate(asked.row(), offsets.nextStart(asked.row()), asked.texts());
         var fate = possible(rolled, asked.streaming(), asked.question().isPresent());
-        ledger.met(fate.fault(), asked.user());
+        offsets.met(fate.fault(), asked.user());
         if (fate.fault() == Simulator.Fault.THROTTLE) throw tooMany(behaviour.limit() > 0 ? behaviour.limit() : 10);
         if (worker && asked.streaming()) {
             if (behaviour.limit() == 1) throw tooMany(1);
@@ -445,7 +445,7 @@ final class SimulatedDify {
 
     private SimulatedJob launch(SimulatedJob.Start start, Map<String, Object> taken) {
         if (start.question().isPresent()) conversations.meet(start.user(), true);
-        var job = ledger.take(start.row(), start, pace);
+        var job = offsets.take(start.row(), start, pace);
         Thread.startVirtualThread(() -> execute(job, taken));
         return job;
     }
@@ -461,11 +461,11 @@ final class SimulatedDify {
             boolean isListed = job.question.isEmpty(); // the log knows no chatflow
             boolean atEnd = isListed && !worker && !job.streaming;
             job.run(inputs, () -> {
-                ledger.began(job);
+                offsets.began(job);
                 conversations.add(job);
-                if (isListed && worker) ledger.list(job);
+                if (isListed && worker) offsets.list(job);
             }, () -> {
-                if (atEnd) ledger.list(job);
+                if (atEnd) offsets.list(job);
             });
         } catch (InterruptedException _) {
             Thread.currentThread().interrupt();
@@ -591,7 +591,7 @@ final class SimulatedDify {
     }
 
     private void hear(SimulatedJob job) {
-        if (job.question.isEmpty()) ledger.list(job);
+        if (job.question.isEmpty()) offsets.list(job);
         job.heard = true;
     }
 
@@ -679,10 +679,10 @@ final class SimulatedDify {
         var user = exchange.query("user");
         if (user.isEmpty()) throw refused(400, "invalid_param", "Arg user must be provided.");
         if (!SimulatedFiles.isUuid(id)) throw unknown();
-        var job = ledger.withRun(id).filter(each -> each.user.equals(user)).orElseThrow(() ->
+        var job = offsets.withRun(id).filter(each -> each.user.equals(user)).orElseThrow(() ->
                 refused(404, "not_found", "Workflow run not found"));
         var out = exchange.stream();
-        if (job.told.isDone() && !job.standing().equals("paused")) {
+        if (job.told.isDone() && !job.status().equals("paused")) {
             var told = job.resumed.getNow(job.told.join());
             out.write("data: " + SimulatedJson.SPACED.json(told.afterwards()) + "\n\n");
             out.end();
@@ -746,7 +746,7 @@ final class SimulatedDify {
     // A run that waits for a person
 
     private SimulatedJob asking(String token) {
-        return ledger.listed("").filter(job -> job.now().map(run -> run.state()
+        return offsets.listed("").filter(job -> job.now().map(run -> run.state()
                         instanceof SimulatedRun.State.Paused || job.resumed.isDone()).orElse(false))
                 .filter(job -> SimulatedJob.reason(job.stored.join()).get("form_token").equals(token))
                 .findFirst().orElseThrow(() -> refused(404, "not_found", "Form not found"));
@@ -835,8 +835,8 @@ final class SimulatedDify {
 
     private void detail(SimulatedExchange exchange, String id) throws IOException {
         if (!SimulatedFiles.isUuid(id)) throw unknown();
-        ledger.looks.incrementAndGet();
-        var found = ledger.withRun(id).filter(job -> job.now().isPresent());
+        offsets.looks.incrementAndGet();
+        var found = offsets.withRun(id).filter(job -> job.now().isPresent());
         if (found.isPresent()) exchange.ok(found.get().detail());
         else if (worker) throw refused(404, "not_found", "Workflow run not found.");
         else {
@@ -847,7 +847,7 @@ final class SimulatedDify {
     }
 
     private void logs(SimulatedExchange exchange, String id) throws IOException {
-        ledger.looks.incrementAndGet();
+        offsets.looks.incrementAndGet();
         var status = exchange.query("status");
         if (!List.of("", "succeeded", "failed", "stopped").contains(status)) throw worker
                 ? mistake("WorkflowLogQuery", "status", "Input should be 'succeeded', 'failed' or 'stopped'",
@@ -860,8 +860,8 @@ final class SimulatedDify {
         var account = exchange.query("created_by_account");
         if (!account.isEmpty())
             throw refused(400, "invalid_param", "Account not found: " + account);
-        var all = ledger.listed(exchange.query("created_by_end_user_session_id"))
-                .filter(job -> status.isEmpty() || job.standing().equals(status))
+        var all = offsets.listed(exchange.query("created_by_end_user_session_id"))
+                .filter(job -> status.isEmpty() || job.status().equals(status))
                 .filter(job -> !created(job).isBefore(after) && !created(job).isAfter(before))
                 .filter(job -> matches(job, exchange.query("keyword"))).toList();
         var rows = all.stream().skip((page - 1L) * limit).limit(limit).map(SimulatedJob::logRow).toList();
@@ -873,7 +873,7 @@ final class SimulatedDify {
         checkChat();
         int limit = within(exchange, "ConversationListQuery", "limit", 20, 100);
         var user = exchange.query("user");
-        ledger.looks.incrementAndGet();
+        offsets.looks.incrementAndGet();
         conversations.meet(user, false);
         page(exchange, limit, conversations.of(user));
     }
@@ -882,7 +882,7 @@ final class SimulatedDify {
         checkChat();
         int limit = within(exchange, "MessageListQuery", "limit", 20, 100);
         var user = exchange.query("user");
-        ledger.looks.incrementAndGet();
+        offsets.looks.incrementAndGet();
         conversations.meet(user, false);
         var messages = conversations.messages(user, exchange.query("conversation_id"));
         if (messages.isEmpty())
@@ -941,8 +941,8 @@ final class SimulatedDify {
 
     private void stop(SimulatedExchange exchange, String task) throws IOException {
         body(exchange);
-        ledger.stops.incrementAndGet();
-        ledger.withTask(task).ifPresent(SimulatedJob::stop);
+        offsets.stops.incrementAndGet();
+        offsets.withTask(task).ifPresent(SimulatedJob::stop);
         exchange.ok(object("result", "success"));
     }
 
@@ -1008,8 +1008,8 @@ final class SimulatedDify {
         }
     }
 
-    record Route(String method, Pattern path, Action action) {
-        Route(String method, String path, Action action) {
+    record ModePolicy(String method, Pattern path, Action action) {
+        ModePolicy(String method, String path, Action action) {
             this(method, Pattern.compile(path), action);
         }
     }

@@ -37,7 +37,7 @@ final class SimulatedFiles {
     }
 
     /// A file for a variable: what the client sent, and what the server found out.
-    private record Found(String kind, String method, String name, String type, long size, String url, String upload) {}
+    private record LookUpResult(String kind, String method, String name, String type, long size, String url, String upload) {}
 
     private static String extension(String name) {
         int dot = name.lastIndexOf('.');
@@ -66,7 +66,7 @@ final class SimulatedFiles {
                 .map(each -> allowed(variable, found(each, user, worker), worker)).toList();
     }
 
-    private Found found(Map<?, ?> given, String user, boolean worker) {
+    private LookUpResult found(Map<?, ?> given, String user, boolean worker) {
         var method = Objects.toString(given.get("transfer_method"), "");
         var kind = Objects.toString(given.get("type"), "");
         return switch (method) {
@@ -79,21 +79,21 @@ final class SimulatedFiles {
         };
     }
 
-    private Found remote(String kind, String url) {
+    private LookUpResult remote(String kind, String url) {
         if (url.isEmpty()) throw SimulatedForm.refusal("Invalid file url");
         var address = URI.create(url);
         if (address.getHost() == null || !answers.test(address))
             throw SimulatedForm.refusal("Reached maximum retries (3) for URL " + url);
         var name = address.getPath().substring(address.getPath().lastIndexOf('/') + 1);
-        return new Found(kind, "remote_url", name, type(name), 21, url, null);
+        return new LookUpResult(kind, "remote_url", name, type(name), 21, url, null);
     }
 
-    private Found local(String kind, String id, String user, boolean worker) {
+    private LookUpResult local(String kind, String id, String user, boolean worker) {
         if (id.isEmpty()) throw SimulatedForm.refusal("Invalid upload file id");
         if (!isUuid(id)) throw SimulatedForm.refusal("Invalid upload file id format");
         var file = stored.get(id);
         if (file == null || worker && !file.user().equals(user)) throw SimulatedForm.refusal("Invalid upload file");
-        return new Found(kind, "local_file", file.name(), file.type(), file.size(), "", id);
+        return new LookUpResult(kind, "local_file", file.name(), file.type(), file.size(), "", id);
     }
 
     private static String type(String name) {
@@ -106,7 +106,7 @@ final class SimulatedFiles {
         };
     }
 
-    private Map<String, Object> allowed(SimulatedForm.Variable variable, Found file, boolean worker) {
+    private Map<String, Object> allowed(SimulatedForm.Variable variable, LookUpResult file, boolean worker) {
         var kinds = variable.strings("allowed_file_types");
         var methods = variable.strings("allowed_file_upload_methods");
         boolean fits = kinds.contains(file.kind()) && (methods.isEmpty() || methods.contains(file.method()))
@@ -117,7 +117,7 @@ final class SimulatedFiles {
     }
 
     /// As it stands in the inputs and outputs of a run.
-    private static Map<String, Object> value(Found file, boolean worker) {
+    private static Map<String, Object> value(LookUpResult file, boolean worker) {
         boolean local = file.upload() != null;
         var signed = local ? signed(file.upload()) : null;
         var value = object("dify_model_identity", "__dify__file__", "id", null);

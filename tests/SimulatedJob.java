@@ -214,7 +214,7 @@ final class SimulatedJob {
 
     /// Paused in 1.9.2, which knows no way on.
     boolean isEndless() {
-        return !hasWorker() && standing().equals("paused");
+        return !hasWorker() && status().equals("paused");
     }
 
     /// Stored as stopped, told as failed, and with the outputs if the End node was reached.
@@ -361,13 +361,13 @@ final class SimulatedJob {
         return Optional.ofNullable(again).or(() -> Optional.ofNullable(stored.getNow(began.getNow(null))));
     }
 
-    String standing() {
+    String status() {
         return now().map(run -> run.state().stored()).orElse("queued");
     }
 
     /// It succeeded, or may do so yet.
     boolean isPaid() {
-        return switch (standing()) {
+        return switch (status()) {
             case "failed", "stopped" -> false;
             default -> true;
         };

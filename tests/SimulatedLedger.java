@@ -70,7 +70,7 @@ final class SimulatedLedger {
 
     Map<String, Object> stats(boolean each) {
         var states = new TreeMap<String, Integer>();
-        rows.values().stream().flatMap(List::stream).forEach(job -> states.merge(job.standing(), 1, Integer::sum));
+        rows.values().stream().flatMap(List::stream).forEach(job -> states.merge(job.status(), 1, Integer::sum));
         var met = new TreeMap<String, Object>();
         faults.forEach((fault, count) -> met.put(fault.word(), count));
         var stats = SimulatedJson.object("rows", rows.size(), "started", count(_ -> true),
@@ -85,7 +85,7 @@ final class SimulatedLedger {
     }
 
     private static boolean succeeded(SimulatedJob job) {
-        return List.of("succeeded", "partial-succeeded").contains(job.standing());
+        return List.of("succeeded", "partial-succeeded").contains(job.status());
     }
 
     private Map<String, Object> byRow() {
@@ -99,7 +99,7 @@ final class SimulatedLedger {
 
     private static Map<String, Object> told(SimulatedJob job) {
         return SimulatedJson.object("user", job.user, "run", job.now().map(SimulatedRun::id).orElse(null),
-                "state", job.standing(), "fault", job.fate.fault().word(), "taken", job.taken.toString(),
+                "state", job.status(), "fault", job.fate.fault().word(), "taken", job.taken.toString(),
                 "twice", job.twice);
     }
 }

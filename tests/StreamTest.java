@@ -10,7 +10,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 import module java.base;
 
 import static difyexec.DifyExec.*;
-import static difyexec.DifyExec.Seen.RunStatus;
+import static difyexec.DifyExec.Response.RunStatus;
 import static difyexec.ServerTest.*;
 import static difyexec.ServerTest.Ears;
 import static java.nio.charset.StandardCharsets.UTF_8;
@@ -25,7 +25,7 @@ final class StreamTest {
         private Ears heard = new Ears();
 
         /// What a stream gives that is written so; `limit` for its silences.
-        private Seen seen(Duration limit, Wire.Script events) throws IOException {
+        private Response seen(Duration limit, Wire.Script events) throws IOException {
             try (var wire = new Wire(connection -> {
                 connection.request();
                 connection.startStream();
@@ -35,18 +35,18 @@ final class StreamTest {
             }
         }
 
-        private Seen seen(String events) throws IOException {
+        private Response seen(String events) throws IOException {
             return seen(LONG, connection -> {
                 connection.chunk(events);
                 connection.endStream();
             });
         }
 
-        private Seen.Ran ranBy(String events) throws IOException {
+        private Response.Ran ranBy(String events) throws IOException {
             return ran(seen(events));
         }
 
-        private static String outputs(Seen.Ran ran) {
+        private static String outputs(Response.Ran ran) {
             return new String(ran.outputs(), UTF_8);
         }
 
@@ -153,7 +153,7 @@ final class StreamTest {
             var seen = seen(Events.PING
                     + Events.json("data: {'event':'error','message':'x is required in input form','status':500}\n\n"));
 
-            assertEquals(Seen.Refused.event(500, "", "x is required in input form", Optional.empty()), seen);
+            assertEquals(Response.Refused.event(500, "", "x is required in input form", Optional.empty()), seen);
         }
 
         @ParameterizedTest

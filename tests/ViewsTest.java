@@ -282,7 +282,7 @@ class ViewsTest {
             var batch = Batch.peek(BatchFiles.of(folder.resolve("results.jsonl")), Optional.empty(),
                     List.of(writing));
 
-            assertEquals(4, batch.index().count(Standing.SUCCEEDED));
+            assertEquals(4, batch.index().count(RowStatus.SUCCEEDED));
             assertEquals(0, JSON.readTree(StatusView.json(batch)).path("lost_results").asInt());
         }
 
@@ -296,7 +296,7 @@ class ViewsTest {
             var status = call("status", "-o", path("results.jsonl"), "--html", path("report.html")).out();
             var out = new StringWriter();
             var read = Batch.peek(BatchFiles.of(folder.resolve("results.jsonl")), Optional.empty());
-            Desk.byError(read, List.of(0, 1, 2, 3), false, new PrintWriter(out));
+            ShellSession.byError(read, List.of(0, 1, 2, 3), false, new PrintWriter(out));
 
             var unknown = "unknown: run … says running after …";
             var failed = "HTTP 503 from http://10.0.0.1/a/…";
@@ -308,12 +308,12 @@ class ViewsTest {
         }
 
         @ParameterizedTest
-        @EnumSource(Standing.class)
-        void isColouredOnATerminalAlone(Standing standing) {
-            assertTrue(new Paint(true).by(standing, "x").matches("\u001b\\[\\d+mx\u001b\\[0m"));
-            assertEquals("x", new Paint(false).by(standing, "x"));
-            assertFalse(Paint.of(Env.of(Map.of("NO_COLOR", "1")), 1).on());
-            assertFalse(Paint.of(Env.of(Map.of("TERM", "dumb")), 1).on());
+        @EnumSource(RowStatus.class)
+        void isColouredOnATerminalAlone(RowStatus status) {
+            assertTrue(new Ansi(true).by(status, "x").matches("\u001b\\[\\d+mx\u001b\\[0m"));
+            assertEquals("x", new Ansi(false).by(status, "x"));
+            assertFalse(Ansi.of(Env.of(Map.of("NO_COLOR", "1")), 1).on());
+            assertFalse(Ansi.of(Env.of(Map.of("TERM", "dumb")), 1).on());
         }
 
         @Test
@@ -754,7 +754,7 @@ class ViewsTest {
             Files.writeString(folder.resolve("out.csv"), "kept");
 
             var problem = assertThrows(Unusable.class,
-                    () -> Draft.write(folder.resolve("out.csv"), out -> {
+                    () -> AtomicFile.write(folder.resolve("out.csv"), out -> {
                         out.write(1);
                         throw new IOException("No space left on device");
                     }));
@@ -782,7 +782,7 @@ class ViewsTest {
             Files.setPosixFilePermissions(file, PosixFilePermissions.fromString(permissions));
             var drafts = new ArrayList<String>();
 
-            Draft.write(file, out -> {
+            AtomicFile.write(file, out -> {
                 try (var all = Files.newDirectoryStream(folder, ".*")) {
                     for (var draft : all) drafts.add(permissions(draft));
                 }
@@ -797,7 +797,7 @@ class ViewsTest {
 
         @Test
         void hasThePermissionsOfAnyNewFileWhereThereWasNone() throws IOException {
-            Draft.write(folder.resolve("out.csv"), out -> out.write('x'));
+            AtomicFile.write(folder.resolve("out.csv"), out -> out.write('x'));
 
             var other = Files.createFile(folder.resolve("other"));
             assertEquals(permissions(other), permissions(folder.resolve("out.csv")));

@@ -169,7 +169,7 @@ abstract class WholeCommand {
     }
 
     /// `succeeded=2 pending=1`, without what is 0.
-    String standing() throws IOException {
+    String status() throws IOException {
         var call = call(Map.of(), "status", "--json", "-i", input(), "-o", output());
         var json = tree(call.out());
         return Stream.of("succeeded", "partial", "failed", "paused", "unknown", "pending")
