@@ -181,10 +181,10 @@ class FormTest {
 
         @ParameterizedTest(name = "{0} = {1} is sent as {2}")
         @CsvSource(delimiter = '|', textBlock = """
-                name      | '007'                  | Text[text=007]
-                name      | ' a '                  | Text[text= a ]
-                name      | ''                     | Text[text=]
-                body_text | '1e5'                  | Text[text=1e5]
+                name      | '007'                  | Str[text=007]
+                name      | ' a '                  | Str[text= a ]
+                name      | ''                     | Str[text=]
+                body_text | '1e5'                  | Str[text=1e5]
                 num       | '12345678901234567890' | Numeric[number=12345678901234567890]
                 num       | ' 007 '                | Numeric[number=7]
                 num       | '-.5'                  | Numeric[number=-0.5]
@@ -195,7 +195,7 @@ class FormTest {
                 flag      | ' OFF '                | Truth[isTrue=false]
                 flag      | '0'                    | Truth[isTrue=false]
                 tone      | ''                     | None[]
-                tone      | 'casual'               | Text[text=casual]
+                tone      | 'casual'               | Str[text=casual]
                 meta      | '{"a": [1, 2.50]}'     | RawJson[text={"a": [1, 2.50]}]
                 ext       | ''                     | None[]
                 """)
