@@ -2797,67 +2797,45 @@ final class DifyExec implements Runnable {
             window.ifPresent(Screen.Window::close);
         }
 
-        /// The progress in one line: `12/20 · 10 ok · 2 failed · 5 running · 3.2/s · 684 tokens · 8 s left`
+        /// `12/20 (60 %) · 3.2/s · 2 failed · 8 s left · 5 running · 684 tokens`, the most wanted first.
         record OneLine(Tally tally) {
-            private static final int BAR = 20, LAST = 9;
-
-            /// An item of the line. Those of a lower rank get their room first; rank 0 is always there.
-            private record Item(int rank, String text) {}
-
             String plain() {
-                return joined(_ -> true);
+                return String.join(" · ", items());
             }
 
-            /// What fits into so many columns.
+            /// Whole items from the left, as many as fit.
             String within(int columns) {
-                var kept = new HashSet<>(Set.of(0));
-                for (int rank = 1; rank <= LAST; rank++) {
-                    kept.add(rank);
-                    if (joined(kept::contains).length() > columns) kept.remove(rank);
+                var line = new StringBuilder();
+                for (var item : items()) {
+                    if (!line.isEmpty() && line.length() + 3 + item.length() > columns) break;
+                    line.append(line.isEmpty() ? "" : " · ").append(item);
                 }
-                var line = joined(kept::contains);
-                return line.length() + BAR + 3 <= columns ? bar() + " " + line : Text.cut(line, columns);
+                return Text.cut(line.toString(), columns);
             }
 
-            private String joined(Predicate<Integer> ranks) {
-                return items().stream().filter(item -> ranks.test(item.rank()) && !item.text().isEmpty())
-                        .map(Item::text).collect(joining(" · "));
-            }
-
-            private List<Item> items() {
-                return List.of(
-                        new Item(0, tally.done() + "/" + tally.asked),
-                        new Item(LAST, tally.succeeded() + " ok"),
-                        new Item(0, some(tally.count(RowStatus.FAILED), "failed")),
-                        new Item(1, some(tally.count(RowStatus.PAUSED) + tally.count(RowStatus.UNKNOWN), "open")),
-                        new Item(2, tally.now.rest().orElse("")),
-                        new Item(4, tally.now.running() + " running" + (tally.pace.limit() < tally.pace.ceiling
-                                ? " (limit " + tally.pace.limit() + ")" : "")),
-                        new Item(5, some(tally.now.waiting(), "waiting")),
-                        new Item(5, some(tally.now.fetching(), "fetching files")),
-                        new Item(5, some(tally.now.lookUps(), "looked up")),
-                        new Item(3, String.format(Locale.ROOT, "%.1f/s", tally.rate())),
-                        new Item(8, some(tally.tokens, "tokens")),
-                        new Item(7, cost()),
-                        new Item(0, tally.timeLeft().map(left -> Text.seconds(left) + " left").orElse("")));
+            private List<String> items() {
+                long done = tally.done(), asked = tally.asked();
+                var now = tally.now;
+                var slowedTo = tally.slowedTo();
+                return Stream.of(done + "/" + asked + (asked == 0 ? "" : " (" + 100 * done / asked + " %)"),
+                        now.rest().orElse(""),
+                        tally.rate() == 0 ? "" : String.format(Locale.ROOT, "%.1f/s", tally.rate()),
+                        some(tally.count(RowStatus.FAILED), "failed"),
+                        some(tally.count(RowStatus.UNKNOWN), "unknown"),
+                        some(tally.count(RowStatus.PAUSED), "paused"),
+                        tally.timeLeft().map(left -> Text.seconds(left) + " left").orElse(""),
+                        now.running() + " running" + (slowedTo.isPresent() ? " (limit " + slowedTo.getAsInt() + ")" : ""),
+                        some(now.waiting(), "waiting"),
+                        some(now.fetching(), "fetching files"),
+                        some(now.lookUps(), "looked up"),
+                        some(tally.tokens(), "tokens"),
+                        tally.spending().times(1).entrySet().stream().map(spent -> spent.getValue().toPlainString()
+                                + " " + Text.text(spent.getKey(), 8)).collect(joining(", ")))
+                        .filter(item -> !item.isEmpty()).toList();
             }
 
             private static String some(long count, String what) {
                 return count == 0 ? "" : count + " " + what;
-            }
-
-            private String bar() {
-                int full = tally.asked == 0 ? BAR : (int) (BAR * tally.done() / tally.asked);
-                return "[" + "#".repeat(full) + "-".repeat(BAR - full) + "]";
-            }
-
-            /// `0.00021 of about 0.00105 USD`
-            private String cost() {
-                var spent = tally.spending().times(1);
-                var all = tally.projected();
-                return tally.spending().currencies().stream().map(unit -> spent.get(unit).toPlainString()
-                        + (all.containsKey(unit) ? " of about " + all.get(unit).toPlainString() : "") + " "
-                        + Text.text(unit, 8)).collect(joining(", "));
             }
         }
 
@@ -5868,7 +5846,6 @@ final class DifyExec implements Runnable {
         private final LongList.Latencies latencies = new LongList.Latencies();
         final History.MissingFiles missingFiles = new History.MissingFiles();
         private final Sample sample = new Sample();
-        private final Forecast forecast = new Forecast();
         private long tokens, retries, throttled, harvested, late;
         private long stopped; // tasks that Dify was asked to stop, since the call is to end
         Now now = new Now(0, 0, 0, 0, Optional.empty());
@@ -5897,7 +5874,7 @@ final class DifyExec implements Runnable {
 
         void started(Instant now) {
             if (now.isBefore(sample.first)) sample.first = now;
-            forecast.started(now);
+            if (recent.isEmpty()) recent.add(now); // the first rows are rated from their start
         }
 
         void ended(Attempt attempt, Outcome outcome, Duration took, Instant now) {
@@ -5905,15 +5882,9 @@ final class DifyExec implements Runnable {
             if (outcome.status().isSuccess()) latencies.add(took.toMillis());
             recent.add(now);
             if (recent.size() > RECENT) recent.remove();
-            forecast.ended(done(), together(), now);
             if (attempt.isEarlier()) return;
             sample.rows++;
             sample.last = now;
-        }
-
-        /// How many rows run at a time, or else a part of all.
-        private long together() {
-            return Math.max(1, pace.ceiling < asked ? pace.ceiling : asked / 4);
         }
 
         /// A row that had ended ends again, better.
@@ -5932,13 +5903,21 @@ final class DifyExec implements Runnable {
             return sample.spending;
         }
 
-        /// What all rows asked for will have cost, by those that have ended; empty before that.
-        Map<String, BigDecimal> projected() {
-            return sample.rows == 0 ? Map.of() : sample.spending.times((double) asked / sample.rows);
-        }
-
         long count(RowStatus status) {
             return ended.getOrDefault(status, 0L);
+        }
+
+        long asked() {
+            return asked;
+        }
+
+        long tokens() {
+            return tokens;
+        }
+
+        /// The number of places, while the server admits fewer than were asked for.
+        OptionalInt slowedTo() {
+            return pace.limit() < pace.ceiling ? OptionalInt.of(pace.limit()) : OptionalInt.empty();
         }
 
         long done() {
@@ -5959,68 +5938,17 @@ final class DifyExec implements Runnable {
             return Duration.between(began, clock.instant());
         }
 
-        /// Rows a second, over the last rows that ended.
+        /// Rows per second, over the last rows that ended.
         double rate() {
-            if (recent.size() < 2) return elapsed().toMillis() == 0 ? 0 : done() * 1000.0 / elapsed().toMillis();
+            if (recent.size() < 2) return 0;
             long span = Math.max(1, Duration.between(recent.peekFirst(), clock.instant()).toMillis());
             return (recent.size() - 1) * 1000.0 / span;
         }
 
-        /// None once the rows that are left have taken longer than was foreseen.
+        /// The rows left, at the recent rate; empty before the first row has ended, and after the last.
         Optional<Duration> timeLeft() {
-            return forecast.left(asked, together(), clock.instant()).filter(Duration::isPositive);
-        }
-
-        /// How long the rows that are left will take, by those that ended last. They are looked at each time that as
-        /// many have ended as run at a time: then those that run are as far as they were. While rows end as they did,
-        /// the time left never rises: only another pace changes what a row is taken to need.
-        static final class Forecast {
-            private static final int POINTS = 20;
-
-            private record Point(long rows, Instant at) {}
-
-            private final ArrayDeque<Point> points = new ArrayDeque<>();
-            private double perRow = 0; // milliseconds from one end to the next
-
-            void started(Instant now) {
-                if (points.isEmpty()) points.add(new Point(0, now));
-            }
-
-            /// @param rows     that have ended
-            /// @param together that run at a time
-            void ended(long rows, long together, Instant now) {
-                if (points.isEmpty() || rows - points.peekLast().rows() < together) return;
-                points.add(new Point(rows, now));
-                if (points.size() > POINTS) points.remove();
-                double measured = millis(now) / (rows - points.peekFirst().rows());
-                if (perRow == 0 || measured < perRow || isSlower(measured)) perRow = measured;
-            }
-
-            /// By more than chance may make it, which has the less of a say the more rows were looked at.
-            private boolean isSlower(double measured) {
-                return measured > perRow * (1 + 0.5 / Math.sqrt(points.size()));
-            }
-
-            private double millis(Instant now) {
-                return Duration.between(points.peekFirst().at(), now).toMillis();
-            }
-
-            /// Empty before there is a pace to tell it by.
-            Optional<Duration> left(long asked, long together, Instant now) {
-                if (perRow == 0) return Optional.empty();
-                var last = points.peekLast();
-                double overdue = millis(now) / (last.rows() + together - points.peekFirst().rows());
-                double each = isSlower(overdue) ? overdue : perRow;
-                double atLast = time(asked - last.rows(), together, each);
-                double atNext = time(asked - last.rows() - together, together, each);
-                return Optional.of(Duration.ofMillis((long) Math.max(atNext,
-                        atLast - Duration.between(last.at(), now).toMillis())));
-            }
-
-            /// The last rows take as long as those that run beside others.
-            private static double time(long rows, long together, double each) {
-                return rows <= 0 ? 0 : Math.max(rows, together) * each;
-            }
+            return rate() == 0 || done() >= asked ? Optional.empty()
+                    : Optional.of(Duration.ofMillis((long) (1000 * (asked - done()) / rate())));
         }
     }
 

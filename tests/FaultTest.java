@@ -550,8 +550,7 @@ class FaultTest {
             var dify = new Dify("--latency", "4s");
             rows(9, id -> "text " + id);
             begin(dify.settings(), run("-c", "3", "--mode", "streaming"));
-            until("a progress line", Duration.ofSeconds(20), () -> screen().contains("0/9 · 0 ok · 3 running"));
-            assertTrue(screen().contains("[--------------------]"), screen());
+            until("a progress line", Duration.ofSeconds(20), () -> screen().contains("0/9 (0 %) · 3 running"));
 
             ctrlC();
             until("the last run's end", Duration.ofSeconds(10), () -> dify.count("succeeded") == 3);
@@ -568,7 +567,7 @@ class FaultTest {
         }
 
         private static boolean tellsWhatIsLeft(String line) {
-            return line.matches(".*\\b\\d+/40 · .*\\b\\d+ failed · .* left");
+            return line.matches(".*\\b\\d+/40 .*\\b\\d+ failed · .* left.*");
         }
 
         @ParameterizedTest
@@ -584,7 +583,7 @@ class FaultTest {
                 return seen.size() == 1 && tellsWhatIsLeft(seen.getFirst());
             });
             ends(3, Duration.ofSeconds(20));
-            assertEquals(List.of(), progress().stream().filter(line -> line.contains("/40 ·")).toList(), screen());
+            assertEquals(List.of(), progress().stream().filter(line -> line.contains("/40 (")).toList(), screen());
         }
 
         @Test
@@ -593,25 +592,24 @@ class FaultTest {
             rows(40, id -> "text " + id);
             begin(120, dify.settings(), run("-c", "3", "--mode", "streaming"));
             until("a wide line", Duration.ofSeconds(20), () -> progress().stream()
-                    .anyMatch(line -> line.length() > 90 && tellsWhatIsLeft(line)));
+                    .anyMatch(line -> line.length() > 70 && tellsWhatIsLeft(line)));
 
             tmux("resize-window", "-x", "60", "-y", "40");
 
             until("a narrow line alone", Duration.ofSeconds(5), () -> {
                 var seen = progress();
-                return seen.size() == 1 && seen.getFirst().length() < 60 && tellsWhatIsLeft(seen.getFirst())
-                        && !screen().contains("#");
+                return seen.size() == 1 && seen.getFirst().length() < 60 && tellsWhatIsLeft(seen.getFirst());
             });
             ends(3, Duration.ofSeconds(20));
             assertFalse(screen().contains(" left"), screen());
         }
 
-        /// `0/9 · 0 ok · 3 running · 0.0/s` would reach to the edge, and the terminal's `^C` to the line below.
+        /// `0/9 (0 %) · 3 running` would reach to the edge, and the terminal's `^C` to the line below.
         @Test
         void leavesNothingOfAFullLineAtCtrlC() throws Exception {
             var dify = new Dify("--latency", "30s");
             rows(9, id -> "text " + id);
-            begin(31, dify.settings(), run("-c", "3", "--mode", "streaming"));
+            begin(24, dify.settings(), run("-c", "3", "--mode", "streaming"));
             until("a progress line", Duration.ofSeconds(20), () -> screen().contains("3 running"));
 
             ctrlC();
