@@ -32,17 +32,18 @@ import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.core.JsonToken;
 import com.fasterxml.jackson.core.StreamReadConstraints;
 import com.fasterxml.jackson.core.StreamReadFeature;
-import com.fasterxml.jackson.core.StreamWriteConstraints;
+import com.fasterxml.jackson.core.StreamWriteFeature;
+import com.fasterxml.jackson.core.exc.StreamConstraintsException;
 import com.fasterxml.jackson.core.json.JsonReadFeature;
 import com.fasterxml.jackson.core.util.JsonRecyclerPools;
 import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.JsonSerializable;
-import com.fasterxml.jackson.databind.ObjectReader;
 import com.fasterxml.jackson.databind.ObjectWriter;
 import com.fasterxml.jackson.databind.PropertyNamingStrategies;
 import com.fasterxml.jackson.databind.SerializationFeature;
 import com.fasterxml.jackson.databind.SerializerProvider;
+import com.fasterxml.jackson.databind.cfg.JsonNodeFeature;
 import com.fasterxml.jackson.databind.json.JsonMapper;
 import com.fasterxml.jackson.databind.jsontype.TypeSerializer;
 import com.fasterxml.jackson.databind.node.ArrayNode;
@@ -98,7 +99,7 @@ import module java.base;
 import module java.net.http;
 import module jdk.httpserver;
 
-import static difyexec.DifyExec.Json.Tokens.object;
+import static difyexec.DifyExec.Json.object;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static java.util.concurrent.TimeUnit.MILLISECONDS;
 import static java.util.concurrent.TimeUnit.NANOSECONDS;
@@ -3186,7 +3187,7 @@ final class DifyExec implements Runnable {
                     "versions", List.copyOf(batch.versions()),
                     "changed_in_input", history.changed.cardinality(),
                     "runs_without_price", history.spent.unpriced()));
-            return Json.Tokens.text(json);
+            return Json.text(json);
         }
 
         /// Where each of a batch's shards stands, by its files: a table with a line for each, or one JSON object.
@@ -3266,7 +3267,7 @@ final class DifyExec implements Runnable {
                         "retries", sum(history -> history.retries), "total_tokens",
                         sum(history -> history.spent.tokens()),
                         "in_flight", sum(History::inFlight), "shards", each.stream().map(OfShards::json).toList()));
-                return Json.Tokens.text(json);
+                return Json.text(json);
             }
 
             private static Map<String, Object> json(OfShard one) {
@@ -3396,7 +3397,7 @@ final class DifyExec implements Runnable {
         }
 
         private void open(OutputStream out) throws IOException {
-            cells = new CellWriter(raw ? new Json.Utf8(out) : Json.Utf8.shown(out), delimiter, true, "\r\n");
+            cells = new CellWriter(Json.utf8(out), delimiter, true, "\r\n");
         }
 
         private void write(Collection<String> row) throws IOException {
@@ -3834,7 +3835,7 @@ final class DifyExec implements Runnable {
         /// @param batch what the script reads of it, then its rows in blocks, one after the other
         private static void write(OutputStream file, String title, String about, List<Html> parts,
                 Map<String, Object> batch, int rows, RowJson row) throws IOException {
-            var out = new BufferedWriter(Json.Utf8.shown(file), 1 << 16);
+            var out = new BufferedWriter(Json.utf8(file), 1 << 16);
             out.write(head(title, about).markup());
             for (var part : parts) out.write(part.markup());
             out.write("<script type=\"application/json\" id=\"batch\">" + Html.json(batch) + "</script>\n");
@@ -4589,7 +4590,7 @@ final class DifyExec implements Runnable {
                 var within = part.isEmpty() ? JsonPointer.empty() : JsonPointer.compile(part).tail();
                 var nodes = Json.MAPPER.getNodeFactory();
                 try {
-                    return (value == null ? nodes.missingNode() : value.json() ? Json.FLAT.readTree(value.text())
+                    return (value == null ? nodes.missingNode() : value.json() ? Json.MAPPER.readTree(value.text())
                             : nodes.textNode(value.text())).at(within);
                 } catch (IOException | NumberFormatException _) {
                     return nodes.textNode(value.text()).at(within);
@@ -4885,7 +4886,7 @@ final class DifyExec implements Runnable {
                 both.figures().forEach(figure -> figures.put(figure.name().replace(' ', '_'), figure.json()));
                 head.putAll(object("inputs_differ", both.otherInputs.cardinality(), "outputs", both.outputs,
                         "figures", figures));
-                var text = Json.Tokens.text(head);
+                var text = Json.text(head);
                 out.print(text.substring(0, text.length() - 1) + ",\"rows\":[");
                 int[] rows = both.unequal.stream().toArray();
                 for (int i = 0; i < rows.length; i++) out.print((i > 0 ? "," : "")
@@ -6460,7 +6461,7 @@ final class DifyExec implements Runnable {
             body.put("user", attempt.user());
             if (isChat()) body.put("auto_generate_name", false);
             if (isChat() && !access.workflowId().isEmpty()) body.put("workflow_id", access.workflowId());
-            return Json.Tokens.bytes(body);
+            return Json.bytes(body);
         }
 
         private static Object json(Value value) {
@@ -6661,9 +6662,11 @@ final class DifyExec implements Runnable {
         ///
         /// @param own how the name begins under which `data` are the run's own
         private void read(InputStream in, ObjectNode into, String own) throws IOException {
-            try (var json = Json.FACTORY.createParser(in)) {
+            try (var json = Json.Tokens.FACTORY.createParser(in)) {
                 if (json.nextToken() != JsonToken.START_OBJECT) throw new JsonParseException(json, "no JSON object");
                 fields(json, into);
+            } catch (StreamConstraintsException problem) {
+                throw new Transport.Room.Exceeded("the answer is nested too deeply: " + problem.getOriginalMessage());
             } finally {
                 var data = isOfRun() && event().startsWith(own) ? told.path("data") : Json.MAPPER.missingNode();
                 if (data.isObject()) run = data;
@@ -6728,7 +6731,7 @@ final class DifyExec implements Runnable {
         private static byte[] outputs(JsonParser json) throws IOException {
             if (json.currentToken() == JsonToken.VALUE_NULL) return NO_OUTPUTS;
             if (json.currentToken() != JsonToken.VALUE_STRING) return copy(json);
-            try (var inner = Json.FACTORY.createParser(json.getText())) {
+            try (var inner = Json.Tokens.FACTORY.createParser(json.getText())) {
                 return inner.nextToken() == JsonToken.START_OBJECT ? copy(inner) : NO_OUTPUTS;
             }
         }
@@ -6736,7 +6739,7 @@ final class DifyExec implements Runnable {
         /// The outputs of a chatflow with this answer: in place of theirs, where others are told.
         private static byte[] outputs(String answer, byte[] others) {
             var outputs = object("answer", answer);
-            try (var other = Json.FACTORY.createParser(others)) {
+            try (var other = Json.Tokens.FACTORY.createParser(others)) {
                 other.nextToken();
                 while (other.nextToken() == JsonToken.FIELD_NAME) {
                     var name = other.currentName();
@@ -6747,13 +6750,13 @@ final class DifyExec implements Runnable {
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: memory does not fail
             }
-            return Json.Tokens.bytes(outputs);
+            return Json.bytes(outputs);
         }
 
         /// The value as compact JSON, its numbers as written.
         private static byte[] copy(JsonParser json) throws IOException {
             var out = new ByteArrayOutputStream(256);
-            try (var copy = Json.Tokens.writing(out)) {
+            try (var copy = Json.writing(out)) {
                 int depth = 0;
                 do {
                     if (json.currentToken().isNumeric() && !json.isNaN())
@@ -7376,8 +7379,12 @@ final class DifyExec implements Runnable {
 
             /// An answer that there is no room for.
             static final class Exceeded extends IOException {
+                Exceeded(String message) {
+                    super(message);
+                }
+
                 Exceeded(long most) {
-                    super(String.format(Locale.ROOT, "the answer is larger than the memory for it (%.1f MB); "
+                    this(String.format(Locale.ROOT, "the answer is larger than the memory for it (%.1f MB); "
                             + "a lower -c or JDK_JAVA_OPTIONS=-Xmx4g gives it more", most / 1e6));
                 }
             }
@@ -9314,7 +9321,7 @@ final class DifyExec implements Runnable {
         private final Path path;
         private final byte[] head;
         private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
-        private final JsonGenerator json = Json.Tokens.writing(waiting).setRootValueSeparator(null);
+        private final JsonGenerator json = Json.writing(waiting).setRootValueSeparator(null);
         private final List<Runnable> onceWritten = new ArrayList<>();
         private FileChannel channel;
         /// What the file system calls the file; null where it has no such name.
@@ -10129,7 +10136,7 @@ final class DifyExec implements Runnable {
             if (hasControl(id))
                 return Optional.of("the id " + Text.quoted(id) + " contains a control character or a line break");
             if (file.mayHoldHalves()) for (var cell : cells)
-                if (Json.Utf8.hasHalf(cell))
+                if (Json.hasLoneSurrogate(cell))
                     return Optional.of("the cell " + Text.quoted(cell)
                             + " contains half of a surrogate pair, which is no character: type it anew");
             int before = index.size(), entry = index.add(id, rows.line, rows.hashes.number(cells));
@@ -10958,7 +10965,7 @@ final class DifyExec implements Runnable {
         record JsonObject() implements Input {
             @Override
             public Value read(String cell) {
-                try (var json = Json.Tokens.STRICT.createParser(cell)) {
+                try (var json = Json.Tokens.FACTORY.createParser(cell)) {
                     if (isObject(json)) return new Value.RawJson(cell.strip());
                 } catch (IOException | NumberFormatException _) {
                     // said below
@@ -10969,8 +10976,11 @@ final class DifyExec implements Runnable {
             /// One, and nothing behind it.
             private static boolean isObject(JsonParser json) throws IOException {
                 if (json.nextToken() != JsonToken.START_OBJECT) return false;
-                while (json.nextToken() != JsonToken.END_OBJECT || !json.getParsingContext().inRoot())
-                    if (json.currentToken() == JsonToken.VALUE_NUMBER_FLOAT) json.getDecimalValue(); // or it fails
+                while (json.nextToken() != JsonToken.END_OBJECT || !json.getParsingContext().inRoot()) {
+                    if (json.currentToken() != JsonToken.VALUE_NUMBER_FLOAT) continue;
+                    if (json.isNaN()) return false;
+                    json.getDecimalValue(); // throws for a number that no decimal can hold
+                }
                 return json.nextToken() == null;
             }
         }
@@ -13629,8 +13639,8 @@ final class DifyExec implements Runnable {
             /// The answer to a question by run id.
             Map<String, Object> detail() {
                 var detail = stored();
-                detail.put("inputs", Json.Tokens.text(inputs));
-                if (!version.hasWorker()) detail.compute("outputs", (_, outputs) -> Json.Tokens.text(outputs));
+                detail.put("inputs", Json.text(inputs));
+                if (!version.hasWorker()) detail.compute("outputs", (_, outputs) -> Json.text(outputs));
                 return detail;
             }
 
@@ -13853,7 +13863,7 @@ final class DifyExec implements Runnable {
         }
 
         private static void send(HttpExchange exchange, int status, Map<String, Object> answer) throws IOException {
-            var body = Json.Tokens.text(answer).getBytes(UTF_8);
+            var body = Json.text(answer).getBytes(UTF_8);
             exchange.getResponseHeaders().set("Content-Type", "application/json");
             exchange.sendResponseHeaders(status, body.length);
             exchange.getResponseBody().write(body);
@@ -13861,7 +13871,7 @@ final class DifyExec implements Runnable {
         }
 
         private static String line(Map<String, Object> event) {
-            return "data: " + Json.Tokens.text(event) + "\n\n";
+            return "data: " + Json.text(event) + "\n\n";
         }
 
         private static void write(OutputStream out, String text) throws IOException {
@@ -14335,92 +14345,24 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Jackson, set up once: sizes are the server's business, numbers stay as they are written.
+    /// Jackson, set up once. Sizes are the server's business, and numbers keep their digits.
     static final class Json {
-        /// For what is read and written as a stream: without databind, which takes 100 ms to load.
+        /// For what is read as a stream: it does not load databind, which takes 100 ms.
         static final class Tokens {
             static final JsonFactory FACTORY = JsonFactory.builder()
                     .disable(JsonFactory.Feature.INTERN_FIELD_NAMES)
-                    .recyclerPool(JsonRecyclerPools.newBoundedPool(256)) // one a virtual thread would be one a row
+                    .recyclerPool(JsonRecyclerPools.newBoundedPool(256)) // one per virtual thread would be one per row
                     .disable(StreamReadFeature.AUTO_CLOSE_SOURCE)
                     .streamReadConstraints(StreamReadConstraints.builder().maxStringLength(Integer.MAX_VALUE)
-                            .maxNumberLength(1_000_000).maxNestingDepth(10_000).build())
-                    .streamWriteConstraints(StreamWriteConstraints.builder().maxNestingDepth(10_000).build())
+                            .maxNumberLength(1_000_000).build())
                     .enable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS) // Python's NaN
                     .build();
-            /// For what people write: `NaN` is no number.
-            static final JsonFactory STRICT = FACTORY.rebuild()
-                    .disable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS).build();
-
-            /// Jackson's own UTF-8 has an escape for each half of an emoji, or takes what follows a lone half for one.
-            static JsonGenerator writing(OutputStream out) {
-                try {
-                    return FACTORY.createGenerator(new Utf8(out));
-                } catch (IOException problem) {
-                    throw new UncheckedIOException(problem); // cannot happen: nothing is written as yet
-                }
-            }
-
-            /// `object("count", 3, "ids", List.of("r-1"))`, in this order.
-            static Map<String, Object> object(Object... namesAndValues) {
-                var object = new LinkedHashMap<String, Object>();
-                for (int i = 0; i < namesAndValues.length; i += 2)
-                    object.put((String) namesAndValues[i], namesAndValues[i + 1]);
-                return object;
-            }
-
-            /// Maps, lists and plain values as JSON.
-            static String text(Object value) {
-                var text = new StringWriter();
-                write(value, text);
-                return text.toString();
-            }
-
-            /// The same in UTF-8.
-            static byte[] bytes(Object value) {
-                var out = new ByteArrayOutputStream(512);
-                write(value, new Utf8(out));
-                return out.toByteArray();
-            }
-
-            private static void write(Object value, Writer text) {
-                try (var json = FACTORY.createGenerator(text)) {
-                    write(value, json);
-                } catch (IOException problem) {
-                    throw new UncheckedIOException(problem); // cannot happen: memory does not fail
-                }
-            }
-
-            private static void write(Object value, JsonGenerator json) throws IOException {
-                switch (value) {
-                    case Map<?, ?> object -> {
-                        json.writeStartObject();
-                        for (var field : object.entrySet()) {
-                            json.writeFieldName((String) field.getKey());
-                            write(field.getValue(), json);
-                        }
-                        json.writeEndObject();
-                    }
-                    case List<?> array -> {
-                        json.writeStartArray();
-                        for (var item : array) write(item, json);
-                        json.writeEndArray();
-                    }
-                    case String text -> json.writeString(text);
-                    case RawValue raw -> raw.serialize(json);
-                    case BigDecimal number -> json.writeNumber(number.toPlainString());
-                    case Boolean isTrue -> json.writeBoolean(isTrue);
-                    case Integer number -> json.writeNumber(number);
-                    case Long number -> json.writeNumber(number);
-                    case null -> json.writeNull();
-                    default -> json.writeObject(value);
-                }
-            }
         }
 
         static final JsonMapper MAPPER = JsonMapper.builder(Tokens.FACTORY)
                 .propertyNamingStrategy(PropertyNamingStrategies.SNAKE_CASE)
                 .enable(DeserializationFeature.USE_BIG_DECIMAL_FOR_FLOATS)
+                .disable(JsonNodeFeature.STRIP_TRAILING_BIGDECIMAL_ZEROES)
                 .addModule(new SimpleModule().addSerializer(Instant.class, new ToStringSerializerBase(Instant.class) {
                     @Override
                     public String valueToString(Object time) {
@@ -14428,74 +14370,52 @@ final class DifyExec implements Runnable {
                     }
                 }))
                 .build();
-        static final JsonFactory FACTORY = MAPPER.getFactory();
-        /// For trees that are walked from within: what is nested deeper than a stack bears is refused.
-        static final ObjectReader FLAT = MAPPER.reader().with(Tokens.FACTORY.rebuild().streamReadConstraints(
-                Tokens.FACTORY.streamReadConstraints().rebuild().maxNestingDepth(500).build()).build());
+        private static final ObjectWriter WRITER = MAPPER.writer()
+                .with(StreamWriteFeature.WRITE_BIGDECIMAL_AS_PLAIN);
+        private static final Pattern LONE_SURROGATE = Pattern.compile("\\p{Cs}");
+        private static final String REPLACEMENT = "\uFFFD";
 
-        /// Writes UTF-8. Half of a surrogate pair, which JSON can hold and UTF-8 cannot, becomes its escape: `\\ud83d`.
-        static final class Utf8 extends Writer {
-            private static final byte[] UNSHOWABLE = "\uFFFD".getBytes(UTF_8);
+        /// `object("count", 3, "ids", List.of("r-1"))`, in this order.
+        static Map<String, Object> object(Object... namesAndValues) {
+            var object = new LinkedHashMap<String, Object>();
+            for (int i = 0; i < namesAndValues.length; i += 2)
+                object.put((String) namesAndValues[i], namesAndValues[i + 1]);
+            return object;
+        }
 
-            private final OutputStream out;
-            private final CharsetEncoder encoder = UTF_8.newEncoder();
-            private final ByteBuffer bytes = ByteBuffer.allocate(1024);
-            /// The first half of a pair whose second comes with the next piece; or 0.
-            private char half = 0;
-
-            Utf8(OutputStream out) {
-                this.out = out;
+        static String text(Object value) {
+            try {
+                return WRITER.writeValueAsString(value);
+            } catch (JsonProcessingException problem) {
+                throw new UncheckedIOException(problem); // cannot happen: these are maps, lists and our own records
             }
+        }
 
-            /// For what people read: half a pair is shown as what cannot be shown.
-            static Writer shown(OutputStream out) {
-                return new OutputStreamWriter(out, UTF_8.newEncoder().onMalformedInput(CodingErrorAction.REPLACE)
-                        .replaceWith(UNSHOWABLE));
-            }
+        static byte[] bytes(Object value) {
+            return wellFormed(text(value)).getBytes(UTF_8);
+        }
 
-            static boolean isHalf(int codePoint) {
-                return Character.getType(codePoint) == Character.SURROGATE;
+        /// Jackson's own UTF-8 output fails at half of a surrogate pair, which JSON can hold and UTF-8 cannot.
+        static JsonGenerator writing(OutputStream out) {
+            try {
+                return Tokens.FACTORY.createGenerator(utf8(out));
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem); // cannot happen: nothing is written yet
             }
+        }
 
-            static boolean hasHalf(String text) {
-                for (int i = 0; i < text.length(); i++) // a stream for each of a million cells takes half a second
-                    if (Character.isSurrogate(text.charAt(i))) return text.codePoints().anyMatch(Utf8::isHalf);
-                return false;
-            }
+        /// A writer of UTF-8 that replaces half of a surrogate pair by U+FFFD.
+        static Writer utf8(OutputStream out) {
+            return new OutputStreamWriter(out, UTF_8.newEncoder().onMalformedInput(CodingErrorAction.REPLACE)
+                    .replaceWith(REPLACEMENT.getBytes(UTF_8)));
+        }
 
-            @Override
-            public void write(char[] text, int from, int length) throws IOException {
-                var all = half == 0 ? CharBuffer.wrap(text, from, length)
-                        : CharBuffer.wrap(half + new String(text, from, length));
-                for (var result = encoder.encode(all, bytes, false); !result.isUnderflow();
-                        result = encoder.encode(all, bytes, false)) {
-                    drain();
-                    if (result.isMalformed()) escape(all.get());
-                }
-                half = all.hasRemaining() ? all.get() : 0;
-            }
+        static boolean hasLoneSurrogate(String text) {
+            return LONE_SURROGATE.matcher(text).find();
+        }
 
-            private void escape(char half) throws IOException {
-                out.write(String.format("\\u%04x", (int) half).getBytes(UTF_8));
-            }
-
-            private void drain() throws IOException {
-                out.write(bytes.array(), 0, bytes.position());
-                bytes.clear();
-            }
-
-            @Override
-            public void flush() throws IOException {
-                drain();
-                out.flush();
-            }
-
-            @Override
-            public void close() throws IOException {
-                drain();
-                if (half != 0) escape(half);
-                out.close();
-            }
+        static String wellFormed(String text) {
+            return LONE_SURROGATE.matcher(text).replaceAll(REPLACEMENT);
         }
     }
 
@@ -14519,7 +14439,7 @@ final class DifyExec implements Runnable {
 
         /// JSON that may stand in a page: nothing in it ends the element around it.
         static String json(Object value) {
-            return Json.Tokens.text(value).replace("<", "\\u003C").replace(">", "\\u003E")
+            return Json.text(value).replace("<", "\\u003C").replace(">", "\\u003E")
                     .replace("&", "\\u0026").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029");
         }
 
@@ -14813,7 +14733,7 @@ final class DifyExec implements Runnable {
             if (text.isEmpty()) return text;
             var cut = cut(text, longest);
             if (cut.length() < text.length()) cut += "…";
-            return cut.codePoints().map(c -> isControl(c) ? ' ' : Json.Utf8.isHalf(c) ? 0xFFFD : c)
+            return cut.codePoints().map(c -> isControl(c) ? ' ' : Character.getType(c) == Character.SURROGATE ? 0xFFFD : c)
                     .collect(StringBuilder::new, StringBuilder::appendCodePoint, StringBuilder::append).toString();
         }
 

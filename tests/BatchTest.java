@@ -266,7 +266,7 @@ final class BatchTest {
                     new Event.Attempt(NOON, "größe \"1\"", 2, "user-1", "streaming", "0123456789abcdef",
                             "row", "fedcba9876543210"),
                     new Event.Run(NOON, "a", "user-1", "run-1", "task-1"),
-                    new Event.Run(NOON, "😀", "user-2", "\ud83d run", "\ude00"),
+                    new Event.Run(NOON, "😀", "user-2", "run 😀", "task"),
                     new Event.End(NOON, "a", "user-1", "failed", "0123456789abcdef", "run-1", 2, 500, "cause",
                             "error", 1.25, 10, 3, new BigDecimal("0.0018"), "USD", "fedcba9876543210"),
                     new Event.Look(NOON, "user-1", "run-1", "absent"),

@@ -621,63 +621,32 @@ final class DataTest {
     }
 
     @Nested
-    class TheWrittenText {
-        private static String written(String... pieces) throws IOException {
+    class TheWrittenJson {
+        @Test
+        void replacesHalfAPairAndKeepsEmoji() throws IOException {
+            var text = "\ud83d end " + "😀".repeat(10_000) + " \ude00";
+            var whole = "\uFFFD end " + "😀".repeat(10_000) + " \uFFFD";
             var out = new ByteArrayOutputStream();
-            try (var writer = new Json.Utf8(out)) {
-                for (var piece : pieces) writer.write(piece);
+
+            try (var json = Json.writing(out)) {
+                json.writeString(text);
             }
-            return UTF_8.newDecoder().decode(ByteBuffer.wrap(out.toByteArray())).toString(); // whole UTF-8
+
+            assertEquals('"' + whole + '"', out.toString(UTF_8));
+            assertArrayEquals(('"' + whole + '"').getBytes(UTF_8), Json.bytes(text));
         }
 
         @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
-                text                          | written
-                größer 日本語 😀              | größer 日本語 😀
-                \ud83d end                    | \\ud83d end
-                cut \ud83d                    | cut \\ud83d
-                \ude00 alone                  | \\ude00 alone
-                \ude00\ud83d                  | \\ude00\\ud83d
-                \ud83d\ud83d\ude00            | \\ud83d😀
-                \ud83d日                      | \\ud83d日
-                """)
-        void halfAPairIsItsEscapeWhereverItStandsAndHoweverItComes(String text, String written) throws IOException {
-            assertEquals(written, written(text));
-            assertEquals(written, written(text.split("(?s)(?<=.)"))); // whole characters
-            assertEquals(written, written(text.chars().mapToObj(c -> String.valueOf((char) c)).toArray(String[]::new)));
+        @ValueSource(strings = {"1.10", "-0.5", "12345678901234567890.123456789012345678901", "100", "0.0000000"})
+        void keepsTheDigitsOfANumber(String number) throws IOException {
+            assertEquals("{\"n\":" + number + "}", Json.text(Json.MAPPER.readTree("{\"n\":" + number + "}")));
         }
 
         @Test
-        void anEmojiStaysReadableInTextOfAnyLength() throws IOException {
-            var text = "x" + "😀".repeat(100_000);
+        void cannotBeNestedWithoutLimit() {
+            var deep = "[".repeat(1_500) + "]".repeat(1_500);
 
-            assertEquals(text, written(text));
-            var out = new ByteArrayOutputStream();
-            try (var json = Json.Tokens.writing(out)) {
-                json.writeString(text);
-            }
-            assertEquals('"' + text + '"', out.toString(UTF_8));
-        }
-
-        @Test
-        void itIsShownAsWhatCannotBeShown() throws IOException {
-            var out = new ByteArrayOutputStream();
-            try (var writer = Json.Utf8.shown(out)) {
-                writer.write("\ud83d end 😀");
-            }
-
-            assertEquals("\uFFFD end 😀", out.toString(UTF_8));
-        }
-
-        @Test
-        void theRequestHoldsItToo() throws IOException {
-            var attempt = attempt(0, 0);
-
-            try (var client = DifyClient.of(Given.ACCESS, seconds(1), 1)) {
-                var body = client.body(attempt, Map.of("q", new Value.Str("\ud83d end")));
-
-                assertEquals("\ud83d end", JSON.readTree(body).path("inputs").path("q").asText());
-            }
+            assertThrows(IOException.class, () -> Json.MAPPER.readTree(deep));
         }
     }
 }

@@ -501,19 +501,6 @@ class ViewsTest {
             }
         }
 
-        @Test
-        void halfAnEmojiIsShownAsWhatCannotBeShownAndStaysWhatItIsInRaw() throws IOException {
-            batch().success("a", "x", "{\"o\":\"\\ud83d end\",\"\\ude00\":[\"\\ud83d\",\"😀\"]}").save();
-
-            var shown = strictly(written());
-            var raw = strictly(written("--raw"));
-
-            assertEquals(List.of("output.o", "output.\uFFFD"), shown.get(0).subList(2, 4));
-            assertEquals(List.of("\uFFFD end", "[\"\\ud83d\",\"😀\"]"), shown.get(1).subList(2, 4));
-            assertEquals(List.of("output.o", "output.\\ude00"), raw.get(0).subList(2, 4));
-            assertEquals(List.of("\\ud83d end", "[\"\\ud83d\",\"😀\"]"), raw.get(1).subList(2, 4));
-        }
-
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, quoteCharacter = '`', delimiter = '|', textBlock = """
                 cell                | written
