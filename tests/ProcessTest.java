@@ -450,6 +450,53 @@ final class ProcessTest extends WholeCommand {
             assertEquals(alone, call.out().contains("LOCKED"), call.out());
         }
 
+        /// Starts the script through a Java that writes down how it was called.
+        private List<String> starts(Path script, String... args) throws Exception {
+            var java = Files.createDirectories(file("jdk/bin")).resolve("java");
+            for (var program : List.of(java, java.resolveSibling("javac"))) executable(program, """
+                    #!/bin/sh
+                    case " $* " in
+                      *' dev.jbang.Main '*)
+                        echo jbang >>'%1$s'
+                        echo '%2$s -classpath %3$s Tool difyexec-arguments'
+                        exit 255 ;;
+                      *-Xshare:dump* | *DumpLoadedClassList*) exit 1 ;;
+                      *) echo "tool: $*" | sed 's/.*Tool/tool/' >>'%1$s'; exit 3 ;;
+                    esac
+                    """.formatted(file("calls"), java, file("tool.jar")));
+            Files.writeString(file("jdk/release"), "JAVA_VERSION=\"25.0.1\"\n");
+            Files.deleteIfExists(file("calls"));
+            var version = Files.readAllLines(launcher()).get(2).replace("v=", "");
+            var jar = file("cache/difyexec/jbang-" + version + "/lib/jbang-cli-" + version + ".jar");
+            Files.createDirectories(jar.getParent());
+            if (!Files.exists(jar)) Files.createFile(jar);
+            var builder = new ProcessBuilder(Stream.concat(Stream.of(launcher().toString(), script.toString()),
+                    Stream.of(args)).toList()).redirectErrorStream(true);
+            builder.environment().clear();
+            builder.environment().putAll(Map.of("PATH", "/usr/bin:/bin", "JAVA_HOME", file("jdk").toString(), "HOME",
+                    file("home").toString(), "XDG_CACHE_HOME", file("cache").toString()));
+            var process = builder.start();
+            process.getInputStream().readAllBytes();
+            assertEquals(3, process.waitFor());
+            return Files.readAllLines(file("calls"));
+        }
+
+        @Test
+        void asksJBangOnlyWhereTheScriptOrAJarHasChanged() throws Exception {
+            var script = Files.writeString(file("DifyExec.java"), "one");
+            Files.createFile(file("tool.jar"));
+
+            assertEquals(List.of("jbang", "tool a  b *"), starts(script, "a  b", "*"));
+            assertEquals(List.of("tool c "), starts(script, "c", ""));
+
+            Files.writeString(script, "two");
+            assertEquals(List.of("jbang", "tool"), starts(script));
+            assertEquals(List.of("tool"), starts(script));
+
+            Files.delete(file("tool.jar"));
+            assertEquals(List.of("jbang", "tool"), starts(script));
+        }
+
         private static final String INSTALLER = """
                 [ "$(cat)" = rows ] && printf '<%s>' "$@"
                 exit 3
