@@ -100,6 +100,7 @@ import module java.net.http;
 import module jdk.httpserver;
 
 import static difyexec.DifyExec.Json.object;
+import static java.nio.charset.StandardCharsets.ISO_8859_1;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static java.util.concurrent.TimeUnit.MILLISECONDS;
 import static java.util.concurrent.TimeUnit.NANOSECONDS;
@@ -159,11 +160,24 @@ final class DifyExec implements Runnable {
     /// The command tree over one environment: `main` gives the real one, a test a map. Where the first argument names
     /// a command that needs no other, it is of that one alone: picocli reads the options of all that it is given.
     static CommandLine commandLine(Env env, String... args) {
-        var line = new CommandLine(new DifyExec(), new Factory(env, _ -> UnaryOperator.identity()));
+        var secret = env.secret();
+        var line = new CommandLine(new DifyExec(), new Factory(env, _ -> UnaryOperator.identity())) {
+            @Override
+            public CommandLine setOut(PrintWriter out) {
+                return super.setOut(secret.masking(out));
+            }
+
+            @Override
+            public CommandLine setErr(PrintWriter err) {
+                return super.setErr(secret.masking(err));
+            }
+        };
         var named = ALONE.stream().filter(type -> args.length > 0
                 && type.getSimpleName().toLowerCase(Locale.ROOT).equals(args[0])).toList();
         (named.isEmpty() ? ALONE : named).forEach(line::addSubcommand);
         if (named.isEmpty()) WITH_ALL.forEach(line::addSubcommand);
+        line.getOut(); // picocli makes its own writers once, for the whole tree
+        line.getErr();
         return CommandLines.configured(line, new EnvDefaults(env), env);
     }
 
@@ -1802,12 +1816,12 @@ final class DifyExec implements Runnable {
                     .setHelpSectionKeys(List.of("page"))
                     .setParameterExceptionHandler((problem, _) -> unusable(problem, env.invocation()))
                     .setExecutionExceptionHandler(CommandLines::stopped)
-                    .setExecutionStrategy(CommandLines::execute);
+                    .setExecutionStrategy(parsed -> execute(parsed, env.secret()));
         }
 
         /// What was asked for, and all that it printed must have got there.
-        private static int execute(CommandLine.ParseResult parsed) {
-            int code = new CommandLine.RunLast().execute(parsed);
+        private static int execute(CommandLine.ParseResult parsed, Secret secret) {
+            int code = secret.during(() -> new CommandLine.RunLast().execute(parsed));
             var line = parsed.commandSpec().commandLine();
             try {
                 write(System.out, _ -> {
@@ -1822,7 +1836,9 @@ final class DifyExec implements Runnable {
         /// A full disk and a reader that has left are told; a PrintStream keeps both to itself.
         static void write(OutputStream out, AtomicFile.Content content) {
             try {
-                content.write(out);
+                var masking = Secret.current().masking(out);
+                content.write(masking);
+                masking.flush();
                 if (out instanceof PrintStream stream && stream.checkError()) throw new IOException(LOST);
             } catch (IOException problem) {
                 throw new Unusable("standard output: cannot be written (" + Text.of(problem) + ")");
@@ -1837,9 +1853,9 @@ final class DifyExec implements Runnable {
             return Exit.UNUSABLE.code;
         }
 
-        /// `--timeout abc: not a duration`; what picocli finds itself is in its words. A key in it is masked.
+        /// `--timeout abc: not a duration`; what picocli finds itself is in its words.
         static String explain(ParameterException problem) {
-            return Text.text(Text.masked(said(problem)), 1000);
+            return Text.text(said(problem), 1000);
         }
 
         private static String said(ParameterException problem) {
@@ -2732,7 +2748,7 @@ final class DifyExec implements Runnable {
                 var setting = setting(option).filter(known -> !known.fault().isEmpty());
                 if (setting.isEmpty() || typed.hasMatchedOption(option) || demo && !setting.get().source().isEmpty()
                         || typed.commandSpec().defaultValueProvider().defaultValue(option) != null) continue;
-                throw new Unusable(env.masked(setting.get().place()) + ": " + setting.get().fault());
+                throw new Unusable(setting.get().place() + ": " + setting.get().fault());
             }
         }
 
@@ -4994,7 +5010,9 @@ final class DifyExec implements Runnable {
                         .map(PosixFilePermissions::asFileAttribute).toArray(FileAttribute<?>[]::new));
                 try { // only now is the draft ours, to be deleted
                     try (var stream = new FileOutputStream(draft.toFile())) {
-                        content.write(stream);
+                        var masking = Secret.current().masking(stream);
+                        content.write(masking);
+                        masking.flush();
                         stream.getFD().sync(); // it may take the place of what a power cut would not bring back
                     }
                     if (permissions.isPresent()) Files.setPosixFilePermissions(draft, permissions.get());
@@ -9378,7 +9396,7 @@ final class DifyExec implements Runnable {
             try {
                 channel.position(before);
                 if (before == 0) write(head);
-                write(waiting.toByteArray());
+                write(Secret.current().mask(waiting.toByteArray())); // a server may return the key as an id
             } catch (IOException problem) {
                 channel.truncate(before);
                 throw new IOException(path + ": " + Text.of(problem), problem);
@@ -10133,6 +10151,7 @@ final class DifyExec implements Runnable {
             var cells = header.named(all);
             var id = cells.get(idColumn);
             if (id.isEmpty()) return Optional.of("the id is blank");
+            if (Secret.current().isIn(id)) return Optional.of("the id contains the API key"); // it is masked in files
             if (hasControl(id))
                 return Optional.of("the id " + Text.quoted(id) + " contains a control character or a line break");
             if (file.mayHoldHalves()) for (var cell : cells)
@@ -13926,6 +13945,130 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// The API key of the environment or `.env`. It is masked wherever text leaves the program, and so is everything
+    /// that looks like a Dify app key, or like the password in a URL. Bytes of files are data: there, only the key is.
+    static final class Secret {
+        private static final Pattern LOOKS_LIKE_ONE = Pattern.compile(
+                "(?<!\\w|\\w-)app-(?:[A-Za-z0-9]{16,}|[A-Za-z0-9]+(?=…))|(?<=//)[^/@\\s]+(?=@)");
+        /// A shorter key, or one that could be a field name, would mask more than itself.
+        private static final int SHORTEST = 8;
+        private static final Secret NONE = new Secret("");
+        private static final ScopedValue<Secret> CURRENT = ScopedValue.newInstance();
+
+        private final String key;
+        private final Pattern inText, inBytes;
+
+        Secret(String key) {
+            this.key = key.length() < SHORTEST || key.matches("[a-z_]*") ? "" : key;
+            inText = this.key.isEmpty() ? LOOKS_LIKE_ONE
+                    : Pattern.compile(wholeOrCut(this.key, "…") + "|" + LOOKS_LIKE_ONE);
+            inBytes = Pattern.compile(wholeOrCut(this.key, new String("…".getBytes(UTF_8), ISO_8859_1)));
+        }
+
+        /// The key, also in JSON, or its beginning where a text was cut.
+        private static String wholeOrCut(String key, String cut) {
+            var json = key.replace("\\", "\\\\").replace("\"", "\\\"");
+            var beginnings = IntStream.range(SHORTEST, key.length())
+                    .mapToObj(end -> Pattern.quote(key.substring(0, end))).toList().reversed();
+            return Pattern.quote(key) + "|" + Pattern.quote(json) + "|(?:"
+                    + String.join("|", beginnings) + ")(?=" + cut + ")";
+        }
+
+        /// The one of the command that runs in this thread.
+        static Secret current() {
+            return CURRENT.orElse(NONE);
+        }
+
+        <T> T during(Supplier<T> command) {
+            return ScopedValue.where(CURRENT, this).call(command::get);
+        }
+
+        boolean isIn(String text) {
+            return !key.isEmpty() && text.contains(key);
+        }
+
+        String mask(String text) {
+            return mask(inText, text);
+        }
+
+        private static String mask(Pattern pattern, String text) {
+            return pattern.matcher(text).replaceAll(found -> found.group().startsWith("app-") ? "app-***" : "***");
+        }
+
+        byte[] mask(byte[] bytes) {
+            if (key.isEmpty()) return bytes;
+            var text = new String(bytes, ISO_8859_1);
+            return text.contains(key.substring(0, SHORTEST).split("[\"\\\\]", 2)[0]) ? mask(inBytes, text).getBytes(ISO_8859_1) : bytes;
+        }
+
+        /// Holds back a line until it is whole, or flushed.
+        PrintWriter masking(PrintWriter out) {
+            return new PrintWriter(new Writer() {
+                private final StringBuilder waiting = new StringBuilder();
+
+                @Override
+                public void write(char[] text, int from, int length) {
+                    waiting.append(text, from, length);
+                    pass(waiting.lastIndexOf("\n") + 1);
+                }
+
+                private void pass(int end) {
+                    if (end > 0) out.write(mask(waiting.substring(0, end)));
+                    waiting.delete(0, end);
+                }
+
+                @Override
+                public void flush() throws IOException {
+                    pass(waiting.length());
+                    if (out.checkError()) throw new IOException("cannot be written");
+                }
+
+                @Override
+                public void close() throws IOException {
+                    flush();
+                    out.close();
+                }
+            }, true);
+        }
+
+        /// Holds back as much as may be the beginning of the key, until the next piece or the end.
+        OutputStream masking(OutputStream out) {
+            if (key.isEmpty()) return out;
+            return new OutputStream() {
+                private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
+
+                @Override
+                public void write(int one) {
+                    waiting.write(one);
+                }
+
+                @Override
+                public void write(byte[] bytes, int from, int length) throws IOException {
+                    waiting.write(bytes, from, length);
+                    if (waiting.size() < 1 << 16) return;
+                    var masked = mask(waiting.toByteArray());
+                    int end = masked.length - Math.min(masked.length, 2 * key.length()); // in JSON it may be longer
+                    waiting.reset();
+                    out.write(masked, 0, end);
+                    waiting.write(masked, end, masked.length - end);
+                }
+
+                @Override
+                public void flush() throws IOException {
+                    out.write(mask(waiting.toByteArray()));
+                    waiting.reset();
+                    out.flush();
+                }
+
+                @Override
+                public void close() throws IOException {
+                    flush();
+                    out.close();
+                }
+            };
+        }
+    }
+
     /// Options as they were typed, for a later call: `-i=data.csv`, `--demo`.
     record Typed(List<String> words) {
         static final Typed NOTHING = new Typed(List.of());
@@ -14016,7 +14159,7 @@ final class DifyExec implements Runnable {
         record Setting(String name, String text, String source, String fault) {
             /// `TIMEOUT=abc`, but `TIMEOUT in .env, line 4`: a value in a file may be a key in the wrong line.
             String place() {
-                return source.isEmpty() ? name + "=" + Text.text(Text.masked(text), 60) : name + source;
+                return source.isEmpty() ? name + "=" + Text.text(text, 60) : name + source;
             }
         }
 
@@ -14058,10 +14201,9 @@ final class DifyExec implements Runnable {
             return Stream.concat(set, files.stream().flatMap(file -> file.setting(name).stream()));
         }
 
-        /// A text in which the key may stand by mistake.
-        String masked(String text) {
-            var key = get("DIFY_API_KEY").strip();
-            return key.isEmpty() ? text : text.replace(key, "***");
+        /// The API key, to be masked; known to commands that do not use it, too.
+        Secret secret() {
+            return new Secret(get("DIFY_API_KEY").strip());
         }
 
         /// Said of a setting that no place has a value for: where it stands empty, and what cannot be read.
@@ -14813,11 +14955,6 @@ final class DifyExec implements Runnable {
 
         static String quoted(String text) {
             return '"' + text(text, 60) + '"';
-        }
-
-        /// Without the user and the password of an address, and without what may be a key.
-        static String masked(String text) {
-            return text.replaceAll("//[^/@\\s]*@", "//***@").replaceAll("(?<![\\w-])app-[\\w-]+", "app-***");
         }
 
         static boolean holdsKey(String text) {

@@ -646,6 +646,117 @@ final class SettingsTest extends WholeCommand {
         }
     }
 
+    /// Every call is searched for it, what is printed and the files.
+    @Nested
+    class TheKey {
+        private final Dify dify = dify();
+
+        @ParameterizedTest
+        @ValueSource(strings = {"--shard KEY", "--demo=KEY", "--ids KEY", "--id-column KEY", "--user KEY",
+            "--save-files KEY/KEY", "--delimiter KEY", "--query-column KEY", "-c KEY", "--mode KEY", "--KEY", "-KEY",
+            "--encoding KEY", "--rate KEY", "--max-cost KEY", "KEY"})
+        void typedAsAValueIsNotShown(String words) throws IOException {
+            rows(1);
+            Files.createFile(file(KEY));
+
+            for (var key : List.of(KEY, "app-AbCdEfGhIjKlMnOpQrStUvWx")) {
+                var call = call(dify.settings(), typed("run", words.replace("KEY", words.startsWith("--save") ? ""
+                        + file(key) : key).split(" ")));
+                assertFalse(call.err().contains(key) || call.out().contains(key), call.err());
+            }
+        }
+
+        @Test
+        void namedAsARowOrAFileIsNotShown() throws IOException {
+            rows(1);
+            assertEquals(0, dify.run().code());
+
+            assertEquals(2, call(dify.settings(), typed("retry", KEY)).code());
+            for (var command : List.of("run -i KEY -o KEY", "check -i KEY", "status -o KEY", "compare KEY KEY",
+                    "export -i KEY -o KEY KEY", "merge -i KEY -o KEY", "retry -i KEY -o KEY", "KEY", "shell -o KEY/KEY"))
+                assertEquals(2, call(dify.settings(), command.replace("KEY", file(KEY).toString()).split(" ")).code());
+        }
+
+        @Test
+        void inASettingsFileGivenAsCsvIsNotShown() throws IOException {
+            Files.writeString(file(".env"), "DIFY_API_KEY=" + KEY + "\n" + KEY + "\n");
+            Files.writeString(file("other.env"), "DIFY_API_KEY=app-AbCdEfGhIjKlMnOpQrStUvWx\n");
+
+            for (var name : List.of(".env", "other.env")) {
+                var call = call(Env.of(Map.of(), folder), "run", "--demo", "-i", file(name).toString(), "-o", output());
+                assertEquals(2, call.code());
+                assertTrue(call.err().contains("***"), call.err());
+                assertFalse(call.err().contains("AbCdEf"), call.err());
+            }
+        }
+
+        @Test
+        void asAnIdOfARowIsRefused() throws IOException {
+            var input = Files.writeString(file(".env"), "id,text\nr-" + KEY + ",a\n").toString();
+
+            assertEquals(2, call(dify.settings(), "run", "-i", input, "-o", output()).code());
+            assertEquals(0, dify.requests());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"blocking", "streaming"})
+        void thatTheServerReturnsIsInNoFile(String mode) throws IOException {
+            rows(1);
+            var end = "{'event':'workflow_finished','workflow_run_id':'KEY','task_id':'KEY','data':{'id':'KEY',"
+                    + "'workflow_id':'KEY','status':'succeeded','outputs':{'KEY':'KEY'},'total_tokens':1}}";
+            var price = "{'event':'node_finished','workflow_run_id':'KEY','task_id':'KEY','data':{"
+                    + "'execution_metadata':{'total_price':'0.1','currency':'KEY'}}}";
+            dify.rows(mode.equals("blocking") ? dify.answer(200, text(end.replace("KEY", KEY)))
+                    : dify.stream(text("data: " + price.replace("KEY", KEY) + "\n\ndata: " + end.replace("KEY", KEY)
+                            + "\n\n")));
+
+            var call = dify.run("--mode", mode);
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals("app-***", results().getFirst().path("outputs").path("app-***").asText());
+            assertEquals(0, call(dify.settings(), "status", "-i", input(), "-o", output(), "--html",
+                    file("report.html").toString()).code());
+            assertEquals(0, call(dify.settings(), "export", "-i", input(), "-o", output(),
+                    file("sheet.csv").toString()).code());
+        }
+
+        @ParameterizedTest
+        @CsvSource(textBlock = """
+                0123456789-other, a 0123456789-other b, a *** b
+                0123456789-other, cut 0123456789-ot… , cut ***…
+                0123456789-other, a 0123456 b, a 0123456 b
+                'q"uo\\te-12345', '{"a":"q\\"uo\\\\te-12345"}', '{"a":"***"}'
+                id,               an id, an id
+                workflow_run_id,  a workflow_run_id, a workflow_run_id
+                '',               a text, a text
+                """)
+        void isMaskedInTextAndBytes(String key, String text, String masked) throws IOException {
+            var secret = new Secret(key);
+            assertEquals(masked, secret.mask(text));
+            assertEquals(masked, new String(secret.mask(text.getBytes(UTF_8)), UTF_8));
+            var bytes = new ByteArrayOutputStream();
+            try (var out = secret.masking(bytes)) {
+                for (byte one : text.getBytes(UTF_8)) out.write(one);
+            }
+            assertEquals(masked, bytes.toString(UTF_8));
+            var written = new StringWriter();
+            var writer = secret.masking(new PrintWriter(written));
+            text.chars().forEach(c -> writer.write(c));
+            writer.flush();
+            assertEquals(masked, written.toString());
+        }
+
+        @Test
+        void isFoundAcrossThePiecesOfALongFile() throws IOException {
+            var bytes = new ByteArrayOutputStream();
+            try (var out = new Secret(KEY).masking(bytes)) {
+                for (int i = 0; i < 20_000; i++) out.write((KEY + "-" + i + "\n").getBytes(UTF_8));
+            }
+            assertEquals(IntStream.range(0, 20_000).mapToObj(i -> "app-***-" + i + "\n").collect(
+                    java.util.stream.Collectors.joining()), bytes.toString(UTF_8));
+        }
+    }
+
     @Nested
     class AHint {
         private final Dify dify = dify();
