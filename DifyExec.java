@@ -277,7 +277,7 @@ final class DifyExec implements Runnable {
             var timeline = new Timeline();
             var batch = html == null ? Batch.peek(files, csv) : Batch.peek(files, csv, List.of(timeline));
             if (html != null) {
-                AtomicFile.refuse(html, files, batch.inputs(), file -> force || WebPage.isOurs(file));
+                files.requireTarget(html, batch.inputs(), file -> force || WebPage.isOurs(file));
                 AtomicFile.write(html, new WebPage.Report(batch, timeline)::write);
             }
             if (json) console.out().println(StatusView.json(batch));
@@ -348,7 +348,7 @@ final class DifyExec implements Runnable {
             try (var source = files.open(input)) {
                 var csv = shape.open(source.path());
                 var batch = Batch.peek(files, Optional.of(csv), failed ? List.of() : List.of(names));
-                if (toFile) AtomicFile.refuse(file, files, batch.inputs(), _ -> force);
+                if (toFile) files.requireTarget(file, batch.inputs(), _ -> force);
                 if (!force) batch.refuseStrangers(input);
                 var export = new Spreadsheet.OfBatch(batch, csv, names.outputs, failed, raw);
                 if (toFile) AtomicFile.write(file, export::write);
@@ -407,8 +407,8 @@ final class DifyExec implements Runnable {
             for (var side : sides) { // nothing of either batch is written over
                 var files = side.batch.files();
                 var inputs = side.batch.inputs();
-                if (csv != null) AtomicFile.refuse(csv, files, inputs, _ -> force);
-                if (html != null) AtomicFile.refuse(html, files, inputs, page -> force || WebPage.isOurs(page));
+                if (csv != null) files.requireTarget(csv, inputs, _ -> force);
+                if (html != null) files.requireTarget(html, inputs, page -> force || WebPage.isOurs(page));
             }
             if (csv != null && html != null && AtomicFile.isSame(csv, html))
                 throw new Unusable(csv + ": named for both --csv and --html");
@@ -502,7 +502,7 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws Exception {
             setup.check(demo.version);
-            var part = rows.shard(setup.env);
+            var part = rows.shard();
             try (var source = Csv.Source.of(input.csv)) {
                 var csv = setup.open(source, input.csv).with(part);
                 try (var dify = setup.connect(demo.version, csv.columns(), 1, setup.err())) {
@@ -1181,7 +1181,7 @@ final class DifyExec implements Runnable {
             var csv = csv();
             boolean open = isOpen(file);
             if (open && !force) throw new Unusable(file + " is the open CSV\nhint: --force writes over it");
-            AtomicFile.refuse(file, files(), List.of(), _ -> force);
+            files().requireTarget(file, List.of(), _ -> force);
             edits.save(csv, batch().index(), file);
             var count = edits.count();
             if (open) open(Optional.of(csv.file.path), files().results(), false);
@@ -2056,7 +2056,7 @@ final class DifyExec implements Runnable {
             if (rows.fresh && !selection.equals(Batch.Selection.PENDING)) throw new Unusable("--fresh: of a batch that "
                     + "begins anew nothing can be retried\nhint: 'run --fresh' begins anew");
             var mode = pace.mode(setup.dify.mode);
-            var files = BatchFiles.of(rows.shard(setup.env).map(part -> part.of(output)).orElse(output));
+            var files = BatchFiles.of(rows.shard().map(part -> part.of(output)).orElse(output));
             if (selection.listed() && files.shard().isEmpty()) files.begun(); // a shard without rows has none
             try (var source = files.open(input.csv)) {
                 var csv = setup.open(source, input.csv);
@@ -2470,12 +2470,11 @@ final class DifyExec implements Runnable {
     /// The part of the rows that this process runs.
     static class ShardOption {
         @Option(names = "--shard", paramLabel = "I/N",
-                description = "Only the rows of shard I of N, in files of their own; 'merge' makes one batch of all. "
-                        + "auto/N or auto: I as the array job's engine tells it. Limits hold for each process.")
+                description = "Run only shard I of N, in files of its own; combine all with merge.")
         String shard;
 
-        Optional<Shard> shard(Env env) {
-            return Optional.ofNullable(shard).map(text -> Shard.parse(text, env));
+        Optional<Shard> shard() {
+            return Optional.ofNullable(shard).map(Shard::parse);
         }
     }
 
@@ -4960,75 +4959,6 @@ final class DifyExec implements Runnable {
 
         private String paint(String code, String text) {
             return on ? "\033[" + code + "m" + text + "\033[0m" : text;
-        }
-    }
-
-    /// A file that appears as a whole, or not at all.
-    static final class AtomicFile {
-        interface Content {
-            void write(OutputStream out) throws IOException; // it stays open
-        }
-
-        /// Nothing that a batch is made of is ever written over, and no other file unless that is allowed.
-        static void refuse(Path file, BatchFiles files, List<Path> inputs, Predicate<Path> mayBeReplaced) {
-            try {
-                BatchFiles.refuseNoFile(file, "name another");
-                BatchFiles.folder(file);
-                if (!Files.exists(file)) {
-                    refuseName(file, files);
-                    return;
-                }
-                files.refuse(file);
-                for (var input : inputs) if (Files.exists(input) && Files.isSameFile(file, input))
-                    throw new Unusable(file + " is both input and output\nhint: name another file");
-                if (!mayBeReplaced.test(file))
-                    throw new Unusable(file + ": is there already\nhint: --force writes over it");
-            } catch (IOException problem) {
-                throw new Unusable(file + ": " + Text.of(problem));
-            }
-        }
-
-        /// A file of the batch that is not there yet: what stood in it would be taken for the batch's.
-        private static void refuseName(Path file, BatchFiles files) throws IOException {
-            for (var own : files.all()) if (isSame(own, file))
-                throw new Unusable(file + ": the batch has a file of this name\nhint: name another");
-        }
-
-        /// Whether both name one file, which need not be there yet.
-        static boolean isSame(Path one, Path other) throws IOException {
-            return Files.exists(one) && Files.exists(other) ? Files.isSameFile(one, other)
-                    : one.getFileName().equals(other.getFileName())
-                            && Files.isSameFile(BatchFiles.folder(one), BatchFiles.folder(other));
-        }
-
-        static void write(Path file, Content content) {
-            try {
-                var target = Files.exists(file) ? file.toRealPath() : file;
-                var draft = target.resolveSibling(".difyexec-" + UUID.randomUUID() + ".tmp");
-                var permissions = permissions(target);
-                Files.createFile(draft, permissions.map(_ -> PosixFilePermissions.fromString("rw-------")).stream()
-                        .map(PosixFilePermissions::asFileAttribute).toArray(FileAttribute<?>[]::new));
-                try { // only now is the draft ours, to be deleted
-                    try (var stream = new FileOutputStream(draft.toFile())) {
-                        var masking = Secret.current().masking(stream);
-                        content.write(masking);
-                        masking.flush();
-                        stream.getFD().sync(); // it may take the place of what a power cut would not bring back
-                    }
-                    if (permissions.isPresent()) Files.setPosixFilePermissions(draft, permissions.get());
-                    Files.move(draft, target, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
-                } finally {
-                    Files.deleteIfExists(draft);
-                }
-            } catch (IOException problem) {
-                throw new Unusable(file + ": cannot be written (" + Text.of(problem) + ")");
-            }
-        }
-
-        /// Of the file that a draft will replace, if there is one and its system knows such.
-        private static Optional<Set<PosixFilePermission>> permissions(Path file) throws IOException {
-            return Files.exists(file) && file.getFileSystem().supportedFileAttributeViews().contains("posix")
-                    ? Optional.of(Files.getPosixFilePermissions(file)) : Optional.empty();
         }
     }
 
@@ -8674,6 +8604,23 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Refuses to write a report or a spreadsheet over a file of the batch or an input, or over another file that
+        /// may not be replaced.
+        void requireTarget(Path file, List<Path> inputs, Predicate<Path> mayBeReplaced) {
+            refuseNoFile(file, "name another");
+            folder(file);
+            try {
+                for (var own : all()) if (AtomicFile.isSame(own, file))
+                    throw new Unusable(file + ": the batch has a file of this name\nhint: choose another name");
+                for (var input : inputs) if (Files.exists(input) && AtomicFile.isSame(input, file))
+                    throw new Unusable(file + " is both input and output\nhint: choose another name");
+            } catch (IOException problem) {
+                throw new Unusable(file + ": " + Text.of(problem));
+            }
+            if (Files.exists(file) && !mayBeReplaced.test(file))
+                throw new Unusable(file + " already exists\nhint: use --force to overwrite it");
+        }
+
         boolean isBegun() {
             return !FirstLine.isEmpty(log) || Files.exists(retry.path()) || Files.exists(results);
         }
@@ -9931,132 +9878,6 @@ final class DifyExec implements Runnable {
     }
 
     // ── Input ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    /// One part of `count` of a batch, numbered from 1: its rows are those whose id's SHA-256 (of its UTF-8) says so by
-    /// its first eight bytes, as a number without sign, modulo `count`. So a row stays where it is when others come.
-    record Shard(int index, int count) {
-        private static final Pattern TYPED = Pattern.compile("(auto|\\d{1,5})/(\\d{1,5})"),
-                NAMED = Pattern.compile("(.+)\\.(\\d{1,5})-of-(\\d{1,5})(\\.[^.]*)?");
-
-        Shard {
-            if (count < 1 || index < 1 || index > count)
-                throw new IllegalArgumentException("not one of 1/" + count + " to " + count + "/" + count);
-        }
-
-        /// `3/8`; `auto/8` or `auto` where an engine of array jobs tells the number, or both.
-        static Shard parse(String text, Env env) {
-            var typed = TYPED.matcher(text.strip());
-            try {
-                if (text.strip().equals("auto")) return ArrayEngine.shard(env, 0);
-                if (!typed.matches() || Integer.parseInt(typed.group(2)) == 0)
-                    throw new IllegalArgumentException("not I/N (like 3/8), auto/N or auto");
-                int count = Integer.parseInt(typed.group(2));
-                return typed.group(1).equals("auto") ? ArrayEngine.shard(env, count)
-                        : new Shard(Integer.parseInt(typed.group(1)), count);
-            } catch (IllegalArgumentException problem) {
-                throw new Unusable("--shard " + Text.text(text, 60) + ": " + problem.getMessage());
-            }
-        }
-
-        /// The shard that a file is named after.
-        static Optional<Shard> in(Path file) {
-            var name = NAMED.matcher(file.getFileName().toString());
-            if (!name.matches()) return Optional.empty();
-            int index = Integer.parseInt(name.group(2)), count = Integer.parseInt(name.group(3));
-            return index < 1 || index > count ? Optional.empty() : Optional.of(new Shard(index, count));
-        }
-
-        /// The name of the whole batch's results, where that is a shard's.
-        static Path whole(Path file) {
-            return file.resolveSibling(NAMED.matcher(file.getFileName().toString()).replaceFirst("$1$4"));
-        }
-
-        /// `results.3-of-8.jsonl` for `results.jsonl`; what is so named already stays.
-        Path of(Path output) {
-            var named = in(output);
-            if (named.isPresent() && !named.get().equals(this))
-                throw new Unusable(output + ": named after the shard " + named.get() + ", not " + this);
-            if (named.isPresent()) return output;
-            var name = output.getFileName().toString();
-            int end = name.lastIndexOf('.') > 0 ? name.lastIndexOf('.') : name.length();
-            return output.resolveSibling(name.substring(0, end) + "." + index + "-of-" + count + name.substring(end));
-        }
-
-        boolean holds(String id) {
-            return of(id, count).index == index;
-        }
-
-        /// The one that a row belongs to.
-        static Shard of(String id, int count) {
-            return new Shard((int) Long.remainderUnsigned(Cells.head(id.getBytes(UTF_8)), count) + 1, count);
-        }
-
-        /// As it is typed to go on with it.
-        Typed typed() {
-            return new Typed(List.of("--shard=" + this));
-        }
-
-        @Override
-        public String toString() {
-            return index + "/" + count;
-        }
-
-        /// What starts the same process many times tells each which one it is, by these variables.
-        ///
-        /// @param count empty: it tells none
-        /// @param first the number of its first task
-        private record ArrayEngine(String index, String count, int first) {
-            private static final ArrayEngine SLURM =
-                    new ArrayEngine("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", 1);
-            private static final List<ArrayEngine> ALL = List.of(
-                    new ArrayEngine("JOB_COMPLETION_INDEX", "", 0), // Kubernetes
-                    SLURM,
-                    new ArrayEngine("AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE", 0),
-                    new ArrayEngine("CLOUD_RUN_TASK_INDEX", "CLOUD_RUN_TASK_COUNT", 0),
-                    new ArrayEngine("CI_NODE_INDEX", "CI_NODE_TOTAL", 1)); // GitLab
-
-            /// @param typed how many shards there are; 0: as the engine tells
-            static Shard shard(Env env, int typed) {
-                var met = ALL.stream().filter(engine -> env.setting(engine.index).isPresent()).toList();
-                var names = (met.isEmpty() ? ALL : met).stream().map(ArrayEngine::index).collect(joining(", "));
-                if (met.isEmpty())
-                    throw new IllegalArgumentException("no array job tells which part this is (none of " + names
-                            + " is set)");
-                if (met.size() > 1)
-                    throw new IllegalArgumentException("several engines tell which part this is (" + names
-                            + "); type I/N");
-                return met.getFirst().told(env, typed);
-            }
-
-            private Shard told(Env env, int typed) {
-                int told = number(env, count).orElse(typed);
-                if (told == 0) throw new IllegalArgumentException(this.index + " is set without "
-                        + (count.isEmpty() ? "a number of shards" : count) + "; type auto/N");
-                if (typed != 0 && told != typed)
-                    throw new IllegalArgumentException(count + " is " + told + ", not " + typed);
-                int from = first(env), index = number(env, this.index).orElseThrow();
-                if (index < from || index >= from + told) throw new IllegalArgumentException(this.index + " is " + index
-                        + ", which is none of " + told + " tasks from " + from + " on");
-                return new Shard(index - from + 1, told);
-            }
-
-            private int first(Env env) {
-                if (this != SLURM) return first;
-                number(env, "SLURM_ARRAY_TASK_STEP").filter(step -> step != 1).ifPresent(step -> {
-                    throw new IllegalArgumentException("SLURM_ARRAY_TASK_STEP is " + step
-                            + "; number the tasks without gaps, as in --array=1-8");
-                });
-                return number(env, "SLURM_ARRAY_TASK_MIN").orElse(first);
-            }
-
-            private static Optional<Integer> number(Env env, String name) {
-                return env.setting(name).map(setting -> setting.text().strip()).map(text -> {
-                    if (text.matches("\\d{1,5}")) return Integer.valueOf(text);
-                    throw new IllegalArgumentException(name + "=" + Text.text(text, 40) + " is not a whole number");
-                });
-            }
-        }
-    }
 
     /// A CSV file (RFC 4180), read as a stream, again and again. Opening it reads the header; [#check] all of it.
     ///
@@ -14644,6 +14465,142 @@ final class DifyExec implements Runnable {
 
         private static int digits(String text, int from, int to) {
             return Integer.parseInt(text, from, to, 10);
+        }
+    }
+
+    /// One of the `count` parts of a batch, numbered from 1. A row belongs to the part that the hash of its id names, so it
+    /// stays there when other rows come or go.
+    record Shard(int index, int count) {
+        private static final Pattern TYPED = Pattern.compile("(\\d{1,5})/(\\d{1,5})"),
+                NAMED = Pattern.compile("(.+)\\.(\\d{1,5})-of-(\\d{1,5})(\\.[^.]*)?");
+
+        static Shard parse(String text) {
+            var typed = TYPED.matcher(text.strip());
+            if (!typed.matches()) throw new Unusable("--shard " + Text.text(text, 60) + ": expected I/N, such as 3/8");
+            return of(typed.group(1), typed.group(2)).orElseThrow(() -> new Unusable("--shard " + text.strip()
+                    + ": I must be from 1 to N"));
+        }
+
+        private static Optional<Shard> of(String index, String count) {
+            var shard = new Shard(Integer.parseInt(index), Integer.parseInt(count));
+            return Optional.of(shard).filter(one -> one.index >= 1 && one.index <= one.count);
+        }
+
+        /// The shard that a file is named after.
+        static Optional<Shard> in(Path file) {
+            var name = NAMED.matcher(file.getFileName().toString());
+            return name.matches() ? of(name.group(2), name.group(3)) : Optional.empty();
+        }
+
+        /// The results of the whole batch; `file` is named after a shard of it.
+        static Path whole(Path file) {
+            return file.resolveSibling(NAMED.matcher(file.getFileName().toString()).replaceFirst("$1$4"));
+        }
+
+        /// `results.3-of-8.jsonl` for `results.jsonl`, and for itself.
+        Path of(Path output) {
+            var named = in(output);
+            if (named.isPresent() && !named.get().equals(this))
+                throw new Unusable(output + " is named after shard " + named.get() + ", not " + this);
+            if (named.isPresent()) return output;
+            var name = output.getFileName().toString();
+            int end = name.lastIndexOf('.') > 0 ? name.lastIndexOf('.') : name.length();
+            return output.resolveSibling(name.substring(0, end) + "." + index + "-of-" + count + name.substring(end));
+        }
+
+        boolean holds(String id) {
+            return of(id, count).index == index;
+        }
+
+        static Shard of(String id, int count) {
+            return new Shard((int) Long.remainderUnsigned(Cells.head(id.getBytes(UTF_8)), count) + 1, count);
+        }
+
+        /// As it is typed to go on with it.
+        Typed typed() {
+            return new Typed(List.of("--shard=" + this));
+        }
+
+        @Override
+        public String toString() {
+            return index + "/" + count;
+        }
+    }
+
+    /// A file that appears whole or not at all. It is written beside its place under a random name, forced to disk and
+    /// renamed.
+    static final class AtomicFile {
+        interface Content {
+            void write(OutputStream out) throws IOException; // does not close it
+        }
+
+        /// For the files that a command makes.
+        static void write(Path file, Content content) {
+            try {
+                removeAbandoned(file);
+                replace(file, content);
+            } catch (IOException problem) {
+                throw new Unusable(file + ": cannot be written (" + Text.of(problem) + ")");
+            }
+        }
+
+        static void replace(Path file, Content content) throws IOException {
+            var temporary = file.resolveSibling(prefix(file) + UUID.randomUUID() + ".tmp");
+            var permissions = permissions(file);
+            try (var channel = FileChannel.open(temporary,
+                    Set.of(StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE),
+                    permissions.map(_ -> PosixFilePermissions.fromString("rw-------")).stream()
+                            .map(PosixFilePermissions::asFileAttribute).toArray(FileAttribute<?>[]::new))) {
+                try {
+                    channel.tryLock(); // held while this process writes: see removeAbandoned
+                    var masking = Secret.current().masking(Channels.newOutputStream(channel));
+                    content.write(masking);
+                    masking.flush();
+                    channel.force(true);
+                    if (permissions.isPresent()) Files.setPosixFilePermissions(temporary, permissions.get());
+                    Files.move(temporary, file, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+                } finally {
+                    Files.deleteIfExists(temporary);
+                }
+            }
+            forceFolder(file);
+        }
+
+        /// Removes temporary files of a process that was killed while it wrote `file`.
+        static void removeAbandoned(Path file) throws IOException {
+            try (var all = Files.newDirectoryStream(file.toAbsolutePath().getParent(), prefix(file) + "*.tmp")) {
+                for (var temporary : all) if (Files.isRegularFile(temporary, LinkOption.NOFOLLOW_LINKS))
+                    try (var channel = FileChannel.open(temporary, StandardOpenOption.WRITE)) {
+                        if (channel.tryLock() != null) Files.delete(temporary);
+                    } catch (OverlappingFileLockException | IOException _) {
+                        // still written, or not ours to remove
+                    }
+            }
+        }
+
+        private static String prefix(Path file) {
+            return ".difyexec-%08x-".formatted(file.getFileName().toString().hashCode());
+        }
+
+        /// Makes a file that was created or renamed in its folder survive a power cut.
+        static void forceFolder(Path file) {
+            try (var folder = FileChannel.open(file.toAbsolutePath().getParent())) {
+                folder.force(true);
+            } catch (IOException _) {
+                // not every system opens folders; the file itself has been forced
+            }
+        }
+
+        /// Whether both name one file, which may not exist yet.
+        static boolean isSame(Path one, Path other) throws IOException {
+            return Files.exists(one) && Files.exists(other) ? Files.isSameFile(one, other)
+                    : one.getFileName().equals(other.getFileName()) && Files.isSameFile(
+                            one.toAbsolutePath().getParent(), other.toAbsolutePath().getParent());
+        }
+
+        private static Optional<Set<PosixFilePermission>> permissions(Path file) throws IOException {
+            return Files.exists(file) && file.getFileSystem().supportedFileAttributeViews().contains("posix")
+                    ? Optional.of(Files.getPosixFilePermissions(file)) : Optional.empty();
         }
     }
 

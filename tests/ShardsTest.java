@@ -103,48 +103,15 @@ final class ShardsTest extends WholeCommand {
             assertEquals(Optional.empty(), Shard.in(Path.of(name)));
         }
 
-        @ParameterizedTest(name = "{0} where {1}")
-        @CsvSource({"3/8, '', 3/8", "' 3/8 ', A=1, 3/8", "auto/8, JOB_COMPLETION_INDEX=2, 3/8",
-                "auto, SLURM_ARRAY_TASK_ID=3 SLURM_ARRAY_TASK_COUNT=8, 3/8",
-                "auto/8, SLURM_ARRAY_TASK_ID=2 SLURM_ARRAY_TASK_MIN=0 SLURM_ARRAY_TASK_COUNT=8, 3/8",
-                "auto, SLURM_ARRAY_TASK_ID=12 SLURM_ARRAY_TASK_MIN=10 SLURM_ARRAY_TASK_COUNT=8 "
-                        + "SLURM_ARRAY_TASK_STEP=1, 3/8",
-                "auto, AWS_BATCH_JOB_ARRAY_INDEX=2 AWS_BATCH_JOB_ARRAY_SIZE=8, 3/8",
-                "auto, CLOUD_RUN_TASK_INDEX=2 CLOUD_RUN_TASK_COUNT=8, 3/8",
-                "auto, CI_NODE_INDEX=3 CI_NODE_TOTAL=8, 3/8"})
-        void isTypedOrToldByAnEngine(String typed, String variables, String shard) {
-            assertEquals(shard, Shard.parse(typed, environment(variables)).toString());
-        }
-
-        @ParameterizedTest(name = "{0} where {1}")
-        @CsvSource(delimiter = '|', textBlock = """
-                0/4    |                                                  | not one of 1/4 to 4/4
-                5/4    |                                                  | not one of 1/4 to 4/4
-                x/4    |                                                  | not I/N (like 3/8), auto/N or auto
-                1      |                                                  | not I/N (like 3/8), auto/N or auto
-                1/0    |                                                  | not I/N (like 3/8), auto/N or auto
-                auto   |                                                  | no array job tells which part this is
-                auto   | JOB_COMPLETION_INDEX=2                           | without a number of shards; type auto/N
-                auto   | SLURM_ARRAY_TASK_ID=2                            | without SLURM_ARRAY_TASK_COUNT
-                auto/8 | JOB_COMPLETION_INDEX=2 CI_NODE_INDEX=3           | (JOB_COMPLETION_INDEX, CI_NODE_INDEX)
-                auto/8 | JOB_COMPLETION_INDEX=8                           | which is none of 8 tasks from 0 on
-                auto/8 | JOB_COMPLETION_INDEX=two                         | JOB_COMPLETION_INDEX=two is not a whole number
-                auto/8 | CI_NODE_INDEX=1 CI_NODE_TOTAL=4                  | CI_NODE_TOTAL is 4, not 8
-                auto/8 | SLURM_ARRAY_TASK_ID=3 SLURM_ARRAY_TASK_STEP=2    | SLURM_ARRAY_TASK_STEP is 2
-                """)
-        void thatCannotBeIsToldInASentence(String typed, String variables, String told) throws IOException {
+        @ParameterizedTest
+        @ValueSource(strings = {"0/4", "5/4", "x/4", "1", "1/0", "auto", "auto/8", "-1/2"})
+        void isOneOfIts(String typed) throws IOException {
             rows(1);
 
-            var call = call(environment(variables), typed("run", "--demo", "--shard", typed));
+            var call = call(Map.of(), typed("run", "--demo", "--shard=" + typed));
 
             assertEquals(Exit.UNUSABLE.code, call.code());
             assertTrue(call.sentence().startsWith("difyexec: --shard " + typed + ": "), call.err());
-            assertTrue(call.sentence().contains(told), call.err());
-        }
-
-        private static Env environment(String variables) {
-            return Env.of(variables == null || variables.isEmpty() ? Map.of() : Stream.of(variables.split(" "))
-                    .map(one -> one.split("=")).collect(Collectors.toMap(one -> one[0], one -> one[1])));
         }
     }
 
@@ -255,25 +222,10 @@ final class ShardsTest extends WholeCommand {
         void isNamedByItsCheckAsTheOneToRun() throws IOException {
             rows(12);
 
-            var call = call(Map.of("CI_NODE_INDEX", "3", "CI_NODE_TOTAL", "3"), "check", "--demo", "-i", input(),
-                    "--shard", "auto");
+            var call = call(Map.of(), "check", "--demo", "-i", input(), "--shard", "3/3");
 
             assertEquals("Next: difyexec run -i " + input() + " -o results.jsonl --demo --shard=3/3",
                     call.out().lines().toList().getLast());
-        }
-
-        @Test
-        void isTheOneThatAnIndexedJobOfKubernetesTells() throws IOException {
-            rows(12);
-            var settings = dify.settings("JOB_COMPLETION_INDEX", "2", "HOSTNAME", "batch-2-x7x2k",
-                    "KUBERNETES_SERVICE_HOST", "10.0.0.1", "KUBERNETES_SERVICE_PORT", "443");
-
-            var call = call(settings, typed("run", "--shard", "auto/8", "--mode", "blocking"));
-
-            assertEquals(Exit.OK.code, call.code(), call.err());
-            assertTrue(call.err().startsWith("shard 3 of 8: "), call.err());
-            assertTrue(names().stream().allMatch(name -> name.equals("data.csv") || name.contains(".3-of-8.")),
-                    names().toString());
         }
 
         @ParameterizedTest
