@@ -5023,10 +5023,11 @@ final class DifyExec implements Runnable {
             this.version = versions.isEmpty() ? "" : versions.getLast();
         }
 
-        /// An attempt on the wire. Only `thread` is set by its worker.
+        /// An attempt on the wire. Its worker sets the volatile fields.
         private static final class InFlight {
             final Attempt attempt;
             volatile Thread thread;
+            volatile Instant lastEvent; // of a stream, by its worker
             Instant start; // what TIMEOUT counts from: its sending, then a stream's first event
             Optional<RunRef> run = Optional.empty();
             boolean began, stopAsked, asked;
@@ -5130,12 +5131,13 @@ final class DifyExec implements Runnable {
 
         /// Once many wait for their files, which are in memory for so long, those of more rows would fare no better.
         private boolean hasRoom(Instant when, Instant now) {
-            return pace.hasRoom(when, busy(now) + downloading) && saving.size() < MOST_SAVING + pace.ceiling;
+            return pace.hasRoom(when, busy(now) + downloading) && saving.size() < MOST_SAVING + pace.ceiling
+                    && running.size() < 2 * pace.ceiling;
         }
 
         /// Files go first, as their links die: into the places of rows, and beside them as look-ups do.
         private void download(Instant now) {
-            while (downloading < Math.max(looksAtOnce, pace.limit() - busy(now))) {
+            while (downloading < Math.max(looksAtOnce, pace.places() - busy(now))) {
                 var download = downloads.next(now);
                 if (download.isEmpty()) return;
                 downloading++;
@@ -5146,16 +5148,19 @@ final class DifyExec implements Runnable {
         private void start(InFlight begun) {
             work(() -> {
                 begun.thread = Thread.currentThread();
-                return run(begun.attempt);
+                return run(begun);
             }, seen -> ended(begun.attempt, seen));
         }
 
         /// Runs an attempt to its end. Where memory runs out, the run is looked up once others have given theirs back.
-        private Response run(Attempt attempt) {
+        private Response run(InFlight begun) {
+            var attempt = begun.attempt;
             try {
                 return workflow.run(attempt, heard -> {
+                    if (!(heard instanceof Heard.Quiet)) begun.lastEvent = clock.instant();
                     // what the runs of all rows say would be too much
-                    if (attempt.kind() == Attempt.Kind.TRY || !(heard instanceof Heard.Said))
+                    if (attempt.kind() == Attempt.Kind.TRY
+                            || !(heard instanceof Heard.Said || heard instanceof Heard.OtherEvent))
                         ports.mailbox().add(() -> heard(attempt, heard));
                 });
             } catch (OutOfMemoryError _) {
@@ -5227,7 +5232,14 @@ final class DifyExec implements Runnable {
 
         /// Places that are taken, for what starts next.
         private int busy(Instant now) {
-            return running.size() + pace.held(agenda.cutRuns(), now);
+            int quiet = (int) running.values().stream().filter(some -> isQuiet(some, now)).count();
+            return running.size() - quiet + pace.held(agenda.cutRuns(), quiet, now);
+        }
+
+        /// A stream whose run has started and of which nothing has come for long: its worker may have been killed. The
+        /// server's pings are no events.
+        private boolean isQuiet(InFlight some, Instant now) {
+            return some.began && now.isAfter(some.lastEvent.plus(pace.patience()));
         }
 
         /// Runs of ours that the server may be at work on.
@@ -5241,6 +5253,7 @@ final class DifyExec implements Runnable {
                 case Heard.Uploaded(var file, var upload) -> batch.record(new Event.Upload(clock.instant(),
                         attempt.row().id(), attempt.user(), file, upload));
                 case Heard.Said said -> watcher.heard(said);
+                case Heard.OtherEvent _ -> {}
                 case Heard.Named _, Heard.Began _, Heard.Quiet _ when sent == null -> {} // its end was learnt before
                 case Heard.Named(var run) -> named(sent, run);
                 case Heard.Began(var run, var waited) -> began(sent, run, waited);
@@ -5252,8 +5265,8 @@ final class DifyExec implements Runnable {
             begun.start = clock.instant();
             begun.began = true;
             named(begun, run);
-            if (pace.isQueued(waited)) slowDown(begun.attempt, "first event after " + Text.seconds(waited),
-                    () -> (int) running.values().stream().filter(some -> some.began).count());
+            health.answered();
+            noteWait(begun.attempt, waited, "first event after " + Text.seconds(waited));
             if (hardStop.isBefore(Instant.MAX) && taskStopsSent) stopTask(begun);
         }
 
@@ -5265,29 +5278,19 @@ final class DifyExec implements Runnable {
             batch.record(Event.Run.of(begun.attempt, run, clock.instant()));
         }
 
-        /// The server has let in more than it works on: down to the runs that have begun.
-        private void slowDown(Attempt attempt, String why, IntSupplier begun) {
-            if (pace.queued(attempt.sequence(), begun, terms.names().count())) slowedDown(attempt, why);
+        /// A run waited before the server was at work on it. It runs now, and so do the streams that have had an event;
+        /// a request without an answer runs if it was sent before this one, and not just by a hair.
+        private void noteWait(Attempt attempt, Duration waited, String why) {
+            var sent = clock.instant().minus(waited.plus(waited.dividedBy(10)));
+            int inside = (int) running.values().stream().filter(some -> some.attempt.mode() == Mode.STREAMING
+                    ? some.began : some.attempt.at().isBefore(sent)).count();
+            if (attempt.mode() == Mode.BLOCKING) inside++; // the run that has just ended
+            if (pace.waited(waited, attempt.sequence(), inside, terms.names().count())) slowedDown(attempt, why);
         }
 
         private void slowedDown(Attempt attempt, String why) {
             tally.throttled++;
-            batch.record(new Event.Throttle(clock.instant(), attempt.user(), why, pace.limit()));
-        }
-
-        /// What a whole answer tells: of its wait at the server's door, and of how many are at work inside at once.
-        private void passedDoor(Attempt attempt, Response.Ran ran, Instant now) {
-            ran.waited().filter(pace::isQueued).ifPresent(waited -> slowDown(attempt,
-                    "waited " + Text.seconds(waited) + " at the server's door",
-                    () -> Math.max(begun(waited, ran.usage(), now), pace.atWork.most())));
-            pace.atWork.add(ran.usage().within(Duration.between(attempt.at(), now)), now);
-        }
-
-        /// The run that has just ended, and those that have begun beside it: where one is let in after the other, they
-        /// have been out for longer than it waited, and not by a hair only, as the one that now takes its place.
-        private int begun(Duration waited, Usage usage, Instant now) {
-            var sent = now.minus(waited).minus(usage.within(waited).dividedBy(10));
-            return 1 + (int) running.values().stream().filter(some -> some.attempt.at().isBefore(sent)).count();
+            batch.record(new Event.Throttle(clock.instant(), attempt.user(), why, pace.places()));
         }
 
         private void ended(Attempt attempt, Response seen) {
@@ -5299,7 +5302,7 @@ final class DifyExec implements Runnable {
                 batch.record(Event.End.of(attempt, now, "interrupted", ran, "stopped on request"));
                 return;
             }
-            adapt(attempt, seen, now);
+            adapt(begun, seen, now);
             var verdict = terms.judge().verdict(attempt, seen);
             if (verdict instanceof Verdict.LookUp) seen.run().ifPresent(run -> named(begun, run));
             else if (seen instanceof Response.Ran ran) watcher.ran(attempt, ran, now);
@@ -5321,10 +5324,12 @@ final class DifyExec implements Runnable {
         }
 
         /// What an answer says about the server, apart from its row.
-        private void adapt(Attempt attempt, Response seen, Instant now) {
+        private void adapt(InFlight begun, Response seen, Instant now) {
+            var attempt = begun.attempt;
             if (seen instanceof Response.Ran ran) {
-                passedDoor(attempt, ran, now);
-                pace.took(Duration.between(attempt.at(), now));
+                pace.finished(ran.usage().within(Duration.between(attempt.at(), now)), now);
+                ran.waited().ifPresent(waited -> noteWait(attempt, waited,
+                        "waited " + Text.seconds(waited) + " at the server's door"));
             }
             switch (seen) {
                 case Response.Ran _, Response.TooLarge _ -> {
@@ -5866,7 +5871,7 @@ final class DifyExec implements Runnable {
 
         /// The number of places, while the server admits fewer than were asked for.
         OptionalInt slowedTo() {
-            return pace.limit() < pace.ceiling ? OptionalInt.of(pace.limit()) : OptionalInt.empty();
+            return pace.places() < pace.ceiling ? OptionalInt.of(pace.places()) : OptionalInt.empty();
         }
 
         long done() {
@@ -6488,7 +6493,7 @@ final class DifyExec implements Runnable {
                     answer.began(reader.ref().get(), timeout, told);
                     told.accept(new Heard.Began(reader.ref().get(), Duration.ofNanos(System.nanoTime() - head)));
                 }
-                reader.heard().ifPresent(told);
+                told.accept(reader.heard().orElseGet(Heard.OtherEvent::new));
                 var end = reader.end();
                 if (end.isPresent()) {
                     var ends = ends(end.get(), sse, reader, answer);
@@ -11925,48 +11930,80 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// How many runs at a time: `-c` at most, less once the server refuses. Owned by the engine's thread.
+    /// How many runs at a time: `-c` at most, fewer when the server is full. Owned by the engine's thread.
+    ///
+    /// Two signs mean a full server, in either mode: it refuses a run as too many, or several runs wait before they
+    /// start. The number of places then falls at once to what the server was running, and grows back by one after
+    /// each round of as many successes as there are places. A place that the server does not have is tried again after
+    /// twice as many rounds, ten at most.
     static final class Pace {
-        private static final int WINDOWS = 10;
-        /// Dify 1.14 takes 30 ms to the first event of a stream; later is a queue.
+        /// Dify 1.14 takes 30 ms to the first event of a stream; a run that takes much longer has waited.
         private static final Duration QUEUED = Duration.ofSeconds(1);
         private static final int GROWN = 4;
-        private static final Duration CUT = Duration.ofSeconds(10); // a cut run may still be at work for so long
+        private static final int MOST_ROUNDS = 10;
+        private static final int SEVERAL = 2; // one run may wait for another reason: the server has just restarted
+        private static final Duration SILENT = Duration.ofSeconds(10);
 
-        final AtWork atWork;
         final int ceiling;
         private final Optional<Duration> wait;
         private final Optional<Rate> rate;
-        private int limit, lowest, highest = 0, quiet = 0;
+        private final ArrayDeque<Span> atWork = new ArrayDeque<>();
+        private int places, lowest, highest = 0, successes = 0, rounds = 1, waits = 0;
+        private boolean isTrial = false; // the last place that was added has not lasted a round yet
         private long cutAt = 0;
-        private Duration shortest = Duration.ofDays(1), slowest = Duration.ZERO;
+        private Duration shortestWait = Duration.ofDays(1), slowest = Duration.ZERO;
         private Instant nextStart = Instant.MIN, nextByRate = Instant.MIN, pausedUntil = Instant.MIN;
 
+        private record Span(Instant from, Instant to) {}
+
         Pace(int ceiling, Duration wait, Rate rate) {
-            this.atWork = new AtWork(2 * ceiling);
             this.ceiling = ceiling;
             this.wait = Optional.ofNullable(wait);
             this.rate = Optional.ofNullable(rate);
-            this.limit = ceiling;
+            this.places = ceiling;
             this.lowest = ceiling;
         }
 
         boolean hasRoom(Instant now, int busy) {
-            return busy < limit && !now.isBefore(nextStart());
+            return busy < places && !now.isBefore(nextStart());
         }
 
-        /// How many places runs that were cut hold, by when each was: half of all at most, so that after a server's
-        /// restart the rows that are left go on. Where there is only one place, it is theirs while the server may still
-        /// be at work on them: four times as long as the slowest run so far took, and at least ten seconds.
-        int held(Collection<Instant> cut, Instant now) {
-            if (limit > 1) return Math.min(cut.size(), limit / 2);
-            var longest = Collections.max(List.of(CUT, slowest.multipliedBy(GROWN)));
-            return cut.stream().anyMatch(since -> now.isBefore(since.plus(longest))) ? 1 : 0;
+        /// How long a run may be silent before it counts as dead: four times as long as the slowest run that has
+        /// finished, and at least ten seconds.
+        Duration patience() {
+            return Collections.max(List.of(SILENT, slowest.multipliedBy(GROWN)));
         }
 
-        /// A run has ended, so long after it was sent.
-        void took(Duration time) {
-            if (time.compareTo(slowest) > 0) slowest = time;
+        /// How many places are held by runs whose end may never come: half of all at most, so that the remaining rows
+        /// continue after a server's restart. Where there is only one place, a run that was cut off holds it as long as
+        /// the server may still be at work on it.
+        ///
+        /// @param cut   when each of the runs was cut off whose end is not known yet
+        /// @param quiet how many streams have been silent for longer than [#patience]
+        int held(Collection<Instant> cut, int quiet, Instant now) {
+            if (places > 1) return Math.min(cut.size() + quiet, places / 2);
+            return cut.stream().anyMatch(since -> now.isBefore(since.plus(patience()))) ? 1 : 0;
+        }
+
+        /// A run has ended on which the server was at work for so long. An outage is not part of this time.
+        void finished(Duration took, Instant ended) {
+            if (!took.isPositive()) return; // the server reports no time
+            if (took.compareTo(slowest) > 0) slowest = took;
+            var edge = Duration.ofNanos(took.toNanos() / 20); // runs that follow each other in a place do not overlap
+            atWork.add(new Span(ended.minus(took).plus(edge), ended.minus(edge)));
+            if (atWork.size() > 2 * ceiling) atWork.remove();
+        }
+
+        /// The most of the runs that finished last on which the server was at work at once.
+        int mostAtWork() {
+            var changes = new TreeMap<Instant, Integer>();
+            for (var span : atWork) {
+                changes.merge(span.from(), 1, Integer::sum);
+                changes.merge(span.to(), -1, Integer::sum);
+            }
+            int most = 0, now = 0;
+            for (int change : changes.values()) most = Math.max(most, now += change);
+            return most;
         }
 
         /// Nothing starts before.
@@ -11979,7 +12016,7 @@ final class DifyExec implements Runnable {
             rate.ifPresent(rate -> nextByRate = after(now, rate.interval()));
         }
 
-        /// A start that came a little late does not delay those after it; a pause is not made up for by a burst.
+        /// A start that came a little late does not delay those after it; missed starts are not caught up.
         private Instant after(Instant now, Duration interval) {
             var soonest = now.plus(interval.multipliedBy(9).dividedBy(10));
             var planned = nextByRate.equals(Instant.MIN) ? now.plus(interval) : nextByRate.plus(interval);
@@ -11990,91 +12027,74 @@ final class DifyExec implements Runnable {
             wait.ifPresent(pause -> nextStart = now.plus(pause));
         }
 
-        /// Whether a stream waited for its first event, or a request at the server's door, as in a queue: over a
-        /// second, and far longer than the shortest wait.
-        boolean isQueued(Duration waited) {
-            if (waited.compareTo(shortest) < 0) shortest = waited;
-            return waited.compareTo(QUEUED) > 0 && waited.compareTo(shortest.multipliedBy(GROWN)) > 0;
-        }
-
-        /// Down to what was running. The refusals of one round trip count as one cut: those that had begun before it
-        /// were counted as running, so each takes itself away.
-        void refused(long sequence, int busy, long begun) {
-            quiet = 0;
-            if (sequence <= cutAt) lower(limit - 1);
-            else cut(busy, begun);
-        }
-
-        /// Down to the runs that are at work. False: this one was sent before the last cut.
-        boolean queued(long sequence, IntSupplier atWork, long begun) {
-            quiet = 0;
-            if (sequence <= cutAt) return false;
-            cut(atWork.getAsInt(), begun);
-            return true;
-        }
-
-        private void cut(int busy, long begun) {
-            cutAt = begun;
-            lower(busy);
-            highest = Math.max(highest, limit);
-        }
-
-        private void lower(int runs) {
-            limit = Math.clamp(runs, 1, limit);
-            lowest = Math.min(lowest, limit);
-        }
-
-        /// One more for every ten windows without a refusal.
-        void succeeded() {
-            if (limit < ceiling && ++quiet >= WINDOWS * limit) {
-                highest = Math.max(highest, ++limit);
-                quiet = 0;
+        /// A run was refused as too many. The refusals of one round trip count as one cut: the runs that were sent
+        /// before it were counted as running, so each takes itself away.
+        ///
+        /// @param sequence of the run's attempt
+        /// @param running  other runs on the server
+        /// @param last     the sequence of the last attempt that was sent
+        void refused(long sequence, int running, long last) {
+            if (sequence > cutAt) cut(running, last);
+            else {
+                successes = 0;
+                lower(places - 1);
             }
         }
 
-        int limit() {
-            return limit;
+        /// A run waited on the server before it started. Several waits, over a second and far longer than the shortest,
+        /// are a queue.
+        ///
+        /// @param running runs on which the server is at work, as far as is known
+        /// @return whether there are fewer places now
+        boolean waited(Duration time, long sequence, int running, long last) {
+            if (time.compareTo(shortestWait) < 0) shortestWait = time;
+            boolean isQueued = time.compareTo(QUEUED) > 0 && time.compareTo(shortestWait.multipliedBy(GROWN)) > 0;
+            if (!isQueued || sequence <= cutAt || ++waits < SEVERAL) return false;
+            int inside = Math.max(running, mostAtWork());
+            if (inside >= places) return false;
+            cut(inside, last);
+            return true;
         }
 
-        /// `2–4 of 8`: the least that was allowed at a time, and the most since the first cut.
+        private void cut(int running, long last) {
+            cutAt = last;
+            waits = 0;
+            successes = 0;
+            rounds = isTrial ? Math.min(2 * rounds, MOST_ROUNDS) : 1;
+            isTrial = false;
+            lower(running);
+            highest = Math.max(highest, places);
+        }
+
+        private void lower(int runs) {
+            places = Math.clamp(runs, 1, places);
+            lowest = Math.min(lowest, places);
+        }
+
+        void succeeded() {
+            if (++successes < places) return;
+            waits = 0;
+            if (isTrial) rounds = 1;
+            isTrial = false;
+            if (successes < rounds * places) return;
+            successes = 0;
+            if (places == ceiling) return;
+            places++;
+            highest = Math.max(highest, places);
+            isTrial = true;
+        }
+
+        int places() {
+            return places;
+        }
+
+        /// `2–4 of 8`: the fewest places, and the most since the first cut.
         String span() {
             return lowest + (highest > lowest ? "–" + highest : "") + " of " + ceiling;
         }
 
         Instant nextStart() {
             return Collections.max(List.of(nextStart, nextByRate, pausedUntil));
-        }
-
-        /// How many runs the server was at work on at once, by its own word, among those that ended last.
-        static final class AtWork {
-            private final ArrayDeque<Span> last = new ArrayDeque<>();
-            private final int memory;
-
-            private record Span(Instant began, Instant ended) {}
-
-            /// @param memory of so many runs
-            AtWork(int memory) {
-                this.memory = memory;
-            }
-
-            /// A little less at either end: a run that follows another in its place is not at work beside it.
-            void add(Duration took, Instant ended) {
-                if (!took.isPositive()) return; // the server does not tell
-                var edge = Duration.ofNanos(took.toNanos() / 20); // dividing a Duration goes by BigDecimal
-                last.add(new Span(ended.minus(took).plus(edge), ended.minus(edge)));
-                if (last.size() > memory) last.remove();
-            }
-
-            int most() {
-                var changes = new TreeMap<Instant, Integer>();
-                for (var span : last) {
-                    changes.merge(span.began(), 1, Integer::sum);
-                    changes.merge(span.ended(), -1, Integer::sum);
-                }
-                int most = 0, now = 0;
-                for (int change : changes.values()) most = Math.max(most, now += change);
-                return most;
-            }
         }
 
         /// Starts evenly spread: one every `interval`.
@@ -12094,6 +12114,7 @@ final class DifyExec implements Runnable {
     static final class Health {
         private static final int STREAK = 5;
         private static final Duration SILENT = Duration.ofMinutes(5), REFUSED = Duration.ofMinutes(1);
+        private static final Duration LONGEST_PAUSE = Duration.ofSeconds(5); // a server that is back is noticed soon
 
         private final Backoff backoff;
         private int streak = 0, refusals = 0;
@@ -12131,7 +12152,8 @@ final class DifyExec implements Runnable {
             failedAt = now;
             if (streak++ == 0) silentSince = now;
             if (streak == STREAK) pausedAt = now;
-            if (streak >= STREAK) nextProbe = now.plus(backoff.delay(streak - STREAK));
+            if (streak >= STREAK)
+                nextProbe = now.plus(Collections.min(List.of(backoff.delay(streak - STREAK), LONGEST_PAUSE)));
         }
 
         void answered() {
@@ -13262,6 +13284,9 @@ final class DifyExec implements Runnable {
         record Quiet(RunRef run) implements Heard {}
 
         record Uploaded(String file, String upload) implements Heard {}
+
+        /// An event of the stream that says nothing for people; a ping is none.
+        record OtherEvent() implements Heard {}
 
         /// What the stream says of its nodes and its text.
         sealed interface Said extends Heard {}

@@ -287,6 +287,7 @@ final class Given {
         boolean resendUnknown = false, rebuild = false;
         int slots = 1, busy = 0, busiest = 0, looking = 0, mostLooks = 0, fetching = 0, mostFetches = 0;
         Engine engine;
+        Pace pace;
         Tally tally;
         Consumer<Tally> watched = _ -> {};
 
@@ -332,9 +333,10 @@ final class Given {
             var route = batch.history().route(mode, app, server);
             writer.began(ACCESS.name(), "My app", server, route.mode(), "mode="
                     + mode.name().toLowerCase(Locale.ROOT) + " c=" + slots, Typed.NOTHING);
+            pace = new Pace(slots, wait, rate);
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),
                     new Limits(new Limits.Ends(maxFailures, maxTokens, maxCost), grace, timeout, settle),
-                    new Pace(slots, wait, rate), route, new Names(user));
+                    pace, route, new Names(user));
             engine = new Engine(this, wanted, terms, writer, this,
                     new Engine.Ports(world.clock, world.mailbox, world));
             tally = engine.tally;

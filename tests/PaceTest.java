@@ -1,6 +1,5 @@
 package difyexec;
 
-import difyexec.DifyExec.Pace.AtWork;
 import difyexec.DifyExec.Pace.Rate;
 import difyexec.DifyExec.ModePolicy.Listing;
 import org.junit.jupiter.api.Nested;
@@ -33,7 +32,7 @@ final class PaceTest {
         void isCutToWhatTheServerRuns() {
             pace.refused(6, 5, 8);
 
-            assertEquals(5, pace.limit());
+            assertEquals(5, pace.places());
             assertFalse(pace.hasRoom(NOON, 5));
             assertEquals("5 of 8", pace.span());
         }
@@ -43,26 +42,59 @@ final class PaceTest {
             pace.refused(6, 5, 8); // eight have begun: 7 and 8 were counted as running
             pace.refused(7, 1, 8); // others have ended meanwhile, which says nothing
             pace.refused(8, 0, 8);
-            assertEquals(3, pace.limit());
+            assertEquals(3, pace.places());
 
             pace.refused(9, 2, 9);
 
-            assertEquals(2, pace.limit());
+            assertEquals(2, pace.places());
         }
 
         @Test
-        void theQueuedStreamsOfOneRoundTripAreOneCut() {
-            assertTrue(pace.queued(6, () -> 5, 8));
-            assertFalse(pace.queued(8, () -> 3, 8));
+        void severalWaitsAreOneCutToWhatTheServerRuns() {
+            pace.waited(Duration.ZERO, 3, 3, 8);
 
-            assertEquals(5, pace.limit());
+            assertFalse(pace.waited(seconds(9), 4, 3, 8), "one wait means nothing");
+            assertTrue(pace.waited(seconds(9), 5, 3, 8));
+            assertFalse(pace.waited(seconds(9), 7, 2, 8));
+            assertFalse(pace.waited(seconds(9), 8, 2, 8));
+
+            assertEquals(3, pace.places());
+        }
+
+        @Test
+        void waitsARoundOfSuccessesApartAreNotSeveral() {
+            for (long wait : new long[] {0, 9}) pace.waited(seconds(wait), 1, 1, 8);
+            for (int run = 0; run < 8; run++) pace.succeeded();
+
+            assertFalse(pace.waited(seconds(9), 10, 1, 16));
+            assertEquals(8, pace.places());
+        }
+
+        @Test
+        void waitsLeaveAsManyPlacesAsTheServerWasSeenAtWorkOn() {
+            for (int run = 0; run < 5; run++) pace.finished(seconds(2), NOON);
+
+            for (long wait : new long[] {0, 9}) pace.waited(seconds(wait), 1, 1, 8);
+            assertTrue(pace.waited(seconds(9), 2, 1, 8));
+
+            assertEquals(5, pace.places());
+        }
+
+        @Test
+        void waitsOfAServerThatTakesAsManyChangeNothing() {
+            for (int run = 0; run < 8; run++) pace.finished(seconds(2), NOON);
+
+            pace.waited(Duration.ZERO, 1, 1, 8);
+            for (int run = 2; run < 5; run++) assertFalse(pace.waited(seconds(9), run, 1, 8));
+
+            assertEquals("8 of 8", pace.span());
         }
 
         @Test
         void oneRunIsAlwaysTried() {
             pace.refused(1, 0, 1);
 
-            assertEquals(1, pace.limit());
+            assertEquals(1, pace.places());
             assertTrue(pace.hasRoom(NOON, 0));
         }
 
@@ -71,69 +103,100 @@ final class PaceTest {
             pace.refused(1, 2, 1);
             pace.refused(9, 8, 9);
 
-            assertEquals(2, pace.limit());
+            assertEquals(2, pace.places());
         }
 
         @Test
-        void growsByOneAfterTenWindowsWithoutARefusal() {
+        void growsByOneAfterEachRoundOfSuccesses() {
             pace.refused(1, 2, 1);
 
-            for (int run = 0; run < 19; run++) pace.succeeded();
-            assertEquals(2, pace.limit());
             pace.succeeded();
-            assertEquals(3, pace.limit());
-            for (int run = 0; run < 30; run++) pace.succeeded();
-            assertEquals(4, pace.limit());
+            assertEquals(2, pace.places());
+            pace.succeeded();
+            assertEquals(3, pace.places());
+            for (int run = 0; run < 3; run++) pace.succeeded();
+            assertEquals(4, pace.places());
             assertEquals("2–4 of 8", pace.span());
         }
 
         @Test
-        void aRefusalStartsTheCountOfWindowsAnew() {
+        void aRefusalStartsTheRoundFromScratch() {
+            pace.refused(1, 3, 1);
+            for (int run = 0; run < 2; run++) pace.succeeded();
+
+            pace.refused(2, 3, 2);
+            for (int run = 0; run < 2; run++) pace.succeeded();
+
+            assertEquals(3, pace.places());
+        }
+
+        @Test
+        void aPlaceThatIsRefusedAtOnceIsTriedAgainAfterTwiceAsManyRounds() {
             pace.refused(1, 2, 1);
-            for (int run = 0; run < 19; run++) pace.succeeded();
+            for (int tried = 1, rounds = 1; tried <= 6; tried++, rounds = Math.min(10, 2 * rounds)) {
+                for (int run = 1; run < 2 * rounds; run++) pace.succeeded();
+                assertEquals(2, pace.places());
+                pace.succeeded();
+                assertEquals(3, pace.places());
 
+                pace.refused(tried + 1, 2, tried + 1);
+            }
+        }
+
+        @Test
+        void aPlaceThatLastsARoundIsFollowedByTheNextOneAtOnce() {
+            pace.refused(1, 2, 1);
+            for (int run = 0; run < 2; run++) pace.succeeded();
             pace.refused(2, 2, 2);
-            pace.succeeded();
+            for (int run = 0; run < 4 + 3; run++) pace.succeeded();
+            assertEquals(4, pace.places());
 
-            assertEquals(2, pace.limit());
+            pace.refused(3, 2, 3);
+            for (int run = 0; run < 4; run++) pace.succeeded();
+
+            assertEquals(3, pace.places());
         }
 
         @Test
         void neverGrowsAboveItsCeiling() {
             for (int run = 0; run < 1000; run++) pace.succeeded();
 
-            assertEquals(8, pace.limit());
+            assertEquals(8, pace.places());
         }
 
-        @Test
-        void aLongWaitForAFirstEventIsAQueue() {
-            assertFalse(pace.isQueued(Duration.ofMillis(30)));
-            assertFalse(pace.isQueued(Duration.ofMillis(900)));
-            assertTrue(pace.isQueued(Duration.ofMillis(1100)));
-        }
-
-        @Test
-        void aServerThatAlwaysTakesLongHasNoQueue() {
-            for (int start = 0; start < 9; start++) assertFalse(pace.isQueued(seconds(2 + start % 3)));
-            assertTrue(pace.isQueued(seconds(9)));
-        }
-
-        @ParameterizedTest(name = "-c {0}, {1} runs were cut: {2} places")
+        @ParameterizedTest(name = "the shortest wait took {0} ms, others {1} ms: a queue = {2}")
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                places, cut, held
-                8,      0,   0
-                8,      3,   3
-                8,      4,   4
-                8,      8,   4
-                5,      5,   2
-                3,      3,   1
-                2,      2,   1
-                1,      1,   1
-                1,      7,   1
-                1,      0,   0
+                shortest, others, queue
+                30,       900,    false
+                30,       1100,   true
+                2000,     8000,   false
+                2000,     9000,   true
                 """)
-        void runsThatWereCutHoldHalfAtMostButTheOnlyPlace(int places, int cut, int held) {
-            assertEquals(held, new Pace(places, null, null).held(Collections.nCopies(cut, NOON), NOON));
+        void aWaitIsAQueueIfItIsLongAndFarLongerThanTheShortest(long shortest, long others, boolean queue) {
+            pace.waited(Duration.ofMillis(shortest), 1, 1, 8);
+            pace.waited(Duration.ofMillis(others), 2, 1, 8);
+
+            assertEquals(queue, pace.waited(Duration.ofMillis(others), 3, 1, 8));
+        }
+
+        @ParameterizedTest(name = "-c {0}, {1} runs cut, {2} quiet: {3} places")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                places, cut, quiet, held
+                8,      0,   0,     0
+                8,      3,   0,     3
+                8,      0,   3,     3
+                8,      2,   1,     3
+                8,      3,   3,     4
+                8,      8,   8,     4
+                5,      5,   0,     2
+                3,      0,   3,     1
+                2,      2,   0,     1
+                1,      1,   0,     1
+                1,      7,   0,     1
+                1,      0,   1,     0
+                """)
+        void runsWhoseEndMayNeverComeHoldHalfAtMost(int places, int cut, int quiet, int held) {
+            assertEquals(held, new Pace(places, null, null).held(Collections.nCopies(cut, NOON), quiet, NOON));
         }
 
         @ParameterizedTest(name = "the slowest took {0} s, cut {1} s ago: held = {2}")
@@ -150,18 +213,16 @@ final class PaceTest {
                 """)
         void theOnlyPlaceIsHeldForFourTimesTheSlowestRun(long slowest, long ago, int held) {
             var one = new Pace(1, null, null);
-            one.took(seconds(1));
-            one.took(seconds(slowest));
-            one.took(Duration.ZERO);
+            for (long took : List.of(1L, slowest, 0L)) one.finished(seconds(took), NOON);
 
-            assertEquals(held, one.held(List.of(NOON), NOON.plusSeconds(ago)));
+            assertEquals(held, one.held(List.of(NOON), 0, NOON.plusSeconds(ago)));
         }
 
         @Test
         void halfIsOfWhatTheServerTakes() {
             pace.refused(6, 3, 8);
 
-            assertEquals(1, pace.held(Collections.nCopies(5, NOON), NOON));
+            assertEquals(1, pace.held(Collections.nCopies(5, NOON), 0, NOON));
         }
 
         @Test
@@ -205,46 +266,43 @@ final class PaceTest {
 
     @Nested
     class TheMostRunsAtWork {
-        private final AtWork atWork = new AtWork(8);
+        private final Pace pace = new Pace(4, null, null);
 
-        private void ended(long began, long ended) {
-            atWork.add(seconds(ended - began), NOON.plusSeconds(ended));
+        private void finished(long... fromTo) {
+            for (int at = 0; at < fromTo.length; at += 2)
+                pace.finished(seconds(fromTo[at + 1] - fromTo[at]), NOON.plusSeconds(fromTo[at + 1]));
         }
 
         @Test
         void areThoseThatRanBesideEachOther() {
-            ended(0, 10);
-            ended(2, 11);
-            ended(5, 12);
-            ended(11, 20);
-            ended(11, 21);
+            finished(0, 10, 2, 11, 5, 12, 11, 20, 11, 21);
 
-            assertEquals(3, atWork.most());
+            assertEquals(3, pace.mostAtWork());
         }
 
         @Test
-        void doNotCountThatWhichFollowedInThePlaceOfAnother() {
+        void doNotCountARunThatFollowedInThePlaceOfAnother() {
             for (int run = 0; run < 4; run++) {
-                ended(10 * run, 10 * run + 10);
-                atWork.add(seconds(10), NOON.plusSeconds(10 * run + 10).minusMillis(100)); // the clocks differ a little
+                finished(10 * run, 10 * run + 10);
+                pace.finished(seconds(10), NOON.plusSeconds(10 * run + 10).minusMillis(100)); // the clocks differ a little
             }
 
-            assertEquals(2, atWork.most());
+            assertEquals(2, pace.mostAtWork());
         }
 
         @Test
         void areForgottenInTime() {
-            for (int run = 0; run < 5; run++) ended(0, 10);
-            for (int run = 1; run <= 8; run++) ended(10 * run, 10 * run + 10);
+            finished(0, 10, 0, 10, 0, 10, 0, 10, 0, 10);
+            for (int run = 1; run <= 8; run++) finished(10 * run, 10 * run + 10);
 
-            assertEquals(1, atWork.most());
+            assertEquals(1, pace.mostAtWork());
         }
 
         @Test
-        void areNotKnownOfAServerThatTellsNoTimes() {
-            ended(5, 5);
+        void areNotKnownOfAServerThatReportsNoTimes() {
+            finished(5, 5);
 
-            assertEquals(0, atWork.most());
+            assertEquals(0, pace.mostAtWork());
         }
     }
 
@@ -298,12 +356,14 @@ final class PaceTest {
         }
 
         @Test
-        void probesThatFailComeEverLater() {
-            fail(7, NOON);
+        void probesThatFailComeLaterButNoLaterThanFiveSeconds() {
+            var quick = new Health(new Backoff(seconds(1), seconds(60), 3));
+            for (int time = 0; time < 6; time++) quick.failed(NOON, NOON);
+            assertFalse(quick.opens().isBefore(NOON.plusSeconds(1)));
 
-            assertFalse(health.isOpen(NOON.plusSeconds(19)));
-            assertTrue(health.isOpen(NOON.plusSeconds(40)));
-            assertFalse(health.opens().isBefore(NOON.plusSeconds(20)));
+            for (int time = 0; time < 20; time++) quick.failed(NOON, NOON);
+
+            assertEquals(NOON.plusSeconds(5), quick.opens());
         }
 
         @Test
