@@ -56,6 +56,7 @@
 //FILES recorded/1.9.2/=recorded/1.9.2/*.json
 //FILES recorded/1.14.2/=recorded/1.14.2/*.json
 //FILES recorded/1.16.0/=recorded/1.16.0/*.json
+//FILES recorded/1.16.1/=recorded/1.16.1/*.json
 //FILES recorded/sheets/=recorded/sheets/*
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 
