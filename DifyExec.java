@@ -2842,7 +2842,6 @@ final class DifyExec implements Runnable {
                         tally.timeLeft().map(left -> Text.seconds(left) + " left").orElse(""),
                         now.running() + " running" + (slowedTo.isPresent() ? " (limit " + slowedTo.getAsInt() + ")" : ""),
                         some(now.waiting(), "waiting"),
-                        some(now.fetching(), "fetching files"),
                         some(now.lookUps(), "looked up"),
                         some(tally.tokens(), "tokens"),
                         tally.spending().times(1).entrySet().stream().map(spent -> spent.getValue().toPlainString()
@@ -4967,7 +4966,7 @@ final class DifyExec implements Runnable {
     /// Runs the rows of an agenda to their outcomes. The calling thread owns everything that changes.
     static final class Engine {
         private static final Duration AFTER_STOP = Duration.ofSeconds(3), AFTER_SECOND = Duration.ofMillis(1500);
-        private static final int FIREWALLED = 5, MOST_SAVING = 500;
+        private static final int FIREWALLED = 5;
 
         private final Workflow workflow;
         private final Terms terms;
@@ -4981,11 +4980,8 @@ final class DifyExec implements Runnable {
         private final Ports ports;
         private final InstantSource clock;
         private final Map<Long, InFlight> running = new LinkedHashMap<>();
-        private final Set<Saving> saving = new LinkedHashSet<>();
-        private final Agenda.Schedule<Download> downloads =
-                new Agenda.Schedule<>(download -> download.due, (_, _) -> 0);
         private final int looksAtOnce;
-        private int looking = 0, downloading = 0, firewalled = 0;
+        private int looking = 0, firewalled = 0;
         private Instant hardStop = Instant.MAX;
         private boolean taskStopsSent = false, toldOfLinks = false;
         private String version, toldOfPause = "";
@@ -5062,7 +5058,7 @@ final class DifyExec implements Runnable {
             try {
                 while (!isOver()) {
                     begin();
-                    tally.now = new Tally.Now(running.size(), agenda.waiting.size(), saving.size(),
+                    tally.now = new Tally.Now(running.size(), agenda.waiting.size(),
                             agenda.lookUps.size() + looking, rest(clock.instant()));
                     watcher.watch(tally);
                     var message = ports.mailbox().poll(untilNext().toNanos(), NANOSECONDS);
@@ -5070,7 +5066,6 @@ final class DifyExec implements Runnable {
                     batch.flush();
                     health.verdict(clock.instant(), running.size() + looking).ifPresent(agenda::close);
                 }
-                List.copyOf(saving).forEach(this::saved); // an interrupt takes no result along
                 agenda.stop().ifPresent(stop -> batch.record(new Event.Stop(clock.instant(), stop.fact(), "", "")));
                 batch.flush();
             } catch (UncheckedIOException problem) {
@@ -5082,15 +5077,14 @@ final class DifyExec implements Runnable {
 
         private boolean isOver() {
             if (agenda.stop().isEmpty())
-                return running.isEmpty() && saving.isEmpty() && looking == 0 && agenda.isDone(clock.instant());
-            if (!(running.isEmpty() && saving.isEmpty()) && hardStop.isAfter(clock.instant())) return false;
+                return running.isEmpty() && looking == 0 && agenda.isDone(clock.instant());
+            if (!running.isEmpty() && hardStop.isAfter(clock.instant())) return false;
             return running.isEmpty() || taskStopsSent || !stopTasks(AFTER_STOP);
         }
 
         /// Puts every attempt that may start on record, and only then on the wire.
         private void begin() {
             var now = clock.instant();
-            download(now);
             if (agenda.stop().isPresent()) return;
             var starts = new ArrayList<InFlight>();
             while (health.isOpen(now) && hasRoom(now, now)) {
@@ -5129,20 +5123,8 @@ final class DifyExec implements Runnable {
             return begun;
         }
 
-        /// Once many wait for their files, which are in memory for so long, those of more rows would fare no better.
         private boolean hasRoom(Instant when, Instant now) {
-            return pace.hasRoom(when, busy(now) + downloading) && saving.size() < MOST_SAVING + pace.ceiling
-                    && running.size() < 2 * pace.ceiling;
-        }
-
-        /// Files go first, as their links die: into the places of rows, and beside them as look-ups do.
-        private void download(Instant now) {
-            while (downloading < Math.max(looksAtOnce, pace.places() - busy(now))) {
-                var download = downloads.next(now);
-                if (download.isEmpty()) return;
-                downloading++;
-                work(() -> workflow.fetch(download.get().file), fetched -> downloaded(download.get(), fetched));
-            }
+            return pace.hasRoom(when, busy(now)) && running.size() < 2 * pace.ceiling;
         }
 
         private void start(InFlight begun) {
@@ -5254,6 +5236,11 @@ final class DifyExec implements Runnable {
                         attempt.row().id(), attempt.user(), file, upload));
                 case Heard.Said said -> watcher.heard(said);
                 case Heard.OtherEvent _ -> {}
+                case Heard.Ended(var run, var recorded) -> {
+                    if (sent != null) named(sent, run);
+                    batch.flush();
+                    recorded.countDown();
+                }
                 case Heard.Named _, Heard.Began _, Heard.Quiet _ when sent == null -> {} // its end was learnt before
                 case Heard.Named(var run) -> named(sent, run);
                 case Heard.Began(var run, var waited) -> began(sent, run, waited);
@@ -5359,7 +5346,7 @@ final class DifyExec implements Runnable {
         private void conclude(Attempt attempt, Instant start, Response seen, Verdict verdict) {
             if (seen instanceof Response.Ran ran && !(verdict instanceof Verdict.LookUp)) tally.used(attempt, ran.usage());
             switch (verdict) {
-                case Verdict.Done(var outcome) -> finish(attempt, seen, outcome);
+                case Verdict.Done(var outcome) -> acknowledge(attempt, seen, outcome);
                 case Verdict.Again(var after, var why) -> {
                     tally.retries++;
                     again(attempt, attempt.tries().failedOnce(), after, "again", seen, why);
@@ -5394,57 +5381,28 @@ final class DifyExec implements Runnable {
             slowedDown(attempt, why);
         }
 
-        /// A row of whose outputs files are to be kept counts as done once they are there, or given up.
-        private void finish(Attempt attempt, Response seen, Outcome outcome) {
-            var now = clock.instant();
-            if (!(seen instanceof Response.Ran ran) || !outcome.status().isSuccess() || !ran.hasFiles()) {
-                acknowledge(attempt, seen, outcome, List.of(), now);
-                return;
-            }
-            var row = new Saving(attempt, ran, outcome, now, new ArrayList<>());
-            ran.files().orElseThrow().forEach(file -> row.files().add(new Download(row, file)));
-            saving.add(row);
-            downloads.addAll(row.files());
-            checkLimits();
-        }
-
         private void checkLimits() {
             terms.limits().reached(tally.count(RowStatus.FAILED), tally.done(), tally.tokens).ifPresent(this::stop);
         }
 
-        private void downloaded(Download download, OutputFile.Fetched fetched) {
-            downloading--;
-            download.fetched(fetched, clock.instant(), terms.judge().backoff());
-            if (!download.isOver) downloads.add(download);
-            else if (download.row.files().stream().allMatch(file -> file.isOver)) saved(download.row);
-        }
-
-        /// With the files that are there; each that is not is on record before the row's end.
-        private void saved(Saving row) {
-            saving.remove(row);
-            var there = new ArrayList<Path>();
-            for (var download : row.files()) switch (download.last) {
-                case OutputFile.Fetched.There(var path) -> there.add(path);
-                case OutputFile.Fetched.Missing(var why, _) -> missing(row.attempt(), download.file, why);
-            }
-            acknowledge(row.attempt(), row.ran(), row.outcome(), there, row.ended());
-        }
-
-        private void missing(Attempt attempt, OutputFile file, String why) {
+        private void missing(Attempt attempt, String file, String why) {
             var id = attempt.row().id();
-            if (tally.missingFiles.isEmpty()) watcher.say("Row " + Text.id(id) + ": a file of its outputs could not "
-                    + "be fetched (" + Text.text(why, 200) + "); all rows with such files are told at the end.");
+            if (tally.missingFiles.isEmpty()) watcher.say("Row " + Text.id(id) + ": cannot save a file of its outputs ("
+                    + Text.text(why, 200) + "); the summary lists all rows with missing files.");
             tally.missingFiles.add(attempt.row());
-            batch.record(new Event.Missing(clock.instant(), id, attempt.user(), file.place().getFileName().toString(),
-                    Text.text(why, 200)));
+            batch.record(new Event.Missing(clock.instant(), id, attempt.user(), file, Text.text(why, 200)));
         }
 
-        /// The result is on disk before its `end`: [BatchWriter#flush] writes in that order.
-        private void acknowledge(Attempt attempt, Response seen, Outcome outcome, List<Path> files, Instant ended) {
+        /// The result is on disk before its `end`: [BatchWriter#flush] writes in that order. A file that is missing is
+        /// in the log before both.
+        private void acknowledge(Attempt attempt, Response seen, Outcome outcome) {
             var now = clock.instant();
+            var files = seen instanceof Response.Ran ran ? ran.files().orElse(SavedFiles.NONE) : SavedFiles.NONE;
+            var ended = now.minus(files.took());
             var took = attempt.took(seen, ended);
+            files.missing().forEach((file, why) -> missing(attempt, file, why));
             if (seen instanceof Response.Ran ran && outcome.status().isSuccess() && attempt.kind() == Attempt.Kind.ROW)
-                batch.result(new Results.Success(attempt, ran, ended, files));
+                batch.result(new Results.Success(attempt, ran, ended, files.saved()));
             batch.settled(attempt, outcome, now, seen, took, () -> {
                 tally.ended(attempt, outcome, took, now);
                 checkLimits();
@@ -5573,7 +5531,7 @@ final class DifyExec implements Runnable {
             }
             agenda.close(new Stop(Exit.INTERRUPTED, signal.equals("INT") ? "interrupted" : "interrupted by SIG" + signal));
             hardStop = now.plus(terms.limits().grace());
-            int busy = running.size() + saving.size();
+            int busy = running.size();
             if (busy > 0 && terms.limits().grace().isPositive()) watcher.say("Stopping: "
                     + Text.count(busy, "running row gets", "running rows get") + " up to "
                     + Text.seconds(terms.limits().grace()) + " to end; Ctrl-C again stops at once.");
@@ -5595,37 +5553,6 @@ final class DifyExec implements Runnable {
             batch.record(Event.Stop.of(begun.attempt, run, Event.Stop.INTERRUPTED, clock.instant()));
             tally.stopped++;
             ports.workers().execute(() -> workflow.stop(run, begun.attempt.user()));
-        }
-
-        /// A run that succeeded and of whose outputs files are fetched.
-        ///
-        /// @param ended when the run's end was seen
-        private record Saving(Attempt attempt, Response.Ran ran, Outcome outcome, Instant ended, List<Download> files) {}
-
-        /// A file to fetch now or later, until it is there or given up.
-        private static final class Download {
-            /// Dify's links are good for so long.
-            private static final Duration LINK = Duration.ofSeconds(300);
-
-            final Saving row;
-            final OutputFile file;
-            Instant due;
-            OutputFile.Fetched last = new OutputFile.Fetched.Missing("the call ended first", true);
-            boolean isOver = false;
-            private int tries = 0;
-
-            Download(Saving row, OutputFile file) {
-                this.row = row;
-                this.file = file;
-                this.due = row.ended();
-            }
-
-            /// Once more, if that may help and its link lives when it is due.
-            void fetched(OutputFile.Fetched what, Instant now, Backoff backoff) {
-                last = what;
-                due = now.plus(backoff.delay(tries++));
-                isOver = !what.mayPass() || !due.isBefore(row.ended().plus(LINK));
-            }
         }
     }
 
@@ -5802,11 +5729,10 @@ final class DifyExec implements Runnable {
         private final Sample sample = new Sample();
         private long tokens, retries, throttled, harvested, late;
         private long stopped; // tasks that Dify was asked to stop, since the call is to end
-        Now now = new Now(0, 0, 0, 0, Optional.empty());
+        Now now = new Now(0, 0, 0, Optional.empty());
 
-        /// @param fetching rows that succeeded and whose files are still fetched
         /// @param rest     what keeps rows from starting, in words
-        record Now(int running, int waiting, int fetching, int lookUps, Optional<String> rest) {}
+        record Now(int running, int waiting, int lookUps, Optional<String> rest) {}
 
         /// The rows that ran in this call, not those whose earlier run was looked up: they tell what others will take.
         private static final class Sample {
@@ -6014,8 +5940,6 @@ final class DifyExec implements Runnable {
 
     /// A row's way to Dify and back: cells become values, files go up before the run and come down after it.
     record Sender(DifyClient client, Form form, Optional<Path> saveFiles) implements Workflow {
-        private static final String NO_ADDRESS = "no address in the output";
-
         /// A file that several cells of one attempt name goes up once.
         @Override
         public Response run(Attempt attempt, Consumer<Heard> told) {
@@ -6035,13 +5959,13 @@ final class DifyExec implements Runnable {
                     }
                 }
             values.replaceAll((_, value) -> value.uploaded(ids));
-            return withFiles(attempt, client.run(attempt, values, told));
+            return saved(attempt, client.run(attempt, values, told), told);
         }
 
         @Override
         public LookUpResult look(Unresolved unresolved) {
             return switch (client.look(unresolved)) {
-                case LookUpResult.Ended(var ran) -> new LookUpResult.Ended((Response.Ran) withFiles(unresolved.attempt(), ran));
+                case LookUpResult.Ended(var ran) -> new LookUpResult.Ended((Response.Ran) saved(unresolved.attempt(), ran, _ -> {}));
                 case LookUpResult found -> found;
             };
         }
@@ -6051,79 +5975,132 @@ final class DifyExec implements Runnable {
             client.stop(run, user);
         }
 
-        /// A refusal of the key or the pace is as for a run, one of the file is the row's; and what is unclear is no
-        /// doubt, as after a run: an upload starts nothing, so it may be tried again.
+        /// A refused key and a throttled upload are handled as those of a run; a refused file fails the row. An upload
+        /// starts no run, so it never leaves one to look up.
         private static Response notUploaded(String name, Response seen) {
             var upload = "upload of " + name + ": ";
             return switch (seen) {
                 case Response.Refused refused when List.of(400, 413, 415).contains(refused.status()) ->
                         new Response.NotUploaded(upload + refused.why(), false);
-                case Response.Refused refused when refused.status() < 500 -> refused;
-                case Response.Refused refused ->
+                case Response.Refused refused when refused.isTransient() && refused.status() != 429 ->
                         new Response.NotUploaded(upload + "HTTP " + refused.status(), true, refused.pause());
                 case Response.Cut cut -> new Response.NotUploaded(upload + cut.why(), true);
-                case Response.NotSent _, Response.NotUploaded _, Response.TooLarge _, Response.Ran _ -> seen;
+                case Response.Refused _, Response.NotSent _, Response.NotUploaded _, Response.TooLarge _,
+                        Response.Ran _ -> seen;
             };
         }
 
-        /// A success with the files of its outputs that are to be kept.
-        private Response withFiles(Attempt attempt, Response seen) {
+        /// A success with the files of its outputs. Its run is in the log before the first of them is asked for: a call
+        /// that dies meanwhile leaves a run that the next one finds.
+        private Response saved(Attempt attempt, Response seen, Consumer<Heard> heard) {
             if (saveFiles.isEmpty() || !(seen instanceof Response.Ran ran) || !ran.status().isSuccess()) return seen;
-            var files = new ArrayList<OutputFile>();
+            var saver = new FileSaver(client, saveFiles.get());
+            var links = saver.links(attempt.row().id(), ran.outputs());
+            var recorded = new CountDownLatch(1);
+            if (!links.isEmpty() && ran.ref().isNamed()) {
+                heard.accept(new Heard.Ended(ran.ref(), recorded));
+                try {
+                    recorded.await(FileSaver.RECORDING.toMillis(), MILLISECONDS);
+                } catch (InterruptedException _) {
+                    Thread.currentThread().interrupt(); // ends the downloads, too
+                }
+            }
+            return ran.with(saver.save(links));
+        }
+    }
+
+    /// Saves the files of a run's outputs in a folder.
+    record FileSaver(DifyClient client, Path folder) {
+        private static final Duration RECORDING = Duration.ofSeconds(10), PAUSE = Duration.ofSeconds(1);
+        private static final int TRIES = 2;
+
+        /// A file in the outputs: where it is, its size as far as Dify knows it (else not above 0), and its name here.
+        record Link(String address, long size, String name) {}
+
+        /// The links in the outputs, at any depth.
+        List<Link> links(String id, byte[] outputs) {
+            var links = new ArrayList<Link>();
+            if (!new String(outputs, UTF_8).contains("__dify__file__")) return links;
             try {
-                for (var output : Json.MAPPER.readTree(ran.outputs()).properties())
-                    for (var file : links(output.getValue())) {
-                        var name = fileName(attempt.row().id(), output.getKey(), files.size() + 1,
-                                file.path("extension").asText(""));
-                        files.add(new OutputFile(file.path("url").asText(""), file.path("size").asLong(0),
-                                saveFiles.get().resolve(name)));
-                    }
+                for (var output : Json.MAPPER.readTree(outputs).properties())
+                    for (var file : output.getValue().findParents("dify_model_identity"))
+                        links.add(new Link(file.path("url").asText(""), file.path("size").asLong(0), fileName(id,
+                                output.getKey(), links.size() + 1, file.path("extension").asText(""))));
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: the outputs were JSON when they came
-            }
-            return ran.with(files);
-        }
-
-        /// It gets its name once it is whole; until then it has one that no output has.
-        @Override
-        public OutputFile.Fetched fetch(OutputFile file) {
-            if (file.link().isBlank()) // it would lead to the API itself
-                return new OutputFile.Fetched.Missing(NO_ADDRESS, false);
-            var draft = file.place().resolveSibling(".difyexec-" + UUID.randomUUID() + ".part");
-            try {
-                Files.createFile(draft); // what cannot be written is not asked for
-                return switch (client.download(URI.create(file.link()), file.size(), draft)) {
-                    case Reply.Got(var whole) -> new OutputFile.Fetched.There(named(whole, file.place()));
-                    case Reply.NotGot(var seen) -> new OutputFile.Fetched.Missing(seen.why(), mayPass(seen));
-                };
-            } catch (IllegalArgumentException _) {
-                return new OutputFile.Fetched.Missing(NO_ADDRESS, false);
-            } catch (IOException problem) {
-                return new OutputFile.Fetched.Missing(Text.of(problem), false);
-            } finally {
-                draft.toFile().delete(); // else it stays, under a name that says what it is
-            }
-        }
-
-        private static boolean mayPass(Response seen) {
-            return !(seen instanceof Response.Refused refused) || refused.status() >= 500
-                    || List.of(408, 425, 429).contains(refused.status());
-        }
-
-        /// The file objects in a value, at any depth: deeper than a stack bears, too.
-        static List<JsonNode> links(JsonNode value) {
-            var links = new ArrayList<JsonNode>();
-            var rest = new ArrayDeque<>(List.of(value));
-            while (!rest.isEmpty()) {
-                var next = rest.pop();
-                if (next.path("dify_model_identity").asText("").equals("__dify__file__")) links.add(next);
-                else next.valueStream().toList().reversed().forEach(rest::push);
             }
             return links;
         }
 
-        /// `<id>-<output>-<n><ext>`, with nothing in it that leads out of the folder. An id that had to be changed gets
-        /// a hash behind it: the files of two rows never have one name.
+        SavedFiles save(List<Link> links) {
+            long start = System.nanoTime();
+            var saved = new ArrayList<Path>();
+            var missing = new LinkedHashMap<String, String>();
+            for (var link : links)
+                try {
+                    saved.add(save(link));
+                } catch (IOException problem) {
+                    missing.put(link.name(), Text.of(problem));
+                }
+            return new SavedFiles(saved, missing, Duration.ofNanos(System.nanoTime() - start));
+        }
+
+        /// The file gets its name once it is whole; until then it has a random one.
+        private Path save(Link link) throws IOException {
+            var address = address(link.address());
+            var place = folder.resolve(link.name());
+            var part = place.resolveSibling(".difyexec-" + UUID.randomUUID() + ".part");
+            try {
+                Files.createFile(part); // nothing is fetched into a folder that cannot be written
+                for (int tries = 1; ; tries++) {
+                    switch (client.download(address, link.size(), part)) {
+                        case Reply.Got(var whole) -> {
+                            return named(whole, place);
+                        }
+                        case Reply.NotGot(var seen) -> {
+                            if (tries == TRIES || seen instanceof Response.TooLarge
+                                    || seen instanceof Response.Refused refused && !refused.isTransient())
+                                throw new IOException(seen.why());
+                        }
+                    }
+                    Thread.sleep(PAUSE);
+                }
+            } catch (InterruptedException problem) {
+                Thread.currentThread().interrupt();
+                throw new IOException("interrupted", problem);
+            } finally {
+                part.toFile().delete();
+            }
+        }
+
+        /// An output is what a workflow made of a row, so its address is not trusted with what only this machine reaches.
+        URI address(String link) throws IOException {
+            if (link.isBlank()) throw new IOException("the output has no address"); // it would lead to the API itself
+            try {
+                var address = client.access().baseUrl().resolve(link.strip());
+                if (!List.of("http", "https").contains(String.valueOf(address.getScheme())) || address.getHost() == null)
+                    throw new IOException("not an http or https address");
+                for (var reach : List.<Predicate<InetAddress>>of(InetAddress::isLinkLocalAddress,
+                        ip -> ip.isLoopbackAddress() || ip.isAnyLocalAddress()))
+                    if (isAt(address, reach) && !isAt(client.access().baseUrl(), reach))
+                        throw new IOException("a loopback or link-local address");
+                return address;
+            } catch (IllegalArgumentException _) {
+                throw new IOException("not an address");
+            }
+        }
+
+        /// A host that only a proxy can resolve is nowhere near.
+        private static boolean isAt(URI address, Predicate<InetAddress> reach) {
+            try {
+                return Stream.of(InetAddress.getAllByName(address.getHost())).anyMatch(reach);
+            } catch (UnknownHostException _) {
+                return false;
+            }
+        }
+
+        /// `<id>-<output>-<n><ext>`, with nothing in it that leads out of the folder. An id that had to be changed is
+        /// followed by a hash, so that the files of two rows never share a name.
         static String fileName(String id, String output, int number, String extension) {
             var end = extension.isEmpty() || extension.startsWith(".") ? extension : "." + extension;
             var row = safe(id, 100).replaceFirst("^\\.", "_");
@@ -6131,7 +6108,7 @@ final class DifyExec implements Runnable {
             return row + mark + "-" + safe(output, 80) + "-" + number + safe(end, 20);
         }
 
-        /// As many whole characters as fit into so many bytes: a file system counts a name's bytes, 255 at most.
+        /// As many whole characters as fit into so many bytes: a file system allows a name 255 of them.
         private static String safe(String text, int bytes) {
             var name = ByteBuffer.allocate(bytes);
             UTF_8.newEncoder().encode(
@@ -6139,36 +6116,32 @@ final class DifyExec implements Runnable {
             return UTF_8.decode(name.flip()).toString();
         }
 
-        /// A whole file gets its name at once, and never one that another file has: at its place, or at the next free
-        /// one beside it (`a~2.pdf`). One of the same bytes that is there already is kept instead: a row that runs
-        /// again gives no second copy.
-        static Path named(Path draft, Path place) throws IOException {
+        /// Gives a whole file its name, or the next free one (`a~2.pdf`): no other file is overwritten. One with the same
+        /// bytes is kept instead, so a row that runs again leaves no second copy.
+        static Path named(Path part, Path place) throws IOException {
+            var name = place.getFileName().toString();
+            int dot = name.lastIndexOf('.') < 0 ? name.length() : name.lastIndexOf('.');
             for (int number = 1; ; number++) {
                 var path = number == 1 ? place
-                        : place.resolveSibling(numbered(place.getFileName().toString(), number));
+                        : place.resolveSibling(name.substring(0, dot) + "~" + number + name.substring(dot));
                 try {
-                    link(draft, path);
+                    link(part, path);
                     return path;
                 } catch (FileAlreadyExistsException _) {
-                    if (Files.isRegularFile(path) && Files.mismatch(draft, path) < 0) return path;
+                    if (Files.isRegularFile(path) && Files.mismatch(part, path) < 0) return path;
                 }
             }
         }
 
-        /// A link is the one step that names a file at once and writes over none; not every file system has it.
-        private static void link(Path draft, Path path) throws IOException {
+        /// A hard link never replaces a file, but not every file system has them.
+        private static void link(Path part, Path path) throws IOException {
             try {
-                Files.createLink(path, draft);
+                Files.createLink(path, part);
             } catch (FileAlreadyExistsException taken) {
                 throw taken;
             } catch (UnsupportedOperationException | IOException _) {
-                Files.move(draft, path);
+                Files.move(part, path);
             }
-        }
-
-        private static String numbered(String name, int number) {
-            int dot = name.lastIndexOf('.');
-            return dot < 0 ? name + "~" + number : name.substring(0, dot) + "~" + number + name.substring(dot);
         }
     }
 
@@ -6194,6 +6167,7 @@ final class DifyExec implements Runnable {
         private static final Duration FIRST_EVENT = Duration.ofSeconds(300);
         /// What answers in Dify's place.
         static final String PAGE = "a web page (from a proxy?)", LOGIN = "a login page";
+        private static final long LARGEST_FILE = 1L << 30;
         private static final Pattern RUN_ID = Pattern.compile("\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}");
 
         DifyClient(Access access, Duration timeout, Duration firstEvent, Transport.Room room) {
@@ -6363,16 +6337,25 @@ final class DifyExec implements Runnable {
                     BodyPublishers.ofString("\r\n--" + boundary + "--\r\n"));
         }
 
-        /// Fetches a file of an output to a path, whole; links are signed, so the key is not sent along.
+        /// Fetches a file of an output, whole. The link is signed, so the key is not sent.
         ///
         /// @param size in bytes, or not above 0 where it is not known
         Reply<Path> download(URI link, long size, Path to) {
-            return ask(request(access.baseUrl().resolve(link)).build(), timeout, answer -> {
-                long length = Files.copy(answer.body(), to, StandardCopyOption.REPLACE_EXISTING);
-                long told = answer.header("Content-Length").map(Long::parseLong).orElse(length);
-                if (length != told || size > 0 && length != size)
-                    throw new IOException("cut off: " + length + " of " + (length != told ? told : size)
-                            + " bytes came");
+            return ask(request(link).build(), timeout, answer -> {
+                long expected = answer.header("Content-Length").map(Long::parseLong).orElse(size);
+                if (Math.max(expected, size) > LARGEST_FILE) throw new Transport.Room.Exceeded("larger than 1 GiB");
+                try (var out = Files.newOutputStream(to)) {
+                    var in = answer.body();
+                    var buffer = new byte[64 << 10];
+                    long length = 0;
+                    for (int count = in.read(buffer); count >= 0; count = in.read(buffer)) {
+                        length += count;
+                        if (length > LARGEST_FILE) throw new Transport.Room.Exceeded("larger than 1 GiB");
+                        out.write(buffer, 0, count);
+                    }
+                    if (expected > 0 && length != expected || size > 0 && length != size)
+                        throw new IOException("cut off: got " + length + " of " + Math.max(expected, size) + " bytes");
+                }
                 return to;
             });
         }
@@ -12640,22 +12623,12 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A file in a run's outputs that is to be kept.
+    /// The files of a run's outputs after `--save-files`.
     ///
-    /// @param size  in bytes, by Dify; not above 0 where it does not know
-    /// @param place where it goes, if that is free
-    record OutputFile(String link, long size, Path place) {
-        /// What a try to fetch a file came to.
-        sealed interface Fetched {
-            record There(Path path) implements Fetched {}
-
-            /// @param mayPass another try may get it
-            record Missing(String why, boolean mayPass) implements Fetched {}
-
-            default boolean mayPass() {
-                return this instanceof Missing(_, var mayPass) && mayPass;
-            }
-        }
+    /// @param missing why each other file could not be saved, by its name
+    /// @param took    how long the downloads took, which is not the run's time
+    record SavedFiles(List<Path> saved, Map<String, String> missing, Duration took) {
+        static final SavedFiles NONE = new SavedFiles(List.of(), Map.of(), Duration.ZERO);
     }
 
     /// What one exchange showed; no opinion yet.
@@ -12687,6 +12660,11 @@ final class DifyExec implements Runnable {
                 return status == 429 || status == 503;
             }
 
+            /// The same request may succeed later.
+            boolean isTransient() {
+                return status >= 500 || status == 408 || status == 425 || status == 429;
+            }
+
             @Override
             public Optional<Duration> pause() {
                 return isBusy() ? retryAfter : Optional.empty();
@@ -12696,7 +12674,7 @@ final class DifyExec implements Runnable {
         /// A run that ended, or paused. `outputs` is compact JSON; `files` are those to be kept, if that was asked for;
         /// `waited` how long its request waited before it began, where the answer tells; `said` is a chatflow's.
         record Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage,
-                Optional<List<OutputFile>> files, Optional<Duration> waited, Utterance said) implements Response {
+                Optional<SavedFiles> files, Optional<Duration> waited, Utterance said) implements Response {
 
             Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage) {
                 this(ref, status, outputs, error, workflowId, usage, Optional.empty(), Optional.empty(),
@@ -12732,13 +12710,8 @@ final class DifyExec implements Runnable {
                         && new String(outputs, UTF_8).contains("\"__dify__file__\"");
             }
 
-            boolean hasFiles() {
-                return files.filter(some -> !some.isEmpty()).isPresent();
-            }
-
-            Ran with(List<OutputFile> files) {
-                return new Ran(ref, status, outputs, error, workflowId, usage, Optional.of(List.copyOf(files)), waited,
-                        said);
+            Ran with(SavedFiles files) {
+                return new Ran(ref, status, outputs, error, workflowId, usage, Optional.of(files), waited, said);
             }
 
             Ran with(Utterance said, byte[] outputs) {
@@ -13267,9 +13240,6 @@ final class DifyExec implements Runnable {
         LookUpResult look(Unresolved unresolved);
 
         void stop(RunRef run, String user);
-
-        /// One try to get a file of a run's outputs.
-        OutputFile.Fetched fetch(OutputFile file);
     }
 
     /// What a worker hears of a run while it goes on. Names and texts are as the server sends them.
@@ -13279,6 +13249,9 @@ final class DifyExec implements Runnable {
 
         /// @param waited from the head of the answer to the first event
         record Began(RunRef run, Duration waited) implements Heard {}
+
+        /// The run has succeeded, and its files are about to be saved. `recorded` is counted down once the log has its id.
+        record Ended(RunRef run, CountDownLatch recorded) implements Heard {}
 
         /// A stream has been silent for a while after its first event.
         record Quiet(RunRef run) implements Heard {}

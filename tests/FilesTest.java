@@ -26,8 +26,10 @@ import static com.github.tomakehurst.wiremock.client.WireMock.urlEqualTo;
 import static com.github.tomakehurst.wiremock.client.WireMock.urlPathMatching;
 import static com.github.tomakehurst.wiremock.core.WireMockConfiguration.options;
 import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertDoesNotThrow;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 /// The commands as a user types them: exit code, what is printed, and the files. Every call is searched for the key.
@@ -696,17 +698,6 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void areFoundInTheirOrderInOutputsDeeperThanAStackBears() throws IOException {
-            var file = "{'dify_model_identity':'__dify__file__','url':'%s'}";
-            var outputs = "{'a':%s,'b':[%s,{'c':%s}]}".formatted("[".repeat(5_000) + file.formatted("1")
-                    + "]".repeat(5_000), file.formatted("2"), file.formatted("3"));
-
-            var links = Sender.links(Json.MAPPER.readTree(text(outputs)));
-
-            assertEquals(List.of("1", "2", "3"), links.stream().map(link -> link.path("url").asText()).toList());
-        }
-
-        @Test
         void madeByTheWorkflowAreFetchedBeforeTheRowIsDone() throws IOException {
             csv("id,doc,docs", "../1,,");
             givesAFile(".txt");
@@ -714,7 +705,7 @@ final class FilesTest extends WholeCommand {
             var call = dify.run("--save-files", file("out").toString());
 
             assertEquals(0, call.code(), call.err());
-            var saved = file("out").resolve(Sender.fileName("../1", "made", 1, ".txt"));
+            var saved = file("out").resolve(FileSaver.fileName("../1", "made", 1, ".txt"));
             assertEquals("made", Files.readString(saved));
             assertEquals(List.of(saved.toString()),
                     StreamSupport.stream(result("../1").path("files").spliterator(), false)
@@ -761,7 +752,7 @@ final class FilesTest extends WholeCommand {
 
             assertEquals(3, call.code(), call.err());
             assertEquals("{}", saved());
-            assertEquals("no address in the output", events("missing").getFirst().path("why").asText());
+            assertEquals(1, events("missing").size());
         }
 
         @Test
@@ -776,9 +767,7 @@ final class FilesTest extends WholeCommand {
             assertEquals(List.of("1"), ids());
             assertEquals("", content("results.jsonl.retry"));
             assertEquals("{}", saved());
-            assertTrue(call.err().contains("Row 1: a file of its outputs could not be fetched (HTTP 403);"),
-                    call.err());
-            assertTrue(call.err().contains("  1 file of 1 row could not be fetched (1): see 'missing'"), call.err());
+            assertTrue(call.err().contains("HTTP 403"), call.err());
             var missing = events("missing").getFirst();
             assertEquals("1 1-made-1.txt HTTP 403", Stream.of("id", "file", "why")
                     .map(field -> missing.path(field).asText()).collect(Collectors.joining(" ")));
@@ -807,15 +796,90 @@ final class FilesTest extends WholeCommand {
         void areWholeOrTriedAgain() throws IOException {
             csv("id,doc,docs", "1,,");
             givesAFile(".txt");
-            fileIs(aResponse().withBody("mad"), aResponse().withStatus(503), aResponse().withBody("made more"),
-                    aResponse().withFault(Fault.MALFORMED_RESPONSE_CHUNK), aResponse().withBody("made"));
+            for (var first : List.of(aResponse().withBody("mad"), aResponse().withStatus(503),
+                    aResponse().withBody("made more"), aResponse().withFault(Fault.MALFORMED_RESPONSE_CHUNK))) {
+                fileIs(first, aResponse().withBody("made"));
+
+                var call = save("--fresh");
+
+                assertEquals(0, call.code(), call.err());
+                assertEquals("{1-made-1.txt=made}", saved());
+            }
+            assertEquals(8, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/f?sign=x"))).size());
+        }
+
+        @Test
+        void areTriedTwiceAtMost() throws IOException {
+            csv("id,doc,docs", "1,,");
+            givesAFile(".txt");
+            fileIs(aResponse().withStatus(503), aResponse().withStatus(503), aResponse().withBody("made"));
 
             var call = save();
 
-            assertEquals(0, call.code(), call.err());
-            assertEquals("{1-made-1.txt=made}", saved());
-            assertEquals(5, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/f?sign=x"))).size());
-            assertEquals(1, dify.runs());
+            assertEquals(3, call.code(), call.err());
+            assertEquals("1-made-1.txt HTTP 503", events("missing").getFirst().path("file").asText() + " "
+                    + events("missing").getFirst().path("why").asText());
+        }
+
+        @Test
+        void haveTheirRunInTheLogBeforeTheyAreAskedFor() throws IOException {
+            csv("id,doc,docs", "1,,");
+            givesAFile(".txt");
+            var runs = new CopyOnWriteArrayList<List<JsonNode>>();
+            dify.server.addMockServiceRequestListener((request, _) -> {
+                if (request.getUrl().startsWith("/v1/f?")) runs.add(logged());
+            });
+
+            assertEquals(0, save().code());
+
+            assertEquals(List.of("r"), runs.getFirst().stream().map(run -> run.path("run").asText()).toList());
+        }
+
+        private List<JsonNode> logged() {
+            try {
+                return events("run");
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem);
+            }
+        }
+
+        @Test
+        void areNotSavedBeyondAGibibyte() throws IOException {
+            csv("id,doc,docs", "1,,");
+            givesAFile(".txt", -1);
+            fileIs(aResponse().withBody("made").withHeader("Content-Length", "1073741825"));
+
+            var call = save();
+
+            assertEquals(3, call.code(), call.err());
+            assertEquals("{}", saved());
+            assertEquals(1, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/f?sign=x"))).size());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                base,                  link,                                  allowed
+                http://10.1.2.3/v1,    http://127.0.0.1:9/f,                  false
+                http://10.1.2.3/v1,    http://localhost:9/f,                  false
+                http://10.1.2.3/v1,    http://[::1]:9/f,                      false
+                http://10.1.2.3/v1,    http://0.0.0.0:9/f,                    false
+                http://10.1.2.3/v1,    http://169.254.169.254/latest,         false
+                http://10.1.2.3/v1,    http://[::ffff:127.0.0.1]/f,           false
+                http://10.1.2.3/v1,    ftp://10.1.2.3/f,                      false
+                http://10.1.2.3/v1,    file:///etc/hostname,                  false
+                http://10.1.2.3/v1,    /f,                                    true
+                http://10.1.2.3/v1,    https://10.1.2.4/f,                    true
+                http://127.0.0.1/v1,   http://127.0.0.1:9/f,                  true
+                http://127.0.0.1/v1,   http://169.254.169.254/latest,         false
+                http://169.254.1.1/v1, http://169.254.169.254/f,              true
+                """)
+        void areNotFetchedFromThisMachineUnlessDifyIsOnIt(String base, String link, boolean allowed) {
+            try (var client = ServerTest.client(URI.create(base), Duration.ofMillis(1))) {
+                var saver = new FileSaver(client, file("out"));
+
+                if (allowed) assertDoesNotThrow(() -> saver.address(link));
+                else assertThrows(IOException.class, () -> saver.address(link));
+            }
         }
 
         @Test

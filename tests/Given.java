@@ -13,7 +13,6 @@ import static difyexec.DifyExec.Attempt.Names;
 import static difyexec.DifyExec.Attempt.Tries;
 import static difyexec.DifyExec.Judge.RetryRuns;
 import static difyexec.DifyExec.Limits.Settle;
-import static difyexec.DifyExec.OutputFile.Fetched;
 import static difyexec.DifyExec.Response.RunStatus;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
@@ -269,9 +268,7 @@ final class Given {
         final Map<String, Runnable> alarms = new HashMap<>();
         Answer answer = (attempt, _) -> succeeded("run-" + attempt.row().id());
         Function<Unresolved, LookUpResult> found = _ -> ABSENT;
-        Function<OutputFile, Fetched> fetched = file -> new Fetched.There(file.place());
-        final List<Instant> fetches = new ArrayList<>();
-        Duration lookTakes = Duration.ZERO, fetchTakes = Duration.ZERO;
+        Duration lookTakes = Duration.ZERO;
         Batch.Selection selection = Batch.Selection.PENDING;
         Backoff backoff = BACKOFF;
         RetryRuns failedRuns = RetryRuns.TRANSIENT;
@@ -285,7 +282,7 @@ final class Given {
         AppKind app = AppKind.WORKFLOW;
         String server = "1.14.2", user = null;
         boolean resendUnknown = false, rebuild = false;
-        int slots = 1, busy = 0, busiest = 0, looking = 0, mostLooks = 0, fetching = 0, mostFetches = 0;
+        int slots = 1, busy = 0, busiest = 0, looking = 0, mostLooks = 0;
         Engine engine;
         Pace pace;
         Tally tally;
@@ -380,20 +377,6 @@ final class Given {
                 return new LookUpResult.Silent(cut(Symptom.NO_ANSWER));
             } finally {
                 looking--;
-            }
-        }
-
-        @Override
-        public Fetched fetch(OutputFile file) {
-            fetches.add(world.now());
-            mostFetches = Math.max(mostFetches, ++fetching);
-            try {
-                if (fetchTakes.isPositive()) world.pass(fetchTakes);
-                return fetched.apply(file);
-            } catch (InterruptedException _) {
-                return new Fetched.Missing("interrupted", false);
-            } finally {
-                fetching--;
             }
         }
 
