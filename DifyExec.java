@@ -2062,8 +2062,8 @@ final class DifyExec implements Runnable {
                 var csv = setup.open(source, input.csv);
                 out.makeFolder();
                 try (var dify = setup.connect(demo.version, csv.columns(), pace.concurrency(), setup.err())) {
-                    if (dify.demo().isPresent()) dify.err().println("Demo: a simulated Dify " + demo.version
-                            + " inside this process; nothing is sent out, nothing is spent.");
+                    if (dify.demo().isPresent()) dify.err().println("Demo: using a simulated Dify "
+                            + Demo.VERSION + " in this process; nothing leaves this machine, nothing is spent.");
                     try (var writer = BatchWriter.open(files, csv, out.noBom, rows.rebuild,
                             rows.fresh ? Optional.of(dify.err()) : Optional.empty())) {
                         return new Call(this, mode, dify, writer, writer.batch()).run(rows.of(selection));
@@ -2288,7 +2288,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param runs how many there may be at a time
         Connection connect(String demo, List<String> columns, int runs, PrintWriter err) throws IOException {
-            var server = Optional.ofNullable(demo == null ? null : new Demo(Demo.Version.of(demo), columns));
+            var server = Optional.ofNullable(demo == null ? null : new Demo(demo, columns));
             var access = server.map(local -> Access.to(local, dify.workflowId)).orElseGet(() -> dify.access(env, err));
             var backoff = new Backoff(retrying.initialDelay, retrying.maxDelay, retrying.maxRetries);
             return new Connection(this, access, DifyClient.of(access, dify.timeout, runs),
@@ -2480,19 +2480,18 @@ final class DifyExec implements Runnable {
 
     /// A demo in place of a server, where one is asked for.
     static final class DemoOption implements Lasting {
-        @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.NEWEST, preprocessor = VersionOnly.class,
-                paramLabel = "VERSION",
-                description = "Use a simulated Dify in this process (" + Demo.VERSIONS + "): no key, no network, "
-                        + "no cost.")
+        @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.VERSION, preprocessor = KindOnly.class,
+                paramLabel = "chatflow",
+                description = "Use a simulated Dify in this process: no key, no network, no cost.")
         String version;
 
-        /// A word behind `--demo` that is no version is not its value: `retry … --demo r-2` names a row.
-        static final class VersionOnly implements CommandLine.IParameterPreprocessor {
+        /// In `retry … --demo r-2`, the word after `--demo` is a row.
+        static final class KindOnly implements CommandLine.IParameterPreprocessor {
             @Override
             public boolean preprocess(Stack<String> words, CommandSpec command, ArgSpec option,
                     Map<String, Object> facts) {
                 boolean isNext = " ".equals(facts.get("separator")) && !words.isEmpty();
-                if (isNext && Demo.Version.named(words.peek()).isEmpty()) words.push(Demo.NEWEST);
+                if (isNext && !words.peek().equals(Demo.CHATFLOW)) words.push(Demo.VERSION);
                 return false;
             }
         }
@@ -13274,212 +13273,119 @@ final class DifyExec implements Runnable {
 
     // ── Demo ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// A small Dify inside the process, over real HTTP on loopback: no key to buy, no network, nothing spent.
-    /// It is one workflow app with a text variable for each column, or a chatflow, and answers as one version of Dify
-    /// does, as far as a client can tell by what it reads. A run goes on when its client has left. All runs are kept
-    /// until [#close].
+    /// A small Dify inside this process, over real HTTP on loopback: nothing to pay, no network. It is one app with a
+    /// text variable for each column. A run continues after its client has left, and is kept until [#close].
     static final class Demo implements AutoCloseable {
-        static final String NEWEST = "1.16.0", VERSIONS = NEWEST + ", 1.14.2, 1.9.2, or chatflow";
-        /// The version that is published, and one before it, which a call can name.
-        private static final String WORKFLOW = uuid("workflow"), EARLIER = uuid("workflow, the version before");
+        static final String VERSION = "1.16.0", CHATFLOW = "chatflow";
+        /// The published version of the workflow, and an earlier one that a call can pin.
+        private static final String PUBLISHED = uuid("workflow"), EARLIER = uuid("workflow, the version before");
         private static final int LISTED = 20;
 
-        private final Version version;
+        private final boolean isChatflow;
         private final List<String> columns;
-        private final Markers markers = new Markers();
-        private final Map<String, Job> jobs = new ConcurrentHashMap<>();
-        private final Deque<Job> log = new ConcurrentLinkedDeque<>();
+        private final Set<String> met = ConcurrentHashMap.newKeySet(); // markers, each with the id of its row
+        private final Deque<Job> jobs = new ConcurrentLinkedDeque<>(); // the newest first
         private final HttpServer server;
         private final ExecutorService threads = Executors.newVirtualThreadPerTaskExecutor();
 
-        Demo(Version version, List<String> columns) throws IOException {
-            this.version = version;
+        /// @param kind as it follows `--demo=`
+        Demo(String kind, List<String> columns) throws IOException {
+            if (!List.of(VERSION, CHATFLOW).contains(kind))
+                throw new Unusable("--demo=" + kind + ": the demo simulates Dify " + VERSION + " only\nhint: use --demo"
+                        + ", or --demo=" + CHATFLOW + " for a chatflow");
+            this.isChatflow = kind.equals(CHATFLOW);
             this.columns = List.copyOf(columns);
             server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 1024);
             server.setExecutor(threads);
-            route("/v1/info", this::info);
+            route("/v1/info", exchange -> send(exchange, 200, object("name", "demo", "description", "",
+                    "tags", List.of(), "mode", isChatflow ? "advanced-chat" : "workflow", "author_name", "demo")));
             route("/v1/parameters", this::parameters);
-            route("/v1/workflows/run", exchange -> run(exchange, WORKFLOW));
+            route("/v1/workflows/run", exchange -> run(exchange, PUBLISHED));
             route("/v1/workflows/run/", this::detail);
             route("/v1/workflows/logs", this::logs);
-            route("/v1/workflows/tasks/", this::stop);
+            route("/v1/workflows/tasks/", exchange -> stop(exchange, 4));
             route("/v1/workflows/", this::runVersion);
-            route("/v1/chat-messages", exchange -> run(exchange, WORKFLOW));
-            route("/v1/chat-messages/", this::stop);
+            route("/v1/chat-messages", exchange -> run(exchange, PUBLISHED));
+            route("/v1/chat-messages/", exchange -> stop(exchange, 3));
             route("/v1/conversations", this::conversations);
             route("/v1/messages", this::messages);
             server.start();
         }
 
-        /// The address that a client is given: `http://127.0.0.1:40123/v1`.
+        /// `http://127.0.0.1:40123/v1`
         URI baseUrl() {
             return URI.create("http://127.0.0.1:" + server.getAddress().getPort() + "/v1");
         }
 
-        /// Whether that is the id of one of its workflow's versions.
         static boolean has(String workflow) {
-            return List.of(WORKFLOW, EARLIER).contains(workflow);
+            return List.of(PUBLISHED, EARLIER).contains(workflow);
         }
 
-        /// Cuts what is still open and drops what still runs.
+        /// Cuts open connections and drops unfinished runs.
         @Override
         public void close() {
             server.stop(0);
             threads.shutdownNow();
         }
 
-        /// The versions of Dify that can be played.
-        enum Version {
-            V1_9_2("1.9.2"), V1_14_2("1.14.2"), V1_16_0(NEWEST), CHATFLOW("chatflow");
+        // Runs
 
-            private final String word;
-
-            Version(String word) {
-                this.word = word;
-            }
-
-            static Version of(String word) {
-                return named(word).orElseThrow(() -> new Unusable("--demo=" + word + ": the demo plays " + VERSIONS));
-            }
-
-            static Optional<Version> named(String word) {
-                return Stream.of(values()).filter(version -> version.word.equals(word)).findFirst();
-            }
-
-            String number() {
-                return this == CHATFLOW ? NEWEST : word;
-            }
-
-            /// Streams run in a worker: a ping at once; log rows from the start; outputs as an object; 404 for no run.
-            boolean hasWorker() {
-                return this != V1_9_2;
+        /// @param error null without one
+        private record End(String status, Map<String, Object> outputs, String error, int steps, int tokens,
+                Instant at) {
+            /// 1.50 USD per million tokens.
+            Map<String, Object> price() {
+                return object("total_tokens", tokens, "total_price", BigDecimal.valueOf(tokens * 15L, 7)
+                        .toPlainString(), "currency", "USD");
             }
         }
 
-        // What a row meets
-
-        /// How a run will go: how long it takes, how it ends, and whether the connection is cut while it goes on.
-        record Plan(Duration latency, Result result, boolean drop) {}
-
-        /// @param error null where there is none
-        record Result(String status, Map<String, Object> outputs, String error, int steps, int tokens) {
-            static final Result NONE = new Result("running", Map.of(), null, 0, 0);
-            static final Result STOPPED = new Result("stopped", Map.of(), "Aborted: User requested stop", 2, 0);
-
-            static Result failed(String error) {
-                return new Result("failed", Map.of(), error, 2, 0);
+        /// @param inputs those of a chatflow include its query
+        private record Job(boolean isChatflow, String workflow, String id, String task, String user,
+                Map<String, String> inputs, Instant created, CompletableFuture<End> end) {
+            void end(String status, Map<String, Object> outputs, String error, int steps, int tokens) {
+                end.complete(new End(status, outputs, error, steps, tokens, Instant.now()));
             }
 
-            boolean is(String status) {
-                return this.status.equals(status);
-            }
-        }
-
-        /// The plans: 80 to 300 ms and an answer, the same for the same inputs, unless a value asks for trouble.
-        ///
-        /// | in any value | the run |
-        /// |---|---|
-        /// | `[fail]` | fails |
-        /// | `[flaky]` | fails with a rate limit the first time that its `id` comes |
-        /// | `[slow]` | takes 5 s |
-        /// | `[drop]` | loses its connection the first time that its `id` comes, and succeeds all the same |
-        static final class Markers {
-            private final Set<String> met = ConcurrentHashMap.newKeySet();
-
-            Plan plan(String workflow, Map<String, String> inputs) {
-                var all = inputs.values().stream().map(String::valueOf).collect(joining("\n"));
-                var latency = all.contains("[slow]") ? 5000 : 80 + Math.floorMod(all.hashCode(), 221);
-                return new Plan(Duration.ofMillis(latency), result(workflow, all, inputs),
-                        firstOf("[drop]", all, inputs.get("id")));
+            private End now() {
+                return end.getNow(new End("running", Map.of(), null, 0, 0, created));
             }
 
-            private Result result(String workflow, String all, Map<String, String> inputs) {
-                if (all.contains("[fail]")) return Result.failed("Run failed: the model refused this input");
-                if (firstOf("[flaky]", all, inputs.get("id")))
-                    return Result.failed("[openai] Rate Limit Error, 429 Too Many Requests");
-                var answer = (workflow.equals(EARLIER) ? "Answer to: " : "Demo answer to: ") + question(inputs);
-                var outputs = object("answer", answer, "row_id", inputs.get("id"));
-                return new Result("succeeded", outputs, null, 3, 16 + all.codePointCount(0, all.length()) / 3);
+            String text() {
+                return inputs.values().stream().map(String::valueOf).collect(joining("\n"));
             }
 
-            private boolean firstOf(String marker, String all, String id) {
-                return all.contains(marker) && met.add(marker + id);
-            }
-
-            /// What a chatflow is asked, or else the longest text beside the id.
-            private static String question(Map<String, String> inputs) {
-                if (inputs.get("query") != null) return inputs.get("query");
+            /// The chatflow's query, or else the longest text apart from the id.
+            String question() {
+                if (isChatflow) return inputs.get("query");
                 return inputs.entrySet().stream()
                         .filter(input -> !input.getKey().equals("id") && input.getValue() != null)
                         .map(Map.Entry::getValue).max(Comparator.comparingInt(String::length))
                         .orElse(String.valueOf(inputs.get("id")));
             }
-        }
 
-        // What is told of a run
-
-        /// One run, and the promise of its end.
-        record Job(Version version, String workflow, String id, String task, String user, Map<String, String> inputs,
-                Instant created, Plan plan, CompletableFuture<Finish> end) {
-            record Finish(Result how, Instant at) {}
-
-            void end(Result how) {
-                end.complete(new Finish(how, Instant.now()));
-            }
-
-            /// How it has ended by now, or that it has not.
-            private Finish now() {
-                return end.getNow(new Finish(Result.NONE, created));
-            }
-
-            /// As it is stored by now.
-            private Map<String, Object> stored() {
+            /// The run as it is stored by now.
+            Map<String, Object> stored() {
                 var now = now();
-                var how = now.how();
-                return object("id", id, "workflow_id", workflow, "status", how.status(), "outputs", how.outputs(),
-                        "error", how.error(), "elapsed_time", seconds(created, now.at()),
-                        "total_tokens", how.tokens(), "total_steps", how.steps(),
+                return object("id", id, "workflow_id", workflow, "status", now.status(), "outputs", now.outputs(),
+                        "error", now.error(), "elapsed_time", seconds(created, now.at()),
+                        "total_tokens", now.tokens(), "total_steps", now.steps(),
                         "created_at", created.getEpochSecond(),
-                        "finished_at", how == Result.NONE ? null : now.at().getEpochSecond());
+                        "finished_at", end.isDone() ? now.at().getEpochSecond() : null);
             }
 
-            /// As its own answer tells it: before 1.16.0, a stopped run is told as a failed one.
-            private Map<String, Object> told() {
-                var told = stored();
-                if (!version.number().equals(NEWEST)) told.replace("status", "stopped", "failed");
-                return told;
-            }
-
-            /// The body of a blocking answer.
-            Map<String, Object> blocking() {
-                end.join();
-                if (version == Version.CHATFLOW) return message();
-                return object("task_id", task, "workflow_run_id", id, "data", told());
-            }
-
-            /// What a chatflow has said by now, with what it took.
+            /// The answer of a chatflow by now.
             Map<String, Object> message() {
                 var now = now();
-                boolean isFailed = now.how().is("failed");
+                boolean isFailed = now.status().equals("failed");
                 return object("event", "message", "task_id", task, "id", uuid(id + "message"),
                         "message_id", uuid(id + "message"), "conversation_id", uuid(id + "conversation"),
-                        "answer", now.how().outputs().getOrDefault("answer", ""),
-                        "metadata", object("usage", usage(now.how())), "total_tokens", now.how().tokens(),
+                        "inputs", inputs, "query", inputs.get("query"),
+                        "answer", now.outputs().getOrDefault("answer", ""),
+                        "metadata", object("usage", now.price()), "total_tokens", now.tokens(),
                         "status", isFailed ? "error" : "normal",
-                        "error", isFailed ? "Run failed: " + now.how().error() : null,
+                        "error", isFailed ? "Run failed: " + now.error() : null,
                         "provider_response_latency", isFailed ? 0.0 : seconds(created, now.at()));
-            }
-
-            private static Map<String, Object> usage(Result how) {
-                return object("total_tokens", how.tokens(), "total_price", price(how), "currency", "USD");
-            }
-
-            /// The answer to a question by run id.
-            Map<String, Object> detail() {
-                var detail = stored();
-                detail.put("inputs", Json.text(inputs));
-                if (!version.hasWorker()) detail.compute("outputs", (_, outputs) -> Json.text(outputs));
-                return detail;
             }
 
             Map<String, Object> logRow() {
@@ -13491,74 +13397,55 @@ final class DifyExec implements Runnable {
                         "created_at", created.getEpochSecond());
             }
 
-            /// The events from the start until the model is asked.
+            /// The events until the model is called.
             List<Map<String, Object>> opening() {
                 return List.of(event("workflow_started", object("id", id, "workflow_id", workflow, "inputs", inputs,
                                 "created_at", created.getEpochSecond())),
-                        nodeStarted("start"), nodeFinished("start", "status", "succeeded", "outputs", inputs),
-                        nodeStarted("llm"));
+                        node("node_started", "start"),
+                        node("node_finished", "start", "status", "succeeded", "outputs", inputs, "elapsed_time", 0),
+                        node("node_started", "llm"));
             }
 
-            /// The events of a run that has ended; the last one ends the stream.
+            /// Waits for the end; the last event ends the stream.
             List<Map<String, Object>> closing() {
-                var how = end.join().how();
+                var how = end.join();
+                double seconds = seconds(created, how.at());
                 var events = new ArrayList<Map<String, Object>>();
-                if (how.is("succeeded")) answer(how, events);
-                if (how.is("failed")) events.add(nodeFinished("llm", "status", "failed", "error", how.error()));
-                events.add(event("workflow_finished", told()));
+                if (how.status().equals("failed")) events.add(node("node_finished", "llm", "status", "failed",
+                        "error", how.error(), "elapsed_time", seconds));
+                if (how.status().equals("succeeded")) {
+                    var text = how.outputs().get("answer").toString();
+                    for (var word : text.split("(?<= )")) events.add(chunk(word));
+                    events.add(node("node_finished", "llm", "status", "succeeded", "outputs", object("text", text),
+                            "elapsed_time", seconds, "execution_metadata", how.price()));
+                    events.add(node("node_started", "end"));
+                    events.add(node("node_finished", "end", "status", "succeeded", "outputs", how.outputs(),
+                            "elapsed_time", 0));
+                    if (isChatflow) events.add(chatEvent("message_end", "metadata", object("usage", how.price()),
+                            "files", List.of()));
+                }
+                events.add(event("workflow_finished", stored()));
                 return events;
             }
 
-            private void answer(Result how, List<Map<String, Object>> events) {
-                var text = how.outputs().get("answer").toString();
-                for (var word : text.split("(?<= )")) events.add(textChunk(word, "llm", "text"));
-                if (version != Version.CHATFLOW) {
-                    events.add(textChunk("\n", "end", "answer"));
-                    events.add(textChunk(String.valueOf(how.outputs().get("row_id")), "start", "id"));
-                }
-                events.add(nodeFinished("llm", "status", "succeeded", "outputs", object("text", text),
-                        "execution_metadata", object("total_price", price(how), "currency", "USD")));
-                events.add(nodeStarted("end"));
-                events.add(nodeFinished("end", "status", "succeeded", "outputs", how.outputs()));
-                if (version == Version.CHATFLOW)
-                    events.add(said("message_end", "metadata", object("usage", usage(how)), "files", List.of()));
+            /// A piece of the answer.
+            Map<String, Object> chunk(String text) {
+                return isChatflow ? chatEvent("message", "answer", text)
+                        : event("text_chunk", object("text", text, "from_variable_selector", List.of("llm", "text")));
             }
 
-            /// 1.50 USD for a million.
-            private static String price(Result how) {
-                return BigDecimal.valueOf(how.tokens() * 15L, 7).toPlainString();
-            }
-
-            /// One piece of the answer, as the model's words come in.
-            Map<String, Object> textChunk(String text, String... from) {
-                return version == Version.CHATFLOW ? said("message", "answer", text)
-                        : event("text_chunk", object("text", text, "from_variable_selector", List.of(from)));
-            }
-
-            private Map<String, Object> nodeStarted(String node) {
-                return event("node_started", node(node));
-            }
-
-            private Map<String, Object> nodeFinished(String node, Object... more) {
-                var data = node(node);
-                var finished = node.equals("llm") ? end.join().at() : created; // the other nodes take no time
-                data.put("elapsed_time", seconds(created, finished));
+            private Map<String, Object> node(String event, String node, Object... more) {
+                var data = object("id", uuid(id + node), "node_id", node, "node_type", node, "title", node);
                 data.putAll(object(more));
-                return event("node_finished", data);
-            }
-
-            private Map<String, Object> node(String node) {
-                return object("id", uuid(id + node), "node_id", node, "node_type", node, "title", node);
+                return event(event, data);
             }
 
             private Map<String, Object> event(String name, Map<String, Object> data) {
-                var event = said(name, "workflow_run_id", id, "data", data);
-                if (version != Version.CHATFLOW) event.keySet().removeAll(List.of("conversation_id", "message_id"));
-                return event;
+                return isChatflow ? chatEvent(name, "workflow_run_id", id, "data", data)
+                        : object("event", name, "task_id", task, "workflow_run_id", id, "data", data);
             }
 
-            /// As a chatflow begins each event.
-            private Map<String, Object> said(String name, Object... more) {
+            private Map<String, Object> chatEvent(String name, Object... more) {
                 var event = object("event", name, "conversation_id", uuid(id + "conversation"),
                         "message_id", uuid(id + "message"), "task_id", task);
                 event.putAll(object(more));
@@ -13566,18 +13453,48 @@ final class DifyExec implements Runnable {
             }
         }
 
-        // What is asked and answered
+        /// Starts a run of 80 to 300 ms, the same for the same inputs, unless a value asks for trouble:
+        ///
+        /// | in any value | the run |
+        /// |---|---|
+        /// | `[fail]` | fails |
+        /// | `[flaky]` | fails with a rate limit the first time that its `id` comes |
+        /// | `[slow]` | takes 5 s |
+        /// | `[drop]` | loses its connection the first time that its `id` comes, and succeeds |
+        private Job start(String workflow, JsonNode body) {
+            var inputs = new LinkedHashMap<String, String>();
+            columns.forEach(column -> inputs.put(column, body.path("inputs").path(column).asText(null)));
+            if (isChatflow) inputs.put("query", body.path("query").asText());
+            var job = new Job(isChatflow, workflow, UUID.randomUUID().toString(), UUID.randomUUID().toString(),
+                    body.path("user").asText(), inputs, Instant.now(), new CompletableFuture<>());
+            jobs.addFirst(job);
+            int millis = job.text().contains("[slow]") ? 5000 : 80 + Math.floorMod(job.text().hashCode(), 221);
+            CompletableFuture.delayedExecutor(millis, MILLISECONDS, Runnable::run).execute(() -> finish(job));
+            return job;
+        }
+
+        private void finish(Job job) {
+            var text = job.text();
+            if (text.contains("[fail]"))
+                job.end("failed", Map.of(), "Run failed: the model refused this input", 2, 0);
+            else if (isFirst("[flaky]", job))
+                job.end("failed", Map.of(), "[openai] Rate Limit Error, 429 Too Many Requests", 2, 0);
+            else job.end("succeeded", object("answer", (job.workflow().equals(EARLIER) ? "Answer to: "
+                    : "Demo answer to: ") + job.question(), "row_id", job.inputs().get("id")), null, 3,
+                    16 + text.codePointCount(0, text.length()) / 3);
+        }
+
+        private boolean isFirst(String marker, Job job) {
+            return job.text().contains(marker) && met.add(marker + job.inputs().get("id"));
+        }
+
+        // Routes
 
         private void route(String path, HttpHandler handler) {
             server.createContext(path, exchange -> {
-                exchange.getResponseHeaders().set("X-Version", version.number());
+                exchange.getResponseHeaders().set("X-Version", VERSION);
                 handler.handle(exchange);
             });
-        }
-
-        private void info(HttpExchange exchange) throws IOException {
-            send(exchange, 200, object("name", "demo", "description", "", "tags", List.of(),
-                    "mode", version == Version.CHATFLOW ? "advanced-chat" : "workflow", "author_name", "demo"));
         }
 
         private void parameters(HttpExchange exchange) throws IOException {
@@ -13591,85 +13508,81 @@ final class DifyExec implements Runnable {
         private void runVersion(HttpExchange exchange) throws IOException {
             var workflow = part(exchange, 3);
             if (has(workflow)) run(exchange, workflow);
-            else if (workflow.matches("\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}"))
-                refuse(exchange, 404, "not_found", "Workflow not found with id: " + workflow);
-            else refuse(exchange, 400, "bad_request", "Invalid workflow_id format: '" + workflow + "'. ");
+            else refuse(exchange, 404, "not_found", "Workflow not found with id: " + workflow);
         }
 
         private void run(HttpExchange exchange, String workflow) throws IOException {
             var body = Json.MAPPER.readTree(exchange.getRequestBody().readAllBytes());
-            boolean isStream = body.path("response_mode").asText().equals("streaming");
-            if (version == Version.CHATFLOW && body.path("query").asText("").isEmpty()) {
+            if (isChatflow && body.path("query").asText("").isEmpty()) {
                 refuse(exchange, 400, "invalid_param", "query is required");
                 return;
             }
-            var job = begin(workflow, body, isStream);
-            if (isStream) stream(exchange, job);
-            else if (version == Version.CHATFLOW && job.end().join().how().is("failed"))
-                refuse(exchange, 400, "invalid_param", "Run failed: " + job.end().join().how().error());
-            else if (job.plan().drop()) exchange.close(); // no answer was begun, so this closes the connection
-            else send(exchange, 200, job.blocking());
+            var job = start(workflow, body);
+            boolean isDropped = isFirst("[drop]", job);
+            if (body.path("response_mode").asText().equals("streaming")) {
+                stream(exchange, job, isDropped);
+                return;
+            }
+            var how = job.end().join();
+            if (isChatflow && how.status().equals("failed"))
+                refuse(exchange, 400, "invalid_param", "Run failed: " + how.error());
+            else if (isDropped) exchange.close(); // closes the connection, as no answer has been started
+            else send(exchange, 200, isChatflow ? job.message()
+                    : object("task_id", job.task(), "workflow_run_id", job.id(), "data", job.stored()));
         }
 
-        /// Of a chatflow its query is an input, too.
-        private Job begin(String workflow, JsonNode body, boolean isStream) {
-            var inputs = new LinkedHashMap<String, String>();
-            columns.forEach(column -> inputs.put(column, body.path("inputs").path(column).asText(null)));
-            if (version == Version.CHATFLOW) inputs.put("query", body.path("query").asText());
-            var job = new Job(version, workflow, UUID.randomUUID().toString(), UUID.randomUUID().toString(),
-                    body.path("user").asText(), inputs, Instant.now(), markers.plan(workflow, inputs),
-                    new CompletableFuture<>());
-            jobs.put(job.id(), job);
-            if (version.hasWorker()) log.addFirst(job);
-            boolean isListedAtEnd = !version.hasWorker() && !isStream;
-            CompletableFuture.delayedExecutor(job.plan().latency().toMillis(), MILLISECONDS, Runnable::run)
-                    .execute(() -> {
-                        if (isListedAtEnd) log.addFirst(job); // before anyone can learn that the run is over
-                        job.end(job.plan().result());
-                    });
-            return job;
-        }
-
-        private void stream(HttpExchange exchange, Job job) throws IOException {
+        private void stream(HttpExchange exchange, Job job, boolean isDropped) throws IOException {
             exchange.getResponseHeaders().set("Content-Type", "text/event-stream; charset=utf-8");
             exchange.sendResponseHeaders(200, 0);
             var out = exchange.getResponseBody();
-            if (version.hasWorker()) write(out, "event: ping\n\n");
+            write(out, "event: ping\n\n");
             for (var event : job.opening()) write(out, line(event));
-            if (job.plan().drop()) cut(out, line(job.textChunk("Demo answer", "llm", "text")));
-            var events = job.closing();
-            for (var event : events.subList(0, events.size() - 1)) write(out, line(event));
-            if (!version.hasWorker()) log.addFirst(job); // reached only while the client is there
-            write(out, line(events.getLast()));
+            if (isDropped) {
+                var line = line(job.chunk("Demo answer"));
+                write(out, line.substring(0, line.length() / 2));
+                throw new IOException("dropped as asked for"); // closes the connection before the body's end
+            }
+            for (var event : job.closing()) write(out, line(event));
             exchange.close();
         }
 
-        /// Sends half a line; the exception then closes the connection without the body's end.
-        private static void cut(OutputStream out, String line) throws IOException {
-            write(out, line.substring(0, line.length() / 2));
-            throw new IOException("the plan is to drop this connection");
-        }
-
         private void detail(HttpExchange exchange) throws IOException {
-            var job = jobs.get(part(exchange, 4));
-            if (job != null) send(exchange, 200, job.detail());
-            else if (version.hasWorker()) refuse(exchange, 404, "not_found", "Workflow run not found.");
-            else send(exchange, 200, object("id", null, "workflow_id", null, "status", null, "outputs", null));
+            var job = jobs.stream().filter(one -> one.id().equals(part(exchange, 4))).findFirst();
+            if (job.isEmpty()) {
+                refuse(exchange, 404, "not_found", "Workflow run not found.");
+                return;
+            }
+            var detail = job.get().stored();
+            detail.put("inputs", Json.text(job.get().inputs()));
+            send(exchange, 200, detail);
         }
 
         private void conversations(HttpExchange exchange) throws IOException {
-            send(exchange, 200, object("data", of(asked(exchange, "user")).stream().limit(LISTED)
-                    .map(job -> object("id", job.message().get("conversation_id"))).toList()));
+            list(exchange, "user", job -> object("id", job.message().get("conversation_id"), "inputs", job.inputs()));
         }
 
         private void messages(HttpExchange exchange) throws IOException {
             var conversation = asked(exchange, "conversation_id");
-            send(exchange, 200, object("data", of(asked(exchange, "user")).stream().map(Job::message)
-                    .filter(message -> message.get("conversation_id").equals(conversation)).toList()));
+            var messages = jobs.stream().filter(job -> job.user().equals(asked(exchange, "user"))).map(Job::message)
+                    .filter(message -> message.get("conversation_id").equals(conversation)).toList();
+            send(exchange, 200, object("limit", LISTED, "has_more", false, "data", messages));
         }
 
-        private List<Job> of(String user) {
-            return log.stream().filter(job -> job.user().equals(user)).toList();
+        private void logs(HttpExchange exchange) throws IOException {
+            list(exchange, "created_by_end_user_session_id", Job::logRow);
+        }
+
+        /// The newest jobs of the user that this parameter names.
+        private void list(HttpExchange exchange, String parameter, Function<Job, Object> entry) throws IOException {
+            var listed = jobs.stream().filter(job -> job.user().equals(asked(exchange, parameter))).toList();
+            send(exchange, 200, object("page", 1, "limit", LISTED, "total", listed.size(),
+                    "has_more", listed.size() > LISTED, "data", listed.stream().limit(LISTED).map(entry).toList()));
+        }
+
+        private void stop(HttpExchange exchange, int taskAt) throws IOException {
+            jobs.stream().filter(job -> job.task().equals(part(exchange, taskAt)))
+                    .forEach(job -> job.end("stopped", Map.of(), "Aborted: User requested stop", 2, 0));
+            send(exchange, 200, object("result", "success"));
         }
 
         private static String asked(HttpExchange exchange, String name) {
@@ -13677,20 +13590,7 @@ final class DifyExec implements Runnable {
                     .replaceFirst(".*\\b" + name + "=([^&]*).*", "$1"), UTF_8);
         }
 
-        private void logs(HttpExchange exchange) throws IOException {
-            var listed = of(asked(exchange, "created_by_end_user_session_id"));
-            var rows = listed.stream().limit(LISTED).map(Job::logRow).toList();
-            send(exchange, 200, object("page", 1, "limit", LISTED, "total", listed.size(),
-                    "has_more", listed.size() > LISTED, "data", rows));
-        }
-
-        private void stop(HttpExchange exchange) throws IOException {
-            var task = part(exchange, version == Version.CHATFLOW ? 3 : 4);
-            jobs.values().stream().filter(job -> job.task().equals(task)).forEach(job -> job.end(Result.STOPPED));
-            send(exchange, 200, object("result", "success"));
-        }
-
-        /// `/v1/workflows/run/abc`: the fourth part is `abc`.
+        /// `/v1/workflows/run/abc`: part 4 is `abc`.
         private static String part(HttpExchange exchange, int number) {
             var parts = exchange.getRequestURI().getPath().split("/");
             return parts.length > number ? parts[number] : "";

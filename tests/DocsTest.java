@@ -101,7 +101,7 @@ final class DocsTest extends WholeCommand {
             var updated = new StringBuilder();
             int copied = 0;
             install();
-            try (var server = new Demo(Demo.Version.V1_16_0, List.of("id", "text", "tone"))) {
+            try (var server = new Demo(Demo.VERSION, List.of("id", "text", "tone"))) {
                 var blocks = BLOCK.matcher(text);
                 while (blocks.find()) {
                     if (!blocks.group(1).equals("sh")) continue;

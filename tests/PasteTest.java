@@ -144,7 +144,7 @@ final class PasteTest extends WholeCommand {
         @Test
         void byTheJarRunsABatchWithoutWarnings() throws Exception {
             Files.writeString(Way.JAR.folder().resolve("three.csv"), "id,text\n1,a\n2,b\n3,c\n");
-            try (var server = new Demo(Demo.Version.V1_16_0, List.of("id", "text"))) {
+            try (var server = new Demo(Demo.VERSION, List.of("id", "text"))) {
                 var said = start(Way.JAR, "DIFY_API_KEY=" + KEY + " DIFY_API_BASE_URL=" + server.baseUrl() + " '" + JAVA
                         + "' -jar 'one jar.jar' run --mode streaming -i three.csv -o three.jsonl");
 
@@ -210,7 +210,7 @@ final class PasteTest extends WholeCommand {
 
     @Nested
     class TheNextCall {
-        private final String[] all = {"-i", "data.csv", "-o", "results.jsonl", "--no-bom", "--demo=1.14.2", "-c", "3",
+        private final String[] all = {"-i", "data.csv", "-o", "results.jsonl", "--no-bom", "--demo", "-c", "3",
             "--id-column", "it's", "--user", "", "--timeout", "9"};
 
         private String next(String... args) throws IOException {
@@ -228,7 +228,7 @@ final class PasteTest extends WholeCommand {
 
         private static final String AGAIN = "difyexec retry -i data.csv -o results.jsonl";
         private static final String OPTIONS =
-                "--id-column='it'\\''s' --timeout=9 --user='' -c 3 --no-bom --demo=1.14.2";
+                "--id-column='it'\\''s' --timeout=9 --user='' -c 3 --no-bom --demo";
 
         private static Set<String> words(String line) {
             return Set.of(line.split(" "));
