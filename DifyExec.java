@@ -22,7 +22,10 @@ package difyexec;
 import com.fasterxml.jackson.annotation.JsonInclude;
 import com.fasterxml.jackson.annotation.JsonProperty;
 import com.fasterxml.jackson.annotation.JsonPropertyOrder;
+import com.fasterxml.jackson.annotation.JsonSetter;
+import com.fasterxml.jackson.annotation.JsonTypeInfo;
 import com.fasterxml.jackson.annotation.JsonValue;
+import com.fasterxml.jackson.annotation.Nulls;
 import com.fasterxml.jackson.core.JsonFactory;
 import com.fasterxml.jackson.core.JsonGenerator;
 import com.fasterxml.jackson.core.JsonParseException;
@@ -36,19 +39,23 @@ import com.fasterxml.jackson.core.StreamWriteFeature;
 import com.fasterxml.jackson.core.exc.StreamConstraintsException;
 import com.fasterxml.jackson.core.json.JsonReadFeature;
 import com.fasterxml.jackson.core.util.JsonRecyclerPools;
+import com.fasterxml.jackson.databind.DeserializationContext;
 import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.JsonSerializable;
+import com.fasterxml.jackson.databind.ObjectReader;
 import com.fasterxml.jackson.databind.ObjectWriter;
 import com.fasterxml.jackson.databind.PropertyNamingStrategies;
 import com.fasterxml.jackson.databind.SerializationFeature;
 import com.fasterxml.jackson.databind.SerializerProvider;
 import com.fasterxml.jackson.databind.cfg.JsonNodeFeature;
+import com.fasterxml.jackson.databind.deser.std.FromStringDeserializer;
 import com.fasterxml.jackson.databind.json.JsonMapper;
+import com.fasterxml.jackson.databind.jsontype.NamedType;
 import com.fasterxml.jackson.databind.jsontype.TypeSerializer;
+import com.fasterxml.jackson.databind.module.SimpleModule;
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.BinaryNode;
-import com.fasterxml.jackson.databind.module.SimpleModule;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import com.fasterxml.jackson.databind.ser.std.ToStringSerializerBase;
 import com.fasterxml.jackson.databind.util.RawValue;
@@ -99,6 +106,7 @@ import module java.base;
 import module java.net.http;
 import module jdk.httpserver;
 
+import static difyexec.DifyExec.Event.*;
 import static difyexec.DifyExec.Json.object;
 import static java.nio.charset.StandardCharsets.ISO_8859_1;
 import static java.nio.charset.StandardCharsets.UTF_8;
@@ -1736,7 +1744,7 @@ final class DifyExec implements Runnable {
         }
 
         private void attempt(LineOffsets.Endings.Trace trace) {
-            out.println("  " + Times.local(trace.attempt.t()) + "  " + Text.text(trace.attempt.mode(), 20)
+            out.println("  " + Times.local(trace.attempt.t()) + "  " + trace.attempt.mode()
                     + (trace.attempt.csv().isEmpty() ? "" : ", edited")
                     + (trace.ends.isEmpty() ? "  no end known" + run(trace.run) : ""));
             for (var end : trace.ends) out.println("    " + Text.text(end.outcome().replace('_', ' '), 40)
@@ -2443,7 +2451,10 @@ final class DifyExec implements Runnable {
             var limits = new Limits(order.ends(), order.grace(), setup.dify.timeout, settle);
             var terms = new Engine.Terms(judge, limits, order.pace(), route, new Attempt.Names(setup.dify.user));
             var sender = new Sender(client.to(server.kind()), form, order.saveFiles());
-            writer.began(access.name(), server.app(), server.version(), route.mode(), order.note(), order.typed());
+            var session = SessionEvent.of(writer.batch(), access.name(), server.app(), server.version())
+                    .with(order.mode(), route.mode(), order.pace().places(), setup.dify.queryColumn);
+            writer.record(session.with((order.note() + " " + order.typed().text(writer.batch().files().results()))
+                    .strip()));
             return new Engine(sender, wanted, terms, writer, watcher, Engine.Ports.ofProcess());
         }
 
@@ -3039,7 +3050,7 @@ final class DifyExec implements Runnable {
         /// What a person should know of the files before the batch goes on.
         static void changes(Batch batch, boolean rerun, PrintWriter err) {
             var history = batch.history();
-            if (history.unread > 0) err.println("Warning: " + Text.count(history.unread, "line") + " of "
+            if (!history.unreadable().isEmpty()) err.println("Warning: " + Text.count(history.unreadable().size(), "line") + " of "
                     + batch.files().log() + " cannot be read; an attempt on such a line is not known.");
             var index = batch.index();
             foreign(index, entry -> index.status(entry).isSuccess() || history.attempts(entry) > 0)
@@ -3145,7 +3156,7 @@ final class DifyExec implements Runnable {
             if (history.lateRuns > 0) notes.add(Text.count(history.lateRuns, "run")
                     + " turned up late, after the row was sent again");
             if (!history.missingFiles.isEmpty()) notes.add(history.missingFiles.toString());
-            if (history.unread > 0) notes.add(Text.count(history.unread, "line") + " of the log could not be read");
+            if (!history.unreadable().isEmpty()) notes.add(Text.count(history.unreadable().size(), "line") + " of the log could not be read");
             if (!history.lost().isEmpty()) notes.add(Text.count(history.lost().size(), "result")
                     + " that the log knows of cannot be found in the file; 'run --rebuild' fetches them");
             foreign(batch.index(), _ -> true).ifPresent(notes::add);
@@ -3193,7 +3204,7 @@ final class DifyExec implements Runnable {
                     "in_flight", history.inFlight(),
                     "late", history.lateRuns,
                     "lost_results", history.lost().size(),
-                    "unread_lines", history.unread,
+                    "unread_lines", history.unreadable().size(),
                     "ids_not_in_input", index.size() - index.rows(),
                     "missing_files", object(
                             "count", missing.files(), "rows", missing.rows(), "ids", missing.examples()),
@@ -4086,9 +4097,9 @@ final class DifyExec implements Runnable {
             private List<Object> attempt(LineOffsets.Endings.Trace trace, String run) {
                 var end = trace.end();
                 return List.of(trace.attempt.t().toEpochMilli() - start(), trace.attempt.mode(),
-                        end.map(Event.End::outcome).orElse(""), end.map(Event.End::seconds).orElse(0.0),
-                        end.map(Event.End::error).orElse(""),
-                        end.map(Event.End::run).filter(other -> !other.equals(run)).orElse(""));
+                        end.map(EndEvent::outcome).orElse(""), end.map(EndEvent::seconds).orElse(0.0),
+                        end.map(EndEvent::error).orElse(""),
+                        end.map(EndEvent::run).filter(other -> !other.equals(run)).orElse(""));
             }
         }
 
@@ -5065,7 +5076,7 @@ final class DifyExec implements Runnable {
                     batch.flush();
                     health.verdict(clock.instant(), running.size() + looking).ifPresent(agenda::close);
                 }
-                agenda.stop().ifPresent(stop -> batch.record(new Event.Stop(clock.instant(), stop.fact(), "", "")));
+                agenda.stop().ifPresent(stop -> batch.record(new StopEvent(clock.instant(), stop.fact(), "", "")));
                 batch.flush();
             } catch (UncheckedIOException problem) {
                 agenda.close(BatchWriter.unwritable(problem.getCause()));
@@ -5117,7 +5128,7 @@ final class DifyExec implements Runnable {
             pace.started(attempt.at());
             tally.started(attempt.at());
             health.begun();
-            batch.record(Event.Attempt.of(attempt));
+            batch.record(AttemptEvent.of(attempt));
             agenda.resent(attempt.row());
             return begun;
         }
@@ -5160,7 +5171,7 @@ final class DifyExec implements Runnable {
             looking++;
             health.begun();
             if (unresolved.stopsFirst())
-                batch.record(Event.Stop.of(unresolved.attempt(), unresolved.run().get(), Event.Stop.TIMED_OUT, now));
+                batch.record(StopEvent.of(unresolved.attempt(), unresolved.run().get(), StopEvent.TIMED_OUT, now));
             work(() -> workflow.look(unresolved), found -> looked(unresolved, found, now));
         }
 
@@ -5231,7 +5242,7 @@ final class DifyExec implements Runnable {
         private void heard(Attempt attempt, Heard heard) {
             var sent = running.get(attempt.sequence());
             switch (heard) {
-                case Heard.Uploaded(var file, var upload) -> batch.record(new Event.Upload(clock.instant(),
+                case Heard.Uploaded(var file, var upload) -> batch.record(new UploadEvent(clock.instant(),
                         attempt.row().id(), attempt.user(), file, upload));
                 case Heard.Said said -> watcher.heard(said);
                 case Heard.OtherEvent _ -> {}
@@ -5261,7 +5272,7 @@ final class DifyExec implements Runnable {
         private void named(InFlight begun, RunRef run) {
             if (begun.run.filter(known -> known.equals(run) || !known.task().isEmpty()).isPresent()) return;
             begun.run = Optional.of(run);
-            batch.record(Event.Run.of(begun.attempt, run, clock.instant()));
+            batch.record(RunEvent.of(begun.attempt, run, clock.instant()));
         }
 
         /// A run waited before the server was at work on it. It runs now, and so do the streams that have had an event;
@@ -5276,7 +5287,7 @@ final class DifyExec implements Runnable {
 
         private void slowedDown(Attempt attempt, String why) {
             tally.throttled++;
-            batch.record(new Event.Throttle(clock.instant(), attempt.user(), why, pace.places()));
+            batch.record(new ThrottleEvent(clock.instant(), attempt.user(), why, pace.places()));
         }
 
         private void ended(Attempt attempt, Response seen) {
@@ -5285,7 +5296,7 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             pace.ended(now);
             if (seen instanceof Response.Ran ran && begun.stopAsked && ran.isStop()) {
-                batch.record(Event.End.of(attempt, now, "interrupted", ran, "stopped on request"));
+                batch.record(EndEvent.of(attempt, now, "interrupted", ran, "stopped on request"));
                 return;
             }
             adapt(begun, seen, now);
@@ -5359,7 +5370,7 @@ final class DifyExec implements Runnable {
                 case Verdict.LookUp(var symptom, var why) -> unresolved(attempt, start, seen, symptom, why);
                 case Verdict.StopBatch(var why) -> {
                     var fact = new Stop(Exit.STOPPED, why).fact();
-                    batch.record(Event.End.of(attempt, clock.instant(), "refused", seen, fact));
+                    batch.record(EndEvent.of(attempt, clock.instant(), "refused", seen, fact));
                     stop(why);
                 }
             }
@@ -5368,7 +5379,7 @@ final class DifyExec implements Runnable {
         /// @param word how the log calls this end of an attempt
         private void again(Attempt attempt, Attempt.Tries tries, Duration after, String word, Response seen, String why) {
             var now = clock.instant();
-            batch.record(Event.End.of(attempt, now, word, seen, why));
+            batch.record(EndEvent.of(attempt, now, word, seen, why));
             agenda.again(attempt.row(), tries, now.plus(after));
         }
 
@@ -5389,7 +5400,7 @@ final class DifyExec implements Runnable {
             if (tally.missingFiles.isEmpty()) watcher.say("Row " + Text.id(id) + ": cannot save a file of its outputs ("
                     + Text.text(why, 200) + "); the summary lists all rows with missing files.");
             tally.missingFiles.add(attempt.row());
-            batch.record(new Event.Missing(clock.instant(), id, attempt.user(), file, Text.text(why, 200)));
+            batch.record(new MissingEvent(clock.instant(), id, attempt.user(), file, Text.text(why, 200)));
         }
 
         /// The result is on disk before its `end`: [BatchWriter#flush] writes in that order. A file that is missing is
@@ -5449,7 +5460,7 @@ final class DifyExec implements Runnable {
             else health.answered();
             if (found instanceof LookUpResult.Running) terms.route().listsRunning(unresolved);
             if (found instanceof LookUpResult.Ended(var ran)) watcher.ran(unresolved.attempt(), ran, now);
-            batch.record(new Event.Look(now, unresolved.attempt().user(), unresolved.run().map(RunRef::id).orElse(""),
+            batch.record(new LookEvent(now, unresolved.attempt().user(), unresolved.run().map(RunRef::id).orElse(""),
                     found.word()));
             if (found.isThere() && (unresolved instanceof Unresolved.Recheck || unresolved instanceof Unresolved.Late))
                 turnedUp(unresolved.attempt(), found, now);
@@ -5488,7 +5499,7 @@ final class DifyExec implements Runnable {
             switch (step) {
                 case LookUpRules.Step.Take(var ran, var verdict) -> {
                     if (unresolved instanceof Unresolved.Late) tally.reopened(batch.status(attempt.row()));
-                    batch.record(new Event.Harvest(clock.instant(), attempt.user(), ran.ref().id()));
+                    batch.record(new HarvestEvent(clock.instant(), attempt.user(), ran.ref().id()));
                     tally.harvested++;
                     conclude(attempt, unresolved.start(), ran, verdict);
                 }
@@ -5499,7 +5510,7 @@ final class DifyExec implements Runnable {
                     act(unresolved, then);
                 }
                 case LookUpRules.Step.Close(var end, var seen, var why, var then) -> {
-                    batch.record(Event.End.of(attempt, clock.instant(), end, seen, why));
+                    batch.record(EndEvent.of(attempt, clock.instant(), end, seen, why));
                     if (seen instanceof Response.Cut && seen.run().isEmpty()) agenda.unseen(attempt);
                     act(unresolved, then);
                 }
@@ -5516,7 +5527,7 @@ final class DifyExec implements Runnable {
         private void turnedUp(Attempt attempt, LookUpResult found, Instant now) {
             if (!agenda.turnedUp(attempt)) return;
             var run = found.run().orElse(RunRef.NONE);
-            batch.record(new Event.Late(now, attempt.row().id(), attempt.user(), run.id(), found.word()));
+            batch.record(new LateEvent(now, attempt.row().id(), attempt.user(), run.id(), found.word()));
             tally.late++;
             watcher.say("Row " + Text.id(attempt.row().id()) + ": " + run.name()
                     + " turned up late, after the row was sent again; it may have been paid twice.");
@@ -5549,7 +5560,7 @@ final class DifyExec implements Runnable {
             if (begun.stopAsked || begun.run.isEmpty() || begun.run.get().task().isEmpty()) return;
             begun.stopAsked = true;
             var run = begun.run.get();
-            batch.record(Event.Stop.of(begun.attempt, run, Event.Stop.INTERRUPTED, clock.instant()));
+            batch.record(StopEvent.of(begun.attempt, run, StopEvent.INTERRUPTED, clock.instant()));
             tally.stopped++;
             ports.workers().execute(() -> workflow.stop(run, begun.attempt.user()));
         }
@@ -7427,7 +7438,7 @@ final class DifyExec implements Runnable {
             boolean none = IntStream.range(0, index.rows())
                     .allMatch(entry -> index.status(entry) == RowStatus.PENDING);
             int strangers = index.size() - index.rows(), lost = history.lost().size();
-            if (none && strangers == 0 && history.session.isEmpty() && history.attempts + history.unread == 0
+            if (none && strangers == 0 && history.session.isEmpty() && history.attempts == 0 && history.unreadable.isEmpty()
                     && !BatchFiles.FirstLine.isEmpty(files.results()))
                 throw new Unusable(files.results() + ": no line of it is a result");
             if (lost > 0 && (!Files.exists(files.results()) || Files.size(files.results()) == 0))
@@ -7645,6 +7656,7 @@ final class DifyExec implements Runnable {
                     var torn = Stream.of(LineFile.mend(files.results()), LineFile.mend(files.log()))
                             .flatMap(Optional::stream).toList();
                     var history = Batch.readAll(files, index, List.of());
+                    BadLine.refuseHarmful(history.unreadable());
                     if (!rebuild) refuseLost(files, index, history.lost());
                     if (fresh.isEmpty()) Shards.refuseOthers(files, Optional.of(history));
                     var batch = new Batch(files, Optional.of(csv), index, history, new LineOffsets());
@@ -7676,19 +7688,9 @@ final class DifyExec implements Runnable {
             return batch.index().status(row.index());
         }
 
-        /// @param note  how the call goes: `mode=auto c=5`
-        /// @param typed what it was told that holds for later calls, too
-        void began(String baseUrl, String app, String server, Mode mode, String note, Typed typed) {
-            record(new Event.Session(Instant.now(), Event.FORMAT, "difyexec " + VERSION, baseUrl, app, server,
-                    mode.toString(), (note + " " + typed.text(batch.files().results())).strip(),
-                    batch.files().shard().map(Shard::toString).orElse("")));
-        }
-
         /// It goes over to another mode.
         void changed(Instant now, Mode mode) {
-            var session = batch.history().session.orElseThrow();
-            record(new Event.Session(now, Event.FORMAT, session.tool(), session.baseUrl(), session.app(),
-                    session.server(), mode.toString(), session.options(), session.shard()));
+            record(batch.history().session.orElseThrow().with(now, mode));
         }
 
         /// On the log's way; on disk, and known, with the next [#flush].
@@ -7710,7 +7712,7 @@ final class DifyExec implements Runnable {
         /// The row has its outcome once its lines are in the files; `then` is what follows from that.
         void settled(Attempt attempt, Outcome outcome, Instant now, Response seen, Duration took, Runnable then) {
             var status = outcome.status();
-            record(Event.End.of(attempt, now, status.word(), seen, outcome.text(), Text.cause(outcome.text()),
+            record(EndEvent.of(attempt, now, status.word(), seen, outcome.text(), Text.cause(outcome.text()),
                     took));
             if (attempt.kind() == Attempt.Kind.TRY) {
                 then.run();
@@ -7820,12 +7822,13 @@ final class DifyExec implements Runnable {
         private final LongList attemptsOf = new LongList();
         private final Usage.Spending spent = new Usage.Spending();
         private final LongList.Latencies latencies = new LongList.Latencies();
-        Optional<Event.Session> session = Optional.empty();
-        Optional<Event.Merge> merge = Optional.empty();
+        Optional<SessionEvent> session = Optional.empty();
+        Optional<MergeEvent> merge = Optional.empty();
         Optional<Mode> mode = Optional.empty();
         private Instant startedAt = null, updatedAt = null, resumedAt = null;
         private Duration before = Duration.ZERO;
-        private long attempts = 0, retries = 0, lateRuns = 0, unread = 0;
+        private long attempts = 0, retries = 0, lateRuns = 0;
+        private List<BadLine> unreadable = List.of();
 
         /// What is left to learn of an attempt. What a row waits for is told by the state that stands last here.
         enum State {
@@ -7849,14 +7852,14 @@ final class DifyExec implements Runnable {
         /// What the log tells of an attempt.
         ///
         /// @param server the version of Dify that it was sent to, or empty
-        record Sent(Event.Attempt event, String server, Mode mode, Optional<RunRef> run, State state) {
-            static Sent of(Event.Attempt event, String server, State state) {
-                return new Sent(event, server, Mode.of(event.mode()), Optional.empty(), state);
+        record Sent(AttemptEvent event, String server, Optional<RunRef> run, State state) {
+            static Sent of(AttemptEvent event, String server, State state) {
+                return new Sent(event, server, Optional.empty(), state);
             }
 
             /// Of an attempt that is not there (any more), as far as its end tells.
-            static Sent of(Event.End end) {
-                var event = new Event.Attempt(end.t(), end.id(), end.n(), end.user(), "blocking", end.cells(),
+            static Sent of(EndEvent end) {
+                var event = new AttemptEvent(end.t(), end.id(), end.n(), end.user(), Mode.BLOCKING, end.cells(),
                         Attempt.Kind.ROW.word(), end.csv());
                 return of(event, "", State.OPEN);
             }
@@ -7873,11 +7876,11 @@ final class DifyExec implements Runnable {
             Sent with(String run, String task) {
                 if (run.isEmpty()) return this;
                 var known = this.run.filter(ref -> task.isEmpty() && ref.id().equals(run));
-                return new Sent(event, server, mode, known.or(() -> Optional.of(new RunRef(run, task))), state);
+                return new Sent(event, server, known.or(() -> Optional.of(new RunRef(run, task))), state);
             }
 
             Sent as(State state) {
-                return new Sent(event, server, mode, run, state);
+                return new Sent(event, server, run, state);
             }
 
             boolean isOf(String user) {
@@ -7889,7 +7892,7 @@ final class DifyExec implements Runnable {
             }
 
             Attempt attempt(Row row, Attempt.Kind kind) {
-                return new Attempt(0, row, new Attempt.Tries(0, 0, event.n()), event.user(), mode, event.cells(), at(),
+                return new Attempt(0, row, new Attempt.Tries(0, 0, event.n()), event.user(), event.mode(), event.cells(), at(),
                         kind, event.csv());
             }
 
@@ -7906,8 +7909,8 @@ final class DifyExec implements Runnable {
 
         static History read(Path log, Index index, List<Batch.Listener> listeners) throws IOException {
             var history = new History(index);
-            history.unread = Event.scan(log, (event, at) -> {
-                if (event instanceof Event.Session session) session.refuseLater(log);
+            history.unreadable = Event.scan(log, (event, at) -> {
+                if (event instanceof SessionEvent session) session.requireFormat(log);
                 history.take(event);
                 listeners.forEach(listener -> listener.event(index, event, at));
             });
@@ -7921,29 +7924,29 @@ final class DifyExec implements Runnable {
 
         void take(Event event) {
             switch (event) {
-                case Event.Session began -> session(began);
-                case Event.Merge merged -> merge = Optional.of(merged);
-                case Event.Attempt attempt when Attempt.Kind.TRY.word().equals(attempt.kind()) -> {
+                case SessionEvent began -> session(began);
+                case MergeEvent merged -> merge = Optional.of(merged);
+                case AttemptEvent attempt when Attempt.Kind.TRY.word().equals(attempt.kind()) -> {
                     seen(attempt.t());
                     add(Sent.of(attempt, server(), State.OPEN_TRY));
                 }
-                case Event.Attempt attempt when Attempt.Kind.ROW.word().equals(attempt.kind()) -> attempt(attempt);
-                case Event.Run run -> sent.computeIfPresent(run.id(), (_, row) -> {
+                case AttemptEvent attempt when Attempt.Kind.ROW.word().equals(attempt.kind()) -> attempt(attempt);
+                case RunEvent run -> sent.computeIfPresent(run.id(), (_, row) -> {
                     row.replaceAll(one -> one.isOpen(run.user()) ? one.with(run.run(), run.task()) : one);
                     return row;
                 });
-                case Event.End end -> {
+                case EndEvent end -> {
                     seen(end.t());
                     spent.add(end.tokens(), end.price(), end.currency());
                     if (end.isOfTry()) tryEnded(end);
                     else end(end);
                 }
-                case Event.Late found -> late(found);
-                case Event.Stop stop when stop.isOfInterrupt() -> stopped.add(stop.task());
-                case Event.Missing missing -> missingByAttempt.computeIfAbsent(missing.id() + "\0" + missing.user(),
+                case LateEvent found -> late(found);
+                case StopEvent stop when stop.isOfInterrupt() -> stopped.add(stop.task());
+                case MissingEvent missing -> missingByAttempt.computeIfAbsent(missing.id() + "\0" + missing.user(),
                         _ -> new HashSet<>()).add(missing.file());
-                case Event.Attempt _, Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _, Event.Throttle _,
-                        Event.Torn _, Event.Other _ -> {}
+                case AttemptEvent _, UploadEvent _, LookEvent _, HarvestEvent _, StopEvent _, ThrottleEvent _,
+                        TornEvent _ -> {}
             }
         }
 
@@ -7966,16 +7969,15 @@ final class DifyExec implements Runnable {
             return Optional.ofNullable(last);
         }
 
-        private void session(Event.Session began) {
+        private void session(SessionEvent began) {
             session = Optional.of(began);
             before = running();
             resumedAt = null;
             seen(began.t());
-            if (began.options().startsWith("mode=auto"))
-                mode = Stream.of(Mode.values()).filter(mode -> mode.name().equalsIgnoreCase(began.mode())).findFirst();
+            if (began.auto()) mode = Optional.ofNullable(began.mode());
         }
 
-        private void attempt(Event.Attempt attempt) {
+        private void attempt(AttemptEvent attempt) {
             seen(attempt.t());
             attempts++;
             int entry = index.findOrAdd(attempt.id());
@@ -7988,7 +7990,7 @@ final class DifyExec implements Runnable {
         }
 
         /// A run that goes on may yet give its row the success that it lacks.
-        private void late(Event.Late found) {
+        private void late(LateEvent found) {
             lateRuns++;
             int entry = index.findOrAdd(found.id());
             remove(found.id(), one -> one.state() == State.RESENT && one.isOf(found.user()))
@@ -7998,8 +8000,8 @@ final class DifyExec implements Runnable {
 
         /// A try costs what it costs, but says nothing of its row. One whose end is not known stays open until a later
         /// one of the row has ended.
-        private void tryEnded(Event.End end) {
-            var status = RowStatus.of(end.outcome().substring(Event.End.OF_TRY.length()));
+        private void tryEnded(EndEvent end) {
+            var status = RowStatus.of(end.outcome().substring(EndEvent.OF_TRY.length()));
             if (status.filter(word -> word == RowStatus.UNKNOWN || word == RowStatus.PAUSED).isPresent()) return;
             var known = remove(end.id(), one -> one.state() == State.OPEN_TRY && one.isOf(end.user()));
             remove(end.id(), one -> one.state() == State.OPEN_TRY);
@@ -8010,7 +8012,7 @@ final class DifyExec implements Runnable {
 
         /// An attempt that says how its run ended leaves no doubt; *unknown*, *paused*, *not_started* and *resent* do.
         /// A try without an end that was taken as the row's run is done with, too.
-        private void end(Event.End end) {
+        private void end(EndEvent end) {
             var known = remove(end.id(), one -> one.isOf(end.user()) && one.state() != State.PAID_TRY)
                     .map(one -> one.state().isTry() ? one.as(State.OPEN) : one).orElseGet(() -> Sent.of(end))
                     .with(end.run(), "");
@@ -8019,7 +8021,7 @@ final class DifyExec implements Runnable {
             end.status().ifPresent(status -> setStatus(index.findOrAdd(end.id()), status, known, end));
         }
 
-        private void setStatus(int entry, RowStatus status, Sent known, Event.End end) {
+        private void setStatus(int entry, RowStatus status, Sent known, EndEvent end) {
             if (status.isSuccess()) {
                 remove(end.id(), one -> one.state() == State.NOT_STARTED || one.state() == State.LOST
                         || one.state() == State.RESENT && one.run().isPresent());
@@ -8052,6 +8054,11 @@ final class DifyExec implements Runnable {
                     : before.plus(Duration.between(resumedAt, updatedAt));
         }
 
+        /// Lines of the log that cannot be read.
+        List<BadLine> unreadable() {
+            return unreadable;
+        }
+
         /// What a row without success is grouped by.
         String cause(int entry) {
             return causes.getOrDefault(entry, "listed in .retry");
@@ -8063,7 +8070,7 @@ final class DifyExec implements Runnable {
         }
 
         private String server() {
-            return session.map(Event.Session::server).orElse("");
+            return session.map(SessionEvent::server).orElse("");
         }
 
         /// How the batch goes on at a server of this version, with what was left in doubt at others.
@@ -8197,9 +8204,9 @@ final class DifyExec implements Runnable {
         @Override
         public void event(Index index, Event event, long at) {
             switch (event) {
-                case Event.Attempt attempt -> add(index.find(attempt.id()), at);
-                case Event.Run run -> add(index.find(run.id()), at);
-                case Event.End end -> {
+                case AttemptEvent attempt -> add(index.find(attempt.id()), at);
+                case RunEvent run -> add(index.find(run.id()), at);
+                case EndEvent end -> {
                     int entry = index.find(end.id());
                     add(entry, at);
                     if (entry >= 0 && end.status().isPresent()) millis.set(entry, Math.round(end.seconds() * 1000));
@@ -8236,7 +8243,7 @@ final class DifyExec implements Runnable {
                 var line = result(entry);
                 if (line.isPresent()) return Ending.of(line.get());
                 for (var event : events(entry))
-                    if (event instanceof Event.End end && end.status().isPresent()) return Ending.of(end);
+                    if (event instanceof EndEvent end && end.status().isPresent()) return Ending.of(end);
                 return Ending.NONE;
             }
 
@@ -8249,16 +8256,16 @@ final class DifyExec implements Runnable {
 
             /// What the log tells of one attempt.
             static final class Trace {
-                final Event.Attempt attempt;
-                final List<Event.End> ends = new ArrayList<>();
+                final AttemptEvent attempt;
+                final List<EndEvent> ends = new ArrayList<>();
                 /// Empty: the log has none.
                 String run = "";
 
-                Trace(Event.Attempt attempt) {
+                Trace(AttemptEvent attempt) {
                     this.attempt = attempt;
                 }
 
-                Optional<Event.End> end() {
+                Optional<EndEvent> end() {
                     return ends.isEmpty() ? Optional.empty() : Optional.of(ends.getLast());
                 }
             }
@@ -8268,16 +8275,16 @@ final class DifyExec implements Runnable {
             List<Trace> traces(int entry) throws IOException {
                 var traces = new ArrayList<Trace>();
                 for (var event : events(entry).reversed()) switch (event) {
-                    case Event.Attempt attempt -> traces.add(new Trace(attempt));
-                    case Event.Run run -> last(traces, run.user(), _ -> true).ifPresent(trace -> trace.run = run.run());
-                    case Event.End end -> last(traces, end.user(), attempt -> attempt.isOfTry() == end.isOfTry())
+                    case AttemptEvent attempt -> traces.add(new Trace(attempt));
+                    case RunEvent run -> last(traces, run.user(), _ -> true).ifPresent(trace -> trace.run = run.run());
+                    case EndEvent end -> last(traces, end.user(), attempt -> attempt.isOfTry() == end.isOfTry())
                             .ifPresent(trace -> trace.ends.add(end));
                     case Event _ -> {}
                 }
                 return traces;
             }
 
-            private static Optional<Trace> last(List<Trace> traces, String user, Predicate<Event.Attempt> which) {
+            private static Optional<Trace> last(List<Trace> traces, String user, Predicate<AttemptEvent> which) {
                 return traces.reversed().stream().filter(trace -> trace.attempt.user().equals(user))
                         .filter(trace -> which.test(trace.attempt)).findFirst();
             }
@@ -8287,7 +8294,7 @@ final class DifyExec implements Runnable {
                 var offsets = batch.offsets();
                 var events = new ArrayList<Event>();
                 for (long event = offsets.newest.get(entry); event > 0; event = offsets.before.get(event - 1))
-                    events.add(Event.of(log.seek(offsets.events.get(event - 1)).fields().orElseThrow()));
+                    events.add(Event.read(log.seek(offsets.events.get(event - 1)).bytes()).orElseThrow());
                 return events;
             }
 
@@ -8312,18 +8319,18 @@ final class DifyExec implements Runnable {
         @Override
         public void event(Index index, Event event, long at) {
             switch (event) {
-                case Event.Session session -> {
+                case SessionEvent session -> {
                     before = total();
                     resumed = -1;
                     now(session.t());
                     for (int attempt : open.values()) if (stops.get(attempt) < 0) stops.set(attempt, before);
                 }
-                case Event.Attempt attempt when !attempt.isOfTry() -> {
+                case AttemptEvent attempt when !attempt.isOfTry() -> {
                     open.put(attempt.id() + "\0" + attempt.user(), starts.size());
                     starts.add(now(attempt.t()));
                     stops.add(-1);
                 }
-                case Event.End end -> end(end);
+                case EndEvent end -> end(end);
                 case Event _ -> {}
             }
         }
@@ -8338,7 +8345,7 @@ final class DifyExec implements Runnable {
             return resumed < 0 ? before : before + last - resumed;
         }
 
-        private void end(Event.End end) {
+        private void end(EndEvent end) {
             long now = now(end.t());
             var known = open.remove(end.id() + "\0" + end.user());
             if (known != null) stops.set(known, now);
@@ -8415,7 +8422,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        static Ending of(Event.End end) {
+        static Ending of(EndEvent end) {
             return new Ending(Map.of(), Map.of(), end.run(), "", end.tokens() == 0 ? "" : Long.toString(end.tokens()),
                     end.price() == null ? "" : end.price().toPlainString(), end.currency(), end.error(), false);
         }
@@ -8644,13 +8651,13 @@ final class DifyExec implements Runnable {
 
             /// @param isLine    whether what is a JSON object is a line of ours
             /// @param beginning what all of ours begin with
-            static boolean isOurs(Path file, Predicate<Lines.Fields> isLine, Pattern beginning) {
+            static boolean isOurs(Path file, Predicate<byte[]> isLine, Pattern beginning) {
                 var head = head(file);
                 int end = head.indexOf('\n');
                 var line = end < 0 ? head : head.substring(0, end);
                 var matcher = beginning.matcher(line);
                 boolean begins = line.length() >= LEAST && (matcher.lookingAt() || matcher.hitEnd());
-                return head.isEmpty() || Lines.Fields.of(line.getBytes(LATIN)).filter(isLine).isPresent()
+                return head.isEmpty() || isLine.test(line.getBytes(LATIN))
                         || end < 0 && begins;
             }
 
@@ -8826,7 +8833,7 @@ final class DifyExec implements Runnable {
             var own = files.shard().map(Shard::toString).orElse("");
             var session = history.flatMap(known -> known.session);
             var merge = history.flatMap(known -> known.merge);
-            var before = merge.isPresent() ? "" : session.map(Event.Session::shard).orElse("");
+            var before = merge.isPresent() ? "" : session.map(SessionEvent::shard).orElse("");
             if (session.isPresent() && !own.equals(before))
                 throw new Unusable(files.log() + ": this batch was begun " + named(before) + ", not "
                         + named(own) + "; go on so, or name another -o");
@@ -8861,8 +8868,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Shards in the folder that do more than the merged batch knows.
-        private static void refuseUnmerged(BatchFiles files, Optional<Event.Merge> merge) throws IOException {
-            var taken = merge.map(Event.Merge::byShard).orElse(Map.of());
+        private static void refuseUnmerged(BatchFiles files, Optional<MergeEvent> merge) throws IOException {
+            var taken = merge.map(MergeEvent::byShard).orElse(Map.of());
             for (var part : beside(files)) {
                 if (BatchFiles.Lock.isHeld(part.lock())) throw new Unusable(part.lock() + ": the shard " + shard(part)
                         + " is running, and its rows would be paid twice; let it end, then 'merge'");
@@ -8874,7 +8881,7 @@ final class DifyExec implements Runnable {
         }
 
         /// What a shard elsewhere has paid for is not known here.
-        static void refuseUnmerged(BatchFiles files, Event.Merge merge, Index index, BitSet wanted) {
+        static void refuseUnmerged(BatchFiles files, MergeEvent merge, Index index, BitSet wanted) {
             var rows = others(merge.byShard().keySet(), merge.shards(), index, wanted.stream());
             if (rows.isEmpty()) return;
             long count = rows.values().stream().mapToLong(Long::longValue).sum();
@@ -8887,14 +8894,14 @@ final class DifyExec implements Runnable {
 
         /// What the log of a merged batch says of its shards.
         private static final class Merged {
-            private Optional<Event.Merge> last = Optional.empty();
+            private Optional<MergeEvent> last = Optional.empty();
             /// It ran rows by itself: from its first line on, or since a merge.
             private boolean isBegunWhole = false, wentOn = false;
 
             Merged(Path log) throws IOException {
                 Event.scan(log, (event, at) -> {
-                    if (event instanceof Event.Merge merge) last = Optional.of(merge);
-                    if (!(event instanceof Event.Session session) || !session.shard().isEmpty()) return;
+                    if (event instanceof MergeEvent merge) last = Optional.of(merge);
+                    if (!(event instanceof SessionEvent session) || !session.shard().isEmpty()) return;
                     wentOn = true;
                     isBegunWhole |= at == 0;
                 });
@@ -8913,7 +8920,7 @@ final class DifyExec implements Runnable {
         private final Index index;
         private final Picks picks;
         private final List<Part> parts = new ArrayList<>();
-        private final List<Event.Torn> torn = new ArrayList<>();
+        private final List<TornEvent> torn = new ArrayList<>();
         private History history;
 
         private Merger(Shards shards, Csv csv, Index index, BatchFiles.Lock lock) {
@@ -8973,7 +8980,7 @@ final class DifyExec implements Runnable {
             history = History.read(log, index, List.of());
             if (Files.exists(log)) Files.copy(log, out);
             for (var event : torn) add(event, out);
-            var before = history.merge.map(Event.Merge::byShard).orElse(Map.of());
+            var before = history.merge.map(MergeEvent::byShard).orElse(Map.of());
             var gains = gains(before);
             for (var part = gains.poll(); part != null; part = gains.poll()) {
                 take(part);
@@ -8984,8 +8991,8 @@ final class DifyExec implements Runnable {
             refuseLost();
             var after = new TreeMap<>(before);
             parts.forEach(part -> after.put(part.shard.index(), part.taken));
-            if (!after.equals(before)) add(new Event.Merge(Instant.now(), shards.count(),
-                    after.values().stream().map(Event.Merge.Taken::toString).collect(joining(" "))), out);
+            if (!after.equals(before)) add(new MergeEvent(Instant.now(), shards.count(),
+                    after.values().stream().map(MergeEvent.Taken::toString).collect(joining(" "))), out);
             out.flush();
         }
 
@@ -8996,7 +9003,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The shards whose logs have gained something, each at the first line of that.
-        private Queue<Part> gains(Map<Integer, Event.Merge.Taken> before) throws IOException {
+        private Queue<Part> gains(Map<Integer, MergeEvent.Taken> before) throws IOException {
             history.merge.filter(merge -> merge.shards() != shards.count()).ifPresent(merge -> {
                 throw new Unusable(shards.whole().log() + ": merged of " + merge.shards() + " shards before, not of "
                         + shards.count() + "; name another -o");
@@ -9004,7 +9011,7 @@ final class DifyExec implements Runnable {
             var gains = new PriorityQueue<>(Part.BY_TIME);
             for (var part : parts) {
                 var now = part.taken;
-                var then = before.getOrDefault(now.index(), new Event.Merge.Taken(now.index(), 0, now.first()));
+                var then = before.getOrDefault(now.index(), new MergeEvent.Taken(now.index(), 0, now.first()));
                 if (then.bytes() > now.bytes() || !then.first().equals(now.first()))
                     throw new Unusable(part.files.log() + ": begun anew (--fresh) since it was merged; move "
                             + shards.whole().results() + " and its .log away to merge what is there now");
@@ -9016,21 +9023,21 @@ final class DifyExec implements Runnable {
 
         private void take(Part part) {
             switch (part.event.orElse(null)) {
-                case null -> history.unread++;
-                case Event.Session session -> refuseOther(part, session);
-                case Event.Attempt attempt -> picks.refuseOutside(part, attempt.id());
-                case Event.End end -> {
+                case null -> {}
+                case SessionEvent session -> refuseOther(part, session);
+                case AttemptEvent attempt -> picks.refuseOutside(part, attempt.id());
+                case EndEvent end -> {
                     int entry = picks.refuseOutside(part, end.id());
                     if (end.status().filter(RowStatus::isSuccess).isPresent()) picks.fresh.set(entry);
                 }
                 case Event _ -> {}
             }
-            if (part.event.isPresent() && !Event.isTaken(() -> history.take(part.event.get()))) history.unread++;
+            part.event.ifPresent(history::take);
         }
 
-        private void refuseOther(Part part, Event.Session session) {
+        private void refuseOther(Part part, SessionEvent session) {
             var log = part.files.log();
-            session.refuseLater(log);
+            session.requireFormat(log);
             if (!part.shard.toString().equals(session.shard())) throw new Unusable(log + ": written "
                     + Shards.named(session.shard()) + ", not " + Shards.named(part.shard.toString()));
             history.session.ifPresent(before -> {
@@ -9091,7 +9098,7 @@ final class DifyExec implements Runnable {
 
             final BatchFiles files;
             final Shard shard;
-            final Event.Merge.Taken taken;
+            final MergeEvent.Taken taken;
             final Lines log;
             final boolean isRunning;
             /// Empty: the line is none of ours.
@@ -9106,19 +9113,15 @@ final class DifyExec implements Runnable {
                 shard = Shards.shard(files);
                 log = new Lines(files.log());
                 log.next();
-                taken = new Event.Merge.Taken(shard.index(), end, Cells.hash(Cells.head(log.bytes())));
+                taken = new MergeEvent.Taken(shard.index(), end, Cells.hash(Cells.head(log.bytes())));
                 isRunning = BatchFiles.Lock.isHeld(files.lock());
             }
 
             /// False: the line was written since.
             boolean read() throws IOException {
                 if (log.place() >= taken.bytes()) return false;
-                var line = log.fields();
-                event = Optional.empty();
-                Event.isRead(line, read -> {
-                    event = Optional.of(read);
-                    if (line.get().has("t")) t = line.get().time();
-                });
+                event = Event.read(log.bytes());
+                event.ifPresent(read -> t = read.t());
                 return true;
             }
         }
@@ -9375,7 +9378,7 @@ final class DifyExec implements Runnable {
 
         /// What a crash or a full disk left: cuts off a last line without its end, which is told, or gives it its end
         /// if it is whole all the same.
-        static Optional<Event.Torn> mend(Path path) throws IOException {
+        static Optional<TornEvent> mend(Path path) throws IOException {
             if (!Files.exists(path)) return Optional.empty();
             try (var channel = FileChannel.open(path, StandardOpenOption.READ, StandardOpenOption.WRITE)) {
                 long size = channel.size();
@@ -9387,7 +9390,7 @@ final class DifyExec implements Runnable {
                     return Optional.empty();
                 }
                 channel.truncate(start);
-                return Optional.of(new Event.Torn(Instant.now(), path.getFileName().toString(), start, last.length));
+                return Optional.of(new TornEvent(Instant.now(), path.getFileName().toString(), start, last.length));
             }
         }
 
@@ -9440,8 +9443,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        static boolean isResult(Lines.Fields line) {
-            return line.has("id") && line.text("status").equals(SUCCESS);
+        static boolean isResult(byte[] line) {
+            return Lines.Fields.of(line).filter(fields -> fields.has("id") && fields.text("status").equals(SUCCESS))
+                    .isPresent();
         }
 
         /// @param version of the workflow; it, the run and when it was executed are empty in lines that tell none
@@ -9512,96 +9516,128 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// One event of the attempt log, format 1: every event a line, appended, never changed. `t` is when; a text
-    /// that is not there is empty. Unknown kinds are read as [Event.Other].
+    /// A line of the attempt log: appended, never changed. `t` is the time; texts that are not known are empty.
+    @JsonTypeInfo(use = JsonTypeInfo.Id.NAME, include = JsonTypeInfo.As.EXISTING_PROPERTY, property = "event")
     @JsonPropertyOrder("event")
     @JsonInclude(JsonInclude.Include.NON_EMPTY)
     sealed interface Event {
-        int FORMAT = 1;
+        int FORMAT = 2;
         Pattern BEGINNING = Pattern.compile("""
                 \\{"event":"(?:session|torn|end)","t":"\\d{4}-""");
+        /// An unreadable line of another kind hides neither a request nor what the rows' requests depend on.
+        Set<String> NEEDED = Set.of("attempt", "session", "merge");
+        ObjectReader READER = JsonMapper.builder(Json.Tokens.FACTORY)
+                .propertyNamingStrategy(PropertyNamingStrategies.SNAKE_CASE)
+                .disable(DeserializationFeature.FAIL_ON_UNKNOWN_PROPERTIES)
+                .enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
+                .withConfigOverride(String.class, text ->
+                        text.setSetterInfo(JsonSetter.Value.forValueNulls(Nulls.AS_EMPTY)))
+                .withConfigOverride(Instant.class, time ->
+                        time.setSetterInfo(JsonSetter.Value.forValueNulls(Nulls.FAIL)))
+                .addModule(new SimpleModule().addDeserializer(Instant.class,
+                        new FromStringDeserializer<>(Instant.class) {
+                            @Override
+                            protected Instant _deserialize(String text, DeserializationContext context) {
+                                return Times.parse(text);
+                            }
+                        }))
+                .registerSubtypes(Stream.of(Event.class.getPermittedSubclasses())
+                        .map(type -> new NamedType(type, kind(type))).toArray(NamedType[]::new))
+                .build().readerFor(Event.class);
 
-        /// Hands on every event in order, with the place in the file where its line begins. A line that cannot be read
-        /// is counted and passed over.
-        static long scan(Path log, ObjLongConsumer<Event> use) throws IOException {
-            long unread = 0;
+        /// Passes on every event in order, with the offset of its line. Returns the lines that cannot be read.
+        static List<BadLine> scan(Path log, ObjLongConsumer<Event> use) throws IOException {
+            var bad = new ArrayList<BadLine>();
             try (var lines = new Lines(log)) {
                 while (lines.next()) {
                     if (lines.isEmpty()) continue;
-                    if (!isRead(lines.fields(), event -> use.accept(event, lines.place()))) unread++;
+                    var event = read(lines.bytes());
+                    if (event.isPresent()) use.accept(event.get(), lines.place());
+                    else bad.add(new BadLine(log, lines.number(), mayHideRequest(lines.fields())));
                 }
             }
-            return unread;
+            return bad;
         }
 
-        static boolean isKnown(Lines.Fields line) {
-            return isRead(Optional.of(line), event -> {
-                if (event instanceof Event.Other) throw new IllegalArgumentException("no event that is known");
-            });
-        }
-
-        /// False: it is no event of ours.
-        static boolean isRead(Optional<Lines.Fields> line, Consumer<Event> use) {
-            return line.isPresent() && isTaken(() -> use.accept(Event.of(line.get())));
-        }
-
-        /// False: what it does with an event shows that this is none of ours.
-        static boolean isTaken(Runnable use) {
+        /// Empty: the line cannot be read.
+        static Optional<Event> read(byte[] line) {
             try {
-                use.run();
-                return true;
-            } catch (NullPointerException | IllegalArgumentException | ArithmeticException | DateTimeException _) {
-                return false; // no event of ours
+                return Optional.ofNullable(READER.readValue(line));
+            } catch (IOException _) {
+                return Optional.empty();
             }
         }
 
-        /// Its kind in the log is the record's name.
+        private static boolean mayHideRequest(Optional<Lines.Fields> line) {
+            var kind = line.map(fields -> fields.text("event")).orElse("");
+            return kind.isEmpty() || NEEDED.contains(kind);
+        }
+
+        static boolean isKnown(byte[] line) {
+            return read(line).isPresent();
+        }
+
+        Instant t();
+
         @JsonProperty
         default String event() {
-            return getClass().getSimpleName().toLowerCase(Locale.ROOT);
+            return kind(getClass());
         }
 
-        static Event of(Lines.Fields line) {
-            String id = line.text("id"), user = line.text("user"), run = line.text("run"), why = line.text("why");
-            return switch (line.text("event")) {
-                case "session" -> new Session(line.time(), line.integer("format"), line.text("tool"),
-                        line.text("base_url"), line.text("app"), line.text("server"), line.text("mode"),
-                        line.text("options"), line.text("shard"));
-                case "attempt" -> new Attempt(line.time(), line.needed("id"), line.integer("n"), user,
-                        line.text("mode"), line.text("cells"), line.text("kind"), line.text("csv"));
-                case "run" -> new Run(line.time(), id, user, run, line.text("task"));
-                case "end" -> new End(line.time(), line.needed("id"), user, line.needed("outcome"), line.text("cells"),
-                        run, line.integer("n"), line.integer("http"), line.text("cause"), line.text("error"),
-                        Double.parseDouble(line.number("seconds")), line.whole("tokens"), line.integer("steps"),
-                        line.has("price") ? new BigDecimal(line.text("price")) : null, line.text("currency"),
-                        line.text("csv"));
-                case "upload" -> new Upload(line.time(), id, user, line.text("file"), line.text("upload"));
-                case "look" -> new Look(line.time(), user, run, line.text("saw"));
-                case "harvest" -> new Harvest(line.time(), user, run);
-                case "stop" -> new Stop(line.time(), why, user, line.text("task"));
-                case "throttle" -> new Throttle(line.time(), user, why, line.integer("limit"));
-                case "late" -> new Late(line.time(), line.needed("id"), user, run, line.text("saw"));
-                case "missing" -> new Missing(line.time(), id, user, line.text("file"), why);
-                case "merge" -> new Merge(line.time(), line.integer("shards"), line.text("taken"));
-                case "torn" -> new Torn(line.time(), line.text("file"), line.whole("at"), line.whole("bytes"));
-                default -> new Other();
-            };
+        /// `AttemptEvent` is `attempt` in the log.
+        private static String kind(Class<?> type) {
+            return type.getSimpleName().replace("Event", "").toLowerCase(Locale.ROOT);
         }
 
-        /// A process began to work on the batch, or went over to another mode. `shard` (`3/8`) is what it runs of it.
-        record Session(Instant t, int format, String tool, String baseUrl, String app, String server, String mode,
-                String options, String shard) implements Event {
-            /// What a later format tells is not known here.
-            void refuseLater(Path log) {
-                if (format > FORMAT) throw new Unusable(log + ": of format " + format
-                        + ", written by a newer difyexec (" + Text.text(tool, 60)
-                        + ")\nhint: use that version, or another -o");
+        /// A call started to work on the batch, or changed its mode. `input` is relative to the folder of the results;
+        /// `auto`: the tool chose the mode. `options` is for people only.
+        record SessionEvent(Instant t, int format, String tool, String baseUrl, String app, String server, Mode mode,
+                boolean auto, int concurrency, String input, String idColumn, String encoding, String delimiter,
+                String queryColumn, String shard, String options) implements Event {
+            static SessionEvent of(Batch batch, String baseUrl, String app, String server) {
+                var csv = batch.csv().orElseThrow();
+                return new SessionEvent(Instant.now(), FORMAT, "difyexec " + VERSION, baseUrl, app, server, null, false,
+                        0, relative(csv.file().path(), batch.files().results()),
+                        csv.columns().get(csv.idColumn()), csv.file().charset().name(),
+                        String.valueOf(csv.header().delimiter()), "",
+                        batch.files().shard().map(Shard::toString).orElse(""), "");
+            }
+
+            /// @param asked if this is *auto*, a later call of *auto* continues in the same mode
+            SessionEvent with(Mode asked, Mode mode, int concurrency, String queryColumn) {
+                return new SessionEvent(t, format, tool, baseUrl, app, server, mode, asked == Mode.AUTO, concurrency,
+                        input, idColumn, encoding, delimiter, queryColumn, shard, options);
+            }
+
+            SessionEvent with(Instant t, Mode mode) {
+                return new SessionEvent(t, format, tool, baseUrl, app, server, mode, auto, concurrency, input,
+                        idColumn, encoding, delimiter, queryColumn, shard, options);
+            }
+
+            SessionEvent with(String options) {
+                return new SessionEvent(t, format, tool, baseUrl, app, server, mode, auto, concurrency, input,
+                        idColumn, encoding, delimiter, queryColumn, shard, options);
+            }
+
+            private static String relative(Path input, Path results) {
+                var file = input.toAbsolutePath().normalize();
+                var folder = results.toAbsolutePath().normalize().getParent();
+                return folder.getRoot().equals(file.getRoot()) ? folder.relativize(file).toString() : file.toString();
+            }
+
+            /// Another log format cannot be continued: a line with another meaning could hide a request.
+            void requireFormat(Path log) {
+                if (format == FORMAT) return;
+                var by = tool.isEmpty() ? "another version" : Text.text(tool, 60);
+                throw new Unusable(log + ": log format " + format + ", written by " + by + "; this version uses format "
+                        + FORMAT + "\nhint: " + (format > FORMAT ? "use that version, or choose another -o"
+                                : "finish the batch with that version, or move its files away"));
             }
         }
 
         /// What stands before it was taken from the logs of so many shards. `taken` tells how far: of each its number,
         /// the bytes, and the hash of its first line, as in `1:5120:0123456789abcdef 2:4096:…`.
-        record Merge(Instant t, int shards, String taken) implements Event {
+        record MergeEvent(Instant t, int shards, String taken) implements Event {
             record Taken(int index, long bytes, String first) {
                 static Taken of(String word) {
                     var parts = word.split(":");
@@ -9623,28 +9659,30 @@ final class DifyExec implements Runnable {
 
         /// On record before the request is on the wire. `n` counts the row's retries, `kind` is `row` or `try`, `csv`
         /// is the hash of the row as the CSV has it, where the shell has edited it.
-        record Attempt(Instant t, String id, int n, String user, String mode, String cells, String kind,
+        record AttemptEvent(Instant t, @JsonProperty(required = true) String id, int n, String user,
+                @JsonProperty(required = true) Mode mode, String cells, String kind,
                 String csv) implements Event {
-            static Attempt of(DifyExec.Attempt attempt) {
-                return new Attempt(attempt.at(), attempt.row().id(), attempt.tries().retries(), attempt.user(),
-                        attempt.mode().toString(), attempt.cells(), attempt.kind().word(), attempt.csv());
+            static AttemptEvent of(Attempt attempt) {
+                return new AttemptEvent(attempt.at(), attempt.row().id(), attempt.tries().retries(), attempt.user(),
+                        attempt.mode(), attempt.cells(), attempt.kind().word(), attempt.csv());
             }
 
             boolean isOfTry() {
-                return !DifyExec.Attempt.Kind.ROW.word().equals(kind);
+                return !Attempt.Kind.ROW.word().equals(kind);
             }
         }
 
-        record Run(Instant t, String id, String user, String run, String task) implements Event {
-            static Run of(DifyExec.Attempt attempt, RunRef run, Instant now) {
-                return new Run(now, attempt.row().id(), attempt.user(), run.id(), run.task());
+        record RunEvent(Instant t, String id, String user, String run, String task) implements Event {
+            static RunEvent of(Attempt attempt, RunRef run, Instant now) {
+                return new RunEvent(now, attempt.row().id(), attempt.user(), run.id(), run.task());
             }
         }
 
         /// An attempt is over. `outcome`: one of the five, or what else became of it; see docs/files.md. That of a try
         /// has a word in front which keeps it from being taken for the row's.
         @JsonInclude(JsonInclude.Include.NON_DEFAULT)
-        record End(Instant t, String id, String user, String outcome, String cells, String run, int n, int http,
+        record EndEvent(Instant t, @JsonProperty(required = true) String id, String user,
+                @JsonProperty(required = true) String outcome, String cells, String run, int n, int http,
                 String cause, String error, double seconds, long tokens, int steps, BigDecimal price, String currency,
                 String csv) implements Event {
             static final String OF_TRY = "try_";
@@ -9658,15 +9696,15 @@ final class DifyExec implements Runnable {
                 return RowStatus.of(outcome);
             }
 
-            static End of(DifyExec.Attempt attempt, Instant now, String outcome, Response seen, String error) {
+            static EndEvent of(Attempt attempt, Instant now, String outcome, Response seen, String error) {
                 return of(attempt, now, outcome, seen, error, "", attempt.took(seen, now));
             }
 
-            static End of(DifyExec.Attempt attempt, Instant now, String outcome, Response seen, String error,
+            static EndEvent of(Attempt attempt, Instant now, String outcome, Response seen, String error,
                     String cause, Duration took) {
                 var usage = seen instanceof Response.Ran ran ? ran.usage() : Usage.NONE;
-                return new End(now, attempt.row().id(), attempt.user(),
-                        (attempt.kind() == DifyExec.Attempt.Kind.TRY ? OF_TRY : "") + outcome, attempt.cells(),
+                return new EndEvent(now, attempt.row().id(), attempt.user(),
+                        (attempt.kind() == Attempt.Kind.TRY ? OF_TRY : "") + outcome, attempt.cells(),
                         seen.run().map(RunRef::id).orElse(""), attempt.tries().retries(),
                         seen instanceof Response.Refused refused ? refused.status() : 0, cause,
                         Text.text(error, Text.LONGEST_ERROR), took.toMillis() / 1000.0, usage.tokens(), usage.steps(),
@@ -9674,18 +9712,18 @@ final class DifyExec implements Runnable {
             }
         }
 
-        record Upload(Instant t, String id, String user, String file, String upload) implements Event {}
+        record UploadEvent(Instant t, String id, String user, String file, String upload) implements Event {}
 
-        record Look(Instant t, String user, String run, String saw) implements Event {}
+        record LookEvent(Instant t, String user, String run, String saw) implements Event {}
 
-        record Harvest(Instant t, String user, String run) implements Event {}
+        record HarvestEvent(Instant t, String user, String run) implements Event {}
 
         /// A task was asked to stop, or (without `user`) the batch ended early.
-        record Stop(Instant t, String why, String user, String task) implements Event {
+        record StopEvent(Instant t, String why, String user, String task) implements Event {
             static final String INTERRUPTED = "interrupted", TIMED_OUT = "timed out";
 
-            static Stop of(DifyExec.Attempt attempt, RunRef run, String why, Instant now) {
-                return new Stop(now, why, attempt.user(), run.task());
+            static StopEvent of(Attempt attempt, RunRef run, String why, Instant now) {
+                return new StopEvent(now, why, attempt.user(), run.task());
             }
 
             /// A task was stopped because the call was to end: its row runs anew.
@@ -9694,21 +9732,36 @@ final class DifyExec implements Runnable {
             }
         }
 
-        record Throttle(Instant t, String user, String why, int limit) implements Event {}
+        record ThrottleEvent(Instant t, String user, String why, int limit) implements Event {}
 
-        record Late(Instant t, String id, String user, String run, String saw) implements Event {
+        record LateEvent(Instant t, @JsonProperty(required = true) String id, String user, String run, String saw) implements Event {
             boolean goesOn() {
                 return "running".equals(saw) || "paused".equals(saw);
             }
         }
 
         /// A file of a row's outputs could not be fetched. `file` is the name it would have.
-        record Missing(Instant t, String id, String user, String file, String why) implements Event {}
+        record MissingEvent(Instant t, String id, String user, String file, String why) implements Event {}
 
         /// A last line without its end was cut off a file. `at`: where it began, `bytes`: how long it was.
-        record Torn(Instant t, String file, long at, long bytes) implements Event {}
+        record TornEvent(Instant t, String file, long at, long bytes) implements Event {}
+    }
 
-        record Other() implements Event {}
+    /// A line of the results or the log that cannot be read.
+    ///
+    /// @param isHarmful it may hide a success or a request, so that continuing could send a row again
+    record BadLine(Path file, long number, boolean isHarmful) {
+        static void refuseHarmful(List<BadLine> lines) {
+            lines.stream().filter(BadLine::isHarmful).findFirst().ifPresent(line -> {
+                throw new Unusable(line + "; a row whose run it records could be sent again\nhint: restore the file "
+                        + "from a copy, or remove the line if its run does not matter");
+            });
+        }
+
+        @Override
+        public String toString() {
+            return file + ":" + number + ": unreadable line";
+        }
     }
 
     /// The lines of a file as bytes, one after another or by where they begin. What lies close together comes from one
@@ -9721,6 +9774,7 @@ final class DifyExec implements Runnable {
         private byte[] page = new byte[1 << 16];
         private long first = 0; // where in the file the page begins
         private int filled = 0, start = 0, end = -1;
+        private long number = 0;
 
         /// A file that is not there has no lines.
         Lines(Path path) throws IOException {
@@ -9731,7 +9785,13 @@ final class DifyExec implements Runnable {
         boolean next() throws IOException {
             long place = first + end + 1;
             if (!find(place)) fill(place, place);
+            number++;
             return end < filled || start < end;
+        }
+
+        /// The number of the line among those that [#next] read, from 1.
+        long number() {
+            return number;
         }
 
         /// Makes the line that begins there the present one.
@@ -9816,7 +9876,8 @@ final class DifyExec implements Runnable {
                             texts.put(name, value == JsonToken.VALUE_NULL ? null : line.getText());
                         line.skipChildren();
                     }
-                    return Optional.of(new Fields(texts)).filter(_ -> line.currentToken() == JsonToken.END_OBJECT);
+                    boolean isWhole = line.currentToken() == JsonToken.END_OBJECT && line.nextToken() == null;
+                    return isWhole ? Optional.of(new Fields(texts)) : Optional.empty();
                 } catch (IOException _) {
                     return Optional.empty();
                 }
@@ -13161,13 +13222,10 @@ final class DifyExec implements Runnable {
     enum Mode {
         AUTO, BLOCKING, STREAMING;
 
+        @JsonValue
         @Override
         public String toString() {
             return name().toLowerCase(Locale.ROOT);
-        }
-
-        static Mode of(String word) {
-            return valueOf(word.toUpperCase(Locale.ROOT));
         }
     }
 

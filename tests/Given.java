@@ -328,8 +328,8 @@ final class Given {
                     Long.MAX_VALUE, false, resendUnknown || selection.resendUnknown());
             var wanted = batch.select(asked, timeout);
             var route = batch.history().route(mode, app, server);
-            writer.began(ACCESS.name(), "My app", server, route.mode(), "mode="
-                    + mode.name().toLowerCase(Locale.ROOT) + " c=" + slots, Typed.NOTHING);
+            writer.record(Event.SessionEvent.of(batch, ACCESS.name(), "My app", server)
+                    .with(mode, route.mode(), slots, "query"));
             pace = new Pace(slots, wait, rate);
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),
                     new Limits(new Limits.Ends(maxFailures, maxTokens, maxCost), grace, timeout, settle),

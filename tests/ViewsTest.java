@@ -22,6 +22,7 @@ import module java.base;
 import module java.net.http;
 
 import static difyexec.DifyExec.*;
+import static difyexec.DifyExec.Event.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertAll;
 import static org.junit.jupiter.api.Assertions.assertEquals;
@@ -84,7 +85,7 @@ class ViewsTest {
         private int second = 0, attempts = 0;
 
         Written() {
-            event("session", 0, line -> line.put("format", 1).put("tool", "difyexec 0").put("app", "Reviews")
+            event("session", 0, line -> line.put("format", Event.FORMAT).put("tool", "difyexec 0").put("app", "Reviews")
                     .put("server", "1.14.2").put("mode", "blocking"));
         }
 
@@ -253,7 +254,7 @@ class ViewsTest {
         void leavesOutTheTimeBetweenSessions() throws IOException {
             var written = batch().success("a", "", "{}");
             written.second = 100_000;
-            written.event("session", 100_000, line -> line.put("format", 1)).success("b", "", "{}").save();
+            written.event("session", 100_000, line -> line.put("format", Event.FORMAT)).success("b", "", "{}").save();
 
             var json = JSON.readTree(call("status", "--json", "-o", path("results.jsonl")).out());
 
@@ -270,7 +271,7 @@ class ViewsTest {
             var writing = new Batch.Listener() {
                 @Override
                 public void event(Index index, Event event, long at) {
-                    if (!(event instanceof Event.End end && end.id().equals("late"))) return;
+                    if (!(event instanceof EndEvent end && end.id().equals("late"))) return;
                     try {
                         Files.writeString(folder.resolve("results.jsonl"), late, StandardOpenOption.APPEND);
                     } catch (IOException problem) {
@@ -698,7 +699,7 @@ class ViewsTest {
         @Test
         void writesOverNoCsvOfABatchThoughItIsNotNamed() throws IOException {
             var batch = mixed();
-            batch.event("session", 40, line -> line.put("format", 1).put("tool", "difyexec 0").put("app", "Reviews")
+            batch.event("session", 40, line -> line.put("format", Event.FORMAT).put("tool", "difyexec 0").put("app", "Reviews")
                     .put("options", "mode=auto c=5 -i=data.csv"));
             batch.save();
             var before = contents();
