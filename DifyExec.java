@@ -12157,7 +12157,7 @@ final class DifyExec implements Runnable {
     static final class Health {
         private static final int STREAK = 5;
         private static final Duration SILENT = Duration.ofMinutes(5), REFUSED = Duration.ofMinutes(1);
-        private static final Duration LONGEST_PAUSE = Duration.ofSeconds(5); // a server that is back is noticed soon
+        private static final Duration LONGEST_PAUSE = Duration.ofSeconds(3); // a server that is back is noticed soon
 
         private final Backoff backoff;
         private int streak = 0, refusals = 0;

@@ -279,6 +279,8 @@ final class Given {
         Long maxTokens = null;
         MaxCost maxCost = null;
         Duration wait = null, timeout = seconds(300), grace = seconds(20);
+        Workflow workflow = this;
+        Engine.Ports ports = new Engine.Ports(world.clock, world.mailbox, world);
         AppKind app = AppKind.WORKFLOW;
         String server = "1.14.2", user = null;
         boolean resendUnknown = false, rebuild = false;
@@ -334,8 +336,7 @@ final class Given {
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),
                     new Limits(new Limits.Ends(maxFailures, maxTokens, maxCost), grace, timeout, settle),
                     pace, route, new Names(user));
-            engine = new Engine(this, wanted, terms, writer, this,
-                    new Engine.Ports(world.clock, world.mailbox, world));
+            engine = new Engine(workflow, wanted, terms, writer, this, ports);
             tally = engine.tally;
             return engine.run();
         }

@@ -327,7 +327,7 @@ final class PaceTest {
             fail(5, NOON);
 
             assertFalse(health.isOpen(NOON));
-            assertFalse(health.isOpen(NOON.plusSeconds(4)));
+            assertFalse(health.isOpen(NOON.plusSeconds(2)));
         }
 
         @Test
@@ -356,14 +356,14 @@ final class PaceTest {
         }
 
         @Test
-        void probesThatFailComeLaterButNoLaterThanFiveSeconds() {
+        void probesThatFailComeLaterButNoLaterThanThreeSeconds() {
             var quick = new Health(new Backoff(seconds(1), seconds(60), 3));
             for (int time = 0; time < 6; time++) quick.failed(NOON, NOON);
             assertFalse(quick.opens().isBefore(NOON.plusSeconds(1)));
 
             for (int time = 0; time < 20; time++) quick.failed(NOON, NOON);
 
-            assertEquals(NOON.plusSeconds(5), quick.opens());
+            assertEquals(NOON.plusSeconds(3), quick.opens());
         }
 
         @Test
@@ -371,7 +371,7 @@ final class PaceTest {
             fail(5, NOON);
             for (int late = 0; late < 60; late++) health.failed(NOON.plusSeconds(1), NOON.minusSeconds(1));
 
-            assertTrue(health.isOpen(NOON.plusSeconds(10)));
+            assertTrue(health.isOpen(NOON.plusSeconds(3)));
         }
 
         @Test

@@ -28,6 +28,7 @@ final class SimulatedDify {
     private final String draft = UUID.randomUUID().toString();
     private volatile SimulatedJob.Published current;
     private volatile Simulator.Access access = Simulator.Access.OPEN;
+    private volatile Instant workerReady = Instant.MIN;
     private final List<ModePolicy> routes;
 
     SimulatedDify(Simulator.Behaviour behaviour) {
@@ -101,6 +102,16 @@ final class SimulatedDify {
     /// The worker is killed; another one takes its place, which knows nothing of the runs of the first.
     void killWorker() {
         offsets.each(SimulatedJob::killWorker);
+    }
+
+    /// API and worker are killed: whatever runs says running for ever.
+    void kill() {
+        offsets.each(SimulatedJob::kill);
+    }
+
+    /// The worker starts no run before this time.
+    void workerReadyAt(Instant time) {
+        workerReady = time;
     }
 
     void delete(String key) {
@@ -458,6 +469,8 @@ final class SimulatedDify {
 
     private void execute(SimulatedJob job, Map<String, Object> inputs) {
         try {
+            for (var now = Instant.now(); job.streaming && now.isBefore(workerReady); now = Instant.now())
+                Thread.sleep(Duration.between(now, workerReady));
             boolean isListed = job.question.isEmpty(); // the log knows no chatflow
             boolean atEnd = isListed && !worker && !job.streaming;
             job.run(inputs, () -> {

@@ -356,6 +356,11 @@ final class SimulatedJob {
         if (streaming && hasWorker() && began.isDone()) halt.complete(Halt.WORKER_KILLED);
     }
 
+    /// The process that runs it is killed, be it the API or the worker.
+    void kill() {
+        if (began.isDone()) halt.complete(Halt.WORKER_KILLED);
+    }
+
     /// As detail and log have it; nothing while it waits in the queue.
     Optional<SimulatedRun> now() {
         return Optional.ofNullable(again).or(() -> Optional.ofNullable(stored.getNow(began.getNow(null))));

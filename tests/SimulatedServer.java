@@ -10,7 +10,8 @@ final class SimulatedServer implements AutoCloseable {
     private final ServerSocket socket;
     private final SimulatedDify dify;
     private final Semaphore places;
-    private final Set<Socket> open = ConcurrentHashMap.newKeySet();
+    private final Set<Socket> open = ConcurrentHashMap.newKeySet(), idle = ConcurrentHashMap.newKeySet();
+    private volatile boolean isLeaving = false;
 
     private SimulatedServer(ServerSocket socket, int places, SimulatedDify dify) {
         this.socket = socket;
@@ -50,7 +51,11 @@ final class SimulatedServer implements AutoCloseable {
             connection.setSoTimeout((int) dify.idle().toMillis());
             var in = new BufferedInputStream(connection.getInputStream(), 1 << 13);
             var out = new BufferedOutputStream(connection.getOutputStream(), 1 << 13);
-            for (var next = SimulatedExchange.read(in, out); next.isPresent(); next = SimulatedExchange.read(in, out)) {
+            while (!isLeaving) {
+                idle.add(connection);
+                var next = SimulatedExchange.read(in, out);
+                idle.remove(connection);
+                if (next.isEmpty()) break;
                 dify.answer(next.get());
                 if (next.get().isLast()) break;
             }
@@ -58,8 +63,16 @@ final class SimulatedServer implements AutoCloseable {
             // the client has left, was idle too long, or it is the plan to drop it
         } finally {
             open.remove(connection);
+            idle.remove(connection);
             places.release();
         }
+    }
+
+    /// Takes no more requests; those that it has are answered.
+    void leave() throws IOException {
+        isLeaving = true;
+        socket.close();
+        for (var connection : idle) connection.close();
     }
 
     @Override

@@ -1,0 +1,212 @@
+///usr/bin/env jbang "$0" "$@" ; exit $?
+//JAVA 25+
+//DESCRIPTION Restarts a simulated Dify in the middle of a batch, and prints how many runs the tool allows over time.
+//SOURCES ../tests/Simulator.java
+//SOURCES ../tests/Given.java
+//DEPS org.junit.jupiter:junit-jupiter:6.1.0
+//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
+
+package difyexec;
+
+import picocli.CommandLine;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.Spec;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static difyexec.Given.seconds;
+
+/// One batch for each case: the worker is killed, the API and the worker are, or both are restarted gracefully, while
+/// the batch streams or blocks. The engine, the client and the files are the tool's own; only the server is simulated.
+@Command(name = "restart", mixinStandardHelpOptions = true, sortOptions = false, usageHelpWidth = 100,
+        description = "Restarts a simulated Dify in the middle of a batch, and prints the number of places over time. "
+                + "Exit code 1 if the rows that did not die with the server took longer than 1.5 times the ideal time "
+                + "after it was back, or if there were fewer than two places for longer than 5 s.",
+        footer = {"", "Example: benchmarks/restart --dify 1.16.0"})
+final class Restart implements Callable<Integer> {
+    /// A worker that was just started needs this long for its first run.
+    private static final Duration WARM_UP = Duration.ofSeconds(2);
+    private static final Duration BEFORE = Duration.ofSeconds(6), RUN = Duration.ofSeconds(2), FEW = Duration.ofSeconds(5);
+
+    @Option(names = "--rows", paramLabel = "N", defaultValue = "60", description = "Default: ${DEFAULT-VALUE}.")
+    int rows;
+
+    @Option(names = {"-c", "--concurrency"}, paramLabel = "N", defaultValue = "6",
+            description = "Default: ${DEFAULT-VALUE}.")
+    int places;
+
+    @Option(names = "--away", paramLabel = "SEC", defaultValue = "20",
+            description = "How long the server is away (default: ${DEFAULT-VALUE}).")
+    int away;
+
+    @Option(names = "--timeout", paramLabel = "SEC", defaultValue = "300",
+            description = "The tool's TIMEOUT: so long are dead runs waited for (default: ${DEFAULT-VALUE}).")
+    int timeout;
+
+    @Option(names = "--dify", paramLabel = "VERSION", defaultValue = "1.14.2",
+            description = SimulatedRun.VERSIONS + " (default: ${DEFAULT-VALUE}).")
+    String version;
+
+    @Option(names = "--every", paramLabel = "SEC", defaultValue = "5",
+            description = "Seconds between the columns of the table (default: ${DEFAULT-VALUE}).")
+    int every;
+
+    @Spec CommandSpec spec;
+
+    enum Kind { WORKER_KILLED, ALL_KILLED, GRACEFUL }
+
+    /// Places, and runs on their way, at a moment.
+    record Sample(Instant at, int places, int running, long done) {}
+
+    /// @param back  when the server was back
+    /// @param dead  rows whose runs died with the server
+    /// @param rest  rows that succeeded after it was back
+    /// @param ideal the rest, spread over the places that dead runs do not hold
+    record Course(Kind kind, Mode mode, List<Sample> samples, Instant back, int dead, int rest, Duration took,
+                  Duration ideal) {
+        boolean isGood() {
+            return took.compareTo(ideal.multipliedBy(3).dividedBy(2)) <= 0 && fewFor().compareTo(FEW) <= 0;
+        }
+
+        /// The longest time with fewer than two places.
+        private Duration fewFor() {
+            var longest = Duration.ZERO;
+            Instant since = null;
+            for (var sample : samples) {
+                if (sample.places() >= 2 || sample.at().isBefore(back)) since = null;
+                else if (since == null) since = sample.at();
+                else longest = Collections.max(List.of(longest, Duration.between(since, sample.at())));
+            }
+            return longest;
+        }
+
+        /// `6 (4)`, or nothing once all rows but the dead ones are done.
+        String at(Duration time) {
+            var moment = back.plus(time);
+            if (time.compareTo(took) > 0) return "";
+            return samples.stream().filter(sample -> !sample.at().isBefore(moment)).findFirst()
+                    .map(sample -> sample.places() + " (" + sample.running() + ")").orElse("");
+        }
+    }
+
+    static void main(String... args) {
+        System.exit(new CommandLine(new Restart()).execute(args));
+    }
+
+    @Override
+    public Integer call() throws Exception {
+        var courses = new ArrayList<Course>();
+        try (var pool = Executors.newCachedThreadPool()) {
+            var running = new ArrayList<Future<Course>>();
+            for (var mode : List.of(Mode.STREAMING, Mode.BLOCKING))
+                for (var kind : Kind.values()) running.add(pool.submit(() -> course(kind, mode)));
+            for (var each : running) courses.add(each.get());
+        }
+        print(courses);
+        return courses.stream().allMatch(Course::isGood) ? 0 : 1;
+    }
+
+    private Course course(Kind kind, Mode mode) throws Exception {
+        var scene = Given.Scene.of(Files.createTempDirectory("restart-"),
+                IntStream.rangeClosed(1, rows).mapToObj(String::valueOf).toArray(String[]::new));
+        scene.slots = places;
+        scene.mode = mode;
+        scene.server = version;
+        scene.timeout = seconds(timeout);
+        scene.ports = Engine.Ports.ofProcess();
+        var samples = new ArrayList<Sample>();
+        try (var server = new Server(version)) {
+            var access = new Access(server.address(), "app-test", "", Optional.empty(), Optional.empty());
+            try (var client = DifyClient.of(access, seconds(timeout), places)) {
+                scene.workflow = new Sender(client, Form.ofText(), Optional.empty());
+                scene.watched = tally -> samples.add(new Sample(Instant.now(), scene.pace.places(),
+                        tally.now.running(), tally.done()));
+                var restarting = Thread.ofVirtual().start(() -> {
+                    try {
+                        Thread.sleep(BEFORE);
+                        server.restart(kind, seconds(away));
+                    } catch (IOException | InterruptedException problem) {
+                        throw new IllegalStateException(problem);
+                    }
+                });
+                scene.play();
+                restarting.join();
+            }
+            return course(kind, mode, scene, server.back, samples);
+        }
+    }
+
+    private Course course(Kind kind, Mode mode, Given.Scene scene, Instant back, List<Sample> samples)
+            throws IOException {
+        int dead = (int) scene.tally.count(RowStatus.UNKNOWN);
+        var ends = new ArrayList<Instant>();
+        for (var id : scene.resultIds()) if (scene.end(id).isAfter(back)) ends.add(scene.end(id));
+        int free = Math.max(places - dead, (places + 1) / 2);
+        var ideal = RUN.multipliedBy(ends.size()).dividedBy(free);
+        var took = ends.isEmpty() ? Duration.ZERO : Duration.between(back, Collections.max(ends));
+        return new Course(kind, mode, samples, back, dead, ends.size(), took, ideal);
+    }
+
+    /// A simulated Dify that can be killed and started again at its address.
+    private static final class Server implements AutoCloseable {
+        private final SimulatedDify dify;
+        private SimulatedServer http;
+        volatile Instant back;
+
+        Server(String version) throws IOException {
+            var line = Simulator.commandLine();
+            line.parseArgs("--dify", version, "--latency", "1s", "--jitter", "2s", "--columns", "id");
+            this.dify = new SimulatedDify(line.<Simulator>getCommand().behaviour());
+            this.http = SimulatedServer.start(0, 0, dify);
+        }
+
+        URI address() {
+            return http.baseUrl();
+        }
+
+        void restart(Kind kind, Duration away) throws IOException, InterruptedException {
+            int port = address().getPort();
+            back = Instant.now().plus(away);
+            switch (kind) {
+                case WORKER_KILLED -> {
+                    dify.workerReadyAt(back);
+                    dify.killWorker();
+                    return;
+                }
+                case ALL_KILLED -> {
+                    http.close();
+                    dify.kill();
+                }
+                case GRACEFUL -> http.leave();
+            }
+            dify.workerReadyAt(back.plus(WARM_UP));
+            Thread.sleep(away);
+            http = SimulatedServer.start(port, 0, dify);
+        }
+
+        @Override
+        public void close() throws IOException {
+            http.close();
+        }
+    }
+
+    private void print(List<Course> courses) {
+        var out = spec.commandLine().getOut();
+        var times = IntStream.range(-1, 10).mapToObj(at -> seconds((long) at * every)).toList();
+        out.println("| Dify " + version + ", -c " + places + ", " + rows + " rows, away " + away
+                + " s: places (running) at | " + times.stream().map(time -> time.toSeconds() + " s")
+                        .collect(Collectors.joining(" | ")) + " | dead | rest | took | ideal | |");
+        out.println("|---|" + "--:|".repeat(times.size() + 4) + "---|");
+        for (var course : courses) {
+            var cells = times.stream().map(course::at).collect(Collectors.joining(" | "));
+            out.printf(Locale.ROOT, "| %s, %s | %s | %d | %d | %.1f s | %.1f s | %s |%n", course.mode(),
+                    course.kind().name().toLowerCase(Locale.ROOT).replace('_', ' '), cells, course.dead(),
+                    course.rest(), course.took().toMillis() / 1000.0, course.ideal().toMillis() / 1000.0,
+                    course.isGood() ? "ok" : "too slow");
+        }
+        out.flush();
+    }
+}
