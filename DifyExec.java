@@ -541,13 +541,13 @@ final class DifyExec implements Runnable {
     /// The shell: commands one after the other on one open batch. On a terminal [Dialogue] reads them, else [Script].
     ///
     /// ```
-    /// Dialogue or Script ──line──▶ Words ──▶ Desk's commands: the open batch, edits, last tries
+    /// Dialogue or Script ──line──▶ Words ──▶ commands of ShellSession: the open batch, edits
     ///                                             │
     ///                                             └──▶ BatchWriter.open (locked for one command) ──▶ Engine
     /// ```
     @Command(name = "shell", mixinStandardHelpOptions = true, sortOptions = false,
-            description = {"Works with the rows of a batch until they succeed: see why one failed, change it, try it, "
-                    + "keep it.",
+            description = {"Works with the rows of a batch until they succeed: see why one failed, change it, "
+                    + "retry it.",
                     "Not on a terminal, commands are read from standard input, a line each."},
             footer = {"difyexec shell --demo -i data.csv -o results.jsonl",
                     "difyexec shell -i data.csv -o results.jsonl <script.txt",
@@ -738,8 +738,7 @@ final class DifyExec implements Runnable {
             private void greet() {
                 var out = session.out();
                 out.println("difyexec " + VERSION + (session.isOpen() ? " · " + session.summary() : ""));
-                if (session.isOpen()) StatusView.openTries(session.batch(), out);
-                out.println("Start with:  " + (session.isOpen() ? "failures --by error · show ID · try ID"
+                out.println("Start with:  " + (session.isOpen() ? "failures --by error · show ID · retry ID"
                         : "open CSV JSONL · failures --by error · show ID") + "   (help; Ctrl-D leaves)");
                 out.flush();
             }
@@ -748,8 +747,6 @@ final class DifyExec implements Runnable {
                 var out = session.out();
                 if (!session.edits.byId.isEmpty()) out.println(session.edits.count()
                         + " went with the session; 'save FILE' would have written a CSV with them.");
-                if (!session.tried.isEmpty()) out.println(session.tries()
-                        + " went with the session; 'accept ID' would have kept it as the row's result.");
                 out.flush();
             }
 
@@ -820,10 +817,10 @@ final class DifyExec implements Runnable {
                 return switch (words.getFirst()) {
                     case "help" -> at == 1 ? of(session.spec.subcommands().keySet().stream().sorted(), begun) : List.of();
                     case "open", "save" -> files(begun);
-                    case "show", "accept" -> at == 1 ? ids(begun) : List.of();
+                    case "show" -> at == 1 ? ids(begun) : List.of();
                     case "retry" -> ids(begun);
                     case "unset" -> at == 1 ? ids(begun) : columns(begun, "");
-                    case "set", "try" -> at == 1 ? ids(begun)
+                    case "set" -> at == 1 ? ids(begun)
                             : begun.indexOf('=') < 0 ? columns(begun, "=") : options(begun);
                     default -> List.of();
                 };
@@ -954,7 +951,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What lies before the person at the shell: the open batch, the edits, what was tried, and the commands for them.
+    /// What lies before the person at the shell: the open batch, the edits, and the commands for them.
     /// Every command of the tool is there, too, on the open batch. Owned by the thread that runs the commands; the form
     /// alone comes from another.
     @Command(name = "dify>", sortOptions = false, synopsisSubcommandLabel = "COMMAND",
@@ -964,15 +961,13 @@ final class DifyExec implements Runnable {
                     "'help COMMAND' says more."})
     static final class ShellSession implements Runnable {
         /// Its commands as `help` lists them; picocli sorts them by name.
-        private static final List<String> ORDER = List.of("open", "failures", "show", "set", "unset", "edits", "try",
-                "accept", "run", "retry", "save", "exit", "help");
+        private static final List<String> ORDER = List.of("open", "failures", "show", "set", "unset", "edits",
+                "retry", "run", "save", "exit", "help");
         private static final int SHOWN = 50;
 
         @Spec CommandSpec spec;
 
         final Edits edits = new Edits();
-        /// Of each row the last run of a try that succeeded, until it is accepted.
-        final Map<String, Tried> tried = new TreeMap<>();
         boolean isLeft = false;
 
         private final Shell shell;
@@ -982,9 +977,6 @@ final class DifyExec implements Runnable {
 
         /// The form as far as it could be had; `note` says why not, or is empty.
         record KnownForm(Form form, String note) {}
-
-        /// A run of a try that succeeded, and when it did.
-        record Tried(Attempt attempt, Response.Ran ran, Instant at) {}
 
         ShellSession(Shell shell) {
             this.shell = shell;
@@ -1070,7 +1062,6 @@ final class DifyExec implements Runnable {
                 @Option(names = "--force", description = "Drop the edits of the batch before.") boolean force) {
             open(Optional.of(input), output, force);
             out().println(summary());
-            StatusView.openTries(batch(), err());
         }
 
         @Command(name = "failures", description = "Lists the rows that failed, are paused or unknown.")
@@ -1113,7 +1104,7 @@ final class DifyExec implements Runnable {
         }
 
         @Command(name = "set", description = {"Changes inputs of a row, in this session only.",
-                "They are held against the workflow's form at once; try, retry and run use them, save writes them."})
+                "They are checked against the workflow's form at once; retry and run use them, save writes them."})
         void set(@Parameters(paramLabel = "ID", description = "The row.") String id,
                 @Parameters(arity = "1..*", paramLabel = "COLUMN=VALUE", description = "Its new cells.")
                 List<String> words) throws Exception {
@@ -1154,34 +1145,6 @@ final class DifyExec implements Runnable {
             });
         }
 
-        @Command(name = "try", description = {"Runs a row once, as it is edited, and shows the run as it goes.",
-                "No result is written: 'accept' does that. Ctrl-C stops the run on the server."})
-        int tryRow(@Parameters(paramLabel = "ID", description = "The row.") String id,
-                @Parameters(arity = "0..*", paramLabel = "COLUMN=VALUE", description = "For this try only.")
-                List<String> words,
-                @Option(names = "--force",
-                        description = "Also a row with a run, or a try, whose end is not known yet.") boolean force)
-                throws Exception {
-            return RunView.run(this, entry(id), cells(words == null ? List.of() : words), force);
-        }
-
-        @Command(name = "accept", description = "Writes the last successful try of a row as its result.")
-        void accept(@Parameters(paramLabel = "ID", description = "The row.") String id,
-                @Option(names = "--force", description = "Also over a success.") boolean force) throws IOException {
-            var row = row(id);
-            var success = tried.get(row.id());
-            if (success == null) throw new Unusable("row " + Text.id(row.id())
-                    + " has no successful try in this session: 'try " + Text.shell(Text.id(row.id())) + "' first");
-            boolean isSaved = success.attempt().cells().equals(row.hash()); // the cells that ran are in the CSV by now
-            var attempt = isSaved ? success.attempt().of(row) : success.attempt();
-            try (var writer = BatchWriter.open(files(), csv(), false, false, Optional.empty())) {
-                writer.accept(attempt, success.ran(), success.at(), force);
-            }
-            tried.remove(row.id());
-            out().println("Accepted: " + success.ran().ref().name() + " is the result of row "
-                    + Text.id(row.id()) + (attempt.row().isEdited() ? ", edited." : "."));
-        }
-
         @Command(name = "save", description = "Writes the whole CSV with the edits.")
         void save(@Parameters(paramLabel = "CSV", description = "The file to write.") Path file,
                 @Option(names = "--force",
@@ -1204,24 +1167,18 @@ final class DifyExec implements Runnable {
 
         @Command(name = "run", sortOptions = false,
                 description = "Runs every row that has no success yet, as it is edited.")
-        int runRows(@Mixin Work work,
-                @Option(names = "--force", description = "Also rows with a try that 'accept' would take.")
-                boolean force) throws Exception {
-            if (!force && isOpen(work.input.csv)) {
-                var ids = work.rows.ids.stream().map(String::strip).toList();
-                for (var id : untaken()) if (ids.isEmpty() || ids.contains(id)) throw triedAlready(id);
-            }
+        int runRows(@Mixin Work work) throws Exception {
             return work.start(Batch.Selection.PENDING);
         }
 
-        @Command(name = "retry", sortOptions = false, description = "Runs rows again, as they are edited.")
+        @Command(name = "retry", sortOptions = false, description = {"Runs rows again, as they are edited.",
+                "The run of a single row is shown as it happens. Ctrl-C stops it on the server."})
         int retryRows(@Mixin Work work,
                 @Parameters(paramLabel = "ID", arity = "0..*", description = "Ids to run, or 'all' that failed.")
                 List<String> typed,
                 @Option(names = "--by-error", paramLabel = "TEXT", description = "Those whose cause contains it.")
                 String cause,
-                @Option(names = "--force",
-                        description = "Also ids that have a success, or a try that 'accept' would take.")
+                @Option(names = "--force", description = "Also run ids that have already succeeded.")
                 boolean force) throws Exception {
             var ids = typed == null ? List.<String>of() : typed;
             var results = Stream.of(work.output, files().results()).map(Path::toAbsolutePath).map(Path::normalize);
@@ -1229,48 +1186,35 @@ final class DifyExec implements Runnable {
                     + "\nhint: 'open CSV JSONL' opens another one");
             if (ids.isEmpty() == (cause == null)) throw new Unusable("name ids, or 'all', or --by-error TEXT");
             if (cause == null && !ids.equals(List.of("all"))) {
-                for (var id : ids) {
-                    entry(id);
-                    if (!force && tried.containsKey(id.strip())) throw triedAlready(id);
-                }
-                return work.start(Batch.Selection.named(ids.stream().map(String::strip).toList(), force));
+                ids.forEach(this::entry);
+                var named = ids.stream().map(String::strip).distinct().toList();
+                work.view = view(named);
+                return work.start(Batch.Selection.named(named, force));
             }
-            work.rows.ids = failures(cause == null ? "" : cause).stream().map(batch().index()::id)
-                    .filter(id -> force || !tried.containsKey(id)).toList();
+            work.rows.ids = failures(cause == null ? "" : cause).stream().map(batch().index()::id).toList();
+            work.view = view(work.rows.ids);
             if (!work.rows.ids.isEmpty()) return work.start(Batch.Selection.LISTED);
             err().println("Nothing to do: no such row is open.");
             return Exit.OK.code;
         }
 
-        /// What keeps a row from being paid for again.
-        private static Unusable triedAlready(String id) {
-            return new Unusable("row " + Text.id(id) + " was tried with success"
-                    + "\nhint: 'accept " + Text.shell(Text.id(id))
-                    + "' takes that result; --force runs (and pays) it again");
+        private Optional<Work.LiveView> view(List<String> ids) {
+            return ids.size() == 1 ? Optional.of(new RunView(out())) : Optional.empty();
         }
 
-        /// Opens a batch in place of the one before. Edits and tries stay with their CSV; with another one they would
-        /// be lost (and a try was paid for), so that takes `force`.
+        /// Opens a batch in place of the one before. Edits stay with their CSV; with another one they would be lost, so
+        /// that takes `force`.
         void open(Optional<Path> input, Path output, boolean force) {
             boolean same = input.isPresent() && isOpen(input.get());
-            if (!same && !force) refuseLoss();
+            if (!same && !force && !edits.byId.isEmpty()) throw new Unusable(edits.count()
+                    + " not in any CSV yet: 'save FILE' writes a CSV with them, 'open --force' drops them");
             var now = stampsOf(input.stream());
             var csv = input.map(this::opened);
             read(BatchFiles.of(output), csv);
             csvStamps = now;
             form = null;
             if (same) edits.rebase(batch);
-            else {
-                edits.byId.clear();
-                tried.clear();
-            }
-        }
-
-        private void refuseLoss() {
-            if (!edits.byId.isEmpty()) throw new Unusable(edits.count()
-                    + " not in any CSV yet: 'save FILE' writes a CSV with them, 'open --force' drops them");
-            if (!tried.isEmpty()) throw new Unusable(tries()
-                    + " not accepted yet: 'accept ID' keeps one, 'open --force' drops them");
+            else edits.byId.clear();
         }
 
         private Csv opened(Path input) {
@@ -1426,20 +1370,6 @@ final class DifyExec implements Runnable {
                     .collect(joining("; ")));
         }
 
-        /// `1 successful try of r-2`
-        String tries() {
-            return Text.count(tried.size(), "successful try", "successful tries") + " of "
-                    + Text.text(String.join(", ", tried.keySet()), 200);
-        }
-
-        /// Rows without a success whose last try succeeded: paid for, and not accepted yet.
-        List<String> untaken() {
-            if (tried.isEmpty()) return List.of();
-            var index = batch().index();
-            return tried.keySet().stream()
-                    .filter(id -> index.find(id) >= 0 && !index.status(index.find(id)).isSuccess()).toList();
-        }
-
         /// Rows whose cause of failure, or id, contains a text, in any case.
         List<Integer> failures(String text) {
             var batch = batch();
@@ -1563,12 +1493,11 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// One `try`: a row goes through the engine once, and nothing but the log is written. On the screen stand each node
-    /// with its times as they come, text as it comes, then the outcome.
-    static final class RunView implements Watcher {
+    /// A retry of one row: each node with its times as it comes, text as it comes, then the outcome.
+    static final class RunView implements Work.LiveView {
         private final PrintWriter out;
         private final long began = System.nanoTime();
-        private Optional<ShellSession.Tried> last = Optional.empty();
+        private Optional<Response.Ran> last = Optional.empty();
         private Optional<Outcome> outcome = Optional.empty();
         private boolean inText = false;
 
@@ -1576,42 +1505,9 @@ final class DifyExec implements Runnable {
             this.out = out;
         }
 
-        /// @param cells in place of the row's, for this try only
-        static int run(ShellSession session, int entry, Map<String, String> cells, boolean force) throws Exception {
-            var id = session.batch().index().id(entry);
-            var csv = session.csv().with(row -> row.id().equals(id) ? session.edits.apply(row).with(cells) : row);
-            try (var dify = session.connect(csv, session.err());
-                 var writer = BatchWriter.open(session.files(), csv, false, false, Optional.empty())) {
-                if (writer.batch().isUnresolved(entry) && !force) throw new Unusable("the end of an earlier run of row "
-                        + Text.id(id) + " is not known\nhint: 'run --ids " + Text.shell(Text.id(id))
-                        + "' looks it up first; --force tries the row all the same");
-                var server = dify.greet(writer.batch(), "");
-                var form = dify.form(server, csv, csv.file.path);
-                var wanted = writer.batch().forTry(entry, dify.setup().dify.timeout, force);
-                form.faults(csv.columns()).stream().findFirst().ifPresent(fault -> {
-                    throw new Unusable(csv.file.path + ": " + fault + "\nhint: a column is added in the CSV, an "
-                            + "option is given to 'shell' as it begins");
-                });
-                ShellSession.check(form, wanted.all().next(), csv.columns());
-                var view = new RunView(session.out());
-                var engine = view.engine(dify, server, form, wanted, writer);
-                var stop = engine.runToLastWords();
-                if (engine.tally.succeeded() == 1) // paid for, also when Ctrl-C came with its end
-                    view.last.ifPresent(tried -> session.tried.put(id, tried));
-                if (engine.tally.harvested > 0 && !wanted.lookUps().isEmpty())
-                    view.out.println("The run of an earlier try was looked up; no new one was started.");
-                return view.conclude(id, stop);
-            }
-        }
-
-        private Engine engine(Connection dify, ServerInfo server, Form form, Batch.Wanted wanted, BatchWriter writer) {
-            var batch = writer.batch();
-            var mode = dify.setup().dify.mode == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
-            var typed = Typed.ofInput(batch.csv().orElseThrow().file.path).and(dify.setup().next().typed())
-                    .and(batch.history().typed(batch.files().results()));
-            var order = new Connection.Order(mode, Limits.Ends.NONE, Duration.ZERO, new Pace(1, null, null),
-                    Optional.empty(), "try c=1", typed);
-            return dify.engine(server, form, wanted, writer, this, order);
+        @Override
+        public boolean isLive() {
+            return true;
         }
 
         @Override
@@ -1650,7 +1546,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public void ran(Attempt attempt, Response.Ran ran, Instant at) {
-            last = Optional.of(new ShellSession.Tried(attempt, ran, at));
+            last = Optional.of(ran);
         }
 
         @Override
@@ -1672,26 +1568,25 @@ final class DifyExec implements Runnable {
             inText = false;
         }
 
-        /// How it went, and the next command to type. Returns the exit code.
-        private int conclude(String id, Optional<Stop> stop) {
-            if (stop.isPresent() || outcome.isEmpty()) {
-                if (stop.filter(reason -> reason.exit() == Exit.INTERRUPTED).isPresent()) out.println(); // after ^C
-                out.println(stop.map(Stop::told).orElse("Stopped: no outcome."));
-            }
-            int code = outcome.map(end -> told(end, id)).orElse(Exit.STOPPED.code);
-            return stop.map(reason -> reason.exit().code).orElse(code);
+        @Override
+        public int conclude(Optional<Stop> stop, Tally tally) {
+            stop.ifPresent(reason -> {
+                if (reason.exit() == Exit.INTERRUPTED) out.println(); // after ^C
+                out.println(reason.told());
+            });
+            outcome.ifPresent(this::print);
+            if (tally.harvested > 0 && tally.succeeded() > 0)
+                out.println("The result was recovered without running the row again.");
+            var exit = tally.succeeded() > 0 ? Exit.OK : Exit.ROWS_FAILED;
+            return stop.map(Stop::exit).orElse(exit).code;
         }
 
-        private int told(Outcome outcome, String id) {
-            var ran = last.map(ShellSession.Tried::ran);
+        private void print(Outcome outcome) {
             var word = outcome.status().word();
             out.println(word.substring(0, 1).toUpperCase(Locale.ROOT) + word.substring(1)
-                    + ran.map(RunView::used).orElse("")
+                    + last.map(RunView::used).orElse("")
                     + (outcome.text().isEmpty() ? "" : ": " + Text.text(outcome.text(), 500)));
-            if (!outcome.status().isSuccess()) return Exit.ROWS_FAILED.code;
-            ran.ifPresent(run -> RowView.print(run.outputs(), false, out));
-            out.println("'accept " + Text.shell(Text.id(id)) + "' keeps this as the row's result.");
-            return Exit.OK.code;
+            if (outcome.status().isSuccess()) last.ifPresent(run -> RowView.print(run.outputs(), false, out));
         }
 
         /// ` in 1.25 s, 12 tokens, 0.0001 USD, run 3f2a`
@@ -1722,10 +1617,6 @@ final class DifyExec implements Runnable {
                 out.println("Outputs" + (ending.edited() ? " (of edited inputs)" : ""));
                 print(ending.tree(), full, out);
             }
-            if (session.tried.containsKey(id())) {
-                out.println("Outputs of the last try, not accepted");
-                print(session.tried.get(id()).ran().outputs(), full, out);
-            }
         }
 
         private String id() {
@@ -1745,7 +1636,7 @@ final class DifyExec implements Runnable {
 
         private void attempt(LineOffsets.Endings.Trace trace) {
             out.println("  " + Times.local(trace.attempt.t()) + "  " + trace.attempt.mode()
-                    + (trace.attempt.csv().isEmpty() ? "" : ", edited")
+                    + (trace.attempt.edited() ? ", edited" : "")
                     + (trace.ends.isEmpty() ? "  no end known" + run(trace.run) : ""));
             for (var end : trace.ends) out.println("    " + Text.text(end.outcome().replace('_', ' '), 40)
                     + (end.http() == 0 ? "" : ", HTTP " + end.http())
@@ -1768,9 +1659,7 @@ final class DifyExec implements Runnable {
             print(part, full, out);
         }
 
-        /// Those of the last try, else the row's.
         private JsonNode outputs() throws IOException {
-            if (session.tried.containsKey(id())) return Json.MAPPER.readTree(session.tried.get(id()).ran().outputs());
             if (session.batch().index().status(entry).isSuccess()) return endings.of(entry).tree();
             throw new Unusable("row " + Text.id(id()) + " has no outputs yet");
         }
@@ -2058,6 +1947,15 @@ final class DifyExec implements Runnable {
         @ArgGroup(validate = false, order = 4, heading = "%nPace:%n") PaceOptions pace = new PaceOptions();
         @ArgGroup(validate = false, order = 6, heading = "%nOutput:%n") OutputOptions out = new OutputOptions();
 
+        /// Instead of the progress line.
+        Optional<LiveView> view = Optional.empty();
+
+        /// Shows the run of a single row as it happens.
+        interface LiveView extends Watcher {
+            /// Shows the outcome and returns the exit code.
+            int conclude(Optional<Stop> stop, Tally tally);
+        }
+
         /// Checks what can be checked without the server, opens the batch, asks the server once, and runs.
         int start(Batch.Selection selection) throws Exception {
             setup.check(demo.version);
@@ -2070,7 +1968,7 @@ final class DifyExec implements Runnable {
                 var csv = setup.open(source, input.csv);
                 out.makeFolder();
                 try (var dify = setup.connect(demo.version, csv.columns(), pace.concurrency(), setup.err())) {
-                    if (dify.demo().isPresent()) dify.err().println("Demo: using a simulated Dify "
+                    if (dify.demo().isPresent() && view.isEmpty()) dify.err().println("Demo: using a simulated Dify "
                             + Demo.VERSION + " in this process; nothing leaves this machine, nothing is spent.");
                     try (var writer = BatchWriter.open(files, csv, out.noBom, rows.rebuild,
                             rows.fresh ? Optional.of(dify.err()) : Optional.empty())) {
@@ -2097,6 +1995,11 @@ final class DifyExec implements Runnable {
                 var server = dify.greet(batch, "\n" + Text.count(wanted.rows(), "row stays", "rows stay")
                         + " pending; nothing was sent.");
                 var form = checked(wanted, server);
+                if (work.view.isPresent()) {
+                    var view = work.view.get();
+                    var engine = dify.engine(server, form, wanted, writer, view, order());
+                    return view.conclude(engine.runToLastWords(), engine.tally);
+                }
                 try (var progress = new Progress(dify.err(), work.out.progress)) {
                     var engine = dify.engine(server, form, wanted, writer, progress, order());
                     var stop = engine.runToLastWords();
@@ -2134,8 +2037,11 @@ final class DifyExec implements Runnable {
 
             private Connection.Order order() {
                 var pace = work.pace;
+                boolean isWatched = work.view.isPresent(); // Ctrl-C then means this run, at once
+                var mode = isWatched && this.mode == Mode.AUTO ? Mode.STREAMING : this.mode;
                 return new Connection.Order(mode, new Limits.Ends(pace.maxFailures, pace.maxTokens, pace.maxCost),
-                        work.setup.retrying.grace, new Pace(pace.concurrency(), pace.wait, pace.rate),
+                        isWatched ? Duration.ZERO : work.setup.retrying.grace,
+                        new Pace(pace.concurrency(), pace.wait, pace.rate),
                         Optional.ofNullable(work.out.saveFiles), "mode=" + mode + " c=" + pace.concurrency(),
                         work.setup.next().typed());
             }
@@ -3056,7 +2962,6 @@ final class DifyExec implements Runnable {
             foreign(index, entry -> index.status(entry).isSuccess() || history.attempts(entry) > 0)
                     .ifPresent(note -> err.println(note + "; the results stay."));
             if (!rerun) changed(batch, "; --rerun-changed runs %s again.").ifPresent(err::println);
-            openTries(batch, err);
         }
 
         /// `2 ids of .retry are not in the CSV: nobody, no one`
@@ -3064,14 +2969,6 @@ final class DifyExec implements Runnable {
             if (!ids.isEmpty()) err.println((ids.size() == 1 ? "1 id of .retry is not in the CSV: "
                     : ids.size() + " ids of .retry are not in the CSV: ")
                     + Text.first(5, ids.stream().map(Text::id)));
-        }
-
-        /// A try that a crash cut off is found here again.
-        static void openTries(Batch batch, PrintWriter err) {
-            for (var known : batch.history().openTries()) err.println("The end of a try of row " + Text.id(known.id())
-                    + ", begun " + Times.local(known.at()) + ", is not known"
-                    + known.run().map(run -> " (run " + Text.id(run.id()) + ")").orElse("")
-                    + "; in the shell, 'try " + Text.shell(Text.id(known.id())) + "' looks it up.");
         }
 
         /// The rows that stand at one place, and how many they are of all: 0 to 1.
@@ -4087,8 +3984,7 @@ final class DifyExec implements Runnable {
                         batch.offsets().millis(entry) / 1000.0, ending.tokens(),
                         ending.price().isEmpty() ? "" : ending.price() + " " + ending.currency(), ending.run(),
                         values(inputs), values(ending.outputs()),
-                        endings.traces(entry).stream().filter(trace -> !trace.attempt.isOfTry())
-                                .map(trace -> attempt(trace, ending.run())).toList()));
+                        endings.traces(entry).stream().map(trace -> attempt(trace, ending.run())).toList()));
                 if (ending.edited()) row.add(true);
                 return row;
             }
@@ -5151,8 +5047,7 @@ final class DifyExec implements Runnable {
                 return workflow.run(attempt, heard -> {
                     if (!(heard instanceof Heard.Quiet)) begun.lastEvent = clock.instant();
                     // what the runs of all rows say would be too much
-                    if (attempt.kind() == Attempt.Kind.TRY
-                            || !(heard instanceof Heard.Said || heard instanceof Heard.OtherEvent))
+                    if (watcher.isLive() || !(heard instanceof Heard.Said || heard instanceof Heard.OtherEvent))
                         ports.mailbox().add(() -> heard(attempt, heard));
                 });
             } catch (OutOfMemoryError _) {
@@ -5411,7 +5306,7 @@ final class DifyExec implements Runnable {
             var ended = now.minus(files.took());
             var took = attempt.took(seen, ended);
             files.missing().forEach((file, why) -> missing(attempt, file, why));
-            if (seen instanceof Response.Ran ran && outcome.status().isSuccess() && attempt.kind() == Attempt.Kind.ROW)
+            if (seen instanceof Response.Ran ran && outcome.status().isSuccess())
                 batch.result(new Results.Success(attempt, ran, ended, files.saved()));
             batch.settled(attempt, outcome, now, seen, took, () -> {
                 tally.ended(attempt, outcome, took, now);
@@ -5571,7 +5466,6 @@ final class DifyExec implements Runnable {
         final Schedule<Unresolved> lookUps = new Schedule<>(Unresolved::due, Comparator.comparing(unresolved -> unresolved.attempt().at()));
         final Schedule<Waiting> waiting = new Schedule<>(Waiting::due, (_, _) -> 0);
         private final Iterator<Row> fresh;
-        private final Attempt.Kind kind;
         private final Duration firstLook;
         private final Map<Integer, Instant> cutRuns = new HashMap<>();
         /// Attempts of which no run is known though one may turn up, by row. What is known when a row is sent again is
@@ -5582,10 +5476,9 @@ final class DifyExec implements Runnable {
         private Optional<Stop> stop = Optional.empty();
 
         /// A row that may start now or later.
-        record Waiting(Row row, Attempt.Tries tries, Instant due, Attempt.Kind kind) {
+        record Waiting(Row row, Attempt.Tries tries, Instant due) {
             Attempt attempt(Attempt.Names.Name name, Mode mode, Instant now) {
-                return new Attempt(name.sequence(), row, tries, name.user(), mode, row.hash(), now, kind,
-                        row.original());
+                return new Attempt(name.sequence(), row, tries, name.user(), mode, row.hash(), now);
             }
         }
 
@@ -5614,7 +5507,6 @@ final class DifyExec implements Runnable {
         /// @param now       when the call begins: what earlier ones left was sent before, whatever the clock did since
         Agenda(Batch.Wanted wanted, Duration firstLook, Instant now) {
             this.fresh = wanted.iterator();
-            this.kind = wanted.kind();
             this.firstLook = firstLook;
             var history = wanted.batch().history();
             history.resent(false).forEach(attempt -> {
@@ -5652,7 +5544,7 @@ final class DifyExec implements Runnable {
         }
 
         void ready(Row row, Attempt.Tries tries, Instant due) {
-            waiting.add(new Waiting(row, tries, due, kind));
+            waiting.add(new Waiting(row, tries, due));
         }
 
         /// An attempt is in doubt from now on. Its request may have been sent as late as this: it was recorded before,
@@ -5847,13 +5739,17 @@ final class DifyExec implements Runnable {
         /// Some time has passed.
         default void watch(Tally tally) {}
 
-        /// The run of a try goes on: its nodes and its text.
+        /// It wants to hear of nodes and text as they come.
+        default boolean isLive() {
+            return false;
+        }
+
         default void heard(Heard.Said said) {}
 
         /// A run has come to an end, by its own answer or by a look; what the end means is not said yet.
         default void ran(Attempt attempt, Response.Ran ran, Instant at) {}
 
-        /// A row, or a try of it, has its outcome.
+        /// A row has its outcome.
         default void ended(Outcome outcome) {}
 
         void say(String sentence);
@@ -7470,9 +7366,9 @@ final class DifyExec implements Runnable {
             if (!asked.force()) rows.andNot(set(rows.stream().filter(entry -> index.status(entry).isSuccess()
                     && !(asked.rerunChanged() && history.changed.get(entry)))));
             rows.stream().skip(asked.limit()).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
-            var lookUps = lookUps(rows, timeout, asked.force());
+            var lookUps = lookUps(rows, timeout);
             lookUps.forEach(unresolved -> rows.clear(unresolved.attempt().row().index()));
-            var wanted = new Wanted(this, Attempt.Kind.ROW, rows, lookUps, asked.resendUnknown());
+            var wanted = new Wanted(this, rows, lookUps, asked.resendUnknown());
             history.merge.ifPresent(merge -> Shards.refuseUnmerged(files, merge, index, wanted.entries()));
             return wanted;
         }
@@ -7518,29 +7414,14 @@ final class DifyExec implements Runnable {
                     : "; the nearest: " + near.stream().map(Text::id).collect(joining(", "))));
         }
 
-        /// @param force a row whose try succeeded is paid again
-        private List<Unresolved.NoEnd> lookUps(BitSet rows, Duration timeout, boolean force) {
-            var unresolvedByRow = history.unresolvedByRow(!force);
+        private List<Unresolved.NoEnd> lookUps(BitSet rows, Duration timeout) {
+            var unresolvedByRow = history.unresolvedByRow();
             unresolvedByRow.keySet().removeIf(entry -> !rows.get(entry));
             if (unresolvedByRow.isEmpty()) return List.of();
             var lookUps = new ArrayList<Unresolved.NoEnd>();
             rows(unresolvedByRow::containsKey).forEachRemaining(row -> lookUps.add(
-                    history.unresolved(unresolvedByRow.get(row.index()), row, Attempt.Kind.ROW, timeout)));
+                    history.unresolved(unresolvedByRow.get(row.index()), row, timeout)));
             return lookUps;
-        }
-
-        /// The one row of a try: to start, or with the run of an earlier try to look up first, unless by `force`.
-        Wanted forTry(int entry, Duration timeout, boolean force) {
-            var rows = set(IntStream.of(entry));
-            var lookUps = force ? List.<Unresolved.NoEnd>of()
-                    : history.triedBefore(rows(rows).next(), timeout).stream().toList();
-            if (!lookUps.isEmpty()) rows.clear();
-            return new Wanted(this, Attempt.Kind.TRY, rows, lookUps, false);
-        }
-
-        /// Whether a run of the row may be going on, or its end is not known.
-        boolean isUnresolved(int entry) {
-            return history.unresolvedByRow(false).containsKey(entry);
         }
 
         /// A batch belongs to one app of one server: elsewhere its runs cannot be looked up, and would be paid again.
@@ -7579,7 +7460,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The rows that one call asks for: those to start, and those whose earlier run is looked up first.
-        record Wanted(Batch batch, Attempt.Kind kind, BitSet fresh, List<Unresolved.NoEnd> lookUps, boolean resendUnknown) {
+        record Wanted(Batch batch, BitSet fresh, List<Unresolved.NoEnd> lookUps, boolean resendUnknown) {
             Iterator<Row> iterator() {
                 return batch.rows(fresh);
             }
@@ -7714,35 +7595,9 @@ final class DifyExec implements Runnable {
             var status = outcome.status();
             record(EndEvent.of(attempt, now, status.word(), seen, outcome.text(), Text.cause(outcome.text()),
                     took));
-            if (attempt.kind() == Attempt.Kind.TRY) {
-                then.run();
-                return;
-            }
             retryListDue = true;
             if (status.isSuccess()) results.onceWritten(() -> batch.index().setStatus(attempt.row().index(), status));
             (status.isSuccess() ? results : log).onceWritten(then);
-        }
-
-        /// Puts the run of a try in as the row's result; it was paid for when it was tried.
-        ///
-        /// @param at when it succeeded
-        void accept(Attempt tried, Response.Ran ran, Instant at, boolean force) {
-            var row = tried.row();
-            var index = batch.index();
-            int entry = batch.known(row.id(), "");
-            if (index.cells(entry) != row.inCsv()) throw new Unusable("row " + Text.id(row.id())
-                    + " was changed in the CSV since its try\nhint: try it again");
-            if (index.status(entry).isSuccess() && !force) throw new Unusable("row " + Text.id(row.id())
-                    + " has a success already\nhint: --force puts this result in its place");
-            var now = Instant.now();
-            var began = now.minusMillis((long) (ran.usage().seconds() * 1000));
-            var attempt = new Attempt(0, new Row(entry, row.line(), row.id(), row.inputs(), row.cells(), row.inCsv()),
-                    Attempt.Tries.NONE, tried.user(), tried.mode(), tried.cells(), began);
-            result(new Results.Success(attempt, ran, at, List.of()));
-            var free = new Response.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE);
-            settled(attempt, ran.status() == Response.RunStatus.PARTIAL ? Outcome.PARTIAL : Outcome.SUCCEEDED, now, free,
-                    attempt.took(ran, now), () -> {});
-            finishOrRefuse();
         }
 
         /// Writes what waits: results before the log, so that an `end` on disk always has its result on disk.
@@ -7808,10 +7663,6 @@ final class DifyExec implements Runnable {
     /// What the log tells, event by event: those of earlier calls as they are read, those of this one once they are on
     /// disk. An attempt stays here until nothing is left to learn of it.
     static final class History {
-        /// What was paid for comes before what may have been.
-        private static final Comparator<Sent> FIRST_ASKED = Comparator
-                .comparing((Sent one) -> one.state() == State.PAID_TRY).thenComparing(Sent::state);
-
         private final Index index;
         private final Map<String, List<Sent>> sent = new LinkedHashMap<>();
         private final Set<String> stopped = new HashSet<>(); // tasks
@@ -7833,8 +7684,6 @@ final class DifyExec implements Runnable {
         /// What is left to learn of an attempt. What a row waits for is told by the state that stands last here.
         enum State {
             RESENT, // its row was sent again while no run of it was known: one may turn up
-            OPEN_TRY, // a try without an end
-            PAID_TRY, // the last try that succeeded
             LOST, // a success that is not among the results
             UNSETTLED, // paused or unknown
             NOT_STARTED, // nothing of it has turned up
@@ -7842,10 +7691,6 @@ final class DifyExec implements Runnable {
 
             boolean isUnresolved() {
                 return compareTo(LOST) >= 0;
-            }
-
-            boolean isTry() {
-                return this == OPEN_TRY || this == PAID_TRY;
             }
         }
 
@@ -7860,7 +7705,7 @@ final class DifyExec implements Runnable {
             /// Of an attempt that is not there (any more), as far as its end tells.
             static Sent of(EndEvent end) {
                 var event = new AttemptEvent(end.t(), end.id(), end.n(), end.user(), Mode.BLOCKING, end.cells(),
-                        Attempt.Kind.ROW.word(), end.csv());
+                        end.edited());
                 return of(event, "", State.OPEN);
             }
 
@@ -7888,18 +7733,18 @@ final class DifyExec implements Runnable {
             }
 
             boolean isOpen(String user) {
-                return (state == State.OPEN || state == State.OPEN_TRY) && isOf(user);
+                return state == State.OPEN && isOf(user);
             }
 
-            Attempt attempt(Row row, Attempt.Kind kind) {
-                return new Attempt(0, row, new Attempt.Tries(0, 0, event.n()), event.user(), event.mode(), event.cells(), at(),
-                        kind, event.csv());
+            /// What was edited then may be in the CSV by now.
+            Attempt attempt(Row row) {
+                boolean isEdited = event.edited() && (row.isEdited() || !event.cells().equals(row.hash()));
+                return new Attempt(0, row, new Attempt.Tries(0, 0, event.n()), event.user(), event.mode(),
+                        event.cells(), at(), isEdited);
             }
 
-            /// Neither what was sent nor the CSV's row of that time is what the CSV has now.
             boolean isOfOther(long now) {
-                return !event.cells().isEmpty() && Cells.number(event.cells()) != now
-                        && (event.csv().isEmpty() || Cells.number(event.csv()) != now);
+                return !event.edited() && !event.cells().isEmpty() && Cells.number(event.cells()) != now;
             }
         }
 
@@ -7926,11 +7771,7 @@ final class DifyExec implements Runnable {
             switch (event) {
                 case SessionEvent began -> session(began);
                 case MergeEvent merged -> merge = Optional.of(merged);
-                case AttemptEvent attempt when Attempt.Kind.TRY.word().equals(attempt.kind()) -> {
-                    seen(attempt.t());
-                    add(Sent.of(attempt, server(), State.OPEN_TRY));
-                }
-                case AttemptEvent attempt when Attempt.Kind.ROW.word().equals(attempt.kind()) -> attempt(attempt);
+                case AttemptEvent attempt -> attempt(attempt);
                 case RunEvent run -> sent.computeIfPresent(run.id(), (_, row) -> {
                     row.replaceAll(one -> one.isOpen(run.user()) ? one.with(run.run(), run.task()) : one);
                     return row;
@@ -7938,15 +7779,13 @@ final class DifyExec implements Runnable {
                 case EndEvent end -> {
                     seen(end.t());
                     spent.add(end.tokens(), end.price(), end.currency());
-                    if (end.isOfTry()) tryEnded(end);
-                    else end(end);
+                    end(end);
                 }
                 case LateEvent found -> late(found);
                 case StopEvent stop when stop.isOfInterrupt() -> stopped.add(stop.task());
                 case MissingEvent missing -> missingByAttempt.computeIfAbsent(missing.id() + "\0" + missing.user(),
                         _ -> new HashSet<>()).add(missing.file());
-                case AttemptEvent _, UploadEvent _, LookEvent _, HarvestEvent _, StopEvent _, ThrottleEvent _,
-                        TornEvent _ -> {}
+                case UploadEvent _, LookEvent _, HarvestEvent _, StopEvent _, ThrottleEvent _, TornEvent _ -> {}
             }
         }
 
@@ -7998,23 +7837,9 @@ final class DifyExec implements Runnable {
                     .ifPresent(one -> add(one.with(found.run(), "")));
         }
 
-        /// A try costs what it costs, but says nothing of its row. One whose end is not known stays open until a later
-        /// one of the row has ended.
-        private void tryEnded(EndEvent end) {
-            var status = RowStatus.of(end.outcome().substring(EndEvent.OF_TRY.length()));
-            if (status.filter(word -> word == RowStatus.UNKNOWN || word == RowStatus.PAUSED).isPresent()) return;
-            var known = remove(end.id(), one -> one.state() == State.OPEN_TRY && one.isOf(end.user()));
-            remove(end.id(), one -> one.state() == State.OPEN_TRY);
-            if (known.isEmpty() || status.filter(RowStatus::isSuccess).isEmpty()) return;
-            remove(end.id(), one -> one.state() == State.PAID_TRY);
-            add(known.get().with(end.run(), "").as(State.PAID_TRY));
-        }
-
         /// An attempt that says how its run ended leaves no doubt; *unknown*, *paused*, *not_started* and *resent* do.
-        /// A try without an end that was taken as the row's run is done with, too.
         private void end(EndEvent end) {
-            var known = remove(end.id(), one -> one.isOf(end.user()) && one.state() != State.PAID_TRY)
-                    .map(one -> one.state().isTry() ? one.as(State.OPEN) : one).orElseGet(() -> Sent.of(end))
+            var known = remove(end.id(), one -> one.isOf(end.user())).orElseGet(() -> Sent.of(end))
                     .with(end.run(), "");
             remove(end.id(), one -> one.state() == State.UNSETTLED);
             if (List.of("not_started", "resent").contains(end.outcome())) add(known.as(State.NOT_STARTED));
@@ -8064,7 +7889,7 @@ final class DifyExec implements Runnable {
             return causes.getOrDefault(entry, "listed in .retry");
         }
 
-        /// How often a row was sent, tries apart.
+        /// How often a row was sent.
         long attempts(int entry) {
             return attemptsOf.get(entry);
         }
@@ -8077,7 +7902,7 @@ final class DifyExec implements Runnable {
         ModePolicy route(Mode asked, AppKind app, String version) {
             var route = new ModePolicy(asked, mode, app, version);
             sent.values().stream().flatMap(List::stream)
-                    .filter(one -> one.state().isUnresolved() || one.state() == State.OPEN_TRY)
+                    .filter(one -> one.state().isUnresolved())
                     .forEach(one -> route.sentBefore(one.event().user(), one.server()));
             return route;
         }
@@ -8097,43 +7922,27 @@ final class DifyExec implements Runnable {
                     .sorted().toList();
         }
 
-        /// Tries whose end the log does not tell, in their order.
-        List<Sent> openTries() {
-            return all(State.OPEN_TRY).sorted(Comparator.comparing(Sent::at)).toList();
-        }
-
         /// Attempts whose row was sent again while no run of them was known.
         ///
         /// @param turnedUp those of which one has turned up, and was told, but went on while its row had no success;
         ///                 else those of which none has
         List<Attempt> resent(boolean turnedUp) {
             return all(State.RESENT).filter(one -> one.run().isPresent() == turnedUp).map(one -> one.attempt(
-                    new Row(index.findOrAdd(one.id()), 0, one.id(), Map.of()), Attempt.Kind.ROW)).toList();
+                    new Row(index.findOrAdd(one.id()), 0, one.id(), Map.of()))).toList();
         }
 
         /// The attempt whose end must be learnt before its row may run, by the row's number.
-        ///
-        /// @param tries also tries of the row as the CSV has it that succeeded or may have: what they gave is the row's
-        Map<Integer, Sent> unresolvedByRow(boolean tries) {
+        Map<Integer, Sent> unresolvedByRow() {
             var all = new HashMap<Integer, Sent>();
             for (var row : sent.values()) for (var one : row) {
                 int entry = index.find(one.id());
-                if (entry < 0) continue;
-                var cells = one.event().cells();
-                boolean isTry = tries && one.state().isTry() && cells.length() == 16
-                        && Cells.number(cells) == index.cells(entry);
-                if (isTry || one.state().isUnresolved()) all.merge(entry, one, BinaryOperator.maxBy(FIRST_ASKED));
+                if (entry >= 0 && one.state().isUnresolved())
+                    all.merge(entry, one, BinaryOperator.maxBy(Comparator.comparing(Sent::state)));
             }
             return all;
         }
 
-        /// The run of a row's last try, whose end must be learnt first.
-        Optional<Unresolved.NoEnd> triedBefore(Row row, Duration timeout) {
-            return all(State.OPEN_TRY).filter(one -> one.id().equals(row.id())).reduce((_, last) -> last)
-                    .map(one -> unresolved(one, row, Attempt.Kind.TRY, timeout));
-        }
-
-        Unresolved.NoEnd unresolved(Sent one, Row row, Attempt.Kind kind, Duration timeout) {
+        Unresolved.NoEnd unresolved(Sent one, Row row, Duration timeout) {
             boolean lost = one.state() == State.LOST;
             var symptom = lost ? Symptom.LOST_RESULT
                     : one.run().filter(run -> stopped.contains(run.task())).isPresent() ? Symptom.INTERRUPTED
@@ -8141,7 +7950,7 @@ final class DifyExec implements Runnable {
             var told = causes.getOrDefault(row.index(), symptom.text).split("; ")[0]; // not what kept it from the end
             var why = one.state() == State.UNSETTLED ? told : symptom.text;
             var seen = new Response.Cut(one.run(), symptom, why);
-            return new Unresolved.NoEnd(one.attempt(row, kind), seen, symptom, why, one.at(),
+            return new Unresolved.NoEnd(one.attempt(row), seen, symptom, why, one.at(),
                     lost ? one.at() : one.at().plus(timeout));
         }
 
@@ -8270,23 +8079,20 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// All that was sent of a row, tries too, the oldest first. With a fixed `--user` the last attempt is
-            /// meant.
+            /// All that was sent of a row, the oldest first. With a fixed `--user` the last attempt is meant.
             List<Trace> traces(int entry) throws IOException {
                 var traces = new ArrayList<Trace>();
                 for (var event : events(entry).reversed()) switch (event) {
                     case AttemptEvent attempt -> traces.add(new Trace(attempt));
-                    case RunEvent run -> last(traces, run.user(), _ -> true).ifPresent(trace -> trace.run = run.run());
-                    case EndEvent end -> last(traces, end.user(), attempt -> attempt.isOfTry() == end.isOfTry())
-                            .ifPresent(trace -> trace.ends.add(end));
+                    case RunEvent run -> last(traces, run.user()).ifPresent(trace -> trace.run = run.run());
+                    case EndEvent end -> last(traces, end.user()).ifPresent(trace -> trace.ends.add(end));
                     case Event _ -> {}
                 }
                 return traces;
             }
 
-            private static Optional<Trace> last(List<Trace> traces, String user, Predicate<AttemptEvent> which) {
-                return traces.reversed().stream().filter(trace -> trace.attempt.user().equals(user))
-                        .filter(trace -> which.test(trace.attempt)).findFirst();
+            private static Optional<Trace> last(List<Trace> traces, String user) {
+                return traces.reversed().stream().filter(trace -> trace.attempt.user().equals(user)).findFirst();
             }
 
             /// What the log tells of the row, the newest first.
@@ -8325,7 +8131,7 @@ final class DifyExec implements Runnable {
                     now(session.t());
                     for (int attempt : open.values()) if (stops.get(attempt) < 0) stops.set(attempt, before);
                 }
-                case AttemptEvent attempt when !attempt.isOfTry() -> {
+                case AttemptEvent attempt -> {
                     open.put(attempt.id() + "\0" + attempt.user(), starts.size());
                     starts.add(now(attempt.t()));
                     stops.add(-1);
@@ -9501,7 +9307,7 @@ final class DifyExec implements Runnable {
                     json.writeNumberField("total_price", usage.price().get());
                     json.writeStringField("currency", usage.currency());
                 }
-                if (attempt.row().isEdited()) json.writeBooleanField("edited", true);
+                if (attempt.isEdited()) json.writeBooleanField("edited", true);
                 if (!files.isEmpty()) json.writePOJOField("files", files.stream().map(Path::toString).toList());
                 if (!ran.said().conversation().isEmpty())
                     json.writeStringField("conversation_id", ran.said().conversation());
@@ -9657,18 +9463,14 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// On record before the request is on the wire. `n` counts the row's retries, `kind` is `row` or `try`, `csv`
-        /// is the hash of the row as the CSV has it, where the shell has edited it.
+        /// On record before the request is on the wire. `n` counts the row's retries, `edited` says that the shell had
+        /// changed its inputs.
         record AttemptEvent(Instant t, @JsonProperty(required = true) String id, int n, String user,
-                @JsonProperty(required = true) Mode mode, String cells, String kind,
-                String csv) implements Event {
+                @JsonProperty(required = true) Mode mode, String cells,
+                @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean edited) implements Event {
             static AttemptEvent of(Attempt attempt) {
                 return new AttemptEvent(attempt.at(), attempt.row().id(), attempt.tries().retries(), attempt.user(),
-                        attempt.mode(), attempt.cells(), attempt.kind().word(), attempt.csv());
-            }
-
-            boolean isOfTry() {
-                return !Attempt.Kind.ROW.word().equals(kind);
+                        attempt.mode(), attempt.cells(), attempt.isEdited());
             }
         }
 
@@ -9678,19 +9480,12 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// An attempt is over. `outcome`: one of the five, or what else became of it; see docs/files.md. That of a try
-        /// has a word in front which keeps it from being taken for the row's.
+        /// An attempt is over. `outcome`: one of the five, or what else became of it; see docs/files.md.
         @JsonInclude(JsonInclude.Include.NON_DEFAULT)
         record EndEvent(Instant t, @JsonProperty(required = true) String id, String user,
                 @JsonProperty(required = true) String outcome, String cells, String run, int n, int http,
                 String cause, String error, double seconds, long tokens, int steps, BigDecimal price, String currency,
-                String csv) implements Event {
-            static final String OF_TRY = "try_";
-
-            boolean isOfTry() {
-                return outcome.startsWith(OF_TRY);
-            }
-
+                boolean edited) implements Event {
             /// Where the row stands by it; empty if it says nothing of that.
             Optional<RowStatus> status() {
                 return RowStatus.of(outcome);
@@ -9703,12 +9498,11 @@ final class DifyExec implements Runnable {
             static EndEvent of(Attempt attempt, Instant now, String outcome, Response seen, String error,
                     String cause, Duration took) {
                 var usage = seen instanceof Response.Ran ran ? ran.usage() : Usage.NONE;
-                return new EndEvent(now, attempt.row().id(), attempt.user(),
-                        (attempt.kind() == Attempt.Kind.TRY ? OF_TRY : "") + outcome, attempt.cells(),
+                return new EndEvent(now, attempt.row().id(), attempt.user(), outcome, attempt.cells(),
                         seen.run().map(RunRef::id).orElse(""), attempt.tries().retries(),
                         seen instanceof Response.Refused refused ? refused.status() : 0, cause,
                         Text.text(error, Text.LONGEST_ERROR), took.toMillis() / 1000.0, usage.tokens(), usage.steps(),
-                        usage.price().orElse(null), usage.currency(), attempt.csv());
+                        usage.price().orElse(null), usage.currency(), attempt.isEdited());
             }
         }
 
@@ -10094,7 +9888,7 @@ final class DifyExec implements Runnable {
                 var cells = header.named(all);
                 long hash = cursor.hashes.number(cells);
                 if (checked.cells(index) != hash) throw changed(cursor.line);
-                return new Row(index, cursor.line, cells.get(idColumn), inputs(cells), hash, hash);
+                return new Row(index, cursor.line, cells.get(idColumn), inputs(cells), hash, false);
             }
         }
 
@@ -11616,10 +11410,9 @@ final class DifyExec implements Runnable {
         private Step succeeded(Unresolved.NoEnd unresolved, Response.Ran ran) {
             var attempt = unresolved.attempt();
             if (attempt.isCurrent()) return new Step.Take(ran, judge.afterLook(attempt, ran));
-            if (attempt.isOfLostEdits() && attempt.kind() == Attempt.Kind.ROW)
-                return giveUp(unresolved, new Outcome(RowStatus.UNKNOWN, ran.ref().name()
-                        + " of this row as edited in a shell succeeded, but the edits are gone: set them again there, "
-                        + "and retry takes its result"));
+            if (attempt.isOfLostEdits()) return giveUp(unresolved, new Outcome(RowStatus.UNKNOWN, ran.ref().name()
+                    + " of this row as edited in the shell succeeded, but the edits are gone; set them again and retry "
+                    + "the row there to get its result"));
             return new Step.Say("Row " + Text.id(attempt.row().id()) + " was changed since " + ran.ref().name()
                     + " of it succeeded: that result is not taken, the row runs anew.",
                     new Step.Close("stale", ran, "the row was changed since",
@@ -11632,6 +11425,8 @@ final class DifyExec implements Runnable {
             if (unresolved.symptom() == Symptom.RECHECK) return new Step.SendAgain(attempt.tries(), false);
             if (ran.status() == Response.RunStatus.STOPPED && !unresolved.stopped() && unresolved.symptom() != Symptom.TIMED_OUT)
                 return new Step.LookAgain(unresolved.stoppedOnce(now));
+            if (attempt.isOfLostEdits()) // not sent again as something that nobody asked for
+                return new Step.Take(ran, new Verdict.Done(new Outcome(RowStatus.FAILED, ran.error())));
             return switch (unresolved.symptom()) {
                 case UNCONFIRMED -> confirmed(unresolved, ran);
                 case INTERRUPTED -> interrupted(ran, new Step.SendAgain(Attempt.Tries.NONE, false));
@@ -11697,6 +11492,9 @@ final class DifyExec implements Runnable {
         /// A request of a call that was killed does not count as a try.
         private Step notStarted(Unresolved.NoEnd unresolved) {
             var tries = unresolved.attempt().tries();
+            if (unresolved.attempt().isOfLostEdits())
+                return unknown(unresolved, "no run of this row as edited in the shell was started, and the edits are "
+                        + "gone; set them again and retry the row there");
             var then = !unresolved.symptom().isOurs() ? new Step.SendAgain(tries, false)
                     : judge.again(unresolved.attempt(), unresolved.why() + "; no run was started", Optional.empty())
                             instanceof Verdict.Done(var outcome) ? giveUp(unresolved, outcome)
@@ -12449,62 +12247,51 @@ final class DifyExec implements Runnable {
 
     /// One row of the input. `index` counts from 0, `line` is the line of the file it begins in.
     ///
-    /// @param cells the hash of `inputs`
-    /// @param inCsv the hash of the row as the CSV has it, which is another one where the shell has edited it
-    record Row(int index, long line, String id, Map<String, String> inputs, long cells, long inCsv) {
+    /// @param cells    the hash of `inputs`
+    /// @param isEdited the shell has changed the inputs, and the CSV does not have the changes
+    record Row(int index, long line, String id, Map<String, String> inputs, long cells, boolean isEdited) {
         Row {
             if (id.isBlank()) throw new IllegalArgumentException("a row needs an id");
             inputs = Collections.unmodifiableMap(inputs);
         }
 
         Row(int index, long line, String id, Map<String, String> inputs) {
-            long cells = Cells.number(inputs);
-            this(index, line, id, inputs, cells, cells);
+            this(index, line, id, inputs, Cells.number(inputs), false);
         }
 
-        /// The same row with other cells.
         Row with(Map<String, String> edits) {
             var changed = new LinkedHashMap<>(inputs);
             changed.putAll(edits);
-            return changed.equals(inputs) ? this : new Row(index, line, id, changed, Cells.number(changed), inCsv);
-        }
-
-        boolean isEdited() {
-            return cells != inCsv;
+            return changed.equals(inputs) ? this : new Row(index, line, id, changed, Cells.number(changed), true);
         }
 
         /// 16 hex digits that change with any cell or column name.
         String hash() {
             return Cells.hash(cells);
         }
-
-        /// The hash of the row as the CSV has it, where the shell has edited it; else empty.
-        String original() {
-            return isEdited() ? Cells.hash(inCsv) : "";
-        }
     }
 
     /// One request for one row, found again on the server by its `user`. `cells` is the hash of what is sent.
     ///
-    /// @param csv the hash of the row as the CSV had it, where `cells` were edited; else empty
-    record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String cells, Instant at, Kind kind,
-            String csv) {
+    /// @param isEdited the shell had changed the row's inputs, and the CSV does not have the changes
+    record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String cells, Instant at,
+            boolean isEdited) {
         Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String cells, Instant at) {
-            this(sequence, row, tries, user, mode, cells, at, Kind.ROW, row.original());
+            this(sequence, row, tries, user, mode, cells, at, row.isEdited());
         }
 
         Attempt of(Row whole) {
-            return new Attempt(sequence, whole, tries, user, mode, cells, at, kind, csv);
+            return new Attempt(sequence, whole, tries, user, mode, cells, at, isEdited);
         }
 
         Attempt with(Tries tries) {
-            return new Attempt(sequence, row, tries, user, mode, cells, at, kind, csv);
+            return new Attempt(sequence, row, tries, user, mode, cells, at, isEdited);
         }
 
         /// Of an earlier call, which was before now, whatever the clock did since: that may have been set back, or be
         /// another machine's.
         Attempt before(Instant now) {
-            return at.isAfter(now) ? new Attempt(sequence, row, tries, user, mode, cells, now, kind, csv) : this;
+            return at.isAfter(now) ? new Attempt(sequence, row, tries, user, mode, cells, now, isEdited) : this;
         }
 
         /// Of an earlier call, so what it started is only looked up in this one.
@@ -12524,9 +12311,9 @@ final class DifyExec implements Runnable {
             return cells.equals(row.hash());
         }
 
-        /// What was sent had been edited in a shell that is gone, and the CSV's row is still the same.
+        /// Nothing has the cells that were sent: the shell that edited them is gone, or has edited them again.
         boolean isOfLostEdits() {
-            return !csv.isEmpty() && csv.equals(Cells.hash(row.inCsv()));
+            return isEdited && !isCurrent();
         }
 
         /// What was tried for a row in this call. Only `failed` counts against `MAX_RETRIES`.
@@ -12545,15 +12332,6 @@ final class DifyExec implements Runnable {
 
             int retries() {
                 return earlier + failed;
-            }
-        }
-
-        /// What an attempt is for: a row's result, or the shell's `try`, which changes nothing about the row.
-        enum Kind {
-            ROW, TRY;
-
-            String word() {
-                return name().toLowerCase(Locale.ROOT);
             }
         }
 

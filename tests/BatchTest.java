@@ -12,7 +12,6 @@ import org.junit.jupiter.params.provider.ValueSource;
 import module java.base;
 
 import static difyexec.DifyExec.*;
-import static difyexec.DifyExec.Attempt.Kind;
 import static difyexec.DifyExec.Attempt.Tries;
 import static difyexec.DifyExec.Event.*;
 import static difyexec.DifyExec.Response.RunStatus;
@@ -265,12 +264,11 @@ final class BatchTest {
                     new SessionEvent(NOON, 2, "difyexec 1", "http://x/v1", "app", "1.14.2", Mode.BLOCKING, true, 5,
                             "../data.csv", "id", "UTF-8", ",", "query", "3/8", "c=5"),
                     new MergeEvent(NOON, 8, "1:5120:0123456789abcdef"),
-                    new AttemptEvent(NOON, "größe \"1\"", 2, "user-1", Mode.STREAMING, "0123456789abcdef",
-                            "row", "fedcba9876543210"),
+                    new AttemptEvent(NOON, "größe \"1\"", 2, "user-1", Mode.STREAMING, "0123456789abcdef", true),
                     new RunEvent(NOON, "a", "user-1", "run-1", "task-1"),
                     new RunEvent(NOON, "😀", "user-2", "run 😀", "task"),
                     new EndEvent(NOON, "a", "user-1", "failed", "0123456789abcdef", "run-1", 2, 500, "cause",
-                            "error", 1.25, 10, 3, new BigDecimal("0.0018"), "USD", "fedcba9876543210"),
+                            "error", 1.25, 10, 3, new BigDecimal("0.0018"), "USD", true),
                     new LookEvent(NOON, "user-1", "run-1", "absent"),
                     new HarvestEvent(NOON, "user-1", "run-1"),
                     new StopEvent(NOON, "why", "user-1", "task-1"),
@@ -541,11 +539,11 @@ final class BatchTest {
         /// Row `a` may have a run: half an event must not make it forgotten.
         @ParameterizedTest
         @ValueSource(strings = {"garbage", "null",
-                "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u2','mode':'telepathic','kind':'row'}"})
+                "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u2','mode':'telepathic'}"})
         void aLineThatMayHideARequestStopsTheCallAndChangesNothing(String line) throws IOException {
             var scene = Scene.of(folder, "a");
             var log = json("{'event':'session','t':'2026-01-16T12:00:00Z','format':2}\n"
-                    + "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u1','mode':'blocking','kind':'row'}\n"
+                    + "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u1','mode':'blocking'}\n"
                     + "{'event':'end','t':'2026-01-16T12:00:00Z','id':'a','user':'u1','outcome':'unknown'}\n"
                     + line + "\n");
             Files.writeString(scene.file(".log"), log);
@@ -554,14 +552,13 @@ final class BatchTest {
 
             assertTrue(problem.getMessage().startsWith(scene.file(".log") + ":4: "), problem.getMessage());
             assertEquals(log, Files.readString(scene.file(".log")));
-            assertEquals(Set.of(0), history(log).unresolvedByRow(false).keySet());
+            assertEquals(Set.of(0), history(log).unresolvedByRow().keySet());
         }
 
         @Test
         void theLastOutcomeOfARowCounts() throws IOException {
             var attempt = json("""
-                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'%s','n':%d,'user':'%s','mode':'blocking',\
-                    'kind':'row'}
+                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'%s','n':%d,'user':'%s','mode':'blocking'}
                     """);
             var end = json("""
                     {'event':'end','t':'2026-01-16T12:00:01Z','id':'%s','user':'%s','outcome':'%s','error':'no'}
@@ -628,11 +625,10 @@ final class BatchTest {
         @Test
         void anAttemptWithoutAnEndIsDoubtfulWithTheRunThatWasSeen() throws IOException {
             var index = new Index();
-            var ids = List.of("open", "ended", "unknown", "again", "unstarted", "try");
+            var ids = List.of("open", "ended", "unknown", "again", "unstarted");
             ids.forEach(id -> index.add(id, 0, 0));
             var attempt = """
-                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'%1$s','n':1,'user':'u-%1$s','mode':'streaming',\
-                    'kind':'row'}
+                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'%1$s','n':1,'user':'u-%1$s','mode':'streaming'}
                     """;
             var end = "{'event':'end','t':'2026-01-16T12:00:02Z','id':'%1$s','user':'u-%1$s','outcome':'%2$s'}\n";
             var log = Files.writeString(folder.resolve("log"), json(attempt.formatted("open")
@@ -641,15 +637,14 @@ final class BatchTest {
                     + attempt.formatted("unknown") + end.formatted("unknown", "unknown")
                     + attempt.formatted("again") + end.formatted("again", "again")
                     + attempt.formatted("unstarted") + end.formatted("unstarted", "not_started")
-                    + attempt.formatted("try").replace("'row'", "'try'")
                     + attempt.formatted("only in the log")));
 
             var history = History.read(log, index, List.of());
-            var unresolvedByRow = history.unresolvedByRow(false);
+            var unresolvedByRow = history.unresolvedByRow();
 
             assertEquals(Set.of("open", "unknown", "unstarted", "only in the log"),
                     unresolvedByRow.keySet().stream().map(index::id).collect(Collectors.toSet()));
-            var unresolved = history.unresolved(unresolvedByRow.get(index.find("open")), row("open"), Kind.ROW, seconds(300));
+            var unresolved = history.unresolved(unresolvedByRow.get(index.find("open")), row("open"), seconds(300));
             assertEquals(Optional.of(new RunRef("r1", "t1")), unresolved.run());
             assertEquals("u-open", unresolved.attempt().user());
             assertEquals(1, unresolved.attempt().tries().retries());
@@ -671,8 +666,7 @@ final class BatchTest {
                 """)
         void aRunIsAwaitedWhereNoneWasKnownWhenItsRowWasSentAgain(String outcome, String run, boolean late,
                 boolean awaited) throws IOException {
-            var attempt = "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'%s','mode':'blocking',"
-                    + "'kind':'row'}\n";
+            var attempt = "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'%s','mode':'blocking'}\n";
             var end = "{'event':'end','t':'2026-01-16T12:00:02Z','id':'a','user':'u1','outcome':'%s'%s}\n";
 
             var history = history(json(attempt.formatted("u1") + end.formatted("not_started", "")
@@ -696,8 +690,7 @@ final class BatchTest {
                 """)
         void aRunThatTurnedUpIsAwaitedWhileItGoesOnAndItsRowHasNoSuccess(String saw, String outcome, boolean awaited)
                 throws IOException {
-            var attempt = "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'%s','mode':'blocking',"
-                    + "'kind':'row'}\n";
+            var attempt = "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'%s','mode':'blocking'}\n";
             var end = "{'event':'end','t':'2026-01-16T12:00:02Z','id':'a','user':'%s','outcome':'%s'}\n";
 
             var history = history(json(attempt.formatted("u1") + end.formatted("u1", "not_started")
@@ -712,32 +705,29 @@ final class BatchTest {
         @Test
         void anEndThatTellsItsRunKeepsTheTaskThatWasToldBefore() throws IOException {
             var history = history(json("""
-                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u','mode':'streaming','kind':'row'}
+                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u','mode':'streaming'}
                     {'event':'run','t':'2026-01-16T12:00:01Z','id':'a','user':'u','run':'r1','task':'t1'}
                     {'event':'end','t':'2026-01-16T12:00:02Z','id':'a','user':'u','outcome':'unknown','run':'r1'}
                     """));
 
-            assertEquals(Optional.of(new RunRef("r1", "t1")), history.unresolvedByRow(false).get(0).run());
+            assertEquals(Optional.of(new RunRef("r1", "t1")), history.unresolvedByRow().get(0).run());
         }
 
-        @ParameterizedTest(name = "{0} {1}: {2}")
+        @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
-                kind, ended,         listing
-                row,  -,             NOT_KNOWN
-                row,  unknown,       NOT_KNOWN
-                row,  failed,        FROM_START
-                try,  -,             NOT_KNOWN
-                try,  try_succeeded, FROM_START
+                ended,   listing
+                -,       NOT_KNOWN
+                unknown, NOT_KNOWN
+                failed,  FROM_START
                 """)
-        void theServersOfWhatIsInDoubtAreRememberedAndNoOthers(String kind, String ended, Listing listing)
+        void theServersOfWhatIsInDoubtAreRememberedAndNoOthers(String ended, Listing listing)
                 throws IOException {
             var session = "{'event':'session','t':'2026-01-16T12:00:00Z','format':2,'server':'%s'}\n";
-            var attempt = "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'%s','user':'%s','mode':'blocking',"
-                    + "'kind':'%s'}\n";
-            var history = history(json(session.formatted("1.9.2") + attempt.formatted("a", "u1", kind)
+            var attempt = "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'%s','user':'%s','mode':'blocking'}\n";
+            var history = history(json(session.formatted("1.9.2") + attempt.formatted("a", "u1")
                     + (ended == null ? "" : "{'event':'end','t':'2026-01-16T12:00:01Z','id':'a','user':'u1','run':'r',"
                     + "'outcome':'" + ended + "'}\n")
-                    + session.formatted("1.14.2") + attempt.formatted("b", "u2", "row")));
+                    + session.formatted("1.14.2") + attempt.formatted("b", "u2")));
 
             var route = history.route(Mode.BLOCKING, AppKind.WORKFLOW, "1.16.0");
 
@@ -750,73 +740,15 @@ final class BatchTest {
         }
 
         @Test
-        void aTryThatWasPaidForIsKnownAlsoAfterItsRowRanUnderTheSameName() throws IOException {
-            var history = history(json("""
-                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u','mode':'streaming',\
-                    'cells':'0000000000000000','kind':'try'}
-                    {'event':'end','t':'2026-01-16T12:00:01Z','id':'a','user':'u','outcome':'try_succeeded','run':'r1'}
-                    {'event':'attempt','t':'2026-01-16T12:00:02Z','id':'a','user':'u','mode':'streaming','kind':'row'}
-                    {'event':'end','t':'2026-01-16T12:00:03Z','id':'a','user':'u','outcome':'failed','error':'no'}
-                    """));
+        void editsThatTheCsvHasByNowAreNone() {
+            for (boolean same : new boolean[] {false, true}) {
+                var event = new AttemptEvent(NOON, "a", 0, "u", Mode.BLOCKING,
+                        same ? row("a").hash() : "0123456789abcdef", true);
 
-            assertEquals("r1", history.unresolvedByRow(true).get(0).run().orElseThrow().id());
-        }
+                var attempt = History.Sent.of(event, "", History.State.OPEN).attempt(row("a"));
 
-        @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                end
-                ''
-                "{'event':'end','t':'2026-01-16T12:00:01Z','id':'a','user':'u1','outcome':'unknown'}"
-                "{'event':'end','t':'2026-01-16T12:00:01Z','id':'a','user':'u1','outcome':'not_started'}"
-                """, quoteCharacter = '"')
-        void aTryThatWasPaidForComesBeforeARunOfItsRowThatIsInDoubt(String end) throws IOException {
-            var history = history(json("""
-                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u1','mode':'streaming','kind':'row'}
-                    %s
-                    {'event':'attempt','t':'2026-01-16T12:00:02Z','id':'a','user':'u2','mode':'streaming',\
-                    'cells':'0000000000000000','kind':'try'}
-                    {'event':'end','t':'2026-01-16T12:00:03Z','id':'a','user':'u2','outcome':'try_succeeded','run':'r2'}
-                    """.formatted(end)));
-
-            assertEquals("r2", history.unresolvedByRow(true).get(0).run().orElseThrow().id());
-            assertEquals(Optional.empty(), history.unresolvedByRow(false).get(0).run());
-        }
-
-        @Test
-        void aTryThatWasTakenForItsRowsRunAndIsUnknownKeepsItsServerModeAndTask() throws IOException {
-            var history = history(json("""
-                    {'event':'session','t':'2026-01-16T12:00:00Z','format':2,'server':'1.14.2'}
-                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u1','mode':'streaming',\
-                    'cells':'0000000000000000','kind':'try'}
-                    {'event':'run','t':'2026-01-16T12:00:00Z','id':'a','user':'u1','run':'r1','task':'t1'}
-                    {'event':'end','t':'2026-01-16T12:00:03Z','id':'a','user':'u1','outcome':'unknown','run':'r1'}
-                    """));
-
-            var unresolved = history.unresolved(history.unresolvedByRow(false).get(0), row("a"), Kind.ROW, seconds(300));
-
-            assertEquals(Optional.of(new RunRef("r1", "t1")), unresolved.run());
-            assertEquals(Mode.STREAMING, unresolved.attempt().mode());
-            assertEquals(Listing.FROM_START,
-                    history.route(Mode.AUTO, AppKind.WORKFLOW, "1.16.0").listing(unresolved.attempt()));
-            assertEquals(List.of(), history.openTries());
-        }
-
-        @Test
-        void aTryThatWasStoppedAtCtrlCIsNoFailureOfItsRow() throws IOException {
-            var history = history(json("""
-                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u1','mode':'streaming',\
-                    'cells':'0000000000000000','kind':'try'}
-                    {'event':'run','t':'2026-01-16T12:00:00Z','id':'a','user':'u1','run':'r1','task':'t1'}
-                    {'event':'stop','t':'2026-01-16T12:00:01Z','why':'interrupted','user':'u1','task':'t1'}
-                    {'event':'attempt','t':'2026-01-16T12:00:02Z','id':'a','user':'u2','mode':'blocking','kind':'row'}
-                    {'event':'end','t':'2026-01-16T12:00:03Z','id':'a','user':'u2','outcome':'throttled'}
-                    """));
-
-            var unresolved = history.unresolved(history.unresolvedByRow(true).get(0), row("a"), Kind.ROW, seconds(300));
-
-            assertEquals(Symptom.INTERRUPTED, unresolved.symptom());
-            assertEquals(Kind.ROW, unresolved.attempt().kind());
-            assertEquals(Map.of(), history.unresolvedByRow(false));
+                assertEquals(List.of(!same, !same), List.of(attempt.isEdited(), attempt.isOfLostEdits()));
+            }
         }
     }
 
@@ -825,13 +757,12 @@ final class BatchTest {
         private final Timeline timeline = new Timeline();
 
         private void attempt(int second, String id) {
-            timeline.event(null, new AttemptEvent(NOON.plusSeconds(second), id, 0, "u", Mode.BLOCKING, "",
-                    "row", ""), 0);
+            timeline.event(null, new AttemptEvent(NOON.plusSeconds(second), id, 0, "u", Mode.BLOCKING, "", false), 0);
         }
 
         private void end(int second, String id, String outcome) {
             timeline.event(null, new EndEvent(NOON.plusSeconds(second), id, "u", outcome, "", "r", 0, 0, null,
-                    null, 1, 10, 1, new BigDecimal("0.5"), "USD", ""), 0);
+                    null, 1, 10, 1, new BigDecimal("0.5"), "USD", false), 0);
         }
 
         private void session(int second) {
@@ -862,7 +793,7 @@ final class BatchTest {
             for (var price : List.of("1 CNY", "0.5 USD", "2 CNY")) {
                 attempt(0, price);
                 timeline.event(null, new EndEvent(NOON.plusSeconds(10), price, "u", "succeeded", "", "r", 0, 0, null,
-                        null, 1, 10, 1, new BigDecimal(price.split(" ")[0]), price.split(" ")[1], ""), 0);
+                        null, 1, 10, 1, new BigDecimal(price.split(" ")[0]), price.split(" ")[1], false), 0);
             }
 
             var cost = timeline.cost(new Spans(1, 10_000));

@@ -28,7 +28,7 @@ final class Given {
             assertEquals(read(name), plain, "golden/" + name);
         }
 
-        private static String read(String name) throws IOException {
+        static String read(String name) throws IOException {
             try (var packed = Given.class.getResourceAsStream("/golden/" + name)) {
                 return packed != null && !Boolean.getBoolean("golden.update") ? new String(packed.readAllBytes(), UTF_8)
                         : Files.readString(folder().resolve(name));

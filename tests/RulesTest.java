@@ -16,7 +16,6 @@ import org.junit.jupiter.params.provider.ValueSource;
 import module java.base;
 
 import static difyexec.DifyExec.*;
-import static difyexec.DifyExec.Attempt.Kind;
 import static difyexec.DifyExec.Attempt.Tries;
 import static difyexec.DifyExec.Judge.RetryRuns;
 import static difyexec.DifyExec.Limits.Settle;
@@ -663,10 +662,10 @@ final class RulesTest {
             return unresolved(symptom, attempt(0, 0), true);
         }
 
-        /// Of other cells than its row has now; `csv` is the hash of the row as the CSV had it, if it had been edited.
-        private static Attempt stale(Kind kind, String csv) {
+        /// With other cells than its row has now.
+        private static Attempt stale(boolean isEdited) {
             return new Attempt(0, row("a"), Tries.NONE, attempt(0, 0).user(), Mode.BLOCKING,
-                    "0123456789abcdef", NOON, kind, csv);
+                    "0123456789abcdef", NOON, isEdited);
         }
 
         private static LookUpResult found(RunStatus status) {
@@ -893,19 +892,30 @@ final class RulesTest {
             });
         }
 
-        @ParameterizedTest(name = "{0}, {1}, its edits are lost: {2}")
+        @ParameterizedTest(name = "{0}, its edits are lost: {1}")
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                status,    kind, lost,  step
-                SUCCEEDED, ROW,  false, 'say, stale, recheck 0'
-                PARTIAL,   ROW,  false, 'say, stale, recheck 0'
-                SUCCEEDED, TRY,  true,  'say, stale, recheck 0'
-                SUCCEEDED, ROW,  true,  unknown
-                FAILED,    ROW,  false, take failed
+                status,    lost,  step
+                SUCCEEDED, false, 'say, stale, recheck 0'
+                PARTIAL,   false, 'say, stale, recheck 0'
+                SUCCEEDED, true,  unknown
+                PARTIAL,   true,  unknown
+                FAILED,    false, take failed
+                FAILED,    true,  take failed
                 """)
-        void aSuccessOfOtherCellsIsNotTaken(RunStatus status, Kind kind, boolean lost, String step) {
-            var attempt = stale(kind, lost ? row("a").hash() : "");
+        void aSuccessOfOtherCellsIsNotTaken(RunStatus status, boolean lost, String step) {
+            assertEquals(step, step(unresolved(Symptom.CRASH, stale(lost), true), found(status)));
+        }
 
-            assertEquals(step, step(unresolved(Symptom.CRASH, attempt, true), found(status)));
+        @ParameterizedTest
+        @EnumSource(value = Symptom.class, names = {"CRASH", "INTERRUPTED"})
+        void aRowIsNotSentAgainWithoutItsEdits(Symptom symptom) {
+            var transientFailure = ended(ran("run-1", RunStatus.FAILED, "429 Too Many Requests"));
+            var open = unresolved(symptom, stale(true), true);
+            var settled = NOON.plusSeconds(400);
+
+            assertEquals("take failed", step(open, transientFailure));
+            assertEquals("unknown", word(lookUpRules.step(unresolved(symptom, stale(true), false), ABSENT, HERE,
+                    settled), settled));
         }
 
         @ParameterizedTest(name = "{0}, its stop asked for: {1}")
@@ -974,7 +984,7 @@ final class RulesTest {
 
         @Test
         void anEarlierAttemptWithOtherCellsIsNotTakenEither() {
-            assertEquals("say, stale, recheck 0", step(recheck(stale(Kind.ROW, "")),
+            assertEquals("say, stale, recheck 0", step(recheck(stale(false)),
                     found(RunStatus.SUCCEEDED)));
         }
 
@@ -1003,7 +1013,7 @@ final class RulesTest {
                 """)
         void aLateRunIsTakenWhereTheRowHasNoSuccessAndTheSameCells(RunStatus status, boolean success,
                 boolean same, String step) {
-            var late = new Unresolved.Late(same ? earlier("u-1") : stale(Kind.ROW, ""), NOON);
+            var late = new Unresolved.Late(same ? earlier("u-1") : stale(false), NOON);
             var here = new Here(Listing.FROM_START, false, success);
 
             assertEquals(step, word(lookUpRules.step(late, found(status), here, NOON), NOON));

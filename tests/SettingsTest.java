@@ -940,7 +940,7 @@ final class SettingsTest extends WholeCommand {
             var output = folder.resolve("out.jsonl");
             Files.writeString(folder.resolve("out.jsonl.log"), """
                     {"event":"session","t":"2026-11-24T12:00:00Z","format":2,"base_url":"%s","app":"%s","server":"1.14.2"}
-                    {"event":"attempt","t":"2026-11-24T12:00:00Z","id":"1","n":0,"user":"difyexec-0123456789abcdef-1","mode":"blocking","cells":"0000000000000000","kind":"row"}
+                    {"event":"attempt","t":"2026-11-24T12:00:00Z","id":"1","n":0,"user":"difyexec-0123456789abcdef-1","mode":"blocking","cells":"0000000000000000"}
                     """.formatted(server, app));
             var err = new StringWriter();
 
