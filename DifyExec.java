@@ -10,6 +10,7 @@
 //DEPS org.jline:jline:3.30.6
 //DEPS com.fasterxml.jackson.core:jackson-databind:2.20.1
 //DEPS com.opencsv:opencsv:5.12.0
+//DEPS com.github.albfernandez:juniversalchardet:2.5.0
 //DEPS org.apache.commons:commons-collections4:4.5.0
 //DEPS org.apache.commons:commons-text:1.13.1
 //DEPS io.github.cdimascio:dotenv-java:3.2.0
@@ -85,6 +86,7 @@ import org.jline.reader.impl.DefaultParser;
 import org.jline.reader.impl.history.DefaultHistory;
 import org.jline.terminal.TerminalBuilder;
 import org.jline.utils.Signals;
+import org.mozilla.universalchardet.UniversalDetector;
 import picocli.AutoComplete;
 import picocli.CommandLine;
 import picocli.CommandLine.ArgGroup;
@@ -514,22 +516,24 @@ final class DifyExec implements Runnable {
             try (var source = Csv.Source.of(input.csv)) {
                 var csv = setup.open(source, input.csv).with(part);
                 try (var dify = setup.connect(demo.version, csv.columns(), 1, setup.err())) {
-                    var answer = dify.client().infoAhead(); // comes while the CSV is read
-                    var index = csv.check();
-                    var met = dify.greet(answer, "");
-                    int code = report(csv, index, met, dify.form(met, csv, input.csv), dify);
+                    int code = report(csv, dify.greet(""), dify);
                     if (code == Exit.OK.code && !json) setup.next().begin(part, setup.out());
                     return code;
                 }
             }
         }
 
-        private int report(Csv csv, Index index, ServerInfo server, Form form, Connection dify) {
+        private int report(Csv csv, ServerInfo server, Connection dify) throws InterruptedException {
             var out = setup.out();
-            var inspection = Inspection.of(csv.columns(), index.notes(), form, csv.rows(_ -> true, index));
+            var form = dify.form(server, csv, input.csv);
+            var inspector = new Inspector(csv.columns(), form);
+            var index = csv.check(Optional.of(inspector));
+            var inspection = inspector.inspection(csv.notes());
             if (json) out.println(Json.MAPPER.valueToTree(inspection).toString());
             else CheckView.print(inspection, server, out);
-            for (var first = csv.first(show, index); first.hasNext(); )
+            var shown = new BitSet();
+            shown.set(0, Math.min(show, index.rows()));
+            for (var first = csv.rows(shown, index); first.hasNext(); )
                 CheckView.request(first.next(), form, dify.client().to(server.kind()), setup.dify.mode,
                         setup.dify.user, json ? setup.err() : out);
             return inspection.isFine() ? Exit.OK.code : Exit.UNUSABLE.code;
@@ -848,12 +852,8 @@ final class DifyExec implements Runnable {
 
             private List<Candidate> options(String begun) {
                 var column = begun.substring(0, begun.indexOf('='));
-                var options = switch (session.formWithin(PATIENCE).flatMap(form -> form.variable(column))
-                        .map(Variable::input).orElse(null)) {
-                    case Variable.Select select -> select.options();
-                    case Variable.Checkbox _ -> List.of("true", "false");
-                    case null, default -> List.<String>of();
-                };
+                var options = session.formWithin(PATIENCE).flatMap(form -> form.variable(column))
+                        .map(Variable::choices).orElse(List.of());
                 return of(options.stream().map(option -> column + "=" + option), begun);
             }
 
@@ -1364,10 +1364,9 @@ final class DifyExec implements Runnable {
 
         /// Each cell held against the form before anything is kept or sent.
         static void check(Form form, Row row, List<String> columns) {
-            var problems = Inspection.of(columns, List.of(), form, List.of(row).iterator()).problems();
-            if (!problems.isEmpty()) throw new Unusable("row " + Text.id(row.id()) + ", " + problems.stream()
-                    .map(problem -> CheckView.wrong(problem.column(), problem.value(), problem.allowed()))
-                    .collect(joining("; ")));
+            var problems = form.problems(row);
+            if (!problems.isEmpty()) throw new Unusable("row " + Text.id(row.id()) + ": "
+                    + problems.stream().map(Inspection.Problem::text).collect(joining("; ")));
         }
 
         /// Rows whose cause of failure, or id, contains a text, in any case.
@@ -1472,23 +1471,10 @@ final class DifyExec implements Runnable {
             }
 
             private void write(Csv csv, Index index, OutputStream to) throws IOException {
-                var first = firstLine(csv);
-                boolean isDelimiterNamed = csv.header().isDelimiterNamed();
-                var text = new OutputStreamWriter(to, csv.file.charset.newEncoder());
-                if (isDelimiterNamed) text.write(first);
-                var out = new CellWriter(text, csv.header().delimiter(),
-                        !isDelimiterNamed && first.startsWith("\uFEFF"), csv.header().lineEnd());
-                out.write(csv.columns());
+                var out = csv.writer(to);
                 for (var rows = csv.with(this).rows(_ -> true, index); rows.hasNext(); )
                     out.write(rows.next().inputs().values());
                 out.flush();
-            }
-
-            /// With its mark and its end.
-            private static String firstLine(Csv csv) throws IOException {
-                try (var in = new Scanner(csv.file.path, csv.file.charset)) {
-                    return in.findWithinHorizon("[^\r\n]*\\R?", 0);
-                }
             }
         }
     }
@@ -2023,11 +2009,13 @@ final class DifyExec implements Runnable {
                         + ").");
             }
 
-            /// The form, once every wanted row has been held against it.
+            /// The form, after every wanted row was checked against it.
             private Form checked(Batch.Wanted wanted, ServerInfo server) throws InterruptedException {
                 var csv = batch.csv().orElseThrow();
                 var form = dify.form(server, csv, work.input.csv);
-                var inspection = Inspection.of(csv.columns(), batch.index().notes(), form, wanted.all());
+                var inspector = new Inspector(csv.columns(), form);
+                wanted.all().forEachRemaining(inspector::accept);
+                var inspection = inspector.inspection(csv.notes());
                 CheckView.problems(inspection, dify.err());
                 if (inspection.isFine()) return form;
                 throw new Unusable(work.input.csv + ": " + Text.count(inspection.faults().size()
@@ -2324,11 +2312,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param left what a refusal means for the rows, or empty
         ServerInfo greet(String left) throws InterruptedException {
-            return greet(client::info, left);
-        }
-
-        ServerInfo greet(Supplier<Reply<ServerInfo.About>> info, String left) throws InterruptedException {
-            return ServerInfo.exchange(info, judge, err, left);
+            return ServerInfo.exchange(client::info, judge, err, left);
         }
 
         /// The same, for a batch: it stays with the server and the app that it began with.
@@ -2429,7 +2413,7 @@ final class DifyExec implements Runnable {
         Character delimiter;
 
         Csv open(Path path) {
-            return Csv.open(path, idColumn, Optional.ofNullable(encoding), Optional.ofNullable(delimiter));
+            return Csv.open(path, new Csv.Shape(idColumn, encoding, delimiter));
         }
     }
 
@@ -2886,13 +2870,8 @@ final class DifyExec implements Runnable {
             inspection.notes().forEach(note -> out.println("Note: " + Text.text(note, 500)));
             inspection.faults().forEach(fault -> out.println("Header: " + Text.text(fault, 500)));
             Text.some(inspection.problems(), SHOWN, problem -> out.println("line " + problem.line() + ", id "
-                    + Text.id(problem.id()) + ", " + wrong(problem.column(), problem.value(), problem.allowed())),
+                    + Text.id(problem.id()) + ": " + problem.text()),
                     "%s problems (check --json lists all)", out);
-        }
-
-        /// `tone = "blue": allowed is red or green`
-        static String wrong(String column, String value, Value.Wrong wrong) {
-            return Text.text(column, 40) + " = " + Text.quoted(value) + ": " + Text.text(wrong.said(), 300);
         }
 
         /// The request of one row's first attempt, as it would go out.
@@ -5852,7 +5831,7 @@ final class DifyExec implements Runnable {
             var values = form.values(attempt.row());
             for (var value : values.entrySet())
                 if (value.getValue() instanceof Value.Wrong wrong) // a file is not what it was when it was checked
-                    return new Response.NotUploaded(value.getKey() + ": " + wrong.said(), false);
+                    return new Response.NotUploaded(value.getKey() + " " + wrong.why(), false);
             var ids = new LinkedHashMap<Value.Local, String>();
             for (var file : values.values().stream().flatMap(Value::locals).distinct().toList())
                 switch (client.upload(file, attempt.user())) {
@@ -6280,12 +6259,6 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// The same, asked at once, by another thread; who needs a second answer asks again.
-        Supplier<Reply<ServerInfo.About>> infoAhead() {
-            var first = new AtomicReference<>(CompletableFuture.supplyAsync(this::info, wire.tasks));
-            return () -> Optional.ofNullable(first.getAndSet(null)).map(CompletableFuture::join).orElseGet(this::info);
-        }
-
         private static String encoded(String part) {
             return URLEncoder.encode(part, UTF_8).replace("+", "%20");
         }
@@ -6309,9 +6282,7 @@ final class DifyExec implements Runnable {
         private static Object json(Value value) {
             return switch (value) {
                 case Value.Str(var text) -> text;
-                case Value.Numeric(var number) -> new RawValue(number.toPlainString());
-                case Value.Truth(var isTrue) -> isTrue;
-                case Value.RawJson(var text) -> new RawValue(text);
+                case Value.Raw(var json) -> new RawValue(json);
                 case Value.Remote(var kind, var address) -> file(kind, "remote_url", "url", address.toString());
                 case Value.OnServer(var kind, var id) -> file(kind, "local_file", "upload_file_id", id);
                 case Value.Local(var kind, _, var file) ->
@@ -7264,7 +7235,7 @@ final class DifyExec implements Runnable {
     record Batch(BatchFiles files, Optional<Csv> csv, Index index, History history, LineOffsets offsets) {
         /// The ids of the workflow's versions that ran, the one of the last result last.
         SequencedSet<String> versions() {
-            return Collections.unmodifiableSequencedSet(index.versions);
+            return index.versions();
         }
 
         /// What the files say, without lock or writing; another process may be at work on them.
@@ -9243,7 +9214,7 @@ final class DifyExec implements Runnable {
                     if (head.isEmpty()) continue;
                     int entry = index.findOrAdd(head.get().id());
                     index.setStatus(entry, head.get().status());
-                    if (!head.get().version().isEmpty()) index.versions.addLast(head.get().version());
+                    if (!head.get().version().isEmpty()) index.addVersion(head.get().version());
                     for (var listener : listeners) listener.result(entry, lines);
                 }
             }
@@ -9721,53 +9692,69 @@ final class DifyExec implements Runnable {
 
     // ── Input ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// A CSV file (RFC 4180), read as a stream, again and again. Opening it reads the header; [#check] all of it.
+    /// A CSV file (RFC 4180), streamed as often as needed. Opening it reads the header, [#check] reads all of it.
     ///
-    /// @param shard whose rows alone are handed out; empty: all are
-    record Csv(TextFile file, long size, Header header, int idColumn, UnaryOperator<Row> edits, Optional<Shard> shard) {
+    /// @param idColumn the place of the ids among the columns that have a name
+    /// @param edits    applied to each row that is handed out
+    /// @param shard    the only rows that are handed out; empty: all
+    record Csv(TextFile file, Header header, int idColumn, UnaryOperator<Row> edits, Optional<Shard> shard) {
         private static final int SHOWN = 20;
+        private static final Pattern OTHER_DELIMITER = Pattern.compile("id ?([|:^~¦]).*");
 
-        /// @param idColumn  the name of the column of the ids; null: the first
-        /// @param encoding  given, or found by a byte order mark
-        /// @param delimiter given, or found by the first line `sep=;` or the header
-        static Csv open(Path path, String idColumn, Optional<Charset> encoding, Optional<Character> delimiter) {
+        /// How to read the file, as far as the user says so; null where the file decides.
+        ///
+        /// @param idColumn  null: the first column, which must be named `id`
+        /// @param encoding  null: by the byte order mark, else UTF-8
+        /// @param delimiter null: by a first line `sep=;`, else by the header
+        record Shape(String idColumn, Charset encoding, Character delimiter) {
+            static final Shape DEFAULT = new Shape(null, null, null);
+        }
+
+        static Csv open(Path path, Shape shape) {
             try {
-                var file = TextFile.of(path, encoding);
-                var header = Header.of(file, delimiter);
-                var columns = header.columns();
-                int id = idColumn == null ? 0 : columns.indexOf(idColumn);
-                var problems = problems(columns, id, idColumn);
-                if (!problems.isEmpty())
-                    throw new Unusable(path + ", line " + header.line() + ": " + String.join("; ", problems));
-                return new Csv(file, Files.size(path), header, id, UnaryOperator.identity(), Optional.empty());
+                var file = TextFile.of(path, Optional.ofNullable(shape.encoding()));
+                var header = Header.of(file, Optional.ofNullable(shape.delimiter()));
+                int id = idColumn(file, header, shape.idColumn());
+                return new Csv(file, header, id, UnaryOperator.identity(), Optional.empty());
             } catch (IOException problem) {
                 throw new Unusable(path + ": " + Text.of(problem));
             }
         }
 
-        private static List<String> problems(List<String> columns, int id, String idColumn) {
-            var problems = new ArrayList<String>();
-            for (int i = 0; i < columns.size(); i++)
-                if (columns.indexOf(columns.get(i)) < i)
-                    problems.add("column " + Text.quoted(columns.get(i)) + " stands twice");
-            if (id < 0)
-                problems.add("there is no column " + Text.quoted(idColumn) + "; the columns are "
+        private static int idColumn(TextFile file, Header header, String name) {
+            var columns = header.columns();
+            var first = columns.getFirst();
+            for (var column : columns)
+                if (Collections.frequency(columns, column) > 1)
+                    throw file.unusable(header.line(), "duplicate column " + Text.quoted(column));
+            if (name == null && !first.equals("id")) {
+                var other = OTHER_DELIMITER.matcher(first);
+                throw file.unusable(header.line(), "the first column is " + Text.quoted(first) + ", not \"id\"\nhint: "
+                        + (columns.size() == 1 && other.matches() ? "use --delimiter '" + other.group(1) + "'"
+                        : "use --id-column NAME if another column holds the ids"));
+            }
+            if (name != null && !columns.contains(name))
+                throw file.unusable(header.line(), "no column " + Text.quoted(name) + "\nhint: the columns are "
                         + Text.text(String.join(", ", columns), 300));
-            else if (idColumn == null && !columns.get(id).equals("id"))
-                problems.add("the first column is " + Text.quoted(columns.get(id)) + ", not \"id\" (or "
-                        + (columns.size() > 1 || !columns.get(id).matches("id ?[|:^~¦].*") ? "name it with --id-column)"
-                        : "part the cells with --delimiter '" + columns.get(id).replaceAll("id ?(.).*", "$1") + "')"));
-            return problems;
+            return name == null ? 0 : columns.indexOf(name);
         }
 
-        /// The same file, its rows edited as they are read.
+        /// Applies these edits to the rows as they are read.
         Csv with(UnaryOperator<Row> edits) {
-            return new Csv(file, size, header, idColumn, edits, shard);
+            return new Csv(file, header, idColumn, edits, shard);
         }
 
-        /// The same file, as if it had the rows of the shard alone.
+        /// Reads only the rows of a shard.
         Csv with(Optional<Shard> shard) {
-            return new Csv(file, size, header, idColumn, edits, shard);
+            return new Csv(file, header, idColumn, edits, shard);
+        }
+
+        Path path() {
+            return file.path();
+        }
+
+        Charset charset() {
+            return file.charset();
         }
 
         /// Those that have a name.
@@ -9779,71 +9766,75 @@ final class DifyExec implements Runnable {
             return columns().get(idColumn).equals(column);
         }
 
-        /// Reads every row once, for the ids, in order. Everything that is wrong is told at once.
+        List<String> notes() {
+            return header.notes();
+        }
+
+        /// Reads every row once and indexes its id and its hash. All problems are reported together.
         Index check() {
+            return check(Optional.empty());
+        }
+
+        /// @param inspector also checks each row's cells
+        Index check(Optional<Inspector> inspector) {
             var index = new Index();
-            var problems = new ArrayList<String>();
-            var told = new BitSet();
+            var problems = new LinkedHashMap<Long, String>();
             long count = 0;
             try (var rows = new Cursor()) {
-                for (var cells = rows.next(); cells != null; cells = rows.next()) {
-                    var wrong = fault(cells, rows, index, told);
-                    if (wrong.isPresent() && count++ < SHOWN) problems.add("line " + rows.line + ": " + wrong.get());
+                for (var all = rows.next(); all != null; all = rows.next()) {
+                    var problem = problem(all);
+                    if (problem.isEmpty()) {
+                        var cells = header.named(all);
+                        var id = cells.get(idColumn);
+                        long hash = rows.hashes.number(cells);
+                        int row = index.size(), entry = index.add(id, rows.line(), hash);
+                        if (entry < row)
+                            problem = Optional.of("duplicate id " + Text.quoted(id) + " (first seen on line "
+                                    + index.line(entry) + ")");
+                        else if (inspector.isPresent())
+                            inspector.get().accept(new Row(row, rows.line(), id, inputs(cells), hash, false));
+                    }
+                    if (problem.isPresent() && count++ < SHOWN) problems.put(rows.line(), problem.get());
                 }
-                index.endOfRows(rows.ofOtherShards, rows.notes());
+                index.endOfRows(rows.ofOtherShards);
             }
-            if (count == 0 && index.size() == 0 && index.ofOtherShards() == 0)
-                throw new Unusable(file.path + ": a header, but no rows");
-            if (count == 0) return index;
-            throw new Unusable(file.path + ": " + Text.count(count, "problem") + ", nothing was sent\n  "
-                    + String.join("\n  ", problems)
-                    + (count > SHOWN ? "\n  … and " + (count - SHOWN) + " more" : ""));
+            if (count == 0 && index.size() + index.ofOtherShards() > 0) return index;
+            if (count == 0) throw new Unusable(path() + ": no rows below the header");
+            if (count == 1) throw file.unusable(problems.firstEntry().getKey(), problems.firstEntry().getValue());
+            var lines = new StringJoiner("\n  ");
+            lines.add(path() + ": " + count + " problems");
+            problems.forEach((line, problem) -> lines.add("line " + line + ": " + problem));
+            if (count > SHOWN) lines.add("… and " + (count - SHOWN) + " more");
+            throw new Unusable(lines.toString());
         }
 
-        /// @param told the columns without a name of which it was told that they hold something
-        private Optional<String> fault(List<String> all, Cursor rows, Index index, BitSet told) {
+        private Optional<String> problem(List<String> all) {
             if (!header.fits(all))
-                return Optional.of(Text.count(all.size(), "cell") + " where the header has " + header.width()
-                        + " (a comma too many or too few, or a quote left open?)");
+                return Optional.of(Text.count(all.size(), "cell") + ", but the header has " + header.names().size()
+                        + " (a missing or extra delimiter, or an unclosed quote?)");
             for (int place = 0; place < all.size(); place++)
-                if (header.names().get(place).isEmpty() && !all.get(place).isBlank() && !told.get(place)) {
-                    told.set(place);
-                    return Optional.of("column " + (place + 1) + " holds " + Text.quoted(all.get(place))
-                            + " and has no name: give it one in line " + header.line() + ", or empty it");
-                }
-            var cells = header.named(all);
-            var id = cells.get(idColumn);
-            if (id.isEmpty()) return Optional.of("the id is blank");
-            if (Secret.current().isIn(id)) return Optional.of("the id contains the API key"); // it is masked in files
-            if (hasControl(id))
+                if (header.names().get(place).isEmpty() && !all.get(place).isBlank())
+                    return Optional.of("column " + (place + 1) + " has no name, but contains "
+                            + Text.quoted(all.get(place)));
+            var id = header.named(all).get(idColumn);
+            if (id.isEmpty()) return Optional.of("blank id");
+            if (id.chars().anyMatch(Character::isISOControl))
                 return Optional.of("the id " + Text.quoted(id) + " contains a control character or a line break");
-            if (file.mayHoldHalves()) for (var cell : cells)
+            // the decoder of UTF-8 refuses half of a surrogate pair, some others do not
+            if (!charset().equals(UTF_8)) for (var cell : all)
                 if (Json.hasLoneSurrogate(cell))
-                    return Optional.of("the cell " + Text.quoted(cell)
-                            + " contains half of a surrogate pair, which is no character: type it anew");
-            int before = index.size(), entry = index.add(id, rows.line, rows.hashes.number(cells));
-            return entry == before ? Optional.empty()
-                    : Optional.of("the id " + Text.quoted(id) + " stands in line " + index.line(entry) + " already");
+                    return Optional.of("the cell " + Text.quoted(cell) + " contains half of a surrogate pair");
+            return Optional.empty();
         }
 
-        private static boolean hasControl(String id) {
-            for (int i = 0; i < id.length(); i++) if (Character.isISOControl(id.charAt(i))) return true;
-            return false;
-        }
-
-        /// The rows whose index is wanted, in the file's order. They must still be those that were checked.
+        /// The wanted rows in the file's order. They must still be those that were checked.
         Iterator<Row> rows(IntPredicate wanted, Index checked) {
             return Spliterators.iterator(new Rows(wanted, Integer.MAX_VALUE, checked));
         }
 
-        /// The same; the file is read no further than to the last of them.
+        /// Reads no further than to the last wanted row.
         Iterator<Row> rows(BitSet wanted, Index checked) {
             return Spliterators.iterator(new Rows(wanted::get, wanted.length(), checked));
-        }
-
-        /// The first so many rows.
-        Iterator<Row> first(int count, Index checked) {
-            return Spliterators.iterator(new Rows(_ -> true, count, checked));
         }
 
         private final class Rows extends Spliterators.AbstractSpliterator<Row> {
@@ -9855,19 +9846,19 @@ final class DifyExec implements Runnable {
             Rows(IntPredicate wanted, int end, Index checked) {
                 super(Long.MAX_VALUE, ORDERED);
                 this.wanted = wanted;
-                this.end = Math.min(end, checked.rows() + 1); // one row more is a change, too
+                this.end = Math.min(end, checked.rows() + 1); // one more row is a change, too
                 this.checked = checked;
             }
 
             @Override
             public boolean tryAdvance(Consumer<? super Row> use) {
                 for (; index < end; index++) {
-                    var cells = record();
-                    if (cells == null && index < checked.rows()) throw changed(cursor.line);
+                    var cells = next();
+                    if (cells == null && index < checked.rows()) throw changed();
                     if (cells == null) break;
                     if (!wanted.test(index)) continue;
                     use.accept(edits.apply(row(cells)));
-                    if (++index == end) cursor.close(); // who wants one row does not ask whether there is another
+                    if (++index == end) cursor.close(); // a caller that wants one row does not ask for another
                     return true;
                 }
                 end = 0;
@@ -9875,34 +9866,25 @@ final class DifyExec implements Runnable {
                 return false;
             }
 
-            private List<String> record() {
+            private List<String> next() {
                 try {
                     return cursor.next();
                 } catch (Unusable broken) {
-                    throw isShorter() ? changed(cursor.line) : broken; // it was whole when it was checked
+                    throw file.isShorter() ? changed() : broken; // it was whole when it was checked
                 }
             }
 
             private Row row(List<String> all) {
-                if (index >= checked.rows() || !header.fits(all)) throw changed(cursor.line);
+                if (index >= checked.rows() || !header.fits(all)) throw changed();
                 var cells = header.named(all);
                 long hash = cursor.hashes.number(cells);
-                if (checked.cells(index) != hash) throw changed(cursor.line);
-                return new Row(index, cursor.line, cells.get(idColumn), inputs(cells), hash, false);
+                if (checked.cells(index) != hash) throw changed();
+                return new Row(index, cursor.line(), cells.get(idColumn), inputs(cells), hash, false);
             }
-        }
 
-        private Unusable changed(long line) {
-            return new Unusable(file.path + ", line " + line + ": the file was changed while it was in use"
-                    + (isShorter() ? ", it was cut short" : "")
-                    + "\nhint: run the same command again once the file is as it should be");
-        }
-
-        private boolean isShorter() {
-            try {
-                return Files.size(file.path) < size;
-            } catch (IOException _) {
-                return false; // it is gone, which is another change
+            private Unusable changed() {
+                return file.unusable(cursor.line(), "the file was changed" + (file.isShorter() ? " (cut short)" : "")
+                        + " while it was in use\nhint: run the same command again when the file is complete");
             }
         }
 
@@ -9912,65 +9894,45 @@ final class DifyExec implements Runnable {
             return inputs;
         }
 
-        /// A position in the file. `line` is where the present record begins.
+        /// A position in the file, behind the header.
         private final class Cursor implements AutoCloseable {
             private final Records records;
-            private final Gap emptyRows = new Gap(), blankLines = new Gap();
-            private final Cells hashes = new Cells(columns());
             private final int idPlace = header.names().indexOf(columns().get(idColumn));
-            private long line = 0;
-            private int ofOtherShards = 0;
+            final Cells hashes = new Cells(columns());
+            int ofOtherShards = 0;
 
             Cursor() {
                 try {
-                    records = Header.records(file, header.delimiter(), header.isDelimiterNamed());
+                    records = header.records(file);
                 } catch (IOException problem) {
                     throw file.unreadable(problem, 1);
                 }
-                if (record() == null) throw new Unusable(file.path + ": empty"); // the header
+                if (record() == null) throw new Unusable(path() + ": empty");
             }
 
-            /// The next row's cells, those of columns without a name, too, and the id stripped; null at the end. What
-            /// has no id is any shard's.
+            /// The next row's cells, also those of columns without a name; null at the end. A row without an id
+            /// belongs to every shard, so that each reports it.
             List<String> next() {
-                var cells = record();
-                for (; cells != null && isOfOtherShard(cells); cells = record()) ofOtherShards++;
-                return cells;
+                for (var cells = record(); cells != null; cells = record()) {
+                    var id = idPlace < cells.size() ? cells.get(idPlace) : "";
+                    if (shard.isEmpty() || id.isEmpty() || shard.get().holds(id)) return cells;
+                    ofOtherShards++;
+                }
+                return null;
             }
 
-            private boolean isOfOtherShard(List<String> cells) {
-                return shard.isPresent() && idPlace < cells.size() && !cells.get(idPlace).isEmpty()
-                        && !shard.get().holds(cells.get(idPlace));
-            }
-
-            /// What holds nothing is passed over.
             private List<String> record() {
                 try {
-                    var cells = records.next();
-                    if (cells != null && isEmpty(cells)) cells = behindGap(cells);
-                    line = records.line();
+                    var cells = records.nextFilled();
                     if (cells != null && idPlace < cells.size()) cells.set(idPlace, cells.get(idPlace).strip());
                     return cells;
                 } catch (IOException problem) {
-                    throw file.unreadable(problem, records.line());
+                    throw file.unreadable(problem, line());
                 }
             }
 
-            /// Blank lines at the end of the file are not worth a note.
-            private List<String> behindGap(List<String> cells) throws IOException {
-                var blank = new Gap();
-                for (; cells != null && isEmpty(cells); cells = records.next())
-                    (cells.isEmpty() ? blank : emptyRows).add(1, records.line());
-                if (cells != null) blankLines.add(blank.count, blank.first);
-                return cells;
-            }
-
-            /// What was taken all the same, and a reader of the file may not expect.
-            List<String> notes() {
-                var notes = new ArrayList<>(header.notes());
-                emptyRows.note("row of nothing but empty cells is", "rows of nothing but empty cells are", notes);
-                blankLines.note("blank line between rows is", "blank lines between rows are", notes);
-                return notes;
+            long line() {
+                return records.line();
             }
 
             @Override
@@ -9979,32 +9941,38 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The input as a regular file: anything else (`-`, a pipe) is spooled to a temporary one first.
+        /// A writer for another CSV of this layout; the header is already written.
+        CellWriter writer(OutputStream to) throws IOException {
+            var text = new OutputStreamWriter(to, charset().newEncoder());
+            text.write(header.prefix());
+            var out = new CellWriter(text, header.delimiter(), false, header.lineEnd());
+            out.write(columns());
+            return out;
+        }
+
+        /// The input as a regular file. Anything else (`-`, a pipe) is copied to a temporary file first.
         record Source(Path path, boolean temporary) implements AutoCloseable {
             static Source of(Path input) {
                 try {
-                    if (!input.toString().equals("-")) {
+                    boolean isStandardInput = input.toString().equals("-");
+                    if (!isStandardInput) {
                         if (!Files.exists(input)) throw new Unusable(input + ": no such file");
-                        if (Files.isDirectory(input)) throw new Unusable(input + ": a folder, not a CSV file");
-                        if (!Files.isReadable(input)) throw new Unusable(input + ": may not be read");
+                        if (Files.isDirectory(input)) throw new Unusable(input + ": is a folder, not a CSV file");
+                        if (!Files.isReadable(input)) throw new Unusable(input + ": permission denied");
                         if (Files.isRegularFile(input)) return new Source(input, false);
                     }
-                    return spooled(input);
+                    var copy = new Source(Files.createTempFile("difyexec", ".csv"), true);
+                    try (var in = isStandardInput ? System.in : Files.newInputStream(input)) {
+                        Files.copy(in, copy.path, StandardCopyOption.REPLACE_EXISTING);
+                        return copy;
+                    } catch (IOException problem) {
+                        copy.close();
+                        throw problem;
+                    }
                 } catch (IOException problem) {
-                    throw new Unusable(input + ": cannot be copied to " + System.getProperty("java.io.tmpdir") + " ("
-                            + Text.of(problem) + ")\nhint: name the CSV as a file, or another folder with "
+                    throw new Unusable(input + ": cannot copy to " + System.getProperty("java.io.tmpdir") + " ("
+                            + Text.of(problem) + ")\nhint: pass the CSV as a file, or choose another folder with "
                             + "JDK_JAVA_OPTIONS=-Djava.io.tmpdir=FOLDER");
-                }
-            }
-
-            private static Source spooled(Path input) throws IOException {
-                var spool = new Source(Files.createTempFile("difyexec", ".csv"), true);
-                try (var in = input.toString().equals("-") ? System.in : Files.newInputStream(input)) {
-                    Files.copy(in, spool.path, StandardCopyOption.REPLACE_EXISTING);
-                    return spool;
-                } catch (IOException problem) {
-                    spool.close();
-                    throw problem;
                 }
             }
 
@@ -10014,144 +9982,103 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// What is passed over, for it holds nothing: how often, and in which line first.
-        private static final class Gap {
-            private long count = 0, first = 0;
-
-            void add(long count, long line) {
-                if (this.count == 0) first = line;
-                this.count += count;
-            }
-
-            /// `2 blank lines are passed over (first: line 7)`
-            void note(String one, String many, List<String> notes) {
-                if (count > 0) notes.add(Text.count(count, one, many) + " passed over (first: line " + first + ")");
-            }
-        }
-
-        private static boolean isEmpty(List<String> cells) {
-            for (var cell : cells) if (!cell.isBlank()) return false;
-            return true;
-        }
-
-        /// How a CSV is laid out: what parts its cells, and which columns have a name.
+        /// The layout of a CSV.
         ///
-        /// @param isDelimiterNamed whether a line `sep=;` stands first, as Excel writes and reads it
-        /// @param line             where the names stand
-        /// @param lineEnd          what stands behind them
-        /// @param names            of all columns, empty where there is none
-        /// @param columns          those that have a name
-        record Header(char delimiter, boolean isDelimiterNamed, long line, String lineEnd, List<String> names,
+        /// @param prefix  the byte order mark and the line `sep=;`, if the file begins with them
+        /// @param line    the line of the column names
+        /// @param lineEnd the characters at its end
+        /// @param names   the names of all columns; empty for a column without a name
+        /// @param columns the names without the empty ones
+        record Header(String prefix, char delimiter, long line, String lineEnd, List<String> names,
                 List<String> columns) {
-            private static final Pattern SEP = Pattern.compile("\uFEFF?(\"?)sep=(.)\\1", Pattern.CASE_INSENSITIVE);
+            private static final Pattern PREFIX = Pattern.compile("\uFEFF?((\"?)sep=(.)\\2(\r\n|\r|\n|$))?",
+                    Pattern.CASE_INSENSITIVE);
 
-            Header(char delimiter, boolean isDelimiterNamed, long line, String lineEnd, List<String> cells) {
-                var names = cells.stream().map(String::strip).toList();
-                this(delimiter, isDelimiterNamed, line, lineEnd, names,
-                        names.stream().filter(name -> !name.isEmpty()).toList());
-            }
-
-            /// By the delimiter that is given or named, or else by the one that gives most columns: a comma unless `;`
-            /// or a tab gives more. One that the quotes contradict is none: behind `"id"` there is no text.
-            static Header of(TextFile file, Optional<Character> given) {
-                var named = named(file);
+            /// Uses the delimiter that is given or in the line `sep=;`, else the one of comma, semicolon and tab that
+            /// gives the most columns. A delimiter that contradicts the quotes is out: no text follows `"id"`.
+            static Header of(TextFile file, Optional<Character> given) throws IOException {
+                var prefix = PREFIX.matcher(file.start(64));
+                prefix.lookingAt();
+                var named = Optional.ofNullable(prefix.group(3)).map(sep -> sep.charAt(0));
                 Header best = null;
                 IOException fault = null;
                 for (char delimiter : given.or(() -> named).map(List::of).orElse(List.of(',', ';', '\t'))) {
-                    try (var records = records(file, delimiter, named.isPresent())) {
-                        var cells = records.next();
-                        while (cells != null && isEmpty(cells)) cells = records.next();
-                        if (cells == null) throw new Unusable(file.path + ": empty, not even a header");
-                        var header = new Header(delimiter, named.isPresent(), records.line(), records.lineEnd, cells);
-                        if (best == null || header.width() > best.width()) best = header;
+                    var header = new Header(prefix.group(), delimiter, 0, "", List.of(), List.of());
+                    try (var records = header.records(file)) {
+                        var cells = records.nextFilled();
+                        if (cells == null) throw new Unusable(file.path() + ": empty, no header");
+                        header = header.with(records, cells);
+                        if (best == null || header.names.size() > best.names.size()) best = header;
                     } catch (IOException problem) {
-                        if (fault == null) fault = problem;
+                        fault = problem;
                     }
                 }
                 if (best == null) throw file.unreadable(fault, 1);
                 return best;
             }
 
-            /// What the first line says that parts the cells, where it says so.
-            private static Optional<Character> named(TextFile file) {
-                try (var in = new BufferedReader(file.reader())) {
-                    var sep = SEP.matcher(Objects.requireNonNullElse(in.readLine(), ""));
-                    return sep.matches() ? Optional.of(sep.group(2).charAt(0)) : Optional.empty();
-                } catch (IOException _) {
-                    return Optional.empty(); // more than that line; it is told where it is read as a header
-                }
+            private Header with(Records records, List<String> cells) {
+                var names = cells.stream().map(String::strip).toList();
+                return new Header(prefix, delimiter, records.line(), records.lineEnd(), names,
+                        names.stream().filter(name -> !name.isEmpty()).toList());
             }
 
-            /// The file from its start, behind its mark.
-            ///
-            /// @param behindFirst whether the first line is passed over, too
-            static Records records(TextFile file, char delimiter, boolean behindFirst) throws IOException {
-                var records = new Records(file.reader(), delimiter);
-                records.pass('\uFEFF');
-                if (behindFirst) records.next();
-                return records;
+            /// The file's records, the column names first.
+            Records records(TextFile file) throws IOException {
+                var reader = file.reader();
+                reader.skip(prefix.length());
+                return new Records(reader, delimiter, hasDelimiterLine() ? 2 : 1);
             }
 
-            int width() {
-                return names.size();
+            private boolean hasDelimiterLine() {
+                return prefix.length() > 1;
             }
 
-            private boolean isWhole() {
-                return columns.size() == width();
+            private boolean areAllNamed() {
+                return columns.size() == names.size();
             }
 
-            /// Whether a row has a cell for each column. At its end those without a name may be missing: so Excel
-            /// saves.
+            /// Whether a row has a cell for each column. Excel leaves out the last ones if they have no name.
             boolean fits(List<String> cells) {
-                int cut = cells.size();
-                return cut == width()
-                        || cut < width() && names.subList(cut, width()).stream().allMatch(String::isEmpty);
+                return cells.size() == names.size() || cells.size() < names.size()
+                        && names.subList(cells.size(), names.size()).stream().allMatch(String::isEmpty);
             }
 
             /// The cells of the columns that have a name.
             List<String> named(List<String> cells) {
-                return isWhole() ? cells : IntStream.range(0, cells.size()).filter(i -> !names.get(i).isEmpty())
+                return areAllNamed() ? cells : IntStream.range(0, cells.size()).filter(i -> !names.get(i).isEmpty())
                         .mapToObj(cells::get).toList();
             }
 
             List<String> notes() {
                 var notes = new ArrayList<String>();
-                if (isDelimiterNamed) notes.add("line 1, \"sep=\", is taken as naming what parts the cells");
-                if (!isWhole())
-                    notes.add(Text.count(width() - columns.size(), "column without a name is",
-                            "columns without a name are") + " left out, as no row has anything there (first: column "
-                            + (names.indexOf("") + 1) + ")");
+                if (hasDelimiterLine()) notes.add("using the delimiter from line 1 (\"sep=" + delimiter + "\")");
+                if (!areAllNamed())
+                    notes.add("ignoring " + Text.count(names.size() - columns.size(), "empty column")
+                            + " without a name (first: column " + (names.indexOf("") + 1) + ")");
                 return notes;
             }
         }
     }
 
-    /// A file of text in an encoding. What is none, by its first bytes, is refused with what to click in the programs
-    /// that open it.
-    record TextFile(Path path, Charset charset) {
-        private static final String EXCEL = "Excel: File > Save As, \"CSV UTF-8 (Comma delimited)\"",
-                NUMBERS = "Numbers: File > Export To > CSV, under Advanced Options \"Unicode (UTF-8)\"",
-                LIBRE_OFFICE = "LibreOffice: File > Save As, \"Text CSV\", then the character set \"Unicode (UTF-8)\"";
-        private static final String[] ANY = {EXCEL, NUMBERS, LIBRE_OFFICE};
-        private static final String NO_CSV = ", not a CSV. Save it as one";
-        /// Those that a file which is not UTF-8 may be in.
-        private static final List<String> USUAL = List.of("Shift_JIS", "EUC-JP", "GB18030", "Big5", "EUC-KR",
-                "windows-1252", "windows-1251");
+    /// A text file and its encoding.
+    ///
+    /// @param size in bytes, when it was opened
+    record TextFile(Path path, Charset charset, long size) {
+        /// The first bytes of zip (so xlsx, ods and numbers), xls, gzip, PNG, JPEG, PDF and Parquet, in hexadecimal.
+        private static final List<String> BINARY = List.of("504b0304", "d0cf11e0", "1f8b", "89504e47", "ffd8ff",
+                "25504446", "50415231");
 
-        /// @param given else the encoding is found by a byte order mark
         static TextFile of(Path path, Optional<Charset> given) throws IOException {
-            var start = start(path, 1 << 16);
-            var magic = HexFormat.of().formatHex(start, 0, Math.min(8, start.length));
-            if (magic.startsWith("504b0304")) throw zipped(path);
-            if (magic.equals("d0cf11e0a1b11ae1")) throw refused(path, "an Excel workbook (.xls)" + NO_CSV, ANY);
-            if (given.isPresent()) return new TextFile(path, given.get());
-            if (magic.startsWith("fffe")) return new TextFile(path, StandardCharsets.UTF_16LE);
-            if (magic.startsWith("feff")) return new TextFile(path, StandardCharsets.UTF_16BE);
-            var unmarked = unmarked(start);
-            if (unmarked.isPresent())
-                throw refused(path, unmarked.get() + " without its byte order mark. Add --encoding " + unmarked.get()
-                        + ", or save it as UTF-8", ANY);
-            return new TextFile(path, UTF_8);
+            var start = start(path, 4096);
+            var magic = HexFormat.of().formatHex(start, 0, Math.min(4, start.length));
+            if (BINARY.stream().anyMatch(magic::startsWith))
+                throw new Unusable(path + ": is a spreadsheet, an archive or another binary file, not a CSV"
+                        + "\nhint: export it as CSV in UTF-8");
+            var file = new TextFile(path, given.orElse(magic.startsWith("fffe") ? StandardCharsets.UTF_16LE
+                    : magic.startsWith("feff") ? StandardCharsets.UTF_16BE : UTF_8), Files.size(path));
+            if (file.charset.equals(UTF_8)) file.refuseUtf16(start);
+            return file;
         }
 
         private static byte[] start(Path path, int most) throws IOException {
@@ -10160,59 +10087,48 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private static Unusable zipped(Path path) {
-            try (var zip = new ZipFile(path.toFile())) {
-                var names = zip.stream().map(ZipEntry::getName).toList();
-                if (names.stream().anyMatch(name -> name.startsWith("xl/")))
-                    return refused(path, "an Excel workbook (.xlsx)" + NO_CSV, ANY);
-                if (names.stream().anyMatch(name -> name.startsWith("Index/") || name.equals("Index.zip")))
-                    return refused(path, "a Numbers spreadsheet (.numbers)" + NO_CSV, NUMBERS);
-                if (names.contains("content.xml"))
-                    return refused(path, "an OpenDocument spreadsheet (.ods)" + NO_CSV, LIBRE_OFFICE, EXCEL);
-            } catch (IOException _) {
-                // cut short, or of another make
-            }
-            return refused(path, "a zip archive, not a CSV. If a spreadsheet program wrote it, save it as one there",
-                    ANY);
-        }
-
-        private static Unusable refused(Path path, String what, String... clicks) {
-            return new Unusable(path + ": " + what + ":\n  " + String.join("\n  ", clicks));
-        }
-
-        /// UTF-16 shows in the first line: every second byte of its delimiters and Latin letters is 0.
-        private static Optional<Charset> unmarked(byte[] start) {
-            long[] zeros = new long[2];
+        /// Every second byte of UTF-16's delimiters and Latin letters is 0.
+        private void refuseUtf16(byte[] start) {
             for (int i = 0; i < start.length && start[i] != '\n' && start[i] != '\r'; i++)
-                if (start[i] == 0) zeros[i % 2]++;
-            if (zeros[0] == 0 && zeros[1] > 0) return Optional.of(StandardCharsets.UTF_16LE);
-            return zeros[0] > 0 && zeros[1] == 0 ? Optional.of(StandardCharsets.UTF_16BE) : Optional.empty();
+                if (start[i] == 0)
+                    throw unusable(1, "not UTF-8, but probably UTF-16 without a byte order mark\nhint: add --encoding UTF-16"
+                            + (i % 2 == 0 ? "BE" : "LE") + ", or save the file as UTF-8");
         }
 
-        /// From the start, with its mark. What the encoding does not allow is an error.
+        /// The beginning of the text, of so many bytes.
+        String start(int most) throws IOException {
+            return new String(start(path, most), charset);
+        }
+
+        /// From the start, with its byte order mark. Bytes that the encoding does not allow are an error.
         Reader reader() throws IOException {
             return new InputStreamReader(Files.newInputStream(path), charset.newDecoder()
                     .onMalformedInput(CodingErrorAction.REPORT).onUnmappableCharacter(CodingErrorAction.REPORT));
         }
 
-        /// Half of a surrogate pair, which some decoders let through; that of UTF-8 takes it for no text.
-        boolean mayHoldHalves() {
-            return !charset.equals(UTF_8);
+        boolean isShorter() {
+            try {
+                return Files.size(path) < size;
+            } catch (IOException _) {
+                return false; // it is gone, which is another change
+            }
         }
 
-        /// @param line where reading met the problem, if it is not one of the encoding
+        /// `data.csv:7: duplicate id "r-3"`
+        Unusable unusable(long line, String problem) {
+            return new Unusable(path + ":" + line + ": " + problem);
+        }
+
+        /// @param line where the problem is, unless it is one of the encoding
         Unusable unreadable(IOException problem, long line) {
-            if (!(problem instanceof CharacterCodingException))
-                return new Unusable(path + ", line " + line + ": " + Text.of(problem));
-            var likely = likely();
-            return new Unusable(path + ", line " + badLine() + ": not " + charset
-                    + (likely.isEmpty() ? "" : "; it looks like " + likely)
-                    + "\nhint: name the encoding with --encoding, or save the file as UTF-8");
+            if (!(problem instanceof CharacterCodingException)) return unusable(line, Text.of(problem));
+            return unusable(badLine(), "invalid " + charset + "\nhint: " + likely().map(name -> "add --encoding " + name
+                    + " (a guess)").orElse("name the encoding with --encoding") + ", or save the file as UTF-8");
         }
 
-        /// The line of the first byte that the charset does not allow: there the decoder puts a character of no text.
+        /// The line of the first byte that the encoding does not allow.
         private long badLine() {
-            char mark = '\uFFFE';
+            char mark = '\uFFFE'; // which is no character, so no text has it
             var decoder = charset.newDecoder().onMalformedInput(CodingErrorAction.REPLACE)
                     .onUnmappableCharacter(CodingErrorAction.REPLACE).replaceWith(String.valueOf(mark));
             try (var in = new LineNumberReader(new InputStreamReader(Files.newInputStream(path), decoder))) {
@@ -10220,82 +10136,67 @@ final class DifyExec implements Runnable {
                 while (next >= 0 && next != mark) next = in.read();
                 return in.getLineNumber() + 1;
             } catch (IOException _) {
-                return 1; // it is gone since
+                return 1; // it is gone by now
             }
         }
 
-        /// The encodings that can read it, best letters first.
-        private String likely() {
+        /// A guess for a hint, never for decoding.
+        private Optional<String> likely() {
             try {
-                var bytes = start(path, 1 << 18);
-                return USUAL.stream().filter(Charset::isSupported).map(Charset::forName)
-                        .map(charset -> Map.entry(charset, score(bytes, charset))).filter(entry -> entry.getValue() > 0)
-                        .sorted(Map.Entry.<Charset, Double>comparingByValue().reversed()).limit(2)
-                        .map(entry -> entry.getKey().name()).collect(joining(" or "));
+                return Optional.ofNullable(UniversalDetector.detectCharset(path)).filter(Charset::isSupported)
+                        .map(Charset::forName).filter(guess -> !guess.equals(charset)).map(Charset::name);
             } catch (IOException _) {
-                return ""; // only a hint is lost
+                return Optional.empty(); // only a hint is lost
             }
-        }
-
-        /// The share of the non-ASCII characters that are common letters of the encoding's languages; 0: cannot be
-        /// read.
-        private static double score(byte[] bytes, Charset charset) {
-            var chars = CharBuffer.allocate((int) (bytes.length * charset.newDecoder().maxCharsPerByte()) + 1);
-            if (charset.newDecoder().decode(ByteBuffer.wrap(bytes), chars, false).isError()) return 0;
-            var foreign = chars.flip().codePoints().filter(c -> c > 0x7f).toArray();
-            return foreign.length == 0 ? 0 : IntStream.of(foreign).mapToDouble(c -> weight(c, charset.name()))
-                    .sum() / foreign.length;
-        }
-
-        private static double weight(int c, String charset) {
-            var script = Character.UnicodeScript.of(c);
-            return switch (charset) {
-                case "Shift_JIS", "EUC-JP" -> {
-                    boolean kana = script == Character.UnicodeScript.HIRAGANA
-                            || script == Character.UnicodeScript.KATAKANA && c < 0xff00;
-                    boolean mark = c >= 0x3000 && c < 0x3100;
-                    yield kana ? 2 : script == Character.UnicodeScript.HAN ? 0.9 : mark ? 0.5 : 0;
-                }
-                case "EUC-KR" -> script == Character.UnicodeScript.HANGUL ? 2
-                        : script == Character.UnicodeScript.HAN ? 0.3 : 0;
-                case "GB18030", "Big5" -> {
-                    boolean mark = c >= 0x3000 && c < 0x3040 || c >= 0xff00 && c < 0xff60;
-                    yield c >= 0x4e00 && c < 0x9fa6 ? 1 : mark ? 0.5 : 0;
-                }
-                case "windows-1251" -> script == Character.UnicodeScript.CYRILLIC ? 1 : 0;
-                default -> {
-                    boolean small = script == Character.UnicodeScript.LATIN && Character.isLowerCase(c);
-                    yield small ? 0.95 : Character.isLetter(c) ? 0.4 : 0.2;
-                }
-            };
         }
     }
 
-    /// Reads the records of a CSV, each as its cells, which keep their blanks and line ends. What a quote leaves
-    /// unclear is an error.
+    /// Reads the records of a CSV, each as its cells, with their blanks and line ends. Unclear quotes are an error.
     ///
-    /// opencsv's reader is no use here: if it is to keep CR LF inside quotes, a CR alone ends no line and a blank line
-    /// inside quotes is an error; a quote inside a bare cell (`5" pipe`) takes in the rows that follow; and it tells
-    /// neither text after a closing quote nor the line in which an open one began.
+    /// opencsv's reader does not fit: if it is to keep CR LF inside quotes, a CR alone ends no line and a blank line
+    /// inside quotes is an error; a quote inside a bare cell (`5" pipe`) swallows the rows that follow; and it reports
+    /// neither text after a closing quote nor the line of an unclosed one.
     static final class Records implements AutoCloseable {
+        /// In characters: a quote that is never closed must not fill the memory.
+        private static final int LARGEST = 64 << 20;
+
         private final Reader in;
         private final char delimiter;
         private final char[] buffer = new char[1 << 14];
-        /// What the buffer no longer has of the present cell.
-        private final StringBuilder begun = new StringBuilder();
-        /// In the buffer: where the present cell begins or goes on, the next character, and the end of what was read.
+        /// The part of the present cell that the buffer no longer has.
+        private final StringBuilder cell = new StringBuilder();
+        /// In the buffer: the start of the rest of the present cell, the next character, and the end of what was read.
         private int from = 0, at = 0, end = 0;
-        private long line = 0, next = 1;
-        String lineEnd = "\n"; // the last that was passed
+        private long line, next;
+        private String lineEnd = "\n";
 
-        Records(Reader in, char delimiter) {
+        /// @param line the number of the first line that is read
+        Records(Reader in, char delimiter, long line) {
             this.in = in;
             this.delimiter = delimiter;
+            this.line = next = line;
         }
 
         /// The line in which the last record began, or in which it went wrong.
         long line() {
             return line;
+        }
+
+        /// The line end that was read last.
+        String lineEnd() {
+            return lineEnd;
+        }
+
+        /// The cells of the next record that is not blank; null at the end.
+        List<String> nextFilled() throws IOException {
+            var cells = next();
+            while (cells != null && areBlank(cells)) cells = next();
+            return cells;
+        }
+
+        private static boolean areBlank(List<String> cells) {
+            for (var cell : cells) if (!cell.isBlank()) return false;
+            return true;
         }
 
         /// The cells of the next record, none if the line is empty; null at the end.
@@ -10310,7 +10211,7 @@ final class DifyExec implements Runnable {
 
         private String bare() throws IOException {
             begin();
-            goTo(delimiter);
+            skipTo(delimiter);
             return cell(0);
         }
 
@@ -10319,42 +10220,37 @@ final class DifyExec implements Runnable {
             pass('"');
             begin();
             do {
-                goTo('"');
-                if (peek() < 0) throw fault(opened, "a quote is opened there and never closed");
-            } while (isLineEnd(peek()) ? passLineEnd() : isPair());
+                skipTo('"');
+                if (peek() < 0) throw fault(opened, "unclosed quote");
+            } while (isLineEnd(peek()) ? passLineEnd() : pass('"') && pass('"')); // two quotes stand for one
             var cell = cell(1).replace("\"\"", "\"");
             if (peek() >= 0 && peek() != delimiter && !isLineEnd(peek()))
-                throw fault(next, "text after a closing quote (a quote inside a quoted cell is written twice)");
+                throw fault(next, "text after a closing quote (double a quote inside a quoted cell)");
             return cell;
-        }
-
-        /// Passes a quote, and a second one after it, which stand for one in the cell.
-        private boolean isPair() throws IOException {
-            return pass('"') && pass('"');
         }
 
         private void begin() {
             from = at;
-            if (!begun.isEmpty()) begun.setLength(0);
+            cell.setLength(0);
         }
 
-        /// What was passed since the cell began, without so many characters at the end.
+        /// The characters since the cell began, without so many at the end.
         private String cell(int without) {
-            if (begun.isEmpty()) return new String(buffer, from, at - from - without);
-            return begun.append(buffer, from, at - from).substring(0, begun.length() - without);
+            if (cell.isEmpty()) return new String(buffer, from, at - from - without);
+            return cell.append(buffer, from, at - from).substring(0, cell.length() - without);
         }
 
-        private IOException fault(long line, String what) {
+        private IOException fault(long line, String problem) {
             this.line = line;
-            return new IOException(what);
+            return new IOException(problem);
         }
 
         private static boolean isLineEnd(int c) {
             return c == '\n' || c == '\r';
         }
 
-        /// Passes what stands before the next `stop` or line end.
-        private void goTo(char stop) throws IOException {
+        /// Passes all characters before the next `stop` or line end.
+        private void skipTo(char stop) throws IOException {
             while (peek() >= 0) {
                 int here = at;
                 while (here < end && buffer[here] != stop && !isLineEnd(buffer[here])) here++;
@@ -10371,7 +10267,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Passes the next character if it is this one.
-        boolean pass(char expected) throws IOException {
+        private boolean pass(char expected) throws IOException {
             if (peek() != expected) return false;
             at++;
             return true;
@@ -10379,7 +10275,9 @@ final class DifyExec implements Runnable {
 
         private int peek() throws IOException {
             if (at == end) {
-                begun.append(buffer, from, end - from);
+                if (cell.length() + end - from > LARGEST)
+                    throw fault(line, "a cell is larger than 64 MiB (an unclosed quote?)");
+                cell.append(buffer, from, end - from);
                 from = at = 0;
                 end = Math.max(0, in.read(buffer));
             }
@@ -10396,15 +10294,15 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Writes a CSV (RFC 4180). In quotes stands what a reader could part or strip: also a delimiter that is not this
-    /// file's, for some spreadsheets part cells at any of them.
+    /// Writes a CSV (RFC 4180). Quotes go around any cell that a reader could split or strip, also at a delimiter that
+    /// this file does not use: some spreadsheets split cells at any of them.
     static final class CellWriter extends CSVWriter {
         CellWriter(Writer out, char delimiter, boolean mark, String lineEnd) throws IOException {
             super(new BufferedWriter(out), delimiter, DEFAULT_QUOTE_CHARACTER, DEFAULT_ESCAPE_CHARACTER, lineEnd);
             if (mark) getWriter().write('\uFEFF');
         }
 
-        /// The other `writeNext` keeps an exception to itself.
+        /// The other `writeNext` swallows exceptions.
         void write(Collection<String> cells) throws IOException {
             writeNext(cells.toArray(String[]::new), false, new StringBuilder());
         }
@@ -10416,45 +10314,44 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The workflow's form held against a header: what each column is, and each cell's value. Pure.
+    /// The workflow's form, matched with the columns of a CSV: the variable of each column, and each cell's value.
     record Form(List<Variable> variables, Map<String, Variable> byColumn) {
         Form(List<Variable> variables, List<String> columns) {
-            var known = new LinkedHashMap<String, Variable>();
-            for (var column : columns) named(variables, column).ifPresent(variable -> known.put(column, variable));
-            this(List.copyOf(variables), Collections.unmodifiableMap(known));
+            var byColumn = new LinkedHashMap<String, Variable>();
+            for (var column : columns)
+                variables.stream().filter(variable -> variable.name().equals(column)).findFirst()
+                        .or(() -> variables.stream().filter(variable -> variable.label().equals(column)).findFirst())
+                        .ifPresent(variable -> byColumn.put(column, variable));
+            this(List.copyOf(variables), Collections.unmodifiableMap(byColumn));
         }
 
-        /// By name, else by the label that people see.
-        private static Optional<Variable> named(List<Variable> variables, String column) {
-            return Stream.<Function<Variable, String>>of(Variable::name, Variable::label)
-                    .flatMap(said -> variables.stream().filter(variable -> said.apply(variable).equals(column)))
-                    .findFirst();
-        }
-
-        /// Without a form: every cell is sent as text.
+        /// Without a form, every cell is sent as text.
         static Form ofText() {
             return new Form(List.of(), List.of());
         }
 
-        private boolean isOfText() {
-            return variables.stream().allMatch(variable -> variable.input() instanceof Variable.Query);
-        }
-
-        /// The same for a chatflow, which is asked what stands in one of the columns, as if that were a variable.
-        Form asking(String column, List<String> columns) {
-            var query = new Variable(column, "", "query", true, Optional.empty(), new Variable.Query());
-            return new Form(Stream.concat(Stream.of(query), variables.stream()).toList(), columns);
-        }
-
-        /// The answer of `GET /parameters`. Everything but `variable`, `type` and `required` may be missing or null.
+        /// Reads the answer of `GET /parameters`. Everything but `variable`, `type` and `required` may be missing or
+        /// null.
         ///
-        /// @param usesPresets whether this server puts a variable's stored default in for what is not sent (1.14 on)
+        /// @param usesPresets whether this server fills in a variable's default for what is not sent (1.14 on)
         static Form of(JsonNode parameters, List<String> columns, Variable.Folders folders, boolean usesPresets) {
             var variables = new ArrayList<Variable>();
             for (var item : parameters.path("user_input_form"))
-                item.properties().forEach(entry -> variables.add(Variable.of(entry.getKey(), entry.getValue(),
-                        parameters.path("system_parameters"), folders, usesPresets)));
+                for (var entry : item.properties()) {
+                    var variable = Variable.of(entry.getKey(), entry.getValue(), parameters.path("system_parameters"),
+                            folders);
+                    variables.add(usesPresets ? variable : variable.withoutPreset());
+                }
             return new Form(variables, columns);
+        }
+
+        /// Adds the column of a chatflow's question, as if that were a variable.
+        Form asking(String column, List<String> columns) {
+            return new Form(Stream.concat(Stream.of(Variable.question(column)), variables.stream()).toList(), columns);
+        }
+
+        private boolean isOfText() {
+            return variables.stream().allMatch(Variable::isQuestion);
         }
 
         Optional<Variable> variable(String column) {
@@ -10466,7 +10363,7 @@ final class DifyExec implements Runnable {
             return variable == null ? new Value.Str(cell) : variable.value(cell);
         }
 
-        /// What a row sends, by name; what is left out is not there.
+        /// The values that a row sends, by name. Those that are left out are not there.
         Map<String, Value> values(Row row) {
             var values = new LinkedHashMap<String, Value>();
             row.inputs().forEach((column, cell) -> {
@@ -10477,51 +10374,63 @@ final class DifyExec implements Runnable {
             return values;
         }
 
-        /// What is wrong with the header; nothing may be sent then.
+        /// The cells that the workflow does not accept.
+        List<Inspection.Problem> problems(Row row) {
+            var problems = new ArrayList<Inspection.Problem>();
+            row.inputs().forEach((column, cell) -> {
+                if (value(column, cell) instanceof Value.Wrong(var why))
+                    problems.add(new Inspection.Problem(row.line(), row.id(), column, Text.text(cell, 60), why));
+            });
+            return problems;
+        }
+
+        /// Problems of the header. With any of them nothing may be sent.
         List<String> faults(List<String> columns) {
             var faults = new ArrayList<String>();
             for (var variable : variables) {
+                var name = Text.quoted(variable.name());
                 var own = columns.stream().filter(column -> byColumn.get(column) == variable).map(Text::quoted)
                         .toList();
-                var name = Text.quoted(variable.name());
                 if (own.size() > 1)
-                    faults.add("the columns " + String.join(" and ", own) + " are both the variable " + name
-                            + " (by name and by label)");
+                    faults.add("the columns " + String.join(" and ", own) + " both belong to the variable " + name
+                            + " (one by its name, one by its label)");
                 if (!own.isEmpty()) continue;
-                if (variable.input() instanceof Variable.Query) faults.add(missingQuery(variable.name(), columns));
+                if (variable.isQuestion())
+                    faults.add("no column " + name + " for the chatflow's question; " + questionColumn(columns)
+                            .map(column -> "did you mean --query-column " + Text.shell(column) + "?")
+                            .orElse("name it with --query-column"));
                 else if (variable.required())
-                    faults.add("there is no column for the required variable " + name
-                            + Nearest.of(variable.name(), unknown(columns))
-                                    .map(near -> "; is it " + Text.quoted(near) + "?").orElse(""));
+                    faults.add("no column for the required variable " + name
+                            + didYouMean(variable.name(), unknown(columns)));
                 else if (variable.hasBadPreset())
-                    faults.add("there is no column for the variable " + name
-                            + ", and the default stored in the workflow is none of its options");
+                    faults.add("no column for the variable " + name
+                            + ", and its default in the workflow is not one of its options");
             }
             return faults;
         }
 
-        /// What a chatflow is asked has to stand in some column.
-        private static String missingQuery(String name, List<String> columns) {
-            return "there is no column " + Text.quoted(name) + " with what the chatflow is asked; "
-                    + Stream.of("question", "prompt", "text", "message", "input")
-                            .flatMap(word -> columns.stream().filter(word::equalsIgnoreCase)).findFirst()
-                            .or(() -> Nearest.of(name, columns))
-                            .map(column -> "--query-column " + Text.shell(column) + " takes that one")
-                            .orElse("--query-column NAME names another");
+        private static Optional<String> questionColumn(List<String> columns) {
+            return Stream.of("question", "prompt", "text", "message", "input")
+                    .flatMap(word -> columns.stream().filter(word::equalsIgnoreCase)).findFirst()
+                    .or(() -> Nearest.of("query", columns));
         }
 
-        /// What is worth saying of the header.
+        private static String didYouMean(String name, List<String> names) {
+            return Nearest.of(name, names).map(near -> " (did you mean " + Text.quoted(near) + "?)").orElse("");
+        }
+
+        /// Remarks on the header.
         List<String> notes(List<String> columns) {
             if (isOfText()) return List.of();
             var notes = new ArrayList<String>();
             var names = variables.stream().map(Variable::name).toList();
-            var unknown = unknown(columns).stream().map(column -> Text.quoted(column) + Nearest.of(column, names)
-                    .map(near -> " (did you mean " + Text.quoted(near) + "?)").orElse("")).toList();
+            var unknown = unknown(columns).stream().map(column -> Text.quoted(column) + didYouMean(column, names))
+                    .toList();
             if (!unknown.isEmpty())
-                notes.add("the workflow has no variable for " + String.join(", ", unknown) + ": Dify drops it");
-            byColumn.forEach((column, variable) -> variable.preset().filter(_ -> !variable.takesEmpty())
-                    .ifPresent(preset -> notes.add("an empty " + Text.quoted(column) + " becomes "
-                            + Text.quoted(preset) + ", the default stored in the workflow")));
+                notes.add("the workflow has no variable " + String.join(", ", unknown) + "; Dify ignores it");
+            byColumn.forEach((column, variable) -> variable.preset().filter(_ -> !variable.isText())
+                    .ifPresent(preset -> notes.add("for an empty " + Text.quoted(column) + " Dify uses "
+                            + Text.quoted(preset) + ", the default in the workflow")));
             return notes;
         }
 
@@ -10530,154 +10439,130 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// One variable of the workflow's form. It knows how to read a cell, and what is wrong with it.
+    /// One variable of the workflow's form.
     ///
-    /// @param label  the name shown to people
-    /// @param type   Dify's
-    /// @param preset what the server puts in for what is not sent
-    record Variable(String name, String label, String type, boolean required, Optional<String> preset, Input input) {
-        static Variable of(String type, JsonNode node, JsonNode system, Folders folders, boolean usesPresets) {
-            var input = switch (type) {
-                case "text-input", "paragraph" -> new TextInput(node.path("max_length").asInt(0));
-                case "select" -> new Select(texts(node.path("options")));
-                case "number" -> new NumberInput();
-                case "checkbox" -> new Checkbox();
-                case "json_object" -> new JsonObject();
-                case "file", "file-list" -> FileInput.of(type.equals("file-list"), node, system, folders);
-                default -> new Unsupported(type);
+    /// @param label   the name shown to people
+    /// @param type    Dify's type, or `query` for a chatflow's question
+    /// @param preset  the value that the server uses if none is sent
+    /// @param choices the values of a select, or proposals for a checkbox
+    /// @param reader  turns a cell into a value; gets an empty cell only if that is a value of this type
+    record Variable(String name, String label, String type, boolean required, Optional<String> preset,
+            List<String> choices, Function<String, Value> reader) {
+        private static final String QUESTION = "query";
+
+        static Variable of(String type, JsonNode node, JsonNode system, Folders folders) {
+            var choices = type.equals("checkbox") ? List.of("true", "false") : texts(node.path("options"));
+            int longest = node.path("max_length").asInt(0);
+            Function<String, Value> reader = switch (type) {
+                case "text-input", "paragraph" -> cell -> text(cell, longest);
+                case "select" -> cell -> select(cell, choices);
+                case "number" -> Variable::number;
+                case "checkbox" -> Variable::checkbox;
+                case "json_object" -> Variable::object;
+                case "file", "file-list" -> FileInput.of(type.equals("file-list"), node, system, folders)::read;
+                // `external_data_tool` and types we do not know: a run that gets a value for one fails
+                default -> _ -> new Value.Wrong("must be empty: Dify's API accepts no value for type " + type);
             };
             return new Variable(node.path("variable").asText(), node.path("label").asText(""), type,
-                    node.path("required").asBoolean(), usesPresets && node.hasNonNull("default")
-                            ? Optional.of(node.path("default").asText()) : Optional.empty(), input);
+                    node.path("required").asBoolean(), Optional.ofNullable(node.get("default"))
+                            .filter(preset -> !preset.isNull()).map(JsonNode::asText), choices, reader);
+        }
+
+        static Variable question(String column) {
+            return new Variable(column, "", QUESTION, true, Optional.empty(), List.of(), Value.Query::new);
+        }
+
+        Variable withoutPreset() {
+            return new Variable(name, label, type, required, Optional.empty(), choices, reader);
         }
 
         private static List<String> texts(JsonNode array) {
             return array.valueStream().map(JsonNode::asText).toList();
         }
 
-        Value value(String cell) {
-            boolean isEmpty = switch (input) {
-                case Select _ -> cell.isEmpty();
-                case FileInput file when file.isList -> cell.replace(';', ' ').isBlank();
-                case Input _ -> cell.isBlank();
-            };
-            if (!isEmpty || takesEmpty()) return input.read(cell);
-            if (required) return new Value.Wrong("not empty: the workflow requires it");
-            return hasBadPreset()
-                    ? new Value.Wrong("not empty: the default stored in the workflow is none of its options")
-                    : new Value.None();
+        boolean isQuestion() {
+            return type.equals(QUESTION);
         }
 
-        /// An empty text is a text; of everything else, empty is nothing.
-        boolean takesEmpty() {
-            return input instanceof TextInput;
+        /// An empty text is a text. For every other type, an empty cell is no value.
+        boolean isText() {
+            return type.equals("text-input") || type.equals("paragraph");
         }
 
-        /// The server refuses a row then for which nothing is sent.
+        /// The server then refuses a row that sends no value.
         boolean hasBadPreset() {
-            return input instanceof Select(var options) && preset.filter(text -> !options.contains(text)).isPresent();
+            return type.equals("select") && preset.filter(text -> !choices.contains(text)).isPresent();
         }
 
-        /// What a kind of variables takes.
-        sealed interface Input {
-            /// A cell that is not empty, or any for text.
-            Value read(String cell);
+        Value value(String cell) {
+            boolean isEmpty = switch (type) {
+                case "select" -> cell.isEmpty();
+                case "file-list" -> cell.replace(';', ' ').isBlank();
+                default -> cell.isBlank();
+            };
+            if (!isEmpty || isText()) return reader.apply(cell);
+            if (required) return new Value.Wrong("is required");
+            return hasBadPreset() ? new Value.Wrong("must not be empty: its default in the workflow is not one of its "
+                    + "options") : new Value.None();
         }
 
-        /// What a chatflow is asked, as if it were a variable of its form; so the column is its name.
-        record Query() implements Input {
-            @Override
-            public Value read(String cell) {
-                return new Value.Query(cell);
-            }
+        /// The server counts code points, too.
+        private static Value text(String cell, int longest) {
+            int length = cell.codePointCount(0, cell.length());
+            return longest == 0 || length <= longest ? new Value.Str(cell)
+                    : new Value.Wrong("has " + Text.count(length, "character") + "; the limit is " + longest);
         }
 
-        /// `text-input` and `paragraph`: as it stands. Lengths are counted in code points, as the server does.
-        record TextInput(int longest) implements Input {
-            @Override
-            public Value read(String cell) {
-                int length = cell.codePointCount(0, cell.length());
-                return longest > 0 && length > longest
-                        ? Value.Wrong.tooMuch("is " + length + " characters long", longest) : new Value.Str(cell);
-            }
+        private static Value select(String cell, List<String> options) {
+            if (options.contains(cell)) return new Value.Str(cell);
+            return new Value.Wrong("must be one of " + Text.first(20, options.stream().map(Text::quoted))
+                    + Nearest.of(cell, options).map(near -> "; did you mean " + Text.quoted(near) + "?").orElse(""));
         }
 
-        record Select(List<String> options) implements Input {
-            @Override
-            public Value read(String cell) {
-                if (options.contains(cell)) return new Value.Str(cell);
-                var near = Nearest.of(cell, options).map(option -> "; did you mean " + Text.quoted(option) + "?")
-                        .orElse("");
-                return new Value.Wrong("one of " + options.stream().limit(20).map(Text::quoted).collect(joining(", "))
-                        + (options.size() > 20 ? ", …" : "") + near);
+        /// Takes plain decimal notation. Exponents and underscores, which the server would take, are refused on purpose.
+        private static Value number(String cell) {
+            var text = cell.strip();
+            try {
+                if (text.chars().allMatch(c -> "+-.0123456789".indexOf(c) >= 0))
+                    return new Value.Raw(new BigDecimal(text).toPlainString());
+            } catch (NumberFormatException _) {
+                // reported below
             }
+            return new Value.Wrong("must be a number such as 12, -0.5 or 1234567.89");
         }
 
-        /// Plain decimal notation; the exponents and underscores that the server would take are refused on purpose.
-        record NumberInput() implements Input {
-            @Override
-            public Value read(String cell) {
-                var text = cell.strip();
-                try {
-                    if (isPlain(text)) return new Value.Numeric(new BigDecimal(text));
-                } catch (NumberFormatException _) {
-                    // said below
-                }
-                return new Value.Wrong("a number like 12, -0.5 or 1234567.89");
-            }
-
-            private static boolean isPlain(String text) {
-                for (int i = 0; i < text.length(); i++) if ("+-.0123456789".indexOf(text.charAt(i)) < 0) return false;
-                return true;
-            }
+        private static Value checkbox(String cell) {
+            return switch (cell.strip().toLowerCase(Locale.ROOT)) {
+                case "true", "yes", "1", "on" -> new Value.Raw("true");
+                case "false", "no", "0", "off" -> new Value.Raw("false");
+                default -> new Value.Wrong("must be true, false, yes, no, 1, 0, on or off");
+            };
         }
 
-        record Checkbox() implements Input {
-            @Override
-            public Value read(String cell) {
-                return switch (cell.strip().toLowerCase(Locale.ROOT)) {
-                    case "true", "yes", "1", "on" -> new Value.Truth(true);
-                    case "false", "no", "0", "off" -> new Value.Truth(false);
-                    default -> new Value.Wrong("true, false, yes, no, 1, 0, on or off");
-                };
+        /// Takes any object. Whether it fits the variable's schema is for the server to check.
+        private static Value object(String cell) {
+            try (var json = Json.Tokens.FACTORY.createParser(cell)) {
+                boolean isObject = json.nextToken() == JsonToken.START_OBJECT;
+                for (var token = json.currentToken(); token != null && isObject; token = json.nextToken())
+                    if (token == JsonToken.VALUE_NUMBER_FLOAT) {
+                        isObject = !json.isNaN();
+                        if (isObject) json.getDecimalValue(); // throws for a number that no decimal can hold
+                    } else if (token == JsonToken.END_OBJECT && json.getParsingContext().inRoot()) {
+                        if (json.nextToken() == null) return new Value.Raw(cell.strip());
+                        isObject = false;
+                    }
+            } catch (IOException | NumberFormatException _) {
+                // reported below
             }
+            return new Value.Wrong("must be a JSON object such as {\"name\": \"value\"}");
         }
 
-        /// An object; whether it fits the variable's schema is the server's business.
-        record JsonObject() implements Input {
-            @Override
-            public Value read(String cell) {
-                try (var json = Json.Tokens.FACTORY.createParser(cell)) {
-                    if (isObject(json)) return new Value.RawJson(cell.strip());
-                } catch (IOException | NumberFormatException _) {
-                    // said below
-                }
-                return new Value.Wrong("a JSON object like {\"name\": \"value\"}");
-            }
-
-            /// One, and nothing behind it.
-            private static boolean isObject(JsonParser json) throws IOException {
-                if (json.nextToken() != JsonToken.START_OBJECT) return false;
-                while (json.nextToken() != JsonToken.END_OBJECT || !json.getParsingContext().inRoot()) {
-                    if (json.currentToken() != JsonToken.VALUE_NUMBER_FLOAT) continue;
-                    if (json.isNaN()) return false;
-                    json.getDecimalValue(); // throws for a number that no decimal can hold
-                }
-                return json.nextToken() == null;
-            }
-        }
-
-        /// `external_data_tool` and kinds we do not know: a run that sends them a value fails.
-        record Unsupported(String type) implements Input {
-            @Override
-            public Value read(String cell) {
-                return new Value.Wrong("empty: Dify's API takes no value for a variable of type " + type);
-            }
-        }
-
-        /// Where an `@path` is looked for, and the folders that it must not lead out of, all links followed.
+        /// The folders of local files.
+        ///
+        /// @param base   where an `@path` starts
+        /// @param within the folders that it must not leave, all links followed
         record Folders(Path base, List<Path> within) {
-            /// @param csv  the input as it was named; what is no file (`-`, a pipe) has the current folder
+            /// @param csv  the input as it was named; one that is no file (`-`, a pipe) has the current folder
             /// @param more the folder of `--files`, or null
             static Folders of(Path csv, Path more) {
                 var base = Files.isRegularFile(csv) ? csv.toAbsolutePath().getParent() : Path.of("").toAbsolutePath();
@@ -10688,20 +10573,25 @@ final class DifyExec implements Runnable {
                     throw new Unusable(base + ": " + Text.of(problem));
                 }
             }
+
+            boolean contain(Path file) {
+                return within.stream().anyMatch(file::startsWith);
+            }
         }
 
-        /// A file, as an address or as `@path` from the CSV's folder, or several of them, parted by `;`.
+        /// A file as a URL or as `@path`, or a list of them with `;` between.
         ///
-        /// @param most   how many a list may hold
-        /// @param system what the server says of its limits, in MB
+        /// @param most   the number of files that a list may have
+        /// @param system the server's limits, in MB
         record FileInput(boolean isList, Folders folders, List<String> kinds, List<String> extensions,
-                List<String> methods, int most, JsonNode system) implements Input {
+                List<String> methods, int most, JsonNode system) {
             private static final Map<String, List<String>> ENDINGS = Map.of(
                     "image", List.of("jpg", "jpeg", "png", "webp", "gif", "svg"),
                     "audio", List.of("mp3", "m4a", "wav", "amr", "mpga"),
                     "video", List.of("mp4", "mov", "mpeg", "webm"),
                     "document", List.of("txt", "markdown", "md", "mdx", "pdf", "html", "htm", "xlsx", "xls", "vtt",
                             "properties", "doc", "docx", "csv", "eml", "msg", "pptx", "ppt", "xml", "epub"));
+            private static final Pattern SECOND = Pattern.compile(";\\s*(@|https?://)");
 
             static FileInput of(boolean isList, JsonNode node, JsonNode system, Folders folders) {
                 int most = node.path("max_length").asInt(0);
@@ -10712,78 +10602,73 @@ final class DifyExec implements Runnable {
                         most > 0 ? most : system.path("workflow_file_upload_limit").asInt(10), system);
             }
 
-            @Override
-            public Value read(String cell) {
-                if (!isList) return one(cell.strip());
+            Value read(String cell) {
+                if (!isList) return SECOND.matcher(cell).find()
+                        ? new Value.Wrong("takes one file, but the cell has several") : one(cell.strip());
                 var values = Stream.of(cell.split(";")).map(String::strip).filter(part -> !part.isEmpty())
                         .map(this::one).toList();
                 for (var value : values) if (value instanceof Value.Wrong) return value;
-                return values.size() > most ? Value.Wrong.tooMuch(values.size() + " files", most)
-                        : new Value.Several(values);
+                return values.size() <= most ? new Value.Several(values)
+                        : new Value.Wrong("has " + Text.count(values.size(), "file") + "; the limit is " + most);
             }
 
-            private Value one(String cell) {
-                return cell.startsWith("@") ? local(cell.substring(1)) : remote(cell);
+            private Value one(String part) {
+                return part.startsWith("@") ? local(part.substring(1)) : remote(part);
             }
 
-            private Value remote(String cell) {
-                if (!takes("remote_url")) return new Value.Wrong("an upload (@path): addresses are not allowed");
+            private Value remote(String part) {
+                if (!takes("remote_url")) return new Value.Wrong("takes an uploaded file (@path), not a URL");
                 try {
-                    var address = new URI(cell.replace(" ", "%20"));
+                    var address = new URI(part.replace(" ", "%20"));
                     var end = end(address.getPath());
-                    // without an ending only Dify's own look at the address can tell
+                    // without an ending, only Dify's own look at the address can tell the kind
                     var kind = end.isEmpty() && !kinds.isEmpty() ? kinds.getFirst() : kind(end);
                     if (address.getHost() != null && String.valueOf(address.getScheme()).matches("https?"))
-                        return fault(kind, end).<Value>map(Value.Wrong::new)
-                                .orElseGet(() -> new Value.Remote(kind, address));
+                        return wrongKind(kind, end).orElseGet(() -> new Value.Remote(kind, address));
                 } catch (URISyntaxException _) {
-                    // said below
+                    // reported below
                 }
-                return new Value.Wrong("an address (https://…)" + (takes("local_file") ? " or @path" : ""));
+                return new Value.Wrong("must be a URL (https://…)" + (takes("local_file") ? " or @path" : ""));
             }
 
-            private Value local(String cell) {
-                if (!takes("local_file")) return new Value.Wrong("an address (https://…): uploads are not allowed");
+            private Value local(String name) {
+                if (!takes("local_file")) return new Value.Wrong("takes a URL (https://…), not an uploaded file");
                 try {
-                    var path = folders.base().resolve(cell);
-                    if (!Files.isRegularFile(path))
-                        return new Value.Wrong("a file that exists; there is none at " + path);
+                    var path = folders.base().resolve(name);
+                    if (!Files.isRegularFile(path)) return new Value.Wrong("names a file that does not exist: " + path);
                     var file = path.toRealPath();
-                    if (folders.within.stream().noneMatch(file::startsWith))
-                        return new Value.Wrong("a file under the CSV's folder (or another, which --files DIR names); "
-                                + "this is " + file);
-                    if (!Files.isReadable(path)) return new Value.Wrong("a file that may be read, not " + path);
-                    var name = path.getFileName().toString();
+                    if (!folders.contain(file))
+                        return new Value.Wrong("names a file outside the CSV's folder: " + file
+                                + " (allow another folder with --files DIR)");
+                    if (!Files.isReadable(path)) return new Value.Wrong("names a file that cannot be read: " + path);
                     var kind = kind(end(name));
-                    long size = Files.size(path);
-                    return fault(kind, end(name)).or(() -> tooLarge(size, kind)).<Value>map(Value.Wrong::new)
-                            .orElseGet(() -> new Value.Local(kind, name, file));
-                } catch (InvalidPathException problem) {
-                    return new Value.Wrong("a path: " + Text.of(problem));
-                } catch (IOException problem) {
-                    return new Value.Wrong("a file that may be read: " + Text.of(problem));
+                    return wrongKind(kind, end(name)).or(() -> tooLarge(file, kind))
+                            .orElseGet(() -> new Value.Local(kind, path.getFileName().toString(), file));
+                } catch (InvalidPathException | IOException problem) {
+                    return new Value.Wrong("names a file that cannot be read: " + Text.of(problem));
                 }
             }
 
-            private Optional<String> tooLarge(long size, String kind) {
+            private Optional<Value> tooLarge(Path file, String kind) {
                 boolean hasOwn = List.of("image", "audio", "video").contains(kind);
-                int most = system.path(hasOwn ? kind + "_file_size_limit" : "file_size_limit").asInt(0);
-                return most > 0 && size > (long) most << 20
-                        ? Optional.of("at most " + most + " MB, not " + (size >> 20) + " MB") : Optional.empty();
+                long most = system.path(hasOwn ? kind + "_file_size_limit" : "file_size_limit").asLong(0);
+                long size = file.toFile().length();
+                return most == 0 || size <= most << 20 ? Optional.empty()
+                        : Optional.of(new Value.Wrong("names a file of " + (size >> 20) + " MB; the limit is " + most
+                                + " MB"));
             }
 
             private boolean takes(String method) {
                 return methods.isEmpty() || methods.contains(method);
             }
 
-            private Optional<String> fault(String kind, String end) {
-                boolean allowed = kinds.isEmpty() || kinds.contains(kind) && !kind.equals("custom")
-                        || kinds.contains("custom") && extensions.contains(end);
-                if (allowed) return Optional.empty();
-                boolean named = kinds.contains("custom") && !extensions.isEmpty();
-                return Optional.of("a file of the kind " + String.join(", ", kinds)
-                        + (named ? " (" + String.join(", ", extensions) + ")" : "")
-                        + ", not " + kind + (end.isEmpty() ? "" : " (." + end + ")"));
+            private Optional<Value> wrongKind(String kind, String end) {
+                boolean isCustom = kinds.contains("custom");
+                if (kinds.isEmpty() || kinds.contains(kind) && !kind.equals("custom")
+                        || isCustom && extensions.contains(end)) return Optional.empty();
+                return Optional.of(new Value.Wrong("takes files of type " + String.join(", ", kinds)
+                        + (isCustom && !extensions.isEmpty() ? " (" + String.join(", ", extensions) + ")" : "")
+                        + ", not " + kind + (end.isEmpty() ? "" : " (." + end + ")")));
             }
 
             private static String kind(String end) {
@@ -10801,170 +10686,177 @@ final class DifyExec implements Runnable {
 
     /// A cell as the workflow takes it.
     sealed interface Value {
-        /// The files of this machine in it.
+        /// The local files in it.
         default Stream<Local> locals() {
-            return switch (this) {
-                case Several(var files) -> files.stream().flatMap(Value::locals);
-                case Local local -> Stream.of(local);
-                case Value _ -> Stream.empty();
-            };
+            return Stream.empty();
         }
 
-        /// The same with each of these files as what it is on the server.
+        /// This value with each local file replaced by its upload.
         default Value uploaded(Map<Local, String> ids) {
-            return switch (this) {
-                case Several(var files) -> new Several(files.stream().map(file -> file.uploaded(ids)).toList());
-                case Local local -> new OnServer(local.kind(), ids.get(local));
-                case Value other -> other;
-            };
+            return this;
         }
 
         record Str(String text) implements Value {}
 
-        /// What a chatflow is asked; it stands beside the inputs.
+        /// A chatflow's question, which is sent beside the inputs.
         record Query(String text) implements Value {}
 
-        /// A JSON number, all its digits kept.
-        record Numeric(BigDecimal number) implements Value {}
-
-        record Truth(boolean isTrue) implements Value {}
-
-        /// A JSON object, as it was written.
-        record RawJson(String text) implements Value {}
+        /// A number with all its digits, `true`, `false` or an object: sent as this JSON.
+        record Raw(String json) implements Value {}
 
         /// A file that Dify fetches itself.
         record Remote(String kind, URI address) implements Value {}
 
-        /// A file of this machine; it has to be uploaded first.
+        /// A file on this machine, which has to be uploaded first.
         ///
         /// @param name as the cell names it
         /// @param file where it really is, all links followed
-        record Local(String kind, String name, Path file) implements Value {}
+        record Local(String kind, String name, Path file) implements Value {
+            @Override
+            public Stream<Local> locals() {
+                return Stream.of(this);
+            }
+
+            @Override
+            public Value uploaded(Map<Local, String> ids) {
+                return new OnServer(kind, ids.get(this));
+            }
+        }
 
         record OnServer(String kind, String id) implements Value {}
 
-        record Several(List<Value> files) implements Value {}
-
-        /// Nothing is sent: the cell is empty.
-        record None() implements Value {}
-
-        /// The cell is of no use; `why` says what is allowed, or by how much it is too much.
-        record Wrong(@JsonValue String why, boolean isTooMuch) implements Value {
-            Wrong(String allowed) {
-                this(allowed, false);
+        record Several(List<Value> files) implements Value {
+            @Override
+            public Stream<Local> locals() {
+                return files.stream().flatMap(Value::locals);
             }
 
-            /// `is 9 characters long, 8 are allowed`
-            static Wrong tooMuch(String is, int most) {
-                return new Wrong(is + ", " + most + (most == 1 ? " is" : " are") + " allowed", true);
-            }
-
-            String said() {
-                return isTooMuch ? why : "allowed is " + why;
+            @Override
+            public Value uploaded(Map<Local, String> ids) {
+                return new Several(files.stream().map(file -> file.uploaded(ids)).toList());
             }
         }
+
+        /// The cell is empty and nothing is sent.
+        record None() implements Value {}
+
+        /// The workflow would not accept the cell. `why` continues a sentence that starts with the variable:
+        /// `must be one of "a", "b"`.
+        record Wrong(String why) implements Value {}
     }
 
-    /// Every wanted row's every cell held against the form, in one pass; nothing is sent.
+    /// The result of checking rows against the form.
     record Inspection(long rows, List<String> faults, List<String> notes, List<Profile> columns,
             List<Problem> problems) {
-        private static final int CUT = 60;
+        /// A cell that the workflow does not accept.
+        record Problem(long line, String id, String column, String value, String message) {
+            /// `tone = "blue" must be one of "red", "green"`
+            String text() {
+                return Text.text(column, 40) + (value.isBlank() ? "" : " = " + Text.quoted(value)) + " "
+                        + Text.text(message, 300);
+            }
+        }
 
-        /// A cell that the workflow does not take.
-        record Problem(long line, String id, String column, String value, Value.Wrong allowed) {}
-
-        /// What a column holds. `longest` is in code points.
+        /// A summary of a column. `longest` is in code points.
         record Profile(String column, String variable, String type, boolean required, long filled, int longest,
                 String example) {}
 
-        /// @param notes what is worth knowing of the file itself
-        static Inspection of(List<String> columns, List<String> notes, Form form, Iterator<Row> all) {
-            var profilers = columns.stream().map(column -> new Profiler(column, form.variable(column))).toList();
-            var problems = new ArrayList<Problem>();
-            long rows = 0;
-            for (; all.hasNext(); rows++) {
-                var row = all.next();
-                for (var profiler : profilers) {
-                    var cell = row.inputs().get(profiler.column);
-                    if (profiler.value(cell) instanceof Value.Wrong wrong)
-                        problems.add(new Problem(row.line(), row.id(), profiler.column, Text.text(cell, CUT), wrong));
-                }
-            }
-            return new Inspection(rows, form.faults(columns),
-                    Stream.of(notes, form.notes(columns), Profiler.notes(profilers)).flatMap(List::stream).toList(),
-                    profilers.stream().map(Profiler::profile).toList(), problems);
-        }
-
         boolean isFine() {
             return faults.isEmpty() && problems.isEmpty();
+        }
+    }
+
+    /// Checks rows against the form, one after the other. Nothing is sent.
+    static final class Inspector {
+        private final List<String> columns;
+        private final Form form;
+        private final List<Profiler> profilers;
+        private final List<Inspection.Problem> problems = new ArrayList<>();
+        private long rows = 0;
+
+        Inspector(List<String> columns, Form form) {
+            this.columns = columns;
+            this.form = form;
+            profilers = columns.stream().map(column -> new Profiler(column, form.variable(column))).toList();
+        }
+
+        void accept(Row row) {
+            rows++;
+            for (var profiler : profilers) profiler.accept(row);
+            problems.addAll(form.problems(row));
+        }
+
+        /// @param notes of the CSV itself
+        Inspection inspection(List<String> notes) {
+            var all = Stream.of(notes.stream(), form.notes(columns).stream(),
+                    profilers.stream().flatMap(Profiler::notes)).flatMap(part -> part).toList();
+            return new Inspection(rows, form.faults(columns), all,
+                    profilers.stream().map(Profiler::profile).toList(), problems);
         }
 
         /// Goes through the cells of a column.
         private static final class Profiler {
             private final String column;
             private final Optional<Variable> variable;
-            private long filled = 0, emptyRequired = 0, withNul = 0;
+            private final boolean isRequiredText;
+            private long filled = 0, empty = 0, withNul = 0;
             private int longest = 0;
-            private String example = "";
+            private String example = "", firstEmpty = "", firstNul = "";
 
             Profiler(String column, Optional<Variable> variable) {
                 this.column = column;
                 this.variable = variable;
+                isRequiredText = variable.filter(known -> known.required() && known.isText()).isPresent();
             }
 
-            Value value(String cell) {
-                if (cell.indexOf('\0') >= 0) withNul++;
+            void accept(Row row) {
+                var cell = row.inputs().get(column);
+                if (cell.indexOf('\0') >= 0 && withNul++ == 0) firstNul = place(row);
                 if (!cell.isBlank()) {
                     if (filled++ == 0) example = Text.text(cell, 24);
                     longest = Math.max(longest, cell.codePointCount(0, cell.length()));
-                } else if (isRequired() && variable.get().takesEmpty()) emptyRequired++;
-                return variable.isPresent() ? variable.get().value(cell) : new Value.Str(cell);
+                } else if (isRequiredText && empty++ == 0) firstEmpty = place(row);
             }
 
-            private boolean isRequired() {
-                return variable.isPresent() && variable.get().required();
+            private static String place(Row row) {
+                return " (first: line " + row.line() + ", id " + Text.id(row.id()) + ")";
             }
 
-            Profile profile() {
-                return new Profile(column, variable.map(Variable::name).orElse(""),
-                        variable.map(Variable::type).orElse(""), isRequired(), filled, longest, example);
+            Inspection.Profile profile() {
+                return new Inspection.Profile(column, variable.map(Variable::name).orElse(""),
+                        variable.map(Variable::type).orElse(""), variable.filter(Variable::required).isPresent(),
+                        filled, longest, example);
             }
 
-            static List<String> notes(List<Profiler> profilers) {
-                var notes = new ArrayList<String>();
-                long empty = profilers.stream().mapToLong(profiler -> profiler.emptyRequired).sum();
-                if (empty > 0)
-                    notes.add(Text.count(empty, "required text is", "required texts are") + " empty; Dify takes that");
-                long withNul = profilers.stream().mapToLong(profiler -> profiler.withNul).sum();
-                if (withNul > 0)
-                    notes.add(Text.count(withNul, "cell holds", "cells hold")
-                            + " the character NUL; Dify leaves it out");
-                return notes;
+            Stream<String> notes() {
+                var name = Text.quoted(column);
+                return Stream.of(
+                        empty == 0 ? "" : name + " is required but empty in " + Text.count(empty, "row") + firstEmpty
+                                + "; Dify accepts that",
+                        withNul == 0 ? "" : name + " contains the character NUL in " + Text.count(withNul, "row")
+                                + firstNul + "; Dify drops it").filter(note -> !note.isEmpty());
             }
         }
     }
 
-    /// Which ids there are and where each stands, packed: about forty bytes an id, no objects. Entries are numbered in
-    /// the order in which they came: those of the CSV first, in its order, so that an entry's number is its row's.
+    /// Ids, the line of each and what is known of it, packed: about forty bytes an id, no objects. Entries are numbered
+    /// in the order in which they came. Those of the CSV come first, so an entry's number is its row's.
     static final class Index {
-        private static final RowStatus[] STANDINGS = RowStatus.values();
+        private static final RowStatus[] STATUSES = RowStatus.values();
 
         private final List<Page> pages = new ArrayList<>();
         private final Texts ids = new Texts();
-        private int size = 0, rows = -1, ofOtherShards = 0;
-        private List<String> notes = List.of();
-        /// Of the workflow, as far as the results tell.
         private final SequencedSet<String> versions = new LinkedHashSet<>();
-        /// Open addressing: an entry's number and one, or 0; at most two thirds full. Beside it stands a byte of the
-        /// id's hash: the text of most other ids need not be looked at.
+        private int size = 0, rows = -1, ofOtherShards = 0;
+        /// Open addressing, at most two thirds full: an entry's number plus one, or 0. A byte of the id's hash is next
+        /// to it, so that the text of most other ids need not be compared.
         private int[] table = new int[4096];
         private byte[] marks = new byte[table.length];
-        /// An event's id is looked up by each that reads it.
-        private Known last = new Known("", -1);
+        /// Several readers of an event look up its id, one after the other.
+        private String lastId;
+        private int lastEntry;
 
-        private record Known(String id, int entry) {}
-
-        /// What is known of so many entries. Pages are added and never copied: a growing array would be there twice.
+        /// A fixed number of entries. Pages are added and never copied, because a growing array exists twice.
         private static final class Page {
             static final int SIZE = 1 << 14;
 
@@ -10975,14 +10867,14 @@ final class DifyExec implements Runnable {
 
         /// The id's number, or -1.
         int find(String id) {
-            var known = last;
-            if (known.entry >= 0 && known.id.equals(id)) return known.entry;
-            int entry = table[slot(id.getBytes(UTF_8))] - 1;
-            last = new Known(id, entry);
-            return entry;
+            if (id.equals(lastId) && lastEntry >= 0) return lastEntry;
+            lastId = id;
+            return lastEntry = table[slot(id.getBytes(UTF_8))] - 1;
         }
 
-        /// Adds an id, if it is not there yet. `line` and `hash` (of its cells) are 0 for ids that are in no CSV.
+        /// Adds an id unless it is there. Returns its number in either case.
+        ///
+        /// @param line like `hash` (of its cells) 0 for an id that is in no CSV
         int add(String id, long line, long hash) {
             if (size >= table.length / 3 * 2) widen();
             var bytes = id.getBytes(UTF_8);
@@ -10999,26 +10891,17 @@ final class DifyExec implements Runnable {
         }
 
         int findOrAdd(String id) {
-            var known = last;
-            if (known.entry < 0 || !known.id.equals(id)) last = known = new Known(id, add(id, 0, 0));
-            return known.entry;
+            if (find(id) < 0) lastEntry = add(id, 0, 0);
+            return lastEntry;
         }
 
-        /// The ids so far are the CSV's; what comes later is known from the files alone.
-        ///
-        /// @param ofOtherShards so many rows of the CSV are no entries here
-        /// @param notes         what a reader of the CSV may not expect
-        void endOfRows(int ofOtherShards, List<String> notes) {
+        /// Marks the end of the CSV's ids. Later ones are known from the batch's files alone.
+        void endOfRows(int ofOtherShards) {
             rows = size;
             this.ofOtherShards = ofOtherShards;
-            this.notes = notes;
         }
 
-        List<String> notes() {
-            return notes;
-        }
-
-        /// How many rows the CSV has; without a CSV, how many ids are known.
+        /// The number of rows in the CSV; without a CSV, of known ids.
         int rows() {
             return rows < 0 ? size : rows;
         }
@@ -11027,8 +10910,18 @@ final class DifyExec implements Runnable {
             return size;
         }
 
+        /// The number of rows of the CSV that belong to other shards and have no entry here.
         int ofOtherShards() {
             return ofOtherShards;
+        }
+
+        /// Notes that a result was made by this version of the workflow.
+        void addVersion(String version) {
+            versions.addLast(version);
+        }
+
+        SequencedSet<String> versions() {
+            return Collections.unmodifiableSequencedSet(versions);
         }
 
         String id(int entry) {
@@ -11044,7 +10937,7 @@ final class DifyExec implements Runnable {
         }
 
         RowStatus status(int entry) {
-            return STANDINGS[page(entry).statuses[entry % Page.SIZE]];
+            return STATUSES[page(entry).statuses[entry % Page.SIZE]];
         }
 
         void setStatus(int entry, RowStatus status) {
@@ -11067,7 +10960,7 @@ final class DifyExec implements Runnable {
             return page(entry).places[entry % Page.SIZE];
         }
 
-        /// Where in the table the id is, or belongs.
+        /// The place of the id in the table, or the free one for it.
         private int slot(byte[] id) {
             int hash = hash(id), mask = table.length - 1, slot = (hash ^ hash >>> 15) & mask;
             byte mark = mark(hash);
@@ -11095,14 +10988,14 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Short texts as bytes, end to end in large blocks, each behind its length of four bytes; a place is a number
-        /// of 32 bits: the block, then the offset in it.
+        /// Short texts as bytes, end to end in large blocks, each behind its length. A place is a number of 32 bits:
+        /// the block, then the offset in it.
         private static final class Texts {
             private static final int BITS = 20, BLOCK = 1 << BITS, BLOCKS = 1 << Integer.SIZE - BITS;
 
             private final List<ByteBuffer> blocks = new ArrayList<>();
 
-            /// Where the text is from now on.
+            /// Returns the place of the text.
             int add(byte[] text) {
                 int room = Integer.BYTES + text.length;
                 if (blocks.isEmpty() || blocks.getLast().remaining() < room) {
@@ -14338,25 +14231,55 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What identifies a row's content: a SHA-256 over names and cells, each with its length; the columns' order does
+    /// Identifies a row's content: a SHA-256 over its names and cells, each behind its length. The columns' order does
     /// not count. For one thread.
     static final class Cells {
         private final MessageDigest digest = sha256();
+        private final DataOutputStream bytes = new DataOutputStream(new BufferedOutputStream(
+                new DigestOutputStream(OutputStream.nullOutputStream(), digest), 1 << 12));
         private final List<Column> columns;
-        private final ByteBuffer bytes = ByteBuffer.allocate(1 << 12);
 
-        /// @param head length and name, and room for the length of a cell
-        private record Column(int index, ByteBuffer head) {
-            static Column of(int index, String name) {
-                var bytes = name.getBytes(UTF_8);
-                return new Column(index, ByteBuffer.allocate(bytes.length + 2 * Integer.BYTES).putInt(bytes.length)
-                        .put(bytes));
-            }
-        }
+        private record Column(int index, byte[] name) {}
 
         Cells(List<String> names) {
             columns = IntStream.range(0, names.size()).boxed().sorted(Comparator.comparing(names::get))
-                    .map(index -> Column.of(index, names.get(index))).toList();
+                    .map(index -> new Column(index, names.get(index).getBytes(UTF_8))).toList();
+        }
+
+        /// The hash of a row's cells, which are in the order of the names.
+        long number(List<String> cells) {
+            try {
+                for (var column : columns) {
+                    add(column.name());
+                    add(cells.get(column.index()).getBytes(UTF_8));
+                }
+                bytes.flush();
+                return ByteBuffer.wrap(digest.digest()).getLong();
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
+            }
+        }
+
+        private void add(byte[] text) throws IOException {
+            bytes.writeInt(text.length);
+            bytes.write(text);
+        }
+
+        static long number(Map<String, String> inputs) {
+            return new Cells(List.copyOf(inputs.keySet())).number(List.copyOf(inputs.values()));
+        }
+
+        static long number(String hash) {
+            return HexFormat.fromHexDigitsToLong(hash);
+        }
+
+        /// 16 hexadecimal digits.
+        static String hash(Map<String, String> inputs) {
+            return hash(number(inputs));
+        }
+
+        static String hash(long number) {
+            return HexFormat.of().toHexDigits(number);
         }
 
         static MessageDigest sha256() {
@@ -14370,45 +14293,6 @@ final class DifyExec implements Runnable {
         /// The first eight bytes of a hash of these.
         static long head(byte[] bytes) {
             return ByteBuffer.wrap(sha256().digest(bytes)).getLong();
-        }
-
-        /// The hash of a row's cells, which stand in the order of the names.
-        long number(List<String> cells) {
-            for (var column : columns) {
-                var cell = cells.get(column.index()).getBytes(UTF_8);
-                add(column.head().putInt(column.head().position(), cell.length).array());
-                add(cell);
-            }
-            digest.update(bytes.flip());
-            bytes.clear();
-            return ByteBuffer.wrap(digest.digest()).getLong();
-        }
-
-        /// A digest takes one long piece faster than many short ones.
-        private void add(byte[] piece) {
-            if (piece.length > bytes.remaining()) {
-                digest.update(bytes.flip());
-                bytes.clear();
-            }
-            if (piece.length > bytes.capacity()) digest.update(piece);
-            else bytes.put(piece);
-        }
-
-        static long number(Map<String, String> inputs) {
-            return new Cells(List.copyOf(inputs.keySet())).number(List.copyOf(inputs.values()));
-        }
-
-        /// The same as 16 hex digits.
-        static String hash(Map<String, String> inputs) {
-            return hash(number(inputs));
-        }
-
-        static String hash(long number) {
-            return HexFormat.of().toHexDigits(number);
-        }
-
-        static long number(String hash) {
-            return HexFormat.fromHexDigitsToLong(hash);
         }
     }
 

@@ -394,7 +394,7 @@ final class BatchTest {
                     half a li""");
             var index = new Index();
             for (var id : List.of("a", "b", "c", "d")) index.add(id, 0, 0);
-            index.endOfRows(0, List.of());
+            index.endOfRows(0);
 
             Results.read(path, index, List.of());
 
@@ -449,7 +449,7 @@ final class BatchTest {
             var index = new Index();
             for (int row = 0; row < statuses.length; row++)
                 index.setStatus(index.add(Character.toString('z' - row), row + 2, 0), statuses[row]);
-            index.endOfRows(0, List.of());
+            index.endOfRows(0);
             return index;
         }
 
@@ -467,7 +467,7 @@ final class BatchTest {
             var index = new Index();
             for (var id : List.of("\uFEFFa", "b"))
                 index.setStatus(index.add(id, index.size() + 2, 0), RowStatus.FAILED);
-            index.endOfRows(0, List.of());
+            index.endOfRows(0);
 
             list.write(index);
 
@@ -883,7 +883,7 @@ final class BatchTest {
             var other = folder.resolve("other.jsonl");
             if (symbolic) Files.createSymbolicLink(other, scene.output);
             else Files.createLink(other, scene.output);
-            var rows = Csv.open(scene.csv, null, Optional.empty(), Optional.empty());
+            var rows = Csv.open(scene.csv, Csv.Shape.DEFAULT);
 
             try (var _ = scene.open()) {
                 var problem = assertThrows(Unusable.class, () ->

@@ -235,7 +235,7 @@ final class DocsTest extends WholeCommand {
             var call = call(Map.of(), "check", "--demo", "--json", "-i", input());
 
             assertEquals("", call.out());
-            assertTrue(call.err().contains("the id \"1\" stands in line 2 already"), call.err());
+            assertTrue(call.err().contains(input() + ":3: duplicate id \"1\""), call.err());
         }
 
         /// Between the `…` of a message stands what the code says.

@@ -113,7 +113,7 @@ class FormTest {
             var wrong = new ArrayList<>(form.faults(List.copyOf(cells.keySet())));
             cells.forEach((column, cell) -> {
                 if (form.value(column, cell) instanceof Value.Wrong fault)
-                    wrong.add(column + ": " + fault.why());
+                    wrong.add(column + " " + fault.why());
             });
             if (matches(STRICTER, exchange.about())) assertFalse(wrong.isEmpty());
             else if (exchange.about().startsWith("bad_default")) return; // an absent column: nothing of ours decides
@@ -168,6 +168,12 @@ class FormTest {
         }
     }
 
+    /// The reason has all of these facts, with `;` between.
+    private static void assertRefused(Value value, String facts) {
+        var why = assertInstanceOf(Value.Wrong.class, value).why();
+        for (var fact : facts.split(";")) assertTrue(why.contains(fact), fact + " in " + why);
+    }
+
     @Nested
     class Cells {
         private static final String FIELDS = """
@@ -185,18 +191,18 @@ class FormTest {
                 name      | ' a '                  | Str[text= a ]
                 name      | ''                     | Str[text=]
                 body_text | '1e5'                  | Str[text=1e5]
-                num       | '12345678901234567890' | Numeric[number=12345678901234567890]
-                num       | ' 007 '                | Numeric[number=7]
-                num       | '-.5'                  | Numeric[number=-0.5]
-                num       | '1.50'                 | Numeric[number=1.50]
+                num       | '12345678901234567890' | Raw[json=12345678901234567890]
+                num       | ' 007 '                | Raw[json=7]
+                num       | '-.5'                  | Raw[json=-0.5]
+                num       | '1.50'                 | Raw[json=1.50]
                 num       | ''                     | None[]
                 num       | '  '                   | None[]
-                flag      | 'Yes'                  | Truth[isTrue=true]
-                flag      | ' OFF '                | Truth[isTrue=false]
-                flag      | '0'                    | Truth[isTrue=false]
+                flag      | 'Yes'                  | Raw[json=true]
+                flag      | ' OFF '                | Raw[json=false]
+                flag      | '0'                    | Raw[json=false]
                 tone      | ''                     | None[]
                 tone      | 'casual'               | Str[text=casual]
-                meta      | '{"a": [1, 2.50]}'     | RawJson[text={"a": [1, 2.50]}]
+                meta      | '{"a": [1, 2.50]}'     | Raw[json={"a": [1, 2.50]}]
                 ext       | ''                     | None[]
                 """)
         void aCellBecomesATypedValue(String column, String cell, String value) {
@@ -207,29 +213,29 @@ class FormTest {
 
         @ParameterizedTest(name = "{0} = {1} is refused: {2}")
         @CsvSource(delimiter = '|', textBlock = """
-                name | '日本語日本語'   | is 6 characters long, 5 are allowed
-                num  | '1,000'        | a number like
-                num  | 'NaN'          | a number like
-                num  | '1e5'          | a number like
-                num  | '0x10'         | a number like
-                num  | '1-2'          | a number like
-                num  | '+.'           | a number like
-                flag | 'maybe'        | true, false, yes
-                tone | 'Formal'       | did you mean "formal"?
-                tone | ' '            | one of
-                meta | '[1]'          | a JSON object
-                meta | '{"a":1} x'    | a JSON object
-                meta | '{"a":1} {}'   | a JSON object
-                meta | '{"a":{}'      | a JSON object
-                meta | '{"a":NaN}'    | a JSON object
-                meta | '{"a":1e9999999999}' | a JSON object
-                meta | '{a:1}'        | a JSON object
-                ext  | 'x'            | takes no value
+                name | '日本語日本語'   | 6;5
+                num  | '1,000'        | number
+                num  | 'NaN'          | number
+                num  | '1e5'          | number
+                num  | '0x10'         | number
+                num  | '1-2'          | number
+                num  | '+.'           | number
+                flag | 'maybe'        | true;false;yes
+                tone | 'Formal'       | "formal";"casual";did you mean
+                tone | ' '            | "formal";"casual"
+                meta | '[1]'          | JSON object
+                meta | '{"a":1} x'    | JSON object
+                meta | '{"a":1} {}'   | JSON object
+                meta | '{"a":{}'      | JSON object
+                meta | '{"a":NaN}'    | JSON object
+                meta | '{"a":1e9999999999}' | JSON object
+                meta | '{a:1}'        | JSON object
+                ext  | 'x'            | external_data_tool
                 """)
-        void whatIsWrongIsSaidWithWhatIsAllowed(String column, String cell, String part) {
+        void aCellThatIsNotAcceptedIsRefusedWithTheReason(String column, String cell, String facts) {
             var value = form(FIELDS, List.of(column), true).value(column, cell);
 
-            assertTrue(assertInstanceOf(Value.Wrong.class, value).why().contains(part), value.toString());
+            assertRefused(value, facts);
         }
 
         @Test
@@ -250,7 +256,7 @@ class FormTest {
             var faults = form(FIELDS, List.of("id", "nam"), true).faults(List.of("id", "nam"));
 
             assertEquals(1, faults.size());
-            assertTrue(faults.getFirst().contains("\"name\"") && faults.getFirst().contains("is it \"nam\"?"),
+            assertTrue(faults.getFirst().contains("\"name\"") && faults.getFirst().contains("\"nam\"?"),
                     faults.getFirst());
         }
 
@@ -258,7 +264,9 @@ class FormTest {
         void anUnknownColumnIsNotedOnceWithTheNearestVariable() {
             var notes = form(FIELDS, List.of("name", "bodytext"), true).notes(List.of("name", "bodytext"));
 
-            assertEquals(List.of("the workflow has no variable for \"bodytext\" (did you mean \"body_text\"?): Dify drops it"), notes);
+            assertEquals(1, notes.size());
+            assertTrue(notes.getFirst().contains("\"bodytext\"") && notes.getFirst().contains("\"body_text\"?"),
+                    notes.getFirst());
         }
 
         @Test
@@ -266,8 +274,7 @@ class FormTest {
             var fields = """
                     [{"select":{"variable":"pick","required":false,"options":["a","b"],"default":""}}]""";
 
-            assertEquals(List.of("there is no column for the variable \"pick\", and the default stored in the workflow "
-                    + "is none of its options"), form(fields, List.of("id"), true).faults(List.of("id")));
+            assertEquals(1, form(fields, List.of("id"), true).faults(List.of("id")).size());
             assertEquals(List.of(), form(fields, List.of("id"), false).faults(List.of("id")));
             assertEquals(List.of(), form(fields, List.of("pick"), true).faults(List.of("pick")));
         }
@@ -276,10 +283,11 @@ class FormTest {
         void nothingOfTheServerReachesTheTerminalAsAControl() {
             var form = form("[{\"evil\\u001b[31m\":{\"variable\":\"x\"}}]", List.of("id", "x"), true);
             var row = new Row(0, 2, "1", new TreeMap<>(Map.of("id", "1", "x", "")));
-            var inspection = Inspection.of(List.of("id", "x"), List.of(), form, List.of(row).iterator());
+            var inspector = new Inspector(List.of("id", "x"), form);
+            inspector.accept(row);
             var out = new StringWriter();
 
-            CheckView.print(inspection, new ServerInfo("app\u001b[2J", AppKind.WORKFLOW, "1.14.2\u009b31m"),
+            CheckView.print(inspector.inspection(List.of()), new ServerInfo("app\u001b[2J", AppKind.WORKFLOW, "1.14.2\u009b31m"),
                     new PrintWriter(out));
 
             assertTrue(out.toString().contains("evil"), out.toString());
@@ -292,8 +300,7 @@ class FormTest {
             var fields = """
                     [{"number":{"variable":"num","required":false,"default":"7"}}]""";
 
-            assertEquals(List.of("an empty \"num\" becomes \"7\", the default stored in the workflow"),
-                    form(fields, List.of("num"), true).notes(List.of("num")));
+            assertEquals(1, form(fields, List.of("num"), true).notes(List.of("num")).size());
             assertEquals(List.of(), form(fields, List.of("num"), false).notes(List.of("num")));
         }
     }
@@ -361,8 +368,7 @@ class FormTest {
 
             assertEquals(taken, alone instanceof Value.Local, alone::toString);
             assertEquals(more, both instanceof Value.Local, both::toString);
-            if (alone instanceof Value.Wrong wrong) assertTrue(wrong.said().startsWith("allowed is a file "
-                    + "under the CSV's folder (or another, which --files DIR names); this is /"), wrong.said());
+            if (alone instanceof Value.Wrong(var why)) assertTrue(why.contains("--files DIR"), why);
         }
 
         @Test
@@ -382,19 +388,19 @@ class FormTest {
 
         @ParameterizedTest(name = "{0} under {1}: {2}")
         @CsvSource(delimiter = '|', textBlock = """
-                @none.pdf              | "allowed_file_types":["document"] | exists
-                @.                     | "allowed_file_types":["document"] | exists
-                https://h/a.mp3        | "allowed_file_types":["document"] | not audio
-                ftp://h/a.pdf          | "allowed_file_types":["document"] | an address
-                a.pdf                  | "allowed_file_types":["document"] | an address
-                https://h/a.exe        | "allowed_file_types":["custom"],"allowed_file_extensions":[".zip"] | (zip), not custom (.exe)
-                https://h/a.pdf        | "allowed_file_types":["document"],"allowed_file_upload_methods":["local_file"] | addresses are not allowed
-                @x.pdf                 | "allowed_file_types":["document"],"allowed_file_upload_methods":["remote_url"] | uploads are not allowed
+                @none.pdf              | "allowed_file_types":["document"] | none.pdf;does not exist
+                @.                     | "allowed_file_types":["document"] | does not exist
+                https://h/a.mp3        | "allowed_file_types":["document"] | document;audio
+                ftp://h/a.pdf          | "allowed_file_types":["document"] | URL
+                a.pdf                  | "allowed_file_types":["document"] | URL;@path
+                https://h/a.exe        | "allowed_file_types":["custom"],"allowed_file_extensions":[".zip"] | zip;.exe
+                https://h/a.pdf        | "allowed_file_types":["document"],"allowed_file_upload_methods":["local_file"] | not a URL
+                @x.pdf                 | "allowed_file_types":["document"],"allowed_file_upload_methods":["remote_url"] | not an uploaded
+                @a.pdf;@b.pdf          | "allowed_file_types":["document"] | one file
+                https://h/a; https://h | "allowed_file_types":["document"] | one file
                 """)
-        void whatAVariableDoesNotTakeIsRefused(String cell, String rules, String part) {
-            var value = read("file", cell, rules);
-
-            assertTrue(assertInstanceOf(Value.Wrong.class, value).why().contains(part), value.toString());
+        void aFileThatIsNotAcceptedIsRefusedWithTheReason(String cell, String rules, String facts) {
+            assertRefused(read("file", cell, rules), facts);
         }
 
         @Test
@@ -404,25 +410,21 @@ class FormTest {
             assertEquals(new Value.Several(List.of(new Value.Remote("document", URI.create("https://h/a.pdf")),
                     new Value.Remote("image", URI.create("https://h/b.png")))),
                     read("file-list", "https://h/a.pdf; https://h/b.png", rules));
-            assertTrue(read("file-list", "https://h/1.pdf;https://h/2.pdf;https://h/3.pdf", rules).toString()
-                    .contains("3 files, 2 are allowed"));
-            assertTrue(read("file-list", "https://h/1.pdf;https://h/2.pdf", rules.replace("2", "1")).toString()
-                    .contains("2 files, 1 is allowed"));
+            assertRefused(read("file-list", "https://h/1.pdf;https://h/2.pdf;https://h/3.pdf", rules), "3 files;2");
         }
 
         @ParameterizedTest
         @CsvSource({"'',", "';',", "' ; ;',"})
         void aListOfNothingIsEmpty(String cell) {
             assertEquals(new Value.None(), read("file-list", cell, "\"max_length\":2"));
-            assertTrue(read("file-list", cell, "\"required\":true").toString().contains("the workflow requires it"));
+            assertRefused(read("file-list", cell, "\"required\":true"), "required");
         }
 
         @Test
         void aFileOverTheServersLimitIsRefusedBeforeItIsSent() throws IOException {
             Files.write(folder.resolve("big.png"), new byte[(1 << 20) + 1]);
 
-            assertTrue(read("file", "@big.png", "\"allowed_file_types\":[\"image\"]").toString()
-                    .contains("at most 1 MB"));
+            assertRefused(read("file", "@big.png", "\"allowed_file_types\":[\"image\"]"), "1 MB");
         }
     }
 

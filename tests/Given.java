@@ -320,7 +320,7 @@ final class Given {
         }
 
         BatchWriter open() {
-            var rows = Csv.open(csv, null, Optional.empty(), Optional.empty());
+            var rows = Csv.open(csv, Csv.Shape.DEFAULT);
             return BatchWriter.open(BatchFiles.of(output), rows, false, rebuild, Optional.empty());
         }
 

@@ -203,8 +203,7 @@ final class ShardsTest extends WholeCommand {
         void findsTheSameFaultsInItsRowsAsOneProcess() throws IOException {
             csv("id,text", "5,a", "6,a", "5,b", "6,b");
 
-            assertTrue(shard(3, 3).sentence().contains("data.csv: 1 problem"));
-            assertTrue(shard(3, 3).err().contains("line 4: the id \"5\" stands in line 2 already"));
+            assertTrue(shard(3, 3).err().contains(":4: duplicate id \"5\""));
         }
 
         @Test
