@@ -4868,17 +4868,14 @@ final class DifyExec implements Runnable {
         private final int looksAtOnce;
         private int looking = 0, firewalled = 0;
         private Instant hardStop = Instant.MAX;
-        private boolean taskStopsSent = false, toldOfLinks = false;
-        private String version, toldOfPause = "";
+        private boolean taskStopsSent = false, linksSaid = false;
+        private String version, pauseSaid = "";
 
-        /// What an engine goes by.
-        ///
-        /// @param route over which kind of answer runs go
-        /// @param names of the user of each attempt
-        record Terms(Judge judge, Limits limits, Pace pace, ModePolicy route, Attempt.Names names) {}
+        /// The rules of one call, and the names of its attempts' users.
+        record Terms(Judge judge, Limits limits, Pace pace, ModePolicy modes, Attempt.Names names) {}
 
-        /// What an engine hears of the world by, and does its work with. Its thread takes what it has to do out of the
-        /// mailbox, where workers and signals put it.
+        /// Clock, mailbox and workers of an engine. Workers and signals put messages into the mailbox; the engine's
+        /// thread takes them out.
         record Ports(InstantSource clock, BlockingQueue<Runnable> mailbox, Executor workers) {
             /// The time of day, and a virtual thread for each piece of work.
             static Ports ofProcess() {
@@ -4890,7 +4887,7 @@ final class DifyExec implements Runnable {
         Engine(Workflow workflow, Batch.Wanted wanted, Terms terms, BatchWriter batch, Watcher watcher, Ports ports) {
             this.workflow = workflow;
             this.terms = terms;
-            this.agenda = new Agenda(wanted, terms.route().app.firstLook(), ports.clock().instant());
+            this.agenda = new Agenda(wanted, terms.modes().app.firstLook(), ports.clock().instant());
             this.lookUpRules = new LookUpRules(terms.judge(), terms.limits(), wanted.resendUnknown());
             this.pace = terms.pace();
             this.health = new Health(terms.judge().backoff());
@@ -4908,14 +4905,20 @@ final class DifyExec implements Runnable {
         private static final class InFlight {
             final Attempt attempt;
             volatile Thread thread;
-            volatile Instant lastEvent; // of a stream, by its worker
-            Instant start; // what TIMEOUT counts from: its sending, then a stream's first event
+            volatile Instant lastEvent; // of a stream
+            Instant start; // TIMEOUT counts from here: the request, then a stream's first event
             Optional<RunRef> run = Optional.empty();
-            boolean began, stopAsked, asked;
+            boolean isStreaming, isSaving, stopAsked, lookedUp;
 
             InFlight(Attempt attempt) {
                 this.attempt = attempt;
                 this.start = attempt.at();
+            }
+
+            /// A stream whose run has started and of which no event has come for so long: its worker may have been
+            /// killed. The server's pings are no events.
+            boolean isQuiet(Instant now, Duration patience) {
+                return isStreaming && !isSaving && now.isAfter(lastEvent.plus(patience));
             }
         }
 
@@ -4924,7 +4927,7 @@ final class DifyExec implements Runnable {
             ports.mailbox().add(() -> interrupted(signal));
         }
 
-        /// [#run], with Ctrl-C, SIGTERM and SIGHUP as interrupts; whatever stopped it, the files get their last words.
+        /// [#run], with Ctrl-C, SIGTERM and SIGHUP as interrupts. Whatever stops it, the files are completed.
         Optional<Stop> runToLastWords() throws InterruptedException {
             var former = new LinkedHashMap<String, Object>();
             for (var name : List.of("INT", "TERM", "HUP"))
@@ -4942,7 +4945,7 @@ final class DifyExec implements Runnable {
         Optional<Stop> run() throws InterruptedException {
             try {
                 while (!isOver()) {
-                    begin();
+                    startDue();
                     tally.now = new Tally.Now(running.size(), agenda.waiting.size(),
                             agenda.lookUps.size() + looking, rest(clock.instant()));
                     watcher.watch(tally);
@@ -4967,18 +4970,26 @@ final class DifyExec implements Runnable {
             return running.isEmpty() || taskStopsSent || !stopTasks(AFTER_STOP);
         }
 
-        /// Puts every attempt that may start on record, and only then on the wire.
-        private void begin() {
+        /// Writes every attempt that may start to the log, and only then sends it.
+        private void startDue() {
             var now = clock.instant();
             if (agenda.stop().isPresent()) return;
             var starts = new ArrayList<InFlight>();
             while (health.isOpen(now) && hasRoom(now, now)) {
                 var due = agenda.next(now);
-                if (due.isEmpty() || isTooDear()) break; // empty, too, when a CSV that was changed closes the agenda
-                starts.add(recorded(due.get().attempt(terms.names().next(), terms.route().mode(), now)));
+                if (due.isEmpty()) break; // also if a CSV that was changed closes the agenda
+                var attempt = due.get().attempt(terms.names().next(), terms.modes().mode(), now);
+                var sent = new InFlight(attempt);
+                running.put(attempt.sequence(), sent);
+                pace.started(now);
+                tally.started(now);
+                health.started();
+                batch.record(AttemptEvent.of(attempt));
+                agenda.resent(attempt.row());
+                starts.add(sent);
             }
             batch.flush();
-            starts.forEach(this::start);
+            starts.forEach(sent -> work(() -> run(sent), seen -> ended(sent.attempt, seen)));
             while (looking < looksAtOnce && health.isOpen(now)) {
                 var unresolved = agenda.lookUps.next(now);
                 if (unresolved.isEmpty()) break;
@@ -4990,48 +5001,19 @@ final class DifyExec implements Runnable {
             agenda.close(new Stop(Exit.STOPPED, why));
         }
 
-        /// The batch ends where the next run would cost too much; its row stays pending.
-        private boolean isTooDear() {
-            var reached = terms.limits().costReached(tally.spending(), onServer());
-            reached.ifPresent(this::stop);
-            return reached.isPresent();
-        }
-
-        private InFlight recorded(Attempt attempt) {
-            var begun = new InFlight(attempt);
-            running.put(attempt.sequence(), begun);
-            pace.started(attempt.at());
-            tally.started(attempt.at());
-            health.begun();
-            batch.record(AttemptEvent.of(attempt));
-            agenda.resent(attempt.row());
-            return begun;
-        }
-
         private boolean hasRoom(Instant when, Instant now) {
             return pace.hasRoom(when, busy(now)) && running.size() < 2 * pace.ceiling;
         }
 
-        private void start(InFlight begun) {
-            work(() -> {
-                begun.thread = Thread.currentThread();
-                return run(begun);
-            }, seen -> ended(begun.attempt, seen));
-        }
-
-        /// Runs an attempt to its end. Where memory runs out, the run is looked up once others have given theirs back.
-        private Response run(InFlight begun) {
-            var attempt = begun.attempt;
-            try {
-                return workflow.run(attempt, heard -> {
-                    if (!(heard instanceof Heard.Quiet)) begun.lastEvent = clock.instant();
-                    // what the runs of all rows say would be too much
-                    if (watcher.isLive() || !(heard instanceof Heard.Said || heard instanceof Heard.OtherEvent))
-                        ports.mailbox().add(() -> heard(attempt, heard));
-                });
-            } catch (OutOfMemoryError _) {
-                return Response.Cut.outOfMemory(Optional.empty());
-            }
+        private Response run(InFlight sent) {
+            sent.thread = Thread.currentThread();
+            var attempt = sent.attempt;
+            return workflow.run(attempt, heard -> {
+                if (!(heard instanceof Heard.Quiet)) sent.lastEvent = clock.instant();
+                // the texts of all rows would be too much for the mailbox
+                if (watcher.isLive() || !(heard instanceof Heard.Said || heard instanceof Heard.OtherEvent))
+                    ports.mailbox().add(() -> heard(attempt, heard));
+            });
         }
 
         private void look(Unresolved unresolved) {
@@ -5043,25 +5025,35 @@ final class DifyExec implements Runnable {
                 return;
             }
             looking++;
-            health.begun();
+            health.started();
             if (unresolved.stopsFirst())
                 batch.record(StopEvent.of(unresolved.attempt(), unresolved.run().get(), StopEvent.TIMED_OUT, now));
             work(() -> workflow.look(unresolved), found -> looked(unresolved, found, now));
         }
 
-        /// Work for another thread, and what this one does about its result. Work that breaks says so, too: nothing
-        /// waits for it in vain.
+        /// Work for another thread, and what this one does about its result. Work that breaks is reported, too, so that
+        /// nothing waits for it.
         private <T> void work(Supplier<T> work, Consumer<T> then) {
             ports.workers().execute(() -> {
                 try {
                     var result = work.get();
                     ports.mailbox().add(() -> then.accept(result));
+                } catch (OutOfMemoryError _) {
+                    var worker = Thread.currentThread();
+                    ports.mailbox().add(() -> outOfMemory(worker));
                 } catch (Throwable problem) {
                     ports.mailbox().add(() -> {
                         throw new IllegalStateException("a worker broke", problem);
                     });
                 }
             });
+        }
+
+        /// The call ends. What became of the worker's run is looked up at the next start.
+        private void outOfMemory(Thread worker) {
+            running.values().removeIf(sent -> sent.thread == worker);
+            if (agenda.stop().isEmpty()) hardStop = clock.instant().plus(terms.limits().grace());
+            stop("out of memory\nhint: run the same command again with a lower -c or JDK_JAVA_OPTIONS=-Xmx4g");
         }
 
         private Duration untilNext() {
@@ -5072,7 +5064,7 @@ final class DifyExec implements Runnable {
             return Duration.between(now, next).isPositive() ? Duration.between(now, next) : Duration.ofMillis(1);
         }
 
-        /// When a row may start next; with no place free, a message tells.
+        /// When a row may start next. If no place is free, a message will end the wait.
         private Instant nextStart(Instant now) {
             var row = agenda.nextRow(now);
             return hasRoom(Instant.MAX, now) ? Collections.max(List.of(row, pace.nextStart(), health.opens()))
@@ -5083,7 +5075,7 @@ final class DifyExec implements Runnable {
             return looking < looksAtOnce ? Collections.max(List.of(agenda.lookUps.due(), health.opens())) : Instant.MAX;
         }
 
-        /// What keeps rows from starting, apart from those that run.
+        /// Why no row starts, apart from those that run.
         private Optional<String> rest(Instant now) {
             if (agenda.stop().isPresent()) return Optional.empty();
             return health.rest(now).or(() -> {
@@ -5091,24 +5083,18 @@ final class DifyExec implements Runnable {
                 if (!next.isAfter(now)) return Optional.empty();
                 if (next.isBefore(Instant.MAX))
                     return Optional.of("next start in " + Text.seconds(Duration.between(now, next)));
-                return Optional.of("waits for runs that are looked up")
+                return Optional.of("waiting for run look-ups")
                         .filter(_ -> agenda.lookUps.size() + looking > 0);
             });
         }
 
         /// Places that are taken, for what starts next.
         private int busy(Instant now) {
-            int quiet = (int) running.values().stream().filter(some -> isQuiet(some, now)).count();
+            int quiet = (int) running.values().stream().filter(sent -> sent.isQuiet(now, pace.patience())).count();
             return running.size() - quiet + pace.held(agenda.cutRuns(), quiet, now);
         }
 
-        /// A stream whose run has started and of which nothing has come for long: its worker may have been killed. The
-        /// server's pings are no events.
-        private boolean isQuiet(InFlight some, Instant now) {
-            return some.began && now.isAfter(some.lastEvent.plus(pace.patience()));
-        }
-
-        /// Runs of ours that the server may be at work on.
+        /// Runs of ours that the server may be working on.
         private int onServer() {
             return running.size() + agenda.cutRuns().size();
         }
@@ -5121,40 +5107,43 @@ final class DifyExec implements Runnable {
                 case Heard.Said said -> watcher.heard(said);
                 case Heard.OtherEvent _ -> {}
                 case Heard.Ended(var run, var recorded) -> {
-                    if (sent != null) named(sent, run);
+                    if (sent != null) {
+                        sent.isSaving = true;
+                        named(sent, run);
+                    }
                     batch.flush();
                     recorded.countDown();
                 }
-                case Heard.Named _, Heard.Began _, Heard.Quiet _ when sent == null -> {} // its end was learnt before
+                case Heard.Named _, Heard.Began _, Heard.Quiet _ when sent == null -> {} // its end is known already
                 case Heard.Named(var run) -> named(sent, run);
-                case Heard.Began(var run, var waited) -> began(sent, run, waited);
+                case Heard.Began(var run, var waited) -> firstEvent(sent, run, waited);
                 case Heard.Quiet(var run) -> askAboutQuiet(sent, run);
             }
         }
 
-        private void began(InFlight begun, RunRef run, Duration waited) {
-            begun.start = clock.instant();
-            begun.began = true;
-            named(begun, run);
+        private void firstEvent(InFlight sent, RunRef run, Duration waited) {
+            sent.start = clock.instant();
+            sent.isStreaming = true;
+            named(sent, run);
             health.answered();
-            noteWait(begun.attempt, waited, "first event after " + Text.seconds(waited));
-            if (hardStop.isBefore(Instant.MAX) && taskStopsSent) stopTask(begun);
+            noteWait(sent.attempt, waited, "first event after " + Text.seconds(waited));
+            if (hardStop.isBefore(Instant.MAX) && taskStopsSent) stopTask(sent);
         }
 
-        /// On record once, whatever names the run first: the head of its answer, an event of its stream, or an answer
-        /// that leaves its end open; and once more, when its task is told.
-        private void named(InFlight begun, RunRef run) {
-            if (begun.run.filter(known -> known.equals(run) || !known.task().isEmpty()).isPresent()) return;
-            begun.run = Optional.of(run);
-            batch.record(RunEvent.of(begun.attempt, run, clock.instant()));
+        /// Logged once, whatever names the run first: the head of its answer, an event of its stream, or an answer that
+        /// leaves its end open; and again when its task becomes known.
+        private void named(InFlight sent, RunRef run) {
+            if (sent.run.filter(known -> known.equals(run) || !known.task().isEmpty()).isPresent()) return;
+            sent.run = Optional.of(run);
+            batch.record(RunEvent.of(sent.attempt, run, clock.instant()));
         }
 
-        /// A run waited before the server was at work on it. It runs now, and so do the streams that have had an event;
-        /// a request without an answer runs if it was sent before this one, and not just by a hair.
+        /// A run waited before it started. It runs now, and so do the streams that have had an event. A request without
+        /// an answer runs if it was sent before this one, and not just by a hair.
         private void noteWait(Attempt attempt, Duration waited, String why) {
-            var sent = clock.instant().minus(waited.plus(waited.dividedBy(10)));
-            int inside = (int) running.values().stream().filter(some -> some.attempt.mode() == Mode.STREAMING
-                    ? some.began : some.attempt.at().isBefore(sent)).count();
+            var before = clock.instant().minus(waited.plus(waited.dividedBy(10)));
+            int inside = (int) running.values().stream().filter(other -> other.attempt.mode() == Mode.STREAMING
+                    ? other.isStreaming : other.attempt.at().isBefore(before)).count();
             if (attempt.mode() == Mode.BLOCKING) inside++; // the run that has just ended
             if (pace.waited(waited, attempt.sequence(), inside, terms.names().count())) slowedDown(attempt, why);
         }
@@ -5165,38 +5154,38 @@ final class DifyExec implements Runnable {
         }
 
         private void ended(Attempt attempt, Response seen) {
-            var begun = running.remove(attempt.sequence());
-            if (begun == null) return; // its end was learnt otherwise before
+            var sent = running.remove(attempt.sequence());
+            if (sent == null) return; // its end was learnt otherwise before
             var now = clock.instant();
             pace.ended(now);
-            if (seen instanceof Response.Ran ran && begun.stopAsked && ran.isStop()) {
+            if (seen instanceof Response.Ran ran && sent.stopAsked && ran.isStop()) {
                 batch.record(EndEvent.of(attempt, now, "interrupted", ran, "stopped on request"));
                 return;
             }
-            adapt(begun, seen, now);
+            adapt(sent, seen, now);
             var verdict = terms.judge().verdict(attempt, seen);
-            if (verdict instanceof Verdict.LookUp) seen.run().ifPresent(run -> named(begun, run));
+            if (verdict instanceof Verdict.LookUp) seen.run().ifPresent(run -> named(sent, run));
             else if (seen instanceof Response.Ran ran) watcher.ran(attempt, ran, now);
-            conclude(attempt, begun.start, seen, verdict);
+            conclude(attempt, sent.start, seen, verdict);
             heed(seen, now);
         }
 
-        /// A pause that the server asks for is one of the whole batch.
+        /// A pause that the server asks for holds for the whole batch.
         private void heed(Response seen, Instant now) {
             if (agenda.stop().isPresent()) return;
             Backoff.Pause.of(seen, now).ifPresent(pause -> {
                 if (pause.isTooLong()) stop(pause.text());
                 else {
                     health.pause(pause.until());
-                    if (!pause.text().equals(toldOfPause)) watcher.say(pause.text());
-                    toldOfPause = pause.text();
+                    if (!pause.text().equals(pauseSaid)) watcher.say(pause.text());
+                    pauseSaid = pause.text();
                 }
             });
         }
 
         /// What an answer says about the server, apart from its row.
-        private void adapt(InFlight begun, Response seen, Instant now) {
-            var attempt = begun.attempt;
+        private void adapt(InFlight sent, Response seen, Instant now) {
+            var attempt = sent.attempt;
             if (seen instanceof Response.Ran ran) {
                 pace.finished(ran.usage().within(Duration.between(attempt.at(), now)), now);
                 ran.waited().ifPresent(waited -> noteWait(attempt, waited,
@@ -5214,12 +5203,12 @@ final class DifyExec implements Runnable {
                 case Response.NotUploaded file when !file.mayPass() -> health.answered();
                 case Response.Cut _, Response.NotSent _, Response.NotUploaded _ -> health.failed(now, attempt.at());
             }
-            terms.route().seen(attempt, seen, Duration.between(attempt.at(), now), onServer())
+            terms.modes().seen(attempt, seen, Duration.between(attempt.at(), now), onServer())
                     .ifPresent(change -> changed(change, now));
         }
 
         private void changed(String change, Instant now) {
-            var mode = terms.route().mode();
+            var mode = terms.modes().mode();
             terms.limits().costUnseen(mode).ifPresentOrElse(this::stop, () -> {
                 watcher.say(change);
                 batch.changed(now, mode);
@@ -5255,18 +5244,21 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             batch.record(EndEvent.of(attempt, now, word, seen, why));
             agenda.again(attempt.row(), tries, now.plus(after));
+            checkLimits();
         }
 
         private void throttled(Attempt attempt, Duration after, String why) {
             var now = clock.instant();
             pace.refused(attempt.sequence(), onServer(), terms.names().count());
-            if (onServer() > busy(now)) pace.pause(now.plus(after)); // those that were cut do hold their places
+            if (onServer() > busy(now)) pace.pause(now.plus(after)); // the runs that were cut off still hold places
             health.refused(now, onServer());
             slowedDown(attempt, why);
         }
 
         private void checkLimits() {
-            terms.limits().reached(tally.count(RowStatus.FAILED), tally.done(), tally.tokens).ifPresent(this::stop);
+            terms.limits().tooManyFailed(tally.count(RowStatus.FAILED), tally.done()).ifPresent(this::stop);
+            boolean hasMore = agenda.nextRow(clock.instant()).isBefore(Instant.MAX);
+            if (hasMore) terms.limits().usedUp(tally.tokens(), tally.spending()).ifPresent(this::stop);
         }
 
         private void missing(Attempt attempt, String file, String why) {
@@ -5298,21 +5290,21 @@ final class DifyExec implements Runnable {
             if (seen instanceof Response.Ran ran) notice(ran);
         }
 
-        /// Tells of a new version; and once, by the first row that has such links, that they expire.
+        /// Reports a new version, and once that links expire.
         private void notice(Response.Ran ran) {
             var former = version;
             if (!ran.workflowId().isEmpty()) version = ran.workflowId();
-            if (!former.isEmpty() && !former.equals(version)) watcher.say("Versions of the workflow differ within "
-                    + "this batch: rows from now on ran " + version + ", those before " + former
-                    + ". --workflow-id " + former + " pins the earlier one.");
-            if (toldOfLinks || !ran.linksExpire()) return;
-            toldOfLinks = true;
-            watcher.say("The outputs hold links to files, which expire within minutes: "
-                    + "--save-files DIR keeps the files.");
+            if (!former.isEmpty() && !former.equals(version)) watcher.say("The workflow's version changed "
+                    + "within this batch, from " + former + " to " + version + ". --workflow-id " + former
+                    + " pins the earlier one.");
+            if (linksSaid || !ran.linksExpire()) return;
+            linksSaid = true;
+            watcher.say("The outputs contain links to files that expire within minutes; --save-files DIR saves the "
+                    + "files.");
         }
 
         private void unresolved(Attempt attempt, Instant start, Response seen, Symptom symptom, String why) {
-            if (agenda.stop().isPresent()) return; // open in the log: the next start asks for it
+            if (agenda.stop().isPresent()) return; // the next start looks it up
             var now = clock.instant();
             var deadline = symptom == Symptom.TIMED_OUT ? now.plus(terms.limits().afterTimeout(seen.run()))
                     : start.plus(terms.limits().timeout());
@@ -5320,19 +5312,19 @@ final class DifyExec implements Runnable {
             agenda.arose(new Unresolved.NoEnd(attempt, seen, symptom, why, since, deadline), now);
         }
 
-        private void askAboutQuiet(InFlight begun, RunRef run) {
-            if (begun.asked) return;
-            begun.asked = true;
-            agenda.unresolved(new Unresolved.QuietStream(begun.attempt, Optional.of(run), begun.start, clock.instant()));
+        private void askAboutQuiet(InFlight sent, RunRef run) {
+            if (sent.lookedUp) return;
+            sent.lookedUp = true;
+            agenda.unresolved(new Unresolved.QuietStream(sent.attempt, Optional.of(run), sent.start, clock.instant()));
         }
 
-        private void looked(Unresolved unresolved, LookUpResult found, Instant begun) {
+        private void looked(Unresolved unresolved, LookUpResult found, Instant sent) {
             looking--;
             agenda.release(unresolved);
             var now = clock.instant();
-            if (found instanceof LookUpResult.Silent(var seen) && !(seen instanceof Response.TooLarge)) health.failed(now, begun);
+            if (found instanceof LookUpResult.Silent(var seen) && !(seen instanceof Response.TooLarge)) health.failed(now, sent);
             else health.answered();
-            if (found instanceof LookUpResult.Running) terms.route().listsRunning(unresolved);
+            if (found instanceof LookUpResult.Running) terms.modes().listsRunning(unresolved);
             if (found instanceof LookUpResult.Ended(var ran)) watcher.ran(unresolved.attempt(), ran, now);
             batch.record(new LookEvent(now, unresolved.attempt().user(), unresolved.run().map(RunRef::id).orElse(""),
                     found.word()));
@@ -5346,26 +5338,26 @@ final class DifyExec implements Runnable {
             if (found instanceof LookUpResult.Silent(var seen)) heed(seen, now);
         }
 
-        /// A stream that was quiet has told its end.
+        /// A stream that was quiet has ended.
         private boolean isOver(Unresolved unresolved) {
             return unresolved instanceof Unresolved.QuietStream && !running.containsKey(unresolved.attempt().sequence());
         }
 
         private LookUpRules.Here here(Unresolved unresolved) {
             if (unresolved instanceof Unresolved.Late) batch.flush(); // one found a moment ago may have given the row its success
-            var begun = running.get(unresolved.attempt().sequence());
-            return new LookUpRules.Here(terms.route().listing(unresolved.attempt()), begun != null && begun.stopAsked,
+            var sent = running.get(unresolved.attempt().sequence());
+            return new LookUpRules.Here(terms.modes().listing(unresolved.attempt()), sent != null && sent.stopAsked,
                     batch.status(unresolved.attempt().row()).isSuccess());
         }
 
-        /// A stream that says nothing of its run's end is given up.
+        /// The worker of a stream whose run has ended elsewhere is stopped.
         private void leave(Attempt attempt, LookUpResult found) {
-            var begun = running.get(attempt.sequence());
-            begun.asked = false;
+            var sent = running.get(attempt.sequence());
+            sent.lookedUp = false;
             if (!(found instanceof LookUpResult.Ended)) return;
             running.remove(attempt.sequence());
             pace.ended(clock.instant());
-            if (begun.thread != null) begun.thread.interrupt();
+            if (sent.thread != null) sent.thread.interrupt();
         }
 
         private void act(Unresolved unresolved, LookUpRules.Step step) {
@@ -5404,7 +5396,7 @@ final class DifyExec implements Runnable {
             batch.record(new LateEvent(now, attempt.row().id(), attempt.user(), run.id(), found.word()));
             tally.late++;
             watcher.say("Row " + Text.id(attempt.row().id()) + ": " + run.name()
-                    + " turned up late, after the row was sent again; it may have been paid twice.");
+                    + " appeared after the row was sent again; it may have been paid twice.");
         }
 
         private void interrupted(String signal) {
@@ -5416,27 +5408,27 @@ final class DifyExec implements Runnable {
             agenda.close(new Stop(Exit.INTERRUPTED, signal.equals("INT") ? "interrupted" : "interrupted by SIG" + signal));
             hardStop = now.plus(terms.limits().grace());
             int busy = running.size();
-            if (busy > 0 && terms.limits().grace().isPositive()) watcher.say("Stopping: "
-                    + Text.count(busy, "running row gets", "running rows get") + " up to "
-                    + Text.seconds(terms.limits().grace()) + " to end; Ctrl-C again stops at once.");
+            if (busy > 0 && terms.limits().grace().isPositive()) watcher.say("Stopping. "
+                    + Text.count(busy, "running row has", "running rows have") + " up to "
+                    + Text.seconds(terms.limits().grace()) + " to finish; Ctrl-C again stops at once.");
         }
 
-        /// Asks Dify to stop what runs, and gives the ends a moment to arrive. False: there is nothing to wait for.
+        /// Asks Dify to stop what runs, and waits a moment for the ends. False: there is nothing to wait for.
         private boolean stopTasks(Duration patience) {
             boolean first = !taskStopsSent;
             taskStopsSent = true;
             hardStop = clock.instant().plus(patience);
             if (first) running.values().forEach(this::stopTask);
-            return running.values().stream().anyMatch(begun -> begun.stopAsked);
+            return running.values().stream().anyMatch(sent -> sent.stopAsked);
         }
 
-        private void stopTask(InFlight begun) {
-            if (begun.stopAsked || begun.run.isEmpty() || begun.run.get().task().isEmpty()) return;
-            begun.stopAsked = true;
-            var run = begun.run.get();
-            batch.record(StopEvent.of(begun.attempt, run, StopEvent.INTERRUPTED, clock.instant()));
+        private void stopTask(InFlight sent) {
+            if (sent.stopAsked || sent.run.isEmpty() || sent.run.get().task().isEmpty()) return;
+            sent.stopAsked = true;
+            var run = sent.run.get();
+            batch.record(StopEvent.of(sent.attempt, run, StopEvent.INTERRUPTED, clock.instant()));
             tally.stopped++;
-            ports.workers().execute(() -> workflow.stop(run, begun.attempt.user()));
+            ports.workers().execute(() -> workflow.stop(run, sent.attempt.user()));
         }
     }
 
@@ -6756,8 +6748,6 @@ final class DifyExec implements Runnable {
                 return got;
             } catch (Room.Exceeded problem) {
                 return instead.apply(new Response.TooLarge(answer.run(), problem.getMessage()));
-            } catch (OutOfMemoryError _) {
-                return instead.apply(Response.Cut.outOfMemory(answer.run()));
             } catch (IOException problem) {
                 return instead.apply(answer.cut(overdue, broken(problem, "in the middle of the answer")));
             }
@@ -11874,7 +11864,7 @@ final class DifyExec implements Runnable {
             if (until.isAfter(leftAloneUntil)) leftAloneUntil = until;
         }
 
-        void begun() {
+        void started() {
             probing = streak >= STREAK;
         }
 
@@ -11934,31 +11924,30 @@ final class DifyExec implements Runnable {
 
     /// Where a batch ends on purpose, and how long things may take.
     record Limits(Ends ends, Duration grace, Duration timeout, Settle settle) {
+        private static final String CONTINUE = "\nhint: the same command continues, with its limit counted from zero";
+
         /// What ends a call early; null where there is no such limit.
         record Ends(Ceiling maxFailures, Long maxTokens, MaxCost maxCost) {
             static final Ends NONE = new Ends(null, null, null);
         }
 
-        Optional<String> reached(long failed, long done, long tokens) {
-            if (ends.maxFailures != null && ends.maxFailures.isReached(failed, done))
-                return Optional.of("--max-failures reached: " + Text.count(failed, "row") + " failed"
-                        + "\nhint: look at them with status, then run or retry");
-            if (ends.maxTokens != null && tokens >= ends.maxTokens)
-                return Optional.of("--max-tokens reached: " + tokens + " tokens used"
-                        + "\nhint: the same command goes on from here, with its limit anew");
-            return Optional.empty();
+        Optional<String> tooManyFailed(long failed, long done) {
+            return ends.maxFailures() == null || !ends.maxFailures().isReached(failed, done) ? Optional.empty()
+                    : Optional.of("--max-failures reached: " + Text.count(failed, "row") + " failed"
+                            + "\nhint: see why with status, then run or retry");
         }
 
-        /// Why no run may start beside those that are out.
-        Optional<String> costReached(Usage.Spending spent, int out) {
-            return Optional.ofNullable(ends.maxCost).flatMap(limit -> limit.reached(spent, out));
+        Optional<String> usedUp(long tokens, Usage.Spending spent) {
+            if (ends.maxTokens() != null && tokens >= ends.maxTokens())
+                return Optional.of("--max-tokens reached: " + tokens + " tokens used" + CONTINUE);
+            return Optional.ofNullable(ends.maxCost()).flatMap(limit -> limit.reached(spent));
         }
 
-        /// Why the batch cannot go on in a mode that tells no prices.
+        /// Why the batch cannot continue in a mode that reports no prices.
         Optional<String> costUnseen(Mode mode) {
-            return ends.maxCost == null || mode != Mode.BLOCKING ? Optional.empty()
-                    : Optional.of("--max-cost cannot be kept to: this server refuses streams, and only they tell "
-                            + "prices\nhint: use --max-tokens");
+            return ends.maxCost() == null || mode != Mode.BLOCKING ? Optional.empty()
+                    : Optional.of("--max-cost does not work here: this server refuses streams, and only streams "
+                            + "report prices\nhint: use --max-tokens");
         }
 
         /// A run that was asked to stop may take a moment; one that cannot be asked gets one look.
@@ -11966,26 +11955,25 @@ final class DifyExec implements Runnable {
             return run.filter(ref -> !ref.task().isEmpty()).isPresent() ? Duration.ofSeconds(30) : Duration.ZERO;
         }
 
-        /// A limit of money, for one call: `5` in the currency that Dify tells, `USD 5` in no other.
+        /// A limit of money for one call: `5` in the currency that Dify reports, `USD 5` in no other. Runs that are on
+        /// their way when it is reached finish, so the total can exceed it.
         ///
         /// @param currency empty where none is named
         record MaxCost(BigDecimal amount, String currency) {
-            /// Why no run may start beside those that are out: each of them, and the next, is taken to cost the mean.
-            /// Before the first price is known there is no mean.
-            Optional<String> reached(Usage.Spending spent, int out) {
-                var told = spent.currencies();
-                var units = Text.text(String.join(" and ", told), 40);
-                if (!currency.isEmpty() && told.stream().anyMatch(other -> !other.equals(currency)))
-                    return Optional.of("--max-cost is in " + currency + ", but Dify tells prices in " + units
-                            + "\nhint: name the amount in that currency");
-                if (told.size() > 1) return Optional.of("--max-cost counts one currency, but Dify tells prices in "
-                        + units + "\nhint: use --max-tokens");
-                if (spent.isUntold()) return Optional.of("--max-cost cannot be kept to: Dify tells no prices of this "
-                        + "app's runs\nhint: use --max-tokens");
-                return spent.with(out + 1).filter(all -> all.compareTo(amount) > 0).map(_ ->
-                        "--max-cost reached: another run would pass " + amount.toPlainString()
-                                + told.stream().map(unit -> " " + Text.text(unit, 8)).collect(joining())
-                                + "\nhint: the same command goes on from here, with its limit anew");
+            Optional<String> reached(Usage.Spending spent) {
+                var currencies = spent.currencies();
+                var reported = Text.text(String.join(" and ", currencies), 40);
+                if (!currency.isEmpty() && currencies.stream().anyMatch(other -> !other.equals(currency)))
+                    return Optional.of("--max-cost is in " + currency + ", but Dify reports prices in " + reported
+                            + "\nhint: give the amount in that currency");
+                if (currencies.size() > 1) return Optional.of("--max-cost counts one currency, but Dify reports prices "
+                        + "in " + reported + "\nhint: use --max-tokens");
+                if (spent.hasNoPrices()) return Optional.of("--max-cost does not work here: Dify reports no prices for "
+                        + "this app's runs\nhint: use --max-tokens");
+                var total = spent.total();
+                return total.compareTo(amount) < 0 ? Optional.empty() : Optional.of("--max-cost reached: "
+                        + total.stripTrailingZeros().toPlainString() + (reported.isEmpty() ? "" : " " + reported)
+                        + " spent" + CONTINUE);
             }
 
             static MaxCost of(String text) {
@@ -12288,15 +12276,14 @@ final class DifyExec implements Runnable {
             return Duration.ofMillis(Math.clamp((long) (seconds * 1000), 0, most.toMillis()));
         }
 
-        /// The tokens that runs took, and what they have cost, by currency. One whose end was looked up tells its
-        /// tokens and no price: it is taken to have cost the mean of the others.
+        /// The tokens that runs took, and their cost by currency. A run that was looked up has tokens and no price.
         static final class Spending {
-            private static final int UNTOLD = 10;
+            private static final int ENOUGH = 10;
 
             private final Map<String, BigDecimal> prices = new TreeMap<>();
             private long tokens = 0, priced = 0, unpriced = 0;
 
-            /// @param price null where none is told
+            /// @param price null if none is reported
             void add(long more, BigDecimal price, String currency) {
                 tokens += more;
                 if (price == null && more > 0) unpriced++;
@@ -12309,40 +12296,35 @@ final class DifyExec implements Runnable {
                 return tokens;
             }
 
-            /// How many runs took tokens and told no price.
+            /// How many runs took tokens and have no price.
             long unpriced() {
                 return unpriced;
             }
 
-            /// What is known to have been paid in a currency; NaN where no price was told at all.
+            /// The known cost in a currency; NaN if no run has a price.
             double price(String currency) {
                 return priced == 0 && unpriced > 0 ? Double.NaN
                         : prices.getOrDefault(currency, BigDecimal.ZERO).doubleValue();
             }
 
-            /// As far as they were told.
             Map<String, BigDecimal> prices() {
                 return Collections.unmodifiableMap(prices);
             }
 
-            /// Those in which something was paid: models without a price tell 0 in any.
+            /// Those in which something was paid: models without a price report 0 in any.
             Set<String> currencies() {
                 var paid = new TreeSet<>(prices.keySet());
                 paid.removeIf(currency -> currency.isEmpty() || prices.get(currency).signum() == 0);
                 return paid;
             }
 
-            /// So many runs have ended that a price would have come up; one or two may have lost theirs on the way.
-            boolean isUntold() {
-                return priced == 0 && unpriced >= UNTOLD;
+            /// So many runs have ended that one would have had a price.
+            boolean hasNoPrices() {
+                return priced == 0 && unpriced >= ENOUGH;
             }
 
-            /// What it comes to with so many runs more, in the one currency; empty before a price is known.
-            Optional<BigDecimal> with(int more) {
-                if (priced == 0) return Optional.empty();
-                var told = prices.values().stream().reduce(BigDecimal.ZERO, BigDecimal::add);
-                return Optional.of(told.multiply(BigDecimal.valueOf(priced + unpriced + more))
-                        .divide(BigDecimal.valueOf(priced), MathContext.DECIMAL64));
+            BigDecimal total() {
+                return prices.values().stream().reduce(BigDecimal.ZERO, BigDecimal::add);
             }
 
             /// So many times as much, in round figures.
@@ -12476,10 +12458,6 @@ final class DifyExec implements Runnable {
         record Cut(Optional<RunRef> run, Symptom symptom, String why) implements Response {
             Cut(Symptom symptom, String why) {
                 this(Optional.empty(), symptom, why);
-            }
-
-            static Cut outOfMemory(Optional<RunRef> run) {
-                return new Cut(run, Symptom.CUT, "no memory was left for the answer");
             }
         }
 

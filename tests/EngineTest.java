@@ -159,17 +159,22 @@ final class EngineTest {
         }
 
         @Test
-        void aRunWhoseAnswerFindsNoMemoryIsLookedUp() throws Exception {
-            var scene = Scene.of(folder, "a");
+        void aWorkerThatRunsOutOfMemoryEndsTheCallAndItsRunIsLookedUpAtTheNextStart() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
             scene.answer = (_, _) -> {
                 throw new OutOfMemoryError("as if");
             };
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(Exit.STOPPED, stop.exit());
+            assertEquals(List.of("a"), scene.ids());
+            assertEquals(List.of(), scene.log("end"));
             scene.found = _ -> ended(succeeded("run-a"));
-
+            scene.answer = Answer.byRow(Map.of());
             assertEquals(Optional.empty(), scene.play());
-
-            assertEquals(1, scene.sent.size());
-            assertEquals(List.of("run-a"), scene.resultRuns());
+            assertEquals(List.of("a", "b"), scene.ids());
+            assertEquals(Set.of("run-a", "run-b"), Set.copyOf(scene.resultRuns()));
         }
 
         @Test

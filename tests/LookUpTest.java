@@ -734,12 +734,8 @@ final class LookUpTest {
         }
 
         @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                running, says
-                1,       1 running row gets
-                2,       2 running rows get
-                """)
-        void anInterruptSaysHowManyRowsMayEnd(int running, String says) throws Exception {
+        @ValueSource(ints = {1, 2})
+        void anInterruptSaysHowManyRowsMayFinish(int running) throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
             scene.slots = running;
             scene.interruptAfter(seconds(1));
@@ -750,8 +746,7 @@ final class LookUpTest {
 
             scene.play();
 
-            assertTrue(scene.said.contains("Stopping: " + says + " up to 20 s to end; Ctrl-C again stops at once."),
-                    scene.said::toString);
+            assertTrue(scene.said.getFirst().matches(".*\\b" + running + " running row.*\\b20 s\\b.*"), scene.said::toString);
         }
 
         @Test
@@ -914,7 +909,7 @@ final class LookUpTest {
             var late = scene.log("late").getFirst();
             assertEquals("run-7", late.path("run").asText());
             assertEquals(scene.sent.getFirst().user(), late.path("user").asText());
-            assertTrue(scene.said.getLast().contains("turned up late"), scene.said.toString());
+            assertTrue(scene.said.getLast().contains("run-7"), scene.said.toString());
             assertEquals(List.of("run-8"), scene.resultRuns());
         }
 
@@ -1236,7 +1231,7 @@ final class LookUpTest {
             scene.answer = (_, _) -> cut(Symptom.CUT, run("run-a"));
             scene.found = _ -> scene.looked.size() < 3 ? running("run-a") : ended(succeeded("run-a"));
 
-            assertTrue(shown(scene).contains("waits for runs that are looked up"));
+            assertTrue(shown(scene).contains("waiting for run look-ups"));
         }
 
         @Test
@@ -1322,7 +1317,7 @@ final class LookUpTest {
             var stop = scene.play().orElseThrow();
 
             assertEquals(Exit.STOPPED, stop.exit());
-            assertTrue(stop.why().startsWith("--max-cost cannot be kept to"), stop.why());
+            assertTrue(stop.why().startsWith("--max-cost"), stop.why());
             assertEquals(List.of(), scene.said);
             assertEquals("streaming", scene.log("session").getLast().path("mode").asText());
         }
@@ -1350,8 +1345,8 @@ final class LookUpTest {
 
             scene.play();
 
-            assertEquals(List.of("Versions of the workflow differ within this batch: rows from now on ran workflow-2, "
-                    + "those before workflow-1. --workflow-id workflow-1 pins the earlier one."), scene.said);
+            assertEquals(1, scene.said.size());
+            assertTrue(scene.said.getFirst().contains("--workflow-id workflow-1"), scene.said.toString());
         }
 
         @Test
@@ -1364,7 +1359,7 @@ final class LookUpTest {
                 scene.answer = (_, _) -> new Response.Ran(run("run"), RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
                         version, Usage.NONE);
                 scene.play();
-                said.add(String.join("", scene.said).replaceFirst("(?s).* ran (\\S+), those before (\\S+)\\. .*", "$2 $1"));
+                said.add(String.join("", scene.said).replaceFirst("(?s).* from (\\S+) to (\\S+)\\. .*", "$1 $2"));
             }
 
             assertEquals(List.of("", "workflow-1 workflow-2", "workflow-2 workflow-1", ""), said);

@@ -317,7 +317,7 @@ final class PaceTest {
         @Test
         void fourFailuresInARowStopNothing() {
             fail(4, NOON);
-            health.begun();
+            health.started();
 
             assertTrue(health.isOpen(NOON));
         }
@@ -335,7 +335,7 @@ final class PaceTest {
             fail(5, NOON);
             assertTrue(health.isOpen(NOON.plusSeconds(10)));
 
-            health.begun();
+            health.started();
 
             assertFalse(health.isOpen(NOON.plusSeconds(10)));
             assertFalse(health.isOpen(NOON.plusSeconds(100)));
@@ -377,7 +377,7 @@ final class PaceTest {
         @Test
         void anAnswerOpensUpAgain() {
             fail(9, NOON);
-            health.begun();
+            health.started();
 
             health.answered();
 
