@@ -3443,976 +3443,289 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Stacked bars or lines over equal spans, as inline SVG with axes, units and the same in words; each span says
-    /// what it holds when it is pointed at.
-    ///
-    /// @param spans in units of x
-    /// @param marks seconds at which a line crosses it, by name
-    record Chart(String name, String title, Axis y, String x, Spans spans, boolean bars, List<Series> series,
-            Map<String, Double> marks) {
-        /// The most spans that can be told apart.
-        private static final int SPANS = 60;
-        private static final int WIDE = 420, HIGH = 200, LEFT = 46, RIGHT = 12, BOTTOM = 34, LINE = 13;
+    /// The charts of one batch, or of two drawn over one another, as the script in [Html] reads them.
+    record Charts(List<Track> tracks) {
+        private static final int BUCKETS = 60;
 
-        /// @param whole   whether it counts what has no halves
-        /// @param counted how many rows a value of 1 stands for in a span of a rate; 0: it is no rate
-        record Axis(String unit, boolean whole, double counted) {
-            static Axis counting(String unit) {
-                return new Axis(unit, true, 0);
+        /// @param look the style's class that colours it
+        record Track(String name, String look, Timeline timeline, LongList.Latencies latencies) {}
+
+        List<Map<String, Object>> all() {
+            var charts = new ArrayList<Map<String, Object>>();
+            if (tracks.stream().noneMatch(track -> track.latencies().isEmpty())) charts.add(latency());
+            if (millis() == 0) return charts;
+            var buckets = Buckets.of(millis(), BUCKETS);
+            charts.add(rate());
+            charts.add(overTime(buckets, "Requests in flight", "requests", each(track -> track.inFlight(buckets))));
+            var tokens = each(track -> track.tokens(buckets));
+            if (tokens.stream().anyMatch(series -> ((double[]) series.get("values"))[buckets.count() - 1] > 0))
+                charts.add(overTime(buckets, "Tokens used so far", "tokens", tokens));
+            var costs = costs(buckets);
+            var unit = costs.size() == 1 ? costs.getFirst().get("name").toString() : "";
+            if (!costs.isEmpty()) charts.add(overTime(buckets, "Cost so far", unit, costs));
+            return charts;
+        }
+
+        /// Running time of the batch that ran longest.
+        private long millis() {
+            return tracks.stream().mapToLong(track -> track.timeline().total()).max().orElse(0);
+        }
+
+        private boolean isOne() {
+            return tracks.size() == 1;
+        }
+
+        /// With many buckets for few rows, each bar would be a single row.
+        private static int bars(long rows) {
+            return Math.clamp(Math.round(3 * Math.sqrt(rows)), 10, BUCKETS);
+        }
+
+        /// A long tail goes to the last bucket.
+        private Map<String, Object> latency() {
+            var marks = new LinkedHashMap<String, Double>();
+            double end = 0;
+            boolean isCut = false;
+            for (var track : tracks) {
+                var seconds = track.latencies().percentiles();
+                boolean hasTail = seconds.get("max") > 3 * seconds.get("p99");
+                isCut |= hasTail;
+                end = Math.max(end, hasTail ? 1.5 * seconds.get("p99") : seconds.get("max"));
+                for (var name : isOne() ? List.of("p50", "p90", "p99") : List.of("p50"))
+                    marks.put((track.name() + " " + name).strip(), seconds.get(name));
             }
-
-            /// Of the lines across, about four.
-            double step(double highest) {
-                double step = Spans.step(highest, 4);
-                return whole ? Math.max(1, step) : step;
-            }
-
-            /// `12 rows, 2.4 rows a second`
-            String words(double value) {
-                long rows = Math.round(value * counted);
-                var one = whole && value == 1 ? unit.substring(0, unit.length() - 1) : unit;
-                return (counted == 0 ? "" : Text.count(rows, "row") + ", ") + number(value)
-                        + (one.isEmpty() ? "" : " " + one);
-            }
+            var buckets = Buckets.of(end, isOne() ? bars(tracks.getFirst().latencies().size()) : BUCKETS);
+            return object("title", "Latency" + (isCut ? " (last bucket: this and longer)" : ""), "unit", "rows",
+                    "x", "seconds", "width", buckets.width(), "whole", true, "bars", isOne(), "marks", marks,
+                    "series", tracks.stream().map(track -> series(track.name(), isOne() ? "succeeded" : track.look(),
+                            track.latencies().histogram(buckets))).toList());
         }
 
-        /// @param look the class that colours it
-        record Series(String name, String look, double[] values) {}
-
-        /// Above the grid a line for the unit, or for each mark.
-        private int top() {
-            return 18 + LINE * marks.size();
+        /// Rows per second, or their number in a batch too short for a rate.
+        private Map<String, Object> rate() {
+            var first = tracks.getFirst().timeline();
+            var buckets = Buckets.of(millis(), isOne() ? bars(first.rows()) : BUCKETS);
+            var chart = overTime(buckets, "Completed rows", "rows", isOne() ? List.of(
+                    series("succeeded", "succeeded", first.ended(buckets, RowStatus::isSuccess)),
+                    series("not succeeded", "failed", first.ended(buckets, status -> !status.isSuccess())))
+                    : each(track -> track.ended(buckets, _ -> true)));
+            chart.put("bars", isOne());
+            if (millis() >= StatusView.RATED.toMillis())
+                chart.putAll(object("unit", "rows per second", "perSecond", buckets.width() / 1000, "whole", false));
+            return chart;
         }
 
-        Html svg() {
-            return Html.of("""
-                    <figure class="card"><figcaption>%1$s%2$s</figcaption><svg viewBox="0 0 %3$d %4$d" role="img" \
-                    aria-labelledby="%5$s-title %5$s-words"><title id="%5$s-title">%1$s</title>\
-                    <desc id="%5$s-words">%6$s</desc>%7$s%8$s%9$s%10$s%11$s</svg></figure>
-                    """, title, legend(), WIDE, HIGH, name, words(), grid(), scale(),
-                    bars ? "" : series.stream().map(this::line), pointed(), crossings());
+        private Map<String, Object> overTime(Buckets buckets, String title, String unit,
+                List<Map<String, Object>> series) {
+            var x = millis() < 120_000 ? ChronoUnit.SECONDS : millis() < 7_200_000 ? ChronoUnit.MINUTES
+                    : ChronoUnit.HOURS;
+            return object("title", title, "unit", unit, "x", x.toString().toLowerCase(Locale.ROOT) + " of run time",
+                    "width", buckets.width() / x.getDuration().toMillis(), "whole", unit.endsWith("s"),
+                    "series", series);
         }
 
-        private Stream<Html> legend() {
-            return series.stream().filter(_ -> series.size() > 1)
-                    .map(one -> Html.of("<span class=\"key %s\">%s</span>", one.look(), one.name()));
+        private List<Map<String, Object>> each(Function<Timeline, double[]> values) {
+            return tracks.stream().map(track -> series(track.name(), track.look(), values.apply(track.timeline())))
+                    .toList();
         }
 
-        /// How high it stands there: bars stand on each other, lines do not.
-        private double total(int span) {
-            var values = series.stream().mapToDouble(one -> one.values()[span]);
-            return bars ? values.sum() : values.max().orElse(0);
+        /// One for each currency.
+        private List<Map<String, Object>> costs(Buckets buckets) {
+            var looks = List.of("plain", "partial", "unknown", "paused");
+            var all = new ArrayList<Map<String, Object>>();
+            for (var track : tracks) track.timeline().cost(buckets).forEach((currency, values) -> all.add(series(
+                    (track.name() + " " + Text.text(currency, 8)).strip(),
+                    isOne() ? looks.get(all.size() % looks.size()) : track.look(), values)));
+            return all;
         }
 
-        boolean isOfAny() {
-            return IntStream.range(0, spans.count()).anyMatch(span -> total(span) != 0);
-        }
-
-        private double highest() {
-            double highest = IntStream.range(0, spans.count()).mapToDouble(this::total).max().orElse(0);
-            return highest == 0 ? 1 : highest;
-        }
-
-        private String words() {
-            int top = IntStream.range(0, spans.count()).boxed().max(Comparator.comparingDouble(this::total)).orElse(0);
-            return title + ", 0 to " + number(spans.whole()) + " " + x + ": highest " + y.words(total(top))
-                    + " from " + from(top) + " to " + from(top + 1) + " " + x
-                    + (bars ? "" : ", " + each(spans.count() - 1) + " at the end")
-                    + marks.keySet().stream().map(mark -> "; " + label(mark)).collect(joining()) + ".";
-        }
-
-        /// `3`, or by name where there are several: `0.2 USD, 1.5 CNY`
-        private String each(int span) {
-            return series.stream().map(one -> number(one.values()[span] * (y.counted() == 0 ? 1 : y.counted()))
-                    + (one.name().isEmpty() ? "" : " " + one.name())).collect(joining(", "));
-        }
-
-        private String from(int span) {
-            return number(span * spans.width());
-        }
-
-        private Stream<Html> grid() {
-            double step = y.step(highest());
-            return DoubleStream.iterate(0, at -> at <= ceiling() * 1.0001, at -> at + step).mapToObj(at ->
-                    Html.of("<path class=\"grid\" d=\"M%d %.1fH%d\"/>%s", LEFT, down(at), WIDE - RIGHT,
-                            text(LEFT - 6, down(at) + 4, "end", number(at))));
-        }
-
-        private Stream<Html> scale() {
-            double step = Spans.step(spans.whole(), 8);
-            var numbers = DoubleStream.iterate(0, at -> at <= spans.whole() * 1.0001, at -> at + step)
-                    .mapToObj(at -> text(over(at), HIGH - BOTTOM + 15, "middle", number(at)));
-            var units = Stream.of(text(WIDE - RIGHT, top() - 6, "end unit", y.unit()),
-                    text(WIDE - RIGHT, HIGH - 4, "end unit", x));
-            return Stream.concat(numbers, units);
-        }
-
-        private static Html text(double x, double y, String look, String words) {
-            return Html.of("<text x=\"%.1f\" y=\"%.1f\" class=\"%s\">%s</text>", x, y, look, words);
-        }
-
-        /// The spans, each with what it holds in words, which the browser shows over it.
-        private Stream<Html> pointed() {
-            return IntStream.range(0, spans.count()).mapToObj(span -> Html.of(
-                    "<g><title>%s to %s %s: %s</title><rect class=\"hit\" x=\"%.1f\" y=\"%d\" width=\"%.1f\" "
-                            + "height=\"%.1f\"/>%s</g>", from(span), from(span + 1), x, said(span),
-                    over(span * spans.width()), top(), over(spans.width()) - LEFT, down(0) - top(),
-                    bars ? stack(span) : ""));
-        }
-
-        private String said(int span) {
-            return bars ? y.words(total(span)) + (series.size() > 1 ? " (" + each(span) + ")" : "")
-                    : series.size() > 1 ? each(span) : y.words(total(span));
-        }
-
-        private Stream<Html> stack(int span) {
-            double left = over((span + 0.07) * spans.width());
-            double wide = Math.max(0.6, (over(spans.width()) - over(0)) * 0.86), below = 0;
-            var parts = new ArrayList<Html>();
-            for (var one : series) {
-                double above = below + one.values()[span];
-                if (above > below) parts.add(Html.of(
-                        "<rect class=\"%s\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"/>",
-                        one.look(), left, down(above), wide, down(below) - down(above)));
-                below = above;
-            }
-            return parts.stream();
-        }
-
-        private Html line(Series one) {
-            var points = IntStream.range(0, spans.count()).mapToObj(span -> Html.of("%.1f %.1f",
-                    over((span + 0.5) * spans.width()), down(one.values()[span])).markup()).collect(joining("L"));
-            return Html.of("""
-                    <path class="area %1$s" d="M%2$sL%3$.1f %5$.1fL%4$.1f %5$.1fZ"/>\
-                    <path class="line %1$s" d="M%2$s"/>""", one.look(), new Html(points),
-                    over(spans.whole() - 0.5 * spans.width()), over(0.5 * spans.width()), down(0));
-        }
-
-        private String label(String mark) {
-            return String.format(Locale.ROOT, "%s %.2f s", mark, marks.get(mark));
-        }
-
-        /// The marks, their labels above all lines.
-        private Stream<Html> crossings() {
-            var lines = new ArrayList<Html>();
-            var labels = new ArrayList<Html>();
-            marks.forEach((mark, x) -> {
-                double at = over(Math.min(x, spans.whole()));
-                boolean left = at > WIDE - 90;
-                lines.add(Html.of("<path class=\"mark\" d=\"M%.1f %dV%.1f\"/>", at, 4 + LINE * labels.size(), down(0)));
-                labels.add(text(left ? at - 5 : at + 5, 13 + LINE * labels.size(), left ? "label end" : "label",
-                        label(mark)));
-            });
-            return Stream.concat(lines.stream(), labels.stream());
-        }
-
-        /// The highest line of the grid.
-        private double ceiling() {
-            double step = y.step(highest());
-            return Math.ceil(highest() / step - 1e-9) * step;
-        }
-
-        private double over(double x) {
-            return LEFT + (WIDE - LEFT - RIGHT) * x / spans.whole();
-        }
-
-        private double down(double y) {
-            return HIGH - BOTTOM - (HIGH - top() - BOTTOM) * y / ceiling();
-        }
-
-        /// `0.25`, `12.5`, `340`, `12.5k`, `3.9M`
-        static String number(double number) {
-            double unit = number < 10_000 ? 1 : number < 1e6 ? 1e3 : 1e6;
-            return BigDecimal.valueOf(number / unit).round(new MathContext(4)).stripTrailingZeros().toPlainString()
-                    + (unit == 1 ? "" : unit == 1e3 ? "k" : "M");
-        }
-
-        /// So many bars for some rows: few rows would stand alone in each.
-        static int bars(long rows) {
-            return Math.clamp(Math.round(3 * Math.sqrt(rows)), 10, SPANS);
-        }
-
-        /// Batches over the time that they ran, one over another.
-        record Course(List<Track> tracks) {
-            /// @param look the class that colours it
-            record Track(String name, String look, Timeline timeline) {}
-
-            /// None where nothing has run, as far as is known.
-            List<Chart> charts() {
-                if (total() == 0) return List.of();
-                var costs = costs();
-                return Stream.of(ended(),
-                        chart("flight", "Attempts in flight", Axis.counting("attempts"), spans(), false,
-                                series(timeline -> timeline.inFlight(spans()))),
-                        chart("tokens", "Tokens used so far", Axis.counting("tokens"), spans(), false,
-                                series(timeline -> timeline.tokens(spans()))),
-                        chart("cost", "Cost so far", new Axis(costs.size() == 1 ? costs.getFirst().name() : "", false,
-                                0), spans(), false, costs))
-                        .filter(chart -> List.of("rate", "flight").contains(chart.name()) || chart.isOfAny()).toList();
-            }
-
-            /// In milliseconds.
-            private long total() {
-                return tracks.stream().mapToLong(track -> track.timeline().total()).max().orElse(0);
-            }
-
-            /// Of the batch that ran longest.
-            private Spans spans() {
-                return Spans.of(total(), SPANS);
-            }
-
-            /// Rows a second, where there are seconds enough for a rate; else how many. Of one batch by success.
-            private Chart ended() {
-                boolean isOne = tracks.size() == 1, isRated = total() >= StatusView.RATED.toMillis();
-                var first = tracks.getFirst().timeline();
-                var spans = isOne ? Spans.of(total(), bars(first.rows())) : spans();
-                double weight = isRated ? 1000 / spans.width() : 1;
-                var series = !isOne ? series(timeline -> timeline.ended(spans, weight, _ -> true)) : List.of(
-                        new Series("succeeded", "succeeded", first.ended(spans, weight, RowStatus::isSuccess)),
-                        new Series("without success", "failed",
-                                first.ended(spans, weight, status -> !status.isSuccess())));
-                return chart("rate", "Rows that ended", isRated ? new Axis("rows a second", false, spans.width() / 1000)
-                        : Axis.counting("rows"), spans, isOne, series);
-            }
-
-            /// A line for each currency of a batch.
-            private List<Series> costs() {
-                var looks = List.of("plain", "partial", "unknown", "paused");
-                var series = new ArrayList<Series>();
-                for (var track : tracks) track.timeline().cost(spans()).forEach((currency, values) -> series.add(
-                        new Series((track.name() + " " + Text.text(currency, 8)).strip(),
-                                tracks.size() > 1 ? track.look() : looks.get(series.size() % looks.size()), values)));
-                return series;
-            }
-
-            private List<Series> series(Function<Timeline, double[]> values) {
-                return tracks.stream().map(track -> new Series(track.name(), track.look(),
-                        values.apply(track.timeline()))).toList();
-            }
-
-            private Chart chart(String name, String title, Axis y, Spans spans, boolean bars, List<Series> series) {
-                var unit = total() < 120_000 ? ChronoUnit.SECONDS : total() < 7_200_000 ? ChronoUnit.MINUTES
-                        : ChronoUnit.HOURS;
-                return new Chart(name, title, y, unit.toString().toLowerCase(Locale.ROOT) + " of running",
-                        spans.in(unit.getDuration().toMillis()), bars, series, Map.of());
-            }
+        private static Map<String, Object> series(String name, String look, double[] values) {
+            return object("name", name, "look", look, "values", values);
         }
     }
 
-    /// A page that needs nothing else and asks for nothing; its style and script are let in by their hash alone. What
-    /// may stand on it: cards, charts, tables of causes, and one table of rows to search.
+    /// A self-contained page that opens offline, with all rows to search. [Html] draws it from JSON, so that no value
+    /// becomes markup.
     static final class WebPage {
-        private static final int BLOCK = 5_000, LONGEST = 2_000;
-        private static final String MARK = "<meta name=\"generator\" content=\"difyexec ";
+        private static final int BLOCK = 5_000, LONGEST = 2_000, CONTEXT = 300;
 
-        /// What the script gets of a row, by its number.
+        /// A row for the script, by its number.
         interface RowJson {
-            List<Object> of(int number) throws IOException;
+            Map<String, Object> of(int number) throws IOException;
         }
 
-        /// Of a column of the rows.
-        ///
-        /// @param key what the script shows there and sorts by
-        private record Heading(String key, String look, String title) {
-            Html html() {
-                return Html.of("""
-                        <th scope="col" data-key="%s" class="%s"><button type="button">%s</button></th>
-                        """, key, look, title);
-            }
-        }
-
-        /// One of ours may be written over.
+        /// A page of ours may be overwritten.
         static boolean isOurs(Path file) {
             try (var in = Files.newInputStream(file)) {
-                return new String(in.readNBytes(1_000), UTF_8).contains(MARK);
+                return new String(in.readNBytes(1_000), UTF_8).contains(Html.GENERATOR);
             } catch (IOException _) {
                 return false;
             }
         }
 
-        /// @param about one line under the title
-        /// @param parts what stands above the rows, and their table
-        /// @param batch what the script reads of it, then its rows in blocks, one after the other
-        private static void write(OutputStream file, String title, String about, List<Html> parts,
-                Map<String, Object> batch, int rows, RowJson row) throws IOException {
+        private static void write(OutputStream file, Map<String, Object> batch, int rows, RowJson row)
+                throws IOException {
             var out = new BufferedWriter(Json.utf8(file), 1 << 16);
-            out.write(head(title, about).markup());
-            for (var part : parts) out.write(part.markup());
+            out.write(Html.head());
             out.write("<script type=\"application/json\" id=\"batch\">" + Html.json(batch) + "</script>\n");
             for (int n = 0; n < rows; n++) {
                 out.write(n % BLOCK == 0 ? "<script type=\"application/json\" class=\"rows\">[" : ",");
                 out.write(Html.json(row.of(n)) + "\n");
                 if (n % BLOCK == BLOCK - 1 || n == rows - 1) out.write("]</script>\n");
             }
-            out.write(foot().markup());
+            out.write(Html.foot());
             out.flush();
         }
 
-        private static Html head(String title, String about) {
-            return Html.of("""
-                    <!doctype html>
-                    <html lang="en">
-                    <head>
-                    <meta charset="utf-8">
-                    <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src %s; script-src \
-                    %s; base-uri 'none'; form-action 'none'">
-                    <meta name="viewport" content="width=device-width, initial-scale=1">
-                    %s
-                    <title>%4$s</title>
-                    <style>%5$s</style>
-                    </head>
-                    <body>
-                    <header><h1>%4$s</h1><p>%6$s</p></header>
-                    <main>
-                    """, Html.hash(STYLE), Html.hash(SCRIPT), new Html(MARK + VERSION + "\">"), title, new Html(STYLE),
-                    about);
+        private static <T> Map<String, Long> totals(Map<T, Long> counts, Function<T, String> word) {
+            var totals = new LinkedHashMap<String, Long>();
+            counts.forEach((key, count) -> {
+                if (count > 0) totals.put(word.apply(key), count);
+            });
+            return totals;
         }
 
-        private static Html foot() {
-            return Html.of("""
-                    </main>
-                    <dialog id="detail" aria-labelledby="detail-id">
-                    <div class="bar"><h2 id="detail-id"></h2><button type="button" id="before">Previous</button>
-                    <button type="button" id="after">Next</button><button type="button" id="close">Close</button></div>
-                    <div id="detail-body"></div>
-                    </dialog>
-                    <script>%s</script>
-                    </body>
-                    </html>
-                    """, new Html(SCRIPT));
-        }
-
-        /// How many rows stand where, and below it what else is to be seen at once.
-        private static <T> Html totals(Map<T, Long> counts, Function<T, String> word, Html figures) {
-            double at = 0;
-            var bar = new ArrayList<Html>();
-            var keys = new ArrayList<Html>();
-            for (var share : StatusView.Share.of(counts)) {
-                double wide = 1000 * share.ofAll();
-                bar.add(Html.of("<rect class=\"%s\" x=\"%.1f\" width=\"%.1f\" height=\"12\"/>",
-                        word.apply(share.status()), at, Math.max(1, wide)));
-                keys.add(Html.of("<li><span class=\"key %1$s\">%1$s</span> <b>%2$s</b> <small>%3$.1f %%</small></li>",
-                        word.apply(share.status()), Text.number(share.count()), wide / 10));
-                at += wide;
-            }
-            return Html.of("""
-                    <section class="card totals" aria-label="Totals">
-                    <svg viewBox="0 0 1000 12" preserveAspectRatio="none" aria-hidden="true">%s</svg>
-                    <ul>%s</ul>
-                    %s
-                    </section>
-                    """, bar.stream(), keys.stream(), figures);
-        }
-
-        private static Html charts(Stream<Html> charts) {
-            return Html.of("<section class=\"charts\" aria-label=\"Charts\">\n%s</section>\n", charts);
-        }
-
-        /// The rows, to be filled by the script.
-        ///
-        /// @param outcome what a row's outcome is called, and what its cause
-        /// @param causes  to choose rows by, each with how many it has
-        private static Html table(String outcome, String cause, Stream<Map.Entry<String, Long>> causes,
-                Heading... headings) {
-            var number = new AtomicInteger();
-            var options = causes.limit(500).map(one -> Html.of("<option value=\"%d\">%s (%s)</option>",
-                    number.getAndIncrement(), Text.text(one.getKey(), 80), Text.number(one.getValue())));
-            return Html.of("""
-                    <section class="card" id="rows"><h2>Rows</h2>
-                    <noscript><p>The table of all rows needs JavaScript.</p></noscript>
-                    <div class="tools">
-                    <label>Search <input id="search" type="search" autocomplete="off" \
-                    placeholder="id, input, output, error"></label>
-                    <label>%s <select id="outcome"><option value="">all</option></select></label>
-                    <label>%s <select id="cause"><option value="">all</option>%s</select></label>
-                    <output id="count" aria-live="polite"></output>
-                    </div>
-                    <div id="scroller"><div id="sizer"><div id="window">
-                    <table id="table"><thead><tr>
-                    %s</tr></thead><tbody id="body"></tbody></table>
-                    </div></div></div>
-                    </section>
-                    """, outcome, cause, options, Stream.of(headings).map(Heading::html));
-        }
-
-        /// A text as it is, JSON as `[text]`, what is too long as `[its beginning, its length]`.
+        /// Text as it is, or `json`; only the beginning of what is too long, and its `length`.
         private static Map<String, Object> values(Map<String, Ending.Literal> values) {
             var shown = new LinkedHashMap<String, Object>();
             values.forEach((name, value) -> {
                 var text = value.text();
                 shown.put(Text.cut(name, 200), text.length() > LONGEST
-                        ? List.of(Text.cut(text, LONGEST), text.length()) : value.json() ? List.of(text) : text);
+                        ? object("text", Text.cut(text, LONGEST), "length", text.length())
+                        : value.json() ? object("json", text) : text);
             });
             return shown;
         }
 
-        /// The batch as one page: totals, charts, causes, and all rows to search. It is written row by row; its charts
-        /// are drawn here, its table by the page's script.
+        /// Without the fields that say nothing: a page may have 100,000 rows.
+        private static Map<String, Object> filled(Object... namesAndValues) {
+            var object = object(namesAndValues);
+            object.values().removeIf(value -> value == null || Set.of("", 0.0, false).contains(value));
+            return object;
+        }
+
+        /// A batch with its charts, its causes of failure and its rows.
         record Report(Batch batch, Timeline timeline) {
             void write(OutputStream file) throws IOException {
                 var groups = Cause.Group.of(batch);
-                var numbers = new HashMap<Cause, Integer>();
-                for (var group : groups) numbers.put(group.cause(), numbers.size());
+                var causes = new HashMap<Cause, Integer>();
+                for (var group : groups) causes.put(group.cause(), causes.size());
                 try (var endings = new LineOffsets.Endings(batch)) {
                     var rows = batch.rows(_ -> true);
-                    WebPage.write(file, batch.files().results().getFileName().toString(), about(),
-                            List.of(totals(), causes(groups), charts(), table(groups)), described(groups),
-                            batch.index().size(), entry -> row(entry, numbers.get(Cause.of(batch, entry)),
-                                    rows.hasNext() ? rows.next().inputs() : Map.of(), endings));
+                    WebPage.write(file, head(groups), batch.index().size(), entry -> row(entry,
+                            causes.get(Cause.of(batch, entry)), rows.hasNext() ? rows.next().inputs() : Map.of(),
+                            endings));
                 }
             }
 
-            private String about() {
+            private Map<String, Object> head(List<Cause.Group> groups) {
                 var history = batch.history();
-                return StatusView.rows(batch) + StatusView.origin(batch)
-                        + (history.startedAt == null ? "" : " · " + Times.local("yyyy-MM-dd HH:mm", history.startedAt)
-                                + " to " + Times.local("yyyy-MM-dd HH:mm xxx", history.updatedAt));
-            }
-
-            private Html totals() {
+                var latencies = history.latencies;
+                var time = history.startedAt == null ? "" : " · "
+                        + Times.local("yyyy-MM-dd HH:mm", history.startedAt) + " to "
+                        + Times.local("yyyy-MM-dd HH:mm xxx", history.updatedAt);
                 var figures = StatusView.figures(batch);
                 figures.remove("");
-                var items = figures.entrySet().stream().map(figure ->
-                        Html.of("<div><dt>%s</dt><dd>%s</dd></div>", figure.getKey(), figure.getValue()));
-                var notes = StatusView.notes(batch).stream().map(note -> Html.of("<p>Note: %s.</p>\n", note));
-                return WebPage.totals(StatusView.counts(batch.index()::count), RowStatus::word,
-                        Html.of("<dl>%s</dl>\n%s", items, notes));
-            }
-
-            private Html charts() {
-                var charts = new Chart.Course(List.of(new Chart.Course.Track("", "plain", timeline))).charts();
-                var all = new ArrayList<>(charts.stream().map(Chart::svg).toList());
-                if (!batch.history().latencies.isEmpty()) {
-                    if (charts.size() % 2 == 0) all.addFirst(percentiles()); // two beside each other
-                    all.addFirst(latency().svg());
-                }
-                return WebPage.charts(all.stream());
-            }
-
-            private Chart latency() {
-                var latencies = batch.history().latencies;
-                var marks = new LinkedHashMap<>(latencies.percentiles());
-                double slowest = marks.remove("max"), most = marks.get("p99");
-                boolean isCut = slowest > 3 * most;
-                var spans = Spans.of(isCut ? 1.5 * most : slowest, Chart.bars(latencies.size()));
-                return new Chart("latency", "Seconds a row" + (isCut ? ", the last bar: that and longer" : ""),
-                        Chart.Axis.counting("rows"), "seconds", spans, true,
-                        List.of(new Chart.Series("succeeded", "succeeded", latencies.histogram(spans))), marks);
-            }
-
-            private Html percentiles() {
-                var latencies = batch.history().latencies;
-                var shares = new double[] {0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1};
-                var seconds = latencies.percentiles(shares);
-                var rows = IntStream.range(0, shares.length).mapToObj(i -> Html.of(
-                        "<tr><td>%s</td><td class=\"number\">%.2f</td><td class=\"number\">%s</td></tr>",
-                        shares[i] == 1 ? "slowest" : Chart.number(100 * shares[i]) + " %", seconds[i],
-                        Text.number(Math.round((1 - shares[i]) * latencies.size()))));
-                return Html.of("""
-                        <figure class="card"><figcaption>Seconds a row, by share</figcaption><table><thead><tr>
-                        <th scope="col">Rows up to</th><th scope="col" class="number">took seconds</th>
-                        <th scope="col" class="number">rows slower</th></tr></thead><tbody>%s</tbody></table></figure>
-                        """, rows);
-            }
-
-            private static Html causes(List<Cause.Group> groups) {
-                if (groups.isEmpty()) return Html.of("");
-                var rows = IntStream.range(0, Math.min(50, groups.size())).mapToObj(i -> Html.of("""
-                        <tr><td class="number">%s</td>
-                        <td><button type="button" class="cause" data-cause="%d">%s</button></td>
-                        <td><span class="chip %4$s">%4$s</span></td><td class="ids">%5$s</td></tr>
-                        """, Text.number(groups.get(i).count()), i, groups.get(i).cause().said(),
-                        groups.get(i).cause().outcome().word(), groups.get(i).examples()));
-                return Html.of("""
-                        <section class="card"><h2>Rows without success, by cause</h2>
-                        <table class="causes"><thead><tr><th scope="col" class="number">Rows</th>
-                        <th scope="col">Cause</th><th scope="col">Outcome</th>
-                        <th scope="col" class="ids">Examples</th></tr></thead><tbody>
-                        %s</tbody></table></section>
-                        """, rows);
-            }
-
-            private static Html table(List<Cause.Group> groups) {
-                return WebPage.table("Outcome", "Cause", groups.stream().map(group -> Map.entry(group.cause().words(),
-                        group.count())), new Heading("id", "", "Id"), new Heading("outcome", "", "Outcome"),
-                        new Heading("seconds", "number", "Seconds"), new Heading("tokens", "number wide", "Tokens"),
-                        new Heading("attempts", "number wide", "Attempts"),
-                        new Heading("result", "", "Output or error"));
-            }
-
-            private Map<String, Object> described(List<Cause.Group> groups) {
-                return object("start", start(),
-                        "outcomes", Stream.of(RowStatus.values()).map(RowStatus::word).toList(),
-                        "causes", groups.stream().map(group -> group.cause().words()).toList());
+                var track = new Charts.Track("", "plain", timeline, latencies);
+                return object("title", batch.files().results().getFileName().toString(),
+                        "about", StatusView.rows(batch) + StatusView.origin(batch) + time, "start", start(),
+                        "totals", totals(StatusView.counts(batch.index()::count), RowStatus::word),
+                        "figures", figures, "notes", StatusView.notes(batch),
+                        "causes", groups.stream().map(Cause.Group::json).toList(),
+                        "charts", new Charts(List.of(track)).all(),
+                        "percentiles", latencies.isEmpty() ? null : percentiles(latencies));
             }
 
             private long start() {
                 return batch.history().startedAt == null ? 0 : batch.history().startedAt.toEpochMilli();
             }
 
-            /// `[id, outcome, cause, seconds, tokens, price, run, {inputs}, {outputs}, [attempts], true if edited]`
-            private List<Object> row(int entry, Integer cause, Map<String, String> cells, LineOffsets.Endings endings)
-                    throws IOException {
+            private static List<Map<String, Object>> percentiles(LongList.Latencies latencies) {
+                var shares = new double[] {0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1};
+                var seconds = latencies.percentiles(shares);
+                return IntStream.range(0, shares.length).mapToObj(i -> object(
+                        "name", shares[i] == 1 ? "max" : "p" + BigDecimal.valueOf(shares[i]).movePointRight(2)
+                                .stripTrailingZeros().toPlainString(), "seconds", seconds[i],
+                        "slower", Math.round((1 - shares[i]) * latencies.size()))).toList();
+            }
+
+            private Map<String, Object> row(int entry, Integer cause, Map<String, String> cells,
+                    LineOffsets.Endings endings) throws IOException {
                 var status = batch.index().status(entry);
                 var ending = endings.of(entry);
                 var inputs = new LinkedHashMap<>(ending.inputs());
                 if (inputs.isEmpty())
                     cells.forEach((column, cell) -> inputs.put(column, new Ending.Literal(cell, false)));
-                var row = new ArrayList<Object>(List.of(Text.text(batch.index().id(entry), LONGEST),
-                        status.ordinal(), status.isOnRetryList() ? cause : -1,
-                        batch.offsets().millis(entry) / 1000.0, ending.tokens(),
-                        ending.price().isEmpty() ? "" : ending.price() + " " + ending.currency(), ending.run(),
-                        values(inputs), values(ending.outputs()),
-                        endings.traces(entry).stream().map(trace -> attempt(trace, ending.run())).toList()));
-                if (ending.edited()) row.add(true);
-                return row;
+                return filled("id", Text.text(batch.index().id(entry), LONGEST), "outcome", status.word(),
+                        "cause", status.isOnRetryList() ? cause : null,
+                        "seconds", batch.offsets().millis(entry) / 1000.0, "tokens", ending.tokens(),
+                        "price", (ending.price() + " " + ending.currency()).strip(), "run", ending.run(),
+                        "edited", ending.edited(), "inputs", values(inputs), "outputs", values(ending.outputs()),
+                        "attempts", endings.traces(entry).stream().map(trace -> attempt(trace, ending.run())).toList());
             }
 
-            /// `[start, mode, outcome, seconds, error, run if it is another than the row's]`
-            private List<Object> attempt(LineOffsets.Endings.Trace trace, String run) {
-                var end = trace.end();
-                return List.of(trace.attempt.t().toEpochMilli() - start(), trace.attempt.mode(),
-                        end.map(EndEvent::outcome).orElse(""), end.map(EndEvent::seconds).orElse(0.0),
-                        end.map(EndEvent::error).orElse(""),
-                        end.map(EndEvent::run).filter(other -> !other.equals(run)).orElse(""));
+            private Map<String, Object> attempt(LineOffsets.Endings.Trace trace, String run) {
+                var attempt = object("start", trace.attempt.t().toEpochMilli() - start(),
+                        "mode", trace.attempt.mode().toString());
+                trace.end().ifPresent(end -> attempt.putAll(filled("outcome", end.outcome(), "seconds", end.seconds(),
+                        "error", end.error(), "run", end.run().equals(run) ? "" : end.run())));
+                return attempt;
             }
         }
 
-        /// Two batches as one page: figures side by side, charts over one another, all rows with their differences
-        /// marked.
+        /// Two batches side by side, all rows with their differences marked.
         record OfBoth(Comparison both) {
-            private static final int CONTEXT = 300;
-
             void write(OutputStream file) throws IOException {
+                var outputs = List.copyOf(both.outputs.keySet());
+                WebPage.write(file, head(), both.size(), number -> row(both.pair(number), outputs));
+            }
+
+            private Map<String, Object> head() {
                 Batch one = both.first.batch, two = both.second.batch;
                 var paint = new Ansi(false);
-                var title = one.files().results().getFileName() + " and " + two.files().results().getFileName();
-                var about = "first: " + StatusView.headline(one, paint) + "; second: "
-                        + StatusView.headline(two, paint);
-                var table = WebPage.table("Kind", "Differs in", both.outputs.entrySet().stream(),
-                        new Heading("id", "", "Id"), new Heading("outcome", "", "Kind"),
-                        new Heading("seconds", "number", "First, s"), new Heading("second", "number wide", "Second, s"),
-                        new Heading("result", "", "Differences"));
-                var outputs = List.copyOf(both.outputs.keySet());
-                WebPage.write(file, title, about, List.of(totals(), charts(), table), described(outputs),
-                        both.size(), number -> row(both.pair(number), outputs));
-            }
-
-            private Html totals() {
-                var figures = both.figures().stream().map(figure -> Html.of("""
-                        <tr><th scope="row">%s</th><td class="number">%s</td><td class="number">%s</td>\
-                        <td class="number">%s</td></tr>
-                        """, figure.name(), figure.text(figure.first()), figure.text(figure.second()),
-                        figure.change()));
                 int others = both.otherInputs.cardinality();
-                return WebPage.totals(both.matches, Comparison.Match::word, Html.of("""
-                        <table class="figures"><thead><tr><td></td>
-                        <th scope="col" class="number"><span class="key first">first</span></th>
-                        <th scope="col" class="number"><span class="key second">second</span></th>
-                        <th scope="col" class="number">difference</th></tr></thead><tbody>%s</tbody></table>%s""",
-                        figures, others == 0 ? ""
-                                : Html.of("<p>The inputs of %s differ, too.</p>", Text.count(others, "row"))));
+                return object("title", one.files().results().getFileName() + " and "
+                                + two.files().results().getFileName(),
+                        "about", "first: " + StatusView.headline(one, paint) + "; second: "
+                                + StatusView.headline(two, paint),
+                        "totals", totals(both.matches, Comparison.Match::word),
+                        "chosen", both.matches.get(Comparison.Match.DIFFERENT) > 0
+                                ? Comparison.Match.DIFFERENT.word() : "",
+                        "comparison", both.figures().stream().map(figure -> object("name", figure.name(),
+                                "first", figure.text(figure.first()), "second", figure.text(figure.second()),
+                                "change", figure.change())).toList(),
+                        "notes", others == 0 ? List.of() : List.of("the inputs of " + Text.count(others, "row")
+                                + " differ, too"),
+                        "causes", both.outputs.entrySet().stream().map(output -> object("cause", output.getKey(),
+                                "count", output.getValue())).toList(),
+                        "charts", new Charts(List.of(
+                                new Charts.Track("first", "first", both.first.timeline, one.history().latencies),
+                                new Charts.Track("second", "second", both.second.timeline, two.history().latencies)))
+                                .all());
             }
 
-            private Html charts() {
-                var charts = new ArrayList<>(new Chart.Course(List.of(
-                        new Chart.Course.Track("first", "first", both.first.timeline),
-                        new Chart.Course.Track("second", "second", both.second.timeline))).charts());
-                LongList.Latencies before = both.first.batch.history().latencies;
-                LongList.Latencies after = both.second.batch.history().latencies;
-                if (!before.isEmpty() && !after.isEmpty()) charts.addFirst(latency(before, after));
-                return WebPage.charts(charts.stream().map(Chart::svg));
+            /// Inputs and outputs are those of the first run that succeeded.
+            private Map<String, Object> row(Comparison.Pair pair, List<String> outputs) {
+                Ending first = pair.first(), second = pair.second();
+                var shown = first.outputs().isEmpty() ? second : first;
+                return filled("id", Text.text(pair.id(), LONGEST), "outcome", pair.match().word(),
+                        "differsIn", pair.outputs().keySet().stream().map(outputs::indexOf).toList(),
+                        "seconds", both.first.seconds(pair.firstEntry(), first), "tokens", shown.tokens(),
+                        "run", first.run(), "error", first.error(),
+                        "second", filled("seconds", both.second.seconds(pair.secondEntry(), second),
+                                "run", second.run(), "error", second.error()),
+                        "inputsDiffer", pair.hasOtherInputs(), "inputs", values(shown.inputs()),
+                        "outputs", values(shown.outputs()), "attempts", List.of(),
+                        "differences", pair.differences().stream().map(this::difference).toList());
             }
 
-            private static Chart latency(LongList.Latencies first, LongList.Latencies second) {
-                Map<String, Double> one = first.percentiles(), two = second.percentiles();
-                var spans = Spans.of(1.5 * Math.max(one.get("p99"), two.get("p99")), Chart.SPANS);
-                var marks = new LinkedHashMap<String, Double>();
-                marks.put("first p50", one.get("p50"));
-                marks.put("second p50", two.get("p50"));
-                return new Chart("latency", "Seconds a row", Chart.Axis.counting("rows"), "seconds", spans, false,
-                        List.of(new Chart.Series("first", "first", first.histogram(spans)),
-                                new Chart.Series("second", "second", second.histogram(spans))), marks);
-            }
-
-            private Map<String, Object> described(List<String> outputs) {
-                var different = Comparison.Match.DIFFERENT;
-                return object("start", 0,
-                        "outcomes", Stream.of(Comparison.Match.values()).map(Comparison.Match::word).toList(),
-                        "causes", outputs, "chosen", both.matches.get(different) > 0 ? different.ordinal() : "");
-            }
-
-            /// As a row of the report, of the run that succeeded, the first if both did; then what the second adds:
-            /// `[seconds, run, error of the first, error of the second, true if inputs differ, [differences]]`
-            private List<Object> row(Comparison.Pair pair, List<String> outputs) {
-                Ending before = pair.first(), after = pair.second();
-                var shown = before.outputs().isEmpty() ? after : before;
-                return List.of(Text.text(pair.id(), LONGEST), pair.match().ordinal(),
-                        pair.outputs().keySet().stream().map(outputs::indexOf).toList(),
-                        both.first.seconds(pair.firstEntry(), before), shown.tokens(), "", before.run(),
-                        values(shown.inputs()), values(shown.outputs()), List.of(), false,
-                        List.of(both.second.seconds(pair.secondEntry(), after), after.run(), before.error(),
-                                after.error(), pair.hasOtherInputs(),
-                                pair.differences().stream().map(this::difference).toList()));
-            }
-
-            /// `[pointer, note, [[side, text]]]`
-            private List<Object> difference(JsonDiff.Difference difference) {
-                var pieces = both.scope.diff().segments(difference).stream()
-                        .map(piece -> piece.shown(CONTEXT, LONGEST));
-                return List.of(difference.pointer(), difference.note(),
-                        pieces.map(piece -> List.of(piece.side().ordinal(), piece.text())).toList());
+            private Map<String, Object> difference(JsonDiff.Difference difference) {
+                return object("pointer", difference.pointer(), "note", difference.note(),
+                        "pieces", both.scope.diff().segments(difference).stream()
+                                .map(piece -> piece.shown(CONTEXT, LONGEST))
+                                .map(piece -> Map.of(piece.side().name().toLowerCase(Locale.ROOT), piece.text()))
+                                .toList());
             }
         }
-
-        private static final String STYLE = """
-                :root { color-scheme: light dark;
-                  --back: light-dark(#f6f6f4, #131518); --card: light-dark(#fff, #1b1e22);
-                  --ink: light-dark(#1d2024, #e7e9ec); --soft: light-dark(#5c636c, #a0a8b1);
-                  --line: light-dark(#dfe1e4, #31363c); --accent: light-dark(#1f57b5, #86b3ff); }
-                .first, .plain { --hue: light-dark(#3c6fc4, #7aa7f5); } .second { --hue: light-dark(#b0561b, #e8955c); }
-                .succeeded, .same, ins { --hue: light-dark(#2c7a4b, #56b97f); }
-                .partial, .different { --hue: light-dark(#9a6200, #dca03c); }
-                .failed, .neither, del { --hue: light-dark(#bc3226, #f27a71); }
-                .paused, .only { --hue: light-dark(#0b6e80, #4cb9cc); }
-                .unknown { --hue: light-dark(#7446ad, #b99af0); } .pending { --hue: light-dark(#6d747c, #949ca5); }
-                * { box-sizing: border-box; }
-                body { margin: 0 auto; max-width: 75rem; padding: 1.5rem 1.25rem 3rem; background: var(--back);
-                  color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
-                  font-variant-numeric: tabular-nums; }
-                h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; letter-spacing: -.01em; }
-                h2 { margin: 0 0 .6rem; font-size: 1rem; }
-                header p { margin: .2rem 0 1.2rem; }
-                header p, small, dt, th, figcaption .key, .ids, .tools label, #count, .cut { color: var(--soft); }
-                dt, th, figcaption .key, .tools label, .cut { font-size: .85rem; }
-                h1, dd, .causes td, .bar h2, #detail-body dt, pre { overflow-wrap: anywhere; }
-                .causes td, #table th, #table td, pre { unicode-bidi: isolate; }
-                .card, dialog, input, select, .bar button { background: var(--card); border: 1px solid var(--line); }
-                .card { margin: 0 0 1rem; padding: 1rem 1.1rem; border-radius: 8px; }
-                .key::before, .chip::before { content: ""; display: inline-block; width: .65rem; height: .65rem;
-                  margin-right: .4rem; border-radius: 2px; background: var(--hue); }
-                .chip { color: var(--hue); } .chip::before { width: .5rem; height: .5rem; border-radius: 50%; }
-                svg { display: block; width: 100%; } .totals svg { height: 12px; border-radius: 3px; }
-                .totals ul, .totals dl, .tools { display: flex; flex-wrap: wrap; }
-                .totals ul { gap: .3rem 1.6rem; margin: .7rem 0 1rem; padding: 0; list-style: none; }
-                .totals dl { gap: .8rem 2.4rem; margin: 0; padding-top: .9rem; border-top: 1px solid var(--line); }
-                small { font-size: inherit; } dd { margin: 0; }
-                .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 25rem), 1fr));
-                  gap: 1rem; margin-bottom: 1rem; }
-                figure.card { margin: 0; padding: .8rem .9rem .6rem; }
-                figcaption { margin-bottom: .3rem; font-weight: 600; }
-                figcaption .key { display: inline-block; margin-right: .5rem; font-weight: 400; }
-                figcaption .key:first-child { margin-left: 1rem; }
-                figure text { fill: var(--soft); font-size: 11px; }
-                figure text.label { fill: var(--ink); stroke: var(--card); stroke-width: 4px; paint-order: stroke; }
-                .end { text-anchor: end; } .middle { text-anchor: middle; }
-                .grid { stroke: var(--line); } .mark { stroke: var(--ink); stroke-dasharray: 3 3; opacity: .75; }
-                rect, .area { fill: var(--hue); } .area { opacity: .14; }
-                .hit { fill: var(--ink); opacity: 0; } g:hover > .hit { opacity: .07; }
-                .line { fill: none; stroke: var(--hue); stroke-width: 1.6; stroke-linejoin: round; }
-                table { width: 100%; border-collapse: collapse; text-align: left; }
-                th { font-weight: 500; }
-                th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-                figure td, figure th { padding-top: .2rem; padding-bottom: .2rem; }
-                th:first-child, td:first-child { padding-left: 0; }
-                .number { text-align: right; } .causes .number { width: 4.5rem; }
-                button, input, select { font: inherit; color: inherit; }
-                input, select, .bar button { padding: .3rem .55rem; border-radius: 6px; max-width: 100%; }
-                .bar button { cursor: pointer; } .bar button:disabled { opacity: .45; cursor: default; }
-                .cause, #table button { padding: 0; border: 0; background: none; text-align: inherit; cursor: pointer; }
-                td button { color: var(--accent); } td button:hover { text-decoration: underline; }
-                :focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
-                .tools { gap: .5rem 1.1rem; align-items: center; margin-bottom: .7rem; }
-                .tools label > * { color: var(--ink); font-size: .95rem; }
-                #search { width: 16rem; } #cause { width: 15rem; } #count { margin-left: auto; }
-                #scroller { height: 33rem; max-height: 75vh; overflow-y: auto; border-top: 1px solid var(--line); }
-                #sizer { min-height: 100%; }
-                #window { position: sticky; top: 0; height: min(33rem, 75vh); overflow: hidden; }
-                #table { table-layout: fixed; }
-                #table thead { position: relative; z-index: 1; background: var(--card); }
-                #table tr { height: 36px; }
-                #table th, #table td { padding-top: 0; padding-bottom: 0; vertical-align: middle; white-space: nowrap;
-                  overflow: hidden; text-overflow: ellipsis; }
-                #table th:nth-child(1) { width: 22%; } #table th:nth-child(2) { width: 8rem; }
-                #table th.number { width: 6.2rem; }
-                #body tr:hover { background: color-mix(in srgb, var(--accent) 7%, transparent); cursor: pointer; }
-                [aria-sort=ascending] button::after { content: " \\2191"; }
-                [aria-sort=descending] button::after { content: " \\2193"; }
-                dialog { width: min(60rem, calc(100vw - 2rem)); max-height: calc(100vh - 3rem);
-                  padding: 0 1.2rem 1.2rem; border-radius: 10px; color: var(--ink); }
-                dialog::backdrop { background: rgb(0 0 0 / .4); }
-                .bar { position: sticky; top: 0; display: flex; gap: .5rem; align-items: center; padding: 1rem 0 .7rem;
-                  background: var(--card); } .bar h2 { flex: 1; margin: 0; }
-                #detail-body h3 { margin: 1.1rem 0 .4rem; font-size: .95rem; }
-                #detail-body dl { display: grid; grid-template-columns: minmax(6rem, 11rem) 1fr;
-                  gap: .4rem 1rem; margin: 0; }
-                pre { margin: 0; white-space: pre-wrap; font: .87rem/1.5 ui-monospace, Menlo, Consolas,
-                  "DejaVu Sans Mono", monospace; }
-                .scrolls { overflow-x: auto; }
-                ins, del { background: color-mix(in srgb, var(--hue) 18%, transparent); }
-                ins { text-decoration: none; } .figures { width: auto; } .figures .number { padding-left: 2rem; }
-                @media (max-width: 40rem) {
-                  body { padding: 1rem .75rem 2rem; font-size: 14px; } .totals dl { gap: .6rem 1.6rem; }
-                  .figures .number { padding: .35rem 0 .35rem .6rem; }
-                  .wide, .ids, #table .number { display: none; }
-                  .tools label, #search, #outcome, #cause { width: 100%; }
-                  #table th:nth-child(1) { width: 24%; } #table th:nth-child(2) { width: 6.9rem; }
-                  #detail-body dl { grid-template-columns: 1fr; }
-                }
-                @media print {
-                  @page { margin: 14mm; } :root { font-size: 11px; color-scheme: light; }
-                  body { max-width: none; padding: 0; background: none; font-size: 11px; }
-                  .card { border-color: #ccc; break-inside: avoid; } #rows { break-inside: auto; }
-                  .tools label, dialog, .wide { display: none; } tr { break-inside: avoid; }
-                  .charts { grid-template-columns: 1fr 1fr; } * { print-color-adjust: exact; }
-                  #scroller, #window, #sizer { height: auto !important; max-height: none; overflow: visible;
-                    position: static; }
-                  #body { transform: none !important; } #table tr { height: auto; }
-                  #table td { padding-top: .2rem; padding-bottom: .2rem; white-space: normal; }
-                }
-                """;
-        /// Reads the rows block by block, keeps a selection of their numbers, and draws those in view.
-        private static final String SCRIPT = """
-                'use strict';
-                const [ID, OUTCOME, CAUSE, SECONDS, TOKENS, PRICE, RUN, INPUTS, OUTPUTS, ATTEMPTS, EDITED,
-                  SECOND] = Array(12).keys();
-                const HEIGHT = 36, TALLEST = 8e6, PRINTED = 200;
-                const STEPS = {ArrowDown: 1, ArrowUp: -1, PageDown: 12, PageUp: -12, Home: -Infinity, End: Infinity};
-                const at = id => document.getElementById(id);
-                const batch = JSON.parse(at('batch').textContent);
-                const heads = [...document.querySelectorAll('#table th')], box = at('scroller');
-                const rows = [], haystacks = [];
-                let chosen = [], sort = {key: '', down: false}, printing = false, shown = -1;
-
-                function element(name, look, ...content) {
-                  const made = document.createElement(name);
-                  made.className = look;
-                  made.append(...content);
-                  return made;
-                }
-
-                const button = text => Object.assign(element('button', '', text), {type: 'button'});
-                const plain = value => Array.isArray(value) ? value[0] : value;
-                const number = count => count.toLocaleString('en-US');
-                const fixed = seconds => seconds ? seconds.toFixed(2) : '';
-                const word = row => batch.outcomes[row[OUTCOME]];
-                const chip = row => element('span', 'chip ' + word(row), word(row));
-                const lastError = row => row[ATTEMPTS].at(-1)?.[4] ?? '';
-
-                // of a row of two batches: what differs, by words
-                const marked = pieces => pieces.map(([side, text]) => side
-                  ? element(side === 1 ? 'del' : 'ins', '', text) : text);
-                const near = text => text.length > 40 ? text.slice(0, 15) + ' … ' + text.slice(-20) : text;
-
-                function result(row) {
-                  if (row[SECOND]) return errors(row) || row[SECOND][5].map(difference => difference[0]).join(' ');
-                  if (row[CAUSE] >= 0) return lastError(row) || batch.causes[row[CAUSE]];
-                  return Object.values(row[OUTPUTS]).map(plain).join(' · ').slice(0, 300);
-                }
-
-                const errors = row => row[SECOND].slice(2, 4).filter(error => error).join(' · ');
-
-                function preview(row) {
-                  if (!row[SECOND] || errors(row)) return result(row);
-                  return row[SECOND][5].flatMap(([pointer, , pieces]) => [element('small', '', pointer + ' '),
-                    ...marked(pieces.map(([side, text]) => [side, side ? text : near(text)])), ' ']);
-                }
-
-                const part = (title, items) => items.length
-                  ? [element('h3', '', title), element('dl', '', ...items)] : [];
-                const differences = row => part('Differences', (row[SECOND]?.[5] ?? []).flatMap(
-                  ([pointer, note, pieces]) => [element('dt', '', pointer),
-                    element('dd', '', element('pre', '', ...marked(pieces)), element('div', 'cut', note))]));
-
-                // by a column's key: what it is sorted by, and what it shows
-                const columns = {
-                  id: [row => row[ID], row => button(row[ID])],
-                  outcome: [row => row[OUTCOME], chip],
-                  seconds: [row => row[SECONDS], row => fixed(row[SECONDS])],
-                  tokens: [row => Number(row[TOKENS]), row => row[TOKENS]],
-                  attempts: [row => row[ATTEMPTS].length, row => row[ATTEMPTS].length || ''],
-                  second: [row => row[SECOND][0], row => fixed(row[SECOND][0])],
-                  result: [result, preview]};
-
-                function haystack(n) {
-                  const row = rows[n], values = [row[INPUTS], row[OUTPUTS]].flatMap(Object.values).map(plain);
-                  return haystacks[n] ??= [row[ID], row[RUN], ...values, ...row[ATTEMPTS].map(attempt => attempt[4]),
-                    ...(row[SECOND] ?? []).flat(Infinity)].join('\\n').toLowerCase();
-                }
-
-                function choose() {
-                  const needle = at('search').value.trim().toLowerCase();
-                  const outcome = at('outcome').value, cause = at('cause').value;
-                  chosen = [...rows.keys()].filter(n => (outcome === '' || rows[n][OUTCOME] === +outcome)
-                    && (cause === '' || [rows[n][CAUSE]].flat().includes(+cause))
-                    && (needle === '' || haystack(n).includes(needle)));
-                  if (sort.key) order();
-                  shown = -1;
-                  count(chosen.length);
-                  box.scrollTop = 0;
-                  draw();
-                }
-
-                function count(drawn) {
-                  const all = number(rows.length) + (rows.length === 1 ? ' row' : ' rows');
-                  at('count').textContent = drawn === chosen.length ? number(drawn) + ' of ' + all
-                    : chosen.length === rows.length ? 'the first ' + number(drawn) + ' of ' + all
-                    : 'the first ' + number(drawn) + ' of ' + number(chosen.length) + ' found, of ' + all;
-                }
-
-                function order() {
-                  const [by] = columns[sort.key], values = new Map(chosen.map(n => [n, by(rows[n])]));
-                  const compare = new Intl.Collator('en', {numeric: true}).compare, up = sort.down ? -1 : 1;
-                  chosen.sort((a, b) => {
-                    const x = values.get(a), y = values.get(b);
-                    return up * (typeof x === 'string' ? compare(x, y) : x - y) || a - b;
-                  });
-                }
-
-                // how tall all rows are, what of it the window hides, and what of that the scroll bar shows
-                const whole = () => (chosen.length + 1) * HEIGHT, tall = () => Math.min(whole(), TALLEST);
-                const hidden = () => Math.max(0, whole() - box.clientHeight);
-                const scale = () => hidden() > 0 ? (tall() - box.clientHeight) / hidden() : 1;
-
-                function draw() {
-                  at('sizer').style.height = tall() + 'px';
-                  const top = printing ? 0 : Math.min(hidden(), box.scrollTop / scale());
-                  const first = Math.floor(top / HEIGHT);
-                  const many = printing ? PRINTED : Math.ceil(box.clientHeight / HEIGHT) + 1;
-                  const focused = document.activeElement.closest('#body tr')?.dataset.place;
-                  at('body').replaceChildren(...chosen.slice(first, first + many).map((n, i) => line(n, first + i)));
-                  at('body').style.transform = 'translateY(' + (first * HEIGHT - top) + 'px)';
-                  at('table').setAttribute('aria-rowcount', chosen.length + 1);
-                  if (focused !== undefined) focus(focused);
-                }
-
-                function focus(place) {
-                  at('body').querySelector('[data-place="' + place + '"] button')?.focus({preventScroll: true});
-                }
-
-                function line(n, place) {
-                  const made = element('tr', '',
-                    ...heads.map(th => element('td', th.className, ...[columns[th.dataset.key][1](rows[n])].flat())));
-                  made.setAttribute('aria-rowindex', place + 2);
-                  made.dataset.place = place;
-                  return made;
-                }
-
-                function pretty(text) {
-                  try {
-                    const value = JSON.parse(text);
-                    return JSON.stringify(value) === text.replace(/\\s+/g, '') ? JSON.stringify(value, null, 2) : text;
-                  } catch { return text; }
-                }
-
-                function values(title, named) {
-                  return part(title, Object.entries(named).flatMap(([name, value]) => {
-                    const cut = Array.isArray(value) && value.length > 1;
-                    const cell = element('dd', '',
-                      element('pre', '', Array.isArray(value) && !cut ? pretty(value[0]) : plain(value)));
-                    if (cut) cell.append(element('div', 'cut', 'cut here; ' + number(value[1]) + ' characters in all'));
-                    return [element('dt', '', name), cell];
-                  }));
-                }
-
-                function attempts(row) {
-                  const tr = (name, texts) => element('tr', '', ...texts.map(text => element(name, '', text)));
-                  const time = start => new Date(batch.start + start).toISOString().replace('T', ' ').replace('Z', '');
-                  const lines = row[ATTEMPTS].map(([start, mode, became, seconds, error, run]) => tr('td', [time(start),
-                    mode, became || 'no end yet', fixed(seconds), error + (run ? ' (run ' + run + ')' : '')]));
-                  const head = tr('th', ['Start (UTC)', 'Mode', 'Became', 'Seconds', 'Error']);
-                  const table = element('table', '', head, element('tbody', '', ...lines));
-                  return lines.length ? [element('h3', '', 'Attempts'), element('div', 'scrolls', table)] : [];
-                }
-
-                function show(place) {
-                  shown = place;
-                  const row = rows[chosen[place]];
-                  const [seconds, run, before, after, other] = row[SECOND] ?? [];
-                  const facts = {run: row[RUN], seconds: row[SECONDS], tokens: row[TOKENS], price: row[PRICE],
-                    error: before || lastError(row), 'second run': run, 'second seconds': seconds,
-                    'second error': after, note: other && 'the inputs differ, too'};
-                  const known = Object.fromEntries(Object.entries(facts).filter(fact => fact[1]));
-                  at('detail-id').textContent = row[ID];
-                  at('detail-body').replaceChildren(chip(row), ...differences(row), ...values('Run', known),
-                    ...values(row[EDITED] ? 'Inputs, edited: not those of the CSV' : 'Inputs', row[INPUTS]),
-                    ...values(row[SECOND]?.[5].length ? 'Outputs of the first' : 'Outputs', row[OUTPUTS]),
-                    ...attempts(row));
-                  at('before').disabled = place === 0;
-                  at('after').disabled = place === chosen.length - 1;
-                  if (!at('detail').open) at('detail').showModal();
-                  at('detail').scrollTop = 0;
-                }
-
-                function goTo(place) {
-                  const target = Math.max(0, Math.min(chosen.length - 1, place));
-                  const top = box.scrollTop / scale(), bottom = (target + 2) * HEIGHT - box.clientHeight;
-                  if (target * HEIGHT < top) box.scrollTop = target * HEIGHT * scale();
-                  else if (bottom > top) box.scrollTop = bottom * scale();
-                  draw();
-                  focus(target);
-                }
-
-                function sortBy(th) {
-                  sort = {key: th.dataset.key, down: sort.key === th.dataset.key && !sort.down};
-                  heads.forEach(other => other.removeAttribute('aria-sort'));
-                  th.setAttribute('aria-sort', sort.down ? 'descending' : 'ascending');
-                  choose();
-                }
-
-                function print(now) {
-                  printing = now;
-                  draw();
-                  if (printing) at('sizer').style.height = 'auto';
-                  count(printing ? Math.min(PRINTED, chosen.length) : chosen.length);
-                }
-
-                at('body').onclick = event => {
-                  const row = event.target.closest('tr');
-                  if (row) show(+row.dataset.place);
-                };
-                at('body').onkeydown = event => {
-                  const step = STEPS[event.key];
-                  if (step === undefined) return;
-                  event.preventDefault();
-                  goTo(+event.target.closest('tr').dataset.place + step);
-                };
-                heads.forEach(th => th.firstChild.onclick = () => sortBy(th));
-                document.querySelectorAll('.cause').forEach(one => one.onclick = () => {
-                  at('cause').value = one.dataset.cause;
-                  choose();
-                  at('rows').scrollIntoView();
-                });
-                let soon;
-                at('search').oninput = () => { clearTimeout(soon); soon = setTimeout(choose, 120); };
-                for (const id of ['outcome', 'cause']) at(id).onchange = choose;
-                box.onscroll = onresize = draw;
-                onbeforeprint = () => print(true);
-                onafterprint = () => print(false);
-                onkeydown = event => { // n and p: the next and the previous row
-                  const place = shown + ({n: 1, p: -1}[event.key] ?? NaN);
-                  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches('input, select')) return;
-                  if (place in chosen) show(place);
-                };
-                at('close').onclick = () => at('detail').close();
-                at('before').onclick = () => show(shown - 1);
-                at('after').onclick = () => show(shown + 1);
-
-                (async function read() {
-                  for (const block of document.querySelectorAll('script.rows')) {
-                    rows.push(...JSON.parse(block.textContent));
-                    block.remove();
-                    if (rows.length <= 5000) choose();
-                    await new Promise(resume => setTimeout(resume));
-                  }
-                  batch.outcomes.forEach((word, n) => {
-                    if (rows.some(row => row[OUTCOME] === n)) at('outcome').append(new Option(word, n));
-                  });
-                  at('outcome').value = batch.chosen ?? '';
-                  document.documentElement.dataset.ready = 'yes';
-                  choose();
-                })();
-                """;
     }
 
     /// Two batches row by row: the rows of the first in its order, then those that only the second knows.
@@ -8123,29 +7436,29 @@ final class DifyExec implements Runnable {
                     .set(ends.size() - 1, end.price().movePointRight(9).longValue());
         }
 
-        /// How many rows ended.
+        /// Number of completed rows.
         long rows() {
-            return IntStream.range(0, statuses.size())
-                    .filter(end -> statuses.get(end) != RowStatus.PENDING.ordinal()).count();
+            return statuses.stream().filter(status -> status != RowStatus.PENDING.ordinal()).count();
         }
 
-        /// Rows that ended in each span, each counted as so much.
-        double[] ended(Spans spans, double weight, Predicate<RowStatus> which) {
-            return summed(spans, end -> {
+        /// Rows completed in each bucket.
+        double[] ended(Buckets buckets, Predicate<RowStatus> which) {
+            return sums(buckets, end -> {
                 var status = RowStatus.values()[(int) statuses.get(end)];
-                return status != RowStatus.PENDING && which.test(status) ? weight : 0;
+                return status != RowStatus.PENDING && which.test(status) ? 1 : 0;
             });
         }
 
-        /// Tokens used until the end of each span.
-        double[] tokens(Spans spans) {
-            return soFar(summed(spans, tokens::get));
+        /// Tokens used until the end of each bucket.
+        double[] tokens(Buckets buckets) {
+            return soFar(sums(buckets, tokens::get));
         }
 
-        /// What was paid until the end of each span, by currency.
-        Map<String, double[]> cost(Spans spans) {
+        /// The cost until the end of each bucket, by currency.
+        Map<String, double[]> cost(Buckets buckets) {
             var costs = new LinkedHashMap<String, double[]>();
-            prices.forEach((currency, paid) -> costs.put(currency, soFar(summed(spans, end -> paid.get(end) / 1e9))));
+            prices.forEach((currency, paid) ->
+                    costs.put(currency, soFar(sums(buckets, end -> paid.get(end) / 1e9))));
             return costs;
         }
 
@@ -8154,20 +7467,20 @@ final class DifyExec implements Runnable {
             return sums;
         }
 
-        private double[] summed(Spans spans, IntToDoubleFunction weight) {
-            var sums = new double[spans.count()];
-            for (int end = 0; end < ends.size(); end++) sums[spans.at(ends.get(end))] += weight.applyAsDouble(end);
+        private double[] sums(Buckets buckets, IntToDoubleFunction value) {
+            var sums = new double[buckets.count()];
+            for (int end = 0; end < ends.size(); end++) sums[buckets.at(ends.get(end))] += value.applyAsDouble(end);
             return sums;
         }
 
-        /// How many attempts were under way in each span, on average.
-        double[] inFlight(Spans spans) {
-            double width = spans.width();
-            var sums = new double[spans.count()];
+        /// Attempts in flight in each bucket, on average.
+        double[] inFlight(Buckets buckets) {
+            double width = buckets.width();
+            var sums = new double[buckets.count()];
             for (int attempt = 0; attempt < starts.size(); attempt++) {
                 double from = starts.get(attempt), to = stops.get(attempt) < 0 ? total() : stops.get(attempt);
-                for (int span = spans.at(from); span <= spans.at(to); span++)
-                    sums[span] += Math.max(0, Math.min(to, (span + 1) * width) - Math.max(from, span * width)) / width;
+                for (int n = buckets.at(from); n <= buckets.at(to); n++)
+                    sums[n] += Math.max(0, Math.min(to, (n + 1) * width) - Math.max(from, n * width)) / width;
             }
             return sums;
         }
@@ -13987,37 +13300,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A piece of an HTML page.
-    record Html(String markup) {
-        /// Strings get in as text, markup and streams of it as they are; numbers are the same in every locale.
-        static Html of(String template, Object... values) {
-            return new Html(String.format(Locale.ROOT, template, Stream.of(values).map(value -> switch (value) {
-                case String text -> text(text);
-                case Html(var markup) -> markup;
-                case Stream<?> pieces -> pieces.map(piece -> ((Html) piece).markup()).collect(joining());
-                default -> value;
-            }).toArray()));
-        }
-
-        /// What stands in a page as text.
-        private static String text(String text) {
-            return Text.text(text, 2000).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-                    .replace("\"", "&quot;").replace("'", "&#39;");
-        }
-
-        /// JSON that may stand in a page: nothing in it ends the element around it.
-        static String json(Object value) {
-            return Json.text(value).replace("<", "\\u003C").replace(">", "\\u003E")
-                    .replace("&", "\\u0026").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029");
-        }
-
-        /// How a Content-Security-Policy names a script or a style that it lets in.
-        static Html hash(String content) {
-            return new Html("'sha256-" + Base64.getEncoder().encodeToString(
-                    Cells.sha256().digest(content.getBytes(UTF_8))) + "'");
-        }
-    }
-
     /// The time of day, but never back: where that is set back, it goes on from where it was, or all that was planned
     /// would have to wait for so much longer. Any thread may ask.
     static final class MonotonicClock implements InstantSource {
@@ -14274,30 +13556,17 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Equal parts of what begins at 0.
-    record Spans(int count, double width) {
-        /// As many as cover the whole and its end, each of a round width: at most one more than `most`.
-        static Spans of(double whole, int most) {
-            double width = step(Math.max(whole, 0.01), most);
-            return new Spans(Math.max(1, (int) Math.ceil(whole / width + 1e-9)), width);
+    /// Buckets of equal width, from 0.
+    record Buckets(int count, double width) {
+        /// At most one more than `most`, each 1, 2 or 5 times a power of ten wide; the last contains `end`.
+        static Buckets of(double end, int most) {
+            double least = Math.max(end, 0.01) / most, ten = Math.pow(10, Math.floor(Math.log10(least)));
+            double width = DoubleStream.of(1, 2, 5).map(times -> times * ten).filter(step -> least <= step)
+                    .findFirst().orElse(10 * ten);
+            return new Buckets(Math.max(1, (int) Math.ceil(end / width + 1e-9)), width);
         }
 
-        /// 1, 2 or 5 times a power of ten, at least a share of the whole.
-        static double step(double whole, int parts) {
-            double least = whole / parts, ten = Math.pow(10, Math.floor(Math.log10(least)));
-            return DoubleStream.of(1, 2, 5).map(times -> times * ten).filter(step -> least <= step).findFirst()
-                    .orElse(10 * ten);
-        }
-
-        Spans in(double unit) {
-            return new Spans(count, width / unit);
-        }
-
-        double whole() {
-            return count * width;
-        }
-
-        /// The one that a point is in; what lies beyond counts to the last.
+        /// The bucket of a point; what lies beyond belongs to the last.
         int at(double point) {
             return Math.clamp((long) (point / width), 0, count - 1);
         }
@@ -14348,10 +13617,9 @@ final class DifyExec implements Runnable {
                 return millis.size();
             }
 
-            /// How many took so many seconds.
-            double[] histogram(Spans spans) {
-                var counts = new double[spans.count()];
-                millis.stream().forEach(took -> counts[spans.at(took / 1000.0)]++);
+            double[] histogram(Buckets buckets) {
+                var counts = new double[buckets.count()];
+                millis.stream().forEach(took -> counts[buckets.at(took / 1000.0)]++);
                 return counts;
             }
 
@@ -14555,5 +13823,614 @@ final class DifyExec implements Runnable {
         static String shell(String word) {
             return word.matches("[\\p{L}\\p{N}_./:@%+=,-]+") ? word : "'" + word.replace("'", "'\\''") + "'";
         }
+    }
+
+    // ── Page ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The page of `status --html` and `compare --html`. Its script draws everything from JSON that follows the body.
+    static final class Html {
+        static final String GENERATOR = "<meta name=\"generator\" content=\"difyexec ";
+
+        static String head() {
+            return """
+                    <!doctype html>
+                    <html lang="en">
+                    <head>
+                    <meta charset="utf-8">
+                    <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src '%s'; \
+                    script-src '%s'; base-uri 'none'; form-action 'none'">
+                    <meta name="viewport" content="width=device-width, initial-scale=1">
+                    %s%s">
+                    <title>difyexec</title>
+                    <style>%s</style>
+                    </head>
+                    """.formatted(hash(STYLE), hash(SCRIPT), GENERATOR, VERSION, STYLE) + BODY;
+        }
+
+        static String foot() {
+            return "<script>" + SCRIPT + "</script>\n</body>\n</html>\n";
+        }
+
+        private static String hash(String content) {
+            return "sha256-" + Base64.getEncoder().encodeToString(
+                    Cells.sha256().digest(content.getBytes(UTF_8)));
+        }
+
+        /// Jackson escapes quotes; these characters could end the script element around the JSON.
+        static String json(Object value) {
+            return Json.text(value).replace("<", "\\u003C").replace(">", "\\u003E")
+                    .replace("&", "\\u0026").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029");
+        }
+
+        private static final String BODY = """
+                <body>
+                <header><h1 id="title"></h1><p id="about"></p></header>
+                <main>
+                <noscript><p>This page needs JavaScript.</p></noscript>
+                <div id="overview"></div>
+                <section class="card" id="rows">
+                <h2>Rows</h2>
+                <div class="tools">
+                <label>Search
+                <input id="search" type="search" autocomplete="off" placeholder="id, input, output, error">
+                </label>
+                <label><span id="outcome-label">Outcome</span>
+                <select id="outcome"><option value="">all</option></select></label>
+                <label><span id="cause-label">Cause</span>
+                <select id="cause"><option value="">all</option></select></label>
+                <output id="count" aria-live="polite"></output>
+                </div>
+                <div id="scroller"><div id="sizer"><div id="window">
+                <table id="table"><thead><tr id="heads"></tr></thead><tbody id="body"></tbody></table>
+                </div></div></div>
+                </section>
+                </main>
+                <dialog id="detail" aria-labelledby="detail-id">
+                <div class="bar">
+                <h2 id="detail-id"></h2>
+                <button type="button" id="before">Previous</button>
+                <button type="button" id="after">Next</button>
+                <button type="button" id="close">Close</button>
+                </div>
+                <div id="detail-body"></div>
+                </dialog>
+                """;
+
+        private static final String STYLE = """
+                :root { color-scheme: light dark; --back: light-dark(#f6f6f4, #131518);
+                  --card: light-dark(#fff, #1b1e22); --ink: light-dark(#1d2024, #e7e9ec);
+                  --soft: light-dark(#5c636c, #a0a8b1); --line: light-dark(#dfe1e4, #31363c);
+                  --accent: light-dark(#1f57b5, #86b3ff); }
+                .first, .plain { --hue: light-dark(#3c6fc4, #7aa7f5); }
+                .second { --hue: light-dark(#b0561b, #e8955c); }
+                .succeeded, .same, ins { --hue: light-dark(#2c7a4b, #56b97f); }
+                .partial, .different { --hue: light-dark(#9a6200, #dca03c); }
+                .failed, .neither, del { --hue: light-dark(#bc3226, #f27a71); }
+                .paused, .only { --hue: light-dark(#0b6e80, #4cb9cc); }
+                .unknown { --hue: light-dark(#7446ad, #b99af0); }
+                .pending { --hue: light-dark(#6d747c, #949ca5); }
+
+                * { box-sizing: border-box; }
+                body { margin: 0 auto; max-width: 75rem; padding: 1.5rem 1.25rem 3rem; background: var(--back);
+                  color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
+                  font-variant-numeric: tabular-nums; }
+                h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; letter-spacing: -.01em; }
+                h2 { margin: 0 0 .6rem; font-size: 1rem; }
+                header p { margin: .2rem 0 1.2rem; }
+                header p, small, dt, th, figcaption .key, .ids, label, #count, .cut { color: var(--soft); }
+                dt, th, figcaption .key, label, .cut { font-size: .85rem; }
+                h1, dd, .causes td, .bar h2, #detail-body dt, pre { overflow-wrap: anywhere; }
+                .causes td, #table th, #table td, pre { unicode-bidi: isolate; }
+                .card, dialog, input, select, .bar button { background: var(--card); border: 1px solid var(--line); }
+                .card { margin: 0 0 1rem; padding: 1rem 1.1rem; border-radius: 8px; }
+                .key::before, .chip::before { content: ""; display: inline-block; width: .65rem; height: .65rem;
+                  margin-right: .4rem; border-radius: 2px; background: var(--hue); }
+                .chip { color: var(--hue); }
+                .chip::before { width: .5rem; height: .5rem; border-radius: 50%; }
+                small { font-size: inherit; }
+                dd { margin: 0; }
+
+                svg { display: block; width: 100%; }
+                .totals svg { height: 12px; border-radius: 3px; }
+                .totals ul, .totals dl, .tools { display: flex; flex-wrap: wrap; }
+                .totals ul { gap: .3rem 1.6rem; margin: .7rem 0 1rem; padding: 0; list-style: none; }
+                .totals dl { gap: .8rem 2.4rem; margin: 0; padding-top: .9rem; border-top: 1px solid var(--line); }
+                .figures { width: auto; }
+                .figures .number { padding-left: 2rem; }
+
+                .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 25rem), 1fr));
+                  gap: 1rem; margin-bottom: 1rem; }
+                figure.card { margin: 0; padding: .8rem .9rem .6rem; }
+                figcaption { margin-bottom: .3rem; font-weight: 600; }
+                figcaption .key { display: inline-block; margin-right: .5rem; font-weight: 400; }
+                figcaption .key:first-child { margin-left: 1rem; }
+                figure text { fill: var(--soft); font-size: 11px; }
+                figure text.label { fill: var(--ink); stroke: var(--card); stroke-width: 4px; paint-order: stroke; }
+                .end { text-anchor: end; }
+                .middle { text-anchor: middle; }
+                .grid { stroke: var(--line); }
+                .mark { stroke: var(--ink); stroke-dasharray: 3 3; opacity: .75; }
+                rect, .area { fill: var(--hue); }
+                .area { opacity: .14; }
+                .hit { fill: var(--ink); opacity: 0; }
+                g:hover > .hit { opacity: .07; }
+                .line { fill: none; stroke: var(--hue); stroke-width: 1.6; stroke-linejoin: round; }
+
+                table { width: 100%; border-collapse: collapse; text-align: left; }
+                th { font-weight: 500; }
+                th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+                figure td, figure th { padding-top: .2rem; padding-bottom: .2rem; }
+                th:first-child, td:first-child { padding-left: 0; }
+                .number { text-align: right; }
+                .causes .number { width: 4.5rem; }
+
+                button, input, select { font: inherit; color: inherit; }
+                input, select, .bar button { padding: .3rem .55rem; border-radius: 6px; max-width: 100%; }
+                .bar button { cursor: pointer; }
+                .bar button:disabled { opacity: .45; cursor: default; }
+                .cause, #table button { padding: 0; border: 0; background: none; text-align: inherit; cursor: pointer; }
+                td button { color: var(--accent); }
+                td button:hover { text-decoration: underline; }
+                :focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
+                .tools { gap: .5rem 1.1rem; align-items: center; margin-bottom: .7rem; }
+                input, select { color: var(--ink); font-size: .95rem; }
+                #search { width: 16rem; }
+                #cause { width: 15rem; }
+                #count { margin-left: auto; }
+
+                #scroller { height: 33rem; max-height: 75vh; overflow-y: auto; border-top: 1px solid var(--line); }
+                #sizer { min-height: 100%; }
+                #window { position: sticky; top: 0; height: min(33rem, 75vh); overflow: hidden; }
+                #table { table-layout: fixed; }
+                #table thead { position: relative; z-index: 1; background: var(--card); }
+                #table tr { height: 36px; }
+                #table th, #table td { padding-top: 0; padding-bottom: 0; vertical-align: middle;
+                  white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+                #table th:nth-child(1) { width: 22%; }
+                #table th:nth-child(2) { width: 8rem; }
+                #table th.number { width: 6.2rem; }
+                #body tr:hover { background: color-mix(in srgb, var(--accent) 7%, transparent); cursor: pointer; }
+                [aria-sort=ascending] button::after { content: " \\2191"; }
+                [aria-sort=descending] button::after { content: " \\2193"; }
+
+                dialog { width: min(60rem, calc(100vw - 2rem)); max-height: calc(100vh - 3rem);
+                  padding: 0 1.2rem 1.2rem; border-radius: 10px; color: var(--ink); }
+                dialog::backdrop { background: rgb(0 0 0 / .4); }
+                .bar { position: sticky; top: 0; display: flex; gap: .5rem; align-items: center;
+                  padding: 1rem 0 .7rem; background: var(--card); }
+                .bar h2 { flex: 1; margin: 0; }
+                #detail-body h3 { margin: 1.1rem 0 .4rem; font-size: .95rem; }
+                #detail-body dl { display: grid; grid-template-columns: minmax(6rem, 11rem) 1fr; gap: .4rem 1rem;
+                  margin: 0; }
+                pre { margin: 0; white-space: pre-wrap;
+                  font: .87rem/1.5 ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
+                .scrolls { overflow-x: auto; }
+                ins, del { background: color-mix(in srgb, var(--hue) 18%, transparent); }
+                ins { text-decoration: none; }
+
+                @media (max-width: 40rem) {
+                  body { padding: 1rem .75rem 2rem; font-size: 14px; }
+                  .totals dl { gap: .6rem 1.6rem; }
+                  .figures .number { padding: .35rem 0 .35rem .6rem; }
+                  .wide, .ids, #table .number { display: none; }
+                  .tools label, #search, #outcome, #cause { width: 100%; }
+                  #table th:nth-child(1) { width: 24%; }
+                  #table th:nth-child(2) { width: 6.9rem; }
+                  #detail-body dl { grid-template-columns: 1fr; }
+                }
+                @media print {
+                  @page { margin: 14mm; }
+                  :root { font-size: 11px; color-scheme: light; }
+                  * { print-color-adjust: exact; }
+                  body { max-width: none; padding: 0; background: none; font-size: 11px; }
+                  .card { border-color: #ccc; break-inside: avoid; }
+                  .charts { grid-template-columns: 1fr 1fr; }
+                  #rows { break-inside: auto; }
+                  .tools label, dialog, .wide { display: none; }
+                  tr { break-inside: avoid; }
+                  #scroller, #window, #sizer { height: auto !important; max-height: none; overflow: visible;
+                    position: static; }
+                  #body { transform: none !important; }
+                  #table tr { height: auto; }
+                  #table td { padding-top: .2rem; padding-bottom: .2rem; white-space: normal; }
+                }
+                """;
+
+        private static final String SCRIPT = """
+                'use strict';
+                const HEIGHT = 36, TALLEST = 8e6, PRINTED = 200;
+                const STEPS = {ArrowDown: 1, ArrowUp: -1, PageDown: 12, PageUp: -12, Home: -Infinity, End: Infinity};
+                const at = id => document.getElementById(id);
+                const batch = JSON.parse(at('batch').textContent);
+                const isComparison = 'comparison' in batch;
+                const box = at('scroller'), rows = [], haystacks = [];
+                let chosen = [], sort = {key: '', down: false}, printing = false, shown = -1;
+
+                function element(name, look, ...content) {
+                  const made = document.createElement(name);
+                  made.className = look;
+                  made.append(...content);
+                  return made;
+                }
+
+                function svg(name, attributes, ...content) {
+                  const made = document.createElementNS('http://www.w3.org/2000/svg', name);
+                  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+                  made.append(...content);
+                  return made;
+                }
+
+                // columns: pairs of title and class
+                function table(look, columns, lines) {
+                  const row = (name, cells) => element('tr', '',
+                    ...cells.map((cell, n) => element(name, columns[n][1], cell)));
+                  return element('table', look, element('thead', '', row('th', columns.map(([title]) => title))),
+                    element('tbody', '', ...lines.map(line => row('td', line))));
+                }
+
+                const button = text => Object.assign(element('button', '', text), {type: 'button'});
+                const key = name => element('span', 'key ' + name, name);
+                const chip = name => element('span', 'chip ' + name, name);
+                const sum = values => values.reduce((a, b) => a + b, 0);
+                const number = count => count.toLocaleString('en-US');
+                const counted = (count, things) => short(count) + ' ' + things.replace(count === 1 ? /s$/ : '', '');
+                const fixed = seconds => seconds ? seconds.toFixed(2) : '';
+                const plain = value => value.text ?? value.json ?? value;
+
+                // 0.25, 340, 12.5k, 3.9M
+                function short(value) {
+                  const [unit, name] = value < 1e4 ? [1, ''] : value < 1e6 ? [1e3, 'k'] : [1e6, 'M'];
+                  return +(value / unit).toPrecision(4) + name;
+                }
+
+                // 1, 2 or 5 times a power of ten
+                function tick(whole, parts) {
+                  const least = whole / parts, ten = 10 ** Math.floor(Math.log10(least));
+                  return [1, 2, 5, 10].map(times => times * ten).find(step => least <= step);
+                }
+
+                function overview() {
+                  document.title = at('title').textContent = batch.title;
+                  at('about').textContent = batch.about;
+                  at('overview').append(totals(), ...causes(), charts());
+                  if (!isComparison) return;
+                  at('outcome-label').textContent = 'Kind';
+                  at('cause-label').textContent = 'Differs in';
+                }
+
+                function totals() {
+                  const all = sum(Object.values(batch.totals)), list = element('ul', '');
+                  const bar = svg('svg', {viewBox: '0 0 1000 12', preserveAspectRatio: 'none', 'aria-hidden': true});
+                  let x = 0;
+                  for (const [name, rows] of Object.entries(batch.totals)) {
+                    const width = 1000 * rows / all;
+                    bar.append(svg('rect', {class: name, x, width: Math.max(1, width), height: 12}));
+                    list.append(element('li', '', key(name), ' ', element('b', '', number(rows)), ' ',
+                      element('small', '', (width / 10).toFixed(1) + ' %')));
+                    x += width;
+                  }
+                  const figures = element('dl', '', ...Object.entries(batch.figures ?? {}).map(([name, figure]) =>
+                    element('div', '', element('dt', '', name), element('dd', '', figure))));
+                  return element('section', 'card totals', bar, list, isComparison ? comparison() : figures,
+                    ...batch.notes.map(note => element('p', '', 'Note: ' + note)));
+                }
+
+                const comparison = () => table('figures',
+                  [['', ''], [key('first'), 'number'], [key('second'), 'number'], ['difference', 'number']],
+                  batch.comparison.map(({name, first, second, change}) => [name, first, second, change]));
+
+                function causes() {
+                  batch.causes.slice(0, 500).forEach((cause, n) =>
+                    at('cause').append(new Option(label(cause).slice(0, 80) + ` (${number(cause.count)})`, n)));
+                  if (isComparison || batch.causes.length === 0) return [];
+                  const lines = batch.causes.slice(0, 50).map((cause, n) => [number(cause.count),
+                    Object.assign(button(cause.cause), {className: 'cause', onclick: () => filterBy(n)}),
+                    chip(cause.outcome), cause.ids.join(', ') + (cause.count > cause.ids.length ? ', …' : '')]);
+                  return [element('section', 'card', element('h2', '', 'Failures by cause'), table('causes',
+                    [['Rows', 'number'], ['Cause', ''], ['Outcome', ''], ['Examples', 'ids']], lines))];
+                }
+
+                const label = ({outcome, cause}) => (outcome && outcome !== 'failed' ? outcome + ': ' : '') + cause;
+
+                function filterBy(cause) {
+                  at('cause').value = cause;
+                  choose();
+                  at('rows').scrollIntoView();
+                }
+
+                function charts() {
+                  const figures = batch.charts.map(chart);
+                  if (batch.percentiles && figures.length % 2) figures.splice(1, 0, percentiles());
+                  return element('section', 'charts', ...figures);
+                }
+
+                const percentiles = () => element('figure', 'card', element('figcaption', '', 'Latency percentiles'),
+                  table('', [['Percentile', ''], ['Seconds', 'number'], ['Slower rows', 'number']],
+                    batch.percentiles.map(({name, seconds, slower}) => [name, seconds.toFixed(2), number(slower)])));
+
+                // bars or lines over buckets of equal width; pointing at a bucket shows its values
+                function chart({title, unit, x, width, perSecond, whole, bars, series, marks = {}}) {
+                  const WIDE = 420, HIGH = 200, LEFT = 46, RIGHT = 12, BOTTOM = 34, LINE = 13;
+                  const buckets = [...series[0].values.keys()], end = buckets.length * width, per = perSecond || 1;
+                  const top = 18 + LINE * Object.keys(marks).length;
+                  const of = n => series.map(({values}) => values[n]);
+                  const highest = Math.max(...buckets.map(n => (bars ? sum(of(n)) : Math.max(...of(n))) / per)) || 1;
+                  const step = Math.max(tick(highest, 4), whole ? 1 : 0);
+                  const ceiling = Math.ceil(highest / step - 1e-9) * step;
+                  const over = at => LEFT + (WIDE - LEFT - RIGHT) * at / end;
+                  const down = value => HIGH - BOTTOM - (HIGH - top - BOTTOM) * value / per / ceiling;
+                  const text = (x, y, look, words) => svg('text', {x, y, class: look}, words);
+                  const ticks = (last, step) =>
+                    Array.from({length: Math.floor(last / step + 1e-3) + 1}, (_, n) => n * step);
+
+                  function tooltip(n) {
+                    const range = `${short(n * width)} to ${short((n + 1) * width)} ${x}: `;
+                    const each = series.map(one => short(one.values[n]) + ' ' + one.name).join(', ');
+                    if (series.length > 1 && !bars) return range + each;
+                    const all = counted(sum(of(n)), perSecond ? 'rows' : unit);
+                    return range + all + (series.length > 1 ? ` (${each})` : '');
+                  }
+
+                  function bar(n) {
+                    let below = 0;
+                    return series.filter(({values}) => values[n]).map(({look, values}) => {
+                      const bottom = down(below), y = down(below += values[n]);
+                      return svg('rect', {class: look, x: over((n + .07) * width), y, height: bottom - y,
+                        width: Math.max(.6, (over(width) - LEFT) * .86)});
+                    });
+                  }
+
+                  function line({look, values}) {
+                    const points = values.map((value, n) => `${over((n + .5) * width)} ${down(value)}`).join('L');
+                    const area = `M${over(width / 2)} ${down(0)}L${points}L${over(end - width / 2)} ${down(0)}Z`;
+                    return [svg('path', {class: 'area ' + look, d: area}),
+                      svg('path', {class: 'line ' + look, d: 'M' + points})];
+                  }
+
+                  function mark([name, seconds], n) {
+                    const x = over(Math.min(seconds, end)), isLeft = x > WIDE - 90, y = LINE * n;
+                    return [svg('path', {class: 'mark', d: `M${x} ${4 + y}V${down(0)}`}),
+                      text(isLeft ? x - 5 : x + 5, 13 + y, isLeft ? 'label end' : 'label',
+                        `${name} ${fixed(seconds)} s`)];
+                  }
+
+                  const grid = ticks(ceiling, step).map(value => [value, down(value * per)]).flatMap(([value, y]) =>
+                    [svg('path', {class: 'grid', d: `M${LEFT} ${y}H${WIDE - RIGHT}`}),
+                      text(LEFT - 6, y + 4, 'end', short(value))]);
+                  const scale = ticks(end, tick(end, 8)).map(at =>
+                    text(over(at), HIGH - BOTTOM + 15, 'middle', short(at)));
+                  const hits = buckets.map(n => svg('g', {}, svg('title', {}, tooltip(n)),
+                    svg('rect', {class: 'hit', x: over(n * width), y: top, width: over(width) - LEFT,
+                      height: down(0) - top}), ...bars ? bar(n) : []));
+                  const image = svg('svg', {viewBox: `0 0 ${WIDE} ${HIGH}`, role: 'img',
+                      'aria-label': `${title}: up to ${short(highest)} ${unit}, over ${short(end)} ${x}`},
+                    ...grid, ...scale, text(WIDE - RIGHT, top - 6, 'end unit', unit),
+                    text(WIDE - RIGHT, HIGH - 4, 'end unit', x), ...bars ? [] : series.flatMap(line), ...hits,
+                    ...Object.entries(marks).flatMap(mark));
+                  const legend = series.filter(one => one.name && series.length > 1)
+                    .map(one => element('span', 'key ' + one.look, one.name));
+                  return element('figure', 'card', element('figcaption', '', title, ...legend), image);
+                }
+
+                const marked = pieces => pieces.map(({both, first, second}) =>
+                  both ?? (first !== undefined ? element('del', '', first) : element('ins', '', second)));
+                const near = text => text.length > 40 ? text.slice(0, 15) + ' … ' + text.slice(-20) : text;
+                const lastError = row => row.error ?? row.attempts.at(-1)?.error ?? '';
+                const errors = row => [row.error, row.second?.error].filter(error => error).join(' · ');
+
+                function result(row) {
+                  if (isComparison) return errors(row) || row.differences.map(({pointer}) => pointer).join(' ');
+                  if ('cause' in row) return lastError(row) || label(batch.causes[row.cause]);
+                  return Object.values(row.outputs).map(plain).join(' · ').slice(0, 300);
+                }
+
+                function preview(row) {
+                  if (!isComparison || errors(row)) return result(row);
+                  return row.differences.flatMap(({pointer, pieces}) => [element('small', '', pointer + ' '),
+                    ...marked(pieces.map(piece => piece.both ? {both: near(piece.both)} : piece)), ' ']);
+                }
+
+                const columns = [
+                  {key: 'id', title: 'Id', by: row => row.id, show: row => button(row.id)},
+                  {key: 'outcome', title: isComparison ? 'Kind' : 'Outcome', show: row => chip(row.outcome),
+                    by: row => Object.keys(batch.totals).indexOf(row.outcome)},
+                  {key: 'seconds', title: isComparison ? 'First, s' : 'Seconds', look: 'number',
+                    by: row => row.seconds ?? 0, show: row => fixed(row.seconds)},
+                  ...(isComparison ? [{key: 'second', title: 'Second, s', look: 'number wide',
+                    by: row => row.second.seconds ?? 0, show: row => fixed(row.second.seconds)}]
+                  : [{key: 'tokens', title: 'Tokens', look: 'number wide',
+                    by: row => +(row.tokens ?? 0), show: row => row.tokens ?? ''},
+                  {key: 'attempts', title: 'Attempts', look: 'number wide',
+                    by: row => row.attempts.length, show: row => row.attempts.length || ''}]),
+                  {key: 'result', title: isComparison ? 'Differences' : 'Output or error', by: result, show: preview}];
+
+                function header({key, title, look = ''}) {
+                  const th = element('th', look, button(title));
+                  th.scope = 'col';
+                  th.dataset.key = key;
+                  th.firstChild.onclick = () => sortBy(th);
+                  return th;
+                }
+
+                const strings = value => value === Object(value) ? Object.values(value).flatMap(strings) : [value];
+
+                function haystack(n) {
+                  const {id, run, error, second, inputs, outputs, attempts, differences} = rows[n];
+                  return haystacks[n] ??= strings([id, run, error, second, inputs, outputs, differences,
+                    attempts?.map(attempt => attempt.error)]).join('\\n').toLowerCase();
+                }
+
+                function choose() {
+                  const needle = at('search').value.trim().toLowerCase();
+                  const outcome = at('outcome').value, cause = at('cause').value;
+                  chosen = [...rows.keys()].filter(n => (outcome === '' || rows[n].outcome === outcome)
+                    && (cause === '' || rows[n].cause === +cause || rows[n].differsIn?.includes(+cause))
+                    && (needle === '' || haystack(n).includes(needle)));
+                  if (sort.key) order();
+                  shown = -1;
+                  count(chosen.length);
+                  box.scrollTop = 0;
+                  draw();
+                }
+
+                function count(drawn) {
+                  const all = number(rows.length) + (rows.length === 1 ? ' row' : ' rows');
+                  at('count').textContent = drawn === chosen.length ? number(drawn) + ' of ' + all
+                    : chosen.length === rows.length ? 'the first ' + number(drawn) + ' of ' + all
+                    : 'the first ' + number(drawn) + ' of ' + number(chosen.length) + ' found, of ' + all;
+                }
+
+                function order() {
+                  const {by} = columns.find(({key}) => key === sort.key);
+                  const values = new Map(chosen.map(n => [n, by(rows[n])]));
+                  const compare = new Intl.Collator('en', {numeric: true}).compare, up = sort.down ? -1 : 1;
+                  chosen.sort((a, b) => {
+                    const x = values.get(a), y = values.get(b);
+                    return up * (typeof x === 'string' ? compare(x, y) : x - y) || a - b;
+                  });
+                }
+
+                // browsers limit an element's height: beyond TALLEST, the scroll bar moves the rows faster
+                const whole = () => (chosen.length + 1) * HEIGHT, tall = () => Math.min(whole(), TALLEST);
+                const hidden = () => Math.max(0, whole() - box.clientHeight);
+                const scale = () => hidden() > 0 ? (tall() - box.clientHeight) / hidden() : 1;
+
+                // draws only the rows in view
+                function draw() {
+                  at('sizer').style.height = tall() + 'px';
+                  const top = printing ? 0 : Math.min(hidden(), box.scrollTop / scale());
+                  const first = Math.floor(top / HEIGHT);
+                  const many = printing ? PRINTED : Math.ceil(box.clientHeight / HEIGHT) + 1;
+                  const focused = document.activeElement.closest('#body tr')?.dataset.place;
+                  at('body').replaceChildren(...chosen.slice(first, first + many).map((n, i) => line(n, first + i)));
+                  at('body').style.transform = 'translateY(' + (first * HEIGHT - top) + 'px)';
+                  at('table').setAttribute('aria-rowcount', chosen.length + 1);
+                  if (focused !== undefined) focus(focused);
+                }
+
+                function focus(place) {
+                  at('body').querySelector('[data-place="' + place + '"] button')?.focus({preventScroll: true});
+                }
+
+                function line(n, place) {
+                  const made = element('tr', '', ...columns.map(({look = '', show}) =>
+                    element('td', look, ...[show(rows[n])].flat())));
+                  made.setAttribute('aria-rowindex', place + 2);
+                  made.dataset.place = place;
+                  return made;
+                }
+
+                // only if no digit is lost: 12345678901234567890 stays as it is
+                function pretty(text) {
+                  try {
+                    const value = JSON.parse(text);
+                    return JSON.stringify(value) === text.replace(/\\s+/g, '') ? JSON.stringify(value, null, 2) : text;
+                  } catch { return text; }
+                }
+
+                const part = (title, items) => items.length
+                  ? [element('h3', '', title), element('dl', '', ...items)] : [];
+
+                const values = (title, named) => part(title, Object.entries(named).flatMap(([name, value]) => {
+                  const cell = element('dd', '', element('pre', '', value.json ? pretty(value.json) : plain(value)));
+                  if (value.length && value.text)
+                    cell.append(element('div', 'cut', 'cut here; ' + number(value.length) + ' characters in all'));
+                  return [element('dt', '', name), cell];
+                }));
+
+                const differences = row => part('Differences', (row.differences ?? []).flatMap(
+                  ({pointer, note, pieces}) => [element('dt', '', pointer),
+                    element('dd', '', element('pre', '', ...marked(pieces)), element('div', 'cut', note))]));
+
+                function attempts(row) {
+                  const time = start => new Date(batch.start + start).toISOString().replace('T', ' ').replace('Z', '');
+                  const lines = row.attempts.map(({start, mode, outcome, seconds, error, run}) => [time(start), mode,
+                    outcome ?? 'unfinished', fixed(seconds), (error ?? '') + (run ? ' (run ' + run + ')' : '')]);
+                  const heads = ['Start (UTC)', 'Mode', 'Outcome', 'Seconds', 'Error'].map(title => [title, '']);
+                  return lines.length
+                    ? [element('h3', '', 'Attempts'), element('div', 'scrolls', table('', heads, lines))] : [];
+                }
+
+                function show(place) {
+                  shown = place;
+                  const row = rows[chosen[place]];
+                  const facts = {run: row.run, seconds: row.seconds, tokens: row.tokens, price: row.price,
+                    error: lastError(row), 'second run': row.second?.run, 'second seconds': row.second?.seconds,
+                    'second error': row.second?.error, note: row.inputsDiffer && 'the inputs differ, too'};
+                  const known = Object.fromEntries(Object.entries(facts).filter(([, fact]) => fact));
+                  at('detail-id').textContent = row.id;
+                  at('detail-body').replaceChildren(chip(row.outcome), ...differences(row), ...values('Run', known),
+                    ...values(row.edited ? 'Inputs as edited in the shell' : 'Inputs', row.inputs),
+                    ...values(row.differences?.length ? 'Outputs of the first' : 'Outputs', row.outputs),
+                    ...attempts(row));
+                  at('before').disabled = place === 0;
+                  at('after').disabled = place === chosen.length - 1;
+                  if (!at('detail').open) at('detail').showModal();
+                  at('detail').scrollTop = 0;
+                }
+
+                function goTo(place) {
+                  const target = Math.max(0, Math.min(chosen.length - 1, place));
+                  const top = box.scrollTop / scale(), bottom = (target + 2) * HEIGHT - box.clientHeight;
+                  if (target * HEIGHT < top) box.scrollTop = target * HEIGHT * scale();
+                  else if (bottom > top) box.scrollTop = bottom * scale();
+                  draw();
+                  focus(target);
+                }
+
+                function sortBy(th) {
+                  sort = {key: th.dataset.key, down: sort.key === th.dataset.key && !sort.down};
+                  for (const other of at('heads').children) other.removeAttribute('aria-sort');
+                  th.setAttribute('aria-sort', sort.down ? 'descending' : 'ascending');
+                  choose();
+                }
+
+                function print(now) {
+                  printing = now;
+                  draw();
+                  if (printing) at('sizer').style.height = 'auto';
+                  count(printing ? Math.min(PRINTED, chosen.length) : chosen.length);
+                }
+
+                at('body').onclick = event => {
+                  const row = event.target.closest('tr');
+                  if (row) show(+row.dataset.place);
+                };
+                at('body').onkeydown = event => {
+                  const step = STEPS[event.key];
+                  if (step === undefined) return;
+                  event.preventDefault();
+                  goTo(+event.target.closest('tr').dataset.place + step);
+                };
+                let soon;
+                at('search').oninput = () => { clearTimeout(soon); soon = setTimeout(choose, 120); };
+                for (const id of ['outcome', 'cause']) at(id).onchange = choose;
+                box.onscroll = onresize = draw;
+                onbeforeprint = () => print(true);
+                onafterprint = () => print(false);
+                onkeydown = event => { // n and p: the next and the previous row
+                  const place = shown + ({n: 1, p: -1}[event.key] ?? NaN);
+                  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches('input, select')) return;
+                  if (place in chosen) show(place);
+                };
+                at('close').onclick = () => at('detail').close();
+                at('before').onclick = () => show(shown - 1);
+                at('after').onclick = () => show(shown + 1);
+
+                (async function read() {
+                  overview();
+                  at('heads').append(...columns.map(header));
+                  for (const name of Object.keys(batch.totals)) at('outcome').append(new Option(name, name));
+                  for (const block of document.querySelectorAll('script.rows')) {
+                    rows.push(...JSON.parse(block.textContent));
+                    block.remove();
+                    if (rows.length <= 5000) choose();
+                    await new Promise(resume => setTimeout(resume));
+                  }
+                  at('outcome').value = batch.chosen ?? '';
+                  document.documentElement.dataset.ready = 'yes';
+                  choose();
+                })();
+                """;
     }
 }

@@ -780,10 +780,10 @@ final class BatchTest {
             end(5010, "b", "failed");
 
             assertEquals(20_000, timeline.total());
-            assertArrayEquals(new double[] {0, 0.1}, timeline.ended(new Spans(2, 10_000), 0.1, RowStatus::isSuccess));
-            assertArrayEquals(new double[] {1, 1}, timeline.inFlight(new Spans(2, 10_000)));
-            assertArrayEquals(new double[] {0, 20}, timeline.tokens(new Spans(2, 10_000)));
-            assertArrayEquals(new double[] {0, 1.0}, timeline.cost(new Spans(2, 10_000)).get("USD"));
+            assertArrayEquals(new double[] {0, 1}, timeline.ended(new Buckets(2, 10_000), RowStatus::isSuccess));
+            assertArrayEquals(new double[] {1, 1}, timeline.inFlight(new Buckets(2, 10_000)));
+            assertArrayEquals(new double[] {0, 20}, timeline.tokens(new Buckets(2, 10_000)));
+            assertArrayEquals(new double[] {0, 1.0}, timeline.cost(new Buckets(2, 10_000)).get("USD"));
             assertEquals(2, timeline.rows());
         }
 
@@ -796,7 +796,7 @@ final class BatchTest {
                         null, 1, 10, 1, new BigDecimal(price.split(" ")[0]), price.split(" ")[1], false), 0);
             }
 
-            var cost = timeline.cost(new Spans(1, 10_000));
+            var cost = timeline.cost(new Buckets(1, 10_000));
 
             assertEquals(List.of("CNY", "USD"), List.copyOf(cost.keySet()));
             assertArrayEquals(new double[] {3}, cost.get("CNY"));
@@ -813,13 +813,13 @@ final class BatchTest {
             attempt(100, "b");
             end(110, "b", "succeeded");
 
-            assertArrayEquals(new double[] {2, 1}, timeline.inFlight(new Spans(2, 10_000)));
+            assertArrayEquals(new double[] {2, 1}, timeline.inFlight(new Buckets(2, 10_000)));
 
             session(200);
             attempt(200, "c");
             end(210, "c", "succeeded");
 
-            assertArrayEquals(new double[] {2, 1, 1}, timeline.inFlight(new Spans(3, 10_000)));
+            assertArrayEquals(new double[] {2, 1, 1}, timeline.inFlight(new Buckets(3, 10_000)));
         }
     }
 

@@ -183,18 +183,18 @@ final class DataTest {
     }
 
     @Nested
-    class TheSpans {
+    class TheBuckets {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                whole, parts, step
+                end,   most,  width
                 1,     4,     0.5
                 40,    4,     10
                 52,    60,    1
                 0.013, 4,     0.005
                 81,    4,     50
                 """)
-        void theWidthOfASpanIsRound(double whole, int parts, double step) {
-            assertEquals(step, Spans.step(whole, parts), 1e-12);
+        void haveARoundWidth(double end, int most, double width) {
+            assertEquals(width, Buckets.of(end, most).width(), 1e-12);
         }
     }
 

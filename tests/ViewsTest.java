@@ -244,7 +244,7 @@ class ViewsTest {
 
                 assertEquals(3, call.code(), call.err());
                 assertTrue(call.out().contains("Next: difyexec run -i - -o "), call.out());
-                assertEquals("sixth", rows().get(5).get(7).get("text").asText());
+                assertEquals("sixth", rows().get(5).at("/inputs/text").asText());
             } finally {
                 System.setIn(before);
             }
@@ -304,8 +304,9 @@ class ViewsTest {
             assertEquals("  2 × " + unknown + " (a, b)\n  2 × " + failed + " (c, d)\n", out.toString());
             assertTrue(status.contains("       2 × " + failed + "\n           c, d\n"), status);
             assertTrue(status.contains("       2 × " + unknown + "\n           a, b\n"), status);
-            assertTrue(page().contains("\"causes\":[\"" + unknown + "\",\"" + failed + "\"]"), page());
-            assertEquals("[0, 0, 1, 1]", rows().stream().map(row -> row.get(2).asInt()).toList().toString());
+            assertEquals(List.of("unknown 2", "failed 2"), described().path("causes").valueStream()
+                    .map(cause -> cause.path("outcome").asText() + " " + cause.path("count")).toList());
+            assertEquals("[0, 0, 1, 1]", rows().stream().map(row -> row.path("cause").asInt()).toList().toString());
         }
 
         @ParameterizedTest
@@ -576,7 +577,7 @@ class ViewsTest {
 
             assertEquals(List.of("edited", "", "true"), strictly(written()).stream().map(List::getLast).toList());
             report();
-            assertEquals(List.of(false, true), rows().stream().map(row -> row.path(10).asBoolean()).toList());
+            assertEquals(List.of(false, true), rows().stream().map(row -> row.path("edited").asBoolean()).toList());
         }
 
         @Test
@@ -839,6 +840,14 @@ class ViewsTest {
         return Files.readString(folder.resolve("report.html"));
     }
 
+    /// What the page's script reads of the batch.
+    private JsonNode described() throws IOException {
+        var block = Pattern.compile("(?s)<script type=\"application/json\" id=\"batch\">(.*?)</script>")
+                .matcher(page());
+        assertTrue(block.find());
+        return JSON.readTree(block.group(1));
+    }
+
     /// All rows of the page, as its script reads them.
     private List<JsonNode> rows() throws IOException {
         var rows = new ArrayList<JsonNode>();
@@ -857,16 +866,16 @@ class ViewsTest {
             assertEquals(3, report().code());
 
             var rows = rows();
-            assertEquals(List.of("a", "b", "c", "d", "e", "f"), rows.stream().map(row -> row.get(0).asText()).toList());
-            assertEquals("""
-                    ["a",1,-1,2.0,"40","0.002 USD","run-1",{"id":"a","text":"first"},{"answer":"yes","score":["0.5"]},\
-                    [[0,"blocking","succeeded",2.0,"",""]]]""", rows.get(0).toString());
-            assertEquals("""
-                    ["d",3,0,2.0,"","","run-5",{"id":"d","text":"fourth"},{},\
-                    [[3000,"blocking","again",2.0,"overloaded",""],\
-                    [3000,"blocking","failed",2.0,"no such city",""]]]""", rows.get(3).toString());
-            assertEquals("""
-                    ["f",0,-1,0.0,"","","",{"id":"f","text":"sixth"},{},[]]""", rows.get(5).toString());
+            assertEquals(List.of("a", "b", "c", "d", "e", "f"), rows.stream().map(row -> row.path("id").asText()).toList());
+            assertEquals(Given.json("{'id':'a','outcome':'succeeded','seconds':2.0,'tokens':'40','price':'0.002 USD',"
+                    + "'run':'run-1','inputs':{'id':'a','text':'first'},'outputs':{'answer':'yes',"
+                    + "'score':{'json':'0.5'}},'attempts':[{'start':0,'mode':'blocking','outcome':'succeeded',"
+                    + "'seconds':2.0}]}"), rows.getFirst().toString());
+            assertEquals(0, rows.get(3).path("cause").asInt(-1));
+            assertEquals(List.of("again overloaded", "failed no such city"), rows.get(3).path("attempts").valueStream()
+                    .map(attempt -> attempt.path("outcome").asText() + " " + attempt.path("error").asText()).toList());
+            assertEquals(Given.json("{'id':'f','outcome':'pending','inputs':{'id':'f','text':'sixth'},'outputs':{},"
+                    + "'attempts':[]}"), rows.get(5).toString());
         }
 
         @Test
@@ -875,7 +884,7 @@ class ViewsTest {
 
             report();
 
-            assertEquals("\uFFFD end", rows().getFirst().get(8).get("o").asText());
+            assertEquals("\uFFFD end", rows().getFirst().at("/outputs/o").asText());
         }
 
         @Test
@@ -891,20 +900,8 @@ class ViewsTest {
 
             report();
 
-            assertEquals(List.of("again", "failed"), rows().getFirst().get(9).valueStream()
-                    .map(attempt -> attempt.get(2).asText()).toList());
-        }
-
-        @ParameterizedTest
-        @CsvSource({"1, 1 row · app Reviews", "2, 2 rows · app Reviews"})
-        void saysOfHowManyRowsItIs(int rows, String said) throws IOException {
-            var written = batch();
-            for (int n = 1; n <= rows; n++) written.success("row-" + n, "", "{}");
-            written.save();
-
-            report();
-
-            assertTrue(page().contains(">" + said), page().substring(0, 2000));
+            assertEquals(List.of("again", "failed"), rows().getFirst().path("attempts").valueStream()
+                    .map(attempt -> attempt.path("outcome").asText()).toList());
         }
 
         @Test
@@ -928,38 +925,9 @@ class ViewsTest {
                     "attributes that reach out or run");
         }
 
-        @Test
-        void drawsChartsWithAxesUnitsAndWords() throws IOException {
-            mixed().save();
-            report();
-
-            for (var name : List.of("latency", "rate", "flight", "tokens", "cost")) {
-                var figure = Pattern.compile("(?s)<svg [^>]*" + name + "-title " + name + "-words.*?</svg>")
-                        .matcher(page());
-                assertTrue(figure.find(), name);
-                assertTrue(figure.group().contains("<title id=\"" + name + "-title\">"), name);
-                assertTrue(figure.group().matches("(?s).*<desc id=\"" + name + "-words\">[^<]+ highest [^<]+</desc>.*"),
-                        name);
-                assertTrue(figure.group().matches("(?s).*class=\"grid\".*class=\"end unit\">.+"), name);
-            }
-        }
-
-        private String chart(String name) throws IOException {
-            return Stream.of(page().split("(?=<figure )|(?<=</figure>)"))
-                    .filter(part -> part.contains("id=\"" + name + "-title\"")).findFirst().orElseThrow();
-        }
-
-        private static List<String> found(String pattern, String text) {
-            return Pattern.compile(pattern).matcher(text).results().map(found -> found.group(1)).toList();
-        }
-
-        /// What stands beside the lines of the grid.
-        private List<String> heights(String name) throws IOException {
-            return found("class=\"end\">([^<]+)<", chart(name));
-        }
-
-        private List<String> tooltips(String name) throws IOException {
-            return found("<g><title>([^<]+)</title>", chart(name));
+        private JsonNode chart(String title) throws IOException {
+            return described().path("charts").valueStream()
+                    .filter(chart -> chart.path("title").asText().startsWith(title)).findFirst().orElseThrow();
         }
 
         private Written over(int seconds, int rows) {
@@ -972,75 +940,44 @@ class ViewsTest {
         }
 
         @Test
-        void showsFailuresAboveTheCharts() throws IOException {
-            mixed().save();
+        void hasEachChartWithItsUnits() throws IOException {
+            over(12, 5).save();
             report();
 
-            int causes = page().indexOf("Rows without success, by cause");
-
-            assertTrue(0 < causes && causes < page().indexOf("aria-label=\"Charts\""), "at " + causes);
+            for (var name : List.of("Latency rows", "Completed rows rows per second", "Requests in flight requests",
+                    "Tokens used so far tokens", "Cost so far USD"))
+                assertTrue(described().path("charts").valueStream().anyMatch(chart -> name.equals(
+                        chart.path("title").asText() + " " + chart.path("unit").asText())), name);
+            assertEquals("[0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,5.0]", chart("Latency").at("/series/0/values")
+                    .toString());
+            assertEquals(Set.of("p50", "p90", "p99"), Set.copyOf(chart("Latency").path("marks").propertyStream()
+                    .map(Map.Entry::getKey).toList()));
+            assertEquals(200, chart("Tokens").at("/series/0/values").valueStream().toList().getLast().asDouble());
         }
 
         @Test
-        void countsInWholeNumbersHoweverFewThereAre() throws IOException {
-            over(3, 2).save();
-            report();
-
-            for (var name : List.of("latency", "rate", "flight", "tokens"))
-                assertTrue(heights(name).stream().allMatch(height -> height.matches("\\d+")), heights(name)::toString);
-        }
-
-        @Test
-        void namesARateFromTenSecondsOnAndANumberBefore() throws IOException {
+        void hasARateFromTenSecondsOnAndANumberBefore() throws IOException {
             over(8, 4).save();
             report();
-            assertTrue(chart("rate").contains(">rows</text>"));
-            assertFalse(page().contains("throughput"));
+            assertEquals("rows", chart("Completed rows").path("unit").asText());
 
             over(12, 4).ended("last", "", "failed", "broken").save();
             report();
-            assertFalse(chart("rate").contains(">rows</text>"), chart("rate"));
-            assertTrue(chart("rate").contains(">rows a second</text>"));
+            assertEquals("rows per second", chart("Completed rows").path("unit").asText());
+            assertEquals(1, chart("Completed rows").at("/series/1/values").valueStream()
+                    .mapToDouble(JsonNode::asDouble).sum());
         }
 
         @Test
-        void putsItsMarksAboveTheBars() throws IOException {
-            over(3, 2).save();
-            report();
-
-            var labels = found("y=\"([0-9.]+)\" class=\"label", chart("latency")).stream().map(Double::valueOf)
-                    .toList();
-            var bars = found("class=\"succeeded\" x=\"[^\"]+\" y=\"([0-9.]+)\"", chart("latency")).stream()
-                    .map(Double::valueOf).toList();
-
-            assertEquals(3, labels.size());
-            assertTrue(Collections.max(labels) < Collections.min(bars), labels + " above " + bars);
-        }
-
-        @Test
-        void saysAtEachBarWhenAndHowMany() throws IOException {
-            over(12, 5).ended("last", "", "failed", "broken").save();
-            report();
-
-            assertTrue(tooltips("rate").contains("12 to 14 seconds of running: 1 row, 0.5 rows a second "
-                    + "(0 succeeded, 1 without success)"), tooltips("rate")::toString);
-            assertTrue(tooltips("latency").contains("1.8 to 2 seconds: 0 rows"), tooltips("latency")::toString);
-            assertTrue(tooltips("latency").contains("2 to 2.2 seconds: 5 rows"), tooltips("latency")::toString);
-            assertTrue(tooltips("tokens").getLast().endsWith(" seconds of running: 200 tokens"),
-                    tooltips("tokens")::toString);
-        }
-
-        @Test
-        void drawsALineForEachCurrency() throws IOException {
+        void hasALineForEachCurrency() throws IOException {
             var written = over(5, 2);
             written.row("other", "").attempt("other").end("other", line -> line.put("outcome", "succeeded")
                     .put("price", 1.5).put("currency", "CNY")).save();
             report();
 
-            assertEquals(2, found("class=\"(line) ", chart("cost")).size());
-            assertEquals(List.of("USD", "CNY"), found("<span class=\"key \\w+\">(\\w+)</span>", chart("cost")));
-            assertTrue(tooltips("cost").getLast().endsWith(": 0.004 USD, 1.5 CNY"), tooltips("cost")::toString);
-            assertTrue(chart("cost").contains("0.004 USD, 1.5 CNY at the end."), chart("cost"));
+            assertEquals(List.of("USD 0.004", "CNY 1.5"), chart("Cost").path("series").valueStream()
+                    .map(series -> series.path("name").asText() + " " + series.path("values").valueStream().toList()
+                            .getLast()).toList());
         }
 
         @Test
@@ -1051,12 +988,12 @@ class ViewsTest {
             report();
 
             var row = rows().getFirst();
-            assertEquals("[2000,1000000]", "[" + row.get(7).get("text").get(0).asText().length() + ","
-                    + row.get(7).get("text").get(1) + "]");
-            assertEquals("😀".repeat(1_000), row.get(8).get("long").get(0).asText());
-            assertEquals(3_000, row.get(8).get("long").get(1).asInt());
-            assertEquals(2_000, row.get(8).get("short").asText().length());
-            assertEquals(5_004, row.get(8).get("deep").get(1).asInt());
+            assertEquals(2_000, row.at("/inputs/text/text").asText().length());
+            assertEquals(1_000_000, row.at("/inputs/text/length").asInt());
+            assertEquals("😀".repeat(1_000), row.at("/outputs/long/text").asText());
+            assertEquals(3_000, row.at("/outputs/long/length").asInt());
+            assertEquals(2_000, row.at("/outputs/short").asText().length());
+            assertEquals(5_004, row.at("/outputs/deep/length").asInt());
         }
 
         @Test
@@ -1079,24 +1016,6 @@ class ViewsTest {
                 assertTrue(sentence(call).contains(file), call.err());
                 assertEquals(before, Files.readString(folder.resolve(file)));
             }
-        }
-
-        @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                number,   text
-                0,        0
-                0.5,      0.5
-                0.05,     0.05
-                0.00005,  0.00005
-                0.30000000000000004, 0.3
-                12.5,     12.5
-                20,       20
-                340,      340
-                12500,    12.5k
-                3900000,  3.9M
-                """)
-        void itsAxesAreReadable(double number, String text) {
-            assertEquals(text, Chart.number(number));
         }
     }
 
@@ -1324,6 +1243,37 @@ class ViewsTest {
             browser.click("#table th[data-key=id] button");
             assertEquals("descending", browser.evaluate("document.querySelector('[data-key=id]').ariaSort").asText());
             assertEquals("row-4990", browser.text("#body tr td"));
+            isQuiet();
+        }
+
+        @Test
+        void itsChartsAreDrawnWithTicksMarksAndTooltips() throws Exception {
+            var written = batch();
+            for (int n = 0; n < 5; n++) written.success("r" + n, "", "{}");
+            written.second = 12;
+            written.ended("last", "", "failed", "<b>broken</b>").save();
+            report();
+
+            open();
+
+            assertEquals("Failures by cause", browser.text("#overview h2"));
+            assertEquals("<b>broken</b>", browser.text(".cause"));
+            assertEquals(6, browser.texts("figure").size(), "five charts and the table of percentiles");
+            assertEquals(List.of("0", "2", "4", "6"),
+                    browser.texts("figure:first-child text.end:not(.unit):not(.label)"));
+            assertEquals(List.of("p50 2.00 s", "p90 2.00 s", "p99 2.00 s"), browser.texts("text.label"));
+            assertTrue(browser.evaluate("""
+                    (() => {
+                      const ys = look => [...document.querySelectorAll('figure:first-child ' + look)]
+                        .map(e => +e.getAttribute('y'));
+                      return Math.max(...ys('text.label')) < Math.min(...ys('rect.succeeded'));
+                    })()""").asBoolean(), "marks are above the bars");
+            var tooltips = browser.texts("g > title");
+            assertTrue(tooltips.contains("2 to 2.2 seconds: 5 rows"), tooltips::toString);
+            assertTrue(tooltips.stream().anyMatch(text -> text.endsWith(": 1 row (0 succeeded, 1 not succeeded)")),
+                    tooltips::toString);
+            assertEquals(List.of("0", "0.00005", "340", "12.5k", "3.9M"), browser.evaluate(
+                    "[0, 0.00005, 340, 12500, 3900000].map(short)").valueStream().map(JsonNode::asText).toList());
             isQuiet();
         }
 
