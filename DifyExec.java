@@ -61,9 +61,9 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import com.fasterxml.jackson.databind.ser.std.ToStringSerializerBase;
 import com.fasterxml.jackson.databind.util.RawValue;
 import com.opencsv.CSVWriter;
-import io.github.cdimascio.dotenv.DotenvEntry;
-import io.github.cdimascio.dotenv.internal.DotenvParser;
-import io.github.cdimascio.dotenv.internal.DotenvReader;
+import io.github.cdimascio.dotenv.Dotenv;
+import io.github.cdimascio.dotenv.DotenvBuilder;
+import io.github.cdimascio.dotenv.DotenvException;
 import java.net.Authenticator;
 import java.net.http.HttpRequest.BodyPublisher;
 import java.net.http.HttpRequest.BodyPublishers;
@@ -126,27 +126,28 @@ import static java.util.stream.Collectors.joining;
 ///                                    └──Event──▶ log, results, retry list, Progress
 /// ```
 ///
-/// The engine's thread alone owns what changes; a worker makes one exchange and posts what it saw.
+/// The engine's thread alone changes state; a worker makes one exchange and posts what it received.
 ///
 /// | exit code | meaning |
 /// | --- | --- |
-/// | 0 | every row asked for succeeded |
+/// | 0 | every requested row succeeded |
 /// | 1 | a bug |
-/// | 2 | unusable command line, settings or input: no run was started |
-/// | 3 | done, some rows failed, paused or unknown, or files of their outputs are missing; what is compared differs |
-/// | 4 | stopped early: the server refuses, does not answer, a limit was reached, or a file cannot be written |
+/// | 2 | the command line, settings or input cannot be used; no run was started |
+/// | 3 | done, but rows failed, are paused or unknown, or lack files of their outputs; `compare`: results differ |
+/// | 4 | stopped early: Dify refused or did not answer, a limit was reached, or a file cannot be written |
 /// | 130 | interrupted |
-@Command(name = "difyexec", mixinStandardHelpOptions = true,
-        description = "Runs a Dify workflow once for every row of a CSV file: no finished row lost, none paid twice.",
-        synopsisSubcommandLabel = "COMMAND",
-        footer = {"difyexec run --demo -i data.csv -o results.jsonl", "difyexec status -o results.jsonl",
-                "difyexec run --help"})
+@Command(name = "difyexec", mixinStandardHelpOptions = true, synopsisSubcommandLabel = "COMMAND",
+        description = "Run a Dify workflow once for every row of a CSV file.",
+        footerHeading = "%nExamples:%n",
+        footer = {"  difyexec run --demo -i data.csv -o results.jsonl", "  difyexec status -o results.jsonl",
+                "  difyexec help run"})
 final class DifyExec implements Runnable {
 
-    /// The commands that need no other, and those that work with all.
+    /// Commands that need no other, and commands that need all.
     private static final List<Class<?>> ALONE = List.of(Run.class, Retry.class, Status.class, Export.class,
             Compare.class, Merge.class, Check.class),
-            WITH_ALL = List.of(Shell.class, AutoComplete.GenerateCompletion.class);
+            WITH_ALL = List.of(Shell.class, AutoComplete.GenerateCompletion.class,
+            CommandLine.HelpCommand.class);
 
     @Spec CommandSpec spec;
 
@@ -155,9 +156,8 @@ final class DifyExec implements Runnable {
         System.exit(commandLine(Env.ofProcess(args), args).execute(args));
     }
 
-    /// What the HTTP client and JLine read once, as their classes load: idle connections are given up after a second, a
-    /// proxy may ask for a password, buffers are small, and where JLine may not call native code (a jar without that
-    /// right in its manifest) it works through `stty`, without the warnings of Java. What `-D` says stays.
+    /// The HTTP client and JLine read these once, as their classes load: close idle connections after a second, let a
+    /// proxy ask for a password, use small buffers, and use `stty` where JLine may not call native code. `-D` wins.
     static void setProperties() {
         var properties = System.getProperties();
         properties.putIfAbsent("jdk.httpclient.keepalive.timeout", "1");
@@ -167,8 +167,8 @@ final class DifyExec implements Runnable {
             properties.putIfAbsent("org.jline.terminal.provider", "exec");
     }
 
-    /// The command tree over one environment: `main` gives the real one, a test a map. Where the first argument names
-    /// a command that needs no other, it is of that one alone: picocli reads the options of all that it is given.
+    /// The command tree over one environment: the real one in `main`, a map in a test. If the first argument names a
+    /// command that needs no other, the tree has no other: picocli reads the options of each, which takes time.
     static CommandLine commandLine(Env env, String... args) {
         var secret = env.secret();
         var line = new CommandLine(new DifyExec(), new Factory(env, _ -> UnaryOperator.identity())) {
@@ -186,18 +186,17 @@ final class DifyExec implements Runnable {
                 && type.getSimpleName().toLowerCase(Locale.ROOT).equals(args[0])).toList();
         (named.isEmpty() ? ALONE : named).forEach(line::addSubcommand);
         if (named.isEmpty()) WITH_ALL.forEach(line::addSubcommand);
-        line.getOut(); // picocli makes its own writers once, for the whole tree
+        line.getOut(); // sets the writers of the whole tree
         line.getErr();
         return CommandLines.configured(line, new EnvDefaults(env), env);
     }
 
-    /// No arguments: the usage.
     @Override
     public void run() {
         spec.commandLine().usage(spec.commandLine().getOut());
     }
 
-    /// Gives the commands their environment, and what the shell has edited.
+    /// Gives the commands their environment and the shell's edits.
     record Factory(Env env, Function<Path, UnaryOperator<Row>> edits) implements CommandLine.IFactory {
         @Override
         public <K> K create(Class<K> type) throws Exception {
@@ -211,12 +210,11 @@ final class DifyExec implements Runnable {
 
     // ── Commands ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    @Command(name = "run", mixinStandardHelpOptions = true, sortOptions = false,
-            description = {"Runs every row that has no success yet.",
-                    "Running it again continues: a success is never repeated."},
-            footer = {"difyexec run --demo -i data.csv -o results.jsonl",
-                    "difyexec run -i data.csv -o results.jsonl --limit 10",
-                    "difyexec run -i data.csv -o results.jsonl -c 10"})
+    @Command(name = "run", sortOptions = false,
+            description = "Run every row that has not succeeded yet.",
+            footerHeading = "%nExamples:%n", footer = {"  difyexec run --demo -i data.csv -o results.jsonl",
+                    "  difyexec run -i data.csv -o results.jsonl --limit 10",
+                    "  difyexec run -i data.csv -o results.jsonl -c 10"})
     static final class Run implements Callable<Integer> {
         @Mixin Work work;
 
@@ -226,18 +224,18 @@ final class DifyExec implements Runnable {
         }
     }
 
-    @Command(name = "retry", mixinStandardHelpOptions = true, sortOptions = false,
-            description = "Runs only the ids in <output>.retry again, or the ids named.",
-            footer = {"difyexec retry -i data.csv -o results.jsonl",
-                    "difyexec retry -i data.csv -o results.jsonl r-15 r-16",
-                    "difyexec retry -i data.csv -o results.jsonl --limit 10"})
+    @Command(name = "retry", sortOptions = false,
+            description = "Run failed rows again, or the given ids.",
+            footerHeading = "%nExamples:%n", footer = {"  difyexec retry -i data.csv -o results.jsonl",
+                    "  difyexec retry -i data.csv -o results.jsonl r-15 r-16",
+                    "  difyexec retry -i data.csv -o results.jsonl --limit 10"})
     static final class Retry implements Callable<Integer> {
         @Mixin Work work;
 
-        @Parameters(paramLabel = "ID", arity = "0..*", description = "Ids to run; default: those in <output>.retry.")
+        @Parameters(paramLabel = "ID", arity = "0..*", description = "Run these ids (default: those in <output>.retry).")
         List<String> ids = List.of();
 
-        @Option(names = "--force", description = "Also ids that have a success already.")
+        @Option(names = "--force", description = "Also run ids that have already succeeded.")
         boolean force;
 
         @Override
@@ -247,27 +245,27 @@ final class DifyExec implements Runnable {
     }
 
     @Command(name = "status", mixinStandardHelpOptions = true, sortOptions = false,
-            description = "Says where a batch stands, without network or key.",
-            footer = {"difyexec status -o results.jsonl",
-                    "difyexec status -i data.csv -o results.jsonl --json",
-                    "difyexec status -o results.jsonl --html report.html"})
+            description = "Show a batch's progress (offline, no key needed).",
+            footerHeading = "%nExamples:%n", footer = {"  difyexec status -o results.jsonl",
+                    "  difyexec status -i data.csv -o results.jsonl --json",
+                    "  difyexec status -o results.jsonl --html report.html"})
     static final class Status implements Callable<Integer> {
         @Mixin ResultsOption results;
 
         @Option(names = {"-i", "--input"}, paramLabel = "CSV",
-                description = "The input file: tells how many rows are pending.")
+                description = "Read this CSV to count pending rows.")
         Path input;
 
         @Mixin CsvOptions shape;
 
-        @Option(names = "--json", description = "One JSON object.")
+        @Option(names = "--json", description = "Print one JSON object.")
         boolean json;
 
         @Option(names = "--html", paramLabel = "FILE",
-                description = "Write the report: one page with charts and all rows, which opens offline.")
+                description = "Write a report: one page with charts and all rows.")
         Path html;
 
-        @Option(names = "--force", description = "With --html: write over a file that is no report.")
+        @Option(names = "--force", description = "Let --html overwrite a file that is not a report.")
         boolean force;
 
         @Mixin Console console;
@@ -275,15 +273,15 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws IOException {
             var named = BatchFiles.of(results.file);
-            if (!named.isBegun() && !Shards.beside(named).isEmpty()) return tell(Shards.of(named));
+            if (!named.isBegun() && !Shards.beside(named).isEmpty()) return show(Shards.of(named));
             var files = named.begun();
-            if (input == null) return tell(files, Optional.empty());
+            if (input == null) return show(files, Optional.empty());
             try (var source = files.open(input)) {
-                return tell(files, Optional.of(shape.open(source.path())));
+                return show(files, Optional.of(shape.open(source.path())));
             }
         }
 
-        private int tell(BatchFiles files, Optional<Csv> csv) {
+        private int show(BatchFiles files, Optional<Csv> csv) {
             var timeline = new Timeline();
             var batch = html == null ? Batch.peek(files, csv) : Batch.peek(files, csv, List.of(timeline));
             if (html != null) {
@@ -297,17 +295,17 @@ final class DifyExec implements Runnable {
             return (isDone ? Exit.OK : Exit.ROWS_FAILED).code;
         }
 
-        /// Shards that were not merged yet.
-        private int tell(Shards shards) throws IOException {
-            if (html != null) throw new Unusable("--html: the report is of one batch; 'merge' makes it of its shards");
-            if (input == null) return tell(StatusView.OfShards.of(shards, Optional.empty()));
+        /// Shows shards that were not merged yet.
+        private int show(Shards shards) throws IOException {
+            if (html != null) throw new Unusable("--html needs a merged batch\nhint: run 'merge' first");
+            if (input == null) return show(StatusView.OfShards.of(shards, Optional.empty()));
             try (var source = Csv.Source.of(input)) {
                 shards.files().forEach(files -> files.refuse(source.path()));
-                return tell(StatusView.OfShards.of(shards, Optional.of(shape.open(source.path()))));
+                return show(StatusView.OfShards.of(shards, Optional.of(shape.open(source.path()))));
             }
         }
 
-        private int tell(StatusView.OfShards view) {
+        private int show(StatusView.OfShards view) {
             if (json) console.out().println(view.json());
             else view.print(console.out(), console.paint(), console.next());
             return view.isComplete() ? Exit.OK.code : Exit.ROWS_FAILED.code;
@@ -315,31 +313,30 @@ final class DifyExec implements Runnable {
     }
 
     @Command(name = "export", mixinStandardHelpOptions = true, sortOptions = false,
-            description = {"Writes the spreadsheet back: the input's columns, then the outputs, then how each row "
-                    + "ended.",
-                    "UTF-8 with byte order mark, in the input's order, rows without a success too."},
-            footer = {"difyexec export -i data.csv -o results.jsonl out.csv",
-                    "difyexec export -i data.csv -o results.jsonl --failed f.csv",
-                    "difyexec export -i data.csv -o results.jsonl - | less"})
+            description = "Write the CSV back with outputs and outcomes added.",
+            footerHeading = "%nExamples:%n", footer = {"  difyexec export -i data.csv -o results.jsonl out.csv",
+                    "  difyexec export -i data.csv -o results.jsonl --failed f.csv",
+                    "  difyexec export -i data.csv -o results.jsonl - | less"})
     static final class Export implements Callable<Integer> {
-        @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV", description = "The input file.")
+        @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV",
+                description = "Read rows from this file.")
         Path input;
 
         @Mixin ResultsOption results;
 
-        @Parameters(paramLabel = "FILE.csv", description = "The file to write; '-' is standard output.")
+        @Parameters(paramLabel = "FILE.csv", description = "Write this file; - is standard output.")
         Path file;
 
         @Mixin CsvOptions shape;
 
-        @Option(names = "--failed", description = "Only the rows that failed, are paused or unknown; without outputs.")
+        @Option(names = "--failed", description = "Write only failed, paused and unknown rows, without outputs.")
         boolean failed;
 
-        @Option(names = "--raw", description = "Every cell as it is, also what a spreadsheet would run as a formula.")
+        @Option(names = "--raw", description = "Do not escape cells that look like formulas.")
         boolean raw;
 
         @Option(names = "--force",
-                description = "Overwrite the file if it is there; leave out ids that are not in the CSV.")
+                description = "Overwrite an existing file; leave out ids that are not in the CSV.")
         boolean force;
 
         @Mixin Console console;
@@ -371,42 +368,43 @@ final class DifyExec implements Runnable {
     }
 
     @Command(name = "compare", mixinStandardHelpOptions = true, sortOptions = false,
-            description = {"Says what differs between two results of the same rows, without network or key.",
-                    "Rows belong together by their id. Exit code 0: nothing differs, 3: something does."},
-            footer = {"difyexec compare A.jsonl B.jsonl", "difyexec compare --output /answer A.jsonl B.jsonl",
-                    "difyexec compare --html compare.html A.jsonl B.jsonl"})
+            description = "Show what differs between two results of the same rows (offline; exit code 3 if anything does).",
+            footerHeading = "%nExamples:%n", footer = {"  difyexec compare A.jsonl B.jsonl", "  difyexec compare --output /answer A.jsonl B.jsonl",
+                    "  difyexec compare --html compare.html A.jsonl B.jsonl"})
     static final class Compare implements Callable<Integer> {
-        @Parameters(index = "0", paramLabel = "A.jsonl", description = "The results before.")
+        @Parameters(index = "0", paramLabel = "A.jsonl", converter = Converters.Results.class,
+                description = "Read the results before from this file.")
         Path first;
 
-        @Parameters(index = "1", paramLabel = "B.jsonl", description = "The results after.")
+        @Parameters(index = "1", paramLabel = "B.jsonl", converter = Converters.Results.class,
+                description = "Read the results after from this file.")
         Path second;
 
         @Option(names = "--output", paramLabel = "POINTER", defaultValue = "", converter = Converters.Pointer.class,
-                description = "Compare only this part of the outputs: a JSON pointer, like /answer or /items/0/name.")
+                description = "Compare only this part of the outputs, such as /answer or /items/0/name.")
         String part;
 
-        @Option(names = "--ignore", paramLabel = "NAME", description = "Leave out the output of this name; repeatable.")
+        @Option(names = "--ignore", paramLabel = "NAME", description = "Ignore this output; repeatable.")
         Set<String> ignored = Set.of();
 
-        @Option(names = "--trim", description = "White space does not count: neither how much nor of which kind.")
+        @Option(names = "--trim", description = "Ignore whitespace differences.")
         boolean trim;
 
-        @Option(names = "--all", description = "All differences, not the first ten.")
+        @Option(names = "--all", description = "Show all differences, not just ten.")
         boolean all;
 
-        @Option(names = "--json", description = "One JSON object with all rows that differ.")
+        @Option(names = "--json", description = "Print one JSON object with all rows that differ.")
         boolean json;
 
         @Option(names = "--csv", paramLabel = "FILE",
-                description = "Write all rows as a spreadsheet, the outputs of both side by side.")
+                description = "Write all rows as CSV, with both outputs side by side.")
         Path csv;
 
         @Option(names = "--html", paramLabel = "FILE",
-                description = "Write one page with charts and all rows, their differences marked; it opens offline.")
+                description = "Write one page with charts and all rows, differences marked.")
         Path html;
 
-        @Option(names = "--force", description = "With --csv, --html: write over a file that is there.")
+        @Option(names = "--force", description = "Overwrite existing files.")
         boolean force;
 
         @Mixin Console console;
@@ -414,22 +412,22 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws IOException {
             var sides = Comparison.Compared.read(List.of(first, second), csv != null, html != null);
-            for (var side : sides) { // nothing of either batch is written over
+            for (var side : sides) { // no file of either batch is overwritten
                 var files = side.batch.files();
                 var inputs = side.batch.inputs();
                 if (csv != null) files.requireTarget(csv, inputs, _ -> force);
                 if (html != null) files.requireTarget(html, inputs, page -> force || WebPage.isOurs(page));
             }
             if (csv != null && html != null && AtomicFile.isSame(csv, html))
-                throw new Unusable(csv + ": named for both --csv and --html");
+                throw new Unusable(csv + ": cannot be both --csv and --html");
             var scope = new Comparison.Scope(part, Set.copyOf(ignored), new JsonDiff(trim));
             try (var comparison = new Comparison(sides.getFirst(), sides.getLast(), scope)) {
                 comparison.look();
-                return tell(comparison);
+                return show(comparison);
             }
         }
 
-        private int tell(Comparison comparison) throws IOException {
+        private int show(Comparison comparison) throws IOException {
             var view = new Comparison.View(comparison, console.out(), console.paint());
             if (json) view.json();
             else view.print(all);
@@ -445,28 +443,28 @@ final class DifyExec implements Runnable {
     }
 
     @Command(name = "merge", mixinStandardHelpOptions = true, sortOptions = false,
-            description = {"Makes one batch of the shards that 'run --shard' has left beside it.",
-                    "Shards are only read, also while they run; merging again takes in what is new."},
-            footer = {"difyexec merge -i data.csv -o results.jsonl",
-                    "difyexec merge -i data.csv -o results.jsonl --partial",
-                    "difyexec merge -i data.csv -o results.jsonl --force"})
+            description = "Make one batch of the shards of 'run --shard'.",
+            footerHeading = "%nExamples:%n", footer = {"  difyexec merge -i data.csv -o results.jsonl",
+                    "  difyexec merge -i data.csv -o results.jsonl --partial",
+                    "  difyexec merge -i data.csv -o results.jsonl --force"})
     static final class Merge implements Callable<Integer> {
-        @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV", description = "The input file.")
+        @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV",
+                description = "Read rows from this file.")
         Path input;
 
         @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL",
-                description = "The results, as 'run' was given them: the shards' are named after them.")
+                description = "Write merged results here; the same -o as in 'run --shard'.")
         Path output;
 
         @Mixin CsvOptions shape;
 
-        @Option(names = "--partial", description = "Also when shards are missing.")
+        @Option(names = "--partial", description = "Merge even if shards are missing.")
         boolean partial;
 
-        @Option(names = "--force", description = "Of a row that was paid twice keep the earlier result.")
+        @Option(names = "--force", description = "For rows that ran twice, keep the earlier result.")
         boolean force;
 
-        @Option(names = "--no-bom", description = "Write the results without a byte order mark.")
+        @Option(names = "--no-bom", description = "Write results without a byte order mark.")
         boolean noBom;
 
         @Mixin Console console;
@@ -488,21 +486,19 @@ final class DifyExec implements Runnable {
         }
     }
 
-    @Command(name = "check", mixinStandardHelpOptions = true, sortOptions = false,
-            description = {"Checks all that can be known without spending: settings, server, app, header, every cell "
-                    + "of every row.",
-                    "No run is started, nothing is uploaded."},
-            footer = {"difyexec check --demo -i data.csv",
-                    "difyexec check -i data.csv --show 1",
-                    "difyexec check -i data.csv --json"})
+    @Command(name = "check", sortOptions = false,
+            description = "Check settings, server, app and every cell without starting a run.",
+            footerHeading = "%nExamples:%n", footer = {"  difyexec check --demo -i data.csv",
+                    "  difyexec check -i data.csv --show 1",
+                    "  difyexec check -i data.csv --json"})
     static final class Check implements Callable<Integer> {
         @Mixin InputOption input;
 
-        @Option(names = "--json", description = "One JSON object with all problems of header and cells.")
+        @Option(names = "--json", description = "Print one JSON object with all problems.")
         boolean json;
 
         @Option(names = "--show", paramLabel = "N", defaultValue = "0",
-                description = "Print the requests of the first N rows, as JSON and as a curl line; the key is masked.")
+                description = "Print the requests of the first N rows as JSON and curl, key masked.")
         int show;
 
         @Mixin DemoOption demo;
@@ -549,13 +545,11 @@ final class DifyExec implements Runnable {
     ///                                             │
     ///                                             └──▶ BatchWriter.open (locked for one command) ──▶ Engine
     /// ```
-    @Command(name = "shell", mixinStandardHelpOptions = true, sortOptions = false,
-            description = {"Works with the rows of a batch until they succeed: see why one failed, change it, "
-                    + "retry it.",
-                    "Not on a terminal, commands are read from standard input, a line each."},
-            footer = {"difyexec shell --demo -i data.csv -o results.jsonl",
-                    "difyexec shell -i data.csv -o results.jsonl <script.txt",
-                    "difyexec shell"})
+    @Command(name = "shell", sortOptions = false,
+            description = "Fix failed rows one by one. Reads commands from standard input if that is not a terminal.",
+            footerHeading = "%nExamples:%n", footer = {"  difyexec shell --demo -i data.csv -o results.jsonl",
+                    "  difyexec shell -i data.csv -o results.jsonl <script.txt",
+                    "  difyexec shell"})
     static final class Shell implements Callable<Integer> {
         @Option(names = {"-i", "--input"}, paramLabel = "CSV", description = "The rows of the batch to open.")
         Path input;
@@ -715,7 +709,7 @@ final class DifyExec implements Runnable {
                 return new DefaultHistory() {
                     @Override
                     public void add(Instant time, String line) {
-                        if ((key.isEmpty() || !line.contains(key)) && !Text.holdsKey(line)) super.add(time, line);
+                        if ((key.isEmpty() || !line.contains(key)) && !Secret.looksLikeOne(line)) super.add(time, line);
                     }
                 };
             }
@@ -957,7 +951,7 @@ final class DifyExec implements Runnable {
     @Command(name = "dify>", sortOptions = false, synopsisSubcommandLabel = "COMMAND",
             description = "Works with the rows of the open batch until they succeed.",
             subcommands = CommandLine.HelpCommand.class,
-            footer = {"A value with blanks or line breaks goes in quotes:  set r-7 text=\"two words\"",
+            footerHeading = "%nExamples:%n", footer = {"A value with blanks or line breaks goes in quotes:  set r-7 text=\"two words\"",
                     "'help COMMAND' says more."})
     static final class ShellSession implements Runnable {
         /// Its commands as `help` lists them; picocli sorts them by name.
@@ -1685,38 +1679,52 @@ final class DifyExec implements Runnable {
 
     // ── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// What all our command lines have in common, that of the shell, too.
+    /// The settings that every command line shares, also the shell's.
     static final class CommandLines {
-        private static final String LOST = "full, or its reader has left";
+        private static final String LOST = "no space left, or the reader has closed it";
 
         static CommandLine configured(CommandLine line, IDefaultValueProvider defaults, Env env) {
-            Stream.concat(Stream.of(line), line.getSubcommands().values().stream())
-                    .forEach(one -> one.getCommandSpec().version("difyexec " + VERSION));
-            return Converters.register(line)
+            var columns = env.get("COLUMNS");
+            var keys = new ArrayList<>(line.getHelpSectionKeys());
+            keys.add(keys.indexOf(CommandLine.Model.UsageMessageSpec.SECTION_KEY_FOOTER_HEADING), "rarelyUsed");
+            Stream.concat(Stream.of(line), line.getSubcommands().values().stream()).forEach(each -> {
+                each.getCommandSpec().version("difyexec " + VERSION);
+                each.getCommandSpec().usageMessage().abbreviateSynopsis(true);
+            });
+            Converters.register(line)
                     .setAbbreviatedOptionsAllowed(false)
                     .setDefaultValueProvider(defaults)
-                    .setHelpSectionMap(Map.of("page", help -> HelpPage.of(help.commandSpec(), env).text()))
-                    .setHelpSectionKeys(List.of("page"))
+                    .setColorScheme(CommandLine.Help.defaultColorScheme(
+                            Ansi.of(env, 1).on() ? CommandLine.Help.Ansi.ON : CommandLine.Help.Ansi.OFF))
+                    .setHelpSectionMap(sections(line, env))
+                    .setHelpSectionKeys(keys)
                     .setParameterExceptionHandler((problem, _) -> unusable(problem, env.invocation()))
                     .setExecutionExceptionHandler(CommandLines::stopped)
                     .setExecutionStrategy(parsed -> execute(parsed, env.secret()));
+            return columns.matches("\\d{2,5}") ? line.setUsageHelpWidth(Math.clamp(Integer.parseInt(columns), 60, 120))
+                    : line.setUsageHelpAutoWidth(true);
         }
 
-        /// What was asked for, and all that it printed must have got there.
         private static int execute(CommandLine.ParseResult parsed, Secret secret) {
-            int code = secret.during(() -> new CommandLine.RunLast().execute(parsed));
             var line = parsed.commandSpec().commandLine();
+            var command = parsed.asCommandLineList().getLast();
+            for (var option : command.getParseResult().matchedOptions()) // picocli lets those of a group pass
+                if (!option.isMultiValue() && option.originalStringValues().size() > 1) throw new ParameterException(
+                        command, option.longestName() + ": given more than once");
             try {
-                write(System.out, _ -> {
-                    if (line.getOut().checkError()) throw new IOException(LOST);
-                });
+                int code = secret.during(() -> new CommandLine.RunLast().execute(parsed));
+                if (line.getOut().checkError()) throw new Unusable("standard output: cannot be written (" + LOST + ")");
+                return code;
             } catch (Unusable problem) {
                 throw new CommandLine.ExecutionException(line, problem.getMessage(), problem);
+            } catch (OutOfMemoryError _) {
+                var problem = new Unusable(Exit.STOPPED, "out of memory (" + (Runtime.getRuntime().maxMemory() >> 20)
+                        + " MB)\nhint: set JAVA_TOOL_OPTIONS=-Xmx4g to use up to 4 GB");
+                throw new CommandLine.ExecutionException(line, problem.getMessage(), problem);
             }
-            return code;
         }
 
-        /// A full disk and a reader that has left are told; a PrintStream keeps both to itself.
+        /// Refuses a full disk and a closed pipe, which a PrintStream keeps to itself.
         static void write(OutputStream out, AtomicFile.Content content) {
             try {
                 var masking = Secret.current().masking(out);
@@ -1730,57 +1738,37 @@ final class DifyExec implements Runnable {
 
         private static int unusable(ParameterException problem, Env.Invocation invocation) {
             var line = problem.getCommandLine();
-            line.getErr().println("difyexec: " + explain(problem));
-            line.getErr().println("Try: " + invocation + (line.getParent() == null ? "" : " " + line.getCommandName())
-                    + " --help");
+            line.getErr().println("difyexec: " + explain(problem) + (explain(problem).contains("\nhint: ") ? ""
+                    : "\nhint: see " + invocation + (line.getParent() == null ? "" : " " + line.getCommandName())
+                            + " --help"));
             return Exit.UNUSABLE.code;
         }
 
-        /// `--timeout abc: not a duration`; what picocli finds itself is in its words.
+        /// `--timeout abc: not a duration`, or picocli's own message. A hint may follow on a second line.
         static String explain(ParameterException problem) {
-            return Text.text(said(problem), 1000);
+            if (problem instanceof CommandLine.UnmatchedArgumentException unmatched) return unknown(unmatched);
+            if (problem instanceof CommandLine.MissingParameterException) // a mistyped word is the likelier reason
+                for (var line = problem.getCommandLine(); line != null; line = line.getParent())
+                    if (!line.getUnmatchedArguments().isEmpty()) return unknown(
+                            new CommandLine.UnmatchedArgumentException(line, line.getUnmatchedArguments()));
+            var arg = problem.getArgSpec();
+            return Text.text(arg != null && problem.getCause() instanceof TypeConversionException fault
+                    ? (arg instanceof OptionSpec option ? option.longestName() + " " : "") + problem.getValue() + ": "
+                            + fault.getMessage()
+                    : problem.getMessage(), 1000);
         }
 
-        private static String said(ParameterException problem) {
+        private static String unknown(CommandLine.UnmatchedArgumentException problem) {
             var line = problem.getCommandLine();
-            if (problem instanceof CommandLine.UnmatchedArgumentException unmatched)
-                return unknown(unmatched.getUnmatched().getFirst(), line);
-            if (problem instanceof CommandLine.MissingParameterException) { // it may be a word that was not understood
-                var behind = line.getUnmatchedArguments();
-                if (!behind.isEmpty()) return unknown(behind.getFirst(), line);
-                var before = line.getParent().getUnmatchedArguments();
-                if (!before.isEmpty()) return misplaced(before.getFirst(), line);
-            }
-            return problem.getArgSpec() instanceof OptionSpec option && problem.getValue() != null
-                    && problem.getCause() instanceof TypeConversionException fault
-                    ? option.longestName() + " " + problem.getValue() + ": " + fault.getMessage()
-                    : problem.getMessage();
-        }
-
-        /// `no option --timout; did you mean --timeout?`
-        private static String unknown(String word, CommandLine line) {
-            var spec = line.getCommandSpec();
-            if (word.startsWith("--")) {
-                var option = word.split("=", 2)[0];
-                return "no option " + option + meant(option, spec.optionsMap().keySet());
-            }
-            if (word.startsWith("-") && word.length() > 1) return "no option " + word;
-            var commands = line.getSubcommands().keySet();
-            return commands.isEmpty() ? spec.name() + " has no use for " + Text.quoted(word)
-                    : "no command " + Text.quoted(word) + meant(word, commands);
-        }
-
-        /// `-i stands before run; the options of run go behind it`
-        private static String misplaced(String word, CommandLine line) {
-            var name = line.getCommandName();
-            return line.getCommandSpec().optionsMap().containsKey(word.split("=", 2)[0])
-                    ? word + " stands before " + name + "; the options of " + name + " go behind it"
-                    : unknown(word, line.getParent());
-        }
-
-        private static String meant(String word, Collection<String> known) {
-            return Nearest.ofTyped(word, known.stream().filter(other -> other.length() > 2).toList())
-                    .map(near -> "; did you mean " + near + "?").orElse("");
+            var word = problem.getUnmatched().getFirst();
+            var near = problem.getSuggestions();
+            var hint = !near.isEmpty() ? "did you mean " + String.join(" or ", near) + "?"
+                    : !line.getSubcommands().isEmpty() && word.startsWith("-") ? "put options after the command"
+                    : line.getCommandSpec().findOption("-i") != null && !line.getParseResult().hasMatchedOption("-i")
+                            ? "-i " + Text.shell(Text.text(word, 60)) : "";
+            return (word.startsWith("-") ? "unknown option " + Text.text(word, 60)
+                    : (line.getSubcommands().isEmpty() ? "unexpected argument " : "unknown command ")
+                            + Text.quoted(word)) + (hint.isEmpty() ? "" : "\nhint: " + hint);
         }
 
         static int stopped(Exception problem, CommandLine line, CommandLine.ParseResult parsed) throws Exception {
@@ -1789,142 +1777,33 @@ final class DifyExec implements Runnable {
             return unusable.exit().code;
         }
 
-        /// A command's help: how it is typed, what it does, its options under their headings, examples. No word is
-        /// broken.
-        ///
-        /// @param start what a command begins with, for the examples
-        record HelpPage(CommandSpec spec, int width, Ansi paint, String start) {
-            private static final int NARROWEST = 60, WIDEST = 120, LABELS = 28;
-            private static final List<String> FIRST = List.of("-i", "-o", "--demo", "--limit", "-c");
-            private static final List<String> LAST = List.of("-h", "-V");
+        /// Adds hidden options for `--help-all`, and starts examples as the tool was started.
+        private static Map<String, CommandLine.IHelpSectionRenderer> sections(CommandLine line, Env env) {
+            var sections = new HashMap<>(line.getHelpSectionMap());
+            var start = line.getCommandName().equals("difyexec") ? env.invocation() : "";
+            sections.put("rarelyUsed", CommandLines::rarelyUsed);
+            sections.put(CommandLine.Model.UsageMessageSpec.SECTION_KEY_FOOTER, help ->
+                    help.footer().replace("  difyexec ", ("  " + start + " ").replaceFirst("^ +", "  ")));
+            return sections;
+        }
 
-            /// What stands on the left, and what is said of it.
-            private record Entry(String label, String said) {}
-
-            static HelpPage of(CommandSpec spec, Env env) {
-                boolean isInShell = !spec.root().name().equals("difyexec");
-                return new HelpPage(spec, Math.clamp(Screen.columns(env), NARROWEST, WIDEST), Ansi.of(env, 1),
-                        isInShell ? "" : env.invocation() + " ");
-            }
-
-            String text() {
-                var usage = lines("Usage: " + spec.qualifiedName(" ") + synopsis(), 0, 7, width);
-                var description = Stream.of(spec.usageMessage().description())
-                        .flatMap(paragraph -> plain(paragraph).lines()).flatMap(said -> lines(said, 0, 0, width));
-                var options = Stream.of(Stream.of(""), groups(), Stream.of("Other:")).flatMap(headings -> headings)
-                        .flatMap(heading -> section(heading, entries(heading)));
-                return Stream.of(usage, description, section("Commands:", commands()), options, footer())
-                        .flatMap(lines -> lines).map(line -> line + "\n").collect(joining());
-            }
-
-            /// ` [OPTIONS] -i CSV -o JSONL [ID...]`
-            private String synopsis() {
-                var words = new ArrayList<String>();
-                if (!spec.options().stream().allMatch(OptionSpec::required)) words.add("[OPTIONS]");
-                spec.options().stream().filter(OptionSpec::required)
-                        .forEach(option -> words.add(option.shortestName() + " " + option.paramLabel()));
-                spec.positionalParameters().forEach(parameter -> words.add(label(parameter)));
-                if (!spec.subcommands().isEmpty()) words.add("COMMAND");
-                return words.stream().map(word -> " " + word).collect(joining());
-            }
-
-            /// `=N`, `[=VERSION]`, `[ID...]`
-            private String label(ArgSpec arg) {
-                return new CommandLine.Help(spec).parameterLabelRenderer()
-                        .renderParameterLabel(arg, CommandLine.Help.Ansi.OFF, List.of()).plainString();
-            }
-
-            private List<Entry> commands() {
-                return spec.subcommands().values().stream().distinct().map(command -> {
-                    var usage = command.getCommandSpec().usageMessage();
-                    return new Entry("  " + String.join(", ", command.getCommandSpec().names()),
-                            Stream.of(usage.header(), usage.description()).flatMap(Stream::of).findFirst().orElse(""));
-                }).toList();
-            }
-
-            private Stream<String> groups() {
-                return spec.argGroups().stream().sorted(Comparator.comparingInt(CommandLine.Model.ArgGroupSpec::order))
-                        .map(group -> plain(group.heading()));
-            }
-
-            /// Parameters, and what everyone needs, stand first, under no heading.
-            private List<Entry> entries(String heading) {
-                var parameters = spec.positionalParameters().stream().filter(_ -> heading.isEmpty());
-                var options = spec.options().stream().filter(option -> heading(option).equals(heading))
-                        .sorted(Comparator.comparingInt(HelpPage::place));
-                return Stream.concat(parameters, options).map(this::entry).toList();
-            }
-
-            private String heading(OptionSpec option) {
-                if (LAST.contains(option.shortestName())) return spec.argGroups().isEmpty() ? "" : "Other:";
-                return option.group() == null || FIRST.contains(option.shortestName()) ? ""
-                        : plain(option.group().heading());
-            }
-
-            private static int place(OptionSpec option) {
-                int place = FIRST.indexOf(option.shortestName());
-                return place < 0 ? FIRST.size() : place;
-            }
-
-            /// `  -c, --concurrency=N`, `      --demo[=VERSION]`, `      [ID...]`
-            private Entry entry(ArgSpec arg) {
-                var names = arg instanceof OptionSpec option ? String.join(", ", option.names()) : "";
-                return new Entry(" ".repeat(names.matches("-\\w.*") ? 2 : 6) + names + label(arg),
-                        String.join(" ", arg.description()));
-            }
-
-            private Stream<String> section(String heading, List<Entry> entries) {
-                if (entries.isEmpty()) return Stream.empty();
-                int longest = entries.stream().mapToInt(entry -> entry.label().length()).max().getAsInt();
-                int left = spec.argGroups().isEmpty() ? Math.min(LABELS, longest + 2) : LABELS;
-                var head = heading.isEmpty() ? Stream.of("") : Stream.of("", paint.bold(heading));
-                return Stream.concat(head, entries.stream().flatMap(entry -> lines(entry, left)));
-            }
-
-            private Stream<String> lines(Entry entry, int left) {
-                var label = entry.label();
-                boolean fits = label.length() < left - 1;
-                var said = lines(plain(entry.said()), left, left, width).toList();
-                var first = label.replace(label.strip(), paint.bold(label.strip()))
-                        + (fits ? said.getFirst().substring(label.length()) : "");
-                return Stream.concat(Stream.of(first), said.stream().skip(fits ? 1 : 0));
-            }
-
-            /// Examples begin with the tool's name; the rest is said as it is.
-            private Stream<String> footer() {
-                var lines = List.of(spec.usageMessage().footer());
-                if (lines.isEmpty()) return Stream.empty();
-                var head = lines.getFirst().startsWith("difyexec ") ? Stream.of("", paint.bold("Examples:"))
-                        : Stream.of("");
-                return Stream.concat(head, lines.stream().flatMap(line -> !line.startsWith("difyexec ")
-                        ? lines(line, 0, 0, width)
-                        : Stream.of(lines(start + line.substring(9), 2, 6, width - 2).collect(joining(" \\\n")))));
-            }
-
-            private static String plain(String text) {
-                return text.replace("%n", "\n").replace("%%", "%").strip();
-            }
-
-            /// Broken between words, the first line and the others indented so far.
-            private static Stream<String> lines(String text, int first, int others, int width) {
-                var lines = new ArrayDeque<>(List.of(" ".repeat(first)));
-                for (var word : text.split(" ")) {
-                    var line = lines.removeLast();
-                    var longer = line + (line.isBlank() ? "" : " ") + word;
-                    if (line.isBlank() || longer.length() <= width) lines.add(longer);
-                    else lines.addAll(List.of(line, " ".repeat(others) + word));
-                }
-                return lines.stream();
-            }
+        private static String rarelyUsed(CommandLine.Help help) {
+            var parsed = help.commandSpec().commandLine().getParseResult();
+            if (parsed == null || !parsed.originalArgs().contains("--help-all")) return "";
+            var options = help.commandSpec().options().stream().filter(OptionSpec::hidden)
+                    .map(option -> OptionSpec.builder(option).hidden(false).build()).toList();
+            var layout = help.createDefaultLayout(options, List.of(), help.colorScheme());
+            layout.addAllOptions(options, help.parameterLabelRenderer());
+            return help.createHeading("%nRarely used:%n") + layout;
         }
     }
 
-    /// What `run` and `retry` share: their options, and the one way to build and run a batch from them.
+    /// The options of `run` and `retry`, and the one way to build and run a batch from them.
     static final class Work {
         @Mixin InputOption input;
 
         @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL",
-                description = "The results; beside it lie <output>.retry, .log and .lock.")
+                description = "Write results here; .log and .retry go next to it.")
         Path output;
 
         @Mixin DemoOption demo;
@@ -1942,11 +1821,11 @@ final class DifyExec implements Runnable {
             int conclude(Optional<Stop> stop, Tally tally);
         }
 
-        /// Checks what can be checked without the server, opens the batch, asks the server once, and runs.
+        /// Checks what it can without the server, opens the batch, asks the server about the app, and runs.
         int start(Batch.Selection selection) throws Exception {
             setup.check(demo.version);
-            if (rows.fresh && !selection.equals(Batch.Selection.PENDING)) throw new Unusable("--fresh: of a batch that "
-                    + "begins anew nothing can be retried\nhint: 'run --fresh' begins anew");
+            if (rows.fresh && !selection.equals(Batch.Selection.PENDING)) throw new Unusable(
+                    "--fresh cannot be used with retry\nhint: 'run --fresh' starts over");
             var mode = pace.mode(setup.dify.mode);
             var files = BatchFiles.of(rows.shard().map(part -> part.of(output)).orElse(output));
             if (selection.listed() && files.shard().isEmpty()) files.begun(); // a shard without rows has none
@@ -1968,18 +1847,18 @@ final class DifyExec implements Runnable {
         private record Call(Work work, Mode mode, Connection dify, BatchWriter writer, Batch batch) {
 
             int run(Batch.Selection selection) throws IOException, InterruptedException {
-                tellShard(selection);
+                announceShard(selection);
                 var wanted = batch.select(selection, work.setup.dify.timeout);
                 StatusView.changes(batch, selection.rerunChanged(), dify.err());
                 if (selection.listed()) StatusView.strangers(batch.strangers(), dify.err());
                 if (wanted.isEmpty() && batch.history().resent(false).isEmpty()) {
                     writer.finishOrRefuse();
-                    dify.err().println(batch.index().isComplete() ? "Nothing to do: every row has a success."
-                            : "Nothing to do: no row of this selection is open.");
+                    dify.err().println(batch.index().isComplete() ? "Nothing to do: every row has succeeded."
+                            : "Nothing to do: no selected row is pending.");
                     return Exit.OK.code;
                 }
-                var server = dify.greet(batch, "\n" + Text.count(wanted.rows(), "row stays", "rows stay")
-                        + " pending; nothing was sent.");
+                var server = dify.greet(batch, "\n" + Text.count(wanted.rows(), "row is", "rows are")
+                        + " still pending; nothing was sent.");
                 var form = checked(wanted, server);
                 if (work.view.isPresent()) {
                     var view = work.view.get();
@@ -1996,7 +1875,7 @@ final class DifyExec implements Runnable {
             }
 
             /// `shard 3 of 8: 1,250 of 10,000 rows; -c 5 here, 40 if all 8 run`
-            private void tellShard(Batch.Selection selection) {
+            private void announceShard(Batch.Selection selection) {
                 var shard = batch.files().shard();
                 if (shard.isEmpty()) return;
                 int rows = batch.index().rows(), slots = work.pace.concurrency(), count = shard.get().count();
@@ -2004,12 +1883,11 @@ final class DifyExec implements Runnable {
                         + Text.number(rows + batch.index().ofOtherShards()) + " rows; -c " + slots + " here, "
                         + Text.number((long) slots * count) + " if all " + count + " run");
                 var others = selection.named().filter(id -> !shard.get().holds(id)).toList();
-                if (!others.isEmpty()) dify.err().println("Note: " + Text.count(others.size(), "id is", "ids are")
-                        + " of other shards and passed over here (" + Text.first(3, others.stream().map(Text::id))
-                        + ").");
+                if (!others.isEmpty()) dify.err().println("Note: skipping " + Text.count(others.size(), "id")
+                        + " of other shards (" + Text.first(3, others.stream().map(Text::id)) + ").");
             }
 
-            /// The form, after every wanted row was checked against it.
+            /// The form, after checking every wanted row against it.
             private Form checked(Batch.Wanted wanted, ServerInfo server) throws InterruptedException {
                 var csv = batch.csv().orElseThrow();
                 var form = dify.form(server, csv, work.input.csv);
@@ -2020,7 +1898,7 @@ final class DifyExec implements Runnable {
                 if (inspection.isFine()) return form;
                 throw new Unusable(work.input.csv + ": " + Text.count(inspection.faults().size()
                         + inspection.problems().size(), "problem")
-                        + ", nothing was sent\nhint: correct them; --no-check sends the cells as text, unchecked");
+                        + "; nothing was sent\nhint: fix the rows, or use --no-check to send all cells as text");
             }
 
             private Connection.Order order() {
@@ -2036,26 +1914,24 @@ final class DifyExec implements Runnable {
         }
 
         static final class RowOptions extends ShardOption {
-            @Option(names = "--limit", paramLabel = "N", description = "Only the first N pending rows.")
+            @Option(names = "--limit", paramLabel = "N", description = "Run only the first N pending rows.")
             Long limit;
 
             @Option(names = "--ids", paramLabel = "A,B", split = ",", hideParamSyntax = true,
-                    description = "Only these ids.")
+                    description = "Run only these ids.")
             List<String> ids = List.of();
 
-            @Option(names = "--rerun-changed",
-                    description = "Also run successes whose row has changed in the CSV since.")
+            @Option(names = "--rerun-changed", description = "Also run succeeded rows that changed in the CSV.")
             boolean rerunChanged;
 
-            @Option(names = "--resend-unknown",
-                    description = "Send paused and unknown rows again (a run may be paid twice).")
+            @Option(names = "--resend-unknown", description = "Send paused and unknown rows again; may pay twice.")
             boolean resendUnknown;
 
-            @Option(names = "--fresh", description = "Move the files of an earlier batch aside and start anew.")
+            @Option(names = "--fresh", description = "Move an earlier batch's files aside and start over.")
             boolean fresh;
 
-            @Option(names = "--rebuild",
-                    description = "Fetch results that are missing but known to the log, by run id.")
+            @Option(names = "--rebuild", hidden = true,
+                    description = "Fetch results that the log has but the file lacks.")
             boolean rebuild;
 
             Batch.Selection of(Batch.Selection asked) {
@@ -2068,70 +1944,72 @@ final class DifyExec implements Runnable {
             private static final int MOST = 10_000;
 
             @Option(names = {"-c", "--concurrency"}, paramLabel = "N",
-                    description = "Runs at a time (default: 5; 1 with --wait).")
+                    description = "Run N rows at a time (default: 5; 1 with --wait).")
             Long concurrency;
 
-            @Option(names = {"-w", "--wait"}, paramLabel = "S",
-                    description = "Seconds between the end of one request and the start of the next.")
+            @Option(names = {"-w", "--wait"}, paramLabel = "SEC",
+                    description = "Pause this long after each request.")
             Duration wait;
 
             @Option(names = "--rate", paramLabel = "N/s|N/m|N/h",
-                    description = "At most so many starts a second, minute or hour, evenly spread.")
+                    description = "Start at most N runs per second, minute or hour.")
             Pace.Rate rate;
 
             @Option(names = "--max-failures", paramLabel = "N|N%",
-                    description = "Stop after so many failed rows (a share counts from 20 rows on).")
+                    description = "Stop after N failed rows, or N%% of 20 or more.")
             Limits.Ceiling maxFailures;
 
-            @Option(names = "--max-tokens", paramLabel = "N", description = "Stop once so many tokens are used.")
+            @Option(names = "--max-tokens", paramLabel = "N", description = "Stop after N tokens.")
             Long maxTokens;
 
             @Option(names = "--max-cost", paramLabel = "AMOUNT",
-                    description = "Stop before this call costs more: 5, 0.5 or \"USD 5\". Prices come in streams only, "
-                            + "so auto is streaming.")
+                    description = "Stop at this cost, such as 5 or \"USD 5\"; running rows "
+                            + "finish. Implies streaming.")
             Limits.MaxCost maxCost;
 
             int concurrency() {
                 int slots = concurrency != null ? (int) Math.min(concurrency, Integer.MAX_VALUE) : wait != null ? 1 : 5;
-                if (slots > MOST) throw new Unusable("-c " + concurrency + ": at most " + MOST + " runs at a time");
-                if (wait != null && slots > 1) throw new Unusable("--wait and -c " + slots + " contradict each other"
+                if (slots > MOST) throw new Unusable("-c " + concurrency + ": must be at most " + MOST);
+                if (wait != null && slots > 1) throw new Unusable("--wait cannot be used with -c " + slots
                         + "\nhint: --wait runs one row at a time; leave one of them out");
                 return slots;
             }
 
-            /// With a limit of money the mode that was asked for is streaming, as others tell no prices.
+            /// A limit on cost needs streaming: blocking answers have no prices.
             Mode mode(Mode asked) {
                 if (maxCost == null) return asked;
-                if (asked == Mode.BLOCKING) throw new Unusable("--max-cost and --mode blocking contradict each other: "
-                        + "only streams tell prices\nhint: leave out --mode, or use --max-tokens");
+                if (asked == Mode.BLOCKING) throw new Unusable("--max-cost cannot be used with --mode blocking: "
+                        + "only streams have prices\nhint: leave out --mode, or use --max-tokens");
                 return Mode.STREAMING;
             }
         }
 
         static final class OutputOptions implements Lasting {
-            @Option(names = "--no-bom", description = "Write the results without a byte order mark.")
+            @Option(names = "--no-bom", hidden = true,
+                    description = "Write results without a byte order mark.")
             boolean noBom;
 
-            @Option(names = "--save-files", paramLabel = "DIR",
-                    description = "Fetch files in the outputs into this folder.")
+            @Option(names = "--save-files", paramLabel = "DIR", converter = Converters.Folder.class,
+                    description = "Download files in the outputs into this folder.")
             Path saveFiles;
 
-            @Option(names = "--progress", paramLabel = "HOW", defaultValue = "auto",
-                    description = "auto, plain or off (default: ${DEFAULT-VALUE}).")
+            @Option(names = "--progress", paramLabel = "HOW", defaultValue = "auto", hidden = true,
+                    description = "Show progress: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
             Progress.Style progress;
 
             void makeFolder() {
                 try {
                     if (saveFiles != null) Files.createDirectories(saveFiles);
                 } catch (IOException problem) {
-                    throw new Unusable("--save-files " + saveFiles + ": cannot be made (" + Text.of(problem) + ")");
+                    throw new Unusable("--save-files " + saveFiles + ": cannot create the folder ("
+                            + Text.of(problem) + ")");
                 }
             }
         }
     }
 
-    /// Where a command says what it has to say, and what can follow from it.
-    @Command // else picocli takes no mixin without options
+    /// The output of a command, and the command to run next.
+    @Command // picocli accepts no mixin without options otherwise
     static class Console {
         @Spec(Spec.Target.MIXEE) CommandSpec spec;
 
@@ -2149,46 +2027,51 @@ final class DifyExec implements Runnable {
             return spec.commandLine().getErr();
         }
 
-        /// For standard output.
         Ansi paint() {
             return Ansi.of(env, 1);
         }
 
-        /// What follows from this call.
         NextCall next() {
             return Lasting.next(spec, env);
         }
     }
 
-    /// What every command that asks a server is told of it and of the CSV.
+    /// The options of a command that calls Dify: CSV, server and retries.
     static final class Setup extends Console {
         @ArgGroup(validate = false, order = 1, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
         @ArgGroup(validate = false, order = 3, heading = "%nServer:%n") DifyOptions dify = new DifyOptions();
         @ArgGroup(validate = false, order = 5, heading = "%nRetrying:%n") RetryOptions retrying = new RetryOptions();
 
+        @Option(names = {"-h", "--help", "--help-all"}, usageHelp = true,
+                description = "Show this help, or all of it.")
+        boolean help;
+
+        @Option(names = {"-V", "--version"}, versionHelp = true, description = "Show the version.")
+        boolean version;
+
         private final Function<Path, UnaryOperator<Row>> edits;
 
-        /// @param edits what the shell has changed in the rows of a CSV
+        /// @param edits the shell's edits of a CSV's rows
         Setup(Env env, Function<Path, UnaryOperator<Row>> edits) {
             super(env);
             this.edits = edits;
         }
 
-        /// Whether the settings that are variables can be used.
+        /// Refuses settings that cannot be used.
         ///
-        /// @param demo the version that is played, or null: there is a server
+        /// @param demo null without `--demo`
         void check(String demo) throws Exception {
             new EnvDefaults(env).check(spec.commandLine().getParseResult(), demo != null);
         }
 
-        /// @param input the CSV as it was named: edits are kept under that
+        /// @param input the CSV as it was named, by which edits are kept
         Csv open(Csv.Source source, Path input) {
             return shape.open(source.path()).with(edits.apply(input));
         }
 
-        /// The server of the settings, or a demo with a variable for each column.
+        /// Connects to the configured server, or to a demo with a variable for each column.
         ///
-        /// @param runs how many there may be at a time
+        /// @param runs the most at a time
         Connection connect(String demo, List<String> columns, int runs, PrintWriter err) throws IOException {
             var server = Optional.ofNullable(demo == null ? null : new Demo(demo, columns));
             var access = server.map(local -> Access.to(local, dify.workflowId)).orElseGet(() -> dify.access(env, err));
@@ -2199,56 +2082,54 @@ final class DifyExec implements Runnable {
 
         static final class DifyOptions implements Lasting {
             @Option(names = "--base-url", paramLabel = "URL", defaultValue = "https://api.dify.ai/v1",
-                    description = "The API's address (env: DIFY_API_BASE_URL; default: ${DEFAULT-VALUE}).")
+                    description = "Call the API at this address (env: DIFY_API_BASE_URL; default: ${DEFAULT-VALUE}).")
             URI baseUrl;
 
             @Option(names = "--workflow-id", paramLabel = "ID", defaultValue = "",
                     converter = Converters.VersionId.class,
-                    description = "A published version to pin; empty: the one published now (env: DIFY_WORKFLOW_ID).")
+                    description = "Pin a published version (env: DIFY_WORKFLOW_ID).")
             String workflowId;
 
             @Option(names = "--mode", paramLabel = "MODE", defaultValue = "auto",
-                    description = "auto, blocking or streaming; auto is blocking until a proxy cuts a run off, and "
-                            + "streaming for chatflows.")
+                    description = "Send as ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
             Mode mode;
 
             @Option(names = "--query-column", paramLabel = "NAME", defaultValue = "query",
-                    description = "The column with what a chatflow is asked (default: ${DEFAULT-VALUE}).")
+                    description = "Read the question here (default: ${DEFAULT-VALUE}).")
             String queryColumn;
 
-            @Option(names = "--timeout", paramLabel = "S", defaultValue = "300",
+            @Option(names = "--timeout", paramLabel = "SEC", defaultValue = "300",
                     converter = Converters.PositiveDuration.class,
-                    description = "Seconds one run may take (env: TIMEOUT; default: ${DEFAULT-VALUE}).")
+                    description = "Limit each run (env: TIMEOUT; default: ${DEFAULT-VALUE}).")
             Duration timeout;
 
-            @Option(names = "--files", paramLabel = "DIR", converter = Converters.Folder.class,
-                    description = "Where @path cells may lead, besides the CSV's folder.")
+            @Option(names = "--files", paramLabel = "DIR", converter = Converters.ExistingFolder.class,
+                    hidden = true, description = "Also upload @path cells from this folder.")
             Path files;
 
-            @Option(names = "--no-check",
-                    description = "Do not ask for the workflow's form: every cell is sent as text.")
+            @Option(names = "--no-check", hidden = true,
+                    description = "Skip the workflow's form and send every cell as text.")
             boolean noCheck;
 
-            @Option(names = "--user", paramLabel = "NAME", converter = Converters.User.class,
-                    description = "One fixed Dify user in place of one an attempt; cut runs can then not be found "
-                            + "by name.")
+            @Option(names = "--user", paramLabel = "NAME", converter = Converters.User.class, hidden = true,
+                    description = "Send this Dify user instead of one per attempt; interrupted runs can then not be "
+                            + "looked up.")
             String user;
 
-            /// The key never comes from an option: a command line is seen by everyone on the machine.
+            /// The key never comes from an option: everyone on the machine can see a command line.
             Access access(Env env, PrintWriter err) {
                 var key = key(env);
                 if (baseUrl.getScheme().equals("http") && !Env.isLoopback(baseUrl.getHost()))
-                    err.println("Warning: " + baseUrl + " is not https: the key travels unprotected.");
-                env.slips().forEach(slip -> err.println("Warning: " + slip));
-                return new Access(baseUrl, key, workflowId.strip(), env.proxy(baseUrl), env.needed("DIFY_CA_FILE"));
+                    err.println("Warning: " + baseUrl + " is not https; the API key is sent unencrypted.");
+                env.unknownNames().forEach(name -> err.println("Warning: " + name));
+                return new Access(baseUrl, key, workflowId, env.proxy(baseUrl), env.needed("DIFY_CA_FILE"));
             }
 
             private static String key(Env env) {
                 var setting = env.needed("DIFY_API_KEY");
-                var key = setting.map(Env.Setting::text).orElse("").strip();
-                if (key.isEmpty() || key.equals(Env.PLACEHOLDER))
-                    throw new Unusable(env.missing("DIFY_API_KEY") + "\nhint: set it in the environment or in .env "
-                            + "(in Dify: your app, API Access, API Key), or try --demo");
+                if (setting.isEmpty()) throw new Unusable(env.missing("DIFY_API_KEY") + "\nhint: set it in the environment "
+                        + "or in .env (in Dify: API Access, API Key), or try --demo");
+                var key = setting.get().text().strip();
                 if (!key.chars().allMatch(c -> c > 0x20 && c < 0x7f))
                     throw new Unusable("DIFY_API_KEY" + setting.get().source() + " contains a character that no key "
                             + "has (a blank, a line break or a non-ASCII letter)\nhint: copy it again");
@@ -2258,64 +2139,61 @@ final class DifyExec implements Runnable {
 
         static final class RetryOptions implements Lasting {
             @Option(names = "--max-retries", paramLabel = "N", defaultValue = "3",
-                    description = "Further attempts after the first (env: MAX_RETRIES; default: ${DEFAULT-VALUE}).")
+                    description = "Retry a row N times (env: MAX_RETRIES; default: ${DEFAULT-VALUE}).")
             int maxRetries;
 
-            @Option(names = "--initial-retry-delay", paramLabel = "S", defaultValue = "1",
-                    description = "Seconds before the first retry, then doubled "
+            @Option(names = "--initial-retry-delay", paramLabel = "SEC", defaultValue = "1", hidden = true,
+                    description = "Wait this long before the first retry, then twice as long each time "
                             + "(env: INITIAL_RETRY_DELAY; default: ${DEFAULT-VALUE}).")
             Duration initialDelay;
 
-            @Option(names = "--max-retry-delay", paramLabel = "S", defaultValue = "60",
-                    description = "Longest wait before a retry (env: MAX_RETRY_DELAY; default: ${DEFAULT-VALUE}).")
+            @Option(names = "--max-retry-delay", paramLabel = "SEC", defaultValue = "60", hidden = true,
+                    description = "Wait at most this long before a retry "
+                            + "(env: MAX_RETRY_DELAY; default: ${DEFAULT-VALUE}).")
             Duration maxDelay;
 
-            @Option(names = "--retry-failed-runs", paramLabel = "WHEN", defaultValue = "transient",
-                    description = "Which failed runs are tried again: never, transient or always "
-                            + "(default: ${DEFAULT-VALUE}).")
+            @Option(names = "--retry-failed-runs", paramLabel = "WHEN", defaultValue = "transient", hidden = true,
+                    description = "Retry failed runs: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
             Judge.RetryRuns failedRuns;
 
-            @Option(names = "--settle", paramLabel = "S", converter = Converters.PositiveDuration.class,
-                    description = "Seconds without a trace after which a cut request "
-                            + "counts as not started (default: 30; 300 for streaming).")
+            @Option(names = "--settle", paramLabel = "SEC", converter = Converters.PositiveDuration.class,
+                    hidden = true, description = "Look this long for an interrupted run before treating it as "
+                            + "not started (default: 30; 300 for streaming).")
             Duration settle;
 
-            @Option(names = "--grace", paramLabel = "S", defaultValue = "20",
-                    description = "Seconds that running rows get to end after Ctrl-C (default: ${DEFAULT-VALUE}).")
+            @Option(names = "--grace", paramLabel = "SEC", defaultValue = "20", hidden = true,
+                    description = "After Ctrl-C, let running rows finish for this long (default: ${DEFAULT-VALUE}).")
             Duration grace;
         }
     }
 
-    /// The way to Dify, for as long as a command needs it.
+    /// A connection to Dify, for as long as a command needs it.
     ///
-    /// @param demo the server, where it is one in this process
-    /// @param err  where what is odd about the server is told
+    /// @param err takes warnings about the server
     record Connection(Setup setup, Access access, DifyClient client, Judge judge, Optional<Demo> demo,
             PrintWriter err) implements AutoCloseable {
 
-        /// What one call is told beside its rows.
-        ///
-        /// @param mode  that was asked for
-        /// @param note  how the log describes the call
-        /// @param typed what holds for later calls, too
+        /// @param mode  as asked for
+        /// @param note  describes the call in the log
+        /// @param typed options for later calls
         record Order(Mode mode, Limits.Ends ends, Duration grace, Pace pace, Optional<Path> saveFiles, String note,
                 Typed typed) {}
 
-        /// The same for one who sits before it and decides what is tried again: nothing is by itself.
+        /// For interactive use: never retries on its own.
         Connection withoutRetries() {
             var backoff = judge.backoff();
             return new Connection(setup, access, client, new Judge(new Backoff(backoff.initial(), backoff.max(), 0),
                     Judge.RetryRuns.NEVER, access), demo, err);
         }
 
-        /// Asks the server who it is. A refusal ends the command.
+        /// Asks the server for its version and app. A refusal ends the command.
         ///
         /// @param left what a refusal means for the rows, or empty
         ServerInfo greet(String left) throws InterruptedException {
             return ServerInfo.exchange(client::info, judge, err, left);
         }
 
-        /// The same, for a batch: it stays with the server and the app that it began with.
+        /// A batch stays with the server and the app that it started with.
         ServerInfo greet(Batch batch, String left) throws InterruptedException {
             batch.refuseOtherServer(access.name(), "");
             var met = greet(left);
@@ -2323,16 +2201,16 @@ final class DifyExec implements Runnable {
             return met;
         }
 
-        /// The workflow's form, or text for every cell if nothing is to be checked.
+        /// The workflow's form, or text for every cell with `--no-check`.
         ///
-        /// @param input the CSV as it was named: files of its cells lie beside it
+        /// @param input the CSV as it was named: `@path` cells are relative to its folder
         Form form(ServerInfo server, Csv csv, Path input) throws InterruptedException {
             var form = setup.dify.noCheck ? Form.ofText() : server.form(client, judge, csv,
                     Variable.Folders.of(input, setup.dify.files), err);
             return server.kind() == AppKind.CHATFLOW ? form.asking(setup.dify.queryColumn, csv.columns()) : form;
         }
 
-        /// The engine of one call, which is on record from here on.
+        /// Records the start of the call in the log.
         Engine engine(ServerInfo server, Form form, Batch.Wanted wanted, BatchWriter writer, Watcher watcher,
                 Order order) {
             var route = writer.batch().history().route(order.mode(), server.kind(), server.version());
@@ -2355,23 +2233,21 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The CSV of a command that reads every row of it.
     static final class InputOption {
         @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV",
-                description = "The rows; the first column is a unique id. '-' reads standard input.")
+                description = "Read rows from this file; - is standard input.")
         Path csv;
     }
 
-    /// The results of a command that only reads them.
     static final class ResultsOption {
-        @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL", description = "The results file.")
+        @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL",
+                description = "Read this results file.")
         Path file;
     }
 
-    /// The part of the rows that this process runs.
     static class ShardOption {
         @Option(names = "--shard", paramLabel = "I/N",
-                description = "Run only shard I of N, in files of its own; combine all with merge.")
+                description = "Run only shard I of N, in files of its own.")
         String shard;
 
         Optional<Shard> shard() {
@@ -2383,7 +2259,7 @@ final class DifyExec implements Runnable {
     static final class DemoOption implements Lasting {
         @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.VERSION, preprocessor = KindOnly.class,
                 paramLabel = "chatflow",
-                description = "Use a simulated Dify in this process: no key, no network, no cost.")
+                description = "Use a simulated Dify: no key, no network, no cost.")
         String version;
 
         /// In `retry … --demo r-2`, the word after `--demo` is a row.
@@ -2400,16 +2276,15 @@ final class DifyExec implements Runnable {
 
     static final class CsvOptions implements Lasting {
         @Option(names = "--id-column", paramLabel = "NAME",
-                description = "The column of the ids (default: the first). Blanks around ids and column names are cut "
-                        + "off; other cells stay as they are.")
+                description = "Take row ids from this column (default: the first).")
         String idColumn;
 
         @Option(names = "--encoding", paramLabel = "NAME",
-                description = "The CSV's encoding, like Shift_JIS or GB18030 (default: UTF-8, or UTF-16 by its mark).")
+                description = "Read the CSV in this encoding (default: UTF-8).")
         Charset encoding;
 
-        @Option(names = "--delimiter", paramLabel = "C",
-                description = "What parts the cells; 'tab' is a tab (default: ',', or ';' or tab by the header).")
+        @Option(names = "--delimiter", paramLabel = "C", hidden = true,
+                description = "Use this field delimiter; \"tab\" for a tab (default: detected).")
         Character delimiter;
 
         Csv open(Path path) {
@@ -2454,18 +2329,19 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What is typed, as values. A text that is none is refused in our words.
+    /// Converts option values. Messages complete `--timeout abc: …`.
     static final class Converters {
         private static final Pattern DURATION = Pattern.compile("(\\d+(?:\\.\\d+)?)\\s*(ms|s|m|h)?");
         private static final String RUN = "/workflows/run";
 
-        /// By the type of an option: a `Long` that may be absent counts from 1 on, an `int` from 0 on.
+        /// By the type of an option: a `Long` is at least 1, an `int` at least 0.
         static CommandLine register(CommandLine line) {
             return line.registerConverter(Duration.class, Converters::duration)
                     .registerConverter(URI.class, Converters::address)
+                    .registerConverter(Path.class, Converters::file)
                     .registerConverter(Charset.class, Converters::charset)
                     .registerConverter(Character.class, Converters::delimiter)
-                    .registerConverter(Long.class, Converters::positive)
+                    .registerConverter(Long.class, text -> Long.valueOf(number("0*[1-9]\\d{0,14}", text, 1)))
                     .registerConverter(Pace.Rate.class, Pace.Rate::of)
                     .registerConverter(Limits.Ceiling.class, Limits.Ceiling::of)
                     .registerConverter(Limits.MaxCost.class, Limits.MaxCost::of)
@@ -2475,10 +2351,17 @@ final class DifyExec implements Runnable {
                     .registerConverter(Progress.Style.class, oneOf(Progress.Style.class));
         }
 
+        static <E extends Enum<E>> ITypeConverter<E> oneOf(Class<E> type) {
+            var words = List.of(type.getEnumConstants());
+            return text -> words.stream().filter(word -> word.name().equalsIgnoreCase(text.strip())).findFirst()
+                    .orElseThrow(() -> new TypeConversionException("must be one of "
+                            + words.stream().map(Enum::toString).collect(joining(", "))));
+        }
+
         /// `90`, `1.5`, `90s`, `2m`, `1h`, `500ms`; a bare number is seconds.
         static Duration duration(String text) {
             var match = DURATION.matcher(text.strip());
-            if (!match.matches()) throw new TypeConversionException("not a duration (like 90, 1.5, 90s, 2m or 500ms)");
+            if (!match.matches()) throw new TypeConversionException("not a duration, such as 90, 1.5, 90s, 2m or 500ms");
             int unit = switch (match.group(2)) {
                 case "ms" -> 1;
                 case "m" -> 60_000;
@@ -2495,7 +2378,7 @@ final class DifyExec implements Runnable {
             @Override
             public Duration convert(String text) {
                 var time = duration(text);
-                if (!time.isPositive()) throw new TypeConversionException("a time above zero, please");
+                if (!time.isPositive()) throw new TypeConversionException("must be greater than zero");
                 return time;
             }
         }
@@ -2503,94 +2386,115 @@ final class DifyExec implements Runnable {
         /// An http or https address without a slash at its end.
         static URI address(String text) {
             var address = uri(text.strip().replaceAll("/+$", ""));
-            if (Text.holdsKey(address.toString())) throw new TypeConversionException("an address with a key in it");
-            if (address.getPath().endsWith(RUN)) throw new TypeConversionException("the address of one request; the "
-                    + "API's own is " + address.toString().replaceFirst(RUN + "$", ""));
+            if (Secret.looksLikeOne(address.toString())) throw new TypeConversionException("contains an API key");
+            if (address.getPath().endsWith(RUN)) throw new TypeConversionException("this is the address of one request; "
+                    + "the API's is " + address.toString().replaceFirst(RUN + "$", ""));
             return address;
         }
 
         private static URI uri(String text) {
             try {
                 var uri = new URI(text);
-                if (uri.getHost() != null && uri.getFragment() == null
-                        && List.of("http", "https").contains(uri.getScheme())
-                        && uri.getQuery() == null && uri.getUserInfo() == null) return uri;
+                if (uri.getHost() != null && Set.of("http", "https").contains(String.valueOf(uri.getScheme()))
+                        && uri.getFragment() == null && uri.getQuery() == null && uri.getUserInfo() == null) return uri;
             } catch (URISyntaxException _) {
-                // said below, in our words
+                // refused below, in our words
             }
-            throw new TypeConversionException("not an address like https://api.dify.ai/v1");
+            throw new TypeConversionException("not an address, such as https://api.dify.ai/v1");
+        }
+
+        /// Java drops a slash at the end, so that `-o results/` would be a file.
+        private static Path file(String text) {
+            if (text.isBlank()) throw new TypeConversionException("must not be empty");
+            if (text.endsWith("/") || text.endsWith(File.separator))
+                throw new TypeConversionException("is a folder, not a file");
+            return path(text);
+        }
+
+        private static Path path(String text) {
+            try {
+                return Path.of(text);
+            } catch (InvalidPathException _) {
+                throw new TypeConversionException("not a path");
+            }
+        }
+
+        static final class Results implements ITypeConverter<Path> {
+            @Override
+            public Path convert(String text) {
+                if (text.equals("-")) throw new TypeConversionException("must be a file, not standard input");
+                return file(text);
+            }
+        }
+
+        static final class Folder implements ITypeConverter<Path> {
+            @Override
+            public Path convert(String text) {
+                if (text.isBlank()) throw new TypeConversionException("must not be empty");
+                return path(text);
+            }
+        }
+
+        /// Follows links.
+        static final class ExistingFolder implements ITypeConverter<Path> {
+            @Override
+            public Path convert(String text) {
+                try {
+                    var folder = path(text).toRealPath();
+                    if (Files.isDirectory(folder)) return folder;
+                } catch (IOException _) {
+                    // refused below
+                }
+                throw new TypeConversionException("no such folder");
+            }
         }
 
         static Charset charset(String text) {
             try {
                 return Charset.forName(text.strip());
             } catch (IllegalArgumentException _) {
-                throw new TypeConversionException("not an encoding that Java knows "
-                        + "(like UTF-8, Shift_JIS, GB18030, windows-1252)");
+                throw new TypeConversionException("unknown encoding; try UTF-8, Shift_JIS, GB18030 or windows-1252");
             }
         }
 
         static char delimiter(String text) {
             if (text.equals("tab") || text.equals("\\t")) return '\t';
             if (text.length() != 1 || "\"\r\n".contains(text))
-                throw new TypeConversionException("not one character (or 'tab')");
+                throw new TypeConversionException("must be one character, or \"tab\"");
             return text.charAt(0);
         }
 
         static int count(String text) {
-            return Integer.parseInt(shaped("\\d{1,6}", text.strip(), "a whole number from 0 on"));
+            return Integer.parseInt(number("\\d{1,6}", text, 0));
         }
 
-        static long positive(String text) {
-            return Long.parseLong(shaped("0*[1-9]\\d{0,14}", text.strip(), "a whole number from 1 on"));
+        private static String number(String shape, String text, int least) {
+            if (!text.strip().matches(shape))
+                throw new TypeConversionException("must be a whole number, at least " + least);
+            return text.strip();
         }
 
-        private static String shaped(String shape, String text, String what) {
-            if (!text.matches(shape)) throw new TypeConversionException("not " + what);
-            return text;
-        }
-
-        /// One of an enum's words, in any case; else all of them are named.
-        static <E extends Enum<E>> ITypeConverter<E> oneOf(Class<E> type) {
-            var words = List.of(type.getEnumConstants());
-            return text -> words.stream().filter(word -> word.name().equalsIgnoreCase(text.strip())).findFirst()
-                    .orElseThrow(() -> new TypeConversionException("not one of "
-                            + words.stream().map(Enum::toString).collect(joining(", "))));
-        }
-
-        /// The id of a published version: anything but a key that has got into its place.
+        /// The id of a published version, trimmed.
         static final class VersionId implements ITypeConverter<String> {
             @Override
             public String convert(String text) {
-                if (text.strip().startsWith("app-")) throw new TypeConversionException("a key, not the id of a "
-                        + "version; leave it empty for the version that is published");
-                return text;
+                if (!text.isEmpty() && text.isBlank()) throw new TypeConversionException("must not be blank");
+                if (text.strip().startsWith("app-")) throw new TypeConversionException("this is a key, not the id of a "
+                        + "version; leave it out to use the published version");
+                return text.strip();
             }
         }
 
-        /// A longer one is answered by 500 for every row.
+        /// Dify answers 500 to every row of a user with a longer name.
         static final class User implements ITypeConverter<String> {
             private static final int LONGEST = 255;
 
             @Override
             public String convert(String text) {
+                if (text.isBlank()) throw new TypeConversionException("must not be blank");
                 if (text.codePointCount(0, text.length()) > LONGEST)
-                    throw new TypeConversionException("longer than the " + LONGEST + " characters that Dify takes");
+                    throw new TypeConversionException("must have at most " + LONGEST + " characters");
                 return text;
-            }
-        }
-
-        /// A folder that is there, all links followed.
-        static final class Folder implements ITypeConverter<Path> {
-            @Override
-            public Path convert(String text) {
-                try {
-                    var folder = Path.of(text).toRealPath();
-                    if (Files.isDirectory(folder)) return folder;
-                } catch (IOException | InvalidPathException _) {
-                    // said below, in our words
-                }
-                throw new TypeConversionException("no such folder");
             }
         }
 
@@ -2598,62 +2502,65 @@ final class DifyExec implements Runnable {
         static final class Pointer implements ITypeConverter<String> {
             @Override
             public String convert(String text) {
-                return shaped("(/([^/~]|~[01])*)*", text, "a JSON pointer: a / before each name, like /answer/text");
+                if (!text.matches("(/([^/~]|~[01])*)*"))
+                    throw new TypeConversionException("not a JSON pointer, such as /answer/text");
+                return text;
             }
         }
     }
 
     /// Variables and `.env` as defaults of options, so that `--max-retries` and `MAX_RETRIES` cannot drift apart.
     record EnvDefaults(Env env) implements IDefaultValueProvider {
-        private record Named(String variable, ITypeConverter<?> converter) {
-            /// With what is wrong with it, also where it is no value of the option.
-            Env.Setting checked(Env.Setting setting) {
-                try {
-                    if (setting.fault().isEmpty()) converter.convert(setting.text());
-                    return setting;
-                } catch (Exception problem) { // the interface throws it; ours say what is wrong
-                    return new Env.Setting(setting.name(), setting.text(), setting.source(), problem.getMessage());
-                }
-            }
-        }
+        private record Variable(String name, Function<String, ?> converter) {}
 
-        private static final Map<String, Named> VARIABLES = Map.of(
-                "--base-url", new Named("DIFY_API_BASE_URL", Converters::address),
-                "--workflow-id", new Named("DIFY_WORKFLOW_ID", new Converters.VersionId()),
-                "--max-retries", new Named("MAX_RETRIES", Converters::count),
-                "--initial-retry-delay", new Named("INITIAL_RETRY_DELAY", Converters::duration),
-                "--max-retry-delay", new Named("MAX_RETRY_DELAY", Converters::duration),
-                "--timeout", new Named("TIMEOUT", new Converters.PositiveDuration()));
+        private static final Map<String, Variable> VARIABLES = Map.of(
+                "--base-url", new Variable("DIFY_API_BASE_URL", Converters::address),
+                "--workflow-id", new Variable("DIFY_WORKFLOW_ID", new Converters.VersionId()::convert),
+                "--max-retries", new Variable("MAX_RETRIES", Converters::count),
+                "--initial-retry-delay", new Variable("INITIAL_RETRY_DELAY", Converters::duration),
+                "--max-retry-delay", new Variable("MAX_RETRY_DELAY", Converters::duration),
+                "--timeout", new Variable("TIMEOUT", new Converters.PositiveDuration()::convert));
 
-        /// picocli asks for it at every option, to trace it: a record's own would be all settings.
+        /// picocli traces it at every option; a record's own text would show all settings.
         @Override
         public String toString() {
             return "variables and .env";
         }
 
-        /// picocli converts every default before it looks at what was typed; so a bad one is passed over here, and told
-        /// by [#check] unless a typed option makes up for it.
+        /// picocli converts every default before it reads the command line. So a bad one is skipped here, and refused by
+        /// [#check] unless an option replaces it.
         @Override
         public String defaultValue(ArgSpec arg) {
             return arg instanceof OptionSpec option ? setting(option).filter(setting -> setting.fault().isEmpty())
                     .map(Env.Setting::text).orElse(null) : null;
         }
 
-        /// A value that cannot be used is named with its place: `TIMEOUT in .env, line 4: not a duration`.
+        /// Refuses variables that cannot be used: `TIMEOUT in .env: not a duration`.
         ///
-        /// @param demo the environment alone has to be right: no server is asked
+        /// @param demo only the environment has to be right, as no server is asked
         void check(CommandLine.ParseResult typed, boolean demo) throws Exception {
             for (var option : typed.commandSpec().options()) {
+                if (typed.hasMatchedOption(option)) continue;
                 var setting = setting(option).filter(known -> !known.fault().isEmpty());
-                if (setting.isEmpty() || typed.hasMatchedOption(option) || demo && !setting.get().source().isEmpty()
+                if (setting.isEmpty() || demo && !setting.get().source().isEmpty()
                         || typed.commandSpec().defaultValueProvider().defaultValue(option) != null) continue;
                 throw new Unusable(setting.get().place() + ": " + setting.get().fault());
             }
         }
 
         private Optional<Env.Setting> setting(OptionSpec option) {
-            return Optional.ofNullable(VARIABLES.get(option.longestName()))
-                    .flatMap(named -> env.setting(named.variable()).map(named::checked));
+            return Optional.ofNullable(VARIABLES.get(option.longestName())).flatMap(variable ->
+                    env.setting(variable.name()).map(setting -> checked(setting, variable.converter())));
+        }
+
+        private static Env.Setting checked(Env.Setting setting, Function<String, ?> converter) {
+            if (!setting.fault().isEmpty()) return setting;
+            try {
+                converter.apply(setting.text());
+                return setting;
+            } catch (TypeConversionException problem) {
+                return new Env.Setting(setting.name(), setting.text(), setting.source(), problem.getMessage());
+            }
         }
     }
 
@@ -12722,6 +12629,10 @@ final class DifyExec implements Runnable {
             return ScopedValue.where(CURRENT, this).call(command::get);
         }
 
+        static boolean looksLikeOne(String text) {
+            return LOOKS_LIKE_ONE.matcher(text).find();
+        }
+
         boolean isIn(String text) {
             return !key.isEmpty() && text.contains(key);
         }
@@ -12885,18 +12796,18 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The settings of the process: its environment, and under it the `.env` files of the current folder and the
-    /// script's. Over a file that cannot be read only [#needed] fails.
+    /// The settings of the process: its environment, then the `.env` files of the current folder and of the script's.
+    /// Only [#needed] refuses a file that cannot be read.
     record Env(UnaryOperator<String> environment, List<DotEnv> files, Invocation invocation) {
-        /// The value of the key in `.env.example`: as good as missing.
+        private static final List<String> OURS = List.of("DIFY_API_KEY", "DIFY_API_BASE_URL", "DIFY_WORKFLOW_ID",
+                "DIFY_CA_FILE");
+        /// The key in `.env.example`.
         static final String PLACEHOLDER = "app-your-key-here";
 
-        /// A value and where it stands.
-        ///
-        /// @param source ` in .env, line 4`; empty for the environment
-        /// @param fault  why it cannot be used; empty where it can
+        /// @param source ` in .env`, or empty for the environment
+        /// @param fault  why it cannot be used, or empty
         record Setting(String name, String text, String source, String fault) {
-            /// `TIMEOUT=abc`, but `TIMEOUT in .env, line 4`: a value in a file may be a key in the wrong line.
+            /// `TIMEOUT=abc`, but `TIMEOUT in .env`: a line of a file may hold the key.
             String place() {
                 return source.isEmpty() ? name + "=" + Text.text(text, 60) : name + source;
             }
@@ -12917,13 +12828,14 @@ final class DifyExec implements Runnable {
                     .toList(), invocation);
         }
 
-        /// The first place that has a value, or a line for it that cannot be read; an empty value counts as none.
+        /// The first place that has a value, or a line for it that cannot be read. Blank values and placeholders count as
+        /// none.
         Optional<Setting> setting(String name) {
-            return settings(name).filter(setting -> !setting.text().isBlank() || !setting.fault().isEmpty())
-                    .findFirst();
+            return settings(name).filter(setting -> !setting.fault().isEmpty()
+                    || !setting.text().isBlank() && !setting.text().strip().equals(PLACEHOLDER)).findFirst();
         }
 
-        /// The same; a line that cannot be read is told.
+        /// Refuses a line that cannot be read.
         Optional<Setting> needed(String name) {
             var setting = setting(name);
             if (setting.isPresent() && !setting.get().fault().isEmpty())
@@ -12945,16 +12857,18 @@ final class DifyExec implements Runnable {
             return new Secret(get("DIFY_API_KEY").strip());
         }
 
-        /// Said of a setting that no place has a value for: where it stands empty, and what cannot be read.
+        /// `DIFY_API_KEY is missing in .env (.env has a line that cannot be read)`
         String missing(String name) {
-            var unread = files.stream().map(DotEnv::unread).filter(said -> !said.isEmpty()).collect(joining("; "));
+            var malformed = files.stream().filter(DotEnv::isMalformed).map(file -> file.name).toList();
             return name + " is missing" + settings(name).findFirst().map(Setting::source).orElse("")
-                    + (unread.isEmpty() ? "" : " (" + unread + ")");
+                    + (malformed.isEmpty() ? "" : " (" + malformed.getFirst() + " has a line that cannot be read)");
         }
 
-        /// Lines that are meant for a setting of this tool, as their names begin, and are for none.
-        Stream<String> slips() {
-            return files.stream().flatMap(DotEnv::slips);
+        /// Names in the files that look like ours and are not.
+        List<String> unknownNames() {
+            return files.stream().flatMap(file -> file.read().keySet().stream()
+                    .filter(name -> name.startsWith("DIFY_") && !OURS.contains(name))
+                    .map(name -> name + " in " + file.name + " is unknown; known are " + String.join(", ", OURS))).toList();
         }
 
         /// The proxy for an address, by `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` in either case.
@@ -12968,10 +12882,10 @@ final class DifyExec implements Runnable {
                 if (uri.getHost() != null && uri.getScheme().equals("http") && uri.getPort() <= 65_535)
                     return Optional.of(uri);
             } catch (URISyntaxException _) {
-                // said below, without the password that may stand in it
+                // refused below, without the password that it may contain
             }
             throw new Unusable(proxy.get().name() + proxy.get().source()
-                    + ": not a proxy's address like http://proxy.example:3128");
+                    + ": not a proxy address, such as http://proxy.example:3128");
         }
 
         private boolean isExempt(String host) {
@@ -12986,16 +12900,14 @@ final class DifyExec implements Runnable {
             return host.equalsIgnoreCase("localhost") || host.startsWith("127.") || host.equals("[::1]");
         }
 
-        /// A `.env` file, read when first asked for. What cannot be used of it is told by line and name alone: it may
-        /// be a key in the wrong line.
+        /// A `.env` file, read when first needed. Nothing in it is ever printed but names, and no exception of
+        /// dotenv-java: its message quotes the line, which may hold the key.
         private static final class DotEnv {
-            /// A file of more bytes, a line of more characters holds no settings.
-            private static final int LARGEST = 1 << 20, LONGEST = 8192;
-            private static final String OURS = "DIFY_API_KEY, DIFY_API_BASE_URL, DIFY_WORKFLOW_ID, DIFY_CA_FILE";
+            private static final int LARGEST = 1 << 16;
 
             private final Path file;
-            private final String name;
-            private List<Assignment> lines; // null until it is read
+            final String name;
+            private Map<String, String> values; // null until it is read
             private String fault = "";
 
             DotEnv(Path folder) {
@@ -13003,92 +12915,55 @@ final class DifyExec implements Runnable {
                 name = folder.equals(Path.of("").toAbsolutePath()) ? ".env" : file.toString();
             }
 
-            /// The last line for a name counts, as in a shell.
             Optional<Setting> setting(String asked) {
-                read();
-                if (!fault.isEmpty()) return Optional.of(new Setting(asked, "", " in " + name, fault));
-                return lines.reversed().stream().filter(line -> line.isFor(asked)).findFirst()
-                        .map(line -> line.setting(asked, " in " + name + ", line " + line.number()));
+                var value = read().get(asked);
+                var unread = !fault.isEmpty() ? fault : value == null && isMalformed() && hasLineFor(asked)
+                        ? "cannot be read\nhint: write " + asked + "=value, without export, in UTF-8" : "";
+                return value == null && unread.isEmpty() ? Optional.empty()
+                        : Optional.of(new Setting(asked, Objects.requireNonNullElse(value, ""), " in " + name, unread));
             }
 
-            /// What cannot be read, for whoever misses a setting; else empty.
-            String unread() {
-                read();
-                if (Files.isDirectory(file)) return name + " is a folder";
-                var numbers = lines.stream().filter(line -> line.entry().isEmpty())
-                        .map(line -> Integer.toString(line.number())).toList();
-                return numbers.isEmpty() ? "" : (numbers.size() == 1 ? "line " : "lines ")
-                        + numbers.stream().limit(5).collect(joining(", ")) + (numbers.size() > 5 ? " …" : "")
-                        + " of " + name + " cannot be read";
+            Map<String, String> read() {
+                if (values != null) return values;
+                values = Map.of();
+                try {
+                    if (!Files.isRegularFile(file)) return values;
+                    if (Files.size(file) > LARGEST) fault = "the file is too large";
+                    else values = load(loader().ignoreIfMalformed());
+                } catch (IOException | DotenvException _) {
+                    fault = "the file cannot be read\nhint: save it as UTF-8 text";
+                }
+                return values;
             }
 
-            private Stream<String> slips() {
-                read();
-                return lines.stream().flatMap(line -> line.entry().map(DotenvEntry::getKey).stream()
-                        .filter(key -> key.startsWith("DIFY_") && !List.of(OURS.split(", ")).contains(key))
-                        .map(key -> key + " in " + name + ", line " + line.number() + " is none of " + OURS));
+            private DotenvBuilder loader() {
+                return Dotenv.configure().directory(file.getParent().toString()).filename(".env");
             }
 
-            /// Some people have a folder of this name: that is no fault.
-            private void read() {
-                if (lines != null) return;
-                lines = List.of();
-                if (!Files.isRegularFile(file)) return;
-                try (var in = Files.newInputStream(file)) {
-                    var bytes = in.readNBytes(LARGEST + 1);
-                    if (bytes.length > LARGEST) fault = "the file is too large";
-                    else lines = lines(new String(bytes, charset(bytes)));
-                } catch (IOException problem) {
-                    fault = "the file cannot be read (" + Text.of(problem) + ")";
+            /// dotenv-java leaves single quotes in a value.
+            private static Map<String, String> load(DotenvBuilder loader) {
+                var values = new HashMap<String, String>();
+                loader.load().entries(Dotenv.Filter.DECLARED_IN_ENV_FILE).forEach(entry ->
+                        values.put(entry.getKey(), entry.getValue().strip().replaceFirst("^'(.*)'$", "$1")));
+                return values;
+            }
+
+            boolean isMalformed() {
+                if (!fault.isEmpty() || !Files.isRegularFile(file)) return !fault.isEmpty();
+                try {
+                    load(loader());
+                    return false;
+                } catch (DotenvException _) {
+                    return true;
                 }
             }
 
-            private static Charset charset(byte[] bytes) {
-                int mark = bytes.length < 2 ? 0 : (bytes[0] & 0xff) << 8 | bytes[1] & 0xff;
-                return mark == 0xfeff || mark == 0xfffe ? StandardCharsets.UTF_16 : UTF_8;
-            }
-
-            private static List<Assignment> lines(String text) {
-                var all = text.replaceFirst("^\uFEFF", "").lines().map(String::strip).toList();
-                return IntStream.range(0, all.size()).filter(i -> !all.get(i).isEmpty() && !all.get(i).startsWith("#"))
-                        .mapToObj(i -> new Assignment(i + 1, all.get(i))).toList();
-            }
-
-            /// @param entry empty where the line cannot be read
-            private record Assignment(int number, String text, Optional<DotenvEntry> entry) {
-                private static final Pattern BARE = Pattern.compile(
-                        "^([^\\s=]+\\s*=)\\s*(?:'([^'\"]*)'|([^\\s'\"#][^\"]*?))(?:\\s+#.*)?$");
-
-                Assignment(int number, String text) {
-                    this(number, text, entry(text));
-                }
-
-                /// dotenv-java knows no `export` and no single quotes, takes every `#` for a comment's begin, and shows
-                /// a line that it cannot read. So it gets one line at a time, each bare or single-quoted value as
-                /// `"value"`.
-                private static Optional<DotenvEntry> entry(String text) {
-                    if (text.length() > LONGEST) return Optional.empty();
-                    var line = BARE.matcher(text.replaceFirst("^export\\s+", "")).replaceFirst("$1\"$2$3\"");
-                    var reader = new DotenvReader("", "") {
-                        @Override
-                        public List<String> read() {
-                            return List.of(line);
-                        }
-                    };
-                    return new DotenvParser(reader, false, false).parse().stream()
-                            .filter(entry -> !entry.getValue().startsWith("'")).findFirst();
-                }
-
-                /// Is it, or was it meant to be, the line of this setting?
-                boolean isFor(String name) {
-                    var begin = Pattern.compile("\\W*((export|setx?|env)\\W+)?" + name + "\\b");
-                    return entry.map(found -> found.getKey().equals(name))
-                            .orElseGet(() -> begin.matcher(text).lookingAt());
-                }
-
-                Setting setting(String name, String source) {
-                    return new Setting(name, entry.map(DotenvEntry::getValue).orElse(""), source,
-                            entry.isPresent() ? "" : "cannot be read: write " + name + "=value, in UTF-8");
+            private boolean hasLineFor(String asked) {
+                var line = Pattern.compile("(?m)^\\W*((export|setx?|env)\\W+)?" + asked + "\\b");
+                try {
+                    return line.matcher(Files.readString(file)).find();
+                } catch (IOException _) {
+                    return false; // deleted in between
                 }
             }
         }
@@ -13688,7 +13563,6 @@ final class DifyExec implements Runnable {
 
     /// Text for people: without control characters, of bounded length, the same in every locale.
     static final class Text {
-        private static final Pattern KEY = Pattern.compile("app-[A-Za-z0-9]{16,}");
         /// How much of a message the log keeps.
         static final int LONGEST_ERROR = 500;
 
@@ -13776,10 +13650,6 @@ final class DifyExec implements Runnable {
 
         static String quoted(String text) {
             return '"' + text(text, 60) + '"';
-        }
-
-        static boolean holdsKey(String text) {
-            return KEY.matcher(text).find();
         }
 
         static String html(String page) {
