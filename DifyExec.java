@@ -1689,7 +1689,10 @@ final class DifyExec implements Runnable {
             keys.add(keys.indexOf(CommandLine.Model.UsageMessageSpec.SECTION_KEY_FOOTER_HEADING), "rarelyUsed");
             Stream.concat(Stream.of(line), line.getSubcommands().values().stream()).forEach(each -> {
                 each.getCommandSpec().version("difyexec " + VERSION);
-                each.getCommandSpec().usageMessage().abbreviateSynopsis(true);
+                var help = each.getCommandSpec().usageMessage().abbreviateSynopsis(true);
+                help.commandListHeading("%nCommands:%n");
+                if (each.getCommandSpec().positionalParameters().isEmpty()) help.optionListHeading("%n");
+                else help.parameterListHeading("%n");
             });
             Converters.register(line)
                     .setAbbreviatedOptionsAllowed(false)
@@ -1764,7 +1767,7 @@ final class DifyExec implements Runnable {
             var near = problem.getSuggestions();
             var hint = !near.isEmpty() ? "did you mean " + String.join(" or ", near) + "?"
                     : !line.getSubcommands().isEmpty() && word.startsWith("-") ? "put options after the command"
-                    : line.getCommandSpec().findOption("-i") != null && !line.getParseResult().hasMatchedOption("-i")
+                    : !word.startsWith("-") && line.getCommandSpec().findOption("-i") != null && !line.getParseResult().hasMatchedOption("-i")
                             ? "-i " + Text.shell(Text.text(word, 60)) : "";
             return (word.startsWith("-") ? "unknown option " + Text.text(word, 60)
                     : (line.getSubcommands().isEmpty() ? "unexpected argument " : "unknown command ")

@@ -346,7 +346,7 @@ class CommandTest extends WholeCommand {
             for (var words : List.of(List.of("--fresh"), List.of("3", "--fresh"))) {
                 var fresh = dify.command("retry", words.toArray(String[]::new));
                 assertEquals(2, fresh.code(), fresh.err());
-                assertTrue(fresh.sentence().contains("hint: 'run --fresh' begins anew"), fresh.err());
+                assertTrue(fresh.hint().orElseThrow().contains("run --fresh"), fresh.err());
             }
             var other = call(dify.settings(), "retry", "-i", input(), "-o", file("other.jsonl").toString());
 

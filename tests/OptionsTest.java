@@ -21,108 +21,92 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 /// Options: what is typed, and what it means.
 final class OptionsTest {
+    private record Call(int code, String out, String err) {
+        Optional<String> hint() {
+            return err.lines().filter(line -> line.startsWith("hint: ")).map(line -> line.substring(6)).findFirst();
+        }
+    }
+
+    private static Call call(String... args) {
+        return call(80, args);
+    }
+
+    private static Call call(int columns, String... args) {
+        var settings = Map.of("DIFY_API_KEY", "app-secret-of-mine", "COLUMNS", columns + "", "NO_COLOR", "1");
+        var out = new StringWriter();
+        var err = new StringWriter();
+        int code = commandLine(Env.of(settings), args).setOut(new PrintWriter(out)).setErr(new PrintWriter(err))
+                .execute(args);
+        return new Call(code, out.toString(), err.toString());
+    }
+
     @Nested
     class TheHelp {
+        private static final List<String> COMMANDS = List.of("run", "retry", "status", "export", "compare", "merge",
+                "check", "shell");
+
+        @Test
+        void isTheOneInTheGoldenFiles() throws IOException {
+            Golden.check("help.txt", call("--help").out());
+            for (var command : COMMANDS) Golden.check(command + "-help.txt", call(command, "--help").out());
+            Golden.check("run-help-all.txt", call("run", "--help-all").out());
+        }
+
+        @Test
+        void isThatOfTheCommandHelp() {
+            assertEquals(call("--help"), call("help"));
+            for (var command : COMMANDS) assertEquals(call(command, "--help"), call("help", command));
+        }
+
+        @Test
+        void isAsWideAsTheTerminalWithinLimits() {
+            for (var command : COMMANDS)
+                for (int columns : List.of(60, 80, 120)) call(columns, command, "--help-all").out().lines()
+                        .forEach(line -> assertTrue(line.length() <= columns, line));
+            assertEquals(call(60, "run", "--help"), call(20, "run", "--help"));
+            assertEquals(call(120, "run", "--help"), call(300, "run", "--help"));
+        }
+
         @ParameterizedTest
-        @CsvSource({"help.txt,", "run-help.txt, run", "retry-help.txt, retry", "status-help.txt, status",
-                "export-help.txt, export", "compare-help.txt, compare", "merge-help.txt, merge",
-                "check-help.txt, check",
-                "shell-help.txt, shell"})
-        void isTheOneInTheGoldenFile(String golden, String command) throws IOException {
-            var out = new StringWriter();
-            var args = command == null ? new String[] {"--help"} : new String[] {command, "--help"};
-            var settings = Map.of("DIFY_API_KEY", "app-secret-of-mine", "COLUMNS", "100", "NO_COLOR", "1");
+        @ValueSource(strings = {"run", "retry"})
+        void fitsOnAScreenWithoutRarelyUsedOptions(String command) {
+            var help = call(command, "--help").out();
+            var rare = List.of("--settle", "--grace", "--rebuild", "--user", "--initial-retry-delay",
+                    "--max-retry-delay", "--retry-failed-runs", "--no-check", "--files", "--no-bom");
 
-            int code = commandLine(Env.of(settings), args).setOut(new PrintWriter(out)).execute(args);
-
-            assertEquals(Exit.OK.code, code);
-            assertFalse(out.toString().contains("secret"));
-            Golden.check(golden, out.toString());
+            assertTrue(help.lines().count() <= 60, help);
+            assertTrue(help.lines().filter(line -> line.matches(" +-.*")).count() <= 30, help);
+            for (var option : rare) assertFalse(help.contains(option + "=") || help.contains(option + " "), option);
+            for (var option : rare) assertTrue(call(command, "--help-all").out().contains("      " + option), option);
         }
 
-        private static String help(String command, int columns) {
-            var out = new StringWriter();
-            var line = commandLine(Env.of(Map.of("COLUMNS", columns + "", "NO_COLOR", "1")));
-            line.setOut(new PrintWriter(out)).execute(command, "--help");
-            return out.toString();
-        }
-
-        private static List<String> words(String help) {
-            return List.of(help.replace(" \\\n", " ").strip().split("\\s+"));
-        }
-
-        @ParameterizedTest(name = "{0}")
-        @ValueSource(strings = {"run", "retry", "status", "export", "compare", "merge", "check", "shell",
-            "generate-completion"})
-        void isAsWideAsTheTerminalAndBreaksNoWord(String command) {
-            var spec = commandLine(Env.of(Map.of())).getSubcommands().get(command).getCommandSpec();
-            for (int columns : List.of(60, 80, 120)) {
-                var help = help(command, columns);
-                help.lines().forEach(line -> assertTrue(line.length() <= columns, line));
-                assertEquals(words(help(command, 120)), words(help));
-                for (var option : spec.options())
-                    assertTrue(String.join(" ", words(help)).contains(String.join(" ", option.description())), help);
+        @Test
+        void hasExamplesThatCanBeTyped() {
+            for (var command : COMMANDS) {
+                var lines = call(command, "--help").out().lines().toList();
+                var examples = lines.subList(lines.indexOf("Examples:") + 1, lines.size());
+                assertEquals(3, examples.size());
+                for (var example : examples) {
+                    assertTrue(example.startsWith("  difyexec " + command), example);
+                    commandLine(Env.of(Map.of()))
+                            .parseArgs(example.replaceAll("^  difyexec | <.*| \\|.*", "").split(" "));
+                }
             }
         }
 
         @Test
-        void hasLimitsOfItsWidth() {
-            assertEquals(help("run", 60), help("run", 20));
-            assertEquals(help("run", 120), help("run", 300));
-        }
+        void startsExamplesAsTheToolWasStarted() {
+            var env = new Env(Map.of("NO_COLOR", "1")::get, List.of(),
+                    new Env.Invocation(() -> List.of("./jbang", "DifyExec.java")));
+            var out = new StringWriter();
+            commandLine(env).setOut(new PrintWriter(out)).execute("status", "--help");
 
-        @Test
-        void beginsWithWhatEveryoneNeeds() {
-            var lines = help("run", 100).lines().toList();
-
-            assertEquals("Usage: difyexec run [OPTIONS] -i CSV -o JSONL", lines.getFirst());
-            var first = lines.subList(0, lines.indexOf("Input:")).stream().map(String::strip)
-                    .filter(line -> line.startsWith("-")).map(line -> line.split("[,=\\[ ]")[0]).toList();
-            assertEquals(List.of("-i", "-o", "--demo", "--limit", "-c"), first);
-        }
-
-        @ParameterizedTest(name = "{0}")
-        @ValueSource(strings = {"run", "retry", "status", "export", "compare", "merge", "check", "shell"})
-        void endsWithThreeExamplesThatCanBeTyped(String command) {
-            var lines = help(command, 100).lines().toList();
-            var examples = lines.subList(lines.indexOf("Examples:") + 1, lines.size());
-
-            assertEquals(3, examples.size());
-            for (var example : examples) {
-                assertTrue(example.startsWith("  difyexec " + command), example);
-                commandLine(Env.of(Map.of())).parseArgs(example.replaceAll("^  difyexec | <.*| \\|.*", "").split(" "));
-            }
-        }
-
-        @Test
-        void hasExamplesThatBeginAsTheToolWasStarted() {
-            var spec = commandLine(Env.of(Map.of())).getSubcommands().get("status").getCommandSpec();
-            var help = new CommandLines.HelpPage(spec, 60, new Ansi(false), "./jbang DifyExec.java ").text();
-
-            assertTrue(help.contains("\n  ./jbang DifyExec.java status -o results.jsonl --html \\\n      report.html\n"),
-                    help);
-        }
-
-        @Test
-        void isBoldOnATerminalOnly() {
-            var spec = commandLine(Env.of(Map.of())).getSubcommands().get("run").getCommandSpec();
-            var bold = new CommandLines.HelpPage(spec, 80, new Ansi(true), "").text();
-
-            for (var words : List.of("Input:", "-c, --concurrency=N", "Examples:"))
-                assertTrue(bold.contains("\033[1m" + words + "\033[0m"), words);
-            assertEquals(new CommandLines.HelpPage(spec, 80, new Ansi(false), "").text(),
-                    bold.replaceAll("\033\\[[01]m", ""));
-            assertFalse(help("run", 80).contains("\033"));
+            assertTrue(out.toString().contains("\n  ./jbang DifyExec.java status -o results.jsonl\n"), out::toString);
         }
 
         @Test
         void writesWordsAsCompletionOffersThem() {
-            var out = new StringWriter();
-            commandLine(Env.of(Map.of())).setOut(new PrintWriter(out)).execute("generate-completion");
-
-            for (var words : List.of("\"auto\" \"blocking\" \"streaming\"", "\"never\" \"transient\" \"always\"",
-                    "\"auto\" \"plain\" \"off\""))
-                assertTrue(out.toString().contains(words), words);
+            assertTrue(call("generate-completion").out().contains("\"auto\" \"blocking\" \"streaming\""));
         }
     }
 
@@ -133,43 +117,73 @@ final class OptionsTest {
         }
 
         @Test
-        void isOfTheNamedCommandAlone() {
+        void hasOnlyTheNamedCommandIfThatNeedsNoOther() {
             for (var name : List.of("run", "retry", "status", "export", "compare", "merge", "check"))
                 assertEquals(Set.of(name), commands(name, "-o", "status"));
-        }
-
-        @ParameterizedTest
-        @ValueSource(strings = {"", "--help", "shell", "generate-completion", "generatecompletion", "statsu"})
-        void isWholeWhereItIsListedOrHandedOn(String first) {
-            assertEquals(9, commands(first).size());
-            assertEquals(commands(), commands(first));
+            for (var first : List.of("", "--help", "help", "shell", "generate-completion", "statsu"))
+                assertEquals(10, commands(first).size());
         }
     }
 
     @Nested
     class AMistypedWord {
-        @ParameterizedTest(name = "{0}: {1}")
-        @CsvSource(useHeadersInDisplayName = true, quoteCharacter = '`', textBlock = """
-                typed                              | said
-                runn -i a.csv -o b.jsonl           | no command "runn"; did you mean run?
-                exprot                             | no command "exprot"; did you mean export?
-                frobnicate                         | no command "frobnicate"
-                run --timout 5 -i a.csv -o b.jsonl | no option --timout; did you mean --timeout?
-                run --timout=5                     | no option --timout; did you mean --timeout?
-                run --inptu a.csv -o b.jsonl       | no option --inptu; did you mean --input?
-                run --frobnicate                   | no option --frobnicate
-                status -o b.jsonl -c 5             | no option -c
-                status -o b.jsonl c.csv            | status has no use for "c.csv"
-                """, delimiter = '|')
-        void isNamedWithTheRightOne(String typed, String said) {
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                typed                              | word        | hint
+                runn -i a.csv -o b.jsonl           | runn        | run
+                exprot                             | exprot      | export
+                frobnicate                         | frobnicate  | did you mean
+                run --timout 5 -i a.csv -o b.jsonl | --timout    | --timeout
+                run --inptu a.csv -o b.jsonl       | --inptu     | --input
+                run --frobnicate -i a -o b         | --frobnicate| did you mean
+                status -o b.jsonl -c 5             | -c          | --help
+                run data.csv                       | data.csv    | -i data.csv
+                run data.csv -o b.jsonl            | data.csv    | -i data.csv
+                run -o b.jsonl -i a.csv c.csv      | c.csv       | --help
+                -i data.csv run                    | -i          | after the command
+                """)
+        void isNamedWithAHint(String typed, String word, String hint) {
+            var call = call(typed.split(" "));
+
+            assertEquals(Exit.UNUSABLE.code, call.code());
+            assertTrue(call.err().startsWith("difyexec: ") && call.err().contains(word), call.err());
+            assertTrue(call.hint().orElse("none").contains(hint), call.err());
+            assertEquals(2, call.err().lines().count(), call.err());
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', textBlock = """
+                run -i a.csv -o b.jsonl -c 5 -c 6                       | --concurrency
+                run -i a.csv -o b.jsonl --timeout 5 --timeout=6         | --timeout
+                run -i a.csv -o b.jsonl --user=                         | --user
+                run -i a.csv -o b.jsonl --workflow-id=_                 | --workflow-id
+                run -i a.csv -o b/                                      | --output
+                run -i a.csv -o b.jsonl --save-files=                   | --save-files
+                status -o b/                                            | --output
+                merge -i a.csv -o b/                                    | --output
+                compare - b.jsonl                                       | standard input
+                run -i a.csv -o b.jsonl --base-url //127.0.0.1/v1       | --base-url
+                run -i a.csv -o b.jsonl --mode fast                     | auto, blocking, streaming
+                """)
+        void aValueThatCannotBeUsedIsRefused(String typed, String named) {
+            var call = call(Stream.of(typed.split(" +")).map(word -> word.replace('_', ' ')).toArray(String[]::new));
+
+            assertEquals(Exit.UNUSABLE.code, call.code(), call.err());
+            assertTrue(call.err().startsWith("difyexec: ") && call.err().contains(named), call.err());
+        }
+
+        @Test
+        void outOfMemoryIsOneSentence(@TempDir Path folder) throws IOException {
+            var csv = Files.writeString(folder.resolve("a.csv"), "id\n1\n").toString();
             var err = new StringWriter();
-            var args = typed.split(" ");
+            var env = new Env(name -> {
+                if (name.equals("DIFY_CA_FILE")) throw new OutOfMemoryError("Java heap space");
+                return name.equals("DIFY_API_KEY") ? "app-x" : null;
+            }, List.of(), Env.Invocation.INSTALLED);
 
-            int code = commandLine(Env.of(Map.of()), args).setErr(new PrintWriter(err)).execute(args);
-
-            assertEquals(Exit.UNUSABLE.code, code);
-            assertEquals("difyexec: " + said, err.toString().lines().findFirst().orElseThrow());
-            assertTrue(err.toString().lines().count() <= 3, err::toString);
+            assertEquals(Exit.STOPPED.code, commandLine(env).setErr(new PrintWriter(err)).execute("check", "-i", csv));
+            assertEquals(2, err.toString().lines().count(), err::toString);
+            assertTrue(err.toString().contains("\nhint: "), err::toString);
         }
     }
 
@@ -285,14 +299,15 @@ final class OptionsTest {
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                place, variable,            value, said
-                .env,  TIMEOUT,             abc,   'TIMEOUT in FOLDER/.env, line 1: not a duration'
-                .env,  TIMEOUT,             0,     'TIMEOUT in FOLDER/.env, line 1: a time above zero'
-                '',    TIMEOUT,             abc,   TIMEOUT=abc: not a duration
-                '',    INITIAL_RETRY_DELAY, -1,    INITIAL_RETRY_DELAY=-1: not a duration
-                .env,  DIFY_API_BASE_URL,   dify,  'DIFY_API_BASE_URL in FOLDER/.env, line 1: not an address'
+                place, variable,            value
+                .env,  TIMEOUT,             abc
+                .env,  TIMEOUT,             0
+                '',    TIMEOUT,             abc
+                '',    INITIAL_RETRY_DELAY, -1
+                .env,  DIFY_API_BASE_URL,   dify
+                '',    DIFY_API_BASE_URL,   //127.0.0.1/v1
                 """)
-        void aValueThatCannotBeUsedIsNamedWithItsSource(String place, String variable, String value, String said,
+        void aValueThatCannotBeUsedIsNamedWithItsSource(String place, String variable, String value,
                 @TempDir Path folder) throws IOException {
             var err = new StringWriter();
             if (!place.isEmpty()) Files.writeString(folder.resolve(place), variable + "=" + value);
@@ -302,8 +317,8 @@ final class OptionsTest {
                     .execute("run", "-i", "a.csv", "-o", "b.jsonl");
 
             assertEquals(Exit.UNUSABLE.code, code);
-            assertTrue(err.toString().startsWith("difyexec: " + said.replace("FOLDER", folder.toString())),
-                    err.toString());
+            assertTrue(err.toString().startsWith("difyexec: " + variable + (place.isEmpty() ? "=" + value + ": "
+                    : " in " + folder.resolve(place) + ": ")), err.toString());
         }
 
         @ParameterizedTest
