@@ -413,6 +413,8 @@ final class DifyExec implements Runnable {
         public Integer call() throws IOException {
             var sides = Comparison.Compared.read(List.of(first, second), csv != null, html != null);
             for (var side : sides) { // no file of either batch is overwritten
+                BadLine.note(side.batch.history().unreadable())
+                        .ifPresent(note -> console.err().println("Warning: " + note + "."));
                 var files = side.batch.files();
                 var inputs = side.batch.inputs();
                 if (csv != null) files.requireTarget(csv, inputs, _ -> force);
@@ -2845,8 +2847,7 @@ final class DifyExec implements Runnable {
         /// What a person should know of the files before the batch goes on.
         static void changes(Batch batch, boolean rerun, PrintWriter err) {
             var history = batch.history();
-            if (!history.unreadable().isEmpty()) err.println("Warning: " + Text.count(history.unreadable().size(), "line") + " of "
-                    + batch.files().log() + " cannot be read; an attempt on such a line is not known.");
+            BadLine.note(history.unreadable()).ifPresent(note -> err.println("Warning: " + note + "."));
             var index = batch.index();
             foreign(index, entry -> index.status(entry).isSuccess() || history.attempts(entry) > 0)
                     .ifPresent(note -> err.println(note + "; the results stay."));
@@ -2942,7 +2943,7 @@ final class DifyExec implements Runnable {
             if (history.lateRuns > 0) notes.add(Text.count(history.lateRuns, "run")
                     + " turned up late, after the row was sent again");
             if (!history.missingFiles.isEmpty()) notes.add(history.missingFiles.toString());
-            if (!history.unreadable().isEmpty()) notes.add(Text.count(history.unreadable().size(), "line") + " of the log could not be read");
+            BadLine.note(history.unreadable()).ifPresent(notes::add);
             if (!history.lost().isEmpty()) notes.add(Text.count(history.lost().size(), "result")
                     + " that the log knows of cannot be found in the file; 'run --rebuild' fetches them");
             foreign(batch.index(), _ -> true).ifPresent(notes::add);
@@ -3247,7 +3248,7 @@ final class DifyExec implements Runnable {
 
             @Override
             public void result(int entry, Lines line) throws IOException {
-                var ending = Ending.of(line.bytes());
+                var ending = Ending.of(line);
                 outputs.addAll(ending.outputs().keySet());
                 inputs.addAll(ending.inputs().keySet());
                 if (outputs.size() > MOST) throw new Unusable("the results have more than " + Text.number(MOST)
@@ -6488,8 +6489,9 @@ final class DifyExec implements Runnable {
         /// Results, log and retry list, in this order. A listed id of which nothing else is known failed in the
         /// original tool.
         private static History readAll(BatchFiles files, Index index, List<Listener> listeners) throws IOException {
-            Results.read(files.results(), index, listeners);
+            var bad = Results.read(files.results(), index, listeners);
             var history = History.read(files.log(), index, listeners);
+            history.note(bad);
             for (var id : files.retry().read()) {
                 int entry = index.findOrAdd(id);
                 if (index.status(entry) == RowStatus.PENDING) index.setStatus(entry, RowStatus.FAILED);
@@ -6863,7 +6865,7 @@ final class DifyExec implements Runnable {
         private Instant startedAt = null, updatedAt = null, resumedAt = null;
         private Duration before = Duration.ZERO;
         private long attempts = 0, retries = 0, lateRuns = 0;
-        private List<BadLine> unreadable = List.of();
+        private final List<BadLine> unreadable = new ArrayList<>();
 
         /// What is left to learn of an attempt. What a row waits for is told by the state that stands last here.
         enum State {
@@ -6938,11 +6940,11 @@ final class DifyExec implements Runnable {
 
         static History read(Path log, Index index, List<Batch.Listener> listeners) throws IOException {
             var history = new History(index);
-            history.unreadable = Event.scan(log, (event, at) -> {
+            history.unreadable.addAll(Event.scan(log, (event, at) -> {
                 if (event instanceof SessionEvent session) session.requireFormat(log);
                 history.take(event);
                 listeners.forEach(listener -> listener.event(index, event, at));
-            });
+            }));
             return history;
         }
 
@@ -7063,7 +7065,11 @@ final class DifyExec implements Runnable {
                     : before.plus(Duration.between(resumedAt, updatedAt));
         }
 
-        /// Lines of the log that cannot be read.
+        void note(List<BadLine> bad) {
+            unreadable.addAll(bad);
+        }
+
+        /// Lines of results and log that cannot be read.
         List<BadLine> unreadable() {
             return unreadable;
         }
@@ -7233,8 +7239,7 @@ final class DifyExec implements Runnable {
 
             /// A success is told by the results, all else by the last event that ended the row.
             Ending of(int entry) throws IOException {
-                var line = result(entry);
-                if (line.isPresent()) return Ending.of(line.get());
+                if (result(entry).isPresent()) return Ending.of(results);
                 for (var event : events(entry))
                     if (event instanceof EndEvent end && end.status().isPresent()) return Ending.of(end);
                 return Ending.NONE;
@@ -7407,6 +7412,10 @@ final class DifyExec implements Runnable {
 
         /// A text, or JSON as it stands in the results.
         record Literal(String text, boolean json) {
+            static Literal of(JsonNode value) {
+                return new Literal(value.isTextual() ? value.textValue() : value.toString(), !value.isTextual());
+            }
+
             JsonNode tree() throws IOException {
                 return json ? Json.MAPPER.readTree(text) : Json.MAPPER.getNodeFactory().textNode(text);
             }
@@ -7418,20 +7427,24 @@ final class DifyExec implements Runnable {
         }
 
         /// Of a line of the results.
-        static Ending of(byte[] line) throws IOException {
-            var values = new HashMap<String, Map<String, Literal>>();
-            var fields = Lines.Fields.of(Json.Tokens.FACTORY.createParser(line), (name, value) -> {
-                boolean own = name.equals("inputs") || name.equals("outputs");
-                if (own) values.put(name, values(value, line));
-                return own;
-            }).orElseThrow(() -> new IOException("no JSON object"));
-            var outputs = values.getOrDefault("outputs", Map.of());
-            // the original tool put the outputs into an object of that name; its lines tell no `workflow_status`
-            if (outputs.size() == 1 && outputs.containsKey("outputs") && !fields.has("workflow_status"))
-                outputs = unwrapped(outputs.get("outputs"), outputs);
-            return new Ending(values.getOrDefault("inputs", Map.of()), outputs, fields.text("workflow_run_id"),
-                    fields.text("elapsed_time"), fields.text("total_tokens"), fields.text("total_price"),
-                    fields.text("currency"), "", fields.text("edited").equals("true"));
+        static Ending of(Lines line) {
+            var tree = line.<ObjectNode>read(Lines.TREE).orElseThrow(line::unreadable);
+            var outputs = tree.path("outputs");
+            // the original tool put the outputs into an object of that name; its lines have no `workflow_status`
+            if (!tree.has("workflow_status") && outputs.size() == 1 && outputs.path("outputs").isObject())
+                outputs = outputs.path("outputs");
+            return new Ending(literals(tree.path("inputs")), literals(outputs), tree.path("workflow_run_id").asText(),
+                    tree.path("elapsed_time").asText(), tree.path("total_tokens").asText(),
+                    tree.path("total_price").asText(), tree.path("currency").asText(), "",
+                    tree.path("edited").asBoolean());
+        }
+
+        private static Map<String, Literal> literals(JsonNode values) {
+            if (values.isMissingNode()) return Map.of();
+            if (!values.isObject()) return Map.of("outputs", Literal.of(values));
+            var literals = new LinkedHashMap<String, Literal>();
+            values.properties().forEach(value -> literals.put(value.getKey(), Literal.of(value.getValue())));
+            return literals;
         }
 
         /// Two lines are the same up to the end of their inputs and outputs.
@@ -7461,36 +7474,6 @@ final class DifyExec implements Runnable {
             var tree = Json.MAPPER.createObjectNode();
             for (var output : outputs.entrySet()) tree.set(output.getKey(), output.getValue().tree());
             return tree;
-        }
-
-        private static Map<String, Literal> unwrapped(Literal inner, Map<String, Literal> outer) throws IOException {
-            if (!inner.json() || !inner.text().startsWith("{")) return outer;
-            var bytes = inner.text().getBytes(UTF_8);
-            try (var json = Json.Tokens.FACTORY.createParser(bytes)) {
-                json.nextToken();
-                return values(json, bytes);
-            }
-        }
-
-        private static Map<String, Literal> values(JsonParser json, byte[] line) throws IOException {
-            if (json.currentToken() != JsonToken.START_OBJECT) return Map.of("outputs", value(json, line));
-            var values = new LinkedHashMap<String, Literal>();
-            while (json.nextToken() == JsonToken.FIELD_NAME) {
-                var name = json.currentName();
-                json.nextToken();
-                values.put(name, value(json, line));
-            }
-            return values;
-        }
-
-        /// Numbers and what is nested are cut out of the line, so that they stay as they were written.
-        private static Literal value(JsonParser json, byte[] line) throws IOException {
-            if (json.currentToken().isScalarValue())
-                return new Literal(json.getText(), json.currentToken() != JsonToken.VALUE_STRING);
-            int from = (int) json.currentTokenLocation().getByteOffset();
-            json.skipChildren();
-            int length = (int) json.currentLocation().getByteOffset() - from;
-            return new Literal(new String(line, from, length, UTF_8), true);
         }
     }
 
@@ -8147,7 +8130,7 @@ final class DifyExec implements Runnable {
                 for (int source = 0; source < sources.length; source++) {
                     var lines = sources[source] = new Lines(files(source).results());
                     while (lines.next()) {
-                        var head = Results.head(lines.parser(), Results.HEAD).filter(Results.Head::success);
+                        var head = lines.<Results.Head>read(Results.READER).filter(Results.Head::isSuccess);
                         if (head.isPresent()) take(source, lines.place(), head.get());
                     }
                 }
@@ -8159,7 +8142,7 @@ final class DifyExec implements Runnable {
 
             private void take(int source, long at, Results.Head line) {
                 int entry = index.findOrAdd(line.id());
-                long run = Cells.head(line.run().getBytes(UTF_8)), place = (at << SOURCE_BITS | source) + 1;
+                long run = Cells.head(line.workflowRunId().getBytes(UTF_8)), place = (at << SOURCE_BITS | source) + 1;
                 if (source == 0) {
                     own.set(entry, place);
                     ownRuns.set(entry, run);
@@ -8171,7 +8154,7 @@ final class DifyExec implements Runnable {
                     theirs.set(entry, place);
                     if (own.get(entry) > 0 && ownRuns.get(entry) == run) known.set(entry);
                 }
-                if (source == 0 || own.get(entry) == 0 || known.get(entry)) index.setStatus(entry, line.status());
+                if (source == 0 || own.get(entry) == 0 || known.get(entry)) index.setStatus(entry, line.rowStatus());
             }
 
             private Unusable outside(BatchFiles files, int entry) {
@@ -8195,7 +8178,7 @@ final class DifyExec implements Runnable {
                     else twice.add(entry);
                 for (int entry : outside.keySet()) {
                     long pick = pick(entry), other = outside.get(entry);
-                    boolean isOneRun = pick == 0 || line(pick).run().equals(line(other).run());
+                    boolean isOneRun = pick == 0 || line(pick).workflowRunId().equals(line(other).workflowRunId());
                     boolean isOfTwo = own.get(entry) > 0 && theirs.get(entry) > 0 && !known.get(entry);
                     if (isOneRun && !isOfTwo) throw outside(files(source(other)), entry);
                     if (!isOneRun) twice.add(entry); // else an earlier merge has kept it
@@ -8224,7 +8207,7 @@ final class DifyExec implements Runnable {
                 if (other.isEmpty() || !kept.isEmpty() && !Times.parse(other).isBefore(Times.parse(kept))) return;
                 theirs.set(entry, other(entry));
                 own.set(entry, 0);
-                index.setStatus(entry, line.status());
+                index.setStatus(entry, line.rowStatus());
             }
 
             private static int source(long place) {
@@ -8240,7 +8223,7 @@ final class DifyExec implements Runnable {
             }
 
             private Results.Head line(long place) throws IOException {
-                return Results.head(seek(place).parser(), Results.HEAD).orElseThrow();
+                return seek(place).<Results.Head>read(Results.READER).orElseThrow();
             }
 
             void write(OutputStream out) throws IOException {
@@ -8375,7 +8358,7 @@ final class DifyExec implements Runnable {
                 var last = lastLine(channel, size);
                 long start = size - last.length;
                 if (last.length == 0 || Arrays.equals(last, Lines.BOM)) return Optional.empty();
-                if (Lines.Fields.of(last).isPresent()) {
+                if (Lines.isObject(last)) {
                     channel.write(ByteBuffer.wrap(new byte[] {'\n'}), size);
                     return Optional.empty();
                 }
@@ -8412,48 +8395,46 @@ final class DifyExec implements Runnable {
     /// The results file: a line a success.
     static final class Results {
         private static final String SUCCESS = "success";
-        static final Set<String> STANDING = Set.of("id", "status", "workflow_status", "workflow_id"),
-                HEAD = Set.of("id", "status", "workflow_status", "workflow_id", "workflow_run_id", "executed_at");
         /// The original tool puts a blank after each colon and comma.
         static final Pattern BEGINNING = Pattern.compile("""
                 \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
+        static final ObjectReader READER = Lines.MAPPER.readerFor(Head.class);
 
-        /// Marks every id that has a success. Lines of the original tool are read too; what is no result is passed
-        /// over.
-        static void read(Path results, Index index, List<Batch.Listener> listeners) throws IOException {
+        /// Marks every id that succeeded, and passes on its line. Returns the lines that cannot be read.
+        static List<BadLine> read(Path results, Index index, List<Batch.Listener> listeners) throws IOException {
+            var bad = new ArrayList<BadLine>();
             try (var lines = new Lines(results)) {
                 while (lines.next()) {
-                    var head = head(lines.parser(), STANDING).filter(Head::success);
-                    if (head.isEmpty()) continue;
-                    int entry = index.findOrAdd(head.get().id());
-                    index.setStatus(entry, head.get().status());
-                    if (!head.get().version().isEmpty()) index.addVersion(head.get().version());
+                    var head = lines.<Head>read(READER).filter(Head::isResult);
+                    if (head.isEmpty()) lines.bad(true).ifPresent(bad::add);
+                    if (head.filter(Head::isSuccess).isEmpty()) continue;
+                    int entry = index.findOrAdd(head.get().id().strip());
+                    index.setStatus(entry, head.get().rowStatus());
+                    if (!head.get().workflowId().isEmpty()) index.addVersion(head.get().workflowId());
                     for (var listener : listeners) listener.result(entry, lines);
                 }
             }
+            return bad;
         }
 
         static boolean isResult(byte[] line) {
-            return Lines.Fields.of(line).filter(fields -> fields.has("id") && fields.text("status").equals(SUCCESS))
-                    .isPresent();
+            return Lines.<Head>read(READER, line, 0, line.length).filter(Head::isSuccess).isPresent();
         }
 
-        /// @param version of the workflow; it, the run and when it was executed are empty in lines that tell none
-        record Head(String id, boolean success, boolean partial, String version, String run, String executedAt) {
-            RowStatus status() {
-                return partial ? RowStatus.PARTIAL : RowStatus.SUCCEEDED;
+        /// The fields of a line that say whose result it is. The original tool may write lines of other statuses.
+        record Head(String id, String status, String workflowStatus, String workflowId, String workflowRunId,
+                String executedAt) {
+            boolean isResult() {
+                return !id.isBlank() && !status.isEmpty();
             }
-        }
 
-        /// The fields of a line that say whose result it is, as far as they are asked for; empty if it is no whole JSON
-        /// object with an id.
-        static Optional<Head> head(JsonParser line, Set<String> names) {
-            return Lines.Fields.of(line, (name, _) -> !names.contains(name))
-                    .filter(fields -> !fields.text("id").isBlank())
-                    .map(fields -> new Head(fields.text("id").strip(),
-                            SUCCESS.equals(fields.texts().getOrDefault("status", SUCCESS)),
-                            fields.text("workflow_status").equals("partial-succeeded"), fields.text("workflow_id"),
-                            fields.text("workflow_run_id"), fields.text("executed_at")));
+            boolean isSuccess() {
+                return isResult() && status.equals(SUCCESS);
+            }
+
+            RowStatus rowStatus() {
+                return workflowStatus.equals("partial-succeeded") ? RowStatus.PARTIAL : RowStatus.SUCCEEDED;
+            }
         }
 
         /// A line of the results: what the original tool writes of a success, then ours. Written field by field, as
@@ -8516,51 +8497,36 @@ final class DifyExec implements Runnable {
                 \\{"event":"(?:session|torn|end)","t":"\\d{4}-""");
         /// An unreadable line of another kind hides neither a request nor what the rows' requests depend on.
         Set<String> NEEDED = Set.of("attempt", "session", "merge");
-        ObjectReader READER = JsonMapper.builder(Json.Tokens.FACTORY)
-                .propertyNamingStrategy(PropertyNamingStrategies.SNAKE_CASE)
-                .disable(DeserializationFeature.FAIL_ON_UNKNOWN_PROPERTIES)
-                .enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
-                .withConfigOverride(String.class, text ->
-                        text.setSetterInfo(JsonSetter.Value.forValueNulls(Nulls.AS_EMPTY)))
-                .withConfigOverride(Instant.class, time ->
-                        time.setSetterInfo(JsonSetter.Value.forValueNulls(Nulls.FAIL)))
-                .addModule(new SimpleModule().addDeserializer(Instant.class,
-                        new FromStringDeserializer<>(Instant.class) {
-                            @Override
-                            protected Instant _deserialize(String text, DeserializationContext context) {
-                                return Times.parse(text);
-                            }
-                        }))
-                .registerSubtypes(Stream.of(Event.class.getPermittedSubclasses())
-                        .map(type -> new NamedType(type, kind(type))).toArray(NamedType[]::new))
-                .build().readerFor(Event.class);
+        ObjectReader READER = reader();
+
+        private static ObjectReader reader() {
+            var mapper = Lines.MAPPER.copy();
+            for (var type : Event.class.getPermittedSubclasses())
+                mapper.registerSubtypes(new NamedType(type, kind(type)));
+            return mapper.readerFor(Event.class);
+        }
 
         /// Passes on every event in order, with the offset of its line. Returns the lines that cannot be read.
         static List<BadLine> scan(Path log, ObjLongConsumer<Event> use) throws IOException {
             var bad = new ArrayList<BadLine>();
             try (var lines = new Lines(log)) {
                 while (lines.next()) {
-                    if (lines.isEmpty()) continue;
-                    var event = read(lines.bytes());
+                    var event = lines.<Event>read(READER);
                     if (event.isPresent()) use.accept(event.get(), lines.place());
-                    else bad.add(new BadLine(log, lines.number(), mayHideRequest(lines.fields())));
+                    else lines.bad(mayHideRequest(lines)).ifPresent(bad::add);
                 }
             }
             return bad;
         }
 
-        /// Empty: the line cannot be read.
-        static Optional<Event> read(byte[] line) {
-            try {
-                return Optional.ofNullable(READER.readValue(line));
-            } catch (IOException _) {
-                return Optional.empty();
-            }
+        private static boolean mayHideRequest(Lines line) {
+            var kind = line.<JsonNode>read(Lines.TREE).map(event -> event.path("event").asText()).orElse("");
+            return kind.isEmpty() || NEEDED.contains(kind);
         }
 
-        private static boolean mayHideRequest(Optional<Lines.Fields> line) {
-            var kind = line.map(fields -> fields.text("event")).orElse("");
-            return kind.isEmpty() || NEEDED.contains(kind);
+        /// Empty: the line is not an event.
+        static Optional<Event> read(byte[] line) {
+            return Lines.read(READER, line, 0, line.length);
         }
 
         static boolean isKnown(byte[] line) {
@@ -8731,54 +8697,67 @@ final class DifyExec implements Runnable {
     record BadLine(Path file, long number, boolean isHarmful) {
         static void refuseHarmful(List<BadLine> lines) {
             lines.stream().filter(BadLine::isHarmful).findFirst().ifPresent(line -> {
-                throw new Unusable(line + "; a row whose run it records could be sent again\nhint: restore the file "
-                        + "from a copy, or remove the line if its run does not matter");
+                throw new Unusable(line.file + ":" + line.number + ": this line cannot be read; if it records a run, its "
+                        + "row could be sent again\nhint: restore the file from a copy, or delete the line");
             });
         }
 
-        @Override
-        public String toString() {
-            return file + ":" + number + ": unreadable line";
+        /// `2 lines cannot be read (results.jsonl:3, results.jsonl.log:7)`
+        static Optional<String> note(List<BadLine> lines) {
+            return lines.isEmpty() ? Optional.empty() : Optional.of(Text.count(lines.size(), "line")
+                    + " cannot be read (" + Text.first(3, lines.stream().map(line -> line.file + ":" + line.number))
+                    + ")");
         }
     }
 
-    /// The lines of a file as bytes, one after another or by where they begin. What lies close together comes from one
-    /// read.
+    /// The lines of a file, in order or by where they begin. Byte order marks are left out, wherever `cat` has put them.
     static final class Lines implements AutoCloseable {
         static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
+        static final JsonMapper MAPPER = Json.MAPPER.rebuild()
+                .disable(DeserializationFeature.FAIL_ON_UNKNOWN_PROPERTIES)
+                .enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
+                .withConfigOverride(String.class, text ->
+                        text.setSetterInfo(JsonSetter.Value.forValueNulls(Nulls.AS_EMPTY)))
+                .withConfigOverride(Instant.class, time ->
+                        time.setSetterInfo(JsonSetter.Value.forValueNulls(Nulls.FAIL)))
+                .addModule(new SimpleModule().addDeserializer(Instant.class,
+                        new FromStringDeserializer<>(Instant.class) {
+                            @Override
+                            protected Instant _deserialize(String text, DeserializationContext context) {
+                                return Times.parse(text);
+                            }
+                        }))
+                .build();
+        static final ObjectReader TREE = MAPPER.readerFor(ObjectNode.class);
+        /// What a seek reads before its line: the lines of a row are often close to each other.
         private static final int BACK = 1 << 14;
 
-        private final FileChannel file; // null: there is none
+        private final Path path;
+        private final FileChannel file; // null: it does not exist
         private byte[] page = new byte[1 << 16];
-        private long first = 0; // where in the file the page begins
-        private int filled = 0, start = 0, end = -1;
-        private long number = 0;
+        private long first = 0, number = 0; // where in the file the page begins
+        private int filled = 0, begin = 0, start = 0, end = -1;
 
-        /// A file that is not there has no lines.
+        /// A file that does not exist has no lines.
         Lines(Path path) throws IOException {
+            this.path = path;
             file = Files.exists(path) ? FileChannel.open(path) : null;
         }
 
-        /// Makes the next line the present one. False: there is none.
+        /// Goes on to the next line. False: there is none.
         boolean next() throws IOException {
             long place = first + end + 1;
             if (!find(place)) fill(place, place);
             number++;
-            return end < filled || start < end;
+            return end < filled || begin < end;
         }
 
-        /// The number of the line among those that [#next] read, from 1.
-        long number() {
-            return number;
-        }
-
-        /// Makes the line that begins there the present one.
+        /// Goes to the line that begins there.
         Lines seek(long place) throws IOException {
             if (place < first || place >= first + filled || !find(place)) fill(place, Math.max(0, place - BACK));
             return this;
         }
 
-        /// The file's last line may lack its end.
         private void fill(long place, long from) throws IOException {
             first = from;
             while (true) {
@@ -8790,116 +8769,63 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// False: the line's end is not in the page. The last line of a file may have none.
         private boolean find(long place) {
-            start = (int) (place - first);
-            for (end = start; end < filled; end++) if (page[end] == '\n') return true;
+            begin = start = (int) (place - first);
+            for (end = begin; end < filled; end++) {
+                if (page[end] == '\n') return true;
+                if (end == start + 2 && Arrays.equals(page, start, end + 1, BOM, 0, 3)) start = end + 1;
+            }
             return false;
-        }
-
-        boolean isEmpty() {
-            return start == end;
         }
 
         /// Where in the file the line begins.
         long place() {
-            return first + start;
+            return first + begin;
         }
 
         byte[] bytes() {
             return Arrays.copyOfRange(page, start, end);
         }
 
-        /// The line with its end, without a byte order mark.
         void copyTo(OutputStream out) throws IOException {
-            int mark = BOM.length;
-            int from = Arrays.equals(page, start, Math.min(start + mark, end), BOM, 0, mark) ? start + mark : start;
-            out.write(page, from, end - from);
+            out.write(page, start, end - start);
             out.write('\n');
         }
 
-        JsonParser parser() throws IOException {
-            return Json.Tokens.FACTORY.createParser(page, start, end - start);
+        /// The line as JSON; empty if it is anything but one whole value of this type.
+        <T> Optional<T> read(ObjectReader reader) {
+            return read(reader, page, start, end - start);
         }
 
-        Optional<Fields> fields() throws IOException {
-            return Fields.of(parser());
+        static <T> Optional<T> read(ObjectReader reader, byte[] line, int from, int length) {
+            if (length < 2 || line[from] == 0 || line[from + 1] == 0) return Optional.empty(); // UTF-16 is not guessed
+            try {
+                return Optional.ofNullable(reader.readValue(line, from, length));
+            } catch (IOException | NumberFormatException _) { // Jackson throws the latter for 1e99999999999
+                return Optional.empty();
+            }
+        }
+
+        static boolean isObject(byte[] line) {
+            return read(TREE, line, 0, line.length).isPresent();
+        }
+
+        /// For a line that could be read before, as far as it was needed.
+        Unusable unreadable() {
+            return new Unusable(path + ": cannot read the JSON of the line at byte " + place());
+        }
+
+        /// The line, which cannot be read. Empty: it is blank, or its end is not written yet.
+        Optional<BadLine> bad(boolean isHarmful) {
+            int at = start;
+            while (at < end && (page[at] == ' ' || page[at] == '\t' || page[at] == '\r')) at++;
+            return at == end || end == filled ? Optional.empty() : Optional.of(new BadLine(path, number, isHarmful));
         }
 
         @Override
         public void close() throws IOException {
             if (file != null) file.close();
-        }
-
-        /// The fields of a line that are neither objects nor arrays, by name: databind takes three times as long over a
-        /// long log.
-        record Fields(Map<String, String> texts) {
-            /// What is read otherwise, or passed over: it says whether that is the case.
-            interface Otherwise {
-                boolean reads(String name, JsonParser value) throws IOException;
-            }
-
-            /// Empty: it is no whole JSON object.
-            static Optional<Fields> of(JsonParser line) {
-                return of(line, (_, _) -> false);
-            }
-
-            static Optional<Fields> of(JsonParser line, Otherwise otherwise) {
-                var texts = new HashMap<String, String>();
-                try (line) {
-                    if (line.nextToken() != JsonToken.START_OBJECT) return Optional.empty();
-                    while (line.nextToken() == JsonToken.FIELD_NAME) {
-                        var name = line.currentName();
-                        var value = line.nextToken();
-                        if (!otherwise.reads(name, line) && value.isScalarValue())
-                            texts.put(name, value == JsonToken.VALUE_NULL ? null : line.getText());
-                        line.skipChildren();
-                    }
-                    boolean isWhole = line.currentToken() == JsonToken.END_OBJECT && line.nextToken() == null;
-                    return isWhole ? Optional.of(new Fields(texts)) : Optional.empty();
-                } catch (IOException _) {
-                    return Optional.empty();
-                }
-            }
-
-            static Optional<Fields> of(byte[] line) {
-                try {
-                    return of(Json.Tokens.FACTORY.createParser(line));
-                } catch (IOException _) {
-                    return Optional.empty();
-                }
-            }
-
-            boolean has(String name) {
-                return texts.get(name) != null;
-            }
-
-            /// Empty: the line tells nothing of it.
-            String text(String name) {
-                var text = texts.get(name);
-                return text == null ? "" : text;
-            }
-
-            /// A line without it is none of ours.
-            String needed(String name) {
-                return Objects.requireNonNull(texts.get(name), name);
-            }
-
-            /// When it was written.
-            Instant time() {
-                return Times.parse(needed("t"));
-            }
-
-            String number(String name) {
-                return has(name) ? texts.get(name) : "0";
-            }
-
-            int integer(String name) {
-                return Integer.parseInt(number(name));
-            }
-
-            long whole(String name) {
-                return Long.parseLong(number(name));
-            }
         }
     }
 

@@ -350,67 +350,87 @@ final class BatchTest {
             Golden.check("results.txt", Files.readString(path));
         }
 
-        private static Optional<Results.Head> head(Path folder, String line) throws IOException {
-            try (var lines = new Lines(Files.writeString(folder.resolve("line"), line + "\n"))) {
-                lines.next();
-                return Results.head(lines.parser(), Results.HEAD);
-            }
+        /// `ids; numbers of bad lines`
+        private String read(String text) throws IOException {
+            var index = new Index();
+            var bad = Results.read(Files.writeString(folder.resolve("results.jsonl"), text), index, List.of());
+            return IntStream.range(0, index.size()).mapToObj(index::id).collect(Collectors.joining(" ")) + ";"
+                    + bad.stream().map(line -> " " + line.number()).collect(Collectors.joining());
         }
 
         @ParameterizedTest
-        @CsvSource(delimiter = '|', quoteCharacter = '`', nullValues = "-", useHeadersInDisplayName = true,
-                textBlock = """
-                line                                                                       | id | success | partial
-                {"id":"a","status":"success","inputs":{"id":"b"},"outputs":{"status":"x"}} | a  | true    | false
-                {"id":"a","status":"success","workflow_status":"partial-succeeded"}        | a  | true    | true
-                {"status":"success","outputs":{"outputs":{"id":"b"}},"id":" a "}           | a  | true    | false
-                {"id":"a","status":"failed"}                                               | a  | false   | false
-                {"id":"a","status":null}                                                   | a  | false   | false
-                {"id":"a"}                                                                 | a  | true    | false
-                {"id":7,"status":"success"}                                                | 7  | true    | false
-                {"id":"","status":"success"}                                               | -  |         |
-                {"status":"success"}                                                       | -  |         |
-                {"id":"a","status":"success","outputs":{"text":"tor                        | -  |         |
-                {"id":"a","status":"success"                                               | -  |         |
-                ["a"]                                                                      | -  |         |
-                no JSON                                                                    | -  |         |
+        @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
+                line                                                                       | kind
+                {"id":"a","status":"success","inputs":{"id":"b"},"outputs":{"status":"x"}} | succeeded
+                {"id":"a","status":"success","workflow_status":"partial-succeeded"}        | partial
+                {"status":"success","outputs":{"outputs":{"id":"b"}},"id":" a "}           | succeeded
+                {"id": "a", "status": "success", "outputs": {"outputs": {"n": NaN}}}       | succeeded
+                \uFEFF\uFEFF{"id":"a","status":"success"}                                  | succeeded
+                {"id":"a","status":"error"}                                                | other
+                {"id":"a"}                                                                 | bad
+                {"id":"a","status":null}                                                   | bad
+                {"id":"","status":"success"}                                               | bad
+                {"status":"success"}                                                       | bad
+                {"id":"a","status":"success","outputs":{"text":"tor                        | bad
+                {"id":"a","status":"success"                                               | bad
+                {"id":"a","st{"id":"b","status":"success"}                                 | bad
+                {"id":"a","status":"success"}{"id":"b","status":"success"}                 | bad
+                ["a"]                                                                      | bad
+                no JSON                                                                    | bad
+                \\0\\0\\0                                                                  | bad
                 """)
-        void aLineSaysWhoseResultItIs(String line, String id, Boolean success, Boolean partial) throws IOException {
-            var expected = id == null ? Optional.empty() : Optional.of(
-                    new Results.Head(id, success, partial, "", "", ""));
+        void aLineIsASuccessOrOtherOrBad(String line, String kind) throws IOException {
+            var index = new Index();
+            var path = Files.writeString(folder.resolve("results.jsonl"), line.translateEscapes() + "\r\n\n");
+            var bad = Results.read(path, index, List.of());
 
-            assertEquals(expected, head(folder, line));
-            assertEquals(expected, head(folder, "\uFEFF" + line));
+            assertEquals(kind, !bad.isEmpty() ? "bad" : index.size() == 0 ? "other"
+                    : index.status(index.find("a")).word());
         }
 
         @Test
-        void theFileOfTheOriginalToolIsReadAsItIs() throws IOException {
-            var path = Files.writeString(folder.resolve("results.jsonl"), """
-                    \uFEFF{"id": "a", "status": "success", "outputs": {"outputs": {"answer": "1"}}, "retry_count": 0}
-                    {"id": "b", "status": "success", "outputs": {"answer": "2"}}
-
-                    {"id": "a", "status": "success", "outputs": {"answer": "3"}}
-                    {"id": "c", "status": "error", "error": "no"}
-                    half a li""");
-            var index = new Index();
-            for (var id : List.of("a", "b", "c", "d")) index.add(id, 0, 0);
-            index.endOfRows(0);
-
-            Results.read(path, index, List.of());
-
-            assertEquals(List.of(RowStatus.SUCCEEDED, RowStatus.SUCCEEDED, RowStatus.PENDING,
-                    RowStatus.PENDING), IntStream.range(0, 4).mapToObj(index::status).toList());
+        void linesOfAnyLengthAreReadAndBadOnesNumbered() throws IOException {
+            assertEquals("a b c; 3 5", read(json("\uFEFF{'id':'a','status':'success','outputs':{'t':'"
+                    + "ä".repeat(200_000) + "'}}\n\nhalf a li\n\uFEFF{'id':'b','status':'success'}\r\n{}\n"
+                    + "{'id':'c','status':'success'}")));
         }
 
         @Test
-        void linesLongerThanAnyBufferAreReadToTheirEnd() throws IOException {
-            var path = Files.writeString(folder.resolve("results.jsonl"), json("{'id':'a','outputs':{'t':'"
-                    + "ä".repeat(200_000) + "'}}\n{'id':'b'}\r\n{'id':'c'}"));
-            var index = new Index();
+        void aLastLineWithoutItsEndMayStillBeWritten() throws IOException {
+            assertEquals("a;", read(json("{'id':'a','status':'success'}\n{'id':'b','st")));
+        }
 
-            Results.read(path, index, List.of());
+        /// A log could know the success, but results of the original tool have none.
+        @Test
+        void aLineThatMayHideASuccessStopsTheCall() throws IOException {
+            var scene = Scene.of(folder, "a", "b");
+            Files.writeString(scene.output, json("{'id':'a','status':'success'}\n{'id':'b','sta\n"));
 
-            assertEquals(List.of("a", "b", "c"), IntStream.range(0, index.size()).mapToObj(index::id).toList());
+            var problem = assertThrows(Unusable.class, scene::open);
+
+            assertTrue(problem.getMessage().startsWith(scene.output + ":2: "), problem.getMessage());
+        }
+
+        @Test
+        void twoMarksHideNoSuccess() throws Exception {
+            var scene = Scene.of(folder, "a");
+            Files.writeString(scene.output, json("\uFEFF\uFEFF{'id':'a','status':'success'}\n"));
+
+            scene.play();
+
+            assertEquals(List.of(), scene.ids());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"UTF-16", "UTF-16LE", "UTF-16BE"})
+        void resultsSavedAsUtf16AreRefusedAndLeftAsTheyAre(String encoding) throws IOException {
+            var scene = Scene.of(folder, "a", "b");
+            var text = json("{'id':'a','status':'success'}\n").getBytes(Charset.forName(encoding));
+            Files.write(scene.output, text);
+
+            assertThrows(Unusable.class, scene::open);
+            assertThrows(Unusable.class, () -> Batch.peek(BatchFiles.of(scene.output), Optional.empty()));
+            assertArrayEquals(text, Files.readAllBytes(scene.output));
         }
     }
 
@@ -595,7 +615,7 @@ final class BatchTest {
         }
 
         @Test
-        void linesThatCannotBeReadAreCountedAndTold() throws IOException {
+        void linesThatCannotBeReadAreReportedByTheirNumbers() throws IOException {
             var said = status("""
                     {"event":"session","t":"2026-01-16T12:00:00Z","format":2,"tool":"difyexec 1"}
                     {"event":"end","t":"2026-01-
@@ -603,7 +623,7 @@ final class BatchTest {
                     {"event":"end","t":"2026-01-16T12:00:00Z","id":"a","user":"u","outcome":"failed","error":"no"}
                     """);
 
-            assertTrue(said.contains("2 lines of the log could not be read"), said);
+            assertTrue(said.contains(".log:2, ") && said.contains(".log:3)"), said);
             assertTrue(said.lines().anyMatch(line -> line.matches(" +failed +1 .*")), said);
         }
 

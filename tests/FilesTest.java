@@ -1014,7 +1014,7 @@ final class FilesTest extends WholeCommand {
         void ofANewerFormatAreLeftAlone() throws IOException {
             rows(1);
             Files.writeString(file("results.jsonl.log"),
-                    "{\"event\":\"session\",\"t\":\"2030-01-01T00:00:00Z\",\"format\":2,\"tool\":\"difyexec 9\"}\n");
+                    "{\"event\":\"session\",\"t\":\"2030-01-01T00:00:00Z\",\"format\":3,\"tool\":\"difyexec 9\"}\n");
 
             var call = dify.run();
 

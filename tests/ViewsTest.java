@@ -346,7 +346,7 @@ class ViewsTest {
                 'abc'                   | -     | results.jsonl: its first line is no result
                 '{"id":"z","outputs":{}}'| -    | results.jsonl: its first line is no result
                 '{"id":"z","status":"open"}'| - | results.jsonl: its first line is no result
-                '{"id":" ","status":"success"}'| - | results.jsonl: no line of it is a result
+                '{"id":" ","status":"success"}'| - | results.jsonl: its first line is no result of this tool
                 '{"id":"z","status":"success"}'| - | data.csv: none of its 6 ids is in
                 -                       | 'id,text' | results.jsonl.log: its first line is no event
                 ''                      | 'abc' | results.jsonl.log: its first line is no event
