@@ -447,8 +447,7 @@ final class DifyExec implements Runnable {
     @Command(name = "merge", mixinStandardHelpOptions = true, sortOptions = false,
             description = "Make one batch of the shards of 'run --shard'.",
             footerHeading = "%nExamples:%n", footer = {"  difyexec merge -i data.csv -o results.jsonl",
-                    "  difyexec merge -i data.csv -o results.jsonl --partial",
-                    "  difyexec merge -i data.csv -o results.jsonl --force"})
+                    "  difyexec merge -i data.csv -o results.jsonl --partial"})
     static final class Merge implements Callable<Integer> {
         @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV",
                 description = "Read rows from this file.")
@@ -463,9 +462,6 @@ final class DifyExec implements Runnable {
         @Option(names = "--partial", description = "Merge even if shards are missing.")
         boolean partial;
 
-        @Option(names = "--force", description = "For rows that ran twice, keep the earlier result.")
-        boolean force;
-
         @Option(names = "--no-bom", description = "Write results without a byte order mark.")
         boolean noBom;
 
@@ -474,15 +470,17 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws IOException {
             var files = BatchFiles.of(output);
-            try (var source = files.open(input);
-                 var merger = Merger.open(files, shape.open(source.path()), partial)) {
-                AtomicFile.write(files.log(), log -> { // its move comes last: until then all is merged again
-                    merger.log(log, force);
-                    AtomicFile.write(files.results(), results -> merger.results(results, noBom));
-                    merger.retryList();
-                });
-                merger.said().forEach(console.err()::println);
-                console.next().print(merger.batch(), console.err());
+            try (var source = files.open(input)) {
+                var batch = Merger.merge(files, shape.open(source.path()), partial, noBom);
+                var index = batch.index();
+                var merge = batch.history().merge.orElseThrow();
+                console.err().println("Merged " + merge.taken().size() + " of " + Text.count(merge.shards(), "shard")
+                        + ": " + Text.count(index.rows(), "row") + ", " + RowStatus.counts(index::count));
+                int strangers = index.size() - index.rows();
+                if (strangers > 0) console.err().println("Note: " + Text.count(strangers, "id is", "ids are")
+                        + " not in " + input + " (" + Text.first(3, IntStream.range(index.rows(), index.size())
+                                .mapToObj(index::id).map(Text::id)) + ").");
+                console.next().print(batch, console.err());
                 return Exit.OK.code;
             }
         }
@@ -1888,6 +1886,7 @@ final class DifyExec implements Runnable {
                         + Text.number(rows + batch.index().ofOtherShards()) + " rows; -c " + slots + " here, "
                         + Text.number((long) slots * count) + " if all " + count + " run");
                 var others = selection.named().filter(id -> !shard.get().holds(id)).toList();
+                batch.requireInCsv(others);
                 if (!others.isEmpty()) dify.err().println("Note: skipping " + Text.count(others.size(), "id")
                         + " of other shards (" + Text.first(3, others.stream().map(Text::id)) + ").");
             }
@@ -3109,7 +3108,7 @@ final class DifyExec implements Runnable {
             boolean isPending = index.count(RowStatus.PENDING) > 0;
             if (!isPending && index.count(RowStatus.FAILED) == 0)
                 out.println("What is open is looked up by the next call; --resend-unknown sends it again.");
-            var others = batch.history().merge.map(merge -> Shards.others(merge.byShard().keySet(), merge.shards(),
+            var others = batch.history().merge.map(merge -> Shards.others(merge.taken().keySet(), merge.shards(),
                     index, IntStream.range(0, index.rows())).keySet()).orElse(Set.of());
             if (!others.isEmpty()) print(others, batch.history(), results, out);
             else print(isPending ? "run" : "retry", all, results, out);
@@ -6482,7 +6481,7 @@ final class DifyExec implements Runnable {
             files.requireOurs();
             if (csv.isEmpty()) return new Index();
             var index = csv.get().check();
-            files.requireOurs(files.retry(), index);
+            files.requireOurs(index);
             return index;
         }
 
@@ -6581,6 +6580,14 @@ final class DifyExec implements Runnable {
         /// Whether the row is not another shard's.
         private boolean isHere(String id) {
             return files.shard().map(shard -> shard.holds(id.strip())).orElse(true);
+        }
+
+        /// Refuses ids that no row of the whole CSV has, whatever its shard.
+        void requireInCsv(List<String> ids) {
+            if (ids.isEmpty()) return;
+            var whole = csv.orElseThrow().with(Optional.empty());
+            var all = new Batch(files, Optional.of(whole), whole.check(), history, offsets);
+            ids.forEach(id -> all.known(id, ""));
         }
 
         private int open(String id, boolean force) {
@@ -6713,19 +6720,18 @@ final class DifyExec implements Runnable {
             var csv = whole.with(files.shard());
             try {
                 var index = Batch.rows(files, Optional.of(csv));
-                files.requireOurs(files.retry().draft(), index);
                 var lock = files.take();
                 try {
                     if (fresh.isPresent()) {
-                        Shards.refuseOthers(files, Optional.empty());
+                        Shards.refuseOthers(files, csv, Optional.empty());
                         files.moveAside(fresh.get());
                     }
                     var torn = Stream.of(LineFile.mend(files.results()), LineFile.mend(files.log()))
                             .flatMap(Optional::stream).toList();
                     var history = Batch.readAll(files, index, List.of());
                     BadLine.refuseHarmful(history.unreadable());
+                    if (fresh.isEmpty()) Shards.refuseOthers(files, csv, Optional.of(history));
                     if (!rebuild) refuseLost(files, index, history.lost());
-                    if (fresh.isEmpty()) Shards.refuseOthers(files, Optional.of(history));
                     var batch = new Batch(files, Optional.of(csv), index, history, new LineOffsets());
                     var writer = new BatchWriter(batch, lock, noBom);
                     torn.forEach(writer::record);
@@ -6830,7 +6836,7 @@ final class DifyExec implements Runnable {
         }
 
         static Stop unwritable(IOException problem) {
-            return new Stop(Exit.STOPPED, "cannot write: " + Text.of(problem) + (problem instanceof LineFile.Gone
+            return new Stop(Exit.STOPPED, "cannot write: " + Text.of(problem) + (problem instanceof LineFile.Touched
                     ? "; what this call wrote last may not be in it"
                             + "\nhint: bring back what it had before the same command runs again: a run that "
                             + "the log does not tell is not looked up"
@@ -6934,7 +6940,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private History(Index index) {
+        History(Index index) {
             this.index = index;
         }
 
@@ -7477,105 +7483,62 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The four files of a batch.
+    /// The files of a batch, named after its results.
     ///
-    /// @param shard the one that they are named after
+    /// @param shard the one that the results are named after
     record BatchFiles(Path results, RetryList retry, Path log, Path lock, Optional<Shard> shard) {
-        private static final String ELSEWHERE = "move it away, or name another file for the results";
+        private static final String ELSEWHERE = "\nhint: move it away, or choose another -o";
 
         static BatchFiles of(Path output) {
-            refuseNoFile(output, "name another for the results");
-            folder(output);
+            requireRegular(output);
             var files = new BatchFiles(output, new RetryList(sibling(output, ".retry")), sibling(output, ".log"),
                     sibling(output, ".lock"), Shard.in(output));
-            files.all().forEach(file -> refuseNoFile(file, ELSEWHERE));
+            files.all().forEach(BatchFiles::requireRegular);
             return files;
         }
 
-        private static Path folder(Path file) {
+        /// Only a regular file can be locked, cut and replaced safely. What a link points to may be another batch's.
+        private static void requireRegular(Path file) {
+            var kind = file.toString().equals("-") ? "standard output" : Files.isSymbolicLink(file) ? "a symbolic link"
+                    : Files.isDirectory(file) ? "a folder"
+                    : Files.exists(file) && !Files.isRegularFile(file) ? "a device or a pipe" : "";
+            if (!kind.isEmpty()) throw new Unusable(file + ": " + kind + ", not a file" + ELSEWHERE);
             var folder = file.toAbsolutePath().getParent();
-            if (!Files.isDirectory(folder)) throw new Unusable(file + ": there is no folder " + folder);
-            return folder;
-        }
-
-        /// What is there under a name to write to must be a file.
-        static void refuseNoFile(Path file, String remedy) {
-            if (file.toString().equals("-")) throw new Unusable("-: standard output, not a file; " + remedy);
-            if (!Files.exists(file, LinkOption.NOFOLLOW_LINKS) || Files.isRegularFile(file) && !isDevice(file)) return;
-            throw new Unusable(file + ": " + (Files.isDirectory(file) ? "a folder"
-                    : Files.exists(file) ? "a device or a pipe" : "a link to nothing") + ", not a file; " + remedy);
-        }
-
-        /// `/dev/stdout` is a regular file where it is sent to one.
-        private static boolean isDevice(Path file) {
-            var folder = file.toAbsolutePath().normalize().getParent();
-            return folder.equals(Path.of("/dev")) || folder.equals(Path.of("/dev/fd")) || folder.startsWith("/proc");
-        }
-
-        /// Every name that a batch writes to.
-        List<Path> all() {
-            return List.of(results, retry.path(), log, lock, retry.draft().path());
-        }
-
-        /// Nothing of anybody else's is written to, cut, replaced or moved.
-        void requireOurs() {
-            if (!FirstLine.isOurs(results, Results::isResult, Results.BEGINNING)) throw new Unusable(results
-                    + ": its first line is no result of this tool\nhint: name another file for the results");
-            if (!FirstLine.isOurs(log, Event::isKnown, Event.BEGINNING)) throw new Unusable(log
-                    + ": its first line is no event of this tool\nhint: " + ELSEWHERE);
-        }
-
-        /// The same of a list of ids. Without a batch all are the CSV's. A batch may know some that have left the CSV
-        /// since.
-        ///
-        /// @param rows those of the CSV
-        void requireOurs(RetryList list, Index rows) throws IOException {
-            if (list.ids(ids -> ids.allMatch(id -> rows.find(id) >= 0))) return;
-            var batch = new Index();
-            Results.read(results, batch, List.of());
-            History.read(log, batch, List.of());
-            if (batch.size() == 0 || list.ids(ids -> ids.noneMatch(id -> rows.find(id) >= 0 || batch.find(id) >= 0)))
-                throw new Unusable(list.path() + ": not a list of ids of this batch\nhint: " + ELSEWHERE);
-        }
-
-        /// The lock. Where it was deleted, or is one of another name for the results, those that are written tell.
-        Lock take() throws IOException {
-            var own = Lock.take(lock);
-            for (var file : List.of(results, log)) {
-                if (!Lock.isHeld(file)) continue;
-                own.close();
-                throw Lock.held(file);
-            }
-            return own;
+            if (!Files.isDirectory(folder)) throw new Unusable(file + ": no such folder: " + folder);
         }
 
         private static Path sibling(Path output, String suffix) {
             return output.resolveSibling(output.getFileName() + suffix);
         }
 
-        /// The input, which is none of these files.
-        Csv.Source open(Path input) {
-            var source = Csv.Source.of(input);
-            refuse(source.path());
-            return source;
+        List<Path> all() {
+            return List.of(results, retry.path(), log, lock);
         }
 
-        /// An input that is one of our outputs would be destroyed.
-        void refuse(Path input) {
-            try {
-                for (var file : all())
-                    if (Files.exists(file) && Files.isSameFile(file, input))
-                        throw new Unusable(input + " is both input and output\nhint: name another file");
-            } catch (IOException problem) {
-                throw new Unusable(input + ": " + Text.of(problem));
-            }
+        /// Refuses files of others: nothing of theirs is written to, cut, replaced or moved.
+        void requireOurs() {
+            if (!FirstLine.isOurs(results, Results::isResult, Results.BEGINNING))
+                throw new Unusable(results + ": the first line is not a result of difyexec" + ELSEWHERE);
+            if (!FirstLine.isOurs(log, Event::isKnown, Event.BEGINNING))
+                throw new Unusable(log + ": the first line is not an event of difyexec" + ELSEWHERE);
+        }
+
+        /// Refuses a retry list of others. All its ids are in the CSV, or the batch knows one of them: rows may have
+        /// been removed from the CSV.
+        void requireOurs(Index csv) throws IOException {
+            var ids = retry.read();
+            if (ids.stream().allMatch(id -> csv.find(id) >= 0)) return;
+            var batch = new Index();
+            Results.read(results, batch, List.of());
+            History.read(log, batch, List.of());
+            if (batch.size() == 0 || ids.stream().noneMatch(id -> csv.find(id) >= 0 || batch.find(id) >= 0))
+                throw new Unusable(retry.path() + ": not a list of ids of this batch" + ELSEWHERE);
         }
 
         /// Refuses to write a report or a spreadsheet over a file of the batch or an input, or over another file that
         /// may not be replaced.
         void requireTarget(Path file, List<Path> inputs, Predicate<Path> mayBeReplaced) {
-            refuseNoFile(file, "name another");
-            folder(file);
+            requireRegular(file);
             try {
                 for (var own : all()) if (AtomicFile.isSame(own, file))
                     throw new Unusable(file + ": the batch has a file of this name\nhint: choose another name");
@@ -7588,20 +7551,33 @@ final class DifyExec implements Runnable {
                 throw new Unusable(file + " already exists\nhint: use --force to overwrite it");
         }
 
+        Csv.Source open(Path input) {
+            var source = Csv.Source.of(input);
+            refuse(source.path());
+            return source;
+        }
+
+        /// Refuses an input that is one of these files: it would be destroyed.
+        void refuse(Path input) {
+            try {
+                for (var file : all()) if (Files.exists(file) && Files.isSameFile(file, input))
+                    throw new Unusable(input + " is both input and output\nhint: choose another -o");
+            } catch (IOException problem) {
+                throw new Unusable(input + ": " + Text.of(problem));
+            }
+        }
+
         boolean isBegun() {
             return !FirstLine.isEmpty(log) || Files.exists(retry.path()) || Files.exists(results);
         }
 
-        /// A batch of which nothing is on disk cannot be looked at.
+        /// Refuses a batch that has no files yet.
         BatchFiles begun() {
-            if (!FirstLine.isEmpty(log) || Files.exists(retry.path())) return this;
-            if (!isBegun() && !Shards.beside(this).isEmpty()) throw new Unusable(results
-                    + ": its shards are there and were not merged yet; 'merge' makes one batch of them");
-            if (!Files.exists(results)) throw new Unusable(results
-                    + ": no such batch (neither results, .retry nor .log)\nhint: start one with 'run'");
-            if (FirstLine.isEmpty(results)) throw new Unusable(results
-                    + ": empty, and there is neither .retry nor .log\nhint: start a batch with 'run'");
-            return this;
+            if (!FirstLine.isEmpty(log) || Files.exists(retry.path()) || !FirstLine.isEmpty(results)) return this;
+            if (!Files.exists(results) && !Shards.beside(this).isEmpty()) throw new Unusable(results
+                    + ": not merged yet; only shards of this batch exist\nhint: 'merge' makes one batch of them");
+            throw new Unusable(results + (Files.exists(results) ? ": empty" : ": no such batch")
+                    + ", and there is no .retry and no .log\nhint: start a batch with 'run'");
         }
 
         /// `--fresh`: the earlier batch keeps its files under another name. The caller holds the lock.
@@ -7613,156 +7589,220 @@ final class DifyExec implements Runnable {
                 Files.move(file, sibling(file, stamp));
                 err.println("Moved " + file + " to " + sibling(file, stamp).getFileName() + ".");
             }
+            AtomicFile.forceFolder(results);
         }
 
-        /// By its first line a file is known as ours: whole, it is one of our lines; torn by a crash, it begins like
-        /// one.
-        static final class FirstLine {
-            /// A line that is longer than `ENOUGH` is known by its beginning alone, a torn one by as much as `{"id":`.
-            private static final int ENOUGH = 1 << 16, LEAST = 6;
-            private static final Charset LATIN = StandardCharsets.ISO_8859_1;
+        /// Claims the batch for this process. A whole batch and shards of another number exclude each other, also when
+        /// they start at the same moment: one process after another takes its own lock and looks at theirs. Removes
+        /// what killed and refused calls left.
+        Lock take() throws IOException {
+            var whole = shard.isEmpty() ? this : of(Shard.whole(results));
+            var start = Lock.start(whole);
+            try {
+                if (!start.claim()) throw locked(whole.lock);
+                var own = shard.isEmpty() ? start : new Lock(this);
+                try {
+                    if (shard.isPresent() && !own.claim()) throw locked(lock);
+                    lookAround(whole);
+                    for (var file : List.of(results, retry.path(), log)) AtomicFile.removeAbandoned(file);
+                    return own;
+                } catch (IOException | RuntimeException problem) {
+                    own.close();
+                    throw problem;
+                }
+            } finally {
+                if (shard.isEmpty()) start.started();
+                else start.close();
+            }
+        }
 
-            /// @param isLine    whether what is a JSON object is a line of ours
-            /// @param beginning what all of ours begin with
+        private void lookAround(BatchFiles whole) throws IOException {
+            for (var file : List.of(results, log)) // if the lock was deleted, or the file has a second name
+                if (Lock.isHeld(file)) throw locked(file);
+            for (var other : Shards.named(whole)) {
+                if (other.equals(this)) continue;
+                boolean isHeld = Lock.isHeld(other.lock);
+                if (isHeld && (shard.isEmpty() || shard.get().count() != Shards.shard(other).count()))
+                    throw new Unusable(other.lock + ": shard " + Shards.shard(other)
+                            + " is running\nhint: wait for it, or choose another -o");
+                if (!isHeld && !other.isBegun() && Files.size(other.lock) == 0) Files.delete(other.lock);
+            }
+        }
+
+        private static Unusable locked(Path file) {
+            return new Unusable(file + " is locked: another difyexec process is using this batch"
+                    + "\nhint: wait for it, or choose another -o");
+        }
+
+        /// Recognizes a file of ours by its first line that is not blank.
+        static final class FirstLine {
+            private static final int ENOUGH = 1 << 16, LEAST = 6;
+            private static final Pattern BLANK = Pattern.compile("^(?:\u00EF\u00BB\u00BF)*[ \\t\\r\\n]*");
+
+            /// @param beginning recognizes a line that a crash has cut off, or one longer than `ENOUGH`
             static boolean isOurs(Path file, Predicate<byte[]> isLine, Pattern beginning) {
                 var head = head(file);
                 int end = head.indexOf('\n');
-                var line = end < 0 ? head : head.substring(0, end);
-                var matcher = beginning.matcher(line);
-                boolean begins = line.length() >= LEAST && (matcher.lookingAt() || matcher.hitEnd());
-                return head.isEmpty() || isLine.test(line.getBytes(LATIN))
-                        || end < 0 && begins;
+                if (head.isEmpty() || isLine.test((end < 0 ? head : head.substring(0, end)).getBytes(ISO_8859_1)))
+                    return true;
+                var matcher = beginning.matcher(head);
+                return end < 0 && head.length() >= LEAST && (matcher.lookingAt() || matcher.hitEnd());
             }
 
-            /// Missing, without a byte, or with a byte order mark alone.
+            /// Missing, or without any text.
             static boolean isEmpty(Path file) {
                 return head(file).isEmpty();
             }
 
-            /// What follows the byte order mark, if there is one, a byte each character.
+            /// A character for each byte, from the first that is not blank; without byte order marks.
             private static String head(Path file) {
                 if (!Files.exists(file)) return "";
                 try (var in = Files.newInputStream(file)) {
-                    String head = new String(in.readNBytes(ENOUGH), LATIN), mark = new String(Lines.BOM, LATIN);
-                    return head.startsWith(mark) ? head.substring(mark.length()) : head;
+                    return BLANK.matcher(new String(in.readNBytes(ENOUGH), ISO_8859_1)).replaceFirst("");
                 } catch (IOException problem) {
-                    throw new Unusable(file + ": cannot be used (" + Text.of(problem) + ")");
+                    throw new Unusable(file + ": cannot be read (" + Text.of(problem) + ")");
                 }
             }
         }
 
-        /// Held by the one process that writes a batch; on a file of its own, since a lock goes with any reader's
-        /// close. Once all is read, the files that are written to are held as well.
-        record Lock(FileChannel channel) implements AutoCloseable {
-            static Lock take(Path path) {
+        /// Held by the one process that writes a batch. It has a file of its own: a process loses its locks on a file
+        /// when it closes any channel of that file.
+        static final class Lock implements AutoCloseable {
+            /// A process that starts holds another byte than one that writes.
+            private static final int WRITER = 0, STARTER = 1;
+            private static final Duration PATIENCE = Duration.ofMinutes(1);
+
+            private final BatchFiles files;
+            private final Object key;
+            private final FileChannel channel;
+            private FileLock writer, starter;
+
+            Lock(BatchFiles files) throws IOException {
+                this.files = files;
                 try {
-                    return new Lock(open(path, 0).orElseThrow(() -> held(path)));
-                } catch (IOException problem) {
-                    throw new Unusable(path + ": cannot be written (" + Text.of(problem) + ")");
+                    Files.createFile(files.lock);
+                } catch (FileAlreadyExistsException _) {
+                    // of an earlier call
+                }
+                key = key(files.lock);
+                channel = FileChannel.open(files.lock, StandardOpenOption.WRITE, LinkOption.NOFOLLOW_LINKS);
+            }
+
+            /// Waits while another process looks at the locks: that takes it moments.
+            static Lock start(BatchFiles whole) throws IOException {
+                for (var end = Instant.now().plus(PATIENCE); Instant.now().isBefore(end); LockSupport.parkNanos(20_000_000))
+                    try {
+                        var lock = new Lock(whole);
+                        lock.starter = lock.lock(STARTER);
+                        if (lock.starter != null) return lock;
+                        lock.channel.close();
+                    } catch (NoSuchFileException _) {
+                        // a call that was refused has just removed it
+                    }
+                throw locked(whole.lock);
+            }
+
+            void started() throws IOException {
+                if (channel.isOpen()) starter.release();
+            }
+
+            boolean claim() throws IOException {
+                writer = lock(WRITER);
+                return writer != null;
+            }
+
+            /// Null: another process holds it, or has removed the file.
+            private FileLock lock(int at) throws IOException {
+                try {
+                    var held = channel.tryLock(at, 1, false);
+                    return held != null && Objects.equals(key, key(files.lock)) ? held : null;
+                } catch (OverlappingFileLockException | NoSuchFileException _) {
+                    return null;
                 }
             }
 
-            private static Unusable held(Path path) {
-                return new Unusable(path
-                        + " is held: another difyexec is writing this batch\nhint: wait for it or name another -o");
+            /// A name for the file behind a path; null where the system has none.
+            static Object key(Path path) throws IOException {
+                return Files.readAttributes(path, BasicFileAttributes.class).fileKey();
             }
 
-            /// A file to write to, held by a byte beyond all others: Windows lets nobody read what is held.
+            /// A file to write to. It holds a byte beyond all others: on Windows nobody can read what is locked.
             static FileChannel holding(Path path) throws IOException {
-                return open(path, Long.MAX_VALUE - 1).orElseThrow(() ->
-                        new IOException(path + ": another difyexec is writing to it"));
-            }
-
-            /// Empty where that part of it is held by another, or by this very process.
-            private static Optional<FileChannel> open(Path path, long from) throws IOException {
-                var channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
+                var channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.WRITE,
+                        LinkOption.NOFOLLOW_LINKS);
                 try {
-                    if (channel.tryLock(from, Long.MAX_VALUE - from, false) != null) return Optional.of(channel);
+                    if (channel.tryLock(Long.MAX_VALUE - 1, 1, false) != null) return channel;
                 } catch (OverlappingFileLockException _) {
-                    // as good as held by another
+                    // held by this process
                 }
                 channel.close();
-                return Optional.empty();
+                throw new IOException(path + ": another difyexec process is writing to it");
             }
 
-            /// Whether a process is writing the batch.
             static boolean isHeld(Path path) throws IOException {
                 if (!Files.exists(path)) return false;
-                try (var channel = FileChannel.open(path)) { // of a shard that may only be read, too
+                try (var channel = FileChannel.open(path)) { // only to read: the shard may be another user's
                     return channel.tryLock(0, Long.MAX_VALUE, true) == null;
                 } catch (OverlappingFileLockException _) {
-                    return true; // by this very process
+                    return true; // held by this process
                 }
             }
 
+            /// Leaves no file of a call from which nothing came.
             @Override
             public void close() throws IOException {
-                channel.close();
+                try (channel) {
+                    if (writer != null && channel.size() == 0 && !files.isBegun()) Files.deleteIfExists(files.lock);
+                }
             }
         }
 
-        /// `<output>.retry`: the ids to run again, in the CSV's order; made anew as a whole, gone when there is none.
+        /// `<output>.retry`: the ids to run again, in the CSV's order. Replaced as a whole; gone when empty.
         record RetryList(Path path) {
-            /// An editor may put one before the first line, `cat` before others: it is no part of an id.
+            /// An editor may put one at the start, `cat` before other lines: it is not part of an id.
             private static final String MARK = "\uFEFF";
 
             /// Each id once.
             List<String> read() throws IOException {
-                return ids(all -> all.distinct().toList());
-            }
-
-            /// As they stand in the file, with or without BOM.
-            <T> T ids(Function<Stream<String>, T> use) throws IOException {
                 try (var lines = Files.lines(path, UTF_8)) {
-                    return use.apply(lines.map(line -> (line.startsWith(MARK) ? line.substring(1) : line).strip())
-                            .filter(id -> !id.isEmpty()));
+                    return lines.map(line -> (line.startsWith(MARK) ? line.substring(1) : line).strip())
+                            .filter(id -> !id.isEmpty()).distinct().toList();
                 } catch (NoSuchFileException _) {
-                    return use.apply(Stream.empty());
+                    return List.of();
                 } catch (UncheckedIOException problem) {
-                    throw new Unusable(path + ": not UTF-8\nhint: save it as UTF-8, one id a line");
+                    throw new Unusable(path + ": not UTF-8\nhint: save it as UTF-8, one id per line");
                 }
-            }
-
-            /// What it is written to before it takes its place; one that a crash left is written over.
-            RetryList draft() {
-                return new RetryList(sibling(path, ".tmp"));
             }
 
             void write(Index index) throws IOException {
-                var draft = draft().path();
-                try (var out = Files.newBufferedWriter(draft, UTF_8)) {
-                    for (int entry = 0; entry < index.rows(); entry++)
-                        if (index.status(entry).isOnRetryList()) out.append(line(index.id(entry))).append('\n');
-                } catch (IOException problem) {
-                    Files.deleteIfExists(draft);
-                    throw new IOException(path + ": " + Text.of(problem), problem);
-                }
-                if (Files.size(draft) > 0)
-                    Files.move(draft, path, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
-                else {
-                    Files.delete(draft);
+                var listed = IntStream.range(0, index.rows()).filter(entry -> index.status(entry).isOnRetryList());
+                var ids = listed.mapToObj(index::id).iterator();
+                if (!ids.hasNext()) {
                     Files.deleteIfExists(path);
+                    return;
                 }
-            }
-
-            /// An id that begins with the mark all the same keeps it behind another.
-            private static String line(String id) {
-                return id.startsWith(MARK) ? MARK + id : id;
+                AtomicFile.replace(path, out -> {
+                    var writer = new BufferedWriter(new OutputStreamWriter(out, UTF_8));
+                    while (ids.hasNext()) {
+                        var id = ids.next();
+                        writer.append(id.startsWith(MARK) ? MARK : "").append(id).append('\n');
+                    }
+                    writer.flush();
+                });
             }
         }
     }
 
-    /// The shards of a batch that lie beside it, by their number.
+    /// The shards of a batch that have begun in its folder, by their number.
     record Shards(BatchFiles whole, int count, List<BatchFiles> files) {
-        /// Those that have begun; there must be one, and all of one number.
+        /// There must be one, and all must have the same count.
         static Shards of(BatchFiles whole) {
             var files = beside(whole);
-            if (files.isEmpty()) throw new Unusable(whole.results() + ": there is no shard of it, like "
-                    + new Shard(1, 8).of(Shard.whole(whole.results())).getFileName());
+            if (files.isEmpty()) throw new Unusable(whole.results() + ": no shards found, such as "
+                    + new Shard(1, 8).of(Shard.whole(whole.results())).getFileName()
+                    + "\nhint: start them with 'run --shard I/N'");
             int count = shard(files.getFirst()).count();
-            for (var other : files) if (shard(other).count() != count) throw new Unusable(files.getFirst().results()
-                    + " and " + other.results() + " are shards of " + count + " and of " + shard(other).count()
-                    + ": these do not belong together");
+            for (var other : files) requireCount(other, shard(other).count(), count);
             return new Shards(whole, count, files);
         }
 
@@ -7770,14 +7810,23 @@ final class DifyExec implements Runnable {
             return files.shard().orElseThrow();
         }
 
-        /// Whatever their number; none beside what is a shard itself.
+        private static void requireCount(BatchFiles other, int theirs, int count) {
+            if (theirs != count) throw new Unusable(other.results() + ": this batch was started in " + theirs
+                    + " shards, not " + count + "\nhint: continue with " + theirs + ", or choose another -o");
+        }
+
         static List<BatchFiles> beside(BatchFiles whole) {
+            return named(whole).stream().filter(BatchFiles::isBegun).toList();
+        }
+
+        /// All that have any file, even only a lock, whatever their count. A shard itself has none.
+        static List<BatchFiles> named(BatchFiles whole) {
             var output = whole.results();
             if (whole.shard().isPresent()) return List.of();
-            try (var all = Files.list(BatchFiles.folder(output))) {
-                return all.map(path -> output.resolveSibling(path.getFileName().toString().replaceFirst("\\.log$", "")))
-                        .distinct()
-                        .filter(path -> Shard.in(path).filter(shard -> shard.of(output).equals(path)).isPresent())
+            try (var all = Files.list(output.toAbsolutePath().getParent())) {
+                return all.map(file -> output.resolveSibling(
+                                file.getFileName().toString().replaceFirst("\\.(log|lock|retry)$", ""))).distinct()
+                        .filter(file -> Shard.in(file).filter(shard -> shard.of(output).equals(file)).isPresent())
                         .map(BatchFiles::of).sorted(Comparator.comparing(Shards::shard,
                                 Comparator.comparingInt(Shard::count).thenComparingInt(Shard::index))).toList();
             } catch (IOException problem) {
@@ -7785,13 +7834,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Those that have not begun, with their number of rows if that is not 0.
-        SortedMap<Shard, Long> missing(Index index) {
-            var begun = files.stream().map(part -> shard(part).index()).collect(Collectors.toSet());
-            return others(begun, count, index, IntStream.range(0, index.rows()));
-        }
-
-        /// Those of some rows that are not known, with their number of rows.
+        /// The shards of these rows that are not known, with their number of rows.
         static SortedMap<Shard, Long> others(Set<Integer> known, int count, Index index, IntStream rows) {
             var asked = known.size() == count ? IntStream.empty() : rows;
             return asked.mapToObj(entry -> Shard.of(index.id(entry), count))
@@ -7799,448 +7842,277 @@ final class DifyExec implements Runnable {
                             () -> new TreeMap<>(Comparator.comparingInt(Shard::index)), Collectors.counting()));
         }
 
-        /// A row must not be asked for by two processes that do not know of each other.
+        /// Refuses a start that could send a row which another process has sent. The caller holds the lock, so none of
+        /// the others is running.
         ///
-        /// @param history empty: the batch is begun anew
-        static void refuseOthers(BatchFiles files, Optional<History> history) throws IOException {
+        /// @param history empty: the batch starts again from nothing
+        static void refuseOthers(BatchFiles files, Csv csv, Optional<History> history) throws IOException {
+            if (history.isPresent()) requireSamePart(files, csv, history.get());
+            if (files.shard().isEmpty()) refuseUnmerged(files, history.flatMap(known -> known.merge));
+            else refuseOtherBatch(files, csv, history.isPresent() && history.get().session.isEmpty());
+        }
+
+        private static void requireSamePart(BatchFiles files, Csv csv, History history) {
+            if (history.session.isEmpty()) return;
             var own = files.shard().map(Shard::toString).orElse("");
-            var session = history.flatMap(known -> known.session);
-            var merge = history.flatMap(known -> known.merge);
-            var before = merge.isPresent() ? "" : session.map(SessionEvent::shard).orElse("");
-            if (session.isPresent() && !own.equals(before))
-                throw new Unusable(files.log() + ": this batch was begun " + named(before) + ", not "
-                        + named(own) + "; go on so, or name another -o");
-            if (files.shard().isPresent()) refuseOtherCount(files, history.isPresent() && session.isEmpty());
-            else refuseUnmerged(files, merge);
+            var before = history.merge.isPresent() ? "" : history.session.get().shard();
+            if (!own.equals(before)) throw new Unusable(files.log() + ": this batch was started "
+                    + (before.isEmpty() ? "without --shard" : "with --shard " + before) + (own.isEmpty()
+                            ? " and is not merged\nhint: merge its shards" : "\nhint: continue like that, or choose another -o"));
+            if (!own.isEmpty()) requireSameRows(files.log(), history.session.get(), csv);
         }
 
-        private static String named(String shard) {
-            return shard.isEmpty() ? "without --shard" : "with --shard " + shard;
+        /// Shards that read the CSV differently would have other ids, and other rows.
+        static void requireSameRows(Path log, SessionEvent session, Csv csv) {
+            var then = reading(session.idColumn(), session.encoding(), session.delimiter());
+            var now = reading(csv.columns().get(csv.idColumn()), csv.file().charset().name(),
+                    String.valueOf(csv.header().delimiter()));
+            if (!now.equals(then)) throw new Unusable(log + ": this shard was started with " + then + ", not " + now
+                    + "\nhint: use the same options for all shards");
         }
 
-        /// @param blank whether nothing is known of what the shard did, which `--fresh` did not ask for
-        private static void refuseOtherCount(BatchFiles files, boolean blank) throws IOException {
+        private static String reading(String idColumn, String encoding, String delimiter) {
+            return "id column " + Text.quoted(idColumn) + ", encoding " + encoding + ", delimiter " + Text.quoted(delimiter);
+        }
+
+        private static Optional<SessionEvent> firstSession(Path log) throws IOException {
+            try (var lines = new Lines(log)) {
+                while (lines.next())
+                    if (Event.read(lines.bytes()).orElse(null) instanceof SessionEvent session) return Optional.of(session);
+            }
+            return Optional.empty();
+        }
+
+        /// @param isBlank whether nothing is known of what the shard did, though it was not started with `--fresh`
+        private static void refuseOtherBatch(BatchFiles files, Csv csv, boolean isBlank) throws IOException {
+            var own = shard(files);
             var whole = BatchFiles.of(Shard.whole(files.results()));
-            int count = shard(files).count();
-            for (var other : beside(whole)) refuseOtherCount(other, shard(other).count(), count);
-            var merged = new Merged(whole.log());
-            if (merged.isBegunWhole) throw new Unusable(whole.log()
-                    + ": this batch was begun without --shard; go on so, or name another -o");
-            if (merged.last.isEmpty()) return;
-            refuseOtherCount(whole, merged.last.get().shards(), count);
-            if (!merged.last.get().byShard().containsKey(shard(files).index())) return;
-            if (merged.wentOn) throw new Unusable(whole.log() + ": this batch has taken the shard " + shard(files)
-                    + " and gone on by itself; its rows would be paid twice; go on without --shard");
-            if (blank) throw new Unusable(files.log() + ": gone or empty, and " + whole.log() + " has taken what it"
-                    + " told; rows would be paid twice; bring it back, or go on without --shard");
+            for (var other : beside(whole)) {
+                requireCount(other, shard(other).count(), own.count());
+                var first = firstSession(other.log());
+                if (first.isPresent()) requireSameRows(other.log(), first.get(), csv);
+            }
+            var merged = Merged.of(whole.log());
+            if (merged.isStartedWhole) throw new Unusable(whole.log()
+                    + ": this batch was started without --shard\nhint: continue without it, or choose another -o");
+            for (var shard : merged.shards) requireCount(whole, shard.count(), own.count());
+            if (!merged.shards.contains(own)) return;
+            if (merged.isContinued) throw new Unusable(whole.log() + ": the merged batch was continued, and it includes shard "
+                    + own + "\nhint: continue without --shard");
+            if (isBlank) throw new Unusable(files.log() + ": missing or empty, but shard " + own
+                    + " was merged; its rows would be paid for twice\nhint: bring it back, or continue without --shard");
         }
 
-        private static void refuseOtherCount(BatchFiles other, int begun, int count) {
-            if (begun != count) throw new Unusable(other.results() + ": this batch was begun in " + begun
-                    + " shards, not " + count + "; go on so, or name another -o");
-        }
-
-        /// Shards in the folder that do more than the merged batch knows.
+        /// Refuses the whole batch if a shard in the folder has done more than was merged.
         private static void refuseUnmerged(BatchFiles files, Optional<MergeEvent> merge) throws IOException {
-            var taken = merge.map(MergeEvent::byShard).orElse(Map.of());
             for (var part : beside(files)) {
-                if (BatchFiles.Lock.isHeld(part.lock())) throw new Unusable(part.lock() + ": the shard " + shard(part)
-                        + " is running, and its rows would be paid twice; let it end, then 'merge'");
-                var known = taken.get(shard(part).index());
-                if (known == null || known.bytes() != LineFile.wholeLines(part.log())) throw new Unusable(part.log()
-                        + ": not merged yet, and its rows would be paid twice; 'merge' first, or go on with --shard "
-                        + shard(part));
+                var taken = merge.map(event -> event.taken().get(shard(part).index()));
+                if (!taken.equals(Optional.of(LineFile.wholeLines(part.log()))))
+                    throw new Unusable(part.log() + ": not merged yet; its rows would be paid for twice"
+                            + "\nhint: 'merge' first, or continue with --shard " + shard(part));
             }
         }
 
-        /// What a shard elsewhere has paid for is not known here.
+        /// Refuses rows of shards that were not merged: they may have been paid for elsewhere.
         static void refuseUnmerged(BatchFiles files, MergeEvent merge, Index index, BitSet wanted) {
-            var rows = others(merge.byShard().keySet(), merge.shards(), index, wanted.stream());
+            var rows = others(merge.taken().keySet(), merge.shards(), index, wanted.stream());
             if (rows.isEmpty()) return;
-            long count = rows.values().stream().mapToLong(Long::longValue).sum();
-            throw new Unusable(files.results() + ": " + Text.count(count, "row is", "rows are")
-                    + " of shards that were not merged ("
-                    + Text.first(8, rows.keySet().stream().map(Shard::toString))
-                    + ") and would be paid twice; 'merge' those first, or leave the "
-                    + (count == 1 ? "row" : "rows") + " out with 'retry' or --ids");
+            throw new Unusable(files.results() + ": " + Text.count(sum(rows), "row belongs", "rows belong")
+                    + " to shards that were not merged (" + Text.first(8, rows.keySet().stream().map(Shard::toString))
+                    + "); they would be paid for twice\nhint: merge those shards first, or choose other rows with --ids");
         }
 
-        /// What the log of a merged batch says of its shards.
-        private static final class Merged {
-            private Optional<MergeEvent> last = Optional.empty();
-            /// It ran rows by itself: from its first line on, or since a merge.
-            private boolean isBegunWhole = false, wentOn = false;
+        private static long sum(SortedMap<Shard, Long> rows) {
+            return rows.values().stream().mapToLong(Long::longValue).sum();
+        }
 
-            Merged(Path log) throws IOException {
-                Event.scan(log, (event, at) -> {
-                    if (event instanceof MergeEvent merge) last = Optional.of(merge);
-                    if (!(event instanceof SessionEvent session) || !session.shard().isEmpty()) return;
-                    wentOn = true;
-                    isBegunWhole |= at == 0;
+        /// Refuses to merge over a batch that is more than its shards.
+        void requireMergeable(Index index, boolean partial) throws IOException {
+            var merged = Merged.of(whole.log());
+            if (merged.isStartedWhole || BatchFiles.FirstLine.isEmpty(whole.log()) && !BatchFiles.FirstLine.isEmpty(whole.results()))
+                throw new Unusable(whole.results() + ": this batch was started without --shard"
+                        + "\nhint: move its files away, or choose another -o");
+            if (merged.isContinued) throw new Unusable(whole.log() + ": the merged batch was continued by run or retry"
+                    + "\nhint: continue it without --shard");
+            var here = files.stream().map(Shards::shard).collect(Collectors.toSet());
+            for (var shard : merged.shards) if (!here.contains(shard))
+                throw new Unusable(whole.log() + ": includes shard " + shard + ", whose files are missing"
+                        + "\nhint: bring them back");
+            var known = here.stream().map(Shard::index).collect(Collectors.toSet());
+            var missing = others(known, count, index, IntStream.range(0, index.rows()));
+            if (!partial && !missing.isEmpty()) throw new Unusable(whole.results() + ": no files for shard "
+                    + Text.first(8, missing.keySet().stream().map(Shard::toString)) + ", with "
+                    + Text.count(sum(missing), "row") + "\nhint: copy them here, or merge what exists with --partial");
+        }
+
+        /// What the log of the whole batch says about its shards.
+        private static final class Merged {
+            final Set<Shard> shards = new LinkedHashSet<>();
+            boolean isMerged = false, isStartedWhole = false, isContinued = false;
+
+            static Merged of(Path log) throws IOException {
+                var merged = new Merged();
+                Event.scan(log, (event, _) -> {
+                    if (event instanceof MergeEvent) merged.isMerged = true;
+                    if (!(event instanceof SessionEvent session)) return;
+                    if (!session.shard().isEmpty()) merged.shards.add(Shard.parse(session.shard()));
+                    else if (merged.isMerged) merged.isContinued = true;
+                    else merged.isStartedWhole = true;
                 });
+                return merged;
             }
         }
     }
 
-    /// Makes one batch of its shards: their logs by time, of each row the result that counts, the retry list. Shards
-    /// are read as far as they are when this begins. All that is written goes through drafts, and takes its place in
-    /// this order: results, retry list, log. A crash between them leaves new results beside the log of before, which
-    /// tells to take the same again.
-    static final class Merger implements AutoCloseable {
+    /// Makes one batch of its shards: their logs by time, their results one after another, and the retry list. The log
+    /// takes its place first, and gets its last line, the `merge` event, when everything else is there. Without that
+    /// line `run` refuses the batch, and a second merge makes it again.
+    static final class Merger {
         private final Shards shards;
         private final Csv csv;
-        private final BatchFiles.Lock lock;
         private final Index index;
-        private final Picks picks;
-        private final List<Part> parts = new ArrayList<>();
-        private final List<TornEvent> torn = new ArrayList<>();
-        private History history;
+        private final History history;
 
-        private Merger(Shards shards, Csv csv, Index index, BatchFiles.Lock lock) {
+        private Merger(Shards shards, Csv csv, Index index) {
             this.shards = shards;
             this.csv = csv;
             this.index = index;
-            this.lock = lock;
-            this.picks = new Picks(index, shards);
+            this.history = new History(index);
         }
 
-        /// Takes the lock of the merged batch, and looks at its shards.
-        ///
         /// @param partial shards may be missing
-        static Merger open(BatchFiles files, Csv csv, boolean partial) {
-            var shards = Shards.of(files);
+        static Batch merge(BatchFiles whole, Csv csv, boolean partial, boolean noBom) {
             try {
-                var index = Batch.rows(files, Optional.of(csv));
-                var merger = new Merger(shards, csv, index, files.take());
-                try {
-                    merger.look(files, partial);
-                    return merger;
-                } catch (IOException | RuntimeException problem) {
-                    merger.close();
-                    throw problem;
+                var index = Batch.rows(whole, Optional.of(csv));
+                try (var _ = whole.take()) { // while it is held, no shard can start
+                    var shards = Shards.of(whole);
+                    shards.requireMergeable(index, partial);
+                    for (var part : shards.files()) {
+                        part.requireOurs();
+                        if (BatchFiles.FirstLine.isEmpty(part.log())) throw new Unusable(part.log()
+                                + ": missing or empty\nhint: copy it here; a shard cannot be merged without its log");
+                    }
+                    return new Merger(shards, csv, index).write(noBom);
                 }
             } catch (IOException problem) {
-                throw new Unusable(files.results() + ": cannot be merged (" + Text.of(problem) + ")");
+                throw new Unusable(whole.results() + ": cannot be merged (" + Text.of(problem) + ")");
             }
         }
 
-        private void look(BatchFiles files, boolean partial) throws IOException {
-            files.requireOurs(files.retry().draft(), index);
-            for (var part : shards.files()) parts.add(new Part(part)); // before results are read: those may grow
-            if (!partial) refuseMissing();
-            LineFile.mend(files.results()).ifPresent(torn::add);
-            LineFile.mend(files.log()).ifPresent(torn::add);
+        private Batch write(boolean noBom) throws IOException {
+            var whole = shards.whole();
+            AtomicFile.replace(whole.results(), results -> {
+                results(results, noBom);
+                AtomicFile.replace(whole.log(), this::log);
+            });
+            whole.retry().write(index);
+            var taken = new TreeMap<Integer, Long>();
+            for (var part : shards.files()) taken.put(Shards.shard(part).index(), LineFile.wholeLines(part.log()));
+            var merge = new MergeEvent(Instant.now(), shards.count(), taken);
+            history.take(merge);
+            try (var log = new LineFile(whole.log(), new byte[0])) {
+                log.add(merge);
+                log.flush();
+                log.force();
+            }
+            return new Batch(whole, Optional.of(csv), index, history, new LineOffsets());
         }
 
-        /// A shard that has no rows leaves no files.
-        private void refuseMissing() {
-            var missing = shards.missing(index);
-            if (missing.isEmpty()) return;
-            throw new Unusable(shards.whole().results() + ": " + (missing.size() == 1 ? "shard " : "shards ")
-                    + Text.first(8, missing.keySet().stream().map(Shard::toString))
-                    + (missing.size() == 1 ? " is missing, with " : " are missing, with ")
-                    + Text.count(missing.values().stream().mapToLong(rows -> rows).sum(), "row")
-                    + "; --partial merges what is there");
-        }
-
-        /// Reads everything, and writes the log: the merged one, and by time what those of the shards have gained.
-        ///
-        /// @param force of a row that was paid twice the earlier result is kept
-        void log(OutputStream stream, boolean force) throws IOException {
+        private void results(OutputStream stream, boolean noBom) throws IOException {
             var out = new BufferedOutputStream(stream, 1 << 16);
-            var log = shards.whole().log();
-            picks.read();
-            history = History.read(log, index, List.of());
-            if (Files.exists(log)) Files.copy(log, out);
-            for (var event : torn) add(event, out);
-            var before = history.merge.map(MergeEvent::byShard).orElse(Map.of());
-            var gains = gains(before);
-            for (var part = gains.poll(); part != null; part = gains.poll()) {
-                take(part);
-                part.log.copyTo(out);
-                if (part.log.next() && part.read()) gains.add(part);
-            }
-            picks.decide(force);
-            refuseLost();
-            var after = new TreeMap<>(before);
-            parts.forEach(part -> after.put(part.shard.index(), part.taken));
-            if (!after.equals(before)) add(new MergeEvent(Instant.now(), shards.count(),
-                    after.values().stream().map(MergeEvent.Taken::toString).collect(joining(" "))), out);
+            if (!noBom) out.write(Lines.BOM);
+            for (var part : shards.files()) Results.read(part.results(), index, List.of(new Batch.Listener() {
+                @Override
+                public void result(int entry, Lines line) throws IOException {
+                    requireOwn(part, index.id(entry));
+                    line.copyTo(out);
+                }
+            }));
             out.flush();
         }
 
-        private void add(Event event, OutputStream out) throws IOException {
-            history.take(event);
-            out.write(Json.MAPPER.writeValueAsBytes(event));
-            out.write('\n');
+        private static void requireOwn(BatchFiles part, String id) {
+            var shard = Shards.shard(part);
+            if (!shard.holds(id)) throw new Unusable(part.results() + ": row " + Text.id(id) + " belongs to shard "
+                    + Shard.of(id, shard.count()) + "\nhint: restore the files of shard " + shard);
         }
 
-        /// The shards whose logs have gained something, each at the first line of that.
-        private Queue<Part> gains(Map<Integer, MergeEvent.Taken> before) throws IOException {
-            history.merge.filter(merge -> merge.shards() != shards.count()).ifPresent(merge -> {
-                throw new Unusable(shards.whole().log() + ": merged of " + merge.shards() + " shards before, not of "
-                        + shards.count() + "; name another -o");
-            });
-            var gains = new PriorityQueue<>(Part.BY_TIME);
-            for (var part : parts) {
-                var now = part.taken;
-                var then = before.getOrDefault(now.index(), new MergeEvent.Taken(now.index(), 0, now.first()));
-                if (then.bytes() > now.bytes() || !then.first().equals(now.first()))
-                    throw new Unusable(part.files.log() + ": begun anew (--fresh) since it was merged; move "
-                            + shards.whole().results() + " and its .log away to merge what is there now");
-                part.log.seek(then.bytes());
-                if (part.read()) gains.add(part);
-            }
-            return gains;
-        }
-
-        private void take(Part part) {
-            switch (part.event.orElse(null)) {
-                case null -> {}
-                case SessionEvent session -> refuseOther(part, session);
-                case AttemptEvent attempt -> picks.refuseOutside(part, attempt.id());
-                case EndEvent end -> {
-                    int entry = picks.refuseOutside(part, end.id());
-                    if (end.status().filter(RowStatus::isSuccess).isPresent()) picks.fresh.set(entry);
+        private void log(OutputStream stream) throws IOException {
+            var out = new BufferedOutputStream(stream, 1 << 16);
+            var parts = new ArrayList<Part>();
+            try {
+                for (var files : shards.files()) parts.add(new Part(files));
+                var next = new PriorityQueue<>(Comparator.comparing((Part part) -> part.t)
+                        .thenComparing(part -> Shards.shard(part.files).index()));
+                for (var part : parts) if (part.next()) next.add(part);
+                for (var part = next.poll(); part != null; part = next.poll()) {
+                    if (part.event.isPresent()) take(part.files, part.event.get());
+                    part.log.copyTo(out);
+                    if (part.next()) next.add(part);
                 }
-                case Event _ -> {}
+            } finally {
+                for (var part : parts) part.log.close();
             }
-            part.event.ifPresent(history::take);
+            refuseLost();
+            out.flush();
         }
 
-        private void refuseOther(Part part, SessionEvent session) {
-            var log = part.files.log();
-            session.requireFormat(log);
-            if (!part.shard.toString().equals(session.shard())) throw new Unusable(log + ": written "
-                    + Shards.named(session.shard()) + ", not " + Shards.named(part.shard.toString()));
+        private void take(BatchFiles part, Event event) {
+            if (event instanceof AttemptEvent attempt) requireOwn(part, attempt.id());
+            if (event instanceof SessionEvent session) requireSame(part, session);
+            history.take(event);
+        }
+
+        private void requireSame(BatchFiles part, SessionEvent session) {
+            session.requireFormat(part.log());
+            if (!Shards.shard(part).toString().equals(session.shard())) throw new Unusable(part.log()
+                    + ": written with --shard " + session.shard() + ", not " + Shards.shard(part)
+                    + "\nhint: name the files as they were");
+            Shards.requireSameRows(part.log(), session, csv);
             history.session.ifPresent(before -> {
                 if (!before.baseUrl().equals(session.baseUrl()) || !before.app().equals(session.app()))
-                    throw new Unusable(log + ": of the app " + Text.quoted(session.app()) + " at " + session.baseUrl()
-                            + ", the shards before it of " + Text.quoted(before.app()) + " at " + before.baseUrl()
-                            + "; these do not belong together");
+                    throw new Unusable(part.log() + ": ran the app " + Text.quoted(session.app()) + " at "
+                            + session.baseUrl() + ", another shard " + Text.quoted(before.app()) + " at "
+                            + before.baseUrl() + "\nhint: only shards of one app can be merged");
             });
         }
 
         private void refuseLost() {
             var lost = history.lost();
-            if (!lost.isEmpty()) throw new Unusable(shards.whole().results() + ": of "
-                    + Text.count(lost.size(), "success", "successes") + " in the logs no results are there (first: "
-                    + Text.id(index.id(lost.getFirst())) + ", of shard " + picks.shard(lost.getFirst())
-                    + "); copy the shard's results too, or run it with --rebuild");
+            if (lost.isEmpty()) return;
+            var id = index.id(lost.getFirst());
+            throw new Unusable(shards.whole().results() + ": results are missing for "
+                    + Text.count(lost.size(), "row") + " that the logs record as succeeded (first: " + Text.id(id)
+                    + ", of shard " + Shard.of(id, shards.count())
+                    + ")\nhint: copy the shard's results too, or run that shard with --rebuild");
         }
 
-        /// Each id once: the CSV's in its order, then those that it lacks.
-        void results(OutputStream stream, boolean noBom) throws IOException {
-            var out = new BufferedOutputStream(stream, 1 << 16);
-            if (!noBom) out.write(Lines.BOM);
-            picks.write(out);
-            out.flush();
-        }
-
-        void retryList() throws IOException {
-            shards.whole().retry().write(index);
-        }
-
-        Batch batch() {
-            return new Batch(shards.whole(), Optional.of(csv), index, history, new LineOffsets());
-        }
-
-        /// What was merged, and what its reader should know.
-        List<String> said() {
-            var said = new ArrayList<>(List.of("Merged " + parts.size() + " of " + Text.count(shards.count(), "shard")
-                    + ": " + Text.count(index.rows(), "row") + ", " + RowStatus.counts(index::count)));
-            var running = parts.stream().filter(part -> part.isRunning).map(part -> part.shard.toString()).toList();
-            if (!running.isEmpty()) said.add("Running now, and taken as far as "
-                    + (running.size() == 1 ? "it is" : "they are")
-                    + ": " + String.join(", ", running) + "; merge again afterwards");
-            picks.told.ifPresent(twice -> said.add("Note: " + twice + "; the earlier result of each was kept"));
-            return said;
-        }
-
-        @Override
-        public void close() throws IOException {
-            try (lock; picks) {
-                for (var part : parts) part.log.close();
-            }
-        }
-
-        /// A shard as it is now. What its log has gained is read a line at a time, by when it was written.
+        /// The log of a shard, one line at a time, up to its last whole line.
         private static final class Part {
-            static final Comparator<Part> BY_TIME = Comparator.comparing((Part part) -> part.t)
-                    .thenComparing(part -> part.shard.index());
-
             final BatchFiles files;
-            final Shard shard;
-            final MergeEvent.Taken taken;
+            final long end;
             final Lines log;
-            final boolean isRunning;
-            /// Empty: the line is none of ours.
+            /// Empty: the line cannot be read.
             Optional<Event> event = Optional.empty();
-            private Instant t = Instant.MIN;
+            Instant t = Instant.MIN;
 
             Part(BatchFiles files) throws IOException {
                 this.files = files;
-                files.requireOurs();
-                long end = LineFile.wholeLines(files.log());
-                if (end == 0) throw new Unusable(files.log() + ": gone or empty; a shard cannot be merged without it");
-                shard = Shards.shard(files);
-                log = new Lines(files.log());
-                log.next();
-                taken = new MergeEvent.Taken(shard.index(), end, Cells.hash(Cells.head(log.bytes())));
-                isRunning = BatchFiles.Lock.isHeld(files.lock());
+                this.end = LineFile.wholeLines(files.log());
+                this.log = new Lines(files.log());
             }
 
-            /// False: the line was written since.
-            boolean read() throws IOException {
-                if (log.place() >= taken.bytes()) return false;
+            boolean next() throws IOException {
+                if (!log.next() || log.place() >= end) return false;
                 event = Event.read(log.bytes());
                 event.ifPresent(read -> t = read.t());
                 return true;
             }
         }
-
-        /// Which line counts as the result of each row, packed: 32 bytes a row. Source 0 is the merged batch, the
-        /// others are its shards.
-        static final class Picks implements AutoCloseable {
-            private static final int SOURCE_BITS = 16, MOST_OUTSIDE = 1000;
-
-            private final Index index;
-            private final Shards shards;
-            private final Lines[] sources;
-            private final LongList owners = new LongList(), own = new LongList(), ownRuns = new LongList(), theirs = new LongList();
-            /// Successes that the logs have gained, and rows whose shard has the merged batch's run.
-            private final BitSet fresh = new BitSet(), known = new BitSet();
-            private final Map<Integer, Long> outside = new TreeMap<>();
-            private final List<Integer> twice = new ArrayList<>();
-            /// `2 rows were paid twice (r-5, …; first in results.1-of-8.jsonl and results.2-of-8.jsonl)`
-            Optional<String> told = Optional.empty();
-
-            Picks(Index index, Shards shards) {
-                this.index = index;
-                this.shards = shards;
-                this.sources = new Lines[shards.files().size() + 1];
-            }
-
-            Shard shard(int entry) {
-                if (owners.get(entry) == 0) owners.set(entry, Shard.of(index.id(entry), shards.count()).index());
-                return new Shard((int) owners.get(entry), shards.count());
-            }
-
-            void read() throws IOException {
-                for (int source = 0; source < sources.length; source++) {
-                    var lines = sources[source] = new Lines(files(source).results());
-                    while (lines.next()) {
-                        var head = lines.<Results.Head>read(Results.READER).filter(Results.Head::isSuccess);
-                        if (head.isPresent()) take(source, lines.place(), head.get());
-                    }
-                }
-            }
-
-            private BatchFiles files(int source) {
-                return source == 0 ? shards.whole() : shards.files().get(source - 1);
-            }
-
-            private void take(int source, long at, Results.Head line) {
-                int entry = index.findOrAdd(line.id());
-                long run = Cells.head(line.workflowRunId().getBytes(UTF_8)), place = (at << SOURCE_BITS | source) + 1;
-                if (source == 0) {
-                    own.set(entry, place);
-                    ownRuns.set(entry, run);
-                } else if (!Shards.shard(files(source)).equals(shard(entry))) {
-                    if (outside.size() == MOST_OUTSIDE) throw outside(files(source), entry);
-                    outside.put(entry, place);
-                    return;
-                } else {
-                    theirs.set(entry, place);
-                    if (own.get(entry) > 0 && ownRuns.get(entry) == run) known.set(entry);
-                }
-                if (source == 0 || own.get(entry) == 0 || known.get(entry)) index.setStatus(entry, line.rowStatus());
-            }
-
-            private Unusable outside(BatchFiles files, int entry) {
-                return new Unusable(files.results() + ": holds the row " + Text.id(index.id(entry))
-                        + ", which is of shard " + shard(entry));
-            }
-
-            /// What a log tells of rows that are another shard's; of those that were paid twice it may.
-            ///
-            /// @return the row's number
-            int refuseOutside(Part part, String id) {
-                int entry = index.findOrAdd(id);
-                if (!part.shard.equals(shard(entry)) && !outside.containsKey(entry)) throw outside(part.files, entry);
-                return entry;
-            }
-
-            /// What a shard has gained counts from now on, unless the merged batch has paid for the row by itself.
-            void decide(boolean force) throws IOException {
-                for (int entry : fresh.stream().filter(entry -> own.get(entry) > 0 && theirs.get(entry) > 0).toArray())
-                    if (known.get(entry)) own.set(entry, 0);
-                    else twice.add(entry);
-                for (int entry : outside.keySet()) {
-                    long pick = pick(entry), other = outside.get(entry);
-                    boolean isOneRun = pick == 0 || line(pick).workflowRunId().equals(line(other).workflowRunId());
-                    boolean isOfTwo = own.get(entry) > 0 && theirs.get(entry) > 0 && !known.get(entry);
-                    if (isOneRun && !isOfTwo) throw outside(files(source(other)), entry);
-                    if (!isOneRun) twice.add(entry); // else an earlier merge has kept it
-                }
-                if (twice.isEmpty()) return;
-                told = Optional.of(Text.count(twice.size(), "row was", "rows were") + " paid twice, by two runs ("
-                        + Text.first(3, twice.stream().map(index::id).map(Text::id)) + "; first in "
-                        + name(pick(twice.getFirst())) + " and " + name(other(twice.getFirst())) + ")");
-                if (!force) throw new Unusable(shards.whole().results() + ": " + told.get()
-                        + "; --force keeps the earlier result of each");
-                for (int entry : twice) keepEarlier(entry);
-            }
-
-            private long pick(int entry) {
-                return own.get(entry) > 0 ? own.get(entry) : theirs.get(entry);
-            }
-
-            private long other(int entry) {
-                return outside.getOrDefault(entry, theirs.get(entry));
-            }
-
-            private void keepEarlier(int entry) throws IOException {
-                var kept = line(pick(entry)).executedAt();
-                var line = line(other(entry));
-                var other = line.executedAt();
-                if (other.isEmpty() || !kept.isEmpty() && !Times.parse(other).isBefore(Times.parse(kept))) return;
-                theirs.set(entry, other(entry));
-                own.set(entry, 0);
-                index.setStatus(entry, line.rowStatus());
-            }
-
-            private static int source(long place) {
-                return (int) (place - 1 & (1 << SOURCE_BITS) - 1);
-            }
-
-            private String name(long place) {
-                return files(source(place)).results().getFileName().toString();
-            }
-
-            private Lines seek(long place) throws IOException {
-                return sources[source(place)].seek(place - 1 >>> SOURCE_BITS);
-            }
-
-            private Results.Head line(long place) throws IOException {
-                return seek(place).<Results.Head>read(Results.READER).orElseThrow();
-            }
-
-            void write(OutputStream out) throws IOException {
-                for (int entry = 0; entry < index.size(); entry++)
-                    if (pick(entry) > 0) seek(pick(entry)).copyTo(out);
-            }
-
-            @Override
-            public void close() throws IOException {
-                for (var source : sources) if (source != null) source.close();
-            }
-        }
     }
 
-    /// Appends whole lines to a file, a group in one write; the file appears with its first line. A write that fails is
-    /// undone: no line is ever torn by us. Once another file, or none, has its path, or lines are gone, it writes no
-    /// more.
+    /// Appends whole lines to a file, a group in one write. The file appears with its first line. A write that fails is
+    /// undone, so that no line is torn. Nothing more is written once another program has changed the file.
     static final class LineFile implements AutoCloseable {
         private static final int FULL = 64 << 10;
         private static final ObjectWriter WRITER = Json.MAPPER.writer()
@@ -8252,15 +8124,15 @@ final class DifyExec implements Runnable {
         private final JsonGenerator json = Json.writing(waiting).setRootValueSeparator(null);
         private final List<Runnable> onceWritten = new ArrayList<>();
         private FileChannel channel;
-        /// What the file system calls the file; null where it has no such name.
         private Object key;
-        /// Where the last line ends.
+        /// Where our last line ends, and the file.
         private long end;
 
-        /// What an editor saves, or another deletes, while it is open: more would be written into nothing.
-        static final class Gone extends IOException {
-            Gone(Path path) {
-                super(path + " was deleted, replaced or cut meanwhile");
+        /// Another program has saved, cut, deleted or appended to the file: a line of ours could be lost, or glued to
+        /// one of theirs.
+        static final class Touched extends IOException {
+            Touched(Path path) {
+                super(path + " was changed by another program");
             }
         }
 
@@ -8270,7 +8142,7 @@ final class DifyExec implements Runnable {
             this.head = head;
         }
 
-        /// A line, as JSON; [#flush] writes it.
+        /// Adds a line of JSON, for [#flush] to write.
         void add(Object line) {
             try {
                 WRITER.writeValue(json, line);
@@ -8280,12 +8152,12 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// So much waits that the next line would cost memory.
+        /// More lines should not wait in memory.
         boolean isFull() {
             return waiting.size() >= FULL;
         }
 
-        /// What holds from when the lines so far are in the file.
+        /// Runs the action after the next successful flush.
         void onceWritten(Runnable then) {
             onceWritten.add(then);
         }
@@ -8301,42 +8173,40 @@ final class DifyExec implements Runnable {
 
         private void append() throws IOException {
             if (channel == null) open();
-            else refuseGone();
-            long before = channel.size();
+            requireUntouched();
             try {
-                channel.position(before);
-                if (before == 0) write(head);
+                channel.position(end);
+                if (end == 0) write(head);
                 write(Secret.current().mask(waiting.toByteArray())); // a server may return the key as an id
             } catch (IOException problem) {
-                channel.truncate(before);
+                channel.truncate(end);
                 throw new IOException(path + ": " + Text.of(problem), problem);
             }
             end = channel.position();
+            requireUntouched(); // while we wrote
             waiting.reset();
         }
 
-        /// Keeps other processes from a file that is there, by whatever name they call it.
+        /// Keeps other processes from a file that exists, by whatever name they call it.
         void hold() throws IOException {
             if (Files.exists(path)) open();
         }
 
         private void open() throws IOException {
+            boolean isNew = !Files.exists(path);
             channel = BatchFiles.Lock.holding(path);
-            key = key();
+            key = BatchFiles.Lock.key(path);
             end = channel.size();
+            if (isNew) AtomicFile.forceFolder(path);
         }
 
-        private Object key() throws IOException {
-            return Files.readAttributes(path, BasicFileAttributes.class).fileKey();
-        }
-
-        private void refuseGone() throws IOException {
+        private void requireUntouched() throws IOException {
             try {
-                if (Objects.equals(key(), key) && channel.size() >= end) return;
+                if (channel.size() == end && Objects.equals(BatchFiles.Lock.key(path), key)) return;
             } catch (NoSuchFileException _) {
-                // as good as replaced
+                // deleted
             }
-            throw new Gone(path);
+            throw new Touched(path);
         }
 
         private void write(byte[] bytes) throws IOException {
@@ -8345,34 +8215,33 @@ final class DifyExec implements Runnable {
 
         void force() throws IOException {
             if (channel == null) return;
-            refuseGone();
+            requireUntouched();
             channel.force(false);
         }
 
-        /// What a crash or a full disk left: cuts off a last line without its end, which is told, or gives it its end
-        /// if it is whole all the same.
+        /// Cuts off a last line that a crash or a full disk has torn, and returns its place. If only the line's end is
+        /// missing, it is added.
         static Optional<TornEvent> mend(Path path) throws IOException {
             if (!Files.exists(path)) return Optional.empty();
             try (var channel = FileChannel.open(path, StandardOpenOption.READ, StandardOpenOption.WRITE)) {
                 long size = channel.size();
                 var last = lastLine(channel, size);
-                long start = size - last.length;
                 if (last.length == 0 || Arrays.equals(last, Lines.BOM)) return Optional.empty();
                 if (Lines.isObject(last)) {
                     channel.write(ByteBuffer.wrap(new byte[] {'\n'}), size);
                     return Optional.empty();
                 }
-                channel.truncate(start);
-                return Optional.of(new TornEvent(Instant.now(), path.getFileName().toString(), start, last.length));
+                channel.truncate(size - last.length);
+                return Optional.of(new TornEvent(Instant.now(), path.getFileName().toString(), size - last.length,
+                        last.length));
             }
         }
 
-        /// How many bytes of a file that may grow are whole lines.
+        /// The length of a file without a last line that lacks its end.
         static long wholeLines(Path path) throws IOException {
             if (!Files.exists(path)) return 0;
             try (var channel = FileChannel.open(path)) {
-                long size = channel.size();
-                return size - lastLine(channel, size).length;
+                return channel.size() - lastLine(channel, channel.size()).length;
             }
         }
 
@@ -8591,25 +8460,12 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// What stands before it was taken from the logs of so many shards. `taken` tells how far: of each its number,
-        /// the bytes, and the hash of its first line, as in `1:5120:0123456789abcdef 2:4096:…`.
-        record MergeEvent(Instant t, int shards, String taken) implements Event {
-            record Taken(int index, long bytes, String first) {
-                static Taken of(String word) {
-                    var parts = word.split(":");
-                    return new Taken(Integer.parseInt(parts[0]), Long.parseLong(parts[1]), parts[2]);
-                }
-
-                @Override
-                public String toString() {
-                    return index + ":" + bytes + ":" + first;
-                }
-            }
-
-            /// By the shard's number.
-            Map<Integer, Taken> byShard() {
-                return Stream.of(taken.split(" ")).filter(word -> !word.isEmpty()).map(Taken::of)
-                        .collect(Collectors.toMap(Taken::index, one -> one, (_, last) -> last, TreeMap::new));
+        /// The last line that `merge` writes.
+        ///
+        /// @param taken how many bytes it took of the log of each shard, by the shard's number
+        record MergeEvent(Instant t, int shards, SortedMap<Integer, Long> taken) implements Event {
+            public MergeEvent {
+                taken = taken == null ? Collections.emptySortedMap() : Collections.unmodifiableSortedMap(taken);
             }
         }
 

@@ -113,18 +113,18 @@ final class FilesTest extends WholeCommand {
             var link = Files.createSymbolicLink(file("link"), file("data.csv"));
             var twin = Files.createLink(file("twin"), file("data.csv"));
             for (var output : List.of(input(), folder + "/./data.csv", link.toString(), twin.toString()))
-                refused(call(dify.settings(), "run", "-i", input(), "-o", output), "both input and output");
+                refused(call(dify.settings(), "run", "-i", input(), "-o", output));
 
             assertEquals(before, content("data.csv"));
             assertEquals(Set.of("data.csv", "link", "twin"), names());
         }
 
         @ParameterizedTest
-        @ValueSource(strings = {".retry", ".retry.tmp", ".log", ".lock"})
+        @ValueSource(strings = {".retry", ".log", ".lock"})
         void isNotAnotherFileOfTheBatch(String suffix) throws IOException {
             Files.writeString(file("results.jsonl" + suffix), "id,text\n1,a\n");
 
-            refused(call(dify.settings(), "run", "-i", output() + suffix, "-o", output()), "both input and output");
+            refused(call(dify.settings(), "run", "-i", output() + suffix, "-o", output()), output() + suffix);
 
             assertEquals("id,text\n1,a\n", content("results.jsonl" + suffix));
         }
@@ -134,7 +134,7 @@ final class FilesTest extends WholeCommand {
             rows(1);
 
             refused(call(dify.settings(), "run", "-i", input(), "-o", file("no/results.jsonl").toString()),
-                    "there is no folder " + file("no"));
+                    file("no").toString());
 
             assertEquals(Set.of("data.csv"), names());
         }
@@ -225,7 +225,7 @@ final class FilesTest extends WholeCommand {
                     "line 4, id 3.*count.*many"))
                 assertTrue(call.err().lines().anyMatch(line -> line.matches(facts + ".*")), call.err());
             assertEquals(0, dify.runs());
-            assertEquals(List.of("data.csv", "results.jsonl.lock"), List.copyOf(names()));
+            assertEquals(Set.of("data.csv"), names());
         }
 
         @Test
@@ -974,6 +974,44 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
+        void mayBeginWithABlankLine() throws IOException {
+            rows(2);
+            dify.run("--limit", "1");
+            Files.writeString(file("results.jsonl"), "\n" + content("results.jsonl").replace("\uFEFF", ""));
+
+            assertEquals(0, dify.run().code());
+
+            assertEquals("succeeded=2", status());
+            assertEquals(2, dify.runs());
+        }
+
+        /// Before, between and after the lines that a call writes.
+        @ParameterizedTest
+        @CsvSource({"results.jsonl, 2", "results.jsonl, 3", "results.jsonl.log, 2"})
+        void withHalfALineOfAnotherProgramEndTheCall(String name, String id) throws Exception {
+            rows(3);
+            try (var wire = new ServerTest.Wire(connection -> {
+                while (connection.request()) {
+                    if (connection.last.contains("\"id\":\"" + id + "\""))
+                        Files.writeString(file(name), "{\"half", StandardOpenOption.APPEND);
+                    var row = connection.last.replaceAll("(?s).*\"id\":\"(\\d)\".*", "run-$1");
+                    if (connection.last.startsWith("GET /v1/workflows/run/")) connection.answer(text("{'id':'%s','status':"
+                            + "'succeeded','outputs':{}}", connection.last.split("[/ ]")[5]));
+                    else connection.answer(connection.last.startsWith("GET ") ? "{\"mode\":\"workflow\"}"
+                            : ServerTest.Events.blocking("{}").replace(ServerTest.Events.RUN, row));
+                }
+            })) {
+                var call = call(settingsFor(wire), typed("run", "-c", "1", "--mode", "blocking"));
+
+                assertEquals(4, call.code(), call.err());
+                assertTrue(call.sentence().contains(file(name) + " was changed by another program"), call.err());
+                var results = content("results.jsonl");
+                assertEquals(name.endsWith(".log") ? 2 : Integer.parseInt(id) - 1, results.lines().filter(line -> line.endsWith("}")).count(), results);
+                assertEquals(name.equals("results.jsonl"), results.endsWith("{\"half"));
+            }
+        }
+
+        @Test
         void whoseResultsAreGoneAreNotPaidForTwice() throws IOException {
             rows(3);
             dify.run();
@@ -982,7 +1020,6 @@ final class FilesTest extends WholeCommand {
 
             var refused = dify.run();
             assertEquals(2, refused.code());
-            assertTrue(refused.sentence().contains("3 results that the log knows of are gone"), refused.err());
             assertTrue(refused.sentence().contains("--rebuild"), refused.err());
             assertEquals(3, dify.runs());
 
@@ -1153,8 +1190,7 @@ final class FilesTest extends WholeCommand {
         void areLeftAsTheyAre(String text) throws IOException {
             rows(2);
 
-            for (var name : List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry",
-                    "results.jsonl.retry.tmp")) {
+            for (var name : List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry")) {
                 Files.writeString(file(name), text, StandardCharsets.ISO_8859_1);
                 refused(name);
                 Files.delete(file(name));
@@ -1164,7 +1200,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @ParameterizedTest
-        @ValueSource(strings = {"results.jsonl", "results.jsonl.log", "results.jsonl.retry", "results.jsonl.retry.tmp"})
+        @ValueSource(strings = {"results.jsonl", "results.jsonl.log", "results.jsonl.retry"})
         void areLeftAsTheyAreBesideABatch(String name) throws IOException {
             rows(2);
             dify.row("2", dify.ended("failed", "no"));
@@ -1182,7 +1218,7 @@ final class FilesTest extends WholeCommand {
             rows(2);
             Files.writeString(file("results.jsonl.retry"), "1\nkeep me\n");
 
-            refused("results.jsonl.retry", "move it away, or name another file for the results");
+            refused("results.jsonl.retry", "hint: ");
         }
 
         @Test
@@ -1195,13 +1231,12 @@ final class FilesTest extends WholeCommand {
             assertEquals("keep me", content("results.jsonl.lock"));
         }
 
-        /// An id may have left the CSV, and a crash may have left a list half made.
+        /// An id may have been removed from the CSV.
         @Test
         void areNotTheListsOfABatchItself() throws IOException {
             rows(3);
             for (var id : List.of("2", "3")) dify.row(id, dify.ended("failed", "no"));
             dify.run();
-            Files.writeString(file("results.jsonl.retry.tmp"), "2\n3");
             csv("id,text", "1,text 1", "4,text 4");
 
             var call = dify.run();
@@ -1226,11 +1261,11 @@ final class FilesTest extends WholeCommand {
         }
 
         @ParameterizedTest
-        @ValueSource(strings = {"", "\uFEFF"})
+        @ValueSource(strings = {"", "\uFEFF", "\n", "\uFEFF\r\n\n"})
         void areNotEmpty(String text) throws IOException {
             rows(2);
-            for (var name : List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry",
-                    "results.jsonl.retry.tmp")) Files.writeString(file(name), text);
+            for (var name : List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry"))
+                Files.writeString(file(name), text);
 
             assertEquals(0, dify.run().code());
 
@@ -1238,31 +1273,28 @@ final class FilesTest extends WholeCommand {
         }
 
         @ParameterizedTest
-        @ValueSource(strings = {"", ".log", ".retry", ".retry.tmp", ".lock"})
-        void areNoFoldersPipesOrLinksToNothing(String suffix) throws Exception {
+        @ValueSource(strings = {"", ".log", ".retry", ".lock"})
+        void areNoFoldersPipesOrLinks(String suffix) throws Exception {
             rows(1);
             var name = "results.jsonl" + suffix;
 
             Files.createDirectory(file(name));
-            refused(name, "a folder, not a file");
+            refused(name, "folder");
             Files.delete(file(name));
             Files.createSymbolicLink(file(name), file("none"));
-            refused(name, "a link to nothing, not a file");
+            refused(name, "link");
+            Files.writeString(file("none"), "");
+            refused(name, "link");
             Files.delete(file(name));
             Assumptions.assumeTrue(new ProcessBuilder("mkfifo", file(name).toString()).start().waitFor() == 0);
-            refused(name, "a device or a pipe, not a file");
+            refused(name, "pipe");
 
             assertEquals(0, dify.requests());
         }
 
         @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                output,      said
-                -,           '-: standard output, not a file; name another for the results'
-                /dev/null,   '/dev/null: a device or a pipe, not a file; name another for the results'
-                /proc/stat,  '/proc/stat: a device or a pipe, not a file; name another for the results'
-                """)
-        void areNoDevices(String output, String said) throws IOException {
+        @ValueSource(strings = {"-", "/dev/null", "/dev/stdout", "/proc/stat", "/"})
+        void areNoDevices(String output) throws IOException {
             Assumptions.assumeTrue(output.equals("-") || Files.exists(Path.of(output)));
             rows(1);
 
@@ -1270,7 +1302,7 @@ final class FilesTest extends WholeCommand {
                 var call = call(dify.settings(), command, "-i", input(), "-o", output);
 
                 assertEquals(2, call.code(), call.err());
-                assertEquals("difyexec: " + said, call.sentence());
+                assertTrue(call.sentence().startsWith("difyexec: " + output), call.err());
             }
             assertEquals(0, dify.requests());
             assertEquals(Set.of("data.csv"), names());

@@ -246,8 +246,49 @@ final class ProcessTest extends WholeCommand {
                 var second = call(dify.settings(), typed("run", "--mode", "blocking"));
 
                 assertEquals(2, second.code(), second.err());
-                assertTrue(second.sentence().contains("another difyexec"), second.err());
+                assertTrue(second.sentence().contains("results.jsonl.lock"), second.err());
                 assertEquals(2, dify.posts.get());
+            }
+        }
+
+        /// The server answers its first question to each only when it has been asked twice, or after a while.
+        @ParameterizedTest
+        @CsvSource({"1/2, '', 1", "1/2, 1/3, 1", "1/2, 2/2, 2", "2/2, 2/2, 1"})
+        void thatStartsWithAnotherAtTheSameMomentExcludesIt(String first, String second, int started) throws Exception {
+            rows(12);
+            var sent = ConcurrentHashMap.<String>newKeySet();
+            var asked = new CountDownLatch(2);
+            try (var wire = new ServerTest.Wire(connection -> {
+                while (connection.request()) {
+                    if (connection.last.startsWith("GET /v1/info ")) {
+                        asked.countDown();
+                        try {
+                            asked.await(3, TimeUnit.SECONDS);
+                        } catch (InterruptedException _) {
+                            Thread.currentThread().interrupt();
+                        }
+                    }
+                    if (connection.last.startsWith("POST "))
+                        assertTrue(sent.add(connection.last.replaceAll("(?s).*\"id\":\"(\\d+)\".*", "$1")), "sent twice");
+                    connection.answer(connection.last.startsWith("GET ") ? "{\"mode\":\"workflow\"}"
+                            : ServerTest.Events.blocking("{}"));
+                }
+            })) {
+                var children = new ArrayList<Process>();
+                for (var shard : List.of(first, second)) children.add(start(settingsFor(wire), List.of(), typed("run",
+                        Stream.of("--mode=blocking", shard.isEmpty() ? "" : "--shard=" + shard)
+                                .filter(word -> !word.isEmpty()).toArray(String[]::new))));
+                var codes = new ArrayList<Integer>();
+                for (var child : children) {
+                    assertTrue(child.waitFor(60, TimeUnit.SECONDS));
+                    codes.add(child.exitValue());
+                }
+
+                assertEquals(started, Collections.frequency(codes, Exit.OK.code), content("child.err"));
+                assertEquals(2 - started, Collections.frequency(codes, Exit.UNUSABLE.code), content("child.err"));
+                var ran = codes.getFirst() == Exit.OK.code ? first : second;
+                if (started == 2) assertEquals(12, sent.size());
+                else if (!ran.isEmpty()) assertTrue(sent.stream().allMatch(id -> Shard.parse(ran).holds(id)), sent::toString);
             }
         }
 
@@ -354,7 +395,7 @@ final class ProcessTest extends WholeCommand {
                 for (var command : List.of(typed("run"), typed("retry"), typed("run", "--fresh"))) {
                     var second = call(settings, command);
                     assertEquals(2, second.code(), second.err());
-                    assertTrue(second.sentence().contains("another difyexec"), second.err());
+                    assertTrue(second.sentence().contains("results.jsonl.lock"), second.err());
                 }
                 assertEquals("pending=2", status(), "status may look on");
                 goOn.countDown();

@@ -229,9 +229,9 @@ final class ShardsTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource(delimiter = '|', textBlock = """
-                1/3 | 1/4 | this batch was begun in 3 shards, not 4
-                1/3 |     | not merged yet, and its rows would be paid twice
-                    | 1/3 | this batch was begun without --shard
+                1/3 | 1/4 | in 3 shards, not 4
+                1/3 |     | results.1-of-3.jsonl.log: not merged yet
+                    | 1/3 | without --shard
                 """)
         void isRefusedBesideABatchThatIsCutOtherwise(String first, String then, String told) throws IOException {
             rows(12);
@@ -249,6 +249,44 @@ final class ShardsTest extends WholeCommand {
             return shard == null ? new String[0] : new String[] {"--shard", shard};
         }
 
+        /// Other ids, or other cells.
+        @ParameterizedTest
+        @ValueSource(strings = {"--id-column=text", "--encoding=ISO-8859-1", "--delimiter=;"})
+        void isRefusedWhereItReadsTheCsvOtherwise(String option) throws IOException {
+            csv("id,text;x,n", "1,a;b,1", "2,c;d,2", "5,e;f,3");
+            if (option.contains("text")) csv("id,text,n", "1,a,1", "2,b,2", "5,c,3");
+            if (option.contains("delimiter")) csv("id;a,b", "1;2,3", "5;6,7");
+            var options = option.contains("delimiter") ? new String[] {"--delimiter=;"} : new String[0];
+            assertEquals(Exit.OK.code, dify.run(Stream.concat(Stream.of("--shard", "3/3"), Stream.of(options))
+                    .toArray(String[]::new)).code());
+            int runs = dify.runs();
+
+            for (var shard : List.of("2/3", "3/3")) {
+                var call = option.contains("delimiter") ? dify.run("--shard", shard, "--delimiter=,", "--id-column=b")
+                        : dify.run("--shard", shard, option);
+
+                assertEquals(Exit.UNUSABLE.code, call.code(), call.err());
+                assertTrue(call.sentence().contains("results.3-of-3.jsonl.log"), call.err());
+                assertTrue(call.hint().isPresent(), call.err());
+            }
+            assertEquals(runs, dify.runs());
+        }
+
+        @Test
+        void knowsAnIdThatIsInNoShard() throws IOException {
+            rows(12);
+
+            for (var id : List.of("nobody", "13", "14", "15"))
+                for (var command : List.of("retry", "run")) {
+                    var call = command.equals("run") ? dify.run("--shard", "1/2", "--ids", id)
+                            : dify.command("retry", id, "--shard", "1/2");
+
+                    assertEquals(Exit.UNUSABLE.code, call.code(), call.err());
+                    assertTrue(call.sentence().contains("\"" + id + "\""), call.err());
+                }
+            assertEquals(0, dify.runs());
+        }
+
         @Test
         void isRefusedInFilesOfAnother() throws IOException {
             rows(12);
@@ -259,7 +297,7 @@ final class ShardsTest extends WholeCommand {
             var call = shard(2, 3);
 
             assertEquals(Exit.UNUSABLE.code, call.code());
-            assertTrue(call.sentence().contains("begun with --shard 1/3, not with --shard 2/3"), call.err());
+            assertTrue(call.sentence().contains("started with --shard 1/3"), call.err());
         }
     }
 
@@ -378,16 +416,6 @@ final class ShardsTest extends WholeCommand {
             return content("back.csv").lines().map(row -> row.replaceAll("(,run-\\d+,\\d+),[^,]*", "$1,S")).toList();
         }
 
-        /// The rows of the report's table, without times.
-        private List<String> report(String output) throws IOException {
-            shown(output, "status", "--html", file("report.html").toString(), "--force");
-            var rows = new ArrayList<String>();
-            var tables = Pattern.compile("(?s)class=\"rows\">(.*?)</script>").matcher(content("report.html"));
-            while (tables.find()) for (var row : tree(tables.group(1)))
-                rows.add(List.of(row.get(0), row.get(1), row.get(2), row.get(6), row.get(7), row.get(8)).toString());
-            return rows;
-        }
-
         private Map<String, String> snapshot() throws IOException {
             var files = new TreeMap<String, String>();
             for (var suffix : List.of("", ".retry", ".log")) files.put(suffix, content("results.jsonl" + suffix));
@@ -402,22 +430,21 @@ final class ShardsTest extends WholeCommand {
             }
         }
 
-        /// Where the merged batch is not.
-        private void elsewhere(Callable<Call> shard) throws Exception {
-            var merged = snapshot();
-            restore(Map.of("", "", ".retry", "", ".log", ""));
-            assertEquals(Exit.OK.code, shard.call().code());
-            restore(merged);
-        }
-
-        private Call refused(String told, String... more) throws IOException {
+        private void refused(String told, String... more) throws IOException {
             var before = snapshot();
             var call = merge(more);
             assertEquals(Exit.UNUSABLE.code, call.code(), call.err());
             assertTrue(call.sentence().contains(told), call.err());
+            assertTrue(call.hint().isPresent(), call.err());
             assertEquals(before, snapshot(), "nothing is changed");
             assertTrue(names().stream().noneMatch(name -> name.endsWith(".tmp")), names().toString());
-            return call;
+        }
+
+        private void isNotSent(Call call, String told) {
+            int runs = dify.runs();
+            assertEquals(Exit.UNUSABLE.code, call.code(), call.err());
+            assertTrue(call.sentence().contains(told), call.err());
+            assertEquals(runs, dify.runs());
         }
 
         @Test
@@ -431,11 +458,9 @@ final class ShardsTest extends WholeCommand {
             merged();
 
             assertEquals(steady(shown(one, "status", "--json")), steady(shown(output(), "status", "--json")));
+            assertEquals(13, export(output()).size());
             assertEquals(export(one), export(output()));
             assertEquals(content("one.jsonl.retry"), content("results.jsonl.retry"));
-            assertEquals(13, export(output()).size());
-            assertEquals(12, report(output()).size());
-            assertEquals(report(one), report(output()));
         }
 
         @Test
@@ -458,32 +483,34 @@ final class ShardsTest extends WholeCommand {
             for (int index = 1; index <= 3; index++) {
                 var name = "results." + index + "-of-3.jsonl.log";
                 assertTrue(log.containsAll(read(name)));
-                assertTrue(log.getLast().path("taken").asText().contains(index + ":" + Files.size(file(name)) + ":"));
+                assertEquals(Files.size(file(name)), log.getLast().path("taken").path("" + index).asLong());
             }
         }
 
         @Test
-        void againTakesWhatIsNewAlone() throws IOException {
+        void againStartsFromScratch() throws IOException {
             rows(12);
             shard(1, 3, "--limit", "1");
             shard(2, 3);
             shard(3, 3);
             merged();
             shard(1, 3);
+            isNotSent(dify.run(), "results.1-of-3.jsonl.log");
 
             merged();
             var after = snapshot();
             merged();
 
-            assertEquals(after, snapshot(), "nothing was new");
+            assertEquals(after.get(""), content("results.jsonl"));
             assertEquals(12, events("attempt").size());
-            assertEquals(2, events("merge").size());
-            assertEquals(Stream.of(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12).map(String::valueOf).toList(),
-                    ids("results.jsonl"), "each once");
+            assertEquals(1, events("merge").size());
+            assertEquals(Stream.of(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12).map(String::valueOf).collect(Collectors.toSet()),
+                    Set.copyOf(ids("results.jsonl")));
+            assertEquals(12, results().size());
         }
 
         @Test
-        void goesOnAsABatchAndKeepsWhatThatDid() throws IOException {
+        void mayBeContinuedAndIsNotMadeAgainThen() throws IOException {
             rows(12);
             dify.row("9", dify.ended("failed", "no"), dify.ended("succeeded", ""));
             allThree();
@@ -491,27 +518,30 @@ final class ShardsTest extends WholeCommand {
             assertEquals("9\n", content("results.jsonl.retry"));
 
             assertEquals(Exit.OK.code, dify.command("retry").code());
-            assertEquals(13, dify.runs());
-            shard(2, 3);
-            var call = merge();
-
-            assertEquals(Exit.OK.code, call.code(), call.err());
             assertEquals("succeeded=12", status());
+            assertEquals(13, dify.runs());
+
+            refused("results.jsonl.log: the merged batch was continued");
+            isNotSent(dify.command("retry", "--shard", "1/3"), "shard 1/3");
+            isNotSent(shard(2, 3), "shard 2/3");
             assertEquals(Exit.OK.code, dify.run().code());
             assertEquals(13, dify.runs());
         }
 
         @Test
-        void takesTheNewResultOfARowThatItsShardRanAgain() throws IOException {
+        void isNotMadeOverABatchThatWasStartedWhole() throws IOException {
             mergedOfThree();
-            dify.row("9", dify.answer(200, dify.ended("succeeded", "").build().getBody()
-                    .replace("run-{{jsonPath request.body '$.inputs.id'}}", "second")));
-            assertEquals(Exit.OK.code, dify.command("retry", "9", "--force", "--shard", "1/3").code());
+            Files.delete(file("results.jsonl.log"));
+            refused("results.jsonl: ");
 
-            merged();
+            var aside = Files.createDirectory(file("aside"));
+            for (int index = 1; index <= 3; index++) for (var suffix : List.of("", ".log"))
+                Files.move(file("results." + index + "-of-3.jsonl" + suffix), aside.resolve(index + suffix));
+            dify.run("--fresh");
+            for (int index = 1; index <= 3; index++) for (var suffix : List.of("", ".log"))
+                Files.move(aside.resolve(index + suffix), file("results." + index + "-of-3.jsonl" + suffix));
 
-            assertEquals("second", result("9").path("workflow_run_id").asText());
-            assertEquals(12, results().size());
+            refused("results.jsonl: ");
         }
 
         @ParameterizedTest
@@ -526,130 +556,47 @@ final class ShardsTest extends WholeCommand {
             merged();
 
             assertEquals(13, dify.runs());
-            assertEquals(12, results().size());
+            assertEquals("succeeded=12", status());
             assertEquals("new 9", result("9").path("inputs").path("text").asText());
             assertEquals(Exit.OK.code, dify.run("--rerun-changed").code());
             assertEquals(13, dify.runs());
-        }
-
-        @Test
-        void keepsWhatTheMergedBatchHasRunAgain() throws IOException {
-            mergedOfThree();
-            Files.writeString(file("data.csv"), content("data.csv").replace("text 9", "new 9"));
-            assertEquals(Exit.OK.code, dify.run("--rerun-changed").code());
-
-            merged();
-
-            assertEquals(12, results().size());
-            assertEquals("new 9", result("9").path("inputs").path("text").asText());
-            assertEquals(13, dify.runs());
-        }
-
-        @Test
-        void refusesARowThatWasPaidTwiceAndKeepsTheEarlierByForce() throws Exception {
-            rows(12);
-            dify.row("9", dify.ended("failed", "no"), dify.ended("succeeded", ""), dify.answer(200,
-                    dify.ended("succeeded", "").build().getBody().replace("run-{{", "second-{{")));
-            allThree();
-            merged();
-            dify.command("retry");
-            elsewhere(() -> dify.command("retry", "--shard", "1/3"));
-
-            var call = refused("1 row was paid twice, by two runs (9; first in results.jsonl and results.1-of-3.jsonl)");
-            assertTrue(call.sentence().contains("--force keeps the earlier result"));
-
-            var forced = merge("--force");
-            assertEquals(Exit.OK.code, forced.code(), forced.err());
-            assertTrue(forced.err().contains("Note: 1 row was paid twice"), forced.err());
-            assertEquals("run-9", result("9").path("workflow_run_id").asText());
-            merged();
-            assertEquals("run-9", result("9").path("workflow_run_id").asText());
-        }
-
-        @Test
-        void refusesARowThatTwoShardsHavePaidAndKeepsTheEarlierByForce() throws IOException {
-            rows(12);
-            allThree();
-            append("results.3-of-3.jsonl", content("results.1-of-3.jsonl").replace("\uFEFF", "").lines()
-                    .filter(line -> line.contains("\"id\":\"9\"")).findFirst().orElseThrow()
-                    .replace("run-9", "earlier").replaceFirst("\"executed_at\":\"20", "\"executed_at\":\"19") + "\n");
-
-            refused("1 row was paid twice, by two runs (9; first in results.1-of-3.jsonl and results.3-of-3.jsonl)");
-
-            var forced = merge("--force");
-            assertEquals(Exit.OK.code, forced.code(), forced.err());
-            assertTrue(forced.err().contains("(9; first in results.1-of-3.jsonl and results.3-of-3.jsonl)"),
-                    forced.err());
-            assertEquals("earlier", result("9").path("workflow_run_id").asText());
-            assertEquals(12, results().size());
-            merged();
-            assertEquals("earlier", result("9").path("workflow_run_id").asText());
-        }
-
-        @ParameterizedTest
-        @CsvSource({"19, '11 succeeded, 1 partial'", "29, 12 succeeded"})
-        void countsARowThatWasPaidTwiceByTheResultThatItKeeps(String century, String counted) throws IOException {
-            rows(12);
-            allThree();
-            append("results.3-of-3.jsonl", content("results.1-of-3.jsonl").replace("\uFEFF", "").lines()
-                    .filter(line -> line.contains("\"id\":\"9\"")).findFirst().orElseThrow()
-                    .replace("run-9", "other").replace("\"workflow_status\":\"", "\"workflow_status\":\"partial-")
-                    .replaceFirst("\"executed_at\":\"20", "\"executed_at\":\"" + century) + "\n");
-
-            var call = merge("--force");
-
-            assertTrue(call.err().contains(": 12 rows, " + counted + "\n"), call.err());
-        }
-
-        @Test
-        void countsARowByTheResultThatTheMergedBatchHasRunAgain() throws IOException {
-            mergedOfThree();
-            dify.row("9", dify.answer(200, dify.ended("partial-succeeded", "").build().getBody()
-                    .replace("run-{{", "second-{{")));
-            assertEquals(Exit.OK.code, dify.command("retry", "9", "--force").code());
-
-            var call = merged();
-
-            assertTrue(call.err().contains(": 12 rows, 11 succeeded, 1 partial\n"), call.err());
-        }
-
-        @Test
-        void countsAnAttemptOfAnUnknownModeAsUnread() throws IOException {
-            rows(12);
-            allThree();
-            var attempt = content("results.3-of-3.jsonl.log").lines()
-                    .filter(line -> line.contains("\"event\":\"attempt\"")).findFirst().orElseThrow();
-            append("results.3-of-3.jsonl.log", attempt.replace("\"mode\":\"", "\"mode\":\"other-") + "\n");
-
-            merged();
-
-            assertEquals(1, tree(shown(output(), "status", "--json")).path("unread_lines").asInt());
         }
 
         @Test
         void refusesARowOutsideItsShard() throws IOException {
             rows(12);
             allThree();
+            var log = content("results.3-of-3.jsonl.log");
             append("results.3-of-3.jsonl.log", content("results.1-of-3.jsonl.log").lines()
                     .filter(line -> line.contains("\"event\":\"attempt\"")).findFirst().orElseThrow() + "\n");
+            refused("results.3-of-3.jsonl: row 6 ");
 
-            refused("results.3-of-3.jsonl: holds the row 6, which is of shard 1/3");
+            Files.writeString(file("results.3-of-3.jsonl.log"), log);
+            append("results.3-of-3.jsonl", content("results.1-of-3.jsonl").replace("\uFEFF", "").lines()
+                    .filter(line -> line.contains("\"id\":\"9\"")).findFirst().orElseThrow() + "\n");
+            refused("results.3-of-3.jsonl: row 9 ");
+        }
+
+        @Test
+        void reportsIdsThatTheCsvLacks() throws IOException {
+            rows(12);
+            allThree();
+            rows(10);
+
+            var call = merged();
+
+            assertTrue(call.err().contains("2 ids ") && call.err().contains("11"), call.err());
         }
 
         @Test
         void refusesAMissingShardUnlessItMayBePartial() throws IOException {
             rows(12);
             shard(2, 3);
-            refused("shards 1/3, 3/3 are missing, with 7 rows; --partial");
+            refused("1/3, 3/3, with 7 rows");
 
             assertEquals(Exit.OK.code, merge("--partial").code());
 
             assertEquals("succeeded=5 pending=7", status());
-        }
-
-        private void isNotSent(Call call, String told) {
-            assertEquals(Exit.UNUSABLE.code, call.code(), call.err());
-            assertTrue(call.sentence().contains(told), call.err());
         }
 
         @Test
@@ -659,12 +606,11 @@ final class ShardsTest extends WholeCommand {
             shard(2, 3);
             merge("--partial");
 
-            isNotSent(dify.run(), "7 rows are of shards that were not merged (1/3, 3/3) and would be paid twice");
-            isNotSent(dify.command("retry", "5"), "1 row is of shards that were not merged (3/3)");
+            isNotSent(dify.run(), "7 rows belong to shards that were not merged (1/3, 3/3)");
+            isNotSent(dify.command("retry", "5"), "(3/3)");
             assertEquals(5, dify.runs());
-            assertEquals(Exit.OK.code, dify.command("retry").code());
-            assertEquals(6, dify.runs());
-
+            assertEquals(Exit.OK.code, shard(2, 3, "--ids", "2").code());
+            merge("--partial");
             assertEquals(Exit.OK.code, shard(1, 3).code());
             assertEquals(Exit.OK.code, shard(3, 3).code());
             merged();
@@ -673,78 +619,79 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
+        void thatIsPartialIsContinuedForItsOwnRowsWhileOtherShardsRun() throws IOException {
+            rows(12);
+            dify.row("2", dify.ended("failed", "no"), dify.ended("succeeded", ""));
+            shard(2, 3);
+            merge("--partial");
+
+            assertEquals(Exit.OK.code, dify.command("retry").code());
+            assertEquals(6, dify.runs());
+            isNotSent(shard(2, 3), "shard 2/3");
+            assertEquals(Exit.OK.code, shard(1, 3).code());
+            refused("was continued", "--partial");
+        }
+
+        @Test
         void thatIsPartialNamesTheShardToRunAndThenToBeMerged() throws IOException {
             rows(12);
             shard(2, 3);
-            var run = next("run", " --mode=blocking --progress=off --shard=1/3");
 
             var call = merge("--partial");
 
-            assertEquals("Shard 1/3 has no files here: bring them if it ran elsewhere.\n" + run,
-                    call.err().lines().skip(1).collect(Collectors.joining("\n")));
-            assertTrue(shown(output(), "status").strip().endsWith(run));
+            assertTrue(call.err().contains("--shard=1/3"), call.err());
+            assertTrue(shown(output(), "status").contains("--shard=1/3"));
             shard(1, 3);
-            assertTrue(shown(output(), "status").strip().endsWith(run.replace("1/3", "3/3")));
+            assertTrue(shown(output(), "status").contains("--shard=3/3"));
             shard(3, 3);
-            var aside = Files.move(file("results.3-of-3.jsonl"), file("aside")); // as where all of its rows failed
-            assertTrue(shown(output(), "status").strip().endsWith(next("merge", "")));
-            Files.move(aside, file("results.3-of-3.jsonl"));
+            assertTrue(shown(output(), "status").contains("difyexec merge "));
             merged();
             assertEquals("succeeded=12", status());
         }
 
         @Test
-        void isNotGoneOnWithWhileAShardRuns() throws IOException {
+        void keepsWhatItHasTaken() throws IOException {
+            mergedOfThree();
+            for (var suffix : List.of("", ".log")) Files.delete(file("results.3-of-3.jsonl" + suffix));
+
+            refused("includes shard 3/3", "--partial");
+            isNotSent(shard(3, 3), "results.3-of-3.jsonl.log: ");
+            for (int index = 1; index <= 2; index++) for (var suffix : List.of("", ".log"))
+                Files.delete(file("results." + index + "-of-3.jsonl" + suffix));
+            isNotSent(shard(1, 4), "started in 3 shards, not 4");
+            assertEquals("succeeded=12", status());
+        }
+
+        @Test
+        void isRefusedWhileAShardRuns() throws IOException {
             rows(12);
-            shard(1, 3);
-            shard(2, 3);
-            shard(3, 3, "--limit", "1");
-
-            try (var _ = BatchFiles.Lock.take(file("results.3-of-3.jsonl.lock"))) {
-                merged();
-                isNotSent(dify.run(), "results.3-of-3.jsonl.lock: the shard 3/3 is running");
+            allThree();
+            try (var _ = BatchFiles.of(file("results.3-of-3.jsonl")).take()) {
+                refused("results.3-of-3.jsonl.lock: shard 3/3 is running");
             }
+            merged();
 
+            try (var _ = BatchFiles.of(file("results.3-of-3.jsonl")).take()) {
+                isNotSent(dify.run(), "results.3-of-3.jsonl.lock: shard 3/3 is running");
+                refused("results.3-of-3.jsonl.lock: shard 3/3 is running");
+            }
             assertEquals(Exit.OK.code, dify.run().code());
             assertEquals(12, dify.runs());
         }
 
         @Test
-        void thatWentOnByItselfEndsItsShards() throws IOException {
+        void isRefusedWhileTheMergedBatchIsWrittenAndSoAreItsShards() throws IOException {
             rows(12);
-            dify.row("9", dify.ended("failed", "no"), dify.ended("succeeded", ""));
             allThree();
-            merged();
-            dify.command("retry");
 
-            isNotSent(dify.command("retry", "--shard", "1/3"), "has taken the shard 1/3 and gone on by itself");
-
-            assertEquals(13, dify.runs());
+            try (var _ = BatchFiles.of(file("results.jsonl")).take()) {
+                refused("results.jsonl.lock is locked");
+                isNotSent(shard(1, 3), "results.jsonl.lock is locked");
+            }
         }
 
         @Test
-        void knowsWhatAShardDidWhoseLogIsGone() throws IOException {
-            mergedOfThree();
-            for (var suffix : List.of("", ".log")) Files.delete(file("results.3-of-3.jsonl" + suffix));
-
-            isNotSent(shard(3, 3), "results.3-of-3.jsonl.log: gone or empty, and ");
-
-            assertEquals(12, dify.runs());
-        }
-
-        @Test
-        void refusesShardsOfAnotherNumberWhenItsOwnAreGone() throws IOException {
-            mergedOfThree();
-            for (int index = 1; index <= 3; index++) for (var suffix : List.of("", ".log"))
-                Files.delete(file("results." + index + "-of-3.jsonl" + suffix));
-
-            isNotSent(shard(1, 4), "this batch was begun in 3 shards, not 4");
-
-            assertEquals(12, dify.runs());
-        }
-
-        @Test
-        void isNotMovedAsideWhereItsShardsForbidToBeginAnew() throws IOException {
+        void isNotMovedAsideWhereItsShardsForbidAFreshStart() throws IOException {
             mergedOfThree();
             var before = snapshot();
 
@@ -766,7 +713,6 @@ final class ShardsTest extends WholeCommand {
 
             merged();
 
-            assertEquals(12, report(output()).size());
             assertEquals("succeeded=12", status());
             var status = tree(shown(output(), "status", "--json"));
             assertTrue(status.path("running_seconds").asDouble() >= 0, status.toString());
@@ -790,143 +736,89 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void refusesShardsOfTwoNumbers() throws IOException {
+        void refusesShardsThatDoNotBelongTogether() throws IOException {
             rows(12);
-            shard(1, 3);
+            refused("results.1-of-8.jsonl");
+            allThree();
+            var log = content("results.3-of-3.jsonl.log");
+            for (var change : Map.of("\"app\":\"echo\"", "\"app\":\"other\"", "\"base_url\":\"http://",
+                    "\"base_url\":\"https://", "\"id_column\":\"id\"", "\"id_column\":\"text\"",
+                    "\"delimiter\":\",\"", "\"delimiter\":\";\"", "\"shard\":\"3/3\"", "\"shard\":\"2/3\"").entrySet()) {
+                assertTrue(log.contains(change.getKey()), log);
+                Files.writeString(file("results.3-of-3.jsonl.log"), log.replace(change.getKey(), change.getValue()));
+                refused("results.3-of-3.jsonl.log");
+            }
+            Files.writeString(file("results.3-of-3.jsonl.log"), log);
             Files.copy(file("results.1-of-3.jsonl"), file("results.1-of-4.jsonl"));
 
-            refused("are shards of 3 and of 4: these do not belong together");
+            refused("results.1-of-4.jsonl");
         }
 
         @Test
-        void refusesWhereThereIsNone() throws IOException {
-            rows(12);
-
-            refused("there is no shard of it, like results.1-of-8.jsonl");
-        }
-
-        @ParameterizedTest
-        @CsvSource({"'\"app\":\"echo\"', '\"app\":\"other\"'", "'\"base_url\":\"http://', '\"base_url\":\"https://'"})
-        void refusesShardsOfTwoApps(String mine, String others) throws IOException {
+        void refusesAShardWithoutItsLogOrResults() throws IOException {
             rows(12);
             allThree();
-            var log = content("results.3-of-3.jsonl.log");
-            assertTrue(log.contains(mine), log);
-            Files.writeString(file("results.3-of-3.jsonl.log"), log.replace(mine, others));
+            var log = Files.move(file("results.3-of-3.jsonl.log"), file("aside"));
+            refused("results.3-of-3.jsonl.log");
 
-            refused("these do not belong together");
-        }
-
-        @Test
-        void refusesAShardThatWasBegunAnew() throws IOException {
-            mergedOfThree();
-            shard(3, 3, "--fresh");
-
-            refused("results.3-of-3.jsonl.log: begun anew (--fresh) since it was merged");
-        }
-
-        @Test
-        void refusesAShardWithoutItsLog() throws IOException {
-            rows(12);
-            allThree();
-            Files.delete(file("results.3-of-3.jsonl.log"));
-
-            refused("results.3-of-3.jsonl.log: gone or empty");
-        }
-
-        @Test
-        void refusesAShardWithoutItsResults() throws IOException {
-            rows(12);
-            allThree();
+            Files.move(log, file("results.3-of-3.jsonl.log"));
             Files.delete(file("results.3-of-3.jsonl"));
-
-            refused("of 2 successes in the logs no results are there (first: 5, of shard 3/3)");
+            refused("missing for 2 rows that the logs record as succeeded (first: 5, of shard 3/3)");
         }
 
-        @Test
-        void takesWholeLinesOfAShardThatIsRunning() throws IOException {
-            rows(12);
-            allThree();
-            var log = content("results.3-of-3.jsonl.log");
-            int half = log.lastIndexOf("{\"event\":\"end\"") + 20;
-            Files.writeString(file("results.3-of-3.jsonl.log"), log.substring(0, half));
-
-            try (var _ = BatchFiles.Lock.take(file("results.3-of-3.jsonl.lock"))) {
-                var call = merged();
-                assertTrue(call.err().contains("Running now, and taken as far as it is: 3/3; merge again"), call.err());
-            }
-            assertEquals(12, results().size());
-            assertEquals(11, events("end").size());
-
-            Files.writeString(file("results.3-of-3.jsonl.log"), log);
-            merged();
-            assertEquals(12, events("end").size());
-            assertEquals(12, results().size());
-        }
-
-        @Test
-        void refusesWhileTheMergedBatchIsWritten() throws IOException {
-            rows(12);
-            allThree();
-
-            try (var _ = BatchFiles.Lock.take(file("results.jsonl.lock"))) {
-                refused("is held: another difyexec");
-            }
-        }
-
-        /// Results, retry list and log take their places in this order. `moved` of them are the new ones.
+        /// What a kill leaves: the log takes its place first, then the results, the retry list, and the log's last line.
         @ParameterizedTest
-        @ValueSource(ints = {1, 2})
-        void thatACrashCutShortIsMadeAgain(int moved) throws IOException {
+        @CsvSource({"1, true", "2, true", "3, true", "1, false", "2, false", "3, false"})
+        void thatWasKilledIsMadeAgain(int done, boolean isSecond) throws IOException {
             rows(12);
             dify.row("9", dify.ended("failed", "no"), dify.ended("succeeded", ""));
             dify.row("3", dify.ended("failed", "no"));
             shard(1, 3);
             shard(2, 3, "--limit", "1");
             shard(3, 3);
-            merged();
+            if (isSecond) merged();
             var before = snapshot();
             shard(2, 3);
             dify.command("retry", "--shard", "1/3");
             merged();
             var after = snapshot();
+            int runs = dify.runs();
 
             var between = new TreeMap<>(before);
-            Stream.of("", ".retry").limit(moved).forEach(file -> between.put(file, after.get(file)));
+            between.put(".log", after.get(".log").replaceAll("(?m)^.*\"event\":\"merge\".*\n", ""));
+            if (done > 1) between.put("", after.get(""));
+            if (done > 2) between.put(".retry", after.get(".retry"));
             restore(between);
-            assertEquals(Exit.UNUSABLE.code, dify.run().code(), "nothing is run before it is merged");
+            isNotSent(dify.run(), "not merged");
             merged();
 
             assertEquals(after.get(""), content("results.jsonl"));
             assertEquals("3\n", content("results.jsonl.retry"));
             UnaryOperator<String> timeless = log -> log.replaceAll("(\"event\":\"merge\",\"t\":)\"[^\"]*\"", "$1T");
             assertEquals(timeless.apply(after.get(".log")), timeless.apply(content("results.jsonl.log")));
+            dify.run();
+            assertEquals(runs + 1, dify.runs(), "the row that failed");
         }
 
         @Test
-        void cutShortTheFirstTimeIsMadeAgain() throws IOException {
-            mergedOfThree();
-            var after = snapshot();
-            Files.delete(file("results.jsonl.log"));
-
-            assertEquals(Exit.UNUSABLE.code, dify.run().code());
+        void handsOnAnAttemptThatIsUnresolved() throws IOException {
+            rows(12);
+            dify.listed("5");
+            dify.recorded("5", "succeeded");
+            allThree();
+            without("results.3-of-3.jsonl", "\"id\":\"5\"");
+            without("results.3-of-3.jsonl.log", "\"event\":\"end\"", "\"id\":\"5\"");
+            append("results.3-of-3.jsonl.log", "{\"event\":\"end\",\"t\":\"20"); // torn, as the rest
             merged();
+            assertEquals("succeeded=11 pending=1", status());
 
-            assertEquals(after.get(""), content("results.jsonl"));
-        }
+            assertEquals(Exit.OK.code, dify.run().code());
 
-        @Test
-        void mendsATornEndOfTheMergedBatch() throws IOException {
-            mergedOfThree();
-            append("results.jsonl.log", "{\"event\":\"att");
-
-            merged();
-
-            assertEquals(1, events("torn").size());
             assertEquals("succeeded=12", status());
+            assertEquals("record", result("5").path("outputs").path("from").asText());
+            assertEquals(12, dify.runs());
         }
 
-        /// As a shard leaves them that was killed.
         private void without(String file, String... words) throws IOException {
             Files.writeString(file(file), content(file).lines()
                     .filter(line -> !Stream.of(words).allMatch(line::contains))
@@ -934,51 +826,8 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void handsADoubtOnThatIsSettledByTheSameRunWhereverItIsLookedUp() throws Exception {
-            rows(12);
-            dify.listed("5");
-            dify.recorded("5", "succeeded");
-            allThree();
-            without("results.3-of-3.jsonl", "\"id\":\"5\"");
-            without("results.3-of-3.jsonl.log", "\"event\":\"end\"", "\"id\":\"5\"");
-            merged();
-            assertEquals("succeeded=11 pending=1", status());
-
-            assertEquals(Exit.OK.code, dify.run().code());
-            elsewhere(() -> shard(3, 3));
-            merged();
-
-            assertEquals("succeeded=12", status());
-            assertEquals(12, results().size());
-            assertEquals("record", result("5").path("outputs").path("from").asText());
-            assertEquals(12, dify.runs());
-        }
-
-        @Test
-        void handsOnTheTryOfARowWhoseEndAShardHasNotLearnt() throws IOException {
-            rows(12);
-            dify.listed("5");
-            dify.recorded("5", "succeeded");
-            allThree();
-            without("results.3-of-3.jsonl", "\"id\":\"5\"");
-            without("results.3-of-3.jsonl.log", "\"event\":\"end\"", "\"id\":\"5\"");
-            var log = content("results.3-of-3.jsonl.log").lines().map(line -> line.contains("\"id\":\"5\"")
-                    ? line.replace("\"kind\":\"row\"", "\"kind\":\"try\"") : line);
-            Files.writeString(file("results.3-of-3.jsonl.log"), log.collect(Collectors.joining("\n", "", "\n")));
-            merged();
-
-            assertEquals(Exit.OK.code, dify.run().code());
-
-            assertEquals("record", result("5").path("outputs").path("from").asText());
-            assertEquals(12, dify.runs());
-        }
-
-        @Test
         void leavesTheMarkOutWhereItIsNotWanted() throws IOException {
-            rows(12);
-            allThree();
-
-            merged();
+            mergedOfThree();
             assertTrue(content("results.jsonl").startsWith("\uFEFF{"));
             assertEquals(1, content("results.jsonl").chars().filter(c -> c == '\uFEFF').count());
             merge("--no-bom");

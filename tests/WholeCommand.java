@@ -137,7 +137,8 @@ abstract class WholeCommand {
 
     List<JsonNode> read(String name) throws IOException {
         var lines = new ArrayList<JsonNode>();
-        for (var line : content(name).replace("\uFEFF", "").lines().toList()) lines.add(tree(line));
+        for (var line : content(name).replace("\uFEFF", "").lines().toList())
+            if (!line.isBlank()) lines.add(tree(line));
         return lines;
     }
 
