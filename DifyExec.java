@@ -4744,12 +4744,12 @@ final class DifyExec implements Runnable {
         /// An attempt is in doubt from now on. Its request may have been sent as late as this: it was recorded before,
         /// but its files, or a connection, come first.
         void arose(Unresolved.NoEnd unresolved, Instant now) {
-            unresolved(unresolved.dueAt(now.plus(firstLook)));
+            unresolved(unresolved.with(unresolved.state().at(now.plus(firstLook))));
         }
 
         void unresolved(Unresolved unresolved) {
             lookUps.add(unresolved);
-            if (unresolved instanceof Unresolved.NoEnd open && open.holds())
+            if (unresolved instanceof Unresolved.NoEnd open && open.state().holdsPlace())
                 cutRuns.put(unresolved.attempt().row().index(), open.since());
         }
 
@@ -4982,7 +4982,7 @@ final class DifyExec implements Runnable {
             for (int tries = 0; ; tries++)
                 switch (client.parameters()) {
                     case Reply.Got(var parameters) -> {
-                        return Form.of(parameters, csv.columns(), folders, ModePolicy.Release.of(version).fillsIn());
+                        return Form.of(parameters, csv.columns(), folders, Release.of(version).fillsIn());
                     }
                     // Dify's own refusals have a code; one without may be a proxy's, of this path alone
                     case Reply.NotGot(Response.Refused refused) when refused.isBusy() || !refused.code().isEmpty()
@@ -10193,7 +10193,7 @@ final class DifyExec implements Runnable {
                         new Outcome(RowStatus.FAILED, with("HTTP 403 from a firewall", seen), true));
                 case 413 -> failed(with("too large for the server (413)", seen));
                 case 429 -> throttled(attempt, seen);
-                default -> status >= 500 || status == 408 || status < 300
+                default -> seen.isTransient() || status < 300
                         ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, seen.why())
                         : failed("HTTP " + status + ": " + said(seen));
             };
@@ -10287,7 +10287,7 @@ final class DifyExec implements Runnable {
                 case LookUpResult.Unanswered(var isOver) -> unanswered(unresolved, isOver, here.listing(), now);
                 case LookUpResult.Absent() when unresolved.symptom() == Symptom.UNCONFIRMED -> notStored(unresolved);
                 case LookUpResult.Absent() -> absent(unresolved, here.listing(), now);
-                case LookUpResult.Silent(Response.Refused refused) when !now.isBefore(unresolved.deadline()) ->
+                case LookUpResult.Silent(Response.Refused refused) when unresolved.isOverdue(now) ->
                         silent(unresolved.attempt(), refused, unknown(unresolved, "its look-up is answered by HTTP "
                                 + refused.status()));
                 case LookUpResult.Silent(var seen) -> silent(unresolved.attempt(), seen, new Step.LookAgain(unresolved.later(now)));
@@ -10307,12 +10307,12 @@ final class DifyExec implements Runnable {
                             new Step.SendAgain(Attempt.Tries.NONE, false)));
         }
 
-        /// Dify may say `stopped` a moment before a run's real end.
         private Step failed(Unresolved.NoEnd unresolved, Response.Ran ran, Instant now) {
             var attempt = unresolved.attempt();
             if (unresolved.symptom() == Symptom.RECHECK) return new Step.SendAgain(attempt.tries(), false);
-            if (ran.status() == Response.RunStatus.STOPPED && !unresolved.stopped() && unresolved.symptom() != Symptom.TIMED_OUT)
-                return new Step.LookAgain(unresolved.stoppedOnce(now));
+            if (ran.status() == Response.RunStatus.STOPPED && !unresolved.state().wasStopped()
+                    && unresolved.symptom() != Symptom.TIMED_OUT)
+                return new Step.LookAgain(unresolved.with(unresolved.state().stopped(now)));
             if (attempt.isOfLostEdits()) // not sent again as something that nobody asked for
                 return new Step.Take(ran, new Verdict.Done(new Outcome(RowStatus.FAILED, ran.error())));
             return switch (unresolved.symptom()) {
@@ -10352,26 +10352,27 @@ final class DifyExec implements Runnable {
 
         private Step running(Unresolved.NoEnd unresolved, LookUpResult.Running found, Instant now) {
             var run = found.ref();
-            var known = unresolved.with(run).begun(found.age().map(now::minus), now, limits.timeout());
+            var known = unresolved.with(run).started(found.age().map(now::minus), now, limits.timeout());
             if (found.status() == Response.RunStatus.PAUSED) return giveUp(known, Outcome.PAUSED);
-            if (now.isBefore(known.deadline())) return new Step.LookAgain(known.running(now));
+            if (!known.isOverdue(now)) return new Step.LookAgain(known.with(known.state().later(now, true)));
             return giveUp(known, new Outcome(RowStatus.UNKNOWN, "run " + run.id() + " still says running "
                     + Text.seconds(Duration.between(known.start(), now)) + " after its start"));
         }
 
-        private Step unanswered(Unresolved.NoEnd unresolved, boolean isOver, ModePolicy.Listing listing, Instant now) {
+        private Step unanswered(Unresolved.NoEnd unresolved, boolean isOver, Release.Listing listing, Instant now) {
             boolean mayCome = Proof.ofUnanswered(unresolved, isOver, listing) == Proof.WAIT;
-            if (mayCome && now.isBefore(unresolved.deadline())) return new Step.LookAgain(unresolved.running(now));
+            if (mayCome && !unresolved.isOverdue(now))
+                return new Step.LookAgain(unresolved.with(unresolved.state().later(now, true)));
             return unknown(unresolved, isOver ? "its run ended without a word: it was stopped, or has nothing to say"
-                    : "its message has no answer, and that proves nothing" + (listing == ModePolicy.Listing.WITHOUT_END
+                    : "its message has no answer, and that proves nothing" + (listing == Release.Listing.WITHOUT_END
                             && unresolved.attempt().mode() == Mode.STREAMING ? "; --mode blocking is safer here" : ""));
         }
 
-        private Step absent(Unresolved.NoEnd unresolved, ModePolicy.Listing listing, Instant now) {
+        private Step absent(Unresolved.NoEnd unresolved, Release.Listing listing, Instant now) {
             return switch (Proof.of(unresolved, listing)) {
                 case SETTLE -> now.isBefore(unresolved.since().plus(limits.settle().of(unresolved.attempt().mode())))
-                        ? new Step.LookAgain(unresolved.unlisted(now)) : notStarted(unresolved);
-                case WAIT -> now.isBefore(unresolved.deadline()) ? new Step.LookAgain(unresolved.later(now))
+                        ? new Step.LookAgain(unresolved.with(unresolved.state().later(now, false))) : notStarted(unresolved);
+                case WAIT -> !unresolved.isOverdue(now) ? new Step.LookAgain(unresolved.later(now))
                         : unknown(unresolved, Proof.reason(unresolved));
                 case UNKNOWN -> unknown(unresolved, Proof.reason(unresolved));
             };
@@ -10435,7 +10436,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param stopAsked  this call has asked for the run's stop
         /// @param hasSuccess the row has a success
-        record Here(ModePolicy.Listing listing, boolean stopAsked, boolean hasSuccess) {}
+        record Here(Release.Listing listing, boolean stopAsked, boolean hasSuccess) {}
 
         /// What a missing trace of a run proves, by how the server lists its runs.
         ///
@@ -10454,7 +10455,7 @@ final class DifyExec implements Runnable {
         enum Proof {
             SETTLE, WAIT, UNKNOWN;
 
-            static Proof of(Unresolved unresolved, ModePolicy.Listing listing) {
+            static Proof of(Unresolved unresolved, Release.Listing listing) {
                 if (unresolved.run().filter(run -> !run.isMadeUp()).isPresent()) return WAIT;
                 if (!Attempt.Names.isUnique(unresolved.attempt().user())) return UNKNOWN;
                 return switch (listing) {
@@ -10464,8 +10465,8 @@ final class DifyExec implements Runnable {
                 };
             }
 
-            static Proof ofUnanswered(Unresolved unresolved, boolean isOver, ModePolicy.Listing listing) {
-                boolean isLeft = listing == ModePolicy.Listing.WITHOUT_END && unresolved.attempt().mode() == Mode.STREAMING;
+            static Proof ofUnanswered(Unresolved unresolved, boolean isOver, Release.Listing listing) {
+                boolean isLeft = listing == Release.Listing.WITHOUT_END && unresolved.attempt().mode() == Mode.STREAMING;
                 return isOver || isLeft ? UNKNOWN : WAIT;
             }
 
@@ -11026,7 +11027,7 @@ final class DifyExec implements Runnable {
         private final boolean holdsRefused;
         private final Set<String> sentElsewhere = new HashSet<>();
         private Mode mode;
-        private Listing listing;
+        private Release.Listing listing;
         private int refusedStreams = 0, refusedAlone = 0;
         private boolean mayStream; // of itself
 
@@ -11045,8 +11046,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Of the server that the attempt was sent to; of one that was replaced, nothing is known for sure.
-        Listing listing(Attempt attempt) {
-            return sentElsewhere.contains(attempt.user()) ? Listing.NOT_KNOWN : listing;
+        Release.Listing listing(Attempt attempt) {
+            return sentElsewhere.contains(attempt.user()) ? Release.Listing.NOT_KNOWN : listing;
         }
 
         /// An earlier call left the attempt of this name in doubt at a server of this version.
@@ -11057,7 +11058,7 @@ final class DifyExec implements Runnable {
         /// A running run seen in the log: this server lists from the start, if nothing was known of that. Up to 1.10 it
         /// is one whose listener gave up, or that was just stopped.
         void listsRunning(Unresolved unresolved) {
-            if (unresolved.run().isEmpty() && listing == Listing.NOT_KNOWN) listing = Listing.FROM_START;
+            if (unresolved.run().isEmpty() && listing == Release.Listing.NOT_KNOWN) listing = Release.Listing.FROM_START;
         }
 
         /// Says it when the mode changes.
@@ -11096,36 +11097,43 @@ final class DifyExec implements Runnable {
             };
         }
 
+    }
+
+    /// What a Dify does, by its `X-Version`: this table is the one place that knows. A version that is newer than those
+    /// that were tested (1.9.2, 1.14.2, 1.16.0) does as the newest of them. Of an unknown one the more cautious is
+    /// assumed.
+    ///
+    /// @param from         the first version that does so
+    /// @param fillsIn      it fills empty inputs with the form's defaults
+    /// @param holdsRefused a row that is refused in its stream keeps its connection for 300 s
+    record Release(ModuleDescriptor.Version from, Listing listing, boolean fillsIn, boolean holdsRefused) {
+        private static final Pattern SHAPE = Pattern.compile("\\d{1,4}\\.\\d{1,4}");
+        private static final Release UNKNOWN = from("1.11", Listing.NOT_KNOWN, true, true);
+        private static final List<Release> NEWEST_FIRST = List.of(
+                from("1.16", Listing.FROM_START, true, false),
+                from("1.14", Listing.FROM_START, true, true),
+                UNKNOWN,
+                from("0", Listing.AT_END, false, false));
+
         /// When a server lists a run: in its log, or among the conversations. `WITHOUT_END`: from its start, but never
         /// the end of a stream whose client has left.
         enum Listing { FROM_START, WITHOUT_END, AT_END, NOT_KNOWN }
 
-        /// What a Dify does, by its `X-Version`. One that is newer than those that were run does as the newest of them;
-        /// where nothing is known, the more cautious holds.
-        ///
-        /// | version | lists a run | puts stored defaults in | keeps the connection of a row refused in its stream |
-        /// | --- | --- | --- | --- |
-        /// | up to 1.10 (1.9.2 was run) | at its end | no | refuses it before the stream |
-        /// | 1.11 to 1.13 | not known | yes | yes |
-        /// | 1.14, 1.15 (1.14.2 was run) | from its start | yes | for 300 s |
-        /// | from 1.16 on (1.16.0 was run) | from its start | yes | no |
-        /// | not told | not known | yes | yes |
-        record Release(Listing listing, boolean fillsIn, boolean holdsRefused) {
-            private static final Pattern SHAPE = Pattern.compile("(\\d{1,4})\\.(\\d{1,4}).*");
+        private static Release from(String version, Listing listing, boolean fillsIn, boolean holdsRefused) {
+            return new Release(ModuleDescriptor.Version.parse(version), listing, fillsIn, holdsRefused);
+        }
 
-            static Release of(String version) {
-                var match = SHAPE.matcher(version);
-                if (!match.matches()) return new Release(Listing.NOT_KNOWN, true, true);
-                int number = Integer.parseInt(match.group(1)) * 10_000 + Integer.parseInt(match.group(2));
-                var listing = number <= 1_0010 ? Listing.AT_END
-                        : number < 1_0014 ? Listing.NOT_KNOWN : Listing.FROM_START;
-                return new Release(listing, listing != Listing.AT_END, listing != Listing.AT_END && number < 1_0016);
-            }
+        static Release of(String version) {
+            var match = SHAPE.matcher(version);
+            if (!match.lookingAt()) return UNKNOWN;
+            var known = ModuleDescriptor.Version.parse(match.group());
+            return NEWEST_FIRST.stream().filter(release -> known.compareTo(release.from) >= 0).findFirst()
+                    .orElse(UNKNOWN);
+        }
 
-            /// A chatflow's run has its conversation from the start, by every version that was run.
-            Listing listing(AppKind app) {
-                return app == AppKind.CHATFLOW && listing == Listing.AT_END ? Listing.WITHOUT_END : listing;
-            }
+        /// A chatflow's run has its conversation from the start, in every version that was tested.
+        Listing listing(AppKind app) {
+            return app == AppKind.CHATFLOW && listing == Listing.AT_END ? Listing.WITHOUT_END : listing;
         }
     }
 
@@ -11669,22 +11677,22 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// An attempt of whose run the server is asked.
+    /// An attempt whose outcome must be looked up on the server.
     sealed interface Unresolved {
         Attempt attempt();
 
-        /// As far as it is known; else it is looked for by its attempt's name.
+        /// When it is looked up next.
+        Instant due();
+
+        /// Unknown runs are looked for by their attempt's name.
         default Optional<RunRef> run() {
             return Optional.empty();
         }
 
-        /// When the run began, as far as is known: not before it was sent.
+        /// When the run started, as far as is known: not before it was sent.
         default Instant start() {
             return attempt().at();
         }
-
-        /// When it is looked for.
-        Instant due();
 
         /// By its id, or by a name that no other attempt has.
         default boolean canBeFound() {
@@ -11692,32 +11700,27 @@ final class DifyExec implements Runnable {
         }
 
         default boolean is(Symptom symptom) {
-            return this instanceof NoEnd open && open.symptom == symptom;
+            return this instanceof NoEnd open && open.symptom() == symptom;
         }
 
         /// A run over its time is stopped before it is looked for.
         default boolean stopsFirst() {
-            return this instanceof NoEnd open && open.symptom == Symptom.TIMED_OUT && open.looks == 0
+            return this instanceof NoEnd open && open.symptom() == Symptom.TIMED_OUT && open.state().looks() == 0
                     && run().filter(ref -> !ref.task().isEmpty()).isPresent();
-        }
-
-        /// Pauses between looks grow from 0.5 s to 15 s.
-        private static Duration pause(int looks) {
-            return Duration.ofMillis(Math.min(15_000, (long) (500 * Math.pow(1.5, looks))));
         }
 
         /// A stream has been silent for a while: its run may have ended.
         record QuietStream(Attempt attempt, Optional<RunRef> run, Instant start, Instant due) implements Unresolved {}
 
-        /// Before a row is sent again, with the tries of `attempt`: whether that one, which counted as not started, has
-        /// turned up. The row's `others` come after it.
+        /// Asked before a row is sent again, with the tries of `attempt`: whether that one, which counted as not
+        /// started, has a run after all. The row's `others` come after it.
         record Recheck(Attempt attempt, List<Attempt> others, Instant due, int looks) implements Unresolved {
             static Recheck of(List<Attempt> attempts, Attempt.Tries tries, Instant due) {
                 return new Recheck(attempts.getFirst().with(tries), attempts.subList(1, attempts.size()), due, 0);
             }
 
             Recheck later(Instant now) {
-                return new Recheck(attempt, others, now.plus(pause(looks)), looks + 1);
+                return new Recheck(attempt, others, now.plus(LookUpState.pause(looks)), looks + 1);
             }
 
             NoEnd turnedUp(Instant deadline) {
@@ -11725,22 +11728,18 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// At the end of a call: whether an attempt that counted as not started has turned up.
+        /// Asked at the end of a call: whether an attempt that counted as not started has a run after all.
         record Late(Attempt attempt, Instant due) implements Unresolved {}
 
         /// No end of the run was seen.
         ///
-        /// @param seen     what was seen instead: an unconfirmed failure holds if nothing else is found
-        /// @param since    when the doubt arose: `--settle` counts from here
-        /// @param began    when the run began, where a look has told
-        /// @param deadline how long a running run is waited for
-        /// @param stopped  the last look said so
-        /// @param holds    the run may hold a place on the server
-        record NoEnd(Attempt attempt, Response seen, Symptom symptom, String why, Instant since, Optional<Instant> began,
-                Instant deadline, int looks, Instant due, boolean stopped, boolean holds) implements Unresolved {
-
+        /// @param seen  what was seen instead: an unconfirmed failure holds if nothing else is found
+        /// @param since `--settle` counts from here
+        record NoEnd(Attempt attempt, Response seen, Symptom symptom, String why, Instant since, LookUpState state)
+                implements Unresolved {
             NoEnd(Attempt attempt, Response seen, Symptom symptom, String why, Instant since, Instant deadline) {
-                this(attempt, seen, symptom, why, since, Optional.empty(), deadline, 0, since, false, symptom.isOurs());
+                this(attempt, seen, symptom, why, since,
+                        new LookUpState(since, 0, Optional.empty(), deadline, false, symptom.isOurs()));
             }
 
             @Override
@@ -11750,63 +11749,85 @@ final class DifyExec implements Runnable {
 
             @Override
             public Instant start() {
-                return began.orElse(attempt.at());
+                return state.runStart().orElse(attempt.at());
             }
 
-            /// All of it is as long ago as its attempt, which was before now.
-            NoEnd before(Instant now) {
-                var ahead = Duration.between(now, attempt.at());
-                return ahead.isPositive() ? new NoEnd(attempt.before(now), seen, symptom, why, since.minus(ahead),
-                        began, deadline.minus(ahead), looks, due, stopped, holds) : this;
+            @Override
+            public Instant due() {
+                return state.due();
             }
 
-            NoEnd dueAt(Instant due) {
-                return new NoEnd(attempt, seen, symptom, why, since, began, deadline, looks, due, stopped, holds);
+            boolean isOverdue(Instant now) {
+                return !now.isBefore(state.deadline());
             }
 
-            NoEnd later(Instant now) {
-                return again(pausedUntil(now), stopped, holds);
-            }
-
-            /// Seen running, it holds a place whoever started it.
-            NoEnd running(Instant now) {
-                return again(pausedUntil(now), stopped, true);
-            }
-
-            /// Nothing of it is listed, so nothing of it runs as yet.
-            NoEnd unlisted(Instant now) {
-                return again(pausedUntil(now), false, false);
-            }
-
-            NoEnd stoppedOnce(Instant now) {
-                return again(now.plusSeconds(2), true, false);
-            }
-
-            /// No pause leads past the deadline.
-            private Instant pausedUntil(Instant now) {
-                var next = now.plus(pause(looks));
-                return now.isBefore(deadline) && next.isAfter(deadline) ? deadline : next;
-            }
-
-            private NoEnd again(Instant due, boolean stopped, boolean holds) {
-                return new NoEnd(attempt, seen, symptom, why, since, began, deadline, looks + 1, due, stopped, holds);
-            }
-
-            /// The time of a run counts from its own start, once a look tells it: its request may have waited at the
-            /// door. The server's clock may be wrong; it began after it was sent, and before it was seen to run.
-            NoEnd begun(Optional<Instant> told, Instant now, Duration timeout) {
-                if (told.isEmpty() || began.isPresent()) return this;
-                var start = told.get().isBefore(attempt.at()) ? attempt.at()
-                        : told.get().isAfter(now) ? now : told.get();
-                var end = start.plus(timeout);
-                if (symptom == Symptom.TIMED_OUT && end.isBefore(deadline)) end = deadline;
-                return new NoEnd(attempt, seen, symptom, why, since, Optional.of(start), end, looks, due, stopped,
-                        holds);
+            NoEnd with(LookUpState state) {
+                return new NoEnd(attempt, seen, symptom, why, since, state);
             }
 
             NoEnd with(RunRef found) {
                 var known = run().isPresent() ? seen : new Response.Cut(Optional.of(found), symptom, why);
-                return new NoEnd(attempt, known, symptom, why, since, began, deadline, looks, due, stopped, holds);
+                return new NoEnd(attempt, known, symptom, why, since, state);
+            }
+
+            NoEnd later(Instant now) {
+                return with(state.later(now, state.holdsPlace()));
+            }
+
+            /// Of an earlier call: all times are shifted if its attempt seems to lie ahead.
+            NoEnd before(Instant now) {
+                var ahead = Duration.between(now, attempt.at());
+                return ahead.isPositive() ? new NoEnd(attempt.before(now), seen, symptom, why, since.minus(ahead),
+                        state.until(state.deadline().minus(ahead))) : this;
+            }
+
+            /// The time of a run counts from its own start once a look-up reports it: its request may have waited. The
+            /// server's clock may be wrong; the run started after it was sent, and before it was seen to run.
+            NoEnd started(Optional<Instant> reported, Instant now, Duration timeout) {
+                if (reported.isEmpty() || state.runStart().isPresent()) return this;
+                var start = reported.get().isBefore(attempt.at()) ? attempt.at()
+                        : reported.get().isAfter(now) ? now : reported.get();
+                var end = start.plus(timeout);
+                boolean isStopping = symptom == Symptom.TIMED_OUT && end.isBefore(state.deadline());
+                return with(state.started(start, isStopping ? state.deadline() : end));
+            }
+        }
+
+        /// How far the look-ups of a run have come.
+        ///
+        /// @param runStart   as the server reports it
+        /// @param deadline   how long a running run is waited for
+        /// @param wasStopped the last look-up said so
+        /// @param holdsPlace the run may hold a place on the server
+        record LookUpState(Instant due, int looks, Optional<Instant> runStart, Instant deadline, boolean wasStopped,
+                boolean holdsPlace) {
+            LookUpState at(Instant due) {
+                return new LookUpState(due, looks, runStart, deadline, wasStopped, holdsPlace);
+            }
+
+            LookUpState until(Instant deadline) {
+                return new LookUpState(due, looks, runStart, deadline, wasStopped, holdsPlace);
+            }
+
+            LookUpState started(Instant runStart, Instant deadline) {
+                return new LookUpState(due, looks, Optional.of(runStart), deadline, wasStopped, holdsPlace);
+            }
+
+            /// After a pause, which does not lead past the deadline.
+            LookUpState later(Instant now, boolean holdsPlace) {
+                var next = now.plus(pause(looks));
+                return new LookUpState(now.isBefore(deadline) && next.isAfter(deadline) ? deadline : next, looks + 1,
+                        runStart, deadline, wasStopped, holdsPlace);
+            }
+
+            /// Dify may report `stopped` a moment before a run's real end.
+            LookUpState stopped(Instant now) {
+                return new LookUpState(now.plusSeconds(2), looks + 1, runStart, deadline, true, false);
+            }
+
+            /// Pauses between look-ups grow from 0.5 s to 15 s.
+            static Duration pause(int looks) {
+                return Duration.ofMillis(Math.min(15_000, (long) (500 * Math.pow(1.5, looks))));
             }
         }
     }

@@ -1,6 +1,6 @@
 package difyexec;
 
-import difyexec.DifyExec.ModePolicy.Listing;
+import difyexec.DifyExec.Release.Listing;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
@@ -670,7 +670,7 @@ final class BatchTest {
             assertEquals("u-open", unresolved.attempt().user());
             assertEquals(1, unresolved.attempt().tries().retries());
             assertEquals(Mode.STREAMING, unresolved.attempt().mode());
-            assertEquals(NOON.plusSeconds(300), unresolved.deadline());
+            assertEquals(NOON.plusSeconds(300), unresolved.state().deadline());
             assertEquals(Symptom.CRASH, unresolved.symptom());
         }
 

@@ -173,12 +173,12 @@ final class DataTest {
         void theFirstWordOfARunsStartCounts() {
             var unresolved = unresolved(attempt(0, 0), cut(Symptom.CUT), 40);
 
-            var known = unresolved.begun(Optional.of(NOON.plusSeconds(3)), NOON.plusSeconds(9), seconds(40))
-                    .begun(Optional.of(NOON.plusSeconds(5)), NOON.plusSeconds(9), seconds(40));
+            var known = unresolved.started(Optional.of(NOON.plusSeconds(3)), NOON.plusSeconds(9), seconds(40))
+                    .started(Optional.of(NOON.plusSeconds(5)), NOON.plusSeconds(9), seconds(40));
 
-            assertEquals(NOON.plusSeconds(43), known.deadline());
+            assertEquals(NOON.plusSeconds(43), known.state().deadline());
             assertEquals(NOON.plusSeconds(3), known.start());
-            assertEquals(unresolved, unresolved.begun(Optional.empty(), NOON.plusSeconds(9), seconds(40)));
+            assertEquals(unresolved, unresolved.started(Optional.empty(), NOON.plusSeconds(9), seconds(40)));
         }
     }
 

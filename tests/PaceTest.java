@@ -1,7 +1,7 @@
 package difyexec;
 
 import difyexec.DifyExec.Pace.Rate;
-import difyexec.DifyExec.ModePolicy.Listing;
+import difyexec.DifyExec.Release.Listing;
 import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;

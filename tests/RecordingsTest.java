@@ -6,7 +6,7 @@ import com.github.tomakehurst.wiremock.client.ResponseDefinitionBuilder;
 import com.github.tomakehurst.wiremock.http.Fault;
 import difyexec.DifyExec.LookUpRules.Here;
 import difyexec.DifyExec.LookUpRules.Step;
-import difyexec.DifyExec.ModePolicy.Listing;
+import difyexec.DifyExec.Release.Listing;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.DynamicTest;

@@ -4,8 +4,7 @@ import difyexec.DifyExec.LookUpRules.Here;
 import difyexec.DifyExec.LookUpRules.Proof;
 import difyexec.DifyExec.LookUpRules.Step;
 import difyexec.DifyExec.Limits.MaxCost;
-import difyexec.DifyExec.ModePolicy.Listing;
-import difyexec.DifyExec.ModePolicy.Release;
+import difyexec.DifyExec.Release.Listing;
 import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -572,7 +571,10 @@ final class RulesTest {
                 1,          NOT_KNOWN,  true,     true
                 """)
         void whatAServerDoesIsKnownByItsVersion(String version, Listing listing, boolean fillsIn, boolean holds) {
-            assertEquals(new Release(listing, fillsIn, holds), Release.of(version));
+            var release = Release.of(version);
+            assertEquals(listing, release.listing());
+            assertEquals(fillsIn, release.fillsIn());
+            assertEquals(holds, release.holdsRefused());
         }
 
         @ParameterizedTest
@@ -709,7 +711,7 @@ final class RulesTest {
                 String step) {
             var unresolved = unresolved(symptom);
 
-            assertEquals(step, step(stopped ? unresolved.stoppedOnce(NOON) : unresolved, found(status)));
+            assertEquals(step, step(stopped ? unresolved.with(unresolved.state().stopped(NOON)) : unresolved, found(status)));
         }
 
         @Test
@@ -995,8 +997,8 @@ final class RulesTest {
 
             var unresolved = assertInstanceOf(Unresolved.NoEnd.class, waits);
             assertEquals(Optional.of(run("run-1")), unresolved.run());
-            assertEquals(NOON.plusSeconds(350), unresolved.deadline());
-            assertTrue(unresolved.holds());
+            assertEquals(NOON.plusSeconds(350), unresolved.state().deadline());
+            assertTrue(unresolved.state().holdsPlace());
         }
 
         @ParameterizedTest(name = "{0}, the row has a success: {1}, the same cells: {2}")
