@@ -3466,7 +3466,8 @@ final class DifyExec implements Runnable {
         /// A page of ours may be overwritten.
         static boolean isOurs(Path file) {
             try (var in = Files.newInputStream(file)) {
-                return new String(in.readNBytes(1_000), UTF_8).contains(Html.GENERATOR);
+                return new String(in.readNBytes(1_000), UTF_8)
+                        .contains("<meta name=\"generator\" content=\"difyexec ");
             } catch (IOException _) {
                 return false;
             }
@@ -3475,15 +3476,26 @@ final class DifyExec implements Runnable {
         private static void write(OutputStream file, Map<String, Object> batch, int rows, RowJson row)
                 throws IOException {
             var out = new BufferedWriter(Json.utf8(file), 1 << 16);
-            out.write(Html.head());
-            out.write("<script type=\"application/json\" id=\"batch\">" + Html.json(batch) + "</script>\n");
+            out.write(Html.HEAD.formatted(hash(Html.STYLE), hash(Html.SCRIPT), VERSION, Html.STYLE) + Html.BODY);
+            out.write("<script type=\"application/json\" id=\"batch\">" + json(batch) + "</script>\n");
             for (int n = 0; n < rows; n++) {
                 out.write(n % BLOCK == 0 ? "<script type=\"application/json\" class=\"rows\">[" : ",");
-                out.write(Html.json(row.of(n)) + "\n");
+                out.write(json(row.of(n)) + "\n");
                 if (n % BLOCK == BLOCK - 1 || n == rows - 1) out.write("]</script>\n");
             }
-            out.write(Html.foot());
+            out.write("<script>" + Html.SCRIPT + "</script>\n</body>\n</html>\n");
             out.flush();
+        }
+
+        /// A Content-Security-Policy admits a script or a style by its hash.
+        private static String hash(String content) {
+            return "sha256-" + Base64.getEncoder().encodeToString(Cells.sha256().digest(content.getBytes(UTF_8)));
+        }
+
+        /// JSON without the characters that could end the script element around it.
+        private static String json(Object value) {
+            return Json.text(value).replace("<", "\\u003C").replace(">", "\\u003E")
+                    .replace("&", "\\u0026").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029");
         }
 
         private static <T> Map<String, Long> totals(Map<T, Long> counts, Function<T, String> word) {
@@ -12076,8 +12088,12 @@ final class DifyExec implements Runnable {
         /// @param inputs those of a chatflow include its query
         private record Job(boolean isChatflow, String workflow, String id, String task, String user,
                 Map<String, String> inputs, Instant created, CompletableFuture<End> end) {
-            void end(String status, Map<String, Object> outputs, String error, int steps, int tokens) {
-                end.complete(new End(status, outputs, error, steps, tokens, Instant.now()));
+            void succeed(Map<String, Object> outputs, int tokens) {
+                end.complete(new End("succeeded", outputs, null, 3, tokens, Instant.now()));
+            }
+
+            void fail(String status, String error) {
+                end.complete(new End(status, Map.of(), error, 2, 0, Instant.now()));
             }
 
             private End now() {
@@ -12208,12 +12224,10 @@ final class DifyExec implements Runnable {
 
         private void finish(Job job) {
             var text = job.text();
-            if (text.contains("[fail]"))
-                job.end("failed", Map.of(), "Run failed: the model refused this input", 2, 0);
-            else if (isFirst("[flaky]", job))
-                job.end("failed", Map.of(), "[openai] Rate Limit Error, 429 Too Many Requests", 2, 0);
-            else job.end("succeeded", object("answer", (job.workflow().equals(EARLIER) ? "Answer to: "
-                    : "Demo answer to: ") + job.question(), "row_id", job.inputs().get("id")), null, 3,
+            if (text.contains("[fail]")) job.fail("failed", "Run failed: the model refused this input");
+            else if (isFirst("[flaky]", job)) job.fail("failed", "[openai] Rate Limit Error, 429 Too Many Requests");
+            else job.succeed(object("answer", (job.workflow().equals(EARLIER) ? "Answer to: " : "Demo answer to: ")
+                    + job.question(), "row_id", job.inputs().get("id")),
                     16 + text.codePointCount(0, text.length()) / 3);
         }
 
@@ -12314,7 +12328,7 @@ final class DifyExec implements Runnable {
 
         private void stop(HttpExchange exchange, int taskAt) throws IOException {
             jobs.stream().filter(job -> job.task().equals(part(exchange, taskAt)))
-                    .forEach(job -> job.end("stopped", Map.of(), "Aborted: User requested stop", 2, 0));
+                    .forEach(job -> job.fail("stopped", "Aborted: User requested stop"));
             send(exchange, 200, object("result", "success"));
         }
 
@@ -13505,40 +13519,22 @@ final class DifyExec implements Runnable {
 
     /// The page of `status --html` and `compare --html`. Its script draws everything from JSON that follows the body.
     static final class Html {
-        static final String GENERATOR = "<meta name=\"generator\" content=\"difyexec ";
+        /// With the hashes of style and script, the version, and the style.
+        static final String HEAD = """
+                <!doctype html>
+                <html lang="en">
+                <head>
+                <meta charset="utf-8">
+                <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src '%s'; \
+                script-src '%s'; base-uri 'none'; form-action 'none'">
+                <meta name="viewport" content="width=device-width, initial-scale=1">
+                <meta name="generator" content="difyexec %s">
+                <title>difyexec</title>
+                <style>%s</style>
+                </head>
+                """;
 
-        static String head() {
-            return """
-                    <!doctype html>
-                    <html lang="en">
-                    <head>
-                    <meta charset="utf-8">
-                    <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src '%s'; \
-                    script-src '%s'; base-uri 'none'; form-action 'none'">
-                    <meta name="viewport" content="width=device-width, initial-scale=1">
-                    %s%s">
-                    <title>difyexec</title>
-                    <style>%s</style>
-                    </head>
-                    """.formatted(hash(STYLE), hash(SCRIPT), GENERATOR, VERSION, STYLE) + BODY;
-        }
-
-        static String foot() {
-            return "<script>" + SCRIPT + "</script>\n</body>\n</html>\n";
-        }
-
-        private static String hash(String content) {
-            return "sha256-" + Base64.getEncoder().encodeToString(
-                    Cells.sha256().digest(content.getBytes(UTF_8)));
-        }
-
-        /// Jackson escapes quotes; these characters could end the script element around the JSON.
-        static String json(Object value) {
-            return Json.text(value).replace("<", "\\u003C").replace(">", "\\u003E")
-                    .replace("&", "\\u0026").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029");
-        }
-
-        private static final String BODY = """
+        static final String BODY = """
                 <body>
                 <header><h1 id="title"></h1><p id="about"></p></header>
                 <main>
@@ -13572,7 +13568,7 @@ final class DifyExec implements Runnable {
                 </dialog>
                 """;
 
-        private static final String STYLE = """
+        static final String STYLE = """
                 :root { color-scheme: light dark; --back: light-dark(#f6f6f4, #131518);
                   --card: light-dark(#fff, #1b1e22); --ink: light-dark(#1d2024, #e7e9ec);
                   --soft: light-dark(#5c636c, #a0a8b1); --line: light-dark(#dfe1e4, #31363c);
@@ -13712,7 +13708,7 @@ final class DifyExec implements Runnable {
                 }
                 """;
 
-        private static final String SCRIPT = """
+        static final String SCRIPT = """
                 'use strict';
                 const HEIGHT = 36, TALLEST = 8e6, PRINTED = 200;
                 const STEPS = {ArrowDown: 1, ArrowUp: -1, PageDown: 12, PageUp: -12, Home: -Infinity, End: Infinity};
