@@ -1555,7 +1555,7 @@ final class DifyExec implements Runnable {
                 out.println(reason.told());
             });
             outcome.ifPresent(this::print);
-            if (tally.harvested > 0 && tally.succeeded() > 0)
+            if (tally.count(Tally.Counter.HARVESTED) > 0 && tally.succeeded() > 0)
                 out.println("The result was recovered without running the row again.");
             var exit = tally.succeeded() > 0 ? Exit.OK : Exit.ROWS_FAILED;
             return stop.map(Stop::exit).orElse(exit).code;
@@ -2684,7 +2684,7 @@ final class DifyExec implements Runnable {
             err.println(counts() + " in " + Text.seconds(tally.elapsed()) + String.format(Locale.ROOT,
                     " (%.1f rows/s)", tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
             figures(stop.isPresent()).forEach(figure -> err.println("  " + figure));
-            long rest = Math.max(batch.index().count(RowStatus.PENDING), tally.asked - tally.done());
+            long rest = Math.max(batch.index().count(RowStatus.PENDING), tally.asked() - tally.done());
             if (part) estimate(rest, tally).ifPresent(err::println);
             causes(Cause.Group.of(batch));
             next.print(batch, err);
@@ -2702,41 +2702,40 @@ final class DifyExec implements Runnable {
         /// `18 succeeded, 1 partial, 1 failed, 4 pending`
         private String counts() {
             var counts = RowStatus.counts(tally::count, paint::by);
-            if (tally.asked <= tally.done()) return counts.isEmpty() ? "nothing done" : counts;
+            if (tally.asked() <= tally.done()) return counts.isEmpty() ? "nothing done" : counts;
             return counts + (counts.isEmpty() ? "" : ", ")
-                    + paint.by(RowStatus.PENDING, tally.asked - tally.done() + " pending");
+                    + paint.by(RowStatus.PENDING, tally.asked() - tally.done() + " pending");
         }
 
         /// What a call that ends early leaves on the server, and what the rows took.
         private List<String> figures(boolean early) {
-            long stopped = early ? tally.stopped : 0, open = early ? batch.history().inFlight() : 0;
+            long stopped = early ? tally.count(Tally.Counter.STOPPED) : 0, open = early ? batch.history().inFlight() : 0;
             var figures = new ArrayList<String>();
             if (stopped > 0) figures.add(Text.count(stopped, "task was", "tasks were") + " asked to stop");
             if (open > 0) figures.add(Text.count(open, "row has a run", "rows have runs")
                     + " that may still go on: the next start looks " + (open == 1 ? "it" : "them") + " up");
-            if (!tally.latencies.isEmpty()) figures.add("seconds a row: " + tally.latencies.words());
-            if (tally.tokens > 0) figures.add("tokens: " + tally.tokens + cost(tally.spending()));
-            if (tally.retries > 0) figures.add(Text.count(tally.retries, "retry", "retries"));
-            if (tally.harvested > 0)
-                figures.add(Text.count(tally.harvested, "run") + " looked up instead of run again");
-            if (tally.throttled > 0)
-                figures.add("throttled " + Text.count(tally.throttled, "time") + ", ran at " + tally.pace.span());
-            if (tally.late > 0)
-                figures.add(Text.count(tally.late, "run") + " turned up late: see 'late' in " + batch.files().log());
+            if (!tally.latencies().isEmpty()) figures.add("seconds a row: " + tally.latencies().words());
+            if (tally.tokens() > 0) figures.add("tokens: " + tally.tokens() + cost(tally.spending()));
+            if (tally.count(Tally.Counter.RETRIES) > 0) figures.add(Text.count(tally.count(Tally.Counter.RETRIES), "retry", "retries"));
+            if (tally.count(Tally.Counter.HARVESTED) > 0)
+                figures.add(Text.count(tally.count(Tally.Counter.HARVESTED), "run") + " looked up instead of run again");
+            if (tally.count(Tally.Counter.THROTTLED) > 0)
+                figures.add("throttled " + Text.count(tally.count(Tally.Counter.THROTTLED), "time") + ", ran at " + tally.concurrency());
+            if (tally.count(Tally.Counter.LATE) > 0)
+                figures.add(Text.count(tally.count(Tally.Counter.LATE), "run") + " turned up late: see 'late' in " + batch.files().log());
             if (!tally.missingFiles.isEmpty()) figures.add(tally.missingFiles.toString());
             return figures;
         }
 
         /// The rest as the rows that ran: `The other 980 rows: about 12 min, 31000 tokens, 0.49 USD`
         static Optional<String> estimate(long rest, Tally tally) {
-            var sample = tally.sample;
-            if (rest == 0 || sample.rows == 0) return Optional.empty();
-            double share = (double) rest / sample.rows;
+            var spent = tally.spending();
+            if (rest == 0 || tally.sampled() == 0) return Optional.empty();
+            double share = (double) rest / tally.sampled();
             return Optional.of("The other " + Text.count(rest, "row") + ": about "
-                    + Text.seconds(Duration.ofMillis((long) (sample.time().toMillis() * share)))
-                    + (sample.spending.tokens() == 0 ? ""
-                            : ", " + Math.round(sample.spending.tokens() * share) + " tokens")
-                    + cost(sample.spending.times(share)));
+                    + Text.seconds(Duration.ofMillis((long) (tally.sampleTime().toMillis() * share)))
+                    + (spent.tokens() == 0 ? "" : ", " + Math.round(spent.tokens() * share) + " tokens")
+                    + cost(spent.times(share)));
         }
 
         /// `, 0.49 USD (3 runs told no price)`
@@ -4384,7 +4383,7 @@ final class DifyExec implements Runnable {
         }
 
         private void slowedDown(Attempt attempt, String why) {
-            tally.throttled++;
+            tally.add(Tally.Counter.THROTTLED);
             batch.record(new ThrottleEvent(clock.instant(), attempt.user(), why, pace.places()));
         }
 
@@ -4456,7 +4455,7 @@ final class DifyExec implements Runnable {
             switch (verdict) {
                 case Verdict.Done(var outcome) -> acknowledge(attempt, seen, outcome);
                 case Verdict.Again(var after, var why) -> {
-                    tally.retries++;
+                    tally.add(Tally.Counter.RETRIES);
                     again(attempt, attempt.tries().failedOnce(), after, "again", seen, why);
                 }
                 case Verdict.Throttled(var after, var why) -> {
@@ -4601,7 +4600,7 @@ final class DifyExec implements Runnable {
                 case LookUpRules.Step.Take(var ran, var verdict) -> {
                     if (unresolved instanceof Unresolved.Late) tally.reopened(batch.status(attempt.row()));
                     batch.record(new HarvestEvent(clock.instant(), attempt.user(), ran.ref().id()));
-                    tally.harvested++;
+                    tally.add(Tally.Counter.HARVESTED);
                     conclude(attempt, unresolved.start(), ran, verdict);
                 }
                 case LookUpRules.Step.Judged(var seen, var verdict) -> conclude(attempt, unresolved.start(), seen, verdict);
@@ -4616,7 +4615,7 @@ final class DifyExec implements Runnable {
                     act(unresolved, then);
                 }
                 case LookUpRules.Step.SendAgain(var tries, var rechecked) -> {
-                    if (tries.failed() > attempt.tries().failed()) tally.retries++;
+                    if (tries.failed() > attempt.tries().failed()) tally.add(Tally.Counter.RETRIES);
                     if (rechecked) agenda.ready(attempt.row(), tries, clock.instant());
                     else agenda.again(attempt.row(), tries, clock.instant());
                 }
@@ -4629,7 +4628,7 @@ final class DifyExec implements Runnable {
             if (!agenda.turnedUp(attempt)) return;
             var run = found.run().orElse(RunRef.NONE);
             batch.record(new LateEvent(now, attempt.row().id(), attempt.user(), run.id(), found.word()));
-            tally.late++;
+            tally.add(Tally.Counter.LATE);
             watcher.say("Row " + Text.id(attempt.row().id()) + ": " + run.name()
                     + " appeared after the row was sent again; it may have been paid twice.");
         }
@@ -4662,7 +4661,7 @@ final class DifyExec implements Runnable {
             sent.stopAsked = true;
             var run = sent.run.get();
             batch.record(StopEvent.of(sent.attempt, run, StopEvent.INTERRUPTED, clock.instant()));
-            tally.stopped++;
+            tally.add(Tally.Counter.STOPPED);
             ports.workers().execute(() -> workflow.stop(run, sent.attempt.user()));
         }
     }
@@ -4829,39 +4828,33 @@ final class DifyExec implements Runnable {
         private final long asked;
         private final Pace pace;
         private final InstantSource clock;
-        private final Instant began;
+        private final Instant startedAt;
         private final Map<RowStatus, Long> ended = new EnumMap<>(RowStatus.class);
+        private final Map<Counter, Long> counters = new EnumMap<>(Counter.class);
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
         private final LongList.Latencies latencies = new LongList.Latencies();
+        private final Usage.Spending spending = new Usage.Spending();
         final History.MissingFiles missingFiles = new History.MissingFiles();
-        private final Sample sample = new Sample();
-        private long tokens, retries, throttled, harvested, late;
-        private long stopped; // tasks that Dify was asked to stop, since the call is to end
+        private long tokens = 0, sampled = 0;
+        private Instant firstStart = Instant.MAX, lastEnd = Instant.MIN;
         Now now = new Now(0, 0, 0, Optional.empty());
 
-        /// @param rest     what keeps rows from starting, in words
+        /// @param rest why no row starts, in words
         record Now(int running, int waiting, int lookUps, Optional<String> rest) {}
 
-        /// The rows that ran in this call, not those whose earlier run was looked up: they tell what others will take.
-        private static final class Sample {
-            private final Usage.Spending spending = new Usage.Spending();
-            private long rows;
-            private Instant first = Instant.MAX, last = Instant.MIN;
-
-            Duration time() {
-                return Duration.between(first, last);
-            }
-        }
+        /// `HARVESTED`: a run was looked up instead of run again. `STOPPED`: Dify was asked to stop a task at the end of
+        /// the call.
+        enum Counter { RETRIES, THROTTLED, HARVESTED, LATE, STOPPED }
 
         Tally(long asked, Pace pace, InstantSource clock) {
             this.asked = asked;
             this.pace = pace;
             this.clock = clock;
-            this.began = clock.instant();
+            this.startedAt = clock.instant();
         }
 
         void started(Instant now) {
-            if (now.isBefore(sample.first)) sample.first = now;
+            if (now.isBefore(firstStart)) firstStart = now;
             if (recent.isEmpty()) recent.add(now); // the first rows are rated from their start
         }
 
@@ -4871,11 +4864,11 @@ final class DifyExec implements Runnable {
             recent.add(now);
             if (recent.size() > RECENT) recent.remove();
             if (attempt.isEarlier()) return;
-            sample.rows++;
-            sample.last = now;
+            sampled++;
+            lastEnd = now;
         }
 
-        /// A row that had ended ends again, better.
+        /// A row that has ended ends again, with a success.
         void reopened(RowStatus status) {
             ended.computeIfPresent(status, (_, count) -> count - 1);
         }
@@ -4883,12 +4876,34 @@ final class DifyExec implements Runnable {
         void used(Attempt attempt, Usage usage) {
             tokens += usage.tokens();
             if (attempt.isEarlier()) return;
-            sample.spending.add(usage.tokens(), usage.price().orElse(null), usage.currency());
+            spending.add(usage.tokens(), usage.price().orElse(null), usage.currency());
         }
 
-        /// On the runs of this call: those of earlier calls tell no price when they are looked up.
+        /// Of the runs of this call: those of earlier calls have no price when they are looked up.
         Usage.Spending spending() {
-            return sample.spending;
+            return spending;
+        }
+
+        /// How many rows ran in this call, those aside whose earlier run was looked up. The rest can be estimated by them.
+        long sampled() {
+            return sampled;
+        }
+
+        /// From the first start of these rows to their last end.
+        Duration sampleTime() {
+            return Duration.between(firstStart, lastEnd);
+        }
+
+        LongList.Latencies latencies() {
+            return latencies;
+        }
+
+        void add(Counter counter) {
+            counters.merge(counter, 1L, Long::sum);
+        }
+
+        long count(Counter counter) {
+            return counters.getOrDefault(counter, 0L);
         }
 
         long count(RowStatus status) {
@@ -4901,6 +4916,11 @@ final class DifyExec implements Runnable {
 
         long tokens() {
             return tokens;
+        }
+
+        /// `2–4 of 8`: how many runs were allowed at a time.
+        String concurrency() {
+            return pace.span();
         }
 
         /// The number of places, while the server admits fewer than were asked for.
@@ -4923,7 +4943,7 @@ final class DifyExec implements Runnable {
         }
 
         Duration elapsed() {
-            return Duration.between(began, clock.instant());
+            return Duration.between(startedAt, clock.instant());
         }
 
         /// Rows per second, over the last rows that ended.
