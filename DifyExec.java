@@ -4556,7 +4556,7 @@ final class DifyExec implements Runnable {
             looking--;
             agenda.release(unresolved);
             var now = clock.instant();
-            if (found instanceof LookUpResult.Silent(var seen) && !(seen instanceof Response.TooLarge)) health.failed(now, sent);
+            if (found instanceof LookUpResult.Silent silent && !silent.isAnswer()) health.failed(now, sent);
             else health.answered();
             if (found instanceof LookUpResult.Running) terms.modes().listsRunning(unresolved);
             if (found instanceof LookUpResult.Ended(var ran)) watcher.ran(unresolved.attempt(), ran, now);
@@ -4985,13 +4985,14 @@ final class DifyExec implements Runnable {
 
     // ── Dify ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The first exchange: a workflow or a chatflow of a Dify that answers and lets us in.
+    /// The server and the app behind the key, as the first exchange shows them.
     record ServerInfo(String app, AppKind kind, String version) {
+        private static final int LONGEST = 200;
 
-        /// What an app says of itself.
+        /// `GET /info`, with the version of its head.
         record About(String name, String mode, String version) {}
 
-        /// Asks `/info`; a server that is away or busy is asked again, `MAX_RETRIES` times. The calling thread waits.
+        /// Asks `/info`, up to `MAX_RETRIES` times more while the server is away or busy. The calling thread waits.
         ///
         /// @param left what a refusal means for the rows, or empty
         static ServerInfo exchange(Supplier<Reply<About>> info, Judge judge, PrintWriter err, String left)
@@ -5000,15 +5001,14 @@ final class DifyExec implements Runnable {
                 switch (info.get()) {
                     case Reply.Got(About(var app, var mode, var version)) -> {
                         return new ServerInfo(app, AppKind.of(mode).orElseThrow(() -> refused(mode.isEmpty()
-                                ? stranger(judge.access()) : "the key belongs to an app of the kind "
-                                        + Text.quoted(mode) + ", which has no runs that could be looked up"
-                                        + "\nhint: take the key of a workflow or of a chatflow", left)), version);
+                                ? notDify(judge.access()) : "the key belongs to an app of mode " + Text.quoted(mode)
+                                        + "\nhint: use the key of a workflow or a chatflow", left)), version);
                     }
-                    case Reply.NotGot(var seen) -> await(seen, tries, judge, err, left);
+                    case Reply.NotGot(var response) -> await(response, tries, judge, err, left);
                 }
         }
 
-        /// The workflow's form; out of reach, every cell is text, and that is said. A busy server is asked again.
+        /// The workflow's form. Without it every cell is sent as text, with a warning. A busy server is asked again.
         Form form(DifyClient client, Judge judge, Csv csv, Variable.Folders folders, PrintWriter err)
                 throws InterruptedException {
             for (int tries = 0; ; tries++)
@@ -5019,87 +5019,88 @@ final class DifyExec implements Runnable {
                     // Dify's own refusals have a code; one without may be a proxy's, of this path alone
                     case Reply.NotGot(Response.Refused refused) when refused.isBusy() || !refused.code().isEmpty()
                             && refusal(refused, judge).isPresent() -> await(refused, tries, judge, err, "");
-                    case Reply.NotGot(var seen) -> {
-                        err.println("Warning: the workflow's form is out of reach (" + Text.text(seen.why(), 200)
+                    case Reply.NotGot(var response) -> {
+                        err.println("Warning: cannot read the workflow's form (" + Text.text(response.why(), LONGEST)
                                 + "): every cell is sent as text, unchecked.");
                         return Form.ofText();
                     }
                 }
         }
 
-        /// Waits until it is time to ask again. Where there is no sense in it, the command ends.
-        private static void await(Response seen, int tries, Judge judge, PrintWriter err, String left)
+        /// Waits until it is time to ask again. If asking again is no use, the command ends.
+        private static void await(Response response, int tries, Judge judge, PrintWriter err, String left)
                 throws InterruptedException {
-            var pause = Backoff.Pause.of(seen, Instant.now());
-            var backoff = judge.backoff();
-            var problem = Text.text(seen.why(), 200);
-            var why = refusal(seen, judge).or(() -> pause.filter(Backoff.Pause::isTooLong).map(Backoff.Pause::text));
+            var pause = Backoff.Pause.of(response, Instant.now());
+            var problem = Text.text(response.why(), LONGEST);
+            var why = refusal(response, judge).or(() -> pause.filter(Backoff.Pause::isTooLong).map(Backoff.Pause::text));
             if (why.isPresent()) throw refused(why.get(), left);
-            if (tries >= backoff.maxRetries())
-                throw refused(judge.access() + " does not answer (" + problem + ") after "
-                        + Text.count(tries + 1, "try", "tries")
-                        + "\nhint: check DIFY_API_BASE_URL, the network, and that Dify is up", left);
+            if (tries >= judge.backoff().maxRetries())
+                throw refused("no answer from " + judge.access() + " after " + Text.count(tries + 1, "try", "tries")
+                        + " (" + problem + ")\nhint: check DIFY_API_BASE_URL, the network, and that Dify is up", left);
             if (pause.isPresent()) err.println(pause.get().text());
-            else if (tries == 0) err.println("No answer from " + judge.access() + " (" + problem
-                    + "); trying again …");
-            Thread.sleep(backoff.delay(tries, seen.pause()));
+            else if (tries == 0) err.println("No answer from " + judge.access() + " (" + problem + "); trying again …");
+            Thread.sleep(judge.backoff().delay(tries, response.pause()));
         }
 
         private static Unusable refused(String why, String left) {
             return new Unusable(Exit.STOPPED, Text.lines(why, 1000) + left);
         }
 
-        private static Optional<String> refusal(Response seen, Judge judge) {
-            if (seen instanceof Response.Cut cut && cut.why().equals(DifyClient.LOGIN))
-                return Optional.of(judge.access() + " answers with a login page, not Dify\nhint: "
-                        + judge.access().advice());
-            if (seen instanceof Response.Cut cut && cut.symptom() == Symptom.CUT)
-                return Optional.of(stranger(judge.access()));
+        private static Optional<String> refusal(Response response, Judge judge) {
+            var access = judge.access();
+            if (response instanceof Response.Cut cut && cut.symptom() == Symptom.CUT)
+                return Optional.of(cut.why().equals(DifyClient.LOGIN)
+                        ? access + " answers with a login page, not Dify\nhint: " + access.advice() : notDify(access));
             var nobody = new Attempt(0, new Row(0, 0, "-", Map.of()), Attempt.Tries.NONE, "", Mode.BLOCKING, "",
                     Instant.now());
-            return switch (judge.verdict(nobody, seen)) {
+            return switch (judge.verdict(nobody, response)) {
                 case Verdict.StopBatch(var why) -> Optional.of(why);
-                case Verdict.Done(var outcome) ->
-                        Optional.of(judge.access() + " refuses: " + Text.text(outcome.text(), 200));
+                case Verdict.Done(var outcome) -> Optional.of(access + " refuses: " + Text.text(outcome.text(), LONGEST));
                 case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _, Verdict.LookUp _ -> Optional.empty();
             };
         }
 
-        private static String stranger(Access access) {
+        private static String notDify(Access access) {
             return access + " answers, but not as Dify's API does\nhint: " + access.advice();
         }
     }
 
-    /// A row's way to Dify and back: cells become values, files go up before the run and come down after it.
+    /// A row's way to Dify and back: cells become values, files are uploaded before the run and saved after it.
     record Sender(DifyClient client, Form form, Optional<Path> saveFiles) implements Workflow {
-        /// A file that several cells of one attempt name goes up once.
+        private static final int RECORDING = 10; // seconds
+        /// Nothing is recorded for a look-up: the log knows its run, or the name that leads to it.
+        private static final Consumer<Heard> NOBODY = heard -> {
+            if (heard instanceof Heard.Ended(_, var recorded)) recorded.countDown();
+        };
+
+        /// A file that several cells of one attempt name is uploaded once.
         @Override
-        public Response run(Attempt attempt, Consumer<Heard> told) {
+        public Response run(Attempt attempt, Consumer<Heard> heard) {
             var values = form.values(attempt.row());
             for (var value : values.entrySet())
-                if (value.getValue() instanceof Value.Wrong wrong) // a file is not what it was when it was checked
+                if (value.getValue() instanceof Value.Wrong wrong) // a file has changed since it was checked
                     return new Response.NotUploaded(value.getKey() + " " + wrong.why(), false);
             var ids = new LinkedHashMap<Value.Local, String>();
             for (var file : values.values().stream().flatMap(Value::locals).distinct().toList())
                 switch (client.upload(file, attempt.user())) {
                     case Reply.Got(var id) -> {
                         ids.put(file, id);
-                        told.accept(new Heard.Uploaded(file.name(), id));
+                        heard.accept(new Heard.Uploaded(file.name(), id));
                     }
-                    case Reply.NotGot(var seen) -> {
-                        return notUploaded(file.name(), seen);
+                    case Reply.NotGot(var response) -> {
+                        return notUploaded(file.name(), response);
                     }
                 }
             values.replaceAll((_, value) -> value.uploaded(ids));
-            return saved(attempt, client.run(attempt, values, told), told);
+            var response = client.run(attempt, values, heard);
+            return response instanceof Response.Ran ran ? saved(attempt, ran, heard) : response;
         }
 
         @Override
         public LookUpResult look(Unresolved unresolved) {
-            return switch (client.look(unresolved)) {
-                case LookUpResult.Ended(var ran) -> new LookUpResult.Ended((Response.Ran) saved(unresolved.attempt(), ran, _ -> {}));
-                case LookUpResult found -> found;
-            };
+            var attempt = unresolved.attempt();
+            var found = client.look(unresolved, attempt.isCurrent() ? form.values(attempt.row()) : Map.of());
+            return found instanceof LookUpResult.Ended(var ran) ? new LookUpResult.Ended(saved(attempt, ran, NOBODY)) : found;
         }
 
         @Override
@@ -5109,30 +5110,30 @@ final class DifyExec implements Runnable {
 
         /// A refused key and a throttled upload are handled as those of a run; a refused file fails the row. An upload
         /// starts no run, so it never leaves one to look up.
-        private static Response notUploaded(String name, Response seen) {
+        private static Response notUploaded(String name, Response response) {
             var upload = "upload of " + name + ": ";
-            return switch (seen) {
+            return switch (response) {
                 case Response.Refused refused when List.of(400, 413, 415).contains(refused.status()) ->
                         new Response.NotUploaded(upload + refused.why(), false);
                 case Response.Refused refused when refused.isTransient() && refused.status() != 429 ->
                         new Response.NotUploaded(upload + "HTTP " + refused.status(), true, refused.pause());
                 case Response.Cut cut -> new Response.NotUploaded(upload + cut.why(), true);
                 case Response.Refused _, Response.NotSent _, Response.NotUploaded _, Response.TooLarge _,
-                        Response.Ran _ -> seen;
+                        Response.Ran _ -> response;
             };
         }
 
-        /// A success with the files of its outputs. Its run is in the log before the first of them is asked for: a call
-        /// that dies meanwhile leaves a run that the next one finds.
-        private Response saved(Attempt attempt, Response seen, Consumer<Heard> heard) {
-            if (saveFiles.isEmpty() || !(seen instanceof Response.Ran ran) || !ran.status().isSuccess()) return seen;
+        /// A success with the files of its outputs. Its run is in the log before the first of them is fetched: if this
+        /// call dies meanwhile, the next one finds the run.
+        private Response.Ran saved(Attempt attempt, Response.Ran ran, Consumer<Heard> heard) {
+            if (saveFiles.isEmpty() || !ran.status().isSuccess()) return ran;
             var saver = new FileSaver(client, saveFiles.get());
             var links = saver.links(attempt.row().id(), ran.outputs());
             var recorded = new CountDownLatch(1);
             if (!links.isEmpty() && ran.ref().isNamed()) {
                 heard.accept(new Heard.Ended(ran.ref(), recorded));
                 try {
-                    recorded.await(FileSaver.RECORDING.toMillis(), MILLISECONDS);
+                    recorded.await(RECORDING, TimeUnit.SECONDS);
                 } catch (InterruptedException _) {
                     Thread.currentThread().interrupt(); // ends the downloads, too
                 }
@@ -5143,7 +5144,7 @@ final class DifyExec implements Runnable {
 
     /// Saves the files of a run's outputs in a folder.
     record FileSaver(DifyClient client, Path folder) {
-        private static final Duration RECORDING = Duration.ofSeconds(10), PAUSE = Duration.ofSeconds(1);
+        private static final Duration PAUSE = Duration.ofSeconds(1);
         private static final int TRIES = 2;
 
         /// A file in the outputs: where it is, its size as far as Dify knows it (else not above 0), and its name here.
@@ -5189,10 +5190,10 @@ final class DifyExec implements Runnable {
                         case Reply.Got(var whole) -> {
                             return named(whole, place);
                         }
-                        case Reply.NotGot(var seen) -> {
-                            if (tries == TRIES || seen instanceof Response.TooLarge
-                                    || seen instanceof Response.Refused refused && !refused.isTransient())
-                                throw new IOException(seen.why());
+                        case Reply.NotGot(var response) -> {
+                            if (tries == TRIES || response instanceof Response.TooLarge
+                                    || response instanceof Response.Refused refused && !refused.isTransient())
+                                throw new IOException(response.why());
                         }
                     }
                     Thread.sleep(PAUSE);
@@ -5277,27 +5278,55 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What a question brought: what was asked for, or what was seen in its place.
+    /// What an exchange brought: the answer, or what happened instead.
     sealed interface Reply<T> {
         record Got<T>(T value) implements Reply<T> {}
 
-        record NotGot<T>(Response seen) implements Reply<T> {}
+        record NotGot<T>(Response response) implements Reply<T> {}
     }
 
-    /// What can be asked of Dify's Service API. Never sleeps, never retries, never judges.
+    /// What a request carried. An answer counts for a row only if it agrees.
     ///
-    /// @param start      where a run is started: of the version published now, or the pinned one, which a chatflow is
-    ///                   told in the body
-    /// @param timeout    one run: from its first event (streaming) or from sending (blocking) to its end
-    /// @param firstEvent how long a stream may say nothing before its first event
+    /// @param values empty where the row has changed since
+    record Sent(String user, Map<String, Value> values) {
+        /// Whether a run with these inputs may be this request's. A unique user proves it. Of the values, only text comes
+        /// back as it was sent: Dify converts the others, and drops those that the workflow does not declare.
+        boolean matches(JsonNode inputs) {
+            var stored = inputs.path("sys.user_id");
+            if (stored.isTextual() && (!stored.asText().equals(user) || Attempt.Names.isUnique(user)))
+                return stored.asText().equals(user);
+            return values.entrySet().stream().allMatch(each -> switch (each.getValue()) {
+                case Value.Str(var text) -> isSame(text, inputs.path(each.getKey()));
+                case Value.Query(var text) -> isSame(text, inputs.path("sys.query"));
+                case Value.Raw _, Value.Remote _, Value.OnServer _, Value.Local _, Value.Several _, Value.None _,
+                        Value.Wrong _ -> true;
+            });
+        }
+
+        /// Whether a chatflow's message may be this request's.
+        boolean isAskedBy(JsonNode message) {
+            var inputs = Json.MAPPER.createObjectNode();
+            message.path("inputs").properties().forEach(each -> inputs.set(each.getKey(), each.getValue()));
+            return matches(inputs.set("sys.query", message.path("query")));
+        }
+
+        private static boolean isSame(String text, JsonNode stored) {
+            return !stored.isTextual() || stored.asText().equals(Json.wellFormed(text).replace("\0", ""));
+        }
+    }
+
+    /// Dify's Service API. Never sleeps, never retries, never judges.
+    ///
+    /// @param start      where runs are started; the body of a chatflow's request names a pinned version
+    /// @param timeout    of one run: from its first event (streaming) or from sending (blocking) to its end
+    /// @param firstEvent how long a stream may be silent before its first event
     record DifyClient(Transport wire, Access access, AppKind app, URI start, Duration timeout, Duration firstEvent)
             implements AutoCloseable {
         private static final Duration LOOK = Duration.ofSeconds(30);
-        /// Dify 1.16 makes up an end of the run right after an error; 1.14 keeps the stream open and says no more.
+        /// Dify 1.16 makes up an end of the run right after an error; 1.14 keeps the stream open and sends nothing.
         private static final Duration AFTER_ERROR = Duration.ofMillis(100);
-        /// Dify 1.14 ends a stream that says nothing for so long, queued or not.
+        /// Dify 1.14 ends a stream after this silence, whether or not its run waits in the queue.
         private static final Duration FIRST_EVENT = Duration.ofSeconds(300);
-        /// What answers in Dify's place.
         static final String PAGE = "a web page (from a proxy?)", LOGIN = "a login page";
         private static final long LARGEST_FILE = 1L << 30;
         private static final Pattern RUN_ID = Pattern.compile("\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}");
@@ -5317,7 +5346,7 @@ final class DifyExec implements Runnable {
             return new DifyClient(access, timeout, FIRST_EVENT, Transport.Room.of(runs));
         }
 
-        /// The same client, over the same connections, to an app of this kind.
+        /// A client for an app of this kind, over the same connections.
         DifyClient to(AppKind kind) {
             return new DifyClient(wire, access, kind, timeout, firstEvent);
         }
@@ -5331,108 +5360,244 @@ final class DifyExec implements Runnable {
             wire.close();
         }
 
-        /// Posts one attempt and reads to its terminal event; the stream's own end is not waited for. A coming Dify may
-        /// name the run in the head of its answer: before its body, and where that is cut off.
-        Response run(Attempt attempt, Map<String, Value> inputs, Consumer<Heard> told) {
+        // Running
+
+        /// Posts one attempt and reads to its terminal event; the stream's own end is not waited for. A later Dify may
+        /// name the run in the head of its answer, so that it is known even if the body breaks off.
+        Response run(Attempt attempt, Map<String, Value> inputs, Consumer<Heard> heard) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
             var post = post(start, "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
-            var named = new AtomicReference<Optional<RunRef>>(Optional.empty());
-            try (var call = wire.door.call()) {
-                var seen = wire.exchange(post, head -> {
-                    named.set(head.headers().firstValue("X-Workflow-Run-ID").filter(RUN_ID.asMatchPredicate())
-                            .map(id -> new RunRef(id, "")));
-                    named.get().map(Heard.Named::new).ifPresent(told);
-                    return call.body(head);
-                }, streaming ? firstEvent : timeout, streaming ? Symptom.SILENCE : Symptom.TIMED_OUT,
-                        answer -> answer.status() != 200 ? refused(answer)
-                                : answer.isStream() ? stream(answer, told) : blocking(answer, call),
-                        Function.<Response>identity()).of(named.get());
-                return seen instanceof Response.Refused refused && isFailedRun(refused)
-                        ? Response.Ran.failed(refused.message()) : seen;
-            }
+            var sent = new Sent(attempt.user(), inputs);
+            var call = new Transport.Call(wire, head -> {
+                var named = head.firstValue("X-Workflow-Run-ID").filter(RUN_ID.asMatchPredicate())
+                        .map(id -> new RunRef(id, ""));
+                named.map(Heard.Named::new).ifPresent(heard);
+                return named;
+            });
+            var response = wire.exchange(new Transport.Question(post, streaming ? firstEvent : timeout,
+                    streaming ? Symptom.SILENCE : Symptom.TIMED_OUT), call,
+                    answer -> answer.status() != 200 ? refused(answer)
+                            : answer.isStream() ? stream(answer, sent, heard) : blocking(answer, call),
+                    Function.<Response>identity()).of(call.named());
+            return response instanceof Response.Refused refused && isFailedRun(refused)
+                    ? Response.Ran.failed(refused.message()) : response;
         }
 
-        /// No refusal of the input, which has the same code: it was taken, and its run paid for.
+        /// The run of a chatflow took place and was paid for, though Dify answers as it does to refused inputs.
         private boolean isFailedRun(Response.Refused refused) {
             return isChat() && refused.status() == 400 && !refused.inStream()
-                    && refused.message().startsWith(Response.Utterance.FAILED);
+                    && refused.message().startsWith(Response.ChatMessage.FAILED);
         }
 
-        /// Looks a run up by its id, or first by its user. A run over its time is asked to stop before.
-        LookUpResult look(Unresolved unresolved) {
-            if (unresolved.stopsFirst()) stop(unresolved.run().get(), unresolved.attempt().user());
-            var user = unresolved.attempt().user();
-            if (unresolved.run().isEmpty()) return named(user);
-            if (unresolved.is(Symptom.CONTRADICTED) && Attempt.Names.isUnique(user)) {
-                var own = named(user); // the stream's first event may have been another run's, too
-                if (own.isThere()) return own;
+        private Response blocking(Transport.Answer answer, Transport.Call call) throws IOException {
+            var symptom = answer.isDify() ? Symptom.CUT : Symptom.GATEWAY;
+            var reader = new RunReader();
+            var payload = Payload.read(answer.limited());
+            reader.add(payload);
+            try {
+                payload.requireWhole();
+            } catch (Transport.Room.Exceeded problem) {
+                return new Response.TooLarge(reader.ref(), problem.getMessage());
+            } catch (JsonProcessingException problem) {
+                return new Response.Cut(symptom, answer.isPage() ? "HTTP 200, " + PAGE
+                        : "HTTP 200, but not JSON: " + problem.getOriginalMessage());
             }
-            var found = detail(unresolved.run().get());
-            if (isChat() && found instanceof LookUpResult.Ended(var ran) && ran.status().isSuccess())
-                return new LookUpResult.Ended(ran.with(Attempt.Names.isUnique(user) && named(user)
-                        instanceof LookUpResult.Ended(var told) ? told.said() : Response.Utterance.NONE, ran.outputs()));
-            boolean madeUp = found instanceof LookUpResult.Absent
-                    && (unresolved.is(Symptom.UNCONFIRMED) || unresolved.run().get().isMadeUp());
-            return madeUp && Attempt.Names.isUnique(user) ? named(user) : found;
+            if (reader.ref().isPresent() && call.named().filter(run -> !reader.isOf(run)).isPresent())
+                return new Response.Cut(Symptom.CONTRADICTED, "the answer and its head name different runs");
+            var ran = isChat() ? reader.answered(payload) : reader.ran(payload).map(end -> end.after(call.waited(end.usage())));
+            return ran.<Response>map(end -> end).orElseGet(() -> new Response.Cut(reader.ref(), symptom, isChat()
+                    ? "HTTP 200 without an answer" : "HTTP 200 without the status of a run"));
         }
 
-        /// A run by its attempt's name: in the log, or, as that knows no chatflows, by its conversation of one message.
-        private LookUpResult named(String user) {
-            return isChat() ? first("/conversations?limit=20&user=" + encoded(user),
-                            list -> Optional.of(list.at("/data/0/id").asText("")).filter(id -> !id.isEmpty()),
-                            conversation -> message(user, conversation))
-                    : first("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(user),
-                            list -> runOf(user, list), run -> detail(new RunRef(run, "")));
+        private Response stream(Transport.Answer answer, Sent sent, Consumer<Heard> heard) throws IOException {
+            var reader = new RunReader();
+            var sse = new Transport.Sse(answer.body());
+            long head = System.nanoTime();
+            for (var next = next(sse, reader); next.isPresent(); next = next(sse, reader)) {
+                var event = next.get();
+                if (event.inputs().filter(inputs -> !sent.matches(inputs)).isPresent())
+                    return new Response.Cut(Symptom.CONTRADICTED, "the stream is of another request");
+                if (reader.ref().isPresent() && answer.run().isEmpty()) {
+                    answer.began(reader.ref().get(), timeout, heard);
+                    heard.accept(new Heard.Began(reader.ref().get(), Duration.ofNanos(System.nanoTime() - head)));
+                }
+                heard.accept(event.heard());
+                if (isChat() && event.is("message_end") && reader.ref().isEmpty()) return withoutRun(sse, reader, answer);
+                var end = reader.end(event);
+                if (end.isPresent()) {
+                    boolean mayFollow = end.get() instanceof Response.Refused || isChat() && !reader.hasMetadata();
+                    var ends = new ArrayList<>(List.of(end.get()));
+                    ends.addAll(later(sse, reader, answer, mayFollow));
+                    var response = Response.ofEnds(answer.run().or(reader::ref), ends);
+                    return isChat() && response instanceof Response.Ran ran ? reader.completed(ran) : response;
+                }
+            }
+            return answer.cut(Symptom.SILENCE, "the stream ended without an end of the run");
         }
 
-        /// What the one that a list leads to is found to be.
-        private LookUpResult first(String list, Function<JsonNode, Optional<String>> id, Function<String, LookUpResult> found) {
-            return switch (ask(get(list), LOOK, answer -> id.apply(tree(answer)))) {
-                case Reply.Got(var one) -> one.map(found).orElseGet(LookUpResult.Absent::new);
-                case Reply.NotGot(var seen) -> new LookUpResult.Silent(seen);
-            };
+        /// A message that ends before any event of a run: moderation or an annotation has answered, and nothing ran. Dify
+        /// 1.16 then makes up the end of a run. If anything else follows, the message is looked up.
+        private Response withoutRun(Transport.Sse sse, RunReader reader, Transport.Answer answer) {
+            var ends = later(sse, reader, answer, true);
+            boolean isMadeUp = !ends.isEmpty() && ends.stream().allMatch(end -> end instanceof Response.Ran ran && ran.isBare());
+            if (reader.ref().isPresent() && !isMadeUp)
+                return new Response.Cut(Symptom.CUT, "events of the run came after its message");
+            return reader.answered().<Response>map(end -> end)
+                    .orElseGet(() -> new Response.Cut(Symptom.CUT, "the message ended without an answer"));
         }
 
-        /// The id of a run that is listed, be it empty: then it is there, and cannot be asked for.
-        private static Optional<String> runOf(String user, JsonNode logs) {
-            for (var row : logs.path("data")) {
-                var run = row.path("workflow_run").path("id");
-                if (row.path("created_by_end_user").path("session_id").asText("").equals(user) && run.isTextual())
-                    return Optional.of(run.asText());
+        /// The next event that can be read. Empty: the stream has ended.
+        private Optional<Payload> next(Transport.Sse sse, RunReader reader) throws IOException {
+            while (sse.next()) {
+                var event = Payload.read(wire.room.limit(sse));
+                reader.add(event);
+                if (event.isWhole()) return Optional.of(event);
+                if (event.problem() instanceof Transport.Room.Exceeded && !event.isEnd()) continue;
+                if (!(event.problem() instanceof JsonProcessingException)) event.requireWhole();
             }
             return Optional.empty();
         }
 
-        private LookUpResult message(String user, String conversation) {
-            return one("/messages?limit=20&user=" + encoded(user) + "&conversation_id=" + encoded(conversation),
-                    RunRef.NONE, answer -> new RunReader(access::masked).found(tree(answer).at("/data/0")));
+        /// Ends that come after the first: in the same packet, or within a moment where more may follow. After an error
+        /// that is a made-up end; after the end of a chatflow's run on 1.9, the metadata of its answer.
+        private List<Response> later(Transport.Sse sse, RunReader reader, Transport.Answer answer, boolean mayFollow) {
+            var ends = new ArrayList<Response>();
+            if (mayFollow) answer.limit(AFTER_ERROR);
+            else sse.waitNoMore();
+            try {
+                for (var next = next(sse, reader); next.isPresent(); next = next(sse, reader))
+                    reader.end(next.get()).ifPresent(ends::add);
+            } catch (IOException _) {
+                // the moment is over, or the connection: nothing more came
+            }
+            return ends;
         }
 
-        private LookUpResult detail(RunRef run) {
-            return one("/workflows/run/" + encoded(run.id()), run, answer -> {
-                var reader = new RunReader(access::masked);
-                reader.readDetail(answer.limited());
-                var now = answer.date("Date").orElseGet(Instant::now); // on the server, where it tells
-                if (reader.ref().isEmpty()) return new LookUpResult.Absent();
-                if (!reader.ref().get().id().equalsIgnoreCase(run.id()))
-                    throw new IOException("the answer is of another run, " + Text.id(reader.ref().get().id()));
-                return reader.found(run, now);
-            });
+        // Looking up
+
+        /// Looks a run up by its id, or else by its attempt's name. A run over its time is stopped before.
+        LookUpResult look(Unresolved unresolved, Map<String, Value> values) {
+            var user = unresolved.attempt().user();
+            var sent = new Sent(user, values);
+            boolean isUnique = Attempt.Names.isUnique(user);
+            if (unresolved.stopsFirst()) stop(unresolved.run().get(), user);
+            if (unresolved.run().isEmpty()) return byName(sent);
+            var run = unresolved.run().get();
+            boolean isContradicted = unresolved.is(Symptom.CONTRADICTED); // the first event may have been another run's, too
+            if (isUnique && unresolved.is(Symptom.CONTRADICTED)) {
+                var own = byName(sent); // the stream's first event may have been another run's, too
+                if (own.isThere()) return own;
+            }
+            var found = detail(run, sent);
+            boolean isMadeUp = unresolved.is(Symptom.UNCONFIRMED) || run.isMadeUp();
+            if (isUnique && isMadeUp && found instanceof LookUpResult.Absent) return byName(sent);
+            if (isUnique && found == LookUpResult.FOREIGN) {
+                var own = byName(sent);
+                return own.isThere() ? own : found;
+            }
+            return isChat() ? withMessage(found, sent) : found;
         }
 
-        /// What is stored of a run. Only Dify itself can say that there is none.
-        private LookUpResult one(String path, RunRef run, Transport.Reading<LookUpResult> reading) {
-            return switch (ask(get(path), LOOK, reading)) {
-                case Reply.Got(var found) -> found;
-                case Reply.NotGot(Response.Refused gone) when gone.status() == 404 && gone.code().equals("not_found") ->
-                        new LookUpResult.Absent();
-                case Reply.NotGot(Response.TooLarge(_, var why)) ->
-                        new LookUpResult.Silent(new Response.TooLarge(Optional.of(run), why));
-                case Reply.NotGot(var seen) -> new LookUpResult.Silent(seen);
+        private LookUpResult byName(Sent sent) {
+            if (isChat()) return switch (message(sent)) {
+                case Reply.Got(var none) when none.isEmpty() -> new LookUpResult.Absent();
+                case Reply.Got(var message) -> RunReader.pausedRun(message.get())
+                        .map(run -> RunReader.withMessage(detail(run, sent), message))
+                        .orElseGet(() -> RunReader.found(message.get()));
+                case Reply.NotGot(var response) -> new LookUpResult.Silent(response);
+            };
+            return switch (list("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(sent.user()),
+                    row -> row.at("/created_by_end_user/session_id").asText("").equals(sent.user())
+                            && !row.at("/workflow_run/id").asText("").isEmpty())) {
+                case Reply.Got(var rows) -> rows.isEmpty() ? new LookUpResult.Absent()
+                        : detail(new RunRef(rows.getFirst().at("/workflow_run/id").asText(), ""), sent);
+                case Reply.NotGot(var response) -> new LookUpResult.Silent(response);
             };
         }
 
-        /// Asks Dify to stop a task. Its answer says `success` whatever happens, so it is not kept.
+        /// A chatflow's success with the answer that people see: moderation may have replaced it in the message.
+        private LookUpResult withMessage(LookUpResult found, Sent sent) {
+            if (!(found instanceof LookUpResult.Ended(var ran)) || !ran.status().isSuccess()) return found;
+            if (!Attempt.Names.isUnique(sent.user())) return RunReader.withMessage(found, Optional.empty());
+            return switch (message(sent)) {
+                case Reply.Got(var message) -> RunReader.withMessage(found, message);
+                case Reply.NotGot(var response) -> new LookUpResult.Silent(response);
+            };
+        }
+
+        /// The message of an attempt's conversation, which has one; empty if there is no conversation.
+        private Reply<Optional<JsonNode>> message(Sent sent) {
+            var user = encoded(sent.user());
+            switch (list("/conversations?limit=20&user=" + user, conversation ->
+                    !conversation.path("id").asText("").isEmpty() && sent.matches(conversation.path("inputs")))) {
+                case Reply.NotGot(var response) -> {
+                    return new Reply.NotGot<>(response);
+                }
+                case Reply.Got(var conversations) -> {
+                    if (conversations.isEmpty()) return new Reply.Got<>(Optional.empty());
+                    var id = encoded(conversations.getFirst().path("id").asText());
+                    return switch (list("/messages?limit=20&user=" + user + "&conversation_id=" + id, sent::isAskedBy)) {
+                        case Reply.Got(var messages) -> messages.isEmpty() ? new Reply.NotGot<>(
+                                Response.Refused.unexpected("a conversation without a message"))
+                                : new Reply.Got<>(Optional.of(messages.getFirst()));
+                        case Reply.NotGot(var response) -> new Reply.NotGot<>(response);
+                    };
+                }
+            }
+        }
+
+        /// The entries of a list that is whole and holds this request's entries alone. Nothing may be concluded from any
+        /// other answer, least of all that there is no run.
+        private Reply<List<JsonNode>> list(String path, Predicate<JsonNode> isOurs) {
+            return stored(path, answer -> {
+                var list = tree(answer);
+                var data = list.path("data");
+                boolean isWhole = data.isArray() && !list.path("has_more").asBoolean(!list.path("has_more").isMissingNode())
+                        && list.path("total").asInt(list.has("total") ? -1 : data.size()) == data.size();
+                return isWhole && data.valueStream().allMatch(isOurs) ? Optional.of(data.valueStream().toList())
+                        : Optional.empty();
+            });
+        }
+
+        private LookUpResult detail(RunRef run, Sent sent) {
+            return switch (stored("/workflows/run/" + encoded(run.id()), answer -> {
+                var detail = Payload.readDetail(answer.limited());
+                detail.requireWhole();
+                var now = answer.date("Date").orElseGet(Instant::now); // of the server, if it says
+                if (detail.isNull()) return Optional.of(new LookUpResult.Absent());
+                if (detail.inputs().filter(inputs -> !sent.matches(inputs)).isPresent())
+                    return Optional.of(LookUpResult.FOREIGN);
+                var id = Payload.text(detail.data(), "id");
+                return id.isEmpty() ? Optional.empty() : Optional.of(!id.equalsIgnoreCase(run.id())
+                        ? LookUpResult.FOREIGN : RunReader.found(detail, run, now));
+            })) {
+                case Reply.Got(var found) -> found;
+                case Reply.NotGot(Response.Refused gone) when gone.status() == 404 && gone.code().equals("not_found") ->
+                        new LookUpResult.Absent(); // only Dify itself can say so
+                case Reply.NotGot(Response.TooLarge(_, var why)) ->
+                        new LookUpResult.Silent(new Response.TooLarge(Optional.of(run), why));
+                case Reply.NotGot(var response) -> new LookUpResult.Silent(response);
+            };
+        }
+
+        /// Something that Dify has stored. An answer without it is unexpected.
+        private <T> Reply<T> stored(String path, Transport.Reading<Optional<T>> reading) {
+            return switch (ask(get(path), LOOK, answer -> {
+                try {
+                    return reading.read(answer);
+                } catch (JsonProcessingException _) {
+                    return Optional.<T>empty();
+                }
+            })) {
+                case Reply.Got(var value) -> value.<Reply<T>>map(Reply.Got::new).orElseGet(() -> new Reply.NotGot<>(
+                        Response.Refused.unexpected("an unexpected answer to a look-up")));
+                case Reply.NotGot(var response) -> new Reply.NotGot<>(response);
+            };
+        }
+
+        // Other requests
+
+        /// Asks Dify to stop a task. It answers `success` whatever happens, so the answer is not kept.
         void stop(RunRef run, String user) {
             var path = (isChat() ? "/chat-messages/" : "/workflows/tasks/") + encoded(run.task()) + "/stop";
             var body = Json.MAPPER.createObjectNode().put("user", user).toString();
@@ -5440,7 +5605,7 @@ final class DifyExec implements Runnable {
                     answer -> answer.limited().readAllBytes());
         }
 
-        /// Uploads a file under the attempt's user, streamed from disk, and gets its id.
+        /// Uploads a file under the attempt's user, streamed from disk, and returns its id.
         Reply<String> upload(Value.Local local, String user) {
             try {
                 if (!local.file().toRealPath().equals(local.file()))
@@ -5474,20 +5639,18 @@ final class DifyExec implements Runnable {
         /// @param size in bytes, or not above 0 where it is not known
         Reply<Path> download(URI link, long size, Path to) {
             return ask(request(link).build(), timeout, answer -> {
-                long expected = answer.header("Content-Length").map(Long::parseLong).orElse(size);
-                if (Math.max(expected, size) > LARGEST_FILE) throw new Transport.Room.Exceeded("larger than 1 GiB");
+                long expected = answer.header("Content-Length").map(Long::parseLong).orElse(size), length = 0;
+                var buffer = new byte[64 << 10];
                 try (var out = Files.newOutputStream(to)) {
-                    var in = answer.body();
-                    var buffer = new byte[64 << 10];
-                    long length = 0;
-                    for (int count = in.read(buffer); count >= 0; count = in.read(buffer)) {
-                        length += count;
-                        if (length > LARGEST_FILE) throw new Transport.Room.Exceeded("larger than 1 GiB");
+                    for (int count = 0; count >= 0; count = answer.body().read(buffer)) {
                         out.write(buffer, 0, count);
+                        length += count;
+                        if (Math.max(length, Math.max(expected, size)) > LARGEST_FILE)
+                            throw new Transport.Room.Exceeded("larger than 1 GiB");
                     }
-                    if (expected > 0 && length != expected || size > 0 && length != size)
-                        throw new IOException("cut off: got " + length + " of " + Math.max(expected, size) + " bytes");
                 }
+                if (expected > 0 && length != expected || size > 0 && length != size)
+                    throw new IOException("cut off: got " + length + " of " + Math.max(expected, size) + " bytes");
                 return to;
             });
         }
@@ -5497,21 +5660,23 @@ final class DifyExec implements Runnable {
             return ask(get("/parameters"), LOOK, this::tree);
         }
 
-        /// What the app says of itself; asked before anything is spent.
+        /// Asked before anything is spent.
         Reply<ServerInfo.About> info() {
             return ask(get("/info"), LOOK, answer -> {
                 var tree = tree(answer);
-                if (!tree.isObject()) throw new IOException("no JSON object");
+                if (!tree.isObject()) throw new IOException("not a JSON object");
                 return new ServerInfo.About(tree.path("name").asText(), tree.path("mode").asText(""), answer.version());
             });
         }
+
+        // Requests and answers
 
         private static String encoded(String part) {
             return URLEncoder.encode(part, UTF_8).replace("+", "%20");
         }
 
-        /// The body of an attempt's request. A chatflow's row has a conversation of its own: none is named, and no name
-        /// is made up for it, which can cost a model call.
+        /// The body of an attempt's request. A chatflow's row gets a conversation of its own: none is named, and Dify makes
+        /// up no name for it, which can cost a model call.
         byte[] body(Attempt attempt, Map<String, Value> inputs) {
             var sent = new LinkedHashMap<String, Object>();
             var body = object("inputs", sent);
@@ -5559,85 +5724,22 @@ final class DifyExec implements Runnable {
             return HttpRequest.newBuilder(address).header("User-Agent", "difyexec/" + VERSION);
         }
 
-        /// Any question that starts no run. What Dify makes, as an upload, it answers by 201.
+        /// A request that starts no run. Dify answers an upload with 201.
         private <T> Reply<T> ask(HttpRequest request, Duration limit, Transport.Reading<T> reading) {
-            return wire.exchange(request, _ -> BodySubscribers.ofInputStream(), limit, Symptom.NO_ANSWER,
+            return wire.exchange(new Transport.Question(request, limit, Symptom.NO_ANSWER),
+                    _ -> BodySubscribers.ofInputStream(),
                     answer -> answer.status() == 200 || answer.status() == 201 && request.method().equals("POST")
                             ? new Reply.Got<>(reading.read(answer)) : new Reply.NotGot<>(refused(answer)),
                     Reply.NotGot::new);
         }
 
         private JsonNode tree(Transport.Answer answer) throws IOException {
-            if (answer.isPage())
-                throw new IOException(answer.beginning().matches("(?is).*<input[^>]*\\btype=[\"']?password.*") ? LOGIN
-                        : PAGE);
-            return Json.MAPPER.readTree(answer.limited());
-        }
-
-        private Response blocking(Transport.Answer answer, Transport.Door.Call call) throws IOException {
-            var reader = new RunReader(access::masked);
-            var symptom = answer.isDify() ? Symptom.CUT : Symptom.GATEWAY;
-            try {
-                reader.readAnswer(answer.limited());
-            } catch (Transport.Room.Exceeded problem) {
-                return new Response.TooLarge(reader.ref(), problem.getMessage());
-            } catch (JsonProcessingException problem) {
-                return new Response.Cut(symptom, answer.isPage() ? "HTTP 200, " + PAGE
-                        : "HTTP 200, but no JSON: " + problem.getOriginalMessage());
+            if (answer.isPage()) {
+                boolean isLogin = answer.beginning().matches("(?is).*<input[^>]*\\btype=[\"']?password.*");
+                throw new JsonParseException(null, isLogin ? LOGIN : PAGE);
             }
-            if (isChat()) return reader.answered().<Response>map(ran -> ran)
-                    .orElseGet(() -> new Response.Cut(symptom, "HTTP 200 without an answer"));
-            return reader.ran().<Response>map(ran -> ran.after(call.waited(ran.usage())))
-                    .orElseGet(() -> new Response.Cut(reader.ref(), symptom, "HTTP 200 without a run's status"));
-        }
-
-        private Response stream(Transport.Answer answer, Consumer<Heard> told) throws IOException {
-            var reader = new RunReader(access::masked);
-            var sse = new Transport.Sse(answer.body());
-            long head = System.nanoTime();
-            while (next(sse, reader)) {
-                if (reader.ref().isPresent() && answer.run().isEmpty()) {
-                    answer.began(reader.ref().get(), timeout, told);
-                    told.accept(new Heard.Began(reader.ref().get(), Duration.ofNanos(System.nanoTime() - head)));
-                }
-                told.accept(reader.heard().orElseGet(Heard.OtherEvent::new));
-                var end = reader.end();
-                if (end.isPresent()) {
-                    var ends = ends(end.get(), sse, reader, answer);
-                    var seen = Response.told(answer.run().or(reader::ref), ends);
-                    return isChat() && seen instanceof Response.Ran ran ? reader.completed(ran) : seen;
-                }
-            }
-            return answer.cut(Symptom.SILENCE, "the stream ended without an end of the run");
-        }
-
-        /// Goes on to the next event that can be read. False: the stream has ended.
-        private boolean next(Transport.Sse sse, RunReader reader) throws IOException {
-            while (sse.next()) {
-                try {
-                    reader.readEvent(wire.room.limit(sse));
-                    return true;
-                } catch (Transport.Room.Exceeded problem) {
-                    if (reader.isEnd()) throw problem; // of another event nothing is kept
-                } catch (JsonProcessingException _) {
-                    // an event that cannot be read is one that is not known
-                }
-            }
-            return false;
-        }
-
-        /// An end, and those told after it: what has come with it, and after an error what comes within a moment, as
-        /// after the end of a chatflow's run what its answer rests on (1.9; newer ones tell it before).
-        private List<Response> ends(Response first, Transport.Sse sse, RunReader reader, Transport.Answer answer) {
-            var ends = new ArrayList<>(List.of(first));
-            if (first instanceof Response.Refused || isChat() && !reader.isAnswered()) answer.limit(AFTER_ERROR);
-            else sse.waitNoMore();
-            try {
-                while (next(sse, reader)) reader.end().ifPresent(ends::add);
-            } catch (IOException _) {
-                // the moment is over, or the connection: nothing more was told
-            }
-            return ends;
+            return Json.MAPPER.readerFor(JsonNode.class).with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
+                    .readTree(answer.limited());
         }
 
         private Response.Refused refused(Transport.Answer answer) throws IOException {
@@ -5653,142 +5755,73 @@ final class DifyExec implements Runnable {
                     message = tree.path("message").asText("");
                 }
             } catch (JsonProcessingException _) {
-                // HTML or plain text: its words are the message
+                // HTML or plain text: the text is the message
             }
-            return Response.Refused.http(status, answer.isDify(), access.masked(code), access.masked(message),
-                    answer.retryAfter());
+            return Response.Refused.http(status, answer.isDify(), code, message, answer.retryAfter());
         }
     }
 
-    /// Reads what Dify says of a run: a blocking answer, a stream's events one after the other, or a detail. Of each it
-    /// takes the fields that are of use, and of those keeps what later events do not repeat. One reader reads one run.
-    static final class RunReader {
-        private static final byte[] NO_OUTPUTS = {'{', '}'};
-        private static final long LATEST = 100_000_000_000L; // in 3,000 years; milliseconds lie beyond
+    /// An event, a blocking answer or a run's detail: the fields that this tool uses, a plain value as its text. Outputs,
+    /// inputs and resources are compact JSON, their numbers as written. If it breaks off, the fields before are there:
+    /// they may name the run.
+    ///
+    /// @param problem null if the payload is whole
+    record Payload(ObjectNode fields, IOException problem) {
         private static final int DEEPEST = 3; // `data.execution_metadata` in an event
-        private static final int FINEST_PRICE = 100; // digits after the point, or zeros before it
+        private static final byte[] NO_OUTPUTS = {'{', '}'};
         private static final Set<String> OBJECTS = Set.of("data", "execution_metadata", "metadata", "usage");
         private static final Set<String> FIELDS = Set.of("event", "workflow_run_id", "task_id", "conversation_id",
                 "message_id", "code", "message", "status", "answer", "text", "id", "workflow_id", "error",
                 "elapsed_time", "total_tokens", "total_steps", "created_at", "total_price", "currency", "title",
-                "node_type"), SAID = Set.of("error", "message");
+                "node_type");
 
-        /// What people may be shown of what a server says.
-        private final UnaryOperator<String> shown;
-        /// The last answer or event; of a detail, its fields are the `data`. A plain value is its text.
-        private ObjectNode told = Json.MAPPER.createObjectNode();
-        /// The last `data` that were the run's own, and the last that stood beside a chatflow's answer.
-        private JsonNode run = Json.MAPPER.missingNode(), beside = run;
-        private String runId = "", taskId = "", workflowId = "", conversation = "", messageId = "", currency = "";
-        private Optional<BigDecimal> price = Optional.empty();
-        /// What was put in place of a chatflow's words, with those after it; null: none were replaced.
-        private StringBuilder replacement = null;
-
-        RunReader(UnaryOperator<String> shown) {
-            this.shown = shown;
+        static Payload read(InputStream in) {
+            var fields = Json.MAPPER.createObjectNode();
+            return new Payload(fields, read(in, fields, fields));
         }
 
-        /// A blocking answer: an envelope as an event has it, without a name.
-        void readAnswer(InputStream in) throws IOException {
-            told = Json.MAPPER.createObjectNode();
-            read(in, told, "");
+        /// `GET /workflows/run/{id}`: the run's fields are at the top, `outputs` and `inputs` may be JSON text.
+        static Payload readDetail(InputStream in) {
+            var fields = Json.MAPPER.createObjectNode();
+            return new Payload(fields, read(in, fields, fields.putObject("data")));
         }
 
-        /// The next event. Without a name, nobody knows whose `data` it has.
-        void readEvent(InputStream in) throws IOException {
-            told = Json.MAPPER.createObjectNode();
-            read(in, told, "workflow_");
-            switch (event()) {
-                case "node_finished" -> {
-                    var paid = told.path("data").path("execution_metadata");
-                    price(paid).ifPresent(more -> price = Optional.of(price.map(more::add).orElse(more)));
-                    currency = text(paid, "currency", currency);
-                }
-                case "message_replace" -> replacement = new StringBuilder(text(told, "answer"));
-                case "message" -> {
-                    if (replacement != null) replacement.append(text(told, "answer"));
-                }
-                default -> {}
-            }
-        }
-
-        /// `GET /workflows/run/{id}`: the run's fields stand at the top, `outputs` is an object or its text.
-        void readDetail(InputStream in) throws IOException {
-            told = Json.MAPPER.createObjectNode();
-            read(in, told.putObject("data"), "");
-        }
-
-        /// What names the run is known even where the rest cannot be read.
-        ///
-        /// @param own how the name begins under which `data` are the run's own
-        private void read(InputStream in, ObjectNode into, String own) throws IOException {
+        private static IOException read(InputStream in, ObjectNode fields, ObjectNode into) {
             try (var json = Json.Tokens.FACTORY.createParser(in)) {
-                if (json.nextToken() != JsonToken.START_OBJECT) throw new JsonParseException(json, "no JSON object");
-                fields(json, into);
+                if (json.nextToken() != JsonToken.START_OBJECT) throw new JsonParseException(json, "not a JSON object");
+                read(json, fields, into);
+                return null;
             } catch (StreamConstraintsException problem) {
-                throw new Transport.Room.Exceeded("the answer is nested too deeply: " + problem.getOriginalMessage());
-            } finally {
-                var data = isOfRun() && event().startsWith(own) ? told.path("data") : Json.MAPPER.missingNode();
-                if (data.isObject()) run = data;
-                runId = text(data, "id", text(told, "workflow_run_id", runId));
-                taskId = text(told, "task_id", taskId);
-                workflowId = text(data, "workflow_id", workflowId);
-                conversation = text(told, "conversation_id", conversation);
-                messageId = text(told, "message_id", messageId);
-                if (told.has("metadata")) beside = told.path("metadata");
+                return new Transport.Room.Exceeded("the answer is nested too deeply: " + problem.getOriginalMessage());
+            } catch (IOException problem) {
+                return problem;
             }
         }
 
-        /// The fields of the object that the parser stands at the beginning of.
-        private void fields(JsonParser json, ObjectNode into) throws IOException {
+        private static void read(JsonParser json, ObjectNode fields, ObjectNode into) throws IOException {
             while (json.nextToken() == JsonToken.FIELD_NAME) {
                 var name = json.currentName();
                 var token = json.nextToken();
-                if (name.equals("outputs") && isOfRun()) into.put(name, outputs(json));
+                boolean isOfRun = isOfRun(text(fields, "event")); // Dify sends the name of an event first
+                if (name.equals("outputs") && isOfRun) into.put(name, object(json));
+                else if (name.equals("inputs") && isOfRun && token != JsonToken.VALUE_NULL) into.put(name, object(json));
                 else if (name.equals("retriever_resources") && token == JsonToken.START_ARRAY)
                     into.put(name, copy(json));
                 else if (OBJECTS.contains(name) && token == JsonToken.START_OBJECT
                         && json.getParsingContext().getNestingDepth() <= DEEPEST)
-                    fields(json, into.putObject(name));
-                else if (FIELDS.contains(name) && token.isScalarValue() && token != JsonToken.VALUE_NULL)
-                    into.put(name, SAID.contains(name) ? shown.apply(json.getText()) : json.getText());
+                    read(json, fields, into.putObject(name));
+                else if (FIELDS.contains(name) && token == JsonToken.VALUE_NULL) into.putNull(name);
+                else if (FIELDS.contains(name) && token.isScalarValue()) into.put(name, json.getText());
                 else json.skipChildren();
             }
         }
 
-        private String event() {
-            return text(told, "event");
+        private static boolean isOfRun(String event) {
+            return event.isEmpty() || event.startsWith("workflow_");
         }
 
-        /// Not of one of its nodes. Dify sends an event's name first.
-        private boolean isOfRun() {
-            return event().isEmpty() || event().startsWith("workflow_");
-        }
-
-        private static String text(JsonNode from, String name) {
-            return from.path(name).asText("");
-        }
-
-        private static String text(JsonNode from, String name, String before) {
-            return text(from, name).isEmpty() ? before : text(from, name);
-        }
-
-        private static byte[] json(JsonNode from, String name, byte[] none) {
-            return from.path(name) instanceof BinaryNode json ? json.binaryValue() : none;
-        }
-
-        /// Empty: none is told, or a number that is none: sums of such take all memory.
-        private static Optional<BigDecimal> price(JsonNode from) {
-            try {
-                return Optional.of(text(from, "total_price")).filter(text -> !text.isEmpty()).map(BigDecimal::new)
-                        .filter(price -> Math.abs((long) price.scale()) <= FINEST_PRICE);
-            } catch (NumberFormatException _) {
-                return Optional.empty();
-            }
-        }
-
-        /// Text is JSON in itself (1.9.2); null is no outputs.
-        private static byte[] outputs(JsonParser json) throws IOException {
+        /// An object, or the text of one (1.9.2).
+        private static byte[] object(JsonParser json) throws IOException {
             if (json.currentToken() == JsonToken.VALUE_NULL) return NO_OUTPUTS;
             if (json.currentToken() != JsonToken.VALUE_STRING) return copy(json);
             try (var inner = Json.Tokens.FACTORY.createParser(json.getText())) {
@@ -5796,25 +5829,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The outputs of a chatflow with this answer: in place of theirs, where others are told.
-        private static byte[] outputs(String answer, byte[] others) {
-            var outputs = object("answer", answer);
-            try (var other = Json.Tokens.FACTORY.createParser(others)) {
-                other.nextToken();
-                while (other.nextToken() == JsonToken.FIELD_NAME) {
-                    var name = other.currentName();
-                    other.nextToken();
-                    var value = new RawValue(new String(copy(other), UTF_8));
-                    if (!name.equals("answer")) outputs.put(name, value);
-                }
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
-            }
-            return Json.bytes(outputs);
-        }
-
-        /// The value as compact JSON, its numbers as written.
-        private static byte[] copy(JsonParser json) throws IOException {
+        static byte[] copy(JsonParser json) throws IOException {
             var out = new ByteArrayOutputStream(256);
             try (var copy = Json.writing(out)) {
                 int depth = 0;
@@ -5829,135 +5844,312 @@ final class DifyExec implements Runnable {
             return out.toByteArray();
         }
 
+        static String text(JsonNode from, String name) {
+            return from.path(name).asText("");
+        }
+
+        static byte[] json(JsonNode from, String name, byte[] none) {
+            return from.path(name) instanceof BinaryNode json ? json.binaryValue() : none;
+        }
+
+        boolean isWhole() {
+            return problem == null;
+        }
+
+        void requireWhole() throws IOException {
+            if (problem != null) throw problem;
+        }
+
+        String text(String name) {
+            return text(fields, name);
+        }
+
+        JsonNode data() {
+            return fields.path("data");
+        }
+
+        String event() {
+            return text("event");
+        }
+
+        boolean is(String event) {
+            return event().equals(event);
+        }
+
+        /// The run's last event.
+        boolean isEnd() {
+            return is("workflow_finished") || is("workflow_paused");
+        }
+
+        /// Whether `data` is the run's own, and not of one of its nodes.
+        boolean isOfRun() {
+            return isOfRun(event()) && data().isObject();
+        }
+
+        /// The id of the run, if this names one.
+        String runId() {
+            return !text("workflow_run_id").isEmpty() || !isOfRun() ? text("workflow_run_id") : text(data(), "id");
+        }
+
+        /// A detail of a run that does not exist (1.9.2).
+        boolean isNull() {
+            return data().path("id").isNull() && data().path("status").isNull();
+        }
+
+        byte[] outputs() {
+            return json(data(), "outputs", NO_OUTPUTS);
+        }
+
+        /// What the run was started with, if this says so.
+        Optional<JsonNode> inputs() {
+            try {
+                return data().path("inputs") instanceof BinaryNode json
+                        ? Optional.of(Json.MAPPER.readTree(json.binaryValue())) : Optional.empty();
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem); // cannot happen: it is a copy of JSON
+            }
+        }
+
+        /// What a stream's event shows of the run.
+        Heard heard() {
+            var data = data();
+            return switch (event()) {
+                case "node_started" -> new Heard.NodeBegan(text(data, "title"), text(data, "node_type"));
+                case "node_finished" -> new Heard.NodeEnded(text(data, "title"), text(data, "node_type"),
+                        text(data, "status"), data.path("elapsed_time").asDouble(0), text(data, "error"));
+                case "text_chunk" -> new Heard.Chunk(text(data, "text"));
+                case "message" -> new Heard.Chunk(text("answer"));
+                case "message_replace" -> new Heard.Chunk("\n" + text("answer")); // instead of all before
+                default -> new Heard.OtherEvent();
+            };
+        }
+    }
+
+    /// Puts together what one answer, or the events of one stream, say of a run: later ones do not repeat everything.
+    static final class RunReader {
+        private static final Pattern PRICE = Pattern.compile("\\d{1,15}(\\.\\d{1,30})?([eE][-+]?\\d{1,2})?");
+
+        private String runId = "", taskId = "", workflowId = "", conversation = "", messageId = "", currency = "";
+        private final Map<String, BigDecimal> prices = new LinkedHashMap<>(); // by currency
+        private boolean isPriceKnown = true;
+        private JsonNode metadata = Json.MAPPER.missingNode();
+        /// A chatflow's words so far, and whether moderation has replaced some.
+        private final StringBuilder answer = new StringBuilder();
+        private boolean isReplaced = false;
+
+        void add(Payload payload) {
+            runId = latest(payload.runId(), runId);
+            taskId = latest(payload.text("task_id"), taskId);
+            conversation = latest(payload.text("conversation_id"), conversation);
+            messageId = latest(payload.text("message_id"), messageId);
+            if (payload.isOfRun()) workflowId = latest(Payload.text(payload.data(), "workflow_id"), workflowId);
+            if (payload.fields().has("metadata")) metadata = payload.fields().path("metadata");
+            if (payload.isWhole()) switch (payload.event()) {
+                case "node_finished" -> addPrice(payload.data().path("execution_metadata"));
+                case "message" -> answer.append(payload.text("answer"));
+                case "message_replace" -> {
+                    isReplaced = true;
+                    answer.setLength(0);
+                    answer.append(payload.text("answer"));
+                }
+                default -> {}
+            }
+        }
+
+        private static String latest(String text, String before) {
+            return text.isEmpty() ? before : text;
+        }
+
+        private void addPrice(JsonNode paid) {
+            if (Payload.text(paid, "total_price").isEmpty()) return;
+            currency = latest(Payload.text(paid, "currency"), currency);
+            price(paid).ifPresentOrElse(more -> prices.merge(currency, more, BigDecimal::add), () -> isPriceKnown = false);
+        }
+
+        /// Empty where there is none, or something that is not a price, such as a negative number.
+        private static Optional<BigDecimal> price(JsonNode from) {
+            return Optional.of(Payload.text(from, "total_price")).filter(PRICE.asMatchPredicate()).map(BigDecimal::new);
+        }
+
+        /// A run that was paid in two currencies has no price; models without a price say 0 in any.
+        private Usage usage(JsonNode run) {
+            var paid = prices.entrySet().stream().filter(each -> each.getValue().signum() != 0).toList();
+            if (paid.isEmpty()) paid = prices.entrySet().stream().limit(1).toList();
+            var price = isPriceKnown && paid.size() == 1 ? Optional.of(paid.getFirst().getValue())
+                    : Optional.<BigDecimal>empty();
+            return new Usage(run.path("elapsed_time").asDouble(0), run.path("total_tokens").asLong(0),
+                    run.path("total_steps").asInt(0), price, price.isEmpty() ? "" : paid.getFirst().getKey());
+        }
+
         Optional<RunRef> ref() {
             return runId.isEmpty() ? Optional.empty() : Optional.of(new RunRef(runId, taskId));
         }
 
-        /// Whether the last event is the run's last.
-        boolean isEnd() {
-            return event().equals("workflow_finished") || event().equals("workflow_paused");
+        boolean isOf(RunRef run) {
+            return runId.equalsIgnoreCase(run.id());
         }
 
-        /// What the last event tells of the run on its way, if anything.
-        Optional<Heard> heard() {
-            var data = told.path("data");
-            return switch (event()) {
-                case "node_started" -> Optional.of(new Heard.NodeBegan(text(data, "title"), text(data, "node_type")));
-                case "node_finished" -> Optional.of(new Heard.NodeEnded(text(data, "title"), text(data, "node_type"),
-                        text(data, "status"), data.path("elapsed_time").asDouble(0), text(data, "error")));
-                case "text_chunk" -> Optional.of(new Heard.Chunk(text(data, "text")));
-                case "message" -> Optional.of(new Heard.Chunk(text(told, "answer")));
-                case "message_replace" -> // in place of all before
-                        Optional.of(new Heard.Chunk("\n" + text(told, "answer")));
-                default -> Optional.empty();
-            };
+        boolean hasMetadata() {
+            return !metadata.isMissingNode();
         }
 
-        /// What the last event says of the stream's end, if it is such an event.
-        Optional<Response> end() {
-            if (isEnd()) return ran().map(Response.class::cast);
-            return event().equals("error") ? Optional.of(Response.Refused.event(told.path("status").asInt(500),
-                    text(told, "code"), text(told, "message"), ref())) : Optional.empty();
+        /// What an event says of the stream's end, if it is such an event. The end of a run that it does not name is none.
+        Optional<Response> end(Payload event) {
+            if (event.is("error")) return Optional.of(Response.Refused.event(event.fields().path("status").asInt(500),
+                    event.text("code"), event.text("message"), ref()));
+            if (!event.isEnd()) return Optional.empty();
+            return event.runId().isEmpty()
+                    ? Optional.of(new Response.Cut(ref(), Symptom.CONTRADICTED, "the stream ended a run without naming it"))
+                    : ran(event).map(Response.class::cast);
         }
 
-        /// What a chatflow has told beside its answer, which it does once.
-        private Response.Utterance said() {
-            var usage = beside.path("usage");
-            return new Response.Utterance(conversation, messageId,
-                    json(beside, "retriever_resources", Response.Utterance.NONE.resources()),
-                    usage.path("total_tokens").asLong(0), price(usage), text(usage, "currency"));
+        /// The run's end by its last event, its blocking answer or its detail.
+        Optional<Response.Ran> ran(Payload end) {
+            var run = end.data();
+            return !end.isOfRun() || runId.isEmpty() ? Optional.empty() : Response.RunStatus.of(Payload.text(run, "status"))
+                    .map(status -> new Response.Ran(new RunRef(runId, taskId), status, end.outputs(),
+                            Payload.text(run, "error"), workflowId, usage(run)));
         }
 
-        /// What stands beside the answer has been told.
-        boolean isAnswered() {
-            return !beside.isMissingNode();
+        private Response.ChatMessage message() {
+            var usage = metadata.path("usage");
+            return new Response.ChatMessage(conversation, messageId,
+                    Payload.json(metadata, "retriever_resources", Response.ChatMessage.NONE.resources()),
+                    usage.path("total_tokens").asLong(0), price(usage), Payload.text(usage, "currency"));
         }
 
-        /// The end of a chatflow's run with all that was told beside it. The run's own outputs keep the words that a
-        /// moderation has replaced.
-        Response.Ran completed(Response.Ran ran) {
-            return ran.with(said(), replacement == null || !ran.status().isSuccess() ? ran.outputs()
-                    : outputs(replacement.toString(), ran.outputs()));
+        /// The end of a chatflow's streamed run. The run's own outputs keep words that moderation has replaced. Without an
+        /// answer in them it is looked up: what was streamed may not be all.
+        Response completed(Response.Ran ran) {
+            if (!ran.status().isSuccess()) return ran.with(message(), ran.outputs());
+            if (isReplaced) return ran.with(message(), withAnswer(answer.toString(), ran.outputs()));
+            return hasAnswer(ran.outputs()) ? ran.with(message(), ran.outputs())
+                    : new Response.Cut(Optional.of(ran.ref()), Symptom.CUT, "the run ended without an answer");
         }
 
-        /// A chatflow's blocking answer. It names no run; without a word in it, it proves no success.
+        /// A chatflow's blocking answer. It names its run only if that waits for a human.
+        Optional<Response.Ran> answered(Payload payload) {
+            if (!payload.is("message") && !payload.event().isEmpty())
+                return ran(payload).map(ran -> ran.with(message(), ran.outputs()));
+            answer.setLength(0);
+            answer.append(payload.text("answer"));
+            return answered();
+        }
+
+        /// A chatflow's answer without a run. An empty one proves no success.
         Optional<Response.Ran> answered() {
-            var answer = text(told, "answer");
             return answer.isEmpty() ? Optional.empty()
-                    : Optional.of(Response.Ran.answered(outputs(answer, NO_OUTPUTS), 0, said()));
+                    : Optional.of(Response.Ran.answered(withAnswer(answer.toString(), Payload.NO_OUTPUTS), 0, message()));
         }
 
-        /// The end, once it was read.
-        Optional<Response.Ran> ran() {
-            return ref().flatMap(this::ran);
+        private static boolean hasAnswer(byte[] outputs) {
+            try {
+                return Json.MAPPER.readTree(outputs).path("answer").isTextual();
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem); // cannot happen: it is a copy of JSON
+            }
         }
 
-        private Optional<Response.Ran> ran(RunRef ref) {
-            var usage = new Usage(run.path("elapsed_time").asDouble(0), run.path("total_tokens").asLong(0),
-                    run.path("total_steps").asInt(0), price, currency);
-            return Response.RunStatus.of(text(run, "status")).map(end -> new Response.Ran(ref, end,
-                    json(run, "outputs", NO_OUTPUTS), text(run, "error"), workflowId, usage));
+        /// The outputs of a chatflow with this answer instead of theirs.
+        private static byte[] withAnswer(String answer, byte[] outputs) {
+            var all = object("answer", answer);
+            try (var other = Json.Tokens.FACTORY.createParser(outputs)) {
+                other.nextToken();
+                while (other.nextToken() == JsonToken.FIELD_NAME) {
+                    var name = other.currentName();
+                    other.nextToken();
+                    var value = new RawValue(new String(Payload.copy(other), UTF_8));
+                    if (!name.equals("answer")) all.put(name, value);
+                }
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem); // cannot happen: it is a copy of JSON
+            }
+            return Json.bytes(all);
         }
 
-        /// What a detail says of the run that was asked for.
+        /// What a detail says of its run.
         ///
         /// @param now by the server's clock
-        LookUpResult found(RunRef asked, Instant now) {
-            var ref = new RunRef(runId, asked.task());
-            var status = Response.RunStatus.of(text(run, "status")).orElse(Response.RunStatus.RUNNING);
+        static LookUpResult found(Payload detail, RunRef asked, Instant now) {
+            var data = detail.data();
+            var reader = new RunReader();
+            reader.add(detail);
+            reader.taskId = asked.task();
+            var status = Response.RunStatus.of(Payload.text(data, "status")).orElse(Response.RunStatus.RUNNING);
+            long start = data.path("created_at").asLong(0);
             return switch (status) {
-                case RUNNING, PAUSED -> new LookUpResult.Running(ref, status, age(now));
-                case SUCCEEDED, PARTIAL, FAILED, STOPPED -> new LookUpResult.Ended(ran(ref).orElseThrow());
+                case RUNNING, PAUSED -> new LookUpResult.Running(reader.ref().orElse(asked), status, start <= 0
+                        ? Optional.empty() : Optional.of(Duration.ofSeconds(Math.max(0, now.getEpochSecond() - start))));
+                case SUCCEEDED, PARTIAL, FAILED, STOPPED -> new LookUpResult.Ended(reader.ran(detail).orElseThrow());
             };
         }
 
-        /// By `created_at`, if that is a time: seconds since 1970.
-        private Optional<Duration> age(Instant now) {
-            return Optional.of(run.path("created_at").asLong(0)).filter(start -> start > 0 && start <= LATEST)
-                    .map(start -> Duration.ofSeconds(now.getEpochSecond() - start));
+        /// The run of a message that has waited for a human; other messages do not name their run.
+        static Optional<RunRef> pausedRun(JsonNode message) {
+            return message.path("extra_contents").valueStream().map(extra -> Payload.text(extra, "workflow_run_id"))
+                    .filter(id -> !id.isEmpty()).findFirst().map(id -> new RunRef(id, ""));
         }
 
-        /// A message of a chatflow as it is stored. It never names its run, and has no answer until that has ended;
-        /// Dify 1.16 tells how long the answer took, once there is an end.
-        LookUpResult found(JsonNode message) {
-            var answer = text(message, "answer");
-            if (text(message, "status").equals("error"))
-                return new LookUpResult.Ended(Response.Ran.failed(shown.apply(text(message, "error"))));
-            double seconds = message.path("provider_response_latency").asDouble(0);
-            if (answer.isEmpty()) return new LookUpResult.Unanswered(seconds > 0);
+        /// A chatflow's success with its message. After a pause the message may hold a part, or a part twice, and that of
+        /// a stream whose client left stays empty on 1.9: then the run's own answer counts.
+        static LookUpResult withMessage(LookUpResult found, Optional<JsonNode> message) {
+            if (!(found instanceof LookUpResult.Ended(var ran)) || !ran.status().isSuccess()) return found;
+            if (message.isEmpty())
+                return new LookUpResult.Ended(ran.with(Response.ChatMessage.NONE, ran.outputs()));
+            var answer = Payload.text(message.get(), "answer");
+            boolean isOwn = answer.isEmpty() || pausedRun(message.get()).isPresent();
+            return new LookUpResult.Ended(ran.with(stored(message.get()),
+                    isOwn ? ran.outputs() : withAnswer(answer, ran.outputs())));
+        }
+
+        private static Response.ChatMessage stored(JsonNode message) {
             var resources = message.path("retriever_resources");
-            var said = new Response.Utterance(text(message, "conversation_id"), text(message, "id"), resources.isArray()
-                    ? resources.toString().getBytes(UTF_8) : Response.Utterance.NONE.resources(),
-                    message.path("total_tokens").asLong(0), price(message), text(message, "currency"));
-            return new LookUpResult.Ended(Response.Ran.answered(outputs(answer, NO_OUTPUTS), seconds, said));
+            return new Response.ChatMessage(Payload.text(message, "conversation_id"), Payload.text(message, "id"),
+                    resources.isArray() ? resources.toString().getBytes(UTF_8)
+                            : Response.ChatMessage.NONE.resources(),
+                    message.path("total_tokens").asLong(0), price(message), Payload.text(message, "currency"));
+        }
+
+        /// A stored message. It has no answer until its run has ended; Dify 1.16 says how long the answer took once there
+        /// is an end.
+        static LookUpResult found(JsonNode message) {
+            var status = Payload.text(message, "status");
+            var answer = Payload.text(message, "answer");
+            if (status.equals("error"))
+                return new LookUpResult.Ended(Response.Ran.failed(Payload.text(message, "error")));
+            double seconds = message.path("provider_response_latency").asDouble(0);
+            if (answer.isEmpty() || status.equals("paused")) return new LookUpResult.Unanswered(seconds > 0);
+            return new LookUpResult.Ended(Response.Ran.answered(withAnswer(answer, Payload.NO_OUTPUTS), seconds,
+                    stored(message)));
         }
     }
 
-    /// The wire to Dify: one request and the reading of its answer at a time; whatever breaks becomes a fact. Over
-    /// HTTP/1.1, without redirects, by the proxy and the authorities of the settings.
+    /// HTTP/1.1 to Dify: one request and the reading of its answer at a time; whatever breaks becomes a [Response].
+    /// Without redirects, with the proxy and the certificate authorities of the settings.
     static final class Transport implements AutoCloseable {
         private static final Duration CONNECT = Duration.ofSeconds(20), DRAIN = Duration.ofSeconds(1);
-        private static final Duration LOOK = Duration.ofMillis(100);
+        private static final Duration TICK = Duration.ofMillis(100);
         private static final int LONGEST_REFUSAL = 64 << 10, LONGEST_WHOLE = 256 << 10;
 
         final ExecutorService tasks = Executors.newVirtualThreadPerTaskExecutor();
-        /// It loads while the caller reads its files: that takes a quarter of a second.
-        private final CompletableFuture<HttpClient> http;
-        private final Optional<URI> proxy;
         final Room room;
-        final Door door = new Door(System::nanoTime);
-        /// The answers that are being read. One thread looks at all of them, ten times a second: an alarm for each
-        /// would have to be set and taken back twice a row.
+        private final HttpClient.Builder builder;
+        /// It loads while the caller reads its files: that takes a quarter of a second.
+        private volatile CompletableFuture<HttpClient> http;
+        private final Optional<URI> proxy;
+        /// The answers that are being read. One thread looks at all of them, ten times a second: setting and cancelling an
+        /// alarm for each would cost two more steps a row.
         private final Set<Answer> open = ConcurrentHashMap.newKeySet();
         private final ScheduledExecutorService clock = Executors.newSingleThreadScheduledExecutor(
                 Thread.ofPlatform().daemon().name("watches").factory());
 
         Transport(Access access, Room room) {
-            this.http = CompletableFuture.supplyAsync(client(access, tasks)::build, tasks);
+            this.builder = client(access, tasks);
+            this.http = CompletableFuture.supplyAsync(builder::build, tasks);
             tasks.execute(() -> Json.MAPPER.reader()); // so does what reads the answers
             this.proxy = access.proxy();
             this.room = room;
-            clock.scheduleWithFixedDelay(() -> open.forEach(Answer::look), LOOK.toMillis(), LOOK.toMillis(),
+            clock.scheduleWithFixedDelay(() -> open.forEach(Answer::tick), TICK.toMillis(), TICK.toMillis(),
                     MILLISECONDS);
         }
 
@@ -5972,47 +6164,53 @@ final class DifyExec implements Runnable {
             T read(Answer answer) throws IOException;
         }
 
+        /// @param limit   to the head of the answer, and on to its end unless the reader sets another
+        /// @param overdue what it means when that passes
+        record Question(HttpRequest request, Duration limit, Symptom overdue) {}
+
         /// Sends, reads and lets go of the connection.
         ///
-        /// @param limit   to the headers, and on to the end unless the reader sets another
-        /// @param overdue what it is called when that passes
-        /// @param instead what is made of that, or of what else breaks
-        <T> T exchange(HttpRequest request, BodyHandler<InputStream> body, Duration limit, Symptom overdue,
-                Reading<T> reading, Function<Response, T> instead) {
+        /// @param instead what is made of a request or an answer that breaks
+        <T> T exchange(Question question, BodyHandler<InputStream> body, Reading<T> reading,
+                Function<Response, T> instead) {
+            var limit = question.limit();
             long end = System.nanoTime() + limit.toNanos();
-            var sending = http.join().sendAsync(request, body);
-            try {
-                var answer = sending.get(limit.toNanos(), NANOSECONDS);
-                return read(new Answer(answer, Duration.ofNanos(end - System.nanoTime())), overdue, reading, instead);
+            var sending = http.join().sendAsync(question.request(), body);
+            try (var answer = new Answer(sending.get(limit.toNanos(), NANOSECONDS),
+                    Duration.ofNanos(end - System.nanoTime()))) {
+                try {
+                    var got = reading.read(answer);
+                    if (!answer.isStream()) answer.drain();
+                    return got;
+                } catch (Room.Exceeded problem) {
+                    return instead.apply(new Response.TooLarge(answer.run(), problem.getMessage()));
+                } catch (IOException problem) {
+                    return instead.apply(answer.cut(question.overdue(), broken(problem, "in the middle of the answer")));
+                }
             } catch (TimeoutException _) {
                 sending.cancel(true);
-                return instead.apply(new Response.Cut(overdue, "no answer within " + Text.seconds(limit)));
+                return instead.apply(new Response.Cut(question.overdue(), "no answer within " + Text.seconds(limit)));
             } catch (ExecutionException problem) {
                 return instead.apply(unsent(problem.getCause()));
             } catch (InterruptedException _) {
                 sending.cancel(true);
-                Thread.currentThread().interrupt(); // for whoever would ask again
+                Thread.currentThread().interrupt(); // for a caller that would ask again
                 return instead.apply(new Response.Cut(Symptom.NO_ANSWER, "given up"));
-            }
-        }
-
-        private <T> T read(Answer answer, Symptom overdue, Reading<T> reading, Function<Response, T> instead) {
-            try (answer) {
-                var got = reading.read(answer);
-                if (!answer.isStream()) answer.drain();
-                return got;
-            } catch (Room.Exceeded problem) {
-                return instead.apply(new Response.TooLarge(answer.run(), problem.getMessage()));
-            } catch (IOException problem) {
-                return instead.apply(answer.cut(overdue, broken(problem, "in the middle of the answer")));
             }
         }
 
         private Response unsent(Throwable problem) {
             var way = proxy.map(by -> ", through the proxy " + by.getHost()).orElse("");
             for (var cause = problem; cause != null; cause = cause.getCause())
-                if (isBeforeSending(cause)) return new Response.NotSent(Text.of(cause) + way);
+                if (isBeforeSending(cause)) return new Response.NotSent((isDistrust(cause)
+                        ? "the server's certificate is not trusted; DIFY_CA_FILE can add its authority"
+                        : Text.of(cause)) + way);
             return new Response.Cut(Symptom.NO_ANSWER, broken(problem, "without an answer"));
+        }
+
+        private static boolean isDistrust(Throwable problem) {
+            return problem instanceof CertPathBuilderException
+                    || problem != null && problem.getCause() != problem && isDistrust(problem.getCause());
         }
 
         /// The JDK calls an end that comes too early after the part of it that read there.
@@ -6022,7 +6220,7 @@ final class DifyExec implements Runnable {
                     ? "the connection was closed " + where : words;
         }
 
-        /// For a server that does not speak TLS the JDK has no type; other TLS errors may come after the request.
+        /// The JDK has no type for a server that does not speak TLS; other TLS errors may come after the request.
         private static boolean isBeforeSending(Throwable problem) {
             return switch (problem) {
                 case ConnectException _, HttpConnectTimeoutException _, UnresolvedAddressException _,
@@ -6074,26 +6272,26 @@ final class DifyExec implements Runnable {
                 return context;
             } catch (IOException | GeneralSecurityException | InvalidPathException problem) {
                 throw new Unusable(setting.place() + ": " + Text.of(problem).replace(setting.text(), "…")
-                        + "; a PEM file of certificates is needed");
+                        + ": not a PEM file of certificates");
             }
         }
 
-        /// Of the system's authorities where there is no store.
+        /// @param store null for the system's authorities
         private static TrustManager[] managers(KeyStore store) throws GeneralSecurityException {
             var factory = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
             factory.init(store);
             return factory.getTrustManagers();
         }
 
-        /// An answer that is being read. It is ended where it takes too long, as the JDK's own time-out ends at the
-        /// headers; and where a stream has been quiet for a while, that is told.
+        /// An answer that is being read. It is ended if it takes too long: the JDK's own time-out ends at the head. A stream
+        /// that has been quiet for a while is reported.
         final class Answer implements AutoCloseable {
             private static final Duration QUIET = Duration.ofSeconds(30);
 
             private final HttpResponse<InputStream> http;
             private volatile long end, lastByte;
             private volatile boolean over = false;
-            private volatile Consumer<Heard> told;
+            private volatile Consumer<Heard> heard;
             private volatile Optional<RunRef> run = Optional.empty();
 
             private Answer(HttpResponse<InputStream> http, Duration limit) {
@@ -6118,7 +6316,7 @@ final class DifyExec implements Runnable {
                 return isOf(http.headers(), "text/event-stream");
             }
 
-            /// Of Dify itself; empty where something in front of it has answered.
+            /// Of Dify itself; empty if something in front of it has answered.
             String version() {
                 return header("X-Version").orElse("");
             }
@@ -6144,7 +6342,7 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// The body, each arrival noted.
+            /// The body; the time of each arrival is noted.
             InputStream body() {
                 return new FilterInputStream(http.body()) {
                     @Override
@@ -6166,13 +6364,13 @@ final class DifyExec implements Runnable {
                 return new String(http.body().readNBytes(LONGEST_REFUSAL), UTF_8);
             }
 
-            /// Reads on to the end, so that the connection serves again; what is known by now stays known.
+            /// Reads on to the end, so that the connection can be used again.
             private void drain() {
                 try {
                     limit(DRAIN);
                     http.body().skip(LONGEST_REFUSAL);
                 } catch (IOException _) {
-                    // a connection less to use again
+                    // then it cannot
                 }
             }
 
@@ -6181,22 +6379,22 @@ final class DifyExec implements Runnable {
                 end = System.nanoTime() + limit.toNanos();
             }
 
-            /// From the first event on: another limit, and word of silences.
-            void began(RunRef run, Duration limit, Consumer<Heard> told) {
+            /// From the first event on, another limit holds, and silences are reported.
+            void began(RunRef run, Duration limit, Consumer<Heard> heard) {
                 this.lastByte = System.nanoTime();
-                this.told = told;
+                this.heard = heard;
                 this.run = Optional.of(run);
                 limit(limit);
             }
 
-            private void look() {
+            private void tick() {
                 long now = System.nanoTime();
                 if (now - end >= 0) {
                     over = true;
                     close();
                 } else if (run.isPresent() && now - lastByte >= QUIET.toNanos()) {
                     lastByte = now;
-                    told.accept(new Heard.Quiet(run.get()));
+                    heard.accept(new Heard.Quiet(run.get()));
                 }
             }
 
@@ -6204,9 +6402,9 @@ final class DifyExec implements Runnable {
                 return run;
             }
 
-            /// What it is when the body ends before its time: what is given here, unless the limit has ended it.
+            /// The body ended early: for this reason, unless the limit has ended it.
             ///
-            /// @param silence what it is called if the limit passed before the first event
+            /// @param silence what it means if the limit passed before the first event
             Response.Cut cut(Symptom silence, String why) {
                 if (!over) return new Response.Cut(run, Symptom.CUT, why);
                 return new Response.Cut(run, run.isPresent() ? Symptom.TIMED_OUT : silence, "no end within the time limit");
@@ -6218,13 +6416,105 @@ final class DifyExec implements Runnable {
                 try {
                     http.body().close();
                 } catch (IOException _) {
-                    // the reader learns it by itself
+                    // its reader gets an exception of its own
                 }
             }
         }
 
         private static boolean isOf(HttpHeaders headers, String type) {
             return headers.firstValue("Content-Type").orElse("").startsWith(type);
+        }
+
+        /// One request for a run, from its sending to the head of its answer.
+        ///
+        /// No connection that has brought a whole answer is used again. Nothing in a blocking answer says whose it is, and
+        /// a broken proxy may send one answer too many: each later row would get the answer of the row before it. A new
+        /// connection costs less than a millisecond and a few round trips, and Dify lets ten connections in: a request
+        /// that waits outside gets in when one is closed.
+        static final class Call implements BodyHandler<InputStream> {
+            private final Transport wire;
+            private final Function<HttpHeaders, Optional<RunRef>> name;
+            private final long sent = System.nanoTime();
+            private volatile Optional<RunRef> named = Optional.empty();
+            private volatile Duration took = Duration.ZERO;
+
+            Call(Transport wire, Function<HttpHeaders, Optional<RunRef>> name) {
+                this.wire = wire;
+                this.name = name;
+            }
+
+            /// A short body that comes as a whole wakes its reader once, not twice; all others come as they arrive.
+            @Override
+            public BodySubscriber<InputStream> apply(HttpResponse.ResponseInfo head) {
+                took = Duration.ofNanos(System.nanoTime() - sent);
+                named = name.apply(head.headers());
+                if (isOf(head.headers(), "text/event-stream")) return BodySubscribers.ofInputStream();
+                long length = head.headers().firstValueAsLong("Content-Length").orElse(0);
+                if (length <= 0) {
+                    wire.renew();
+                    return BodySubscribers.ofInputStream();
+                }
+                return new LastBody(length > LONGEST_WHOLE ? BodySubscribers.ofInputStream()
+                        : BodySubscribers.mapping(BodySubscribers.ofByteArray(), ByteArrayInputStream::new), length);
+            }
+
+            /// The run that the head of the answer names.
+            Optional<RunRef> named() {
+                return named;
+            }
+
+            /// How long it took until the run began: to the answer, less the time of the run itself.
+            Optional<Duration> waited(Usage usage) {
+                return usage.seconds() > 0 ? Optional.of(took.minus(usage.within(took))) : Optional.empty();
+            }
+        }
+
+        /// The JDK puts the connection of an answer without a length back into the client's pool before its reader sees
+        /// the end. Later requests go through another client.
+        private synchronized void renew() {
+            http = CompletableFuture.completedFuture(builder.build());
+        }
+
+        /// A body whose connection is closed with its last byte: the JDK does so when it is cancelled.
+        private static final class LastBody implements BodySubscriber<InputStream> {
+            private final BodySubscriber<InputStream> body;
+            private Flow.Subscription connection;
+            private long left;
+
+            LastBody(BodySubscriber<InputStream> body, long length) {
+                this.body = body;
+                this.left = length;
+            }
+
+            @Override
+            public CompletionStage<InputStream> getBody() {
+                return body.getBody();
+            }
+
+            @Override
+            public void onSubscribe(Flow.Subscription connection) {
+                this.connection = connection;
+                body.onSubscribe(connection);
+            }
+
+            @Override
+            public void onNext(List<ByteBuffer> more) {
+                for (var buffer : more) left -= buffer.remaining();
+                body.onNext(more);
+                if (left > 0) return;
+                connection.cancel();
+                body.onComplete();
+            }
+
+            @Override
+            public void onError(Throwable problem) {
+                if (left > 0) body.onError(problem);
+            }
+
+            @Override
+            public void onComplete() {
+                if (left > 0) body.onComplete();
+            }
         }
 
         /// A stream of server-sent events, cut into the data of each: it reads as ended at the end of an event's data,
@@ -6318,111 +6608,6 @@ final class DifyExec implements Runnable {
                     if (startsData()) return true;
                 skipLine();
                 return false;
-            }
-        }
-
-        /// The server's door, as our requests for runs find it. Dify lets ten connections in and leaves the eleventh
-        /// outside without a sign: for good, if each of those inside is used again for the next request. Any thread may
-        /// use it.
-        static final class Door {
-            /// Runs of 2 s are long enough for a connection each.
-            private static final Duration LONG = Duration.ofSeconds(2);
-
-            private final LongSupplier nanos;
-            private final Queue<Call> outside = new ConcurrentLinkedQueue<>(); // the oldest first
-
-            Door(LongSupplier nanos) {
-                this.nanos = nanos;
-            }
-
-            Call call() {
-                var call = new Call();
-                outside.add(call);
-                return call;
-            }
-
-            /// One request, from its sending to the head of its answer.
-            final class Call implements AutoCloseable {
-                private final long sent = nanos.getAsLong();
-                private volatile Duration took = Duration.ZERO;
-
-                void answered() {
-                    took = age();
-                    close();
-                }
-
-                private Duration age() {
-                    return Duration.ofNanos(nanos.getAsLong() - sent);
-                }
-
-                /// Another request has been without an answer for long: it may stand outside until this one's
-                /// connection is closed.
-                boolean mustMakeRoom() {
-                    var oldest = outside.peek();
-                    return oldest != null && oldest.age().compareTo(LONG) > 0;
-                }
-
-                /// The answer has come. A short body that comes as a whole wakes its reader once, not twice; all others
-                /// come as they are.
-                BodySubscriber<InputStream> body(HttpResponse.ResponseInfo head) {
-                    answered();
-                    long length = head.headers().firstValueAsLong("Content-Length").orElse(LONGEST_WHOLE + 1);
-                    if (isOf(head.headers(), "text/event-stream") || length > LONGEST_WHOLE)
-                        return BodySubscribers.ofInputStream();
-                    return mustMakeRoom() && length > 0 ? new LastBody(length)
-                            : BodySubscribers.mapping(BodySubscribers.ofByteArray(), ByteArrayInputStream::new);
-                }
-
-                /// How long it took until the run began: to the answer, less what the run itself took.
-                Optional<Duration> waited(Usage usage) {
-                    return usage.seconds() > 0 ? Optional.of(took.minus(usage.within(took))) : Optional.empty();
-                }
-
-                @Override
-                public void close() {
-                    outside.remove(this);
-                }
-            }
-        }
-
-        /// A body whose connection is closed with its last byte, not used again: so the JDK treats one that is
-        /// cancelled.
-        private static final class LastBody implements BodySubscriber<InputStream> {
-            private final CompletableFuture<InputStream> body = new CompletableFuture<>();
-            private final ByteBuffer bytes;
-            private Flow.Subscription connection;
-
-            LastBody(long length) {
-                this.bytes = ByteBuffer.allocate((int) length);
-            }
-
-            @Override
-            public CompletionStage<InputStream> getBody() {
-                return body;
-            }
-
-            @Override
-            public void onSubscribe(Flow.Subscription connection) {
-                this.connection = connection;
-                connection.request(Long.MAX_VALUE);
-            }
-
-            @Override
-            public void onNext(List<ByteBuffer> more) {
-                more.forEach(bytes::put);
-                if (bytes.hasRemaining()) return;
-                connection.cancel();
-                onComplete();
-            }
-
-            @Override
-            public void onError(Throwable problem) {
-                body.completeExceptionally(problem);
-            }
-
-            @Override
-            public void onComplete() {
-                body.complete(new ByteArrayInputStream(bytes.array(), 0, bytes.position()));
             }
         }
 
@@ -8375,9 +8560,9 @@ final class DifyExec implements Runnable {
                 }
                 if (attempt.isEdited()) json.writeBooleanField("edited", true);
                 if (!files.isEmpty()) json.writePOJOField("files", files.stream().map(Path::toString).toList());
-                if (!ran.said().conversation().isEmpty())
-                    json.writeStringField("conversation_id", ran.said().conversation());
-                if (!ran.said().id().isEmpty()) json.writeStringField("message_id", ran.said().id());
+                if (!ran.message().conversation().isEmpty())
+                    json.writeStringField("conversation_id", ran.message().conversation());
+                if (!ran.message().id().isEmpty()) json.writeStringField("message_id", ran.message().id());
             }
 
             @Override
@@ -10299,6 +10484,9 @@ final class DifyExec implements Runnable {
             return switch (found) {
                 case LookUpResult.Ended _, LookUpResult.Running _, LookUpResult.Unanswered _ ->
                         open(unresolved.turnedUp(deadline), found, here, now);
+                // from now on it has a deadline, after which the row is unknown
+                case LookUpResult.Silent silent when silent.isAnswer() ->
+                        open(unresolved.turnedUp(deadline), found, here, now);
                 case LookUpResult.Absent() -> unresolved.others().isEmpty() ? new Step.SendAgain(tries, true)
                         : new Step.LookAgain(Unresolved.Recheck.of(unresolved.others(), tries, now));
                 case LookUpResult.Silent(var seen) -> silent(unresolved.attempt(), seen, new Step.LookAgain(unresolved.later(now)));
@@ -11389,7 +11577,7 @@ final class DifyExec implements Runnable {
         static final SavedFiles NONE = new SavedFiles(List.of(), Map.of(), Duration.ZERO);
     }
 
-    /// What one exchange showed; no opinion yet.
+    /// The result of one exchange, not yet judged.
     sealed interface Response {
         /// An answer that is no run. `dify`: written by Dify itself (`X-Version`), not by something in front of it.
         record Refused(int status, boolean dify, boolean inStream, String code, String message,
@@ -11402,11 +11590,16 @@ final class DifyExec implements Runnable {
                 return new Refused(status, true, true, code, message, Optional.empty(), run);
             }
 
+            /// An answer with status 200 that is not what was asked for.
+            static Refused unexpected(String message) {
+                return http(200, false, "", message, Optional.empty());
+            }
+
             /// `HTTP 500 Internal error`, and of others `HTTP 503, a web page (from a proxy?)`
             @Override
             public String why() {
-                var said = Text.text(message, 200).strip();
-                return "HTTP " + status + (said.isEmpty() ? "" : dify ? " " + said : ", " + said);
+                var text = Text.text(message, 200).strip();
+                return "HTTP " + status + (text.isEmpty() ? "" : dify ? " " + text : ", " + text);
             }
 
             /// The app's limit of runs at a time, whatever the status.
@@ -11429,26 +11622,26 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A run that ended, or paused. `outputs` is compact JSON; `files` are those to be kept, if that was asked for;
-        /// `waited` how long its request waited before it began, where the answer tells; `said` is a chatflow's.
+        /// A run that ended, or paused. `outputs` is compact JSON; `files` is there if they were to be saved; `waited` is
+        /// how long its request waited before it began, where the answer shows it; `message` is a chatflow's.
         record Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage,
-                Optional<SavedFiles> files, Optional<Duration> waited, Utterance said) implements Response {
+                Optional<SavedFiles> files, Optional<Duration> waited, ChatMessage message) implements Response {
 
             Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage) {
                 this(ref, status, outputs, error, workflowId, usage, Optional.empty(), Optional.empty(),
-                        Utterance.NONE);
+                        ChatMessage.NONE);
             }
 
-            /// A chatflow's that has answered, as its message tells: no run is named there.
-            static Ran answered(byte[] outputs, double seconds, Utterance said) {
+            /// A chatflow's that has answered; its message names no run.
+            static Ran answered(byte[] outputs, double seconds, ChatMessage message) {
                 var usage = new Usage(seconds, 0, 0, Optional.empty(), "");
-                return new Ran(RunRef.NONE, RunStatus.SUCCEEDED, outputs, "", "", usage).with(said, outputs);
+                return new Ran(RunRef.NONE, RunStatus.SUCCEEDED, outputs, "", "", usage).with(message, outputs);
             }
 
-            /// The same of one that failed.
+            /// A chatflow's that failed.
             static Ran failed(String error) {
                 return new Ran(RunRef.NONE, RunStatus.FAILED, "{}".getBytes(UTF_8),
-                        error.substring(error.startsWith(Utterance.FAILED) ? Utterance.FAILED.length() : 0), "",
+                        error.substring(error.startsWith(ChatMessage.FAILED) ? ChatMessage.FAILED.length() : 0), "",
                         Usage.NONE);
             }
 
@@ -11462,26 +11655,26 @@ final class DifyExec implements Runnable {
                 return error;
             }
 
-            /// File objects in the outputs that nobody keeps.
+            /// The outputs have links to files that are not saved.
             boolean linksExpire() {
                 return status.isSuccess() && files.isEmpty()
                         && new String(outputs, UTF_8).contains("\"__dify__file__\"");
             }
 
             Ran with(SavedFiles files) {
-                return new Ran(ref, status, outputs, error, workflowId, usage, Optional.of(files), waited, said);
+                return new Ran(ref, status, outputs, error, workflowId, usage, Optional.of(files), waited, message);
             }
 
-            Ran with(Utterance said, byte[] outputs) {
-                return new Ran(ref, status, said.outputs(outputs), error, workflowId, said.usage(usage), files, waited,
-                        said);
+            Ran with(ChatMessage message, byte[] outputs) {
+                return new Ran(ref, status, message.outputs(outputs), error, workflowId, message.usage(usage), files,
+                        waited, message);
             }
 
             Ran after(Optional<Duration> waited) {
-                return new Ran(ref, status, outputs, error, workflowId, usage, files, waited, said);
+                return new Ran(ref, status, outputs, error, workflowId, usage, files, waited, message);
             }
 
-            /// No step, no output: so look the ends that Dify 1.16 makes up where a stream broke off, whatever its run
+            /// No step and no output: the ends that Dify 1.16 makes up where a stream broke off look so, whatever its run
             /// does. They do name one.
             boolean isBare() {
                 return ref.isNamed() && usage.steps() == 0 && outputs.length <= "{}".length();
@@ -11492,7 +11685,7 @@ final class DifyExec implements Runnable {
                 return status.isStopped() && (status == RunStatus.STOPPED || !isBare() || error.startsWith("Aborted:"));
             }
 
-            /// The same end again, or an error that says it of a failure.
+            /// The same end again, or an error that confirms a failure.
             boolean agreesWith(Response other) {
                 return other instanceof Ran ran ? ref.id().equals(ran.ref.id()) && status == ran.status
                         && error.equals(ran.error) && Arrays.equals(outputs, ran.outputs) : !status.isSuccess();
@@ -11506,7 +11699,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A run ended, but what it gave does not fit into the memory that there is for it.
+        /// A run ended, but there is no memory for what it gave, or that is nested too deeply.
         record TooLarge(Optional<RunRef> run, String why) implements Response {}
 
         /// The request never left: refused connection, unknown host, TLS.
@@ -11514,21 +11707,21 @@ final class DifyExec implements Runnable {
 
         /// A file of the row could not be uploaded, so nothing was started.
         ///
-        /// @param mayPass the server was away or busy; else this file will not go up another time either
+        /// @param mayPass the server was away or busy; else this file will not be taken another time either
         record NotUploaded(String why, boolean mayPass, Optional<Duration> pause) implements Response {
             NotUploaded(String why, boolean mayPass) {
                 this(why, mayPass, Optional.empty());
             }
         }
 
-        /// What it says itself, or what is to be said of it.
+        /// The server's words, or ours.
         String why();
 
         default Optional<RunRef> run() {
             return Optional.empty();
         }
 
-        /// With its run, where that was told apart from the end.
+        /// With its run, if only the head of the answer names one.
         default Response of(Optional<RunRef> named) {
             if (named.isEmpty() || run().isPresent()) return this;
             return switch (this) {
@@ -11540,7 +11733,7 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// How long the server asks to be left alone.
+        /// How long the server asks us to wait.
         default Optional<Duration> pause() {
             return Optional.empty();
         }
@@ -11549,30 +11742,31 @@ final class DifyExec implements Runnable {
             return new Cut(Symptom.NO_ANSWER, "");
         }
 
-        /// What a stream says that told these ends, one after the other: its end, if it is of the run that the stream
-        /// began with, and no other was told. An error keeps its words, but where there is a run, that run decides.
-        static Response told(Optional<RunRef> run, List<Response> ends) {
-            if (ends.getFirst() instanceof Refused error)
-                return Refused.event(error.status(), error.code(), error.message(), run);
-            var end = (Ran) ends.getFirst();
-            if (!run.map(RunRef::id).equals(Optional.of(end.ref().id())))
-                return new Cut(run, Symptom.CONTRADICTED, "the stream told the end of another run");
-            if (ends.stream().allMatch(end::agreesWith)) return end;
-            return new Cut(run, Symptom.CONTRADICTED, "the stream told two ends of its run");
+        /// What a stream with these ends means: the first one, if it is of the run that the stream began with, and no
+        /// other contradicts it. An error keeps its words, but where there is a run, that run decides.
+        static Response ofEnds(Optional<RunRef> run, List<Response> ends) {
+            return switch (ends.getFirst()) {
+                case Refused error -> Refused.event(error.status(), error.code(), error.message(), run);
+                case Ran end when !run.map(RunRef::id).equals(Optional.of(end.ref().id())) ->
+                        new Cut(run, Symptom.CONTRADICTED, "the stream brought the end of another run");
+                case Ran end when ends.stream().allMatch(end::agreesWith) -> end;
+                case Ran _ -> new Cut(run, Symptom.CONTRADICTED, "the stream brought two ends of its run");
+                case Cut _, TooLarge _, NotSent _, NotUploaded _ -> ends.getFirst();
+            };
         }
 
-        /// What a chatflow says beside its answer.
+        /// What a chatflow says besides its answer.
         ///
-        /// @param resources what its answer rests on: a list of JSON
-        /// @param tokens    that models took for it; 0 where that is not told, and then there is no price either
-        record Utterance(String conversation, String id, byte[] resources, long tokens, Optional<BigDecimal> price,
+        /// @param resources the sources of its answer: a list of JSON
+        /// @param tokens    that models took for it; 0 if it does not say, and then there is no price either
+        record ChatMessage(String conversation, String id, byte[] resources, long tokens, Optional<BigDecimal> price,
                 String currency) {
-            static final Utterance NONE = new Utterance("", "", "[]".getBytes(UTF_8), 0, Optional.empty(), "");
-            /// How Dify begins to tell of a run that took place and failed, an HTTP 400 of a refused input apart.
+            static final ChatMessage NONE = new ChatMessage("", "", "[]".getBytes(UTF_8), 0, Optional.empty(), "");
+            /// The beginning of an HTTP 400 about a run that took place and failed; other 400s are of refused inputs.
             static final String FAILED = "Run failed: ";
             private static final String NO_FILES = ",\"files\":[]}";
 
-            /// The run's outputs with what the answer rests on; lists with nothing in them say nothing.
+            /// The run's outputs with the sources of the answer; empty lists are left out.
             byte[] outputs(byte[] stored) {
                 var text = new String(stored, UTF_8);
                 if (text.endsWith(NO_FILES)) text = text.substring(0, text.length() - NO_FILES.length()) + "}";
@@ -11581,9 +11775,9 @@ final class DifyExec implements Runnable {
                         + "\"retriever_resources\":" + new String(resources, UTF_8) + "}").getBytes(UTF_8);
             }
 
-            Usage usage(Usage told) {
-                return tokens == 0 ? told : new Usage(told.seconds(), Math.max(told.tokens(), tokens), told.steps(),
-                        price.or(told::price), price.isPresent() ? currency : told.currency());
+            Usage usage(Usage run) {
+                return tokens == 0 ? run : new Usage(run.seconds(), Math.max(run.tokens(), tokens), run.steps(),
+                        price.or(run::price), price.isPresent() ? currency : run.currency());
             }
         }
 
@@ -11864,8 +12058,11 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What a look at the server's records showed.
+    /// What a look-up brought.
     sealed interface LookUpResult {
+        /// The run of that id was started by another request.
+        LookUpResult FOREIGN = new Silent(Response.Refused.unexpected("the run is of another request"));
+
         record Ended(Response.Ran ran) implements LookUpResult {}
 
         /// Not ended; also paused.
@@ -11873,15 +12070,21 @@ final class DifyExec implements Runnable {
         /// @param age since its start, by the server's own clock
         record Running(RunRef ref, Response.RunStatus status, Optional<Duration> age) implements LookUpResult {}
 
-        /// A chatflow's message without a word in it. It tells no more of its run.
+        /// A chatflow's message without an answer. It says no more about its run.
         ///
-        /// @param isOver so much is told: that its run has ended
+        /// @param isOver the run has ended
         record Unanswered(boolean isOver) implements LookUpResult {}
 
+        /// There is no such run: Dify said so, or listed all runs of the attempt, and there are none.
         record Absent() implements LookUpResult {}
 
-        /// The look itself got no usable answer.
-        record Silent(Response seen) implements LookUpResult {}
+        /// The look-up failed: no answer, or one from which nothing follows.
+        record Silent(Response seen) implements LookUpResult {
+            /// The server does answer.
+            boolean isAnswer() {
+                return seen instanceof Response.TooLarge || seen instanceof Response.Refused refused && !refused.isTransient();
+            }
+        }
 
         default Optional<RunRef> run() {
             return switch (this) {
@@ -11891,7 +12094,7 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// A run of the attempt has been found, be it named or not.
+        /// A run of the attempt has been found, whether or not its id is known.
         default boolean isThere() {
             return switch (this) {
                 case Ended _, Running _, Unanswered _ -> true;
@@ -11972,11 +12175,6 @@ final class DifyExec implements Runnable {
 
         URI at(String path) {
             return URI.create(baseUrl + path);
-        }
-
-        /// A server's text without the key: some proxies echo requests, and a workflow may know the key itself.
-        String masked(String text) {
-            return text.replace(key, "***");
         }
 
         /// What to do where the address is not that of Dify's API.

@@ -57,7 +57,7 @@ final class DataTest {
                 """)
         void aStreamsEndIsBelievedIfItIsOfItsRunAndTheOnlyOne(String began, String told, String kind, String run,
                 String why) {
-            var seen = Response.told(Optional.ofNullable(began).map(id -> run(id)), ends(told));
+            var seen = Response.ofEnds(Optional.ofNullable(began).map(id -> run(id)), ends(told));
 
             assertEquals(kind, seen.getClass().getSimpleName());
             assertEquals(Optional.ofNullable(run), seen.run().map(RunRef::id));
@@ -71,7 +71,7 @@ final class DataTest {
         void theTaskOfARunMayBeLearntAtItsEnd() {
             var began = Optional.of(new RunRef("A", ""));
 
-            assertInstanceOf(Response.Ran.class, Response.told(began, ends("succeeded A")));
+            assertInstanceOf(Response.Ran.class, Response.ofEnds(began, ends("succeeded A")));
         }
 
         @Test

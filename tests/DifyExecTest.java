@@ -28,6 +28,7 @@
 //SOURCES ChatflowTest.java
 //SOURCES FormTest.java
 //SOURCES FaultTest.java
+//SOURCES ForeignAnswerTest.java
 //SOURCES ConformanceTest.java
 //SOURCES Recorded.java
 //SOURCES ViewsTest.java
@@ -80,8 +81,8 @@ final class DifyExecTest {
             AgendaTest.class, RulesTest.class, PaceTest.class, DifyTest.class, BatchTest.class, InputTest.class,
             DataTest.class, ServerTest.class, StreamTest.class, RecordingsTest.class, CommandTest.class,
             ChatflowTest.class, SettingsTest.class, FilesTest.class, FormTest.class, ProcessTest.class,
-            DocsTest.class, PasteTest.class, FaultTest.class, ConformanceTest.class, ViewsTest.class,
-            CompareTest.class, ShellTest.class, ShardsTest.class, RecipesTest.class);
+            DocsTest.class, PasteTest.class, FaultTest.class, ForeignAnswerTest.class, ConformanceTest.class,
+            ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class, RecipesTest.class);
 
     /// Tests that allow it (`@Execution`) run at once, so many of them.
     static final Map<String, String> AT_ONCE = Map.of("junit.jupiter.execution.parallel.enabled", "true",

@@ -11,7 +11,6 @@ import module java.base;
 
 import static difyexec.DifyExec.*;
 import static difyexec.DifyExec.Response.RunStatus;
-import static difyexec.DifyExec.Transport.Door;
 import static difyexec.DifyExec.Transport.Sse;
 import static difyexec.Given.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
@@ -23,68 +22,6 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 /// What is read from the server: streams, events, answers.
 final class DifyTest {
-    @Nested
-    class TheDoor {
-        private final AtomicLong nanos = new AtomicLong(-5_000_000_000L);
-        private final Door door = new Door(nanos::get);
-
-        private void pass(long millis) {
-            nanos.addAndGet(millis * 1_000_000);
-        }
-
-        private static Usage usage(double seconds) {
-            return new Usage(seconds, 10, 3, Optional.empty(), "");
-        }
-
-        @Test
-        void aConnectionIsUsedAgainUntilAnotherRequestHasWaitedForTwoSeconds() {
-            door.call();
-            pass(1500);
-            var second = door.call();
-            pass(500);
-            second.answered();
-            assertFalse(second.mustMakeRoom());
-
-            pass(1);
-
-            assertTrue(second.mustMakeRoom());
-        }
-
-        @Test
-        void aRequestThatWasAnsweredOrGivenUpWaitsNoMore() {
-            var answered = door.call();
-            var left = door.call();
-            var last = door.call();
-            pass(5000);
-
-            answered.answered();
-            left.close();
-            last.answered();
-
-            assertFalse(last.mustMakeRoom());
-        }
-
-        @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
-                took, ran,      waited
-                1500, 0.3,      1200
-                300,  0.3,      0
-                300,  0.31,     0
-                300,  0,        -
-                300,  -1,       -
-                300,  NaN,      -
-                300,  1e300,    0
-                """)
-        void aRequestWaitedForAsLongAsItsRunDidNotTake(long took, double ran, Long waited) {
-            var call = door.call();
-            pass(took);
-            call.answered();
-            pass(9000); // its files are fetched
-
-            assertEquals(Optional.ofNullable(waited).map(Duration::ofMillis), call.waited(usage(ran)));
-        }
-    }
-
     @Nested
     class TheStreamOfEvents {
         private static List<String> events(String text, int pieces) {
@@ -186,7 +123,18 @@ final class DifyTest {
     @Nested
     class TheRunReader {
         @TempDir Path folder;
-        private final RunReader reader = new RunReader(UnaryOperator.identity());
+        private final RunReader reader = new RunReader();
+        private Payload last = Payload.read(in("{}"));
+
+        private void read(String json) throws IOException {
+            last = Payload.read(in(json));
+            reader.add(last);
+            last.requireWhole();
+        }
+
+        private Optional<Response.Ran> ran() {
+            return reader.ran(last);
+        }
 
         private static InputStream in(String json) {
             return new ByteArrayInputStream(json.getBytes(UTF_8));
@@ -198,11 +146,11 @@ final class DifyTest {
 
         /// A blocking answer with these outputs.
         private Response.Ran answered(String outputs) throws IOException {
-            reader.readAnswer(in("""
+            read(("""
                     {"task_id": "t1", "workflow_run_id": "r1", "data": {"id": "r1", "workflow_id": "w1", \
                     "status": "succeeded", "outputs": %s, "error": null, "elapsed_time": 1.234567, "total_tokens": 42, \
                     "total_steps": 3, "created_at": 1705407629, "finished_at": 1705407630}}""".formatted(outputs)));
-            return (Response.Ran) reader.ran().orElseThrow();
+            return ran().orElseThrow();
         }
 
         @Test
@@ -257,9 +205,9 @@ final class DifyTest {
 
         @Test
         void anAnswerWithoutAStatusIsNoRun() throws IOException {
-            reader.readAnswer(in("{\"workflow_run_id\": \"r1\", \"data\": {\"id\": \"r1\"}}"));
+            read(("{\"workflow_run_id\": \"r1\", \"data\": {\"id\": \"r1\"}}"));
 
-            assertEquals(Optional.empty(), reader.ran());
+            assertEquals(Optional.empty(), ran());
             assertEquals(Optional.of(new RunRef("r1", "")), reader.ref());
         }
 
@@ -267,12 +215,12 @@ final class DifyTest {
         @ValueSource(strings = {"", "[]", "'text'", "<html>", "{'workflow_run_id': 'r1', 'data': {'status': 'succ",
                 "{'a': 1"})
         void whatIsNoWholeObjectIsNoAnswer(String text) {
-            assertThrows(IOException.class, () -> reader.readAnswer(in(json(text))));
+            assertThrows(IOException.class, () -> read((json(text))));
         }
 
         /// Events of the run `r1`, whose task is `t1`.
         private void events(String... events) throws IOException {
-            for (var event : events) reader.readEvent(in(json(event)));
+            for (var event : events) read(json(event));
         }
 
         private static String event(String name, String data) {
@@ -283,7 +231,7 @@ final class DifyTest {
         void aStreamIsARunOnceItHasFinished() throws IOException {
             events(event("workflow_started", "{'id':'r1','workflow_id':'w1'}"));
             assertEquals(Optional.of(new RunRef("r1", "t1")), reader.ref());
-            assertEquals(Optional.empty(), reader.ran());
+            assertEquals(Optional.empty(), ran());
 
             events(event("node_finished", """
                             {'id':'n1','node_id':'llm','status':'succeeded','outputs':{'text':'no'},'error':null,\
@@ -292,8 +240,8 @@ final class DifyTest {
                             {'id':'r1','workflow_id':'w1','status':'failed','outputs':{'a':1},'error':'no such city',\
                             'elapsed_time':2.5,'total_tokens':7,'total_steps':2,'exceptions_count':0,'files':[]}"""));
 
-            var ran = (Response.Ran) reader.ran().orElseThrow();
-            assertTrue(reader.isEnd());
+            var ran = ran().orElseThrow();
+            assertTrue(last.isEnd());
             assertEquals(RunStatus.FAILED, ran.status());
             assertEquals("no such city", ran.error());
             assertEquals("{\"a\":1}", outputs(ran));
@@ -320,7 +268,7 @@ final class DifyTest {
                     "{'workflow_run_id':'r1','data':{'id':'n2'},'event':null}");
 
             assertEquals(Optional.of(new RunRef("r1", "t1")), reader.ref());
-            assertEquals(Optional.empty(), reader.ran());
+            assertEquals(Optional.empty(), ran());
         }
 
         @Test
@@ -329,18 +277,18 @@ final class DifyTest {
                     event("iteration_completed", "{'id':'n2','status':'succeeded'}"));
 
             assertEquals(Optional.of(new RunRef("r1", "t1")), reader.ref());
-            assertEquals(Optional.empty(), reader.ran());
+            assertEquals(Optional.empty(), ran());
         }
 
         @Test
         void eventsAndFieldsOfLaterVersionsArePassedOver() throws IOException {
             events(event("reasoning_chunk", "{'id':'x','status':'failed','reasoning':[{}]}"));
-            assertEquals(Optional.empty(), reader.ran());
+            assertEquals(Optional.empty(), ran());
             assertEquals(Optional.of(new RunRef("r1", "t1")), reader.ref());
 
             events(event("workflow_finished", "{'new':{'a':[1]},'id':'r1','status':'succeeded','outputs':{}}"));
 
-            assertEquals(RunStatus.SUCCEEDED, ((Response.Ran) reader.ran().orElseThrow()).status());
+            assertEquals(RunStatus.SUCCEEDED, (ran().orElseThrow()).status());
         }
 
         @Test
@@ -352,9 +300,31 @@ final class DifyTest {
                     event("node_finished", "{'execution_metadata':null}"),
                     event("workflow_finished", "{'id':'r1','status':'succeeded'}"));
 
-            var usage = ((Response.Ran) reader.ran().orElseThrow()).usage();
+            var usage = (ran().orElseThrow()).usage();
             assertEquals(Optional.of(new BigDecimal("0.3000123")), usage.price());
             assertEquals("USD", usage.currency());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                one,     its,  other, theirs, price, currency
+                0.1,     USD,  5,     RMB,    -,     ''
+                0.1,     USD,  0,     RMB,    0.1,   USD
+                0,       USD,  0,     RMB,    0,     USD
+                0E-7,    USD,  1.5,   USD,    1.5,   USD
+                -0.1,    USD,  5,     USD,    -,     ''
+                1,       USD,  much,  USD,    -,     ''
+                1E99999, USD,  1,     USD,    -,     ''
+                """)
+        void aRunHasAPriceInOneCurrencyOnly(String one, String its, String other, String theirs, BigDecimal price,
+                String currency) throws IOException {
+            var data = "{'id':'n','execution_metadata':{'total_price':'%s','currency':'%s'}}";
+            events(event("node_finished", data.formatted(one, its)), event("node_finished", data.formatted(other, theirs)),
+                    event("workflow_finished", "{'id':'r1','status':'succeeded'}"));
+
+            var usage = ran().orElseThrow().usage();
+            assertEquals(0, usage.price().map(told -> told.compareTo(price)).orElse(price == null ? 0 : 1));
+            assertEquals(currency, usage.currency());
         }
 
         @Test
@@ -363,7 +333,7 @@ final class DifyTest {
                     {'workflow_run_id':'r1','paused_nodes':['n'],'outputs':{},'reasons':[{'TYPE':'human'}],\
                     'status':'paused','total_tokens':3,'total_steps':2}"""));
 
-            var ran = (Response.Ran) reader.ran().orElseThrow();
+            var ran = ran().orElseThrow();
             assertEquals(RunStatus.PAUSED, ran.status());
             assertEquals("r1", ran.ref().id());
         }
@@ -372,20 +342,19 @@ final class DifyTest {
         void anErrorEventIsReadInBothItsShapes() throws IOException {
             events("{'event':'error','message':'name is required in input form','status':500}");
             assertEquals(Optional.of(Response.Refused.event(500, "", "name is required in input form", Optional.empty())),
-                    reader.end());
+                    reader.end(last));
 
             events("{'event':'error','workflow_run_id':'r1','code':'invalid_param','status':400,'message':'no'}");
 
             assertEquals(Optional.of(Response.Refused.event(400, "invalid_param", "no",
-                    Optional.of(new RunRef("r1", "")))), reader.end());
+                    Optional.of(new RunRef("r1", "")))), reader.end(last));
         }
 
         private LookUpResult detail(String status, String outputs) throws IOException {
-            reader.readDetail(in("""
+            return RunReader.found(Payload.readDetail(in("""
                     {"id":"r1","workflow_id":"w1","status":"%s","inputs":"{\\"id\\": \\"no\\"}","outputs":%s,\
                     "error":null,"total_steps":3,"total_tokens":42,"created_at":1,"finished_at":2,"elapsed_time":1.5}"""
-                    .formatted(status, outputs)));
-            return reader.found(new RunRef("r1", "t1"), NOON);
+                    .formatted(status, outputs))), new RunRef("r1", "t1"), NOON);
         }
 
         @ParameterizedTest
@@ -427,27 +396,27 @@ final class DifyTest {
                 created_at,            age
                 1768564740,            60
                 1768564740.9,          60
-                1768564860,            -60
+                1768564860,            0
                 null,                  -
                 0,                     -
                 -5,                    -
                 '"yesterday"',         -
-                1768564740000,         -
-                123456789012345678901, -
+                1768564740000,         0
                 """)
         void aDetailTellsHowLongItsRunHasBeenRunning(String createdAt, Long age) throws IOException {
-            reader.readDetail(in("{\"id\":\"r1\",\"status\":\"running\",\"created_at\":" + createdAt + "}"));
+            var detail = Payload.readDetail(
+                    in("{\"id\":\"r1\",\"status\":\"running\",\"created_at\":" + createdAt + "}"));
 
             var found = assertInstanceOf(LookUpResult.Running.class,
-                    reader.found(new RunRef("r1", "t1"), NOON));
+                    RunReader.found(detail, new RunRef("r1", "t1"), NOON));
             assertEquals(Optional.ofNullable(age).map(Given::seconds), found.age());
         }
 
         @Test
         void aDetailWhoseFieldsAreAllNullIsOfNoRun() throws IOException {
-            reader.readDetail(in(json("{'id':null,'workflow_id':null,'status':null,'outputs':null,'error':null}")));
-
-            assertEquals(Optional.empty(), reader.ref());
+            assertTrue(Payload.readDetail(
+                    in(json("{'id':null,'workflow_id':null,'status':null,'outputs':null,'error':null}"))).isNull());
+            assertFalse(Payload.readDetail(in("{}")).isNull());
         }
     }
 }

@@ -12,7 +12,7 @@ import static java.util.stream.Collectors.toMap;
 
 /// The exchanges with three real Dify servers in `tests/recorded/`, whose README describes them.
 final class Recorded {
-    static final List<String> VERSIONS = List.of("1.9.2", "1.14.2", "1.16.0");
+    static final List<String> VERSIONS = List.of("1.9.2", "1.14.2", "1.16.0", "1.16.1");
     private static final ObjectMapper JSON = new ObjectMapper();
 
     private Recorded() {}
@@ -114,6 +114,11 @@ final class Recorded {
         /// A question to a chatflow, which is its way to start a run.
         boolean isQuestion() {
             return line().equals("POST /v1/chat-messages");
+        }
+
+        /// Of a chatflow that waits for a human, or whose text was moderated.
+        boolean isPausedOrModerated() {
+            return name().matches("chatflow_(paused|moderated|partial).*|moderated_workflow");
         }
 
         /// Of a run's detail or the log, or of the conversations and messages of a chatflow.

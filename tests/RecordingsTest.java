@@ -22,13 +22,14 @@ import static difyexec.ServerTest.Ears;
 import static difyexec.DifyExec.*;
 import static difyexec.DifyExec.Limits.Settle;
 import static difyexec.DifyExec.Response.RunStatus;
-import static difyexec.DifyExec.Response.Utterance;
+import static difyexec.DifyExec.Response.ChatMessage;
 import static com.github.tomakehurst.wiremock.client.WireMock.aResponse;
 import static com.github.tomakehurst.wiremock.client.WireMock.equalTo;
 import static com.github.tomakehurst.wiremock.client.WireMock.get;
 import static com.github.tomakehurst.wiremock.client.WireMock.post;
 import static com.github.tomakehurst.wiremock.client.WireMock.urlEqualTo;
 import static com.github.tomakehurst.wiremock.client.WireMock.urlPathEqualTo;
+import static com.github.tomakehurst.wiremock.client.WireMock.urlPathMatching;
 import static com.github.tomakehurst.wiremock.core.WireMockConfiguration.options;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertAll;
@@ -100,7 +101,7 @@ final class RecordingsTest {
             }
             var expected = Expected.of(exchange);
             var mode = exchange.isStream() ? STREAMING : BLOCKING;
-            var attempt = attempt(mode);
+            var attempt = attempt(exchange, mode, exchange.user());
             var heard = new Ears();
 
             var seen = served(exchange, attempt, heard);
@@ -118,13 +119,23 @@ final class RecordingsTest {
             replayed.merge("runs of " + exchange.version(), 1, Integer::sum);
         }
 
+        /// With the text that was recorded: numbers and files come back as something else.
+        private static Attempt attempt(Recorded.Exchange exchange, Mode mode, String user) {
+            var inputs = new LinkedHashMap<>(Map.of("id", "r1", "text", exchange.request().at("/body/query").asText("x")));
+            exchange.request().at("/body/inputs").properties().stream().filter(each -> each.getValue().isTextual())
+                    .forEach(each -> inputs.put(each.getKey(), each.getValue().asText()));
+            return ServerTest.attempt(mode, user, inputs);
+        }
+
         /// Nothing but the answer: none of the recorded ones has files, or anything that it rests on.
         private void sameAnswer(Recorded.Exchange exchange, JsonNode told, Response.Ran seen) throws IOException {
-            var answer = told.path("answer").asText(told.at("/data/outputs/answer").asText(""));
+            var answer = told.path("event").asText().equals("workflow_paused") ? ""
+                    : exchange.text().contains("\"message_replace\"") ? "PRESET ANSWER"
+                    : told.path("answer").asText(told.at("/data/outputs/answer").asText(""));
             assertEquals(answer, json(seen.outputs()).path("answer").asText(""), exchange::toString);
             assertEquals(answer.isEmpty() ? 0 : 1, json(seen.outputs()).size(), exchange::toString);
             assertEquals(told.path("conversation_id").asText() + told.path("message_id").asText(),
-                    seen.said().conversation() + seen.said().id(), exchange::toString);
+                    seen.message().conversation() + seen.message().id(), exchange::toString);
             assertEquals(told.path("workflow_run_id").asText(), seen.ref().id(), exchange::toString);
         }
 
@@ -195,8 +206,8 @@ final class RecordingsTest {
                                 .collect(Collectors.groupingBy(event -> event.path("event").asText()));
                         var refused = events.getOrDefault("error", List.of()).stream()
                                 .filter(event -> event.path("status").asInt() == 500).toList();
-                        assertEquals(1, refused.size()
-                                + events.getOrDefault("workflow_finished", List.of()).size());
+                        assertEquals(1, refused.size() + Stream.of("workflow_finished", "workflow_paused")
+                                .mapToInt(name -> events.getOrDefault(name, List.of()).size()).sum());
                     }));
         }
 
@@ -213,18 +224,19 @@ final class RecordingsTest {
         /// What is not stored has the words that came first.
         private void confirm(Recorded.Exchange exchange, List<Recorded.Exchange> all) throws IOException {
             var heard = new Ears();
-            var attempt = attempt(STREAMING, "difyexec-0123456789abcdef-1", Map.of("id", "r1"));
-            var seen = served(exchange, attempt, heard);
+            var seen = served(exchange, attempt(exchange, STREAMING, exchange.user()), heard);
+            var attempt = attempt(exchange, STREAMING, USER);
             var id = seen.run().orElseThrow().id();
             var stored = all.stream().filter(each -> each.line().endsWith("/workflows/run/" + id)).toList();
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(stored.isEmpty()
-                    ? aResponse().withStatus(404).withBody("{\"code\":\"not_found\"}") : response(stored.getFirst())));
+                    ? aResponse().withStatus(404).withBody("{\"code\":\"not_found\"}") : response(stored.getFirst())
+                            .withBody(stored.getFirst().text().replace(exchange.user(), USER))));
             dify.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(aResponse().withBody("{\"data\":[]}")));
             var said = assertInstanceOf(Verdict.LookUp.class, judge().verdict(attempt, seen), exchange::toString);
             assertEquals(Symptom.UNCONFIRMED, said.symptom(), exchange::toString);
             var unresolved = new Unresolved.NoEnd(attempt, seen, said.symptom(), said.why(), attempt.at(), attempt.at());
 
-            var step = lookUpRules().step(unresolved, client.look(unresolved), new Here(Listing.FROM_START, false, false),
+            var step = lookUpRules().step(unresolved, ServerTest.look(client, unresolved), new Here(Listing.FROM_START, false, false),
                     attempt.at());
 
             if (stored.stream().anyMatch(each -> each.status() == 200)) {
@@ -267,11 +279,13 @@ final class RecordingsTest {
 
         private void look(Recorded.Exchange detail, List<Recorded.Exchange> all) throws IOException {
             var body = JSON.readTree(detail.text());
+            var user = body.path("inputs").isTextual()
+                    ? JSON.readTree(body.path("inputs").asText()).path("sys.user_id").asText("u") : "u";
             var id = detail.line().substring(detail.line().lastIndexOf('/') + 1);
             dify.resetMappings();
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(response(detail)));
 
-            var found = client.look(unresolved("u", Optional.of(new RunRef(id, "")), Symptom.CUT));
+            var found = ServerTest.look(client, unresolved(user, Optional.of(new RunRef(id, "")), Symptom.CUT));
 
             if (detail.status() == 500) assertInstanceOf(LookUpResult.Silent.class, found, detail::toString);
             else if (body.path("id").isNull() || detail.status() == 404)
@@ -312,7 +326,8 @@ final class RecordingsTest {
         /// A chatflow's way back where its run is not known.
         @TestFactory
         Stream<DynamicTest> everyRecordedMessageTellsWhatItProves() {
-            return tests(exchange -> exchange.line().startsWith("GET /v1/messages?") && exchange.status() == 200,
+            return tests(exchange -> exchange.line().startsWith("GET /v1/messages?") && exchange.status() == 200
+                    && !exchange.text().contains("\"workflow_run_id\""),
                     (messages, _) -> message(messages));
         }
 
@@ -324,18 +339,76 @@ final class RecordingsTest {
             dify.stubFor(get(urlPathEqualTo("/v1/messages")).withQueryParam("conversation_id", equalTo("c"))
                     .willReturn(response(messages)));
 
-            var found = client.to(AppKind.CHATFLOW).look(unresolved("u", Optional.empty(), Symptom.NO_ANSWER));
+            var found = ServerTest.look(client.to(AppKind.CHATFLOW), unresolved("u", Optional.empty(), Symptom.NO_ANSWER));
 
             if (message.path("status").asText().equals("error")) {
                 var ran = assertInstanceOf(LookUpResult.Ended.class, found, messages::toString).ran();
-                assertEquals(message.path("error").asText(), Utterance.FAILED + ran.error(), messages::toString);
+                assertEquals(message.path("error").asText(), ChatMessage.FAILED + ran.error(), messages::toString);
             } else if (!message.path("answer").asText().isEmpty()) {
                 var ran = assertInstanceOf(LookUpResult.Ended.class, found, messages::toString).ran();
                 assertEquals(message.path("answer"), json(ran.outputs()).path("answer"), messages::toString);
-                assertEquals(message.path("id").asText(), ran.said().id(), messages::toString);
+                assertEquals(message.path("id").asText(), ran.message().id(), messages::toString);
             } else assertEquals(new LookUpResult.Unanswered(message.path("provider_response_latency").asDouble() > 0), found,
                     messages::toString);
             replayed.merge("messages of " + messages.version(), 1, Integer::sum);
+        }
+
+        /// Three times after the question: while it waits, and 1 s and 4 s after its form was sent.
+        @TestFactory
+        Stream<DynamicTest> theRunOfAPausedChatflowDecidesHowItEndedAndWhatItSays() {
+            return Recorded.VERSIONS.stream().skip(1).flatMap(version -> Stream.of("blocking", "streaming").flatMap(mode -> {
+                var all = Recorded.cases(version).get("chatflow_paused_" + mode);
+                var messages = all.stream().filter(each -> each.line().startsWith("GET /v1/messages?")).toList();
+                var details = all.stream().filter(TheRecordings::isDetail).toList();
+                return IntStream.range(0, details.size()).mapToObj(time -> DynamicTest.dynamicTest(version + " " + mode
+                        + " " + time, () -> isDecidedByItsRun(messages.get(time), details.get(time))));
+            }));
+        }
+
+        private void isDecidedByItsRun(Recorded.Exchange messages, Recorded.Exchange detail) throws IOException {
+            var run = JSON.readTree(detail.text());
+            stored(messages, detail);
+
+            for (var known : List.of(Optional.<RunRef>empty(), Optional.of(new RunRef(run.path("id").asText(), "")))) {
+                var found = look(known);
+
+                assertEquals(run.path("status").asText(), found.word());
+                assertEquals(run.path("id").asText(), found.run().orElseThrow().id());
+                if (found instanceof LookUpResult.Ended(var ran) && ran.status().isSuccess())
+                    assertEquals("Let me ask. Note: fine", json(ran.outputs()).path("answer").asText());
+            }
+        }
+
+        @TestFactory
+        Stream<DynamicTest> aModeratedAnswerIsTheMessagesAndAStatusIsTheRuns() {
+            return Recorded.VERSIONS.stream().skip(1).flatMap(version -> Stream.of("chatflow_moderated_out",
+                    "chatflow_partial").map(name -> DynamicTest.dynamicTest(version + " " + name, () -> {
+                var all = Recorded.cases(version).get(name);
+                var detail = all.stream().filter(TheRecordings::isDetail).toList().getLast();
+                stored(all.get(all.indexOf(detail) - 1), detail);
+                var run = JSON.readTree(detail.text());
+
+                var ran = ((LookUpResult.Ended) look(Optional.of(new RunRef(run.path("id").asText(), "")))).ran();
+
+                assertEquals(name.equals("chatflow_partial") ? "PARTIAL fallback" : "SUCCEEDED PRESET ANSWER",
+                        ran.status() + " " + json(ran.outputs()).path("answer").asText());
+            })));
+        }
+
+        private static final String USER = "difyexec-0123456789abcdef-1";
+
+        private void stored(Recorded.Exchange messages, Recorded.Exchange detail) {
+            var user = messages.line().replaceAll(".*user=([^&]*).*", "$1");
+            dify.resetMappings();
+            dify.stubFor(get(urlPathEqualTo("/v1/conversations")).withQueryParam("user", equalTo(USER))
+                    .willReturn(aResponse().withBody("{\"data\":[{\"id\":\"c\"}]}")));
+            dify.stubFor(get(urlPathEqualTo("/v1/messages")).willReturn(response(messages)));
+            dify.stubFor(get(urlPathMatching("/v1/workflows/run/.*"))
+                    .willReturn(response(detail).withBody(detail.text().replace(user, USER))));
+        }
+
+        private LookUpResult look(Optional<RunRef> run) {
+            return ServerTest.look(client.to(AppKind.CHATFLOW), unresolved(USER, run, Symptom.CRASH));
         }
 
         @TestFactory
@@ -360,7 +433,7 @@ final class RecordingsTest {
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(aResponse()
                     .withBody(Events.json("{'id':'%s','status':'%s','outputs':{}}", id, status))));
 
-            var found = client.look(unresolved(user, Optional.empty(), Symptom.NO_ANSWER));
+            var found = ServerTest.look(client, unresolved(user, Optional.empty(), Symptom.NO_ANSWER));
 
             if (rows.isEmpty()) assertEquals(new LookUpResult.Absent(), found, log::toString);
             else assertEquals(id + " " + status.replace("partial-succeeded", "partial"),

@@ -3,6 +3,7 @@ package difyexec;
 import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import com.github.tomakehurst.wiremock.WireMockServer;
 import com.github.tomakehurst.wiremock.client.ResponseDefinitionBuilder;
 import com.github.tomakehurst.wiremock.http.Fault;
@@ -86,6 +87,10 @@ class ServerTest {
 
     static Response run(DifyClient client, Attempt attempt, Ears heard) {
         return client.run(attempt, Form.ofText().values(attempt.row()), heard);
+    }
+
+    static LookUpResult look(DifyClient client, Unresolved unresolved) {
+        return client.look(unresolved, Form.ofText().values(unresolved.attempt().row()));
     }
 
     static Response.Ran ran(Response seen) {
@@ -353,8 +358,10 @@ class ServerTest {
 
         static Expected of(Recorded.Exchange exchange) throws IOException {
             if (exchange.status() == 0) return new Expected("look up", "");
-            if (exchange.isStream()) return ofStream(exchange.text());
+            if (exchange.isStream()) return ofStream(exchange.text(), exchange.isQuestion());
             var body = parsed(exchange.text());
+            if (exchange.status() == 200 && exchange.isQuestion() && body.path("event").asText().equals("workflow_paused"))
+                return ofRun(body.path("data"), body);
             if (exchange.status() == 200 && exchange.isQuestion())
                 return new Expected(body.path("answer").asText().isEmpty() ? "look up" : "succeeded", "", body);
             if (exchange.status() == 200) return ofRun(body.path("data"), body);
@@ -369,10 +376,17 @@ class ServerTest {
             }
         }
 
-        private static Expected ofStream(String body) {
+        private static Expected ofStream(String body, boolean isQuestion) {
+            var answer = "";
+            boolean isRun = false;
             for (var line : body.split("\n")) {
                 var event = line.startsWith("data: ") ? parsed(line.substring(6)) : JSON.missingNode();
+                isRun |= event.has("workflow_run_id");
                 switch (event.path("event").asText("")) {
+                    case "message" -> answer += event.path("answer").asText();
+                    case "message_end" -> { // API §14.3: nothing ran
+                        if (isQuestion && !isRun) return new Expected("succeeded", "", ((ObjectNode) event).put("answer", answer));
+                    }
                     case "workflow_finished", "workflow_paused" -> {
                         return ofRun(event.path("data"), event);
                     }
@@ -523,8 +537,8 @@ class ServerTest {
             var unresolved = unresolved("u", Optional.of(Events.REF), Symptom.TIMED_OUT);
 
             try (var client = client(url())) {
-                client.look(unresolved);
-                client.look(unresolved.later(Instant.now()));
+                ServerTest.look(client, unresolved);
+                ServerTest.look(client, unresolved.later(Instant.now()));
             }
 
             dify.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/tasks/" + Events.TASK + "/stop")));
@@ -535,7 +549,7 @@ class ServerTest {
         @ValueSource(strings = {"difyexec-00-1", "a b&limit=100", "c+é%41/#?", "=\"'あ😀"})
         void aLookAsksForExactlyTheUserOfTheAttempt(String user) {
             try (var client = client(url())) {
-                client.look(unresolved(user, Optional.empty(), Symptom.NO_ANSWER));
+                ServerTest.look(client, unresolved(user, Optional.empty(), Symptom.NO_ANSWER));
             }
 
             dify.verify(1, getRequestedFor(urlPathEqualTo("/v1/workflows/logs"))
@@ -553,7 +567,7 @@ class ServerTest {
 
             try (var client = client(url())) {
                 assertEquals(new LookUpResult.Absent(),
-                        client.look(unresolved("user-1", Optional.empty(), Symptom.NO_ANSWER)));
+                        ServerTest.look(client, unresolved("user-1", Optional.empty(), Symptom.NO_ANSWER)));
             }
         }
 
@@ -565,7 +579,7 @@ class ServerTest {
 
             try (var client = client(url())) {
                 assertInstanceOf(LookUpResult.Silent.class,
-                        client.look(unresolved("user-1", Optional.empty(), Symptom.NO_ANSWER)));
+                        ServerTest.look(client, unresolved("user-1", Optional.empty(), Symptom.NO_ANSWER)));
             }
         }
 
@@ -817,18 +831,6 @@ class ServerTest {
             assertEquals(500, refused(seen).status());
         }
 
-        @Test
-        void thatEchoesTheKeyIsToldWithoutIt() {
-            for (var body : List.of("Authorization: Bearer " + KEY, "<pre>Bearer " + KEY + "</pre>",
-                    "{\"code\":\"invalid_param\",\"message\":\"Bearer " + KEY + "\"}",
-                    "{\"code\":\"invalid_param\",\"message\":\"Bearer " + KEY.replace("-", "\\u002d") + "\"}")) {
-                var seen = seen(BLOCKING, aResponse().withStatus(400).withBody(body));
-
-                assertFalse(seen.toString().contains(KEY), seen.toString());
-                assertTrue(seen.toString().contains("Bearer ***"), seen.toString());
-            }
-        }
-
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 fault,                    symptom
@@ -1025,7 +1027,7 @@ class ServerTest {
         @Test
         void isLookedUpInVain() throws IOException {
             var found = by(connection -> connection.answer(Events.ended("succeeded", LARGE)), client ->
-                    client.look(unresolved("u", Optional.of(Events.REF), Symptom.CUT)));
+                    ServerTest.look(client, unresolved("u", Optional.of(Events.REF), Symptom.CUT)));
 
             isTooLarge(assertInstanceOf(LookUpResult.Silent.class, found).seen());
         }
@@ -1061,7 +1063,7 @@ class ServerTest {
         private LookUpResult detail(ResponseDefinitionBuilder answer) {
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/r")).willReturn(answer));
             try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
-                return client.look(unresolved("u", Optional.of(new RunRef("r", "t")), Symptom.CUT));
+                return ServerTest.look(client, unresolved("u", Optional.of(new RunRef("r", "t")), Symptom.CUT));
             }
         }
 
@@ -1120,7 +1122,7 @@ class ServerTest {
             listed(listed == null ? new String[0] : new String[] {listed});
 
             try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
-                var found = client.look(unresolved(unique ? USER : "nightly", Optional.of(new RunRef("r", "")),
+                var found = ServerTest.look(client, unresolved(unique ? USER : "nightly", Optional.of(new RunRef("r", "")),
                         symptom));
 
                 assertEquals(expected, (found.word() + found.run().map(run -> " " + run.id()).orElse("")));
@@ -1139,28 +1141,8 @@ class ServerTest {
             listed(listed == null ? new String[0] : new String[] {listed});
 
             try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
-                assertEquals(word, client.look(unresolved(USER, Optional.of(new RunRef("r", "r")), Symptom.CRASH)).word());
+                assertEquals(word, ServerTest.look(client, unresolved(USER, Optional.of(new RunRef("r", "r")), Symptom.CRASH)).word());
             }
-        }
-
-        @Test
-        void aRowOfTheLogUnderAnotherNameIsNotTheAttempts() {
-            stored("r", "succeeded");
-            dify.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(aResponse().withBody("""
-                    {"data":[{"workflow_run":{"id":"r"},"created_by_end_user":{"session_id":"%s0"}},
-                     {"workflow_run":{"id":"r"},"created_by_end_user":null}]}""".formatted(USER))));
-
-            try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
-                assertEquals(new LookUpResult.Absent(), client.look(unresolved(USER, Optional.empty(), Symptom.NO_ANSWER)));
-            }
-        }
-
-        @Test
-        void theErrorOfAStoredRunIsToldWithoutTheKey() {
-            var found = detail(aResponse().withBody("{\"id\":\"r\",\"status\":\"failed\",\"error\":\"401 for "
-                    + KEY + "\"}"));
-
-            assertEquals("401 for ***", assertInstanceOf(LookUpResult.Ended.class, found).ran().error());
         }
 
         /// As something in between gives it that keeps answers.
@@ -1168,8 +1150,7 @@ class ServerTest {
         void theRunOfAnotherIsNoAnswer() {
             var found = detail(aResponse().withBody("{\"id\":\"s\",\"status\":\"succeeded\",\"outputs\":{\"a\":1}}"));
 
-            var seen = assertInstanceOf(LookUpResult.Silent.class, found).seen();
-            assertEquals("the answer is of another run, s", seen.why());
+            assertEquals(LookUpResult.FOREIGN, found);
         }
 
         @Test
@@ -1209,7 +1190,7 @@ class ServerTest {
             try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
                 dify.stop();
 
-                var found = client.look(unresolved("u", Optional.empty(), Symptom.CUT));
+                var found = ServerTest.look(client, unresolved("u", Optional.empty(), Symptom.CUT));
 
                 assertInstanceOf(LookUpResult.Silent.class, found);
             }

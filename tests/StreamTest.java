@@ -330,14 +330,6 @@ final class StreamTest {
             return "data: " + ordered + "\n\n";
         }
 
-        @ParameterizedTest
-        @ValueSource(strings = {"{'event':'error','status':400,'message':'401 for %s'}",
-                "{'event':'workflow_finished','data':{'id':'r','status':'failed','error':'401 for %s'}}"})
-        void whatTellsTheKeyIsToldWithoutIt(String event) throws IOException {
-            assertEquals("401 for ***", seen("data: " + Events.json(event.formatted(KEY)) + "\n\n").why()
-                    .replace("HTTP 400 ", ""));
-        }
-
         @Test
         void aNodeThatFailedIsNoFailedRun() throws IOException {
             var ran = ranBy(Events.event("node_finished",
@@ -378,17 +370,6 @@ final class StreamTest {
             assertEquals(new BigDecimal("0.0000030"), usage.price().orElseThrow());
             assertEquals("USD", usage.currency());
             assertEquals(7, usage.tokens());
-        }
-
-        @ParameterizedTest
-        @ValueSource(strings = {"1e999999999", "1e-999999999", "1e2147483648", "NaN"})
-        void aPriceThatIsNoneIsLeftOutOfTheSum(String price) throws IOException {
-            var node = "{\"id\":\"e\",\"execution_metadata\":{\"total_price\":\"%s\",\"currency\":\"USD\"}}";
-
-            var usage = ranBy(Events.started() + Events.event("node_finished", node.formatted("0.5"))
-                    + Events.event("node_finished", node.formatted(price)) + Events.finished("{}")).usage();
-
-            assertEquals(new BigDecimal("0.5"), usage.price().orElseThrow());
         }
 
         @Test

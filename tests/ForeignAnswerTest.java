@@ -1,0 +1,209 @@
+package difyexec;
+
+import com.sun.net.httpserver.HttpExchange;
+import com.sun.net.httpserver.HttpServer;
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+import module java.base;
+
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+/// Answers that are not what was asked for, or are another row's: nothing follows from them, least of all that a row may
+/// be sent again.
+final class ForeignAnswerTest extends WholeCommand {
+    private static final String OTHER = "difyexec-ffffffffffffffff-9";
+
+    /// Plays a Dify whose runs are cut off, and whose look-ups are answered as a test says.
+    private final class Looked implements AutoCloseable {
+        private final HttpServer server = HttpServer.create(new InetSocketAddress("127.0.0.1", 0), 100);
+        private final List<String> sent = new CopyOnWriteArrayList<>();
+        private final boolean isChat;
+        private final String version;
+        private final Answers answers;
+
+        /// By the path and the number of the row, from 0. `USER` stands for the user who is asked for.
+        @FunctionalInterface private interface Answers {
+            String to(String path, int row);
+        }
+
+        Looked(boolean isChat, String version, Answers answers) throws IOException {
+            this.isChat = isChat;
+            this.version = version;
+            this.answers = answers;
+            server.setExecutor(Executors.newVirtualThreadPerTaskExecutor());
+            server.createContext("/v1/", exchange -> {
+                try (exchange) {
+                    answer(exchange);
+                }
+            });
+            server.start();
+            open.add(this);
+        }
+
+        private void answer(HttpExchange exchange) throws IOException {
+            var path = exchange.getRequestURI().getPath().substring(3);
+            var body = new String(exchange.getRequestBody().readAllBytes(), UTF_8);
+            if (exchange.getRequestMethod().equals("POST")) {
+                sent.add(tree(body).path("user").asText());
+                return; // cut off without an answer
+            }
+            var user = exchange.getRequestURI().getQuery() == null ? ""
+                    : exchange.getRequestURI().getQuery().replaceAll(".*(user|session_id)=([^&]*).*", "$2");
+            var text = switch (path) {
+                case "/info" -> text("{'name':'a','mode':'%s'}", isChat ? "advanced-chat" : "workflow");
+                case "/parameters" -> text("{'user_input_form':[{'text-input':{'variable':'id','type':'text-input'}}]}");
+                default -> answers.to(path, Math.max(0, sent.indexOf(user)));
+            };
+            int status = text.matches("\\d{3} (?s).*") ? Integer.parseInt(text.substring(0, 3)) : 200;
+            var bytes = (status == 200 ? text : text.substring(4)).replace("USER", user.isEmpty() && !sent.isEmpty() ? sent.getLast() : user).getBytes(UTF_8);
+            exchange.getResponseHeaders().add("Content-Type", text.startsWith("<") ? "text/html" : "application/json");
+            exchange.getResponseHeaders().add("X-Version", version);
+            exchange.sendResponseHeaders(status, bytes.length == 0 ? -1 : bytes.length);
+            exchange.getResponseBody().write(bytes);
+        }
+
+        Call run(int rows) throws IOException {
+            rows(rows);
+            var settings = Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL",
+                    "http://127.0.0.1:" + server.getAddress().getPort() + "/v1", "TIMEOUT", "3",
+                    "INITIAL_RETRY_DELAY", "10ms", "MAX_RETRY_DELAY", "100ms");
+            return call(settings, Stream.concat(Stream.of(typed("run", "-c", "" + rows, "--settle", "10ms")),
+                    isChat ? Stream.of("--query-column", "text") : Stream.of()).toArray(String[]::new));
+        }
+
+        @Override
+        public void close() {
+            server.stop(0);
+        }
+    }
+
+    @Nested
+    class ALookUp {
+        private static final String LOGGED = "{'id':'l','workflow_run':%s,'created_by_end_user':{'session_id':'%s'}}";
+        private static final List<String> COMMON = List.of("", " ", "{}", "[]", "null", "true", "0", "'data'", "{'data':[",
+                "{'data':null}", "{'data':{}}", "{'data':''}", "{'data':0}", "{'total':0}",
+                "{'code':'internal_server_error','message':'x','status':500}", "{'errors':{},'message':'x'}",
+                "{'data':[],'has_more':true}", "{'data':[],'has_more':null}", "{'data':[],'total':1}",
+                "{'data':[],'total':'many'}", "{'data':[]} {'data':[]}", "{'data':[]}x", "<html>login</html>", "data: []",
+                "204 ", "500 {'data':[]}");
+        private static final List<String> LOGS = List.of("{'data':[null]}", "{'data':[{}]}", "{'data':['USER']}",
+                list(LOGGED, "null", "USER"), list(LOGGED, "{'id':null}", "USER"), list(LOGGED, "{'id':''}", "USER"),
+                list(LOGGED, "{'id':'r'}", OTHER), list(LOGGED, "{'id':'r'}", ""),
+                "{'data':[{'workflow_run':{'id':'r'}}]}",
+                "{'data':[" + LOGGED.formatted("{'id':'r'}", OTHER) + "," + LOGGED.formatted("{'id':'r'}", "USER") + "]}");
+        private static final List<String> CONVERSATIONS = List.of("{'data':[null]}", "{'data':[{}]}", "{'data':['c']}",
+                "{'data':[{'id':null}]}", "{'data':[{'id':''}]}", "{'data':[{'id':7,'inputs':{'id':'another row'}}]}",
+                "{'data':[{'id':'c','inputs':{'id':'another row'}}]}");
+
+        private static String list(String entry, Object... values) {
+            return "{'data':[" + entry.formatted(values) + "]}";
+        }
+
+        @ParameterizedTest
+        @CsvSource({"false,1.9.2", "false,1.14.2", "false,1.16.0", "true,1.9.2", "true,1.14.2", "true,1.16.0"})
+        void thatIsAnsweredInAnUnexpectedWayProvesNothing(boolean isChat, String version) throws IOException {
+            var ways = Stream.concat(COMMON.stream(), (isChat ? CONVERSATIONS : LOGS).stream())
+                    .map(way -> way.replace('\'', '"')).toList();
+            assertTrue(ways.size() >= 30);
+            var dify = new Looked(isChat, version, (path, row) -> path.startsWith("/workflows/run/")
+                    ? "{\"id\":\"r\",\"status\":\"succeeded\",\"outputs\":{}}" : ways.get(row));
+
+            var call = dify.run(ways.size());
+
+            assertEquals(3, call.code(), call.err());
+            assertEquals(ways.size(), dify.sent.size(), "sent again");
+            assertEquals("unknown=" + ways.size(), status());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"", "{}", "[]", "null", "{'data':null}", "{'data':[],'has_more':true}", "{'data':[{}]}",
+                "{'data':[{'id':'m','query':'another question','answer':'Theirs.','status':'normal'}]}",
+                "{'data':[{'id':'m','query':'text 1','inputs':{'id':'another row'},'answer':'Theirs.'}]}"})
+        void ofAMessageTakesNoOtherRows(String messages) throws IOException {
+            var dify = new Looked(true, "1.16.0", (path, _) -> path.equals("/conversations")
+                    ? text("{'data':[{'id':'c','inputs':{'id':'1'}}]}") : text(messages));
+
+            var call = dify.run(1);
+
+            assertEquals(3, call.code(), call.err());
+            assertEquals("unknown=1", status());
+            assertEquals(1, dify.sent.size());
+        }
+
+        @Test
+        void ofAMessageTakesTheRowsOwn() throws IOException {
+            var dify = new Looked(true, "1.16.0", (path, _) -> path.equals("/conversations")
+                    ? text("{'data':[{'id':'c','inputs':{'id':'1'}}],'has_more':false}")
+                    : text("{'data':[{'id':'m','query':'text 1','inputs':{'id':'1'},'answer':'Mine.','status':'normal'}]}"));
+
+            assertEquals(0, dify.run(1).code());
+            assertEquals("Mine.", result("1").at("/outputs/answer").asText());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                inputs of the run                  | status
+                {"id":"1","sys.user_id":"USER"}    | succeeded=1
+                {"id":"1"}                         | succeeded=1
+                {"id":"another row"}               | unknown=1
+                {"id":"1","sys.user_id":"another"} | unknown=1
+                """)
+        void ofARunTakesItOnlyWithTheRowsInputs(String inputs, String status) throws IOException {
+            var dify = new Looked(false, "1.14.2", (path, _) -> path.equals("/workflows/logs")
+                    ? text("{'data':[" + LOGGED.formatted("{'id':'r'}", "USER") + "],'has_more':false,'total':1}")
+                    : text("{'id':'r','status':'succeeded','outputs':{},'inputs':%s}", inputs));
+
+            dify.run(1);
+
+            assertEquals(status, status());
+            assertEquals(1, dify.sent.size());
+        }
+    }
+    /// A proxy that sends the answer of one request twice, on a connection that it keeps open.
+    @Nested
+    class ASurplusAnswer {
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                chunked, at once
+                false,   true
+                false,   false
+                true,    true
+                true,    false
+                """)
+        void reachesNoOtherRow(boolean chunked, boolean atOnce) throws IOException {
+            var runs = new AtomicInteger();
+            try (var wire = new ServerTest.Wire(connection -> {
+                while (connection.request()) {
+                    if (!connection.last.startsWith("POST")) {
+                        connection.answer(text(connection.last.contains("/info") ? "{'name':'a','mode':'workflow'}"
+                                : "{'user_input_form':[]}"));
+                        continue;
+                    }
+                    var id = connection.last.replaceAll("(?s).*\"id\":\"(\\d+)\".*", "$1");
+                    var body = text("{'workflow_run_id':'r%1$s','task_id':'t','data':{'id':'r%1$s','status':'succeeded',"
+                            + "'outputs':{'of':'%1$s'},'total_steps':1,'elapsed_time':0.01}}", id);
+                    var answer = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Version: 1.16.0\r\n" + (chunked
+                            ? "Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n".formatted(body.length(), body)
+                            : "Content-Length: %d\r\n\r\n%s".formatted(body.length(), body));
+                    boolean twice = runs.incrementAndGet() == 2;
+                    connection.say(twice && atOnce ? answer + answer : answer);
+                    if (twice && !atOnce) connection.say(answer);
+                }
+            })) {
+                rows(12);
+
+                var call = call(settingsFor(wire), typed("run", "-c", "1"));
+
+                assertEquals(0, call.code(), call.err());
+                for (var result : results())
+                    assertEquals(result.path("id").asText(), result.at("/outputs/of").asText());
+            }
+        }
+    }
+}
