@@ -9065,7 +9065,7 @@ final class DifyExec implements Runnable {
             @Override
             public boolean tryAdvance(Consumer<? super Row> use) {
                 for (; index < end; index++) {
-                    var cells = next();
+                    var cells = cursor.next();
                     if (cells == null && index < checked.rows()) throw changed();
                     if (cells == null) break;
                     if (!wanted.test(index)) continue;
@@ -9078,14 +9078,6 @@ final class DifyExec implements Runnable {
                 return false;
             }
 
-            private List<String> next() {
-                try {
-                    return cursor.next();
-                } catch (Unusable broken) {
-                    throw file.isShorter() ? changed() : broken; // it was whole when it was checked
-                }
-            }
-
             private Row row(List<String> all) {
                 if (index >= checked.rows() || !header.fits(all)) throw changed();
                 var cells = header.named(all);
@@ -9095,8 +9087,8 @@ final class DifyExec implements Runnable {
             }
 
             private Unusable changed() {
-                return file.unusable(cursor.line(), "the file was changed" + (file.isShorter() ? " (cut short)" : "")
-                        + " while it was in use\nhint: run the same command again when the file is complete");
+                return file.unusable(cursor.line(), "the file was changed while it was in use"
+                        + "\nhint: run the same command again when the file is complete");
             }
         }
 
@@ -9274,9 +9266,7 @@ final class DifyExec implements Runnable {
     }
 
     /// A text file and its encoding.
-    ///
-    /// @param size in bytes, when it was opened
-    record TextFile(Path path, Charset charset, long size) {
+    record TextFile(Path path, Charset charset) {
         /// The first bytes of zip (so xlsx, ods and numbers), xls, gzip, PNG, JPEG, PDF and Parquet, in hexadecimal.
         private static final List<String> BINARY = List.of("504b0304", "d0cf11e0", "1f8b", "89504e47", "ffd8ff",
                 "25504446", "50415231");
@@ -9288,7 +9278,7 @@ final class DifyExec implements Runnable {
                 throw new Unusable(path + ": is a spreadsheet, an archive or another binary file, not a CSV"
                         + "\nhint: export it as CSV in UTF-8");
             var file = new TextFile(path, given.orElse(magic.startsWith("fffe") ? StandardCharsets.UTF_16LE
-                    : magic.startsWith("feff") ? StandardCharsets.UTF_16BE : UTF_8), Files.size(path));
+                    : magic.startsWith("feff") ? StandardCharsets.UTF_16BE : UTF_8));
             if (file.charset.equals(UTF_8)) file.refuseUtf16(start);
             return file;
         }
@@ -9316,14 +9306,6 @@ final class DifyExec implements Runnable {
         Reader reader() throws IOException {
             return new InputStreamReader(Files.newInputStream(path), charset.newDecoder()
                     .onMalformedInput(CodingErrorAction.REPORT).onUnmappableCharacter(CodingErrorAction.REPORT));
-        }
-
-        boolean isShorter() {
-            try {
-                return Files.size(path) < size;
-            } catch (IOException _) {
-                return false; // it is gone, which is another change
-            }
         }
 
         /// `data.csv:7: duplicate id "r-3"`
@@ -9375,10 +9357,8 @@ final class DifyExec implements Runnable {
         private final Reader in;
         private final char delimiter;
         private final char[] buffer = new char[1 << 14];
-        /// The part of the present cell that the buffer no longer has.
         private final StringBuilder cell = new StringBuilder();
-        /// In the buffer: the start of the rest of the present cell, the next character, and the end of what was read.
-        private int from = 0, at = 0, end = 0;
+        private int at = 0, end = 0;
         private long line, next;
         private String lineEnd = "\n";
 
@@ -9402,13 +9382,8 @@ final class DifyExec implements Runnable {
         /// The cells of the next record that is not blank; null at the end.
         List<String> nextFilled() throws IOException {
             var cells = next();
-            while (cells != null && areBlank(cells)) cells = next();
+            while (cells != null && cells.stream().allMatch(String::isBlank)) cells = next();
             return cells;
-        }
-
-        private static boolean areBlank(List<String> cells) {
-            for (var cell : cells) if (!cell.isBlank()) return false;
-            return true;
         }
 
         /// The cells of the next record, none if the line is empty; null at the end.
@@ -9422,34 +9397,25 @@ final class DifyExec implements Runnable {
         }
 
         private String bare() throws IOException {
-            begin();
-            skipTo(delimiter);
-            return cell(0);
+            cell.setLength(0);
+            takeTo(delimiter);
+            return cell.toString();
         }
 
         private String quoted() throws IOException {
             long opened = next;
             pass('"');
-            begin();
-            do {
-                skipTo('"');
+            cell.setLength(0);
+            while (true) {
+                takeTo('"');
                 if (peek() < 0) throw fault(opened, "unclosed quote");
-            } while (isLineEnd(peek()) ? passLineEnd() : pass('"') && pass('"')); // two quotes stand for one
-            var cell = cell(1).replace("\"\"", "\"");
+                if (isLineEnd(peek())) cell.append(passLineEnd());
+                else if (pass('"') && pass('"')) cell.append('"'); // two quotes stand for one
+                else break;
+            }
             if (peek() >= 0 && peek() != delimiter && !isLineEnd(peek()))
                 throw fault(next, "text after a closing quote (double a quote inside a quoted cell)");
-            return cell;
-        }
-
-        private void begin() {
-            from = at;
-            cell.setLength(0);
-        }
-
-        /// The characters since the cell began, without so many at the end.
-        private String cell(int without) {
-            if (cell.isEmpty()) return new String(buffer, from, at - from - without);
-            return cell.append(buffer, from, at - from).substring(0, cell.length() - without);
+            return cell.toString();
         }
 
         private IOException fault(long line, String problem) {
@@ -9461,21 +9427,21 @@ final class DifyExec implements Runnable {
             return c == '\n' || c == '\r';
         }
 
-        /// Passes all characters before the next `stop` or line end.
-        private void skipTo(char stop) throws IOException {
+        /// Adds to the cell all characters before the next `stop` or line end.
+        private void takeTo(char stop) throws IOException {
             while (peek() >= 0) {
-                int here = at;
-                while (here < end && buffer[here] != stop && !isLineEnd(buffer[here])) here++;
-                at = here;
+                int from = at;
+                while (at < end && buffer[at] != stop && !isLineEnd(buffer[at])) at++;
+                cell.append(buffer, from, at - from);
+                if (cell.length() > LARGEST) throw fault(line, "a cell is larger than 64 MiB (an unclosed quote?)");
                 if (at < end) return;
             }
         }
 
-        /// Passes one line end: LF, CR LF or CR.
-        private boolean passLineEnd() throws IOException {
+        /// Passes and returns one line end: LF, CR LF or CR.
+        private String passLineEnd() throws IOException {
             next++;
-            lineEnd = pass('\n') ? "\n" : pass('\r') & pass('\n') ? "\r\n" : "\r";
-            return true;
+            return lineEnd = pass('\n') ? "\n" : pass('\r') & pass('\n') ? "\r\n" : "\r";
         }
 
         /// Passes the next character if it is this one.
@@ -9487,10 +9453,7 @@ final class DifyExec implements Runnable {
 
         private int peek() throws IOException {
             if (at == end) {
-                if (cell.length() + end - from > LARGEST)
-                    throw fault(line, "a cell is larger than 64 MiB (an unclosed quote?)");
-                cell.append(buffer, from, end - from);
-                from = at = 0;
+                at = 0;
                 end = Math.max(0, in.read(buffer));
             }
             return at < end ? buffer[at] : -1;
@@ -10060,10 +10023,8 @@ final class DifyExec implements Runnable {
         private final Texts ids = new Texts();
         private final SequencedSet<String> versions = new LinkedHashSet<>();
         private int size = 0, rows = -1, ofOtherShards = 0;
-        /// Open addressing, at most two thirds full: an entry's number plus one, or 0. A byte of the id's hash is next
-        /// to it, so that the text of most other ids need not be compared.
+        /// Open addressing, at most two thirds full: an entry's number plus one, or 0.
         private int[] table = new int[4096];
-        private byte[] marks = new byte[table.length];
         /// Several readers of an event look up its id, one after the other.
         private String lastId;
         private int lastEntry;
@@ -10098,7 +10059,6 @@ final class DifyExec implements Runnable {
             page.lines[size % Page.SIZE] = Math.toIntExact(line);
             page.cells[size % Page.SIZE] = hash;
             table[slot] = ++size;
-            marks[slot] = mark(hash(bytes));
             return size - 1;
         }
 
@@ -10174,30 +10134,14 @@ final class DifyExec implements Runnable {
 
         /// The place of the id in the table, or the free one for it.
         private int slot(byte[] id) {
-            int hash = hash(id), mask = table.length - 1, slot = (hash ^ hash >>> 15) & mask;
-            byte mark = mark(hash);
-            while (table[slot] != 0 && !(marks[slot] == mark && ids.is(place(table[slot] - 1), id)))
-                slot = slot + 1 & mask;
+            int hash = Arrays.hashCode(id) * 0x9E3779B9, mask = table.length - 1, slot = (hash ^ hash >>> 15) & mask;
+            while (table[slot] != 0 && !ids.is(place(table[slot] - 1), id)) slot = slot + 1 & mask;
             return slot;
-        }
-
-        private static int hash(byte[] id) {
-            return Arrays.hashCode(id) * 0x9E3779B9;
-        }
-
-        private static byte mark(int hash) {
-            return (byte) (hash >>> 24);
         }
 
         private void widen() {
             table = new int[table.length * 2];
-            marks = new byte[table.length];
-            for (int entry = 0; entry < size; entry++) {
-                var id = ids.get(place(entry));
-                int slot = slot(id);
-                table[slot] = entry + 1;
-                marks[slot] = mark(hash(id));
-            }
+            for (int entry = 0; entry < size; entry++) table[slot(ids.get(place(entry)))] = entry + 1;
         }
 
         /// Short texts as bytes, end to end in large blocks, each behind its length. A place is a number of 32 bits:
