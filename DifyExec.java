@@ -1149,7 +1149,7 @@ final class DifyExec implements Runnable {
             files().requireTarget(file, List.of(), _ -> force);
             edits.save(csv, batch().index(), file);
             var count = edits.count();
-            if (open) open(Optional.of(csv.file.path), files().results(), false);
+            if (open) open(Optional.of(csv.path()), files().results(), false);
             out().println("Saved " + Text.count(batch().index().rows(), "row") + " to "
                     + Text.text(file.toString(), 200) + ", with " + count + ".");
         }
@@ -1273,7 +1273,7 @@ final class DifyExec implements Runnable {
         }
 
         private Optional<Path> csvPath() {
-            return Optional.ofNullable(batch).flatMap(Batch::csv).map(csv -> csv.file.path);
+            return Optional.ofNullable(batch).flatMap(Batch::csv).map(csv -> csv.path());
         }
 
         /// Where the batch stands, read again once its files were written.
@@ -1347,7 +1347,7 @@ final class DifyExec implements Runnable {
         private KnownForm known(Csv csv) {
             var said = new StringWriter();
             try (var server = connect(csv, new PrintWriter(said))) {
-                var form = server.form(server.greet(""), csv, csv.file.path);
+                var form = server.form(server.greet(""), csv, csv.path());
                 return new KnownForm(form, said.toString().strip());
             } catch (Unusable problem) {
                 return new KnownForm(Form.ofText(), problem.getMessage());
@@ -1451,9 +1451,9 @@ final class DifyExec implements Runnable {
             /// all.
             void save(Csv csv, Index index, Path to) {
                 byId.forEach((id, edited) -> edited.cells().forEach((column, cell) ->
-                        unwritable(cell, csv.file.charset).ifPresent(character -> {
+                        unwritable(cell, csv.charset()).ifPresent(character -> {
                             throw new Unusable(to + ": row " + Text.id(id) + ", column " + Text.quoted(column)
-                                    + ": the edit has a character that " + csv.file.charset + " cannot write ("
+                                    + ": the edit has a character that " + csv.charset() + " cannot write ("
                                     + Text.quoted(character) + ")\nhint: set it without");
                         })));
                 AtomicFile.write(to, out -> write(csv, index, out));
@@ -1585,7 +1585,7 @@ final class DifyExec implements Runnable {
 
         void all() throws IOException {
             var index = session.batch().index();
-            var csv = session.batch().csv().map(open -> Text.text(open.file.path.toString(), 200));
+            var csv = session.batch().csv().map(open -> Text.text(open.path().toString(), 200));
             out.println("Row " + Text.id(id()) + ": " + index.status(entry).word()
                     + csv.map(file -> ", line " + index.line(entry) + " of " + file).orElse(""));
             if (csv.isPresent()) inputs(session.row(id()));
@@ -6717,7 +6717,7 @@ final class DifyExec implements Runnable {
 
         /// The CSV at hand, and the one that the last call was told.
         List<Path> inputs() {
-            return Stream.concat(csv.map(known -> known.file.path).stream(),
+            return Stream.concat(csv.map(known -> known.path()).stream(),
                     history.typed(files.results()).input().map(Path::of).stream()).toList();
         }
 
@@ -6744,7 +6744,7 @@ final class DifyExec implements Runnable {
                         + Text.count(lost, "result") + " in it\nhint: 'run --rebuild' fetches "
                         + (lost == 1 ? "it" : "them") + " from Dify by run id");
             if (none && strangers > 0)
-                throw new Unusable(csv.orElseThrow().file.path + ": none of its " + Text.count(index.rows(), "id")
+                throw new Unusable(csv.orElseThrow().path() + ": none of its " + Text.count(index.rows(), "id")
                         + " is in " + files.results() + ", which has " + Text.count(strangers, "other")
                         + " (first: " + Text.id(index.id(index.rows())) + "): these files do not belong together"
                         + "\nhint: name the CSV of this batch, or another -o");
@@ -8082,7 +8082,7 @@ final class DifyExec implements Runnable {
         /// Shards that read the CSV differently would have other ids, and other rows.
         static void requireSameRows(Path log, SessionEvent session, Csv csv) {
             var then = reading(session.idColumn(), session.encoding(), session.delimiter());
-            var now = reading(csv.columns().get(csv.idColumn()), csv.file().charset().name(),
+            var now = reading(csv.columns().get(csv.idColumn()), csv.charset().name(),
                     String.valueOf(csv.header().delimiter()));
             if (!now.equals(then)) throw new Unusable(log + ": this shard was started with " + then + ", not " + now
                     + "\nhint: use the same options for all shards");
@@ -8639,8 +8639,8 @@ final class DifyExec implements Runnable {
             static SessionEvent of(Batch batch, String baseUrl, String app, String server) {
                 var csv = batch.csv().orElseThrow();
                 return new SessionEvent(Instant.now(), FORMAT, "difyexec " + VERSION, baseUrl, app, server, null, false,
-                        0, relative(csv.file().path(), batch.files().results()),
-                        csv.columns().get(csv.idColumn()), csv.file().charset().name(),
+                        0, relative(csv.path(), batch.files().results()),
+                        csv.columns().get(csv.idColumn()), csv.charset().name(),
                         String.valueOf(csv.header().delimiter()), "",
                         batch.files().shard().map(Shard::toString).orElse(""), "");
             }
