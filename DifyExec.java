@@ -1105,7 +1105,7 @@ final class DifyExec implements Runnable {
             var row = row(id);
             var cells = cells(words);
             var known = form();
-            check(known.form(), row.with(cells), List.copyOf(cells.keySet()));
+            check(known.form(), row.with(cells), cells.keySet());
             edits.set(row, cells);
             print(row);
             if (!known.note().isEmpty())
@@ -1356,9 +1356,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Each cell held against the form before anything is kept or sent.
-        static void check(Form form, Row row, List<String> columns) {
-            var problems = form.problems(row);
+        /// Refuses edits that the workflow would not accept. A row can have several wrong cells, edited one by one.
+        static void check(Form form, Row row, Set<String> edited) {
+            var problems = form.problems(row).stream().filter(problem -> edited.contains(problem.column())).toList();
             if (!problems.isEmpty()) throw new Unusable("row " + Text.id(row.id()) + ": "
                     + problems.stream().map(Inspection.Problem::text).collect(joining("; ")));
         }

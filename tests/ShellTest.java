@@ -906,14 +906,14 @@ class ShellTest {
                 var body = (exchange.getRequestURI().getPath().endsWith("/info") ? "{'name':'app','mode':'workflow'}"
                         : """
                         {'user_input_form':[{'select':{'variable':'tone','label':'tone','required':true,
-                        'options':['formal','very plain']}}]}""").replace('\'', '"').getBytes(UTF_8);
+                        'options':['formal','very plain']}},{'number':{'variable':'n'}}]}""").replace('\'', '"').getBytes(UTF_8);
                 exchange.getResponseHeaders().set("X-Version", "1.14.2");
                 exchange.sendResponseHeaders(200, body.length);
                 exchange.getResponseBody().write(body);
                 exchange.close();
             });
             server.start();
-            Files.writeString(file("data.csv"), "id,tone\n1,formal\n");
+            Files.writeString(file("data.csv"), "id,tone,n\n1,formal,many\n");
             var session = new Session(Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL",
                     "http://127.0.0.1:" + server.getAddress().getPort() + "/v1"),
                     "-i", file("data.csv").toString(), "-o", file("results.jsonl").toString());
@@ -923,6 +923,7 @@ class ShellTest {
             assertTrue(session.refused("set 1 tone=formel").contains("\"formal\", \"very plain\""));
             assertEquals("No edits.\n", session.ok("edits"));
             assertEquals(List.of("tone=very plain"), session.completed("set", "1", "tone=v"));
+            session.ok("set 1 'tone=very plain'"); // the row's other wrong cell is corrected by the next edit
         }
     }
 
