@@ -2227,7 +2227,7 @@ final class DifyExec implements Runnable {
                     .with(order.mode(), route.mode(), order.pace().places(), setup.dify.queryColumn);
             writer.record(session.with((order.note() + " " + order.typed().text(writer.batch().files().results()))
                     .strip()));
-            return new Engine(sender, wanted, terms, writer, watcher, Engine.Ports.ofProcess());
+            return new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender, watcher));
         }
 
         @Override
@@ -4108,28 +4108,29 @@ final class DifyExec implements Runnable {
         /// The rules of one call, and the names of its attempts' users.
         record Terms(Judge judge, Limits limits, Pace pace, ModePolicy modes, Attempt.Names names) {}
 
-        /// Clock, mailbox and workers of an engine. Workers and signals put messages into the mailbox; the engine's
-        /// thread takes them out.
-        record Ports(InstantSource clock, BlockingQueue<Runnable> mailbox, Executor workers) {
+        /// The world outside an engine. Workers and signals put messages into the mailbox; the engine's thread takes them
+        /// out.
+        record Ports(Workflow workflow, Watcher watcher, InstantSource clock, BlockingQueue<Runnable> mailbox,
+                Executor workers) {
             /// The time of day, and a virtual thread for each piece of work.
-            static Ports ofProcess() {
-                return new Ports(new MonotonicClock(InstantSource.system(), System::nanoTime), new LinkedBlockingQueue<>(),
-                        Thread::startVirtualThread);
+            static Ports ofProcess(Workflow workflow, Watcher watcher) {
+                return new Ports(workflow, watcher, new MonotonicClock(InstantSource.system(), System::nanoTime),
+                        new LinkedBlockingQueue<>(), Thread::startVirtualThread);
             }
         }
 
-        Engine(Workflow workflow, Batch.Wanted wanted, Terms terms, BatchWriter batch, Watcher watcher, Ports ports) {
-            this.workflow = workflow;
+        Engine(Batch.Wanted wanted, Terms terms, BatchWriter batch, Ports ports) {
+            this.ports = ports;
+            this.workflow = ports.workflow();
+            this.watcher = ports.watcher();
+            this.clock = ports.clock();
             this.terms = terms;
-            this.agenda = new Agenda(wanted, terms.modes().app.firstLook(), ports.clock().instant());
+            this.agenda = new Agenda(wanted, terms.modes().app.firstLook(), clock.instant());
             this.lookUpRules = new LookUpRules(terms.judge(), terms.limits(), wanted.resendUnknown());
             this.pace = terms.pace();
             this.health = new Health(terms.judge().backoff());
             this.batch = batch;
-            this.tally = new Tally(wanted.rows(), pace, ports.clock());
-            this.watcher = watcher;
-            this.ports = ports;
-            this.clock = ports.clock();
+            this.tally = new Tally(wanted.rows(), pace, clock);
             this.looksAtOnce = Math.max(2, pace.ceiling / 4);
             var versions = batch.batch().versions();
             this.version = versions.isEmpty() ? "" : versions.getLast();
@@ -4338,7 +4339,9 @@ final class DifyExec implements Runnable {
             switch (heard) {
                 case Heard.Uploaded(var file, var upload) -> batch.record(new UploadEvent(clock.instant(),
                         attempt.row().id(), attempt.user(), file, upload));
-                case Heard.Said said -> watcher.heard(said);
+                case Heard.NodeBegan node -> watcher.heard(node);
+                case Heard.NodeEnded node -> watcher.heard(node);
+                case Heard.Chunk text -> watcher.heard(text);
                 case Heard.OtherEvent _ -> {}
                 case Heard.Ended(var run, var recorded) -> {
                     if (sent != null) {
@@ -4389,11 +4392,11 @@ final class DifyExec implements Runnable {
 
         private void ended(Attempt attempt, Response seen) {
             var sent = running.remove(attempt.sequence());
-            if (sent == null) return; // its end was learnt otherwise before
+            if (sent == null) return; // its end is known already
             var now = clock.instant();
             pace.ended(now);
             if (seen instanceof Response.Ran ran && sent.stopAsked && ran.isStop()) {
-                batch.record(EndEvent.of(attempt, now, "interrupted", ran, "stopped on request"));
+                close(attempt, "interrupted", ran, "stopped on request");
                 return;
             }
             adapt(sent, seen, now);
@@ -4402,6 +4405,12 @@ final class DifyExec implements Runnable {
             else if (seen instanceof Response.Ran ran) watcher.ran(attempt, ran, now);
             conclude(attempt, sent.start, seen, verdict);
             heed(seen, now);
+        }
+
+        /// The log gets this end of an attempt that is not its row's.
+        private void close(Attempt attempt, String end, Response seen, String why) {
+            batch.record(EndEvent.of(attempt, clock.instant(), end, seen, why));
+            checkLimits();
         }
 
         /// A pause that the server asks for holds for the whole batch.
@@ -4449,36 +4458,33 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// @param start what the time of its run counts from
+        /// @param start the time of its run counts from here
         private void conclude(Attempt attempt, Instant start, Response seen, Verdict verdict) {
-            if (seen instanceof Response.Ran ran && !(verdict instanceof Verdict.LookUp)) tally.used(attempt, ran.usage());
+            var now = clock.instant();
+            if (seen instanceof Response.Ran ran && !(verdict instanceof Verdict.LookUp))
+                tally.used(attempt, ran.usage());
             switch (verdict) {
                 case Verdict.Done(var outcome) -> acknowledge(attempt, seen, outcome);
                 case Verdict.Again(var after, var why) -> {
                     tally.add(Tally.Counter.RETRIES);
-                    again(attempt, attempt.tries().failedOnce(), after, "again", seen, why);
+                    agenda.again(attempt.row(), attempt.tries().failedOnce(), now.plus(after));
+                    close(attempt, "again", seen, why);
                 }
                 case Verdict.Throttled(var after, var why) -> {
                     throttled(attempt, after, why);
-                    again(attempt, attempt.tries().throttledOnce(), after, "throttled", seen, why);
+                    agenda.again(attempt.row(), attempt.tries().throttledOnce(), now.plus(after));
+                    close(attempt, "throttled", seen, why);
                 }
-                case Verdict.Unreached(var after, var why) -> again(attempt, attempt.tries(), after, "unreached", seen,
-                        why);
-                case Verdict.LookUp(var symptom, var why) -> unresolved(attempt, start, seen, symptom, why);
+                case Verdict.Unreached(var after, var why) -> {
+                    agenda.again(attempt.row(), attempt.tries(), now.plus(after));
+                    close(attempt, "unreached", seen, why);
+                }
+                case Verdict.LookUp lookUp -> lookUpLater(attempt, start, seen, lookUp);
                 case Verdict.StopBatch(var why) -> {
-                    var fact = new Stop(Exit.STOPPED, why).fact();
-                    batch.record(EndEvent.of(attempt, clock.instant(), "refused", seen, fact));
+                    close(attempt, "refused", seen, new Stop(Exit.STOPPED, why).fact());
                     stop(why);
                 }
             }
-        }
-
-        /// @param word how the log calls this end of an attempt
-        private void again(Attempt attempt, Attempt.Tries tries, Duration after, String word, Response seen, String why) {
-            var now = clock.instant();
-            batch.record(EndEvent.of(attempt, now, word, seen, why));
-            agenda.again(attempt.row(), tries, now.plus(after));
-            checkLimits();
         }
 
         private void throttled(Attempt attempt, Duration after, String why) {
@@ -4537,13 +4543,14 @@ final class DifyExec implements Runnable {
                     + "files.");
         }
 
-        private void unresolved(Attempt attempt, Instant start, Response seen, Symptom symptom, String why) {
+        private void lookUpLater(Attempt attempt, Instant start, Response seen, Verdict.LookUp lookUp) {
             if (agenda.stop().isPresent()) return; // the next start looks it up
             var now = clock.instant();
+            var symptom = lookUp.symptom();
             var deadline = symptom == Symptom.TIMED_OUT ? now.plus(terms.limits().afterTimeout(seen.run()))
                     : start.plus(terms.limits().timeout());
-            var since = symptom == Symptom.SILENCE ? attempt.at() : now; // that silence has lasted since the request
-            agenda.arose(new Unresolved.NoEnd(attempt, seen, symptom, why, since, deadline), now);
+            var since = symptom == Symptom.SILENCE ? attempt.at() : now; // silent since the request
+            agenda.arose(new Unresolved.NoEnd(attempt, seen, symptom, lookUp.why(), since, deadline), now);
         }
 
         private void askAboutQuiet(InFlight sent, RunRef run) {
@@ -4574,11 +4581,12 @@ final class DifyExec implements Runnable {
 
         /// A stream that was quiet has ended.
         private boolean isOver(Unresolved unresolved) {
-            return unresolved instanceof Unresolved.QuietStream && !running.containsKey(unresolved.attempt().sequence());
+            return unresolved instanceof Unresolved.QuietStream
+                    && !running.containsKey(unresolved.attempt().sequence());
         }
 
         private LookUpRules.Here here(Unresolved unresolved) {
-            if (unresolved instanceof Unresolved.Late) batch.flush(); // one found a moment ago may have given the row its success
+            if (unresolved instanceof Unresolved.Late) batch.flush(); // a look-up may just have found a success
             var sent = running.get(unresolved.attempt().sequence());
             return new LookUpRules.Here(terms.modes().listing(unresolved.attempt()), sent != null && sent.stopAsked,
                     batch.status(unresolved.attempt().row()).isSuccess());
@@ -4603,14 +4611,15 @@ final class DifyExec implements Runnable {
                     tally.add(Tally.Counter.HARVESTED);
                     conclude(attempt, unresolved.start(), ran, verdict);
                 }
-                case LookUpRules.Step.Judged(var seen, var verdict) -> conclude(attempt, unresolved.start(), seen, verdict);
+                case LookUpRules.Step.Judged(var seen, var verdict) ->
+                        conclude(attempt, unresolved.start(), seen, verdict);
                 case LookUpRules.Step.LookAgain(var next) -> agenda.unresolved(next);
                 case LookUpRules.Step.Say(var text, var then) -> {
                     watcher.say(text);
                     act(unresolved, then);
                 }
                 case LookUpRules.Step.Close(var end, var seen, var why, var then) -> {
-                    batch.record(EndEvent.of(attempt, clock.instant(), end, seen, why));
+                    close(attempt, end, seen, why);
                     if (seen instanceof Response.Cut && seen.run().isEmpty()) agenda.unseen(attempt);
                     act(unresolved, then);
                 }
@@ -4639,7 +4648,8 @@ final class DifyExec implements Runnable {
                 stopTasks(AFTER_SECOND);
                 return;
             }
-            agenda.close(new Stop(Exit.INTERRUPTED, signal.equals("INT") ? "interrupted" : "interrupted by SIG" + signal));
+            agenda.close(new Stop(Exit.INTERRUPTED,
+                    signal.equals("INT") ? "interrupted" : "interrupted by SIG" + signal));
             hardStop = now.plus(terms.limits().grace());
             int busy = running.size();
             if (busy > 0 && terms.limits().grace().isPositive()) watcher.say("Stopping. "
@@ -4666,15 +4676,16 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What is to be done and when: rows not begun, rows waiting for another attempt, runs in doubt.
+    /// Rows not started yet, rows that wait for another attempt, and runs to look up, each with its time.
     static final class Agenda {
-        final Schedule<Unresolved> lookUps = new Schedule<>(Unresolved::due, Comparator.comparing(unresolved -> unresolved.attempt().at()));
+        final Schedule<Unresolved> lookUps = new Schedule<>(Unresolved::due,
+                Comparator.comparing(unresolved -> unresolved.attempt().at()));
         final Schedule<Waiting> waiting = new Schedule<>(Waiting::due, (_, _) -> 0);
         private final Iterator<Row> fresh;
         private final Duration firstLook;
         private final Map<Integer, Instant> cutRuns = new HashMap<>();
-        /// Attempts of which no run is known though one may turn up, by row. What is known when a row is sent again is
-        /// not among them: it is not late, whatever becomes of it.
+        /// Attempts without a known run, of which one may still appear, by row. A run that is known when its row is sent
+        /// again is not late, whatever becomes of it.
         private final Map<Integer, List<Attempt>> unseen = new LinkedHashMap<>();
         private final Set<String> resent = new HashSet<>(); // users of such attempts
         private boolean lateAsked = false;
@@ -4687,11 +4698,11 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// What is to be done at a time of its own, the next one first.
+        /// Things with a time, the next one first.
         static final class Schedule<T> extends PriorityQueue<T> {
             private final Function<T, Instant> due;
 
-            /// @param among those that are due at once
+            /// @param among the order of those that are due at the same time
             Schedule(Function<T, Instant> due, Comparator<T> among) {
                 super(Comparator.comparing(due).thenComparing(among));
                 this.due = due;
@@ -4709,7 +4720,7 @@ final class DifyExec implements Runnable {
         }
 
         /// @param firstLook how long after its request a run is looked for at first
-        /// @param now       when the call begins: what earlier ones left was sent before, whatever the clock did since
+        /// @param now       the call's start: earlier ones sent before, whatever the clock did since
         Agenda(Batch.Wanted wanted, Duration firstLook, Instant now) {
             this.fresh = wanted.iterator();
             this.firstLook = firstLook;
@@ -4741,7 +4752,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Another attempt, later; where earlier ones may turn up yet, they are asked for first.
+        /// Another attempt, later. Runs of earlier attempts that may still appear are looked for first.
         void again(Row row, Attempt.Tries tries, Instant due) {
             var earlier = unseen(row);
             if (earlier.isEmpty()) ready(row, tries, due);
@@ -4752,8 +4763,8 @@ final class DifyExec implements Runnable {
             waiting.add(new Waiting(row, tries, due));
         }
 
-        /// An attempt is in doubt from now on. Its request may have been sent as late as this: it was recorded before,
-        /// but its files, or a connection, come first.
+        /// An attempt is unresolved from now on. Its request may have been sent as late as this: it was logged before, but
+        /// its files were uploaded, or it waited for a connection.
         void arose(Unresolved.NoEnd unresolved, Instant now) {
             unresolved(unresolved.with(unresolved.state().at(now.plus(firstLook))));
         }
@@ -4764,7 +4775,7 @@ final class DifyExec implements Runnable {
                 cutRuns.put(unresolved.attempt().row().index(), open.since());
         }
 
-        /// A look has shown something: its run holds no place, unless it comes back as a doubt that says so.
+        /// Frees the place of a run that was looked up, unless it stays unresolved and still holds one.
         void release(Unresolved unresolved) {
             cutRuns.remove(unresolved.attempt().row().index());
         }
@@ -4778,7 +4789,7 @@ final class DifyExec implements Runnable {
             return stop;
         }
 
-        /// At the end each run that counted as not started is asked for once: it may have turned up.
+        /// At the end, each run that counted as not started is looked for once more.
         boolean isDone(Instant now) {
             if (!lookUps.isEmpty() || !waiting.isEmpty() || hasFresh()) return false;
             if (!lateAsked) unseen.values().forEach(attempts -> attempts.forEach(
@@ -4792,8 +4803,7 @@ final class DifyExec implements Runnable {
             return hasFresh() ? now : waiting.due();
         }
 
-        /// Runs of ours that were cut off and may still hold a place on the server, by when each was; also while they
-        /// are looked for.
+        /// When each run was cut off that may still hold a place on the server, also while it is looked up.
         Collection<Instant> cutRuns() {
             return cutRuns.values();
         }
@@ -4802,19 +4812,19 @@ final class DifyExec implements Runnable {
             unseen.computeIfAbsent(attempt.row().index(), _ -> new ArrayList<>()).add(attempt);
         }
 
-        /// Those of a row, which they then know whole: an attempt from the log knows its id alone.
+        /// Those of a row. An attempt from the log knows only the row's id, so it gets the whole row.
         private List<Attempt> unseen(Row row) {
             var known = unseen.getOrDefault(row.index(), List.of());
             if (!known.isEmpty()) known.replaceAll(attempt -> attempt.of(row));
             return List.copyOf(known);
         }
 
-        /// Another attempt of the row goes out: what turns up from now on is late.
+        /// Another attempt of the row is sent: a run of an earlier one that appears from now on is late.
         void resent(Row row) {
             unseen(row).forEach(attempt -> resent.add(attempt.user()));
         }
 
-        /// It is not unseen any more. True: late, its row was sent again.
+        /// A run of the attempt has appeared. Returns whether it is late: its row was sent again.
         boolean turnedUp(Attempt attempt) {
             return unseen.getOrDefault(attempt.row().index(), new ArrayList<>())
                     .removeIf(other -> other.user().equals(attempt.user())) && resent.contains(attempt.user());
@@ -4960,7 +4970,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Who looks on: the progress of a batch, or a try in the shell.
+    /// Follows a call: the progress of a batch, or a retry in the shell.
     interface Watcher {
         /// Some time has passed.
         default void watch(Tally tally) {}

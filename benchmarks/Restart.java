@@ -116,7 +116,7 @@ final class Restart implements Callable<Integer> {
         scene.mode = mode;
         scene.server = version;
         scene.timeout = seconds(timeout);
-        scene.ports = Engine.Ports.ofProcess();
+        scene.inRealTime = true;
         var samples = new ArrayList<Sample>();
         try (var server = new Server(version)) {
             var access = new Access(server.address(), "app-test", "", Optional.empty(), Optional.empty());

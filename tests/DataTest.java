@@ -598,7 +598,7 @@ final class DataTest {
 
         @Test
         void isWhatACallGoesBy() {
-            assertInstanceOf(MonotonicClock.class, Engine.Ports.ofProcess().clock());
+            assertInstanceOf(MonotonicClock.class, Engine.Ports.ofProcess(null, null).clock());
         }
 
         @Test

@@ -280,7 +280,7 @@ final class Given {
         MaxCost maxCost = null;
         Duration wait = null, timeout = seconds(300), grace = seconds(20);
         Workflow workflow = this;
-        Engine.Ports ports = new Engine.Ports(world.clock, world.mailbox, world);
+        boolean inRealTime = false;
         AppKind app = AppKind.WORKFLOW;
         String server = "1.14.2", user = null;
         boolean resendUnknown = false, rebuild = false;
@@ -336,7 +336,8 @@ final class Given {
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),
                     new Limits(new Limits.Ends(maxFailures, maxTokens, maxCost), grace, timeout, settle),
                     pace, route, new Names(user));
-            engine = new Engine(workflow, wanted, terms, writer, this, ports);
+            engine = new Engine(wanted, terms, writer, inRealTime ? Engine.Ports.ofProcess(workflow, this)
+                    : new Engine.Ports(workflow, this, world.clock, world.mailbox, world));
             tally = engine.tally;
             return engine.run();
         }
