@@ -5623,10 +5623,11 @@ final class DifyExec implements Runnable {
                 var boundary = "difyexec-" + UUID.randomUUID();
                 var request = post(access.at("/files/upload"), "multipart/form-data; boundary=" + boundary,
                         multipart(local, user, boundary));
-                return switch (ask(request, timeout, answer -> tree(answer).path("id").asText(""))) {
-                    case Reply.Got(var id) when id.isEmpty() -> new Reply.NotGot<>(Response.nothing());
-                    case Reply<String> answer -> answer;
-                };
+                return ask(request, timeout, answer -> {
+                    var id = tree(answer).path("id").asText("");
+                    if (id.isEmpty()) throw new IOException("no id of the upload");
+                    return id;
+                });
             } catch (IOException problem) {
                 return new Reply.NotGot<>(
                         new Response.NotUploaded(local.file() + ": " + Text.of(problem), false));

@@ -196,6 +196,49 @@ final class ChatflowTest extends WholeCommand {
                     new String(seen.outputs(), UTF_8));
         }
 
+        @ParameterizedTest
+        @ValueSource(strings = {"{}", "null", "{'files':[]}", "{'answer':null}"})
+        void isLookedUpIfItsRunEndedWithoutAnAnswer(String outputs) {
+            var seen = ServerTest.cut(streamed(started(), event("message", Events.json("'answer':'So'")), messageEnd(),
+                    ofRun("workflow_finished", Events.ended("succeeded", Events.json(outputs)))));
+
+            assertEquals(Optional.of(Events.REF), seen.run());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                then,         seen
+                nothing,      Ran
+                made-up end,  Ran
+                real end,     Cut
+                """)
+        void thatWasModeratedHasItsAnswerInItsMessageAlone(String then, String kind) {
+            var made = ofRun("workflow_finished", "{'status':'failed','outputs':null,'total_steps':0}".replace('\'', '"'));
+
+            var seen = streamed(event("message", Events.json("'answer':'Not '")), event("message",
+                    Events.json("'answer':'said.'")), messageEnd(), switch (then) {
+                        case "nothing" -> "event: ping\n\n";
+                        case "made-up end" -> started() + made;
+                        default -> started() + finished();
+                    });
+
+            assertEquals(kind, seen.getClass().getSimpleName());
+            assertEquals(Optional.empty(), seen.run());
+            if (seen instanceof Response.Ran ran) assertEquals("{\"answer\":\"Not said.\",\"retriever_resources\":"
+                    + RESOURCES + "}", new String(ran.outputs(), UTF_8));
+        }
+
+        @Test
+        void thatWaitsForAHumanIsPaused() {
+            answers(200, Events.json("{'event':'workflow_paused','workflow_run_id':'r','task_id':'t','answer':'Let me ask. ',"
+                    + "'data':{'id':'m','status':'paused','total_steps':3}}"));
+
+            var ran = ServerTest.ran(asked(Mode.BLOCKING));
+
+            assertEquals(Response.RunStatus.PAUSED, ran.status());
+            assertEquals(new RunRef("r", "t"), ran.ref());
+        }
+
         @Test
         void isLookedUpWhereItsMessageHasEndedAndItsRunHasNot() {
             var seen = ServerTest.cut(streamed(started(), messageEnd()));

@@ -556,6 +556,19 @@ final class FilesTest extends WholeCommand {
             assertEquals(1, dify.runs());
         }
 
+        @ParameterizedTest
+        @ValueSource(ints = {408, 425, 429, 500, 502, 503, 504})
+        void whoseUploadMayPassLeaveNoRunToLookUp(int status) throws IOException {
+            Files.writeString(file("a.txt"), "x");
+            csv("id,doc,docs", "1,@a.txt,");
+            uploads(dify.answer(status, "later"), uploaded());
+
+            assertEquals(0, dify.run().code());
+
+            assertEquals(2, bodies("/v1/files/upload").size());
+            assertEquals(List.of(), events("look"));
+        }
+
         @Test
         void thatAreRefusedFailTheirRowWithoutARun() throws IOException {
             Files.writeString(file("a.txt"), "x");

@@ -634,6 +634,20 @@ class ServerTest {
         }
 
         @Test
+        void aServerWhoseCertificateIsNotTrustedWasNotReached() {
+            var dify = new WireMockServer(options().dynamicPort().dynamicHttpsPort().bindAddress("127.0.0.1"));
+            dify.start();
+            try (var client = client(URI.create("https://localhost:" + dify.httpsPort() + "/v1"))) {
+                var seen = assertInstanceOf(Response.NotSent.class, run(client, BLOCKING));
+
+                assertTrue(seen.why().contains("DIFY_CA_FILE"), seen.why());
+                assertFalse(seen.why().contains("PKIX"), seen.why());
+            } finally {
+                dify.stop();
+            }
+        }
+
+        @Test
         void aServerThatDoesNotSpeakTlsWasNotReached() throws IOException {
             try (var wire = new Wire(connection -> connection.say("HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n"));
                     var client = client(URI.create(wire.url().toString().replace("http:", "https:")))) {
@@ -761,6 +775,14 @@ class ServerTest {
         void whoseHeadNamesNoRunTellsNone(String name) {
             assertEquals(Optional.empty(), seen(BLOCKING, aResponse().withHeader("X-Workflow-Run-ID", name)
                     .withStatus(500).withBody("x")).run());
+        }
+
+        @Test
+        void whoseHeadNamesAnotherRunIsLookedUpByName() {
+            var seen = cut(seen(BLOCKING, aResponse().withBody(Events.blocking("{}"))
+                    .withHeader("X-Workflow-Run-ID", "22222222-2222-4222-8222-222222222222")));
+
+            assertEquals(Symptom.CONTRADICTED, seen.symptom());
         }
 
         @Test

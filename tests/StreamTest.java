@@ -99,6 +99,26 @@ final class StreamTest {
         }
 
         @Test
+        void anEndThatNamesNoRunIsNoEnd() throws IOException {
+            var end = Events.json("data: {'event':'workflow_finished','data':{'status':'succeeded','outputs':{}}}\n\n");
+
+            var cut = cut(seen(Events.started() + end));
+
+            assertEquals(Symptom.CONTRADICTED, cut.symptom());
+            assertEquals(Optional.of(Events.REF), cut.run());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"'id':'another row'", "'id':'r1','sys.user_id':'another'"})
+        void aStreamWithTheInputsOfAnotherRowIsNotThisRows(String inputs) throws IOException {
+            var cut = cut(seen(Events.started().replace("\"id\":\"r1\"", Events.json(inputs)) + Events.finished("{}")));
+
+            assertEquals(Symptom.CONTRADICTED, cut.symptom());
+            assertEquals(Optional.empty(), cut.run());
+            assertEquals(List.of(), heard.runs());
+        }
+
+        @Test
         void aStreamThatBreaksOffAfterAnEventOfAnotherRunIsOfTheFirst() throws IOException {
             var cut = cut(seen(Events.started() + another(Events.nodeFinished("{}"))));
 
