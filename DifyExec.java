@@ -4102,7 +4102,7 @@ final class DifyExec implements Runnable {
         private final int looksAtOnce;
         private int looking = 0, firewalled = 0;
         private Instant hardStop = Instant.MAX;
-        private boolean taskStopsSent = false, linksSaid = false;
+        private boolean taskStopsSent = false, linksSaid = false, damageSaid = false;
         private String version, pauseSaid = "";
 
         /// The rules of one call, and the names of its attempts' users.
@@ -4527,16 +4527,21 @@ final class DifyExec implements Runnable {
             if (outcome.firewall() && ++firewalled >= FIREWALLED)
                 stop("a firewall refused " + FIREWALLED + " rows in a row (HTTP 403, HTML)"
                         + "\nhint: ask its owner to let these requests through");
-            if (seen instanceof Response.Ran ran) notice(ran);
+            if (seen instanceof Response.Ran ran) notice(attempt.row().id(), ran);
         }
 
-        /// Reports a new version, and once that links expire.
-        private void notice(Response.Ran ran) {
+        /// Reports a new version, and once each that a character is damaged and that links expire.
+        private void notice(String id, Response.Ran ran) {
             var former = version;
             if (!ran.workflowId().isEmpty()) version = ran.workflowId();
             if (!former.isEmpty() && !former.equals(version)) watcher.say("The workflow's version changed "
                     + "within this batch, from " + former + " to " + version + ". --workflow-id " + former
                     + " pins the earlier one.");
+            if (!damageSaid && ran.isDamaged()) {
+                damageSaid = true;
+                watcher.say("The outputs of row " + Text.id(id) + " contain U+FFFD, which replaces a damaged character "
+                        + "such as half an emoji.");
+            }
             if (linksSaid || !ran.linksExpire()) return;
             linksSaid = true;
             watcher.say("The outputs contain links to files that expire within minutes; --save-files DIR saves the "
@@ -9304,8 +9309,8 @@ final class DifyExec implements Runnable {
         private void refuseUtf16(byte[] start) {
             for (int i = 0; i < start.length && start[i] != '\n' && start[i] != '\r'; i++)
                 if (start[i] == 0)
-                    throw unusable(1, "not UTF-8, but probably UTF-16 without a byte order mark\nhint: add --encoding UTF-16"
-                            + (i % 2 == 0 ? "BE" : "LE") + ", or save the file as UTF-8");
+                    throw unusable(1, "not UTF-8, but probably UTF-16 without a byte order mark\nhint: add --encoding "
+                            + (i % 2 == 0 ? "UTF-16BE" : "UTF-16LE") + ", or save the file as UTF-8");
         }
 
         /// The beginning of the text, of so many bytes.
@@ -9705,7 +9710,7 @@ final class DifyExec implements Runnable {
                     + Nearest.of(cell, options).map(near -> "; did you mean " + Text.quoted(near) + "?").orElse(""));
         }
 
-        /// Takes plain decimal notation. Exponents and underscores, which the server would take, are refused on purpose.
+        /// Takes plain decimal notation. Exponents and underscores, which the server takes, are refused on purpose.
         private static Value number(String cell) {
             var text = cell.strip();
             try {
@@ -11614,6 +11619,11 @@ final class DifyExec implements Runnable {
             boolean linksExpire() {
                 return status.isSuccess() && files.isEmpty()
                         && new String(outputs, UTF_8).contains("\"__dify__file__\"");
+            }
+
+            /// The outputs had half of a surrogate pair, for which U+FFFD is written.
+            boolean isDamaged() {
+                return new String(outputs, UTF_8).indexOf('\uFFFD') >= 0;
             }
 
             Ran with(SavedFiles files) {

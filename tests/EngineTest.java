@@ -376,6 +376,19 @@ final class EngineTest {
         }
 
         @Test
+        void aDamagedCharacterIsNotedOnceWithItsRow() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.slots = 1;
+            scene.answer = (attempt, _) -> new Response.Ran(run("run-" + attempt.row().id()), Response.RunStatus.SUCCEEDED,
+                    "{\"answer\":\"\uFFFD\"}".getBytes(UTF_8), "", "workflow-1", succeeded("x").usage());
+
+            scene.play();
+
+            assertEquals(1, scene.said.size(), scene.said::toString);
+            assertTrue(scene.said.getFirst().contains("row a") && scene.said.getFirst().contains("U+FFFD"));
+        }
+
+        @Test
         void refusalsThatComeTogetherAreToldOnce() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
             scene.slots = 3;
