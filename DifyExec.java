@@ -9621,6 +9621,9 @@ final class DifyExec implements Runnable {
     record Variable(String name, String label, String type, boolean required, Optional<String> preset,
             List<String> choices, Function<String, Value> reader) {
         private static final String QUESTION = "query";
+        private static final ObjectReader STRICT = Json.MAPPER.reader()
+                .with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
+                .without(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS);
 
         static Variable of(String type, JsonNode node, JsonNode system, Folders folders) {
             var choices = type.equals("checkbox") ? List.of("true", "false") : texts(node.path("options"));
@@ -9713,17 +9716,9 @@ final class DifyExec implements Runnable {
 
         /// Takes any object. Whether it fits the variable's schema is for the server to check.
         private static Value object(String cell) {
-            try (var json = Json.Tokens.FACTORY.createParser(cell)) {
-                boolean isObject = json.nextToken() == JsonToken.START_OBJECT;
-                for (var token = json.currentToken(); token != null && isObject; token = json.nextToken())
-                    if (token == JsonToken.VALUE_NUMBER_FLOAT) {
-                        isObject = !json.isNaN();
-                        if (isObject) json.getDecimalValue(); // throws for a number that no decimal can hold
-                    } else if (token == JsonToken.END_OBJECT && json.getParsingContext().inRoot()) {
-                        if (json.nextToken() == null) return new Value.Raw(cell.strip());
-                        isObject = false;
-                    }
-            } catch (IOException | NumberFormatException _) {
+            try {
+                if (STRICT.readTree(cell).isObject()) return new Value.Raw(cell.strip());
+            } catch (JsonProcessingException | NumberFormatException _) {
                 // reported below
             }
             return new Value.Wrong("must be a JSON object such as {\"name\": \"value\"}");
