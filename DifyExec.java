@@ -10176,19 +10176,14 @@ final class DifyExec implements Runnable {
     }
 
     // ── Rules ───────────────────────────────────────────────────────────────────────────────────────────────────────
-    //
-    // doubt     an attempt of whose run the server has to be asked
-    // look      one question for it: by the run's id, else by the attempt's name in the app's log
-    // settle    to do for a row what a verdict says; `--settle` is how long a run may stay unlisted before it counts
-    //           as not started
 
-    /// What an exchange means for its row: the one place that decides.
+    /// Decides what a response means for its row. Nothing else does.
     record Judge(Backoff backoff, RetryRuns failedRuns, Access access) {
         private static final Pattern TRANSIENT = Pattern.compile("rate.?limit|overload|unavailable|"
                 + "connect(ion)? ?error|connection (refused|reset|aborted|timed)|time[d -]*out|reached maximum retries|"
                 + "too many requests|\\b(429|502|503|504|529)\\b|try again", Pattern.CASE_INSENSITIVE);
-        private static final String AFTER_FORM = "so Dify 1.16.0 ends runs that go on after a form was answered: "
-                + "see there how far it came";
+        private static final String AFTER_FORM = "Dify 1.16.0 ends runs like this after a form was answered; check there "
+                + "how far it got";
         private static final Pattern BAD_ROW = Pattern.compile("in input form|input form must|"
                 + "transfer_method is required|query is required|is not a valid FileTransferMethod|"
                 + "No matching enum found|Invalid (upload file|file url|input type)|Detected file type|"
@@ -10196,49 +10191,49 @@ final class DifyExec implements Runnable {
                 + "this statement should be unreachable");
 
         private static final String OTHER_CODE = "400 (?!completion_request_error:)[^:]*: ";
-        /// What stops the batch, by how `status code: message` begins; the first that fits counts. It is told with
-        /// Dify's message (1), the address (2), the status (3), what to do about the address (4) and where a
-        /// redirection leads (5). Dify's report of a shape quotes the request, so it is not repeated.
+        /// Refusals that stop the batch, by how `status code: message` begins; the first match counts. The texts get
+        /// Dify's message (1), the address (2), the status (3), advice about the address (4) and a redirection's target
+        /// (5). Dify's message about a malformed request quotes the request, so it is not repeated.
         private static final List<Map.Entry<Pattern, String>> STOPS = List.of(
                 stop("3\\d\\d ", "%2$s redirects to %5$s"
-                        + "\nhint: set DIFY_API_BASE_URL to the address it really has, which usually ends in /v1"),
-                stop("400 not_workflow_app:", "the key belongs to an app that is no workflow"
-                        + "\nhint: take the key of a workflow app"),
-                stop("400 not_chat_app:", "the key belongs to an app that is no chatflow any more"
-                        + "\nhint: take the key of a chatflow"),
+                        + "\nhint: set DIFY_API_BASE_URL to the final address; it usually ends in /v1"),
+                stop("400 not_workflow_app:", "the API key belongs to an app that is not a workflow"
+                        + "\nhint: use the key of a workflow app"),
+                stop("400 not_chat_app:", "the API key belongs to an app that is no longer a chatflow"
+                        + "\nhint: use the key of a chatflow"),
                 stop("400 (provider_not_initialize|model_currently_not_support):",
                         "the workflow's model is not set up (%1$s)\nhint: check the model provider in Dify"),
                 stop("400 provider_quota_exceeded:", "the model provider's credit is used up (%1$s)"
                         + "\nhint: top it up, then run the same command again"),
                 stop("400 bad_request: (Invalid workflow_id|Cannot use draft)|(404|410) [^:]*: Workflow not found",
-                        "DIFY_WORKFLOW_ID does not name a published version of this app (%1$s)"
+                        "DIFY_WORKFLOW_ID is not a published version of this app (%1$s)"
                                 + "\nhint: leave it empty to run the version published now"),
                 stop("400 bad_request:", "Dify could not read the request: %1$s"),
                 stop("400 app_unavailable:|" + OTHER_CODE + "Workflow not published",
-                        "nothing is published in this app\nhint: publish the workflow in Dify"),
+                        "this app has no published version\nhint: publish the workflow in Dify"),
                 stop(OTHER_CODE + "No class mapping found",
-                        "the workflow has a node that this Dify does not know (%1$s)"
+                        "this Dify does not know one of the workflow's nodes (%1$s)"
                                 + "\nhint: update Dify, or replace the node"),
                 stop(OTHER_CODE + "(Arg user must|Input payload validation|"
                                 + "(?!queue listening stopped).*validation error)",
-                        "Dify did not take the shape of the request (400)\nhint: is it a newer version?"),
-                stop("401 ", "Dify refuses the key (401: %1$s)"
+                        "Dify rejected the form of the request (400)\nhint: check for a newer version of difyexec"),
+                stop("401 ", "Dify rejected the API key (401: %1$s)"
                         + "\nhint: check DIFY_API_KEY and that it belongs to the app at %2$s"),
                 stop("403 workflow_version_execution_not_allowed:",
-                        "the workspace's plan does not allow a pinned version (403: %1$s)\nhint: leave "
+                        "the workspace's plan does not allow pinned versions (403: %1$s)\nhint: leave "
                                 + "DIFY_WORKFLOW_ID empty to run the version published now, or change the plan"),
-                stop("403 [^:]+:", "Dify refuses access (403: %1$s)"
-                        + "\nhint: switch the app's API service on in Dify, or ask the workspace's owner"),
+                stop("403 [^:]+:", "Dify denied access (403: %1$s)"
+                        + "\nhint: enable the app's API in Dify, or ask the workspace's owner"),
                 stop("(404|410) ", "%2$s is not Dify's API (HTTP %3$s)\nhint: %4$s"),
-                stop("(405|415|426) ", "Dify did not take the request (HTTP %3$s: %1$s)"
-                        + "\nhint: is %2$s the API's address?"),
-                stop("407 ", "the proxy wants a user and a password (407)"
+                stop("(405|415|426) ", "Dify rejected the request (HTTP %3$s: %1$s)"
+                        + "\nhint: check that %2$s is the API's address"),
+                stop("407 ", "the proxy requires a user and a password (407)"
                         + "\nhint: put them into HTTPS_PROXY, http://user:password@host:port"),
                 stop("429 rate_limit_error:", "the plan's quota of runs is used up (%1$s)"
-                        + "\nhint: it comes back with the next day or period; run the same command again then"));
+                        + "\nhint: run the same command again on the next day or in the next period"));
 
-        private static Map.Entry<Pattern, String> stop(String answer, String told) {
-            return Map.entry(Pattern.compile(answer, Pattern.DOTALL), told);
+        private static Map.Entry<Pattern, String> stop(String answer, String text) {
+            return Map.entry(Pattern.compile(answer, Pattern.DOTALL), text);
         }
 
         Verdict verdict(Attempt attempt, Response seen) {
@@ -10246,7 +10241,7 @@ final class DifyExec implements Runnable {
                 case Response.Ran ran when isUnconfirmed(ran) -> unconfirmed(words(ran));
                 case Response.Ran ran -> ran(attempt, ran);
                 case Response.Refused refused when refused.inStream() && refused.run().isPresent() ->
-                        unconfirmed(said(refused));
+                        unconfirmed(message(refused));
                 case Response.Refused refused -> refused(attempt, refused);
                 case Response.Cut(_, var symptom, var why) -> new Verdict.LookUp(symptom, why);
                 case Response.TooLarge(_, var why) -> failed(why); // paid for: another run would be as large
@@ -10256,33 +10251,33 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// After a look a `stopped` is final: it has been looked up. A worker that was told to end while it had the run
-        /// (Dify 1.16) is no fault of the row.
+        /// After a look-up, `stopped` is final. If the worker was shut down during the run (Dify 1.16), that is not the
+        /// row's fault.
         Verdict afterLook(Attempt attempt, Response.Ran ran) {
             if (ran.status() != Response.RunStatus.STOPPED) return ran(attempt, ran);
             return ran.error().contains("worker is shutting down") && failedRuns != RetryRuns.NEVER
                     ? again(attempt, ran.error(), Optional.empty()) : failed(words(ran));
         }
 
-        /// A failure that would be paid for again, be it by a later call, or that looks made up: what is stored of the
-        /// run is asked for first.
+        /// A failure that leads to another paid attempt, perhaps of a later call, or that looks made up. The stored run is
+        /// looked up first.
         private boolean isUnconfirmed(Response.Ran ran) {
             return ran.status() == Response.RunStatus.FAILED
                     && (ran.isBare() || isTransient(ran.error()) || isWorthAnother(ran.error()));
         }
 
         private static Verdict unconfirmed(String words) {
-            return new Verdict.LookUp(Symptom.UNCONFIRMED, "said to have failed: " + words);
+            return new Verdict.LookUp(Symptom.UNCONFIRMED, "reported as failed: " + words);
         }
 
-        /// Stored as a failure, too. What an error said may go beyond this row, and then counts as a refusal does.
+        /// The stored run has failed, too. The error's words may concern the whole batch, as those of a refusal.
         Verdict confirmed(Attempt attempt, Response said, Response.Ran failed) {
             var verdict = said instanceof Response.Refused error ? refused(attempt, error) : afterLook(attempt, failed);
             return verdict instanceof Verdict.LookUp ? afterLook(attempt, failed) : verdict;
         }
 
-        /// Stored nowhere, it never ran: its words decide. Those that a stream made up are read as its refusals are,
-        /// and prove nothing unless they are known.
+        /// The run is not stored, so it never ran, and its words decide. Those that a stream made up are read like its
+        /// refusals, and prove nothing unless they are known.
         Verdict notStored(Attempt attempt, Response said) {
             if (said instanceof Response.Refused error) return refused(attempt, error);
             var ran = (Response.Ran) said;
@@ -10304,17 +10299,17 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// What the server says of the end, and what is meant where it says that badly.
+        /// The server's error, with an explanation where its words are unclear.
         private static String words(Response.Ran ran) {
             var error = ran.error();
             if (error.isEmpty())
                 return ran.status() == Response.RunStatus.STOPPED ? "stopped on the server"
-                        : "the run failed without a reason";
+                        : "the run failed and gave no reason";
             if (error.startsWith("Aborted: Maximum execution time")
                     || error.startsWith("Aborted: App execution exceeded"))
-                return error + " (the server's own limit: --timeout cannot go beyond it)";
+                return error + " (the server's own limit, which --timeout cannot raise)";
             if (error.startsWith("Aborted: Client response stream closed")) return error + " (" + AFTER_FORM + ")";
-            return error.startsWith("Aborted: App task was stopped") ? error + " (by somebody, or: " + AFTER_FORM + ")"
+            return error.startsWith("Aborted: App task was stopped") ? error + " (by somebody; or " + AFTER_FORM + ")"
                     : error;
         }
 
@@ -10339,7 +10334,7 @@ final class DifyExec implements Runnable {
             var answer = status + " " + seen.code().replace(':', ' ') + ": " + seen.message();
             var stop = STOPS.stream().filter(known -> known.getKey().matcher(answer).lookingAt()).findFirst();
             if (stop.isPresent()) return new Verdict.StopBatch(stop.get().getValue()
-                    .formatted(said(seen), access, status, access.advice(), seen.message()));
+                    .formatted(message(seen), access, status, access.advice(), seen.message()));
             return switch (status) {
                 case 400 -> badRequest(attempt, seen);
                 case 403 -> new Verdict.Done(
@@ -10348,7 +10343,7 @@ final class DifyExec implements Runnable {
                 case 429 -> throttled(attempt, seen);
                 default -> seen.isTransient() || status < 300
                         ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, seen.why())
-                        : failed("HTTP " + status + ": " + said(seen));
+                        : failed("HTTP " + status + ": " + message(seen));
             };
         }
 
@@ -10356,16 +10351,16 @@ final class DifyExec implements Runnable {
             if (seen.code().equals("completion_request_error"))
                 return again(attempt, seen.message(), seen.retryAfter());
             return seen.message().startsWith("queue listening stopped")
-                    ? new Verdict.LookUp(Symptom.SERVER_ERROR, said(seen))
-                    : failed(said(seen).isEmpty() ? "HTTP 400" : seen.message());
+                    ? new Verdict.LookUp(Symptom.SERVER_ERROR, message(seen))
+                    : failed(message(seen).isEmpty() ? "HTTP 400" : seen.message());
         }
 
-        private static String said(Response.Refused seen) {
+        private static String message(Response.Refused seen) {
             return Text.text(seen.message(), 200).strip();
         }
 
         private static String with(String why, Response.Refused seen) {
-            return said(seen).isEmpty() ? why : why + ": " + said(seen);
+            return message(seen).isEmpty() ? why : why + ": " + message(seen);
         }
 
         private Verdict failed(String text) {
@@ -10373,10 +10368,10 @@ final class DifyExec implements Runnable {
         }
 
         private Verdict throttled(Attempt attempt, Response.Refused seen) {
-            return new Verdict.Throttled(backoff.delay(attempt.tries().throttled(), seen.retryAfter()), said(seen));
+            return new Verdict.Throttled(backoff.delay(attempt.tries().throttled(), seen.retryAfter()), message(seen));
         }
 
-        /// Another attempt, or the end of them.
+        /// Another attempt, if one is left.
         Verdict again(Attempt attempt, String why, Optional<Duration> retryAfter) {
             return backoff.allows(attempt.tries())
                     ? new Verdict.Again(backoff.delay(attempt.tries().failed(), retryAfter), why) : failed(why);
@@ -10392,9 +10387,9 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What a look leads to: the one place that decides whether a row may be sent again whose last run is in doubt.
+    /// Decides what a look-up's result means, and whether a row with an unresolved attempt may be sent again.
     ///
-    /// @param resendUnknown what stays unknown of an earlier call is sent again: by `--resend-unknown` or by its id
+    /// @param resendUnknown rows that an earlier call left unknown are sent again (`--resend-unknown`, or named ids)
     record LookUpRules(Judge judge, Limits limits, boolean resendUnknown) {
         Step step(Unresolved unresolved, LookUpResult found, Here here, Instant now) {
             return switch (unresolved) {
@@ -10413,19 +10408,20 @@ final class DifyExec implements Runnable {
                     : new Step.Take(ran, judge.afterLook(unresolved.attempt(), ran));
         }
 
-        /// The row goes out once nothing of its earlier attempts has turned up; what has is taken or waited for.
+        /// The row is sent once none of its earlier attempts has a run. A run that has appeared is taken or waited for.
         private Step recheck(Unresolved.Recheck unresolved, LookUpResult found, Here here, Instant now) {
-            var tries = unresolved.attempt().tries();
-            var deadline = now.plus(limits.timeout());
             return switch (found) {
                 case LookUpResult.Ended _, LookUpResult.Running _, LookUpResult.Unanswered _ ->
-                        open(unresolved.turnedUp(deadline), found, here, now);
-                // from now on it has a deadline, after which the row is unknown
-                case LookUpResult.Silent silent when silent.isAnswer() ->
-                        open(unresolved.turnedUp(deadline), found, here, now);
-                case LookUpResult.Absent() -> unresolved.others().isEmpty() ? new Step.SendAgain(tries, true)
-                        : new Step.LookAgain(Unresolved.Recheck.of(unresolved.others(), tries, now));
-                case LookUpResult.Silent(var seen) -> silent(unresolved.attempt(), seen, new Step.LookAgain(unresolved.later(now)));
+                        open(unresolved.turnedUp(now.plus(limits.timeout())), found, here, now);
+                case LookUpResult.Silent silent when silent.isAnswer() -> // the deadline makes the row unknown
+                        open(unresolved.turnedUp(now.plus(limits.timeout())), found, here, now);
+                case LookUpResult.Absent() -> {
+                    var tries = unresolved.attempt().tries();
+                    yield unresolved.others().isEmpty() ? new Step.SendAgain(tries, true)
+                            : new Step.LookAgain(Unresolved.Recheck.of(unresolved.others(), tries, now));
+                }
+                case LookUpResult.Silent(var seen) ->
+                        silent(unresolved.attempt(), seen, new Step.LookAgain(unresolved.later(now)));
             };
         }
 
@@ -10444,22 +10440,21 @@ final class DifyExec implements Runnable {
                 case LookUpResult.Absent() when unresolved.symptom() == Symptom.UNCONFIRMED -> notStored(unresolved);
                 case LookUpResult.Absent() -> absent(unresolved, here.listing(), now);
                 case LookUpResult.Silent(Response.Refused refused) when unresolved.isOverdue(now) ->
-                        silent(unresolved.attempt(), refused, unknown(unresolved, "its look-up is answered by HTTP "
+                        silent(unresolved.attempt(), refused, unknown(unresolved, "its look-up got HTTP "
                                 + refused.status()));
-                case LookUpResult.Silent(var seen) -> silent(unresolved.attempt(), seen, new Step.LookAgain(unresolved.later(now)));
+                case LookUpResult.Silent(var seen) ->
+                        silent(unresolved.attempt(), seen, new Step.LookAgain(unresolved.later(now)));
             };
         }
 
-        /// Not taken for a row that was changed since.
         private Step succeeded(Unresolved.NoEnd unresolved, Response.Ran ran) {
             var attempt = unresolved.attempt();
             if (attempt.isCurrent()) return new Step.Take(ran, judge.afterLook(attempt, ran));
             if (attempt.isOfLostEdits()) return giveUp(unresolved, new Outcome(RowStatus.UNKNOWN, ran.ref().name()
                     + " of this row as edited in the shell succeeded, but the edits are gone; set them again and retry "
                     + "the row there to get its result"));
-            return new Step.Say("Row " + Text.id(attempt.row().id()) + " was changed since " + ran.ref().name()
-                    + " of it succeeded: that result is not taken, the row runs anew.",
-                    new Step.Close("stale", ran, "the row was changed since",
+            return new Step.Say("Row " + Text.id(attempt.row().id()) + " changed after " + ran.ref().name()
+                    + " succeeded; running it again.", new Step.Close("stale", ran, "the row has changed since",
                             new Step.SendAgain(Attempt.Tries.NONE, false)));
         }
 
@@ -10484,7 +10479,7 @@ final class DifyExec implements Runnable {
             return new Step.Close("interrupted", ran, "stopped on request", then);
         }
 
-        /// What was told of the run has its price, too; what was made up has nothing.
+        /// The stream's end has the run's price, which the stored run lacks; a made-up end has nothing.
         private Step confirmed(Unresolved.NoEnd unresolved, Response.Ran stored) {
             var seen = unresolved.seen() instanceof Response.Ran ran && !ran.isBare() ? ran : stored;
             return new Step.Judged(seen, judge.confirmed(unresolved.attempt(), unresolved.seen(), seen));
@@ -10497,12 +10492,13 @@ final class DifyExec implements Runnable {
         }
 
         /// There is no run of that id, unless it took steps: those are paid for.
-        private static Response withoutRun(Response said) {
-            return switch (said) {
+        private static Response withoutRun(Response seen) {
+            return switch (seen) {
                 case Response.Refused error ->
                         Response.Refused.event(error.status(), error.code(), error.message(), Optional.empty());
                 case Response.Ran ran when ran.isBare() -> Response.nothing();
-                case Response.Ran _, Response.Cut _, Response.TooLarge _, Response.NotSent _, Response.NotUploaded _ -> said;
+                case Response.Ran _, Response.Cut _, Response.TooLarge _, Response.NotSent _,
+                        Response.NotUploaded _ -> seen;
             };
         }
 
@@ -10511,7 +10507,7 @@ final class DifyExec implements Runnable {
             var known = unresolved.with(run).started(found.age().map(now::minus), now, limits.timeout());
             if (found.status() == Response.RunStatus.PAUSED) return giveUp(known, Outcome.PAUSED);
             if (!known.isOverdue(now)) return new Step.LookAgain(known.with(known.state().later(now, true)));
-            return giveUp(known, new Outcome(RowStatus.UNKNOWN, "run " + run.id() + " still says running "
+            return giveUp(known, new Outcome(RowStatus.UNKNOWN, "run " + run.id() + " is still running "
                     + Text.seconds(Duration.between(known.start(), now)) + " after its start"));
         }
 
@@ -10519,22 +10515,23 @@ final class DifyExec implements Runnable {
             boolean mayCome = Proof.ofUnanswered(unresolved, isOver, listing) == Proof.WAIT;
             if (mayCome && !unresolved.isOverdue(now))
                 return new Step.LookAgain(unresolved.with(unresolved.state().later(now, true)));
-            return unknown(unresolved, isOver ? "its run ended without a word: it was stopped, or has nothing to say"
-                    : "its message has no answer, and that proves nothing" + (listing == Release.Listing.WITHOUT_END
+            return unknown(unresolved, isOver ? "its run ended without an answer (stopped, or empty)"
+                    : "its message has no answer, which proves nothing" + (listing == Release.Listing.WITHOUT_END
                             && unresolved.attempt().mode() == Mode.STREAMING ? "; --mode blocking is safer here" : ""));
         }
 
         private Step absent(Unresolved.NoEnd unresolved, Release.Listing listing, Instant now) {
             return switch (Proof.of(unresolved, listing)) {
                 case SETTLE -> now.isBefore(unresolved.since().plus(limits.settle().of(unresolved.attempt().mode())))
-                        ? new Step.LookAgain(unresolved.with(unresolved.state().later(now, false))) : notStarted(unresolved);
+                        ? new Step.LookAgain(unresolved.with(unresolved.state().later(now, false)))
+                        : notStarted(unresolved);
                 case WAIT -> !unresolved.isOverdue(now) ? new Step.LookAgain(unresolved.later(now))
                         : unknown(unresolved, Proof.reason(unresolved));
                 case UNKNOWN -> unknown(unresolved, Proof.reason(unresolved));
             };
         }
 
-        /// A request of a call that was killed does not count as a try.
+        /// The request of a call that was killed does not count as a try.
         private Step notStarted(Unresolved.NoEnd unresolved) {
             var tries = unresolved.attempt().tries();
             if (unresolved.attempt().isOfLostEdits())
@@ -10547,30 +10544,31 @@ final class DifyExec implements Runnable {
             return new Step.Close("not_started", Response.nothing(), unresolved.why(), then);
         }
 
-        /// What got no answer is asked again, unless the answer concerns the batch, or the run is too large.
+        /// A failed look-up is repeated, unless its answer concerns the whole batch or the run is too large.
         private Step silent(Attempt attempt, Response seen, Step otherwise) {
             var verdict = judge.verdict(attempt, seen);
             if (verdict instanceof Verdict.StopBatch(var why)) return new Step.Abort(why);
-            return seen instanceof Response.TooLarge && seen.run().isPresent() ? new Step.Judged(seen, verdict) : otherwise;
+            return seen instanceof Response.TooLarge && seen.run().isPresent() ? new Step.Judged(seen, verdict)
+                    : otherwise;
         }
 
         private Step unknown(Unresolved.NoEnd unresolved, String why) {
             return giveUp(unresolved, new Outcome(RowStatus.UNKNOWN, unresolved.why() + "; " + why));
         }
 
-        /// What an earlier call left is sent again where that was asked for, whatever its run does.
+        /// A row of an earlier call is sent again if that was asked for, whatever its run does.
         private Step giveUp(Unresolved.NoEnd unresolved, Outcome outcome) {
             var cut = new Response.Cut(unresolved.run(), unresolved.symptom(), unresolved.why());
             return unresolved.symptom().isOurs() || !resendUnknown ? new Step.Judged(cut, new Verdict.Done(outcome))
                     : new Step.Close("resent", cut, outcome.text(), new Step.SendAgain(Attempt.Tries.NONE, true));
         }
 
-        /// What to do about what a look has shown; `then` comes after it.
+        /// The consequence of a look-up; `then` follows it.
         sealed interface Step {
             /// The end is taken from the server's records.
             record Take(Response.Ran ran, Verdict verdict) implements Step {}
 
-            /// What is known of the run decides: it told of its end before, it is too large, or it is given up.
+            /// The response that was seen decides: an end, a run that is too large, or one that is given up.
             record Judged(Response seen, Verdict verdict) implements Step {}
 
             record LookAgain(Unresolved unresolved) implements Step {}
@@ -10580,7 +10578,7 @@ final class DifyExec implements Runnable {
 
             record Say(String text, Step then) implements Step {}
 
-            /// @param rechecked its earlier attempts have been asked for, or its run is paid twice by wish
+            /// @param rechecked its earlier attempts were looked up, or paying twice was asked for
             record SendAgain(Attempt.Tries tries, boolean rechecked) implements Step {}
 
             record Abort(String why) implements Step {}
@@ -10588,13 +10586,11 @@ final class DifyExec implements Runnable {
             record Nothing() implements Step {}
         }
 
-        /// What is known here when a look comes back.
-        ///
-        /// @param stopAsked  this call has asked for the run's stop
-        /// @param hasSuccess the row has a success
+        /// @param stopAsked  this call has asked Dify to stop the run
+        /// @param hasSuccess the row has succeeded
         record Here(Release.Listing listing, boolean stopAsked, boolean hasSuccess) {}
 
-        /// What a missing trace of a run proves, by how the server lists its runs.
+        /// What it proves that no run is found, by how the server lists its runs.
         ///
         /// | listing | blocking | streaming |
         /// | --- | --- | --- |
@@ -10602,12 +10598,11 @@ final class DifyExec implements Runnable {
         /// | at the end (1.10 and before) | wait, then unknown | unknown at once: a left stream is never listed |
         /// | not known | wait, then unknown | wait, then unknown |
         ///
-        /// A chatflow's run is listed as its conversation, from the start. Where that has a message without an answer,
-        /// one may come: it is waited for, then the row is unknown; at once where Dify says that the run is over
-        /// (1.16), or never writes the answer of a left stream down (1.9).
+        /// A chatflow's run is listed as its conversation, from the start. A message without an answer may still get
+        /// one, so it is waited for; not if the run is over (1.16), nor if the client of a stream has left (1.9).
         ///
-        /// With a run id the run exists, unless that was made up: it is waited for. With a fixed `--user` nothing can
-        /// be found by name: unknown.
+        /// A run with an id exists, unless the id was made up, and is waited for. With a fixed `--user`, no run can be
+        /// found by name: unknown.
         enum Proof {
             SETTLE, WAIT, UNKNOWN;
 
@@ -10622,22 +10617,24 @@ final class DifyExec implements Runnable {
             }
 
             static Proof ofUnanswered(Unresolved unresolved, boolean isOver, Release.Listing listing) {
-                boolean isLeft = listing == Release.Listing.WITHOUT_END && unresolved.attempt().mode() == Mode.STREAMING;
+                boolean isLeft = listing == Release.Listing.WITHOUT_END
+                        && unresolved.attempt().mode() == Mode.STREAMING;
                 return isOver || isLeft ? UNKNOWN : WAIT;
             }
 
             static String reason(Unresolved unresolved) {
-                if (unresolved.run().isPresent()) return "the server knows no run " + unresolved.run().get().id() + " any more";
-                if (!unresolved.canBeFound()) return "with --user a run cannot be found by name";
+                if (unresolved.run().isPresent())
+                    return "the server has no run " + unresolved.run().get().id() + " any more";
+                if (!unresolved.canBeFound()) return "with --user, runs cannot be found by name";
                 return unresolved.attempt().mode() == Mode.STREAMING
                         ? "this server may not list a stream whose client has left; --mode blocking is safer here"
-                        : "no trace of a run until the time limit, and this server lists runs only when they end";
+                        : "no run was found within the time limit, and this server lists runs only when they end";
             }
         }
     }
 
-    /// The wait before another attempt: `initial`, then twice as long each time, never over `max`; less up to a half by
-    /// chance, so that rows do not come back together. A `Retry-After` wins when it is longer.
+    /// The wait before another attempt: `initial`, then twice as long each time, never over `max`. Up to half of it is
+    /// taken off at random, so that rows do not come back together. A longer `Retry-After` wins.
     record Backoff(Duration initial, Duration max, int maxRetries) {
         boolean allows(Attempt.Tries tries) {
             return tries.failed() < maxRetries;
@@ -10654,7 +10651,7 @@ final class DifyExec implements Runnable {
                     .map(asked -> Collections.min(List.of(asked, Pause.LONGEST))).orElse(delay);
         }
 
-        /// A server's wish to be left alone: no request of the batch goes out before, whichever met the refusal.
+        /// A `Retry-After`: no request of the batch is sent before, whichever row got it.
         ///
         /// @param isTooLong the call ends
         record Pause(Instant until, boolean isTooLong) {
@@ -10664,12 +10661,11 @@ final class DifyExec implements Runnable {
                 return seen.pause().map(asked -> new Pause(now.plus(asked), asked.compareTo(LONGEST) > 0));
             }
 
-            /// `waiting until 14:02, as the server asks`
+            /// `waiting until 14:02 (Retry-After)`
             String text() {
-                return isTooLong ? "the server asks to be left alone until "
-                        + Times.local("yyyy-MM-dd HH:mm xxx", until)
-                        + " (Retry-After)\nhint: run the same command again then"
-                        : "waiting until " + Times.local("HH:mm", until) + ", as the server asks";
+                return isTooLong ? "the server asked us to retry after " + Times.local("yyyy-MM-dd HH:mm xxx", until)
+                        + "\nhint: run the same command again then"
+                        : "waiting until " + Times.local("HH:mm", until) + " (Retry-After)";
             }
         }
     }
@@ -10996,7 +10992,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Whether the server answers: after five failures in a row starts pause, and one exchange at a time asks again.
+    /// Whether the server answers. After five failures in a row, nothing starts but one probe at a time.
     static final class Health {
         private static final int STREAK = 5;
         private static final Duration SILENT = Duration.ofMinutes(5), REFUSED = Duration.ofMinutes(1);
@@ -11005,33 +11001,31 @@ final class DifyExec implements Runnable {
         private final Backoff backoff;
         private int streak = 0, refusals = 0;
         private boolean probing = false, refusedTooLong = false;
-        private Instant nextProbe = Instant.MIN, pausedAt = Instant.MAX, leftAloneUntil = Instant.MIN;
+        private Instant nextProbe = Instant.MIN, pausedAt = Instant.MAX, pausedUntil = Instant.MIN;
         private Instant silentSince = Instant.MAX, refusedSince = Instant.MAX, failedAt = Instant.MIN;
 
         Health(Backoff backoff) {
             this.backoff = backoff;
         }
 
-        /// While starts pause, one exchange at a time goes out; none, while the server asks to be left alone.
         boolean isOpen(Instant now) {
             return !now.isBefore(opens());
         }
 
         Instant opens() {
-            return probing ? Instant.MAX : nextProbe.isAfter(leftAloneUntil) ? nextProbe : leftAloneUntil;
+            return probing ? Instant.MAX : nextProbe.isAfter(pausedUntil) ? nextProbe : pausedUntil;
         }
 
         /// Nothing goes out before.
         void pause(Instant until) {
-            if (until.isAfter(leftAloneUntil)) leftAloneUntil = until;
+            if (until.isAfter(pausedUntil)) pausedUntil = until;
         }
 
         void started() {
             probing = streak >= STREAK;
         }
 
-        /// What was on its way when starts paused says nothing new: else `-c 64` would wait for as long as after 59
-        /// probes.
+        /// Runs that were sent before the pause say nothing new: otherwise `-c 64` would wait as long as after 59 probes.
         void failed(Instant now, Instant begun) {
             if (streak >= STREAK && begun.isBefore(pausedAt)) return;
             probing = false;
@@ -11049,46 +11043,46 @@ final class DifyExec implements Runnable {
             silentSince = Instant.MAX;
         }
 
-        /// A run was let in.
+        /// The server has accepted a run.
         void served() {
             answered();
             refusals = 0;
         }
 
-        /// A run was refused as too many, with so many others of ours running.
+        /// A run was refused as too many while so many others of ours were running.
         void refused(Instant now, int busy) {
             refusals = busy > 0 ? 0 : refusals + 1;
             if (refusals <= 1) refusedSince = now;
             refusedTooLong |= refusals >= STREAK && refusedSince.plus(REFUSED).isBefore(now);
         }
 
-        /// What the batch waits for before it starts another row, in words.
+        /// Why no row starts, in words.
         Optional<String> rest(Instant now) {
-            if (now.isBefore(leftAloneUntil)) return Optional.of("the server asks for "
-                    + Text.seconds(Duration.between(now, leftAloneUntil)) + " of rest");
+            if (now.isBefore(pausedUntil)) return Optional.of("waiting "
+                    + Text.seconds(Duration.between(now, pausedUntil)) + " (Retry-After)");
             if (streak < STREAK) return Optional.empty();
-            return Optional.of("no answer, asks again " + (now.isBefore(nextProbe) && !probing
+            return Optional.of("no answer, trying again " + (now.isBefore(nextProbe) && !probing
                     ? "in " + Text.seconds(Duration.between(now, nextProbe)) : "now"));
         }
 
         Optional<Stop> verdict(Instant now, int busy) {
-            var asked = failedAt.isBefore(leftAloneUntil) ? failedAt : now; // nobody asks while it is left alone
+            var asked = failedAt.isBefore(pausedUntil) ? failedAt : now; // nothing is sent in a pause
             if (streak >= STREAK && busy == 0 && !silentSince.equals(Instant.MAX)
                     && silentSince.plus(SILENT).isBefore(asked))
                 return Optional.of(new Stop(Exit.STOPPED, "the server has not answered for "
                         + Text.seconds(Duration.between(silentSince, now))
                         + "\nhint: run the same command again when it is back"));
             if (!refusedTooLong) return Optional.empty();
-            return Optional.of(new Stop(Exit.STOPPED, "the server refuses every run as too many although none of ours runs"
-                    + "\nhint: after a crash it does so for ten minutes; run the same command again then"));
+            return Optional.of(new Stop(Exit.STOPPED, "the server rejects every run with \"too many requests\", though none of "
+                    + "ours is active\nhint: after a crash it does so for ten minutes; run the same command again then"));
         }
     }
 
-    /// Where a batch ends on purpose, and how long things may take.
+    /// Limits that end a call, and how long things may take.
     record Limits(Ends ends, Duration grace, Duration timeout, Settle settle) {
         private static final String CONTINUE = "\nhint: the same command continues, with its limit counted from zero";
 
-        /// What ends a call early; null where there is no such limit.
+        /// Limits that end a call early; null if not set.
         record Ends(Ceiling maxFailures, Long maxTokens, MaxCost maxCost) {
             static final Ends NONE = new Ends(null, null, null);
         }
@@ -11147,7 +11141,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A limit that is a number (`20`) or a share (`5%`) of the rows that have ended.
+        /// A number of rows (`20`), or a share (`5%`) of those that have ended.
         record Ceiling(long count, double share) {
             /// More than the share, but all of them are 100 %.
             boolean isReached(long failed, long ended) {
@@ -11163,8 +11157,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// How long a cut request is watched for before it counts as not started; by mode, since streamed runs may
-        /// queue.
+        /// How long an interrupted run is looked for before it counts as not started. Streamed runs may queue.
         record Settle(Duration blocking, Duration streaming) {
             static final Settle DEFAULT = new Settle(Duration.ofSeconds(30), Duration.ofSeconds(300));
 
@@ -11174,7 +11167,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Which mode the next attempt takes, and what is known of the server's log. Owned by the engine's thread.
+    /// The mode of the next attempt, and how the server lists runs. Owned by the engine's thread.
     static final class ModePolicy {
         private static final Duration PROXY_CUT = Duration.ofSeconds(25);
         private static final int REFUSED_STREAMS = 3;
@@ -11185,9 +11178,9 @@ final class DifyExec implements Runnable {
         private Mode mode;
         private Release.Listing listing;
         private int refusedStreams = 0, refusedAlone = 0;
-        private boolean mayStream; // of itself
+        private boolean mayStream; // though nobody asked for it
 
-        /// @param earlier the mode that an earlier call of this batch went over to
+        /// @param earlier the mode that an earlier call of this batch changed to
         ModePolicy(Mode asked, Optional<Mode> earlier, AppKind app, String version) {
             this.mayStream = asked == Mode.AUTO;
             this.app = app;
@@ -11201,48 +11194,50 @@ final class DifyExec implements Runnable {
             return mode;
         }
 
-        /// Of the server that the attempt was sent to; of one that was replaced, nothing is known for sure.
+        /// Nothing is known of a server that was replaced after it got the attempt.
         Release.Listing listing(Attempt attempt) {
             return sentElsewhere.contains(attempt.user()) ? Release.Listing.NOT_KNOWN : listing;
         }
 
-        /// An earlier call left the attempt of this name in doubt at a server of this version.
+        /// An earlier call left the attempt of this name unresolved on a server of this version.
         void sentBefore(String user, String version) {
             if (Release.of(version).listing(app) != listing) sentElsewhere.add(user);
         }
 
-        /// A running run seen in the log: this server lists from the start, if nothing was known of that. Up to 1.10 it
-        /// is one whose listener gave up, or that was just stopped.
+        /// A server that lists a running run lists from the start, unless it is known to do otherwise: up to 1.10, the
+        /// run's listener may have given up, or it was just stopped.
         void listsRunning(Unresolved unresolved) {
-            if (unresolved.run().isEmpty() && listing == Release.Listing.NOT_KNOWN) listing = Release.Listing.FROM_START;
+            if (unresolved.run().isEmpty() && listing == Release.Listing.NOT_KNOWN)
+                listing = Release.Listing.FROM_START;
         }
 
-        /// Says it when the mode changes.
+        /// Returns a sentence if the mode changes.
         ///
         /// @param busy how many other runs of ours hold a place on the server
         Optional<String> seen(Attempt attempt, Response seen, Duration took, int busy) {
             if (mayStream && mode == Mode.BLOCKING && isProxyCut(seen, took)) {
                 mode = Mode.STREAMING;
                 return Optional.of("A proxy cut a run off after " + Text.seconds(took)
-                        + ": the batch goes on in streaming mode.");
+                        + "; continuing in streaming mode.");
             }
-            if (seen instanceof Response.Refused refused && refused.inStream() && refused.run().isEmpty()) refusedStreams++;
+            if (seen instanceof Response.Refused refused && refused.inStream() && refused.run().isEmpty())
+                refusedStreams++;
             if (attempt.mode() == Mode.STREAMING) refusedAlone = busy == 0
                     && seen instanceof Response.Refused refused && refused.isTooMany() ? refusedAlone + 1 : 0;
             if (mode == Mode.STREAMING && holdsRefused && refusedStreams >= REFUSED_STREAMS)
-                return goOnBlocking("rows were refused inside their streams, each holding a connection of the server "
-                        + "for 5 minutes");
+                return toBlocking("rows were refused inside their streams, each holding a connection of the server for "
+                        + "5 minutes");
             if (mode == Mode.STREAMING && refusedAlone >= REFUSED_STREAMS)
-                return goOnBlocking("streams in a row were refused as too many though no other run of ours went on "
+                return toBlocking("streams in a row were refused as too many though no other run of ours was active "
                         + "(with a limit of 1, Dify 1.14 and later refuse every stream)");
             return Optional.empty();
         }
 
-        /// For the rest of the call, also where streams were asked for: they would never be let in.
-        private Optional<String> goOnBlocking(String why) {
+        /// For the rest of the call, even if streams were asked for: they would never be accepted.
+        private Optional<String> toBlocking(String why) {
             mode = Mode.BLOCKING;
             mayStream = false;
-            return Optional.of(REFUSED_STREAMS + " " + why + ": the batch goes on in blocking mode.");
+            return Optional.of(REFUSED_STREAMS + " " + why + "; continuing in blocking mode.");
         }
 
         private static boolean isProxyCut(Response seen, Duration took) {
