@@ -1911,8 +1911,7 @@ final class DifyExec implements Runnable {
                 return new Connection.Order(mode, new Limits.Ends(pace.maxFailures, pace.maxTokens, pace.maxCost),
                         isWatched ? Duration.ZERO : work.setup.retrying.grace,
                         new Pace(pace.concurrency(), pace.wait, pace.rate),
-                        Optional.ofNullable(work.out.saveFiles), "mode=" + mode + " c=" + pace.concurrency(),
-                        work.setup.next().typed());
+                        Optional.ofNullable(work.out.saveFiles), String.join(" ", work.setup.next().words()));
             }
         }
 
@@ -1943,7 +1942,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        static final class PaceOptions implements Lasting {
+        static final class PaceOptions {
             private static final int MOST = 10_000;
 
             @Option(names = {"-c", "--concurrency"}, paramLabel = "N",
@@ -1987,7 +1986,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        static final class OutputOptions implements Lasting {
+        static final class OutputOptions {
             @Option(names = "--no-bom", hidden = true,
                     description = "Write results without a byte order mark.")
             boolean noBom;
@@ -2035,7 +2034,9 @@ final class DifyExec implements Runnable {
         }
 
         NextCall next() {
-            return Lasting.next(spec, env);
+            var parsed = spec.commandLine().getParseResult();
+            boolean isInShell = !parsed.commandSpec().root().name().equals("difyexec");
+            return NextCall.of(parsed, isInShell ? "" : env.invocation().toString());
         }
     }
 
@@ -2083,7 +2084,7 @@ final class DifyExec implements Runnable {
                     new Judge(backoff, retrying.failedRuns, access), server, err);
         }
 
-        static final class DifyOptions implements Lasting {
+        static final class DifyOptions {
             @Option(names = "--base-url", paramLabel = "URL", defaultValue = "https://api.dify.ai/v1",
                     description = "Call the API at this address (env: DIFY_API_BASE_URL; default: ${DEFAULT-VALUE}).")
             URI baseUrl;
@@ -2140,7 +2141,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        static final class RetryOptions implements Lasting {
+        static final class RetryOptions {
             @Option(names = "--max-retries", paramLabel = "N", defaultValue = "3",
                     description = "Retry a row N times (env: MAX_RETRIES; default: ${DEFAULT-VALUE}).")
             int maxRetries;
@@ -2176,11 +2177,10 @@ final class DifyExec implements Runnable {
     record Connection(Setup setup, Access access, DifyClient client, Judge judge, Optional<Demo> demo,
             PrintWriter err) implements AutoCloseable {
 
-        /// @param mode  as asked for
-        /// @param note  describes the call in the log
-        /// @param typed options for later calls
-        record Order(Mode mode, Limits.Ends ends, Duration grace, Pace pace, Optional<Path> saveFiles, String note,
-                Typed typed) {}
+        /// @param mode    as asked for
+        /// @param options as typed, for people who read the log
+        record Order(Mode mode, Limits.Ends ends, Duration grace, Pace pace, Optional<Path> saveFiles,
+                String options) {}
 
         /// For interactive use: never retries on its own.
         Connection withoutRetries() {
@@ -2224,8 +2224,7 @@ final class DifyExec implements Runnable {
             var sender = new Sender(client.to(server.kind()), form, order.saveFiles());
             var session = SessionEvent.of(writer.batch(), access.name(), server.app(), server.version())
                     .with(order.mode(), route.mode(), order.pace().places(), setup.dify.queryColumn);
-            writer.record(session.with((order.note() + " " + order.typed().text(writer.batch().files().results()))
-                    .strip()));
+            writer.record(session.with(order.options()));
             return new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender, watcher));
         }
 
@@ -2259,7 +2258,7 @@ final class DifyExec implements Runnable {
     }
 
     /// A demo in place of a server, where one is asked for.
-    static final class DemoOption implements Lasting {
+    static final class DemoOption {
         @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.VERSION, preprocessor = KindOnly.class,
                 paramLabel = "chatflow",
                 description = "Use a simulated Dify: no key, no network, no cost.")
@@ -2277,7 +2276,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    static final class CsvOptions implements Lasting {
+    static final class CsvOptions {
         @Option(names = "--id-column", paramLabel = "NAME",
                 description = "Take row ids from this column (default: the first).")
         String idColumn;
@@ -2292,43 +2291,6 @@ final class DifyExec implements Runnable {
 
         Csv open(Path path) {
             return Csv.open(path, new Csv.Shape(idColumn, encoding, delimiter));
-        }
-    }
-
-    /// Options that hold for every call of a batch: the next one needs what was typed of them.
-    interface Lasting {
-        /// What follows from a call, by what was typed for it.
-        static NextCall next(CommandSpec spec, Env env) {
-            var parsed = spec.commandLine().getParseResult();
-            var words = parsed.commandSpec().options().stream().filter(Lasting::isLasting)
-                    .flatMap(option -> value(option, parsed, env).flatMap(value -> word(option, value)).stream());
-            var results = Path.of(value(OptionSpec.builder("-o").build(), parsed, env).orElse("results.jsonl"));
-            return new NextCall(env.invocation(), new Typed(words.toList()), results);
-        }
-
-        private static boolean isLasting(OptionSpec option) {
-            return option.shortestName().equals(Typed.INPUT) || option.userObject() instanceof Field field
-                    && Lasting.class.isAssignableFrom(field.getDeclaringClass());
-        }
-
-        /// In the shell, what was typed for it is a default, as what the environment says is.
-        private static Optional<String> value(OptionSpec option, CommandLine.ParseResult parsed, Env env) {
-            if (parsed.hasMatchedOption(option)) return Optional.of(String.join(",", option.stringValues()));
-            try {
-                var given = parsed.commandSpec().defaultValueProvider().defaultValue(option);
-                var known = new EnvDefaults(env).defaultValue(option);
-                return Optional.ofNullable(given).filter(value -> !value.equals(known));
-            } catch (Exception problem) { // the interface throws it; ours do not
-                throw new IllegalStateException(problem);
-            }
-        }
-
-        /// None for a flag that is off; an option that stands alone means its usual value.
-        private static Optional<String> word(OptionSpec option, String value) {
-            boolean isFlag = option.arity().max() == 0, mayStandAlone = option.arity().min() == 0;
-            if (isFlag && !Boolean.parseBoolean(value)) return Optional.empty();
-            return Optional.of(isFlag || mayStandAlone && value.equals(option.fallbackValue()) ? option.shortestName()
-                    : option.shortestName() + "=" + value);
         }
     }
 
@@ -3088,53 +3050,95 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The command to paste for what is left to do.
+    /// The command to run next: the words of this one, without those that only this one needs.
     ///
-    /// @param typed      what it takes over from the call before
-    /// @param newResults of a batch that is not begun: of the one open in the shell, else by the usual name
-    record NextCall(Env.Invocation invocation, Typed typed, Path newResults) {
-        /// It goes on with a batch, as this call was told; what that does not say, as the batch's last run was.
+    /// @param start how the tool was started; in the shell empty: there, the open batch is meant
+    /// @param words the options but `-i` and `-o`, quoted for a shell: `--id-column 'My id'`
+    record NextCall(String start, Optional<String> input, Optional<String> output, List<String> words) {
+        private static final Set<String> ONE_OFF = Set.of("--fresh", "--rebuild", "--force", "--resend-unknown",
+                "--rerun-changed", "--limit", "--ids", "--json", "--html", "--show", "--failed", "--raw", "--partial",
+                "--input", "--output");
+
+        static NextCall of(CommandLine.ParseResult parsed, String start) {
+            var ids = parsed.matchedPositionals().stream().flatMap(positional -> positional.originalStringValues().stream())
+                    .collect(Collectors.toSet());
+            var kept = new ArrayList<String>();
+            for (var typed = parsed.originalArgs().iterator(); typed.hasNext(); ) {
+                var word = typed.next();
+                var option = parsed.commandSpec().findOption(word.split("=", 2)[0]);
+                boolean isName = word.equals(parsed.commandSpec().name()) || word.equals("--");
+                if (option == null && !isName && !ids.contains(word)) kept.add(Text.shell(word));
+                if (option == null) continue;
+                var words = option.arity().min() == 0 || word.contains("=") ? Text.shell(word)
+                        : word + " " + Text.shell(typed.next());
+                if (!ONE_OFF.contains(option.longestName())) kept.add(words);
+            }
+            return new NextCall(start, value(parsed, "-i"), value(parsed, "-o"), List.copyOf(kept));
+        }
+
+        private static Optional<String> value(CommandLine.ParseResult parsed, String name) {
+            return Optional.ofNullable(parsed.matchedOption(name)).map(option -> option.stringValues().getFirst());
+        }
+
+        /// Continues a batch.
         void print(Batch batch, PrintWriter out) {
             var index = batch.index();
             var results = batch.files().results();
-            var all = typed.and(batch.history().typed(results));
             if (index.isComplete()) {
-                out.println(batch.csv().isPresent() ? "Every row has a success."
-                        : "Every row that the files know has a success; -i " + input(all) + " counts all of the CSV.");
+                out.println(batch.csv().isPresent() ? "All rows succeeded."
+                        : "All recorded rows succeeded. Pass -i " + csv(Optional.of(batch.history()), results)
+                                + " to include rows not yet run.");
                 return;
             }
             boolean isPending = index.count(RowStatus.PENDING) > 0;
             if (!isPending && index.count(RowStatus.FAILED) == 0)
-                out.println("What is open is looked up by the next call; --resend-unknown sends it again.");
+                out.println("Unresolved rows are looked up on the next run; --resend-unknown sends them again.");
             var others = batch.history().merge.map(merge -> Shards.others(merge.taken().keySet(), merge.shards(),
                     index, IntStream.range(0, index.rows())).keySet()).orElse(Set.of());
             if (!others.isEmpty()) print(others, batch.history(), results, out);
-            else print(isPending ? "run" : "retry", all, results, out);
+            else print(isPending ? "run" : "retry", Optional.of(batch.history()), results, out);
         }
 
-        /// One of the shards that has no files here runs, or is brought, before all are merged.
+        /// Runs a shard that has no files here, or merges all.
         void print(Collection<Shard> others, History known, Path results, PrintWriter out) {
             var away = others.stream().filter(shard -> !BatchFiles.of(shard.of(results)).isBegun()).findFirst();
-            away.ifPresent(one -> out.println("Shard " + one + " has no files here: bring them if it ran elsewhere."));
-            var before = known.typed(results);
-            away.ifPresentOrElse(shard -> print("run", typed.and(before).and(shard.typed()), results, out),
-                    () -> print("merge", typed.and(before.ofCsv()), results, out));
+            away.ifPresent(shard ->
+                    out.println("No files for shard " + shard + " here. Copy them over if it ran on another machine."));
+            away.ifPresentOrElse(shard -> with(Stream.concat(words.stream(), Stream.of("--shard " + shard)))
+                            .print("run", Optional.of(known), results, out),
+                    () -> with(words.stream().filter(word -> word.matches("--(id-column|encoding|delimiter)\\b.*")))
+                            .print("merge", Optional.of(known), results, out));
         }
 
-        /// It begins the batch of a CSV, or the shard that was checked, where there is no other under its name.
+        private NextCall with(Stream<String> words) {
+            return new NextCall(start, input, output, words.toList());
+        }
+
+        /// Starts the batch of a CSV that was checked, unless one with the usual name exists.
         void begin(Optional<Shard> part, PrintWriter out) {
-            if (Files.notExists(part.map(shard -> shard.of(newResults)).orElse(newResults)))
-                print("run", typed.and(part.map(Shard::typed).orElse(Typed.NOTHING)), newResults, out);
+            var results = Path.of("results.jsonl");
+            if (!start.isEmpty() && Files.notExists(part.map(shard -> shard.of(results)).orElse(results)))
+                print("run", Optional.empty(), results, out);
         }
 
-        private void print(String command, Typed all, Path results, PrintWriter out) {
-            out.println("Next: " + invocation + " " + command + " -i " + input(all) + " -o "
-                    + Text.shell(results.toString()) + all.others());
+        /// As typed, else as the log has it.
+        private String csv(Optional<History> known, Path results) {
+            return Text.shell(input.or(() -> known.flatMap(history -> history.input(results)).map(Path::toString))
+                    .orElse("CSV"));
+        }
+
+        private void print(String command, Optional<History> known, Path results, PrintWriter out) {
+            var line = new ArrayList<>(start.isEmpty() ? List.of(command) : List.of(start, command));
+            if (!start.isEmpty() || input.isPresent()) line.addAll(List.of("-i", csv(known, results)));
+            if (!start.isEmpty() || output.isPresent())
+                line.addAll(List.of("-o", Text.shell(output.orElse(results.toString()))));
+            line.addAll(words);
+            boolean isDemo = known.flatMap(history -> history.session).stream()
+                    .anyMatch(session -> session.baseUrl().equals("demo"));
+            if (isDemo && !start.isEmpty() && !command.equals("merge")
+                    && words.stream().noneMatch(word -> word.startsWith("--demo"))) line.add("--demo");
+            out.println("Next: " + String.join(" ", line));
             out.flush();
-        }
-
-        private static String input(Typed all) {
-            return Text.shell(all.input().orElse("CSV"));
         }
     }
 
@@ -6711,10 +6715,10 @@ final class DifyExec implements Runnable {
             return history;
         }
 
-        /// The CSV at hand, and the one that the last call was told.
+        /// This call's CSV and the last call's.
         List<Path> inputs() {
             return Stream.concat(csv.map(known -> known.path()).stream(),
-                    history.typed(files.results()).input().map(Path::of).stream()).toList();
+                    history.input(files.results()).stream()).toList();
         }
 
         /// Rows of the results that the CSV lacks would be left out.
@@ -7167,9 +7171,9 @@ final class DifyExec implements Runnable {
             return history;
         }
 
-        /// What the last call was told, as far as its log says so.
-        Typed typed(Path results) {
-            return session.map(told -> Typed.ofText(told.options(), results)).orElse(Typed.NOTHING);
+        /// The last call's CSV, if it still exists.
+        Optional<Path> input(Path results) {
+            return session.map(last -> results.resolveSibling(last.input()).normalize()).filter(Files::isRegularFile);
         }
 
         void take(Event event) {
@@ -12693,83 +12697,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Options as they were typed, for a later call: `-i=data.csv`, `--demo`.
-    record Typed(List<String> words) {
-        static final Typed NOTHING = new Typed(List.of());
-        static final String INPUT = "-i";
-        private static final Set<String> CSV = Set.of(INPUT, "--id-column", "--encoding", "--delimiter");
-        private static final Pattern WORD = Pattern.compile("(?:'[^']*'|\\\\'|[^\\s'\\\\])+");
-        private static final Pattern PART = Pattern.compile("'([^']*)'|\\\\(')");
-
-        static Typed ofInput(Path csv) {
-            return new Typed(List.of(INPUT + "=" + csv));
-        }
-
-        /// What says which file the rows are in, and how it is read.
-        Typed ofCsv() {
-            return new Typed(words.stream().filter(word -> CSV.contains(name(word))).toList());
-        }
-
-        /// The input, if it is named.
-        Optional<String> input() {
-            return words.stream().filter(word -> name(word).equals(INPUT)).map(Typed::value).findFirst();
-        }
-
-        /// All others, as a shell takes them, each with a blank before.
-        String others() {
-            return words.stream().filter(word -> !name(word).equals(INPUT)).map(word -> " " + quoted(word))
-                    .collect(joining());
-        }
-
-        /// These, and of the older ones those that are not among them.
-        Typed and(Typed older) {
-            var names = words.stream().map(Typed::name).toList();
-            return new Typed(Stream.concat(words.stream(),
-                    older.words.stream().filter(word -> !names.contains(name(word)))).toList());
-        }
-
-        /// For the log: the input is named as it lies from the folder of the results, so that both can be moved.
-        String text(Path results) {
-            return words.stream()
-                    .map(word -> name(word).equals(INPUT) ? INPUT + "=" + from(results, value(word)) : word)
-                    .map(Text::shell).collect(joining(" "));
-        }
-
-        /// What the log says; an input that is not there any more is left out.
-        static Typed ofText(String logged, Path results) {
-            var words = WORD.matcher(logged).results().map(word -> PART.matcher(word.group())
-                    .replaceAll(part -> Matcher.quoteReplacement(part.group(1) == null ? "'" : part.group(1))));
-            return new Typed(words.filter(word -> word.startsWith("-")).flatMap(word -> name(word).equals(INPUT)
-                    ? at(results, value(word)).map(input -> INPUT + "=" + input).stream() : Stream.of(word)).toList());
-        }
-
-        private static String from(Path results, String input) {
-            var folder = results.toAbsolutePath().normalize().getParent();
-            var file = Path.of(input).toAbsolutePath().normalize();
-            return input.equals("-") || folder == null || !folder.getRoot().equals(file.getRoot()) ? input
-                    : folder.relativize(file).toString();
-        }
-
-        private static Optional<String> at(Path results, String input) {
-            return input.equals("-") ? Optional.of(input) : Optional.of(results.resolveSibling(input).normalize())
-                    .filter(Files::exists).map(Path::toString);
-        }
-
-        private static String name(String word) {
-            return word.split("=", 2)[0];
-        }
-
-        private static String value(String word) {
-            return word.substring(word.indexOf('=') + 1);
-        }
-
-        /// `-c 3`, `--id-column='My Id'`
-        private static String quoted(String word) {
-            if (!word.contains("=")) return Text.shell(word);
-            return name(word) + (word.startsWith("--") ? "=" : " ") + Text.shell(value(word));
-        }
-    }
-
     /// The settings of the process: its environment, then the `.env` files of the current folder and of the script's.
     /// Only [#needed] refuses a file that cannot be read.
     record Env(UnaryOperator<String> environment, List<DotEnv> files, Invocation invocation) {
@@ -13252,11 +13179,6 @@ final class DifyExec implements Runnable {
             return new Shard((int) Long.remainderUnsigned(Cells.head(id.getBytes(UTF_8)), count) + 1, count);
         }
 
-        /// As it is typed to go on with it.
-        Typed typed() {
-            return new Typed(List.of("--shard=" + this));
-        }
-
         @Override
         public String toString() {
             return index + "/" + count;
@@ -13504,11 +13426,6 @@ final class DifyExec implements Runnable {
 
         static Optional<String> of(String word, List<String> words) {
             return within(Math.max(1, word.length() / 4), word, words.stream()).findFirst();
-        }
-
-        /// The same for what is typed in a hurry: two letters may have changed places.
-        static Optional<String> ofTyped(String word, List<String> words) {
-            return within(Math.max(word.length() > 4 ? 2 : 1, word.length() / 4), word, words.stream()).findFirst();
         }
 
         /// The nearest of many words, if they are not too far, best first.

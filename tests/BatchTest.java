@@ -532,7 +532,7 @@ final class BatchTest {
             var files = BatchFiles.of(folder.resolve("results.jsonl"));
             var out = new StringWriter();
             new StatusView(Batch.peek(files, Optional.empty()), new PrintWriter(out, true), new Ansi(false))
-                    .print(new NextCall(Env.Invocation.INSTALLED, Typed.NOTHING, Path.of("results.jsonl")));
+                    .print(new NextCall("difyexec", Optional.empty(), Optional.empty(), List.of()));
             return out.toString();
         }
 

@@ -479,8 +479,7 @@ class CommandTest extends WholeCommand {
 
             var last = status().out().lines().toList().getLast();
 
-            assertEquals("Every row that the files know has a success; -i " + input() + " counts all of the CSV.",
-                    last);
+            assertTrue(last.contains("-i " + input() + " "), last);
         }
 
         @Test
