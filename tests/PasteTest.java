@@ -233,7 +233,7 @@ final class PasteTest extends WholeCommand {
                     next(run("--limit", "1", "--fresh", "--ids=[fail]", "--rerun-changed", "--resend-unknown",
                             "--rebuild")));
             assertEquals(AGAIN + " --demo --id-column='it'\\''s'", next("retry", "--force", "-i", "data.csv",
-                    "--output=results.jsonl", "--demo", "--id-column=it's", "--", "[fail]"));
+                    "--output", "results.jsonl", "--demo", "--id-column=it's", "--", "[fail]"));
         }
 
         @Test

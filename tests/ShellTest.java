@@ -453,15 +453,6 @@ class ShellTest {
         }
 
         @Test
-        void namesTheOpenBatchAsTheOneToBegin() throws IOException {
-            Files.writeString(file("data.csv"), FIVE);
-            var files = new String[] {"--demo", "-i", file("data.csv").toString(), "-o", file("new.jsonl").toString()};
-
-            assertTrue(new Session(Map.of(), files).ok("check")
-                    .contains("Next: difyexec run -i " + file("data.csv") + " -o " + file("new.jsonl") + " --demo"));
-        }
-
-        @Test
         void worksOnTheOpenBatchWithoutItsFilesNamed() throws IOException {
             Files.writeString(file("data.csv"), FIVE);
             var session = new Session(Map.of(), "--demo");
