@@ -1089,7 +1089,7 @@ final class DifyExec implements Runnable {
                         description = "Only this part of the outputs, like /answer or /items/0.") String pointer,
                 @Option(names = "--full", description = "Long values whole.") boolean full) throws IOException {
             int entry = entry(id);
-            try (var endings = new LineOffsets.Endings(batch())) {
+            try (var endings = new LineOffsets.RowEnds(batch())) {
                 var view = new RowView(this, endings, entry, full, out());
                 if (pointer == null) view.all();
                 else view.output(pointer);
@@ -1579,7 +1579,7 @@ final class DifyExec implements Runnable {
 
     /// All that is known of one row, by its files and this session. Its outputs are JSON for people: indented, long
     /// texts cut with a count, and no control character in it.
-    record RowView(ShellSession session, LineOffsets.Endings endings, int entry, boolean full, PrintWriter out) {
+    record RowView(ShellSession session, LineOffsets.RowEnds endings, int entry, boolean full, PrintWriter out) {
         private static final int CUT = 300, LINES = 40;
 
         void all() throws IOException {
@@ -1613,7 +1613,7 @@ final class DifyExec implements Runnable {
             });
         }
 
-        private void attempt(LineOffsets.Endings.Trace trace) {
+        private void attempt(LineOffsets.RowEnds.Trace trace) {
             out.println("  " + Times.local(trace.attempt.t()) + "  " + trace.attempt.mode()
                     + (trace.attempt.edited() ? ", edited" : "")
                     + (trace.ends.isEmpty() ? "  no end known" + run(trace.run) : ""));
@@ -2859,18 +2859,18 @@ final class DifyExec implements Runnable {
         static Map<String, String> figures(Batch batch) {
             var history = batch.history();
             var figures = new LinkedHashMap<String, String>();
-            if (history.startedAt != null) {
+            if (history.startedAt().isPresent()) {
                 figures.put("time", Text.seconds(history.running()));
-                figures.put("", Times.local("yyyy-MM-dd HH:mm:ss", history.startedAt) + " to "
-                        + Times.local(history.updatedAt));
+                figures.put("", Times.local("yyyy-MM-dd HH:mm:ss", history.startedAt().get()) + " to "
+                        + Times.local(history.updatedAt().get()));
             }
             if (rate(batch) > 0 && history.running().compareTo(RATED) >= 0)
                 figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
-            if (!history.latencies.isEmpty()) figures.put("seconds a row", history.latencies.words());
-            if (history.spent.tokens() > 0) figures.put("tokens", Text.number(history.spent.tokens()));
-            if (!history.spent.prices().isEmpty()) figures.put("cost", Summary.cost(history.spent).substring(2));
-            if (history.attempts > 0) figures.put("attempts", Text.number(history.attempts) + " ("
-                    + Text.count(history.retries, "retry", "retries") + ")");
+            if (!history.latencies().isEmpty()) figures.put("seconds a row", history.latencies().words());
+            if (history.spent().tokens() > 0) figures.put("tokens", Text.number(history.spent().tokens()));
+            if (!history.spent().prices().isEmpty()) figures.put("cost", Summary.cost(history.spent()).substring(2));
+            if (history.attempts() > 0) figures.put("attempts", Text.number(history.attempts()) + " ("
+                    + Text.count(history.retries(), "retry", "retries") + ")");
             if (history.inFlight() > 0) figures.put("in flight", Text.number(history.inFlight())
                     + " without an end so far: running, or cut off");
             return figures;
@@ -2899,7 +2899,7 @@ final class DifyExec implements Runnable {
             var history = batch.history();
             var notes = new ArrayList<String>();
             changed(batch, "; 'run --rerun-changed' runs %s again").ifPresent(notes::add);
-            if (history.lateRuns > 0) notes.add(Text.count(history.lateRuns, "run")
+            if (history.lateRuns() > 0) notes.add(Text.count(history.lateRuns(), "run")
                     + " turned up late, after the row was sent again");
             if (!history.missingFiles.isEmpty()) notes.add(history.missingFiles.toString());
             BadLine.note(history.unreadable()).ifPresent(notes::add);
@@ -2923,7 +2923,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param more what follows; `%s` is it or them
         static Optional<String> changed(Batch batch, String more) {
-            var changed = batch.history().changed;
+            var changed = batch.history().changed();
             return changed.isEmpty() ? Optional.empty() : Optional.of(Text.count(changed.cardinality(), "row")
                     + " with a success changed in the CSV since (first: "
                     + Text.id(batch.index().id(changed.nextSetBit(0))) + ")"
@@ -2937,26 +2937,26 @@ final class DifyExec implements Runnable {
             var missing = history.missingFiles;
             var json = json(counts(index::count));
             json.putAll(object(
-                    "attempts", history.attempts,
-                    "retries", history.retries,
-                    "total_tokens", history.spent.tokens(),
-                    "started_at", history.startedAt == null ? null : Times.text(history.startedAt),
-                    "updated_at", history.updatedAt == null ? null : Times.text(history.updatedAt),
+                    "attempts", history.attempts(),
+                    "retries", history.retries(),
+                    "total_tokens", history.spent().tokens(),
+                    "started_at", history.startedAt().map(Times::text).orElse(null),
+                    "updated_at", history.updatedAt().map(Times::text).orElse(null),
                     "errors", Cause.Group.of(batch).stream().map(Cause.Group::json).toList(),
                     "running_seconds", history.running().toMillis() / 1000.0,
                     "rows_per_second", Math.round(rate(batch) * 1000) / 1000.0,
-                    "seconds", history.latencies.percentiles(),
-                    "cost", history.spent.prices(),
+                    "seconds", history.latencies().percentiles(),
+                    "cost", history.spent().prices(),
                     "in_flight", history.inFlight(),
-                    "late", history.lateRuns,
+                    "late", history.lateRuns(),
                     "lost_results", history.lost().size(),
                     "unread_lines", history.unreadable().size(),
                     "ids_not_in_input", index.size() - index.rows(),
                     "missing_files", object(
                             "count", missing.files(), "rows", missing.rows(), "ids", missing.examples()),
                     "versions", List.copyOf(batch.versions()),
-                    "changed_in_input", history.changed.cardinality(),
-                    "runs_without_price", history.spent.unpriced()));
+                    "changed_in_input", history.changed().cardinality(),
+                    "runs_without_price", history.spent().unpriced()));
             return Json.text(json);
         }
 
@@ -3006,7 +3006,7 @@ final class DifyExec implements Runnable {
                         + " %9s  %s".formatted("in flight", "last event")));
                 for (var one : each) line(out, one.shard().toString(), statuses, one.counts(),
                         one.history().inFlight(), !one.begun() ? "not begun"
-                                : one.history().updatedAt == null ? "" : Times.local(one.history().updatedAt));
+                                : one.history().updatedAt().map(Times::local).orElse(""));
                 line(out, "total", statuses, counts(index::count), sum(History::inFlight), "");
                 out.println();
                 var begun = each.stream().filter(OfShard::begun).findFirst().orElseThrow().history();
@@ -3033,9 +3033,9 @@ final class DifyExec implements Runnable {
             /// The keys and their order are a promise.
             String json() {
                 var json = StatusView.json(counts(index::count));
-                json.putAll(object("attempts", sum(history -> history.attempts),
-                        "retries", sum(history -> history.retries), "total_tokens",
-                        sum(history -> history.spent.tokens()),
+                json.putAll(object("attempts", sum(history -> history.attempts()),
+                        "retries", sum(history -> history.retries()), "total_tokens",
+                        sum(history -> history.spent().tokens()),
                         "in_flight", sum(History::inFlight), "shards", each.stream().map(OfShards::json).toList()));
                 return Json.text(json);
             }
@@ -3044,7 +3044,7 @@ final class DifyExec implements Runnable {
                 var json = object("shard", one.shard().toString(), "begun", one.begun());
                 json.putAll(StatusView.json(one.counts()));
                 json.put("in_flight", one.history().inFlight());
-                json.put("updated_at", one.history().updatedAt == null ? null : Times.text(one.history().updatedAt));
+                json.put("updated_at", one.history().updatedAt().map(Times::text).orElse(null));
                 return json;
             }
         }
@@ -3227,7 +3227,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Empty for a missing value.
-        private static String cell(Ending.Literal value) {
+        private static String cell(RowEnd.Literal value) {
             return value == null || value.json() && value.text().equals("null") ? "" : value.text();
         }
 
@@ -3247,7 +3247,7 @@ final class DifyExec implements Runnable {
 
             @Override
             public void result(int entry, Lines line) throws IOException {
-                var ending = Ending.of(line);
+                var ending = RowEnd.of(line);
                 outputs.addAll(ending.outputs().keySet());
                 inputs.addAll(ending.inputs().keySet());
                 if (outputs.size() > MOST) throw new Unusable("the results have more than " + Text.number(MOST)
@@ -3268,7 +3268,7 @@ final class DifyExec implements Runnable {
             void write(OutputStream out) throws IOException {
                 file.open(out);
                 file.write(header());
-                try (var endings = new LineOffsets.Endings(batch)) {
+                try (var endings = new LineOffsets.RowEnds(batch)) {
                     var rows = batch.rows(entry -> !failed || batch.index().status(entry).isOnRetryList());
                     while (rows.hasNext()) file.write(cells(rows.next(), endings));
                 }
@@ -3282,7 +3282,7 @@ final class DifyExec implements Runnable {
                 return names;
             }
 
-            private List<String> cells(Row row, LineOffsets.Endings endings) throws IOException {
+            private List<String> cells(Row row, LineOffsets.RowEnds endings) throws IOException {
                 var ending = endings.of(row.index());
                 var cells = new ArrayList<>(row.inputs().values());
                 for (var name : outputs) cells.add(cell(ending.outputs().get(name)));
@@ -3338,7 +3338,7 @@ final class DifyExec implements Runnable {
                 return cells;
             }
 
-            private String part(Ending.Literal value) {
+            private String part(RowEnd.Literal value) {
                 if (both.scope.part().isEmpty()) return cell(value);
                 var part = both.scope.part(value);
                 return part.isValueNode() ? part.asText() : part.toString();
@@ -3506,7 +3506,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Text as it is, or `json`; only the beginning of what is too long, and its `length`.
-        private static Map<String, Object> values(Map<String, Ending.Literal> values) {
+        private static Map<String, Object> values(Map<String, RowEnd.Literal> values) {
             var shown = new LinkedHashMap<String, Object>();
             values.forEach((name, value) -> {
                 var text = value.text();
@@ -3530,7 +3530,7 @@ final class DifyExec implements Runnable {
                 var groups = Cause.Group.of(batch);
                 var causes = new HashMap<Cause, Integer>();
                 for (var group : groups) causes.put(group.cause(), causes.size());
-                try (var endings = new LineOffsets.Endings(batch)) {
+                try (var endings = new LineOffsets.RowEnds(batch)) {
                     var rows = batch.rows(_ -> true);
                     WebPage.write(file, head(groups), batch.index().size(), entry -> row(entry,
                             causes.get(Cause.of(batch, entry)), rows.hasNext() ? rows.next().inputs() : Map.of(),
@@ -3570,12 +3570,12 @@ final class DifyExec implements Runnable {
             }
 
             private Map<String, Object> row(int entry, Integer cause, Map<String, String> cells,
-                    LineOffsets.Endings endings) throws IOException {
+                    LineOffsets.RowEnds endings) throws IOException {
                 var status = batch.index().status(entry);
                 var ending = endings.of(entry);
                 var inputs = new LinkedHashMap<>(ending.inputs());
                 if (inputs.isEmpty())
-                    cells.forEach((column, cell) -> inputs.put(column, new Ending.Literal(cell, false)));
+                    cells.forEach((column, cell) -> inputs.put(column, new RowEnd.Literal(cell, false)));
                 return filled("id", Text.text(batch.index().id(entry), LONGEST), "outcome", status.word(),
                         "cause", status.isOnRetryList() ? cause : null,
                         "seconds", batch.offsets().millis(entry) / 1000.0, "tokens", ending.tokens(),
@@ -3584,7 +3584,7 @@ final class DifyExec implements Runnable {
                         "attempts", endings.traces(entry).stream().map(trace -> attempt(trace, ending.run())).toList());
             }
 
-            private Map<String, Object> attempt(LineOffsets.Endings.Trace trace, String run) {
+            private Map<String, Object> attempt(LineOffsets.RowEnds.Trace trace, String run) {
                 var attempt = object("start", trace.attempt.t().toEpochMilli() - start(),
                         "mode", trace.attempt.mode().toString());
                 trace.end().ifPresent(end -> attempt.putAll(filled("outcome", end.outcome(), "seconds", end.seconds(),
@@ -3626,7 +3626,7 @@ final class DifyExec implements Runnable {
 
             /// Inputs and outputs are those of the first run that succeeded.
             private Map<String, Object> row(Comparison.Pair pair, List<String> outputs) {
-                Ending first = pair.first(), second = pair.second();
+                RowEnd first = pair.first(), second = pair.second();
                 var shown = first.outputs().isEmpty() ? second : first;
                 return filled("id", Text.text(pair.id(), LONGEST), "outcome", pair.match().word(),
                         "differsIn", pair.outputs().keySet().stream().map(outputs::indexOf).toList(),
@@ -3662,7 +3662,7 @@ final class DifyExec implements Runnable {
         private final int[] others;
         /// Both have logs. If not, figures come from the results, which know only successes.
         private final boolean isLogged;
-        private final LineOffsets.Endings firstEndings, secondEndings;
+        private final LineOffsets.RowEnds firstEndings, secondEndings;
         private boolean hasPart; // some row has the part to compare
         private final Set<String> missing; // outputs to ignore that no row has, so far
 
@@ -3716,7 +3716,7 @@ final class DifyExec implements Runnable {
             }
 
             /// A number with an exponent beyond all limits is compared as text.
-            JsonNode part(Ending.Literal value) {
+            JsonNode part(RowEnd.Literal value) {
                 if (value == null) return Json.MAPPER.missingNode();
                 var within = part.isEmpty() ? JsonPointer.empty() : JsonPointer.compile(part).tail();
                 var text = Json.MAPPER.getNodeFactory().textNode(value.text());
@@ -3731,7 +3731,7 @@ final class DifyExec implements Runnable {
         /// A row of both. Each entry is its batch's, or -1.
         ///
         /// @param outputs the differences in each, by its pointer
-        record Pair(String id, Match match, int firstEntry, int secondEntry, Ending first, Ending second,
+        record Pair(String id, Match match, int firstEntry, int secondEntry, RowEnd first, RowEnd second,
                 Map<String, List<JsonDiff.Difference>> outputs) {
             List<JsonDiff.Difference> differences() {
                 return outputs.values().stream().flatMap(List::stream).toList();
@@ -3773,12 +3773,12 @@ final class DifyExec implements Runnable {
             }
 
             /// The latency of a row by the log, or else by the results.
-            double seconds(int entry, Ending ending) {
+            double seconds(int entry, RowEnd ending) {
                 return entry >= 0 && batch.offsets().millis(entry) > 0 ? batch.offsets().millis(entry) / 1000.0
                         : number(ending.seconds()).doubleValue();
             }
 
-            void add(int entry, Ending ending) {
+            void add(int entry, RowEnd ending) {
                 if (!status(entry).isSuccess()) return;
                 if (!ending.seconds().isEmpty())
                     latencies.add(number(ending.seconds()).movePointRight(3).longValue());
@@ -3828,8 +3828,8 @@ final class DifyExec implements Runnable {
             hasPart = scope.part().isEmpty();
             missing = new TreeSet<>(scope.ignored());
             isLogged = first.hasLog() && second.hasLog();
-            firstEndings = new LineOffsets.Endings(first.batch());
-            secondEndings = new LineOffsets.Endings(second.batch());
+            firstEndings = new LineOffsets.RowEnds(first.batch());
+            secondEndings = new LineOffsets.RowEnds(second.batch());
             Index one = first.batch().index(), two = second.batch().index();
             others = IntStream.concat(IntStream.range(0, one.size()).map(entry -> two.find(one.id(entry))),
                     IntStream.range(0, two.size()).filter(entry -> one.find(two.id(entry)) < 0)).toArray();
@@ -3850,15 +3850,15 @@ final class DifyExec implements Runnable {
             int from = number < first.batch().index().size() ? number : -1, to = others[number];
             var id = from < 0 ? second.batch().index().id(to) : first.batch().index().id(from);
             var match = Match.of(first.status(from), second.status(to));
-            var before = from < 0 ? Ending.NONE : firstEndings.of(from);
-            var after = to < 0 ? Ending.NONE : secondEndings.of(to);
+            var before = from < 0 ? RowEnd.NONE : firstEndings.of(from);
+            var after = to < 0 ? RowEnd.NONE : secondEndings.of(to);
             var outputs = match == Match.SAME ? differences(before.outputs(), after.outputs())
                     : Map.<String, List<JsonDiff.Difference>>of();
             return new Pair(id, outputs.isEmpty() ? match : Match.DIFFERENT, from, to, before, after, outputs);
         }
 
-        private Map<String, List<JsonDiff.Difference>> differences(Map<String, Ending.Literal> before,
-                Map<String, Ending.Literal> after) {
+        private Map<String, List<JsonDiff.Difference>> differences(Map<String, RowEnd.Literal> before,
+                Map<String, RowEnd.Literal> after) {
             var names = union(before.keySet(), after.keySet());
             missing.removeAll(names);
             var found = new LinkedHashMap<String, List<JsonDiff.Difference>>();
@@ -4393,7 +4393,9 @@ final class DifyExec implements Runnable {
 
         /// The log gets this end of an attempt that is not its row's.
         private void close(Attempt attempt, String end, Response seen, String why) {
-            batch.record(EndEvent.of(attempt, clock.instant(), end, seen, why));
+            var closed = EndEvent.of(attempt, clock.instant(), end, seen).with(why);
+            if (!closed.isNotStarted() || !batch.batch().history().isNotStarted(attempt)) // an earlier call recorded it
+                batch.record(closed);
             checkLimits();
         }
 
@@ -4503,7 +4505,8 @@ final class DifyExec implements Runnable {
             files.missing().forEach((file, why) -> missing(attempt, file, why));
             if (seen instanceof Response.Ran ran && outcome.status().isSuccess())
                 batch.result(new Results.Success(attempt, ran, ended, files.saved()));
-            batch.settled(attempt, outcome, now, seen, took, () -> {
+            var end = EndEvent.of(attempt, now, outcome.status().word(), seen).with(outcome, took);
+            batch.settled(attempt.row(), outcome.status(), end, () -> {
                 tally.ended(attempt, outcome, took, now);
                 checkLimits();
             });
@@ -6659,42 +6662,49 @@ final class DifyExec implements Runnable {
     // harvest   the result of a run is taken that an earlier attempt had started
     // torn      a last line without its end, as a crash or a full disk leaves it
 
-    /// What is known of a batch, by its files and the CSV, where that is at hand.
+    // Batch: what the files say
+
+    /// Everything known about a batch, from its files and, where there is one, the CSV.
     ///
-    /// @param ledger empty unless the batch was opened to tell how its rows ended
+    /// @param offsets empty unless the batch was read to show single rows
     record Batch(BatchFiles files, Optional<Csv> csv, Index index, History history, LineOffsets offsets) {
-        /// The ids of the workflow's versions that ran, the one of the last result last.
-        SequencedSet<String> versions() {
-            return index.versions();
+        /// Receives each result and each event while the files are read.
+        interface Listener {
+            /// A later line of the same row replaces this one.
+            default void result(int entry, Lines line) throws IOException {}
+
+            /// @param at where in the log the event's line begins
+            default void event(Index index, Event event, long at) {}
         }
 
-        /// What the files say, without lock or writing; another process may be at work on them.
+        /// Reads the files without lock or writing; another process may be writing them.
         static Batch peek(BatchFiles files, Optional<Csv> csv) {
             return read(files, csv, new LineOffsets(), List.of());
         }
 
-        /// The same, to tell how rows ended. All that is read is told to `also`.
+        /// Also notes where the lines of each row are, and passes everything on to `also`.
         static Batch peek(BatchFiles files, Optional<Csv> csv, List<Listener> also) {
             var offsets = new LineOffsets();
             return read(files, csv, offsets, Stream.concat(Stream.of(offsets), also.stream()).toList());
         }
 
-        private static Batch read(BatchFiles files, Optional<Csv> whole, LineOffsets offsets, List<Listener> listeners) {
+        private static Batch read(BatchFiles files, Optional<Csv> whole, LineOffsets offsets,
+                List<Listener> listeners) {
             var csv = whole.map(all -> all.with(files.shard()));
             try {
                 var index = rows(files, csv);
-                var batch = new Batch(files, csv, index, readAll(files, index, listeners), offsets);
+                var batch = new Batch(files, csv, index, history(files, index, listeners), offsets);
                 if (!batch.history.lost().isEmpty()) // the log was read after the results, which may have grown
                     Results.read(files.results(), index, listeners);
-                batch.refuseOthers();
+                batch.requireSameBatch();
                 return batch;
             } catch (IOException problem) {
                 throw new Unusable(files.results() + ": " + Text.of(problem));
             }
         }
 
-        /// The CSV's rows, and no file that is not a batch's.
-        private static Index rows(BatchFiles files, Optional<Csv> csv) throws IOException {
+        /// The CSV's rows, once all files are known to be a batch's.
+        static Index rows(BatchFiles files, Optional<Csv> csv) throws IOException {
             files.requireOurs();
             if (csv.isEmpty()) return new Index();
             var index = csv.get().check();
@@ -6702,9 +6712,9 @@ final class DifyExec implements Runnable {
             return index;
         }
 
-        /// Results, log and retry list, in this order. A listed id of which nothing else is known failed in the
-        /// original tool.
-        private static History readAll(BatchFiles files, Index index, List<Listener> listeners) throws IOException {
+        /// Reads results, log and retry list, in this order. A listed id that is not in the others failed in the
+        /// original tool, which has no log.
+        static History history(BatchFiles files, Index index, List<Listener> listeners) throws IOException {
             var bad = Results.read(files.results(), index, listeners);
             var history = History.read(files.log(), index, listeners);
             history.note(bad);
@@ -6715,91 +6725,77 @@ final class DifyExec implements Runnable {
             return history;
         }
 
-        /// This call's CSV and the last call's.
-        List<Path> inputs() {
-            return Stream.concat(csv.map(known -> known.path()).stream(),
-                    history.input(files.results()).stream()).toList();
+        /// Refuses files that have nothing in common, or nothing in them.
+        private void requireSameBatch() throws IOException {
+            boolean isNew = IntStream.range(0, index.rows())
+                    .allMatch(entry -> index.status(entry) == RowStatus.PENDING);
+            int strangers = index.size() - index.rows(), lost = history.lost().size();
+            if (isNew && strangers == 0 && history.session.isEmpty() && history.attempts() == 0
+                    && history.unreadable().isEmpty() && !BatchFiles.FirstLine.isEmpty(files.results()))
+                throw new Unusable(files.results() + ": no results in this file");
+            if (lost > 0 && (!Files.exists(files.results()) || Files.size(files.results()) == 0))
+                throw new Unusable(files.results() + ": missing, but the log records "
+                        + Text.count(lost, "result") + " in it\nhint: 'run --rebuild' fetches "
+                        + (lost == 1 ? "it" : "them") + " from Dify by run id");
+            if (isNew && strangers > 0)
+                throw new Unusable(csv.orElseThrow().path() + ": none of its " + Text.count(index.rows(), "id")
+                        + " is in " + files.results() + ", which has " + Text.count(strangers, "other id", "other ids")
+                        + " (first: " + Text.id(index.id(index.rows())) + ")"
+                        + "\nhint: use the CSV of this batch, or choose another -o");
         }
 
-        /// Rows of the results that the CSV lacks would be left out.
+        /// Refuses a CSV that lacks rows of the results: they would be left out.
         void refuseStrangers(Path input) {
             long strangers = index.size() - index.rows(), pending = index.count(RowStatus.PENDING);
             if (strangers > 0) throw new Unusable(input + ": lacks " + Text.count(strangers, "id") + " of "
                     + files.results() + " (" + Text.first(3, IntStream.range(index.rows(), index.size())
-                            .mapToObj(index::id).map(Text::id)) + ")" + (pending == 0 ? "" : ", and "
-                            + Text.count(pending, "id of it has", "ids of it have") + " no outcome there")
-                    + "\nhint: is it the right file? --force exports its rows all the same");
+                            .mapToObj(index::id).map(Text::id)) + ")"
+                    + (pending == 0 ? "" : "; " + Text.count(pending, "of its rows is", "of its rows are") + " pending")
+                    + "\nhint: is it the right file? --force exports its rows anyway");
         }
 
-        /// Files that say nothing, or nothing of this CSV's rows, are the wrong ones.
-        private void refuseOthers() throws IOException {
-            boolean none = IntStream.range(0, index.rows())
-                    .allMatch(entry -> index.status(entry) == RowStatus.PENDING);
-            int strangers = index.size() - index.rows(), lost = history.lost().size();
-            if (none && strangers == 0 && history.session.isEmpty() && history.attempts == 0 && history.unreadable.isEmpty()
-                    && !BatchFiles.FirstLine.isEmpty(files.results()))
-                throw new Unusable(files.results() + ": no line of it is a result");
-            if (lost > 0 && (!Files.exists(files.results()) || Files.size(files.results()) == 0))
-                throw new Unusable(files.results() + ": gone, and the log knows of "
-                        + Text.count(lost, "result") + " in it\nhint: 'run --rebuild' fetches "
-                        + (lost == 1 ? "it" : "them") + " from Dify by run id");
-            if (none && strangers > 0)
-                throw new Unusable(csv.orElseThrow().path() + ": none of its " + Text.count(index.rows(), "id")
-                        + " is in " + files.results() + ", which has " + Text.count(strangers, "other")
-                        + " (first: " + Text.id(index.id(index.rows())) + "): these files do not belong together"
-                        + "\nhint: name the CSV of this batch, or another -o");
+        /// A batch belongs to one app on one server: elsewhere its runs cannot be looked up, and would be paid twice.
+        void refuseOtherServer(String baseUrl, String app) {
+            history.session.filter(_ -> history.attempts() > 0).ifPresent(before -> {
+                if (!before.baseUrl().equals(baseUrl)) throw new Unusable(files.log() + ": this batch was started at "
+                        + before.baseUrl() + ", not at " + baseUrl + "\nhint: continue there, or choose another -o");
+                if (!app.isEmpty() && !before.app().isEmpty() && !before.app().equals(app))
+                    throw new Unusable(files.log() + ": this batch was started with the app "
+                            + Text.quoted(before.app()) + ", not with " + Text.quoted(app)
+                            + "\nhint: use that app's key, or choose another -o");
+            });
         }
 
-        /// Rows as the CSV has them; without one there are none.
+        /// The ids of the workflow's versions that ran, that of the last result last.
+        SequencedSet<String> versions() {
+            return index.versions();
+        }
+
+        /// The CSV at hand, and that of the last call.
+        List<Path> inputs() {
+            return Stream.concat(csv.map(Csv::path).stream(), history.input(files.results()).stream()).toList();
+        }
+
+        /// Rows as the CSV has them; without a CSV there are none.
         Iterator<Row> rows(IntPredicate wanted) {
             return csv.map(known -> known.rows(wanted, index)).orElse(Collections.emptyIterator());
         }
 
-        /// The same; the CSV is read no further than to the last of them.
+        /// Reads the CSV no further than to the last of these rows.
         Iterator<Row> rows(BitSet wanted) {
             return csv.map(known -> known.rows(wanted, index)).orElse(Collections.emptyIterator());
         }
 
-        /// The rows a call asks for, by what is done already.
-        Wanted select(Selection asked, Duration timeout) throws IOException {
-            var rows = named(asked);
-            if (!asked.among().isEmpty()) rows.and(set(asked.among().stream().filter(this::isHere)
-                    .mapToInt(id -> known(id.strip(), "--ids: "))));
-            if (!asked.force()) rows.andNot(set(rows.stream().filter(entry -> index.status(entry).isSuccess()
-                    && !(asked.rerunChanged() && history.changed.get(entry)))));
-            rows.stream().skip(asked.limit()).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
-            var lookUps = lookUps(rows, timeout);
-            lookUps.forEach(unresolved -> rows.clear(unresolved.attempt().row().index()));
-            var wanted = new Wanted(this, rows, lookUps, asked.resendUnknown());
-            history.merge.ifPresent(merge -> Shards.refuseUnmerged(files, merge, index, wanted.entries()));
-            return wanted;
+        /// The entry of a row. An unknown id is refused with the ids that are most like it.
+        int known(String id, String where) {
+            int entry = index.find(id);
+            if (isRow(entry)) return entry;
+            var near = Nearest.of(id, IntStream.range(0, index.rows()).mapToObj(index::id), 3);
+            throw new Unusable(where + "no row has the id " + Text.quoted(id) + (near.isEmpty() ? ""
+                    : "\nhint: did you mean " + near.stream().map(Text::id).collect(joining(", ")) + "?"));
         }
 
-        private BitSet named(Selection asked) throws IOException {
-            if (asked.listed()) return set(files.retry().read().stream().mapToInt(index::find).filter(this::isRow));
-            return set(asked.ids().isEmpty() ? IntStream.range(0, index.rows())
-                    : asked.ids().stream().filter(this::isHere).mapToInt(id -> open(id, asked.force())));
-        }
-
-        private static BitSet set(IntStream entries) {
-            return entries.collect(BitSet::new, BitSet::set, BitSet::or);
-        }
-
-        /// The ids of `.retry` that no row has.
-        List<String> strangers() throws IOException {
-            return files.retry().read().stream().filter(id -> !isRow(index.find(id))).toList();
-        }
-
-        private boolean isRow(int entry) {
-            return entry >= 0 && entry < index.rows();
-        }
-
-        /// Whether the row is not another shard's.
-        private boolean isHere(String id) {
-            return files.shard().map(shard -> shard.holds(id.strip())).orElse(true);
-        }
-
-        /// Refuses ids that no row of the whole CSV has, whatever its shard.
+        /// Refuses ids that the whole CSV lacks, whatever their shard.
         void requireInCsv(List<String> ids) {
             if (ids.isEmpty()) return;
             var whole = csv.orElseThrow().with(Optional.empty());
@@ -6807,53 +6803,26 @@ final class DifyExec implements Runnable {
             ids.forEach(id -> all.known(id, ""));
         }
 
-        private int open(String id, boolean force) {
-            int entry = known(id.strip(), "");
-            if (index.status(entry).isSuccess() && !force)
-                throw new Unusable("row " + Text.id(id) + " has a success already"
-                        + "\nhint: --force runs (and pays) it again");
-            return entry;
+        private boolean isRow(int entry) {
+            return entry >= 0 && entry < index.rows();
         }
 
-        /// The number of a row; for an id that there is not, the nearest are named.
-        int known(String id, String where) {
-            int entry = index.find(id);
-            if (isRow(entry)) return entry;
-            var near = Nearest.of(id, IntStream.range(0, index.rows()).mapToObj(index::id), 3);
-            throw new Unusable(where + "there is no row with the id " + Text.quoted(id) + (near.isEmpty() ? ""
-                    : "; the nearest: " + near.stream().map(Text::id).collect(joining(", "))));
+        /// The ids of `.retry` that are not in the CSV.
+        List<String> strangers() throws IOException {
+            return files.retry().read().stream().filter(id -> !isRow(index.find(id))).toList();
         }
 
-        private List<Unresolved.NoEnd> lookUps(BitSet rows, Duration timeout) {
-            var unresolvedByRow = history.unresolvedByRow();
-            unresolvedByRow.keySet().removeIf(entry -> !rows.get(entry));
-            if (unresolvedByRow.isEmpty()) return List.of();
-            var lookUps = new ArrayList<Unresolved.NoEnd>();
-            rows(unresolvedByRow::containsKey).forEachRemaining(row -> lookUps.add(
-                    history.unresolved(unresolvedByRow.get(row.index()), row, timeout)));
-            return lookUps;
-        }
+        // Batch: the rows of one call
 
-        /// A batch belongs to one app of one server: elsewhere its runs cannot be looked up, and would be paid again.
-        void refuseOtherServer(String baseUrl, String app) {
-            history.session.filter(_ -> history.attempts > 0).ifPresent(before -> {
-                if (!before.baseUrl().equals(baseUrl)) throw new Unusable(files.log() + ": this batch was begun at "
-                        + before.baseUrl() + ", not at " + baseUrl + "\nhint: go on there, or name another -o");
-                if (!app.isEmpty() && !before.app().isEmpty() && !before.app().equals(app))
-                    throw new Unusable(files.log() + ": this batch was begun with the app " + Text.quoted(before.app())
-                            + ", not with " + Text.quoted(app) + "\nhint: take that app's key, or name another -o");
-            });
-        }
-
-        /// Which rows a call asks for.
+        /// The rows that a call asks for.
         ///
         /// @param listed        only the ids in `.retry`
-        /// @param ids           only these, where there are any
+        /// @param ids           only these, if any
         /// @param force         also successes
-        /// @param among         of those only these, where there are any
-        /// @param limit         of what is left no more than the first so many
-        /// @param rerunChanged  also successes whose row has changed in the CSV since
-        /// @param resendUnknown rows whose end cannot be learnt are sent again
+        /// @param among         of those only these, if any
+        /// @param limit         of the rest at most the first so many
+        /// @param rerunChanged  also successes whose row has changed in the CSV
+        /// @param resendUnknown rows whose outcome cannot be determined are sent again
         record Selection(boolean listed, List<String> ids, boolean force, List<String> among, long limit,
                 boolean rerunChanged, boolean resendUnknown) {
             static final Selection PENDING = named(List.of(), false),
@@ -6869,18 +6838,18 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The rows that one call asks for: those to start, and those whose earlier run is looked up first.
+        /// The rows of one call: those to send, and those whose earlier run is looked up first.
         record Wanted(Batch batch, BitSet fresh, List<Unresolved.NoEnd> lookUps, boolean resendUnknown) {
             Iterator<Row> iterator() {
                 return batch.rows(fresh);
             }
 
-            /// Every row of this call, whether it starts or is looked up.
+            /// Every row of this call, whether it is sent or looked up.
             Iterator<Row> all() {
                 return batch.rows(entries());
             }
 
-            private BitSet entries() {
+            BitSet entries() {
                 var all = (BitSet) fresh.clone();
                 lookUps.forEach(unresolved -> all.set(unresolved.attempt().row().index()));
                 return all;
@@ -6895,25 +6864,67 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Told of each result and each event while the files are read.
-        interface Listener {
-            /// The last one of a row counts.
-            default void result(int entry, Lines line) throws IOException {}
+        Wanted select(Selection asked, Duration timeout) throws IOException {
+            var rows = named(asked);
+            if (!asked.among().isEmpty()) rows.and(set(asked.among().stream().filter(this::isOfShard)
+                    .mapToInt(id -> known(id.strip(), "--ids: "))));
+            if (!asked.force()) rows.andNot(set(rows.stream().filter(entry -> index.status(entry).isSuccess()
+                    && !(asked.rerunChanged() && history.hasChanged(entry)))));
+            rows.stream().skip(asked.limit()).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
+            var lookUps = lookUps(rows, timeout);
+            lookUps.forEach(unresolved -> rows.clear(unresolved.attempt().row().index()));
+            var wanted = new Wanted(this, rows, lookUps, asked.resendUnknown());
+            history.merge.ifPresent(merge -> Shards.refuseUnmerged(files, merge, index, wanted.entries()));
+            return wanted;
+        }
 
-            /// @param at where in the log the event's line begins
-            default void event(Index index, Event event, long at) {}
+        private BitSet named(Selection asked) throws IOException {
+            if (asked.listed()) return set(files.retry().read().stream().mapToInt(index::find).filter(this::isRow));
+            if (asked.ids().isEmpty()) return set(IntStream.range(0, index.rows()));
+            return set(asked.ids().stream().filter(this::isOfShard).mapToInt(id -> {
+                int entry = known(id.strip(), "");
+                if (index.status(entry).isSuccess() && !asked.force()) throw new Unusable("row " + Text.id(id)
+                        + " has already succeeded\nhint: --force runs it again and pays again");
+                return entry;
+            }));
+        }
+
+        private static BitSet set(IntStream entries) {
+            return entries.collect(BitSet::new, BitSet::set, BitSet::or);
+        }
+
+        private boolean isOfShard(String id) {
+            return files.shard().map(shard -> shard.holds(id.strip())).orElse(true);
+        }
+
+        private List<Unresolved.NoEnd> lookUps(BitSet rows, Duration timeout) {
+            var unresolvedByRow = history.unresolvedByRow();
+            unresolvedByRow.keySet().removeIf(entry -> !rows.get(entry));
+            if (unresolvedByRow.isEmpty()) return List.of();
+            var lookUps = new ArrayList<Unresolved.NoEnd>();
+            rows(unresolvedByRow::containsKey).forEachRemaining(row -> lookUps.add(
+                    history.unresolved(unresolvedByRow.get(row.index()), row, timeout)));
+            return lookUps;
         }
     }
 
-    /// Writes a batch, as the one process that may: lock, results, log and retry list. What is on disk is known.
+    // Batch: writing
+
+    /// Writes a batch, as the only process that may: lock, results, log and retry list.
     static final class BatchWriter implements AutoCloseable {
         private static final Duration RETRY_LIST_EVERY = Duration.ofSeconds(1), FORCE_EVERY = Duration.ofSeconds(5);
 
         private final Batch batch;
         private final BatchFiles.Lock lock;
         private final LineFile results, log;
+        /// Wait to be written; they count from then on.
+        private final List<Event> events = new ArrayList<>();
+        private final List<Settled> settled = new ArrayList<>();
         private boolean retryListDue;
         private long nextRetryList = 0, nextForce = 0;
+
+        /// @param then what follows from the row's outcome
+        private record Settled(int entry, RowStatus status, Runnable then) {}
 
         private BatchWriter(Batch batch, BatchFiles.Lock lock, boolean noBom) throws IOException {
             this.batch = batch;
@@ -6929,9 +6940,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Checks the files and the rows, takes the lock, mends torn ends, and reads what earlier calls left.
+        /// Checks files and rows, takes the lock, cuts off torn ends, and reads what earlier calls left.
         ///
-        /// @param fresh where to tell that an earlier batch was moved aside; empty: it goes on
+        /// @param fresh where to report that an earlier batch was moved aside; empty: it is continued
         static BatchWriter open(BatchFiles files, Csv whole, boolean noBom, boolean rebuild,
                 Optional<PrintWriter> fresh) {
             var csv = whole.with(files.shard());
@@ -6945,7 +6956,7 @@ final class DifyExec implements Runnable {
                     }
                     var torn = Stream.of(LineFile.mend(files.results()), LineFile.mend(files.log()))
                             .flatMap(Optional::stream).toList();
-                    var history = Batch.readAll(files, index, List.of());
+                    var history = Batch.history(files, index, List.of());
                     BadLine.refuseHarmful(history.unreadable());
                     if (fresh.isEmpty()) Shards.refuseOthers(files, csv, Optional.of(history));
                     if (!rebuild) refuseLost(files, index, history.lost());
@@ -6964,10 +6975,10 @@ final class DifyExec implements Runnable {
         }
 
         private static void refuseLost(BatchFiles files, Index index, List<Integer> lost) {
-            if (!lost.isEmpty()) throw new Unusable(files.results() + ": " + Text.count(lost.size(),
-                    "result that the log knows of is", "results that the log knows of are") + " gone (first: "
-                    + Text.id(index.id(lost.getFirst())) + ")\nhint: --rebuild fetches them from Dify by run id; "
-                    + "--fresh moves everything aside and starts anew");
+            if (!lost.isEmpty()) throw new Unusable(files.results() + ": results are missing for "
+                    + Text.count(lost.size(), "row that the log records", "rows that the log records")
+                    + " as succeeded (first: " + Text.id(index.id(lost.getFirst())) + ")\nhint: --rebuild fetches them "
+                    + "from Dify by run id; --fresh moves all files aside and starts over");
         }
 
         Batch batch() {
@@ -6978,18 +6989,18 @@ final class DifyExec implements Runnable {
             return batch.index().status(row.index());
         }
 
-        /// It goes over to another mode.
+        /// The call continues in another mode.
         void changed(Instant now, Mode mode) {
             record(batch.history().session.orElseThrow().with(now, mode));
         }
 
-        /// On the log's way; on disk, and known, with the next [#flush].
+        /// The event is in the log, and counts, after the next [#flush].
         void record(Event event) {
             log.add(event);
-            log.onceWritten(() -> batch.history().take(event));
+            events.add(event);
         }
 
-        /// On the file's way, too; long ones do not wait for each other.
+        /// The line is in the results after the next [#flush]. Long lines do not wait for each other.
         void result(Results.Success line) {
             results.add(line);
             try {
@@ -6999,17 +7010,15 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The row has its outcome once its lines are in the files; `then` is what follows from that.
-        void settled(Attempt attempt, Outcome outcome, Instant now, Response seen, Duration took, Runnable then) {
-            var status = outcome.status();
-            record(EndEvent.of(attempt, now, status.word(), seen, outcome.text(), Text.cause(outcome.text()),
-                    took));
+        /// A row has its outcome. Its result, if it has one, was passed to [#result] before.
+        ///
+        /// @param then runs after the next [#flush]
+        void settled(Row row, RowStatus status, EndEvent end, Runnable then) {
+            record(end);
+            settled.add(new Settled(row.index(), status, then));
             retryListDue = true;
-            if (status.isSuccess()) results.onceWritten(() -> batch.index().setStatus(attempt.row().index(), status));
-            (status.isSuccess() ? results : log).onceWritten(then);
         }
 
-        /// Writes what waits: results before the log, so that an `end` on disk always has its result on disk.
         void flush() {
             try {
                 write(false);
@@ -7018,8 +7027,11 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Writes everything that waits. The results come first: an `end` in the log always has its result. What was
+        /// written counts only when both files are.
         private void write(boolean last) throws IOException {
             boolean any = results.flush() | log.flush();
+            count();
             long now = System.nanoTime();
             if (last || any && now >= nextForce) {
                 results.force();
@@ -7035,7 +7047,16 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The last words: everything on disk, and the retry list as it stands. Says so if that fails.
+        private void count() {
+            var rows = List.copyOf(settled);
+            for (var row : rows) if (row.status().isSuccess()) batch.index().setStatus(row.entry(), row.status());
+            events.forEach(batch.history()::take);
+            events.clear();
+            settled.clear();
+            rows.forEach(row -> row.then().run());
+        }
+
+        /// Writes everything, the retry list included, and forces it to disk. Present: that failed.
         Optional<Stop> finish() {
             try {
                 write(true);
@@ -7045,7 +7066,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The same where no row was sent.
+        /// For a call that sends no row.
         void finishOrRefuse() {
             finish().ifPresent(stop -> {
                 throw new Unusable(stop.exit(), stop.why());
@@ -7054,9 +7075,9 @@ final class DifyExec implements Runnable {
 
         static Stop unwritable(IOException problem) {
             return new Stop(Exit.STOPPED, "cannot write: " + Text.of(problem) + (problem instanceof LineFile.Touched
-                    ? "; what this call wrote last may not be in it"
-                            + "\nhint: bring back what it had before the same command runs again: a run that "
-                            + "the log does not tell is not looked up"
+                    ? "; the last lines of this call may be missing"
+                            + "\nhint: restore the file before you run this again: a run that is not in the log is not "
+                            + "looked up"
                     : "; every result acknowledged so far is on disk"
                             + "\nhint: make room, then run the same command again"));
         }
@@ -7069,64 +7090,65 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What the log tells, event by event: those of earlier calls as they are read, those of this one once they are on
-    /// disk. An attempt stays here until nothing is left to learn of it.
+    // Batch: what earlier calls left
+
+    /// What the log says, event by event: events of earlier calls as they are read, those of this call after they were
+    /// written. An attempt is kept until nothing is left to learn about it:
+    ///
+    /// | event of a row | becomes of its attempts |
+    /// | --- | --- |
+    /// | `attempt` | `NOT_STARTED` without a run → `RESENT`; `NOT_STARTED`, `UNSETTLED`, `LOST` are dropped; it is `OPEN` |
+    /// | `end` not_started, resent | `NOT_STARTED` |
+    /// | `end` unknown, paused | `UNSETTLED` |
+    /// | `end` succeeded, partial | `LOST` if the results lack its line; those whose run is known are dropped |
+    /// | `end` failed | dropped, but `NOT_STARTED` without a run stays |
+    /// | any other `end` | dropped, and `UNSETTLED` with it |
+    /// | `late` | `RESENT` is dropped, or keeps the run if that may still give the row a success |
     static final class History {
         private final Index index;
         private final Map<String, List<Sent>> sent = new LinkedHashMap<>();
-        private final Set<String> stopped = new HashSet<>(); // tasks
+        private final Set<String> stoppedTasks = new HashSet<>();
         private final Map<String, Set<String>> missingByAttempt = new HashMap<>();
-        final MissingFiles missingFiles = new MissingFiles();
         private final Map<Integer, String> causes = new HashMap<>();
         private final BitSet changed = new BitSet();
-        private final LongList attemptsOf = new LongList();
+        private final LongList attemptsByRow = new LongList();
         private final Usage.Spending spent = new Usage.Spending();
         private final LongList.Latencies latencies = new LongList.Latencies();
-        Optional<SessionEvent> session = Optional.empty();
-        Optional<MergeEvent> merge = Optional.empty();
-        Optional<Mode> mode = Optional.empty();
+        private final List<BadLine> unreadable = new ArrayList<>();
         private Instant startedAt = null, updatedAt = null, resumedAt = null;
         private Duration before = Duration.ZERO;
         private long attempts = 0, retries = 0, lateRuns = 0;
-        private final List<BadLine> unreadable = new ArrayList<>();
+        final MissingFiles missingFiles = new MissingFiles();
+        Optional<SessionEvent> session = Optional.empty();
+        Optional<MergeEvent> merge = Optional.empty();
+        Optional<Mode> mode = Optional.empty();
 
-        /// What is left to learn of an attempt. What a row waits for is told by the state that stands last here.
+        /// What is left to learn about an attempt.
         enum State {
-            RESENT, // its row was sent again while no run of it was known: one may turn up
-            LOST, // a success that is not among the results
-            UNSETTLED, // paused or unknown
-            NOT_STARTED, // nothing of it has turned up
-            OPEN; // no end
+            /// Its row was sent again while no run of it was known: one may still appear.
+            RESENT(0),
+            /// A success whose line is missing from the results.
+            LOST(1),
+            /// Paused or unknown.
+            UNSETTLED(2),
+            /// No run of it was found.
+            NOT_STARTED(3),
+            /// It has no end.
+            OPEN(4);
 
-            boolean isUnresolved() {
-                return compareTo(LOST) >= 0;
+            /// Of a row's attempts, the one of the highest rank is looked up before the row may run; 0: none.
+            final int rank;
+
+            State(int rank) {
+                this.rank = rank;
             }
         }
 
-        /// What the log tells of an attempt.
+        /// An attempt of the log.
         ///
         /// @param server the version of Dify that it was sent to, or empty
         record Sent(AttemptEvent event, String server, Optional<RunRef> run, State state) {
-            static Sent of(AttemptEvent event, String server, State state) {
-                return new Sent(event, server, Optional.empty(), state);
-            }
-
-            /// Of an attempt that is not there (any more), as far as its end tells.
-            static Sent of(EndEvent end) {
-                var event = new AttemptEvent(end.t(), end.id(), end.n(), end.user(), Mode.BLOCKING, end.cells(),
-                        end.edited());
-                return of(event, "", State.OPEN);
-            }
-
-            String id() {
-                return event.id();
-            }
-
-            Instant at() {
-                return event.t();
-            }
-
-            /// An end tells no task: that of the same run is kept.
+            /// An `end` names no task; that of the same run is kept.
             Sent with(String run, String task) {
                 if (run.isEmpty()) return this;
                 var known = this.run.filter(ref -> task.isEmpty() && ref.id().equals(run));
@@ -7141,19 +7163,15 @@ final class DifyExec implements Runnable {
                 return event.user().equals(user);
             }
 
-            boolean isOpen(String user) {
-                return state == State.OPEN && isOf(user);
-            }
-
-            /// What was edited then may be in the CSV by now.
+            /// Edits of that time may be in the CSV by now.
             Attempt attempt(Row row) {
                 boolean isEdited = event.edited() && (row.isEdited() || !event.cells().equals(row.hash()));
                 return new Attempt(0, row, new Attempt.Tries(0, 0, event.n()), event.user(), event.mode(),
-                        event.cells(), at(), isEdited);
+                        event.cells(), event.t(), isEdited);
             }
 
-            boolean isOfOther(long now) {
-                return !event.edited() && !event.cells().isEmpty() && Cells.number(event.cells()) != now;
+            boolean isOfOther(long cells) {
+                return !event.edited() && !event.cells().isEmpty() && Cells.number(event.cells()) != cells;
             }
         }
 
@@ -7171,38 +7189,99 @@ final class DifyExec implements Runnable {
             return history;
         }
 
-        /// The last call's CSV, if it still exists.
-        Optional<Path> input(Path results) {
-            return session.map(last -> results.resolveSibling(last.input()).normalize()).filter(Files::isRegularFile);
+        void note(List<BadLine> bad) {
+            unreadable.addAll(bad);
         }
 
         void take(Event event) {
             switch (event) {
-                case SessionEvent began -> session(began);
+                case SessionEvent started -> session(started);
                 case MergeEvent merged -> merge = Optional.of(merged);
                 case AttemptEvent attempt -> attempt(attempt);
                 case RunEvent run -> sent.computeIfPresent(run.id(), (_, row) -> {
-                    row.replaceAll(one -> one.isOpen(run.user()) ? one.with(run.run(), run.task()) : one);
+                    row.replaceAll(one -> one.isOf(run.user()) && one.state() == State.OPEN
+                            ? one.with(run.run(), run.task()) : one);
                     return row;
                 });
-                case EndEvent end -> {
-                    seen(end.t());
-                    spent.add(end.tokens(), end.price(), end.currency());
-                    end(end);
-                }
+                case EndEvent end -> end(end);
                 case LateEvent found -> late(found);
-                case StopEvent stop when stop.isOfInterrupt() -> stopped.add(stop.task());
+                case StopEvent stop -> {
+                    if (stop.isOfInterrupt()) stoppedTasks.add(stop.task());
+                }
                 case MissingEvent missing -> missingByAttempt.computeIfAbsent(missing.id() + "\0" + missing.user(),
                         _ -> new HashSet<>()).add(missing.file());
-                case UploadEvent _, LookEvent _, HarvestEvent _, StopEvent _, ThrottleEvent _, TornEvent _ -> {}
+                case UploadEvent _, LookEvent _, HarvestEvent _, ThrottleEvent _, TornEvent _ -> {}
             }
         }
 
-        private void add(Sent one) {
-            sent.computeIfAbsent(one.id(), _ -> new ArrayList<>(1)).add(one);
+        private void session(SessionEvent started) {
+            session = Optional.of(started);
+            before = running();
+            resumedAt = null;
+            seen(started.t());
+            if (started.auto()) mode = Optional.ofNullable(started.mode());
         }
 
-        /// Takes some of a row's attempts out; gives the last of them.
+        private void seen(Instant now) {
+            if (startedAt == null) startedAt = now;
+            if (resumedAt == null) resumedAt = now;
+            updatedAt = now;
+        }
+
+        private void attempt(AttemptEvent attempt) {
+            seen(attempt.t());
+            attempts++;
+            if (attempt.n() > 0) retries++;
+            int entry = index.findOrAdd(attempt.id());
+            attemptsByRow.set(entry, attemptsByRow.get(entry) + 1);
+            remove(attempt.id(), one -> one.state() == State.NOT_STARTED).filter(one -> one.run().isEmpty())
+                    .ifPresent(one -> add(one.as(State.RESENT)));
+            remove(attempt.id(), one -> one.state() == State.UNSETTLED || one.state() == State.LOST);
+            add(new Sent(attempt, session.map(SessionEvent::server).orElse(""), Optional.empty(), State.OPEN));
+        }
+
+        private void end(EndEvent end) {
+            seen(end.t());
+            spent.add(end.tokens(), end.price(), end.currency());
+            var known = remove(end.id(), one -> one.isOf(end.user()))
+                    .orElseGet(() -> new Sent(end.attempt(), "", Optional.empty(), State.OPEN)).with(end.run(), "");
+            remove(end.id(), one -> one.state() == State.UNSETTLED);
+            if (end.isNotStarted()) add(known.as(State.NOT_STARTED));
+            var status = end.status();
+            if (status.isEmpty()) return;
+            int entry = index.findOrAdd(end.id());
+            if (status.get().isSuccess()) succeeded(entry, known, end);
+            else if (status.get() != RowStatus.FAILED) add(known.as(State.UNSETTLED));
+            else if (known.state() == State.NOT_STARTED && known.run().isEmpty()) add(known);
+            if (status.get().isSuccess() || index.status(entry).isSuccess()) return;
+            index.setStatus(entry, status.get());
+            causes.put(entry, Text.cause(end.error().isEmpty() ? end.cause() : end.error()));
+        }
+
+        private void succeeded(int entry, Sent known, EndEvent end) {
+            remove(end.id(), one -> one.state() == State.NOT_STARTED || one.state() == State.LOST
+                    || one.state() == State.RESENT && one.run().isPresent());
+            if (!index.status(entry).isSuccess()) add(known.as(State.LOST));
+            var missing = missingByAttempt.isEmpty() ? null : missingByAttempt.remove(end.id() + "\0" + end.user());
+            missingFiles.put(entry, end.id(), missing == null ? 0 : missing.size());
+            latencies.add(Math.round(end.seconds() * 1000));
+            changed.set(entry, index.cells(entry) != 0 && known.isOfOther(index.cells(entry)));
+            causes.remove(entry);
+        }
+
+        private void late(LateEvent found) {
+            lateRuns++;
+            int entry = index.findOrAdd(found.id());
+            remove(found.id(), one -> one.state() == State.RESENT && one.isOf(found.user()))
+                    .filter(_ -> found.isActive() && !index.status(entry).isSuccess())
+                    .ifPresent(one -> add(one.with(found.run(), "")));
+        }
+
+        private void add(Sent one) {
+            sent.computeIfAbsent(one.event().id(), _ -> new ArrayList<>(1)).add(one);
+        }
+
+        /// Drops some of a row's attempts. Returns the last of them.
         private Optional<Sent> remove(String id, Predicate<Sent> which) {
             var row = sent.get(id);
             if (row == null) return Optional.empty();
@@ -7217,89 +7296,16 @@ final class DifyExec implements Runnable {
             return Optional.ofNullable(last);
         }
 
-        private void session(SessionEvent began) {
-            session = Optional.of(began);
-            before = running();
-            resumedAt = null;
-            seen(began.t());
-            if (began.auto()) mode = Optional.ofNullable(began.mode());
+        /// The last call's CSV, if it still exists.
+        Optional<Path> input(Path results) {
+            return session.map(last -> results.resolveSibling(last.input()).normalize()).filter(Files::isRegularFile);
         }
 
-        private void attempt(AttemptEvent attempt) {
-            seen(attempt.t());
-            attempts++;
-            int entry = index.findOrAdd(attempt.id());
-            attemptsOf.set(entry, attemptsOf.get(entry) + 1);
-            if (attempt.n() > 0) retries++;
-            remove(attempt.id(), one -> one.state() == State.NOT_STARTED).filter(one -> one.run().isEmpty())
-                    .ifPresent(one -> add(one.as(State.RESENT))); // a run that was known is not awaited
-            remove(attempt.id(), one -> one.state() == State.UNSETTLED || one.state() == State.LOST);
-            add(Sent.of(attempt, server(), State.OPEN));
-        }
-
-        /// A run that goes on may yet give its row the success that it lacks.
-        private void late(LateEvent found) {
-            lateRuns++;
-            int entry = index.findOrAdd(found.id());
-            remove(found.id(), one -> one.state() == State.RESENT && one.isOf(found.user()))
-                    .filter(_ -> found.goesOn() && !index.status(entry).isSuccess())
-                    .ifPresent(one -> add(one.with(found.run(), "")));
-        }
-
-        /// An attempt that says how its run ended leaves no doubt; *unknown*, *paused*, *not_started* and *resent* do.
-        private void end(EndEvent end) {
-            var known = remove(end.id(), one -> one.isOf(end.user())).orElseGet(() -> Sent.of(end))
-                    .with(end.run(), "");
-            remove(end.id(), one -> one.state() == State.UNSETTLED);
-            if (List.of("not_started", "resent").contains(end.outcome())) add(known.as(State.NOT_STARTED));
-            end.status().ifPresent(status -> setStatus(index.findOrAdd(end.id()), status, known, end));
-        }
-
-        private void setStatus(int entry, RowStatus status, Sent known, EndEvent end) {
-            if (status.isSuccess()) {
-                remove(end.id(), one -> one.state() == State.NOT_STARTED || one.state() == State.LOST
-                        || one.state() == State.RESENT && one.run().isPresent());
-                var missing = missingByAttempt.isEmpty() ? null
-                        : missingByAttempt.remove(end.id() + "\0" + end.user());
-                missingFiles.put(entry, end.id(), missing == null ? 0 : missing.size());
-                latencies.add(Math.round(end.seconds() * 1000));
-                if (!index.status(entry).isSuccess()) add(known.as(State.LOST));
-                changed.set(entry, index.cells(entry) != 0 && known.isOfOther(index.cells(entry)));
-                causes.remove(entry);
-                return;
-            }
-            if (status != RowStatus.FAILED) add(known.as(State.UNSETTLED));
-            else if (known.state() == State.NOT_STARTED && known.run().isEmpty()) add(known); // it may turn up yet
-            if (index.status(entry).isSuccess()) return;
-            index.setStatus(entry, status);
-            causes.put(entry, Text.cause(end.error().isEmpty() ? end.cause() : end.error()));
-        }
-
-        private void seen(Instant now) {
-            if (startedAt == null) startedAt = now;
-            if (resumedAt == null) resumedAt = now;
-            updatedAt = now;
-        }
-
-        /// How long the sessions took, without the time between them. A clock that was set back, or another machine's,
-        /// takes nothing off.
+        /// The duration of all sessions, without the time between them. A clock that was set back, or another
+        /// machine's, does not make it shorter.
         Duration running() {
             return resumedAt == null || updatedAt.isBefore(resumedAt) ? before
                     : before.plus(Duration.between(resumedAt, updatedAt));
-        }
-
-        void note(List<BadLine> bad) {
-            unreadable.addAll(bad);
-        }
-
-        /// Lines of results and log that cannot be read.
-        List<BadLine> unreadable() {
-            return unreadable;
-        }
-
-        /// What a row without success is grouped by.
-        String cause(int entry) {
-            return causes.getOrDefault(entry, "listed in .retry");
         }
 
         Optional<Instant> startedAt() {
@@ -7314,84 +7320,108 @@ final class DifyExec implements Runnable {
             return attempts;
         }
 
+        long attempts(int entry) {
+            return attemptsByRow.get(entry);
+        }
+
         long retries() {
             return retries;
+        }
+
+        /// Runs that appeared after their row was sent again.
+        long lateRuns() {
+            return lateRuns;
         }
 
         Usage.Spending spent() {
             return spent;
         }
 
+        /// Of the successes.
         LongList.Latencies latencies() {
             return latencies;
         }
 
-        /// How often a row was sent.
-        long attempts(int entry) {
-            return attemptsOf.get(entry);
+        /// Lines of results and log that cannot be read.
+        List<BadLine> unreadable() {
+            return unreadable;
         }
 
-        private String server() {
-            return session.map(SessionEvent::server).orElse("");
+        /// Rows that succeeded, and have changed in the CSV since.
+        BitSet changed() {
+            return (BitSet) changed.clone();
         }
 
-        /// How the batch goes on at a server of this version, with what was left in doubt at others.
-        ModePolicy route(Mode asked, AppKind app, String version) {
-            var route = new ModePolicy(asked, mode, app, version);
-            sent.values().stream().flatMap(List::stream)
-                    .filter(one -> one.state().isUnresolved())
-                    .forEach(one -> route.sentBefore(one.event().user(), one.server()));
-            return route;
+        boolean hasChanged(int entry) {
+            return changed.get(entry);
         }
 
-        private Stream<Sent> all(State state) {
-            return sent.values().stream().flatMap(List::stream).filter(one -> one.state() == state);
+        /// Why a row has not succeeded. Rows are grouped by it.
+        String cause(int entry) {
+            return causes.getOrDefault(entry, "listed in .retry");
         }
 
-        /// How many attempts have no end in the log: running, or cut off.
+        private Stream<Sent> all(Predicate<State> which) {
+            return sent.values().stream().flatMap(List::stream).filter(one -> which.test(one.state()));
+        }
+
+        /// Attempts that have no end in the log: running or interrupted.
         long inFlight() {
-            return all(State.OPEN).count();
+            return all(state -> state == State.OPEN).count();
         }
 
-        /// Rows whose result the log knows of, and the results lack.
+        /// Rows that the log records as succeeded, and that have no line in the results.
         List<Integer> lost() {
-            return all(State.LOST).map(one -> index.find(one.id())).filter(entry -> !index.status(entry).isSuccess())
-                    .sorted().toList();
+            return all(state -> state == State.LOST).map(one -> index.find(one.event().id()))
+                    .filter(entry -> !index.status(entry).isSuccess()).sorted().toList();
         }
 
         /// Attempts whose row was sent again while no run of them was known.
         ///
-        /// @param turnedUp those of which one has turned up, and was told, but went on while its row had no success;
-        ///                 else those of which none has
-        List<Attempt> resent(boolean turnedUp) {
-            return all(State.RESENT).filter(one -> one.run().isPresent() == turnedUp).map(one -> one.attempt(
-                    new Row(index.findOrAdd(one.id()), 0, one.id(), Map.of()))).toList();
+        /// @param hasRun those of which one has appeared that may still give the row a success; else the others
+        List<Attempt> resent(boolean hasRun) {
+            return all(state -> state == State.RESENT).filter(one -> one.run().isPresent() == hasRun)
+                    .map(one -> one.attempt(new Row(index.findOrAdd(one.event().id()), 0, one.event().id(), Map.of())))
+                    .toList();
         }
 
-        /// The attempt whose end must be learnt before its row may run, by the row's number.
+        /// True if the log has judged this attempt not started and nothing has changed since.
+        boolean isNotStarted(Attempt attempt) {
+            return sent.getOrDefault(attempt.row().id(), List.of()).stream()
+                    .anyMatch(one -> one.isOf(attempt.user()) && one.state() == State.NOT_STARTED);
+        }
+
+        /// The attempt to look up before its row may run, by the row's entry.
         Map<Integer, Sent> unresolvedByRow() {
             var all = new HashMap<Integer, Sent>();
-            for (var row : sent.values()) for (var one : row) {
-                int entry = index.find(one.id());
-                if (entry >= 0 && one.state().isUnresolved())
-                    all.merge(entry, one, BinaryOperator.maxBy(Comparator.comparing(Sent::state)));
-            }
+            all(state -> state.rank > 0).forEach(one -> {
+                int entry = index.find(one.event().id());
+                if (entry >= 0)
+                    all.merge(entry, one, (first, next) -> first.state().rank >= next.state().rank ? first : next);
+            });
             return all;
         }
 
         Unresolved.NoEnd unresolved(Sent one, Row row, Duration timeout) {
             boolean lost = one.state() == State.LOST;
             var symptom = lost ? Symptom.LOST_RESULT
-                    : one.run().filter(run -> stopped.contains(run.task())).isPresent() ? Symptom.INTERRUPTED
+                    : one.run().filter(run -> stoppedTasks.contains(run.task())).isPresent() ? Symptom.INTERRUPTED
                     : Symptom.CRASH;
-            var told = causes.getOrDefault(row.index(), symptom.text).split("; ")[0]; // not what kept it from the end
-            var why = one.state() == State.UNSETTLED ? told : symptom.text;
-            var seen = new Response.Cut(one.run(), symptom, why);
-            return new Unresolved.NoEnd(one.attempt(row), seen, symptom, why, one.at(),
-                    lost ? one.at() : one.at().plus(timeout));
+            var cause = causes.getOrDefault(row.index(), symptom.text).split("; ")[0]; // without the look-up's failure
+            var why = one.state() == State.UNSETTLED ? cause : symptom.text;
+            var sentAt = one.event().t();
+            return new Unresolved.NoEnd(one.attempt(row), new Response.Cut(one.run(), symptom, why), symptom, why,
+                    sentAt, lost ? sentAt : sentAt.plus(timeout));
         }
 
-        /// How many files of each row's outputs could not be fetched, in the CSV's order.
+        /// The mode's policy for a server of this version. It knows which unresolved attempts went to other servers.
+        ModePolicy route(Mode asked, AppKind app, String version) {
+            var route = new ModePolicy(asked, mode, app, version);
+            all(state -> state.rank > 0).forEach(one -> route.sentBefore(one.event().user(), one.server()));
+            return route;
+        }
+
+        /// How many files of each row's outputs could not be saved, in the CSV's order.
         static final class MissingFiles {
             private static final int EXAMPLES = 3;
 
@@ -7404,11 +7434,10 @@ final class DifyExec implements Runnable {
                 put(row.index(), row.id(), before + 1);
             }
 
-            /// @param row   its number
-            /// @param files of its last run; 0: all are there
-            void put(int row, String id, int files) {
-                if (files > 0) byRow.put(row, new OfRow(id, files));
-                else byRow.remove(row);
+            /// @param files of its last run; 0: none is missing
+            void put(int entry, String id, int files) {
+                if (files > 0) byRow.put(entry, new OfRow(id, files));
+                else byRow.remove(entry);
             }
 
             boolean isEmpty() {
@@ -7429,15 +7458,17 @@ final class DifyExec implements Runnable {
 
             @Override
             public String toString() {
-                return Text.count(files(), "file") + " of " + Text.count(rows(), "row") + " could not be fetched ("
+                return Text.count(files(), "file") + " of " + Text.count(rows(), "row") + " could not be saved ("
                         + Text.first(EXAMPLES, byRow.values().stream().map(OfRow::id).map(Text::id))
-                        + "): see 'missing' in the log; 'retry --force ID' runs such a row anew";
+                        + "); see 'missing' in the log, or run 'retry --force ID'";
             }
         }
     }
 
-    /// Where in the files each row's result and its attempts stand, packed: 24 bytes a row, 16 an event. Filled while
-    /// the files are read; [Lines] then give the lines.
+    // Batch: single rows
+
+    /// Where in the files each row's result and events are, packed: 24 bytes per row, 16 per event. Filled while the
+    /// files are read; [Lines] then finds the lines.
     static final class LineOffsets implements Batch.Listener {
         private final LongList results = new LongList(), newest = new LongList(), millis = new LongList();
         private final LongList events = new LongList(), before = new LongList();
@@ -7457,7 +7488,8 @@ final class DifyExec implements Runnable {
                     add(entry, at);
                     if (entry >= 0 && end.status().isPresent()) millis.set(entry, Math.round(end.seconds() * 1000));
                 }
-                case Event _ -> {}
+                case SessionEvent _, MergeEvent _, UploadEvent _, LookEvent _, HarvestEvent _, StopEvent _,
+                        ThrottleEvent _, LateEvent _, MissingEvent _, TornEvent _ -> {}
             }
         }
 
@@ -7473,37 +7505,37 @@ final class DifyExec implements Runnable {
             return millis.get(entry);
         }
 
-        /// Looks up in the files how rows ended.
-        static final class Endings implements AutoCloseable {
+        /// Reads single rows from the files.
+        static final class RowEnds implements AutoCloseable {
             private final Batch batch;
             private final Lines results, log;
 
-            Endings(Batch batch) throws IOException {
+            RowEnds(Batch batch) throws IOException {
                 this.batch = batch;
                 this.results = new Lines(batch.files().results());
                 this.log = new Lines(batch.files().log());
             }
 
-            /// A success is told by the results, all else by the last event that ended the row.
-            Ending of(int entry) throws IOException {
-                if (result(entry).isPresent()) return Ending.of(results);
+            /// A success is in the results; any other end is the last one in the log.
+            RowEnd of(int entry) throws IOException {
+                if (result(entry).isPresent()) return RowEnd.of(results);
                 for (var event : events(entry))
-                    if (event instanceof EndEvent end && end.status().isPresent()) return Ending.of(end);
-                return Ending.NONE;
+                    if (event instanceof EndEvent end && end.status().isPresent()) return RowEnd.of(end);
+                return RowEnd.NONE;
             }
 
-            /// The line that tells of its success.
+            /// The line of its success.
             Optional<byte[]> result(int entry) throws IOException {
                 long place = batch.offsets().results.get(entry) - 1;
                 if (place < 0 || !batch.index().status(entry).isSuccess()) return Optional.empty();
                 return Optional.of(results.seek(place).bytes()).filter(line -> line.length > 0);
             }
 
-            /// What the log tells of one attempt.
+            /// An attempt with its events.
             static final class Trace {
                 final AttemptEvent attempt;
                 final List<EndEvent> ends = new ArrayList<>();
-                /// Empty: the log has none.
+                /// Empty: not known.
                 String run = "";
 
                 Trace(AttemptEvent attempt) {
@@ -7515,14 +7547,13 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// All that was sent of a row, the oldest first. With a fixed `--user` the last attempt is meant.
+            /// All attempts of a row, the oldest first. With a fixed `--user`, events belong to the last attempt.
             List<Trace> traces(int entry) throws IOException {
                 var traces = new ArrayList<Trace>();
-                for (var event : events(entry).reversed()) switch (event) {
-                    case AttemptEvent attempt -> traces.add(new Trace(attempt));
-                    case RunEvent run -> last(traces, run.user()).ifPresent(trace -> trace.run = run.run());
-                    case EndEvent end -> last(traces, end.user()).ifPresent(trace -> trace.ends.add(end));
-                    case Event _ -> {}
+                for (var event : events(entry).reversed()) {
+                    if (event instanceof AttemptEvent attempt) traces.add(new Trace(attempt));
+                    if (event instanceof RunEvent run) last(traces, run.user()).ifPresent(one -> one.run = run.run());
+                    if (event instanceof EndEvent end) last(traces, end.user()).ifPresent(one -> one.ends.add(end));
                 }
                 return traces;
             }
@@ -7531,7 +7562,7 @@ final class DifyExec implements Runnable {
                 return traces.reversed().stream().filter(trace -> trace.attempt.user().equals(user)).findFirst();
             }
 
-            /// What the log tells of the row, the newest first.
+            /// The row's events, the newest first.
             private List<Event> events(int entry) throws IOException {
                 var offsets = batch.offsets();
                 var events = new ArrayList<Event>();
@@ -7653,9 +7684,9 @@ final class DifyExec implements Runnable {
     /// @param outputs by name; empty without a success
     /// @param edited  the shell had changed the inputs: they are not the CSV's
     /// @param seconds as Dify measured them; like the numbers after it a text, empty where it is not known
-    record Ending(Map<String, Literal> inputs, Map<String, Literal> outputs, String run, String seconds, String tokens,
+    record RowEnd(Map<String, Literal> inputs, Map<String, Literal> outputs, String run, String seconds, String tokens,
             String price, String currency, String error, boolean edited) {
-        static final Ending NONE = new Ending(Map.of(), Map.of(), "", "", "", "", "", "", false);
+        static final RowEnd NONE = new RowEnd(Map.of(), Map.of(), "", "", "", "", "", "", false);
 
         /// A text, or JSON as it stands in the results.
         record Literal(String text, boolean json) {
@@ -7668,19 +7699,19 @@ final class DifyExec implements Runnable {
             }
         }
 
-        static Ending of(EndEvent end) {
-            return new Ending(Map.of(), Map.of(), end.run(), "", end.tokens() == 0 ? "" : Long.toString(end.tokens()),
+        static RowEnd of(EndEvent end) {
+            return new RowEnd(Map.of(), Map.of(), end.run(), "", end.tokens() == 0 ? "" : Long.toString(end.tokens()),
                     end.price() == null ? "" : end.price().toPlainString(), end.currency(), end.error(), false);
         }
 
         /// Of a line of the results.
-        static Ending of(Lines line) {
+        static RowEnd of(Lines line) {
             var tree = line.<ObjectNode>read(Lines.TREE).orElseThrow(line::unreadable);
             var outputs = tree.path("outputs");
             // the original tool put the outputs into an object of that name; its lines have no `workflow_status`
             if (!tree.has("workflow_status") && outputs.size() == 1 && outputs.path("outputs").isObject())
                 outputs = outputs.path("outputs");
-            return new Ending(literals(tree.path("inputs")), literals(outputs), tree.path("workflow_run_id").asText(),
+            return new RowEnd(literals(tree.path("inputs")), literals(outputs), tree.path("workflow_run_id").asText(),
                     tree.path("elapsed_time").asText(), tree.path("total_tokens").asText(),
                     tree.path("total_price").asText(), tree.path("currency").asText(), "",
                     tree.path("edited").asBoolean());
@@ -8340,7 +8371,6 @@ final class DifyExec implements Runnable {
         private final byte[] head;
         private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
         private final JsonGenerator json = Json.writing(waiting).setRootValueSeparator(null);
-        private final List<Runnable> onceWritten = new ArrayList<>();
         private FileChannel channel;
         private Object key;
         /// Where our last line ends, and the file.
@@ -8375,17 +8405,10 @@ final class DifyExec implements Runnable {
             return waiting.size() >= FULL;
         }
 
-        /// Runs the action after the next successful flush.
-        void onceWritten(Runnable then) {
-            onceWritten.add(then);
-        }
-
         boolean flush() throws IOException {
             json.flush();
             boolean any = waiting.size() > 0;
             if (any) append();
-            onceWritten.forEach(Runnable::run);
-            onceWritten.clear();
             return any;
         }
 
@@ -8710,23 +8733,39 @@ final class DifyExec implements Runnable {
                 @JsonProperty(required = true) String outcome, String cells, String run, int n, int http,
                 String cause, String error, double seconds, long tokens, int steps, BigDecimal price, String currency,
                 boolean edited) implements Event {
-            /// Where the row stands by it; empty if it says nothing of that.
+            /// The row's status; empty if the row has no outcome yet.
             Optional<RowStatus> status() {
                 return RowStatus.of(outcome);
             }
 
-            static EndEvent of(Attempt attempt, Instant now, String outcome, Response seen, String error) {
-                return of(attempt, now, outcome, seen, error, "", attempt.took(seen, now));
-            }
-
-            static EndEvent of(Attempt attempt, Instant now, String outcome, Response seen, String error,
-                    String cause, Duration took) {
+            static EndEvent of(Attempt attempt, Instant now, String outcome, Response seen) {
                 var usage = seen instanceof Response.Ran ran ? ran.usage() : Usage.NONE;
                 return new EndEvent(now, attempt.row().id(), attempt.user(), outcome, attempt.cells(),
                         seen.run().map(RunRef::id).orElse(""), attempt.tries().retries(),
-                        seen instanceof Response.Refused refused ? refused.status() : 0, cause,
-                        Text.text(error, Text.LONGEST_ERROR), took.toMillis() / 1000.0, usage.tokens(), usage.steps(),
+                        seen instanceof Response.Refused refused ? refused.status() : 0, "", "",
+                        attempt.took(seen, now).toMillis() / 1000.0, usage.tokens(), usage.steps(),
                         usage.price().orElse(null), usage.currency(), attempt.isEdited());
+            }
+
+            EndEvent with(String error) {
+                return new EndEvent(t, id, user, outcome, cells, run, n, http, cause,
+                        Text.text(error, Text.LONGEST_ERROR), seconds, tokens, steps, price, currency, edited);
+            }
+
+            /// The row has this outcome.
+            EndEvent with(Outcome outcome, Duration took) {
+                return new EndEvent(t, id, user, this.outcome, cells, run, n, http, Text.cause(outcome.text()), error,
+                        took.toMillis() / 1000.0, tokens, steps, price, currency, edited).with(outcome.text());
+            }
+
+            /// No run of the attempt was found.
+            boolean isNotStarted() {
+                return outcome.equals("not_started") || outcome.equals("resent");
+            }
+
+            /// The attempt as far as its end describes it.
+            AttemptEvent attempt() {
+                return new AttemptEvent(t, id, n, user, Mode.BLOCKING, cells, edited);
             }
         }
 
@@ -8753,7 +8792,7 @@ final class DifyExec implements Runnable {
         record ThrottleEvent(Instant t, String user, String why, int limit) implements Event {}
 
         record LateEvent(Instant t, @JsonProperty(required = true) String id, String user, String run, String saw) implements Event {
-            boolean goesOn() {
+            boolean isActive() {
                 return "running".equals(saw) || "paused".equals(saw);
             }
         }

@@ -126,28 +126,6 @@ final class BatchTest {
         }
 
         @Test
-        void whatFollowsFromALineHoldsOnceItIsInTheFile() throws IOException {
-            var done = new ArrayList<String>();
-            try (var file = new LineFile(folder.resolve("lines"), new byte[0])) {
-                file.add("one");
-                file.onceWritten(() -> done.add("one"));
-                Thread.currentThread().interrupt(); // closes the file under the write
-                assertThrows(IOException.class, file::flush);
-                Thread.interrupted();
-                assertEquals(List.of(), done);
-            }
-            try (var file = new LineFile(folder.resolve("lines"), new byte[0])) {
-                file.add("two");
-                file.onceWritten(() -> done.add("two"));
-
-                file.flush();
-                file.flush();
-
-                assertEquals(List.of("two"), done);
-            }
-        }
-
-        @Test
         void onlyANewFileBeginsWithTheHead() throws IOException {
             var path = folder.resolve("lines");
             for (var line : List.of("one", "two"))
@@ -611,8 +589,8 @@ final class BatchTest {
                     + end.formatted("b", "u3", "succeeded") + end.formatted("a", "u4", "failed")
                     + missing.formatted("c", "u5", "1.txt"));
 
-            assertEquals("2 files of 1 row could not be fetched (a): see 'missing' in the log; 'retry --force ID' runs "
-                    + "such a row anew", history.missingFiles.toString());
+            assertEquals(List.of("a"), history.missingFiles.examples());
+            assertEquals(2, history.missingFiles.files());
         }
 
         @Test
@@ -766,7 +744,7 @@ final class BatchTest {
                 var event = new AttemptEvent(NOON, "a", 0, "u", Mode.BLOCKING,
                         same ? row("a").hash() : "0123456789abcdef", true);
 
-                var attempt = History.Sent.of(event, "", History.State.OPEN).attempt(row("a"));
+                var attempt = new History.Sent(event, "", Optional.empty(), History.State.OPEN).attempt(row("a"));
 
                 assertEquals(List.of(!same, !same), List.of(attempt.isEdited(), attempt.isOfLostEdits()));
             }
@@ -954,7 +932,7 @@ final class BatchTest {
 
             assertEquals(Exit.UNUSABLE, problem.exit());
             var said = problem.getMessage();
-            assertTrue(said.contains("2 results that the log knows of are gone (first: a)"), said);
+            assertTrue(said.startsWith(scene.output + ": ") && said.contains("2 rows"), said);
             assertTrue(said.contains("--rebuild"), said);
         }
 
@@ -1063,7 +1041,8 @@ final class BatchTest {
                 writer.flush();
                 assertEquals(1, writer.batch().history().inFlight());
 
-                writer.settled(attempt, new Outcome(RowStatus.FAILED, "no"), NOON, Response.nothing(), seconds(1), () ->
+                var end = EndEvent.of(attempt, NOON, "failed", Response.nothing()).with("no");
+                writer.settled(attempt.row(), RowStatus.FAILED, end, () ->
                         assertEquals(RowStatus.FAILED, writer.status(attempt.row())));
                 assertEquals(RowStatus.PENDING, writer.status(attempt.row()));
                 writer.flush();
@@ -1081,7 +1060,8 @@ final class BatchTest {
                 writer.flush();
                 Files.createDirectory(scene.output); // where no line can be written
                 writer.result(line("x"));
-                writer.settled(attempt, Outcome.SUCCEEDED, NOON, succeeded("run-7"), seconds(1), () -> {
+                var end = EndEvent.of(attempt, NOON, "succeeded", succeeded("run-7"));
+                writer.settled(attempt.row(), RowStatus.SUCCEEDED, end, () -> {
                     throw new AssertionError("its result is not on disk");
                 });
 
@@ -1155,7 +1135,7 @@ final class BatchTest {
                     () -> selected(scene, Batch.Selection.PENDING, options -> options.ids = List.of("z")));
 
             assertTrue(success.getMessage().contains("--force"), success.getMessage());
-            assertTrue(nobody.getMessage().contains("no row with the id \"z\""), nobody.getMessage());
+            assertTrue(nobody.getMessage().contains("\"z\""), nobody.getMessage());
             assertTrue(noOption.getMessage().startsWith("--ids: "), noOption.getMessage());
         }
 

@@ -920,7 +920,7 @@ final class SettingsTest extends WholeCommand {
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 server,               app,         said
                 demo,                 another app, '"another app"'
-                http://dify.other/v1, '',          'begun at http://dify.other/v1, not at demo'
+                http://dify.other/v1, '',          'started at http://dify.other/v1, not at demo'
                 """)
         void isRefusedSinceItsRunsCouldNotBeLookedUp(String server, String app, String said) throws IOException {
             var input = Files.writeString(folder.resolve("data.csv"), "id,text\n1,a\n2,b\n");

@@ -381,7 +381,7 @@ class ViewsTest {
             var call = call("status", "-o", path("results.jsonl"));
 
             assertEquals(2, call.code());
-            assertTrue(sentence(call).contains("the log knows of 3 results in it\nhint: 'run --rebuild' fetches them"),
+            assertTrue(sentence(call).contains("the log records 3 results in it\nhint: 'run --rebuild'"),
                     call.err());
         }
 
@@ -659,7 +659,7 @@ class ViewsTest {
 
             assertEquals(2, call.code());
             assertTrue(sentence(call).contains("lacks 3 ids of"), call.err());
-            assertTrue(sentence(call).contains("(b, c, d), and 1 id of it has no outcome"), call.err());
+            assertTrue(sentence(call).contains("(b, c, d); 1 of its rows is pending"), call.err());
             assertFalse(Files.exists(folder.resolve("out.csv")));
             assertEquals(List.of("a", "e", "new"), strictly(written()).stream().skip(1).map(List::getFirst).toList());
         }
@@ -701,7 +701,7 @@ class ViewsTest {
         void writesOverNoCsvOfABatchThoughItIsNotNamed() throws IOException {
             var batch = mixed();
             batch.event("session", 40, line -> line.put("format", Event.FORMAT).put("tool", "difyexec 0").put("app", "Reviews")
-                    .put("options", "mode=auto c=5 -i=data.csv"));
+                    .put("input", "data.csv"));
             batch.save();
             var before = contents();
 
