@@ -5050,8 +5050,8 @@ final class DifyExec implements Runnable {
 
         private static Optional<String> refusal(Response response, Judge judge) {
             var access = judge.access();
-            if (response instanceof Response.Cut cut && cut.symptom() == Symptom.CUT)
-                return Optional.of(cut.why().equals(DifyClient.LOGIN)
+            if (response instanceof Response.Refused refused && refused.status() < 300)
+                return Optional.of(refused.message().equals(DifyClient.LOGIN)
                         ? access + " answers with a login page, not Dify\nhint: " + access.advice() : notDify(access));
             var nobody = new Attempt(0, new Row(0, 0, "-", Map.of()), Attempt.Tries.NONE, "", Mode.BLOCKING, "",
                     Instant.now());
@@ -5117,8 +5117,8 @@ final class DifyExec implements Runnable {
             return switch (response) {
                 case Response.Refused refused when List.of(400, 413, 415).contains(refused.status()) ->
                         new Response.NotUploaded(upload + refused.why(), false);
-                case Response.Refused refused when refused.isTransient() && refused.status() != 429 ->
-                        new Response.NotUploaded(upload + "HTTP " + refused.status(), true, refused.pause());
+                case Response.Refused refused when refused.status() < 300
+                        || refused.isTransient() && refused.status() != 429 -> new Response.NotUploaded(upload + "HTTP " + refused.status(), true, refused.pause());
                 case Response.Cut cut -> new Response.NotUploaded(upload + cut.why(), true);
                 case Response.Refused _, Response.NotSent _, Response.NotUploaded _, Response.TooLarge _,
                         Response.Ran _ -> response;
@@ -5260,22 +5260,10 @@ final class DifyExec implements Runnable {
                 var path = number == 1 ? place
                         : place.resolveSibling(name.substring(0, dot) + "~" + number + name.substring(dot));
                 try {
-                    link(part, path);
-                    return path;
+                    return Files.move(part, path);
                 } catch (FileAlreadyExistsException _) {
                     if (Files.isRegularFile(path) && Files.mismatch(part, path) < 0) return path;
                 }
-            }
-        }
-
-        /// A hard link never replaces a file, but not every file system has them.
-        private static void link(Path part, Path path) throws IOException {
-            try {
-                Files.createLink(path, part);
-            } catch (FileAlreadyExistsException taken) {
-                throw taken;
-            } catch (UnsupportedOperationException | IOException _) {
-                Files.move(part, path);
             }
         }
     }
@@ -5285,6 +5273,13 @@ final class DifyExec implements Runnable {
         record Got<T>(T value) implements Reply<T> {}
 
         record NotGot<T>(Response response) implements Reply<T> {}
+
+        default <U> Reply<U> then(Function<T, Reply<U>> next) {
+            return switch (this) {
+                case Got(var value) -> next.apply(value);
+                case NotGot(var response) -> new NotGot<>(response);
+            };
+        }
     }
 
     /// What a request carried. An answer counts for a row only if it agrees.
@@ -5413,7 +5408,7 @@ final class DifyExec implements Runnable {
 
         private Response stream(Transport.Answer answer, Sent sent, Consumer<Heard> heard) throws IOException {
             var reader = new RunReader();
-            var sse = new Transport.Sse(answer.body());
+            var sse = new Transport.Sse(answer.body(), wire.room.most());
             long head = System.nanoTime();
             for (var next = next(sse, reader); next.isPresent(); next = next(sse, reader)) {
                 var event = next.get();
@@ -5450,12 +5445,12 @@ final class DifyExec implements Runnable {
 
         /// The next event that can be read. Empty: the stream has ended.
         private Optional<Payload> next(Transport.Sse sse, RunReader reader) throws IOException {
-            while (sse.next()) {
-                var event = Payload.read(wire.room.limit(sse));
+            for (var data = sse.next(); data.isPresent(); data = sse.next()) {
+                var event = Payload.read(new ByteArrayInputStream(data.get()));
                 reader.add(event);
                 if (event.isWhole()) return Optional.of(event);
-                if (event.problem() instanceof Transport.Room.Exceeded && !event.isEnd()) continue;
-                if (!(event.problem() instanceof JsonProcessingException)) event.requireWhole();
+                if (event.isEnd() && sse.isCut()) throw new Transport.Room.Exceeded(wire.room.most());
+                if (event.isEnd() && event.problem() instanceof Transport.Room.Exceeded) event.requireWhole();
             }
             return Optional.empty();
         }
@@ -5501,100 +5496,79 @@ final class DifyExec implements Runnable {
         }
 
         private LookUpResult byName(Sent sent) {
-            if (isChat()) return switch (message(sent)) {
-                case Reply.Got(var none) when none.isEmpty() -> new LookUpResult.Absent();
-                case Reply.Got(var message) -> RunReader.pausedRun(message.get())
-                        .map(run -> RunReader.withMessage(detail(run, sent), message))
-                        .orElseGet(() -> RunReader.found(message.get()));
-                case Reply.NotGot(var response) -> new LookUpResult.Silent(response);
-            };
-            return switch (list("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(sent.user()),
+            if (isChat()) return found(message(sent).then(message -> new Reply.Got<>(message.isEmpty()
+                    ? new LookUpResult.Absent()
+                    : RunReader.pausedRun(message.get()).map(run -> RunReader.withMessage(detail(run, sent), message))
+                            .orElseGet(() -> RunReader.found(message.get())))));
+            return found(list("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(sent.user()),
                     row -> row.at("/created_by_end_user/session_id").asText("").equals(sent.user())
-                            && !row.at("/workflow_run/id").asText("").isEmpty())) {
-                case Reply.Got(var rows) -> rows.isEmpty() ? new LookUpResult.Absent()
-                        : detail(new RunRef(rows.getFirst().at("/workflow_run/id").asText(), ""), sent);
-                case Reply.NotGot(var response) -> new LookUpResult.Silent(response);
-            };
+                            && !row.at("/workflow_run/id").asText("").isEmpty())
+                    .then(rows -> new Reply.Got<>(rows.isEmpty() ? new LookUpResult.Absent()
+                            : detail(new RunRef(rows.getFirst().at("/workflow_run/id").asText(), ""), sent))));
         }
 
         /// A chatflow's success with the answer that people see: moderation may have replaced it in the message.
         private LookUpResult withMessage(LookUpResult found, Sent sent) {
             if (!(found instanceof LookUpResult.Ended(var ran)) || !ran.status().isSuccess()) return found;
             if (!Attempt.Names.isUnique(sent.user())) return RunReader.withMessage(found, Optional.empty());
-            return switch (message(sent)) {
-                case Reply.Got(var message) -> RunReader.withMessage(found, message);
-                case Reply.NotGot(var response) -> new LookUpResult.Silent(response);
-            };
+            return found(message(sent).then(message -> new Reply.Got<>(RunReader.withMessage(found, message))));
         }
 
         /// The message of an attempt's conversation, which has one; empty if there is no conversation.
         private Reply<Optional<JsonNode>> message(Sent sent) {
             var user = encoded(sent.user());
-            switch (list("/conversations?limit=20&user=" + user, conversation ->
-                    !conversation.path("id").asText("").isEmpty() && sent.matches(conversation.path("inputs")))) {
-                case Reply.NotGot(var response) -> {
-                    return new Reply.NotGot<>(response);
-                }
-                case Reply.Got(var conversations) -> {
-                    if (conversations.isEmpty()) return new Reply.Got<>(Optional.empty());
-                    var id = encoded(conversations.getFirst().path("id").asText());
-                    return switch (list("/messages?limit=20&user=" + user + "&conversation_id=" + id, sent::isAskedBy)) {
-                        case Reply.Got(var messages) -> messages.isEmpty() ? new Reply.NotGot<>(
-                                Response.Refused.unexpected("a conversation without a message"))
-                                : new Reply.Got<>(Optional.of(messages.getFirst()));
-                        case Reply.NotGot(var response) -> new Reply.NotGot<>(response);
-                    };
-                }
-            }
+            return list("/conversations?limit=20&user=" + user, conversation ->
+                    !conversation.path("id").asText("").isEmpty() && sent.matches(conversation.path("inputs")))
+                    .then(conversations -> conversations.isEmpty() ? new Reply.Got<>(Optional.empty())
+                            : list("/messages?limit=20&user=" + user + "&conversation_id="
+                                    + encoded(conversations.getFirst().path("id").asText()), sent::isAskedBy)
+                                    .then(messages -> messages.isEmpty() ? new Reply.NotGot<>(
+                                            Response.Refused.unexpected("a conversation without a message"))
+                                            : new Reply.Got<>(Optional.of(messages.getFirst()))));
         }
 
         /// The entries of a list that is whole and holds this request's entries alone. Nothing may be concluded from any
         /// other answer, least of all that there is no run.
         private Reply<List<JsonNode>> list(String path, Predicate<JsonNode> isOurs) {
-            return stored(path, answer -> {
+            return ask(get(path), LOOK, answer -> {
                 var list = tree(answer);
                 var data = list.path("data");
-                boolean isWhole = data.isArray() && !list.path("has_more").asBoolean(!list.path("has_more").isMissingNode())
+                boolean isWhole = data.isArray() && !list.path("has_more").asBoolean(list.has("has_more"))
                         && list.path("total").asInt(list.has("total") ? -1 : data.size()) == data.size();
-                return isWhole && data.valueStream().allMatch(isOurs) ? Optional.of(data.valueStream().toList())
-                        : Optional.empty();
+                if (!isWhole || !data.valueStream().allMatch(isOurs)) throw unexpected("not the list that was asked for");
+                return data.valueStream().toList();
             });
         }
 
         private LookUpResult detail(RunRef run, Sent sent) {
-            return switch (stored("/workflows/run/" + encoded(run.id()), answer -> {
+            return switch (ask(get("/workflows/run/" + encoded(run.id())), LOOK, answer -> {
                 var detail = Payload.readDetail(answer.limited());
                 detail.requireWhole();
-                var now = answer.date("Date").orElseGet(Instant::now); // of the server, if it says
-                if (detail.isNull()) return Optional.of(new LookUpResult.Absent());
-                if (detail.inputs().filter(inputs -> !sent.matches(inputs)).isPresent())
-                    return Optional.of(LookUpResult.FOREIGN);
+                if (detail.isNull()) return new LookUpResult.Absent();
                 var id = Payload.text(detail.data(), "id");
-                return id.isEmpty() ? Optional.empty() : Optional.of(!id.equalsIgnoreCase(run.id())
-                        ? LookUpResult.FOREIGN : RunReader.found(detail, run, now));
+                if (id.isEmpty()) throw unexpected("not the run that was asked for");
+                if (!id.equalsIgnoreCase(run.id()) || detail.inputs().filter(inputs -> !sent.matches(inputs)).isPresent())
+                    return LookUpResult.FOREIGN;
+                return RunReader.found(detail, run, answer.date("Date").orElseGet(Instant::now)); // of the server, if it says
             })) {
-                case Reply.Got(var found) -> found;
                 case Reply.NotGot(Response.Refused gone) when gone.status() == 404 && gone.code().equals("not_found") ->
                         new LookUpResult.Absent(); // only Dify itself can say so
                 case Reply.NotGot(Response.TooLarge(_, var why)) ->
                         new LookUpResult.Silent(new Response.TooLarge(Optional.of(run), why));
                 case Reply.NotGot(var response) -> new LookUpResult.Silent(response);
+                case Reply.Got(var found) -> found;
             };
         }
 
-        /// Something that Dify has stored. An answer without it is unexpected.
-        private <T> Reply<T> stored(String path, Transport.Reading<Optional<T>> reading) {
-            return switch (ask(get(path), LOOK, answer -> {
-                try {
-                    return reading.read(answer);
-                } catch (JsonProcessingException _) {
-                    return Optional.<T>empty();
-                }
-            })) {
-                case Reply.Got(var value) -> value.<Reply<T>>map(Reply.Got::new).orElseGet(() -> new Reply.NotGot<>(
-                        Response.Refused.unexpected("an unexpected answer to a look-up")));
-                case Reply.NotGot(var response) -> new Reply.NotGot<>(response);
+        private static LookUpResult found(Reply<LookUpResult> reply) {
+            return switch (reply) {
+                case Reply.Got(var found) -> found;
+                case Reply.NotGot(var response) -> new LookUpResult.Silent(response);
             };
+        }
+
+        private static JsonProcessingException unexpected(String what) {
+            return new JsonParseException(null, what);
         }
 
         // Other requests
@@ -5617,7 +5591,7 @@ final class DifyExec implements Runnable {
                         multipart(local, user, boundary));
                 return ask(request, timeout, answer -> {
                     var id = tree(answer).path("id").asText("");
-                    if (id.isEmpty()) throw new IOException("no id of the upload");
+                    if (id.isEmpty()) throw unexpected("no id of the upload");
                     return id;
                 });
             } catch (IOException problem) {
@@ -5667,7 +5641,7 @@ final class DifyExec implements Runnable {
         Reply<ServerInfo.About> info() {
             return ask(get("/info"), LOOK, answer -> {
                 var tree = tree(answer);
-                if (!tree.isObject()) throw new IOException("not a JSON object");
+                if (!tree.isObject()) throw unexpected("not a JSON object");
                 return new ServerInfo.About(tree.path("name").asText(), tree.path("mode").asText(""), answer.version());
             });
         }
@@ -5727,22 +5701,25 @@ final class DifyExec implements Runnable {
             return HttpRequest.newBuilder(address).header("User-Agent", "difyexec/" + VERSION);
         }
 
-        /// A request that starts no run. Dify answers an upload with 201.
+        /// A request that starts no run. Dify answers an upload with 201. A success that is not what was asked for counts
+        /// as a refusal with that status.
         private <T> Reply<T> ask(HttpRequest request, Duration limit, Transport.Reading<T> reading) {
             return wire.exchange(new Transport.Question(request, limit, Symptom.NO_ANSWER),
-                    _ -> BodySubscribers.ofInputStream(),
-                    answer -> answer.status() == 200 || answer.status() == 201 && request.method().equals("POST")
-                            ? new Reply.Got<>(reading.read(answer)) : new Reply.NotGot<>(refused(answer)),
-                    Reply.NotGot::new);
+                    _ -> BodySubscribers.ofInputStream(), answer -> {
+                        if (answer.status() != 200 && !(answer.status() == 201 && request.method().equals("POST")))
+                            return new Reply.NotGot<>(refused(answer));
+                        try {
+                            return new Reply.Got<>(reading.read(answer));
+                        } catch (JsonProcessingException problem) {
+                            return new Reply.NotGot<>(Response.Refused.unexpected(problem.getOriginalMessage()));
+                        }
+                    }, Reply.NotGot::new);
         }
 
         private JsonNode tree(Transport.Answer answer) throws IOException {
-            if (answer.isPage()) {
-                boolean isLogin = answer.beginning().matches("(?is).*<input[^>]*\\btype=[\"']?password.*");
-                throw new JsonParseException(null, isLogin ? LOGIN : PAGE);
-            }
-            return Json.MAPPER.readerFor(JsonNode.class).with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
-                    .readTree(answer.limited());
+            if (answer.isPage()) throw unexpected(
+                    answer.beginning().matches("(?is).*<input[^>]*\\btype=[\"']?password.*") ? LOGIN : PAGE);
+            return Json.MAPPER.reader().with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS).readTree(answer.limited());
         }
 
         private Response.Refused refused(Transport.Answer answer) throws IOException {
@@ -5809,7 +5786,7 @@ final class DifyExec implements Runnable {
                 if (name.equals("outputs") && isOfRun) into.put(name, object(json));
                 else if (name.equals("inputs") && isOfRun && token != JsonToken.VALUE_NULL) into.put(name, object(json));
                 else if (name.equals("retriever_resources") && token == JsonToken.START_ARRAY)
-                    into.put(name, copy(json));
+                    into.set(name, Json.MAPPER.readTree(copy(json)));
                 else if (OBJECTS.contains(name) && token == JsonToken.START_OBJECT
                         && json.getParsingContext().getNestingDepth() <= DEEPEST)
                     read(json, fields, into.putObject(name));
@@ -5832,7 +5809,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        static byte[] copy(JsonParser json) throws IOException {
+        /// Compact, with numbers as written.
+        private static byte[] copy(JsonParser json) throws IOException {
             var out = new ByteArrayOutputStream(256);
             try (var copy = Json.writing(out)) {
                 int depth = 0;
@@ -5849,10 +5827,6 @@ final class DifyExec implements Runnable {
 
         static String text(JsonNode from, String name) {
             return from.path(name).asText("");
-        }
-
-        static byte[] json(JsonNode from, String name, byte[] none) {
-            return from.path(name) instanceof BinaryNode json ? json.binaryValue() : none;
         }
 
         boolean isWhole() {
@@ -5900,7 +5874,7 @@ final class DifyExec implements Runnable {
         }
 
         byte[] outputs() {
-            return json(data(), "outputs", NO_OUTPUTS);
+            return data().path("outputs") instanceof BinaryNode json ? json.binaryValue() : NO_OUTPUTS;
         }
 
         /// What the run was started with, if this says so.
@@ -6016,18 +5990,18 @@ final class DifyExec implements Runnable {
 
         private Response.ChatMessage message() {
             var usage = metadata.path("usage");
-            return new Response.ChatMessage(conversation, messageId,
-                    Payload.json(metadata, "retriever_resources", Response.ChatMessage.NONE.resources()),
-                    usage.path("total_tokens").asLong(0), price(usage), Payload.text(usage, "currency"));
+            return new Response.ChatMessage(conversation, messageId, usage.path("total_tokens").asLong(0), price(usage),
+                    Payload.text(usage, "currency"));
         }
 
         /// The end of a chatflow's streamed run. The run's own outputs keep words that moderation has replaced. Without an
         /// answer in them it is looked up: what was streamed may not be all.
         Response completed(Response.Ran ran) {
-            if (!ran.status().isSuccess()) return ran.with(message(), ran.outputs());
-            if (isReplaced) return ran.with(message(), withAnswer(answer.toString(), ran.outputs()));
-            return hasAnswer(ran.outputs()) ? ran.with(message(), ran.outputs())
-                    : new Response.Cut(Optional.of(ran.ref()), Symptom.CUT, "the run ended without an answer");
+            var outputs = tree(ran.outputs());
+            if (ran.status().isSuccess() && isReplaced) outputs.put("answer", answer.toString());
+            if (ran.status().isSuccess() && !outputs.path("answer").isTextual())
+                return new Response.Cut(Optional.of(ran.ref()), Symptom.CUT, "the run ended without an answer");
+            return ran.with(message(), withSources(outputs, metadata));
         }
 
         /// A chatflow's blocking answer. It names its run only if that waits for a human.
@@ -6041,33 +6015,25 @@ final class DifyExec implements Runnable {
 
         /// A chatflow's answer without a run. An empty one proves no success.
         Optional<Response.Ran> answered() {
+            var outputs = Json.MAPPER.createObjectNode().put("answer", answer.toString());
             return answer.isEmpty() ? Optional.empty()
-                    : Optional.of(Response.Ran.answered(withAnswer(answer.toString(), Payload.NO_OUTPUTS), 0, message()));
+                    : Optional.of(Response.Ran.answered(withSources(outputs, metadata), 0, message()));
         }
 
-        private static boolean hasAnswer(byte[] outputs) {
+        private static ObjectNode tree(byte[] outputs) {
             try {
-                return Json.MAPPER.readTree(outputs).path("answer").isTextual();
+                return (ObjectNode) Json.MAPPER.readTree(outputs);
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: it is a copy of JSON
             }
         }
 
-        /// The outputs of a chatflow with this answer instead of theirs.
-        private static byte[] withAnswer(String answer, byte[] outputs) {
-            var all = object("answer", answer);
-            try (var other = Json.Tokens.FACTORY.createParser(outputs)) {
-                other.nextToken();
-                while (other.nextToken() == JsonToken.FIELD_NAME) {
-                    var name = other.currentName();
-                    other.nextToken();
-                    var value = new RawValue(new String(Payload.copy(other), UTF_8));
-                    if (!name.equals("answer")) all.put(name, value);
-                }
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: it is a copy of JSON
-            }
-            return Json.bytes(all);
+        /// A chatflow's outputs with what its answer rests on; empty lists are left out.
+        private static byte[] withSources(ObjectNode outputs, JsonNode from) {
+            if (outputs.path("files").isEmpty()) outputs.remove("files");
+            var sources = from.path("retriever_resources");
+            if (!sources.isEmpty()) outputs.set("retriever_resources", sources);
+            return Json.bytes(outputs);
         }
 
         /// What a detail says of its run.
@@ -6097,19 +6063,15 @@ final class DifyExec implements Runnable {
         /// a stream whose client left stays empty on 1.9: then the run's own answer counts.
         static LookUpResult withMessage(LookUpResult found, Optional<JsonNode> message) {
             if (!(found instanceof LookUpResult.Ended(var ran)) || !ran.status().isSuccess()) return found;
-            if (message.isEmpty())
-                return new LookUpResult.Ended(ran.with(Response.ChatMessage.NONE, ran.outputs()));
-            var answer = Payload.text(message.get(), "answer");
-            boolean isOwn = answer.isEmpty() || pausedRun(message.get()).isPresent();
-            return new LookUpResult.Ended(ran.with(stored(message.get()),
-                    isOwn ? ran.outputs() : withAnswer(answer, ran.outputs())));
+            var outputs = tree(ran.outputs());
+            var answer = message.map(stored -> Payload.text(stored, "answer")).orElse("");
+            if (!answer.isEmpty() && message.flatMap(RunReader::pausedRun).isEmpty()) outputs.put("answer", answer);
+            return new LookUpResult.Ended(ran.with(message.map(RunReader::stored).orElse(Response.ChatMessage.NONE),
+                    withSources(outputs, message.orElseGet(Json.MAPPER::missingNode))));
         }
 
         private static Response.ChatMessage stored(JsonNode message) {
-            var resources = message.path("retriever_resources");
             return new Response.ChatMessage(Payload.text(message, "conversation_id"), Payload.text(message, "id"),
-                    resources.isArray() ? resources.toString().getBytes(UTF_8)
-                            : Response.ChatMessage.NONE.resources(),
                     message.path("total_tokens").asLong(0), price(message), Payload.text(message, "currency"));
         }
 
@@ -6122,16 +6084,15 @@ final class DifyExec implements Runnable {
                 return new LookUpResult.Ended(Response.Ran.failed(Payload.text(message, "error")));
             double seconds = message.path("provider_response_latency").asDouble(0);
             if (answer.isEmpty() || status.equals("paused")) return new LookUpResult.Unanswered(seconds > 0);
-            return new LookUpResult.Ended(Response.Ran.answered(withAnswer(answer, Payload.NO_OUTPUTS), seconds,
-                    stored(message)));
+            var outputs = Json.MAPPER.createObjectNode().put("answer", answer);
+            return new LookUpResult.Ended(Response.Ran.answered(withSources(outputs, message), seconds, stored(message)));
         }
     }
 
     /// HTTP/1.1 to Dify: one request and the reading of its answer at a time; whatever breaks becomes a [Response].
     /// Without redirects, with the proxy and the certificate authorities of the settings.
     static final class Transport implements AutoCloseable {
-        private static final Duration CONNECT = Duration.ofSeconds(20), DRAIN = Duration.ofSeconds(1);
-        private static final Duration TICK = Duration.ofMillis(100);
+        private static final Duration CONNECT = Duration.ofSeconds(20), TICK = Duration.ofMillis(100);
         private static final int LONGEST_REFUSAL = 64 << 10, LONGEST_WHOLE = 256 << 10;
 
         final ExecutorService tasks = Executors.newVirtualThreadPerTaskExecutor();
@@ -6182,9 +6143,7 @@ final class DifyExec implements Runnable {
             try (var answer = new Answer(sending.get(limit.toNanos(), NANOSECONDS),
                     Duration.ofNanos(end - System.nanoTime()))) {
                 try {
-                    var got = reading.read(answer);
-                    if (!answer.isStream()) answer.drain();
-                    return got;
+                    return reading.read(answer);
                 } catch (Room.Exceeded problem) {
                     return instead.apply(new Response.TooLarge(answer.run(), problem.getMessage()));
                 } catch (IOException problem) {
@@ -6367,16 +6326,6 @@ final class DifyExec implements Runnable {
                 return new String(http.body().readNBytes(LONGEST_REFUSAL), UTF_8);
             }
 
-            /// Reads on to the end, so that the connection can be used again.
-            private void drain() {
-                try {
-                    limit(DRAIN);
-                    http.body().skip(LONGEST_REFUSAL);
-                } catch (IOException _) {
-                    // then it cannot
-                }
-            }
-
             /// From now on.
             void limit(Duration limit) {
                 end = System.nanoTime() + limit.toNanos();
@@ -6520,19 +6469,22 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A stream of server-sent events, cut into the data of each: it reads as ended at the end of an event's data,
-        /// and no line is ever held whole. Comments, pings without data and unknown fields are passed over; several
-        /// `data:` lines are joined by a newline.
-        static final class Sse extends InputStream {
+        /// The data of each event of a stream of server-sent events. Comments, pings without data and unknown fields are
+        /// passed over; several `data:` lines are joined by a newline.
+        static final class Sse {
             private static final byte[] DATA = "data:".getBytes(UTF_8);
 
             private final InputStream in;
+            private final long most;
             private final byte[] buffer = new byte[16 << 10];
+            private final ByteArrayOutputStream line = new ByteArrayOutputStream();
             private int at = 0, end = 0;
-            private boolean inData = false, ended = false, waits = true;
+            private boolean waits = true, isCut = false;
 
-            Sse(InputStream in) {
+            /// @param most bytes of a line that are kept
+            Sse(InputStream in, long most) {
                 this.in = in;
+                this.most = most;
             }
 
             /// From here on, the stream ends where more of it would have to be waited for.
@@ -6540,77 +6492,47 @@ final class DifyExec implements Runnable {
                 waits = false;
             }
 
-            /// Goes to the next event that has data. False: the stream has ended.
-            boolean next() throws IOException {
-                if (inData) skip(Long.MAX_VALUE);
-                while (!ended) if (startsData()) return inData = true;
-                return false;
+            /// The last event was longer than what was kept of it.
+            boolean isCut() {
+                return isCut;
             }
 
-            /// Reads a line's name: true, with the position on the data, if it is `data:`; else the line is skipped.
-            private boolean startsData() throws IOException {
-                for (byte expected : DATA) {
-                    if (peek() != expected) {
-                        skipLine();
-                        return false;
+            /// Empty: the stream has ended. The last event may have been cut off by that.
+            Optional<byte[]> next() throws IOException {
+                isCut = false;
+                var event = new ByteArrayOutputStream();
+                for (boolean hasData = false; ; ) {
+                    boolean isWhole = readLine();
+                    var bytes = line.toByteArray();
+                    int length = bytes.length > 0 && bytes[bytes.length - 1] == '\r' ? bytes.length - 1 : bytes.length;
+                    if (length >= DATA.length && Arrays.equals(bytes, 0, DATA.length, DATA, 0, DATA.length)) {
+                        if (hasData) event.write('\n');
+                        int from = length > DATA.length && bytes[DATA.length] == ' ' ? DATA.length + 1 : DATA.length;
+                        event.write(bytes, from, length - from);
+                        hasData = true;
                     }
-                    at++;
-                }
-                if (peek() == ' ') at++;
-                return true;
-            }
-
-            private void skipLine() throws IOException {
-                for (int next = peek(); next >= 0; next = peek()) {
-                    at++;
-                    if (next == '\n') return;
+                    if (hasData && (length == 0 || !isWhole)) return Optional.of(event.toByteArray());
+                    if (!isWhole) return Optional.empty();
                 }
             }
 
-            private int peek() throws IOException {
-                if (at == end) {
-                    at = 0;
-                    ended |= !waits && in.available() == 0;
-                    end = ended ? 0 : Math.max(0, in.read(buffer, 0, buffer.length));
-                    if (end == 0) ended = true;
-                }
-                return at < end ? buffer[at] & 0xff : -1;
-            }
-
-            @Override
-            public int read() throws IOException {
-                var one = new byte[1];
-                return read(one, 0, 1) < 0 ? -1 : one[0] & 0xff;
-            }
-
-            @Override
-            public int read(byte[] into, int from, int length) throws IOException {
-                if (length == 0) return 0;
-                while (inData && peek() >= 0) {
-                    int count = 0;
-                    while (count < length && at < end && buffer[at] != '\n') {
-                        byte next = buffer[at++];
-                        if (next != '\r') into[from + count++] = next;
+            /// False: the stream has ended before the line did.
+            private boolean readLine() throws IOException {
+                line.reset();
+                while (true) {
+                    if (at == end) {
+                        at = 0;
+                        end = !waits && in.available() == 0 ? 0 : Math.max(0, in.read(buffer, 0, buffer.length));
+                        if (end == 0) return false;
                     }
-                    if (count > 0) return count;
-                    if (at == end) continue;
-                    at++; // the line's end
-                    inData = continues();
-                    if (inData) {
-                        into[from] = '\n';
-                        return 1;
-                    }
+                    int stop = at;
+                    while (stop < end && buffer[stop] != '\n') stop++;
+                    int kept = (int) Math.min(stop - at, most - line.size());
+                    isCut |= kept < stop - at;
+                    line.write(buffer, at, kept);
+                    at = Math.min(stop + 1, end);
+                    if (stop < end) return true;
                 }
-                inData = false;
-                return -1;
-            }
-
-            /// After a line of data: another one, or the end of the event?
-            private boolean continues() throws IOException {
-                for (int next = peek(); next >= 0 && next != '\n' && next != '\r'; next = peek())
-                    if (startsData()) return true;
-                skipLine();
-                return false;
             }
         }
 
@@ -11645,8 +11567,7 @@ final class DifyExec implements Runnable {
             }
 
             Ran with(ChatMessage message, byte[] outputs) {
-                return new Ran(ref, status, message.outputs(outputs), error, workflowId, message.usage(usage), files,
-                        waited, message);
+                return new Ran(ref, status, outputs, error, workflowId, message.usage(usage), files, waited, message);
             }
 
             Ran after(Optional<Duration> waited) {
@@ -11734,25 +11655,13 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// What a chatflow says besides its answer.
+        /// What a chatflow says besides its outputs.
         ///
-        /// @param resources the sources of its answer: a list of JSON
-        /// @param tokens    that models took for it; 0 if it does not say, and then there is no price either
-        record ChatMessage(String conversation, String id, byte[] resources, long tokens, Optional<BigDecimal> price,
-                String currency) {
-            static final ChatMessage NONE = new ChatMessage("", "", "[]".getBytes(UTF_8), 0, Optional.empty(), "");
+        /// @param tokens that models took for it; 0 if it does not say, and then there is no price either
+        record ChatMessage(String conversation, String id, long tokens, Optional<BigDecimal> price, String currency) {
+            static final ChatMessage NONE = new ChatMessage("", "", 0, Optional.empty(), "");
             /// The beginning of an HTTP 400 about a run that took place and failed; other 400s are of refused inputs.
             static final String FAILED = "Run failed: ";
-            private static final String NO_FILES = ",\"files\":[]}";
-
-            /// The run's outputs with the sources of the answer; empty lists are left out.
-            byte[] outputs(byte[] stored) {
-                var text = new String(stored, UTF_8);
-                if (text.endsWith(NO_FILES)) text = text.substring(0, text.length() - NO_FILES.length()) + "}";
-                return (resources.length <= "[]".length() ? text : text.substring(0, text.length() - 1)
-                        + (text.length() > "{}".length() ? "," : "")
-                        + "\"retriever_resources\":" + new String(resources, UTF_8) + "}").getBytes(UTF_8);
-            }
 
             Usage usage(Usage run) {
                 return tokens == 0 ? run : new Usage(run.seconds(), Math.max(run.tokens(), tokens), run.steps(),

@@ -26,9 +26,9 @@ final class DifyTest {
     class TheStreamOfEvents {
         private static List<String> events(String text, int pieces) {
             var found = new ArrayList<String>();
-            var sse = new Sse(inPieces(text, pieces));
+            var sse = new Sse(inPieces(text, pieces), 10 << 20);
             try {
-                while (sse.next()) found.add(new String(sse.readAllBytes(), UTF_8));
+                for (var data = sse.next(); data.isPresent(); data = sse.next()) found.add(new String(data.get(), UTF_8));
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem);
             }
@@ -93,17 +93,6 @@ final class DifyTest {
         }
 
         @Test
-        void anEventThatIsNotReadToItsEndIsPassedOver() throws IOException {
-            var sse = new Sse(inPieces("data: a long one\ndata: of two lines\n\ndata: next\n\n", 5));
-            sse.next();
-            sse.read();
-
-            assertTrue(sse.next());
-            assertEquals("next", new String(sse.readAllBytes(), UTF_8));
-            assertFalse(sse.next());
-        }
-
-        @Test
         void aLineMayBeMegabytesLong() {
             var text = "ä".repeat(3 << 20);
 
@@ -111,12 +100,17 @@ final class DifyTest {
         }
 
         @Test
-        void theEndOfTheStreamIsTold() throws IOException {
-            var sse = new Sse(inPieces("data: {\"half\":", 100));
-            assertTrue(sse.next());
+        void anEventThatTheStreamEndsInIsItsBeginning() {
+            assertEvents(List.of("{\"half\":"), "data: {\"half\":");
+        }
 
-            assertEquals("{\"half\":", new String(sse.readAllBytes(), UTF_8));
-            assertFalse(sse.next());
+        @Test
+        void ofALineThatIsTooLongTheBeginningIsKept() throws IOException {
+            var sse = new Sse(inPieces("data: 0123456789\n\ndata: next\n\n", 5), 8);
+
+            assertEquals("01", new String(sse.next().orElseThrow(), UTF_8));
+            assertTrue(sse.isCut());
+            assertEquals("ne", new String(sse.next().orElseThrow(), UTF_8));
         }
     }
 
