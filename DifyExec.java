@@ -2748,7 +2748,7 @@ final class DifyExec implements Runnable {
         /// The request of one row's first attempt, as it would go out.
         static void request(Row row, Form form, DifyClient client, Mode mode, String user, PrintWriter out) {
             var attempt = new Attempt(0, row, Attempt.Tries.NONE, user == null ? "difyexec-0123456789abcdef-1" : user,
-                    client.app().first(mode), row.hash(), Instant.EPOCH);
+                    client.app().first(mode), row.hash(), Instant.EPOCH, false);
             var body = Text.json(new String(client.body(attempt, form.values(row)), UTF_8));
             out.println();
             out.println(body);
@@ -4542,7 +4542,8 @@ final class DifyExec implements Runnable {
             var deadline = symptom == Symptom.TIMED_OUT ? now.plus(terms.limits().afterTimeout(seen.run()))
                     : start.plus(terms.limits().timeout());
             var since = symptom == Symptom.SILENCE ? attempt.at() : now; // silent since the request
-            agenda.arose(new Unresolved.NoEnd(attempt, seen, symptom, lookUp.why(), since, deadline), now);
+            agenda.arose(new Unresolved.NoEnd(attempt, seen, symptom, lookUp.why(), since,
+                    Unresolved.LookUpState.first(symptom, since, deadline)), now);
         }
 
         private void askAboutQuiet(InFlight sent, RunRef run) {
@@ -4686,7 +4687,7 @@ final class DifyExec implements Runnable {
         /// A row that may start now or later.
         record Waiting(Row row, Attempt.Tries tries, Instant due) {
             Attempt attempt(Attempt.Names.Name name, Mode mode, Instant now) {
-                return new Attempt(name.sequence(), row, tries, name.user(), mode, row.hash(), now);
+                return new Attempt(name.sequence(), row, tries, name.user(), mode, row.hash(), now, row.isEdited());
             }
         }
 
@@ -5054,7 +5055,7 @@ final class DifyExec implements Runnable {
                 return Optional.of(refused.message().equals(DifyClient.LOGIN)
                         ? access + " answers with a login page, not Dify\nhint: " + access.advice() : notDify(access));
             var nobody = new Attempt(0, new Row(0, 0, "-", Map.of()), Attempt.Tries.NONE, "", Mode.BLOCKING, "",
-                    Instant.now());
+                    Instant.now(), false);
             return switch (judge.verdict(nobody, response)) {
                 case Verdict.StopBatch(var why) -> Optional.of(why);
                 case Verdict.Done(var outcome) -> Optional.of(access + " refuses: " + Text.text(outcome.text(), LONGEST));
@@ -7333,7 +7334,7 @@ final class DifyExec implements Runnable {
             var why = one.state() == State.UNSETTLED ? cause : symptom.text;
             var sentAt = one.event().t();
             return new Unresolved.NoEnd(one.attempt(row), new Response.Cut(one.run(), symptom, why), symptom, why,
-                    sentAt, lost ? sentAt : sentAt.plus(timeout));
+                    sentAt, Unresolved.LookUpState.first(symptom, sentAt, lost ? sentAt : sentAt.plus(timeout)));
         }
 
         /// The mode's policy for a server of this version. It knows which unresolved attempts went to other servers.
@@ -11281,15 +11282,11 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// One request for one row, found again on the server by its `user`. `cells` is the hash of what is sent.
+    /// One request for one row, found again on the server by its `user`. `cells` is the hash of its inputs.
     ///
     /// @param isEdited the shell had changed the row's inputs, and the CSV does not have the changes
     record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String cells, Instant at,
             boolean isEdited) {
-        Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String cells, Instant at) {
-            this(sequence, row, tries, user, mode, cells, at, row.isEdited());
-        }
-
         Attempt of(Row whole) {
             return new Attempt(sequence, whole, tries, user, mode, cells, at, isEdited);
         }
@@ -11298,25 +11295,24 @@ final class DifyExec implements Runnable {
             return new Attempt(sequence, row, tries, user, mode, cells, at, isEdited);
         }
 
-        /// Of an earlier call, which was before now, whatever the clock did since: that may have been set back, or be
-        /// another machine's.
+        /// An attempt of an earlier call was before now, even if the clock was set back or is another machine's.
         Attempt before(Instant now) {
             return at.isAfter(now) ? new Attempt(sequence, row, tries, user, mode, cells, now, isEdited) : this;
         }
 
-        /// Of an earlier call, so what it started is only looked up in this one.
+        /// Of an earlier call: this one only looks its run up.
         boolean isEarlier() {
             return sequence == 0;
         }
 
-        /// How long it took. Of a run begun by an earlier call nobody saw the end, so Dify's own time counts.
+        /// Nobody saw the end of an earlier call's run, so Dify's own time counts.
         Duration took(Response seen, Instant now) {
             return isEarlier() && seen instanceof Response.Ran ran
                     ? Duration.ofMillis((long) (ran.usage().seconds() * 1000))
                     : Duration.between(at, now);
         }
 
-        /// What was sent is what the row has now.
+        /// The row has not changed since.
         boolean isCurrent() {
             return cells.equals(row.hash());
         }
@@ -11326,9 +11322,9 @@ final class DifyExec implements Runnable {
             return isEdited && !isCurrent();
         }
 
-        /// What was tried for a row in this call. Only `failed` counts against `MAX_RETRIES`.
+        /// The tries of a row in this call. Only `failed` counts against `MAX_RETRIES`.
         ///
-        /// @param earlier retries of a former call, told in `retry_count` and not counted again
+        /// @param earlier retries of earlier calls, which are part of `retry_count` only
         record Tries(int failed, int throttled, int earlier) {
             static final Tries NONE = new Tries(0, 0, 0);
 
@@ -11345,7 +11341,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The user of each attempt: unique, so that the run found under it is this attempt's and no other's.
+        /// Makes the user of each attempt: unique, so that a run found under it belongs to this attempt.
         static final class Names {
             private static final Pattern UNIQUE = Pattern.compile("difyexec-[0-9a-f]{16}-\\d+");
 
@@ -11375,13 +11371,11 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A run as the server names it; `task` is empty where it is not known.
-    ///
-    /// @param id empty where a chatflow has answered and does not name its run
+    /// A run as the server names it. `task` is empty if unknown, and `id` if a chatflow's answer does not name its run.
     record RunRef(String id, String task) {
         static final RunRef NONE = new RunRef("", "");
 
-        /// Of a run that never was: where Dify 1.16 refuses a row in its stream, one id stands for both.
+        /// Where Dify 1.16 refuses a row in its stream, it makes up one id for both.
         boolean isMadeUp() {
             return id.equals(task);
         }
@@ -11400,7 +11394,7 @@ final class DifyExec implements Runnable {
     record Usage(double seconds, long tokens, int steps, Optional<BigDecimal> price, String currency) {
         static final Usage NONE = new Usage(0, 0, 0, Optional.empty(), "");
 
-        /// How long the run took, by the server's word; not longer than it can be.
+        /// The run's time as the server reports it, but no longer than it can be.
         Duration within(Duration most) {
             return Duration.ofMillis(Math.clamp((long) (seconds * 1000), 0, most.toMillis()));
         }
@@ -11695,7 +11689,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// How an end went missing.
+    /// Why a run's end is not known.
     enum Symptom {
         SERVER_ERROR("Dify answered with a server error"),
         GATEWAY("a proxy answered in Dify's place"),
@@ -11703,13 +11697,13 @@ final class DifyExec implements Runnable {
         CUT("the answer broke off"),
         STREAM_ERROR("the stream reported an error without a run"),
         CONTRADICTED("the stream contradicts itself"),
-        UNCONFIRMED("the run is said to have failed"),
+        UNCONFIRMED("the run was reported as failed"),
         SILENCE("no event came"),
         TIMED_OUT("the time limit passed"),
         STOPPED("the run was stopped, not by us"),
-        CRASH("this tool ended in the middle"),
-        INTERRUPTED("this tool was interrupted and had it stopped"),
-        LOST_RESULT("its result is gone from the results file"),
+        CRASH("difyexec was killed during the run"),
+        INTERRUPTED("difyexec was interrupted and stopped the run"),
+        LOST_RESULT("its result is missing from the results file"),
         RECHECK("an earlier request counted as not started");
 
         final String text;
@@ -11718,19 +11712,19 @@ final class DifyExec implements Runnable {
             this.text = text;
         }
 
-        /// Seen in this call on the wire, with a run that may go on; not found in the log of an earlier one.
+        /// Seen by this call, whose run may still be active; not found in the log of an earlier call.
         boolean isOurs() {
             return this != CRASH && this != INTERRUPTED && this != LOST_RESULT && this != RECHECK;
         }
     }
 
-    /// What to do about what was seen.
+    /// The decision about a response.
     sealed interface Verdict {
         record Done(Outcome outcome) implements Verdict {}
 
         record Again(Duration after, String why) implements Verdict {}
 
-        /// Refused for being too much at once: not the row's fault.
+        /// Refused as too many at once: not the row's fault.
         record Throttled(Duration after, String why) implements Verdict {}
 
         /// The server was not reached: not the row's fault either.
@@ -11741,9 +11735,9 @@ final class DifyExec implements Runnable {
         record StopBatch(String why) implements Verdict {}
     }
 
-    /// How a row ended: where it stands now, and what is to be said of that, if anything.
+    /// How a row ended, with its cause if it did not succeed.
     ///
-    /// @param firewall something before the server refused it, whatever the row
+    /// @param firewall it was refused by something in front of the server, whatever the row
     record Outcome(RowStatus status, String text, boolean firewall) {
         static final Outcome SUCCEEDED = new Outcome(RowStatus.SUCCEEDED, "");
         /// Succeeded with failures that the workflow handled itself.
@@ -11755,7 +11749,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Where a row stands: one of the five outcomes, or none yet.
+    /// One of the five outcomes, or none yet.
     enum RowStatus {
         PENDING, SUCCEEDED, PARTIAL, FAILED, PAUSED, UNKNOWN;
 
@@ -11838,7 +11832,8 @@ final class DifyExec implements Runnable {
             }
 
             NoEnd turnedUp(Instant deadline) {
-                return new NoEnd(attempt, Response.nothing(), Symptom.RECHECK, Symptom.RECHECK.text, due, deadline);
+                return new NoEnd(attempt, Response.nothing(), Symptom.RECHECK, Symptom.RECHECK.text, due,
+                        LookUpState.first(Symptom.RECHECK, due, deadline));
             }
         }
 
@@ -11851,11 +11846,6 @@ final class DifyExec implements Runnable {
         /// @param since `--settle` counts from here
         record NoEnd(Attempt attempt, Response seen, Symptom symptom, String why, Instant since, LookUpState state)
                 implements Unresolved {
-            NoEnd(Attempt attempt, Response seen, Symptom symptom, String why, Instant since, Instant deadline) {
-                this(attempt, seen, symptom, why, since,
-                        new LookUpState(since, 0, Optional.empty(), deadline, false, symptom.isOurs()));
-            }
-
             @Override
             public Optional<RunRef> run() {
                 return seen.run();
@@ -11915,6 +11905,11 @@ final class DifyExec implements Runnable {
         /// @param holdsPlace the run may hold a place on the server
         record LookUpState(Instant due, int looks, Optional<Instant> runStart, Instant deadline, boolean wasStopped,
                 boolean holdsPlace) {
+            /// Before the first look-up.
+            static LookUpState first(Symptom symptom, Instant due, Instant deadline) {
+                return new LookUpState(due, 0, Optional.empty(), deadline, false, symptom.isOurs());
+            }
+
             LookUpState at(Instant due) {
                 return new LookUpState(due, looks, runStart, deadline, wasStopped, holdsPlace);
             }

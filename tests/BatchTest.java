@@ -311,7 +311,7 @@ final class BatchTest {
             cells.put("text", "größer \"日本語\" 😀\nnext line");
             cells.put("number", "007");
             var row = new Row(0, 2, "r-1", cells);
-            var attempt = new Attempt(1, row, new Tries(2, 5, 0), "user-1", Mode.STREAMING,
+            var attempt = Given.sent(1, row, new Tries(2, 5, 0), "user-1", Mode.STREAMING,
                     row.hash(), NOON);
             var outputs = json("{'answer':'日本語 😀','n':12345678901234567890,'price':1.10,'list':[1,null,{}]}");
             var streamed = new Response.Ran(run("run-1"), RunStatus.SUCCEEDED, outputs.getBytes(UTF_8),
@@ -735,7 +735,7 @@ final class BatchTest {
         }
 
         private static Attempt sentAs(String user) {
-            return new Attempt(0, row("a"), Tries.NONE, user, Mode.BLOCKING, "", NOON);
+            return Given.sent(0, row("a"), Tries.NONE, user, Mode.BLOCKING, "", NOON);
         }
 
         @Test
@@ -918,7 +918,7 @@ final class BatchTest {
         private static Results.Success line(String text) {
             var ran = new Response.Ran(run("run-1"), RunStatus.SUCCEEDED, json("{'text':'" + text + "'}").getBytes(UTF_8),
                     "", "workflow-1", Usage.NONE);
-            var attempt = new Attempt(1, row("a"), Tries.NONE, "u1", Mode.BLOCKING, "", NOON);
+            var attempt = Given.sent(1, row("a"), Tries.NONE, "u1", Mode.BLOCKING, "", NOON);
             return new Results.Success(attempt, ran, NOON, List.of());
         }
 
@@ -1032,7 +1032,7 @@ final class BatchTest {
 
         @Test
         void whatIsWrittenIsKnownOnceItIsOnDisk() throws IOException {
-            var attempt = new Attempt(1, row("a"), Tries.NONE, "u1", Mode.BLOCKING, "",
+            var attempt = Given.sent(1, row("a"), Tries.NONE, "u1", Mode.BLOCKING, "",
                     NOON);
             try (var writer = Scene.of(folder, "a").open()) {
                 writer.record(AttemptEvent.of(attempt));
@@ -1053,7 +1053,7 @@ final class BatchTest {
 
         @Test
         void anEndIsOnDiskOnlyOnceItsResultIs() throws IOException {
-            var attempt = new Attempt(1, row("a"), Tries.NONE, "u1", Mode.BLOCKING, "", NOON);
+            var attempt = Given.sent(1, row("a"), Tries.NONE, "u1", Mode.BLOCKING, "", NOON);
             var scene = Scene.of(folder, "a");
             try (var writer = scene.open()) {
                 writer.record(AttemptEvent.of(attempt));

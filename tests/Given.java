@@ -62,7 +62,11 @@ final class Given {
     }
 
     static Attempt attempt(Mode mode, Tries tries) {
-        return new Attempt(1, row("a"), tries, "difyexec-0123456789abcdef-1", mode, row("a").hash(), NOON);
+        return sent(1, row("a"), tries, "difyexec-0123456789abcdef-1", mode, row("a").hash(), NOON);
+    }
+
+    static Attempt sent(long sequence, Row row, Tries tries, String user, Mode mode, String cells, Instant at) {
+        return new Attempt(sequence, row, tries, user, mode, cells, at, row.isEdited());
     }
 
     static Attempt attempt(int failed, int throttled) {
@@ -114,9 +118,15 @@ final class Given {
             "Too many requests. Please try again later. The current maximum concurrent requests allowed for app is 2.");
     static final LookUpResult ABSENT = new LookUpResult.Absent();
 
+    static Unresolved.NoEnd noEnd(Attempt attempt, Response seen, Symptom symptom, String why, Instant since,
+            Instant deadline) {
+        return new Unresolved.NoEnd(attempt, seen, symptom, why, since,
+                Unresolved.LookUpState.first(symptom, since, deadline));
+    }
+
     /// Of a cut at noon.
     static Unresolved.NoEnd unresolved(Attempt attempt, Response.Cut cut, long seconds) {
-        return new Unresolved.NoEnd(attempt, cut, cut.symptom(), cut.why(), NOON, NOON.plusSeconds(seconds));
+        return noEnd(attempt, cut, cut.symptom(), cut.why(), NOON, NOON.plusSeconds(seconds));
     }
 
     static LookUpResult running(String id) {

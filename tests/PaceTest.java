@@ -466,7 +466,7 @@ final class PaceTest {
 
     @Nested
     class TheRoute {
-        private static final Attempt EARLIER = new Attempt(0, row("a"), Tries.NONE, "u", Mode.STREAMING, "", NOON);
+        private static final Attempt EARLIER = Given.sent(0, row("a"), Tries.NONE, "u", Mode.STREAMING, "", NOON);
 
         private static ModePolicy route(Mode asked) {
             return new ModePolicy(asked, Optional.empty(), AppKind.WORKFLOW, "1.14.2");

@@ -234,7 +234,7 @@ final class RecordingsTest {
             dify.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(aResponse().withBody("{\"data\":[]}")));
             var said = assertInstanceOf(Verdict.LookUp.class, judge().verdict(attempt, seen), exchange::toString);
             assertEquals(Symptom.UNCONFIRMED, said.symptom(), exchange::toString);
-            var unresolved = new Unresolved.NoEnd(attempt, seen, said.symptom(), said.why(), attempt.at(), attempt.at());
+            var unresolved = Given.noEnd(attempt, seen, said.symptom(), said.why(), attempt.at(), attempt.at());
 
             var step = lookUpRules().step(unresolved, ServerTest.look(client, unresolved), new Here(Listing.FROM_START, false, false),
                     attempt.at());

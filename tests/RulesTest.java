@@ -524,7 +524,7 @@ final class RulesTest {
                 boolean run, boolean fixed, Proof proof) {
             var own = attempt(mode, Tries.NONE);
             var user = fixed ? "nightly" : own.user();
-            var asked = new Attempt(1, own.row(), own.tries(), user, mode, own.cells(), NOON);
+            var asked = Given.sent(1, own.row(), own.tries(), user, mode, own.cells(), NOON);
             for (var symptom : Symptom.values()) {
                 var unresolved = unresolved(asked, run ? cut(symptom, run("run-1")) : cut(symptom), 0);
 
@@ -544,7 +544,7 @@ final class RulesTest {
                 """)
         void aRunThatNeverWasProvesNoMoreThanNone(Listing listing, boolean fixed, Proof proof) {
             var own = attempt(Mode.STREAMING, Tries.NONE);
-            var asked = new Attempt(1, own.row(), own.tries(), fixed ? "nightly" : own.user(), own.mode(),
+            var asked = Given.sent(1, own.row(), own.tries(), fixed ? "nightly" : own.user(), own.mode(),
                     own.cells(), NOON);
             var unresolved = unresolved(asked, cut(Symptom.CRASH, new RunRef("one", "one")), 0);
 
@@ -657,7 +657,7 @@ final class RulesTest {
         private static Unresolved.NoEnd unresolved(Symptom symptom, Attempt attempt, boolean known) {
             Response seen = symptom == Symptom.UNCONFIRMED ? BARE
                     : known ? cut(symptom, run("run-1")) : cut(symptom);
-            return new Unresolved.NoEnd(attempt, seen, symptom, symptom.text, NOON, NOON.plusSeconds(300));
+            return Given.noEnd(attempt, seen, symptom, symptom.text, NOON, NOON.plusSeconds(300));
         }
 
         private static Unresolved.NoEnd unresolved(Symptom symptom) {
@@ -774,7 +774,7 @@ final class RulesTest {
         void whatLeavesNoTraceIsSentAgainOnlyWhereThatProvesThatItNeverStarted(Listing listing,
                 Mode mode, String name, long seconds, String step) {
             var own = attempt(mode, Tries.NONE);
-            var asked = new Attempt(1, own.row(), own.tries(), name.equals("own") ? own.user() : "nightly",
+            var asked = Given.sent(1, own.row(), own.tries(), name.equals("own") ? own.user() : "nightly",
                     mode, own.cells(), NOON);
 
             assertEquals(step, step(unresolved(Symptom.NO_ANSWER, asked, false), ABSENT, listing, seconds));
@@ -842,7 +842,7 @@ final class RulesTest {
                 BLOCKING  | no such city                                   | judge failed
                 """)
         void aFailureThatIsStoredNowhereIsJudgedByItsWords(Mode mode, String words, String step) {
-            var unresolved = new Unresolved.NoEnd(attempt(mode, Tries.NONE), bare(words),
+            var unresolved = Given.noEnd(attempt(mode, Tries.NONE), bare(words),
                     Symptom.UNCONFIRMED, "", NOON, NOON);
 
             assertEquals(step, step(unresolved, ABSENT));
@@ -859,7 +859,7 @@ final class RulesTest {
         }
 
         private Response notStored(Response said) {
-            return ((Step.Judged) lookUpRules.step(new Unresolved.NoEnd(attempt(Mode.STREAMING, Tries.NONE), said,
+            return ((Step.Judged) lookUpRules.step(Given.noEnd(attempt(Mode.STREAMING, Tries.NONE), said,
                     Symptom.UNCONFIRMED, "", NOON, NOON), ABSENT, HERE, NOON)).seen();
         }
 
@@ -941,7 +941,7 @@ final class RulesTest {
         }
 
         private static Attempt earlier(String user) {
-            return new Attempt(0, row("a"), Tries.NONE, user, Mode.BLOCKING, row("a").hash(),
+            return Given.sent(0, row("a"), Tries.NONE, user, Mode.BLOCKING, row("a").hash(),
                     NOON);
         }
 

@@ -111,13 +111,13 @@ class ServerTest {
 
     static Attempt attempt(Mode mode, String user, Map<String, String> inputs) {
         var row = new Row(0, 2, "r1", inputs);
-        return new Attempt(1, row, Tries.NONE, user, mode, row.hash(), Instant.now());
+        return Given.sent(1, row, Tries.NONE, user, mode, row.hash(), Instant.now());
     }
 
     static Unresolved.NoEnd unresolved(String user, Optional<RunRef> run, Symptom symptom) {
         var attempt = attempt(BLOCKING, user, Map.of("id", "r1"));
         var seen = new Response.Cut(run, symptom, "");
-        return new Unresolved.NoEnd(attempt, seen, symptom, "", attempt.at(), attempt.at().plus(LONG));
+        return Given.noEnd(attempt, seen, symptom, "", attempt.at(), attempt.at().plus(LONG));
     }
 
     static void await(CountDownLatch latch) {
