@@ -73,6 +73,7 @@ import java.net.http.HttpResponse.BodySubscribers;
 import org.apache.commons.collections4.sequence.ReplacementsFinder;
 import org.apache.commons.collections4.sequence.SequencesComparator;
 import org.apache.commons.text.similarity.LevenshteinDistance;
+import org.jline.builtins.Completers;
 import org.jline.reader.Candidate;
 import org.jline.reader.Completer;
 import org.jline.reader.EOFError;
@@ -80,7 +81,6 @@ import org.jline.reader.EndOfFileException;
 import org.jline.reader.LineReader;
 import org.jline.reader.LineReaderBuilder;
 import org.jline.reader.ParsedLine;
-import org.jline.reader.Parser;
 import org.jline.reader.UserInterruptException;
 import org.jline.reader.impl.DefaultParser;
 import org.jline.reader.impl.history.DefaultHistory;
@@ -537,12 +537,12 @@ final class DifyExec implements Runnable {
 
     // ── Shell ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The shell: commands one after the other on one open batch. On a terminal [Dialogue] reads them, else [Script].
+    /// Runs commands on one open batch. [Dialogue] reads them on a terminal, [Script] from anywhere else.
     ///
     /// ```
-    /// Dialogue or Script ──line──▶ Words ──▶ commands of ShellSession: the open batch, edits
-    ///                                             │
-    ///                                             └──▶ BatchWriter.open (locked for one command) ──▶ Engine
+    /// Dialogue or Script ──line──▶ LineParser ──words──▶ commands of ShellSession: the open batch, edits
+    ///                                                      │
+    ///                                                      └──▶ BatchWriter.open (for one command) ──▶ Engine
     /// ```
     @Command(name = "shell", sortOptions = false,
             description = "Fix failed rows one by one. Reads commands from standard input if that is not a terminal.",
@@ -550,24 +550,23 @@ final class DifyExec implements Runnable {
                     "  difyexec shell -i data.csv -o results.jsonl <script.txt",
                     "  difyexec shell"})
     static final class Shell implements Callable<Integer> {
-        @Option(names = {"-i", "--input"}, paramLabel = "CSV", description = "The rows of the batch to open.")
+        @Option(names = {"-i", "--input"}, paramLabel = "CSV", description = "Open the batch with these rows.")
         Path input;
 
-        @Option(names = {"-o", "--output"}, paramLabel = "JSONL", description = "The results of the batch to open.")
+        @Option(names = {"-o", "--output"}, paramLabel = "JSONL", description = "Open the batch with these results.")
         Path output;
 
         @Mixin DemoOption demo;
 
         @Option(names = "--keep-going",
-                description = "Not on a terminal: go on after a command that fails; "
-                        + "the highest code is the end's in any case.")
+                description = "In a script, continue after a failed command. The highest exit code counts.")
         boolean keepGoing;
 
         @Mixin Setup setup;
 
         private final Function<ShellSession, CommandLine.IFactory> factories;
 
-        /// @param factories what makes commands that know what a desk has changed in the rows of a CSV
+        /// @param factories of commands that read rows as a session has edited them
         Shell(Function<ShellSession, CommandLine.IFactory> factories) {
             this.factories = factories;
         }
@@ -577,386 +576,294 @@ final class DifyExec implements Runnable {
             setup.check(demo.version);
             var session = session();
             if (output != null) session.open(Optional.ofNullable(input), output, false);
-            return Screen.isTerminal(0) ? new Dialogue(session).run(setup.env) : new Script(session, keepGoing).run();
+            if (Screen.isTerminal(0)) return Dialogue.run(session, setup.env);
+            try {
+                return new Script(session, keepGoing).run(new InputStreamReader(System.in, UTF_8));
+            } catch (IOException problem) {
+                throw new Unusable("cannot read commands from standard input (" + Text.of(problem) + ")");
+            }
         }
 
-        /// A desk without a batch. What was typed for the shell holds for its commands; those beside it are there, too.
         ShellSession session() {
             var session = new ShellSession(this);
-            plant(session);
+            addCommands(session);
             return session;
         }
 
-        /// The tree of a desk's commands, anew.
-        private void plant(ShellSession session) {
-            var typed = setup.spec.commandLine();
+        /// Builds a session's command line: its own commands, then those of the tool. Options given to `shell` apply to
+        /// all of them.
+        void addCommands(ShellSession session) {
+            var tool = setup.spec.commandLine();
             var factory = factories.apply(session);
             var line = new CommandLine(session, factory);
             ShellSession.ORDER.forEach(name -> line.addSubcommand(name, line.getCommandSpec().removeSubcommand(name)));
-            for (var command : typed.getParent().getSubcommands().values()) {
+            for (var command : tool.getParent().getSubcommands().values()) {
                 var type = command.getCommandSpec().userObject().getClass();
                 if (type != Shell.class && type != AutoComplete.GenerateCompletion.class
                         && !line.getSubcommands().containsKey(command.getCommandName()))
                     line.addSubcommand(new CommandLine(type, factory));
             }
             CommandLines.configured(line, session::defaultOf, setup.env)
-                    .registerConverter(ShellSession.Grouping.class, Converters.oneOf(ShellSession.Grouping.class))
-                    .setOut(typed.getOut()).setErr(typed.getErr()).setExpandAtFiles(false)
+                    .setOut(tool.getOut()).setErr(tool.getErr()).setExpandAtFiles(false)
                     .setParameterExceptionHandler(ShellSession::unusable)
                     .setExecutionExceptionHandler(ShellSession::failed)
                     .setExecutionStrategy(session::execute);
         }
 
-        /// Commands from a file or a pipe, a line each; a quote may go on over several.
+        /// Commands from a file or a pipe.
         record Script(ShellSession session, boolean keepGoing) {
-            /// Runs what standard input says. Where that is closed, the first file that Java opens takes its place,
-            /// that of its classes.
-            int run() {
-                var classes = Path.of(System.getProperty("java.home"), "lib", "modules");
-                var input = Path.of("/dev/stdin");
-                try {
-                    if (Files.exists(classes) && Files.exists(input) && Files.isSameFile(classes, input))
-                        throw new IOException("it is closed");
-                    return run(new InputStreamReader(System.in, UTF_8));
-                } catch (IOException problem) {
-                    throw new Unusable("standard input cannot be read (" + Text.of(problem)
-                            + ")\nhint: give it commands, a line each");
-                }
-            }
-
-            /// Returns the highest code of its commands. Rows left without a success end no script, what else goes
-            /// wrong does; an interrupt in any case.
+            /// Returns the highest exit code. Failed rows do not end a script, an interrupt always does.
             int run(Reader commands) throws IOException {
-                var in = new LineNumberReader(commands);
+                var lines = new LineNumberReader(commands);
                 int highest = Exit.OK.code;
-                for (var text = in.readLine(); text != null && !session.isLeft; text = in.readLine()) {
-                    int number = in.getLineNumber();
-                    var words = words(number == 1 ? text.replaceFirst("^\uFEFF", "") : text, in);
-                    int code = words.isOpen() ? Exit.UNUSABLE.code : session.execute(words.texts());
+                for (var line = lines.readLine(); line != null && !session.isLeft; line = lines.readLine()) {
+                    int number = lines.getLineNumber();
+                    int code = session.execute(whole(number == 1 ? line.replaceFirst("^\uFEFF", "") : line, lines));
                     highest = Math.max(highest, code);
-                    if (words.isOpen()) tell(number, "a quote is opened and never closed: " + Text.quoted(text));
-                    else if (ends(code)) tell(number, "the script ends here: its command " + why(code)
-                            + (code == Exit.INTERRUPTED.code ? "" : "; --keep-going goes on after such a one"));
-                    if (ends(code)) break;
+                    if (code == Exit.OK.code || code == Exit.ROWS_FAILED.code) continue;
+                    boolean ends = !keepGoing || code == Exit.INTERRUPTED.code;
+                    session.err().println("difyexec: line " + number + ": command failed (exit code " + code + ")"
+                            + (ends ? "; the script ends here" : ""));
+                    session.err().flush();
+                    if (ends) break;
                 }
                 return highest;
             }
 
-            /// The words of a line, and of those after it while a quote is open; still open where the script ends.
-            private static Words words(String text, BufferedReader in) throws IOException {
-                var words = Words.of(text);
-                while (words.isOpen()) {
-                    var more = in.readLine();
+            /// A line, and those after it while a quote is open.
+            static String whole(String line, BufferedReader next) throws IOException {
+                while (LineParser.isOpen(line)) {
+                    var more = next.readLine();
                     if (more == null) break;
-                    text += "\n" + more;
-                    words = Words.of(text);
+                    line += "\n" + more;
                 }
-                return words;
-            }
-
-            private boolean ends(int code) {
-                return code == Exit.INTERRUPTED.code
-                        || !keepGoing && code != Exit.OK.code && code != Exit.ROWS_FAILED.code;
-            }
-
-            private static String why(int code) {
-                return switch (Exit.of(code)) {
-                    case UNUSABLE -> "cannot be done";
-                    case STOPPED -> "stopped early";
-                    case INTERRUPTED -> "was interrupted";
-                    case OK, BUG, ROWS_FAILED -> "met a bug";
-                } + " (code " + code + ")";
-            }
-
-            private void tell(int number, String what) {
-                session.err().println("difyexec: line " + number + ": " + what);
-                session.err().flush();
+                return line;
             }
         }
 
-        /// The shell on a terminal. It and its proposals alone know JLine's reader.
-        record Dialogue(ShellSession session) {
-            int run(Env env) throws IOException {
+        /// The shell on a terminal.
+        record Dialogue(ShellSession session, LineReader reader) {
+            static int run(ShellSession session, Env env) throws IOException {
                 try (var terminal = TerminalBuilder.builder().system(true).dumb(true).build()) {
                     var reader = LineReaderBuilder.builder().terminal(terminal).appName("difyexec")
-                            .parser(Dialogue::typed)
-                            .completer(new Proposals(session))
-                            .history(withoutKey(env.get("DIFY_API_KEY").strip()))
-                            .option(LineReader.Option.DISABLE_EVENT_EXPANSION, true) // a '!' is a '!'
+                            .parser(new LineParser())
+                            .completer(new Completion(session))
+                            .history(withoutKey(env.secret()))
+                            .option(LineReader.Option.DISABLE_EVENT_EXPANSION, true) // `!` has no special meaning
                             .option(LineReader.Option.INSERT_TAB, false)
                             .variable(LineReader.SECONDARY_PROMPT_PATTERN, "  > ")
                             .variable(LineReader.BELL_STYLE, "none").build();
-                    stateFolder(env).ifPresent(folder ->
-                            reader.setVariable(LineReader.HISTORY_FILE, folder.resolve("history")));
-                    greet();
-                    while (!session.isLeft) {
-                        try {
-                            executeEach(reader.readLine(session.prompt().replace("%", "%%")));
-                        } catch (UserInterruptException _) {
-                            // Ctrl-C drops the line
-                        } catch (EndOfFileException _) {
-                            session.isLeft = true;
-                        }
-                    }
-                    part();
+                    stateFolder(env)
+                            .ifPresent(folder -> reader.setVariable(LineReader.HISTORY_FILE, folder.resolve("history")));
+                    new Dialogue(session, reader).run();
                     return Exit.OK.code;
                 }
             }
 
-            /// A history that a key never enters, nor anything that looks like one.
-            private static DefaultHistory withoutKey(String key) {
+            private static DefaultHistory withoutKey(Secret secret) {
                 return new DefaultHistory() {
                     @Override
                     public void add(Instant time, String line) {
-                        if ((key.isEmpty() || !line.contains(key)) && !Secret.looksLikeOne(line)) super.add(time, line);
+                        if (secret.mask(line).equals(line)) super.add(time, line);
                     }
                 };
             }
 
-            /// Where the user's state is kept: `difyexec` in `XDG_STATE_HOME`, `~/.local/state` or `%LOCALAPPDATA%`.
-            /// Empty where it cannot be made: the history is then forgotten with the session.
+            /// `difyexec` in `XDG_STATE_HOME`, `%LOCALAPPDATA%` or `~/.local/state`. Empty if it cannot be created: the
+            /// history then ends with the session.
             static Optional<Path> stateFolder(Env env) {
                 var home = env.get("HOME").isEmpty() ? System.getProperty("user.home") : env.get("HOME");
-                var ours = Path.of(home, ".local", "state").toString();
-                var folder = Stream.of(env.get("XDG_STATE_HOME"), env.get("LOCALAPPDATA"), ours)
+                var folder = Stream.of(env.get("XDG_STATE_HOME"), env.get("LOCALAPPDATA"),
+                                Path.of(home, ".local", "state").toString())
                         .filter(path -> !path.isEmpty()).map(Path::of).findFirst().orElseThrow().resolve("difyexec");
-                if (!folder.isAbsolute()) return Optional.empty(); // nobody's home is "?" in Java
+                if (!folder.isAbsolute()) return Optional.empty(); // Java knows no home of this user
                 try {
                     Files.createDirectories(folder);
-                    if (folder.getFileSystem().supportedFileAttributeViews().contains("posix"))
-                        Files.setPosixFilePermissions(folder,
-                                PosixFilePermissions.fromString("rwx------")); // it has inputs in it
+                    if (folder.getFileSystem().supportedFileAttributeViews().contains("posix")) // it has inputs in it
+                        Files.setPosixFilePermissions(folder, PosixFilePermissions.fromString("rwx------"));
                     return Optional.of(folder);
                 } catch (IOException _) {
                     return Optional.empty();
                 }
             }
 
-            private void greet() {
-                var out = session.out();
-                out.println("difyexec " + VERSION + (session.isOpen() ? " · " + session.summary() : ""));
-                out.println("Start with:  " + (session.isOpen() ? "failures --by error · show ID · retry ID"
-                        : "open CSV JSONL · failures --by error · show ID") + "   (help; Ctrl-D leaves)");
-                out.flush();
-            }
-
-            private void part() {
-                var out = session.out();
-                if (!session.edits.byId.isEmpty()) out.println(session.edits.count()
-                        + " went with the session; 'save FILE' would have written a CSV with them.");
-                out.flush();
-            }
-
-            /// What was pasted may have a command in each line; an interrupt drops those that are left.
-            private void executeEach(String pasted) throws IOException {
-                var lines = new BufferedReader(new StringReader(pasted));
-                for (var text = lines.readLine(); text != null && !session.isLeft; text = lines.readLine())
-                    if (execute(Script.words(text, lines).texts()) == Exit.INTERRUPTED.code) return;
-            }
-
-            /// While a command runs, Ctrl-C is for the command; the engine takes it over while a batch runs.
-            private int execute(List<String> words) {
-                var former = Signals.register("INT", Thread.currentThread()::interrupt);
-                try {
-                    return session.execute(words);
-                } finally {
-                    Signals.unregister("INT", former);
-                    Thread.interrupted(); // it was meant for the command that is over
+            private void run() throws IOException {
+                session.out().println("difyexec " + VERSION + (session.isOpen() ? " · " + session.summary() : ""));
+                session.out().println("Start with: " + (session.isOpen() ? "" : "open CSV JSONL · ")
+                        + "failures --by error · show ID · retry ID   (help; Ctrl-D leaves)");
+                session.out().flush();
+                while (!session.isLeft) {
+                    try {
+                        executeEach(reader.readLine(session.prompt().replace("%", "%%")));
+                    } catch (UserInterruptException _) {
+                        // Ctrl-C drops the line
+                    } catch (EndOfFileException _) {
+                        session.isLeft = true;
+                    }
+                    if (session.isLeft && session.edits.isUnsaved()) session.isLeft = confirmsLoss();
                 }
             }
 
-            /// A line being typed, by our words: JLine's own leave the quotes in a word that does not begin with one.
-            private static ParsedLine typed(String line, int cursor, Parser.ParseContext context) {
-                var words = Words.of(line);
-                if (words.isOpen() && context != Parser.ParseContext.COMPLETE)
-                    throw new EOFError(-1, -1, "a quote is open", "quote");
-                var texts = new ArrayList<>(words.texts());
-                int at = (int) words.words().stream().filter(word -> word.to() < cursor).count();
-                boolean between = at == texts.size() || words.words().get(at).from() > cursor;
-                if (between) texts.add(at, "");
-                var word = between ? new Words.Word("", cursor, cursor) : words.words().get(at);
-                var before = String.join("", Words.of(line.substring(word.from(), cursor)).texts());
-                int atInWord = Math.min(before.length(), word.text().length());
-                return new DefaultParser().new ArgumentList(line, texts, at, atInWord, cursor, "",
-                        cursor - word.from(), word.to() - word.from()) {
-                    @Override
-                    public CharSequence escape(CharSequence candidate, boolean whole) {
-                        return Words.typed(candidate.toString(), whole);
-                    }
-                };
+            private boolean confirmsLoss() {
+                reader.setVariable(LineReader.DISABLE_HISTORY, true);
+                try {
+                    var answer = reader.readLine("Discard " + session.edits.count() + "? [y/N] ");
+                    return answer.strip().matches("(?i)y|yes");
+                } catch (UserInterruptException _) {
+                    return false;
+                } catch (EndOfFileException _) {
+                    return true; // the terminal may be gone
+                } finally {
+                    reader.setVariable(LineReader.DISABLE_HISTORY, false);
+                }
+            }
+
+            /// A pasted block may have a command on each line. An interrupt drops the rest.
+            private void executeEach(String pasted) throws IOException {
+                var lines = new BufferedReader(new StringReader(pasted));
+                for (var line = lines.readLine(); line != null && !session.isLeft; line = lines.readLine())
+                    if (execute(Script.whole(line, lines)) == Exit.INTERRUPTED.code) return;
+            }
+
+            /// While a command runs, Ctrl-C stops it. The engine handles Ctrl-C itself while a batch runs.
+            private int execute(String line) {
+                var former = Signals.register("INT", Thread.currentThread()::interrupt);
+                try {
+                    return session.execute(line);
+                } finally {
+                    Signals.unregister("INT", former);
+                    Thread.interrupted(); // it was meant for the command, which has ended
+                }
             }
         }
 
-        /// What may stand at the cursor. Commands and options are picocli's, of another desk: it takes the tree over.
-        record Proposals(ShellSession session) implements Completer {
-            private static final int MOST = 50;
-            private static final Duration PATIENCE = Duration.ofMillis(500);
+        /// Splits a line as a shell does: blanks separate words, quotes and backslashes keep them together, and a line
+        /// that begins with `#` is a comment.
+        static final class LineParser extends DefaultParser {
+            LineParser() {
+                eofOnUnclosedQuote(true);
+            }
+
+            static boolean isOpen(String line) {
+                try {
+                    new LineParser().parse(line, 0, ParseContext.ACCEPT_LINE);
+                    return false;
+                } catch (EOFError _) {
+                    return true;
+                }
+            }
+
+            static List<String> words(String line) {
+                if (line.startsWith("#")) return List.of();
+                return new LineParser().parse(line, -1, ParseContext.SPLIT_LINE).words().stream()
+                        .map(LineParser::unquoted).toList();
+            }
+
+            /// JLine itself keeps the quotes in `text="two words"`.
+            private static String unquoted(String word) {
+                var text = new StringBuilder();
+                char quote = 0;
+                for (int at = 0; at < word.length(); at++) {
+                    char c = word.charAt(at), next = at + 1 < word.length() ? word.charAt(at + 1) : 0;
+                    boolean escapes = quote == 0 ? next > 0 : next == quote || quote == '"' && next == '\\';
+                    if (c == '\\' && escapes) text.append(word.charAt(++at));
+                    else if (c == quote) quote = 0;
+                    else if (quote == 0 && (c == '"' || c == '\'')) quote = c;
+                    else text.append(c);
+                }
+                return text.toString();
+            }
+
+            /// An apostrophe in a comment opens no quote.
+            @Override
+            public boolean isQuoteChar(CharSequence line, int at) {
+                return super.isQuoteChar(line, at)
+                        && line.charAt(line.toString().lastIndexOf('\n', at) + 1) != '#';
+            }
+        }
+
+        /// Completes commands, options, ids, columns, the values of a select, and files. Picocli itself would propose
+        /// the values of every parameter at once.
+        record Completion(ShellSession session) implements Completer {
+            private static final int MOST = 10_000;
 
             @Override
-            public void complete(LineReader reader, ParsedLine typed, List<Candidate> candidates) {
-                var words = new ArrayList<>(typed.words().subList(0, typed.wordIndex()));
-                words.add(typed.word().substring(0, typed.wordCursor()));
+            public void complete(LineReader reader, ParsedLine line, List<Candidate> candidates) {
                 try {
-                    candidates.addAll(of(words));
+                    var arg = arg(line);
+                    var typed = line.word().substring(0, line.wordCursor());
+                    if (arg.filter(Completion::isFile).isPresent())
+                        new Completers.FileNameCompleter().complete(reader, line, candidates);
+                    else arg.ifPresent(known -> candidates.addAll(candidates(known.paramLabel(), typed)));
                     if (candidates.isEmpty())
-                        new PicocliJLineCompleter(session.shell.session().spec).complete(reader, typed, candidates);
+                        new PicocliJLineCompleter(session.anew().spec).complete(reader, line, candidates);
                 } catch (Unusable _) {
                     // the CSV has changed: the next command says so
                 }
             }
 
-            /// @param words the line's words, the one at the cursor cut there
-            List<Candidate> of(List<String> words) {
-                var begun = words.getLast();
-                int at = words.size() - 1;
-                if (at == 0 || begun.startsWith("-")) return List.of();
-                if (words.get(at - 1).matches("-[io]|--(input|output|html|save-files|files)")) return files(begun);
-                return switch (words.getFirst()) {
-                    case "help" -> at == 1 ? of(session.spec.subcommands().keySet().stream().sorted(), begun) : List.of();
-                    case "open", "save" -> files(begun);
-                    case "show" -> at == 1 ? ids(begun) : List.of();
-                    case "retry" -> ids(begun);
-                    case "unset" -> at == 1 ? ids(begun) : columns(begun, "");
-                    case "set" -> at == 1 ? ids(begun)
-                            : begun.indexOf('=') < 0 ? columns(begun, "=") : options(begun);
-                    default -> List.of();
-                };
+            /// The option or parameter that the word at the cursor belongs to.
+            private Optional<ArgSpec> arg(ParsedLine line) {
+                var command = session.spec.subcommands().get(line.words().getFirst());
+                int at = line.wordIndex();
+                if (command == null || at < 1 || line.word().startsWith("-")) return Optional.empty();
+                var spec = command.getCommandSpec();
+                var option = spec.findOption(line.words().get(at - 1));
+                if (option != null && option.arity().min() > 0) return Optional.of(option);
+                return spec.positionalParameters().stream().filter(one -> one.index().contains(at - 1))
+                        .<ArgSpec>map(one -> one).findFirst();
             }
 
-            private static List<Candidate> of(Stream<String> words, String begun) {
-                return of(words.filter(word -> word.startsWith(begun)).toList(), _ -> true);
+            private static boolean isFile(ArgSpec arg) {
+                return arg.auxiliaryTypes()[0] == Path.class;
             }
 
-            /// In this order. An option of a select is the server's text, and a column's name the file's.
-            ///
-            /// @param isWhole else more belongs to the word
-            static List<Candidate> of(List<String> words, Predicate<String> isWhole) {
+            List<Candidate> candidates(String label, String typed) {
+                var words = (switch (label) {
+                    case "COMMAND" -> session.spec.subcommands().keySet().stream().sorted();
+                    case "ID" -> ids();
+                    case "COLUMN" -> columns();
+                    case "COLUMN=VALUE" -> typed.contains("=") ? cells(typed) : columns().map(column -> column + "=");
+                    default -> Stream.<String>empty();
+                }).filter(word -> word.startsWith(typed)).limit(MOST + 1).toList();
+                if (words.size() > MOST) return List.of();
                 return IntStream.range(0, words.size()).mapToObj(at -> new Candidate(words.get(at),
                         Text.text(words.get(at), Integer.MAX_VALUE), null, null, null, null,
-                        isWhole.test(words.get(at)), at + 1)).toList();
+                        !words.get(at).endsWith("="), at)).toList();
             }
 
-            private List<Candidate> columns(String begun, String end) {
-                if (!session.isOpen()) return List.of();
-                return of(session.csv().columns().stream()
-                        .filter(column -> !session.csv().isId(column) && column.startsWith(begun))
-                        .map(column -> column + end).toList(), _ -> end.isEmpty());
-            }
-
-            private List<Candidate> options(String begun) {
-                var column = begun.substring(0, begun.indexOf('='));
-                var options = session.formWithin(PATIENCE).flatMap(form -> form.variable(column))
-                        .map(Variable::choices).orElse(List.of());
-                return of(options.stream().map(option -> column + "=" + option), begun);
-            }
-
-            /// The first ids that begin so, failed ones before the others. Of more than are shown one is added that
-            /// keeps them from looking more alike than they are: a terminal types on what all have in common.
-            private List<Candidate> ids(String begun) {
-                if (!session.isOpen()) return List.of();
-                var shown = fitting(begun).limit(MOST).toList();
-                ToIntFunction<String> alike = id -> Arrays.mismatch(id.toCharArray(), shown.getFirst().toCharArray());
-                var odd = fitting(begun).skip(MOST).min(Comparator.comparingInt(alike))
-                        .filter(id -> shown.stream().skip(1)
-                                .allMatch(other -> alike.applyAsInt(id) < alike.applyAsInt(other)));
-                return of(Stream.concat(shown.stream(), odd.stream()), begun);
-            }
-
-            private Stream<String> fitting(String begun) {
+            /// Failed rows first.
+            private Stream<String> ids() {
+                if (!session.isOpen()) return Stream.empty();
                 var index = session.batch().index();
                 return Stream.of(true, false).flatMap(failed -> IntStream.range(0, index.rows())
-                        .filter(entry -> index.status(entry).isOnRetryList() == failed)
-                        .mapToObj(index::id).filter(id -> id.startsWith(begun)));
+                        .filter(entry -> index.status(entry).isOnRetryList() == failed).mapToObj(index::id));
             }
 
-            private static List<Candidate> files(String begun) {
-                int name = begun.lastIndexOf('/') + 1;
-                var folder = begun.substring(0, name);
-                try (var files = Files.list(Path.of(folder).toAbsolutePath())) {
-                    return of(files.filter(file -> file.getFileName().toString().startsWith(begun.substring(name)))
-                            .filter(file -> name < begun.length() || !file.getFileName().toString().startsWith("."))
-                            .sorted().limit(200)
-                            .map(file -> folder + file.getFileName() + (Files.isDirectory(file) ? "/" : "")).toList(),
-                            word -> !word.endsWith("/"));
-                } catch (IOException | InvalidPathException _) {
-                    return List.of(); // there is no such folder to list
-                }
-            }
-        }
-
-        /// A line cut into words as a shell cuts it: blanks part them, quotes of either kind keep them together (line
-        /// breaks, too), and a backslash takes the next character as it is, inside double quotes only `"` and `\`. A
-        /// line that begins with `#` has no words.
-        record Words(List<Word> words, boolean isOpen) {
-            /// `from` and `to` are where it stands in the line.
-            record Word(String text, int from, int to) {}
-
-            static Words of(String line) {
-                var words = new ArrayList<Word>();
-                var word = new StringBuilder();
-                int from = -1;
-                char quote = 0;
-                for (int at = 0; at < line.length(); at++) {
-                    char c = line.charAt(at);
-                    if (c == '#' && quote == 0 && (at == 0 || line.charAt(at - 1) == '\n')) {
-                        at = (line + '\n').indexOf('\n', at);
-                        continue;
-                    }
-                    if (quote == 0 && Character.isWhitespace(c)) {
-                        if (from >= 0) words.add(new Word(word.toString(), from, at));
-                        from = -1;
-                        word.setLength(0);
-                        continue;
-                    }
-                    if (from < 0) from = at;
-                    if (c == '\\' && escapes(quote, line, at)) word.append(line.charAt(++at));
-                    else if (quote == 0 && (c == '"' || c == '\'')) quote = c;
-                    else if (c == quote) quote = 0;
-                    else word.append(c);
-                }
-                if (from >= 0) words.add(new Word(word.toString(), from, line.length()));
-                return new Words(List.copyOf(words), quote != 0);
+            private Stream<String> columns() {
+                return session.isOpen() ? session.csv().columns().stream().filter(column -> !session.csv().isId(column))
+                        : Stream.empty();
             }
 
-            private static boolean escapes(char quote, String line, int at) {
-                if (at + 1 == line.length() || quote == '\'') return false;
-                return quote == 0 || line.charAt(at + 1) == '"' || line.charAt(at + 1) == '\\';
-            }
-
-            List<String> texts() {
-                return words.stream().map(Word::text).toList();
-            }
-
-            /// A word as it has to be typed. `whole`: nothing will follow it.
-            static String typed(String word, boolean whole) {
-                if (isBare(word)) return word;
-                int name = word.indexOf('=') + 1;
-                if (name < 2 || !isBare(word.substring(0, name))) name = 0;
-                return word.substring(0, name) + '"' + word.substring(name).replace("\\", "\\\\").replace("\"", "\\\"")
-                        + (whole ? "\"" : "");
-            }
-
-            /// Also blanks beyond ASCII, like the ideographic one, part words.
-            private static boolean isBare(String word) {
-                return !word.isEmpty()
-                        && word.chars().noneMatch(c -> Character.isWhitespace(c) || "\"'\\#".indexOf(c) >= 0);
+            private Stream<String> cells(String typed) {
+                var column = typed.substring(0, typed.indexOf('='));
+                var values = session.formSoon().flatMap(form -> form.variable(column)).map(Variable::choices)
+                        .orElse(List.of());
+                return values.stream().map(value -> column + "=" + value);
             }
         }
     }
 
-    /// What lies before the person at the shell: the open batch, the edits, and the commands for them.
-    /// Every command of the tool is there, too, on the open batch. Owned by the thread that runs the commands; the form
-    /// alone comes from another.
+    /// The open batch, its edits, and the commands for them. Owned by the thread that runs the commands; another one
+    /// fetches the form.
     @Command(name = "dify>", sortOptions = false, synopsisSubcommandLabel = "COMMAND",
-            description = "Works with the rows of the open batch until they succeed.",
-            subcommands = CommandLine.HelpCommand.class,
-            footerHeading = "%nExamples:%n", footer = {"A value with blanks or line breaks goes in quotes:  set r-7 text=\"two words\"",
-                    "'help COMMAND' says more."})
+            description = "Fix the failed rows of the open batch.", subcommands = CommandLine.HelpCommand.class,
+            footer = {"%nQuote a value with blanks or line breaks:  set r-7 text=\"two words\"",
+                    "'help COMMAND' shows the options of a command."})
     static final class ShellSession implements Runnable {
-        /// Its commands as `help` lists them; picocli sorts them by name.
-        private static final List<String> ORDER = List.of("open", "failures", "show", "set", "unset", "edits",
-                "retry", "run", "save", "exit", "help");
-        private static final int SHOWN = 50;
+        /// The order in `help`. Picocli would sort them by name.
+        static final List<String> ORDER = List.of("open", "failures", "show", "set", "unset", "edits", "retry", "save",
+                "exit", "help");
 
         @Spec CommandSpec spec;
 
@@ -968,42 +875,49 @@ final class DifyExec implements Runnable {
         private List<String> csvStamps, stamps;
         private CompletableFuture<KnownForm> form;
 
-        /// The form as far as it could be had; `note` says why not, or is empty.
+        /// @param note why the form is not known, or empty
         record KnownForm(Form form, String note) {}
 
         ShellSession(Shell shell) {
             this.shell = shell;
         }
 
-        int execute(List<String> words) {
+        /// Another session without a batch. Completion takes its command line apart.
+        ShellSession anew() {
+            return shell.session();
+        }
+
+        int execute(String line) {
+            if (Shell.LineParser.isOpen(line)) {
+                err().println("difyexec: missing closing quote");
+                return Exit.UNUSABLE.code;
+            }
+            var words = Shell.LineParser.words(line);
             int code = words.isEmpty() ? Exit.OK.code : spec.commandLine().execute(words.toArray(String[]::new));
-            if (words.stream().anyMatch(word -> word.startsWith("-"))) shell.plant(this); // picocli may keep an option
+            if (words.stream().anyMatch(word -> word.startsWith("-"))) shell.addCommands(this); // picocli keeps values
             out().flush();
             err().flush();
             return code;
         }
 
-        /// One file of the open batch beside another batch's would mix the two.
-        private int execute(CommandLine.ParseResult parsed) {
+        /// Refuses one file of the open batch with one of another, which would mix the two.
+        int execute(CommandLine.ParseResult parsed) {
             var command = parsed;
             while (command.hasSubcommand()) command = command.subcommand();
-            var called = command.commandSpec();
-            boolean takesBoth = called.findOption("-i") != null && called.findOption("-o") != null;
+            var spec = command.commandSpec();
+            boolean takesBoth = spec.findOption("-i") != null && spec.findOption("-o") != null;
             if (isOpen() && takesBoth && command.hasMatchedOption("-i") != command.hasMatchedOption("-o"))
-                throw new ParameterException(called.commandLine(),
-                        "-i and -o go together here: name both, or neither for the open batch");
-            try {
-                if (called.findOption("-i") != null && !command.hasMatchedOption("-i")) refuseChangedCsv();
-            } catch (Unusable changed) {
-                throw new CommandLine.ExecutionException(called.commandLine(), changed.getMessage(), changed);
-            }
+                throw new ParameterException(spec.commandLine(),
+                        "-i and -o go together\nhint: give both, or neither for the open batch");
+            if (spec.findOption("-i") != null && !command.hasMatchedOption("-i") && isCsvChanged())
+                throw new CommandLine.ExecutionException(spec.commandLine(), "", csvChanged());
             return new CommandLine.RunLast().execute(parsed);
         }
 
-        /// What an option is if it is not typed: by the open batch, what was typed for the shell, the environment.
-        private String defaultOf(ArgSpec arg) {
+        /// The default of an option: the open batch, else the value given to `shell`, else the environment.
+        String defaultOf(ArgSpec arg) {
             if (!(arg instanceof OptionSpec option)) return null; // the command's own
-            var name = option.shortestName(); // `show` has an `--output` that is not the shell's `-o`
+            var name = option.shortestName(); // `--output` of `show` is not `-o`
             if (name.equals("-o") && isOpen()) return files().results().toString();
             if (name.equals("-i") && csvPath().isPresent()) return csvPath().get().toString();
             return shell.setup.spec.commandLine().getParseResult().matchedOptions().stream()
@@ -1012,15 +926,15 @@ final class DifyExec implements Runnable {
                     .orElseGet(() -> new EnvDefaults(shell.setup.env).defaultValue(arg));
         }
 
-        private static int unusable(ParameterException problem, String... args) {
+        static int unusable(ParameterException problem, String... args) {
             var line = problem.getCommandLine();
-            line.getErr().println("difyexec: " + CommandLines.explain(problem) + " ("
-                    + (line.getParent() == null ? "help" : "help " + line.getCommandName()) + ")");
+            var message = CommandLines.explain(problem);
+            line.getErr().println("difyexec: " + message + (message.contains("\nhint: ") ? "" : "\nhint: see 'help"
+                    + (line.getParent() == null ? "" : " " + line.getCommandName()) + "'"));
             return Exit.UNUSABLE.code;
         }
 
-        private static int failed(Exception problem, CommandLine line, CommandLine.ParseResult parsed)
-                throws Exception {
+        static int failed(Exception problem, CommandLine line, CommandLine.ParseResult parsed) throws Exception {
             if (!(problem instanceof InterruptedException)) return CommandLines.stopped(problem, line, parsed);
             line.getErr().println("Interrupted.");
             return Exit.INTERRUPTED.code;
@@ -1039,36 +953,33 @@ final class DifyExec implements Runnable {
             return spec.commandLine().getErr();
         }
 
-        /// How failures are listed.
-        enum Grouping {
-            ROW, ERROR;
-
-            @Override
-            public String toString() {
-                return name().toLowerCase(Locale.ROOT);
-            }
-        }
-
-        @Command(name = "open", description = "Opens a batch: its rows and its results.")
+        @Command(name = "open", description = "Open a batch.")
         void open(@Parameters(paramLabel = "CSV", description = "The rows.") Path input,
-                @Parameters(paramLabel = "JSONL", description = "The results; there may be none yet.") Path output,
-                @Option(names = "--force", description = "Drop the edits of the batch before.") boolean force) {
+                @Parameters(paramLabel = "JSONL", description = "The results. They may not exist yet.") Path output,
+                @Option(names = "--force", description = "Discard unsaved edits.") boolean force) {
             open(Optional.of(input), output, force);
             out().println(summary());
         }
 
-        @Command(name = "failures", description = "Lists the rows that failed, are paused or unknown.")
+        @Command(name = "failures", description = "List rows that are failed, paused or unknown.")
         void failures(
                 @Parameters(arity = "0..1", paramLabel = "TEXT", defaultValue = "",
-                        description = "Only those whose cause or id contains it.") String text,
-                @Option(names = "--by", paramLabel = "HOW", defaultValue = "row",
-                        description = "row, or error: grouped by cause, with counts.") Grouping by,
-                @Option(names = "--all", description = "Not only the first 50.") boolean all) {
+                        description = "Only rows with this text in their id or error.") String text,
+                @Option(names = "--by", paramLabel = "error", defaultValue = "row",
+                        description = "Group the rows by error, with counts.") String by,
+                @Option(names = "--all", description = "List all of them, not only the first 50.") boolean all) {
+            if (!by.matches("row|error")) throw new Unusable("--by " + Text.text(by, 60) + ": must be row or error");
+            var batch = batch();
             var rows = failures(text);
-            if (rows.isEmpty()) out().println("No such row: none failed, is paused or unknown"
-                    + (text.isEmpty() ? "." : " with " + Text.quoted(text) + " in its cause or id."));
-            else if (by == Grouping.ERROR) byError(batch(), rows, all, out());
-            else byRow(batch(), rows, all);
+            if (rows.isEmpty()) out().println("No failed, paused or unknown rows"
+                    + (text.isEmpty() ? "." : " with " + Text.quoted(text) + " in their id or error."));
+            else if (by.equals("error")) byError(batch, rows, all, out());
+            else {
+                out().printf(Locale.ROOT, "  %-20s %8s  %s%n", "id", "attempts", "error");
+                Text.some(rows, all ? Long.MAX_VALUE : 50, entry -> out().printf(Locale.ROOT, "  %-20s %8d  %s%n",
+                        Text.id(batch.index().id(entry)), batch.history().attempts(entry),
+                        Text.text(Cause.of(batch, entry).words(), 160)), "  %s (--all)", out());
+            }
         }
 
         static void byError(Batch batch, List<Integer> rows, boolean all, PrintWriter out) {
@@ -1076,18 +987,12 @@ final class DifyExec implements Runnable {
                     .forEach(group -> out.println("  " + group.line()));
         }
 
-        private void byRow(Batch batch, List<Integer> rows, boolean all) {
-            out().printf(Locale.ROOT, "  %-20s %8s  %s%n", "id", "attempts", "cause");
-            Text.some(rows, all ? Long.MAX_VALUE : SHOWN, entry -> out().printf(Locale.ROOT, "  %-20s %8d  %s%n",
-                    Text.id(batch.index().id(entry)), batch.history().attempts(entry),
-                    Text.text(Cause.of(batch, entry).words(), 160)), "  %s (--all)", out());
-        }
-
-        @Command(name = "show", description = "Shows a row: its inputs, every attempt, its outputs.")
+        @Command(name = "show", description = "Show a row: inputs, attempts, outputs.")
         void show(@Parameters(paramLabel = "ID", description = "The row.") String id,
                 @Option(names = "--output", paramLabel = "/POINTER", converter = Converters.Pointer.class,
-                        description = "Only this part of the outputs, like /answer or /items/0.") String pointer,
-                @Option(names = "--full", description = "Long values whole.") boolean full) throws IOException {
+                        description = "Show only this part of the outputs, such as /answer or /items/0.")
+                String pointer,
+                @Option(names = "--full", description = "Show long values whole.") boolean full) throws IOException {
             int entry = entry(id);
             try (var endings = new LineOffsets.RowEnds(batch())) {
                 var view = new RowView(this, endings, entry, full, out());
@@ -1096,38 +1001,40 @@ final class DifyExec implements Runnable {
             }
         }
 
-        @Command(name = "set", description = {"Changes inputs of a row, in this session only.",
-                "They are checked against the workflow's form at once; retry and run use them, save writes them."})
+        @Command(name = "set", description = {"Change inputs of a row in this session.",
+                "They are checked against the workflow's form. retry and run send them, save writes them to a CSV."})
         void set(@Parameters(paramLabel = "ID", description = "The row.") String id,
-                @Parameters(arity = "1..*", paramLabel = "COLUMN=VALUE", description = "Its new cells.")
+                @Parameters(arity = "1..*", paramLabel = "COLUMN=VALUE", description = "The new cells.")
                 List<String> words) throws Exception {
             var row = row(id);
             var cells = cells(words);
             var known = form();
-            check(known.form(), row.with(cells), cells.keySet());
+            var problems = known.form().problems(row.with(cells)).stream()
+                    .filter(problem -> cells.containsKey(problem.column())).map(Inspection.Problem::text).toList();
+            if (!problems.isEmpty())
+                throw new Unusable("row " + Text.id(row.id()) + ": " + String.join("; ", problems));
             edits.set(row, cells);
             print(row);
             if (!known.note().isEmpty())
                 err().println("Not checked against the workflow's form: " + Text.text(known.note(), 500));
         }
 
-        @Command(name = "unset", description = "Takes changes of a row back.")
+        @Command(name = "unset", description = "Undo edits of a row.")
         void unset(@Parameters(paramLabel = "ID", description = "The row.") String id,
-                @Parameters(arity = "0..1", paramLabel = "COLUMN", description = "Only this one; default: all.")
+                @Parameters(arity = "0..1", paramLabel = "COLUMN", description = "Only this column (default: all).")
                 String column) {
-            var known = batch().index().id(entry(id));
-            if (!edits.unset(known, Optional.ofNullable(column).map(this::column)))
-                throw new Unusable("row " + Text.id(known) + (column == null ? "" : ", " + Text.text(column, 40))
-                        + ": there is no edit to take back");
+            var row = batch().index().id(entry(id));
+            if (!edits.unset(row, Optional.ofNullable(column).map(this::column))) throw new Unusable(
+                    "row " + Text.id(row) + " has no edits" + (column == null ? "" : " in " + Text.text(column, 40)));
         }
 
-        @Command(name = "edits", description = "Shows what was changed, against the CSV.")
+        @Command(name = "edits", description = "Show the edits as a diff against the CSV.")
         void edits() {
-            edits.byId.values().forEach(edited -> print(edited.row()));
-            out().println(edits.byId.isEmpty() ? "No edits." : edits.count() + "; 'save FILE' writes a CSV with them.");
+            var rows = edits.rows(batch());
+            rows.forEach(this::print);
+            out().println(rows.isEmpty() ? "No edits." : edits.count() + ". 'save CSV' writes a CSV with them.");
         }
 
-        /// A row's edits as a diff against the CSV.
         private void print(Row row) {
             var cells = edits.of(row.id());
             out().println(Text.id(row.id()) + (cells.isEmpty() ? ": as in the CSV" : ""));
@@ -1138,96 +1045,82 @@ final class DifyExec implements Runnable {
             });
         }
 
-        @Command(name = "save", description = "Writes the whole CSV with the edits.")
+        @Command(name = "save", description = "Write the whole CSV with the edits.")
         void save(@Parameters(paramLabel = "CSV", description = "The file to write.") Path file,
-                @Option(names = "--force",
-                        description = "Also over a file that is there, like the open CSV.") boolean force) {
+                @Option(names = "--force", description = "Overwrite the file.") boolean force) {
             var csv = csv();
-            boolean open = isOpen(file);
-            if (open && !force) throw new Unusable(file + " is the open CSV\nhint: --force writes over it");
+            boolean isOpenCsv = isOpen(file);
+            if (isOpenCsv && !force) throw new Unusable(file + " is the open CSV\nhint: use --force to overwrite it");
             files().requireTarget(file, List.of(), _ -> force);
             edits.save(csv, batch().index(), file);
             var count = edits.count();
-            if (open) open(Optional.of(csv.path()), files().results(), false);
+            if (isOpenCsv) open(csvPath(), files().results(), false);
             out().println("Saved " + Text.count(batch().index().rows(), "row") + " to "
-                    + Text.text(file.toString(), 200) + ", with " + count + ".");
+                    + Text.text(file.toString(), 200) + " with " + count + ".");
         }
 
-        @Command(name = "exit", aliases = "quit", description = "Leaves, as Ctrl-D does.")
+        @Command(name = "exit", aliases = "quit", description = "Leave, as Ctrl-D does.")
         void exit() {
             isLeft = true;
         }
 
-        @Command(name = "run", sortOptions = false,
-                description = "Runs every row that has no success yet, as it is edited.")
-        int runRows(@Mixin Work work) throws Exception {
-            return work.start(Batch.Selection.PENDING);
-        }
-
-        @Command(name = "retry", sortOptions = false, description = {"Runs rows again, as they are edited.",
-                "The run of a single row is shown as it happens. Ctrl-C stops it on the server."})
+        @Command(name = "retry", sortOptions = false, description = {"Run rows again, as edited.",
+                "A single row's run is shown as it happens. Ctrl-C stops it on the server."})
         int retryRows(@Mixin Work work,
-                @Parameters(paramLabel = "ID", arity = "0..*", description = "Ids to run, or 'all' that failed.")
+                @Parameters(paramLabel = "ID", arity = "0..*", description = "The rows, or 'all' failed ones.")
                 List<String> typed,
-                @Option(names = "--by-error", paramLabel = "TEXT", description = "Those whose cause contains it.")
-                String cause,
+                @Option(names = "--by-error", paramLabel = "TEXT", description = "Rows with this text in their error.")
+                String error,
                 @Option(names = "--force", description = "Also run ids that have already succeeded.")
                 boolean force) throws Exception {
-            var ids = typed == null ? List.<String>of() : typed;
-            var results = Stream.of(work.output, files().results()).map(Path::toAbsolutePath).map(Path::normalize);
-            if (results.distinct().count() > 1) throw new Unusable("only rows of the open batch are retried here"
-                    + "\nhint: 'open CSV JSONL' opens another one");
-            if (ids.isEmpty() == (cause == null)) throw new Unusable("name ids, or 'all', or --by-error TEXT");
-            if (cause == null && !ids.equals(List.of("all"))) {
-                ids.forEach(this::entry);
-                var named = ids.stream().map(String::strip).distinct().toList();
-                work.view = view(named);
-                return work.start(Batch.Selection.named(named, force));
+            var ids = typed == null ? List.<String>of() : typed.stream().map(String::strip).distinct().toList();
+            if (!work.output.toAbsolutePath().normalize().equals(files().results().toAbsolutePath().normalize()))
+                throw new Unusable("retry works on the open batch\nhint: 'open CSV JSONL' opens another one");
+            if (ids.isEmpty() == (error == null)) throw new Unusable("name ids, or 'all', or --by-error TEXT");
+            boolean isNamed = error == null && !ids.equals(List.of("all"));
+            if (isNamed) ids.forEach(this::entry);
+            else ids = failures(error == null ? "" : error).stream().map(batch().index()::id).toList();
+            if (ids.isEmpty()) {
+                err().println("Nothing to do: no such rows.");
+                return Exit.OK.code;
             }
-            work.rows.ids = failures(cause == null ? "" : cause).stream().map(batch().index()::id).toList();
-            work.view = view(work.rows.ids);
-            if (!work.rows.ids.isEmpty()) return work.start(Batch.Selection.LISTED);
-            err().println("Nothing to do: no such row is open.");
-            return Exit.OK.code;
+            if (ids.size() == 1) work.view = Optional.of(new RunView(out()));
+            if (isNamed) return work.start(Batch.Selection.named(ids, force));
+            work.rows.ids = ids;
+            return work.start(Batch.Selection.LISTED);
         }
 
-        private Optional<Work.LiveView> view(List<String> ids) {
-            return ids.size() == 1 ? Optional.of(new RunView(out())) : Optional.empty();
-        }
-
-        /// Opens a batch in place of the one before. Edits stay with their CSV; with another one they would be lost, so
-        /// that takes `force`.
+        /// Opens a batch instead of the one before. Edits belong to their CSV, so another CSV takes `force`.
         void open(Optional<Path> input, Path output, boolean force) {
-            boolean same = input.isPresent() && isOpen(input.get());
-            if (!same && !force && !edits.byId.isEmpty()) throw new Unusable(edits.count()
-                    + " not in any CSV yet: 'save FILE' writes a CSV with them, 'open --force' drops them");
+            boolean isSame = input.isPresent() && isOpen(input.get());
+            if (!isSame && !force && edits.isUnsaved()) throw new Unusable(edits.count()
+                    + " not saved\nhint: 'save CSV' writes a CSV with them, 'open --force' discards them");
             var now = stampsOf(input.stream());
             var csv = input.map(this::opened);
             read(BatchFiles.of(output), csv);
             csvStamps = now;
             form = null;
-            if (same) edits.rebase(batch);
-            else edits.byId.clear();
+            edits.rebase(isSame ? edits.rows(batch) : List.of());
         }
 
         private Csv opened(Path input) {
             try (var source = Csv.Source.of(input)) {
-                if (source.temporary()) throw new Unusable(input + ": the shell reads its CSV again and again"
-                        + "\nhint: save it as a regular file first");
+                if (source.temporary())
+                    throw new Unusable(input + ": the shell reads the CSV repeatedly\nhint: save it to a file first");
                 return shell.setup.open(source, input);
             } catch (IOException problem) {
                 throw new Unusable(input + ": " + Text.of(problem));
             }
         }
 
-        /// The files are looked at before they are read: what comes meanwhile is read next time.
+        /// Takes the stamps before it reads the files: what is written meanwhile is read next time.
         private void read(BatchFiles files, Optional<Csv> csv) {
             var now = stampsOf(files.all().stream());
             batch = Batch.peek(files, csv, List.of());
             stamps = now;
         }
 
-        /// A file whose stamp is the same has not been written in between.
+        /// Two equal stamps mean that a file was not written in between.
         private static List<String> stampsOf(Stream<Path> files) {
             return files.map(file -> {
                 try {
@@ -1242,48 +1135,49 @@ final class DifyExec implements Runnable {
             return batch != null;
         }
 
-        boolean isOpen(Path input) {
+        private boolean isOpen(Path input) {
             try {
                 return csvPath().isPresent() && Files.exists(input) && Files.isSameFile(csvPath().get(), input);
             } catch (IOException _) {
-                return false; // it cannot be looked at, so it is not the open one
+                return false;
             }
         }
 
-        BatchFiles files() {
-            if (batch == null) throw new Unusable("no batch is open: 'open CSV JSONL'");
+        private BatchFiles files() {
+            if (batch == null) throw new Unusable("no batch is open\nhint: 'open CSV JSONL' opens one");
             return batch.files();
         }
 
-        /// The CSV, which must be as it was when it was opened.
+        /// The CSV, which must not have changed since it was opened.
         Csv csv() {
-            var results = files().results().toString();
-            var csv = batch.csv().orElseThrow(() -> new Unusable("the batch was opened without its CSV: 'open CSV "
-                    + Text.shell(results) + "'"));
-            refuseChangedCsv();
-            return csv;
+            var results = Text.shell(files().results().toString());
+            if (isCsvChanged()) throw csvChanged();
+            return batch.csv().orElseThrow(() -> new Unusable("the batch is open without its CSV"
+                    + "\nhint: 'open CSV " + results + "' adds it"));
         }
 
-        void refuseChangedCsv() {
-            if (!isOpen() || csvStamps.equals(stampsOf(csvPath().stream()))) return;
+        private boolean isCsvChanged() {
+            return isOpen() && !csvStamps.equals(stampsOf(csvPath().stream()));
+        }
+
+        private Unusable csvChanged() {
             var csv = csvPath().orElseThrow().toString();
-            throw new Unusable(csv + " was changed since it was opened: 'open " + Text.shell(csv) + " "
-                    + Text.shell(files().results().toString()) + "' reads it anew; your edits are kept");
+            return new Unusable(csv + " has changed since it was opened\nhint: 'open " + Text.shell(csv) + " "
+                    + Text.shell(files().results().toString()) + "' reads it again and keeps your edits");
         }
 
         private Optional<Path> csvPath() {
-            return Optional.ofNullable(batch).flatMap(Batch::csv).map(csv -> csv.path());
+            return Optional.ofNullable(batch).flatMap(Batch::csv).map(Csv::path);
         }
 
-        /// Where the batch stands, read again once its files were written.
+        /// The batch, read again if its files have been written.
         Batch batch() {
-            refuseChangedCsv();
+            if (isCsvChanged()) throw csvChanged();
             if (!stampsOf(files().all().stream()).equals(stamps)) read(files(), batch.csv());
             return batch;
         }
 
-        /// The number of a row.
-        int entry(String id) {
+        private int entry(String id) {
             return batch().known(id.strip(), "");
         }
 
@@ -1293,61 +1187,57 @@ final class DifyExec implements Runnable {
             return csv().rows(row -> row == entry, batch().index()).next();
         }
 
-        /// `COLUMN=VALUE` words. What names no column is told, and so is the id, which stays.
-        Map<String, String> cells(List<String> words) {
+        private Map<String, String> cells(List<String> words) {
             var cells = new LinkedHashMap<String, String>();
             for (var word : words) {
-                var column = csv().columns().stream().filter(name -> word.startsWith(name + "="))
-                        .max(Comparator.comparingInt(String::length));
-                if (column.isEmpty() && word.indexOf('=') < 0)
-                    throw new Unusable(Text.quoted(word) + ": COLUMN=VALUE is needed, a value with blanks in quotes");
-                var name = column.orElseGet(() -> column(word.substring(0, word.indexOf('='))));
-                if (csv().isId(name)) throw new Unusable("the id of a row stays as it is");
+                if (word.indexOf('=') < 0) throw new Unusable(Text.quoted(word)
+                        + " is not COLUMN=VALUE\nhint: quote a value with blanks, as in text=\"two words\"");
+                var name = csv().columns().stream().filter(column -> word.startsWith(column + "="))
+                        .max(Comparator.comparingInt(String::length)) // a column's name may have a = in it
+                        .orElseGet(() -> column(word.substring(0, word.indexOf('='))));
+                if (csv().isId(name)) throw new Unusable("the id of a row cannot be changed");
                 cells.put(name, word.substring(name.length() + 1));
             }
             return cells;
         }
 
-        String column(String name) {
+        private String column(String name) {
             var columns = csv().columns();
             if (columns.contains(name)) return name;
-            throw new Unusable("there is no column " + Text.quoted(name)
-                    + Nearest.of(name, columns).map(near -> "; did you mean " + Text.quoted(near) + "?").orElse("")
-                    + " (the columns: " + Text.text(String.join(", ", columns), 300) + ")");
+            throw new Unusable("no column " + Text.quoted(name) + "\nhint: " + Nearest.of(name, columns)
+                    .map(near -> "did you mean " + Text.quoted(near) + "?")
+                    .orElse("the columns are " + Text.text(String.join(", ", columns), 300)));
         }
 
-        /// What has been changed in the rows of this CSV.
+        /// Applied to the rows of a CSV that a command reads.
         UnaryOperator<Row> edits(Path input) {
             return isOpen(input) ? edits : UnaryOperator.identity();
         }
 
-        Connection connect(Csv csv, PrintWriter err) throws IOException {
-            return shell.setup.connect(shell.demo.version, csv.columns(), 1, err).withoutRetries();
+        /// The workflow's form. One that could not be fetched before is asked for again.
+        private KnownForm form() throws InterruptedException, ExecutionException {
+            if (form != null && form.isDone() && !form.get().note().isEmpty()) form = null;
+            return fetchedForm().get();
         }
 
-        /// The workflow's form; asked for again when it could not be had before.
-        KnownForm form() throws InterruptedException, ExecutionException {
-            if (form == null || form.isDone() && !form.get().note().isEmpty()) askForForm();
-            return form.get();
+        /// The form, if it arrives at once. Otherwise it is there the next time.
+        Optional<Form> formSoon() {
+            return fetchedForm().handle((known, _) -> Optional.ofNullable(known).map(KnownForm::form))
+                    .completeOnTimeout(Optional.empty(), 500, MILLISECONDS).join();
         }
 
-        /// The form if it is there within so long; else it is asked for all the same, for the next time.
-        Optional<Form> formWithin(Duration longest) {
-            if (form == null) askForForm();
-            return form.handle((known, _) -> Optional.ofNullable(known).map(KnownForm::form))
-                    .completeOnTimeout(Optional.empty(), longest.toMillis(), MILLISECONDS).join();
-        }
-
-        private void askForForm() {
+        private CompletableFuture<KnownForm> fetchedForm() {
             var csv = csv();
-            form = CompletableFuture.supplyAsync(() -> known(csv), Thread::startVirtualThread);
+            if (form == null) form = CompletableFuture.supplyAsync(() -> fetchForm(csv), Thread::startVirtualThread);
+            return form;
         }
 
-        private KnownForm known(Csv csv) {
-            var said = new StringWriter();
-            try (var server = connect(csv, new PrintWriter(said))) {
-                var form = server.form(server.greet(""), csv, csv.path());
-                return new KnownForm(form, said.toString().strip());
+        private KnownForm fetchForm(Csv csv) {
+            var messages = new StringWriter();
+            try (var dify = shell.setup.connect(shell.demo.version, csv.columns(), 1, new PrintWriter(messages))
+                    .withoutRetries()) {
+                var form = dify.form(dify.greet(""), csv, csv.path());
+                return new KnownForm(form, messages.toString().strip());
             } catch (Unusable problem) {
                 return new KnownForm(Form.ofText(), problem.getMessage());
             } catch (IOException | InterruptedException problem) {
@@ -1355,21 +1245,12 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Refuses edits that the workflow would not accept. A row can have several wrong cells, edited one by one.
-        static void check(Form form, Row row, Set<String> edited) {
-            var problems = form.problems(row).stream().filter(problem -> edited.contains(problem.column())).toList();
-            if (!problems.isEmpty()) throw new Unusable("row " + Text.id(row.id()) + ": "
-                    + problems.stream().map(Inspection.Problem::text).collect(joining("; ")));
-        }
-
-        /// Rows whose cause of failure, or id, contains a text, in any case.
-        List<Integer> failures(String text) {
-            var batch = batch();
+        /// Rows with a text in their id or error, in any case.
+        private List<Integer> failures(String text) {
+            var index = batch().index();
             var wanted = text.toLowerCase(Locale.ROOT);
-            return onRetryList(batch.index())
-                    .filter(entry -> Stream.of(batch.index().id(entry), batch.history().cause(entry))
-                            .anyMatch(told -> told.toLowerCase(Locale.ROOT).contains(wanted)))
-                    .boxed().toList();
+            return onRetryList(index).filter(entry -> Stream.of(index.id(entry), batch.history().cause(entry))
+                    .anyMatch(field -> field.toLowerCase(Locale.ROOT).contains(wanted))).boxed().toList();
         }
 
         private static IntStream onRetryList(Index index) {
@@ -1379,13 +1260,9 @@ final class DifyExec implements Runnable {
         /// `results.jsonl (2 failed) dify> `
         String prompt() {
             if (!isOpen()) return "dify> ";
-            var name = Text.text(files().results().getFileName().toString(), 40);
-            try {
-                long failed = onRetryList(batch().index()).count();
-                return name + (failed == 0 ? "" : " (" + failed + " failed)") + " dify> ";
-            } catch (Unusable _) {
-                return name + " (?) dify> "; // the next command says what is wrong
-            }
+            long failed = isCsvChanged() ? 0 : onRetryList(batch().index()).count();
+            return Text.text(files().results().getFileName().toString(), 40)
+                    + (isCsvChanged() ? " (?)" : failed == 0 ? "" : " (" + failed + " failed)") + " dify> ";
         }
 
         /// `results.jsonl: 5 rows, 3 succeeded, 2 failed`
@@ -1395,12 +1272,10 @@ final class DifyExec implements Runnable {
                     + (index.rows() == 0 ? "" : ", " + RowStatus.counts(index::count));
         }
 
-        /// Cells changed in the shell and not in the CSV, by row and column.
+        /// Cells that were changed in the shell, by row and column.
         static final class Edits implements UnaryOperator<Row> {
-            final Map<String, Edited> byId = new LinkedHashMap<>();
-
-            /// A row as the CSV has it, and its cells that are others now.
-            record Edited(Row row, Map<String, String> cells) {}
+            private final Map<String, Map<String, String>> byId = new LinkedHashMap<>();
+            private boolean isSaved = true;
 
             @Override
             public Row apply(Row row) {
@@ -1408,74 +1283,78 @@ final class DifyExec implements Runnable {
             }
 
             Map<String, String> of(String id) {
-                return byId.containsKey(id) ? byId.get(id).cells() : Map.of();
+                return byId.getOrDefault(id, Map.of());
             }
 
-            /// @param row as the CSV has it; a cell that becomes what it is there is no edit any more
+            boolean isUnsaved() {
+                return !isSaved && !byId.isEmpty();
+            }
+
             void set(Row row, Map<String, String> cells) {
-                var edited = new LinkedHashMap<>(of(row.id()));
-                edited.putAll(cells);
-                edited.entrySet().removeAll(row.inputs().entrySet());
-                if (edited.isEmpty()) byId.remove(row.id());
-                else byId.put(row.id(), new Edited(row, edited));
+                byId.computeIfAbsent(row.id(), _ -> new LinkedHashMap<>()).putAll(cells);
+                isSaved = false;
+                keep(row);
             }
 
-            /// Takes back a column's edit, or all of the row. False: there was none.
-            boolean unset(String id, Optional<String> column) {
-                if (column.isEmpty()) return byId.remove(id) != null;
-                var edited = byId.get(id);
-                if (edited == null || edited.cells().remove(column.get()) == null) return false;
-                if (edited.cells().isEmpty()) byId.remove(id);
-                return true;
-            }
-
-            /// The CSV was read anew: edits of rows and columns that are gone go too, and so do those that it has.
-            void rebase(Batch batch) {
-                var before = Map.copyOf(byId);
-                byId.clear();
-                batch.rows(entry -> before.containsKey(batch.index().id(entry))).forEachRemaining(row -> {
-                    var cells = new LinkedHashMap<>(before.get(row.id()).cells());
+            /// Drops what the CSV has, too, or has no column for.
+            private void keep(Row row) {
+                byId.computeIfPresent(row.id(), (_, cells) -> {
                     cells.keySet().retainAll(row.inputs().keySet());
-                    set(row, cells);
+                    cells.entrySet().removeAll(row.inputs().entrySet());
+                    return cells.isEmpty() ? null : cells;
                 });
             }
 
-            /// `3 edits of 2 rows`
+            /// Removes the edits of a row, or of one column of it. False: there were none.
+            boolean unset(String id, Optional<String> column) {
+                if (column.isEmpty()) return byId.remove(id) != null;
+                if (!of(id).containsKey(column.get())) return false;
+                byId.get(id).remove(column.get());
+                byId.values().removeIf(Map::isEmpty);
+                return true;
+            }
+
+            /// Rows of the CSV that are edited.
+            List<Row> rows(Batch batch) {
+                var rows = new ArrayList<Row>();
+                batch.rows(entry -> byId.containsKey(batch.index().id(entry))).forEachRemaining(rows::add);
+                return rows;
+            }
+
+            /// The CSV is another one, or was read again.
+            void rebase(List<Row> rows) {
+                byId.keySet().retainAll(rows.stream().map(Row::id).toList());
+                rows.forEach(this::keep);
+            }
+
+            /// `3 edits in 2 rows`
             String count() {
-                return Text.count(byId.values().stream().mapToLong(edited -> edited.cells().size()).sum(), "edit")
-                        + " of " + Text.count(byId.size(), "row");
+                return Text.count(byId.values().stream().mapToLong(Map::size).sum(), "edit")
+                        + " in " + Text.count(byId.size(), "row");
             }
 
-            /// Writes the CSV anew with the edits in it: same encoding, delimiter, mark and line ends, whole or not at
-            /// all.
+            /// Writes the CSV with the edits: same encoding, delimiter and line ends, whole or not at all.
             void save(Csv csv, Index index, Path to) {
-                byId.forEach((id, edited) -> edited.cells().forEach((column, cell) ->
-                        unwritable(cell, csv.charset()).ifPresent(character -> {
-                            throw new Unusable(to + ": row " + Text.id(id) + ", column " + Text.quoted(column)
-                                    + ": the edit has a character that " + csv.charset() + " cannot write ("
-                                    + Text.quoted(character) + ")\nhint: set it without");
-                        })));
-                AtomicFile.write(to, out -> write(csv, index, out));
-            }
-
-            private static Optional<String> unwritable(String text, Charset charset) {
-                var encoder = charset.newEncoder();
-                return text.codePoints().mapToObj(Character::toString).filter(c -> !encoder.canEncode(c)).findFirst();
-            }
-
-            private void write(Csv csv, Index index, OutputStream to) throws IOException {
-                var out = csv.writer(to);
-                for (var rows = csv.with(this).rows(_ -> true, index); rows.hasNext(); )
-                    out.write(rows.next().inputs().values());
-                out.flush();
+                var charset = csv.charset();
+                byId.forEach((id, cells) -> cells.forEach((column, cell) -> {
+                    if (!charset.newEncoder().canEncode(cell)) throw new Unusable(to + ": row " + Text.id(id) + ", column "
+                            + Text.quoted(column) + " has a character that " + charset + " cannot encode");
+                }));
+                AtomicFile.write(to, out -> {
+                    var writer = csv.writer(out);
+                    for (var rows = csv.with(this).rows(_ -> true, index); rows.hasNext(); )
+                        writer.write(rows.next().inputs().values());
+                    writer.flush();
+                });
+                isSaved = true;
             }
         }
     }
 
-    /// A retry of one row: each node with its times as it comes, text as it comes, then the outcome.
+    /// A retry of one row: nodes and text as they come, then the outcome.
     static final class RunView implements Work.LiveView {
         private final PrintWriter out;
-        private final long began = System.nanoTime();
+        private final long startedAt = System.nanoTime();
         private Optional<Response.Ran> last = Optional.empty();
         private Optional<Outcome> outcome = Optional.empty();
         private boolean inText = false;
@@ -1509,10 +1388,9 @@ final class DifyExec implements Runnable {
 
         private void line(String text) {
             end();
-            out.println(String.format(Locale.ROOT, "  %6.2f s  ", (System.nanoTime() - began) / 1e9) + text);
+            out.println(String.format(Locale.ROOT, "  %6.2f s  ", (System.nanoTime() - startedAt) / 1e9) + text);
         }
 
-        /// A line of its own for each of the text's.
         private void text(String text) {
             for (var part : text.split("(?<=\n)")) {
                 if (part.isEmpty()) continue;
@@ -1540,7 +1418,7 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
-        /// Of the line of a text that goes on.
+        /// Ends a line of text.
         @Override
         public void end() {
             if (inText) out.println();
@@ -1555,7 +1433,7 @@ final class DifyExec implements Runnable {
             });
             outcome.ifPresent(this::print);
             if (tally.count(Tally.Counter.HARVESTED) > 0 && tally.succeeded() > 0)
-                out.println("The result was recovered without running the row again.");
+                out.println("Recovered the result without running again.");
             var exit = tally.succeeded() > 0 ? Exit.OK : Exit.ROWS_FAILED;
             return stop.map(Stop::exit).orElse(exit).code;
         }
@@ -1565,7 +1443,13 @@ final class DifyExec implements Runnable {
             out.println(word.substring(0, 1).toUpperCase(Locale.ROOT) + word.substring(1)
                     + last.map(RunView::used).orElse("")
                     + (outcome.text().isEmpty() ? "" : ": " + Text.text(outcome.text(), 500)));
-            if (outcome.status().isSuccess()) last.ifPresent(run -> RowView.print(run.outputs(), false, out));
+            if (outcome.status().isSuccess()) last.ifPresent(run -> {
+                try {
+                    RowView.print(Json.MAPPER.readTree(run.outputs()), false, out);
+                } catch (IOException problem) {
+                    out.println("  (cannot read the outputs: " + Text.of(problem) + ")");
+                }
+            });
         }
 
         /// ` in 1.25 s, 12 tokens, 0.0001 USD, run 3f2a`
@@ -1577,10 +1461,9 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// All that is known of one row, by its files and this session. Its outputs are JSON for people: indented, long
-    /// texts cut with a count, and no control character in it.
-    record RowView(ShellSession session, LineOffsets.RowEnds endings, int entry, boolean full, PrintWriter out) {
-        private static final int CUT = 300, LINES = 40;
+    /// Everything known about a row. Unless it is asked for in full, long lines and long values are cut.
+    record RowView(ShellSession session, LineOffsets.Endings endings, int entry, boolean full, PrintWriter out) {
+        private static final int LONGEST = 300, LINES = 40;
 
         void all() throws IOException {
             var index = session.batch().index();
@@ -1591,11 +1474,10 @@ final class DifyExec implements Runnable {
             var traces = endings.traces(entry);
             out.println(traces.isEmpty() ? "No attempts" : "Attempts");
             traces.forEach(this::attempt);
-            if (index.status(entry).isSuccess()) {
-                var ending = endings.of(entry);
-                out.println("Outputs" + (ending.edited() ? " (of edited inputs)" : ""));
-                print(ending.tree(), full, out);
-            }
+            if (!index.status(entry).isSuccess()) return;
+            var ending = endings.of(entry);
+            out.println("Outputs" + (ending.edited() ? " (of edited inputs)" : ""));
+            print(ending.tree(), full, out);
         }
 
         private String id() {
@@ -1606,17 +1488,17 @@ final class DifyExec implements Runnable {
             out.println("Inputs");
             var edited = session.edits.of(row.id());
             row.with(edited).inputs().forEach((column, cell) -> {
-                var lines = cut(cell, full).lines().map(line -> Text.text(line, Integer.MAX_VALUE)).toList();
-                out.println("  " + Text.text(column, 40) + (edited.containsKey(column) ? " (edited)" : "") + ": "
-                        + (lines.size() == 1 ? lines.getFirst() : ""));
-                if (lines.size() > 1) lines.forEach(line -> out.println("    " + line));
+                out.print("  " + Text.text(column, 40) + (edited.containsKey(column) ? " (edited):" : ":"));
+                boolean isShort = cell.lines().count() < 2;
+                out.print(isShort && !cell.isEmpty() ? "" : "\n");
+                print(isShort ? " " : "    ", cell, full, out);
             });
         }
 
         private void attempt(LineOffsets.RowEnds.Trace trace) {
             out.println("  " + Times.local(trace.attempt.t()) + "  " + trace.attempt.mode()
                     + (trace.attempt.edited() ? ", edited" : "")
-                    + (trace.ends.isEmpty() ? "  no end known" + run(trace.run) : ""));
+                    + (trace.ends.isEmpty() ? "  unfinished" + run(trace.run) : ""));
             for (var end : trace.ends) out.println("    " + Text.text(end.outcome().replace('_', ' '), 40)
                     + (end.http() == 0 ? "" : ", HTTP " + end.http())
                     + String.format(Locale.ROOT, " after %.2f s", end.seconds())
@@ -1630,49 +1512,25 @@ final class DifyExec implements Runnable {
         }
 
         void output(String pointer) throws IOException {
-            var all = outputs();
+            if (!session.batch().index().status(entry).isSuccess())
+                throw new Unusable("row " + Text.id(id()) + " has no outputs yet");
+            var all = endings.of(entry).tree();
             var part = all.at(pointer);
-            var top = all.properties().stream().map(field -> "/" + field.getKey()).collect(joining(", "));
-            if (part.isMissingNode()) throw new Unusable("there is no " + Text.quoted(pointer) + " in the outputs; "
-                    + (top.isEmpty() ? "there are none" : "at the top there are " + Text.text(top, 300)));
+            var names = all.properties().stream().map(field -> "/" + field.getKey()).collect(joining(", "));
+            if (part.isMissingNode()) throw new Unusable("no " + Text.quoted(pointer) + " in the outputs\nhint: "
+                    + (names.isEmpty() ? "they are empty" : "they have " + Text.text(names, 300)));
             print(part, full, out);
         }
 
-        private JsonNode outputs() throws IOException {
-            if (session.batch().index().status(entry).isSuccess()) return endings.of(entry).tree();
-            throw new Unusable("row " + Text.id(id()) + " has no outputs yet");
-        }
-
-        static void print(byte[] outputs, boolean full, PrintWriter out) {
-            try {
-                print(Json.MAPPER.readTree(outputs), full, out);
-            } catch (IOException problem) {
-                out.println("  (the outputs cannot be read: " + Text.of(problem) + ")");
-            }
-        }
-
-        /// What is cut is cut in the value itself.
+        /// A text as it is, anything else as indented JSON.
         static void print(JsonNode value, boolean full, PrintWriter out) {
-            var shown = full ? value : cut(value);
-            var lines = (shown.isTextual() ? shown.asText() : shown.toPrettyString()).lines().toList();
-            Text.some(lines, full ? Long.MAX_VALUE : LINES,
-                    line -> out.println("  " + Text.text(line, Integer.MAX_VALUE)), "  %s lines (--full)", out);
+            print("  ", value.isTextual() ? value.asText() : value.toPrettyString(), full, out);
         }
 
-        /// `the first words… (+1234 characters)`
-        private static String cut(String text, boolean full) {
-            if (full || text.length() <= CUT + 20) return text;
-            var cut = Text.cut(text, CUT);
-            return cut + "… (+" + (text.length() - cut.length()) + " characters)";
-        }
-
-        private static JsonNode cut(JsonNode value) {
-            if (value.isTextual()) return Json.MAPPER.getNodeFactory().textNode(cut(value.asText(), false));
-            if (value instanceof ArrayNode items)
-                for (int at = 0; at < items.size(); at++) items.set(at, cut(items.get(at)));
-            if (value instanceof ObjectNode object)
-                object.properties().forEach(field -> field.setValue(cut(field.getValue())));
-            return value;
+        private static void print(String start, String text, boolean full, PrintWriter out) {
+            Text.some(text.lines().toList(), full ? Long.MAX_VALUE : LINES,
+                    line -> out.println(start + Text.text(line, full ? Integer.MAX_VALUE : LONGEST)),
+                    "  %s lines (--full)", out);
         }
     }
 
