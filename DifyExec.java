@@ -774,6 +774,19 @@ final class DifyExec implements Runnable {
                 return text.toString();
             }
 
+            /// JLine itself completes `it's` without a backslash.
+            @Override
+            public ParsedLine parse(String line, int cursor, ParseContext context) {
+                var parsed = (ArgumentList) super.parse(line, cursor, context);
+                return new ArgumentList(line, parsed.words(), parsed.wordIndex(), parsed.wordCursor(), cursor, null,
+                        parsed.rawWordCursor(), parsed.rawWordLength()) {
+                    @Override
+                    public CharSequence escape(CharSequence candidate, boolean whole) {
+                        return candidate.toString().replaceAll("(?U)[\\s\"'\\\\]", "\\\\$0");
+                    }
+                };
+            }
+
             /// An apostrophe in a comment opens no quote.
             @Override
             public boolean isQuoteChar(CharSequence line, int at) {

@@ -433,17 +433,16 @@ final class ChatflowTest extends WholeCommand {
             assertEquals(2, stats().path("started").asInt(), stats().toString());
         }
 
-        /// A try is the row's run: what it was asked is not asked again.
         @ParameterizedTest
         @CsvSource({"1.16.0, auto", "1.16.0, blocking", "1.14.2, auto", "1.9.2, auto", "1.9.2, blocking"})
-        void isNotPaidAgainWhereTheShellHasTriedIt(String version, String mode) throws IOException {
+        void isNotPaidAgainWhereTheShellHasRunIt(String version, String mode) throws IOException {
             var settings = start(Simulator.Setup.Kind.CHATFLOW, "--dify", version, "--columns", "id");
             csv("id,query", "1,Why?", "2,Who?");
             var outer = commandLine(Env.of(settings)).setOut(new PrintWriter(new StringWriter()))
                     .setErr(new PrintWriter(new StringWriter()));
             outer.parseArgs("shell", "--mode", mode, "-i", input(), "-o", output());
             Shell shell = outer.getSubcommands().get("shell").getCommand();
-            ShellTest.opened(shell).execute(Shell.Words.of("try 1").texts());
+            ShellTest.opened(shell).execute("retry 1");
 
             var call = call(settings, typed("run", "--mode", mode));
 
@@ -563,7 +562,7 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
-        void isTriedInTheShellWhereItsAnswerComesIn() throws IOException {
+        void isRetriedInTheShellWhereItsAnswerComesIn() throws IOException {
             csv("id,question", "1,Why?");
             var out = new StringWriter();
             var outer = commandLine(Env.of(Map.of())).setOut(new PrintWriter(out, true))
@@ -572,14 +571,14 @@ final class ChatflowTest extends WholeCommand {
             Shell shell = outer.getSubcommands().get("shell").getCommand();
             var session = ShellTest.opened(shell);
 
-            for (var typed : List.of("try 1", "accept 1")) session.execute(Shell.Words.of(typed).texts());
+            session.execute("retry 1");
 
             assertTrue(out.toString().contains("| Demo answer to: Why?"), out.toString());
             assertEquals("Demo answer to: Why?", result("1").at("/outputs/answer").asText());
         }
 
         @Test
-        void isNotTriedInTheShellWithoutAQuestion() throws IOException {
+        void isNotSentByTheShellWithoutAQuestion() throws IOException {
             csv("id,question", "1,Why?");
             var out = new StringWriter();
             var outer = commandLine(Env.of(Map.of())).setOut(new PrintWriter(out, true))
@@ -587,7 +586,7 @@ final class ChatflowTest extends WholeCommand {
             outer.parseArgs("shell", "--demo=chatflow", "-i", input(), "-o", output());
             Shell shell = outer.getSubcommands().get("shell").getCommand();
 
-            int code = ShellTest.opened(shell).execute(List.of("try", "1"));
+            int code = ShellTest.opened(shell).execute("retry 1");
 
             assertEquals(2, code, out.toString());
             assertTrue(out.toString().contains("--query-column question takes that one\nhint: "), out.toString());
