@@ -1128,7 +1128,7 @@ class ShellTest {
             tmux("resize-window", "-x", "50", "-y", "20");
             type("set r-4 text=" + KEY);
             press("Enter");
-            shows("+ " + KEY);
+            shows("+ app-***");
             prompts();
             type("edits");
             press("Enter");
@@ -1278,7 +1278,7 @@ class ShellTest {
             type("failures");
             press("Enter");
 
-            shows("No such row");
+            shows("No failed");
             assertEquals("interrupted", events("end").getLast().path("outcome").asText());
             leaves();
         }
