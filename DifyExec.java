@@ -1475,7 +1475,7 @@ final class DifyExec implements Runnable {
     }
 
     /// Everything known about a row. Unless it is asked for in full, long lines and long values are cut.
-    record RowView(ShellSession session, LineOffsets.Endings endings, int entry, boolean full, PrintWriter out) {
+    record RowView(ShellSession session, LineOffsets.RowEnds endings, int entry, boolean full, PrintWriter out) {
         private static final int LONGEST = 300, LINES = 40;
 
         void all() throws IOException {
