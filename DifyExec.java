@@ -7668,8 +7668,13 @@ final class DifyExec implements Runnable {
                 if (isHeld && (shard.isEmpty() || shard.get().count() != Shards.shard(other).count()))
                     throw new Unusable(other.lock + ": shard " + Shards.shard(other)
                             + " is running\nhint: wait for it, or choose another -o");
-                if (!isHeld && !other.isBegun() && Files.size(other.lock) == 0) Files.delete(other.lock);
+                if (!isHeld && !other.isBegun()) other.removeLock();
             }
+        }
+
+        /// Of a call from which nothing came. A lock file with text in it is not ours.
+        void removeLock() throws IOException {
+            if (Files.exists(lock) && Files.size(lock) == 0) Files.delete(lock);
         }
 
         private static Unusable locked(Path file) {
@@ -7713,7 +7718,7 @@ final class DifyExec implements Runnable {
         static final class Lock implements AutoCloseable {
             /// A process that starts holds another byte than one that writes.
             private static final int WRITER = 0, STARTER = 1;
-            private static final Duration PATIENCE = Duration.ofMinutes(1);
+            private static final int START_TRIES = 3000; // for a minute
 
             private final BatchFiles files;
             private final Object key;
@@ -7733,7 +7738,7 @@ final class DifyExec implements Runnable {
 
             /// Waits while another process looks at the locks: that takes it moments.
             static Lock start(BatchFiles whole) throws IOException {
-                for (var end = Instant.now().plus(PATIENCE); Instant.now().isBefore(end); LockSupport.parkNanos(20_000_000))
+                for (long tries = 0; tries < START_TRIES; tries++) {
                     try {
                         var lock = new Lock(whole);
                         lock.starter = lock.lock(STARTER);
@@ -7742,6 +7747,8 @@ final class DifyExec implements Runnable {
                     } catch (NoSuchFileException _) {
                         // a call that was refused has just removed it
                     }
+                    LockSupport.parkNanos(20_000_000);
+                }
                 throw locked(whole.lock);
             }
 
@@ -7795,7 +7802,7 @@ final class DifyExec implements Runnable {
             @Override
             public void close() throws IOException {
                 try (channel) {
-                    if (writer != null && channel.size() == 0 && !files.isBegun()) Files.deleteIfExists(files.lock);
+                    if (writer != null && !files.isBegun()) files.removeLock();
                 }
             }
         }
@@ -7900,8 +7907,9 @@ final class DifyExec implements Runnable {
             var own = files.shard().map(Shard::toString).orElse("");
             var before = history.merge.isPresent() ? "" : history.session.get().shard();
             if (!own.equals(before)) throw new Unusable(files.log() + ": this batch was started "
-                    + (before.isEmpty() ? "without --shard" : "with --shard " + before) + (own.isEmpty()
-                            ? " and is not merged\nhint: merge its shards" : "\nhint: continue like that, or choose another -o"));
+                    + (before.isEmpty() ? "without --shard" : "with --shard " + before)
+                    + (own.isEmpty() ? " and is not merged\nhint: merge its shards"
+                            : "\nhint: continue like that, or choose another -o"));
             if (!own.isEmpty()) requireSameRows(files.log(), history.session.get(), csv);
         }
 
@@ -7915,13 +7923,16 @@ final class DifyExec implements Runnable {
         }
 
         private static String reading(String idColumn, String encoding, String delimiter) {
-            return "id column " + Text.quoted(idColumn) + ", encoding " + encoding + ", delimiter " + Text.quoted(delimiter);
+            return "id column " + Text.quoted(idColumn) + ", encoding " + encoding
+                    + ", delimiter " + Text.quoted(delimiter);
         }
 
         private static Optional<SessionEvent> firstSession(Path log) throws IOException {
             try (var lines = new Lines(log)) {
-                while (lines.next())
-                    if (Event.read(lines.bytes()).orElse(null) instanceof SessionEvent session) return Optional.of(session);
+                while (lines.next()) {
+                    var event = Event.read(lines.bytes());
+                    if (event.orElse(null) instanceof SessionEvent session) return Optional.of(session);
+                }
             }
             return Optional.empty();
         }
@@ -7940,10 +7951,10 @@ final class DifyExec implements Runnable {
                     + ": this batch was started without --shard\nhint: continue without it, or choose another -o");
             for (var shard : merged.shards) requireCount(whole, shard.count(), own.count());
             if (!merged.shards.contains(own)) return;
-            if (merged.isContinued) throw new Unusable(whole.log() + ": the merged batch was continued, and it includes shard "
-                    + own + "\nhint: continue without --shard");
-            if (isBlank) throw new Unusable(files.log() + ": missing or empty, but shard " + own
-                    + " was merged; its rows would be paid for twice\nhint: bring it back, or continue without --shard");
+            if (merged.isContinued) throw new Unusable(whole.log() + ": includes shard " + own
+                    + ", and run or retry has continued it\nhint: continue without --shard");
+            if (isBlank) throw new Unusable(files.log() + ": missing or empty, but shard " + own + " was merged; its rows "
+                    + "would be paid for twice\nhint: bring it back, or continue without --shard");
         }
 
         /// Refuses the whole batch if a shard in the folder has done more than was merged.
@@ -7962,7 +7973,7 @@ final class DifyExec implements Runnable {
             if (rows.isEmpty()) return;
             throw new Unusable(files.results() + ": " + Text.count(sum(rows), "row belongs", "rows belong")
                     + " to shards that were not merged (" + Text.first(8, rows.keySet().stream().map(Shard::toString))
-                    + "); they would be paid for twice\nhint: merge those shards first, or choose other rows with --ids");
+                    + "); they would be paid for twice\nhint: merge those first, or choose other rows with --ids");
         }
 
         private static long sum(SortedMap<Shard, Long> rows) {
@@ -7972,11 +7983,12 @@ final class DifyExec implements Runnable {
         /// Refuses to merge over a batch that is more than its shards.
         void requireMergeable(Index index, boolean partial) throws IOException {
             var merged = Merged.of(whole.log());
-            if (merged.isStartedWhole || BatchFiles.FirstLine.isEmpty(whole.log()) && !BatchFiles.FirstLine.isEmpty(whole.results()))
-                throw new Unusable(whole.results() + ": this batch was started without --shard"
-                        + "\nhint: move its files away, or choose another -o");
-            if (merged.isContinued) throw new Unusable(whole.log() + ": the merged batch was continued by run or retry"
-                    + "\nhint: continue it without --shard");
+            boolean hasOtherResults = BatchFiles.FirstLine.isEmpty(whole.log())
+                    && !BatchFiles.FirstLine.isEmpty(whole.results());
+            if (merged.isStartedWhole || hasOtherResults) throw new Unusable(whole.results()
+                    + ": this batch was started without --shard\nhint: move its files away, or choose another -o");
+            if (merged.isContinued) throw new Unusable(whole.log()
+                    + ": run or retry has continued the merged batch\nhint: continue without --shard");
             var here = files.stream().map(Shards::shard).collect(Collectors.toSet());
             for (var shard : merged.shards) if (!here.contains(shard))
                 throw new Unusable(whole.log() + ": includes shard " + shard + ", whose files are missing"
