@@ -510,16 +510,75 @@ final class EngineTest {
             assertEquals(scene.sent.getFirst().user(), scene.looked.getFirst().attempt().user());
         }
 
-        @Test
-        void aCutRunThatFailedOfSomethingTransientIsTriedAgain() throws Exception {
+        /// One row: the answers to its attempts and what look-ups find, one after the other (the last one stays), how its
+        /// attempts end, and how many seconds that takes at least and at most.
+        @ParameterizedTest(name = "{0} {1}: {2} / {3}")
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", delimiter = '|', textBlock = """
+                mode      | server | answers                                           | found                             | ends                   | least | most
+                BLOCKING  | 1.14.2 | cut run-7, succeeded run-8                        | failed Rate Limit Error           | again, succeeded       | 0     | 2
+                BLOCKING  | 1.14.2 | failed Rate Limit Error                           | succeeded run-7                   | succeeded              | 0     | 1
+                BLOCKING  | 1.14.2 | cut, succeeded run-8                              | absent                            | not_started, succeeded | 30    | 60
+                STREAMING | 1.14.2 | cut, succeeded run-8                              | absent                            | not_started, succeeded | 300   | 330
+                BLOCKING  | 1.9.2  | cut                                               | absent                            | unknown                | 300   | 330
+                STREAMING | 1.9.2  | cut                                               | absent                            | unknown                | 0     | 2
+                BLOCKING  | 1.14.2 | http 504                                          | running run-7                     | unknown                | 300   | 301
+                BLOCKING  | 1.14.2 | stopped run-7                                     | stopped run-7                     | failed                 | 2     | 3
+                BLOCKING  | 1.14.2 | cut run-7                                         | silent, silent, succeeded run-7   | succeeded              | 1     | 3
+                BLOCKING  | 1.14.2 | overdue                                           | running run-7                     | unknown                | 0     | 1
+                STREAMING | 1.14.2 | overdue run-7                                     | succeeded run-7                   | succeeded              | 0     | 1
+                STREAMING | 1.14.2 | contradicted run-7                                | running run-7, succeeded run-7    | succeeded              | 0     | 2
+                STREAMING | 1.14.2 | error name is required in input form              | succeeded run-7                   | succeeded              | 0     | 1
+                STREAMING | 1.16.0 | madeUp Workflow stream ended without a terminal event | running run-7, succeeded run-7 | succeeded             | 0     | 2
+                STREAMING | 1.16.0 | madeUp Rate Limit Error                           | running run-7, succeeded run-7    | succeeded              | 0     | 2
+                STREAMING | 1.16.0 | madeUp                                            | running run-7, succeeded run-7    | succeeded              | 0     | 2
+                STREAMING | 1.16.0 | madeUp Rate Limit Error                           | running run-7                     | unknown                | 300   | 330
+                STREAMING | 1.16.0 | madeUp name is required in input form             | absent                            | failed                 | 0     | 2
+                STREAMING | 1.16.0 | madeUp [Errno 111] Connection refused, succeeded run-8 | absent                       | again, succeeded       | 0     | 2
+                STREAMING | 1.16.0 | madeUp Workflow stream ended without a terminal event, succeeded run-8 | absent       | not_started, succeeded | 300   | 330
+                STREAMING | 1.9.2  | madeUp Workflow stream ended without a terminal event | absent                        | unknown                | 0     | 2
+                STREAMING | 1.16.0 | madeUp Rate Limit Error                           | failed no such city               | failed                 | 0     | 1
+                """)
+        void aRowEndsAsItsAnswersAndLookUpsSay(Mode mode, String server, String answers, String found, String ends,
+                long least, long most) throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(Symptom.CUT, run("run-7")), succeeded("run-8"));
-            scene.found = _ -> ended(failed("Rate Limit Error"));
+            scene.mode = mode;
+            scene.server = server;
+            scene.answer = Answer.inTurn(Stream.of(answers.split(", ")).map(TheEngine::response)
+                    .toArray(Response[]::new));
+            var looks = new ArrayDeque<>(List.of(found.split(", ")));
+            scene.found = _ -> found(looks.size() > 1 ? looks.remove() : looks.peek());
 
-            scene.play();
+            assertEquals(Optional.empty(), scene.play());
 
-            assertEquals(List.of("again", "succeeded"), scene.outcomes("a"));
-            assertEquals("run-8", scene.results().getFirst().path("workflow_run_id").asText());
+            assertEquals(List.of(ends.split(", ")), scene.outcomes("a"));
+            assertEquals(answers.split(", ").length, scene.sent.size());
+            assertEquals(ends.endsWith("succeeded") ? List.of() : List.of("a"), scene.retryIds());
+            assertTrue(scene.took("a").compareTo(seconds(least)) >= 0, scene.took("a").toString());
+            assertTrue(scene.took("a").compareTo(seconds(most)) < 0, scene.took("a").toString());
+        }
+
+        private static Response response(String words) {
+            var word = words.split(" ", 2);
+            var rest = word.length > 1 ? word[1] : "";
+            return switch (word[0]) {
+                case "cut" -> rest.isEmpty() ? cut(Symptom.NO_ANSWER) : cut(Symptom.CUT, run(rest));
+                case "overdue" -> rest.isEmpty() ? cut(Symptom.TIMED_OUT) : cut(Symptom.TIMED_OUT, run(rest));
+                case "contradicted" -> cut(Symptom.CONTRADICTED, run(rest));
+                case "error" -> Response.Refused.event(500, "", rest, Optional.of(run("run-7")));
+                case "madeUp" -> madeUp("run-7", rest);
+                case "http" -> html(Integer.parseInt(rest));
+                case "failed" -> failed(rest);
+                default -> ran(rest, RunStatus.valueOf(word[0].toUpperCase(Locale.ROOT)), "");
+            };
+        }
+
+        private static LookUpResult found(String words) {
+            return switch (words.split(" ")[0]) {
+                case "absent" -> ABSENT;
+                case "silent" -> new LookUpResult.Silent(html(502));
+                case "running" -> running(words.split(" ")[1]);
+                default -> ended((Response.Ran) response(words));
+            };
         }
 
         /// As Dify 1.16 makes an end up: nothing was done, and nothing came of it.
@@ -536,69 +595,6 @@ final class EngineTest {
             return scene;
         }
 
-        @ParameterizedTest
-        @ValueSource(strings = {"Workflow stream ended without a terminal event", "Rate Limit Error", ""})
-        void aRunThatIsSaidToHaveFailedAndGoesOnIsWaitedForAndNeverPaidTwice(String error) throws Exception {
-            var scene = streamed(madeUp("run-7", error));
-            scene.found = _ -> scene.looked.size() < 9 ? running("run-7") : ended(succeeded("run-7"));
-
-            var stop = scene.play();
-
-            assertEquals(Optional.empty(), stop);
-            assertEquals(1, scene.sent.size());
-            assertEquals(List.of("succeeded"), scene.outcomes("a"));
-            assertEquals(List.of("run-7"), scene.resultRuns());
-            assertEquals(List.of("run-7"), Scene.texts("run", scene.log("harvest")));
-            assertEquals(List.of(), scene.log("late"));
-        }
-
-        @Test
-        void aFailureThatIsNotStoredAndWhoseWordsAreARefusalFailsItsRowAtOnce() throws Exception {
-            var scene = streamed(madeUp("never", "name is required in input form"));
-
-            scene.play();
-
-            assertEquals(List.of("failed"), scene.outcomes("a"));
-            assertEquals("name is required in input form", scene.error("a"));
-            assertEquals(1, scene.looked.size());
-            assertEquals(1, scene.sent.size());
-            assertTrue(scene.world.passed().compareTo(seconds(2)) < 0, scene.world.passed().toString());
-        }
-
-        @Test
-        void aFailureThatIsNotStoredAndMayPassIsTriedAgain() throws Exception {
-            var scene = streamed(madeUp("never", "[Errno 111] Connection refused"), succeeded("run-8"));
-
-            scene.play();
-
-            assertEquals(List.of("again", "succeeded"), scene.outcomes("a"));
-            assertEquals(List.of("run-8"), scene.resultRuns());
-        }
-
-        @Test
-        void aFailureThatIsNotStoredAndWhoseWordsProveNothingIsACutWithoutATrace() throws Exception {
-            var scene = streamed(madeUp("never", "Workflow stream ended without a terminal event"),
-                    succeeded("run-8"));
-
-            scene.play();
-
-            assertEquals(List.of("not_started", "succeeded"), scene.outcomes("a"));
-            var between = Duration.between(scene.sent.get(0).at(), scene.sent.get(1).at());
-            assertTrue(between.compareTo(seconds(300)) >= 0, between.toString());
-            assertEquals(Optional.empty(), scene.looked.getLast().run());
-        }
-
-        @Test
-        void anOldServersFailureThatIsNotStoredAndProvesNothingIsUnknown() throws Exception {
-            var scene = streamed(madeUp("never", "Workflow stream ended without a terminal event"));
-            scene.server = "1.9.2";
-
-            scene.play();
-
-            assertEquals(List.of("unknown"), scene.outcomes("a"));
-            assertEquals(1, scene.sent.size());
-        }
-
         @Test
         void aFailureThatIsStoredIsWhatItWasSaidToBeWithItsPrice() throws Exception {
             var priced = new Response.Ran(run("run-7"), RunStatus.FAILED, "{}".getBytes(UTF_8),
@@ -613,67 +609,6 @@ final class EngineTest {
             assertEquals(1, scene.log("end").getFirst().path("price").asInt());
             assertEquals(List.of(), scene.log("harvest"));
             assertEquals(1, scene.looked.size());
-        }
-
-        @Test
-        void whatIsStoredTakesThePlaceOfWhatWasMadeUp() throws Exception {
-            var scene = streamed(madeUp("never", "Rate Limit Error"));
-            scene.found = _ -> ended(ran("run-7", RunStatus.FAILED, "no such city"));
-
-            scene.play();
-
-            assertEquals(List.of("failed"), scene.outcomes("a"));
-            assertEquals("no such city", scene.error("a"));
-            assertEquals("run-7", scene.log("end").getFirst().path("run").asText());
-        }
-
-        @Test
-        void aRunThatIsSaidToHaveFailedAndSaysRunningForEverIsUnknownAtTheTimeLimit() throws Exception {
-            var scene = streamed(madeUp("run-7", "Rate Limit Error"));
-            scene.found = _ -> running("run-7");
-
-            scene.play();
-
-            assertEquals(List.of("unknown"), scene.outcomes("a"));
-            assertEquals(1, scene.sent.size());
-            assertTrue(scene.world.passed().compareTo(seconds(300)) >= 0, scene.world.passed().toString());
-            assertTrue(scene.world.passed().compareTo(seconds(330)) < 0, scene.world.passed().toString());
-        }
-
-        @Test
-        void aBlockingFailureThatWouldBePaidForAgainIsConfirmedToo() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(failed("Rate Limit Error"));
-            scene.found = _ -> ended(succeeded("run-failed"));
-
-            scene.play();
-
-            assertEquals(1, scene.sent.size());
-            assertEquals(List.of("a"), scene.resultIds());
-        }
-
-        @Test
-        void anErrorBeforeASuccessIsSettledByTheRun() throws Exception {
-            var scene = streamed(Response.Refused.event(500, "", "name is required in input form",
-                    Optional.of(run("run-7"))));
-            scene.found = _ -> ended(succeeded("run-7"));
-
-            scene.play();
-
-            assertEquals(Optional.of(run("run-7")), scene.looked.getFirst().run());
-            assertEquals(1, scene.sent.size());
-            assertEquals(List.of("run-7"), scene.resultRuns());
-        }
-
-        @Test
-        void aStreamThatToldTheEndOfAnotherRunIsSettledByItsOwn() throws Exception {
-            var scene = streamed(cut(Symptom.CONTRADICTED, run("run-7")));
-            scene.found = _ -> scene.looked.size() < 3 ? running("run-7") : ended(succeeded("run-7"));
-
-            scene.play();
-
-            assertEquals(1, scene.sent.size());
-            assertEquals(List.of("run-7"), scene.resultRuns());
         }
 
         /// A batch has no use for the words of its streams, which are many.
@@ -720,19 +655,6 @@ final class EngineTest {
 
             assertEquals(List.of(), scene.ids());
             assertEquals(List.of("run-7"), scene.resultRuns());
-        }
-
-        @Test
-        void aRunWithoutATraceIsSentAgainOnceThirtySecondsHavePassed() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-8"));
-
-            scene.play();
-
-            assertEquals(List.of("not_started", "succeeded"), scene.outcomes("a"));
-            var between = Duration.between(scene.sent.get(0).at(), scene.sent.get(1).at());
-            assertTrue(between.compareTo(seconds(30)) >= 0 && between.compareTo(seconds(60)) < 0, between.toString());
-            assertEquals(1, scene.results().getFirst().path("retry_count").asInt());
         }
 
         @ParameterizedTest
@@ -839,19 +761,6 @@ final class EngineTest {
         }
 
         @Test
-        void aStreamWithoutATraceIsSentAgainOnceFiveMinutesHavePassed() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.mode = Mode.STREAMING;
-            scene.answer = Answer.inTurn(cut(Symptom.CUT), succeeded("run-8"));
-
-            scene.play();
-
-            assertEquals(List.of("not_started", "succeeded"), scene.outcomes("a"));
-            var between = Duration.between(scene.sent.get(0).at(), scene.sent.get(1).at());
-            assertTrue(between.compareTo(seconds(300)) >= 0 && between.compareTo(seconds(330)) < 0, between.toString());
-        }
-
-        @Test
         void aRowThatTheServerBreaksOnEachTimeFailsAfterItsRetries() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.answer = (attempt, _) -> attempt.row().id().equals("b") ? succeeded("run-b")
@@ -876,34 +785,6 @@ final class EngineTest {
             scene.play();
 
             assertEquals(List.of("a"), scene.resultIds());
-        }
-
-        @Test
-        void aLeftStreamOfAnOldServerIsUnknownAtOnce() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.server = "1.9.2";
-            scene.mode = Mode.STREAMING;
-            scene.answer = Answer.inTurn(cut(Symptom.CUT));
-
-            scene.play();
-
-            assertEquals(List.of("unknown"), scene.outcomes("a"));
-            assertTrue(scene.error("a").contains("list a stream whose client has left"), scene.error("a"));
-            assertTrue(scene.world.passed().compareTo(seconds(2)) < 0, scene.world.passed().toString());
-            assertEquals(List.of("a"), scene.retryIds());
-        }
-
-        @Test
-        void aLostAnswerOfAnOldServerIsWaitedForUntilTheTimeLimitAndThenUnknown() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.server = "1.9.2";
-            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER));
-
-            scene.play();
-
-            assertEquals(List.of("unknown"), scene.outcomes("a"));
-            assertTrue(scene.world.passed().compareTo(seconds(300)) >= 0, scene.world.passed().toString());
-            assertEquals(1, scene.tally.count(RowStatus.UNKNOWN));
         }
 
         @Test
@@ -932,20 +813,6 @@ final class EngineTest {
             assertEquals(List.of("unknown"), scene.outcomes("a"));
             assertTrue(scene.world.passed().compareTo(seconds(1)) < 0, "b waits for a run that nobody can find");
             assertTrue(scene.error("a").contains("--user"), scene.error("a"));
-        }
-
-        @Test
-        void aRunThatStillRunsAtTheTimeLimitIsUnknown() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(html(504));
-            scene.found = _ -> running("run-7");
-
-            scene.play();
-
-            assertEquals(List.of("unknown"), scene.outcomes("a"));
-            assertTrue(scene.error("a").contains("run-7"), scene.error("a"));
-            assertTrue(scene.world.passed().compareTo(seconds(300)) >= 0, scene.world.passed().toString());
-            assertTrue(scene.world.passed().compareTo(seconds(301)) < 0, scene.world.passed().toString());
         }
 
         @Test

@@ -233,20 +233,6 @@ final class LookUpTest {
         }
 
         @Test
-        void aStoppedRunIsLookedUpTwiceBeforeItIsBelieved() throws Exception {
-            var scene = Scene.of(folder, "a");
-            var stopped = ran("run-7", RunStatus.STOPPED, "Stopped by user.");
-            scene.answer = Answer.inTurn(stopped);
-            scene.found = _ -> ended(stopped);
-
-            scene.play();
-
-            assertEquals(2, scene.looked.size());
-            assertEquals(List.of("failed"), scene.outcomes("a"));
-            assertEquals("Stopped by user.", scene.error("a"));
-        }
-
-        @Test
         void aRunThatWasReportedStoppedAndSucceededAllTheSameIsHarvestedAndCountedOnce() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.maxTokens = 25L; // each run uses 10
@@ -518,31 +504,6 @@ final class LookUpTest {
         }
 
         @Test
-        void aRunOverItsTimeThatHadSucceededIsHarvested() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.mode = Mode.STREAMING;
-            scene.answer = Answer.inTurn(cut(Symptom.TIMED_OUT, run("run-7")));
-            scene.found = _ -> ended(succeeded("run-7"));
-
-            scene.play();
-
-            assertEquals(List.of("succeeded"), scene.outcomes("a"));
-            assertEquals(List.of("a"), scene.resultIds());
-        }
-
-        @Test
-        void aRunOverItsTimeThatCannotBeStoppedIsUnknown() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(Symptom.TIMED_OUT));
-            scene.found = _ -> running("run-7");
-
-            scene.play();
-
-            assertEquals(List.of("unknown"), scene.outcomes("a"));
-            assertFalse(scene.looked.getFirst().stopsFirst());
-        }
-
-        @Test
         void aQuietStreamIsAskedAboutAndItsEndTakenFromTheRecords() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.mode = Mode.STREAMING;
@@ -631,19 +592,6 @@ final class LookUpTest {
 
             assertTrue(stop.why().contains("DIFY_API_KEY"), stop.why());
             assertEquals(List.of(), scene.retryIds());
-        }
-
-        @Test
-        void aLookWithoutAnAnswerIsRepeated() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(html(502));
-            scene.found = _ -> scene.looked.size() < 8 ? new LookUpResult.Silent(html(502))
-                    : ended(succeeded("run-7"));
-
-            scene.play();
-
-            assertEquals(List.of("a"), scene.resultIds());
-            assertEquals(1, scene.sent.size());
         }
 
         @Test

@@ -466,199 +466,77 @@ final class PaceTest {
 
     @Nested
     class TheRoute {
-        private static final Attempt EARLIER = Given.sent(0, row("a"), Tries.NONE, "u", Mode.STREAMING, "", NOON);
-
-        private static ModePolicy route(Mode asked) {
-            return new ModePolicy(asked, Optional.empty(), AppKind.WORKFLOW, "1.14.2");
-        }
-
-        private static Optional<String> tell(ModePolicy route, Response seen, long seconds) {
-            return route.seen(attempt(0, 0), seen, seconds(seconds), 0);
-        }
-
-        private static final Response REFUSED_STREAM = Response.Refused.event(500, "",
-                "x is required in input form", Optional.empty());
+        private static final Attempt EARLIER =
+                Given.sent(0, row("a"), Tries.NONE, "u", Mode.STREAMING, "", NOON);
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
-                asked,     earlier,   mode
-                AUTO,      -,         BLOCKING
-                AUTO,      STREAMING, STREAMING
-                AUTO,      BLOCKING,  BLOCKING
-                BLOCKING,  STREAMING, BLOCKING
-                STREAMING, BLOCKING,  STREAMING
+                app,      asked,     earlier,   mode
+                WORKFLOW, AUTO,      -,         BLOCKING
+                WORKFLOW, AUTO,      STREAMING, STREAMING
+                WORKFLOW, AUTO,      BLOCKING,  BLOCKING
+                WORKFLOW, BLOCKING,  STREAMING, BLOCKING
+                WORKFLOW, STREAMING, BLOCKING,  STREAMING
+                CHATFLOW, AUTO,      -,         STREAMING
+                CHATFLOW, AUTO,      BLOCKING,  STREAMING
+                CHATFLOW, BLOCKING,  -,         BLOCKING
+                CHATFLOW, STREAMING, -,         STREAMING
                 """)
-        void autoTakesTheModeThatAnEarlierCallWentOverTo(Mode asked, Mode earlier,
-                Mode mode) {
-            assertEquals(mode, new ModePolicy(asked, Optional.ofNullable(earlier), AppKind.WORKFLOW, "").mode());
+        void beginsWithWhatWasAskedForOrChangedToOrSuitsTheApp(AppKind app, Mode asked, Mode earlier, Mode mode) {
+            assertEquals(mode, new ModePolicy(asked, Optional.ofNullable(earlier), app, "1.14.2").mode());
         }
 
+        /// Answers after so many seconds: `504/60`; `refused` and `throttled` in a stream, `throttled/0` with no other
+        /// run of ours active.
         @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
-                asked,     earlier,   mode
-                AUTO,      -,         STREAMING
-                AUTO,      BLOCKING,  STREAMING
-                BLOCKING,  -,         BLOCKING
-                STREAMING, -,         STREAMING
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", delimiter = '|', textBlock = """
+                app      | server | asked     | earlier   | answers                                 | mode
+                WORKFLOW | 1.14.2 | AUTO      | -         | 504/1                                   | STREAMING
+                WORKFLOW | 1.14.2 | AUTO      | -         | 524/100                                 | STREAMING
+                WORKFLOW | 1.14.2 | AUTO      | -         | 502/60, 503/60, 500/60, 429/60          | BLOCKING
+                WORKFLOW | 1.14.2 | AUTO      | -         | NO_ANSWER/26                            | STREAMING
+                WORKFLOW | 1.14.2 | AUTO      | -         | CUT/60                                  | STREAMING
+                WORKFLOW | 1.14.2 | AUTO      | -         | NO_ANSWER/25, NO_ANSWER/1, TIMED_OUT/300 | BLOCKING
+                WORKFLOW | 1.14.2 | AUTO      | -         | ran/100, unsent/100                     | BLOCKING
+                WORKFLOW | 1.14.2 | BLOCKING  | -         | 504/60                                  | BLOCKING
+                WORKFLOW | 1.14.2 | AUTO      | STREAMING | refused, refused                        | STREAMING
+                WORKFLOW | 1.14.2 | AUTO      | STREAMING | refused, refused, refused               | BLOCKING
+                WORKFLOW | 1.14.2 | AUTO      | STREAMING | refused, ran/1, refused, ran/1, refused | BLOCKING
+                WORKFLOW | 1.16.0 | AUTO      | STREAMING | refused, refused, refused, refused      | STREAMING
+                WORKFLOW | 1.14.2 | STREAMING | -         | beside, beside, beside, beside          | STREAMING
+                CHATFLOW | 1.14.2 | AUTO      | -         | 504/60                                  | STREAMING
+                CHATFLOW | 1.14.2 | AUTO      | -         | refused, refused, refused               | BLOCKING
+                WORKFLOW | 1.14.2 | STREAMING | -         | throttled/0, throttled/0                | STREAMING
+                WORKFLOW | 1.14.2 | STREAMING | -         | throttled/0, throttled/0, throttled/0   | BLOCKING
+                WORKFLOW | 1.14.2 | AUTO      | STREAMING | throttled/0, throttled/0, throttled/0, 504/60 | BLOCKING
+                WORKFLOW | 1.14.2 | STREAMING | -         | throttled/0, throttled/0, throttled/1, throttled/0, throttled/0 | STREAMING
+                WORKFLOW | 1.14.2 | STREAMING | -         | throttled/0, throttled/0, ran/1, throttled/0, throttled/0 | STREAMING
+                WORKFLOW | 1.14.2 | STREAMING | -         | throttled/1, throttled/1, throttled/1, throttled/1 | STREAMING
                 """)
-        void autoStreamsAChatflow(Mode asked, Mode earlier, Mode mode) {
-            var route = new ModePolicy(asked, Optional.ofNullable(earlier), AppKind.CHATFLOW, "1.16.0");
-
-            assertEquals(mode, route.mode());
-        }
-
-        @Test
-        void aChatflowGoesOverToBlockingOnlyWhereStreamsAreRefused() {
-            var route = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.CHATFLOW, "1.14.2");
-
-            tell(route, html(504), 60);
-            assertEquals(Mode.STREAMING, route.mode());
-            for (int i = 0; i < 3; i++) tell(route, REFUSED_STREAM, 1);
-
-            assertEquals(Mode.BLOCKING, route.mode());
-        }
-
-        @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                status, after, mode
-                504,    1,     STREAMING
-                524,    100,   STREAMING
-                502,    60,    BLOCKING
-                503,    60,    BLOCKING
-                500,    60,    BLOCKING
-                429,    60,    BLOCKING
-                """)
-        void onlyAProxysTimeOutLeadsToStreams(int status, long after, Mode mode) {
-            var route = route(Mode.AUTO);
-
-            var said = tell(route, html(status), after);
-
-            assertEquals(mode, route.mode());
-            assertEquals(mode == Mode.STREAMING, said.isPresent());
-        }
-
-        @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                symptom,   after, mode
-                NO_ANSWER, 26,    STREAMING
-                CUT,       60,    STREAMING
-                NO_ANSWER, 25,    BLOCKING
-                NO_ANSWER, 1,     BLOCKING
-                TIMED_OUT, 300,   BLOCKING
-                """)
-        void aLateCutIsAProxysTooButNotTheOwnTimeLimit(Symptom symptom, long after, Mode mode) {
-            var route = route(Mode.AUTO);
-
-            tell(route, cut(symptom), after);
-
-            assertEquals(mode, route.mode());
-        }
-
-        @Test
-        void aModeThatWasAskedForStays() {
-            var route = route(Mode.BLOCKING);
-
-            assertEquals(Optional.empty(), tell(route, html(504), 60));
-            assertEquals(Mode.BLOCKING, route.mode());
-        }
-
-        @Test
-        void neitherRunsNorWhatWasNotSentChangeTheMode() {
-            var route = route(Mode.AUTO);
-
-            assertEquals(Optional.empty(), tell(route, succeeded("run-1"), 100));
-            assertEquals(Optional.empty(), tell(route, new Response.NotSent("refused"), 100));
-            assertEquals(Mode.BLOCKING, route.mode());
-        }
-
-        @Test
-        void threeRefusedStreamsLeadBackToBlocking() {
-            var route = new ModePolicy(Mode.AUTO, Optional.of(Mode.STREAMING), AppKind.WORKFLOW, "1.14.2");
-
-            assertEquals(Optional.empty(), tell(route, REFUSED_STREAM, 0));
-            assertEquals(Optional.empty(), tell(route, REFUSED_STREAM, 0));
-            assertTrue(tell(route, REFUSED_STREAM, 0).orElseThrow().contains("blocking mode"));
-            assertEquals(Mode.BLOCKING, route.mode());
-        }
-
-        @Test
-        void refusedStreamsThatHoldNoConnectionLeadNowhere() {
-            var route = new ModePolicy(Mode.AUTO, Optional.of(Mode.STREAMING), AppKind.WORKFLOW, "1.16.0");
-
-            for (int time = 0; time < 5; time++) assertEquals(Optional.empty(), tell(route, REFUSED_STREAM, 0));
-
-            assertEquals(Mode.STREAMING, route.mode());
-        }
-
-        @Test
-        void threeRefusedStreamsAreEnoughAlsoWithRunsBetweenThem() {
-            var route = new ModePolicy(Mode.AUTO, Optional.of(Mode.STREAMING), AppKind.WORKFLOW, "1.14.2");
-
-            for (int time = 0; time < 3; time++) {
-                tell(route, REFUSED_STREAM, 0);
-                tell(route, succeeded("run-1"), 1);
+        void changesTheModeOnlyWhereAProxyCutsRunsOffOrStreamsAreRefused(AppKind app, String server, Mode asked,
+                Mode earlier, String answers, Mode mode) {
+            var route = new ModePolicy(asked, Optional.ofNullable(earlier), app, server);
+            var before = route.mode();
+            var said = new ArrayList<String>();
+            for (var answer : answers.split(", ")) {
+                var word = answer.split("/")[0];
+                int number = answer.contains("/") ? Integer.parseInt(answer.split("/")[1]) : 0;
+                boolean isThrottled = word.equals("throttled");
+                var seen = switch (word) {
+                    case "ran" -> succeeded("run-1");
+                    case "unsent" -> new Response.NotSent("refused");
+                    case "refused" -> Response.Refused.event(500, "", "x is required in input form", Optional.empty());
+                    case "beside" -> Response.Refused.event(400, "", "connection error", Optional.of(run("run-1")));
+                    case "throttled" -> THROTTLED;
+                    default -> Character.isDigit(word.charAt(0)) ? html(Integer.parseInt(word))
+                            : cut(Symptom.valueOf(word));
+                };
+                route.seen(attempt(isThrottled || before == Mode.STREAMING ? Mode.STREAMING : Mode.BLOCKING, Tries.NONE),
+                        seen, seconds(isThrottled ? 0 : number), isThrottled ? number : 1).ifPresent(said::add);
             }
 
-            assertEquals(Mode.BLOCKING, route.mode());
-        }
-
-        @Test
-        void anErrorBesideARunIsNoRefusal() {
-            var route = route(Mode.STREAMING);
-            var run = Optional.of(new RunRef("run-1", "task-1"));
-
-            for (int time = 0; time < 5; time++)
-                tell(route, Response.Refused.event(400, "", "connection error", run), 0);
-
-            assertEquals(Mode.STREAMING, route.mode());
-        }
-
-        @Test
-        void aRefusalThatIsNoStreamHoldsNoConnection() {
-            var route = route(Mode.STREAMING);
-
-            for (int time = 0; time < 5; time++) tell(route, THROTTLED, 0);
-
-            assertEquals(Mode.STREAMING, route.mode());
-        }
-
-        /// Stands for a stream that was refused as too many with so many others of ours running, or that ran.
-        private static Optional<String> stream(ModePolicy route, String word) {
-            var attempt = attempt(Mode.STREAMING, Tries.NONE);
-            return word.equals("ran") ? route.seen(attempt, succeeded("run-1"), seconds(1), 0)
-                    : route.seen(attempt, THROTTLED, seconds(0), Integer.parseInt(word));
-        }
-
-        @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
-                streams             | mode
-                0, 0                | STREAMING
-                0, 0, 0             | BLOCKING
-                4, 3, 2, 1, 0, 0, 0 | BLOCKING
-                0, 0, 1, 0, 0       | STREAMING
-                0, 0, ran, 0, 0     | STREAMING
-                1, 1, 1, 1, 1       | STREAMING
-                """)
-        void streamsThatAreRefusedWithNothingOfOursRunningLeadToBlockingAlsoWhereTheyWereAskedFor(String streams,
-                Mode mode) {
-            var forced = route(Mode.STREAMING);
-            var auto = new ModePolicy(Mode.AUTO, Optional.of(Mode.STREAMING), AppKind.WORKFLOW, "1.14.2");
-            for (var route : List.of(forced, auto)) {
-                var said = Stream.of(streams.split(", ")).flatMap(word -> stream(route, word).stream()).toList();
-
-                assertEquals(mode, route.mode());
-                assertEquals(mode == Mode.BLOCKING ? 1 : 0, said.size());
-                assertTrue(said.stream().allMatch(text -> text.contains("blocking mode")), said.toString());
-            }
-        }
-
-        @Test
-        void whatRefusesStreamsIsNotAskedForThemAgain() {
-            var route = new ModePolicy(Mode.AUTO, Optional.of(Mode.STREAMING), AppKind.WORKFLOW, "1.14.2");
-            for (int time = 0; time < 3; time++) stream(route, "0");
-
-            assertEquals(Optional.empty(), tell(route, html(504), 60));
-            assertEquals(Mode.BLOCKING, route.mode());
+            assertEquals(mode, route.mode());
+            assertEquals(mode == before ? 0 : 1, said.size(), said::toString);
         }
 
         @Test
