@@ -5186,10 +5186,9 @@ final class DifyExec implements Runnable {
 
     /// Dify's Service API. Never sleeps, never retries, never judges.
     ///
-    /// @param start      where runs are started; the body of a chatflow's request names a pinned version
     /// @param timeout    of one run: from its first event (streaming) or from sending (blocking) to its end
     /// @param firstEvent how long a stream may be silent before its first event
-    record DifyClient(Transport wire, Access access, AppKind app, URI start, Duration timeout, Duration firstEvent)
+    record DifyClient(Transport wire, Access access, AppKind app, Duration timeout, Duration firstEvent)
             implements AutoCloseable {
         private static final Duration LOOK = Duration.ofSeconds(30);
         /// Dify 1.16 makes up an end of the run right after an error; 1.14 keeps the stream open and sends nothing.
@@ -5202,12 +5201,6 @@ final class DifyExec implements Runnable {
 
         DifyClient(Access access, Duration timeout, Duration firstEvent, Transport.Room room) {
             this(new Transport(access, room), access, AppKind.WORKFLOW, timeout, firstEvent);
-        }
-
-        private DifyClient(Transport wire, Access access, AppKind app, Duration timeout, Duration firstEvent) {
-            this(wire, access, app, access.at(app == AppKind.CHATFLOW ? "/chat-messages"
-                    : access.workflowId().isEmpty() ? "/workflows/run"
-                    : "/workflows/" + encoded(access.workflowId()) + "/run"), timeout, firstEvent);
         }
 
         /// @param runs how many there may be at a time
@@ -5235,7 +5228,7 @@ final class DifyExec implements Runnable {
         /// name the run in the head of its answer, so that it is known even if the body breaks off.
         Response run(Attempt attempt, Map<String, Value> inputs, Consumer<Heard> heard) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
-            var post = post(start, "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
+            var post = post(access.at(start()), "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
             var sent = new Sent(attempt.user(), inputs);
             var call = new Transport.Call(wire, head -> {
                 var named = head.firstValue("X-Workflow-Run-ID").filter(RUN_ID.asMatchPredicate())
@@ -5245,11 +5238,17 @@ final class DifyExec implements Runnable {
             });
             var response = wire.exchange(new Transport.Question(post, streaming ? firstEvent : timeout,
                     streaming ? Symptom.SILENCE : Symptom.TIMED_OUT), call,
-                    answer -> answer.status() != 200 ? refused(answer)
-                            : answer.isStream() ? stream(answer, sent, heard) : blocking(answer, call),
+                    answer -> answer.status != 200 ? refused(answer)
+                            : answer.isStream ? stream(answer, sent, heard) : blocking(answer, call),
                     Function.<Response>identity()).of(call.named());
             return response instanceof Response.Refused refused && isFailedRun(refused)
                     ? Response.Ran.failed(refused.message()) : response;
+        }
+
+        /// Where runs are started; the body of a chatflow's request names a pinned version.
+        private String start() {
+            return isChat() ? "/chat-messages" : access.workflowId().isEmpty() ? "/workflows/run"
+                    : "/workflows/" + encoded(access.workflowId()) + "/run";
         }
 
         /// The run of a chatflow took place and was paid for, though Dify answers as it does to refused inputs.
@@ -5259,7 +5258,7 @@ final class DifyExec implements Runnable {
         }
 
         private Response blocking(Transport.Answer answer, Transport.Call call) throws IOException {
-            var symptom = answer.isDify() ? Symptom.CUT : Symptom.GATEWAY;
+            var symptom = !answer.version.isEmpty() ? Symptom.CUT : Symptom.GATEWAY;
             var reader = new RunReader();
             var payload = Payload.read(answer.limited());
             reader.add(payload);
@@ -5268,7 +5267,7 @@ final class DifyExec implements Runnable {
             } catch (Transport.Room.Exceeded problem) {
                 return new Response.TooLarge(reader.ref(), problem.getMessage());
             } catch (JsonProcessingException problem) {
-                return new Response.Cut(symptom, answer.isPage() ? "HTTP 200, " + PAGE
+                return new Response.Cut(symptom, answer.isPage ? "HTTP 200, " + PAGE
                         : "HTTP 200, but not JSON: " + problem.getOriginalMessage());
             }
             if (reader.ref().isPresent() && call.named().filter(run -> !reader.isOf(run)).isPresent())
@@ -5352,7 +5351,6 @@ final class DifyExec implements Runnable {
             if (unresolved.stopsFirst()) stop(unresolved.run().get(), user);
             if (unresolved.run().isEmpty()) return byName(sent);
             var run = unresolved.run().get();
-            boolean isContradicted = unresolved.is(Symptom.CONTRADICTED); // the first event may have been another run's, too
             if (isUnique && unresolved.is(Symptom.CONTRADICTED)) {
                 var own = byName(sent); // the stream's first event may have been another run's, too
                 if (own.isThere()) return own;
@@ -5413,7 +5411,7 @@ final class DifyExec implements Runnable {
         }
 
         private LookUpResult detail(RunRef run, Sent sent) {
-            return switch (ask(get("/workflows/run/" + encoded(run.id())), LOOK, answer -> {
+            var reply = ask(get("/workflows/run/" + encoded(run.id())), LOOK, answer -> {
                 var detail = Payload.readDetail(answer.limited());
                 detail.requireWhole();
                 if (detail.isNull()) return new LookUpResult.Absent();
@@ -5422,14 +5420,11 @@ final class DifyExec implements Runnable {
                 if (!id.equalsIgnoreCase(run.id()) || detail.inputs().filter(inputs -> !sent.matches(inputs)).isPresent())
                     return LookUpResult.FOREIGN;
                 return RunReader.found(detail, run, answer.date("Date").orElseGet(Instant::now)); // of the server, if it says
-            })) {
-                case Reply.NotGot(Response.Refused gone) when gone.status() == 404 && gone.code().equals("not_found") ->
-                        new LookUpResult.Absent(); // only Dify itself can say so
-                case Reply.NotGot(Response.TooLarge(_, var why)) ->
-                        new LookUpResult.Silent(new Response.TooLarge(Optional.of(run), why));
-                case Reply.NotGot(var response) -> new LookUpResult.Silent(response);
-                case Reply.Got(var found) -> found;
-            };
+            });
+            if (reply instanceof Reply.NotGot(Response.Refused gone) && gone.status() == 404
+                    && gone.code().equals("not_found")) return new LookUpResult.Absent(); // only Dify itself can say so
+            return reply instanceof Reply.NotGot(Response.TooLarge(_, var why))
+                    ? new LookUpResult.Silent(new Response.TooLarge(Optional.of(run), why)) : found(reply);
         }
 
         private static LookUpResult found(Reply<LookUpResult> reply) {
@@ -5514,7 +5509,7 @@ final class DifyExec implements Runnable {
             return ask(get("/info"), LOOK, answer -> {
                 var tree = tree(answer);
                 if (!tree.isObject()) throw unexpected("not a JSON object");
-                return new ServerInfo.About(tree.path("name").asText(), tree.path("mode").asText(""), answer.version());
+                return new ServerInfo.About(tree.path("name").asText(), tree.path("mode").asText(""), answer.version);
             });
         }
 
@@ -5578,7 +5573,7 @@ final class DifyExec implements Runnable {
         private <T> Reply<T> ask(HttpRequest request, Duration limit, Transport.Reading<T> reading) {
             return wire.exchange(new Transport.Question(request, limit, Symptom.NO_ANSWER),
                     _ -> BodySubscribers.ofInputStream(), answer -> {
-                        if (answer.status() != 200 && !(answer.status() == 201 && request.method().equals("POST")))
+                        if (answer.status != 200 && !(answer.status == 201 && request.method().equals("POST")))
                             return new Reply.NotGot<>(refused(answer));
                         try {
                             return new Reply.Got<>(reading.read(answer));
@@ -5589,16 +5584,16 @@ final class DifyExec implements Runnable {
         }
 
         private JsonNode tree(Transport.Answer answer) throws IOException {
-            if (answer.isPage()) throw unexpected(
+            if (answer.isPage) throw unexpected(
                     answer.beginning().matches("(?is).*<input[^>]*\\btype=[\"']?password.*") ? LOGIN : PAGE);
             return Json.MAPPER.reader().with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS).readTree(answer.limited());
         }
 
         private Response.Refused refused(Transport.Answer answer) throws IOException {
-            int status = answer.status();
+            int status = answer.status;
             var text = answer.beginning();
             String code = "", message = !text.stripLeading().startsWith("<") ? text
-                    : status >= 500 && !answer.isDify() ? PAGE : Text.html(text);
+                    : status >= 500 && answer.version.isEmpty() ? PAGE : Text.html(text);
             if (status >= 300 && status < 400) message = answer.header("Location").orElse("nowhere");
             else try {
                 var tree = Json.MAPPER.readTree(text);
@@ -5609,7 +5604,7 @@ final class DifyExec implements Runnable {
             } catch (JsonProcessingException _) {
                 // HTML or plain text: the text is the message
             }
-            return Response.Refused.http(status, answer.isDify(), code, message, answer.retryAfter());
+            return Response.Refused.http(status, !answer.version.isEmpty(), code, message, answer.retryAfter());
         }
     }
 
@@ -5622,10 +5617,6 @@ final class DifyExec implements Runnable {
         private static final int DEEPEST = 3; // `data.execution_metadata` in an event
         private static final byte[] NO_OUTPUTS = {'{', '}'};
         private static final Set<String> OBJECTS = Set.of("data", "execution_metadata", "metadata", "usage");
-        private static final Set<String> FIELDS = Set.of("event", "workflow_run_id", "task_id", "conversation_id",
-                "message_id", "code", "message", "status", "answer", "text", "id", "workflow_id", "error",
-                "elapsed_time", "total_tokens", "total_steps", "created_at", "total_price", "currency", "title",
-                "node_type");
 
         static Payload read(InputStream in) {
             var fields = Json.MAPPER.createObjectNode();
@@ -5662,8 +5653,8 @@ final class DifyExec implements Runnable {
                 else if (OBJECTS.contains(name) && token == JsonToken.START_OBJECT
                         && json.getParsingContext().getNestingDepth() <= DEEPEST)
                     read(json, fields, into.putObject(name));
-                else if (FIELDS.contains(name) && token == JsonToken.VALUE_NULL) into.putNull(name);
-                else if (FIELDS.contains(name) && token.isScalarValue()) into.put(name, json.getText());
+                else if (token == JsonToken.VALUE_NULL) into.putNull(name);
+                else if (token.isScalarValue()) into.put(name, json.getText());
                 else json.skipChildren();
             }
         }
@@ -5674,8 +5665,9 @@ final class DifyExec implements Runnable {
 
         /// An object, or the text of one (1.9.2).
         private static byte[] object(JsonParser json) throws IOException {
-            if (json.currentToken() == JsonToken.VALUE_NULL) return NO_OUTPUTS;
-            if (json.currentToken() != JsonToken.VALUE_STRING) return copy(json);
+            if (json.currentToken() == JsonToken.START_OBJECT) return copy(json);
+            json.skipChildren();
+            if (json.currentToken() != JsonToken.VALUE_STRING) return NO_OUTPUTS;
             try (var inner = Json.Tokens.FACTORY.createParser(json.getText())) {
                 return inner.nextToken() == JsonToken.START_OBJECT ? copy(inner) : NO_OUTPUTS;
             }
@@ -5792,7 +5784,7 @@ final class DifyExec implements Runnable {
             conversation = latest(payload.text("conversation_id"), conversation);
             messageId = latest(payload.text("message_id"), messageId);
             if (payload.isOfRun()) workflowId = latest(Payload.text(payload.data(), "workflow_id"), workflowId);
-            if (payload.fields().has("metadata")) metadata = payload.fields().path("metadata");
+            if (payload.fields().path("metadata").isObject()) metadata = payload.fields().path("metadata");
             if (payload.isWhole()) switch (payload.event()) {
                 case "node_finished" -> addPrice(payload.data().path("execution_metadata"));
                 case "message" -> answer.append(payload.text("answer"));
@@ -5821,13 +5813,10 @@ final class DifyExec implements Runnable {
         }
 
         /// A run that was paid in two currencies has no price; models without a price say 0 in any.
-        private Usage usage(JsonNode run) {
+        private Optional<Map.Entry<String, BigDecimal>> paid() {
             var paid = prices.entrySet().stream().filter(each -> each.getValue().signum() != 0).toList();
             if (paid.isEmpty()) paid = prices.entrySet().stream().limit(1).toList();
-            var price = isPriceKnown && paid.size() == 1 ? Optional.of(paid.getFirst().getValue())
-                    : Optional.<BigDecimal>empty();
-            return new Usage(run.path("elapsed_time").asDouble(0), run.path("total_tokens").asLong(0),
-                    run.path("total_steps").asInt(0), price, price.isEmpty() ? "" : paid.getFirst().getKey());
+            return isPriceKnown && paid.size() == 1 ? Optional.of(paid.getFirst()) : Optional.empty();
         }
 
         Optional<RunRef> ref() {
@@ -5857,13 +5846,16 @@ final class DifyExec implements Runnable {
             var run = end.data();
             return !end.isOfRun() || runId.isEmpty() ? Optional.empty() : Response.RunStatus.of(Payload.text(run, "status"))
                     .map(status -> new Response.Ran(new RunRef(runId, taskId), status, end.outputs(),
-                            Payload.text(run, "error"), workflowId, usage(run)));
+                            Payload.text(run, "error"), workflowId, new Usage(run.path("elapsed_time").asDouble(0),
+                                    run.path("total_tokens").asLong(0), run.path("total_steps").asInt(0),
+                                    paid().map(Map.Entry::getValue), paid().map(Map.Entry::getKey).orElse(""))));
         }
 
         private Response.ChatMessage message() {
             var usage = metadata.path("usage");
-            return new Response.ChatMessage(conversation, messageId, usage.path("total_tokens").asLong(0), price(usage),
-                    Payload.text(usage, "currency"));
+            boolean isUnclear = !prices.isEmpty() && paid().isEmpty(); // then Dify has added up two currencies
+            return new Response.ChatMessage(conversation, messageId, usage.path("total_tokens").asLong(0),
+                    isUnclear ? Optional.empty() : price(usage), Payload.text(usage, "currency"));
         }
 
         /// The end of a chatflow's streamed run. The run's own outputs keep words that moderation has replaced. Without an
@@ -6122,6 +6114,10 @@ final class DifyExec implements Runnable {
         final class Answer implements AutoCloseable {
             private static final Duration QUIET = Duration.ofSeconds(30);
 
+            final int status;
+            final boolean isPage, isStream;
+            /// Of Dify itself; empty if something in front of it has answered.
+            final String version;
             private final HttpResponse<InputStream> http;
             private volatile long end, lastByte;
             private volatile boolean over = false;
@@ -6130,33 +6126,16 @@ final class DifyExec implements Runnable {
 
             private Answer(HttpResponse<InputStream> http, Duration limit) {
                 this.http = http;
+                this.status = http.statusCode();
+                this.isPage = isOf(http.headers(), "text/html");
+                this.isStream = isOf(http.headers(), "text/event-stream");
+                this.version = header("X-Version").orElse("");
                 limit(limit);
                 open.add(this);
             }
 
-            int status() {
-                return http.statusCode();
-            }
-
             Optional<String> header(String name) {
                 return http.headers().firstValue(name);
-            }
-
-            boolean isPage() {
-                return isOf(http.headers(), "text/html");
-            }
-
-            boolean isStream() {
-                return isOf(http.headers(), "text/event-stream");
-            }
-
-            /// Of Dify itself; empty if something in front of it has answered.
-            String version() {
-                return header("X-Version").orElse("");
-            }
-
-            boolean isDify() {
-                return !version().isEmpty();
             }
 
             /// Seconds or an HTTP date; if it is neither, the back-off decides.
