@@ -43,21 +43,19 @@ import com.fasterxml.jackson.core.util.JsonRecyclerPools;
 import com.fasterxml.jackson.databind.DeserializationContext;
 import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.JsonSerializable;
 import com.fasterxml.jackson.databind.ObjectReader;
 import com.fasterxml.jackson.databind.ObjectWriter;
 import com.fasterxml.jackson.databind.PropertyNamingStrategies;
 import com.fasterxml.jackson.databind.SerializationFeature;
-import com.fasterxml.jackson.databind.SerializerProvider;
 import com.fasterxml.jackson.databind.cfg.JsonNodeFeature;
 import com.fasterxml.jackson.databind.deser.std.FromStringDeserializer;
 import com.fasterxml.jackson.databind.json.JsonMapper;
 import com.fasterxml.jackson.databind.jsontype.NamedType;
-import com.fasterxml.jackson.databind.jsontype.TypeSerializer;
 import com.fasterxml.jackson.databind.module.SimpleModule;
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.BinaryNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import com.fasterxml.jackson.databind.node.TextNode;
 import com.fasterxml.jackson.databind.ser.std.ToStringSerializerBase;
 import com.fasterxml.jackson.databind.util.RawValue;
 import com.opencsv.CSVWriter;
@@ -3098,8 +3096,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Empty for a missing value.
-        private static String cell(RowEnd.Literal value) {
-            return value == null || value.json() && value.text().equals("null") ? "" : value.text();
+        private static String cell(JsonNode value) {
+            return value == null || value.isNull() ? "" : RowEnd.text(value);
         }
 
         private void report(PrintWriter err, String remedy) {
@@ -3209,10 +3207,9 @@ final class DifyExec implements Runnable {
                 return cells;
             }
 
-            private String part(RowEnd.Literal value) {
-                if (both.scope.part().isEmpty()) return cell(value);
+            private String part(JsonNode value) {
                 var part = both.scope.part(value);
-                return part.isValueNode() ? part.asText() : part.toString();
+                return part.isMissingNode() ? "" : cell(part);
             }
 
             void report(PrintWriter err) {
@@ -3377,13 +3374,13 @@ final class DifyExec implements Runnable {
         }
 
         /// Text as it is, or `json`; only the beginning of what is too long, and its `length`.
-        private static Map<String, Object> values(Map<String, RowEnd.Literal> values) {
+        private static Map<String, Object> values(Map<String, JsonNode> values) {
             var shown = new LinkedHashMap<String, Object>();
             values.forEach((name, value) -> {
-                var text = value.text();
+                var text = RowEnd.text(value);
                 shown.put(Text.cut(name, 200), text.length() > LONGEST
                         ? object("text", Text.cut(text, LONGEST), "length", text.length())
-                        : value.json() ? object("json", text) : text);
+                        : value.isTextual() ? text : object("json", text));
             });
             return shown;
         }
@@ -3446,7 +3443,7 @@ final class DifyExec implements Runnable {
                 var ending = endings.of(entry);
                 var inputs = new LinkedHashMap<>(ending.inputs());
                 if (inputs.isEmpty())
-                    cells.forEach((column, cell) -> inputs.put(column, new RowEnd.Literal(cell, false)));
+                    cells.forEach((column, cell) -> inputs.put(column, TextNode.valueOf(cell)));
                 return filled("id", Text.text(batch.index().id(entry), LONGEST), "outcome", status.word(),
                         "cause", status.isOnRetryList() ? cause : null,
                         "seconds", batch.offsets().millis(entry) / 1000.0, "tokens", ending.tokens(),
@@ -3586,16 +3583,9 @@ final class DifyExec implements Runnable {
                 return part.isEmpty() ? JsonDiff.pointer(name) : part;
             }
 
-            /// A number with an exponent beyond all limits is compared as text.
-            JsonNode part(RowEnd.Literal value) {
+            JsonNode part(JsonNode value) {
                 if (value == null) return Json.MAPPER.missingNode();
-                var within = part.isEmpty() ? JsonPointer.empty() : JsonPointer.compile(part).tail();
-                var text = Json.MAPPER.getNodeFactory().textNode(value.text());
-                try {
-                    return (value.json() ? Json.MAPPER.readTree(value.text()) : text).at(within);
-                } catch (IOException | NumberFormatException _) {
-                    return text.at(within);
-                }
+                return part.isEmpty() ? value : value.at(JsonPointer.compile(part).tail());
             }
         }
 
@@ -3728,8 +3718,8 @@ final class DifyExec implements Runnable {
             return new Pair(id, outputs.isEmpty() ? match : Match.DIFFERENT, from, to, before, after, outputs);
         }
 
-        private Map<String, List<JsonDiff.Difference>> differences(Map<String, RowEnd.Literal> before,
-                Map<String, RowEnd.Literal> after) {
+        private Map<String, List<JsonDiff.Difference>> differences(Map<String, JsonNode> before,
+                Map<String, JsonNode> after) {
             var names = union(before.keySet(), after.keySet());
             missing.removeAll(names);
             var found = new LinkedHashMap<String, List<JsonDiff.Difference>>();
@@ -6775,7 +6765,7 @@ final class DifyExec implements Runnable {
 
         /// The line is in the results after the next [#flush]. Long lines do not wait for each other.
         void result(Results.Success line) {
-            results.add(line);
+            results.add(line.json());
             try {
                 if (results.isFull()) results.flush();
             } catch (IOException problem) {
@@ -7452,25 +7442,14 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What a view shows of a row's end.
+    /// The end of a row, as views show it.
     ///
     /// @param outputs by name; empty without a success
+    /// @param seconds as Dify measured them; like the texts after it empty if it is not known
     /// @param edited  the shell had changed the inputs: they are not the CSV's
-    /// @param seconds as Dify measured them; like the numbers after it a text, empty where it is not known
-    record RowEnd(Map<String, Literal> inputs, Map<String, Literal> outputs, String run, String seconds, String tokens,
-            String price, String currency, String error, boolean edited) {
+    record RowEnd(Map<String, JsonNode> inputs, Map<String, JsonNode> outputs, String run, String seconds,
+            String tokens, String price, String currency, String error, boolean edited) {
         static final RowEnd NONE = new RowEnd(Map.of(), Map.of(), "", "", "", "", "", "", false);
-
-        /// A text, or JSON as it stands in the results.
-        record Literal(String text, boolean json) {
-            static Literal of(JsonNode value) {
-                return new Literal(value.isTextual() ? value.textValue() : value.toString(), !value.isTextual());
-            }
-
-            JsonNode tree() throws IOException {
-                return json ? Json.MAPPER.readTree(text) : Json.MAPPER.getNodeFactory().textNode(text);
-            }
-        }
 
         static RowEnd of(EndEvent end) {
             return new RowEnd(Map.of(), Map.of(), end.run(), "", end.tokens() == 0 ? "" : Long.toString(end.tokens()),
@@ -7484,24 +7463,27 @@ final class DifyExec implements Runnable {
             // the original tool put the outputs into an object of that name; its lines have no `workflow_status`
             if (!tree.has("workflow_status") && outputs.size() == 1 && outputs.path("outputs").isObject())
                 outputs = outputs.path("outputs");
-            return new RowEnd(literals(tree.path("inputs")), literals(outputs), tree.path("workflow_run_id").asText(),
-                    tree.path("elapsed_time").asText(), tree.path("total_tokens").asText(),
-                    tree.path("total_price").asText(), tree.path("currency").asText(), "",
+            return new RowEnd(values(tree.path("inputs")), values(outputs), tree.path("workflow_run_id").asText(),
+                    text(tree.path("elapsed_time")), tree.path("total_tokens").asText(),
+                    text(tree.path("total_price")), tree.path("currency").asText(), "",
                     tree.path("edited").asBoolean());
         }
 
-        private static Map<String, Literal> literals(JsonNode values) {
-            if (values.isMissingNode()) return Map.of();
-            if (!values.isObject()) return Map.of("outputs", Literal.of(values));
-            var literals = new LinkedHashMap<String, Literal>();
-            values.properties().forEach(value -> literals.put(value.getKey(), Literal.of(value.getValue())));
-            return literals;
+        private static Map<String, JsonNode> values(JsonNode node) {
+            if (node.isMissingNode()) return Map.of();
+            if (!node.isObject()) return Map.of("outputs", node);
+            var values = new LinkedHashMap<String, JsonNode>();
+            node.properties().forEach(value -> values.put(value.getKey(), value.getValue()));
+            return values;
         }
 
-        JsonNode tree() throws IOException {
-            var tree = Json.MAPPER.createObjectNode();
-            for (var output : outputs.entrySet()) tree.set(output.getKey(), output.getValue().tree());
-            return tree;
+        /// A text as it is; anything else as JSON.
+        static String text(JsonNode value) {
+            return value.isTextual() ? value.textValue() : value.isMissingNode() ? "" : value.toString();
+        }
+
+        JsonNode tree() {
+            return Json.MAPPER.createObjectNode().setAll(outputs);
         }
     }
 
@@ -8289,11 +8271,11 @@ final class DifyExec implements Runnable {
 
     /// The results file: a line a success.
     static final class Results {
-        private static final String SUCCESS = "success";
+        private static final String SUCCESS = "success", PARTIAL = "partial-succeeded";
         /// The original tool puts a blank after each colon and comma.
         static final Pattern BEGINNING = Pattern.compile("""
                 \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
-        static final ObjectReader READER = Lines.MAPPER.readerFor(Head.class);
+        private static final ObjectReader READER = Lines.MAPPER.readerFor(Head.class);
 
         /// Marks every id that succeeded, and passes on its line. Returns the lines that cannot be read.
         static List<BadLine> read(Path results, Index index, List<Batch.Listener> listeners) throws IOException {
@@ -8317,8 +8299,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The fields of a line that say whose result it is. The original tool may write lines of other statuses.
-        record Head(String id, String status, String workflowStatus, String workflowId, String workflowRunId,
-                String executedAt) {
+        record Head(String id, String status, String workflowStatus, String workflowId) {
             boolean isResult() {
                 return !id.isBlank() && !status.isEmpty();
             }
@@ -8328,56 +8309,30 @@ final class DifyExec implements Runnable {
             }
 
             RowStatus rowStatus() {
-                return workflowStatus.equals("partial-succeeded") ? RowStatus.PARTIAL : RowStatus.SUCCEEDED;
+                return workflowStatus.equals(PARTIAL) ? RowStatus.PARTIAL : RowStatus.SUCCEEDED;
             }
         }
 
-        /// A line of the results: what the original tool writes of a success, then ours. Written field by field, as
-        /// databind takes four times as long, and the next row waits for it.
+        /// A line of the results: the fields of the original tool, then ours.
         ///
-        /// @param files where the files of its outputs are
-        record Success(Attempt attempt, Response.Ran ran, Instant executedAt, List<Path> files)
-                implements JsonSerializable {
-            @Override
-            public void serialize(JsonGenerator json, SerializerProvider provider) throws IOException {
-                json.writeStartObject();
-                json.writeStringField("id", attempt.row().id());
-                json.writeStringField("status", SUCCESS);
-                json.writeObjectFieldStart("inputs");
-                for (var input : attempt.row().inputs().entrySet())
-                    json.writeStringField(input.getKey(), input.getValue());
-                json.writeEndObject();
-                json.writeFieldName("outputs");
-                json.writeRawValue(new String(ran.outputs(), UTF_8));
-                json.writeStringField("workflow_run_id", ran.ref().id());
-                json.writeStringField("executed_at", Times.text(executedAt));
-                json.writeNumberField("retry_count", attempt.tries().retries());
-                json.writeStringField("workflow_status",
-                        ran.status() == Response.RunStatus.PARTIAL ? "partial-succeeded" : "succeeded");
-                json.writeStringField("workflow_id", ran.workflowId());
-                rest(json, ran.usage());
-                json.writeEndObject();
-            }
-
-            private void rest(JsonGenerator json, Usage usage) throws IOException {
-                json.writeNumberField("elapsed_time", usage.seconds());
-                json.writeNumberField("total_tokens", usage.tokens());
-                json.writeNumberField("total_steps", usage.steps());
-                if (usage.price().isPresent()) {
-                    json.writeNumberField("total_price", usage.price().get());
-                    json.writeStringField("currency", usage.currency());
-                }
-                if (attempt.isEdited()) json.writeBooleanField("edited", true);
-                if (!files.isEmpty()) json.writePOJOField("files", files.stream().map(Path::toString).toList());
+        /// @param files where the files of its outputs were saved
+        record Success(Attempt attempt, Response.Ran ran, Instant executedAt, List<Path> files) {
+            Map<String, Object> json() {
+                var usage = ran.usage();
+                var line = object("id", attempt.row().id(), "status", SUCCESS, "inputs", attempt.row().inputs(),
+                        "outputs", new RawValue(new String(ran.outputs(), UTF_8)), "workflow_run_id", ran.ref().id(),
+                        "executed_at", Times.text(executedAt), "retry_count", attempt.tries().retries(),
+                        "workflow_status", ran.status() == Response.RunStatus.PARTIAL ? PARTIAL : "succeeded",
+                        "workflow_id", ran.workflowId(), "elapsed_time", usage.seconds(),
+                        "total_tokens", usage.tokens(), "total_steps", usage.steps());
+                usage.price().ifPresent(price -> line.putAll(object("total_price", price,
+                        "currency", usage.currency())));
+                if (attempt.isEdited()) line.put("edited", true);
+                if (!files.isEmpty()) line.put("files", files.stream().map(Path::toString).toList());
                 if (!ran.message().conversation().isEmpty())
-                    json.writeStringField("conversation_id", ran.message().conversation());
-                if (!ran.message().id().isEmpty()) json.writeStringField("message_id", ran.message().id());
-            }
-
-            @Override
-            public void serializeWithType(JsonGenerator json, SerializerProvider provider, TypeSerializer type)
-                    throws IOException {
-                serialize(json, provider);
+                    line.put("conversation_id", ran.message().conversation());
+                if (!ran.message().id().isEmpty()) line.put("message_id", ran.message().id());
+                return line;
             }
         }
     }

@@ -321,8 +321,8 @@ final class BatchTest {
 
             var path = folder.resolve("results.jsonl");
             try (var file = new LineFile(path, new byte[0])) {
-                file.add(new Results.Success(attempt, streamed, NOON.plusMillis(1234), List.of()));
-                file.add(new Results.Success(attempt, partial, NOON, List.of()));
+                file.add(new Results.Success(attempt, streamed, NOON.plusMillis(1234), List.of()).json());
+                file.add(new Results.Success(attempt, partial, NOON, List.of()).json());
                 file.flush();
             }
 
