@@ -280,11 +280,10 @@ final class DifyExec implements Runnable {
         }
 
         private int show(BatchFiles files, Optional<Csv> csv) {
-            var timeline = new Timeline();
-            var batch = html == null ? Batch.peek(files, csv) : Batch.peek(files, csv, List.of(timeline));
+            var batch = html == null ? Batch.peek(files, csv) : Batch.peek(files, csv, List.of());
             if (html != null) {
                 files.requireTarget(html, batch.inputs(), file -> force || WebPage.isOurs(file));
-                AtomicFile.write(html, new WebPage.Report(batch, timeline)::write);
+                AtomicFile.write(html, new WebPage.Report(batch)::write);
             }
             if (json) console.out().println(StatusView.json(batch));
             else new StatusView(batch, console.out(), console.paint()).print(console.next());
@@ -409,7 +408,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws IOException {
-            var sides = Comparison.Compared.read(List.of(first, second), csv != null, html != null);
+            var sides = Comparison.Compared.read(List.of(first, second), csv != null);
             for (var side : sides) { // no file of either batch is overwritten
                 BadLine.note(side.batch().history().unreadable())
                         .ifPresent(note -> console.err().println("Warning: " + note + "."));
@@ -3220,106 +3219,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The charts of one batch, or of two drawn over one another, as the script in [Html] reads them.
-    record Charts(List<Track> tracks) {
-        private static final int BUCKETS = 60;
-
-        /// @param look the style's class that colours it
-        record Track(String name, String look, Timeline timeline, LongList.Latencies latencies) {}
-
-        List<Map<String, Object>> all() {
-            var charts = new ArrayList<Map<String, Object>>();
-            if (tracks.stream().noneMatch(track -> track.latencies().isEmpty())) charts.add(latency());
-            if (millis() == 0) return charts;
-            var buckets = Buckets.of(millis(), BUCKETS);
-            charts.add(rate());
-            charts.add(overTime(buckets, "Requests in flight", "requests", each(track -> track.inFlight(buckets))));
-            var tokens = each(track -> track.tokens(buckets));
-            if (tokens.stream().anyMatch(series -> ((double[]) series.get("values"))[buckets.count() - 1] > 0))
-                charts.add(overTime(buckets, "Tokens used so far", "tokens", tokens));
-            var costs = costs(buckets);
-            var unit = costs.size() == 1 ? costs.getFirst().get("name").toString() : "";
-            if (!costs.isEmpty()) charts.add(overTime(buckets, "Cost so far", unit, costs));
-            return charts;
-        }
-
-        /// Running time of the batch that ran longest.
-        private long millis() {
-            return tracks.stream().mapToLong(track -> track.timeline().total()).max().orElse(0);
-        }
-
-        private boolean isOne() {
-            return tracks.size() == 1;
-        }
-
-        /// With many buckets for few rows, each bar would be a single row.
-        private static int bars(long rows) {
-            return Math.clamp(Math.round(3 * Math.sqrt(rows)), 10, BUCKETS);
-        }
-
-        /// A long tail goes to the last bucket.
-        private Map<String, Object> latency() {
-            var marks = new LinkedHashMap<String, Double>();
-            double end = 0;
-            boolean isCut = false;
-            for (var track : tracks) {
-                var seconds = track.latencies().percentiles();
-                boolean hasTail = seconds.get("max") > 3 * seconds.get("p99");
-                isCut |= hasTail;
-                end = Math.max(end, hasTail ? 1.5 * seconds.get("p99") : seconds.get("max"));
-                for (var name : isOne() ? List.of("p50", "p90", "p99") : List.of("p50"))
-                    marks.put((track.name() + " " + name).strip(), seconds.get(name));
-            }
-            var buckets = Buckets.of(end, isOne() ? bars(tracks.getFirst().latencies().size()) : BUCKETS);
-            return object("title", "Latency" + (isCut ? " (last bucket: this and longer)" : ""), "unit", "rows",
-                    "x", "seconds", "width", buckets.width(), "whole", true, "bars", isOne(), "marks", marks,
-                    "series", tracks.stream().map(track -> series(track.name(), isOne() ? "succeeded" : track.look(),
-                            track.latencies().histogram(buckets))).toList());
-        }
-
-        /// Rows per second, or their number in a batch too short for a rate.
-        private Map<String, Object> rate() {
-            var first = tracks.getFirst().timeline();
-            var buckets = Buckets.of(millis(), isOne() ? bars(first.rows()) : BUCKETS);
-            var chart = overTime(buckets, "Completed rows", "rows", isOne() ? List.of(
-                    series("succeeded", "succeeded", first.ended(buckets, RowStatus::isSuccess)),
-                    series("not succeeded", "failed", first.ended(buckets, status -> !status.isSuccess())))
-                    : each(track -> track.ended(buckets, _ -> true)));
-            chart.put("bars", isOne());
-            if (millis() >= StatusView.RATED.toMillis())
-                chart.putAll(object("unit", "rows per second", "perSecond", buckets.width() / 1000, "whole", false));
-            return chart;
-        }
-
-        private Map<String, Object> overTime(Buckets buckets, String title, String unit,
-                List<Map<String, Object>> series) {
-            var x = millis() < 120_000 ? ChronoUnit.SECONDS : millis() < 7_200_000 ? ChronoUnit.MINUTES
-                    : ChronoUnit.HOURS;
-            return object("title", title, "unit", unit, "x", x.toString().toLowerCase(Locale.ROOT) + " of run time",
-                    "width", buckets.width() / x.getDuration().toMillis(), "whole", unit.endsWith("s"),
-                    "series", series);
-        }
-
-        private List<Map<String, Object>> each(Function<Timeline, double[]> values) {
-            return tracks.stream().map(track -> series(track.name(), track.look(), values.apply(track.timeline())))
-                    .toList();
-        }
-
-        /// One for each currency.
-        private List<Map<String, Object>> costs(Buckets buckets) {
-            var looks = List.of("plain", "partial", "unknown", "paused");
-            var all = new ArrayList<Map<String, Object>>();
-            for (var track : tracks) track.timeline().cost(buckets).forEach((currency, values) -> all.add(series(
-                    (track.name() + " " + Text.text(currency, 8)).strip(),
-                    isOne() ? looks.get(all.size() % looks.size()) : track.look(), values)));
-            return all;
-        }
-
-        private static Map<String, Object> series(String name, String look, double[] values) {
-            return object("name", name, "look", look, "values", values);
-        }
-    }
-
     /// A self-contained page that opens offline, with all rows to search. [Html] draws it from JSON, so that no value
     /// becomes markup.
     static final class WebPage {
@@ -3388,12 +3287,30 @@ final class DifyExec implements Runnable {
         /// Without the fields that say nothing: a page may have 100,000 rows.
         private static Map<String, Object> filled(Object... namesAndValues) {
             var object = object(namesAndValues);
-            object.values().removeIf(value -> value == null || Set.of("", 0.0, false).contains(value));
+            object.values().removeIf(value -> value == null || Set.of("", 0L, 0.0, false).contains(value));
             return object;
         }
 
+        private static List<Long> sessions(Batch batch) {
+            return batch.history().sessions().stream().map(Instant::toEpochMilli).toList();
+        }
+
+        private static List<Map<String, Object>> attempts(int entry, LineOffsets.RowEnds endings, String run)
+                throws IOException {
+            var attempts = new ArrayList<Map<String, Object>>();
+            if (entry >= 0) for (var trace : endings.traces(entry)) {
+                var attempt = object("start", trace.attempt.t().toEpochMilli(),
+                        "mode", trace.attempt.mode().toString());
+                trace.end().ifPresent(end -> attempt.putAll(filled("outcome", end.outcome(), "seconds", end.seconds(),
+                        "tokens", end.tokens(), "price", end.price(), "currency", end.currency(),
+                        "error", end.error(), "run", end.run().equals(run) ? "" : end.run())));
+                attempts.add(attempt);
+            }
+            return attempts;
+        }
+
         /// A batch with its charts, its causes of failure and its rows.
-        record Report(Batch batch, Timeline timeline) {
+        record Report(Batch batch) {
             void write(OutputStream file) throws IOException {
                 var groups = Cause.Group.of(batch);
                 var causes = new HashMap<Cause, Integer>();
@@ -3408,33 +3325,17 @@ final class DifyExec implements Runnable {
 
             private Map<String, Object> head(List<Cause.Group> groups) {
                 var history = batch.history();
-                var latencies = history.latencies();
                 var time = history.startedAt().isEmpty() ? "" : " · "
                         + Times.local("yyyy-MM-dd HH:mm", history.startedAt().get()) + " to "
                         + Times.local("yyyy-MM-dd HH:mm xxx", history.updatedAt().get());
                 var figures = StatusView.figures(batch);
                 figures.remove("");
-                var track = new Charts.Track("", "plain", timeline, latencies);
                 return object("title", batch.files().results().getFileName().toString(),
-                        "about", StatusView.rows(batch) + StatusView.origin(batch) + time, "start", start(),
+                        "about", StatusView.rows(batch) + StatusView.origin(batch) + time,
                         "totals", totals(StatusView.counts(batch.index()::count), RowStatus::word),
                         "figures", figures, "notes", StatusView.notes(batch),
                         "causes", groups.stream().map(Cause.Group::json).toList(),
-                        "charts", new Charts(List.of(track)).all(),
-                        "percentiles", latencies.isEmpty() ? null : percentiles(latencies));
-            }
-
-            private long start() {
-                return batch.history().startedAt().map(Instant::toEpochMilli).orElse(0L);
-            }
-
-            private static List<Map<String, Object>> percentiles(LongList.Latencies latencies) {
-                var shares = new double[] {0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1};
-                var seconds = latencies.percentiles(shares);
-                return IntStream.range(0, shares.length).mapToObj(i -> object(
-                        "name", shares[i] == 1 ? "max" : "p" + BigDecimal.valueOf(shares[i]).movePointRight(2)
-                                .stripTrailingZeros().toPlainString(), "seconds", seconds[i],
-                        "slower", Math.round((1 - shares[i]) * latencies.size()))).toList();
+                        "sessions", object("", sessions(batch)));
             }
 
             private Map<String, Object> row(int entry, Integer cause, Map<String, String> cells,
@@ -3449,16 +3350,9 @@ final class DifyExec implements Runnable {
                         "seconds", batch.offsets().millis(entry) / 1000.0, "tokens", ending.tokens(),
                         "price", (ending.price() + " " + ending.currency()).strip(), "run", ending.run(),
                         "edited", ending.edited(), "inputs", values(inputs), "outputs", values(ending.outputs()),
-                        "attempts", endings.traces(entry).stream().map(trace -> attempt(trace, ending.run())).toList());
+                        "attempts", attempts(entry, endings, ending.run()));
             }
 
-            private Map<String, Object> attempt(LineOffsets.RowEnds.Trace trace, String run) {
-                var attempt = object("start", trace.attempt.t().toEpochMilli() - start(),
-                        "mode", trace.attempt.mode().toString());
-                trace.end().ifPresent(end -> attempt.putAll(filled("outcome", end.outcome(), "seconds", end.seconds(),
-                        "error", end.error(), "run", end.run().equals(run) ? "" : end.run())));
-                return attempt;
-            }
         }
 
         /// Two batches side by side, all rows with their differences marked.
@@ -3486,14 +3380,11 @@ final class DifyExec implements Runnable {
                                 + " differ, too"),
                         "causes", both.outputs.entrySet().stream().map(output -> object("cause", output.getKey(),
                                 "count", output.getValue())).toList(),
-                        "charts", new Charts(List.of(
-                                new Charts.Track("first", "first", both.first.timeline(), one.history().latencies()),
-                                new Charts.Track("second", "second", both.second.timeline(), two.history().latencies())))
-                                .all());
+                        "sessions", object("first", sessions(one), "second", sessions(two)));
             }
 
             /// Inputs and outputs are those of the first run that succeeded.
-            private Map<String, Object> row(Comparison.Pair pair, List<String> outputs) {
+            private Map<String, Object> row(Comparison.Pair pair, List<String> outputs) throws IOException {
                 RowEnd first = pair.first(), second = pair.second();
                 var shown = first.outputs().isEmpty() ? second : first;
                 return filled("id", Text.text(pair.id(), LONGEST), "outcome", pair.match().word(),
@@ -3501,9 +3392,11 @@ final class DifyExec implements Runnable {
                         "seconds", both.first.seconds(pair.firstEntry(), first), "tokens", shown.tokens(),
                         "run", first.run(), "error", first.error(),
                         "second", filled("seconds", both.second.seconds(pair.secondEntry(), second),
-                                "run", second.run(), "error", second.error()),
+                                "run", second.run(), "error", second.error(), "attempts",
+                                attempts(pair.secondEntry(), both.secondEndings, second.run())),
                         "inputsDiffer", pair.hasOtherInputs(), "inputs", values(shown.inputs()),
-                        "outputs", values(shown.outputs()), "attempts", List.of(),
+                        "outputs", values(shown.outputs()), "attempts",
+                        attempts(pair.firstEntry(), both.firstEndings, first.run()),
                         "differences", pair.differences().stream().map(this::difference).toList());
             }
 
@@ -3530,7 +3423,7 @@ final class DifyExec implements Runnable {
         private final int[] others;
         /// Both have logs. If not, figures come from the results, which know only successes.
         private final boolean isLogged;
-        private final LineOffsets.RowEnds firstEndings, secondEndings;
+        final LineOffsets.RowEnds firstEndings, secondEndings;
         private boolean hasPart; // some row has the part to compare
         private final Set<String> missing; // outputs to ignore that no row has, so far
 
@@ -3607,21 +3500,17 @@ final class DifyExec implements Runnable {
         /// One side of a comparison.
         ///
         /// @param latencies and what was spent, by the results; the log's are in the batch's history
-        record Compared(Batch batch, Timeline timeline, Spreadsheet.OutputNames names, LongList.Latencies latencies,
+        record Compared(Batch batch, Spreadsheet.OutputNames names, LongList.Latencies latencies,
                 Usage.Spending spent) {
             /// Reads both files in parallel.
             ///
             /// @param named whether the names of inputs and outputs are needed
-            /// @param timed whether the timeline is
-            static List<Compared> read(List<Path> results, boolean named, boolean timed) {
+            static List<Compared> read(List<Path> results, boolean named) {
                 return results.parallelStream().map(file -> {
-                    var timeline = new Timeline();
                     var names = new Spreadsheet.OutputNames();
-                    var listeners = new ArrayList<Batch.Listener>();
-                    if (named) listeners.add(names);
-                    if (timed) listeners.add(timeline);
-                    var batch = Batch.peek(BatchFiles.of(file).begun(), Optional.empty(), listeners);
-                    return new Compared(batch, timeline, names, new LongList.Latencies(), new Usage.Spending());
+                    var batch = Batch.peek(BatchFiles.of(file).begun(), Optional.empty(),
+                            named ? List.of(names) : List.of());
+                    return new Compared(batch, names, new LongList.Latencies(), new Usage.Spending());
                 }).toList();
             }
 
@@ -6882,6 +6771,7 @@ final class DifyExec implements Runnable {
         private Duration before = Duration.ZERO;
         private long attempts = 0, retries = 0, lateRuns = 0;
         final MissingFiles missingFiles = new MissingFiles();
+        private final List<Instant> sessions = new ArrayList<>();
         Optional<SessionEvent> session = Optional.empty();
         Optional<MergeEvent> merge = Optional.empty();
         Optional<Mode> mode = Optional.empty();
@@ -6979,6 +6869,7 @@ final class DifyExec implements Runnable {
 
         private void session(SessionEvent started) {
             session = Optional.of(started);
+            sessions.add(started.t());
             before = running();
             resumedAt = null;
             seen(started.t());
@@ -7073,6 +6964,11 @@ final class DifyExec implements Runnable {
 
         Optional<Instant> startedAt() {
             return Optional.ofNullable(startedAt);
+        }
+
+        /// The starts of all sessions.
+        List<Instant> sessions() {
+            return sessions;
         }
 
         Optional<Instant> updatedAt() {
@@ -7339,106 +7235,6 @@ final class DifyExec implements Runnable {
                 results.close();
                 log.close();
             }
-        }
-    }
-
-    /// When attempts ran and what they used, packed: 16 bytes an attempt, 24 an end, 8 an end's price. Time is that of
-    /// the sessions, in milliseconds, without the time between them.
-    static final class Timeline implements Batch.Listener {
-        private final Map<String, Integer> open = new HashMap<>();
-        private final LongList starts = new LongList(), stops = new LongList();
-        private final LongList ends = new LongList(), statuses = new LongList(), tokens = new LongList();
-        /// Billionths, by currency.
-        private final Map<String, LongList> prices = new LinkedHashMap<>();
-        private long before = 0, resumed = -1, last = 0;
-
-        @Override
-        public void event(Index index, Event event, long at) {
-            switch (event) {
-                case SessionEvent session -> {
-                    before = total();
-                    resumed = -1;
-                    now(session.t());
-                    for (int attempt : open.values()) if (stops.get(attempt) < 0) stops.set(attempt, before);
-                }
-                case AttemptEvent attempt -> {
-                    open.put(attempt.id() + "\0" + attempt.user(), starts.size());
-                    starts.add(now(attempt.t()));
-                    stops.add(-1);
-                }
-                case EndEvent end -> end(end);
-                case Event _ -> {}
-            }
-        }
-
-        private long now(Instant time) {
-            if (resumed < 0) resumed = time.toEpochMilli();
-            last = Math.max(time.toEpochMilli(), resumed);
-            return total();
-        }
-
-        long total() {
-            return resumed < 0 ? before : before + last - resumed;
-        }
-
-        private void end(EndEvent end) {
-            long now = now(end.t());
-            var known = open.remove(end.id() + "\0" + end.user());
-            if (known != null) stops.set(known, now);
-            ends.add(now);
-            statuses.add(end.status().orElse(RowStatus.PENDING).ordinal());
-            tokens.add(end.tokens());
-            if (end.price() != null) prices.computeIfAbsent(end.currency(), _ -> new LongList())
-                    .set(ends.size() - 1, end.price().movePointRight(9).longValue());
-        }
-
-        /// Number of completed rows.
-        long rows() {
-            return statuses.stream().filter(status -> status != RowStatus.PENDING.ordinal()).count();
-        }
-
-        /// Rows completed in each bucket.
-        double[] ended(Buckets buckets, Predicate<RowStatus> which) {
-            return sums(buckets, end -> {
-                var status = RowStatus.values()[(int) statuses.get(end)];
-                return status != RowStatus.PENDING && which.test(status) ? 1 : 0;
-            });
-        }
-
-        /// Tokens used until the end of each bucket.
-        double[] tokens(Buckets buckets) {
-            return soFar(sums(buckets, tokens::get));
-        }
-
-        /// The cost until the end of each bucket, by currency.
-        Map<String, double[]> cost(Buckets buckets) {
-            var costs = new LinkedHashMap<String, double[]>();
-            prices.forEach((currency, paid) ->
-                    costs.put(currency, soFar(sums(buckets, end -> paid.get(end) / 1e9))));
-            return costs;
-        }
-
-        private static double[] soFar(double[] sums) {
-            Arrays.parallelPrefix(sums, Double::sum);
-            return sums;
-        }
-
-        private double[] sums(Buckets buckets, IntToDoubleFunction value) {
-            var sums = new double[buckets.count()];
-            for (int end = 0; end < ends.size(); end++) sums[buckets.at(ends.get(end))] += value.applyAsDouble(end);
-            return sums;
-        }
-
-        /// Attempts in flight in each bucket, on average.
-        double[] inFlight(Buckets buckets) {
-            double width = buckets.width();
-            var sums = new double[buckets.count()];
-            for (int attempt = 0; attempt < starts.size(); attempt++) {
-                double from = starts.get(attempt), to = stops.get(attempt) < 0 ? total() : stops.get(attempt);
-                for (int n = buckets.at(from); n <= buckets.at(to); n++)
-                    sums[n] += Math.max(0, Math.min(to, (n + 1) * width) - Math.max(from, n * width)) / width;
-            }
-            return sums;
         }
     }
 
@@ -13087,22 +12883,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Buckets of equal width, from 0.
-    record Buckets(int count, double width) {
-        /// At most one more than `most`, each 1, 2 or 5 times a power of ten wide; the last contains `end`.
-        static Buckets of(double end, int most) {
-            double least = Math.max(end, 0.01) / most, ten = Math.pow(10, Math.floor(Math.log10(least)));
-            double width = DoubleStream.of(1, 2, 5).map(times -> times * ten).filter(step -> least <= step)
-                    .findFirst().orElse(10 * ten);
-            return new Buckets(Math.max(1, (int) Math.ceil(end / width + 1e-9)), width);
-        }
-
-        /// The bucket of a point; what lies beyond belongs to the last.
-        int at(double point) {
-            return Math.clamp((long) (point / width), 0, count - 1);
-        }
-    }
-
     /// Numbers by place, 0 where none was set. Blocks are added and never copied: a growing array would be there twice.
     static final class LongList {
         private static final int BLOCK = 1 << 12;
@@ -13148,26 +12928,12 @@ final class DifyExec implements Runnable {
                 return millis.size();
             }
 
-            double[] histogram(Buckets buckets) {
-                var counts = new double[buckets.count()];
-                millis.stream().forEach(took -> counts[buckets.at(took / 1000.0)]++);
-                return counts;
-            }
-
-            /// In seconds, of each share: `percentiles(0.5, 0.9)`.
-            double[] percentiles(double... shares) {
-                if (isEmpty()) return new double[0];
-                var sorted = millis.stream().sorted().toArray();
-                return DoubleStream.of(shares).mapToInt(share -> (int) Math.ceil(share * sorted.length))
-                        .mapToDouble(rank -> sorted[Math.max(0, rank - 1)] / 1000.0).toArray();
-            }
-
-            /// Those that are told everywhere, by name; none of none.
+            /// In seconds: the smallest value that this share of the rows does not exceed. Empty without rows.
             Map<String, Double> percentiles() {
-                var names = List.of("p50", "p90", "p99", "max");
-                var seconds = percentiles(0.5, 0.9, 0.99, 1);
+                var sorted = millis.stream().sorted().toArray();
                 var named = new LinkedHashMap<String, Double>();
-                for (int i = 0; i < seconds.length; i++) named.put(names.get(i), seconds[i]);
+                if (sorted.length > 0) object("p50", 0.5, "p90", 0.9, "p99", 0.99, "max", 1.0).forEach((name, share) ->
+                        named.put(name, sorted[(int) Math.ceil((double) share * sorted.length) - 1] / 1000.0));
                 return named;
             }
 
@@ -13595,7 +13361,7 @@ final class DifyExec implements Runnable {
                 function overview() {
                   document.title = at('title').textContent = batch.title;
                   at('about').textContent = batch.about;
-                  at('overview').append(totals(), ...causes(), charts());
+                  at('overview').append(totals(), ...causes());
                   if (!isComparison) return;
                   at('outcome-label').textContent = 'Kind';
                   at('cause-label').textContent = 'Differs in';
@@ -13641,21 +13407,107 @@ final class DifyExec implements Runnable {
                   at('rows').scrollIntoView();
                 }
 
-                function charts() {
-                  const figures = batch.charts.map(chart);
-                  if (batch.percentiles && figures.length % 2) figures.splice(1, 0, percentiles());
-                  return element('section', 'charts', ...figures);
+                // the attempts of one batch over its run time: pauses between sessions are left out
+                function overRunTime(attempts, sessions) {
+                  const all = attempts.map(one => ({...one, end: one.start + 1000 * (one.seconds ?? 0)}));
+                  const first = all.reduce((first, {start}) => Math.min(first, start), Infinity);
+                  const last = before => all.filter(({start}) => start < before)
+                    .reduce((last, {end}) => Math.max(last, Math.min(end, before)), first);
+                  const pauses = sessions.slice(1).map(start => ({start, length: Math.max(0, start - last(start))}));
+                  const time = at => pauses.filter(({start}) => start <= at)
+                    .reduce((time, {length}) => time - length, at - first);
+                  const cutOff = ({start}) => Math.max(start, last(sessions.find(next => next > start) ?? Infinity));
+                  return all.map(one => ({...one, start: time(one.start),
+                    end: time(one.outcome ? one.end : cutOff(one))}));
                 }
 
-                const percentiles = () => element('figure', 'card', element('figcaption', '', 'Latency percentiles'),
-                  table('', [['Percentile', ''], ['Seconds', 'number'], ['Slower rows', 'number']],
-                    batch.percentiles.map(({name, seconds, slower}) => [name, seconds.toFixed(2), number(slower)])));
+                function buckets(end, most) {
+                  const width = tick(end, most);
+                  return {width, count: Math.max(1, Math.ceil(end / width + 1e-9))};
+                }
+
+                // few rows get few bars: else each would be a single row
+                const bars = count => Math.min(60, Math.max(10, Math.round(3 * Math.sqrt(count))));
+
+                // adds up a value of each item, in the bucket of its place
+                function sums(items, {width, count}, place, value) {
+                  const values = Array(count).fill(0);
+                  for (const item of items) values[Math.min(count - 1, Math.floor(place(item) / width))] += value(item);
+                  return values;
+                }
+
+                const isSuccess = ({outcome}) => outcome === 'succeeded' || outcome === 'partial';
+                const isEnd = one => isSuccess(one) || ['failed', 'paused', 'unknown'].includes(one.outcome);
+
+                // of one batch, or of two drawn over one another
+                function charts() {
+                  const sides = Object.entries(batch.sessions).map(([name, sessions]) => ({name, look: name || 'plain',
+                    attempts: overRunTime(rows.flatMap(row => (row[name] ?? row).attempts), sessions)}));
+                  const end = sides.flatMap(({attempts}) => attempts).reduce((last, one) => Math.max(last, one.end), 0);
+                  const figures = end ? [...latency(sides), ...overTime(sides, end)] : [];
+                  at('overview').append(element('section', 'charts', ...figures.map(chart)));
+                }
+
+                // a long tail goes to the last bucket
+                function latency(sides) {
+                  const seconds = sides.map(({attempts}) => attempts.filter(isSuccess).map(one => one.seconds ?? 0)
+                    .sort((a, b) => a - b));
+                  if (seconds.some(all => all.length === 0)) return [];
+                  const share = (all, percent) => all[Math.ceil(all.length * percent / 100) - 1];
+                  const isCut = seconds.some(all => all.at(-1) > 3 * share(all, 99));
+                  const ends = seconds.map(all => Math.min(all.at(-1), isCut ? 1.5 * share(all, 99) : Infinity));
+                  const spread = buckets(Math.max(...ends, .01), isComparison ? 60 : bars(seconds[0].length));
+                  const marks = sides.flatMap(({name}, n) => (isComparison ? [50] : [50, 90, 99])
+                    .map(percent => [name + ' p' + percent, share(seconds[n], percent)]));
+                  const series = sides.map(({name}, n) =>
+                    ({name, look: name || 'succeeded', values: sums(seconds[n], spread, at => at, () => 1)}));
+                  return [{title: 'Latency' + (isCut ? ' (last bucket: this and longer)' : ''), unit: 'rows',
+                    x: 'seconds', width: spread.width, whole: true, bars: !isComparison, marks, series}];
+                }
+
+                function overTime(sides, end) {
+                  const [time, millis] = end < 12e4 ? ['seconds', 1e3]
+                    : end < 72e5 ? ['minutes', 6e4] : ['hours', 36e5];
+                  const make = (title, unit, {width}, series, more) => ({title, unit, x: time + ' of run time',
+                    width: width / millis, whole: true, series, ...more});
+                  const fine = buckets(end, 60), coarse = isComparison ? fine : buckets(end, bars(rows.length));
+                  const ends = (side, spread, value) => sums(side.attempts, spread, one => one.end, value);
+                  const soFar = values => values.map((total => value => total += value)(0));
+                  const each = values => sides.map(side => ({name: side.name, look: side.look, values: values(side)}));
+
+                  const completed = isComparison ? each(side => ends(side, coarse, isEnd)) : [
+                    {name: 'succeeded', look: 'succeeded', values: ends(sides[0], coarse, isSuccess)},
+                    {name: 'not succeeded', look: 'failed',
+                      values: ends(sides[0], coarse, one => isEnd(one) && !isSuccess(one))}];
+                  const rate = end < 1e4 ? {} : {unit: 'rows per second', perSecond: coarse.width / 1000, whole: false};
+                  const tokens = each(side => soFar(ends(side, fine, one => one.tokens ?? 0)));
+                  const priced = sides.flatMap(({attempts}) => attempts).filter(one => one.price);
+                  const currencies = [...new Set(priced.map(one => one.currency))];
+                  const cost = currencies.flatMap((currency, n) => sides.map(side => ({
+                    name: (side.name + ' ' + currency).trim(),
+                    look: side.name || ['plain', 'partial', 'unknown'][n % 3],
+                    values: soFar(ends(side, fine, one => one.currency === currency ? one.price ?? 0 : 0))})));
+                  return [make('Completed rows', 'rows', coarse, completed, {bars: !isComparison, ...rate}),
+                    make('Requests in flight', 'requests', fine, each(side => inFlight(side.attempts, fine))),
+                    make('Tokens used so far', 'tokens', fine, tokens),
+                    make('Cost so far', currencies.length === 1 ? currencies[0] : '', fine, cost, {whole: false})]
+                    .filter(({series}) => series.some(({values}) => values.some(value => value)));
+                }
+
+                // on average
+                function inFlight(attempts, {width, count}) {
+                  const values = Array(count).fill(0);
+                  for (const {start, end} of attempts)
+                    for (let n = Math.floor(start / width); n * width < end; n++)
+                      values[n] += (Math.min(end, (n + 1) * width) - Math.max(start, n * width)) / width;
+                  return values;
+                }
 
                 // bars or lines over buckets of equal width; pointing at a bucket shows its values
-                function chart({title, unit, x, width, perSecond, whole, bars, series, marks = {}}) {
+                function chart({title, unit, x, width, perSecond, whole, bars, series, marks = []}) {
                   const WIDE = 420, HIGH = 200, LEFT = 46, RIGHT = 12, BOTTOM = 34, LINE = 13;
                   const buckets = [...series[0].values.keys()], end = buckets.length * width, per = perSecond || 1;
-                  const top = 18 + LINE * Object.keys(marks).length;
+                  const top = 18 + LINE * marks.length;
                   const of = n => series.map(({values}) => values[n]);
                   const highest = Math.max(...buckets.map(n => (bars ? sum(of(n)) : Math.max(...of(n))) / per)) || 1;
                   const step = Math.max(tick(highest, 4), whole ? 1 : 0);
@@ -13709,7 +13561,7 @@ final class DifyExec implements Runnable {
                       'aria-label': `${title}: up to ${short(highest)} ${unit}, over ${short(end)} ${x}`},
                     ...grid, ...scale, text(WIDE - RIGHT, top - 6, 'end unit', unit),
                     text(WIDE - RIGHT, HIGH - 4, 'end unit', x), ...bars ? [] : series.flatMap(line), ...hits,
-                    ...Object.entries(marks).flatMap(mark));
+                    ...marks.flatMap(mark));
                   const legend = series.filter(one => one.name && series.length > 1)
                     .map(one => element('span', 'key ' + one.look, one.name));
                   return element('figure', 'card', element('figcaption', '', title, ...legend), image);
@@ -13759,8 +13611,8 @@ final class DifyExec implements Runnable {
 
                 function haystack(n) {
                   const {id, run, error, second, inputs, outputs, attempts, differences} = rows[n];
-                  return haystacks[n] ??= strings([id, run, error, second, inputs, outputs, differences,
-                    attempts?.map(attempt => attempt.error)]).join('\\n').toLowerCase();
+                  return haystacks[n] ??= strings([id, run, error, second?.run, second?.error, inputs, outputs,
+                    differences, attempts.map(attempt => attempt.error)]).join('\\n').toLowerCase();
                 }
 
                 function choose() {
@@ -13845,13 +13697,13 @@ final class DifyExec implements Runnable {
                   ({pointer, note, pieces}) => [element('dt', '', pointer),
                     element('dd', '', element('pre', '', ...marked(pieces)), element('div', 'cut', note))]));
 
-                function attempts(row) {
-                  const time = start => new Date(batch.start + start).toISOString().replace('T', ' ').replace('Z', '');
-                  const lines = row.attempts.map(({start, mode, outcome, seconds, error, run}) => [time(start), mode,
+                function attempts(title, attempts) {
+                  const time = start => new Date(start).toISOString().replace('T', ' ').replace('Z', '');
+                  const lines = attempts.map(({start, mode, outcome, seconds, error, run}) => [time(start), mode,
                     outcome ?? 'unfinished', fixed(seconds), (error ?? '') + (run ? ' (run ' + run + ')' : '')]);
                   const heads = ['Start (UTC)', 'Mode', 'Outcome', 'Seconds', 'Error'].map(title => [title, '']);
                   return lines.length
-                    ? [element('h3', '', 'Attempts'), element('div', 'scrolls', table('', heads, lines))] : [];
+                    ? [element('h3', '', title), element('div', 'scrolls', table('', heads, lines))] : [];
                 }
 
                 function show(place) {
@@ -13865,7 +13717,8 @@ final class DifyExec implements Runnable {
                   at('detail-body').replaceChildren(chip(row.outcome), ...differences(row), ...values('Run', known),
                     ...values(row.edited ? 'Inputs as edited in the shell' : 'Inputs', row.inputs),
                     ...values(row.differences?.length ? 'Outputs of the first' : 'Outputs', row.outputs),
-                    ...attempts(row));
+                    ...attempts(isComparison ? 'Attempts of the first' : 'Attempts', row.attempts),
+                    ...attempts('Attempts of the second', row.second?.attempts ?? []));
                   at('before').disabled = place === 0;
                   at('after').disabled = place === chosen.length - 1;
                   if (!at('detail').open) at('detail').showModal();
@@ -13930,6 +13783,7 @@ final class DifyExec implements Runnable {
                     if (rows.length <= 5000) choose();
                     await new Promise(resume => setTimeout(resume));
                   }
+                  charts();
                   at('outcome').value = batch.chosen ?? '';
                   document.documentElement.dataset.ready = 'yes';
                   choose();

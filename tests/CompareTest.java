@@ -503,6 +503,9 @@ final class CompareTest {
             try (var browser = new ViewsTest.Browser(program.get(), folder.resolve("profile"))) {
                 browser.open(folder.resolve("page.html"));
                 assertEquals("1 of 7 rows", browser.text("#count"), "those that differ come first");
+                assertEquals(5, browser.texts("figure").size());
+                assertEquals(List.of("first", "second"), browser.texts("figure:last-child .key").stream()
+                        .map(text -> text.split(" ")[0]).toList());
                 assertEquals(List.of("red "), browser.texts("#body del").subList(0, 1));
                 assertEquals(List.of("blue "), browser.texts("#body ins").subList(0, 1));
 
@@ -560,33 +563,6 @@ final class CompareTest {
             var page = Files.readString(folder.resolve("page.html"));
             assertFalse(page.contains("<script>hit()"), "it stands there as markup");
             assertTrue(page.contains("default-src 'none'"), "and nothing else is let in");
-        }
-
-        private List<String> charts() throws IOException {
-            var page = Files.readString(folder.resolve("page.html"));
-            var batch = Pattern.compile("(?s)id=\"batch\">(.*?)</script>").matcher(page);
-            assertTrue(batch.find());
-            return JSON.readTree(batch.group(1)).path("charts").valueStream().map(chart -> chart.path("title").asText()
-                    + " " + chart.path("series").findValuesAsText("look")).toList();
-        }
-
-        @Test
-        void hasNoChartsOfResultsWithoutLogs() throws IOException {
-            outputs(Given.json("{'a':1}"), Given.json("{'a':2}"));
-
-            compare("--html", path("page.html"));
-
-            assertEquals(List.of(), charts(), "nothing has run");
-        }
-
-        @Test
-        void hasTheChartsOfBothOverOneAnother() throws IOException {
-            each();
-
-            compare("--html", path("page.html"));
-
-            assertEquals(Stream.of("Latency", "Completed rows", "Requests in flight", "Tokens used so far",
-                    "Cost so far").map(title -> title + " [first, second]").toList(), charts());
         }
     }
 

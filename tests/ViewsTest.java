@@ -869,8 +869,8 @@ class ViewsTest {
             assertEquals(List.of("a", "b", "c", "d", "e", "f"), rows.stream().map(row -> row.path("id").asText()).toList());
             assertEquals(Given.json("{'id':'a','outcome':'succeeded','seconds':2.0,'tokens':'40','price':'0.002 USD',"
                     + "'run':'run-1','inputs':{'id':'a','text':'first'},'outputs':{'answer':'yes',"
-                    + "'score':{'json':'0.5'}},'attempts':[{'start':0,'mode':'blocking','outcome':'succeeded',"
-                    + "'seconds':2.0}]}"), rows.getFirst().toString());
+                    + "'score':{'json':'0.5'}},'attempts':[{'start':" + NOON.toEpochMilli() + ",'mode':'blocking','outcome':'succeeded',"
+                    + "'seconds':2.0,'tokens':40,'price':0.002,'currency':'USD'}]}"), rows.getFirst().toString());
             assertEquals(0, rows.get(3).path("cause").asInt(-1));
             assertEquals(List.of("again overloaded", "failed no such city"), rows.get(3).path("attempts").valueStream()
                     .map(attempt -> attempt.path("outcome").asText() + " " + attempt.path("error").asText()).toList());
@@ -923,61 +923,6 @@ class ViewsTest {
             assertFalse(policy.group(1).contains("unsafe"));
             assertFalse(Pattern.compile("<[^>]*\\s(style|src|href|on\\w+)=").matcher(page()).find(),
                     "attributes that reach out or run");
-        }
-
-        private JsonNode chart(String title) throws IOException {
-            return described().path("charts").valueStream()
-                    .filter(chart -> chart.path("title").asText().startsWith(title)).findFirst().orElseThrow();
-        }
-
-        private Written over(int seconds, int rows) {
-            var written = batch();
-            for (int n = 0; n < rows; n++) {
-                written.second = n * seconds / rows;
-                written.success("r" + n, "", "{}");
-            }
-            return written;
-        }
-
-        @Test
-        void hasEachChartWithItsUnits() throws IOException {
-            over(12, 5).save();
-            report();
-
-            for (var name : List.of("Latency rows", "Completed rows rows per second", "Requests in flight requests",
-                    "Tokens used so far tokens", "Cost so far USD"))
-                assertTrue(described().path("charts").valueStream().anyMatch(chart -> name.equals(
-                        chart.path("title").asText() + " " + chart.path("unit").asText())), name);
-            assertEquals("[0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,5.0]", chart("Latency").at("/series/0/values")
-                    .toString());
-            assertEquals(Set.of("p50", "p90", "p99"), Set.copyOf(chart("Latency").path("marks").propertyStream()
-                    .map(Map.Entry::getKey).toList()));
-            assertEquals(200, chart("Tokens").at("/series/0/values").valueStream().toList().getLast().asDouble());
-        }
-
-        @Test
-        void hasARateFromTenSecondsOnAndANumberBefore() throws IOException {
-            over(8, 4).save();
-            report();
-            assertEquals("rows", chart("Completed rows").path("unit").asText());
-
-            over(12, 4).ended("last", "", "failed", "broken").save();
-            report();
-            assertEquals("rows per second", chart("Completed rows").path("unit").asText());
-            assertEquals(1, chart("Completed rows").at("/series/1/values").valueStream()
-                    .mapToDouble(JsonNode::asDouble).sum());
-        }
-
-        @Test
-        void hasALineForEachCurrency() throws IOException {
-            var written = over(5, 2);
-            written.row("other", "").attempt("other").end("other", line -> line.put("outcome", "succeeded")
-                    .put("price", 1.5).put("currency", "CNY")).save();
-            report();
-
-            assertEquals(List.of("USD 0.004", "CNY 1.5"), chart("Cost").path("series").valueStream()
-                    .map(series -> series.path("name").asText() + " " + series.path("values").valueStream().toList()
-                            .getLast()).toList());
         }
 
         @Test
@@ -1246,35 +1191,77 @@ class ViewsTest {
             isQuiet();
         }
 
+        private List<String> tooltips(String title) throws Exception {
+            return browser.evaluate("[...document.querySelectorAll('figure')].find(one => one.textContent.startsWith('"
+                    + title + "')).querySelectorAll('g > title').values().map(one => one.textContent).toArray()")
+                    .valueStream().map(JsonNode::asText).toList();
+        }
+
         @Test
         void itsChartsAreDrawnWithTicksMarksAndTooltips() throws Exception {
             var written = batch();
             for (int n = 0; n < 5; n++) written.success("r" + n, "", "{}");
             written.second = 12;
-            written.ended("last", "", "failed", "<b>broken</b>").save();
+            written.ended("last", "", "failed", "<b>broken</b>").row("other", "").attempt("other").end("other",
+                    line -> line.put("outcome", "succeeded").put("price", 1.5).put("currency", "CNY")).save();
             report();
 
             open();
 
             assertEquals("Failures by cause", browser.text("#overview h2"));
             assertEquals("<b>broken</b>", browser.text(".cause"));
-            assertEquals(6, browser.texts("figure").size(), "five charts and the table of percentiles");
+            assertEquals(5, browser.texts("figure").size());
             assertEquals(List.of("0", "2", "4", "6"),
                     browser.texts("figure:first-child text.end:not(.unit):not(.label)"));
-            assertEquals(List.of("p50 2.00 s", "p90 2.00 s", "p99 2.00 s"), browser.texts("text.label"));
+            assertEquals(List.of("p50 2.00 s", "p90 2.00 s", "p99 2.00 s"), browser.texts("text.label").stream()
+                    .map(String::strip).toList());
             assertTrue(browser.evaluate("""
                     (() => {
                       const ys = look => [...document.querySelectorAll('figure:first-child ' + look)]
                         .map(e => +e.getAttribute('y'));
                       return Math.max(...ys('text.label')) < Math.min(...ys('rect.succeeded'));
                     })()""").asBoolean(), "marks are above the bars");
-            var tooltips = browser.texts("g > title");
-            assertTrue(tooltips.contains("2 to 2.2 seconds: 5 rows"), tooltips::toString);
-            assertTrue(tooltips.stream().anyMatch(text -> text.endsWith(": 1 row (0 succeeded, 1 not succeeded)")),
-                    tooltips::toString);
-            assertEquals(List.of("0", "0.00005", "340", "12.5k", "3.9M"), browser.evaluate(
-                    "[0, 0.00005, 340, 12500, 3900000].map(short)").valueStream().map(JsonNode::asText).toList());
+            assertTrue(tooltips("Latency").contains("2 to 2.2 seconds: 6 rows"), tooltips("Latency")::toString);
+            assertTrue(tooltips("Completed").contains("14 to 16 seconds of run time: 2 rows "
+                    + "(1 succeeded, 1 not succeeded)"), tooltips("Completed")::toString);
+            assertTrue(tooltips("Cost").getLast().endsWith(": 0.01 USD, 1.5 CNY"), tooltips("Cost")::toString);
+            assertTrue(tooltips("Tokens").getLast().endsWith(": 200 tokens"), tooltips("Tokens")::toString);
             isQuiet();
+        }
+
+        @Test
+        void itsChartsLeaveOutTheTimeBetweenSessions() throws Exception {
+            batch().success("a", "", "{}").save();
+            report();
+            open();
+
+            var times = browser.evaluate("""
+                    overRunTime([{start: 0, seconds: 10, outcome: 'succeeded'}, {start: 5000},
+                      {start: 100000, seconds: 10, outcome: 'failed'}], [0, 100000]).map(one => [one.start, one.end])""");
+            var inFlight = browser.evaluate(
+                    "inFlight([{start: 0, end: 10}, {start: 5, end: 20}], {width: 10, count: 2})");
+
+            assertEquals("[[0,10000],[5000,10000],[10000,20000]]", times.toString());
+            assertEquals("[1.5,1]", inFlight.toString());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                call,             result
+                'tick(1, 4)',     0.5
+                'tick(52, 60)',   1
+                'tick(0.013, 4)', 0.005
+                'tick(81, 4)',    50
+                'short(0.00005)', 0.00005
+                'short(12500)',   12.5k
+                'short(3900000)', 3.9M
+                """)
+        void itsNumbersAreRound(String call, String result) throws Exception {
+            batch().success("a", "", "{}").save();
+            report();
+            open();
+
+            assertEquals(result, browser.evaluate("'' + " + call).asText());
         }
 
         @Test
