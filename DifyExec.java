@@ -1439,7 +1439,7 @@ final class DifyExec implements Runnable {
         public int conclude(Optional<Stop> stop, Tally tally) {
             stop.ifPresent(reason -> {
                 if (reason.exit() == Exit.INTERRUPTED) out.println(); // after ^C
-                out.println(reason.told());
+                out.println(reason.text());
             });
             outcome.ifPresent(this::print);
             if (tally.count(Tally.Counter.HARVESTED) > 0 && tally.succeeded() > 0)
@@ -2509,7 +2509,7 @@ final class DifyExec implements Runnable {
         /// @param part whether only some of the pending rows were asked for: the rest is then estimated
         void print(Optional<Stop> stop, boolean part, NextCall next) {
             err.println();
-            stop.ifPresent(reason -> err.println(reason.told()));
+            stop.ifPresent(reason -> err.println(reason.text()));
             err.println(counts() + " in " + Text.seconds(tally.elapsed()) + String.format(Locale.ROOT,
                     " (%.1f rows/s)", tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
             figures(stop.isPresent()).forEach(figure -> err.println("  " + figure));
@@ -3842,8 +3842,8 @@ final class DifyExec implements Runnable {
         /// The rules of one call, and the names of its attempts' users.
         record Terms(Judge judge, Limits limits, Pace pace, ModePolicy modes, Attempt.Names names) {}
 
-        /// The world outside an engine. Workers and signals put messages into the mailbox; the engine's thread takes them
-        /// out.
+        /// The world outside an engine. Workers and signals put messages into the mailbox, and the engine's thread takes
+        /// them out.
         record Ports(Workflow workflow, Watcher watcher, InstantSource clock, BlockingQueue<Runnable> mailbox,
                 Executor workers) {
             /// The time of day, and a virtual thread for each piece of work.
@@ -4427,8 +4427,8 @@ final class DifyExec implements Runnable {
         private final Iterator<Row> fresh;
         private final Duration firstLook;
         private final Map<Integer, Instant> cutRuns = new HashMap<>();
-        /// Attempts without a known run, of which one may still appear, by row. A run that is known when its row is sent
-        /// again is not late, whatever becomes of it.
+        /// Attempts without a known run, of which one may still appear, by row. If a run is known when its row is sent
+        /// again, it is not late, whatever becomes of it.
         private final Map<Integer, List<Attempt>> unseen = new LinkedHashMap<>();
         private final Set<String> resent = new HashSet<>(); // users of such attempts
         private boolean lateAsked = false;
@@ -4506,8 +4506,8 @@ final class DifyExec implements Runnable {
             waiting.add(new Waiting(row, tries, due));
         }
 
-        /// An attempt is unresolved from now on. Its request may have been sent as late as this: it was logged before, but
-        /// its files were uploaded, or it waited for a connection.
+        /// An attempt is unresolved from now on. Its request may have been sent as late as this: it was logged before,
+        /// but its files were uploaded, or it waited for a connection.
         void arose(Unresolved.NoEnd unresolved, Instant now) {
             unresolved(unresolved.with(unresolved.state().at(now.plus(firstLook))));
         }
@@ -4595,8 +4595,8 @@ final class DifyExec implements Runnable {
         /// @param rest why no row starts, in words
         record Now(int running, int waiting, int lookUps, Optional<String> rest) {}
 
-        /// `HARVESTED`: a run was looked up instead of run again. `STOPPED`: Dify was asked to stop a task at the end of
-        /// the call.
+        /// `HARVESTED`: a run was looked up instead of run again. `STOPPED`: Dify was asked to stop a task at the end
+        /// of the call.
         enum Counter { RETRIES, THROTTLED, HARVESTED, LATE, STOPPED }
 
         Tally(long asked, Pace pace, InstantSource clock) {
@@ -4637,7 +4637,7 @@ final class DifyExec implements Runnable {
             return spending;
         }
 
-        /// How many rows ran in this call, those aside whose earlier run was looked up. The rest can be estimated by them.
+        /// How many rows ran in this call, except those whose earlier run was looked up. They show what others take.
         long sampled() {
             return sampled;
         }
@@ -10605,8 +10605,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Runs that were sent before the pause say nothing new: otherwise `-c 64` would wait as long as after 59 probes.
-        void failed(Instant now, Instant begun) {
-            if (streak >= STREAK && begun.isBefore(pausedAt)) return;
+        void failed(Instant now, Instant sent) {
+            if (streak >= STREAK && sent.isBefore(pausedAt)) return;
             probing = false;
             failedAt = now;
             if (streak++ == 0) silentSince = now;
@@ -11619,7 +11619,7 @@ final class DifyExec implements Runnable {
         }
 
         /// `Stopped: cannot write: No space left on device.` and, below, `hint: make room`
-        String told() {
+        String text() {
             return "Stopped: " + fact() + "." + why.lines().skip(1).map(hint -> "\n" + Text.text(hint, 1000))
                     .collect(joining());
         }
@@ -11693,7 +11693,7 @@ final class DifyExec implements Runnable {
 
     /// One run of a row: never throws for what the server says or fails to say.
     interface Workflow {
-        Response run(Attempt attempt, Consumer<Heard> told);
+        Response run(Attempt attempt, Consumer<Heard> listener);
 
         LookUpResult look(Unresolved unresolved);
 

@@ -636,7 +636,7 @@ final class LookUpTest {
             var stop = scene.play().orElseThrow();
 
             assertEquals(Exit.STOPPED, stop.exit());
-            assertTrue(stop.told().contains("data.csv:1502") && stop.told().contains("\nhint: "), stop.told());
+            assertTrue(stop.text().contains("data.csv:1502") && stop.text().contains("\nhint: "), stop.text());
             assertEquals(scene.ids(), scene.resultIds());
             assertEquals(List.of(stop.fact()), Scene.texts("why", scene.log("stop")));
         }
