@@ -6420,7 +6420,7 @@ final class DifyExec implements Runnable {
 
         /// The ids of the workflow's versions that ran, that of the last result last.
         SequencedSet<String> versions() {
-            return index.versions();
+            return index.versions;
         }
 
         /// The CSV at hand, and that of the last call.
@@ -8083,7 +8083,7 @@ final class DifyExec implements Runnable {
                     if (head.filter(Head::isSuccess).isEmpty()) continue;
                     int entry = index.findOrAdd(head.get().id().strip());
                     index.setStatus(entry, head.get().rowStatus());
-                    if (!head.get().workflowId().isEmpty()) index.addVersion(head.get().workflowId());
+                    if (!head.get().workflowId().isEmpty()) index.versions.addLast(head.get().workflowId());
                     for (var listener : listeners) listener.result(entry, lines);
                 }
             }
@@ -8967,21 +8967,19 @@ final class DifyExec implements Runnable {
             line = next;
             if (peek() < 0) return null;
             var cells = new ArrayList<String>();
-            if (!isLineEnd(peek())) do cells.add(peek() == '"' ? quoted() : bare()); while (pass(delimiter));
+            if (!isLineEnd(peek())) do {
+                cell.setLength(0);
+                if (peek() == '"') quoted();
+                else takeTo(delimiter);
+                cells.add(cell.toString());
+            } while (pass(delimiter));
             if (peek() >= 0) passLineEnd();
             return cells;
         }
 
-        private String bare() throws IOException {
-            cell.setLength(0);
-            takeTo(delimiter);
-            return cell.toString();
-        }
-
-        private String quoted() throws IOException {
+        private void quoted() throws IOException {
             long opened = next;
             pass('"');
-            cell.setLength(0);
             while (true) {
                 takeTo('"');
                 if (peek() < 0) throw fault(opened, "unclosed quote");
@@ -8991,7 +8989,6 @@ final class DifyExec implements Runnable {
             }
             if (peek() >= 0 && peek() != delimiter && !isLineEnd(peek()))
                 throw fault(next, "text after a closing quote (double a quote inside a quoted cell)");
-            return cell.toString();
         }
 
         private IOException fault(long line, String problem) {
@@ -9319,10 +9316,6 @@ final class DifyExec implements Runnable {
                     throw new Unusable(base + ": " + Text.of(problem));
                 }
             }
-
-            boolean contain(Path file) {
-                return within.stream().anyMatch(file::startsWith);
-            }
         }
 
         /// A file as a URL or as `@path`, or a list of them with `;` between.
@@ -9383,7 +9376,7 @@ final class DifyExec implements Runnable {
                     var path = folders.base().resolve(name);
                     if (!Files.isRegularFile(path)) return new Value.Wrong("names a file that does not exist: " + path);
                     var file = path.toRealPath();
-                    if (!folders.contain(file))
+                    if (folders.within().stream().noneMatch(file::startsWith))
                         return new Value.Wrong("names a file outside the CSV's folder: " + file
                                 + " (allow another folder with --files DIR)");
                     if (!Files.isReadable(path)) return new Value.Wrong("names a file that cannot be read: " + path);
@@ -9432,16 +9425,6 @@ final class DifyExec implements Runnable {
 
     /// A cell as the workflow takes it.
     sealed interface Value {
-        /// The local files in it.
-        default Stream<Local> locals() {
-            return Stream.empty();
-        }
-
-        /// This value with each local file replaced by its upload.
-        default Value uploaded(Map<Local, String> ids) {
-            return this;
-        }
-
         record Str(String text) implements Value {}
 
         /// A chatflow's question, which is sent beside the inputs.
@@ -9457,31 +9440,11 @@ final class DifyExec implements Runnable {
         ///
         /// @param name as the cell names it
         /// @param file where it really is, all links followed
-        record Local(String kind, String name, Path file) implements Value {
-            @Override
-            public Stream<Local> locals() {
-                return Stream.of(this);
-            }
-
-            @Override
-            public Value uploaded(Map<Local, String> ids) {
-                return new OnServer(kind, ids.get(this));
-            }
-        }
+        record Local(String kind, String name, Path file) implements Value {}
 
         record OnServer(String kind, String id) implements Value {}
 
-        record Several(List<Value> files) implements Value {
-            @Override
-            public Stream<Local> locals() {
-                return files.stream().flatMap(Value::locals);
-            }
-
-            @Override
-            public Value uploaded(Map<Local, String> ids) {
-                return new Several(files.stream().map(file -> file.uploaded(ids)).toList());
-            }
-        }
+        record Several(List<Value> files) implements Value {}
 
         /// The cell is empty and nothing is sent.
         record None() implements Value {}
@@ -9489,6 +9452,24 @@ final class DifyExec implements Runnable {
         /// The workflow would not accept the cell. `why` continues a sentence that starts with the variable:
         /// `must be one of "a", "b"`.
         record Wrong(String why) implements Value {}
+
+        /// The local files in it.
+        default Stream<Local> locals() {
+            return switch (this) {
+                case Local local -> Stream.of(local);
+                case Several(var files) -> files.stream().flatMap(Value::locals);
+                case Str _, Query _, Raw _, Remote _, OnServer _, None _, Wrong _ -> Stream.empty();
+            };
+        }
+
+        /// This value with each local file replaced by its upload.
+        default Value uploaded(Map<Local, String> ids) {
+            return switch (this) {
+                case Local local -> new OnServer(local.kind(), ids.get(local));
+                case Several(var files) -> new Several(files.stream().map(file -> file.uploaded(ids)).toList());
+                case Str _, Query _, Raw _, Remote _, OnServer _, None _, Wrong _ -> this;
+            };
+        }
     }
 
     /// The result of checking rows against the form.
@@ -9537,17 +9518,22 @@ final class DifyExec implements Runnable {
             var all = Stream.of(notes.stream(), form.notes(columns).stream(),
                     profilers.stream().flatMap(Profiler::notes)).flatMap(part -> part).toList();
             return new Inspection(rows, form.faults(columns), all,
-                    profilers.stream().map(Profiler::profile).toList(), problems);
+                    profilers.stream().map(one -> new Inspection.Profile(one.column,
+                            one.variable.map(Variable::name).orElse(""), one.variable.map(Variable::type).orElse(""),
+                            one.variable.filter(Variable::required).isPresent(), one.filled, one.longest, one.example))
+                            .toList(), problems);
         }
 
         /// Goes through the cells of a column.
         private static final class Profiler {
-            private final String column;
-            private final Optional<Variable> variable;
+            final String column;
+            final Optional<Variable> variable;
             private final boolean isRequiredText;
-            private long filled = 0, empty = 0, withNul = 0;
-            private int longest = 0;
-            private String example = "", firstEmpty = "", firstNul = "";
+            private long empty = 0, withNul = 0;
+            private String firstEmpty = "", firstNul = "";
+            long filled = 0;
+            int longest = 0;
+            String example = "";
 
             Profiler(String column, Optional<Variable> variable) {
                 this.column = column;
@@ -9568,12 +9554,6 @@ final class DifyExec implements Runnable {
                 return " (first: line " + row.line() + ", id " + Text.id(row.id()) + ")";
             }
 
-            Inspection.Profile profile() {
-                return new Inspection.Profile(column, variable.map(Variable::name).orElse(""),
-                        variable.map(Variable::type).orElse(""), variable.filter(Variable::required).isPresent(),
-                        filled, longest, example);
-            }
-
             Stream<String> notes() {
                 var name = Text.quoted(column);
                 return Stream.of(
@@ -9592,7 +9572,8 @@ final class DifyExec implements Runnable {
 
         private final List<Page> pages = new ArrayList<>();
         private final Texts ids = new Texts();
-        private final SequencedSet<String> versions = new LinkedHashSet<>();
+        /// The versions of the workflow that made results, that of the last result last.
+        final SequencedSet<String> versions = new LinkedHashSet<>();
         private int size = 0, rows = -1, ofOtherShards = 0;
         /// Open addressing, at most two thirds full: an entry's number plus one, or 0.
         private int[] table = new int[4096];
@@ -9620,7 +9601,10 @@ final class DifyExec implements Runnable {
         ///
         /// @param line like `hash` (of its cells) 0 for an id that is in no CSV
         int add(String id, long line, long hash) {
-            if (size >= table.length / 3 * 2) widen();
+            if (size >= table.length / 3 * 2) {
+                table = new int[table.length * 2];
+                for (int entry = 0; entry < size; entry++) table[slot(ids.get(place(entry)))] = entry + 1;
+            }
             var bytes = id.getBytes(UTF_8);
             int slot = slot(bytes);
             if (table[slot] != 0) return table[slot] - 1;
@@ -9656,15 +9640,6 @@ final class DifyExec implements Runnable {
         /// The number of rows of the CSV that belong to other shards and have no entry here.
         int ofOtherShards() {
             return ofOtherShards;
-        }
-
-        /// Notes that a result was made by this version of the workflow.
-        void addVersion(String version) {
-            versions.addLast(version);
-        }
-
-        SequencedSet<String> versions() {
-            return Collections.unmodifiableSequencedSet(versions);
         }
 
         String id(int entry) {
@@ -9706,13 +9681,9 @@ final class DifyExec implements Runnable {
         /// The place of the id in the table, or the free one for it.
         private int slot(byte[] id) {
             int hash = Arrays.hashCode(id) * 0x9E3779B9, mask = table.length - 1, slot = (hash ^ hash >>> 15) & mask;
-            while (table[slot] != 0 && !ids.is(place(table[slot] - 1), id)) slot = slot + 1 & mask;
+            var text = ByteBuffer.wrap(id);
+            while (table[slot] != 0 && !ids.view(place(table[slot] - 1)).equals(text)) slot = slot + 1 & mask;
             return slot;
-        }
-
-        private void widen() {
-            table = new int[table.length * 2];
-            for (int entry = 0; entry < size; entry++) table[slot(ids.get(place(entry)))] = entry + 1;
         }
 
         /// Short texts as bytes, end to end in large blocks, each behind its length. A place is a number of 32 bits:
@@ -9742,11 +9713,7 @@ final class DifyExec implements Runnable {
                 return bytes;
             }
 
-            boolean is(int place, byte[] text) {
-                return view(place).equals(ByteBuffer.wrap(text));
-            }
-
-            private ByteBuffer view(int place) {
+            ByteBuffer view(int place) {
                 var block = blocks.get(place >>> BITS);
                 int head = place & BLOCK - 1;
                 return block.slice(head + Integer.BYTES, block.getInt(head));
