@@ -83,6 +83,8 @@ import org.jline.reader.UserInterruptException;
 import org.jline.reader.impl.DefaultParser;
 import org.jline.reader.impl.history.DefaultHistory;
 import org.jline.terminal.TerminalBuilder;
+import org.jline.terminal.spi.SystemStream;
+import org.jline.terminal.spi.TerminalProvider;
 import org.jline.utils.Signals;
 import org.mozilla.universalchardet.UniversalDetector;
 import picocli.AutoComplete;
@@ -369,11 +371,11 @@ final class DifyExec implements Runnable {
             footerHeading = "%nExamples:%n", footer = {"  difyexec compare A.jsonl B.jsonl", "  difyexec compare --output /answer A.jsonl B.jsonl",
                     "  difyexec compare --html compare.html A.jsonl B.jsonl"})
     static final class Compare implements Callable<Integer> {
-        @Parameters(index = "0", paramLabel = "A.jsonl", converter = Converters.Results.class,
+        @Parameters(index = "0", paramLabel = "A.jsonl",
                 description = "Read the results before from this file.")
         Path first;
 
-        @Parameters(index = "1", paramLabel = "B.jsonl", converter = Converters.Results.class,
+        @Parameters(index = "1", paramLabel = "B.jsonl",
                 description = "Read the results after from this file.")
         Path second;
 
@@ -408,6 +410,8 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws IOException {
+            if (Stream.of(first, second).anyMatch(Path.of("-")::equals))
+                throw new Unusable("-: compare reads files, not standard input");
             var sides = Comparison.Compared.read(List.of(first, second), csv != null);
             for (var side : sides) { // no file of either batch is overwritten
                 BadLine.note(side.batch().history().unreadable())
@@ -526,9 +530,15 @@ final class DifyExec implements Runnable {
             var shown = new BitSet();
             shown.set(0, Math.min(show, index.rows()));
             for (var first = csv.rows(shown, index); first.hasNext(); )
-                CheckView.request(first.next(), form, dify.client().to(server.kind()), setup.dify.mode,
-                        setup.dify.user, json ? setup.err() : out);
+                CheckView.request(attempt(first.next(), server), form, dify.client().to(server.kind()),
+                        json ? setup.err() : out);
             return inspection.isFine() ? Exit.OK.code : Exit.UNUSABLE.code;
+        }
+
+        private Attempt attempt(Row row, ServerInfo server) {
+            var user = Objects.requireNonNullElse(setup.dify.user, "difyexec-0123456789abcdef-1");
+            return new Attempt(0, row, Attempt.Tries.NONE, user, server.kind().first(setup.dify.mode), row.hash(),
+                    Instant.EPOCH, false);
         }
     }
 
@@ -573,7 +583,7 @@ final class DifyExec implements Runnable {
             setup.check(demo.version);
             var session = session();
             if (output != null) session.open(Optional.ofNullable(input), output, false);
-            if (Screen.isTerminal(0)) return Dialogue.run(session, setup.env);
+            if (Screen.on(0).isPresent()) return Dialogue.run(session, setup.env);
             try {
                 return new Script(session, keepGoing).run(new InputStreamReader(System.in, UTF_8));
             } catch (IOException problem) {
@@ -1565,7 +1575,7 @@ final class DifyExec implements Runnable {
                     .setAbbreviatedOptionsAllowed(false)
                     .setDefaultValueProvider(defaults)
                     .setColorScheme(CommandLine.Help.defaultColorScheme(
-                            Ansi.of(env, 1).on() ? CommandLine.Help.Ansi.ON : CommandLine.Help.Ansi.OFF))
+                            Ansi.of(env).on() ? CommandLine.Help.Ansi.ON : CommandLine.Help.Ansi.OFF))
                     .setHelpSectionMap(sections(line, env))
                     .setHelpSectionKeys(keys)
                     .setParameterExceptionHandler((problem, _) -> unusable(problem, env.invocation()))
@@ -1577,10 +1587,7 @@ final class DifyExec implements Runnable {
 
         private static int execute(CommandLine.ParseResult parsed, Secret secret) {
             var line = parsed.commandSpec().commandLine();
-            var command = parsed.asCommandLineList().getLast();
-            for (var option : command.getParseResult().matchedOptions()) // picocli lets those of a group pass
-                if (!option.isMultiValue() && option.originalStringValues().size() > 1) throw new ParameterException(
-                        command, option.longestName() + ": given more than once");
+            checkTyped(parsed.asCommandLineList().getLast());
             try {
                 int code = secret.during(() -> new CommandLine.RunLast().execute(parsed));
                 if (line.getOut().checkError()) throw new Unusable("standard output: cannot be written (" + LOST + ")");
@@ -1591,6 +1598,21 @@ final class DifyExec implements Runnable {
                 var problem = new Unusable(Exit.STOPPED, "out of memory (" + (Runtime.getRuntime().maxMemory() >> 20)
                         + " MB)\nhint: set JAVA_TOOL_OPTIONS=-Xmx4g to use up to 4 GB");
                 throw new CommandLine.ExecutionException(line, problem.getMessage(), problem);
+            }
+        }
+
+        /// picocli accepts an option of a group twice, and drops the slash at the end of a path.
+        private static void checkTyped(CommandLine line) {
+            for (var option : line.getParseResult().matchedOptions()) {
+                var typed = option.originalStringValues();
+                var last = typed.isEmpty() ? "" : typed.getLast();
+                boolean isFolder = option.type() == Path.class && !option.paramLabel().equals("DIR")
+                        && last.endsWith("/");
+                var fault = !option.isMultiValue() && typed.size() > 1 ? "given more than once"
+                        : isFolder ? "must be a file, not a folder"
+                        : option.type() != Character.class && option.arity().min() > 0 && last.isBlank() && !last.equals(option.defaultValue())
+                                ? "must not be blank" : "";
+                if (!fault.isEmpty()) throw new ParameterException(line, option.longestName() + " " + last + ": " + fault);
             }
         }
 
@@ -1732,16 +1754,14 @@ final class DifyExec implements Runnable {
                 var form = checked(wanted, server);
                 if (work.view.isPresent()) {
                     var view = work.view.get();
-                    var engine = dify.engine(server, form, wanted, writer, view, order());
+                    var engine = engine(server, form, wanted, view);
                     return view.conclude(engine.runToLastWords(), engine.tally);
                 }
-                try (var progress = new Progress(dify.err(), work.out.progress)) {
-                    var engine = dify.engine(server, form, wanted, writer, progress, order());
-                    var stop = engine.runToLastWords();
-                    new Summary(batch, engine.tally, dify.err(), Ansi.of(work.setup.env, 2)).print(stop,
-                            work.rows.limit != null || work.pace.maxCost != null, work.setup.next());
-                    return stop.map(Stop::exit).orElse(engine.tally.isAllDone() ? Exit.OK : Exit.ROWS_FAILED).code;
-                }
+                var engine = engine(server, form, wanted, new Progress(dify.err(), work.out.progress));
+                var stop = engine.runToLastWords();
+                new Summary(batch, engine.tally, dify.err(), Ansi.ofErr(work.setup.env)).print(stop,
+                        work.rows.limit != null || work.pace.maxCost != null, work.setup.next());
+                return stop.map(Stop::exit).orElse(engine.tally.isAllDone() ? Exit.OK : Exit.ROWS_FAILED).code;
             }
 
             /// `shard 3 of 8: 1,250 of 10,000 rows; -c 5 here, 40 if all 8 run`
@@ -1772,14 +1792,24 @@ final class DifyExec implements Runnable {
                         + "; nothing was sent\nhint: fix the rows, or use --no-check to send all cells as text");
             }
 
-            private Connection.Order order() {
+            /// Records the start of the call in the log.
+            private Engine engine(ServerInfo server, Form form, Batch.Wanted wanted, Watcher watcher) {
+                var setup = work.setup;
                 var pace = work.pace;
                 boolean isWatched = work.view.isPresent(); // Ctrl-C then means this run, at once
-                var mode = isWatched && this.mode == Mode.AUTO ? Mode.STREAMING : this.mode;
-                return new Connection.Order(mode, new Limits.Ends(pace.maxFailures, pace.maxTokens, pace.maxCost),
-                        isWatched ? Duration.ZERO : work.setup.retrying.grace,
-                        new Pace(pace.concurrency(), pace.wait, pace.rate),
-                        Optional.ofNullable(work.out.saveFiles), String.join(" ", work.setup.next().words()));
+                var asked = isWatched && mode == Mode.AUTO ? Mode.STREAMING : mode;
+                var policy = batch.history().route(asked, server.kind(), server.version());
+                var settle = Optional.ofNullable(setup.retrying.settle).map(time -> new Limits.Settle(time, time))
+                        .orElse(Limits.Settle.DEFAULT);
+                var limits = new Limits(new Limits.Ends(pace.maxFailures, pace.maxTokens, pace.maxCost),
+                        isWatched ? Duration.ZERO : setup.retrying.grace, setup.dify.timeout, settle);
+                var places = new Pace(pace.concurrency(), pace.wait, pace.rate);
+                var terms = new Engine.Terms(dify.judge(), limits, places, policy, new Attempt.Names(setup.dify.user));
+                var sender = new Sender(dify.client().to(server.kind()), form, Optional.ofNullable(work.out.saveFiles));
+                writer.record(SessionEvent.of(batch, dify.access().name(), server.app(), server.version())
+                        .with(asked, policy.mode(), places.places(), setup.dify.queryColumn)
+                        .with(String.join(" ", setup.next().words())));
+                return new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender, watcher));
             }
         }
 
@@ -1859,7 +1889,7 @@ final class DifyExec implements Runnable {
                     description = "Write results without a byte order mark.")
             boolean noBom;
 
-            @Option(names = "--save-files", paramLabel = "DIR", converter = Converters.Folder.class,
+            @Option(names = "--save-files", paramLabel = "DIR",
                     description = "Download files in the outputs into this folder.")
             Path saveFiles;
 
@@ -1898,7 +1928,7 @@ final class DifyExec implements Runnable {
         }
 
         Ansi paint() {
-            return Ansi.of(env, 1);
+            return Ansi.of(env);
         }
 
         NextCall next() {
@@ -1933,6 +1963,8 @@ final class DifyExec implements Runnable {
         ///
         /// @param demo null without `--demo`
         void check(String demo) throws Exception {
+            if (dify.user != null && dify.user.codePointCount(0, dify.user.length()) > DifyOptions.LONGEST_USER)
+                throw new Unusable("--user: must have at most " + DifyOptions.LONGEST_USER + " characters");
             new EnvDefaults(env).check(spec.commandLine().getParseResult(), demo != null);
         }
 
@@ -1953,6 +1985,9 @@ final class DifyExec implements Runnable {
         }
 
         static final class DifyOptions {
+            /// Dify answers 500 to every row of a user with a longer name.
+            static final int LONGEST_USER = 255;
+
             @Option(names = "--base-url", paramLabel = "URL", defaultValue = "https://api.dify.ai/v1",
                     description = "Call the API at this address (env: DIFY_API_BASE_URL; default: ${DEFAULT-VALUE}).")
             URI baseUrl;
@@ -1983,7 +2018,7 @@ final class DifyExec implements Runnable {
                     description = "Skip the workflow's form and send every cell as text.")
             boolean noCheck;
 
-            @Option(names = "--user", paramLabel = "NAME", converter = Converters.User.class, hidden = true,
+            @Option(names = "--user", paramLabel = "NAME", hidden = true,
                     description = "Send this Dify user instead of one per attempt; interrupted runs can then not be "
                             + "looked up.")
             String user;
@@ -2045,11 +2080,6 @@ final class DifyExec implements Runnable {
     record Connection(Setup setup, Access access, DifyClient client, Judge judge, Optional<Demo> demo,
             PrintWriter err) implements AutoCloseable {
 
-        /// @param mode    as asked for
-        /// @param options as typed, for people who read the log
-        record Order(Mode mode, Limits.Ends ends, Duration grace, Pace pace, Optional<Path> saveFiles,
-                String options) {}
-
         /// For interactive use: never retries on its own.
         Connection withoutRetries() {
             var backoff = judge.backoff();
@@ -2079,21 +2109,6 @@ final class DifyExec implements Runnable {
             var form = setup.dify.noCheck ? Form.ofText() : server.form(client, judge, csv,
                     Variable.Folders.of(input, setup.dify.files), err);
             return server.kind() == AppKind.CHATFLOW ? form.asking(setup.dify.queryColumn, csv.columns()) : form;
-        }
-
-        /// Records the start of the call in the log.
-        Engine engine(ServerInfo server, Form form, Batch.Wanted wanted, BatchWriter writer, Watcher watcher,
-                Order order) {
-            var route = writer.batch().history().route(order.mode(), server.kind(), server.version());
-            var settle = Optional.ofNullable(setup.retrying.settle).map(time -> new Limits.Settle(time, time))
-                    .orElse(Limits.Settle.DEFAULT);
-            var limits = new Limits(order.ends(), order.grace(), setup.dify.timeout, settle);
-            var terms = new Engine.Terms(judge, limits, order.pace(), route, new Attempt.Names(setup.dify.user));
-            var sender = new Sender(client.to(server.kind()), form, order.saveFiles());
-            var session = SessionEvent.of(writer.batch(), access.name(), server.app(), server.version())
-                    .with(order.mode(), route.mode(), order.pace().places(), setup.dify.queryColumn);
-            writer.record(session.with(order.options()));
-            return new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender, watcher));
         }
 
         @Override
@@ -2171,7 +2186,7 @@ final class DifyExec implements Runnable {
         static CommandLine register(CommandLine line) {
             return line.registerConverter(Duration.class, Converters::duration)
                     .registerConverter(URI.class, Converters::address)
-                    .registerConverter(Path.class, Converters::file)
+                    .registerConverter(Path.class, Converters::path)
                     .registerConverter(Charset.class, Converters::charset)
                     .registerConverter(Character.class, Converters::delimiter)
                     .registerConverter(Long.class, text -> Long.valueOf(number("0*[1-9]\\d{0,14}", text, 1)))
@@ -2236,35 +2251,11 @@ final class DifyExec implements Runnable {
             throw new TypeConversionException("not an address, such as https://api.dify.ai/v1");
         }
 
-        /// Java drops a slash at the end, so that `-o results/` would be a file.
-        private static Path file(String text) {
-            if (text.isBlank()) throw new TypeConversionException("must not be empty");
-            if (text.endsWith("/") || text.endsWith(File.separator))
-                throw new TypeConversionException("is a folder, not a file");
-            return path(text);
-        }
-
         private static Path path(String text) {
             try {
                 return Path.of(text);
             } catch (InvalidPathException _) {
                 throw new TypeConversionException("not a path");
-            }
-        }
-
-        static final class Results implements ITypeConverter<Path> {
-            @Override
-            public Path convert(String text) {
-                if (text.equals("-")) throw new TypeConversionException("must be a file, not standard input");
-                return file(text);
-            }
-        }
-
-        static final class Folder implements ITypeConverter<Path> {
-            @Override
-            public Path convert(String text) {
-                if (text.isBlank()) throw new TypeConversionException("must not be empty");
-                return path(text);
             }
         }
 
@@ -2307,27 +2298,12 @@ final class DifyExec implements Runnable {
             return text.strip();
         }
 
-        /// The id of a published version, trimmed.
         static final class VersionId implements ITypeConverter<String> {
             @Override
             public String convert(String text) {
-                if (!text.isEmpty() && text.isBlank()) throw new TypeConversionException("must not be blank");
                 if (text.strip().startsWith("app-")) throw new TypeConversionException("this is a key, not the id of a "
                         + "version; leave it out to use the published version");
                 return text.strip();
-            }
-        }
-
-        /// Dify answers 500 to every row of a user with a longer name.
-        static final class User implements ITypeConverter<String> {
-            private static final int LONGEST = 255;
-
-            @Override
-            public String convert(String text) {
-                if (text.isBlank()) throw new TypeConversionException("must not be blank");
-                if (text.codePointCount(0, text.length()) > LONGEST)
-                    throw new TypeConversionException("must have at most " + LONGEST + " characters");
-                return text;
             }
         }
 
@@ -2399,29 +2375,28 @@ final class DifyExec implements Runnable {
 
     // ── Views ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The running batch on stderr: a line redrawn on a terminal, else a plain line every ten seconds.
-    static final class Progress implements Watcher, AutoCloseable {
+    /// Progress on stderr: one line redrawn on a terminal, else a plain line every ten seconds.
+    static final class Progress implements Watcher {
         private static final Duration REDRAW = Duration.ofMillis(200), PLAIN = Duration.ofSeconds(10);
 
         private final PrintWriter err;
         private final boolean off;
-        private final Optional<Screen.Window> window;
+        private final Optional<Screen> screen;
         private long next = System.nanoTime();
-        private int drawn = 0; // characters of the line that stands there
+        private int drawn = 0; // characters on the screen
 
         Progress(PrintWriter err, Style style) {
             this.err = err;
             this.off = style == Style.OFF;
-            this.window = style == Style.AUTO && Screen.isTerminal(2) ? Optional.of(new Screen.Window(2))
-                    : Optional.empty();
-            if (window.isEmpty()) next += PLAIN.toNanos();
+            this.screen = style == Style.AUTO ? Screen.on(2) : Optional.empty();
+            if (screen.isEmpty()) next += PLAIN.toNanos();
         }
 
         @Override
         public void watch(Tally tally) {
             if (off || System.nanoTime() < next) return;
-            next = System.nanoTime() + (window.isPresent() ? REDRAW : PLAIN).toNanos();
-            window.map(Screen.Window::width).ifPresentOrElse(
+            next = System.nanoTime() + (screen.isPresent() ? REDRAW : PLAIN).toNanos();
+            screen.map(Screen::width).ifPresentOrElse(
                     width -> redraw(new OneLine(tally).within(width - 3), width), // room for the terminal's ^C
                     () -> err.println(new OneLine(tally).plain()));
             err.flush();
@@ -2434,23 +2409,18 @@ final class DifyExec implements Runnable {
             err.flush();
         }
 
-        /// Clears the line for what comes after.
+        /// Clears the line.
         @Override
         public void end() {
-            if (drawn > 0) redraw("", window.orElseThrow().width());
+            if (drawn > 0) redraw("", screen.orElseThrow().width());
             err.flush();
         }
 
-        /// A terminal that has become narrower since shows the line that stands there as several.
+        /// A terminal that has become narrower shows the last line as several.
         private void redraw(String line, int width) {
             int above = Math.max(0, drawn - 1) / width;
             err.print((above == 0 ? "\r" : "\r\033[" + above + "A\033[J") + line + "\033[K");
             drawn = line.length();
-        }
-
-        @Override
-        public void close() {
-            window.ifPresent(Screen.Window::close);
         }
 
         /// `12/20 (60 %) · 3.2/s · 2 failed · 8 s left · 5 running · 684 tokens`, the most wanted first.
@@ -2504,9 +2474,9 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The end of a call: counts, times, cost, errors by cause, and the next command to type.
+    /// The end of a call: counts, times, cost, failures by cause, and the next command.
     record Summary(Batch batch, Tally tally, PrintWriter err, Ansi paint) {
-        /// @param part whether only some of the pending rows were asked for: the rest is then estimated
+        /// @param part whether only some of the pending rows were requested; the others are then estimated
         void print(Optional<Stop> stop, boolean part, NextCall next) {
             err.println();
             stop.ifPresent(reason -> err.println(reason.text()));
@@ -2520,7 +2490,7 @@ final class DifyExec implements Runnable {
             err.flush();
         }
 
-        /// Those of the batch: rows of earlier calls are among them.
+        /// Includes rows of earlier calls.
         private void causes(List<Cause.Group> groups) {
             long known = Stream.of(RowStatus.values()).filter(RowStatus::isOnRetryList).mapToLong(tally::count).sum();
             if (groups.stream().mapToLong(Cause.Group::count).sum() > known) err.println("  In the whole batch:");
@@ -2536,41 +2506,46 @@ final class DifyExec implements Runnable {
                     + paint.by(RowStatus.PENDING, tally.asked() - tally.done() + " pending");
         }
 
-        /// What a call that ends early leaves on the server, and what the rows took.
+        /// @param early whether the call stopped early: runs may then be active on the server
         private List<String> figures(boolean early) {
             long stopped = early ? tally.count(Tally.Counter.STOPPED) : 0, open = early ? batch.history().inFlight() : 0;
             var figures = new ArrayList<String>();
-            if (stopped > 0) figures.add(Text.count(stopped, "task was", "tasks were") + " asked to stop");
-            if (open > 0) figures.add(Text.count(open, "row has a run", "rows have runs")
-                    + " that may still go on: the next start looks " + (open == 1 ? "it" : "them") + " up");
-            if (!tally.latencies().isEmpty()) figures.add("seconds a row: " + tally.latencies().words());
+            if (stopped > 0) figures.add("asked Dify to stop " + Text.count(stopped, "run"));
+            if (open > 0) figures.add(Text.count(open, "run") + " may still be active; the next run looks "
+                    + (open == 1 ? "it" : "them") + " up");
+            if (!tally.latencies().isEmpty()) figures.add("seconds per row: " + tally.latencies().words());
             if (tally.tokens() > 0) figures.add("tokens: " + tally.tokens() + cost(tally.spending()));
-            if (tally.count(Tally.Counter.RETRIES) > 0) figures.add(Text.count(tally.count(Tally.Counter.RETRIES), "retry", "retries"));
-            if (tally.count(Tally.Counter.HARVESTED) > 0)
-                figures.add(Text.count(tally.count(Tally.Counter.HARVESTED), "run") + " looked up instead of run again");
-            if (tally.count(Tally.Counter.THROTTLED) > 0)
-                figures.add("throttled " + Text.count(tally.count(Tally.Counter.THROTTLED), "time") + ", ran at " + tally.concurrency());
-            if (tally.count(Tally.Counter.LATE) > 0)
-                figures.add(Text.count(tally.count(Tally.Counter.LATE), "run") + " turned up late: see 'late' in " + batch.files().log());
+            count(Tally.Counter.RETRIES, "%s", "retry", "retries").ifPresent(figures::add);
+            count(Tally.Counter.HARVESTED, "%s recovered without running again", "result", "results")
+                    .ifPresent(figures::add);
+            count(Tally.Counter.THROTTLED, "throttled %s; concurrency " + tally.concurrency(), "time", "times")
+                    .ifPresent(figures::add);
+            count(Tally.Counter.LATE, "%s finished after its row was sent again; see \"late\" in "
+                    + batch.files().log(), "run", "runs").ifPresent(figures::add);
             if (!tally.missingFiles.isEmpty()) figures.add(tally.missingFiles.toString());
             return figures;
         }
 
-        /// The rest as the rows that ran: `The other 980 rows: about 12 min, 31000 tokens, 0.49 USD`
+        private Optional<String> count(Tally.Counter counter, String sentence, String one, String many) {
+            long count = tally.count(counter);
+            return count == 0 ? Optional.empty() : Optional.of(sentence.formatted(Text.count(count, one, many)));
+        }
+
+        /// Scales the rows that ran: `Remaining 980 rows: about 12 min, 31000 tokens, 0.49 USD`
         static Optional<String> estimate(long rest, Tally tally) {
             var spent = tally.spending();
             if (rest == 0 || tally.sampled() == 0) return Optional.empty();
             double share = (double) rest / tally.sampled();
-            return Optional.of("The other " + Text.count(rest, "row") + ": about "
+            return Optional.of("Remaining " + Text.count(rest, "row") + ": about "
                     + Text.seconds(Duration.ofMillis((long) (tally.sampleTime().toMillis() * share)))
                     + (spent.tokens() == 0 ? "" : ", " + Math.round(spent.tokens() * share) + " tokens")
                     + cost(spent.times(share)));
         }
 
-        /// `, 0.49 USD (3 runs told no price)`
+        /// `, 0.49 USD (no price for 3 runs)`
         static String cost(Usage.Spending spent) {
             return cost(spent.prices()) + (spent.prices().isEmpty() || spent.unpriced() == 0 ? ""
-                    : " (" + Text.count(spent.unpriced(), "run") + " told no price)");
+                    : " (no price for " + Text.count(spent.unpriced(), "run") + ")");
         }
 
         static String cost(Map<String, BigDecimal> prices) {
@@ -2580,7 +2555,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What a check found: a table of the columns and the problems, or one JSON object.
+    /// The columns and problems that a check found.
     static final class CheckView {
         private static final int SHOWN = 20;
 
@@ -2592,7 +2567,7 @@ final class DifyExec implements Runnable {
                 line(out, Text.text(column.column(), 20), orDash(column.variable()), orDash(column.type()),
                         column.required() ? "yes" : "", column.filled(), column.longest(), column.example());
             problems(inspection, out);
-            if (inspection.isFine()) out.println("Fine: nothing was found that would keep a row from running.");
+            if (inspection.isFine()) out.println("No problems found.");
             out.flush();
         }
 
@@ -2604,7 +2579,7 @@ final class DifyExec implements Runnable {
             return text.isEmpty() ? "-" : Text.text(text, 20);
         }
 
-        /// The first problems and their number; what is only worth knowing, too.
+        /// Notes, and the first problems with the number of others.
         static void problems(Inspection inspection, PrintWriter out) {
             inspection.notes().forEach(note -> out.println("Note: " + Text.text(note, 500)));
             inspection.faults().forEach(fault -> out.println("Header: " + Text.text(fault, 500)));
@@ -2613,11 +2588,8 @@ final class DifyExec implements Runnable {
                     "%s problems (check --json lists all)", out);
         }
 
-        /// The request of one row's first attempt, as it would go out.
-        static void request(Row row, Form form, DifyClient client, Mode mode, String user, PrintWriter out) {
-            var attempt = new Attempt(0, row, Attempt.Tries.NONE, user == null ? "difyexec-0123456789abcdef-1" : user,
-                    client.app().first(mode), row.hash(), Instant.EPOCH, false);
-            var body = Text.json(new String(client.body(attempt, form.values(row)), UTF_8));
+        static void request(Attempt attempt, Form form, DifyClient client, PrintWriter out) {
+            var body = Text.json(new String(client.body(attempt, form.values(attempt.row())), UTF_8));
             out.println();
             out.println(body);
             out.println("curl -X POST " + Text.shell(client.start().toString())
@@ -2626,9 +2598,9 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Where a batch stands, by its files: a table, or one JSON object.
+    /// The progress of a batch by its files, as a table or one JSON object.
     record StatusView(Batch batch, PrintWriter out, Ansi paint) {
-        /// From here on a rate says more than how the first rows happened to fall.
+        /// A rate over a shorter time is left out: it would depend on a few rows.
         static final Duration RATED = Duration.ofSeconds(10);
         private static final int BAR = 30;
         private static final List<RowStatus> ORDER = List.of(RowStatus.SUCCEEDED, RowStatus.PARTIAL, RowStatus.FAILED,
@@ -2644,7 +2616,7 @@ final class DifyExec implements Runnable {
             var groups = Cause.Group.of(batch).stream()
                     .collect(Collectors.partitioningBy(group -> group.cause().outcome() == RowStatus.FAILED));
             causes("Failed", groups.get(true));
-            causes("Open: how they end is not known yet", groups.get(false));
+            causes("Unresolved", groups.get(false));
             var notes = notes(batch);
             if (!notes.isEmpty()) out.println();
             notes.forEach(note -> out.println("  Note: " + note));
@@ -2662,7 +2634,7 @@ final class DifyExec implements Runnable {
             return Text.number(batch.index().rows()) + (batch.index().rows() == 1 ? " row" : " rows");
         }
 
-        /// The app and the versions of the workflow that ran, as far as they are known.
+        /// The app and the versions of the workflow that ran, if known.
         static String origin(Batch batch) {
             var versions = batch.versions();
             return batch.history().session.map(session -> " · " + Text.text("app " + session.app()
@@ -2671,13 +2643,13 @@ final class DifyExec implements Runnable {
                     + Text.first(3, versions.stream().map(version -> Text.text(version, 40)));
         }
 
-        /// What a person should know of the files before the batch goes on.
+        /// Warns about the files before a batch continues.
         static void changes(Batch batch, boolean rerun, PrintWriter err) {
             var history = batch.history();
             BadLine.note(history.unreadable()).ifPresent(note -> err.println("Warning: " + note + "."));
             var index = batch.index();
             foreign(index, entry -> index.status(entry).isSuccess() || history.attempts(entry) > 0)
-                    .ifPresent(note -> err.println(note + "; the results stay."));
+                    .ifPresent(note -> err.println(note + "; their results are kept."));
             if (!rerun) changed(batch, "; --rerun-changed runs %s again.").ifPresent(err::println);
         }
 
@@ -2688,9 +2660,9 @@ final class DifyExec implements Runnable {
                     + Text.first(5, ids.stream().map(Text::id)));
         }
 
-        /// The rows that stand at one place, and how many they are of all: 0 to 1.
+        /// @param ofAll from 0 to 1
         record Share<T>(T status, long count, double ofAll) {
-            /// Those that have any.
+            /// Leaves out counts of zero.
             static <T> List<Share<T>> of(Map<T, Long> counts) {
                 double all = sum(counts);
                 return counts.entrySet().stream().filter(count -> count.getValue() > 0)
@@ -2705,14 +2677,12 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// In the order in which they are told.
         static Map<RowStatus, Long> counts(ToLongFunction<RowStatus> count) {
             var counts = new LinkedHashMap<RowStatus, Long>();
             for (var status : ORDER) counts.put(status, count.applyAsLong(status));
             return counts;
         }
 
-        /// As the keys of JSON, after the number of all.
         private static Map<String, Object> json(Map<RowStatus, Long> counts) {
             var json = object("total", sum(counts));
             counts.forEach((status, rows) -> json.put(status.word(), rows));
@@ -2723,7 +2693,7 @@ final class DifyExec implements Runnable {
             return counts.values().stream().mapToLong(Long::longValue).sum();
         }
 
-        /// What is known of time, pace and cost, by name.
+        /// Time, pace and cost by name, if known.
         static Map<String, String> figures(Batch batch) {
             var history = batch.history();
             var figures = new LinkedHashMap<String, String>();
@@ -2734,17 +2704,17 @@ final class DifyExec implements Runnable {
             }
             if (rate(batch) > 0 && history.running().compareTo(RATED) >= 0)
                 figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
-            if (!history.latencies().isEmpty()) figures.put("seconds a row", history.latencies().words());
+            if (!history.latencies().isEmpty()) figures.put("seconds per row", history.latencies().words());
             if (history.spent().tokens() > 0) figures.put("tokens", Text.number(history.spent().tokens()));
             if (!history.spent().prices().isEmpty()) figures.put("cost", Summary.cost(history.spent()).substring(2));
             if (history.attempts() > 0) figures.put("attempts", Text.number(history.attempts()) + " ("
                     + Text.count(history.retries(), "retry", "retries") + ")");
-            if (history.inFlight() > 0) figures.put("in flight", Text.number(history.inFlight())
-                    + " without an end so far: running, or cut off");
+            if (history.inFlight() > 0) figures.put("unfinished", Text.number(history.inFlight())
+                    + " (running or interrupted)");
             return figures;
         }
 
-        /// Rows with an outcome for each second of the sessions.
+        /// Rows with an outcome per second of all calls.
         private static double rate(Batch batch) {
             long millis = batch.history().running().toMillis();
             return millis == 0 ? 0 : (batch.index().rows() - batch.index().count(RowStatus.PENDING)) * 1000.0 / millis;
@@ -2754,7 +2724,7 @@ final class DifyExec implements Runnable {
             if (groups.isEmpty()) return;
             out.println();
             out.println("  " + paint.bold(heading));
-            int longest = paint.on() ? Math.max(40, Screen.width(1) - 13) : 160;
+            int longest = paint.on() ? Math.max(40, Screen.on(1).map(Screen::width).orElse(80) - 13) : 160;
             Text.some(groups, Cause.Group.SHOWN, group -> {
                 out.println(paint.by(group.cause().outcome(), "%,8d".formatted(group.count())) + " × "
                         + Text.text(group.cause().words(), longest));
@@ -2762,38 +2732,35 @@ final class DifyExec implements Runnable {
             }, "         %s causes", out);
         }
 
-        /// What is odd about the files.
         static List<String> notes(Batch batch) {
             var history = batch.history();
             var notes = new ArrayList<String>();
             changed(batch, "; 'run --rerun-changed' runs %s again").ifPresent(notes::add);
             if (history.lateRuns() > 0) notes.add(Text.count(history.lateRuns(), "run")
-                    + " turned up late, after the row was sent again");
+                    + " finished after the row was sent again");
             if (!history.missingFiles.isEmpty()) notes.add(history.missingFiles.toString());
             BadLine.note(history.unreadable()).ifPresent(notes::add);
-            if (!history.lost().isEmpty()) notes.add(Text.count(history.lost().size(), "result")
-                    + " that the log knows of cannot be found in the file; 'run --rebuild' fetches them");
+            if (!history.lost().isEmpty()) notes.add(Text.count(history.lost().size(), "row")
+                    + " succeeded according to the log but not in the results; 'run --rebuild' fetches them");
             foreign(batch.index(), _ -> true).ifPresent(notes::add);
             return notes;
         }
 
-        /// `2 ids of the batch are not in the CSV (first: a)`: of rows that are gone, or of another CSV.
-        ///
-        /// @param isTold which of them; of an id that only `.retry` has, `retry` itself tells
-        private static Optional<String> foreign(Index index, IntPredicate isTold) {
-            var ids = IntStream.range(index.rows(), index.size()).filter(isTold).toArray();
+        /// `2 ids of the batch are not in the CSV (first: a)`
+        private static Optional<String> foreign(Index index, IntPredicate which) {
+            var ids = IntStream.range(index.rows(), index.size()).filter(which).toArray();
             return ids.length == 0 ? Optional.empty()
                     : Optional.of(Text.count(ids.length, "id of the batch is", "ids of the batch are")
                             + " not in the CSV (first: " + Text.id(index.id(ids[0])) + ")");
         }
 
-        /// `2 rows with a success changed in the CSV since (first: a)`
+        /// `2 succeeded rows changed in the CSV (first: a)`
         ///
         /// @param more what follows; `%s` is it or them
         static Optional<String> changed(Batch batch, String more) {
             var changed = batch.history().changed();
-            return changed.isEmpty() ? Optional.empty() : Optional.of(Text.count(changed.cardinality(), "row")
-                    + " with a success changed in the CSV since (first: "
+            return changed.isEmpty() ? Optional.empty() : Optional.of(Text.count(changed.cardinality(), "succeeded row")
+                    + " changed in the CSV (first: "
                     + Text.id(batch.index().id(changed.nextSetBit(0))) + ")"
                     + more.formatted(changed.cardinality() == 1 ? "it" : "them"));
         }
@@ -2828,12 +2795,12 @@ final class DifyExec implements Runnable {
             return Json.text(json);
         }
 
-        /// Where each of a batch's shards stands, by its files: a table with a line for each, or one JSON object.
+        /// The progress of each of a batch's shards, as a table or one JSON object.
         ///
-        /// @param hasCsv else the rows of shards that have not begun are not known
+        /// @param hasCsv otherwise, the rows of shards that have not started are not known
         record OfShards(Shards shards, Index index, List<OfShard> each, boolean hasCsv) {
-            /// @param history of nothing where it has not begun
-            record OfShard(Shard shard, boolean begun, History history, Map<RowStatus, Long> counts) {}
+            /// @param history empty if it has not started
+            record OfShard(Shard shard, boolean isStarted, History history, Map<RowStatus, Long> counts) {}
 
             static OfShards of(Shards shards, Optional<Csv> csv) {
                 var index = csv.map(Csv::check).orElseGet(Index::new);
@@ -2858,7 +2825,6 @@ final class DifyExec implements Runnable {
                         csv.isPresent());
             }
 
-            /// Every row has a success.
             boolean isComplete() {
                 return index.isComplete() && (hasCsv || shards.files().size() == shards.count())
                         && each.stream().allMatch(one -> one.history().missingFiles.isEmpty());
@@ -2867,31 +2833,33 @@ final class DifyExec implements Runnable {
             void print(PrintWriter out, Ansi paint, NextCall next) {
                 var statuses = ORDER.stream().filter(status -> index.count(status) > 0).toList();
                 out.println(paint.bold(shards.whole().results().toString()) + ": " + shards.files().size() + " of "
-                        + Text.count(shards.count(), "shard") + " begun, not merged yet");
+                        + Text.count(shards.count(), "shard") + " started, not merged yet");
                 out.println();
                 out.println("  " + paint.faint("%-9s %11s".formatted("shard", "rows") + statuses.stream()
                         .map(status -> " %11s".formatted(status.word())).collect(joining())
                         + " %9s  %s".formatted("in flight", "last event")));
-                for (var one : each) line(out, one.shard().toString(), statuses, one.counts(),
-                        one.history().inFlight(), !one.begun() ? "not begun"
-                                : one.history().updatedAt().map(Times::local).orElse(""));
-                line(out, "total", statuses, counts(index::count), sum(History::inFlight), "");
+                for (var one : each) {
+                    var last = one.history().updatedAt().map(Times::local).orElse("");
+                    out.println(line(one.shard().toString(), one.counts(), statuses, " %9s  %s".formatted(
+                            Text.number(one.history().inFlight()), one.isStarted() ? last : "not started")));
+                }
+                out.println(line("total", counts(index::count), statuses,
+                        " %9s".formatted(Text.number(sum(History::inFlight)))));
                 out.println();
-                var begun = each.stream().filter(OfShard::begun).findFirst().orElseThrow().history();
-                next.print(each.stream().filter(this::isMissing).map(OfShard::shard).toList(), begun,
+                var started = each.stream().filter(OfShard::isStarted).findFirst().orElseThrow().history();
+                next.print(each.stream().filter(this::isMissing).map(OfShard::shard).toList(), started,
                         shards.whole().results(), out);
             }
 
-            /// Without a CSV each that has not begun is taken to have rows.
+            /// Without a CSV, every shard that has not started is assumed to have rows.
             private boolean isMissing(OfShard one) {
-                return !one.begun() && (!hasCsv || StatusView.sum(one.counts()) > 0);
+                return !one.isStarted() && (!hasCsv || StatusView.sum(one.counts()) > 0);
             }
 
-            private static void line(PrintWriter out, String name, List<RowStatus> statuses,
-                    Map<RowStatus, Long> counts, long inFlight, String last) {
-                out.println(("  %-9s %11s".formatted(name, Text.number(StatusView.sum(counts))) + statuses.stream()
+            private static String line(String name, Map<RowStatus, Long> counts, List<RowStatus> statuses, String rest) {
+                return ("  %-9s %11s".formatted(name, Text.number(StatusView.sum(counts))) + statuses.stream()
                         .map(status -> " %11s".formatted(Text.number(counts.get(status)))).collect(joining())
-                        + " %9s  %s".formatted(Text.number(inFlight), last)).stripTrailing());
+                        + rest).stripTrailing();
             }
 
             private long sum(ToLongFunction<History> of) {
@@ -2909,7 +2877,7 @@ final class DifyExec implements Runnable {
             }
 
             private static Map<String, Object> json(OfShard one) {
-                var json = object("shard", one.shard().toString(), "begun", one.begun());
+                var json = object("shard", one.shard().toString(), "started", one.isStarted());
                 json.putAll(StatusView.json(one.counts()));
                 json.put("in_flight", one.history().inFlight());
                 json.put("updated_at", one.history().updatedAt().map(Times::text).orElse(null));
@@ -3010,28 +2978,27 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Why a row has no success: what such rows are grouped by.
-    record Cause(RowStatus outcome, String said) {
+    /// Why rows failed or are unresolved.
+    record Cause(RowStatus outcome, String text) {
         static Cause of(Batch batch, int entry) {
             return new Cause(batch.index().status(entry), batch.history().cause(entry));
         }
 
-        /// What it is told apart by where failed rows and others stand in one list: `unknown: the answer broke off`
+        /// `unknown: the answer broke off`; for failed rows, the text alone.
         String words() {
-            return outcome == RowStatus.FAILED ? said : outcome.word() + ": " + said;
+            return outcome == RowStatus.FAILED ? text : outcome.word() + ": " + text;
         }
 
-        /// The rows of one cause: how many, and the first of them.
+        /// @param ids the first few
         record Group(Cause cause, long count, List<String> ids) {
             private static final int EXAMPLES = 3, SHOWN = 10;
 
-            /// All rows without success, the most frequent cause first.
+            /// All failed and unresolved rows, the most frequent cause first.
             static List<Group> of(Batch batch) {
                 return of(batch, IntStream.range(0, batch.index().rows())
                         .filter(entry -> batch.index().status(entry).isOnRetryList()), EXAMPLES);
             }
 
-            /// Some rows, with so many of their ids.
             static List<Group> of(Batch batch, IntStream rows, int examples) {
                 var groups = rows.boxed().collect(Collectors.groupingBy(entry -> Cause.of(batch, entry),
                         LinkedHashMap::new, Collectors.toList()));
@@ -3052,7 +3019,7 @@ final class DifyExec implements Runnable {
             }
 
             Map<String, Object> json() {
-                return object("outcome", cause.outcome().word(), "cause", cause.said(), "count", count,
+                return object("outcome", cause.outcome().word(), "cause", cause.text(), "count", count,
                         "ids", ids);
             }
         }
@@ -3785,10 +3752,18 @@ final class DifyExec implements Runnable {
 
     /// Colour for a terminal; off, text stays as it is.
     record Ansi(boolean on) {
-        /// @param descriptor what is painted on: 1 or 2
-        static Ansi of(Env env, int descriptor) {
-            return new Ansi(env.get("NO_COLOR").isEmpty() && !env.get("TERM").equals("dumb")
-                    && Screen.isTerminal(descriptor));
+        /// For standard output: only on an interactive terminal, which Java itself can answer.
+        static Ansi of(Env env) {
+            var console = System.console();
+            return new Ansi(isWanted(env) && console != null && console.isTerminal());
+        }
+
+        static Ansi ofErr(Env env) {
+            return new Ansi(isWanted(env) && Screen.on(2).isPresent());
+        }
+
+        private static boolean isWanted(Env env) {
+            return env.get("NO_COLOR").isEmpty() && !env.get("TERM").equals("dumb");
         }
 
         String bold(String text) {
@@ -8606,6 +8581,7 @@ final class DifyExec implements Runnable {
                             + Text.quoted(all.get(place)));
             var id = header.named(all).get(idColumn);
             if (id.isEmpty()) return Optional.of("blank id");
+            if (Secret.current().isIn(id)) return Optional.of("id contains the API key"); // masked in files
             if (id.chars().anyMatch(Character::isISOControl))
                 return Optional.of("the id " + Text.quoted(id) + " contains a control character or a line break");
             // the decoder of UTF-8 refuses half of a surrogate pair, some others do not
@@ -12464,64 +12440,47 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What a file descriptor is connected to. Java itself tells of standard input and output only together.
+    /// The terminal at a standard stream, by JLine, which takes 0.2 s to load.
     static final class Screen {
-        private static final int OF_A_PIPE = 100;
+        private static final Duration FRESH = Duration.ofSeconds(1);
 
-        /// What `COLUMNS` says, else the terminal's; where the output is none, what reads well in a file.
-        static int columns(Env env) {
-            var columns = env.get("COLUMNS");
-            return columns.matches("\\d{1,6}") ? Integer.parseInt(columns) : isTerminal(1) ? width(1) : OF_A_PIPE;
+        private final TerminalProvider provider;
+        private final SystemStream stream;
+        private long asked = System.nanoTime() - FRESH.toNanos();
+        private int width;
+
+        private Screen(TerminalProvider provider, SystemStream stream) {
+            this.provider = provider;
+            this.stream = stream;
         }
 
-        static boolean isTerminal(int descriptor) {
+        /// Empty if standard input (0), output (1) or error (2) is not a terminal.
+        static Optional<Screen> on(int descriptor) {
+            if (!mayBeTerminal(descriptor)) return Optional.empty();
             try {
-                var test = new ProcessBuilder("test", "-t", Integer.toString(descriptor)).inheritIO().start();
-                return test.waitFor() == 0;
+                var provider = TerminalProvider.load(System.getProperty("org.jline.terminal.provider", "ffm"));
+                var stream = SystemStream.values()[descriptor];
+                return Optional.of(new Screen(provider, stream)).filter(_ -> provider.isSystemStream(stream));
             } catch (IOException _) {
-                return false; // no such command here: plain lines are right everywhere
-            } catch (InterruptedException _) {
-                Thread.currentThread().interrupt();
-                return false;
+                return Optional.empty(); // plain lines are right everywhere
             }
         }
 
-        /// In columns; 80 where it cannot be told.
-        static int width(int descriptor) {
+        /// Most streams that are files or pipes need no JLine.
+        private static boolean mayBeTerminal(int descriptor) {
             try {
-                var size = new ProcessBuilder("stty", "size").redirectInput(new File("/dev/fd/" + descriptor))
-                        .redirectError(ProcessBuilder.Redirect.DISCARD).start();
-                var words = new String(size.getInputStream().readAllBytes(), UTF_8).strip().split(" ");
-                return words.length == 2 && Integer.parseInt(words[1]) > 20 ? Integer.parseInt(words[1]) : 80;
-            } catch (IOException | NumberFormatException _) {
-                return 80;
+                return Path.of("/dev/fd/" + descriptor).toRealPath().startsWith("/dev");
+            } catch (IOException _) { // a pipe on Linux, and everything on Windows
+                return !Files.isDirectory(Path.of("/dev/fd"));
             }
         }
 
-        /// The width of a terminal, asked for again once it was resized.
-        static final class Window implements AutoCloseable {
-            private final int descriptor;
-            private final Object former;
-            private volatile boolean resized = true;
-            private int width;
-
-            Window(int descriptor) {
-                this.descriptor = descriptor;
-                this.former = Signals.register("WINCH", () -> resized = true);
-            }
-
-            int width() {
-                if (resized) {
-                    resized = false; // before it is asked for: the next resizing is a new one
-                    width = Screen.width(descriptor);
-                }
-                return width;
-            }
-
-            @Override
-            public void close() {
-                Signals.unregister("WINCH", former);
-            }
+        /// In columns, asked for at most once a second.
+        int width() {
+            if (System.nanoTime() - asked < FRESH.toNanos()) return width;
+            asked = System.nanoTime();
+            int columns = provider.systemStreamWidth(stream);
+            return width = columns > 20 ? columns : 80;
         }
     }
 
@@ -12945,7 +12904,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Text for people: without control characters, of bounded length, the same in every locale.
+    /// Text for people: no control characters, bounded length, independent of the locale.
     static final class Text {
         /// How much of a message the log keeps.
         static final int LONGEST_ERROR = 500;
@@ -12958,23 +12917,22 @@ final class DifyExec implements Runnable {
                     .collect(StringBuilder::new, StringBuilder::appendCodePoint, StringBuilder::append).toString();
         }
 
-        /// The same of each line.
         static String lines(String text, int longest) {
             return text.lines().map(line -> text(line, longest)).collect(joining("\n"));
         }
 
-        /// The beginning of a text, never with half a character at its end.
+        /// Never cuts a surrogate pair in half.
         static String cut(String text, int longest) {
             if (text.length() <= longest) return text;
             return text.substring(0, Character.isHighSurrogate(text.charAt(longest - 1)) ? longest - 1 : longest);
         }
 
-        /// What acts on a terminal instead of being seen: controls, marks of direction, line ends.
+        /// Controls, marks of direction and line ends act on a terminal.
         private static boolean isControl(int c) {
             return Character.isISOControl(c) || Character.getType(c) == Character.FORMAT || c == 0x2028 || c == 0x2029;
         }
 
-        /// The same JSON with such characters as escapes; those below U+0020 stand between its values only.
+        /// Escapes control characters in JSON. Those below U+0020 can only be between its values.
         static String json(String json) {
             var clean = new StringBuilder(json.length());
             json.codePoints().forEach(c -> {
@@ -12985,48 +12943,27 @@ final class DifyExec implements Runnable {
             return clean.toString();
         }
 
-        /// A number that says what went wrong: `HTTP 503`, `status_code=429`, `: 502 Bad Gateway`, `(413)`.
-        private static final String STATUS = "[1-5]\\d\\d(?!\\d)(?:(?<=(?i:HTTP(?:/\\d(?:\\.\\d)?| \\d{3})?|status|code"
-                + "|error|returned|answered|responded|response|got)(?: of| with)?[ :=\"'(_]{0,3}\\d{3})"
-                + "|(?<=(?:^|[:,;)\\]-] ?)[45]\\d\\d)(?=:? [A-Z])|(?<=\\([45]\\d\\d)(?=[:)]))";
-        /// `http://api-12:5001`, `host='api-12', port=5001`, `foo-12.example.com:8080`, `127.0.0.1`; also a version.
-        private static final String HOST = "(?<=:)//[^/?# \"'<>]++|(?<=\\b(?:host|port)\\W{1,2})[\\w.-]++"
-                + "|(?<![\\w.-])(?:(?:localhost|\\d{1,3}(?:\\.\\d{1,3}){3}|(?:[\\w-]++\\.){2,}[a-z]{2}|(?:[\\w-]++\\.)+"
-                + "(?:com|org|net|io|ai|dev|app|cloud|local|lan|internal|example|test))(?::\\d{1,5})?"
-                + "|\\d{1,2}(?:\\.\\d{1,2}){2})(?![\\w-]|\\.\\w)";
-        private static final String DAY = "(?:\\d{4}[-/.]\\d{1,2}[-/.]\\d{1,2}|\\d{1,2}[/.]\\d{1,2}[/.]\\d{4})";
-        private static final String CLOCK = "\\d{1,2}:\\d\\d(?::\\d\\d(?:[.,]\\d+)?)?(?![:\\d])"
-                + "(?: ?(?:Z|UTC|GMT|[AP]M|[+-]\\d\\d:?\\d\\d)\\b)?";
-        private static final String SPAN = "\\d+(?:[.,]\\d+)? ?(?:ms|s|sec(?:ond)?s?|m|min(?:ute)?s?|h|hours?|days?)"
-                + "(?![A-Za-z])";
-        private static final String TIME = DAY + "(?:[T ]" + CLOCK + ")?|" + CLOCK + "|" + SPAN + "(?: ?" + SPAN + ")*";
-        /// Of hexadecimal digits, or of letters and digits and too long for a word.
-        private static final String ID = "(?<![0-9A-Za-z])(?:[0-9a-fA-F]{8}-[0-9a-fA-F-]{20,}|0x[0-9a-fA-F]+"
-                + "|(?:[0-9a-fA-F]{8,}|(?=[A-Za-z]*+\\d)(?:[0-9a-fA-F]{6,}|[0-9A-Za-z]{16,}))(?![0-9A-Za-z]))";
-        private static final String NUMBER = "(?=[\\d.,]*\\d\\d)\\d+(?:[.,]\\d+)*";
-        /// Whole words without a digit are passed over: there are many, and each place in them would be tried.
-        private static final String WORDS = "(?:(?<![^ ])(?![a-fA-F]{8})[^ \\d]++(?: |$))++";
-        private static final Pattern PARTICULAR = Pattern.compile("(?<kept>" + WORDS + "|" + STATUS + "|" + HOST + ")|"
-                + ID + "|" + TIME + "|" + NUMBER);
+        /// UUIDs, and words with digits, such as ids, numbers and times; but no single digits, and not 400 to 599, which
+        /// are mostly HTTP statuses.
+        private static final Pattern PARTICULAR = Pattern.compile("(?<!\\w)(?:[0-9a-fA-F]{8}-[0-9a-fA-F-]{20,}"
+                + "|(?!(?:\\d|[45]\\d\\d)(?!\\w|[-.,:/]\\w*\\d))[A-Za-z_]*\\d\\w*(?:[-.,:/+]\\w*\\d\\w*)*)");
 
-        /// What rows without a success are grouped by, everywhere: what was said of them, without the ids, times and
-        /// numbers that differ from row to row. Made from no more than the log keeps, so the next start makes the same.
+        /// An error message without the ids, times and numbers that differ from row to row: rows are grouped by it.
         static String cause(String message) {
-            return message.isEmpty() ? "" : text(PARTICULAR.matcher(text(message, LONGEST_ERROR)).replaceAll(found ->
-                    found.group("kept") == null ? "…" : Matcher.quoteReplacement(found.group())), 160);
+            return text(PARTICULAR.matcher(text(message, LONGEST_ERROR)).replaceAll("…"), 160);
         }
 
         static String id(String id) {
             return text(id, 60);
         }
 
-        /// The first of many, and how many more there are: `… and 12 more causes`.
-        static <T> void some(List<T> all, long most, Consumer<T> tell, String more, PrintWriter out) {
-            all.stream().limit(most).forEach(tell);
+        /// Shows the first of many, then `… and 12 more causes`.
+        static <T> void some(List<T> all, long most, Consumer<T> show, String more, PrintWriter out) {
+            all.stream().limit(most).forEach(show);
             if (all.size() > most) out.println(more.formatted("… and " + (all.size() - most) + " more"));
         }
 
-        /// The same in one line: `r-1, r-2, …`
+        /// `r-1, r-2, …`
         static String first(int most, Stream<String> all) {
             var some = all.limit(most + 1).toList();
             return some.size() > most ? String.join(", ", some.subList(0, most)) + ", …" : String.join(", ", some);
@@ -13073,7 +13010,7 @@ final class DifyExec implements Runnable {
             return count + " " + (count == 1 ? one : many);
         }
 
-        /// A word as a shell takes it.
+        /// Quotes a word for a shell if necessary.
         static String shell(String word) {
             return word.matches("[\\p{L}\\p{N}_./:@%+=,-]+") ? word : "'" + word.replace("'", "'\\''") + "'";
         }

@@ -657,7 +657,7 @@ class FaultTest {
             ends(130, Duration.ofSeconds(9));
 
             assertEquals(3, dify.count("stops"));
-            assertTrue(screen().contains("3 tasks were asked to stop"), screen());
+            assertTrue(screen().contains("asked Dify to stop 3 runs"), screen());
         }
     }
 

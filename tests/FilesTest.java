@@ -224,7 +224,7 @@ final class FilesTest extends WholeCommand {
             var call = check();
 
             assertEquals(0, call.code(), call.err());
-            assertTrue(call.out().contains("Fine"), call.out());
+            assertTrue(call.out().contains("No problems"), call.out());
         }
 
         @Test
@@ -1059,7 +1059,7 @@ final class FilesTest extends WholeCommand {
             var told = dify.run();
 
             assertTrue(told.err().lines().anyMatch(
-                    "1 id of the batch is not in the CSV (first: 1); the results stay."::equals), told.err());
+                    "1 id of the batch is not in the CSV (first: 1); their results are kept."::equals), told.err());
             assertEquals(4, ids().size());
             csv("id,text", "c,another");
             told = dify.run();
@@ -1077,15 +1077,15 @@ final class FilesTest extends WholeCommand {
             var told = dify.run();
             assertEquals(0, told.code());
             assertEquals(4, dify.runs());
-            assertTrue(told.err().contains("1 row with a success changed in the CSV since (first: 2)"), told.err());
+            assertTrue(told.err().contains("1 succeeded row changed in the CSV (first: 2)"), told.err());
             assertTrue(told.err().contains("--rerun-changed"), told.err());
             var status = call(Map.of(), "status", "-i", input(), "-o", output());
-            assertTrue(status.out().contains("  Note: 1 row with a success changed in the CSV since (first: 2); "
+            assertTrue(status.out().contains("  Note: 1 succeeded row changed in the CSV (first: 2); "
                     + "'run --rerun-changed' runs it again\n"), status.out());
             var json = call(Map.of(), "status", "--json", "-i", input(), "-o", output());
             assertEquals(1, tree(json.out()).path("changed_in_input").asInt());
             var export = call(Map.of(), "export", "-i", input(), "-o", output(), file("out.csv").toString());
-            assertTrue(export.err().contains("1 row with a success changed in the CSV since (first: 2): their cells "
+            assertTrue(export.err().contains("1 succeeded row changed in the CSV (first: 2): their cells "
                     + "here are those of today, their outputs are not."), export.err());
 
             var again = dify.run("--rerun-changed");

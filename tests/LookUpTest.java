@@ -826,7 +826,7 @@ final class LookUpTest {
             next.play();
 
             assertEquals(3, next.tally.succeeded());
-            assertEquals(Optional.of("The other 3 rows: about 24 s, 30 tokens"),
+            assertEquals(Optional.of("Remaining 3 rows: about 24 s, 30 tokens"),
                     Summary.estimate(3, next.tally));
         }
 

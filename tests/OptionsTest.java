@@ -85,7 +85,7 @@ final class OptionsTest {
             for (var command : COMMANDS) {
                 var lines = call(command, "--help").out().lines().toList();
                 var examples = lines.subList(lines.indexOf("Examples:") + 1, lines.size());
-                assertEquals(3, examples.size());
+                assertTrue(examples.size() > 1, command);
                 for (var example : examples) {
                     assertTrue(example.startsWith("  difyexec " + command), example);
                     commandLine(Env.of(Map.of()))

@@ -168,10 +168,10 @@ final class ProcessTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 signal, mode,      tells, stopped,                   open
-                INT,    streaming, true,  3 tasks were asked to stop, ''
-                TERM,   streaming, false, 3 tasks were asked to stop, 3 rows have runs that may still go on
-                HUP,    blocking,  false, '',                         3 rows have runs that may still go on
-                TERM,   blocking,  false, '',                         3 rows have runs that may still go on
+                INT,    streaming, true,  to stop 3 runs, ''
+                TERM,   streaming, false, to stop 3 runs, 3 runs may still
+                HUP,    blocking,  false, '',                         3 runs may still
+                TERM,   blocking,  false, '',                         3 runs may still
                 """)
         void thatIsInterruptedLeavesItsRowsPendingAndTheNextOneCompletes(String signal, String mode, boolean tells,
                 String stopped, String open) throws Exception {
@@ -185,8 +185,8 @@ final class ProcessTest extends WholeCommand {
                 assertEquals(130, call.code(), call.err());
                 assertTrue(call.err().contains("interrupted"), call.err());
                 assertTrue(call.err().contains("2 succeeded, 6 pending"), call.err());
-                assertEquals(!stopped.isEmpty(), call.err().contains("asked to stop"), call.err());
-                assertEquals(!open.isEmpty(), call.err().contains("may still go on"), call.err());
+                assertEquals(!stopped.isEmpty(), call.err().contains("asked Dify to stop"), call.err());
+                assertEquals(!open.isEmpty(), call.err().contains("may still be active"), call.err());
                 assertTrue(call.err().contains(stopped) && call.err().contains(open), call.err());
                 assertFalse(Files.exists(file("results.jsonl.retry")));
                 assertEquals("succeeded=2 pending=6", status());
@@ -215,7 +215,7 @@ final class ProcessTest extends WholeCommand {
                 var call = ended(child);
                 assertEquals(130, call.code());
                 assertTrue(call.err().contains("2 pending"), call.err());
-                assertTrue(call.err().contains("2 rows have runs that may still go on"), call.err());
+                assertTrue(call.err().contains("2 runs may still be active"), call.err());
             }
         }
 

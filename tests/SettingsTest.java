@@ -59,7 +59,7 @@ final class SettingsTest extends WholeCommand {
             var call = dify.run("-c", "2");
 
             assertEquals(0, call.code(), call.err());
-            assertTrue(call.err().contains("  throttled 1 time, ran at 1 of 2"), call.err());
+            assertTrue(call.err().contains("  throttled 1 time; concurrency 1 of 2"), call.err());
         }
 
         @Test

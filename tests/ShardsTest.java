@@ -292,9 +292,9 @@ final class ShardsTest extends WholeCommand {
             var lines = call.out().lines()
                     .map(line -> line.strip().replaceAll(" +", " ").replaceAll("\\d{4}-.*", "TIME"))
                     .toList();
-            assertEquals(List.of(output() + ": 2 of 3 shards begun, not merged yet", "",
+            assertEquals(List.of(output() + ": 2 of 3 shards started, not merged yet", "",
                     "shard rows succeeded failed pending in flight last event", "1/3 5 4 1 0 0 TIME",
-                    "2/3 5 0 0 5 0 not begun", "3/3 2 1 0 1 0 TIME", "total 12 5 1 6 0", "",
+                    "2/3 5 0 0 5 0 not started", "3/3 2 1 0 1 0 TIME", "total 12 5 1 6 0", "",
                     next("run", " --shard 2/3")), lines.stream().filter(line -> !line.startsWith("No files")).toList());
         }
 
@@ -335,7 +335,7 @@ final class ShardsTest extends WholeCommand {
 
             var call = call(Map.of(), "status", "--json", "-o", output());
 
-            assertEquals(Exit.ROWS_FAILED.code, call.code(), "two have not begun");
+            assertEquals(Exit.ROWS_FAILED.code, call.code(), "two have not started");
             assertEquals(2, tree(call.out()).path("total").asInt());
         }
 

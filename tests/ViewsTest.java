@@ -194,7 +194,7 @@ class ViewsTest {
 
             var call = call("status", "-o", path("results.jsonl"));
 
-            assertTrue(call.out().contains("0.002 USD (1 run told no price)\n"), call.out());
+            assertTrue(call.out().contains("0.002 USD (no price for 1 run)\n"), call.out());
             var json = JSON.readTree(call("status", "--json", "-o", path("results.jsonl")).out());
             assertEquals(1, json.path("runs_without_price").asInt());
             assertEquals(49, json.path("total_tokens").asInt());
@@ -314,8 +314,8 @@ class ViewsTest {
         void isColouredOnATerminalAlone(RowStatus status) {
             assertTrue(new Ansi(true).by(status, "x").matches("\u001b\\[\\d+mx\u001b\\[0m"));
             assertEquals("x", new Ansi(false).by(status, "x"));
-            assertFalse(Ansi.of(Env.of(Map.of("NO_COLOR", "1")), 1).on());
-            assertFalse(Ansi.of(Env.of(Map.of("TERM", "dumb")), 1).on());
+            assertFalse(Ansi.of(Env.of(Map.of("NO_COLOR", "1"))).on());
+            assertFalse(Ansi.of(Env.of(Map.of("TERM", "dumb"))).on());
         }
 
         @Test
