@@ -2592,7 +2592,7 @@ final class DifyExec implements Runnable {
             var body = Text.json(new String(client.body(attempt, form.values(attempt.row())), UTF_8));
             out.println();
             out.println(body);
-            out.println("curl -X POST " + Text.shell(client.start().toString())
+            out.println("curl -X POST " + Text.shell(client.startAddress().toString())
                     + " -H 'Authorization: Bearer app-***' -H 'Content-Type: application/json' -d "
                     + Text.shell(body));
         }
@@ -5097,6 +5097,10 @@ final class DifyExec implements Runnable {
                     Function.<Response>identity()).of(call.named());
             return response instanceof Response.Refused refused && isFailedRun(refused)
                     ? Response.Ran.failed(refused.message()) : response;
+        }
+
+        URI startAddress() {
+            return access.at(start());
         }
 
         /// Where runs are started; the body of a chatflow's request names a pinned version.
