@@ -239,15 +239,11 @@ final class BatchTest {
         @Test
         void everyEventIsReadAsItWasWritten() throws IOException {
             var path = folder.resolve("log");
-            var events = List.<Event>of(
-                    new SessionEvent(NOON, 2, "difyexec 1", "http://x/v1", "app", "1.14.2", Mode.BLOCKING, true, 5,
-                            "../data.csv", "id", "UTF-8", ",", "query", "3/8", "c=5"),
-                    new MergeEvent(NOON, 8, new TreeMap<>(Map.of(1, 5120L, 3, 4096L))),
-                    new AttemptEvent(NOON, "größe \"1\"", 2, "user-1", Mode.STREAMING, "0123456789abcdef", true),
+            var events = List.<Event>of(session(0, "1.14.2"),
+                    new MergeEvent(NOON, 8, new TreeMap<>(Map.of(1, 5120L))), attempt(1, "größe \"1\" 😀", "user-1"),
                     new RunEvent(NOON, "a", "user-1", "run-1", "task-1"),
-                    new RunEvent(NOON, "😀", "user-2", "run 😀", "task"),
-                    new EndEvent(NOON, "a", "user-1", "failed", "0123456789abcdef", "run-1", 2, 500, "cause",
-                            "error", 1.25, 10, 3, new BigDecimal("0.0018"), "USD", true),
+                    end(2, "a", "user-1", "failed", "run-1").with("no such city"),
+                    new UploadEvent(NOON, "a", "user-1", "a.pdf", "upload-1"),
                     new LookEvent(NOON, "user-1", "run-1", "absent"),
                     new HarvestEvent(NOON, "user-1", "run-1"),
                     new StopEvent(NOON, "why", "user-1", "task-1"),
@@ -505,32 +501,26 @@ final class BatchTest {
     class TheHistory {
         @TempDir Path folder;
 
-        private String status(String log) throws IOException {
-            Files.writeString(folder.resolve("results.jsonl.log"), log);
-            var files = BatchFiles.of(folder.resolve("results.jsonl"));
-            var out = new StringWriter();
-            new StatusView(Batch.peek(files, Optional.empty()), new PrintWriter(out, true), new Ansi(false))
-                    .print(new NextCall("difyexec", Optional.empty(), Optional.empty(), List.of()));
-            return out.toString();
+        private History history(Object log) throws IOException {
+            return History.read(Files.writeString(folder.resolve("log"), log.toString()), new Index(), List.of());
         }
 
-        private History history(String log) throws IOException {
-            return History.read(Files.writeString(folder.resolve("log"), log), new Index(),
-                    List.of());
+        private Batch batch(Object log) throws IOException {
+            Files.writeString(folder.resolve("results.jsonl.log"), log.toString());
+            return Batch.peek(BatchFiles.of(folder.resolve("results.jsonl")), Optional.empty());
         }
 
         @ParameterizedTest
         @ValueSource(ints = {1, 3})
         void aLogOfAnotherFormatIsRefusedAndLeftAsItIs(int format) throws IOException {
             var scene = Scene.of(folder, "a");
-            var log = json("{'event':'session','t':'2026-01-16T12:00:00Z','format':" + format
-                    + ",'tool':'difyexec 9.9'}\n");
+            var log = new Log().session("1.16.0").toString().replace("\"format\":2", "\"format\":" + format);
             Files.writeString(scene.file(".log"), log);
 
             var problem = assertThrows(Unusable.class, scene::open);
 
             assertEquals(Exit.UNUSABLE, problem.exit());
-            for (var fact : List.of(scene.file(".log") + ": ", "format " + format, "difyexec 9.9", "\nhint: "))
+            for (var fact : List.of(scene.file(".log") + ": ", "format " + format, "difyexec 1", "\nhint: "))
                 assertTrue(problem.getMessage().contains(fact), problem.getMessage());
             assertEquals(log, Files.readString(scene.file(".log")));
         }
@@ -541,53 +531,38 @@ final class BatchTest {
                 "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u2','mode':'telepathic'}"})
         void aLineThatMayHideARequestStopsTheCallAndChangesNothing(String line) throws IOException {
             var scene = Scene.of(folder, "a");
-            var log = json("{'event':'session','t':'2026-01-16T12:00:00Z','format':2}\n"
-                    + "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u1','mode':'blocking'}\n"
-                    + "{'event':'end','t':'2026-01-16T12:00:00Z','id':'a','user':'u1','outcome':'unknown'}\n"
-                    + line + "\n");
-            Files.writeString(scene.file(".log"), log);
+            var log = new Log().session("1.16.0").attempt("a", "u1").end("a", "u1", "unknown", "").line(json(line));
+            Files.writeString(scene.file(".log"), log.toString());
 
             var problem = assertThrows(Unusable.class, scene::open);
 
             assertTrue(problem.getMessage().startsWith(scene.file(".log") + ":4: "), problem.getMessage());
-            assertEquals(log, Files.readString(scene.file(".log")));
+            assertEquals(log.toString(), Files.readString(scene.file(".log")));
             assertEquals(Set.of(0), history(log).unresolvedByRow().keySet());
         }
 
         @Test
         void theLastOutcomeOfARowCounts() throws IOException {
-            var attempt = json("""
-                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'%s','n':%d,'user':'%s','mode':'blocking'}
-                    """);
-            var end = json("""
-                    {'event':'end','t':'2026-01-16T12:00:01Z','id':'%s','user':'%s','outcome':'%s','error':'no'}
-                    """);
+            var batch = batch(new Log().attempt("a", "u1").end("a", "u1", "again", "").attempt("a", "u2")
+                    .end("a", "u2", "failed", "").attempt("b", "u3").end("b", "u3", "failed", "").attempt("b", "u4")
+                    .end("b", "u4", "unknown", "").attempt("c", "u5").end("c", "u5", "throttled", "").attempt("c", "u6")
+                    .end("c", "u6", "interrupted", ""));
 
-            var said = status(attempt.formatted("a", 0, "u1") + end.formatted("a", "u1", "again")
-                    + attempt.formatted("a", 1, "u2") + end.formatted("a", "u2", "failed")
-                    + attempt.formatted("b", 0, "u3") + end.formatted("b", "u3", "failed")
-                    + attempt.formatted("b", 0, "u4") + end.formatted("b", "u4", "unknown")
-                    + attempt.formatted("c", 0, "u5") + end.formatted("c", "u5", "throttled")
-                    + attempt.formatted("c", 0, "u6") + end.formatted("c", "u6", "interrupted"));
-
-            assertTrue(said.contains("3 rows"), said);
-            assertTrue(said.lines().anyMatch(line -> line.matches(" +failed +1 .*")), said);
-            assertTrue(said.lines().anyMatch(line -> line.matches(" +unknown +1 .*")), said);
-            assertTrue(said.lines().anyMatch(line -> line.matches(" +pending +1 .*")), said);
-            assertTrue(said.contains("6 (1 retry)"), said);
+            assertEquals(List.of(RowStatus.FAILED, RowStatus.UNKNOWN, RowStatus.PENDING),
+                    IntStream.range(0, 3).mapToObj(batch.index()::status).toList());
+            assertEquals(6, batch.history().attempts());
+            assertEquals("no", batch.history().cause(0));
         }
 
-        /// Row `a` lacks two files, `b` one, which a later run has; the last try of `c`'s end was cut off.
+        /// Row `a` lacks two files, `b` one, which a later run has; the end of `c` was cut off.
         @Test
         void filesThatAreMissingAreThoseOfARowsLastSuccess() throws IOException {
-            var missing = json("{'event':'missing','t':'2026-01-16T12:00:01Z','id':'%s','user':'%s','file':'%s'}\n");
-            var end = json("{'event':'end','t':'2026-01-16T12:00:02Z','id':'%s','user':'%s','outcome':'%s'}\n");
+            var log = new Log();
+            for (var file : List.of("a u1 1.txt", "a u1 2.txt", "a u1 2.txt", "b u2 1.txt", "c u5 1.txt"))
+                log.add(new MissingEvent(NOON, file.split(" ")[0], file.split(" ")[1], file.split(" ")[2], ""));
 
-            var history = history(missing.formatted("a", "u1", "1.txt") + missing.formatted("a", "u1", "2.txt")
-                    + missing.formatted("a", "u1", "2.txt") + end.formatted("a", "u1", "succeeded")
-                    + missing.formatted("b", "u2", "1.txt") + end.formatted("b", "u2", "partial")
-                    + end.formatted("b", "u3", "succeeded") + end.formatted("a", "u4", "failed")
-                    + missing.formatted("c", "u5", "1.txt"));
+            var history = history(log.end("a", "u1", "succeeded", "").end("b", "u2", "partial", "")
+                    .end("b", "u3", "succeeded", "").end("a", "u4", "failed", ""));
 
             assertEquals(List.of("a"), history.missingFiles.examples());
             assertEquals(2, history.missingFiles.files());
@@ -595,58 +570,41 @@ final class BatchTest {
 
         @Test
         void linesThatCannotBeReadAreReportedByTheirNumbers() throws IOException {
-            var said = status("""
-                    {"event":"session","t":"2026-01-16T12:00:00Z","format":2,"tool":"difyexec 1"}
-                    {"event":"end","t":"2026-01-
-                    garbage
-                    {"event":"end","t":"2026-01-16T12:00:00Z","id":"a","user":"u","outcome":"failed","error":"no"}
-                    """);
+            var batch = batch(new Log().session("1.16.0").line("{\"event\":\"end\",\"t\":\"2026-01-").line("garbage")
+                    .end("a", "u", "failed", ""));
 
-            assertTrue(said.contains(".log:2, ") && said.contains(".log:3)"), said);
-            assertTrue(said.lines().anyMatch(line -> line.matches(" +failed +1 .*")), said);
-        }
-
-        @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
-                auto,  mode,      kept
-                true,  streaming, STREAMING
-                true,  blocking,  BLOCKING
-                false, streaming, -
-                true,  -,         -
-                """)
-        void theModeIsKeptOnlyOfCallsThatLeftItToTheTool(boolean auto, String mode, Mode kept) throws IOException {
-            var line = JSON.createObjectNode().put("event", "session").put("t", NOON.toString()).put("format", 2)
-                    .put("auto", auto).put("mode", mode);
-
-            assertEquals(Optional.ofNullable(kept), history(line + "\n").mode);
+            assertEquals(List.of(2L, 3L), batch.history().unreadable().stream().map(BadLine::number).toList());
+            var note = String.join("", StatusView.notes(batch));
+            assertTrue(note.contains(".log:2, ") && note.contains(".log:3)"), note);
+            assertEquals(RowStatus.FAILED, batch.index().status(0));
         }
 
         @Test
-        void anAttemptWithoutAnEndIsDoubtfulWithTheRunThatWasSeen() throws IOException {
-            var index = new Index();
-            var ids = List.of("open", "ended", "unknown", "again", "unstarted");
-            ids.forEach(id -> index.add(id, 0, 0));
-            var attempt = """
-                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'%1$s','n':1,'user':'u-%1$s','mode':'streaming'}
-                    """;
-            var end = "{'event':'end','t':'2026-01-16T12:00:02Z','id':'%1$s','user':'u-%1$s','outcome':'%2$s'}\n";
-            var log = Files.writeString(folder.resolve("log"), json(attempt.formatted("open")
-                    + "{'event':'run','t':'2026-01-16T12:00:01Z','id':'open','user':'u-open','run':'r1','task':'t1'}\n"
-                    + attempt.formatted("ended") + end.formatted("ended", "failed")
-                    + attempt.formatted("unknown") + end.formatted("unknown", "unknown")
-                    + attempt.formatted("again") + end.formatted("again", "again")
-                    + attempt.formatted("unstarted") + end.formatted("unstarted", "not_started")
-                    + attempt.formatted("only in the log")));
+        void theModeIsKeptOnlyOfCallsThatLeftItToTheTool() throws IOException {
+            var auto = session(0, "1.16.0").with(Mode.AUTO, Mode.BLOCKING, 1, "");
+            var typed = session(0, "1.16.0").with(Mode.STREAMING, Mode.STREAMING, 1, "");
 
-            var history = History.read(log, index, List.of());
+            assertEquals(Optional.of(Mode.BLOCKING), history(new Log().add(auto).add(typed)).mode);
+            assertEquals(Optional.empty(), history(new Log().add(typed)).mode);
+        }
+
+        @Test
+        void anAttemptWithoutAnEndIsUnresolvedWithTheRunThatWasSeen() throws IOException {
+            var log = new Log();
+            for (var outcome : List.of("open", "failed", "unknown", "again", "not_started")) {
+                log.attempt(outcome, "u-" + outcome);
+                if (outcome.equals("open")) log.run("open", "u-open", "r1");
+                else log.end(outcome, "u-" + outcome, outcome, "");
+            }
+            var index = new Index();
+            var history = History.read(Files.writeString(folder.resolve("log"), log.toString()), index, List.of());
             var unresolvedByRow = history.unresolvedByRow();
 
-            assertEquals(Set.of("open", "unknown", "unstarted", "only in the log"),
+            assertEquals(Set.of("open", "unknown", "not_started"),
                     unresolvedByRow.keySet().stream().map(index::id).collect(Collectors.toSet()));
             var unresolved = history.unresolved(unresolvedByRow.get(index.find("open")), row("open"), seconds(300));
-            assertEquals(Optional.of(new RunRef("r1", "t1")), unresolved.run());
+            assertEquals(Optional.of(run("r1")), unresolved.run());
             assertEquals("u-open", unresolved.attempt().user());
-            assertEquals(1, unresolved.attempt().tries().retries());
             assertEquals(Mode.STREAMING, unresolved.attempt().mode());
             assertEquals(NOON.plusSeconds(300), unresolved.state().deadline());
             assertEquals(Symptom.CRASH, unresolved.symptom());
@@ -655,27 +613,24 @@ final class BatchTest {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
                 outcome, run, late,  awaited
-                -,       -,   false, true
-                failed,  -,   false, true
+                -,       '',  false, true
+                failed,  '',  false, true
                 again,   r1,  false, false
                 stale,   r1,  false, false
                 unknown, r1,  false, false
                 resent,  r1,  false, false
-                -,       -,   true,  false
+                -,       '',  true,  false
                 """)
-        void aRunIsAwaitedWhereNoneWasKnownWhenItsRowWasSentAgain(String outcome, String run, boolean late,
+        void aRunIsAwaitedIfNoneWasKnownWhenItsRowWasSentAgain(String outcome, String run, boolean late,
                 boolean awaited) throws IOException {
-            var attempt = "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'%s','mode':'blocking'}\n";
-            var end = "{'event':'end','t':'2026-01-16T12:00:02Z','id':'a','user':'u1','outcome':'%s'%s}\n";
-
-            var history = history(json(attempt.formatted("u1") + end.formatted("not_started", "")
-                    + (outcome == null ? "" : end.formatted(outcome, run == null ? "" : ",'run':'" + run + "'"))
-                    + attempt.formatted("u2")
-                    + (late ? "{'event':'late','t':'2026-01-16T12:00:03Z','id':'a','user':'u1'}\n" : "")));
+            var log = new Log().attempt("a", "u1").end("a", "u1", "not_started", "");
+            if (outcome != null) log.end("a", "u1", outcome, run);
+            log.attempt("a", "u2");
+            if (late) log.add(new LateEvent(NOON, "a", "u1", "", ""));
 
             assertEquals(awaited ? List.of("u1") : List.of(),
-                    history.resent(false).stream().map(Attempt::user).toList());
-            assertEquals(List.of(), history.resent(true));
+                    history(log).resent(false).stream().map(Attempt::user).toList());
+            assertEquals(List.of(), history(log).resent(true));
         }
 
         @ParameterizedTest(name = "seen {0}, the row then {1}: {2}")
@@ -687,14 +642,10 @@ final class BatchTest {
                 succeeded, failed,    false
                 running,   succeeded, false
                 """)
-        void aRunThatTurnedUpIsAwaitedWhileItGoesOnAndItsRowHasNoSuccess(String saw, String outcome, boolean awaited)
+        void aLateRunIsAwaitedWhileItIsActiveAndItsRowHasNotSucceeded(String saw, String outcome, boolean awaited)
                 throws IOException {
-            var attempt = "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'%s','mode':'blocking'}\n";
-            var end = "{'event':'end','t':'2026-01-16T12:00:02Z','id':'a','user':'%s','outcome':'%s'}\n";
-
-            var history = history(json(attempt.formatted("u1") + end.formatted("u1", "not_started")
-                    + attempt.formatted("u2") + "{'event':'late','t':'2026-01-16T12:00:03Z','id':'a','user':'u1',"
-                    + "'run':'r1','saw':'" + saw + "'}\n" + end.formatted("u2", outcome)));
+            var history = history(new Log().attempt("a", "u1").end("a", "u1", "not_started", "").attempt("a", "u2")
+                    .add(new LateEvent(NOON, "a", "u1", "r1", saw)).end("a", "u2", outcome, ""));
 
             assertEquals(List.of(), history.resent(false));
             assertEquals(awaited ? List.of("u1") : List.of(),
@@ -702,14 +653,10 @@ final class BatchTest {
         }
 
         @Test
-        void anEndThatTellsItsRunKeepsTheTaskThatWasToldBefore() throws IOException {
-            var history = history(json("""
-                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u','mode':'streaming'}
-                    {'event':'run','t':'2026-01-16T12:00:01Z','id':'a','user':'u','run':'r1','task':'t1'}
-                    {'event':'end','t':'2026-01-16T12:00:02Z','id':'a','user':'u','outcome':'unknown','run':'r1'}
-                    """));
+        void anEndThatNamesItsRunKeepsTheTask() throws IOException {
+            var history = history(new Log().attempt("a", "u").run("a", "u", "r1").end("a", "u", "unknown", "r1"));
 
-            assertEquals(Optional.of(new RunRef("r1", "t1")), history.unresolvedByRow().get(0).run());
+            assertEquals(Optional.of(run("r1")), history.unresolvedByRow().get(0).run());
         }
 
         @ParameterizedTest
@@ -719,16 +666,13 @@ final class BatchTest {
                 unknown, NOT_KNOWN
                 failed,  FROM_START
                 """)
-        void theServersOfWhatIsInDoubtAreRememberedAndNoOthers(String ended, Listing listing)
+        void theServersOfUnresolvedAttemptsAreRememberedAndNoOthers(String ended, Listing listing)
                 throws IOException {
-            var session = "{'event':'session','t':'2026-01-16T12:00:00Z','format':2,'server':'%s'}\n";
-            var attempt = "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'%s','user':'%s','mode':'blocking'}\n";
-            var history = history(json(session.formatted("1.9.2") + attempt.formatted("a", "u1")
-                    + (ended == null ? "" : "{'event':'end','t':'2026-01-16T12:00:01Z','id':'a','user':'u1','run':'r',"
-                    + "'outcome':'" + ended + "'}\n")
-                    + session.formatted("1.14.2") + attempt.formatted("b", "u2")));
+            var log = new Log().session("1.9.2").attempt("a", "u1");
+            if (ended != null) log.end("a", "u1", ended, "r");
 
-            var route = history.route(Mode.BLOCKING, AppKind.WORKFLOW, "1.16.0");
+            var route = history(log.session("1.14.2").attempt("b", "u2"))
+                    .route(Mode.BLOCKING, AppKind.WORKFLOW, "1.16.0");
 
             assertEquals(listing, route.listing(sentAs("u1")));
             assertEquals(Listing.FROM_START, route.listing(sentAs("u2")));
@@ -740,13 +684,13 @@ final class BatchTest {
 
         @Test
         void editsThatTheCsvHasByNowAreNone() {
-            for (boolean same : new boolean[] {false, true}) {
-                var event = new AttemptEvent(NOON, "a", 0, "u", Mode.BLOCKING,
-                        same ? row("a").hash() : "0123456789abcdef", true);
+            for (var cells : List.of("0123456789abcdef", row("a").hash())) {
+                var event = new AttemptEvent(NOON, "a", 0, "u", Mode.BLOCKING, cells, true);
 
                 var attempt = new History.Sent(event, "", Optional.empty(), History.State.OPEN).attempt(row("a"));
 
-                assertEquals(List.of(!same, !same), List.of(attempt.isEdited(), attempt.isOfLostEdits()));
+                boolean isEdited = !cells.equals(row("a").hash());
+                assertEquals(List.of(isEdited, isEdited), List.of(attempt.isEdited(), attempt.isOfLostEdits()));
             }
         }
     }

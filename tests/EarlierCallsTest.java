@@ -300,6 +300,24 @@ final class EarlierCallsTest {
         }
 
         @Test
+        void anAttemptIsOnRecordOnceAsNotStartedHoweverOftenItIsLookedUp() throws Exception {
+            Scene.of(folder, "a").crash(1);
+            for (int start = 1; start <= 3; start++) {
+                var scene = Scene.of(folder, "a");
+                scene.world.startAt(NOON.plusSeconds(3600));
+                scene.found = _ -> {
+                    scene.engine.interrupt("INT"); // before the row is sent again
+                    return ABSENT;
+                };
+
+                scene.play();
+
+                assertEquals(1, scene.looked.size());
+                assertEquals(List.of("not_started"), scene.outcomes("a"));
+            }
+        }
+
+        @Test
         void aRowThatWasEditedAfterACrashRunsAnewAndTakesNoOldResult() throws Exception {
             var scene = new Scene(folder, "id,text\na,old\n");
             scene.crash(1);
@@ -312,7 +330,7 @@ final class EarlierCallsTest {
             assertEquals(List.of("stale", "succeeded"), next.outcomes("a"));
             assertEquals("new", next.sent.getFirst().row().inputs().get("text"));
             assertEquals(List.of("run-8"), next.resultRuns());
-            assertTrue(next.said.getFirst().contains("was changed"), next.said.toString());
+            assertTrue(next.said.getFirst().contains("run-7"), next.said.toString());
         }
 
         @Test

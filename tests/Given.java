@@ -110,6 +110,58 @@ final class Given {
         return Response.Refused.http(status, false, "", "slow down", Optional.of(asked));
     }
 
+    /// A log, event by event, a second apart.
+    static final class Log {
+        private final StringBuilder lines = new StringBuilder();
+        private int second = 0;
+
+        Log session(String server) {
+            return add(Given.session(second, server));
+        }
+
+        Log attempt(String id, String user) {
+            return add(Given.attempt(second, id, user));
+        }
+
+        Log run(String id, String user, String run) {
+            return add(new Event.RunEvent(NOON.plusSeconds(second), id, user, run, "task-of-" + run));
+        }
+
+        /// @param run empty: the end names none
+        Log end(String id, String user, String outcome, String run) {
+            return add(Given.end(second, id, user, outcome, run).with("no"));
+        }
+
+        Log add(Event event) {
+            return line(Json.text(event));
+        }
+
+        Log line(String line) {
+            lines.append(line).append('\n');
+            second++;
+            return this;
+        }
+
+        @Override
+        public String toString() {
+            return lines.toString();
+        }
+    }
+
+    static Event.SessionEvent session(int second, String server) {
+        return new Event.SessionEvent(NOON.plusSeconds(second), Event.FORMAT, "difyexec 1", "http://x/v1", "app",
+                server, Mode.STREAMING, true, 5, "data.csv", "id", "UTF-8", ",", "query", "", "-c 5");
+    }
+
+    static Event.AttemptEvent attempt(int second, String id, String user) {
+        return new Event.AttemptEvent(NOON.plusSeconds(second), id, 0, user, Mode.STREAMING, "", false);
+    }
+
+    static Event.EndEvent end(int second, String id, String user, String outcome, String run) {
+        return new Event.EndEvent(NOON.plusSeconds(second), id, user, outcome, "", run, 0, 0, "", "", 1, 10, 1,
+                new BigDecimal("0.5"), "USD", false);
+    }
+
     static String local(String pattern, Instant time) {
         return DateTimeFormatter.ofPattern(pattern).withZone(ZoneId.systemDefault()).format(time);
     }
