@@ -273,8 +273,8 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws IOException {
             var named = BatchFiles.of(results.file);
-            if (!named.isBegun() && !Shards.beside(named).isEmpty()) return show(Shards.of(named));
-            var files = named.begun();
+            if (!named.isStarted() && !Shards.beside(named).isEmpty()) return show(Shards.of(named));
+            var files = named.requireStarted();
             if (input == null) return show(files, Optional.empty());
             try (var source = files.open(input)) {
                 return show(files, Optional.of(shape.open(source.path())));
@@ -348,7 +348,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws IOException {
-            var files = BatchFiles.of(results.file).begun();
+            var files = BatchFiles.of(results.file).requireStarted();
             boolean toFile = !file.toString().equals("-");
             var names = new Spreadsheet.OutputNames();
             try (var source = files.open(input)) {
@@ -1720,7 +1720,7 @@ final class DifyExec implements Runnable {
                     "--fresh cannot be used with retry\nhint: 'run --fresh' starts over");
             var mode = pace.mode(setup.dify.mode);
             var files = BatchFiles.of(rows.shard().map(part -> part.of(output)).orElse(output));
-            if (selection.listed() && files.shard().isEmpty()) files.begun(); // a shard without rows has none
+            if (selection.listed() && files.shard().isEmpty()) files.requireStarted(); // a shard without rows has none
             try (var source = files.open(input.csv)) {
                 var csv = setup.open(source, input.csv);
                 out.makeFolder();
@@ -2937,7 +2937,7 @@ final class DifyExec implements Runnable {
 
         /// Runs a shard that has no files here, or merges all.
         void print(Collection<Shard> others, History known, Path results, PrintWriter out) {
-            var away = others.stream().filter(shard -> !BatchFiles.of(shard.of(results)).isBegun()).findFirst();
+            var away = others.stream().filter(shard -> !BatchFiles.of(shard.of(results)).isStarted()).findFirst();
             away.ifPresent(shard ->
                     out.println("No files for shard " + shard + " here. Copy them over if it ran on another machine."));
             away.ifPresentOrElse(shard -> with(Stream.concat(words.stream(), Stream.of("--shard " + shard)))
@@ -3475,7 +3475,7 @@ final class DifyExec implements Runnable {
             static List<Compared> read(List<Path> results, boolean named) {
                 return results.parallelStream().map(file -> {
                     var names = new Spreadsheet.OutputNames();
-                    var batch = Batch.peek(BatchFiles.of(file).begun(), Optional.empty(),
+                    var batch = Batch.peek(BatchFiles.of(file).requireStarted(), Optional.empty(),
                             named ? List.of(names) : List.of());
                     return new Compared(batch, names, new LongList.Latencies(), new Usage.Spending());
                 }).toList();
@@ -7346,17 +7346,17 @@ final class DifyExec implements Runnable {
             }
         }
 
-        boolean isBegun() {
+        boolean isStarted() {
             return !FirstLine.isEmpty(log) || Files.exists(retry.path()) || Files.exists(results);
         }
 
         /// Refuses a batch that has no files yet.
-        BatchFiles begun() {
+        BatchFiles requireStarted() {
             if (!FirstLine.isEmpty(log) || Files.exists(retry.path()) || !FirstLine.isEmpty(results)) return this;
             if (!Files.exists(results) && !Shards.beside(this).isEmpty()) throw new Unusable(results
                     + ": not merged yet; only shards of this batch exist\nhint: 'merge' makes one batch of them");
             throw new Unusable(results + (Files.exists(results) ? ": empty" : ": no such batch")
-                    + ", and there is no .retry and no .log\nhint: start a batch with 'run'");
+                    + ", and no .retry or .log exists\nhint: start a batch with 'run'");
         }
 
         /// `--fresh`: the earlier batch keeps its files under another name. The caller holds the lock.
@@ -7375,23 +7375,27 @@ final class DifyExec implements Runnable {
         /// they start at the same moment: one process after another takes its own lock and looks at theirs. Removes
         /// what killed and refused calls left.
         Lock take() throws IOException {
-            var whole = shard.isEmpty() ? this : of(Shard.whole(results));
-            var start = Lock.start(whole);
-            try {
+            if (shard.isEmpty()) {
+                var own = claim(Lock.start(this), this);
+                own.started();
+                return own;
+            }
+            var whole = of(Shard.whole(results));
+            try (var start = Lock.start(whole)) {
                 if (!start.claim()) throw locked(whole.lock);
-                var own = shard.isEmpty() ? start : new Lock(this);
-                try {
-                    if (shard.isPresent() && !own.claim()) throw locked(lock);
-                    lookAround(whole);
-                    for (var file : List.of(results, retry.path(), log)) AtomicFile.removeAbandoned(file);
-                    return own;
-                } catch (IOException | RuntimeException problem) {
-                    own.close();
-                    throw problem;
-                }
-            } finally {
-                if (shard.isEmpty()) start.started();
-                else start.close();
+                return claim(new Lock(this), whole);
+            }
+        }
+
+        private Lock claim(Lock own, BatchFiles whole) throws IOException {
+            try {
+                if (!own.claim()) throw locked(lock);
+                lookAround(whole);
+                for (var file : List.of(results, retry.path(), log)) AtomicFile.removeAbandoned(file);
+                return own;
+            } catch (IOException | RuntimeException problem) {
+                own.close();
+                throw problem;
             }
         }
 
@@ -7404,7 +7408,7 @@ final class DifyExec implements Runnable {
                 if (isHeld && (shard.isEmpty() || shard.get().count() != Shards.shard(other).count()))
                     throw new Unusable(other.lock + ": shard " + Shards.shard(other)
                             + " is running\nhint: wait for it, or choose another -o");
-                if (!isHeld && !other.isBegun()) other.removeLock();
+                if (!isHeld && !other.isStarted()) other.removeLock();
             }
         }
 
@@ -7489,7 +7493,7 @@ final class DifyExec implements Runnable {
             }
 
             void started() throws IOException {
-                if (channel.isOpen()) starter.release();
+                starter.release();
             }
 
             boolean claim() throws IOException {
@@ -7538,7 +7542,7 @@ final class DifyExec implements Runnable {
             @Override
             public void close() throws IOException {
                 try (channel) {
-                    if (writer != null && !files.isBegun()) files.removeLock();
+                    if (writer != null && !files.isStarted()) files.removeLock();
                 }
             }
         }
@@ -7579,7 +7583,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The shards of a batch that have begun in its folder, by their number.
+    /// The shards of a batch that have files in its folder, by their number.
     record Shards(BatchFiles whole, int count, List<BatchFiles> files) {
         /// There must be one, and all must have the same count.
         static Shards of(BatchFiles whole) {
@@ -7602,7 +7606,7 @@ final class DifyExec implements Runnable {
         }
 
         static List<BatchFiles> beside(BatchFiles whole) {
-            return named(whole).stream().filter(BatchFiles::isBegun).toList();
+            return named(whole).stream().filter(BatchFiles::isStarted).toList();
         }
 
         /// All that have any file, even only a lock, whatever their count. A shard itself has none.
