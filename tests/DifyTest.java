@@ -15,7 +15,6 @@ import static difyexec.DifyExec.Transport.Sse;
 import static difyexec.Given.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
-import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
@@ -321,29 +320,6 @@ final class DifyTest {
             assertEquals(currency, usage.currency());
         }
 
-        @Test
-        void aPauseIsAnEndToo() throws IOException {
-            events(event("workflow_paused", """
-                    {'workflow_run_id':'r1','paused_nodes':['n'],'outputs':{},'reasons':[{'TYPE':'human'}],\
-                    'status':'paused','total_tokens':3,'total_steps':2}"""));
-
-            var ran = ran().orElseThrow();
-            assertEquals(RunStatus.PAUSED, ran.status());
-            assertEquals("r1", ran.ref().id());
-        }
-
-        @Test
-        void anErrorEventIsReadInBothItsShapes() throws IOException {
-            events("{'event':'error','message':'name is required in input form','status':500}");
-            assertEquals(Optional.of(Response.Refused.event(500, "", "name is required in input form", Optional.empty())),
-                    reader.end(last));
-
-            events("{'event':'error','workflow_run_id':'r1','code':'invalid_param','status':400,'message':'no'}");
-
-            assertEquals(Optional.of(Response.Refused.event(400, "invalid_param", "no",
-                    Optional.of(new RunRef("r1", "")))), reader.end(last));
-        }
-
         private LookUpResult detail(String status, String outputs) throws IOException {
             return RunReader.found(Payload.readDetail(in("""
                     {"id":"r1","workflow_id":"w1","status":"%s","inputs":"{\\"id\\": \\"no\\"}","outputs":%s,\
@@ -404,13 +380,6 @@ final class DifyTest {
             var found = assertInstanceOf(LookUpResult.Running.class,
                     RunReader.found(detail, new RunRef("r1", "t1"), NOON));
             assertEquals(Optional.ofNullable(age).map(Given::seconds), found.age());
-        }
-
-        @Test
-        void aDetailWhoseFieldsAreAllNullIsOfNoRun() throws IOException {
-            assertTrue(Payload.readDetail(
-                    in(json("{'id':null,'workflow_id':null,'status':null,'outputs':null,'error':null}"))).isNull());
-            assertFalse(Payload.readDetail(in("{}")).isNull());
         }
     }
 }

@@ -279,52 +279,6 @@ final class StreamTest {
             }
         }
 
-        @Test
-        void linesOfMegabytesAreRead() throws IOException {
-            var text = "あ\\n".repeat(1_600_000);
-            var big = "{\"text\":\"" + text + "\"}"; // 8 MB in UTF-8
-
-            var ran = ranBy(Events.started() + Events.nodeFinished(big) + Events.finished(big));
-
-            assertEquals(JSON.readTree(big), json(ran.outputs()));
-        }
-
-        @Test
-        void bytesMayComeOneByOne() throws IOException {
-            var events = (Events.PING + Events.started() + Events.finished("{\"answer\":\"あ😀\"}")).getBytes(UTF_8);
-
-            var seen = seen(LONG, connection -> {
-                for (var one : events) connection.chunk(new byte[] {one});
-                connection.endStream();
-            });
-
-            assertEquals("{\"answer\":\"あ😀\"}", outputs(ran(seen)));
-        }
-
-        @Test
-        void aLostStartIsMadeUpForByAnyEvent() throws IOException {
-            var ran = ranBy(Events.PING + Events.nodeFinished("{\"id\":\"r1\"}") + Events.finished("{\"a\":1}"));
-
-            assertEquals(Events.REF, ran.ref());
-            assertEquals(List.of(ran.ref()), heard.runs());
-            assertEquals("{\"a\":1}", outputs(ran));
-        }
-
-        @Test
-        void unknownEventsAndFieldsArePassedOver() throws IOException {
-            var ran = ranBy(": a comment\n\nid: 7\nretry: 100\nevent: news\n\n"
-                    + Events.event("reasoning_chunk",
-                            Events.json("{'id':'x','status':'failed','outputs':{'no':1},'deep':[[{}]]}"))
-                    + Events.json("data: {'event':'tts_message','audio':'////'}\n\n")
-                    + "data: 17\n\ndata: {broken\n\ndata: \n\ndata: null\n\n"
-                    + Events.event("workflow_finished", Events.json("{'new':{'status':'failed'},'status':'succeeded',"
-                            + "'id':'%s','outputs':{'a':[1,{'b':2}]},'files':[]}", Events.RUN)));
-
-            assertEquals(RunStatus.SUCCEEDED, ran.status());
-            assertEquals("{\"a\":[1,{\"b\":2}]}", outputs(ran));
-            assertEquals(Events.REF, ran.ref());
-        }
-
         @ParameterizedTest
         @ValueSource(strings = {"data event workflow_run_id task_id", "workflow_run_id task_id data event",
             "task_id event data workflow_run_id"})
@@ -348,48 +302,6 @@ final class StreamTest {
             var ordered = JSON.createObjectNode();
             for (var key : keys.split(" ")) ordered.set(key, tree.get(key));
             return "data: " + ordered + "\n\n";
-        }
-
-        @Test
-        void aNodeThatFailedIsNoFailedRun() throws IOException {
-            var ran = ranBy(Events.event("node_finished",
-                            Events.json("{'id':'e','status':'failed','error':'boom','outputs':{'no':1}}"))
-                    + Events.event("workflow_finished", "{\"status\":\"partial-succeeded\"}"));
-
-            assertEquals(RunStatus.PARTIAL, ran.status());
-            assertEquals("", ran.error());
-            assertEquals("{}", outputs(ran));
-        }
-
-        @ParameterizedTest
-        @ValueSource(strings = {"data:%s\r\n\r\n", "event: message\ndata: %s\nid: 1\n\n", "\n\n\ndata: %s\n\n"})
-        void theFramingMayBeAnyThatTheStandardAllows(String frame) throws IOException {
-            var json = Events.finished("{\"a\":\"b\"}").substring(6).strip();
-
-            assertEquals("{\"a\":\"b\"}", outputs(ranBy(frame.formatted(json))));
-        }
-
-        @Test
-        void anEventOverSeveralLinesIsOneEvent() throws IOException {
-            var json = Events.finished("{\"a\":\"b\"}").substring(6).strip();
-            int comma = json.indexOf(",\"data\"") + 1;
-
-            var ran = ranBy("data: " + json.substring(0, comma) + "\ndata: " + json.substring(comma) + "\n\n");
-
-            assertEquals("{\"a\":\"b\"}", outputs(ran));
-        }
-
-        @Test
-        void thePricesOfItsNodesAreSummedUp() throws IOException {
-            var llm = "{\"id\":\"e\",\"node_id\":\"n\",\"status\":\"succeeded\",\"execution_metadata\":"
-                    + "{\"total_tokens\":10,\"total_price\":\"0.0000015\",\"currency\":\"USD\"}}";
-
-            var usage = ranBy(Events.started() + Events.event("node_finished", llm) + Events.event("node_finished", llm)
-                    + Events.finished("{}")).usage();
-
-            assertEquals(new BigDecimal("0.0000030"), usage.price().orElseThrow());
-            assertEquals("USD", usage.currency());
-            assertEquals(7, usage.tokens());
         }
 
         @Test
