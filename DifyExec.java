@@ -372,11 +372,11 @@ final class DifyExec implements Runnable {
                     "  difyexec compare --html compare.html A.jsonl B.jsonl"})
     static final class Compare implements Callable<Integer> {
         @Parameters(index = "0", paramLabel = "A.jsonl",
-                description = "Read the results before from this file.")
+                description = "Read the earlier results from this file.")
         Path first;
 
         @Parameters(index = "1", paramLabel = "B.jsonl",
-                description = "Read the results after from this file.")
+                description = "Read the later results from this file.")
         Path second;
 
         @Option(names = "--output", paramLabel = "POINTER", defaultValue = "", converter = Converters.Pointer.class,
@@ -2494,7 +2494,7 @@ final class DifyExec implements Runnable {
         private void causes(List<Cause.Group> groups) {
             long known = Stream.of(RowStatus.values()).filter(RowStatus::isOnRetryList).mapToLong(tally::count).sum();
             if (groups.stream().mapToLong(Cause.Group::count).sum() > known) err.println("  In the whole batch:");
-            Text.some(groups, Cause.Group.SHOWN, group -> err.println("  "
+            Cause.Group.some(groups, group -> err.println("  "
                     + paint.by(group.cause().outcome(), group.line())), "  %s causes", err);
         }
 
@@ -2513,7 +2513,7 @@ final class DifyExec implements Runnable {
             if (stopped > 0) figures.add("asked Dify to stop " + Text.count(stopped, "run"));
             if (open > 0) figures.add(Text.count(open, "run") + " may still be active; the next run looks "
                     + (open == 1 ? "it" : "them") + " up");
-            if (!tally.latencies().isEmpty()) figures.add("seconds per row: " + tally.latencies().words());
+            if (!tally.latencies().isEmpty()) figures.add("latency (s): " + tally.latencies().words());
             if (tally.tokens() > 0) figures.add("tokens: " + tally.tokens() + cost(tally.spending()));
             count(Tally.Counter.RETRIES, "%s", "retry", "retries").ifPresent(figures::add);
             count(Tally.Counter.HARVESTED, "%s recovered without running again", "result", "results")
@@ -2704,7 +2704,7 @@ final class DifyExec implements Runnable {
             }
             if (rate(batch) > 0 && history.running().compareTo(RATED) >= 0)
                 figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
-            if (!history.latencies().isEmpty()) figures.put("seconds per row", history.latencies().words());
+            if (!history.latencies().isEmpty()) figures.put("latency (s)", history.latencies().words());
             if (history.spent().tokens() > 0) figures.put("tokens", Text.number(history.spent().tokens()));
             if (!history.spent().prices().isEmpty()) figures.put("cost", Summary.cost(history.spent()).substring(2));
             if (history.attempts() > 0) figures.put("attempts", Text.number(history.attempts()) + " ("
@@ -2725,7 +2725,7 @@ final class DifyExec implements Runnable {
             out.println();
             out.println("  " + paint.bold(heading));
             int longest = paint.on() ? Math.max(40, Screen.on(1).map(Screen::width).orElse(80) - 13) : 160;
-            Text.some(groups, Cause.Group.SHOWN, group -> {
+            Cause.Group.some(groups, group -> {
                 out.println(paint.by(group.cause().outcome(), "%,8d".formatted(group.count())) + " × "
                         + Text.text(group.cause().words(), longest));
                 out.println(" ".repeat(11) + paint.faint(group.examples()));
@@ -2992,6 +2992,10 @@ final class DifyExec implements Runnable {
         /// @param ids the first few
         record Group(Cause cause, long count, List<String> ids) {
             private static final int EXAMPLES = 3, SHOWN = 10;
+
+            static void some(List<Group> groups, Consumer<Group> show, String more, PrintWriter out) {
+                Text.some(groups, SHOWN, show, more, out);
+            }
 
             /// All failed and unresolved rows, the most frequent cause first.
             static List<Group> of(Batch batch) {
@@ -12951,9 +12955,10 @@ final class DifyExec implements Runnable {
             return clean.toString();
         }
 
-        /// UUIDs, and words with digits, such as ids, numbers and times; but no single digits, and not 400 to 599, which
+        /// UUIDs, durations, and words with digits, such as ids and dates; but no single digits, and not 400 to 599, which
         /// are mostly HTTP statuses.
         private static final Pattern PARTICULAR = Pattern.compile("(?<!\\w)(?:[0-9a-fA-F]{8}-[0-9a-fA-F-]{20,}"
+                + "|\\d+(?:\\.\\d+)? ?(?:ms|s|min|h)\\b(?: \\d+ (?:s|min)\\b)?"
                 + "|(?!(?:\\d|[45]\\d\\d)(?!\\w|[-.,:/]\\w*\\d))[A-Za-z_]*\\d\\w*(?:[-.,:/+]\\w*\\d\\w*)*)");
 
         /// An error message without the ids, times and numbers that differ from row to row: rows are grouped by it.

@@ -3,6 +3,7 @@
 //DESCRIPTION All tests of DifyExec; the last line is "N passed, N failed".
 //SOURCES ../DifyExec.java
 //SOURCES MapTest.java
+//SOURCES MessagesTest.java
 //SOURCES Given.java
 //SOURCES SettingsTest.java
 //SOURCES FilesTest.java
@@ -77,7 +78,7 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 /// Runs all tests, or those of the `@Nested` class that is named.
 final class DifyExecTest {
     static final List<Class<?>> CLASSES = List.of(
-            MapTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, EarlierCallsTest.class,
+            MapTest.class, MessagesTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, EarlierCallsTest.class,
             AgendaTest.class, RulesTest.class, PaceTest.class, DifyTest.class, BatchTest.class, InputTest.class,
             DataTest.class, ServerTest.class, StreamTest.class, RecordingsTest.class, CommandTest.class,
             ChatflowTest.class, SettingsTest.class, FilesTest.class, FormTest.class, ProcessTest.class,

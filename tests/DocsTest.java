@@ -40,11 +40,6 @@ final class DocsTest extends WholeCommand {
         return Files.readString(checkout().resolve(name));
     }
 
-    /// Reads code as one text: literals that are put together with `+` in the source are one here.
-    private static String code() throws IOException {
-        return page("DifyExec.java").replaceAll("\"\\s*\\+\\s*\"", "");
-    }
-
     @Nested
     class ACommandThatIsShown {
         /// By its first words. These need a network, a key, or minutes.
@@ -193,16 +188,6 @@ final class DocsTest extends WholeCommand {
     @Nested
     class APage {
         @Test
-        void whichIsTheReadmeIsReadInMinutes() throws IOException {
-            var readme = page("README.md");
-            long lines = readme.lines().count(), words = readme.strip().split("\\s+").length;
-
-            assertTrue(lines <= 150, () -> lines + " lines");
-            assertTrue(words <= 1300, () -> words + " words");
-            assertTrue(readme.indexOf("docs/report.png") < readme.indexOf("## "), "the picture stands near the top");
-        }
-
-        @Test
         void listsTheKeysOfStatusInTheirOrder() throws IOException {
             rows(1);
             call(Map.of(), typed("run", "--demo"));
@@ -238,32 +223,6 @@ final class DocsTest extends WholeCommand {
             assertTrue(call.err().contains(input() + ":3: duplicate id \"1\""), call.err());
         }
 
-        /// Between the `…` of a message stands what the code says.
-        @Test
-        void ofMessagesQuotesTheCode() throws IOException {
-            var code = code() + page("jbang").replace("\\\n", "");
-            var quoted = page("docs/troubleshooting.md").lines().filter(line -> line.startsWith("| "))
-                    .map(line -> line.split(" \\| ")[0])
-                    .flatMap(cell -> Pattern.compile("`([^`]+)`").matcher(cell).results().map(span -> span.group(1)))
-                    .toList();
-
-            assertTrue(quoted.size() > 60, () -> "messages: " + quoted.size());
-            assertAll(quoted.stream().flatMap(message -> Stream.of(message.split("…")))
-                    .filter(part -> part.strip().length() > 3)
-                    .map(part -> () -> assertTrue(code.contains(part.strip().replace("\"", "\\\"")), part)));
-        }
-
-        @Test
-        void ofMessagesKnowsWhatStopsABatch() throws IOException {
-            var known = page("docs/troubleshooting.md");
-            var begins = Pattern.compile("(?:new (?:Verdict\\.StopBatch|Stop)\\((?:STOPPED,)?\\s*"
-                    + "|stop\\((?:[^,\"]*\"[^,]*,\\s*)?)\"([^\"(:;%\\\\]{8,40})");
-            var stops = begins.matcher(code()).results().map(stop -> stop.group(1).strip()).toList();
-
-            assertTrue(stops.size() > 13, () -> "stops: " + stops.size());
-            assertAll(stops.stream().map(stop -> () -> assertTrue(known.contains(stop), stop)));
-        }
-
         /// They have inputs and outputs in them.
         @Test
         void namesNoOutputThatGitWouldTake() throws IOException {
@@ -296,15 +255,6 @@ final class DocsTest extends WholeCommand {
         @AfterEach
         void restore() {
             System.setProperties(before);
-        }
-
-        @Test
-        void areSetByMain() {
-            NAMES.forEach(System::clearProperty);
-
-            setProperties();
-
-            assertEquals(List.of("1", "", "4096"), NAMES.stream().map(System::getProperty).toList());
         }
 
         @Test

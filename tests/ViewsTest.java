@@ -300,7 +300,7 @@ class ViewsTest {
             ShellSession.byError(read, List.of(0, 1, 2, 3), false, new PrintWriter(out));
 
             var unknown = "unknown: run … says running after …";
-            var failed = "HTTP 503 from http://10.0.0.1/a/…";
+            var failed = "HTTP 503 from http://…/a/…";
             assertEquals("  2 × " + unknown + " (a, b)\n  2 × " + failed + " (c, d)\n", out.toString());
             assertTrue(status.contains("       2 × " + failed + "\n           c, d\n"), status);
             assertTrue(status.contains("       2 × " + unknown + "\n           a, b\n"), status);

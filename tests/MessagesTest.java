@@ -1,0 +1,155 @@
+package difyexec;
+
+import com.sun.source.tree.BinaryTree;
+import com.sun.source.tree.CompilationUnitTree;
+import com.sun.source.tree.LiteralTree;
+import com.sun.source.tree.MethodInvocationTree;
+import com.sun.source.tree.ParenthesizedTree;
+import com.sun.source.tree.Tree;
+import com.sun.source.util.JavacTask;
+import com.sun.source.util.TreeScanner;
+import com.sun.source.util.Trees;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+
+import javax.tools.JavaFileObject;
+import javax.tools.SimpleJavaFileObject;
+import javax.tools.ToolProvider;
+
+import module java.base;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+/// Every text of `DifyExec.java` that a user can read: errors, notes, help. `-Dtest=TheMessages -Dmessages.print=true`
+/// prints them all, to be read whole.
+final class MessagesTest {
+    /// @param text with `…` for each part that is not a literal
+    record Message(long line, String text) {
+        static List<Message> of(String source) throws IOException {
+            var file = new SimpleJavaFileObject(URI.create("string:///DifyExec.java"), JavaFileObject.Kind.SOURCE) {
+                @Override
+                public CharSequence getCharContent(boolean ignoreEncodingErrors) {
+                    return source;
+                }
+            };
+            var task = (JavacTask) ToolProvider.getSystemJavaCompiler().getTask(Writer.nullWriter(), null, _ -> {},
+                    List.of("-proc:none"), null, List.of(file));
+            var unit = task.parse().iterator().next();
+            var reader = new Reader(unit, Trees.instance(task));
+            reader.scan(unit, null);
+            return reader.messages;
+        }
+    }
+
+    private static final class Reader extends TreeScanner<Void, Void> {
+        /// Their arguments are patterns, not texts.
+        private static final Pattern OF_PATTERNS =
+                Pattern.compile("compile|matches|replaceAll|replaceFirst|split|ofPattern|putIfAbsent");
+        private static final Pattern TWO_WORDS = Pattern.compile("(?s).*[a-z][,;:.)\"']* \\(?\"?[A-Za-z]{2}.*");
+
+        final List<Message> messages = new ArrayList<>();
+        private final CompilationUnitTree unit;
+        private final Trees trees;
+
+        Reader(CompilationUnitTree unit, Trees trees) {
+            this.unit = unit;
+            this.trees = trees;
+        }
+
+        @Override
+        public Void visitMethodInvocation(MethodInvocationTree call, Void nothing) {
+            var name = call.getMethodSelect().toString().replaceFirst("(?s).*\\.", "");
+            if (!OF_PATTERNS.matcher(name).matches()) return super.visitMethodInvocation(call, nothing);
+            return scan(call.getMethodSelect(), nothing);
+        }
+
+        @Override
+        public Void visitLiteral(LiteralTree literal, Void nothing) {
+            if (literal.getValue() instanceof String text) add(literal, text);
+            return null;
+        }
+
+        @Override
+        public Void visitBinary(BinaryTree sum, Void nothing) {
+            if (sum.getKind() != Tree.Kind.PLUS) return super.visitBinary(sum, nothing);
+            add(sum, text(sum));
+            return null;
+        }
+
+        private String text(Tree part) {
+            return switch (part) {
+                case LiteralTree literal when literal.getValue() instanceof String text -> text;
+                case BinaryTree sum when sum.getKind() == Tree.Kind.PLUS ->
+                        text(sum.getLeftOperand()) + text(sum.getRightOperand());
+                case ParenthesizedTree inner when inner.getExpression() instanceof BinaryTree sum -> text(sum);
+                default -> {
+                    scan(part, null); // it may hold texts of its own
+                    yield "…";
+                }
+            };
+        }
+
+        private void add(Tree tree, String text) {
+            boolean isMarkup = text.contains("</") || text.contains("<!") || text.startsWith("<");
+            if (!TWO_WORDS.matcher(text).matches() || isMarkup) return;
+            var at = unit.getLineMap().getLineNumber(trees.getSourcePositions().getStartPosition(unit, tree));
+            messages.add(new Message(at, text));
+        }
+    }
+
+    @Nested
+    class TheMessages {
+        /// The counted words of our guide to plain English.
+        private static final Pattern DIALECT = Pattern.compile("(?i)\\b(told|tells?|telling|anew|whoever|whose run|of which"
+                + "|begun|stands?|standing|has a success|without success|cannot be learnt|held against|turn(ed|s) up"
+                + "|go(es)? on|by itself|what parts|is said to|was said|are said|no use for|please|for whom|at work on"
+                + "|of itself|beside it lie|lie beside|the bracket|does not tell|(is|are) no|keeps? to)\\b");
+        private static final int MOST = 8;
+
+        private static List<Message> messages;
+
+        @BeforeAll
+        static void read() throws IOException {
+            var source = MapTest.source();
+            var page = source.substring(0, source.indexOf("    // ── Page ─"));
+            messages = Message.of(page + "}");
+            if (Boolean.getBoolean("messages.print")) messages.forEach(message ->
+                    IO.println(message.line() + ": " + message.text().strip().replace("\n", "\n      ")));
+        }
+
+        private static List<String> where(Predicate<String> isWrong) {
+            return messages.stream().filter(message -> isWrong.test(message.text()))
+                    .map(message -> message.line() + ": " + message.text()).toList();
+        }
+
+        @Test
+        void areFound() {
+            var texts = messages.stream().map(Message::text).collect(Collectors.joining("\n"));
+            assertTrue(messages.size() > 300, () -> messages.size() + "");
+            for (var known : List.of("Run every row that has not succeeded yet.", "\nhint: ", "All rows succeeded."))
+                assertTrue(texts.contains(known), known);
+        }
+
+        @Test
+        void usePlainWords() {
+            var dialect = where(text -> DIALECT.matcher(text).find());
+
+            assertTrue(dialect.size() <= MOST, () -> dialect.size() + "\n" + String.join("\n", dialect));
+        }
+
+        @Test
+        void areShort() {
+            assertEquals(List.of(), where(text -> text.lines().anyMatch(line -> line.length() > 180)));
+        }
+
+        @Test
+        void arePunctuated() {
+            assertEquals(List.of(), where(text -> Pattern.compile("[a-z]  [a-z]| [,.;:](?!\\w)|!( |$)|\\.\\.")
+                    .matcher(text).find()));
+            assertEquals(List.of(), where(text -> text.lines().anyMatch(line -> line.startsWith("hint: ")
+                    && line.endsWith(".")) || text.contains("hint:") && !text.matches("(?s)(.*\n)?hint: .*")));
+        }
+    }
+}
