@@ -13066,9 +13066,8 @@ final class DifyExec implements Runnable {
                 <select id="cause"><option value="">all</option></select></label>
                 <output id="count" aria-live="polite"></output>
                 </div>
-                <div id="scroller"><div id="sizer"><div id="window">
                 <table id="table"><thead><tr id="heads"></tr></thead><tbody id="body"></tbody></table>
-                </div></div></div>
+                <p id="more"></p>
                 </section>
                 </main>
                 <dialog id="detail" aria-labelledby="detail-id">
@@ -13103,7 +13102,7 @@ final class DifyExec implements Runnable {
                 h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; letter-spacing: -.01em; }
                 h2 { margin: 0 0 .6rem; font-size: 1rem; }
                 header p { margin: .2rem 0 1.2rem; }
-                header p, small, dt, th, figcaption .key, .ids, label, #count, .cut { color: var(--soft); }
+                header p, small, dt, th, figcaption .key, .ids, label, #count, #more, .cut { color: var(--soft); }
                 dt, th, figcaption .key, label, .cut { font-size: .85rem; }
                 h1, dd, .causes td, .bar h2, #detail-body dt, pre { overflow-wrap: anywhere; }
                 .causes td, #table th, #table td, pre { unicode-bidi: isolate; }
@@ -13164,11 +13163,8 @@ final class DifyExec implements Runnable {
                 #cause { width: 15rem; }
                 #count { margin-left: auto; }
 
-                #scroller { height: 33rem; max-height: 75vh; overflow-y: auto; border-top: 1px solid var(--line); }
-                #sizer { min-height: 100%; }
-                #window { position: sticky; top: 0; height: min(33rem, 75vh); overflow: hidden; }
                 #table { table-layout: fixed; }
-                #table thead { position: relative; z-index: 1; background: var(--card); }
+                #table thead { position: sticky; top: 0; background: var(--card); }
                 #table tr { height: 36px; }
                 #table th, #table td { padding-top: 0; padding-bottom: 0; vertical-align: middle;
                   white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
@@ -13214,9 +13210,6 @@ final class DifyExec implements Runnable {
                   #rows { break-inside: auto; }
                   .tools label, dialog, .wide { display: none; }
                   tr { break-inside: avoid; }
-                  #scroller, #window, #sizer { height: auto !important; max-height: none; overflow: visible;
-                    position: static; }
-                  #body { transform: none !important; }
                   #table tr { height: auto; }
                   #table td { padding-top: .2rem; padding-bottom: .2rem; white-space: normal; }
                 }
@@ -13224,13 +13217,12 @@ final class DifyExec implements Runnable {
 
         static final String SCRIPT = """
                 'use strict';
-                const HEIGHT = 36, TALLEST = 8e6, PRINTED = 200;
-                const STEPS = {ArrowDown: 1, ArrowUp: -1, PageDown: 12, PageUp: -12, Home: -Infinity, End: Infinity};
+                const DRAWN = 200; // rows at a time
                 const at = id => document.getElementById(id);
                 const batch = JSON.parse(at('batch').textContent);
                 const isComparison = 'comparison' in batch;
-                const box = at('scroller'), rows = [], haystacks = [];
-                let chosen = [], sort = {key: '', down: false}, printing = false, shown = -1;
+                const rows = [], haystacks = [];
+                let chosen = [], drawn = 0, sort = {key: '', down: false}, shown = -1;
 
                 function element(name, look, ...content) {
                   const made = document.createElement(name);
@@ -13539,17 +13531,20 @@ final class DifyExec implements Runnable {
                     && (cause === '' || rows[n].cause === +cause || rows[n].differsIn?.includes(+cause))
                     && (needle === '' || haystack(n).includes(needle)));
                   if (sort.key) order();
+                  at('count').textContent = number(chosen.length) + ' of ' + number(rows.length)
+                    + (rows.length === 1 ? ' row' : ' rows');
+                  at('body').replaceChildren();
+                  drawn = 0;
                   shown = -1;
-                  count(chosen.length);
-                  box.scrollTop = 0;
                   draw();
                 }
 
-                function count(drawn) {
-                  const all = number(rows.length) + (rows.length === 1 ? ' row' : ' rows');
-                  at('count').textContent = drawn === chosen.length ? number(drawn) + ' of ' + all
-                    : chosen.length === rows.length ? 'the first ' + number(drawn) + ' of ' + all
-                    : 'the first ' + number(drawn) + ' of ' + number(chosen.length) + ' found, of ' + all;
+                // the next rows, when the reader gets there
+                function draw() {
+                  const next = chosen.slice(drawn, drawn + DRAWN);
+                  at('body').append(...next.map((n, i) => line(n, drawn + i)));
+                  drawn += next.length;
+                  at('more').textContent = drawn < chosen.length ? `Showing the first ${number(drawn)} rows.` : '';
                 }
 
                 function order() {
@@ -13562,32 +13557,9 @@ final class DifyExec implements Runnable {
                   });
                 }
 
-                // browsers limit an element's height: beyond TALLEST, the scroll bar moves the rows faster
-                const whole = () => (chosen.length + 1) * HEIGHT, tall = () => Math.min(whole(), TALLEST);
-                const hidden = () => Math.max(0, whole() - box.clientHeight);
-                const scale = () => hidden() > 0 ? (tall() - box.clientHeight) / hidden() : 1;
-
-                // draws only the rows in view
-                function draw() {
-                  at('sizer').style.height = tall() + 'px';
-                  const top = printing ? 0 : Math.min(hidden(), box.scrollTop / scale());
-                  const first = Math.floor(top / HEIGHT);
-                  const many = printing ? PRINTED : Math.ceil(box.clientHeight / HEIGHT) + 1;
-                  const focused = document.activeElement.closest('#body tr')?.dataset.place;
-                  at('body').replaceChildren(...chosen.slice(first, first + many).map((n, i) => line(n, first + i)));
-                  at('body').style.transform = 'translateY(' + (first * HEIGHT - top) + 'px)';
-                  at('table').setAttribute('aria-rowcount', chosen.length + 1);
-                  if (focused !== undefined) focus(focused);
-                }
-
-                function focus(place) {
-                  at('body').querySelector('[data-place="' + place + '"] button')?.focus({preventScroll: true});
-                }
-
                 function line(n, place) {
                   const made = element('tr', '', ...columns.map(({look = '', show}) =>
                     element('td', look, ...[show(rows[n])].flat())));
-                  made.setAttribute('aria-rowindex', place + 2);
                   made.dataset.place = place;
                   return made;
                 }
@@ -13642,15 +13614,6 @@ final class DifyExec implements Runnable {
                   at('detail').scrollTop = 0;
                 }
 
-                function goTo(place) {
-                  const target = Math.max(0, Math.min(chosen.length - 1, place));
-                  const top = box.scrollTop / scale(), bottom = (target + 2) * HEIGHT - box.clientHeight;
-                  if (target * HEIGHT < top) box.scrollTop = target * HEIGHT * scale();
-                  else if (bottom > top) box.scrollTop = bottom * scale();
-                  draw();
-                  focus(target);
-                }
-
                 function sortBy(th) {
                   sort = {key: th.dataset.key, down: sort.key === th.dataset.key && !sort.down};
                   for (const other of at('heads').children) other.removeAttribute('aria-sort');
@@ -13658,29 +13621,15 @@ final class DifyExec implements Runnable {
                   choose();
                 }
 
-                function print(now) {
-                  printing = now;
-                  draw();
-                  if (printing) at('sizer').style.height = 'auto';
-                  count(printing ? Math.min(PRINTED, chosen.length) : chosen.length);
-                }
-
                 at('body').onclick = event => {
                   const row = event.target.closest('tr');
                   if (row) show(+row.dataset.place);
                 };
-                at('body').onkeydown = event => {
-                  const step = STEPS[event.key];
-                  if (step === undefined) return;
-                  event.preventDefault();
-                  goTo(+event.target.closest('tr').dataset.place + step);
-                };
                 let soon;
                 at('search').oninput = () => { clearTimeout(soon); soon = setTimeout(choose, 120); };
                 for (const id of ['outcome', 'cause']) at(id).onchange = choose;
-                box.onscroll = onresize = draw;
-                onbeforeprint = () => print(true);
-                onafterprint = () => print(false);
+                new IntersectionObserver(([more]) => { if (more.isIntersecting) draw(); }, {rootMargin: '50%'})
+                  .observe(at('more'));
                 onkeydown = event => { // n and p: the next and the previous row
                   const place = shown + ({n: 1, p: -1}[event.key] ?? NaN);
                   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches('input, select')) return;
