@@ -6289,13 +6289,12 @@ final class DifyExec implements Runnable {
 
     // ── Batch ───────────────────────────────────────────────────────────────────────────────────────────────────────
     //
-    // standing  where a row stands: pending, or the last outcome that counts
-    // doubt     a row may have been sent, and how that ended must be learnt before it may be sent again
-    // lost      the log tells of a success whose line the results lack
-    // resent    a row was sent again while no run of an earlier attempt was known
-    // late      such a run has turned up after all: the row may have been paid twice
-    // harvest   the result of a run is taken that an earlier attempt had started
-    // torn      a last line without its end, as a crash or a full disk leaves it
+    // unresolved  a row may have been sent, and its outcome must be looked up before it may be sent again
+    // lost        the log records a success whose line is missing from the results
+    // resent      a row was sent again while no run of an earlier attempt was known
+    // late        such a run appeared after all: the row may have been paid twice
+    // harvest     the result of a run that an earlier attempt started is taken
+    // torn        a last line without its end, left by a crash or a full disk
 
     // Batch: what the files say
 
@@ -6732,7 +6731,7 @@ final class DifyExec implements Runnable {
     ///
     /// | event of a row | becomes of its attempts |
     /// | --- | --- |
-    /// | `attempt` | `NOT_STARTED` without a run → `RESENT`; `NOT_STARTED`, `UNSETTLED`, `LOST` are dropped; it is `OPEN` |
+    /// | `attempt` | it is `OPEN`; `NOT_STARTED` without a run becomes `RESENT`; all but `RESENT` and `OPEN` are dropped |
     /// | `end` not_started, resent | `NOT_STARTED` |
     /// | `end` unknown, paused | `UNSETTLED` |
     /// | `end` succeeded, partial | `LOST` if the results lack its line; those whose run is known are dropped |
@@ -8128,8 +8127,6 @@ final class DifyExec implements Runnable {
         int FORMAT = 2;
         Pattern BEGINNING = Pattern.compile("""
                 \\{"event":"(?:session|torn|end)","t":"\\d{4}-""");
-        /// An unreadable line of another kind hides neither a request nor what the rows' requests depend on.
-        Set<String> NEEDED = Set.of("attempt", "session", "merge");
         ObjectReader READER = reader();
 
         private static ObjectReader reader() {
@@ -8154,7 +8151,7 @@ final class DifyExec implements Runnable {
 
         private static boolean mayHideRequest(Lines line) {
             var kind = line.<JsonNode>read(Lines.TREE).map(event -> event.path("event").asText()).orElse("");
-            return kind.isEmpty() || NEEDED.contains(kind);
+            return Set.of("", "attempt", "session", "merge").contains(kind);
         }
 
         /// Empty: the line is not an event.
@@ -8233,8 +8230,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// On record before the request is on the wire. `n` counts the row's retries, `edited` says that the shell had
-        /// changed its inputs.
+        /// In the log before the request is sent. `n` counts the row's retries; `edited`: the shell changed its inputs.
         record AttemptEvent(Instant t, @JsonProperty(required = true) String id, int n, String user,
                 @JsonProperty(required = true) Mode mode, String cells,
                 @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean edited) implements Event {
@@ -8306,7 +8302,7 @@ final class DifyExec implements Runnable {
                 return new StopEvent(now, why, attempt.user(), run.task());
             }
 
-            /// A task was stopped because the call was to end: its row runs anew.
+            /// The task was stopped because the call was to end: its row runs again.
             boolean isOfInterrupt() {
                 return !user.isEmpty() && INTERRUPTED.equals(why);
             }
@@ -8314,13 +8310,14 @@ final class DifyExec implements Runnable {
 
         record ThrottleEvent(Instant t, String user, String why, int limit) implements Event {}
 
-        record LateEvent(Instant t, @JsonProperty(required = true) String id, String user, String run, String saw) implements Event {
+        record LateEvent(Instant t, @JsonProperty(required = true) String id, String user, String run, String saw)
+                implements Event {
             boolean isActive() {
                 return "running".equals(saw) || "paused".equals(saw);
             }
         }
 
-        /// A file of a row's outputs could not be fetched. `file` is the name it would have.
+        /// A file of a row's outputs could not be saved. `file` is the name it would have.
         record MissingEvent(Instant t, String id, String user, String file, String why) implements Event {}
 
         /// A last line without its end was cut off a file. `at`: where it began, `bytes`: how long it was.
@@ -8333,7 +8330,7 @@ final class DifyExec implements Runnable {
     record BadLine(Path file, long number, boolean isHarmful) {
         static void refuseHarmful(List<BadLine> lines) {
             lines.stream().filter(BadLine::isHarmful).findFirst().ifPresent(line -> {
-                throw new Unusable(line.file + ":" + line.number + ": this line cannot be read; if it records a run, its "
+                throw new Unusable(line.file + ":" + line.number + ": cannot read this line; if it records a run, the "
                         + "row could be sent again\nhint: restore the file from a copy, or delete the line");
             });
         }
@@ -8346,7 +8343,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The lines of a file, in order or by where they begin. Byte order marks are left out, wherever `cat` has put them.
+    /// The lines of a file, in order or by where they begin, without byte order marks, which `cat` leaves anywhere.
     static final class Lines implements AutoCloseable {
         static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
         static final JsonMapper MAPPER = Json.MAPPER.rebuild()
@@ -8380,7 +8377,7 @@ final class DifyExec implements Runnable {
             file = Files.exists(path) ? FileChannel.open(path) : null;
         }
 
-        /// Goes on to the next line. False: there is none.
+        /// Moves to the next line. False: there is none.
         boolean next() throws IOException {
             long place = first + end + 1;
             if (!find(place)) fill(place, place);
@@ -8388,7 +8385,7 @@ final class DifyExec implements Runnable {
             return end < filled || begin < end;
         }
 
-        /// Goes to the line that begins there.
+        /// Moves to the line that begins there.
         Lines seek(long place) throws IOException {
             if (place < first || place >= first + filled || !find(place)) fill(place, Math.max(0, place - BACK));
             return this;

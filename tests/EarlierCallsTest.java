@@ -289,17 +289,6 @@ final class EarlierCallsTest {
         }
 
         @Test
-        void anAttemptLeftOpenWithoutATraceIsSentAgain() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.crash(1);
-            scene.world.in(seconds(60), () -> {});
-
-            scene.play();
-
-            assertEquals(List.of("not_started", "succeeded"), scene.outcomes("a"));
-        }
-
-        @Test
         void anAttemptIsOnRecordOnceAsNotStartedHoweverOftenItIsLookedUp() throws Exception {
             Scene.of(folder, "a").crash(1);
             for (int start = 1; start <= 3; start++) {
