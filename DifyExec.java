@@ -356,7 +356,8 @@ final class DifyExec implements Runnable {
                 var batch = Batch.peek(files, Optional.of(csv), failed ? List.of() : List.of(names));
                 if (toFile) files.requireTarget(file, batch.inputs(), _ -> force);
                 if (!force) batch.refuseStrangers(input);
-                var export = new Spreadsheet.OfBatch(batch, csv, names.outputs, failed, raw);
+                var export = new Spreadsheet.OfBatch(batch, csv, names.names, failed,
+                        new Spreadsheet(csv.header().delimiter(), raw));
                 if (toFile) AtomicFile.write(file, export::write);
                 else CommandLines.write(standardOutput, export::write);
                 export.report(console.err());
@@ -412,7 +413,7 @@ final class DifyExec implements Runnable {
         public Integer call() throws IOException {
             if (Stream.of(first, second).anyMatch(Path.of("-")::equals))
                 throw new Unusable("-: compare reads files, not standard input");
-            var sides = Comparison.Compared.read(List.of(first, second), csv != null);
+            var sides = Comparison.Compared.read(List.of(first, second));
             for (var side : sides) { // no file of either batch is overwritten
                 BadLine.note(side.batch().history().unreadable())
                         .ifPresent(note -> console.err().println("Warning: " + note + "."));
@@ -434,7 +435,7 @@ final class DifyExec implements Runnable {
             if (json) view.json();
             else view.print(all);
             if (csv != null) {
-                var sheet = Spreadsheet.OfBoth.of(comparison);
+                var sheet = new Spreadsheet.OfBoth(comparison, new Spreadsheet(',', false));
                 AtomicFile.write(csv, sheet::write);
                 sheet.report(console.err());
             }
@@ -3041,7 +3042,7 @@ final class DifyExec implements Runnable {
         private long rows = -1, escaped = 0, tooLong = 0; // the first row is the header
 
         /// @param raw whether every cell stays as it is
-        private Spreadsheet(char delimiter, boolean raw) {
+        Spreadsheet(char delimiter, boolean raw) {
             this.delimiter = delimiter;
             this.raw = raw;
         }
@@ -3078,18 +3079,16 @@ final class DifyExec implements Runnable {
             err.flush();
         }
 
-        /// The names of all outputs and inputs, in the order in which they first appear.
+        /// The names of all outputs, in the order in which they first appear.
         static final class OutputNames implements Batch.Listener {
             private static final int MOST = 10_000;
 
-            final Set<String> outputs = new LinkedHashSet<>(), inputs = new LinkedHashSet<>();
+            final Set<String> names = new LinkedHashSet<>();
 
             @Override
             public void result(int entry, Lines line) throws IOException {
-                var ending = RowEnd.of(line);
-                outputs.addAll(ending.outputs().keySet());
-                inputs.addAll(ending.inputs().keySet());
-                if (outputs.size() > MOST) throw new Unusable("the results have more than " + Text.number(MOST)
+                names.addAll(RowEnd.of(line).outputs().keySet());
+                if (names.size() > MOST) throw new Unusable("the results have more than " + Text.number(MOST)
                         + " different outputs: too many columns for a spreadsheet");
             }
         }
@@ -3099,10 +3098,6 @@ final class DifyExec implements Runnable {
         record OfBatch(Batch batch, Csv csv, Collection<String> outputs, boolean failed, Spreadsheet file) {
             private static final List<String> ENDING = List.of("status", "error", "run_id", "attempts", "seconds",
                     "tokens", "price", "currency", "edited");
-
-            OfBatch(Batch batch, Csv csv, Collection<String> outputs, boolean failed, boolean raw) {
-                this(batch, csv, outputs, failed, new Spreadsheet(csv.header().delimiter(), raw));
-            }
 
             void write(OutputStream out) throws IOException {
                 file.open(out);
@@ -3144,21 +3139,12 @@ final class DifyExec implements Runnable {
         }
 
         /// All rows of two batches, their outputs side by side.
-        record OfBoth(Comparison both, Set<String> inputs, Set<String> outputs, Spreadsheet file) {
-            static OfBoth of(Comparison both) {
-                OutputNames first = both.first.names(), second = both.second.names();
-                var inputs = Comparison.union(first.inputs, second.inputs);
-                inputs.remove("id");
-                var outputs = Comparison.union(first.outputs, second.outputs);
-                outputs.removeIf(name -> !both.scope.includes(name));
-                return new OfBoth(both, inputs, outputs, new Spreadsheet(',', false));
-            }
-
+        record OfBoth(Comparison both, Spreadsheet file) {
             void write(OutputStream out) throws IOException {
                 file.open(out);
                 var head = new ArrayList<>(List.of("id", "kind", "differs"));
-                inputs.forEach(name -> head.add("input." + name));
-                for (var name : outputs)
+                both.inputNames.forEach(name -> head.add("input." + name));
+                for (var name : both.outputNames)
                     for (var side : List.of("first", "second")) head.add(side + both.scope.pointer(name));
                 head.addAll(List.of("error_first", "error_second"));
                 file.write(head);
@@ -3170,8 +3156,8 @@ final class DifyExec implements Runnable {
                 var cells = new ArrayList<>(List.of(pair.id(), pair.match().key(), pair.differences().stream()
                         .map(JsonDiff.Difference::pointer).collect(joining(" "))));
                 var known = pair.first().inputs().isEmpty() ? pair.second().inputs() : pair.first().inputs();
-                inputs.forEach(name -> cells.add(cell(known.get(name))));
-                for (var name : outputs) for (var ending : List.of(pair.first(), pair.second()))
+                both.inputNames.forEach(name -> cells.add(cell(known.get(name))));
+                for (var name : both.outputNames) for (var ending : List.of(pair.first(), pair.second()))
                     cells.add(part(ending.outputs().get(name)));
                 cells.addAll(List.of(pair.first().error(), pair.second().error()));
                 return cells;
@@ -3183,8 +3169,8 @@ final class DifyExec implements Runnable {
             }
 
             void report(PrintWriter err) {
-                err.println(Text.count(file.rows, "row") + ", " + Text.count(outputs.size(), "output")
-                        + " side by side.");
+                err.println(Text.count(file.rows, "row") + ", "
+                        + Text.count(both.outputNames.size(), "output") + " side by side.");
                 file.report(err, "");
             }
         }
@@ -3388,6 +3374,8 @@ final class DifyExec implements Runnable {
         final Map<Match, Long> matches = new EnumMap<>(Match.class);
         /// How many rows differ in each output, by its pointer.
         final Map<String, Long> outputs = new LinkedHashMap<>();
+        /// The names of inputs other than the id, and of the outputs to compare.
+        final Set<String> inputNames = new LinkedHashSet<>(), outputNames = new LinkedHashSet<>();
         /// Numbers of the rows that differ, and of those with different inputs.
         final BitSet unequal = new BitSet(), otherInputs = new BitSet();
         /// Each row's entry in the second batch, or -1.
@@ -3471,18 +3459,12 @@ final class DifyExec implements Runnable {
         /// One side of a comparison.
         ///
         /// @param latencies and what was spent, by the results; the log's are in the batch's history
-        record Compared(Batch batch, Spreadsheet.OutputNames names, LongList.Latencies latencies,
-                Usage.Spending spent) {
-            /// Reads both files in parallel.
-            ///
-            /// @param named whether the names of inputs and outputs are needed
-            static List<Compared> read(List<Path> results, boolean named) {
-                return results.parallelStream().map(file -> {
-                    var names = new Spreadsheet.OutputNames();
-                    var batch = Batch.peek(BatchFiles.of(file).requireStarted(), Optional.empty(),
-                            named ? List.of(names) : List.of());
-                    return new Compared(batch, names, new LongList.Latencies(), new Usage.Spending());
-                }).toList();
+        record Compared(Batch batch, LongList.Latencies latencies, Usage.Spending spent) {
+            /// Reads the files in parallel.
+            static List<Compared> read(List<Path> results) {
+                return results.parallelStream().map(file -> new Compared(
+                        Batch.peek(BatchFiles.of(file).requireStarted(), Optional.empty(), List.of()),
+                        new LongList.Latencies(), new Usage.Spending())).toList();
             }
 
             boolean hasLog() {
@@ -3606,6 +3588,11 @@ final class DifyExec implements Runnable {
             pair.outputs().keySet().forEach(output -> outputs.merge(output, 1L, Long::sum));
             first.add(pair.firstEntry(), pair.first());
             second.add(pair.secondEntry(), pair.second());
+            for (var end : List.of(pair.first(), pair.second())) {
+                inputNames.addAll(end.inputs().keySet());
+                end.outputs().keySet().stream().filter(scope::includes).forEach(outputNames::add);
+            }
+            inputNames.remove("id");
         }
 
         List<Figure> figures() {
