@@ -737,7 +737,7 @@ class ShellTest {
             session.ok("set 1 text=better");
             var text = session.ok("retry 1");
 
-            assertTrue(text.contains("recovered"), text);
+            assertTrue(text.contains("Recovered"), text);
             assertEquals(1, dify.count("started"));
             assertEquals("better", result("1").path("inputs").path("text").asText());
             assertTrue(result("1").path("edited").asBoolean());
