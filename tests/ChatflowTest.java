@@ -588,7 +588,7 @@ final class ChatflowTest extends WholeCommand {
             int code = ShellTest.opened(shell).execute("retry 1");
 
             assertEquals(2, code, out.toString());
-            assertTrue(out.toString().contains("--query-column question takes that one\nhint: "), out.toString());
+            assertTrue(out.toString().contains("--query-column question"), out.toString());
             assertFalse(content("results.jsonl.log").contains("\"attempt\""));
         }
     }

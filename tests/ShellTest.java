@@ -1111,7 +1111,7 @@ class ShellTest {
             dropsTheLine();
             type("show r-9");
             press("Enter");
-            shows("difyexec: there is no row with the id \"r-9\"");
+            shows("\"r-9\"");
             assertFalse(screen().contains("Exception"), screen());
             prompts();
             type("show r-");
