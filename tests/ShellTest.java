@@ -1145,11 +1145,13 @@ class ShellTest {
 
             begin(settings, shell("--demo"));
             shows("results.jsonl (2 failed) dify>");
-            press("Up", "Up");
+            press("Up", "Up", "Up");
             shows("dify> set r-2 text=\"mended\"");
             dropsTheLine();
             type("show ");
-            press("Tab", "Tab", "Enter");
+            press("Tab", "Tab", "Enter"); // the last one takes the proposal
+            shows("dify> show r-2");
+            press("Enter");
             shows("Row r-2");
             prompts();
             leaves();
