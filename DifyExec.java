@@ -1390,8 +1390,8 @@ final class DifyExec implements Runnable {
         }
 
         @Override
-        public void heard(Heard.Said said) {
-            switch (said) {
+        public void heard(Heard.Live event) {
+            switch (event) {
                 case Heard.NodeBegan(var title, var type) -> line(name(title, type) + " …");
                 case Heard.NodeEnded(var title, var type, var status, var seconds, var error) ->
                     line(name(title, type) + " " + Text.text(status, 40)
@@ -3946,7 +3946,7 @@ final class DifyExec implements Runnable {
             return workflow.run(attempt, heard -> {
                 if (!(heard instanceof Heard.Quiet)) sent.lastEvent = clock.instant();
                 // the texts of all rows would be too much for the mailbox
-                if (watcher.isLive() || !(heard instanceof Heard.Said || heard instanceof Heard.OtherEvent))
+                if (watcher.isLive() || !(heard instanceof Heard.Live || heard instanceof Heard.OtherEvent))
                     ports.mailbox().add(() -> heard(attempt, heard));
             });
         }
@@ -4689,7 +4689,7 @@ final class DifyExec implements Runnable {
             return false;
         }
 
-        default void heard(Heard.Said said) {}
+        default void heard(Heard.Live event) {}
 
         /// A run has come to an end, by its own answer or by a look; what the end means is not said yet.
         default void ran(Attempt attempt, Response.Ran ran, Instant at) {}
@@ -4751,7 +4751,8 @@ final class DifyExec implements Runnable {
                 throws InterruptedException {
             var pause = Backoff.Pause.of(response, Instant.now());
             var problem = Text.text(response.why(), LONGEST);
-            var why = refusal(response, judge).or(() -> pause.filter(Backoff.Pause::isTooLong).map(Backoff.Pause::text));
+            var why = refusal(response, judge)
+                    .or(() -> pause.filter(Backoff.Pause::isTooLong).map(Backoff.Pause::text));
             if (why.isPresent()) throw refused(why.get(), left);
             if (tries >= judge.backoff().maxRetries())
                 throw refused("no answer from " + judge.access() + " after " + Text.count(tries + 1, "try", "tries")
@@ -4774,7 +4775,8 @@ final class DifyExec implements Runnable {
                     Instant.now(), false);
             return switch (judge.verdict(nobody, response)) {
                 case Verdict.StopBatch(var why) -> Optional.of(why);
-                case Verdict.Done(var outcome) -> Optional.of(access + " refuses: " + Text.text(outcome.text(), LONGEST));
+                case Verdict.Done(var outcome) ->
+                        Optional.of(access + " refuses: " + Text.text(outcome.text(), LONGEST));
                 case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _, Verdict.LookUp _ -> Optional.empty();
             };
         }
@@ -4819,7 +4821,8 @@ final class DifyExec implements Runnable {
         public LookUpResult look(Unresolved unresolved) {
             var attempt = unresolved.attempt();
             var found = client.look(unresolved, attempt.isCurrent() ? form.values(attempt.row()) : Map.of());
-            return found instanceof LookUpResult.Ended(var ran) ? new LookUpResult.Ended(saved(attempt, ran, NOBODY)) : found;
+            return found instanceof LookUpResult.Ended(var ran)
+                    ? new LookUpResult.Ended(saved(attempt, ran, NOBODY)) : found;
         }
 
         @Override
@@ -4835,7 +4838,8 @@ final class DifyExec implements Runnable {
                 case Response.Refused refused when List.of(400, 413, 415).contains(refused.status()) ->
                         new Response.NotUploaded(upload + refused.why(), false);
                 case Response.Refused refused when refused.status() < 300
-                        || refused.isTransient() && refused.status() != 429 -> new Response.NotUploaded(upload + "HTTP " + refused.status(), true, refused.pause());
+                        || refused.isTransient() && refused.status() != 429 ->
+                        new Response.NotUploaded(upload + "HTTP " + refused.status(), true, refused.pause());
                 case Response.Cut cut -> new Response.NotUploaded(upload + cut.why(), true);
                 case Response.Refused _, Response.NotSent _, Response.NotUploaded _, Response.TooLarge _,
                         Response.Ran _ -> response;
@@ -4925,12 +4929,12 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// An output is what a workflow made of a row, so its address is not trusted with what only this machine reaches.
+        /// A workflow made the address out of a row, so it is not trusted with what only this machine can reach.
         URI address(String link) throws IOException {
             if (link.isBlank()) throw new IOException("the output has no address"); // it would lead to the API itself
             try {
                 var address = client.access().baseUrl().resolve(link.strip());
-                if (!List.of("http", "https").contains(String.valueOf(address.getScheme())) || address.getHost() == null)
+                if (!String.valueOf(address.getScheme()).matches("https?") || address.getHost() == null)
                     throw new IOException("not an http or https address");
                 for (var reach : List.<Predicate<InetAddress>>of(InetAddress::isLinkLocalAddress,
                         ip -> ip.isLoopbackAddress() || ip.isAnyLocalAddress()))
@@ -4968,8 +4972,8 @@ final class DifyExec implements Runnable {
             return UTF_8.decode(name.flip()).toString();
         }
 
-        /// Gives a whole file its name, or the next free one (`a~2.pdf`): no other file is overwritten. One with the same
-        /// bytes is kept instead, so a row that runs again leaves no second copy.
+        /// Gives a whole file its name, or the next free one (`a~2.pdf`): no other file is overwritten. A file that has
+        /// the same bytes is kept instead, so a row that runs again leaves no second copy.
         static Path named(Path part, Path place) throws IOException {
             var name = place.getFileName().toString();
             int dot = name.lastIndexOf('.') < 0 ? name.length() : name.lastIndexOf('.');
@@ -5003,8 +5007,8 @@ final class DifyExec implements Runnable {
     ///
     /// @param values empty where the row has changed since
     record Sent(String user, Map<String, Value> values) {
-        /// Whether a run with these inputs may be this request's. A unique user proves it. Of the values, only text comes
-        /// back as it was sent: Dify converts the others, and drops those that the workflow does not declare.
+        /// Whether a run with these inputs may be this request's. A unique user proves it. Of the values, only text
+        /// comes back as it was sent: Dify converts the others, and drops those that the workflow does not declare.
         boolean matches(JsonNode inputs) {
             var stored = inputs.path("sys.user_id");
             if (stored.isTextual() && (!stored.asText().equals(user) || Attempt.Names.isUnique(user)))
@@ -5121,7 +5125,8 @@ final class DifyExec implements Runnable {
             }
             if (reader.ref().isPresent() && call.named().filter(run -> !reader.isOf(run)).isPresent())
                 return new Response.Cut(Symptom.CONTRADICTED, "the answer and its head name different runs");
-            var ran = isChat() ? reader.answered(payload) : reader.ran(payload).map(end -> end.after(call.waited(end.usage())));
+            var ran = isChat() ? reader.answered(payload)
+                    : reader.ran(payload).map(end -> end.after(call.waited(end.usage())));
             return ran.<Response>map(end -> end).orElseGet(() -> new Response.Cut(reader.ref(), symptom, isChat()
                     ? "HTTP 200 without an answer" : "HTTP 200 without the status of a run"));
         }
@@ -5139,7 +5144,8 @@ final class DifyExec implements Runnable {
                     heard.accept(new Heard.Began(reader.ref().get(), Duration.ofNanos(System.nanoTime() - head)));
                 }
                 heard.accept(event.heard());
-                if (isChat() && event.is("message_end") && reader.ref().isEmpty()) return withoutRun(sse, reader, answer);
+                if (isChat() && event.is("message_end") && reader.ref().isEmpty())
+                    return withoutRun(sse, reader, answer);
                 var end = reader.end(event);
                 if (end.isPresent()) {
                     boolean mayFollow = end.get() instanceof Response.Refused || isChat() && !reader.hasMetadata();
@@ -5152,11 +5158,12 @@ final class DifyExec implements Runnable {
             return answer.cut(Symptom.SILENCE, "the stream ended without an end of the run");
         }
 
-        /// A message that ends before any event of a run: moderation or an annotation has answered, and nothing ran. Dify
-        /// 1.16 then makes up the end of a run. If anything else follows, the message is looked up.
+        /// A message that ends before any event of a run: moderation or an annotation has answered, and nothing ran.
+        /// Dify 1.16 then makes up the end of a run. If anything else follows, the message is looked up.
         private Response withoutRun(Transport.Sse sse, RunReader reader, Transport.Answer answer) {
             var ends = later(sse, reader, answer, true);
-            boolean isMadeUp = !ends.isEmpty() && ends.stream().allMatch(end -> end instanceof Response.Ran ran && ran.isBare());
+            boolean isMadeUp = !ends.isEmpty()
+                    && ends.stream().allMatch(end -> end instanceof Response.Ran ran && ran.isBare());
             if (reader.ref().isPresent() && !isMadeUp)
                 return new Response.Cut(Symptom.CUT, "events of the run came after its message");
             return reader.answered().<Response>map(end -> end)
@@ -5246,15 +5253,16 @@ final class DifyExec implements Runnable {
                                             : new Reply.Got<>(Optional.of(messages.getFirst()))));
         }
 
-        /// The entries of a list that is whole and holds this request's entries alone. Nothing may be concluded from any
-        /// other answer, least of all that there is no run.
+        /// The entries of a list that is whole and holds this request's entries alone. Nothing may be concluded from
+        /// any other answer, least of all that there is no run.
         private Reply<List<JsonNode>> list(String path, Predicate<JsonNode> isOurs) {
             return ask(get(path), LOOK, answer -> {
                 var list = tree(answer);
                 var data = list.path("data");
                 boolean isWhole = data.isArray() && !list.path("has_more").asBoolean(list.has("has_more"))
                         && list.path("total").asInt(list.has("total") ? -1 : data.size()) == data.size();
-                if (!isWhole || !data.valueStream().allMatch(isOurs)) throw unexpected("not the list that was asked for");
+                if (!isWhole || !data.valueStream().allMatch(isOurs))
+                    throw unexpected("not the list that was asked for");
                 return data.valueStream().toList();
             });
         }
@@ -5266,9 +5274,11 @@ final class DifyExec implements Runnable {
                 if (detail.isNull()) return new LookUpResult.Absent();
                 var id = Payload.text(detail.data(), "id");
                 if (id.isEmpty()) throw unexpected("not the run that was asked for");
-                if (!id.equalsIgnoreCase(run.id()) || detail.inputs().filter(inputs -> !sent.matches(inputs)).isPresent())
+                if (!id.equalsIgnoreCase(run.id())
+                        || detail.inputs().filter(inputs -> !sent.matches(inputs)).isPresent())
                     return LookUpResult.FOREIGN;
-                return RunReader.found(detail, run, answer.date("Date").orElseGet(Instant::now)); // of the server, if it says
+                var now = answer.date("Date").orElseGet(Instant::now); // of the server, if it says
+                return RunReader.found(detail, run, now);
             });
             if (reply instanceof Reply.NotGot(Response.Refused gone) && gone.status() == 404
                     && gone.code().equals("not_found")) return new LookUpResult.Absent(); // only Dify itself can say so
@@ -5368,8 +5378,8 @@ final class DifyExec implements Runnable {
             return URLEncoder.encode(part, UTF_8).replace("+", "%20");
         }
 
-        /// The body of an attempt's request. A chatflow's row gets a conversation of its own: none is named, and Dify makes
-        /// up no name for it, which can cost a model call.
+        /// The body of an attempt's request. A chatflow's row gets a conversation of its own: none is named, and Dify
+        /// makes up no name for it, which can cost a model call.
         byte[] body(Attempt attempt, Map<String, Value> inputs) {
             var sent = new LinkedHashMap<String, Object>();
             var body = object("inputs", sent);
@@ -5417,8 +5427,8 @@ final class DifyExec implements Runnable {
             return HttpRequest.newBuilder(address).header("User-Agent", "difyexec/" + VERSION);
         }
 
-        /// A request that starts no run. Dify answers an upload with 201. A success that is not what was asked for counts
-        /// as a refusal with that status.
+        /// A request that starts no run. Dify answers an upload with 201. A success that is not what was asked for
+        /// counts as a refusal.
         private <T> Reply<T> ask(HttpRequest request, Duration limit, Transport.Reading<T> reading) {
             return wire.exchange(new Transport.Question(request, limit, Symptom.NO_ANSWER),
                     _ -> BodySubscribers.ofInputStream(), answer -> {
@@ -5457,8 +5467,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// An event, a blocking answer or a run's detail: the fields that this tool uses, a plain value as its text. Outputs,
-    /// inputs and resources are compact JSON, their numbers as written. If it breaks off, the fields before are there:
+    /// An event, a blocking answer or a run's detail: the fields that this tool uses, a plain value as its text.
+    /// Outputs and inputs are compact JSON, their numbers as written. If it breaks off, the fields before are there:
     /// they may name the run.
     ///
     /// @param problem null if the payload is whole
@@ -5495,8 +5505,8 @@ final class DifyExec implements Runnable {
                 var name = json.currentName();
                 var token = json.nextToken();
                 boolean isOfRun = isOfRun(text(fields, "event")); // Dify sends the name of an event first
-                if (name.equals("outputs") && isOfRun) into.put(name, object(json));
-                else if (name.equals("inputs") && isOfRun && token != JsonToken.VALUE_NULL) into.put(name, object(json));
+                if (isOfRun && (name.equals("outputs") || name.equals("inputs") && token != JsonToken.VALUE_NULL))
+                    into.put(name, object(json));
                 else if (name.equals("retriever_resources") && token == JsonToken.START_ARRAY)
                     into.set(name, Json.MAPPER.readTree(copy(json)));
                 else if (OBJECTS.contains(name) && token == JsonToken.START_OBJECT
@@ -5653,7 +5663,8 @@ final class DifyExec implements Runnable {
         private void addPrice(JsonNode paid) {
             if (Payload.text(paid, "total_price").isEmpty()) return;
             currency = latest(Payload.text(paid, "currency"), currency);
-            price(paid).ifPresentOrElse(more -> prices.merge(currency, more, BigDecimal::add), () -> isPriceKnown = false);
+            price(paid).ifPresentOrElse(more -> prices.merge(currency, more, BigDecimal::add),
+                    () -> isPriceKnown = false);
         }
 
         /// Empty where there is none, or something that is not a price, such as a negative number.
@@ -5680,24 +5691,27 @@ final class DifyExec implements Runnable {
             return !metadata.isMissingNode();
         }
 
-        /// What an event says of the stream's end, if it is such an event. The end of a run that it does not name is none.
+        /// The end of the stream, if the event is one. An end that names no run proves nothing.
         Optional<Response> end(Payload event) {
             if (event.is("error")) return Optional.of(Response.Refused.event(event.fields().path("status").asInt(500),
                     event.text("code"), event.text("message"), ref()));
             if (!event.isEnd()) return Optional.empty();
             return event.runId().isEmpty()
-                    ? Optional.of(new Response.Cut(ref(), Symptom.CONTRADICTED, "the stream ended a run without naming it"))
+                    ? Optional.of(new Response.Cut(ref(), Symptom.CONTRADICTED, "the stream's end names no run"))
                     : ran(event).map(Response.class::cast);
         }
 
         /// The run's end by its last event, its blocking answer or its detail.
         Optional<Response.Ran> ran(Payload end) {
             var run = end.data();
-            return !end.isOfRun() || runId.isEmpty() ? Optional.empty() : Response.RunStatus.of(Payload.text(run, "status"))
-                    .map(status -> new Response.Ran(new RunRef(runId, taskId), status, end.outputs(),
-                            Payload.text(run, "error"), workflowId, new Usage(run.path("elapsed_time").asDouble(0),
-                                    run.path("total_tokens").asLong(0), run.path("total_steps").asInt(0),
-                                    paid().map(Map.Entry::getValue), paid().map(Map.Entry::getKey).orElse(""))));
+            return !end.isOfRun() || runId.isEmpty() ? Optional.empty()
+                    : Response.RunStatus.of(Payload.text(run, "status")).map(status -> {
+                        var usage = new Usage(run.path("elapsed_time").asDouble(0), run.path("total_tokens").asLong(0),
+                                run.path("total_steps").asInt(0), paid().map(Map.Entry::getValue),
+                                paid().map(Map.Entry::getKey).orElse(""));
+                        return new Response.Ran(new RunRef(runId, taskId), status, end.outputs(),
+                                Payload.text(run, "error"), workflowId, usage);
+                    });
         }
 
         private Response.ChatMessage message() {
@@ -5707,8 +5721,8 @@ final class DifyExec implements Runnable {
                     isUnclear ? Optional.empty() : price(usage), Payload.text(usage, "currency"));
         }
 
-        /// The end of a chatflow's streamed run. The run's own outputs keep words that moderation has replaced. Without an
-        /// answer in them it is looked up: what was streamed may not be all.
+        /// The end of a chatflow's streamed run. The run's own outputs keep text that moderation has replaced. Without
+        /// an answer in them it is looked up: what was streamed may not be all.
         Response completed(Response.Ran ran) {
             var outputs = tree(ran.outputs());
             if (ran.status().isSuccess() && isReplaced) outputs.put("answer", answer.toString());
@@ -5760,8 +5774,9 @@ final class DifyExec implements Runnable {
             var status = Response.RunStatus.of(Payload.text(data, "status")).orElse(Response.RunStatus.RUNNING);
             long start = data.path("created_at").asLong(0);
             return switch (status) {
-                case RUNNING, PAUSED -> new LookUpResult.Running(reader.ref().orElse(asked), status, start <= 0
-                        ? Optional.empty() : Optional.of(Duration.ofSeconds(Math.max(0, now.getEpochSecond() - start))));
+                case RUNNING, PAUSED -> new LookUpResult.Running(reader.ref().orElse(asked), status,
+                        Optional.of(Duration.ofSeconds(Math.max(0, now.getEpochSecond() - start)))
+                                .filter(_ -> start > 0));
                 case SUCCEEDED, PARTIAL, FAILED, STOPPED -> new LookUpResult.Ended(reader.ran(detail).orElseThrow());
             };
         }
@@ -5772,8 +5787,8 @@ final class DifyExec implements Runnable {
                     .filter(id -> !id.isEmpty()).findFirst().map(id -> new RunRef(id, ""));
         }
 
-        /// A chatflow's success with its message. After a pause the message may hold a part, or a part twice, and that of
-        /// a stream whose client left stays empty on 1.9: then the run's own answer counts.
+        /// A chatflow's success with its message. After a pause the message may hold a part, or a part twice, and that
+        /// of a stream whose client left stays empty on 1.9: then the run's own answer counts.
         static LookUpResult withMessage(LookUpResult found, Optional<JsonNode> message) {
             if (!(found instanceof LookUpResult.Ended(var ran)) || !ran.status().isSuccess()) return found;
             var outputs = tree(ran.outputs());
@@ -5788,8 +5803,7 @@ final class DifyExec implements Runnable {
                     message.path("total_tokens").asLong(0), price(message), Payload.text(message, "currency"));
         }
 
-        /// A stored message. It has no answer until its run has ended; Dify 1.16 says how long the answer took once there
-        /// is an end.
+        /// A stored message. It has no answer until its run has ended; from then on, Dify 1.16 says how long it took.
         static LookUpResult found(JsonNode message) {
             var status = Payload.text(message, "status");
             var answer = Payload.text(message, "answer");
@@ -5798,7 +5812,8 @@ final class DifyExec implements Runnable {
             double seconds = message.path("provider_response_latency").asDouble(0);
             if (answer.isEmpty() || status.equals("paused")) return new LookUpResult.Unanswered(seconds > 0);
             var outputs = Json.MAPPER.createObjectNode().put("answer", answer);
-            return new LookUpResult.Ended(Response.Ran.answered(withSources(outputs, message), seconds, stored(message)));
+            return new LookUpResult.Ended(
+                    Response.Ran.answered(withSources(outputs, message), seconds, stored(message)));
         }
     }
 
@@ -5814,8 +5829,8 @@ final class DifyExec implements Runnable {
         /// It loads while the caller reads its files: that takes a quarter of a second.
         private volatile CompletableFuture<HttpClient> http;
         private final Optional<URI> proxy;
-        /// The answers that are being read. One thread looks at all of them, ten times a second: setting and cancelling an
-        /// alarm for each would cost two more steps a row.
+        /// The answers that are being read. One thread looks at all of them, ten times a second: an alarm for each
+        /// would have to be set and cancelled twice a row.
         private final Set<Answer> open = ConcurrentHashMap.newKeySet();
         private final ScheduledExecutorService clock = Executors.newSingleThreadScheduledExecutor(
                 Thread.ofPlatform().daemon().name("watches").factory());
@@ -5860,7 +5875,8 @@ final class DifyExec implements Runnable {
                 } catch (Room.Exceeded problem) {
                     return instead.apply(new Response.TooLarge(answer.run(), problem.getMessage()));
                 } catch (IOException problem) {
-                    return instead.apply(answer.cut(question.overdue(), broken(problem, "in the middle of the answer")));
+                    return instead.apply(
+                            answer.cut(question.overdue(), broken(problem, "in the middle of the answer")));
                 }
             } catch (TimeoutException _) {
                 sending.cancel(true);
@@ -5958,8 +5974,8 @@ final class DifyExec implements Runnable {
             return factory.getTrustManagers();
         }
 
-        /// An answer that is being read. It is ended if it takes too long: the JDK's own time-out ends at the head. A stream
-        /// that has been quiet for a while is reported.
+        /// An answer that is being read. It is ended if it takes too long: the JDK's own time-out ends at the head. A
+        /// stream that has been quiet for a while is reported.
         final class Answer implements AutoCloseable {
             private static final Duration QUIET = Duration.ofSeconds(30);
 
@@ -6059,7 +6075,8 @@ final class DifyExec implements Runnable {
             /// @param silence what it means if the limit passed before the first event
             Response.Cut cut(Symptom silence, String why) {
                 if (!over) return new Response.Cut(run, Symptom.CUT, why);
-                return new Response.Cut(run, run.isPresent() ? Symptom.TIMED_OUT : silence, "no end within the time limit");
+                return new Response.Cut(run, run.isPresent() ? Symptom.TIMED_OUT : silence,
+                        "no end within the time limit");
             }
 
             @Override
@@ -6079,10 +6096,9 @@ final class DifyExec implements Runnable {
 
         /// One request for a run, from its sending to the head of its answer.
         ///
-        /// No connection that has brought a whole answer is used again. Nothing in a blocking answer says whose it is, and
-        /// a broken proxy may send one answer too many: each later row would get the answer of the row before it. A new
-        /// connection costs less than a millisecond and a few round trips, and Dify lets ten connections in: a request
-        /// that waits outside gets in when one is closed.
+        /// No connection that has brought a whole answer is used again. Nothing in a blocking answer says whose it is,
+        /// and a broken proxy may send one answer too many: each later row would get the answer of the row before it.
+        /// This costs a few round trips a row, and it lets requests in that wait for one of Dify's ten connections.
         static final class Call implements BodyHandler<InputStream> {
             private final Transport wire;
             private final Function<HttpHeaders, Optional<RunRef>> name;
@@ -6169,8 +6185,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The data of each event of a stream of server-sent events. Comments, pings without data and unknown fields are
-        /// passed over; several `data:` lines are joined by a newline.
+        /// Server-sent events: the data of each. Comments, pings without data and unknown fields are passed over;
+        /// several `data:` lines are joined by a newline.
         static final class Sse {
             private static final byte[] DATA = "data:".getBytes(UTF_8);
 
@@ -11064,8 +11080,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A run that ended, or paused. `outputs` is compact JSON; `files` is there if they were to be saved; `waited` is
-        /// how long its request waited before it began, where the answer shows it; `message` is a chatflow's.
+        /// A run that ended, or paused. `outputs` is compact JSON; `files` is there if they were to be saved; `waited`
+        /// is how long its request waited before it began, where the answer shows it; `message` is a chatflow's.
         record Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage,
                 Optional<SavedFiles> files, Optional<Duration> waited, ChatMessage message) implements Response {
 
@@ -11120,8 +11136,8 @@ final class DifyExec implements Runnable {
                 return new Ran(ref, status, outputs, error, workflowId, usage, files, waited, message);
             }
 
-            /// No step and no output: the ends that Dify 1.16 makes up where a stream broke off look so, whatever its run
-            /// does. They do name one.
+            /// No step and no output: so look the ends that Dify 1.16 makes up where a stream broke off, whatever its
+            /// run does. They do name one.
             boolean isBare() {
                 return ref.isNamed() && usage.steps() == 0 && outputs.length <= "{}".length();
             }
@@ -11517,7 +11533,8 @@ final class DifyExec implements Runnable {
         record Silent(Response seen) implements LookUpResult {
             /// The server does answer.
             boolean isAnswer() {
-                return seen instanceof Response.TooLarge || seen instanceof Response.Refused refused && !refused.isTransient();
+                return seen instanceof Response.TooLarge
+                        || seen instanceof Response.Refused refused && !refused.isTransient();
             }
         }
 
@@ -11639,7 +11656,7 @@ final class DifyExec implements Runnable {
         void stop(RunRef run, String user);
     }
 
-    /// What a worker hears of a run while it goes on. Names and texts are as the server sends them.
+    /// What a worker reports of a run in progress. Names and texts are as the server sends them.
     sealed interface Heard {
         /// The head of the answer names the run, which may still wait for its start.
         record Named(RunRef run) implements Heard {}
@@ -11647,7 +11664,8 @@ final class DifyExec implements Runnable {
         /// @param waited from the head of the answer to the first event
         record Began(RunRef run, Duration waited) implements Heard {}
 
-        /// The run has succeeded, and its files are about to be saved. `recorded` is counted down once the log has its id.
+        /// The run has succeeded, and its files are about to be saved. `recorded` is counted down once the log has
+        /// its id.
         record Ended(RunRef run, CountDownLatch recorded) implements Heard {}
 
         /// A stream has been silent for a while after its first event.
@@ -11655,18 +11673,18 @@ final class DifyExec implements Runnable {
 
         record Uploaded(String file, String upload) implements Heard {}
 
-        /// An event of the stream that says nothing for people; a ping is none.
+        /// Any other event of the stream; a ping is none.
         record OtherEvent() implements Heard {}
 
-        /// What the stream says of its nodes and its text.
-        sealed interface Said extends Heard {}
+        /// The nodes and the text of a stream, for a person who watches.
+        sealed interface Live extends Heard {}
 
-        record NodeBegan(String title, String type) implements Said {}
+        record NodeBegan(String title, String type) implements Live {}
 
         /// `error` is empty where there is none.
-        record NodeEnded(String title, String type, String status, double seconds, String error) implements Said {}
+        record NodeEnded(String title, String type, String status, double seconds, String error) implements Live {}
 
-        record Chunk(String text) implements Said {}
+        record Chunk(String text) implements Live {}
     }
 
     // ── Demo ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -456,7 +456,7 @@ final class Given {
         }
 
         @Override
-        public void heard(Heard.Said word) {
+        public void heard(Heard.Live word) {
             heard.add(word.toString());
         }
 
