@@ -356,6 +356,8 @@ final class DifyExec implements Runnable {
                 var batch = Batch.peek(files, Optional.of(csv), failed ? List.of() : List.of(names));
                 if (toFile) files.requireTarget(file, batch.inputs(), _ -> force);
                 if (!force) batch.refuseStrangers(input);
+                BadLine.note(batch.history().unreadable())
+                        .ifPresent(note -> console.err().println("Warning: " + note + "."));
                 var export = new Spreadsheet.OfBatch(batch, csv, names.names, failed,
                         new Spreadsheet(csv.header().delimiter(), raw));
                 if (toFile) AtomicFile.write(file, export::write);
@@ -2637,7 +2639,7 @@ final class DifyExec implements Runnable {
 
         /// The app and the versions of the workflow that ran, if known.
         static String origin(Batch batch) {
-            var versions = batch.versions();
+            var versions = batch.index().versions;
             return batch.history().session.map(session -> " · " + Text.text("app " + session.app()
                     + ", Dify " + session.server(), 80)).orElse("")
                     + (versions.isEmpty() ? "" : versions.size() == 1 ? " · version " : " · versions ")
@@ -2790,7 +2792,7 @@ final class DifyExec implements Runnable {
                     "ids_not_in_input", index.size() - index.rows(),
                     "missing_files", object(
                             "count", missing.files(), "rows", missing.rows(), "ids", missing.examples()),
-                    "versions", List.copyOf(batch.versions()),
+                    "versions", List.copyOf(batch.index().versions),
                     "changed_in_input", history.changed().cardinality(),
                     "runs_without_price", history.spent().unpriced()));
             return Json.text(json);
@@ -3832,7 +3834,7 @@ final class DifyExec implements Runnable {
             this.batch = batch;
             this.tally = new Tally(wanted.rows(), pace, clock);
             this.looksAtOnce = Math.max(2, pace.ceiling / 4);
-            var versions = batch.batch().versions();
+            var versions = batch.batch().index().versions;
             this.version = versions.isEmpty() ? "" : versions.getLast();
         }
 
@@ -6401,11 +6403,6 @@ final class DifyExec implements Runnable {
                             + Text.quoted(before.app()) + ", not with " + Text.quoted(app)
                             + "\nhint: use that app's key, or choose another -o");
             });
-        }
-
-        /// The ids of the workflow's versions that ran, that of the last result last.
-        SequencedSet<String> versions() {
-            return index.versions;
         }
 
         /// The CSV at hand, and that of the last call.

@@ -337,21 +337,21 @@ class ViewsTest {
     class WrongFiles {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
-                results                 | log   | said
-                -                       | -     | results.jsonl: no such batch
-                ''                      | -     | results.jsonl: empty, and there is neither
-                '\uFEFF'                | -     | results.jsonl: empty, and there is neither
-                ''                      | ''    | results.jsonl: empty, and there is neither
-                'id,text'               | -     | results.jsonl: its first line is no result
-                'abc'                   | -     | results.jsonl: its first line is no result
-                '{"id":"z","outputs":{}}'| -    | results.jsonl: its first line is no result
-                '{"id":"z","status":"open"}'| - | results.jsonl: its first line is no result
-                '{"id":" ","status":"success"}'| - | results.jsonl: its first line is no result of this tool
-                '{"id":"z","status":"success"}'| - | data.csv: none of its 6 ids is in
-                -                       | 'id,text' | results.jsonl.log: its first line is no event
-                ''                      | 'abc' | results.jsonl.log: its first line is no event
+                results                 | log   | named
+                -                       | -     | results.jsonl
+                ''                      | -     | results.jsonl
+                '\uFEFF'                | -     | results.jsonl
+                ''                      | ''    | results.jsonl
+                'id,text'               | -     | results.jsonl
+                'abc'                   | -     | results.jsonl
+                '{"id":"z","outputs":{}}'| -    | results.jsonl
+                '{"id":"z","status":"open"}'| - | results.jsonl
+                '{"id":" ","status":"success"}'| - | results.jsonl
+                '{"id":"z","status":"success"}'| - | data.csv
+                -                       | 'id,text' | results.jsonl.log
+                ''                      | 'abc' | results.jsonl.log
                 """)
-        void areNamedInOneSentence(String results, String log, String said) throws IOException {
+        void areNamedInOneSentence(String results, String log, String named) throws IOException {
             mixed().save();
             for (var file : List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry"))
                 Files.delete(folder.resolve(file));
@@ -368,7 +368,7 @@ class ViewsTest {
 
                         assertEquals(2, call.code(), call.out());
                         assertEquals("", call.out());
-                        assertTrue(sentence(call).contains(said), call.err());
+                        assertTrue(sentence(call).contains(named + ": "), call.err());
                         assertEquals("kept", Files.readString(folder.resolve("out")));
                     }));
         }
