@@ -232,7 +232,8 @@ final class DifyExec implements Runnable {
     static final class Retry implements Callable<Integer> {
         @Mixin Work work;
 
-        @Parameters(paramLabel = "ID", arity = "0..*", description = "Run these ids (default: those in <output>.retry).")
+        @Parameters(paramLabel = "ID", arity = "0..*",
+                description = "Run these ids (default: those in <output>.retry).")
         List<String> ids = List.of();
 
         @Option(names = "--force", description = "Also run ids that have already succeeded.")
@@ -370,8 +371,9 @@ final class DifyExec implements Runnable {
     }
 
     @Command(name = "compare", mixinStandardHelpOptions = true, sortOptions = false,
-            description = "Show what differs between two results of the same rows (offline; exit code 3 if anything does).",
-            footerHeading = "%nExamples:%n", footer = {"  difyexec compare A.jsonl B.jsonl", "  difyexec compare --output /answer A.jsonl B.jsonl",
+            description = "Show differences between two results (offline; exit code 3 if any).",
+            footerHeading = "%nExamples:%n", footer = {"  difyexec compare A.jsonl B.jsonl",
+                    "  difyexec compare --output /answer A.jsonl B.jsonl",
                     "  difyexec compare --html compare.html A.jsonl B.jsonl"})
     static final class Compare implements Callable<Integer> {
         @Parameters(index = "0", paramLabel = "A.jsonl",
@@ -1611,15 +1613,16 @@ final class DifyExec implements Runnable {
                 var last = typed.isEmpty() ? "" : typed.getLast();
                 boolean isFolder = option.type() == Path.class && !option.paramLabel().equals("DIR")
                         && last.endsWith("/");
+                boolean isBlank = last.isBlank() && option.arity().min() > 0 && option.type() != Character.class
+                        && !last.equals(option.defaultValue());
                 var fault = !option.isMultiValue() && typed.size() > 1 ? "given more than once"
-                        : isFolder ? "must be a file, not a folder"
-                        : option.type() != Character.class && option.arity().min() > 0 && last.isBlank() && !last.equals(option.defaultValue())
-                                ? "must not be blank" : "";
-                if (!fault.isEmpty()) throw new ParameterException(line, option.longestName() + " " + last + ": " + fault);
+                        : isFolder ? "must be a file, not a folder" : isBlank ? "must not be blank" : "";
+                if (!fault.isEmpty())
+                    throw new ParameterException(line, option.longestName() + " " + last + ": " + fault);
             }
         }
 
-        /// Refuses a full disk and a closed pipe, which a PrintStream keeps to itself.
+        /// Refuses a full disk and a closed pipe, which a PrintStream only remembers.
         static void write(OutputStream out, AtomicFile.Content content) {
             try {
                 var masking = Secret.current().masking(out);
@@ -1657,13 +1660,15 @@ final class DifyExec implements Runnable {
             var line = problem.getCommandLine();
             var word = problem.getUnmatched().getFirst();
             var near = problem.getSuggestions();
+            boolean isOption = word.startsWith("-"), isBeforeCommand = !line.getSubcommands().isEmpty();
+            boolean mayBeInput = !isOption && line.getCommandSpec().findOption("-i") != null
+                    && !line.getParseResult().hasMatchedOption("-i");
             var hint = !near.isEmpty() ? "did you mean " + String.join(" or ", near) + "?"
-                    : !line.getSubcommands().isEmpty() && word.startsWith("-") ? "put options after the command"
-                    : !word.startsWith("-") && line.getCommandSpec().findOption("-i") != null && !line.getParseResult().hasMatchedOption("-i")
-                            ? "-i " + Text.shell(Text.text(word, 60)) : "";
-            return (word.startsWith("-") ? "unknown option " + Text.text(word, 60)
-                    : (line.getSubcommands().isEmpty() ? "unexpected argument " : "unknown command ")
-                            + Text.quoted(word)) + (hint.isEmpty() ? "" : "\nhint: " + hint);
+                    : isOption && isBeforeCommand ? "put options after the command"
+                    : mayBeInput ? "-i " + Text.shell(Text.text(word, 60)) : "";
+            return (isOption ? "unknown option " + Text.text(word, 60)
+                    : (isBeforeCommand ? "unknown command " : "unexpected argument ") + Text.quoted(word))
+                    + (hint.isEmpty() ? "" : "\nhint: " + hint);
         }
 
         static int stopped(Exception problem, CommandLine line, CommandLine.ParseResult parsed) throws Exception {
@@ -2037,8 +2042,8 @@ final class DifyExec implements Runnable {
 
             private static String key(Env env) {
                 var setting = env.needed("DIFY_API_KEY");
-                if (setting.isEmpty()) throw new Unusable(env.missing("DIFY_API_KEY") + "\nhint: set it in the environment "
-                        + "or in .env (in Dify: API Access, API Key), or try --demo");
+                if (setting.isEmpty()) throw new Unusable(env.missing("DIFY_API_KEY") + "\nhint: set it in the "
+                        + "environment or in .env (in Dify: API Access, API Key), or try --demo");
                 var key = setting.get().text().strip();
                 if (!key.chars().allMatch(c -> c > 0x20 && c < 0x7f))
                     throw new Unusable("DIFY_API_KEY" + setting.get().source() + " contains a character that no key "
@@ -2143,7 +2148,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A demo in place of a server, where one is asked for.
     static final class DemoOption {
         @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.VERSION, preprocessor = KindOnly.class,
                 paramLabel = "chatflow",
@@ -2212,7 +2216,8 @@ final class DifyExec implements Runnable {
         /// `90`, `1.5`, `90s`, `2m`, `1h`, `500ms`; a bare number is seconds.
         static Duration duration(String text) {
             var match = DURATION.matcher(text.strip());
-            if (!match.matches()) throw new TypeConversionException("not a duration, such as 90, 1.5, 90s, 2m or 500ms");
+            if (!match.matches())
+                throw new TypeConversionException("not a duration, such as 90, 1.5, 90s, 2m or 500ms");
             int unit = switch (match.group(2)) {
                 case "ms" -> 1;
                 case "m" -> 60_000;
@@ -2238,8 +2243,8 @@ final class DifyExec implements Runnable {
         static URI address(String text) {
             var address = uri(text.strip().replaceAll("/+$", ""));
             if (Secret.looksLikeOne(address.toString())) throw new TypeConversionException("contains an API key");
-            if (address.getPath().endsWith(RUN)) throw new TypeConversionException("this is the address of one request; "
-                    + "the API's is " + address.toString().replaceFirst(RUN + "$", ""));
+            if (address.getPath().endsWith(RUN)) throw new TypeConversionException("this is the address of one "
+                    + "request; the API's is " + address.toString().replaceFirst(RUN + "$", ""));
             return address;
         }
 
@@ -2339,8 +2344,8 @@ final class DifyExec implements Runnable {
             return "variables and .env";
         }
 
-        /// picocli converts every default before it reads the command line. So a bad one is skipped here, and refused by
-        /// [#check] unless an option replaces it.
+        /// picocli converts every default before it reads the command line. So a bad one is skipped here, and refused
+        /// by [#check] unless an option replaces it.
         @Override
         public String defaultValue(ArgSpec arg) {
             return arg instanceof OptionSpec option ? setting(option).filter(setting -> setting.fault().isEmpty())
@@ -2453,7 +2458,8 @@ final class DifyExec implements Runnable {
                         some(tally.count(RowStatus.UNKNOWN), "unknown"),
                         some(tally.count(RowStatus.PAUSED), "paused"),
                         tally.timeLeft().map(left -> Text.seconds(left) + " left").orElse(""),
-                        now.running() + " running" + (slowedTo.isPresent() ? " (limit " + slowedTo.getAsInt() + ")" : ""),
+                        now.running() + " running"
+                                + (slowedTo.isPresent() ? " (limit " + slowedTo.getAsInt() + ")" : ""),
                         some(now.waiting(), "waiting"),
                         some(now.lookUps(), "looked up"),
                         some(tally.tokens(), "tokens"),
@@ -2511,7 +2517,8 @@ final class DifyExec implements Runnable {
 
         /// @param early whether the call stopped early: runs may then be active on the server
         private List<String> figures(boolean early) {
-            long stopped = early ? tally.count(Tally.Counter.STOPPED) : 0, open = early ? batch.history().inFlight() : 0;
+            long stopped = early ? tally.count(Tally.Counter.STOPPED) : 0;
+            long open = early ? batch.history().inFlight() : 0;
             var figures = new ArrayList<String>();
             if (stopped > 0) figures.add("asked Dify to stop " + Text.count(stopped, "run"));
             if (open > 0) figures.add(Text.count(open, "run") + " may still be active; the next run looks "
@@ -2859,7 +2866,8 @@ final class DifyExec implements Runnable {
                 return !one.isStarted() && (!hasCsv || StatusView.sum(one.counts()) > 0);
             }
 
-            private static String line(String name, Map<RowStatus, Long> counts, List<RowStatus> statuses, String rest) {
+            private static String line(String name, Map<RowStatus, Long> counts, List<RowStatus> statuses,
+                    String rest) {
                 return ("  %-9s %11s".formatted(name, Text.number(StatusView.sum(counts))) + statuses.stream()
                         .map(status -> " %11s".formatted(Text.number(counts.get(status)))).collect(joining())
                         + rest).stripTrailing();
@@ -2899,8 +2907,8 @@ final class DifyExec implements Runnable {
                 "--input", "--output");
 
         static NextCall of(CommandLine.ParseResult parsed, String start) {
-            var ids = parsed.matchedPositionals().stream().flatMap(positional -> positional.originalStringValues().stream())
-                    .collect(Collectors.toSet());
+            var ids = parsed.matchedPositionals().stream()
+                    .flatMap(positional -> positional.originalStringValues().stream()).toList();
             var kept = new ArrayList<String>();
             for (var typed = parsed.originalArgs().iterator(); typed.hasNext(); ) {
                 var word = typed.next();
@@ -12136,7 +12144,8 @@ final class DifyExec implements Runnable {
         byte[] mask(byte[] bytes) {
             if (key.isEmpty()) return bytes;
             var text = new String(bytes, ISO_8859_1);
-            return text.contains(key.substring(0, SHORTEST).split("[\"\\\\]", 2)[0]) ? mask(inBytes, text).getBytes(ISO_8859_1) : bytes;
+            boolean mayHold = text.contains(key.substring(0, SHORTEST).split("[\"\\\\]", 2)[0]); // JSON escapes these
+            return mayHold ? mask(inBytes, text).getBytes(ISO_8859_1) : bytes;
         }
 
         /// Holds back a line until it is whole, or flushed.
@@ -12239,8 +12248,8 @@ final class DifyExec implements Runnable {
                     .toList(), invocation);
         }
 
-        /// The first place that has a value, or a line for it that cannot be read. Blank values and placeholders count as
-        /// none.
+        /// The first place with a value, or with a line for it that cannot be read. Blank values and placeholders do
+        /// not count.
         Optional<Setting> setting(String name) {
             return settings(name).filter(setting -> !setting.fault().isEmpty()
                     || !setting.text().isBlank() && !setting.text().strip().equals(PLACEHOLDER)).findFirst();
@@ -12279,7 +12288,8 @@ final class DifyExec implements Runnable {
         List<String> unknownNames() {
             return files.stream().flatMap(file -> file.read().keySet().stream()
                     .filter(name -> name.startsWith("DIFY_") && !OURS.contains(name))
-                    .map(name -> name + " in " + file.name + " is unknown; known are " + String.join(", ", OURS))).toList();
+                    .map(name -> name + " in " + file.name + " is unknown; known are " + String.join(", ", OURS)))
+                    .toList();
         }
 
         /// The proxy for an address, by `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` in either case.
@@ -12379,11 +12389,19 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// How the tool was started: the words that a command to paste begins with, found out as one is printed.
+        /// The words that started the tool, for commands to paste:
+        ///
+        /// | started as | known by |
+        /// | --- | --- |
+        /// | `java -jar X.jar` | the words of the process |
+        /// | `./jbang`, or a link to it | `DIFYEXEC_COMMAND`: all words, as typed |
+        /// | a command of `./jbang app install` | `DIFYEXEC_COMMAND`: one word |
+        /// | JBang's own `jbang` | nothing: the script is in the folder, or a command is installed |
         record Invocation(Supplier<List<String>> words) {
             static final Invocation INSTALLED = new Invocation(() -> List.of("difyexec"));
             private static final String SEPARATOR = "\037", SCRIPT = "DifyExec.java";
 
+            /// Asks the process only when a command is printed.
             static Invocation ofProcess(String... args) {
                 return new Invocation(() -> {
                     var info = ProcessHandle.current().info();
@@ -12392,34 +12410,25 @@ final class DifyExec implements Runnable {
                 });
             }
 
-            /// | started as | what that leaves |
-            /// | --- | --- |
-            /// | `java -jar X.jar` | its words, which are those of the process |
-            /// | `./jbang`, a link to it | `DIFYEXEC_COMMAND`: all words that were typed |
-            /// | what `./jbang app install` installs | `DIFYEXEC_COMMAND`: that one word |
-            /// | JBang's own `jbang` | nothing; the script lies in the folder, or a command was installed for it |
-            ///
-            /// @param process the words of the process; none where they cannot be had
-            /// @param args    the last of them, which are the tool's
+            /// @param process the words of the process, if known; the last of them are `args`
             static List<String> words(UnaryOperator<String> environment, List<String> process, List<String> args,
                     Path folder) {
                 var path = Objects.requireNonNullElse(environment.apply("PATH"), "");
                 var command = Objects.requireNonNullElse(environment.apply("DIFYEXEC_COMMAND"), "");
-                var jar = before(args, process)
-                        .filter(words -> words.size() > 2 && words.get(words.size() - 2).equals("-jar"));
+                var jar = before(args, process);
+                if (jar.size() > 2 && jar.get(jar.size() - 2).equals("-jar")) return byName(jar, path);
                 var typed = command.contains(SEPARATOR) ? before(args, List.of(command.split(SEPARATOR, -1)))
-                        : Optional.of(List.of(command)).filter(_ -> !command.isEmpty());
-                return jar.or(() -> typed).map(words -> byName(words, path))
-                        .orElseGet(() -> find("difyexec", path).isEmpty() && find("jbang", path).isPresent()
-                                && Files.exists(folder.resolve(SCRIPT)) ? List.of("jbang", SCRIPT)
-                                : INSTALLED.words.get());
+                        : command.isEmpty() ? List.<String>of() : List.of(command);
+                if (!typed.isEmpty()) return byName(typed, path);
+                boolean isByJBang = find("difyexec", path).isEmpty() && find("jbang", path).isPresent()
+                        && Files.exists(folder.resolve(SCRIPT));
+                return isByJBang ? List.of("jbang", SCRIPT) : INSTALLED.words.get();
             }
 
-            /// What stands before the arguments.
-            private static Optional<List<String>> before(List<String> args, List<String> words) {
-                int size = words.size() - args.size();
-                return Optional.of(words).filter(_ -> size > 0 && words.subList(size, words.size()).equals(args))
-                        .map(all -> all.subList(0, size));
+            /// The words before the arguments, or none if those are not the last.
+            private static List<String> before(List<String> args, List<String> words) {
+                int size = Math.max(0, words.size() - args.size());
+                return words.subList(size, words.size()).equals(args) ? words.subList(0, size) : List.of();
             }
 
             private static Optional<Path> find(String name, String path) {
@@ -12427,21 +12436,18 @@ final class DifyExec implements Runnable {
                         .map(folder -> Path.of(folder, name)).filter(Files::isExecutable).findFirst();
             }
 
-            /// The first word without its folder, where that names the same program.
+            /// Shortens an absolute first word to its name if that finds the same program.
             private static List<String> byName(List<String> words, String path) {
                 var program = Path.of(words.getFirst());
                 var name = program.getFileName().toString();
-                if (!program.isAbsolute() || !find(name, path).map(Invocation::real).equals(Optional.of(real(program))))
-                    return words;
-                return Stream.concat(Stream.of(name), words.stream().skip(1)).toList();
-            }
-
-            private static Path real(Path program) {
+                var found = find(name, path);
                 try {
-                    return program.toRealPath();
+                    if (program.isAbsolute() && found.isPresent() && Files.isSameFile(found.get(), program))
+                        return Stream.concat(Stream.of(name), words.stream().skip(1)).toList();
                 } catch (IOException _) {
-                    return program; // it is gone by now
+                    // deleted by now
                 }
+                return words;
             }
 
             @Override
@@ -12569,29 +12575,29 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The time of day, but never back: where that is set back, it goes on from where it was, or all that was planned
-    /// would have to wait for so much longer. Any thread may ask.
+    /// The time of day, but never going back: if the clock is set back, plans would have to wait for that much longer.
+    /// Any thread may ask.
     static final class MonotonicClock implements InstantSource {
         private final InstantSource time;
         private final LongSupplier nanos;
-        private Instant told;
-        private long toldAt;
+        private Instant last;
+        private long lastAt;
 
         MonotonicClock(InstantSource time, LongSupplier nanos) {
             this.time = time;
             this.nanos = nanos;
-            this.told = time.instant();
-            this.toldAt = nanos.getAsLong();
+            this.last = time.instant();
+            this.lastAt = nanos.getAsLong();
         }
 
         @Override
         public synchronized Instant instant() {
             var now = time.instant();
             long nano = nanos.getAsLong();
-            var onward = told.plusNanos(nano - toldAt);
-            told = now.isBefore(onward) ? onward : now;
-            toldAt = nano;
-            return told;
+            var next = last.plusNanos(nano - lastAt);
+            last = now.isBefore(next) ? next : now;
+            lastAt = nano;
+            return last;
         }
     }
 
@@ -12624,8 +12630,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// One of the `count` parts of a batch, numbered from 1. A row belongs to the part that the hash of its id names, so it
-    /// stays there when other rows come or go.
+    /// One of the `count` parts of a batch, numbered from 1. A row belongs to the part that the hash of its id names, so
+    /// it stays there when other rows come or go.
     record Shard(int index, int count) {
         private static final Pattern TYPED = Pattern.compile("(\\d{1,5})/(\\d{1,5})"),
                 NAMED = Pattern.compile("(.+)\\.(\\d{1,5})-of-(\\d{1,5})(\\.[^.]*)?");
@@ -12917,14 +12923,15 @@ final class DifyExec implements Runnable {
 
     /// Text for people: no control characters, bounded length, independent of the locale.
     static final class Text {
-        /// How much of a message the log keeps.
+        /// The log keeps no more of a message.
         static final int LONGEST_ERROR = 500;
 
         static String text(String text, int longest) {
             if (text.isEmpty()) return text;
             var cut = cut(text, longest);
             if (cut.length() < text.length()) cut += "…";
-            return cut.codePoints().map(c -> isControl(c) ? ' ' : Character.getType(c) == Character.SURROGATE ? 0xFFFD : c)
+            return cut.codePoints()
+                    .map(c -> isControl(c) ? ' ' : Character.getType(c) == Character.SURROGATE ? 0xFFFD : c)
                     .collect(StringBuilder::new, StringBuilder::appendCodePoint, StringBuilder::append).toString();
         }
 
@@ -12954,8 +12961,8 @@ final class DifyExec implements Runnable {
             return clean.toString();
         }
 
-        /// UUIDs, durations, and words with digits, such as ids and dates; but no single digits, and not 400 to 599, which
-        /// are mostly HTTP statuses.
+        /// UUIDs, durations, and words with digits, such as ids and dates; but no single digits, and not 400 to 599,
+        /// which are mostly HTTP statuses.
         private static final Pattern PARTICULAR = Pattern.compile("(?<!\\w)(?:[0-9a-fA-F]{8}-[0-9a-fA-F-]{20,}"
                 + "|\\d+(?:\\.\\d+)? ?(?:ms|s|min|h)\\b(?: \\d+ (?:s|min)\\b)?"
                 + "|(?!(?:\\d|[45]\\d\\d)(?!\\w|[-.,:/]\\w*\\d))[A-Za-z_]*\\d\\w*(?:[-.,:/+]\\w*\\d\\w*)*)");

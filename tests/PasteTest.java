@@ -232,7 +232,7 @@ final class PasteTest extends WholeCommand {
             assertEquals(AGAIN + " --no-bom --demo -c 3 --id-column 'it'\\''s' --user me --timeout 9",
                     next(run("--limit", "1", "--fresh", "--ids=[fail]", "--rerun-changed", "--resend-unknown",
                             "--rebuild")));
-            assertEquals(AGAIN + " --demo --id-column='it'\\''s'", next("retry", "--force", "-i", "data.csv",
+            assertEquals(AGAIN + " --demo '--id-column=it'\\''s'", next("retry", "--force", "-i", "data.csv",
                     "--output", "results.jsonl", "--demo", "--id-column=it's", "--", "[fail]"));
         }
 
