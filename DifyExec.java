@@ -4047,8 +4047,10 @@ final class DifyExec implements Runnable {
         private void heard(Attempt attempt, Heard heard) {
             var sent = running.get(attempt.sequence());
             switch (heard) {
-                case Heard.Uploaded(var file, var upload) -> batch.record(new UploadEvent(clock.instant(),
-                        attempt.row().id(), attempt.user(), file, upload));
+                case Heard.Uploaded(var file, var upload) -> {
+                    batch.record(new UploadEvent(clock.instant(), attempt.row().id(), attempt.user(), file, upload));
+                    if (sent != null) sent.start = clock.instant(); // the request follows
+                }
                 case Heard.NodeBegan node -> watcher.heard(node);
                 case Heard.NodeEnded node -> watcher.heard(node);
                 case Heard.Chunk text -> watcher.heard(text);
@@ -4063,12 +4065,13 @@ final class DifyExec implements Runnable {
                 }
                 case Heard.Named _, Heard.Began _, Heard.Quiet _ when sent == null -> {} // its end is known already
                 case Heard.Named(var run) -> named(sent, run);
-                case Heard.Began(var run, var waited) -> firstEvent(sent, run, waited);
+                case Heard.Began(var run) -> firstEvent(sent, run);
                 case Heard.Quiet(var run) -> askAboutQuiet(sent, run);
             }
         }
 
-        private void firstEvent(InFlight sent, RunRef run, Duration waited) {
+        private void firstEvent(InFlight sent, RunRef run) {
+            var waited = Duration.between(sent.start, clock.instant());
             sent.start = clock.instant();
             sent.isStreaming = true;
             named(sent, run);
@@ -5144,14 +5147,13 @@ final class DifyExec implements Runnable {
         private Response stream(Transport.Answer answer, Sent sent, Consumer<Heard> heard) throws IOException {
             var reader = new RunReader();
             var sse = new Transport.Sse(answer.body(), wire.room.most());
-            long head = System.nanoTime();
             for (var next = next(sse, reader); next.isPresent(); next = next(sse, reader)) {
                 var event = next.get();
                 if (event.inputs().filter(inputs -> !sent.matches(inputs)).isPresent())
                     return new Response.Cut(Symptom.CONTRADICTED, "the stream is of another request");
                 if (reader.ref().isPresent() && answer.run().isEmpty()) {
                     answer.began(reader.ref().get(), timeout, heard);
-                    heard.accept(new Heard.Began(reader.ref().get(), Duration.ofNanos(System.nanoTime() - head)));
+                    heard.accept(new Heard.Began(reader.ref().get()));
                 }
                 heard.accept(event.heard());
                 if (isChat() && event.is("message_end") && reader.ref().isEmpty())
@@ -11666,8 +11668,8 @@ final class DifyExec implements Runnable {
         /// The head of the answer names the run, which may still wait for its start.
         record Named(RunRef run) implements Heard {}
 
-        /// @param waited from the head of the answer to the first event
-        record Began(RunRef run, Duration waited) implements Heard {}
+        /// The first event of a stream names its run.
+        record Began(RunRef run) implements Heard {}
 
         /// The run has succeeded, and its files are about to be saved. `recorded` is counted down once the log has
         /// its id.

@@ -50,7 +50,7 @@ final class EarlierCallsTest {
             scene.mode = Mode.STREAMING;
             scene.interruptAfter(seconds(1));
             scene.answer = (_, told) -> {
-                told.accept(new Heard.Began(run("run-7"), Duration.ZERO));
+                told.accept(new Heard.Began(run("run-7")));
                 scene.world.pass(seconds(3600));
                 throw new AssertionError("nobody waits for so long");
             };
@@ -145,7 +145,7 @@ final class EarlierCallsTest {
             scene.server = "1.16.0";
             var madeUp = new RunRef("one", "one");
             scene.answer = (_, told) -> {
-                told.accept(new Heard.Began(madeUp, Duration.ZERO));
+                told.accept(new Heard.Began(madeUp));
                 scene.world.pass(seconds(1));
                 return new Response.Ran(madeUp, Response.RunStatus.FAILED, "{}".getBytes(UTF_8),
                         "x is required in input form", "", Usage.NONE);
@@ -201,7 +201,7 @@ final class EarlierCallsTest {
                 told.accept(new Heard.Named(new RunRef("run-7", "")));
                 told.accept(new Heard.Named(new RunRef("run-7", "")));
                 scene.world.pass(seconds(1));
-                told.accept(new Heard.Began(run("run-7"), Duration.ZERO));
+                told.accept(new Heard.Began(run("run-7")));
                 scene.world.pass(seconds(1));
                 return cut(Symptom.CUT, run("run-7"));
             };

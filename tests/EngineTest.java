@@ -641,7 +641,7 @@ final class EngineTest {
         void aFailureThatACrashLeftUnconfirmedIsLookedUpAtTheNextStart() throws Exception {
             var scene = streamed();
             scene.answer = (_, told) -> {
-                told.accept(new Heard.Began(run("run-7"), Duration.ZERO));
+                told.accept(new Heard.Began(run("run-7")));
                 return madeUp("run-7", "Rate Limit Error");
             };
             scene.found = _ -> {

@@ -366,7 +366,7 @@ final class Given {
         /// A stream whose first event names the run at once, and which ends so long after it.
         Answer streamed(String run, Duration time, Response end) {
             return (_, told) -> {
-                told.accept(new Heard.Began(Given.run(run), Duration.ZERO));
+                told.accept(new Heard.Began(Given.run(run)));
                 world.pass(time);
                 return end;
             };
@@ -479,7 +479,7 @@ final class Given {
 
         /// A stream that begins its run and goes on until the run is asked to stop.
         Response untilStopped(RunRef run, Consumer<Heard> told) throws InterruptedException {
-            told.accept(new Heard.Began(run, Duration.ZERO));
+            told.accept(new Heard.Began(run));
             world.waitFor(alarm -> alarms.put(run.task(), alarm));
             return new Response.Ran(run, RunStatus.FAILED, "{}".getBytes(UTF_8),
                     "Aborted: User requested stop", "workflow-1", Usage.NONE);

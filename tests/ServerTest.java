@@ -140,7 +140,7 @@ class ServerTest {
         public void accept(Heard heard) {
             switch (heard) {
                 case Heard.Named(var run) -> heads.add(run);
-                case Heard.Began(var run, _) -> runs.add(run);
+                case Heard.Began(var run) -> runs.add(run);
                 default -> {
                     return;
                 }
