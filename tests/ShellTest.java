@@ -386,28 +386,6 @@ class ShellTest {
             assertTrue(said.contains("open CSV JSONL"), said);
         }
 
-        /// A line of ours has a `workflow_status`, one of the original tool has none and wraps what it got.
-        @ParameterizedTest(name = "{0}: /outputs/n is there: {1}")
-        @CsvSource(delimiter = '|', textBlock = """
-                ,"workflow_status":"succeeded" | true
-                ''                             | false
-                """)
-        void showsAnOutputNamedOutputsAsItIsButNotTheOriginalToolsWrapping(String more, boolean named)
-                throws IOException {
-            Files.writeString(file("data.csv"), "id\na\n");
-            Files.writeString(file("results.jsonl"), "\uFEFF{\"id\":\"a\",\"status\":\"success\",\"outputs\":{"
-                    + "\"outputs\":{\"n\":15,\"mark\":\"\uFEFF\"}}" + more + "}\n");
-            var session = reopened();
-
-            var part = session.say("show a --output /outputs/n");
-            assertEquals(named ? 0 : 2, part.code());
-            assertTrue(part.text().contains(named ? "  15\n" : "/n, /mark"), part.text());
-            assertTrue(session.ok("show a").contains(named ? "\"outputs\" : {" : "Outputs\n  {\n    \"n\" : 15"));
-            session.ok("export " + file("back.csv"));
-            assertTrue(Files.readString(file("back.csv")).contains(named ? ",output.outputs,"
-                    : ",output.n,output.mark,"));
-        }
-
         @Test
         void showsTheRunOfAnAttemptWithoutAnEnd() throws IOException {
             Files.writeString(file("data.csv"), "id\na\n");
@@ -465,14 +443,6 @@ class ShellTest {
 
             assertEquals("keep me", Files.readString(file("results.jsonl" + suffix)));
             assertEquals(List.of("data.csv", "results.jsonl" + suffix), names());
-        }
-
-        @Test
-        void opensABatchThatHasAnEmptyFile() throws IOException {
-            Files.writeString(file("data.csv"), FIVE);
-            Files.createFile(file("results.jsonl"));
-
-            assertTrue(reopened().session.summary().contains("5 rows, 5 pending"));
         }
 
         @Test
@@ -585,20 +555,6 @@ class ShellTest {
 
             assertEquals("id,text\r\n1,\u5c0f\u5305\r\n2,\u7d42\r\n", Files.readString(file("fixed.csv"), shiftJis));
             assertEquals("of somebody", Files.readString(file("fixed.csv.tmp")));
-        }
-
-        @Test
-        void isSavedIntoAPrivateFileThatStaysPrivate() throws IOException {
-            Files.writeString(file("data.csv"), FIVE);
-            Files.setPosixFilePermissions(file("data.csv"), PosixFilePermissions.fromString("rw-------"));
-            var session = reopened();
-            session.ok("set r-1 text=better");
-
-            session.ok("save --force " + file("data.csv"));
-
-            assertEquals("rw-------", PosixFilePermissions.toString(Files.getPosixFilePermissions(file("data.csv"))));
-            assertEquals(FIVE.replace("Good morning", "better"), Files.readString(file("data.csv")));
-            assertEquals("No edits.\n", session.ok("edits"));
         }
 
         @Test
@@ -975,22 +931,6 @@ class ShellTest {
             assertTrue(last(session).startsWith("difyexec: line 3: "), last(session));
         }
 
-        /// The shell, started by a command of `sh` in which `"$@"` stands for it, once it has ended.
-        private Process under(String command) throws Exception {
-            var words = Stream.concat(Stream.of("sh", "-c", command, "sh"), java(shell("--demo")).stream()).toList();
-            var child = new ProcessBuilder(words).directory(folder.toFile())
-                    .redirectOutput(file("child.out").toFile()).redirectError(file("child.err").toFile()).start();
-            open.push(child::destroyForcibly);
-            assertTrue(child.waitFor(20, TimeUnit.SECONDS));
-            return child;
-        }
-
-        @Test
-        void ofAFolderIsRefused() throws Exception {
-            assertEquals(2, under("exec \"$@\" < .").exitValue(), err());
-            assertEquals("", out());
-        }
-
         @Test
         void losesNothingButTheMarkAtItsBeginning() throws IOException {
             var session = five();
@@ -1000,13 +940,6 @@ class ShellTest {
             assertEquals(List.of("\uFEFFa", "b\uFEFF"), Stream.of("r-1", "r-2").map(id ->
                     session.session.edits.of(id).get("text")).toList());
             assertEquals(2, run(session, false, "edits\n\uFEFFedits\n"));
-        }
-
-        @Test
-        void readsAPipe() throws Exception {
-            under("echo edits | \"$@\"");
-
-            assertEquals("No edits.\n", out());
         }
 
         @Test
@@ -1161,26 +1094,6 @@ class ShellTest {
         }
 
         @Test
-        void takesSeveralPastedLinesAsOneValue() throws Exception {
-            five();
-            begin(Map.of("XDG_STATE_HOME", file("state").toString()), shell("--demo"));
-            shows("dify>");
-
-            type("set r-2 text=\"");
-            Files.writeString(file("paste"), "first line\nsecond line");
-            tmux("load-buffer", file("paste").toString());
-            tmux("paste-buffer", "-p");
-            shows("second line");
-            type("\"");
-            press("Enter");
-
-            shows("  + first line\n  + second line");
-            prompts();
-            press("C-d");
-            discards();
-        }
-
-        @Test
         void runsEachLineOfAPastedBlock() throws Exception {
             five();
             begin(Map.of("XDG_STATE_HOME", file("state").toString()), shell("--demo"));
@@ -1196,71 +1109,6 @@ class ShellTest {
             prompts();
             press("C-d");
             discards();
-        }
-
-        @Test
-        void showsAPercentSignOfAFilesNameAsItIs() throws Exception {
-            Files.writeString(file("data.csv"), FIVE);
-            begin(Map.of("XDG_STATE_HOME", file("state").toString()), "shell", "--demo", "-i",
-                    file("data.csv").toString(), "-o", file("50%{x%P.jsonl").toString());
-
-            shows("50%{x%P.jsonl dify>");
-            leaves();
-        }
-
-        /// The stop comes too late: the run succeeds.
-        @Test
-        void keepsARunThatSucceedsUnderCtrlC() throws Exception {
-            var stopped = new CountDownLatch(1);
-            var server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 10);
-            server.setExecutor(Executors.newVirtualThreadPerTaskExecutor());
-            open.push(() -> server.stop(0));
-            server.createContext("/v1/", exchange -> {
-                var path = exchange.getRequestURI().getPath();
-                exchange.getRequestBody().readAllBytes();
-                exchange.getResponseHeaders().set("X-Version", "1.14.2");
-                exchange.getResponseHeaders().set("Content-Type", path.endsWith("/run") ? "text/event-stream"
-                        : "application/json");
-                exchange.sendResponseHeaders(200, 0);
-                try (var out = exchange.getResponseBody()) {
-                    if (path.endsWith("/info")) out.write("{\"name\":\"app\",\"mode\":\"workflow\"}".getBytes(UTF_8));
-                    else if (path.endsWith("/parameters")) out.write("{\"user_input_form\":[]}".getBytes(UTF_8));
-                    else if (path.endsWith("/stop")) out.write("{\"result\":\"success\"}".getBytes(UTF_8));
-                    else if (path.endsWith("/run")) run(out, stopped);
-                }
-                if (path.endsWith("/stop")) stopped.countDown();
-            });
-            server.start();
-            Files.writeString(file("data.csv"), "id,text\n1,a\n");
-            begin(Map.of("XDG_STATE_HOME", file("state").toString(), "DIFY_API_KEY", KEY, "DIFY_API_BASE_URL",
-                    "http://127.0.0.1:" + server.getAddress().getPort() + "/v1"), shell());
-            shows("dify>");
-
-            type("retry 1");
-            press("Enter");
-            until("a run", () -> !events("run").isEmpty());
-            press("C-c");
-            shows("Succeeded in");
-            prompts();
-            assertEquals("late", result("1").path("outputs").path("answer").asText());
-            leaves();
-        }
-
-        private static void run(OutputStream out, CountDownLatch stopped) throws IOException {
-            var event = """
-                    data: {"event":"%s","task_id":"task-1","workflow_run_id":"run-1","data":{"id":"run-1",\
-                    "workflow_id":"w","status":"%s","outputs":{"answer":"late"},"elapsed_time":1,"total_tokens":3,\
-                    "total_steps":1,"created_at":1,"finished_at":2}}
-
-                    """;
-            out.write(event.formatted("workflow_started", "running").getBytes(UTF_8));
-            out.flush();
-            try {
-                stopped.await();
-            } catch (InterruptedException _) {
-                return; // the server is stopped
-            }
-            out.write(event.formatted("workflow_finished", "succeeded").getBytes(UTF_8));
         }
 
         @Test
