@@ -10495,10 +10495,12 @@ final class DifyExec implements Runnable {
         }
 
         void succeeded() {
-            if (++successes < places) return;
-            waits = 0;
-            if (isTrial) rounds = 1;
-            isTrial = false;
+            successes++;
+            if (successes % places == 0) waits = 0;
+            if (isTrial && successes >= places) {
+                rounds = 1;
+                isTrial = false;
+            }
             if (successes < rounds * places) return;
             successes = 0;
             if (places == ceiling) return;
