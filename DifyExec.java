@@ -2099,7 +2099,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param left what a refusal means for the rows, or empty
         ServerInfo greet(String left) throws InterruptedException {
-            return ServerInfo.exchange(client::info, judge, err, left);
+            return new FirstExchange(client, judge, err).server(left);
         }
 
         /// A batch stays with the server and the app that it started with.
@@ -2114,8 +2114,13 @@ final class DifyExec implements Runnable {
         ///
         /// @param input the CSV as it was named: `@path` cells are relative to its folder
         Form form(ServerInfo server, Csv csv, Path input) throws InterruptedException {
-            var form = setup.dify.noCheck ? Form.ofText() : server.form(client, judge, csv,
-                    Variable.Folders.of(input, setup.dify.files), err);
+            var form = Form.ofText();
+            if (!setup.dify.noCheck) {
+                var folders = Variable.Folders.of(input, setup.dify.files);
+                var parameters = new FirstExchange(client, judge, err).form();
+                if (parameters.isPresent()) form = Form.of(parameters.get(), csv.columns(), folders,
+                        Release.of(server.version()).fillsIn());
+            }
             return server.kind() == AppKind.CHATFLOW ? form.asking(setup.dify.queryColumn, csv.columns()) : form;
         }
 
@@ -4717,61 +4722,58 @@ final class DifyExec implements Runnable {
 
     // ── Dify ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The server and the app behind the key, as the first exchange shows them.
+    /// The app behind the key and the server's version.
     record ServerInfo(String app, AppKind kind, String version) {
-        private static final int LONGEST = 200;
-
         /// `GET /info`, with the version of its head.
         record About(String name, String mode, String version) {}
+    }
 
-        /// Asks `/info`, up to `MAX_RETRIES` times more while the server is away or busy. The calling thread waits.
-        ///
+    /// Asks the server who it is, up to `MAX_RETRIES` times more while it is away or busy. The calling thread waits.
+    record FirstExchange(DifyClient client, Judge judge, PrintWriter err) {
+        private static final int LONGEST = 200;
+
         /// @param left what a refusal means for the rows, or empty
-        static ServerInfo exchange(Supplier<Reply<About>> info, Judge judge, PrintWriter err, String left)
-                throws InterruptedException {
+        ServerInfo server(String left) throws InterruptedException {
             for (int tries = 0; ; tries++)
-                switch (info.get()) {
-                    case Reply.Got(About(var app, var mode, var version)) -> {
+                switch (client.info()) {
+                    case Reply.Got(ServerInfo.About(var app, var mode, var version)) -> {
                         return new ServerInfo(app, AppKind.of(mode).orElseThrow(() -> refused(mode.isEmpty()
-                                ? notDify(judge.access()) : "the key belongs to an app of mode " + Text.quoted(mode)
+                                ? notDify() : "the key belongs to an app of mode " + Text.quoted(mode)
                                         + "\nhint: use the key of a workflow or a chatflow", left)), version);
                     }
-                    case Reply.NotGot(var response) -> await(response, tries, judge, err, left);
+                    case Reply.NotGot(var response) -> await(response, tries, left);
                 }
         }
 
-        /// The workflow's form. Without it every cell is sent as text, with a warning. A busy server is asked again.
-        Form form(DifyClient client, Judge judge, Csv csv, Variable.Folders folders, PrintWriter err)
-                throws InterruptedException {
+        /// The workflow's form. Without it every cell is sent as text, with a warning.
+        Optional<JsonNode> form() throws InterruptedException {
             for (int tries = 0; ; tries++)
                 switch (client.parameters()) {
                     case Reply.Got(var parameters) -> {
-                        return Form.of(parameters, csv.columns(), folders, Release.of(version).fillsIn());
+                        return Optional.of(parameters);
                     }
                     // Dify's own refusals have a code; one without may be a proxy's, of this path alone
-                    case Reply.NotGot(Response.Refused refused) when refused.isBusy() || !refused.code().isEmpty()
-                            && refusal(refused, judge).isPresent() -> await(refused, tries, judge, err, "");
+                    case Reply.NotGot(Response.Refused refused) when refused.isBusy()
+                            || !refused.code().isEmpty() && refusal(refused).isPresent() -> await(refused, tries, "");
                     case Reply.NotGot(var response) -> {
                         err.println("Warning: cannot read the workflow's form (" + Text.text(response.why(), LONGEST)
                                 + "): every cell is sent as text, unchecked.");
-                        return Form.ofText();
+                        return Optional.empty();
                     }
                 }
         }
 
         /// Waits until it is time to ask again. If asking again is no use, the command ends.
-        private static void await(Response response, int tries, Judge judge, PrintWriter err, String left)
-                throws InterruptedException {
+        private void await(Response response, int tries, String left) throws InterruptedException {
             var pause = Backoff.Pause.of(response, Instant.now());
-            var problem = Text.text(response.why(), LONGEST);
-            var why = refusal(response, judge)
-                    .or(() -> pause.filter(Backoff.Pause::isTooLong).map(Backoff.Pause::text));
+            var problem = " (" + Text.text(response.why(), LONGEST) + ")";
+            var why = refusal(response).or(() -> pause.filter(Backoff.Pause::isTooLong).map(Backoff.Pause::text));
             if (why.isPresent()) throw refused(why.get(), left);
             if (tries >= judge.backoff().maxRetries())
                 throw refused("no answer from " + judge.access() + " after " + Text.count(tries + 1, "try", "tries")
-                        + " (" + problem + ")\nhint: check DIFY_API_BASE_URL, the network, and that Dify is up", left);
+                        + problem + "\nhint: check DIFY_API_BASE_URL, the network, and that Dify is up", left);
             if (pause.isPresent()) err.println(pause.get().text());
-            else if (tries == 0) err.println("No answer from " + judge.access() + " (" + problem + "); trying again …");
+            else if (tries == 0) err.println("No answer from " + judge.access() + problem + "; trying again …");
             Thread.sleep(judge.backoff().delay(tries, response.pause()));
         }
 
@@ -4779,23 +4781,22 @@ final class DifyExec implements Runnable {
             return new Unusable(Exit.STOPPED, Text.lines(why, 1000) + left);
         }
 
-        private static Optional<String> refusal(Response response, Judge judge) {
-            var access = judge.access();
+        private Optional<String> refusal(Response response) {
             if (response instanceof Response.Refused refused && refused.status() < 300)
-                return Optional.of(refused.message().equals(DifyClient.LOGIN)
-                        ? access + " answers with a login page, not Dify\nhint: " + access.advice() : notDify(access));
+                return Optional.of(!refused.message().equals(DifyClient.LOGIN) ? notDify() : judge.access()
+                        + " answers with a login page, not Dify\nhint: " + judge.access().advice());
             var nobody = new Attempt(0, new Row(0, 0, "-", Map.of()), Attempt.Tries.NONE, "", Mode.BLOCKING, "",
                     Instant.now(), false);
             return switch (judge.verdict(nobody, response)) {
                 case Verdict.StopBatch(var why) -> Optional.of(why);
                 case Verdict.Done(var outcome) ->
-                        Optional.of(access + " refuses: " + Text.text(outcome.text(), LONGEST));
+                        Optional.of(judge.access() + " refuses: " + Text.text(outcome.text(), LONGEST));
                 case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _, Verdict.LookUp _ -> Optional.empty();
             };
         }
 
-        private static String notDify(Access access) {
-            return access + " answers, but not as Dify's API does\nhint: " + access.advice();
+        private String notDify() {
+            return judge.access() + " answers, but not as Dify's API does\nhint: " + judge.access().advice();
         }
     }
 
@@ -5090,7 +5091,7 @@ final class DifyExec implements Runnable {
         /// name the run in the head of its answer, so that it is known even if the body breaks off.
         Response run(Attempt attempt, Map<String, Value> inputs, Consumer<Heard> heard) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
-            var post = post(access.at(start()), "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
+            var post = post(startAddress(), "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
             var sent = new Sent(attempt.user(), inputs);
             var call = new Transport.Call(wire, head -> {
                 var named = head.firstValue("X-Workflow-Run-ID").filter(RUN_ID.asMatchPredicate())
@@ -5103,24 +5104,16 @@ final class DifyExec implements Runnable {
                     answer -> answer.status != 200 ? refused(answer)
                             : answer.isStream ? stream(answer, sent, heard) : blocking(answer, call),
                     Function.<Response>identity()).of(call.named());
-            return response instanceof Response.Refused refused && isFailedRun(refused)
+            // the run of a chatflow took place and was paid for, though Dify answers as it does to refused inputs
+            return isChat() && response instanceof Response.Refused refused && refused.status() == 400
+                    && !refused.inStream() && refused.message().startsWith(Response.ChatMessage.FAILED)
                     ? Response.Ran.failed(refused.message()) : response;
         }
 
-        URI startAddress() {
-            return access.at(start());
-        }
-
         /// Where runs are started; the body of a chatflow's request names a pinned version.
-        private String start() {
-            return isChat() ? "/chat-messages" : access.workflowId().isEmpty() ? "/workflows/run"
-                    : "/workflows/" + encoded(access.workflowId()) + "/run";
-        }
-
-        /// The run of a chatflow took place and was paid for, though Dify answers as it does to refused inputs.
-        private boolean isFailedRun(Response.Refused refused) {
-            return isChat() && refused.status() == 400 && !refused.inStream()
-                    && refused.message().startsWith(Response.ChatMessage.FAILED);
+        URI startAddress() {
+            return access.at(isChat() ? "/chat-messages" : access.workflowId().isEmpty() ? "/workflows/run"
+                    : "/workflows/" + encoded(access.workflowId()) + "/run");
         }
 
         private Response blocking(Transport.Answer answer, Transport.Call call) throws IOException {
@@ -5136,7 +5129,8 @@ final class DifyExec implements Runnable {
                 return new Response.Cut(symptom, answer.isPage ? "HTTP 200, " + PAGE
                         : "HTTP 200, but not JSON: " + problem.getOriginalMessage());
             }
-            if (reader.ref().isPresent() && call.named().filter(run -> !reader.isOf(run)).isPresent())
+            if (call.named().isPresent() && reader.ref().filter(run -> !run.id().equalsIgnoreCase(call.named().get().id()))
+                    .isPresent())
                 return new Response.Cut(Symptom.CONTRADICTED, "the answer and its head name different runs");
             var ran = isChat() ? reader.answered(payload)
                     : reader.ran(payload).map(end -> end.after(call.waited(end.usage())));
@@ -5187,7 +5181,7 @@ final class DifyExec implements Runnable {
             for (var data = sse.next(); data.isPresent(); data = sse.next()) {
                 var event = Payload.read(new ByteArrayInputStream(data.get()));
                 reader.add(event);
-                if (event.isWhole()) return Optional.of(event);
+                if (event.problem() == null) return Optional.of(event);
                 if (event.isEnd() && sse.isCut()) throw new Transport.Room.Exceeded(wire.room.most());
                 if (event.isEnd() && event.problem() instanceof Transport.Room.Exceeded) event.requireWhole();
             }
@@ -5283,8 +5277,9 @@ final class DifyExec implements Runnable {
             var reply = ask(get("/workflows/run/" + encoded(run.id())), LOOK, answer -> {
                 var detail = Payload.readDetail(answer.limited());
                 detail.requireWhole();
-                if (detail.isNull()) return new LookUpResult.Absent();
                 var id = Payload.text(detail.data(), "id");
+                if (detail.data().path("id").isNull() && detail.data().path("status").isNull())
+                    return new LookUpResult.Absent(); // 1.9
                 if (id.isEmpty()) throw unexpected("not the run that was asked for");
                 if (!id.equalsIgnoreCase(run.id())
                         || detail.inputs().filter(inputs -> !sent.matches(inputs)).isPresent())
@@ -5424,15 +5419,12 @@ final class DifyExec implements Runnable {
         }
 
         private HttpRequest get(String path) {
-            return authorized(access.at(path)).build();
+            return request(access.at(path)).header("Authorization", "Bearer " + access.key()).build();
         }
 
         private HttpRequest post(URI address, String type, BodyPublisher body) {
-            return authorized(address).header("Content-Type", type).POST(body).build();
-        }
-
-        private HttpRequest.Builder authorized(URI address) {
-            return request(address).header("Authorization", "Bearer " + access.key());
+            return request(address).header("Authorization", "Bearer " + access.key()).header("Content-Type", type)
+                    .POST(body).build();
         }
 
         private static HttpRequest.Builder request(URI address) {
@@ -5564,10 +5556,6 @@ final class DifyExec implements Runnable {
             return from.path(name).asText("");
         }
 
-        boolean isWhole() {
-            return problem == null;
-        }
-
         void requireWhole() throws IOException {
             if (problem != null) throw problem;
         }
@@ -5601,11 +5589,6 @@ final class DifyExec implements Runnable {
         /// The id of the run, if this names one.
         String runId() {
             return !text("workflow_run_id").isEmpty() || !isOfRun() ? text("workflow_run_id") : text(data(), "id");
-        }
-
-        /// A detail of a run that does not exist (1.9.2).
-        boolean isNull() {
-            return data().path("id").isNull() && data().path("status").isNull();
         }
 
         byte[] outputs() {
@@ -5656,7 +5639,7 @@ final class DifyExec implements Runnable {
             messageId = latest(payload.text("message_id"), messageId);
             if (payload.isOfRun()) workflowId = latest(Payload.text(payload.data(), "workflow_id"), workflowId);
             if (payload.fields().path("metadata").isObject()) metadata = payload.fields().path("metadata");
-            if (payload.isWhole()) switch (payload.event()) {
+            if (payload.problem() == null) switch (payload.event()) {
                 case "node_finished" -> addPrice(payload.data().path("execution_metadata"));
                 case "message" -> answer.append(payload.text("answer"));
                 case "message_replace" -> {
@@ -5693,10 +5676,6 @@ final class DifyExec implements Runnable {
 
         Optional<RunRef> ref() {
             return runId.isEmpty() ? Optional.empty() : Optional.of(new RunRef(runId, taskId));
-        }
-
-        boolean isOf(RunRef run) {
-            return runId.equalsIgnoreCase(run.id());
         }
 
         boolean hasMetadata() {
