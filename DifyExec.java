@@ -56,6 +56,7 @@ import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.BinaryNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import com.fasterxml.jackson.databind.node.TextNode;
+import com.fasterxml.jackson.databind.node.TextNode;
 import com.fasterxml.jackson.databind.ser.std.ToStringSerializerBase;
 import com.fasterxml.jackson.databind.util.RawValue;
 import com.opencsv.CSVWriter;
@@ -145,7 +146,7 @@ final class DifyExec implements Runnable {
 
     /// Commands that need no other, and commands that need all.
     private static final List<Class<?>> ALONE = List.of(Run.class, Retry.class, Status.class, Export.class,
-            Compare.class, Merge.class, Check.class),
+            Compare.class, Merge.class, Check.class, Verify.class),
             WITH_ALL = List.of(Shell.class, AutoComplete.GenerateCompletion.class,
             CommandLine.HelpCommand.class);
 
@@ -544,6 +545,55 @@ final class DifyExec implements Runnable {
             var user = Objects.requireNonNullElse(setup.dify.user, "difyexec-0123456789abcdef-1");
             return new Attempt(0, row, Attempt.Tries.NONE, user, server.kind().first(setup.dify.mode), row.hash(),
                     Instant.EPOCH, false);
+        }
+    }
+
+    @Command(name = "verify", mixinStandardHelpOptions = true, sortOptions = false,
+            description = {"Check results and attempts against the server's own records.",
+                    "Read-only; works while the batch runs. One request per result, up to three per other attempt."},
+            footer = {"difyexec verify -o results.jsonl", "difyexec verify -o results.jsonl --sample 100",
+                    "difyexec verify -o results.jsonl --json"})
+    static final class Verify implements Callable<Integer> {
+        @Mixin ResultsOption results;
+
+        @Option(names = "--json", description = "Print one JSON object with all findings.")
+        boolean json;
+
+        @Option(names = "--sample", paramLabel = "N", description = "Verify N rows chosen at random.")
+        Long sample;
+
+        @Option(names = "--seed", paramLabel = "N", description = "Choose the rows of --sample by this seed.")
+        Long seed;
+
+        @Option(names = "--rate", paramLabel = "N/s|N/m|N/h", description = "Send at most N requests per second, "
+                + "minute or hour.")
+        Pace.Rate rate;
+
+        @Mixin Setup setup;
+
+        @Override
+        public Integer call() throws Exception {
+            setup.check(null);
+            var records = Verification.Records.read(BatchFiles.of(results.file));
+            long start = System.nanoTime();
+            try (var dify = setup.connect(null, List.of(), Verification.AT_ONCE, setup.err())) {
+                var server = dify.greet("");
+                var ids = records.ids(sample, seed);
+                var findings = new Verification(records, dify.client(), server, Optional.ofNullable(rate),
+                        new Semaphore(1)).run(ids, setup.err());
+                long attempts = ids.stream().mapToLong(id -> records.attempts().getOrDefault(id, List.of()).size()).sum();
+                var seconds = Duration.ofNanos(System.nanoTime() - start);
+                if (json) setup.out().println(Json.text(object("rows", ids.size(), "attempts", attempts, "server",
+                        server.version(), "seconds", seconds.toMillis() / 1e3, "findings", findings.stream().collect(
+                                Collectors.groupingBy(finding -> finding.kind().name().toLowerCase(Locale.ROOT),
+                                        TreeMap::new, Collectors.toList())))));
+                else {
+                    setup.out().println(Text.count(ids.size(), "row") + ", " + Text.count(attempts, "attempt")
+                            + ", checked against Dify " + server.version() + " in " + Text.seconds(seconds));
+                    Verification.print(findings, setup.out());
+                }
+                return Verification.exit(findings).code;
+            }
         }
     }
 
@@ -1816,7 +1866,7 @@ final class DifyExec implements Runnable {
                 var sender = new Sender(dify.client().to(server.kind()), form, Optional.ofNullable(work.out.saveFiles));
                 writer.record(SessionEvent.of(batch, dify.access().name(), server.app(), server.version())
                         .with(asked, policy.mode(), places.places(), setup.dify.queryColumn)
-                        .with(String.join(" ", setup.next().words())));
+                        .with(String.join(" ", setup.next().words()), wanted.asked().sendsAgain()));
                 return new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender, watcher));
             }
         }
@@ -2610,6 +2660,274 @@ final class DifyExec implements Runnable {
             out.println("curl -X POST " + Text.shell(client.startAddress().toString())
                     + " -H 'Authorization: Bearer app-***' -H 'Content-Type: application/json' -d "
                     + Text.shell(body));
+        }
+    }
+
+    /// Compares a batch with the server's own records. It reads log and results by itself and shares no decision with the
+    /// engine, so that a mistake there shows here.
+    record Verification(Records records, DifyClient client, ServerInfo server, Optional<Pace.Rate> rate,
+            Semaphore oneAtATime) {
+        static final int AT_ONCE = 4;
+        private static final int TRIES = 4;
+
+        /// One attempt of the log, with what its later lines add. `outcome` is empty while it has no end.
+        ///
+        /// @param isAsked its call was to send rows again that had succeeded or were unresolved
+        record Sent(String id, String user, Release.Listing listing, boolean isAsked, RunRef run, String outcome) {
+            Sent with(JsonNode line) {
+                return new Sent(id, user, listing, isAsked, new RunRef(line.path("run").asText(run.id()),
+                        line.path("task").asText(run.task())), line.path("outcome").asText(outcome));
+            }
+        }
+
+        /// What log and results say, by id.
+        record Records(JsonNode session, Map<String, List<Sent>> attempts, Map<String, JsonNode> results) {
+            static Records read(BatchFiles files) throws IOException {
+                var sessions = new ArrayDeque<JsonNode>(List.of(Json.MAPPER.missingNode()));
+                var attempts = new LinkedHashMap<String, List<Sent>>();
+                lines(files.log(), line -> {
+                    String id = line.path("id").asText(), user = line.path("user").asText();
+                    switch (line.path("event").asText()) {
+                        case "session" -> sessions.push(line);
+                        case "attempt" -> attempts.computeIfAbsent(id, _ -> new ArrayList<>()).add(new Sent(id, user,
+                                Release.of(sessions.peek().path("server").asText()).listing(),
+                                sessions.peek().path("again").asBoolean(), RunRef.NONE, ""));
+                        case "run", "end" -> attempts.getOrDefault(id, new ArrayList<>())
+                                .replaceAll(sent -> sent.user().equals(user) ? sent.with(line) : sent);
+                        default -> {}
+                    }
+                });
+                if (attempts.isEmpty()) throw new Unusable(files.log() + ": no attempts to verify");
+                var results = new LinkedHashMap<String, JsonNode>();
+                lines(files.results(), line -> results.put(line.path("id").asText(), line));
+                return new Records(sessions.peek(), attempts, results);
+            }
+
+            /// A last line without its end is still being written.
+            private static void lines(Path file, Consumer<JsonNode> read) throws IOException {
+                if (!Files.exists(file)) return;
+                try (var in = new LineNumberReader(Files.newBufferedReader(file, UTF_8))) {
+                    for (var line = in.readLine(); line != null; line = in.readLine()) {
+                        try {
+                            if (!line.isBlank()) read.accept(Json.MAPPER.readTree(line.replaceFirst("^\uFEFF", "")));
+                        } catch (JsonProcessingException _) {
+                            if (in.ready()) throw new Unusable(file + ":" + in.getLineNumber() + ": not JSON");
+                        }
+                    }
+                }
+            }
+
+            /// All ids, or some at random.
+            List<String> ids(Long sample, Long seed) {
+                var all = new ArrayList<>(attempts.keySet());
+                results.keySet().stream().filter(id -> !attempts.containsKey(id)).forEach(all::add);
+                if (sample != null) Collections.shuffle(all, seed == null ? new Random() : new Random(seed));
+                return sample == null ? all : all.subList(0, (int) Math.min(all.size(), sample));
+            }
+        }
+
+        /// Findings in the order of the report; what is wrong comes last but for what could not be checked.
+        enum Kind {
+            MATCHES("results match the run recorded on the server"), NEVER_STARTED("attempts never started"),
+            FAILED("attempts failed"), OPEN("attempts are open"), SENT_AGAIN("rows sent again on request"),
+            PAID_TWICE("rows paid twice"), WITHOUT_RUN("results without a run"),
+            LOST("successful runs without a result"), DIFFERS("results differ from their run"),
+            NOT_VERIFIABLE("not verifiable"), NO_ANSWER("look-ups failed");
+
+            final String text;
+
+            Kind(String text) {
+                this.text = text;
+            }
+
+            boolean isWrong() {
+                return compareTo(PAID_TWICE) >= 0 && compareTo(DIFFERS) <= 0;
+            }
+        }
+
+        record Finding(Kind kind, String id, String text) {}
+
+        List<Finding> run(List<String> ids, PrintWriter err) {
+            var screen = Screen.on(2);
+            var done = new AtomicInteger();
+            var findings = ids.stream().gather(Gatherers.mapConcurrent(AT_ONCE, this::row)).peek(_ -> {
+                if (screen.isEmpty() || done.incrementAndGet() % 20 > 0) return;
+                err.print("\r" + done + "/" + ids.size() + " rows");
+                err.flush();
+            }).flatMap(List::stream).toList();
+            if (screen.isPresent()) err.print("\r\033[K");
+            return findings;
+        }
+
+        private List<Finding> row(String id) {
+            var found = new ArrayList<Finding>();
+            var sent = records.attempts().getOrDefault(id, List.of());
+            var line = records.results().get(id);
+            var own = line == null ? Optional.<Sent>empty() : sent.stream().filter(one -> line.path("workflow_run_id")
+                    .asText().equals(one.run().id()) && !one.outcome().equals("failed")).reduce((_, last) -> last);
+            if (line != null) found.add(own.map(one -> result(one, line)).orElseGet(() ->
+                    new Finding(Kind.WITHOUT_RUN, id, "no attempt has run " + line.path("workflow_run_id").asText())));
+            boolean isPaid = own.isPresent(), isAsked = own.filter(Sent::isAsked).isPresent();
+            for (var one : sent) {
+                if (own.filter(result -> result == one).isPresent()) continue;
+                var fate = lookUp(one);
+                boolean mayCount = fate.kind() == Kind.MATCHES || fate.kind() == Kind.OPEN && !one.outcome().isEmpty();
+                var kind = !mayCount ? fate.kind() : isPaid ? one.isAsked() || isAsked ? Kind.SENT_AGAIN : Kind.PAID_TWICE
+                        : fate.kind() == Kind.OPEN || one.outcome().isEmpty() ? Kind.OPEN : Kind.LOST;
+                found.add(new Finding(kind, id, fate.text()));
+                isPaid |= mayCount;
+            }
+            return found;
+        }
+
+        /// A result against the run that the server has recorded, a chatflow's against its message.
+        private Finding result(Sent own, JsonNode line) {
+            var run = line.path("workflow_run_id").asText();
+            return switch (ask(isChat() ? messages(own, line.path("conversation_id").asText()) : detail(run))) {
+                case Reply.Got(var stored) when !isChat() -> compared(own.id(), run, difference(line, stored));
+                case Reply.Got(var list) -> list.path("data").valueStream()
+                        .filter(message -> message.path("id").equals(line.path("message_id"))).findFirst()
+                        .map(message -> compared(own.id(), run, message.path("answer").equals(line.at("/outputs/answer"))
+                                ? Optional.empty() : Optional.of("outputs /answer")))
+                        .orElseGet(() -> new Finding(Kind.NOT_VERIFIABLE, own.id(), "its message is gone"));
+                case Reply.NotGot(Response.Refused gone) when gone.status() == 404 -> {
+                    var other = isChat() ? new Finding(Kind.NOT_VERIFIABLE, "", "") : byName(own);
+                    yield other.kind() == Kind.MATCHES ? new Finding(Kind.DIFFERS, own.id(), "its attempt has another run, "
+                            + other.text()) : new Finding(Kind.NOT_VERIFIABLE, own.id(), "run " + run + " is gone");
+                }
+                case Reply.NotGot(var response) -> new Finding(Kind.NO_ANSWER, own.id(), response.why());
+            };
+        }
+
+        private static Finding compared(String id, String run, Optional<String> difference) {
+            return new Finding(difference.isPresent() ? Kind.DIFFERS : Kind.MATCHES, id,
+                    difference.map(part -> part + ", ").orElse("") + "run " + run);
+        }
+
+        private static Optional<String> difference(JsonNode line, JsonNode stored) {
+            if (!stored.path("status").asText().equals(line.path("workflow_status").asText("succeeded")))
+                return Optional.of("status");
+            var outputs = new JsonDiff(false).of("", files(line.path("outputs")), files(parsed(stored.path("outputs"))));
+            if (!outputs.isEmpty()) return Optional.of("outputs " + outputs.getFirst().pointer());
+            var sent = parsed(stored.path("inputs"));
+            return line.path("inputs").properties().stream().filter(cell -> sent.has(cell.getKey())
+                    && !isSame(cell.getValue().asText(), sent.get(cell.getKey()))).findFirst()
+                    .map(cell -> "inputs /" + cell.getKey());
+        }
+
+        /// A cell is text, and what was sent for it is typed. Dify stores an uploaded file as an object of its own.
+        private static boolean isSame(String cell, JsonNode sent) {
+            if (cell.isBlank() || cell.equals(sent.asText())) return true;
+            if (sent.isBoolean()) return sent.asBoolean() == cell.strip().matches("(?i)true|yes|1|on");
+            var typed = parsed(TextNode.valueOf(cell));
+            return typed.isContainerNode() || sent.isNumber() ? new JsonDiff(false).of("", typed, sent).isEmpty()
+                    : sent.isContainerNode();
+        }
+
+        /// Older versions store JSON as text.
+        private static JsonNode parsed(JsonNode value) {
+            try {
+                return value.isTextual() ? Json.MAPPER.readTree(value.asText()) : value;
+            } catch (JsonProcessingException _) {
+                return value;
+            }
+        }
+
+        /// Files by name and size: their links change from answer to answer.
+        private static JsonNode files(JsonNode value) {
+            var copy = value.deepCopy();
+            copy.findParents("dify_model_identity").forEach(file ->
+                    ((ObjectNode) file).retain("filename", "size", "dify_model_identity"));
+            return copy;
+        }
+
+        /// What became of an attempt that has no result: [Kind#MATCHES] if its run succeeded.
+        private Finding lookUp(Sent sent) {
+            if (sent.run().id().isEmpty() || sent.run().isMadeUp()) return byName(sent);
+            return switch (ask(detail(sent.run().id()))) {
+                case Reply.Got(var stored) -> fate(sent, stored);
+                case Reply.NotGot(Response.Refused gone) when gone.status() == 404 ->
+                        new Finding(Kind.NOT_VERIFIABLE, sent.id(), "run " + sent.run().id() + " is gone");
+                case Reply.NotGot(var response) -> new Finding(Kind.NO_ANSWER, sent.id(), response.why());
+            };
+        }
+
+        private Finding byName(Sent sent) {
+            if (!Attempt.Names.isUnique(sent.user()))
+                return new Finding(Kind.NOT_VERIFIABLE, sent.id(), "its user is not its own");
+            var user = DifyClient.encoded(sent.user());
+            return switch (ask(isChat() ? "/conversations?limit=20&user=" + user
+                    : "/workflows/logs?limit=20&created_by_end_user_session_id=" + user)) {
+                case Reply.Got(var list) when !list.path("data").isArray() || list.path("has_more").asBoolean() ->
+                        new Finding(Kind.NO_ANSWER, sent.id(), "not a complete list");
+                case Reply.Got(var list) when list.path("data").isEmpty() -> new Finding(
+                        sent.listing() == Release.Listing.FROM_START || isChat() ? Kind.NEVER_STARTED
+                                : Kind.NOT_VERIFIABLE, sent.id(), "no run of " + sent.user());
+                case Reply.Got(var list) when !isChat() -> fate(sent, list.at("/data/0/workflow_run"));
+                case Reply.Got(var list) -> switch (ask(messages(sent, list.at("/data/0/id").asText()))) {
+                    case Reply.Got(var messages) -> fate(sent, messages.at("/data/0"));
+                    case Reply.NotGot(var response) -> new Finding(Kind.NO_ANSWER, sent.id(), response.why());
+                };
+                case Reply.NotGot(var response) -> new Finding(Kind.NO_ANSWER, sent.id(), response.why());
+            };
+        }
+
+        /// By the status of a run or of a chatflow's message, which is `normal` also before its answer.
+        private static Finding fate(Sent sent, JsonNode stored) {
+            var kind = switch (stored.path("status").asText()) {
+                case "succeeded", "partial-succeeded" -> Kind.MATCHES;
+                case "normal" -> stored.path("answer").asText().isEmpty() ? Kind.NOT_VERIFIABLE : Kind.MATCHES;
+                case "running", "scheduled", "paused" -> Kind.OPEN;
+                case "failed", "stopped", "error" -> Kind.FAILED;
+                default -> Kind.NO_ANSWER;
+            };
+            return new Finding(kind, sent.id(), "run " + stored.path("id").asText() + " of " + sent.user());
+        }
+
+        private boolean isChat() {
+            return server.kind() == AppKind.CHATFLOW;
+        }
+
+        private static String detail(String run) {
+            return "/workflows/run/" + DifyClient.encoded(run);
+        }
+
+        private static String messages(Sent sent, String conversation) {
+            return "/messages?limit=20&user=" + DifyClient.encoded(sent.user()) + "&conversation_id="
+                    + DifyClient.encoded(conversation);
+        }
+
+        /// Asks at the pace of `--rate`, and again where the server says when.
+        private Reply<JsonNode> ask(String path) {
+            for (int tries = 1; ; tries++) {
+                oneAtATime.acquireUninterruptibly();
+                try {
+                    rate.ifPresent(limit -> LockSupport.parkNanos(limit.interval().toNanos()));
+                } finally {
+                    oneAtATime.release();
+                }
+                var reply = client.stored(path);
+                if (tries == TRIES || !(reply instanceof Reply.NotGot(var response)) || response.pause().isEmpty())
+                    return reply;
+                LockSupport.parkNanos(response.pause().get().toNanos());
+            }
+        }
+
+        /// One line per kind, then the findings that need a person.
+        static void print(List<Finding> findings, PrintWriter out) {
+            for (var kind : Kind.values()) {
+                long count = findings.stream().filter(finding -> finding.kind() == kind).count();
+                if (count > 0 || kind.isWrong()) out.println("  " + Text.number(count) + " " + kind.text);
+            }
+            Text.some(findings.stream().filter(finding -> finding.kind().compareTo(Kind.SENT_AGAIN) >= 0).toList(), 50,
+                    finding -> out.println("  " + finding.kind().text + ": " + Text.id(finding.id()) + ", "
+                            + Text.text(finding.text(), 200)), "  %s (--json)", out);
+        }
+
+        static Exit exit(List<Finding> findings) {
+            if (findings.stream().anyMatch(finding -> finding.kind().isWrong())) return Exit.ROWS_FAILED;
+            boolean any = findings.stream().anyMatch(finding -> finding.kind().compareTo(Kind.NOT_VERIFIABLE) < 0);
+            return any && findings.stream().noneMatch(finding -> finding.kind() == Kind.NO_ANSWER) ? Exit.OK : Exit.STOPPED;
         }
     }
 
@@ -3841,7 +4159,7 @@ final class DifyExec implements Runnable {
             this.clock = ports.clock();
             this.terms = terms;
             this.agenda = new Agenda(wanted, terms.modes().app.firstLook(), clock.instant());
-            this.lookUpRules = new LookUpRules(terms.judge(), terms.limits(), wanted.resendUnknown());
+            this.lookUpRules = new LookUpRules(terms.judge(), terms.limits(), wanted.asked().resendUnknown());
             this.pace = terms.pace();
             this.health = new Health(terms.judge().backoff());
             this.batch = batch;
@@ -5367,7 +5685,12 @@ final class DifyExec implements Runnable {
 
         /// The form of the version that is published now.
         Reply<JsonNode> parameters() {
-            return ask(get("/parameters"), LOOK, this::tree);
+            return stored("/parameters");
+        }
+
+        /// What Dify has stored under a path.
+        Reply<JsonNode> stored(String path) {
+            return ask(get(path), LOOK, this::tree);
         }
 
         /// Asked before anything is spent.
@@ -5381,7 +5704,7 @@ final class DifyExec implements Runnable {
 
         // Requests and answers
 
-        private static String encoded(String part) {
+        static String encoded(String part) {
             return URLEncoder.encode(part, UTF_8).replace("+", "%20");
         }
 
@@ -6455,6 +6778,11 @@ final class DifyExec implements Runnable {
                 return new Selection(false, List.copyOf(ids), force, List.of(), Long.MAX_VALUE, false, !ids.isEmpty());
             }
 
+            /// Whether rows may be sent again although an earlier run of them succeeded or may still succeed.
+            boolean sendsAgain() {
+                return force || rerunChanged || resendUnknown;
+            }
+
             /// Every id that was typed.
             Stream<String> named() {
                 return Stream.concat(ids.stream(), among.stream()).map(String::strip).distinct();
@@ -6462,7 +6790,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The rows of one call: those to send, and those whose earlier run is looked up first.
-        record Wanted(Batch batch, BitSet fresh, List<Unresolved.NoEnd> lookUps, boolean resendUnknown) {
+        record Wanted(Batch batch, BitSet fresh, List<Unresolved.NoEnd> lookUps, Selection asked) {
             Iterator<Row> iterator() {
                 return batch.rows(fresh);
             }
@@ -6496,7 +6824,7 @@ final class DifyExec implements Runnable {
             rows.stream().skip(asked.limit()).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
             var lookUps = lookUps(rows, timeout);
             lookUps.forEach(unresolved -> rows.clear(unresolved.attempt().row().index()));
-            var wanted = new Wanted(this, rows, lookUps, asked.resendUnknown());
+            var wanted = new Wanted(this, rows, lookUps, asked);
             history.merge.ifPresent(merge -> Shards.refuseUnmerged(files, merge, index, wanted.entries()));
             return wanted;
         }
@@ -8168,30 +8496,32 @@ final class DifyExec implements Runnable {
         /// `auto`: the tool chose the mode. `options` is for people only.
         record SessionEvent(Instant t, int format, String tool, String baseUrl, String app, String server, Mode mode,
                 boolean auto, int concurrency, String input, String idColumn, String encoding, String delimiter,
-                String queryColumn, String shard, String options) implements Event {
+                String queryColumn, String shard, String options, @JsonInclude(JsonInclude.Include.NON_DEFAULT)
+                boolean again) implements Event {
             static SessionEvent of(Batch batch, String baseUrl, String app, String server) {
                 var csv = batch.csv().orElseThrow();
                 return new SessionEvent(Instant.now(), FORMAT, "difyexec " + VERSION, baseUrl, app, server, null, false,
                         0, relative(csv.path(), batch.files().results()),
                         csv.columns().get(csv.idColumn()), csv.charset().name(),
                         String.valueOf(csv.header().delimiter()), "",
-                        batch.files().shard().map(Shard::toString).orElse(""), "");
+                        batch.files().shard().map(Shard::toString).orElse(""), "", false);
             }
 
             /// @param asked if this is *auto*, a later call of *auto* continues in the same mode
             SessionEvent with(Mode asked, Mode mode, int concurrency, String queryColumn) {
                 return new SessionEvent(t, format, tool, baseUrl, app, server, mode, asked == Mode.AUTO, concurrency,
-                        input, idColumn, encoding, delimiter, queryColumn, shard, options);
+                        input, idColumn, encoding, delimiter, queryColumn, shard, options, again);
             }
 
             SessionEvent with(Instant t, Mode mode) {
                 return new SessionEvent(t, format, tool, baseUrl, app, server, mode, auto, concurrency, input,
-                        idColumn, encoding, delimiter, queryColumn, shard, options);
+                        idColumn, encoding, delimiter, queryColumn, shard, options, again);
             }
 
-            SessionEvent with(String options) {
+            /// @param again as [Batch.Selection#sendsAgain]
+            SessionEvent with(String options, boolean again) {
                 return new SessionEvent(t, format, tool, baseUrl, app, server, mode, auto, concurrency, input,
-                        idColumn, encoding, delimiter, queryColumn, shard, options);
+                        idColumn, encoding, delimiter, queryColumn, shard, options, again);
             }
 
             private static String relative(Path input, Path results) {

@@ -37,6 +37,7 @@
 //SOURCES ShellTest.java
 //SOURCES ShardsTest.java
 //SOURCES RecipesTest.java
+//SOURCES VerifyTest.java
 //SOURCES Simulator.java
 //SOURCES SimulatedServer.java
 //SOURCES SimulatedExchange.java
@@ -83,7 +84,7 @@ final class DifyExecTest {
             DataTest.class, ServerTest.class, StreamTest.class, RecordingsTest.class, CommandTest.class,
             ChatflowTest.class, SettingsTest.class, FilesTest.class, FormTest.class, ProcessTest.class,
             DocsTest.class, PasteTest.class, FaultTest.class, ForeignAnswerTest.class, ConformanceTest.class,
-            ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class, RecipesTest.class);
+            ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class, RecipesTest.class, VerifyTest.class);
 
     /// Tests that allow it (`@Execution`) run at once, so many of them.
     static final Map<String, String> AT_ONCE = Map.of("junit.jupiter.execution.parallel.enabled", "true",

@@ -150,7 +150,7 @@ final class Given {
 
     static Event.SessionEvent session(int second, String server) {
         return new Event.SessionEvent(NOON.plusSeconds(second), Event.FORMAT, "difyexec 1", "http://x/v1", "app",
-                server, Mode.STREAMING, true, 5, "data.csv", "id", "UTF-8", ",", "query", "", "-c 5");
+                server, Mode.STREAMING, true, 5, "data.csv", "id", "UTF-8", ",", "query", "", "-c 5", false);
     }
 
     static Event.AttemptEvent attempt(int second, String id, String user) {
