@@ -10520,54 +10520,50 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// How what two runs gave differs.
+    /// Differences between two JSON values.
     ///
-    /// @param trim white space does not count
+    /// @param trim whether to ignore whitespace
     record JsonDiff(boolean trim) {
-        /// So many differences of one output are told.
-        private static final int MOST = 100;
-        /// What two texts that are compared word by word may have: words in all, and those of one times the other's.
-        private static final int WORDS = 65_000;
-        private static final long DEAREST = 4_000_000;
-        /// A word with what parts it from the next; a sign of a script without blanks is one of its own.
+        private static final int MOST_IN_ONE_OUTPUT = 100;
+        /// Beyond this, the words of one text times those of the other, aligning would take seconds.
+        private static final long MOST_TO_ALIGN = 4_000_000;
+        /// A word with the space after it. Scripts without spaces have a word for each character.
         private static final Pattern WORD = Pattern.compile(
                 "(?:[\\p{L}\\p{M}\\p{N}_&&[^\\p{IsIdeographic}\\p{IsHiragana}\\p{IsKatakana}]]+|\\S)\\s*+|\\s+");
 
-        /// One place at which two values differ; what is not there is a missing node.
+        /// A place where two values differ; one side may be a missing node.
         ///
-        /// @param pointer from the outputs on
+        /// @param pointer into the outputs
         record Difference(String pointer, JsonNode first, JsonNode second) {
             boolean isOfTexts() {
                 return first.isTextual() && second.isTextual();
             }
 
-            /// What the eye would miss, or empty.
+            /// A difference that the eye would miss, or empty.
             String note() {
                 if (!isOfTexts()) return "";
-                var composed = Stream.of(first, second).map(JsonNode::textValue)
-                        .map(text -> Normalizer.normalize(text, Normalizer.Form.NFC)).toList();
-                if (composed.getFirst().equals(composed.getLast()))
-                    return "looks alike: the same characters, composed in another way (Unicode normalization)";
-                return blank(composed.getFirst()).equals(blank(composed.getLast())) ? "only white space differs" : "";
+                var one = Normalizer.normalize(first.textValue(), Normalizer.Form.NFC);
+                var other = Normalizer.normalize(second.textValue(), Normalizer.Form.NFC);
+                if (one.equals(other)) return "looks alike: same characters, different Unicode normalization";
+                return trimmed(one).equals(trimmed(other)) ? "only whitespace differs" : "";
             }
         }
 
         enum Side { BOTH, FIRST, SECOND }
 
-        /// A part of two texts: in both, or in one of them.
         record Segment(Side side, String text) {
-            /// What is the same, but for so much around its changes; what is not, up to a length.
+            /// For display: of a text in both, `context` characters at either end; of a change, its first `longest`.
             Segment shown(int context, int longest) {
-                if (side != Side.BOTH && text.length() > longest)
-                    return new Segment(side, Text.cut(text, longest) + "…");
-                if (side != Side.BOTH || text.length() <= 2 * context + 3) return this;
+                if (side != Side.BOTH)
+                    return text.length() > longest ? new Segment(side, Text.cut(text, longest) + "…") : this;
+                if (text.length() <= 2 * context + 3) return this;
                 int tail = text.length() - context;
                 if (Character.isLowSurrogate(text.charAt(tail))) tail++;
                 return new Segment(side, Text.cut(text, context) + " … " + text.substring(tail));
             }
         }
 
-        /// Numbers are compared by value, objects without the order of their keys, arrays place by place.
+        /// Compares numbers by value, objects regardless of the order of keys, and arrays by index.
         List<Difference> of(String pointer, JsonNode first, JsonNode second) {
             var found = new ArrayList<Difference>();
             compare(pointer, first, second, found);
@@ -10575,7 +10571,7 @@ final class DifyExec implements Runnable {
         }
 
         private void compare(String pointer, JsonNode first, JsonNode second, List<Difference> found) {
-            if (found.size() == MOST) return;
+            if (found.size() == MOST_IN_ONE_OUTPUT) return;
             if (first.isObject() && second.isObject()) {
                 var names = new LinkedHashSet<String>();
                 Stream.of(first, second).forEach(node -> node.fieldNames().forEachRemaining(names::add));
@@ -10589,8 +10585,7 @@ final class DifyExec implements Runnable {
         private boolean isSame(JsonNode first, JsonNode second) {
             if (first.isNumber() && second.isNumber() && !first.isDouble() && !second.isDouble()) // a double is NaN
                 return first.decimalValue().compareTo(second.decimalValue()) == 0;
-            if (first.isTextual() && second.isTextual())
-                return plain(first.textValue()).equals(plain(second.textValue()));
+            if (first.isTextual() && second.isTextual()) return text(first).equals(text(second));
             return first.getNodeType() == second.getNodeType() && first.toString().equals(second.toString());
         }
 
@@ -10599,16 +10594,15 @@ final class DifyExec implements Runnable {
             return "/" + name.replace("~", "~0").replace("/", "~1");
         }
 
-        private String plain(String text) {
-            return trim ? blank(text) : text;
+        private String text(JsonNode node) {
+            return trim ? trimmed(node.textValue()) : node.textValue();
         }
 
-        private static String blank(String text) {
+        private static String trimmed(String text) {
             return text.strip().replaceAll("(?U)\\s+", " ");
         }
 
-        /// What both have and what one has, of texts word by word; values of other kinds, and texts that it would take
-        /// too long for, as a whole.
+        /// The two values in segments; texts are aligned word by word.
         List<Segment> segments(Difference difference) {
             var segments = new ArrayList<Segment>();
             if (difference.isOfTexts()) align(words(difference.first()), words(difference.second()), segments);
@@ -10620,28 +10614,26 @@ final class DifyExec implements Runnable {
         }
 
         private List<String> words(JsonNode text) {
-            return WORD.matcher(plain(text.textValue())).results().map(MatchResult::group).toList();
+            return WORD.matcher(text(text)).results().map(MatchResult::group).toList();
         }
 
-        /// What is the same at the beginning and at the end costs nothing.
+        /// Only the middle has to be aligned: equal words at the beginning and the end are found first.
         private static void align(List<String> first, List<String> second, List<Segment> segments) {
             int head = alike(first, second);
             List<String> one = first.subList(head, first.size()), two = second.subList(head, second.size());
             int tail = alike(one.reversed(), two.reversed());
             add(Side.BOTH, first.subList(0, head), segments);
-            change(one.subList(0, one.size() - tail), two.subList(0, two.size() - tail), segments);
+            alignMiddle(one.subList(0, one.size() - tail), two.subList(0, two.size() - tail), segments);
             add(Side.BOTH, one.subList(one.size() - tail, one.size()), segments);
         }
 
-        /// How many words both begin with.
         private static int alike(List<String> first, List<String> second) {
             int many = 0;
             while (many < Math.min(first.size(), second.size()) && first.get(many).equals(second.get(many))) many++;
             return many;
         }
 
-        /// Puts together what changed between two words that both have; neither the first nor the last is one.
-        private static void change(List<String> first, List<String> second, List<Segment> segments) {
+        private static void alignMiddle(List<String> first, List<String> second, List<Segment> segments) {
             var left = first.iterator();
             var changes = new ReplacementsFinder<String>((kept, from, to) -> {
                 add(Side.BOTH, IntStream.range(0, kept).mapToObj(_ -> left.next()).toList(), segments);
@@ -10649,11 +10641,11 @@ final class DifyExec implements Runnable {
                 add(Side.FIRST, from, segments);
                 add(Side.SECOND, to, segments);
             });
-            if (first.size() + second.size() > WORDS || (long) first.size() * second.size() > DEAREST) {
+            if ((long) first.size() * second.size() > MOST_TO_ALIGN) {
                 first.forEach(changes::visitDeleteCommand);
                 second.forEach(changes::visitInsertCommand);
             } else new SequencesComparator<>(first, second).getScript().visit(changes);
-            changes.visitKeepCommand(""); // that ends the last change
+            changes.visitKeepCommand(""); // completes the last change
         }
 
         private static void add(Side side, List<String> words, List<Segment> segments) {

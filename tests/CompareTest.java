@@ -171,7 +171,7 @@ final class CompareTest {
             var notes = told().at("/rows/0/differences").findValuesAsText("note");
 
             assertTrue(notes.getFirst().startsWith("looks alike"), notes::toString);
-            assertEquals("only white space differs", notes.getLast());
+            assertEquals("only whitespace differs", notes.getLast());
             assertTrue(compare().out().contains("(looks alike: "), "in the table, too");
         }
 
