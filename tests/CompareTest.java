@@ -287,6 +287,17 @@ final class CompareTest {
         }
 
         @Test
+        void reportsLinesThatCannotBeRead() throws IOException {
+            outputs("{\"a\":1}", "{\"a\":1}");
+            Files.writeString(folder.resolve("b.jsonl"), "{\"id\":\n", StandardOpenOption.APPEND);
+
+            var call = compare();
+
+            assertEquals(Exit.OK.code, call.code(), call.out());
+            assertTrue(call.err().contains(path("b.jsonl") + ":2"), call.err());
+        }
+
+        @Test
         void readsFilesOfTheOriginalToolAndOfAShard() throws IOException {
             Files.writeString(folder.resolve("a.jsonl"), "\uFEFF{\"id\": \"r\", \"status\": \"success\", "
                     + "\"inputs\": {}, \"outputs\": {\"outputs\": {\"answer\": \"yes\"}}, \"retry_count\": 0}\n");
