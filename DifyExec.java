@@ -6181,7 +6181,7 @@ final class DifyExec implements Runnable {
                 Function<Response, T> instead) {
             var limit = question.limit();
             long end = System.nanoTime() + limit.toNanos();
-            var sending = http.join().sendAsync(question.request(), body);
+            var sending = send(question.request(), body);
             try (var answer = new Answer(sending.get(limit.toNanos(), NANOSECONDS),
                     Duration.ofNanos(end - System.nanoTime()))) {
                 try {
@@ -6451,9 +6451,15 @@ final class DifyExec implements Runnable {
             }
         }
 
+        private synchronized CompletableFuture<HttpResponse<InputStream>> send(HttpRequest request,
+                BodyHandler<InputStream> body) {
+            return http.join().sendAsync(request, body);
+        }
+
         /// The JDK puts the connection of an answer without a length back into the client's pool before its reader sees
-        /// the end. Later requests go through another client.
+        /// the end. Later requests go through another client; this one ends with its last answer.
         private synchronized void renew() {
+            http.join().shutdown();
             http = CompletableFuture.completedFuture(builder.build());
         }
 

@@ -203,6 +203,7 @@ final class ForeignAnswerTest extends WholeCommand {
                 assertEquals(0, call.code(), call.err());
                 for (var result : results())
                     assertEquals(result.path("id").asText(), result.at("/outputs/of").asText());
+                assertEquals(12, results().size());
             }
         }
     }
