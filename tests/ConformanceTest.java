@@ -267,34 +267,6 @@ class ConformanceTest {
         }
     }
 
-    @Nested
-    class AFormFile {
-        @TempDir Path folder;
-
-        @ParameterizedTest
-        @ValueSource(strings = {"%s", "{\"user_input_form\":%s}"})
-        void isAFormOrAWholeAnswerOfParameters(String file) throws IOException {
-            var form = folder.resolve("form.json");
-            Files.writeString(form, file.formatted("[" + field("number", "size", "") + "]"));
-
-            var fields = behaviour("1.14.2", "--form", form.toString()).fields();
-
-            assertEquals("size", fields.at("/0/number/variable").asText());
-        }
-
-        @Test
-        void thatCannotBeReadIsNamed() throws IOException {
-            var form = folder.resolve("form.json");
-            Files.writeString(form, "[");
-            var err = new StringWriter();
-
-            int code = Simulator.commandLine().setErr(new PrintWriter(err, true)).execute("--form", form.toString());
-
-            assertEquals(2, code);
-            assertTrue(err.toString().startsWith(form + " is not a form: "), err.toString());
-        }
-    }
-
     /// A row with a value that only the server can judge: our own check lets it pass.
     @Nested
     class ARowThatTheServerRefuses {
@@ -476,12 +448,6 @@ class ConformanceTest {
             assertEquals("succeeded", second.at("/data/status").asText());
         }
 
-        @ParameterizedTest(name = "{0}: {1} s")
-        @CsvSource({"1.9.2, 0", "1.14.2, 1", "1.16.0, 0"})
-        void keepsAStreamOpenAfterItsLastEventOnlyIn1_14(String version, int seconds) {
-            assertEquals(Duration.ofSeconds(seconds), SimulatedRun.Version.of(version).linger());
-        }
-
         @ParameterizedTest
         @ValueSource(strings = {"--restart-worker", "--kill-worker"})
         void losesItsWorkerAgainAndAgain(String option) throws Exception {
@@ -511,40 +477,6 @@ class ConformanceTest {
             assertEquals("text in input form must be less than 48 characters", end.at("/data/error").asText());
             assertEquals("workflow", answer("/info").path("mode").asText());
         }
-
-        @Test
-        void isToldByTheListenerAtTimesThatARunIsStoppedBeforeItIsStored() throws Exception {
-            start(VERSION, 0, Optional.empty(), "--latency", "60s", "--speed", "1", "--seed",
-                    Place.seed("1", die -> die % 5 == 0));
-            var wire = run("streaming", "x");
-            var task = wire.awaitEvents(2).at("/0/task_id").asText();
-
-            ask("POST", "/workflows/tasks/" + task + "/stop", "{\"user\":\"u\"}").awaitEnd();
-
-            var end = last(wire);
-            var run = end.path("workflow_run_id").asText();
-            assertEquals("stopped", end.at("/data/status").asText());
-            assertEquals("Stopped by user.", end.at("/data/error").asText());
-            var job = dify.offsets().withRun(run).orElseThrow();
-            assertEquals("running", job.status());
-            until("stored", () -> job.status().equals("stopped"));
-            assertEquals("Aborted: App task was stopped", detail(run).path("error").asText());
-        }
-
-        @Test
-        void endsAResumedRunAsStoppedForWantOfAListener() throws Exception {
-            start(VERSION, 0, Optional.of(APPS.get("human").graph()));
-            var wire = run("blocking", "x");
-            var token = wire.awaitValue("/data/reasons/0/form_token");
-
-            ask("POST", "/form/human_input/" + token, "{\"inputs\":{\"note\":\"n\"},\"action\":\"ok\",\"user\":\"u\"}")
-                    .awaitEnd();
-
-            var stored = detail(wire.awaitValue("/workflow_run_id"));
-            assertEquals("stopped", stored.path("status").asText());
-            assertEquals("Aborted: Client response stream closed before app execution completed",
-                    stored.path("error").asText());
-        }
     }
 
     /// What no recording shows of a chatflow, or not so that a client can wait for it.
@@ -572,39 +504,10 @@ class ConformanceTest {
             }
         }
 
-        /// The one message of the one conversation of this user.
-        private JsonNode message(String user) throws Exception {
-            until("a run", () -> !dify.offsets().stats(false).get("started").equals(0));
-            until("a conversation", () -> isFound(user));
-            var conversation = conversations(user).path(0).path("id").asText();
-            return answer("/messages?user=" + user + "&conversation_id=" + conversation).at("/data/0");
-        }
-
         private static List<String> names(Wire wire) throws InterruptedException {
             wire.awaitEnd();
             return Recorded.tree(wire.type(), wire.text()).valueStream().map(event -> event.path("event").asText())
                     .filter(name -> !name.startsWith("node_")).distinct().toList();
-        }
-
-        @ParameterizedTest(name = "{0}, [{1}]")
-        @CsvSource(textBlock = """
-                1.9.2,  x,            workflow_started message workflow_finished message_end
-                1.14.2, x,            workflow_started message message_end workflow_finished
-                1.16.0, x,            workflow_started message message_end workflow_finished
-                1.9.2,  [fail],       workflow_started workflow_finished error
-                1.14.2, [fail],       workflow_started workflow_finished
-                1.9.2,  [stopped],    workflow_started workflow_finished message_end
-                1.16.0, [stopped],    workflow_started workflow_finished
-                1.16.0, [replace],    workflow_started message message_replace message_end workflow_finished
-                1.9.2,  [lose-finish], workflow_started message
-                1.16.0, [broken-absent], workflow_started workflow_finished
-                """)
-        void tellsItsEndInTheOrderOfItsVersion(String version, String query, String events) throws Exception {
-            start(version, "--silence", "1s");
-
-            var wire = question("streaming", "u", query);
-
-            assertEquals(events, String.join(" ", names(wire)));
         }
 
         @ParameterizedTest(name = "{0}, {1}: {2}")
@@ -621,66 +524,6 @@ class ConformanceTest {
 
             assertEquals(events, String.join(" ", names(wire)));
             assertEquals(false, wire.isWhole());
-        }
-
-        @Test
-        void replacesWhatItSaidByTheWholeAnswer() throws Exception {
-            start("1.16.0");
-
-            var wire = question("streaming", "u", "[replace]");
-
-            var events = List.of(last(wire), Recorded.tree(wire.type(), wire.text()).valueStream()
-                    .filter(event -> event.path("event").asText().equals("message_replace")).findFirst().orElseThrow());
-            assertEquals(List.of("Answer to: [replace]", "Answer to: [replace]"),
-                    List.of(events.get(0).at("/data/outputs/answer").asText(), events.get(1).path("answer").asText()));
-        }
-
-        @ParameterizedTest(name = "{0}, {1}: [{2}] {3}")
-        @CsvSource(textBlock = """
-                1.16.0, blocking,  x,              normal, 'Answer to: x', true
-                1.16.0, streaming, [fail],         error,  '',             false
-                1.16.0, streaming, [worker-ended], normal, '',             true
-                1.16.0, blocking,  [never],        normal, '',             false
-                1.16.0, streaming, [never],        normal, '',             false
-                1.16.0, streaming, [broken-running], normal, '',           false
-                1.9.2,  streaming, x,              normal, 'Answer to: x', false
-                1.9.2,  streaming, [kill],         normal, '',             false
-                """)
-        void writesIntoItsMessageWhatWasTold(String version, String mode, String query, String status, String answer,
-                boolean tellsTime) throws Exception {
-            start(version, "--silence", "1s", "--latency", "500ms");
-
-            var wire = question(mode, "u", query);
-
-            if (!query.equals("[never]")) wire.awaitEnd();
-            var message = message("u");
-            assertEquals(List.of(status, answer, tellsTime), List.of(message.path("status").asText(),
-                    message.path("answer").asText(), message.path("provider_response_latency").asDouble() > 0));
-        }
-
-        @Test
-        void keepsTheAnswerOfAStreamOf1_9FromItsMessageOnceItsClientHasLeft() throws Exception {
-            start("1.9.2", "--latency", "1s");
-            var wire = question("streaming", "u", "x");
-            var run = wire.awaitEvents(4).at("/0/workflow_run_id").asText();
-
-            leave();
-
-            until("its end", () -> dify.offsets().withRun(run).orElseThrow().told.isDone());
-            assertEquals("{\"answer\": \"Answer to: x\", \"files\": []}", detail(run).path("outputs").asText());
-            assertEquals("", message("u").path("answer").asText());
-        }
-
-        @Test
-        void answersAFailedBlockingRunWith400() throws Exception {
-            start("1.14.2");
-
-            var wire = question("blocking", "u", "[flaky]");
-
-            wire.awaitEnd();
-            assertEquals(400, wire.status());
-            assertTrue(wire.text().contains("\"Run failed: [openai] Rate Limit Error, 429 Too Many Requests\""),
-                    wire.text());
         }
 
         /// So many of 40 rows whose connection breaks are found once all have run.
@@ -723,70 +566,6 @@ class ConformanceTest {
 
             long found = users.stream().filter(this::isFound).count();
             assertTrue(found > 0 && found < 20, "found: " + found);
-        }
-
-        @Test
-        void countsItsRowsAsThoseOfAWorkflow() throws Exception {
-            start("1.14.2");
-
-            for (int i = 0; i < 2; i++) question("blocking", "u", "x").awaitEnd();
-
-            var stats = dify.offsets().stats(false);
-            assertEquals("1 2 2 1", stats.get("rows") + " " + stats.get("started") + " " + stats.get("succeeded") + " "
-                    + stats.get("twice"));
-        }
-
-        @Test
-        void hasNoLog() throws Exception {
-            start("1.16.0");
-
-            question("blocking", "u", "x").awaitEnd();
-
-            assertEquals(0, answer("/workflows/logs").path("total").asInt());
-        }
-
-        @ParameterizedTest(name = "--app {0}")
-        @CsvSource(textBlock = """
-                workflow,   workflow,      not_chat_app,    ''
-                chatflow,   advanced-chat, '',              not_workflow_app
-                chat,       chat,          app_unavailable, not_workflow_app
-                agent-chat, agent-chat,    app_unavailable, not_workflow_app
-                completion, completion,    not_chat_app,    not_workflow_app
-                """)
-        void isOneOfTheKindsOfApp(String word, String mode, String chat, String run) throws Exception {
-            serve(0, new SimulatedDify(behaviour("1.16.0"),
-                    Simulator.Setup.PLAIN.with(Simulator.Setup.Kind.of(word))));
-
-            var asked = question("blocking", "u", "x");
-            var begun = ask("POST", "/workflows/run", "{\"inputs\":{\"id\":\"1\"},\"user\":\"u\"}");
-
-            asked.awaitEnd();
-            begun.awaitEnd();
-            assertEquals(mode, answer("/info").path("mode").asText());
-            assertEquals(chat, Recorded.json(asked.text()).path("code").asText());
-            assertEquals(run, Recorded.json(begun.text()).path("code").asText());
-        }
-
-        @Test
-        void isStartedByName() throws Exception {
-            var out = new StringWriter();
-            var thread = Thread.startVirtualThread(() -> Simulator.commandLine().setOut(new PrintWriter(out))
-                    .setErr(new PrintWriter(Writer.nullWriter())).execute("--app", "chatflow"));
-
-            serve(thread, out);
-
-            assertEquals("advanced-chat", answer("/info").path("mode").asText());
-        }
-
-        @Test
-        void isNotStartedByAnyOtherName() {
-            var err = new StringWriter();
-
-            int code = Simulator.commandLine().setErr(new PrintWriter(err, true)).execute("--app", "chatfow");
-
-            assertEquals(2, code);
-            assertTrue(err.toString().contains("'chatfow' is not workflow, chatflow, chat, agent-chat or completion"),
-                    err.toString());
         }
     }
 
