@@ -3748,7 +3748,7 @@ final class DifyExec implements Runnable {
                 }, text);
             }
 
-            /// A row that failed in both is no difference.
+            /// A row that failed in both does not differ.
             boolean isDifference() {
                 return this != SAME && this != NEITHER;
             }
