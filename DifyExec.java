@@ -1786,7 +1786,7 @@ final class DifyExec implements Runnable {
                     if (dify.demo().isPresent() && view.isEmpty()) dify.err().println("Demo: using a simulated Dify "
                             + Demo.VERSION + " in this process; nothing leaves this machine, nothing is spent.");
                     try (var writer = BatchWriter.open(files, csv, out.noBom, rows.rebuild,
-                            rows.fresh ? Optional.of(dify.err()) : Optional.empty())) {
+                            rows.fresh ? Optional.of(dify.err()) : Optional.empty(), FileChannel::force)) {
                         return new Call(this, mode, dify, writer, writer.batch()).run(rows.of(selection));
                     }
                 }
@@ -1957,7 +1957,9 @@ final class DifyExec implements Runnable {
 
             void makeFolder() {
                 try {
-                    if (saveFiles != null) Files.createDirectories(saveFiles);
+                    if (saveFiles == null) return;
+                    Files.createDirectories(saveFiles);
+                    AtomicFile.forceFolder(saveFiles);
                 } catch (IOException problem) {
                     throw new Unusable("--save-files " + saveFiles + ": cannot create the folder ("
                             + Text.of(problem) + ")");
@@ -4214,6 +4216,7 @@ final class DifyExec implements Runnable {
             try {
                 while (!isOver()) {
                     startDue();
+                    batch.force(clock.instant(), this::aside, watcher::say);
                     tally.now = new Tally.Now(running.size(), agenda.waiting.size(),
                             agenda.lookUps.size() + looking, rest(clock.instant()));
                     watcher.watch(tally);
@@ -4238,11 +4241,10 @@ final class DifyExec implements Runnable {
             return running.isEmpty() || taskStopsSent || !stopTasks(AFTER_STOP);
         }
 
-        /// Writes every attempt that may start to the log, and only then sends it.
+        /// Writes every attempt that may start to the log. It is sent once it is on disk: see [#send].
         private void startDue() {
             var now = clock.instant();
             if (agenda.stop().isPresent()) return;
-            var starts = new ArrayList<InFlight>();
             while (health.isOpen(now) && hasRoom(now, now)) {
                 var due = agenda.next(now);
                 if (due.isEmpty()) break; // also if a CSV that was changed closes the agenda
@@ -4252,17 +4254,26 @@ final class DifyExec implements Runnable {
                 pace.started(now);
                 tally.started(now);
                 health.started();
-                batch.record(AttemptEvent.of(attempt));
+                batch.record(AttemptEvent.of(attempt), () -> send(sent));
                 agenda.resent(attempt.row());
-                starts.add(sent);
             }
             batch.flush();
-            starts.forEach(sent -> work(() -> run(sent), seen -> ended(sent.attempt, seen)));
             while (looking < looksAtOnce && health.isOpen(now)) {
                 var unresolved = agenda.lookUps.next(now);
                 if (unresolved.isEmpty()) break;
                 look(unresolved.get());
             }
+        }
+
+        private void send(InFlight sent) {
+            sent.start = clock.instant();
+            if (agenda.stop().isEmpty()) {
+                work(() -> run(sent), seen -> ended(sent.attempt, seen));
+                return;
+            }
+            running.remove(sent.attempt.sequence());
+            pace.ended(sent.start);
+            close(sent.attempt, "unreached", new Response.NotSent(""), "not sent: the batch was stopping");
         }
 
         private void stop(String why) {
@@ -4315,6 +4326,14 @@ final class DifyExec implements Runnable {
                     });
                 }
             });
+        }
+
+        /// Something for another thread, then something for this one.
+        private void aside(Runnable work, Runnable then) {
+            work(() -> {
+                work.run();
+                return work;
+            }, _ -> then.run());
         }
 
         /// The call ends. What became of the worker's run is looked up at the next start.
@@ -5243,7 +5262,12 @@ final class DifyExec implements Runnable {
                 for (int tries = 1; ; tries++) {
                     switch (client.download(address, link.size(), part)) {
                         case Reply.Got(var whole) -> {
-                            return named(whole, place);
+                            try (var channel = FileChannel.open(whole, StandardOpenOption.WRITE)) {
+                                AtomicFile.force(channel);
+                            }
+                            var file = named(whole, place);
+                            AtomicFile.forceFolder(file);
+                            return file;
                         }
                         case Reply.NotGot(var response) -> {
                             if (tries == TRIES || response instanceof Response.TooLarge
@@ -6869,7 +6893,8 @@ final class DifyExec implements Runnable {
 
     /// Writes a batch, as the only process that may: lock, results, log and retry list.
     static final class BatchWriter implements AutoCloseable {
-        private static final Duration RETRY_LIST_EVERY = Duration.ofSeconds(1), FORCE_EVERY = Duration.ofSeconds(5);
+        private static final Duration RETRY_LIST_EVERY = Duration.ofSeconds(1),
+                FORCE_EVERY = Duration.ofMillis(500);
 
         private final Batch batch;
         private final BatchFiles.Lock lock;
@@ -6877,17 +6902,18 @@ final class DifyExec implements Runnable {
         /// Wait to be written; they count from then on.
         private final List<Event> events = new ArrayList<>();
         private final List<Settled> settled = new ArrayList<>();
-        private boolean retryListDue;
-        private long nextRetryList = 0, nextForce = 0;
+        private boolean retryListDue, cannotForceSaid = false;
+        private long nextRetryList = 0;
+        private Instant nextForce = Instant.MIN;
 
         /// @param then what follows from the row's outcome
         private record Settled(int entry, RowStatus status, Runnable then) {}
 
-        private BatchWriter(Batch batch, BatchFiles.Lock lock, boolean noBom) throws IOException {
+        private BatchWriter(Batch batch, BatchFiles.Lock lock, boolean noBom, LineFile.Disk disk) throws IOException {
             this.batch = batch;
             this.lock = lock;
-            this.results = new LineFile(batch.files().results(), noBom ? new byte[0] : Lines.BOM);
-            this.log = new LineFile(batch.files().log(), new byte[0]);
+            this.results = new LineFile(batch.files().results(), noBom ? new byte[0] : Lines.BOM, disk);
+            this.log = new LineFile(batch.files().log(), new byte[0], disk);
             try {
                 log.hold();
                 results.hold();
@@ -6901,7 +6927,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param fresh where to report that an earlier batch was moved aside; empty: it is continued
         static BatchWriter open(BatchFiles files, Csv whole, boolean noBom, boolean rebuild,
-                Optional<PrintWriter> fresh) {
+                Optional<PrintWriter> fresh, LineFile.Disk disk) {
             var csv = whole.with(files.shard());
             try {
                 var index = Batch.rows(files, Optional.of(csv));
@@ -6918,7 +6944,7 @@ final class DifyExec implements Runnable {
                     if (fresh.isEmpty()) Shards.refuseOthers(files, csv, Optional.of(history));
                     if (!rebuild) refuseLost(files, index, history.lost());
                     var batch = new Batch(files, Optional.of(csv), index, history, new LineOffsets());
-                    var writer = new BatchWriter(batch, lock, noBom);
+                    var writer = new BatchWriter(batch, lock, noBom, disk);
                     torn.forEach(writer::record);
                     writer.log.flush();
                     return writer;
@@ -6957,6 +6983,12 @@ final class DifyExec implements Runnable {
             events.add(event);
         }
 
+        /// @param then runs once the event is on disk: see [#force]
+        void record(Event event, Runnable then) {
+            record(event);
+            log.whenOnDisk(then);
+        }
+
         /// The line is in the results after the next [#flush]. Long lines do not wait for each other.
         void result(Results.Success line) {
             results.add(line.json());
@@ -6967,41 +6999,48 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A row has its outcome. Its result, if it has one, was passed to [#result] before.
+        /// A row has its outcome. Its result, if it has one, was passed to [#result] before, and its end is written only
+        /// once that is on disk: after a power cut, an `end` in the log always has its result.
         ///
         /// @param then runs after the next [#flush]
         void settled(Row row, RowStatus status, EndEvent end, Runnable then) {
-            record(end);
+            if (status.isSuccess()) results.whenOnDisk(() -> record(end));
+            else record(end);
             settled.add(new Settled(row.index(), status, then));
             retryListDue = true;
         }
 
         void flush() {
             try {
-                write(false);
+                results.flush();
+                log.flush();
+                count();
+                if (retryListDue && System.nanoTime() >= nextRetryList) writeRetryList();
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem);
             }
         }
 
-        /// Writes everything that waits. The results come first: an `end` in the log always has its result. What was
-        /// written counts only when both files are.
-        private void write(boolean last) throws IOException {
-            boolean any = results.flush() | log.flush();
-            count();
+        private void writeRetryList() throws IOException {
             long now = System.nanoTime();
-            if (last || any && now >= nextForce) {
-                results.force();
-                log.force();
-                nextForce = System.nanoTime() + FORCE_EVERY.toNanos();
-            }
-            if (last || retryListDue && now >= nextRetryList) {
-                batch.files().retry().write(batch.index());
-                retryListDue = false;
-                // a long list is written less often, so that it never takes more than a twentieth of the time
-                nextRetryList = System.nanoTime() + Math.max(RETRY_LIST_EVERY.toNanos(),
-                        20 * (System.nanoTime() - now));
-            }
+            batch.files().retry().write(batch.index());
+            retryListDue = false;
+            // a long list is written less often, so that it never takes more than a twentieth of the time
+            nextRetryList = System.nanoTime() + Math.max(RETRY_LIST_EVERY.toNanos(), 20 * (System.nanoTime() - now));
+        }
+
+        /// Forces to disk what was written, in other threads: at once if something waits for it, else now and then.
+        ///
+        /// @param aside runs its first argument in another thread, and then the second in this one
+        void force(Instant now, BiConsumer<Runnable, Runnable> aside, Consumer<String> say) {
+            boolean isDue = !now.isBefore(nextForce);
+            if (isDue) nextForce = now.plus(FORCE_EVERY);
+            results.force(isDue, aside, this::flush);
+            log.force(isDue, aside, () -> {});
+            if (cannotForceSaid || !log.cannotForce()) return;
+            cannotForceSaid = true;
+            say.accept("The file system of " + batch.files().log() + " cannot force data to disk; after a power cut, runs "
+                    + "that were paid for may be missing from the log.");
         }
 
         private void count() {
@@ -7016,10 +7055,20 @@ final class DifyExec implements Runnable {
         /// Writes everything, the retry list included, and forces it to disk. Present: that failed.
         Optional<Stop> finish() {
             try {
-                write(true);
+                boolean any = true;
+                while (any) { // what waited for the disk may add lines
+                    any = results.flush();
+                    results.force();
+                    any |= log.flush();
+                    count();
+                    log.force();
+                }
+                writeRetryList();
                 return Optional.empty();
             } catch (IOException problem) {
                 return Optional.of(unwritable(problem));
+            } catch (UncheckedIOException problem) {
+                return Optional.of(unwritable(problem.getCause()));
             }
         }
 
@@ -7031,12 +7080,15 @@ final class DifyExec implements Runnable {
         }
 
         static Stop unwritable(IOException problem) {
-            return new Stop(Exit.STOPPED, "cannot write: " + Text.of(problem) + (problem instanceof LineFile.Touched
-                    ? "; the last lines of this call may be missing"
-                            + "\nhint: restore the file before you run this again: a run that is not in the log is not "
-                            + "looked up"
-                    : "; every result acknowledged so far is on disk"
-                            + "\nhint: make room, then run the same command again"));
+            return new Stop(Exit.STOPPED, "cannot write: " + Text.of(problem) + switch (problem) {
+                case LineFile.Touched _ -> "; the last lines of this call may be missing"
+                        + "\nhint: restore the file before you run this again: a run that is not in the log is not "
+                        + "looked up";
+                case LineFile.NotForced _ -> "; the last lines of this call may not be on disk"
+                        + "\nhint: check the disk, then run the same command again: it looks up what is missing";
+                default -> "; every result acknowledged so far is on disk"
+                        + "\nhint: make room, then run the same command again";
+            });
         }
 
         @Override
@@ -7331,7 +7383,8 @@ final class DifyExec implements Runnable {
 
         /// Attempts that have no end in the log: running or interrupted.
         long inFlight() {
-            return all(state -> state == State.OPEN).count();
+            return all(state -> state == State.OPEN)
+                    .filter(one -> !index.status(index.find(one.event().id())).isSuccess()).count();
         }
 
         /// Rows that the log records as succeeded, and that have no line in the results.
@@ -8131,7 +8184,7 @@ final class DifyExec implements Runnable {
             for (var part : shards.files()) taken.put(Shards.shard(part).index(), LineFile.wholeLines(part.log()));
             var merge = new MergeEvent(Instant.now(), shards.count(), taken);
             history.take(merge);
-            try (var log = new LineFile(whole.log(), new byte[0])) {
+            try (var log = new LineFile(whole.log(), new byte[0], FileChannel::force)) {
                 log.add(merge);
                 log.flush();
                 log.force();
@@ -8243,10 +8296,27 @@ final class DifyExec implements Runnable {
         private final byte[] head;
         private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
         private final JsonGenerator json = Json.writing(waiting).setRootValueSeparator(null);
+        private final Disk disk;
+        private final ArrayDeque<Runnable> whenOnDisk = new ArrayDeque<>();
         private FileChannel channel;
         private Object key;
-        /// Where our last line ends, and the file.
-        private long end;
+        /// Where our last line ends, and the file; up to where it is on disk.
+        private long end, forced;
+        private boolean isForcing = false;
+        private volatile boolean cannotForce = false;
+        private volatile NotForced failure;
+
+        /// Forces a file's data to disk, as [FileChannel#force] does.
+        interface Disk {
+            void force(FileChannel channel, boolean all) throws IOException;
+        }
+
+        /// The disk failed. What it lost is not known, and another try would not tell: the system reports this one time.
+        static final class NotForced extends IOException {
+            NotForced(Path path, IOException problem) {
+                super(path + ": " + Text.of(problem), problem);
+            }
+        }
 
         /// Another program has saved, cut, deleted or appended to the file: a line of ours could be lost, or glued to
         /// one of theirs.
@@ -8257,9 +8327,10 @@ final class DifyExec implements Runnable {
         }
 
         /// @param head what a new file begins with
-        LineFile(Path path, byte[] head) {
+        LineFile(Path path, byte[] head, Disk disk) {
             this.path = path;
             this.head = head;
+            this.disk = disk;
         }
 
         /// Adds a line of JSON, for [#flush] to write.
@@ -8286,6 +8357,7 @@ final class DifyExec implements Runnable {
 
         private void append() throws IOException {
             if (channel == null) open();
+            if (failure != null) throw failure;
             requireUntouched();
             try {
                 channel.position(end);
@@ -8306,11 +8378,10 @@ final class DifyExec implements Runnable {
         }
 
         private void open() throws IOException {
-            boolean isNew = !Files.exists(path);
             channel = BatchFiles.Lock.holding(path);
             key = BatchFiles.Lock.key(path);
             end = channel.size();
-            if (isNew) AtomicFile.forceFolder(path);
+            AtomicFile.forceFolder(path);
         }
 
         private void requireUntouched() throws IOException {
@@ -8326,10 +8397,51 @@ final class DifyExec implements Runnable {
             for (var rest = ByteBuffer.wrap(bytes); rest.hasRemaining(); ) channel.write(rest);
         }
 
+        /// Runs in the caller's thread, once the lines added so far are on disk.
+        void whenOnDisk(Runnable then) {
+            whenOnDisk.add(then);
+        }
+
+        /// Forces what was written, in another thread, so that more can be written meanwhile; the next time covers that.
+        ///
+        /// @param isDue also if nothing waits for it
+        /// @param then  runs after what waits
+        void force(boolean isDue, BiConsumer<Runnable, Runnable> aside, Runnable then) {
+            if (isForcing || whenOnDisk.isEmpty() && (!isDue || end == forced)) return;
+            isForcing = true;
+            int waiting = whenOnDisk.size();
+            long written = end;
+            aside.accept(this::forceOrNote, () -> {
+                isForcing = false;
+                if (failure != null) throw new UncheckedIOException(failure);
+                forced = written;
+                for (int i = 0; i < waiting; i++) whenOnDisk.remove().run();
+                then.run();
+            });
+        }
+
+        /// One at a time, so that a failure counts for whoever comes next.
+        private synchronized void forceOrNote() {
+            if (channel == null || failure != null || cannotForce) return;
+            try {
+                disk.force(channel, false);
+            } catch (IOException problem) {
+                if (AtomicFile.cannotForce(problem)) cannotForce = true;
+                else failure = new NotForced(path, problem);
+            }
+        }
+
+        boolean cannotForce() {
+            return cannotForce;
+        }
+
+        /// Forces what was written, before anything else is done.
         void force() throws IOException {
-            if (channel == null) return;
-            requireUntouched();
-            channel.force(false);
+            if (channel != null) requireUntouched();
+            if (end != forced) forceOrNote();
+            if (failure != null) throw failure;
+            forced = end;
+            while (!whenOnDisk.isEmpty()) whenOnDisk.remove().run();
         }
 
         /// Cuts off a last line that a crash or a full disk has torn, and returns its place. If only the line's end is
@@ -13024,7 +13136,7 @@ final class DifyExec implements Runnable {
                     var masking = Secret.current().masking(Channels.newOutputStream(channel));
                     content.write(masking);
                     masking.flush();
-                    channel.force(true);
+                    force(channel);
                     if (permissions.isPresent()) Files.setPosixFilePermissions(temporary, permissions.get());
                     Files.move(temporary, file, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
                 } finally {
@@ -13051,12 +13163,30 @@ final class DifyExec implements Runnable {
         }
 
         /// Makes a file that was created or renamed in its folder survive a power cut.
-        static void forceFolder(Path file) {
-            try (var folder = FileChannel.open(file.toAbsolutePath().getParent())) {
-                folder.force(true);
+        static void forceFolder(Path file) throws IOException {
+            FileChannel folder;
+            try {
+                folder = FileChannel.open(file.toAbsolutePath().getParent());
             } catch (IOException _) {
-                // not every system opens folders; the file itself has been forced
+                return; // not every system opens folders; the file itself is forced
             }
+            try (folder) {
+                force(folder);
+            }
+        }
+
+        /// Forces a file or folder, if its file system can.
+        static void force(FileChannel channel) throws IOException {
+            try {
+                channel.force(true);
+            } catch (IOException problem) {
+                if (!cannotForce(problem)) throw problem;
+            }
+        }
+
+        /// EINVAL or ENOTSUP, as some network mounts answer.
+        static boolean cannotForce(IOException problem) {
+            return List.of("Invalid argument", "Operation not supported").contains(String.valueOf(problem.getMessage()));
         }
 
         /// Whether both name one file, which may not exist yet.

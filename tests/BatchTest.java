@@ -110,7 +110,7 @@ final class BatchTest {
         @Test
         void linesAreOnDiskOnceTheyAreFlushed() throws IOException {
             var path = folder.resolve("lines");
-            try (var file = new LineFile(path, new byte[0])) {
+            try (var file = new LineFile(path, new byte[0], FileChannel::force)) {
                 file.add("one");
                 assertFalse(Files.exists(path));
 
@@ -129,7 +129,7 @@ final class BatchTest {
         void onlyANewFileBeginsWithTheHead() throws IOException {
             var path = folder.resolve("lines");
             for (var line : List.of("one", "two"))
-                try (var file = new LineFile(path, Lines.BOM)) {
+                try (var file = new LineFile(path, Lines.BOM, FileChannel::force)) {
                     file.add(line);
                     file.flush();
                 }
@@ -140,7 +140,7 @@ final class BatchTest {
         @Test
         void aWriteThatFailsIsToldAndItsLinesAreNotForgotten() throws IOException {
             var path = Files.createDirectory(folder.resolve("lines"));
-            try (var file = new LineFile(path, new byte[0])) {
+            try (var file = new LineFile(path, new byte[0], FileChannel::force)) {
                 file.add("one");
                 assertThrows(IOException.class, file::flush);
 
@@ -154,7 +154,7 @@ final class BatchTest {
         @Test
         void isLeftAloneAsLongAsAnotherWritesToIt() throws IOException {
             var path = folder.resolve("lines");
-            try (var file = new LineFile(path, new byte[0])) {
+            try (var file = new LineFile(path, new byte[0], FileChannel::force)) {
                 file.add("one");
                 try (var _ = BatchFiles.Lock.holding(path)) {
                     for (int time = 0; time < 2; time++)
@@ -251,7 +251,7 @@ final class BatchTest {
                     new LateEvent(NOON, "a", "user-1", "run-1", "succeeded"),
                     new MissingEvent(NOON, "a", "user-1", "a-doc-1.pdf", "HTTP 503"),
                     new TornEvent(NOON, "results.jsonl", 10, 20));
-            try (var file = new LineFile(path, new byte[0])) {
+            try (var file = new LineFile(path, new byte[0], FileChannel::force)) {
                 events.forEach(file::add);
                 file.flush();
             }
@@ -316,7 +316,7 @@ final class BatchTest {
                     "", "workflow-1", new Usage(0.5, 0, 2, Optional.empty(), ""));
 
             var path = folder.resolve("results.jsonl");
-            try (var file = new LineFile(path, new byte[0])) {
+            try (var file = new LineFile(path, new byte[0], FileChannel::force)) {
                 file.add(new Results.Success(attempt, streamed, NOON.plusMillis(1234), List.of()).json());
                 file.add(new Results.Success(attempt, partial, NOON, List.of()).json());
                 file.flush();

@@ -197,7 +197,7 @@ final class Given {
     /// Time as the tests have it. It passes only while the engine waits for its mailbox: to the next thing planned, or
     /// as far as the engine wants. Workers are threads, but take turns with the engine's: one runs, the others wait.
     static final class World implements Executor {
-        private static final int MOST_WAITS = 5_000;
+        private static final int MOST_WAITS = 10_000;
         private static final ScopedValue<Worker> SELF = ScopedValue.newInstance();
 
         private final PriorityQueue<Plan> plans =
@@ -343,6 +343,7 @@ final class Given {
         Duration wait = null, timeout = seconds(300), grace = seconds(20);
         Workflow workflow = this;
         boolean inRealTime = false;
+        LineFile.Disk disk = (_, _) -> {};
         AppKind app = AppKind.WORKFLOW;
         String server = "1.14.2", user = null;
         boolean resendUnknown = false, rebuild = false;
@@ -383,7 +384,7 @@ final class Given {
 
         BatchWriter open() {
             var rows = Csv.open(csv, Csv.Shape.DEFAULT);
-            return BatchWriter.open(BatchFiles.of(output), rows, false, rebuild, Optional.empty());
+            return BatchWriter.open(BatchFiles.of(output), rows, false, rebuild, Optional.empty(), disk);
         }
 
         Optional<Stop> play(BatchWriter writer) throws Exception {
