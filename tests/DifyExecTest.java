@@ -7,6 +7,7 @@
 //SOURCES Given.java
 //SOURCES SettingsTest.java
 //SOURCES FilesTest.java
+//SOURCES PowerTest.java
 //SOURCES ProcessTest.java
 //SOURCES DocsTest.java
 //SOURCES PasteTest.java
@@ -82,8 +83,8 @@ final class DifyExecTest {
             MapTest.class, MessagesTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, EarlierCallsTest.class,
             AgendaTest.class, RulesTest.class, PaceTest.class, DifyTest.class, BatchTest.class, InputTest.class,
             DataTest.class, ServerTest.class, StreamTest.class, RecordingsTest.class, CommandTest.class,
-            ChatflowTest.class, SettingsTest.class, FilesTest.class, FormTest.class, ProcessTest.class,
-            DocsTest.class, PasteTest.class, FaultTest.class, ForeignAnswerTest.class, ConformanceTest.class,
+            ChatflowTest.class, SettingsTest.class, FilesTest.class, PowerTest.class, FormTest.class,
+            ProcessTest.class, DocsTest.class, PasteTest.class, FaultTest.class, ForeignAnswerTest.class, ConformanceTest.class,
             ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class, RecipesTest.class, VerifyTest.class);
 
     /// Tests that allow it (`@Execution`) run at once, so many of them.
