@@ -445,24 +445,6 @@ final class DataTest {
             assertEquals(Optional.empty(), env("A", "  ").setting("A"));
         }
 
-        @ParameterizedTest
-        @CsvSource(delimiter = '|', nullValues = "-", useHeadersInDisplayName = true, textBlock = """
-                key               | told
-                -                 | DIFY_API_KEY is missing
-                app-your-key-here | DIFY_API_KEY is missing
-                app-a b           | contains a character that no key has
-                app-ä             | contains a character that no key has
-                """)
-        void aKeyThatCannotBeOneIsToldWithoutRepeatingIt(String key, String told) {
-            var env = key == null ? env() : env("DIFY_API_KEY", key);
-
-            var problem = assertThrows(Unusable.class,
-                    () -> access(env, "https://dify.example/v1", new StringWriter()));
-
-            assertTrue(problem.getMessage().contains(told), problem.getMessage());
-            assertFalse(problem.getMessage().contains(key == null ? "app-" : key), problem.getMessage());
-        }
-
         @Test
         void theKeyIsNotPartOfAnyText() {
             var access = access(env("DIFY_API_KEY", " app-secret "), "https://dify.example/v1", new StringWriter());

@@ -281,46 +281,6 @@ final class OptionsTest {
             assertThrows(CommandLine.TypeConversionException.class, () -> Rate.of(text));
         }
 
-        @Test
-        void aTypedOptionWinsOverTheEnvironmentThatOverTheFileThatOverTheDefault(@TempDir Path folder)
-                throws IOException {
-            Files.writeString(folder.resolve(".env"), "MAX_RETRIES=8\nMAX_RETRY_DELAY=9\n");
-            var env = Env.of(Map.of("MAX_RETRIES", "7", "TIMEOUT", "2m"), folder);
-            var line = commandLine(env);
-
-            line.parseArgs("run", "-i", "data.csv", "-o", "results.jsonl", "--timeout", "30s");
-
-            var work = ((Run) line.getSubcommands().get("run").getCommand()).work;
-            assertEquals(seconds(30), work.setup.dify.timeout);
-            assertEquals(7, work.setup.retrying.maxRetries);
-            assertEquals(seconds(9), work.setup.retrying.maxDelay);
-            assertEquals(seconds(1), work.setup.retrying.initialDelay);
-        }
-
-        @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                place, variable,            value
-                .env,  TIMEOUT,             abc
-                .env,  TIMEOUT,             0
-                '',    TIMEOUT,             abc
-                '',    INITIAL_RETRY_DELAY, -1
-                .env,  DIFY_API_BASE_URL,   dify
-                '',    DIFY_API_BASE_URL,   //127.0.0.1/v1
-                """)
-        void aValueThatCannotBeUsedIsNamedWithItsSource(String place, String variable, String value,
-                @TempDir Path folder) throws IOException {
-            var err = new StringWriter();
-            if (!place.isEmpty()) Files.writeString(folder.resolve(place), variable + "=" + value);
-            var env = Env.of(place.isEmpty() ? Map.of(variable, value) : Map.of(), folder);
-
-            int code = commandLine(env).setErr(new PrintWriter(err))
-                    .execute("run", "-i", "a.csv", "-o", "b.jsonl");
-
-            assertEquals(Exit.UNUSABLE.code, code);
-            assertTrue(err.toString().startsWith("difyexec: " + variable + (place.isEmpty() ? "=" + value + ": "
-                    : " in " + folder.resolve(place) + ": ")), err.toString());
-        }
-
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
                 concurrency, wait, slots
