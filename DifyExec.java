@@ -599,10 +599,10 @@ final class DifyExec implements Runnable {
 
     // ── Shell ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Runs commands on one open batch. [Dialogue] reads them on a terminal, [Script] from anywhere else.
+    /// Runs commands on one open batch. [Dialogue] reads them on a terminal, a script comes from anywhere else.
     ///
     /// ```
-    /// Dialogue or Script ──line──▶ LineParser ──words──▶ commands of ShellSession: the open batch, edits
+    /// terminal or script ──line──▶ LineParser ──words──▶ commands of ShellSession: the open batch, edits
     ///                                                      │
     ///                                                      └──▶ BatchWriter.open (for one command) ──▶ Engine
     /// ```
@@ -640,7 +640,7 @@ final class DifyExec implements Runnable {
             if (output != null) session.open(Optional.ofNullable(input), output, false);
             if (Screen.on(0).isPresent()) return Dialogue.run(session, setup.env);
             try {
-                return new Script(session, keepGoing).run(new InputStreamReader(System.in, UTF_8));
+                return script(session, new InputStreamReader(System.in, UTF_8), keepGoing);
             } catch (IOException problem) {
                 throw new Unusable("cannot read commands from standard input (" + Text.of(problem) + ")");
             }
@@ -655,89 +655,121 @@ final class DifyExec implements Runnable {
         /// Builds a session's command line: its own commands, then those of the tool. Options given to `shell` apply to
         /// all of them.
         void addCommands(ShellSession session) {
-            var tool = setup.spec.commandLine();
             var factory = factories.apply(session);
             var line = new CommandLine(session, factory);
             ShellSession.ORDER.forEach(name -> line.addSubcommand(name, line.getCommandSpec().removeSubcommand(name)));
-            for (var command : tool.getParent().getSubcommands().values()) {
+            for (var command : setup.spec.commandLine().getParent().getSubcommands().values()) {
                 var type = command.getCommandSpec().userObject().getClass();
                 if (type != Shell.class && type != AutoComplete.GenerateCompletion.class
                         && !line.getSubcommands().containsKey(command.getCommandName()))
                     line.addSubcommand(new CommandLine(type, factory));
             }
             CommandLines.configured(line, session::defaultOf, setup.env)
-                    .setOut(tool.getOut()).setErr(tool.getErr()).setExpandAtFiles(false)
-                    .setParameterExceptionHandler(ShellSession::unusable)
-                    .setExecutionExceptionHandler(ShellSession::failed)
+                    .setOut(session.out).setErr(session.err).setExpandAtFiles(false)
                     .setExecutionStrategy(session::execute);
         }
 
-        /// Commands from a file or a pipe.
-        record Script(ShellSession session, boolean keepGoing) {
-            /// Returns the highest exit code. Failed rows do not end a script, an interrupt always does.
-            int run(Reader commands) throws IOException {
-                var lines = new LineNumberReader(commands);
-                int highest = Exit.OK.code;
-                for (var line = lines.readLine(); line != null && !session.isLeft; line = lines.readLine()) {
-                    int number = lines.getLineNumber();
-                    int code = session.execute(whole(number == 1 ? line.replaceFirst("^\uFEFF", "") : line, lines));
-                    highest = Math.max(highest, code);
-                    if (code == Exit.OK.code || code == Exit.ROWS_FAILED.code) continue;
+        /// Returns the highest exit code. Failed rows do not end a script, an interrupt always does.
+        static int script(ShellSession session, Reader commands, boolean keepGoing) throws IOException {
+            var lines = new LineNumberReader(commands);
+            lines.mark(1);
+            if (lines.read() != '\uFEFF') lines.reset();
+            int highest = Exit.OK.code, number = 1;
+            for (var line = command(lines); line != null && !session.isLeft; line = command(lines)) {
+                int code = session.execute(line);
+                highest = Math.max(highest, code);
+                if (code != Exit.OK.code && code != Exit.ROWS_FAILED.code) {
                     boolean ends = !keepGoing || code == Exit.INTERRUPTED.code;
-                    session.err().println("difyexec: line " + number + ": command failed (exit code " + code + ")"
+                    session.err.println("difyexec: line " + number + ": command failed (exit code " + code + ")"
                             + (ends ? "; the script ends here" : ""));
-                    session.err().flush();
+                    session.err.flush();
                     if (ends) break;
                 }
-                return highest;
+                number = lines.getLineNumber() + 1;
             }
-
-            /// A line, and those after it while a quote is open.
-            static String whole(String line, BufferedReader next) throws IOException {
-                while (LineParser.isOpen(line)) {
-                    var more = next.readLine();
-                    if (more == null) break;
-                    line += "\n" + more;
-                }
-                return line;
-            }
+            return highest;
         }
 
-        /// The shell on a terminal.
-        record Dialogue(ShellSession session, LineReader reader) {
+        /// The next line, and those after it while a quote is open. Null at the end.
+        static String command(BufferedReader lines) throws IOException {
+            var line = lines.readLine();
+            while (line != null && LineParser.words(line).isEmpty()) {
+                var more = lines.readLine();
+                if (more == null) break;
+                line += "\n" + more;
+            }
+            return line;
+        }
+
+        /// The shell on a terminal. Only this type loads JLine's.
+        static final class Dialogue {
             static int run(ShellSession session, Env env) throws IOException {
                 try (var terminal = TerminalBuilder.builder().system(true).dumb(true).build()) {
                     var reader = LineReaderBuilder.builder().terminal(terminal).appName("difyexec")
                             .parser(new LineParser())
                             .completer(new Completion(session))
-                            .history(withoutKey(env.secret()))
+                            .history(new DefaultHistory() {
+                                @Override
+                                public void add(Instant time, String line) {
+                                    if (env.secret().mask(line).equals(line)) super.add(time, line);
+                                }
+                            })
                             .option(LineReader.Option.DISABLE_EVENT_EXPANSION, true) // `!` has no special meaning
                             .option(LineReader.Option.INSERT_TAB, false)
                             .variable(LineReader.SECONDARY_PROMPT_PATTERN, "  > ")
                             .variable(LineReader.BELL_STYLE, "none").build();
                     stateFolder(env)
                             .ifPresent(folder -> reader.setVariable(LineReader.HISTORY_FILE, folder.resolve("history")));
-                    new Dialogue(session, reader).run();
+                    session.out.println("difyexec " + VERSION + (session.isOpen() ? " · " + session.summary() : ""));
+                    session.out.println("Start with: " + (session.isOpen() ? "" : "open CSV JSONL · ")
+                            + "failures --by error · show ID · retry ID   (help; Ctrl-D leaves)");
+                    session.out.flush();
+                    converse(session, reader);
                     return Exit.OK.code;
                 }
             }
 
-            private static DefaultHistory withoutKey(Secret secret) {
-                return new DefaultHistory() {
-                    @Override
-                    public void add(Instant time, String line) {
-                        if (secret.mask(line).equals(line)) super.add(time, line);
+            /// With unsaved edits, leaving takes two tries: the first one warns.
+            private static void converse(ShellSession session, LineReader reader) throws IOException {
+                var warned = "";
+                while (!session.isLeft) {
+                    try {
+                        execute(session, reader.readLine(session.prompt().replace("%", "%%")));
+                    } catch (UserInterruptException _) {
+                        // Ctrl-C drops the line
+                    } catch (EndOfFileException _) {
+                        session.isLeft = true;
                     }
-                };
+                    var edits = session.edits.count();
+                    if (!session.isLeft || !session.edits.isUnsaved() || edits.equals(warned)) continue;
+                    session.out.println(edits + " not saved\nhint: 'save CSV' writes a CSV with them, leave again to "
+                            + "discard them");
+                    session.out.flush();
+                    session.isLeft = false;
+                    warned = edits;
+                }
+            }
+
+            /// A pasted block may have a command on each line. Ctrl-C stops the command that runs and drops the rest.
+            private static void execute(ShellSession session, String pasted) throws IOException {
+                var lines = new BufferedReader(new StringReader(pasted));
+                for (var line = command(lines); line != null && !session.isLeft; line = command(lines)) {
+                    var former = Signals.register("INT", Thread.currentThread()::interrupt);
+                    try {
+                        if (session.execute(line) == Exit.INTERRUPTED.code) return;
+                    } finally {
+                        Signals.unregister("INT", former);
+                        Thread.interrupted(); // it was meant for the command, which has ended
+                    }
+                }
             }
 
             /// `difyexec` in `XDG_STATE_HOME`, `%LOCALAPPDATA%` or `~/.local/state`. Empty if it cannot be created: the
             /// history then ends with the session.
             static Optional<Path> stateFolder(Env env) {
-                var home = env.get("HOME").isEmpty() ? System.getProperty("user.home") : env.get("HOME");
-                var folder = Stream.of(env.get("XDG_STATE_HOME"), env.get("LOCALAPPDATA"),
-                                Path.of(home, ".local", "state").toString())
-                        .filter(path -> !path.isEmpty()).map(Path::of).findFirst().orElseThrow().resolve("difyexec");
+                var home = Path.of(System.getProperty("user.home"), ".local", "state").toString();
+                var folder = Stream.of(env.get("XDG_STATE_HOME"), env.get("LOCALAPPDATA"), home)
+                        .filter(path -> !path.isEmpty()).findFirst().map(path -> Path.of(path, "difyexec")).orElseThrow();
                 if (!folder.isAbsolute()) return Optional.empty(); // Java knows no home of this user
                 try {
                     Files.createDirectories(folder);
@@ -748,105 +780,24 @@ final class DifyExec implements Runnable {
                     return Optional.empty();
                 }
             }
-
-            private void run() throws IOException {
-                session.out().println("difyexec " + VERSION + (session.isOpen() ? " · " + session.summary() : ""));
-                session.out().println("Start with: " + (session.isOpen() ? "" : "open CSV JSONL · ")
-                        + "failures --by error · show ID · retry ID   (help; Ctrl-D leaves)");
-                session.out().flush();
-                while (!session.isLeft) {
-                    try {
-                        executeEach(reader.readLine(session.prompt().replace("%", "%%")));
-                    } catch (UserInterruptException _) {
-                        // Ctrl-C drops the line
-                    } catch (EndOfFileException _) {
-                        session.isLeft = true;
-                    }
-                    if (session.isLeft && session.edits.isUnsaved()) session.isLeft = confirmsLoss();
-                }
-            }
-
-            private boolean confirmsLoss() {
-                reader.setVariable(LineReader.DISABLE_HISTORY, true);
-                try {
-                    var answer = reader.readLine("Discard " + session.edits.count() + "? [y/N] ");
-                    return answer.strip().matches("(?i)y|yes");
-                } catch (UserInterruptException _) {
-                    return false;
-                } catch (EndOfFileException _) {
-                    return true; // the terminal may be gone
-                } finally {
-                    reader.setVariable(LineReader.DISABLE_HISTORY, false);
-                }
-            }
-
-            /// A pasted block may have a command on each line. An interrupt drops the rest.
-            private void executeEach(String pasted) throws IOException {
-                var lines = new BufferedReader(new StringReader(pasted));
-                for (var line = lines.readLine(); line != null && !session.isLeft; line = lines.readLine())
-                    if (execute(Script.whole(line, lines)) == Exit.INTERRUPTED.code) return;
-            }
-
-            /// While a command runs, Ctrl-C stops it. The engine handles Ctrl-C itself while a batch runs.
-            private int execute(String line) {
-                var former = Signals.register("INT", Thread.currentThread()::interrupt);
-                try {
-                    return session.execute(line);
-                } finally {
-                    Signals.unregister("INT", former);
-                    Thread.interrupted(); // it was meant for the command, which has ended
-                }
-            }
         }
 
-        /// Splits a line as a shell does: blanks separate words, quotes and backslashes keep them together, and a line
+        /// Blanks separate words. Quotes keep them together, a backslash takes the next character as it is, and a line
         /// that begins with `#` is a comment.
         static final class LineParser extends DefaultParser {
             LineParser() {
                 eofOnUnclosedQuote(true);
             }
 
-            static boolean isOpen(String line) {
+            /// Empty while a quote is open.
+            static Optional<List<String>> words(String line) {
                 try {
-                    new LineParser().parse(line, 0, ParseContext.ACCEPT_LINE);
-                    return false;
+                    var words = new LineParser().parse(line, -1, ParseContext.ACCEPT_LINE).words().stream()
+                            .map(word -> word.replaceFirst("(?s)^([^=\"']*=)([\"'])(.*)\\2$", "$1$3")).toList();
+                    return Optional.of(line.startsWith("#") ? List.of() : words);
                 } catch (EOFError _) {
-                    return true;
+                    return Optional.empty();
                 }
-            }
-
-            static List<String> words(String line) {
-                if (line.startsWith("#")) return List.of();
-                return new LineParser().parse(line, -1, ParseContext.SPLIT_LINE).words().stream()
-                        .map(LineParser::unquoted).toList();
-            }
-
-            /// JLine itself keeps the quotes in `text="two words"`.
-            private static String unquoted(String word) {
-                var text = new StringBuilder();
-                char quote = 0;
-                for (int at = 0; at < word.length(); at++) {
-                    char c = word.charAt(at), next = at + 1 < word.length() ? word.charAt(at + 1) : 0;
-                    boolean escapes = quote == 0 ? next > 0 : next == quote || quote == '"' && next == '\\';
-                    if (c == '\\' && escapes) text.append(word.charAt(++at));
-                    else if (c == quote) quote = 0;
-                    else if (quote == 0 && (c == '"' || c == '\'')) quote = c;
-                    else text.append(c);
-                }
-                return text.toString();
-            }
-
-            /// JLine itself completes `it's` without a backslash.
-            @Override
-            public ParsedLine parse(String line, int cursor, ParseContext context) {
-                var parsed = (ArgumentList) super.parse(line, cursor, context);
-                return new ArgumentList(line, parsed.words(), parsed.wordIndex(), parsed.wordCursor(), cursor, null,
-                        parsed.rawWordCursor(), parsed.rawWordLength()) {
-                    @Override
-                    public CharSequence escape(CharSequence candidate, boolean whole) {
-                        return candidate.toString().replaceAll("(?U)[\\s\"'\\\\]", "\\\\$0");
-                    }
-                };
             }
 
             /// An apostrophe in a comment opens no quote.
@@ -867,11 +818,11 @@ final class DifyExec implements Runnable {
                 try {
                     var arg = arg(line);
                     var typed = line.word().substring(0, line.wordCursor());
-                    if (arg.filter(Completion::isFile).isPresent())
+                    if (arg.isPresent() && arg.get().auxiliaryTypes()[0] == Path.class)
                         new Completers.FileNameCompleter().complete(reader, line, candidates);
-                    else arg.ifPresent(known -> candidates.addAll(candidates(known.paramLabel(), typed)));
+                    else if (arg.isPresent()) candidates.addAll(candidates(arg.get().paramLabel(), typed));
                     if (candidates.isEmpty())
-                        new PicocliJLineCompleter(session.anew().spec).complete(reader, line, candidates);
+                        new PicocliJLineCompleter(session.copy().spec).complete(reader, line, candidates);
                 } catch (Unusable _) {
                     // the CSV has changed: the next command says so
                 }
@@ -889,16 +840,16 @@ final class DifyExec implements Runnable {
                         .<ArgSpec>map(one -> one).findFirst();
             }
 
-            private static boolean isFile(ArgSpec arg) {
-                return arg.auxiliaryTypes()[0] == Path.class;
-            }
-
-            List<Candidate> candidates(String label, String typed) {
+            private List<Candidate> candidates(String label, String typed) {
+                var open = session.isOpen() ? Optional.of(session.batch()) : Optional.<Batch>empty();
+                var columns = open.flatMap(Batch::csv).map(csv -> csv.columns().stream()
+                        .filter(column -> !csv.isId(column))).orElse(Stream.empty());
                 var words = (switch (label) {
                     case "COMMAND" -> session.spec.subcommands().keySet().stream().sorted();
-                    case "ID" -> ids();
-                    case "COLUMN" -> columns();
-                    case "COLUMN=VALUE" -> typed.contains("=") ? cells(typed) : columns().map(column -> column + "=");
+                    case "ID" -> open.map(Batch::index).stream().flatMap(index -> IntStream.range(0, index.rows()).boxed()
+                            .sorted(Comparator.comparing(entry -> !index.status(entry).isOnRetryList())).map(index::id));
+                    case "COLUMN=VALUE" -> typed.contains("=") ? cells(typed.substring(0, typed.indexOf('=')))
+                            : columns.map(column -> column + "=");
                     default -> Stream.<String>empty();
                 }).filter(word -> word.startsWith(typed)).limit(MOST + 1).toList();
                 if (words.size() > MOST) return List.of();
@@ -907,35 +858,19 @@ final class DifyExec implements Runnable {
                         !words.get(at).endsWith("="), at)).toList();
             }
 
-            /// Failed rows first.
-            private Stream<String> ids() {
-                if (!session.isOpen()) return Stream.empty();
-                var index = session.batch().index();
-                return Stream.of(true, false).flatMap(failed -> IntStream.range(0, index.rows())
-                        .filter(entry -> index.status(entry).isOnRetryList() == failed).mapToObj(index::id));
-            }
-
-            private Stream<String> columns() {
-                return session.isOpen() ? session.csv().columns().stream().filter(column -> !session.csv().isId(column))
-                        : Stream.empty();
-            }
-
-            private Stream<String> cells(String typed) {
-                var column = typed.substring(0, typed.indexOf('='));
-                var values = session.formSoon().flatMap(form -> form.variable(column)).map(Variable::choices)
-                        .orElse(List.of());
-                return values.stream().map(value -> column + "=" + value);
+            private Stream<String> cells(String column) {
+                return session.form().form().variable(column).stream().flatMap(known -> known.choices().stream())
+                        .map(choice -> column + "=" + choice);
             }
         }
     }
 
-    /// The open batch, its edits, and the commands for them. Owned by the thread that runs the commands; another one
-    /// fetches the form.
+    /// The open batch, its edits, and the commands for them. Owned by the thread that runs the commands.
     @Command(name = "dify>", sortOptions = false, synopsisSubcommandLabel = "COMMAND",
             description = "Fix the failed rows of the open batch.", subcommands = CommandLine.HelpCommand.class,
-            footer = {"%nQuote a value with blanks or line breaks:  set r-7 text=\"two words\"",
+            footer = {"%nQuote a value with blanks or line breaks, and double a backslash:  set r-7 text=\"two words\"",
                     "'help COMMAND' shows the options of a command."})
-    static final class ShellSession implements Runnable {
+    static final class ShellSession {
         /// The order in `help`. Picocli would sort them by name.
         static final List<String> ORDER = List.of("open", "failures", "show", "set", "unset", "edits", "retry", "save",
                 "exit", "help");
@@ -943,35 +878,38 @@ final class DifyExec implements Runnable {
         @Spec CommandSpec spec;
 
         final Edits edits = new Edits();
+        final PrintWriter out, err;
         boolean isLeft = false;
 
         private final Shell shell;
         private Batch batch;
         private List<String> csvStamps, stamps;
-        private CompletableFuture<KnownForm> form;
+        private KnownForm form;
 
         /// @param note why the form is not known, or empty
         record KnownForm(Form form, String note) {}
 
         ShellSession(Shell shell) {
             this.shell = shell;
+            this.out = shell.setup.spec.commandLine().getOut();
+            this.err = shell.setup.spec.commandLine().getErr();
         }
 
-        /// Another session without a batch. Completion takes its command line apart.
-        ShellSession anew() {
+        /// Without the batch: completion takes its command line apart.
+        ShellSession copy() {
             return shell.session();
         }
 
         int execute(String line) {
-            if (Shell.LineParser.isOpen(line)) {
-                err().println("difyexec: missing closing quote");
+            var words = Shell.LineParser.words(line).orElse(null);
+            if (words == null) {
+                err.println("difyexec: missing closing quote");
                 return Exit.UNUSABLE.code;
             }
-            var words = Shell.LineParser.words(line);
             int code = words.isEmpty() ? Exit.OK.code : spec.commandLine().execute(words.toArray(String[]::new));
             if (words.stream().anyMatch(word -> word.startsWith("-"))) shell.addCommands(this); // picocli keeps values
-            out().flush();
-            err().flush();
+            out.flush();
+            err.flush();
             return code;
         }
 
@@ -985,14 +923,14 @@ final class DifyExec implements Runnable {
                 throw new ParameterException(spec.commandLine(),
                         "-i and -o go together\nhint: give both, or neither for the open batch");
             if (spec.findOption("-i") != null && !command.hasMatchedOption("-i") && isCsvChanged())
-                throw new CommandLine.ExecutionException(spec.commandLine(), "", csvChanged());
+                throw new ParameterException(spec.commandLine(), csvChanged());
             return new CommandLine.RunLast().execute(parsed);
         }
 
         /// The default of an option: the open batch, else the value given to `shell`, else the environment.
         String defaultOf(ArgSpec arg) {
             if (!(arg instanceof OptionSpec option)) return null; // the command's own
-            var name = option.shortestName(); // `--output` of `show` is not `-o`
+            var name = option.shortestName();
             if (name.equals("-o") && isOpen()) return files().results().toString();
             if (name.equals("-i") && csvPath().isPresent()) return csvPath().get().toString();
             return shell.setup.spec.commandLine().getParseResult().matchedOptions().stream()
@@ -1001,39 +939,12 @@ final class DifyExec implements Runnable {
                     .orElseGet(() -> new EnvDefaults(shell.setup.env).defaultValue(arg));
         }
 
-        static int unusable(ParameterException problem, String... args) {
-            var line = problem.getCommandLine();
-            var message = CommandLines.explain(problem);
-            line.getErr().println("difyexec: " + message + (message.contains("\nhint: ") ? "" : "\nhint: see 'help"
-                    + (line.getParent() == null ? "" : " " + line.getCommandName()) + "'"));
-            return Exit.UNUSABLE.code;
-        }
-
-        static int failed(Exception problem, CommandLine line, CommandLine.ParseResult parsed) throws Exception {
-            if (!(problem instanceof InterruptedException)) return CommandLines.stopped(problem, line, parsed);
-            line.getErr().println("Interrupted.");
-            return Exit.INTERRUPTED.code;
-        }
-
-        @Override
-        public void run() {
-            spec.commandLine().usage(out());
-        }
-
-        PrintWriter out() {
-            return spec.commandLine().getOut();
-        }
-
-        PrintWriter err() {
-            return spec.commandLine().getErr();
-        }
-
         @Command(name = "open", description = "Open a batch.")
         void open(@Parameters(paramLabel = "CSV", description = "The rows.") Path input,
                 @Parameters(paramLabel = "JSONL", description = "The results. They may not exist yet.") Path output,
                 @Option(names = "--force", description = "Discard unsaved edits.") boolean force) {
             open(Optional.of(input), output, force);
-            out().println(summary());
+            out.println(summary());
         }
 
         @Command(name = "failures", description = "List rows that are failed, paused or unknown.")
@@ -1044,35 +955,26 @@ final class DifyExec implements Runnable {
                         description = "Group the rows by error, with counts.") String by,
                 @Option(names = "--all", description = "List all of them, not only the first 50.") boolean all) {
             if (!by.matches("row|error")) throw new Unusable("--by " + Text.text(by, 60) + ": must be row or error");
-            var batch = batch();
             var rows = failures(text);
-            if (rows.isEmpty()) out().println("No failed, paused or unknown rows"
+            if (rows.isEmpty()) out.println("No failed, paused or unknown rows"
                     + (text.isEmpty() ? "." : " with " + Text.quoted(text) + " in their id or error."));
-            else if (by.equals("error")) byError(batch, rows, all, out());
+            else if (by.equals("error"))
+                Cause.Group.of(batch, rows.stream().mapToInt(entry -> entry), all ? Integer.MAX_VALUE : 5)
+                        .forEach(group -> out.println("  " + group.line()));
             else {
-                out().printf(Locale.ROOT, "  %-20s %8s  %s%n", "id", "attempts", "error");
-                Text.some(rows, all ? Long.MAX_VALUE : 50, entry -> out().printf(Locale.ROOT, "  %-20s %8d  %s%n",
+                out.printf(Locale.ROOT, "  %-20s %8s  %s%n", "id", "attempts", "error");
+                Text.some(rows, all ? Long.MAX_VALUE : 50, entry -> out.printf(Locale.ROOT, "  %-20s %8d  %s%n",
                         Text.id(batch.index().id(entry)), batch.history().attempts(entry),
-                        Text.text(Cause.of(batch, entry).words(), 160)), "  %s (--all)", out());
+                        Text.text(Cause.of(batch, entry).words(), 160)), "  %s (--all)", out);
             }
-        }
-
-        static void byError(Batch batch, List<Integer> rows, boolean all, PrintWriter out) {
-            Cause.Group.of(batch, rows.stream().mapToInt(entry -> entry), all ? Integer.MAX_VALUE : 5)
-                    .forEach(group -> out.println("  " + group.line()));
         }
 
         @Command(name = "show", description = "Show a row: inputs, attempts, outputs.")
         void show(@Parameters(paramLabel = "ID", description = "The row.") String id,
-                @Option(names = "--output", paramLabel = "/POINTER", converter = Converters.Pointer.class,
-                        description = "Show only this part of the outputs, such as /answer or /items/0.")
-                String pointer,
                 @Option(names = "--full", description = "Show long values whole.") boolean full) throws IOException {
             int entry = entry(id);
-            try (var endings = new LineOffsets.RowEnds(batch())) {
-                var view = new RowView(this, endings, entry, full, out());
-                if (pointer == null) view.all();
-                else view.output(pointer);
+            try (var ends = new LineOffsets.RowEnds(batch)) {
+                new RowView(full, out).print(batch, entry, edits, ends);
             }
         }
 
@@ -1080,9 +982,10 @@ final class DifyExec implements Runnable {
                 "They are checked against the workflow's form. retry and run send them, save writes them to a CSV."})
         void set(@Parameters(paramLabel = "ID", description = "The row.") String id,
                 @Parameters(arity = "1..*", paramLabel = "COLUMN=VALUE", description = "The new cells.")
-                List<String> words) throws Exception {
-            var row = row(id);
+                List<String> words) {
+            int entry = entry(id);
             var cells = cells(words);
+            var row = batch.rows(one -> one == entry).next();
             var known = form();
             var problems = known.form().problems(row.with(cells)).stream()
                     .filter(problem -> cells.containsKey(problem.column())).map(Inspection.Problem::text).toList();
@@ -1091,32 +994,29 @@ final class DifyExec implements Runnable {
             edits.set(row, cells);
             print(row);
             if (!known.note().isEmpty())
-                err().println("Not checked against the workflow's form: " + Text.text(known.note(), 500));
+                err.println("Not checked against the workflow's form: " + Text.text(known.note(), 500));
         }
 
         @Command(name = "unset", description = "Undo edits of a row.")
-        void unset(@Parameters(paramLabel = "ID", description = "The row.") String id,
-                @Parameters(arity = "0..1", paramLabel = "COLUMN", description = "Only this column (default: all).")
-                String column) {
+        void unset(@Parameters(paramLabel = "ID", description = "The row.") String id) {
             var row = batch().index().id(entry(id));
-            if (!edits.unset(row, Optional.ofNullable(column).map(this::column))) throw new Unusable(
-                    "row " + Text.id(row) + " has no edits" + (column == null ? "" : " in " + Text.text(column, 40)));
+            if (!edits.unset(row)) throw new Unusable("row " + Text.id(row) + " has no edits");
         }
 
         @Command(name = "edits", description = "Show the edits as a diff against the CSV.")
         void edits() {
             var rows = edits.rows(batch());
             rows.forEach(this::print);
-            out().println(rows.isEmpty() ? "No edits." : edits.count() + ". 'save CSV' writes a CSV with them.");
+            out.println(rows.isEmpty() ? "No edits." : edits.count() + ". 'save CSV' writes a CSV with them.");
         }
 
         private void print(Row row) {
             var cells = edits.of(row.id());
-            out().println(Text.id(row.id()) + (cells.isEmpty() ? ": as in the CSV" : ""));
+            out.println(Text.id(row.id()) + (cells.isEmpty() ? ": as in the CSV" : ""));
             cells.forEach((column, cell) -> {
-                out().println("  " + Text.text(column, 40));
-                row.inputs().get(column).lines().forEach(line -> out().println("  - " + Text.text(line, 300)));
-                cell.lines().forEach(line -> out().println("  + " + Text.text(line, 300)));
+                out.println("  " + Text.text(column, 40));
+                row.inputs().get(column).lines().forEach(line -> out.println("  - " + Text.text(line, 300)));
+                cell.lines().forEach(line -> out.println("  + " + Text.text(line, 300)));
             });
         }
 
@@ -1127,10 +1027,10 @@ final class DifyExec implements Runnable {
             boolean isOpenCsv = isOpen(file);
             if (isOpenCsv && !force) throw new Unusable(file + " is the open CSV\nhint: use --force to overwrite it");
             files().requireTarget(file, List.of(), _ -> force);
-            edits.save(csv, batch().index(), file);
+            edits.save(csv, batch.index(), file);
             var count = edits.count();
             if (isOpenCsv) open(csvPath(), files().results(), false);
-            out().println("Saved " + Text.count(batch().index().rows(), "row") + " to "
+            out.println("Saved " + Text.count(batch.index().rows(), "row") + " to "
                     + Text.text(file.toString(), 200) + " with " + count + ".");
         }
 
@@ -1154,12 +1054,12 @@ final class DifyExec implements Runnable {
             if (ids.isEmpty() == (error == null)) throw new Unusable("name ids, or 'all', or --by-error TEXT");
             boolean isNamed = error == null && !ids.equals(List.of("all"));
             if (isNamed) ids.forEach(this::entry);
-            else ids = failures(error == null ? "" : error).stream().map(batch().index()::id).toList();
+            else ids = failures(error == null ? "" : error).stream().map(batch.index()::id).toList();
             if (ids.isEmpty()) {
-                err().println("Nothing to do: no such rows.");
+                err.println("Nothing to do: no such rows.");
                 return Exit.OK.code;
             }
-            if (ids.size() == 1) work.view = Optional.of(new RunView(out()));
+            if (ids.size() == 1) work.view = Optional.of(new RunView(out));
             if (isNamed) return work.start(Batch.Selection.named(ids, force));
             work.rows.ids = ids;
             return work.start(Batch.Selection.LISTED);
@@ -1171,21 +1071,17 @@ final class DifyExec implements Runnable {
             if (!isSame && !force && edits.isUnsaved()) throw new Unusable(edits.count()
                     + " not saved\nhint: 'save CSV' writes a CSV with them, 'open --force' discards them");
             var now = stampsOf(input.stream());
-            var csv = input.map(this::opened);
-            read(BatchFiles.of(output), csv);
+            read(BatchFiles.of(output), input.map(path -> {
+                try (var source = Csv.Source.of(path)) {
+                    if (!source.temporary()) return shell.setup.open(source, path);
+                    throw new Unusable(path + ": the shell reads the CSV repeatedly\nhint: save it to a file first");
+                } catch (IOException problem) {
+                    throw new Unusable(path + ": " + Text.of(problem));
+                }
+            }));
             csvStamps = now;
             form = null;
             edits.rebase(isSame ? edits.rows(batch) : List.of());
-        }
-
-        private Csv opened(Path input) {
-            try (var source = Csv.Source.of(input)) {
-                if (source.temporary())
-                    throw new Unusable(input + ": the shell reads the CSV repeatedly\nhint: save it to a file first");
-                return shell.setup.open(source, input);
-            } catch (IOException problem) {
-                throw new Unusable(input + ": " + Text.of(problem));
-            }
         }
 
         /// Takes the stamps before it reads the files: what is written meanwhile is read next time.
@@ -1223,65 +1119,53 @@ final class DifyExec implements Runnable {
             return batch.files();
         }
 
-        /// The CSV, which must not have changed since it was opened.
-        Csv csv() {
-            var results = Text.shell(files().results().toString());
-            if (isCsvChanged()) throw csvChanged();
-            return batch.csv().orElseThrow(() -> new Unusable("the batch is open without its CSV"
-                    + "\nhint: 'open CSV " + results + "' adds it"));
+        private Optional<Path> csvPath() {
+            return Optional.ofNullable(batch).flatMap(Batch::csv).map(Csv::path);
         }
 
         private boolean isCsvChanged() {
             return isOpen() && !csvStamps.equals(stampsOf(csvPath().stream()));
         }
 
-        private Unusable csvChanged() {
+        private String csvChanged() {
             var csv = csvPath().orElseThrow().toString();
-            return new Unusable(csv + " has changed since it was opened\nhint: 'open " + Text.shell(csv) + " "
-                    + Text.shell(files().results().toString()) + "' reads it again and keeps your edits");
+            return csv + " has changed since it was opened\nhint: 'open " + Text.shell(csv) + " "
+                    + Text.shell(files().results().toString()) + "' reads it again and keeps your edits";
         }
 
-        private Optional<Path> csvPath() {
-            return Optional.ofNullable(batch).flatMap(Batch::csv).map(Csv::path);
-        }
-
-        /// The batch, read again if its files have been written.
+        /// The batch, read again if its files have been written. Its CSV must not have changed since it was opened.
         Batch batch() {
-            if (isCsvChanged()) throw csvChanged();
+            if (isCsvChanged()) throw new Unusable(csvChanged());
             if (!stampsOf(files().all().stream()).equals(stamps)) read(files(), batch.csv());
             return batch;
+        }
+
+        private Csv csv() {
+            return batch().csv().orElseThrow(() -> new Unusable("the batch is open without its CSV\nhint: 'open CSV "
+                    + Text.shell(files().results().toString()) + "' adds it"));
         }
 
         private int entry(String id) {
             return batch().known(id.strip(), "");
         }
 
-        /// A row as the CSV has it.
-        Row row(String id) {
-            int entry = entry(id);
-            return csv().rows(row -> row == entry, batch().index()).next();
-        }
-
         private Map<String, String> cells(List<String> words) {
+            var columns = csv().columns();
             var cells = new LinkedHashMap<String, String>();
             for (var word : words) {
-                if (word.indexOf('=') < 0) throw new Unusable(Text.quoted(word)
+                int end = word.indexOf('=');
+                if (end < 0) throw new Unusable(Text.quoted(word)
                         + " is not COLUMN=VALUE\nhint: quote a value with blanks, as in text=\"two words\"");
-                var name = csv().columns().stream().filter(column -> word.startsWith(column + "="))
+                var name = columns.stream().filter(column -> word.startsWith(column + "="))
                         .max(Comparator.comparingInt(String::length)) // a column's name may have a = in it
-                        .orElseGet(() -> column(word.substring(0, word.indexOf('='))));
-                if (csv().isId(name)) throw new Unusable("the id of a row cannot be changed");
+                        .orElseThrow(() -> new Unusable("no column " + Text.quoted(word.substring(0, end)) + "\nhint: "
+                                + Nearest.of(word.substring(0, end), columns)
+                                        .map(near -> "did you mean " + Text.quoted(near) + "?")
+                                        .orElse("the columns are " + Text.text(String.join(", ", columns), 300))));
+                if (batch.csv().orElseThrow().isId(name)) throw new Unusable("the id of a row cannot be changed");
                 cells.put(name, word.substring(name.length() + 1));
             }
             return cells;
-        }
-
-        private String column(String name) {
-            var columns = csv().columns();
-            if (columns.contains(name)) return name;
-            throw new Unusable("no column " + Text.quoted(name) + "\nhint: " + Nearest.of(name, columns)
-                    .map(near -> "did you mean " + Text.quoted(near) + "?")
-                    .orElse("the columns are " + Text.text(String.join(", ", columns), 300)));
         }
 
         /// Applied to the rows of a CSV that a command reads.
@@ -1290,54 +1174,35 @@ final class DifyExec implements Runnable {
         }
 
         /// The workflow's form. One that could not be fetched before is asked for again.
-        private KnownForm form() throws InterruptedException, ExecutionException {
-            if (form != null && form.isDone() && !form.get().note().isEmpty()) form = null;
-            return fetchedForm().get();
-        }
-
-        /// The form, if it arrives at once. Otherwise it is there the next time.
-        Optional<Form> formSoon() {
-            return fetchedForm().handle((known, _) -> Optional.ofNullable(known).map(KnownForm::form))
-                    .completeOnTimeout(Optional.empty(), 500, MILLISECONDS).join();
-        }
-
-        private CompletableFuture<KnownForm> fetchedForm() {
+        KnownForm form() {
             var csv = csv();
-            if (form == null) form = CompletableFuture.supplyAsync(() -> fetchForm(csv), Thread::startVirtualThread);
-            return form;
-        }
-
-        private KnownForm fetchForm(Csv csv) {
+            if (form != null && form.note().isEmpty()) return form;
             var messages = new StringWriter();
             try (var dify = shell.setup.connect(shell.demo.version, csv.columns(), 1, new PrintWriter(messages))
                     .withoutRetries()) {
-                var form = dify.form(dify.greet(""), csv, csv.path());
-                return new KnownForm(form, messages.toString().strip());
+                form = new KnownForm(dify.form(dify.greet(""), csv, csv.path()), messages.toString().strip());
             } catch (Unusable problem) {
-                return new KnownForm(Form.ofText(), problem.getMessage());
+                form = new KnownForm(Form.ofText(), problem.getMessage());
             } catch (IOException | InterruptedException problem) {
-                return new KnownForm(Form.ofText(), Text.of(problem));
+                form = new KnownForm(Form.ofText(), Text.of(problem));
             }
+            return form;
         }
 
         /// Rows with a text in their id or error, in any case.
         private List<Integer> failures(String text) {
             var index = batch().index();
             var wanted = text.toLowerCase(Locale.ROOT);
-            return onRetryList(index).filter(entry -> Stream.of(index.id(entry), batch.history().cause(entry))
+            return index.onRetryList().filter(entry -> Stream.of(index.id(entry), batch.history().cause(entry))
                     .anyMatch(field -> field.toLowerCase(Locale.ROOT).contains(wanted))).boxed().toList();
-        }
-
-        private static IntStream onRetryList(Index index) {
-            return IntStream.range(0, index.rows()).filter(entry -> index.status(entry).isOnRetryList());
         }
 
         /// `results.jsonl (2 failed) dify> `
         String prompt() {
             if (!isOpen()) return "dify> ";
-            long failed = isCsvChanged() ? 0 : onRetryList(batch().index()).count();
+            long failed = isCsvChanged() ? -1 : batch().index().onRetryList().count();
             return Text.text(files().results().getFileName().toString(), 40)
-                    + (isCsvChanged() ? " (?)" : failed == 0 ? "" : " (" + failed + " failed)") + " dify> ";
+                    + (failed < 0 ? " (?)" : failed == 0 ? "" : " (" + failed + " failed)") + " dify> ";
         }
 
         /// `results.jsonl: 5 rows, 3 succeeded, 2 failed`
@@ -1365,28 +1230,19 @@ final class DifyExec implements Runnable {
                 return !isSaved && !byId.isEmpty();
             }
 
+            /// Keeps no cell that the CSV has, too, or has no column for.
             void set(Row row, Map<String, String> cells) {
-                byId.computeIfAbsent(row.id(), _ -> new LinkedHashMap<>()).putAll(cells);
-                isSaved = false;
-                keep(row);
-            }
-
-            /// Drops what the CSV has, too, or has no column for.
-            private void keep(Row row) {
-                byId.computeIfPresent(row.id(), (_, cells) -> {
-                    cells.keySet().retainAll(row.inputs().keySet());
-                    cells.entrySet().removeAll(row.inputs().entrySet());
-                    return cells.isEmpty() ? null : cells;
-                });
-            }
-
-            /// Removes the edits of a row, or of one column of it. False: there were none.
-            boolean unset(String id, Optional<String> column) {
-                if (column.isEmpty()) return byId.remove(id) != null;
-                if (!of(id).containsKey(column.get())) return false;
-                byId.get(id).remove(column.get());
+                var edited = new LinkedHashMap<>(of(row.id()));
+                edited.putAll(cells);
+                edited.keySet().retainAll(row.inputs().keySet());
+                edited.entrySet().removeAll(row.inputs().entrySet());
+                byId.put(row.id(), edited);
                 byId.values().removeIf(Map::isEmpty);
-                return true;
+                isSaved &= cells.isEmpty();
+            }
+
+            boolean unset(String id) {
+                return byId.remove(id) != null;
             }
 
             /// Rows of the CSV that are edited.
@@ -1399,7 +1255,7 @@ final class DifyExec implements Runnable {
             /// The CSV is another one, or was read again.
             void rebase(List<Row> rows) {
                 byId.keySet().retainAll(rows.stream().map(Row::id).toList());
-                rows.forEach(this::keep);
+                rows.forEach(row -> set(row, Map.of()));
             }
 
             /// `3 edits in 2 rows`
@@ -1430,8 +1286,8 @@ final class DifyExec implements Runnable {
     static final class RunView implements Work.LiveView {
         private final PrintWriter out;
         private final long startedAt = System.nanoTime();
-        private Optional<Response.Ran> last = Optional.empty();
-        private Optional<Outcome> outcome = Optional.empty();
+        private Response.Ran last;
+        private Outcome outcome;
         private boolean inText = false;
 
         RunView(PrintWriter out) {
@@ -1446,44 +1302,38 @@ final class DifyExec implements Runnable {
         @Override
         public void heard(Heard.Live event) {
             switch (event) {
-                case Heard.NodeBegan(var title, var type) -> line(name(title, type) + " …");
-                case Heard.NodeEnded(var title, var type, var status, var seconds, var error) ->
-                    line(name(title, type) + " " + Text.text(status, 40)
-                            + String.format(Locale.ROOT, " in %.2f s", seconds)
-                            + (error.isEmpty() ? "" : ": " + Text.text(error, 300)));
-                case Heard.Chunk(var text) -> text(text);
+                case Heard.NodeBegan(var title, var type) -> node(title, type, "…");
+                case Heard.NodeEnded(var title, var type, var status, var seconds, var error) -> node(title, type,
+                        Text.text(status, 40) + String.format(Locale.ROOT, " in %.2f s", seconds)
+                                + (error.isEmpty() ? "" : ": " + Text.text(error, 300)));
+                case Heard.Chunk(var text) -> {
+                    for (var part : text.split("(?<=\n)")) {
+                        if (part.isEmpty()) continue;
+                        if (!inText) out.print("            | ");
+                        out.print(Text.text(part.replace("\n", ""), Integer.MAX_VALUE));
+                        inText = true;
+                        if (part.endsWith("\n")) end();
+                    }
+                }
             }
             out.flush();
         }
 
-        private static String name(String title, String type) {
-            return Text.text(title, 40)
-                    + (type.isEmpty() || type.equals(title) ? "" : " (" + Text.text(type, 40) + ")");
-        }
-
-        private void line(String text) {
+        private void node(String title, String type, String text) {
             end();
-            out.println(String.format(Locale.ROOT, "  %6.2f s  ", (System.nanoTime() - startedAt) / 1e9) + text);
-        }
-
-        private void text(String text) {
-            for (var part : text.split("(?<=\n)")) {
-                if (part.isEmpty()) continue;
-                if (!inText) out.print("            | ");
-                inText = !part.endsWith("\n");
-                if (inText || !part.isBlank()) out.print(Text.text(part.replace("\n", ""), Integer.MAX_VALUE));
-                if (!inText) out.println();
-            }
+            out.println(String.format(Locale.ROOT, "  %6.2f s  ", (System.nanoTime() - startedAt) / 1e9)
+                    + Text.text(title, 40)
+                    + (type.isEmpty() || type.equals(title) ? "" : " (" + Text.text(type, 40) + ")") + " " + text);
         }
 
         @Override
         public void ran(Attempt attempt, Response.Ran ran, Instant at) {
-            last = Optional.of(ran);
+            last = ran;
         }
 
         @Override
         public void ended(Outcome outcome) {
-            this.outcome = Optional.of(outcome);
+            this.outcome = outcome;
         }
 
         @Override
@@ -1501,76 +1351,61 @@ final class DifyExec implements Runnable {
         }
 
         @Override
-        public int conclude(Optional<Stop> stop, Tally tally) {
+        public int conclude(Optional<Stop> stop, Tally tally) throws IOException {
             stop.ifPresent(reason -> {
                 if (reason.exit() == Exit.INTERRUPTED) out.println(); // after ^C
                 out.println(reason.text());
             });
-            outcome.ifPresent(this::print);
+            if (outcome != null) {
+                var word = outcome.status().word();
+                out.println(word.substring(0, 1).toUpperCase(Locale.ROOT) + word.substring(1)
+                        + (last == null ? "" : used(last.usage()) + last.run().map(run -> ", " + run.name()).orElse(""))
+                        + (outcome.text().isEmpty() ? "" : ": " + Text.text(outcome.text(), 500)));
+                if (outcome.status().isSuccess() && last != null)
+                    new RowView(false, out).print(Json.MAPPER.readTree(last.outputs()));
+            }
             if (tally.count(Tally.Counter.HARVESTED) > 0 && tally.succeeded() > 0)
                 out.println("Recovered the result without running again.");
             var exit = tally.succeeded() > 0 ? Exit.OK : Exit.ROWS_FAILED;
             return stop.map(Stop::exit).orElse(exit).code;
         }
 
-        private void print(Outcome outcome) {
-            var word = outcome.status().word();
-            out.println(word.substring(0, 1).toUpperCase(Locale.ROOT) + word.substring(1)
-                    + last.map(RunView::used).orElse("")
-                    + (outcome.text().isEmpty() ? "" : ": " + Text.text(outcome.text(), 500)));
-            if (outcome.status().isSuccess()) last.ifPresent(run -> {
-                try {
-                    RowView.print(Json.MAPPER.readTree(run.outputs()), false, out);
-                } catch (IOException problem) {
-                    out.println("  (cannot read the outputs: " + Text.of(problem) + ")");
-                }
-            });
-        }
-
-        /// ` in 1.25 s, 12 tokens, 0.0001 USD, run 3f2a`
-        private static String used(Response.Ran run) {
-            var usage = run.usage();
+        /// ` in 1.25 s, 12 tokens, 0.0001 USD`
+        private static String used(Usage usage) {
             return String.format(Locale.ROOT, " in %.2f s, ", usage.seconds()) + Text.count(usage.tokens(), "token")
-                    + usage.price().map(price -> Summary.cost(Map.of(usage.currency(), price))).orElse("")
-                    + (run.ref().isNamed() ? ", " + run.ref().name() : "");
+                    + usage.price().map(price -> Summary.cost(Map.of(usage.currency(), price))).orElse("");
         }
     }
 
-    /// Everything known about a row. Unless it is asked for in full, long lines and long values are cut.
-    record RowView(ShellSession session, LineOffsets.RowEnds endings, int entry, boolean full, PrintWriter out) {
+    /// Everything known about a row. Long lines and long values are cut, unless they are asked for in full.
+    record RowView(boolean full, PrintWriter out) {
         private static final int LONGEST = 300, LINES = 40;
 
-        void all() throws IOException {
-            var index = session.batch().index();
-            var csv = session.batch().csv().map(open -> Text.text(open.path().toString(), 200));
-            out.println("Row " + Text.id(id()) + ": " + index.status(entry).word()
-                    + csv.map(file -> ", line " + index.line(entry) + " of " + file).orElse(""));
-            if (csv.isPresent()) inputs(session.row(id()));
-            var traces = endings.traces(entry);
-            out.println(traces.isEmpty() ? "No attempts" : "Attempts");
-            traces.forEach(this::attempt);
-            if (!index.status(entry).isSuccess()) return;
-            var ending = endings.of(entry);
-            out.println("Outputs" + (ending.edited() ? " (of edited inputs)" : ""));
-            print(ending.tree(), full, out);
-        }
-
-        private String id() {
-            return session.batch().index().id(entry);
-        }
-
-        private void inputs(Row row) {
-            out.println("Inputs");
-            var edited = session.edits.of(row.id());
-            row.with(edited).inputs().forEach((column, cell) -> {
-                out.print("  " + Text.text(column, 40) + (edited.containsKey(column) ? " (edited):" : ":"));
-                boolean isShort = cell.lines().count() < 2;
-                out.print(isShort && !cell.isEmpty() ? "" : "\n");
-                print(isShort ? " " : "    ", cell, full, out);
+        void print(Batch batch, int entry, ShellSession.Edits edits, LineOffsets.RowEnds ends) throws IOException {
+            var index = batch.index();
+            var id = index.id(entry);
+            out.println("Row " + Text.id(id) + ": " + index.status(entry).word() + batch.csv().map(csv -> ", line "
+                    + index.line(entry) + " of " + Text.text(csv.path().toString(), 200)).orElse(""));
+            batch.csv().ifPresent(_ -> {
+                out.println("Inputs");
+                var row = edits.apply(batch.rows(one -> one == entry).next());
+                row.inputs().forEach((column, cell) -> {
+                    out.print("  " + Text.text(column, 40) + (edits.of(id).containsKey(column) ? " (edited):" : ":"));
+                    boolean isShort = cell.lines().count() < 2;
+                    out.print(isShort && !cell.isEmpty() ? "" : "\n");
+                    print(isShort ? " " : "    ", cell);
+                });
             });
+            var traces = ends.traces(entry);
+            out.println(traces.isEmpty() ? "No attempts" : "Attempts");
+            traces.forEach(this::print);
+            if (!index.status(entry).isSuccess()) return;
+            var end = ends.of(entry);
+            out.println("Outputs" + (end.edited() ? " (of edited inputs)" : ""));
+            print(end.tree());
         }
 
-        private void attempt(LineOffsets.RowEnds.Trace trace) {
+        private void print(LineOffsets.RowEnds.Trace trace) {
             out.println("  " + Times.local(trace.attempt.t()) + "  " + trace.attempt.mode()
                     + (trace.attempt.edited() ? ", edited" : "")
                     + (trace.ends.isEmpty() ? "  unfinished" + run(trace.run) : ""));
@@ -1586,23 +1421,12 @@ final class DifyExec implements Runnable {
             return run.isEmpty() ? "" : ", run " + Text.id(run);
         }
 
-        void output(String pointer) throws IOException {
-            if (!session.batch().index().status(entry).isSuccess())
-                throw new Unusable("row " + Text.id(id()) + " has no outputs yet");
-            var all = endings.of(entry).tree();
-            var part = all.at(pointer);
-            var names = all.properties().stream().map(field -> "/" + field.getKey()).collect(joining(", "));
-            if (part.isMissingNode()) throw new Unusable("no " + Text.quoted(pointer) + " in the outputs\nhint: "
-                    + (names.isEmpty() ? "they are empty" : "they have " + Text.text(names, 300)));
-            print(part, full, out);
-        }
-
         /// A text as it is, anything else as indented JSON.
-        static void print(JsonNode value, boolean full, PrintWriter out) {
-            print("  ", value.isTextual() ? value.asText() : value.toPrettyString(), full, out);
+        void print(JsonNode value) {
+            print("  ", value.isTextual() ? value.asText() : value.toPrettyString());
         }
 
-        private static void print(String start, String text, boolean full, PrintWriter out) {
+        private void print(String start, String text) {
             Text.some(text.lines().toList(), full ? Long.MAX_VALUE : LINES,
                     line -> out.println(start + Text.text(line, full ? Integer.MAX_VALUE : LONGEST)),
                     "  %s lines (--full)", out);
@@ -1686,14 +1510,16 @@ final class DifyExec implements Runnable {
 
         private static int unusable(ParameterException problem, Env.Invocation invocation) {
             var line = problem.getCommandLine();
-            line.getErr().println("difyexec: " + explain(problem) + (explain(problem).contains("\nhint: ") ? ""
-                    : "\nhint: see " + invocation + (line.getParent() == null ? "" : " " + line.getCommandName())
-                            + " --help"));
+            var name = line.getParent() == null ? "" : " " + line.getCommandName();
+            boolean isInShell = line.getCommandSpec().root().userObject() instanceof ShellSession;
+            var message = explain(problem);
+            line.getErr().println("difyexec: " + message + (message.contains("\nhint: ") ? "" : "\nhint: see "
+                    + (isInShell ? "'help" + name + "'" : invocation + name + " --help")));
             return Exit.UNUSABLE.code;
         }
 
         /// `--timeout abc: not a duration`, or picocli's own message. A hint may follow on a second line.
-        static String explain(ParameterException problem) {
+        private static String explain(ParameterException problem) {
             if (problem instanceof CommandLine.UnmatchedArgumentException unmatched) return unknown(unmatched);
             if (problem instanceof CommandLine.MissingParameterException) // a mistyped word is the likelier reason
                 for (var line = problem.getCommandLine(); line != null; line = line.getParent())
@@ -1721,7 +1547,11 @@ final class DifyExec implements Runnable {
                     + (hint.isEmpty() ? "" : "\nhint: " + hint);
         }
 
-        static int stopped(Exception problem, CommandLine line, CommandLine.ParseResult parsed) throws Exception {
+        private static int stopped(Exception problem, CommandLine line, CommandLine.ParseResult parsed) throws Exception {
+            if (problem instanceof InterruptedException) {
+                line.getErr().println("Interrupted.");
+                return Exit.INTERRUPTED.code;
+            }
             if (!(problem instanceof Unusable unusable)) throw problem;
             line.getErr().println("difyexec: " + unusable.getMessage());
             return unusable.exit().code;
@@ -1768,7 +1598,7 @@ final class DifyExec implements Runnable {
         /// Shows the run of a single row as it happens.
         interface LiveView extends Watcher {
             /// Shows the outcome and returns the exit code.
-            int conclude(Optional<Stop> stop, Tally tally);
+            int conclude(Optional<Stop> stop, Tally tally) throws IOException;
         }
 
         /// Checks what it can without the server, opens the batch, asks the server about the app, and runs.
@@ -3335,8 +3165,7 @@ final class DifyExec implements Runnable {
 
             /// All failed and unresolved rows, the most frequent cause first.
             static List<Group> of(Batch batch) {
-                return of(batch, IntStream.range(0, batch.index().rows())
-                        .filter(entry -> batch.index().status(entry).isOnRetryList()), EXAMPLES);
+                return of(batch, batch.index().onRetryList(), EXAMPLES);
             }
 
             static List<Group> of(Batch batch, IntStream rows, int examples) {
@@ -7944,8 +7773,7 @@ final class DifyExec implements Runnable {
             }
 
             void write(Index index) throws IOException {
-                var listed = IntStream.range(0, index.rows()).filter(entry -> index.status(entry).isOnRetryList());
-                var ids = listed.mapToObj(index::id).iterator();
+                var ids = index.onRetryList().mapToObj(index::id).iterator();
                 if (!ids.hasNext()) {
                     Files.deleteIfExists(path);
                     return;
@@ -10078,6 +9906,10 @@ final class DifyExec implements Runnable {
 
         RowStatus status(int entry) {
             return STATUSES[page(entry).statuses[entry % Page.SIZE]];
+        }
+
+        IntStream onRetryList() {
+            return IntStream.range(0, rows()).filter(entry -> status(entry).isOnRetryList());
         }
 
         void setStatus(int entry, RowStatus status) {

@@ -297,7 +297,7 @@ class ViewsTest {
             var status = call("status", "-o", path("results.jsonl"), "--html", path("report.html")).out();
             var out = new StringWriter();
             var read = Batch.peek(BatchFiles.of(folder.resolve("results.jsonl")), Optional.empty());
-            ShellSession.byError(read, List.of(0, 1, 2, 3), false, new PrintWriter(out));
+            for (var group : Cause.Group.of(read, IntStream.range(0, 4), 5)) out.write("  " + group.line() + "\n");
 
             var unknown = "unknown: run … says running after …";
             var failed = "HTTP 503 from http://…/a/…";
