@@ -1453,8 +1453,8 @@ final class DifyExec implements Runnable {
             Converters.register(line)
                     .setAbbreviatedOptionsAllowed(false)
                     .setDefaultValueProvider(defaults)
-                    .setColorScheme(CommandLine.Help.defaultColorScheme(
-                            Ansi.of(env).on() ? CommandLine.Help.Ansi.ON : CommandLine.Help.Ansi.OFF))
+                    .setHelpFactory((spec, _) -> new CommandLine.Help(spec, CommandLine.Help.defaultColorScheme(
+                            Ansi.of(env).on() ? CommandLine.Help.Ansi.ON : CommandLine.Help.Ansi.OFF)))
                     .setHelpSectionMap(sections(line, env))
                     .setHelpSectionKeys(keys)
                     .setParameterExceptionHandler((problem, _) -> unusable(problem, env.invocation()))
@@ -1835,7 +1835,7 @@ final class DifyExec implements Runnable {
         @ArgGroup(validate = false, order = 5, heading = "%nRetrying:%n") RetryOptions retrying = new RetryOptions();
 
         @Option(names = {"-h", "--help", "--help-all"}, usageHelp = true,
-                description = "Show this help, or all of it.")
+                description = "Show this help; --help-all shows every option.")
         boolean help;
 
         @Option(names = {"-V", "--version"}, versionHelp = true, description = "Show the version.")
