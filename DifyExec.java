@@ -14,6 +14,8 @@
 //DEPS org.apache.commons:commons-collections4:4.5.0
 //DEPS org.apache.commons:commons-text:1.13.1
 //DEPS io.github.cdimascio:dotenv-java:3.2.0
+//DEPS org.dhatim:fastexcel-reader:0.19.0
+//DEPS org.dhatim:fastexcel:0.19.0
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -Xmn16m -XX:SurvivorRatio=3
 //RUNTIME_OPTIONS -XX:InlineSmallCode=1000
 //MANIFEST Enable-Native-Access=ALL-UNNAMED
@@ -72,6 +74,14 @@ import java.net.http.HttpResponse.BodySubscribers;
 import org.apache.commons.collections4.sequence.ReplacementsFinder;
 import org.apache.commons.collections4.sequence.SequencesComparator;
 import org.apache.commons.text.similarity.LevenshteinDistance;
+import org.dhatim.fastexcel.Workbook;
+import org.dhatim.fastexcel.Worksheet;
+import org.dhatim.fastexcel.reader.Cell;
+import org.dhatim.fastexcel.reader.CellType;
+import org.dhatim.fastexcel.reader.ReadableWorkbook;
+import org.dhatim.fastexcel.reader.ReadingOptions;
+import org.dhatim.fastexcel.reader.Sheet;
+import org.dhatim.fastexcel.reader.SheetVisibility;
 import org.jline.builtins.Completers;
 import org.jline.reader.Candidate;
 import org.jline.reader.Completer;
@@ -278,8 +288,8 @@ final class DifyExec implements Runnable {
             if (!named.isStarted() && !Shards.beside(named).isEmpty()) return show(Shards.of(named));
             var files = named.requireStarted();
             if (input == null) return show(files, Optional.empty());
-            try (var source = files.open(input)) {
-                return show(files, Optional.of(shape.open(source.path())));
+            try (var csv = shape.open(input, files)) {
+                return show(files, Optional.of(csv));
             }
         }
 
@@ -300,9 +310,9 @@ final class DifyExec implements Runnable {
         private int show(Shards shards) throws IOException {
             if (html != null) throw new Unusable("--html needs a merged batch\nhint: run 'merge' first");
             if (input == null) return show(StatusView.OfShards.of(shards, Optional.empty()));
-            try (var source = Csv.Source.of(input)) {
-                shards.files().forEach(files -> files.refuse(source.path()));
-                return show(StatusView.OfShards.of(shards, Optional.of(shape.open(source.path()))));
+            shards.files().forEach(files -> files.refuse(input));
+            try (var csv = shape.open(input, shards.files().getFirst())) {
+                return show(StatusView.OfShards.of(shards, Optional.of(csv)));
             }
         }
 
@@ -314,7 +324,7 @@ final class DifyExec implements Runnable {
     }
 
     @Command(name = "export", mixinStandardHelpOptions = true, sortOptions = false,
-            description = "Write the CSV back with outputs and outcomes added.",
+            description = "Write the input back with outputs and outcomes added.",
             footerHeading = "%nExamples:%n", footer = {"  difyexec export -i data.csv -o results.jsonl out.csv",
                     "  difyexec export -i data.csv -o results.jsonl --failed f.csv",
                     "  difyexec export -i data.csv -o results.jsonl - | less"})
@@ -325,7 +335,8 @@ final class DifyExec implements Runnable {
 
         @Mixin ResultsOption results;
 
-        @Parameters(paramLabel = "FILE.csv", description = "Write this file; - is standard output.")
+        @Parameters(paramLabel = "FILE",
+                description = "Write this .csv or .xlsx file; - is CSV on standard output.")
         Path file;
 
         @Mixin CsvOptions shape;
@@ -353,15 +364,16 @@ final class DifyExec implements Runnable {
             var files = BatchFiles.of(results.file).requireStarted();
             boolean toFile = !file.toString().equals("-");
             var names = new Spreadsheet.OutputNames();
-            try (var source = files.open(input)) {
-                var csv = shape.open(source.path());
+            try (var csv = shape.open(input, files)) {
                 var batch = Batch.peek(files, Optional.of(csv), failed ? List.of() : List.of(names));
                 if (toFile) files.requireTarget(file, batch.inputs(), _ -> force);
+                if (toFile && !file.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|xlsx)"))
+                    throw new Unusable(file + ": must end in .csv or .xlsx");
                 if (!force) batch.refuseStrangers(input);
                 BadLine.note(batch.history().unreadable())
                         .ifPresent(note -> console.err().println("Warning: " + note + "."));
                 var export = new Spreadsheet.OfBatch(batch, csv, names.names, failed,
-                        new Spreadsheet(csv.header().delimiter(), raw));
+                        new Spreadsheet(file, csv.header().delimiter(), raw));
                 if (toFile) AtomicFile.write(file, export::write);
                 else CommandLines.write(standardOutput, export::write);
                 export.report(console.err());
@@ -440,7 +452,7 @@ final class DifyExec implements Runnable {
             if (json) view.json();
             else view.print(all);
             if (csv != null) {
-                var sheet = new Spreadsheet.OfBoth(comparison, new Spreadsheet(',', false));
+                var sheet = new Spreadsheet.OfBoth(comparison, new Spreadsheet(csv, ',', false));
                 AtomicFile.write(csv, sheet::write);
                 sheet.report(console.err());
             }
@@ -476,8 +488,8 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws IOException {
             var files = BatchFiles.of(output);
-            try (var source = files.open(input)) {
-                var batch = Merger.merge(files, shape.open(source.path()), partial, noBom);
+            try (var csv = shape.open(input, files)) {
+                var batch = Merger.merge(files, csv, partial, noBom);
                 var index = batch.index();
                 var merge = batch.history().merge.orElseThrow();
                 console.err().println("Merged " + merge.taken().size() + " of " + Text.count(merge.shards(), "shard")
@@ -515,8 +527,8 @@ final class DifyExec implements Runnable {
         public Integer call() throws Exception {
             setup.check(demo.version);
             var part = rows.shard();
-            try (var source = Csv.Source.of(input.csv)) {
-                var csv = setup.open(source, input.csv).with(part);
+            try (var whole = setup.open(input.csv, Optional.empty())) {
+                var csv = whole.with(part);
                 try (var dify = setup.connect(demo.version, csv.columns(), 1, setup.err())) {
                     int code = report(csv, dify.greet(""), dify);
                     if (code == Exit.OK.code && !json) setup.next().begin(part, setup.out());
@@ -528,9 +540,9 @@ final class DifyExec implements Runnable {
         private int report(Csv csv, ServerInfo server, Connection dify) throws InterruptedException {
             var out = setup.out();
             var form = dify.form(server, csv, input.csv);
-            var inspector = new Inspector(csv.columns(), form);
+            var inspector = new Inspector(csv, form, setup.shape.allowUnmapped);
             var index = csv.check(Optional.of(inspector));
-            var inspection = inspector.inspection(csv.notes());
+            var inspection = inspector.inspection();
             if (json) out.println(Json.MAPPER.valueToTree(inspection).toString());
             else CheckView.print(inspection, server, out);
             var shown = new BitSet();
@@ -987,8 +999,9 @@ final class DifyExec implements Runnable {
             var cells = cells(words);
             var row = batch.rows(one -> one == entry).next();
             var known = form();
-            var problems = known.form().problems(row.with(cells)).stream()
-                    .filter(problem -> cells.containsKey(problem.column())).map(Inspection.Problem::text).toList();
+            var edited = cells.keySet().stream().map(csv()::title).toList();
+            var problems = known.form().problems(row.with(cells), csv()).stream()
+                    .filter(problem -> edited.contains(problem.column())).map(Inspection.Problem::text).toList();
             if (!problems.isEmpty())
                 throw new Unusable("row " + Text.id(row.id()) + ": " + String.join("; ", problems));
             edits.set(row, cells);
@@ -1071,14 +1084,12 @@ final class DifyExec implements Runnable {
             if (!isSame && !force && edits.isUnsaved()) throw new Unusable(edits.count()
                     + " not saved\nhint: 'save CSV' writes a CSV with them, 'open --force' discards them");
             var now = stampsOf(input.stream());
-            read(BatchFiles.of(output), input.map(path -> {
-                try (var source = Csv.Source.of(path)) {
-                    if (!source.temporary()) return shell.setup.open(source, path);
-                    throw new Unusable(path + ": the shell reads the CSV repeatedly\nhint: save it to a file first");
-                } catch (IOException problem) {
-                    throw new Unusable(path + ": " + Text.of(problem));
-                }
-            }));
+            var files = BatchFiles.of(output);
+            if (input.filter(Path.of("-")::equals).isPresent()) throw new Unusable("standard input: the shell reads its "
+                    + "commands from it\nhint: save the CSV to a file first");
+            var before = Optional.ofNullable(batch).flatMap(Batch::csv);
+            read(files, input.map(path -> shell.setup.open(path, Optional.of(files))));
+            before.ifPresent(Csv::close);
             csvStamps = now;
             form = null;
             edits.rebase(isSame ? edits.rows(batch) : List.of());
@@ -1274,7 +1285,7 @@ final class DifyExec implements Runnable {
                 AtomicFile.write(to, out -> {
                     var writer = csv.writer(out);
                     for (var rows = csv.with(this).rows(_ -> true, index); rows.hasNext(); )
-                        writer.write(rows.next().inputs().values());
+                        writer.write(csv.own(rows.next()));
                     writer.flush();
                 });
                 isSaved = true;
@@ -1609,8 +1620,11 @@ final class DifyExec implements Runnable {
             var mode = pace.mode(setup.dify.mode);
             var files = BatchFiles.of(rows.shard().map(part -> part.of(output)).orElse(output));
             if (selection.listed() && files.shard().isEmpty()) files.requireStarted(); // a shard without rows has none
-            try (var source = files.open(input.csv)) {
-                var csv = setup.open(source, input.csv);
+            if (output.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|tsv|xlsx?)"))
+                throw new Unusable(output + ": results are JSON lines, not a spreadsheet\nhint: use -o results.jsonl; "
+                        + "'export' then writes a spreadsheet");
+            files.refuse(input.csv);
+            try (var csv = setup.open(input.csv, Optional.of(files).filter(_ -> !rows.fresh))) {
                 out.makeFolder();
                 try (var dify = setup.connect(demo.version, csv.columns(), pace.concurrency(), setup.err())) {
                     if (dify.demo().isPresent() && view.isEmpty()) dify.err().println("Demo: using a simulated Dify "
@@ -1670,14 +1684,16 @@ final class DifyExec implements Runnable {
             private Form checked(Batch.Wanted wanted, ServerInfo server) throws InterruptedException {
                 var csv = batch.csv().orElseThrow();
                 var form = dify.form(server, csv, work.input.csv);
-                var inspector = new Inspector(csv.columns(), form);
+                var inspector = new Inspector(csv, form, work.setup.shape.allowUnmapped);
                 wanted.all().forEachRemaining(inspector::accept);
-                var inspection = inspector.inspection(csv.notes());
+                var inspection = inspector.inspection();
                 CheckView.problems(inspection, dify.err());
                 if (inspection.isFine()) return form;
                 throw new Unusable(work.input.csv + ": " + Text.count(inspection.faults().size()
                         + inspection.problems().size(), "problem")
-                        + "; nothing was sent\nhint: fix the rows, or use --no-check to send all cells as text");
+                        + "; nothing was sent\nhint: " + (inspection.problems().isEmpty()
+                                ? "use the options above, or --allow-unmapped to continue"
+                                : "fix the rows, or use --no-check to send all cells as text"));
             }
 
             /// Records the start of the call in the log.
@@ -1695,7 +1711,7 @@ final class DifyExec implements Runnable {
                 var terms = new Engine.Terms(dify.judge(), limits, places, policy, new Attempt.Names(setup.dify.user));
                 var sender = new Sender(dify.client().to(server.kind()), form, Optional.ofNullable(work.out.saveFiles));
                 writer.record(SessionEvent.of(batch, dify.access().name(), server.app(), server.version())
-                        .with(asked, policy.mode(), places.places(), setup.dify.queryColumn)
+                        .with(asked, policy.mode(), places.places())
                         .with(String.join(" ", setup.next().words()), wanted.asked().sendsAgain()));
                 return new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender, watcher));
             }
@@ -1859,8 +1875,10 @@ final class DifyExec implements Runnable {
         }
 
         /// @param input the CSV as it was named, by which edits are kept
-        Csv open(Csv.Source source, Path input) {
-            return shape.open(source.path()).with(edits.apply(input));
+        ///
+        /// @param files of a batch whose earlier calls chose how to read it
+        Csv open(Path input, Optional<BatchFiles> files) {
+            return shape.open(input, dify.queryColumn, files).with(edits.apply(input));
         }
 
         /// Connects to the configured server, or to a demo with a variable for each column.
@@ -1891,8 +1909,8 @@ final class DifyExec implements Runnable {
                     description = "Send as ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
             Mode mode;
 
-            @Option(names = "--query-column", paramLabel = "NAME", defaultValue = "query",
-                    description = "Read the question here (default: ${DEFAULT-VALUE}).")
+            @Option(names = "--query-column", paramLabel = "NAME", defaultValue = "",
+                    description = "Read the question here (default: query).")
             String queryColumn;
 
             @Option(names = "--timeout", paramLabel = "SEC", defaultValue = "300",
@@ -2003,7 +2021,7 @@ final class DifyExec implements Runnable {
                 if (parameters.isPresent()) form = Form.of(parameters.get(), csv.columns(), folders,
                         Release.of(server.version()).fillsIn());
             }
-            return server.kind() == AppKind.CHATFLOW ? form.asking(setup.dify.queryColumn, csv.columns()) : form;
+            return server.kind() == AppKind.CHATFLOW ? form.asking(csv.shape().queryColumn(), csv.columns()) : form;
         }
 
         @Override
@@ -2054,9 +2072,25 @@ final class DifyExec implements Runnable {
     }
 
     static final class CsvOptions {
-        @Option(names = "--id-column", paramLabel = "NAME",
-                description = "Take row ids from this column (default: the first).")
+        @Option(names = "--id-column", paramLabel = "NAME", defaultValue = "",
+                description = "Take row ids from this column (default: id); '#' numbers the rows.")
         String idColumn;
+
+        @Option(names = "--map", paramLabel = "COLUMN=VARIABLE",
+                description = "Send this column as that variable; repeatable.")
+        List<String> map = List.of();
+
+        @Option(names = "--var", paramLabel = "VARIABLE=VALUE", hidden = true,
+                description = "Send this value with every row; repeatable.")
+        List<String> vars = List.of();
+
+        @Option(names = "--allow-unmapped", hidden = true,
+                description = "Continue when columns and variables do not match.")
+        boolean allowUnmapped;
+
+        @Option(names = "--sheet", paramLabel = "NAME", defaultValue = "", hidden = true,
+                description = "Read this sheet of an Excel book (default: the first with data).")
+        String sheet;
 
         @Option(names = "--encoding", paramLabel = "NAME",
                 description = "Read the CSV in this encoding (default: UTF-8).")
@@ -2066,8 +2100,31 @@ final class DifyExec implements Runnable {
                 description = "Use this field delimiter; \"tab\" for a tab (default: detected).")
         Character delimiter;
 
-        Csv open(Path path) {
-            return Csv.open(path, new Csv.Shape(idColumn, encoding, delimiter));
+        Csv open(Path input, BatchFiles files) {
+            files.refuse(input);
+            return open(input, "", Optional.of(files));
+        }
+
+        /// Choices of earlier calls hold, too.
+        Csv open(Path input, String queryColumn, Optional<BatchFiles> files) {
+            var typed = new Csv.Shape(idColumn, encoding, delimiter, sheet, queryColumn, pairs("--map", map),
+                    pairs("--var", vars));
+            var csv = Csv.open(input, files.map(known -> typed.after(known.choices(), known.log())).orElse(typed));
+            if (sheet.isEmpty() || !csv.file().sheet().isEmpty()) return csv;
+            csv.close();
+            throw new Unusable("--sheet " + Text.shell(sheet) + ": " + input + " is not an Excel book");
+        }
+
+        /// A column's name may have a `=`, and so may a value.
+        private static Map<String, String> pairs(String option, List<String> typed) {
+            var pairs = new LinkedHashMap<String, String>();
+            for (var pair : typed) {
+                int at = option.equals("--map") ? pair.lastIndexOf('=') : pair.indexOf('=');
+                if (at < 1) throw new Unusable(option + " " + Text.shell(pair) + ": must be NAME=VALUE");
+                if (pairs.put(pair.substring(0, at).strip(), pair.substring(at + 1)) != null)
+                    throw new Unusable(option + " " + Text.shell(pair) + ": given more than once");
+            }
+            return pairs;
         }
     }
 
@@ -2480,7 +2537,7 @@ final class DifyExec implements Runnable {
         static void problems(Inspection inspection, PrintWriter out) {
             inspection.notes().forEach(note -> out.println("Note: " + Text.text(note, 500)));
             inspection.faults().forEach(fault -> out.println("Header: " + Text.text(fault, 500)));
-            Text.some(inspection.problems(), SHOWN, problem -> out.println("line " + problem.line() + ", id "
+            Text.some(inspection.problems(), SHOWN, problem -> out.println(problem.place() + ", id "
                     + Text.id(problem.id()) + ": " + problem.text()),
                     "%s problems (check --json lists all)", out);
         }
@@ -3200,25 +3257,36 @@ final class DifyExec implements Runnable {
         private static final Pattern CONTROLS = Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F]");
         private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?");
 
+        private final Path path;
         private final char delimiter;
         private final boolean raw;
-        private CellWriter cells;
+        private CellWriter cells; // null: a book is written
+        private BookWriter book;
+        private int texts = Integer.MAX_VALUE;
         private long rows = -1, escaped = 0, tooLong = 0; // the first row is the header
 
         /// @param raw whether every cell stays as it is
-        Spreadsheet(char delimiter, boolean raw) {
+        Spreadsheet(Path path, char delimiter, boolean raw) {
+            this.path = path;
             this.delimiter = delimiter;
             this.raw = raw;
         }
 
         private void open(OutputStream out) throws IOException {
-            cells = new CellWriter(Json.utf8(out), delimiter, true, "\r\n");
+            if (path.toString().toLowerCase(Locale.ROOT).endsWith(".xlsx")) book = new BookWriter(out);
+            else cells = new CellWriter(Json.utf8(out), delimiter, true, "\r\n");
         }
 
         private void write(Collection<String> row) throws IOException {
             rows++;
             tooLong += row.stream().filter(cell -> cell.length() > LONGEST_IN_EXCEL).count();
-            cells.write(raw ? row : row.stream().map(this::escaped).toList());
+            if (book != null) book.write(List.copyOf(row), texts);
+            else cells.write(raw ? row : row.stream().map(this::escaped).toList());
+        }
+
+        private void finish() throws IOException {
+            if (book != null) book.finish();
+            else cells.flush();
         }
 
         /// Text that would run as a formula gets a `'`. Of control characters, only tab and line ends stay.
@@ -3265,16 +3333,17 @@ final class DifyExec implements Runnable {
 
             void write(OutputStream out) throws IOException {
                 file.open(out);
+                file.texts = csv.columns().size() + outputs.size();
                 file.write(header());
                 try (var endings = new LineOffsets.RowEnds(batch)) {
                     var rows = batch.rows(entry -> !failed || batch.index().status(entry).isOnRetryList());
                     while (rows.hasNext()) file.write(cells(rows.next(), endings));
                 }
-                file.cells.flush();
+                file.finish();
             }
 
             private Collection<String> header() {
-                var names = new LinkedHashSet<>(csv.columns());
+                var names = new LinkedHashSet<>(csv.titles());
                 for (var name : Stream.concat(outputs.stream().map("output."::concat), ENDING.stream()).toList())
                     while (!names.add(name)) name = "run." + name;
                 return names;
@@ -3313,7 +3382,7 @@ final class DifyExec implements Runnable {
                 head.addAll(List.of("error_first", "error_second"));
                 file.write(head);
                 for (int number = 0; number < both.size(); number++) file.write(cells(both.pair(number)));
-                file.cells.flush();
+                file.finish();
             }
 
             private List<String> cells(Comparison.Pair pair) {
@@ -7538,16 +7607,25 @@ final class DifyExec implements Runnable {
                 throw new Unusable(file + " already exists\nhint: use --force to overwrite it");
         }
 
-        Csv.Source open(Path input) {
-            var source = Csv.Source.of(input);
-            refuse(source.path());
-            return source;
+        /// What earlier calls chose about the input: the last one on these files, else one on shards of the batch.
+        Csv.Shape choices() {
+            var logs = new ArrayList<>(List.of(log));
+            Shards.beside(shard.isEmpty() ? this : of(Shard.whole(results))).forEach(files -> logs.add(files.log));
+            try {
+                for (var known : logs) {
+                    var session = Event.lastSession(known);
+                    if (session.isPresent()) return session.get().choices();
+                }
+                return Csv.Shape.DEFAULT;
+            } catch (IOException problem) {
+                throw new Unusable(log + ": " + Text.of(problem));
+            }
         }
 
         /// Refuses an input that is one of these files: it would be destroyed.
         void refuse(Path input) {
             try {
-                for (var file : all()) if (Files.exists(file) && Files.isSameFile(file, input))
+                for (var file : all()) if (Files.exists(file) && Files.exists(input) && Files.isSameFile(file, input))
                     throw new Unusable(input + " is both input and output\nhint: choose another -o");
             } catch (IOException problem) {
                 throw new Unusable(input + ": " + Text.of(problem));
@@ -7862,8 +7940,8 @@ final class DifyExec implements Runnable {
 
         /// Shards that read the CSV differently would have other ids, and other rows.
         static void requireSameRows(Path log, SessionEvent session, Csv csv) {
-            var then = reading(session.idColumn(), session.encoding(), session.delimiter());
-            var now = reading(csv.columns().get(csv.idColumn()), csv.charset().name(),
+            var then = reading(session.choices().idColumn(), session.encoding(), session.delimiter());
+            var now = reading(csv.shape().idColumn(), csv.charset().name(),
                     String.valueOf(csv.header().delimiter()));
             if (!now.equals(then)) throw new Unusable(log + ": this shard was started with " + then + ", not " + now
                     + "\nhint: use the same options for all shards");
@@ -8390,6 +8468,7 @@ final class DifyExec implements Runnable {
         int FORMAT = 2;
         Pattern BEGINNING = Pattern.compile("""
                 \\{"event":"(?:session|torn|end)","t":"\\d{4}-""");
+        byte[] SESSION = "{\"event\":\"session\"".getBytes(UTF_8);
         ObjectReader READER = reader();
 
         private static ObjectReader reader() {
@@ -8417,6 +8496,17 @@ final class DifyExec implements Runnable {
             return Set.of("", "attempt", "session", "merge").contains(kind);
         }
 
+        /// The last call on a batch. Lines of other events are not parsed.
+        static Optional<SessionEvent> lastSession(Path log) throws IOException {
+            Optional<SessionEvent> last = Optional.empty();
+            try (var lines = new Lines(log)) {
+                while (lines.next())
+                    if (lines.startsWith(SESSION) && lines.<Event>read(READER).orElse(null) instanceof SessionEvent session)
+                        last = Optional.of(session);
+            }
+            return last;
+        }
+
         /// Empty: the line is not an event.
         static Optional<Event> read(byte[] line) {
             return Lines.read(READER, line, 0, line.length);
@@ -8441,33 +8531,36 @@ final class DifyExec implements Runnable {
         /// A call started to work on the batch, or changed its mode. `input` is relative to the folder of the results;
         /// `auto`: the tool chose the mode. `options` is for people only.
         record SessionEvent(Instant t, int format, String tool, String baseUrl, String app, String server, Mode mode,
-                boolean auto, int concurrency, String input, String idColumn, String encoding, String delimiter,
-                String queryColumn, String shard, String options, @JsonInclude(JsonInclude.Include.NON_DEFAULT)
-                boolean again) implements Event {
+                boolean auto, int concurrency, String input, String encoding, String delimiter,
+                Csv.Shape choices, String shard, String options,
+                @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean again) implements Event {
+            public SessionEvent {
+                if (choices == null) choices = Csv.Shape.DEFAULT;
+            }
+
             static SessionEvent of(Batch batch, String baseUrl, String app, String server) {
                 var csv = batch.csv().orElseThrow();
                 return new SessionEvent(Instant.now(), FORMAT, "difyexec " + VERSION, baseUrl, app, server, null, false,
                         0, relative(csv.path(), batch.files().results()),
-                        csv.columns().get(csv.idColumn()), csv.charset().name(),
-                        String.valueOf(csv.header().delimiter()), "",
+                        csv.charset().name(), String.valueOf(csv.header().delimiter()), csv.shape(),
                         batch.files().shard().map(Shard::toString).orElse(""), "", false);
             }
 
             /// @param asked if this is *auto*, a later call of *auto* continues in the same mode
-            SessionEvent with(Mode asked, Mode mode, int concurrency, String queryColumn) {
+            SessionEvent with(Mode asked, Mode mode, int concurrency) {
                 return new SessionEvent(t, format, tool, baseUrl, app, server, mode, asked == Mode.AUTO, concurrency,
-                        input, idColumn, encoding, delimiter, queryColumn, shard, options, again);
+                        input, encoding, delimiter, choices, shard, options, again);
             }
 
             SessionEvent with(Instant t, Mode mode) {
-                return new SessionEvent(t, format, tool, baseUrl, app, server, mode, auto, concurrency, input,
-                        idColumn, encoding, delimiter, queryColumn, shard, options, again);
+                return new SessionEvent(t, format, tool, baseUrl, app, server, mode, auto, concurrency, input, encoding,
+                        delimiter, choices, shard, options, again);
             }
 
             /// @param again as [Batch.Selection#sendsAgain]
             SessionEvent with(String options, boolean again) {
-                return new SessionEvent(t, format, tool, baseUrl, app, server, mode, auto, concurrency, input,
-                        idColumn, encoding, delimiter, queryColumn, shard, options, again);
+                return new SessionEvent(t, format, tool, baseUrl, app, server, mode, auto, concurrency, input, encoding,
+                        delimiter, choices, shard, options, again);
             }
 
             private static String relative(Path input, Path results) {
@@ -8686,6 +8779,11 @@ final class DifyExec implements Runnable {
             return Arrays.copyOfRange(page, start, end);
         }
 
+        boolean startsWith(byte[] beginning) {
+            return end - start >= beginning.length
+                    && Arrays.equals(page, start, start + beginning.length, beginning, 0, beginning.length);
+        }
+
         void copyTo(OutputStream out) throws IOException {
             out.write(page, start, end - start);
             out.write('\n');
@@ -8729,82 +8827,187 @@ final class DifyExec implements Runnable {
 
     // ── Input ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// A CSV file (RFC 4180), streamed as often as needed. Opening it reads the header, [#check] reads all of it.
+    /// A table, streamed as often as needed: a CSV (RFC 4180), or a book or JSON lines by way of a copy in that form.
+    /// Opening it reads the header, [#check] reads all of it.
     ///
-    /// @param idColumn the place of the ids among the columns that have a name
+    /// @param columns  the names of a row's inputs: those of the file as `--map` renames them, then those of `--var`;
+    ///                 `#` comes first if the rows are numbered
+    /// @param idColumn the place of the ids among them
     /// @param edits    applied to each row that is handed out
     /// @param shard    the only rows that are handed out; empty: all
-    record Csv(TextFile file, Header header, int idColumn, UnaryOperator<Row> edits, Optional<Shard> shard) {
-        private static final int SHOWN = 20;
+    record Csv(TextFile file, Header header, Shape shape, List<String> columns, int idColumn,
+            UnaryOperator<Row> edits, Optional<Shard> shard) implements AutoCloseable {
+        private static final int SHOWN = 20, SEARCHED = 100_000;
+        private static final String NUMBERS = "#";
         private static final Pattern OTHER_DELIMITER = Pattern.compile("id ?([|:^~¦]).*");
 
-        /// How to read the file, as far as the user says so; null where the file decides.
+        /// What the user chose about the input; empty or null where the file decides.
         ///
-        /// @param idColumn  null: the first column, which must be named `id`
-        /// @param encoding  null: by the byte order mark, else UTF-8
-        /// @param delimiter null: by a first line `sep=;`, else by the header
-        record Shape(String idColumn, Charset encoding, Character delimiter) {
-            static final Shape DEFAULT = new Shape(null, null, null);
+        /// @param map  the variables of columns that have another name
+        /// @param vars the value of a variable for all rows
+        @JsonInclude(JsonInclude.Include.NON_EMPTY)
+        record Shape(String idColumn, Charset encoding, Character delimiter, String sheet, String queryColumn,
+                Map<String, String> map, Map<String, String> vars) {
+            static final Shape DEFAULT = new Shape("", null, null);
+
+            Shape {
+                idColumn = Objects.requireNonNullElse(idColumn, "");
+                map = map == null ? Map.of() : map;
+                vars = vars == null ? Map.of() : vars;
+            }
+
+            Shape(String idColumn, Charset encoding, Character delimiter) {
+                this(idColumn, encoding, delimiter, "", "", null, null);
+            }
+
+            /// Adds the choices of earlier calls, and refuses to contradict them. Only `--map` and `--var` can be
+            /// replaced, name by name: the rows then count as changed.
+            Shape after(Shape before, Path log) {
+                return new Shape(one("--id-column", idColumn, before.idColumn, log),
+                        one("--encoding", encoding, before.encoding, log),
+                        one("--delimiter", delimiter, before.delimiter, log),
+                        one("--sheet", sheet, before.sheet, log),
+                        one("--query-column", queryColumn, before.queryColumn, log),
+                        both(before.map, map), both(before.vars, vars));
+            }
+
+            private static <T> T one(String option, T now, T before, Path log) {
+                if (before == null || before.equals("")) return now;
+                if (now == null || now.equals("") || now.toString().equalsIgnoreCase(before.toString())) return before;
+                throw new Unusable(log + ": this batch was started with " + option + " "
+                        + Text.shell(before.toString()) + ", not " + Text.shell(now.toString())
+                        + "\nhint: leave out " + option + ", or choose another -o");
+            }
+
+            private static Map<String, String> both(Map<String, String> before, Map<String, String> now) {
+                var both = new LinkedHashMap<>(before);
+                both.putAll(now);
+                return both;
+            }
         }
 
-        static Csv open(Path path, Shape shape) {
+        static Csv open(Path input, Shape shape) {
+            var folder = new PrivateFolder();
             try {
-                var file = TextFile.of(path, Optional.ofNullable(shape.encoding()));
-                var header = Header.of(file, Optional.ofNullable(shape.delimiter()));
-                int id = idColumn(file, header, shape.idColumn());
-                return new Csv(file, header, id, UnaryOperator.identity(), Optional.empty());
+                var file = TextFile.of(input, shape, folder);
+                return of(file, Header.of(file, Optional.ofNullable(shape.delimiter)), shape);
             } catch (IOException problem) {
-                throw new Unusable(path + ": " + Text.of(problem));
+                folder.close();
+                throw new Unusable(TextFile.name(input) + ": " + Text.of(problem));
+            } catch (RuntimeException problem) {
+                folder.close();
+                throw problem;
             }
         }
 
-        private static int idColumn(TextFile file, Header header, String name) {
+        private static Csv of(TextFile file, Header header, Shape shape) {
+            var titles = header.columns();
+            refuseTwice(file, header, titles, "duplicate column ", "");
+            int id = idColumn(file, header, shape.idColumn);
+            for (var column : shape.map.keySet()) if (!titles.contains(column))
+                throw noColumn(file, header, "--map " + Text.shell(column + "=" + shape.map.get(column)) + ": ", column);
+            var columns = Stream.of(Stream.of(NUMBERS).filter(_ -> id < 0),
+                    titles.stream().map(title -> shape.map.getOrDefault(title, title)),
+                    shape.vars.keySet().stream()).flatMap(part -> part).toList();
+            refuseTwice(file, header, columns, "two values for ", "\nhint: check --map and --var");
+            var chosen = new Shape(id < 0 ? NUMBERS : titles.get(id), shape.encoding, shape.delimiter, file.sheet(),
+                    shape.queryColumn.isEmpty() ? "query" : shape.queryColumn, shape.map, shape.vars);
+            return new Csv(file, header, chosen, columns, Math.max(id, 0), UnaryOperator.identity(), Optional.empty());
+        }
+
+        private static void refuseTwice(TextFile file, Header header, List<String> names, String what, String hint) {
+            for (var name : names) if (Collections.frequency(names, name) > 1)
+                throw file.unusable(header.line(), what + Text.quoted(name) + hint);
+        }
+
+        /// The place of the ids, or -1 to number the rows. Case counts only if it is needed to tell columns apart.
+        private static int idColumn(TextFile file, Header header, String chosen) {
             var columns = header.columns();
-            var first = columns.getFirst();
-            for (var column : columns)
-                if (Collections.frequency(columns, column) > 1)
-                    throw file.unusable(header.line(), "duplicate column " + Text.quoted(column));
-            if (name == null && !first.equals("id")) {
-                var other = OTHER_DELIMITER.matcher(first);
-                throw file.unusable(header.line(), "the first column is " + Text.quoted(first) + ", not \"id\"\nhint: "
-                        + (columns.size() == 1 && other.matches() ? "use --delimiter '" + other.group(1) + "'"
-                        : "use --id-column NAME if another column holds the ids"));
+            var name = chosen.isEmpty() ? "id" : chosen;
+            var found = columns.contains(name) ? List.of(name)
+                    : columns.stream().filter(name::equalsIgnoreCase).toList();
+            if (found.size() == 1) return columns.indexOf(found.getFirst());
+            if (name.equals(NUMBERS)) return -1;
+            if (!name.equalsIgnoreCase("id")) throw noColumn(file, header, "", name);
+            var other = OTHER_DELIMITER.matcher(columns.getFirst());
+            throw file.unusable(header.line(), (found.isEmpty() ? "no column \"id\"" : "more than one column \"id\"")
+                    + "\nhint: use " + (columns.size() == 1 && other.matches() ? "--delimiter '" + other.group(1) + "'"
+                    : unique(file, header).limit(5).map(column -> "--id-column " + Text.shell(column) + ", ")
+                            .collect(joining()) + "or --id-column '#' to number the rows"));
+        }
+
+        /// The columns whose values differ in all rows, or in the first of many.
+        private static Stream<String> unique(TextFile file, Header header) {
+            var values = new TreeMap<Integer, Set<String>>();
+            for (int place = 0; place < header.names().size(); place++)
+                if (!header.names().get(place).isEmpty()) values.put(place, new HashSet<>());
+            try (var records = header.records(file)) {
+                records.nextFilled(); // the names
+                for (int row = 0; row < SEARCHED; row++) {
+                    var cells = records.nextFilled();
+                    if (cells == null) break;
+                    values.entrySet().removeIf(column -> column.getKey() >= cells.size()
+                            || cells.get(column.getKey()).isBlank()
+                            || !column.getValue().add(cells.get(column.getKey()).strip()));
+                }
+            } catch (IOException _) {
+                return Stream.empty(); // a proposal is not worth another error
             }
-            if (name != null && !columns.contains(name))
-                throw file.unusable(header.line(), "no column " + Text.quoted(name) + "\nhint: the columns are "
-                        + Text.text(String.join(", ", columns), 300));
-            return name == null ? 0 : columns.indexOf(name);
+            return values.keySet().stream().map(header.names()::get);
+        }
+
+        private static Unusable noColumn(TextFile file, Header header, String option, String name) {
+            return file.unusable(header.line(), option + "no column " + Text.quoted(name) + "\nhint: the columns are "
+                    + Text.text(String.join(", ", header.columns()), 300));
         }
 
         /// Applies these edits to the rows as they are read.
         Csv with(UnaryOperator<Row> edits) {
-            return new Csv(file, header, idColumn, edits, shard);
+            return new Csv(file, header, shape, columns, idColumn, edits, shard);
         }
 
         /// Reads only the rows of a shard.
         Csv with(Optional<Shard> shard) {
-            return new Csv(file, header, idColumn, edits, shard);
+            return new Csv(file, header, shape, columns, idColumn, edits, shard);
         }
 
+        /// The input as it was named.
         Path path() {
-            return file.path();
+            return file.input();
         }
 
         Charset charset() {
             return file.charset();
         }
 
-        /// Those that have a name.
-        List<String> columns() {
-            return header.columns();
+        boolean isId(String column) {
+            return columns.get(idColumn).equals(column);
         }
 
-        boolean isId(String column) {
-            return columns().get(idColumn).equals(column);
+        private boolean isNumbered() {
+            return columns.size() > header.columns().size() + shape.vars.size();
+        }
+
+        /// Each column's name in the file.
+        List<String> titles() {
+            return Stream.of(columns.stream().limit(isNumbered() ? 1 : 0), header.columns().stream(),
+                    shape.vars.keySet().stream()).flatMap(part -> part).toList();
+        }
+
+        String title(String column) {
+            return titles().get(columns.indexOf(column));
+        }
+
+        /// `line 7`, in a book `Sheet1!C7`
+        String where(long line, String column) {
+            return file.where(line, header.names().indexOf(title(column)));
         }
 
         List<String> notes() {
-            return header.notes();
+            var notes = new ArrayList<>(header.notes());
+            if (!file.note().isEmpty()) notes.add(file.note());
+            if (isNumbered()) notes.add("rows are numbered: inserting or removing rows later changes the ids behind them");
+            return notes;
         }
 
         /// Reads every row once and indexes its id and its hash. All problems are reported together.
@@ -8815,34 +9018,28 @@ final class DifyExec implements Runnable {
         /// @param inspector also checks each row's cells
         Index check(Optional<Inspector> inspector) {
             var index = new Index();
-            var problems = new LinkedHashMap<Long, String>();
-            long count = 0;
+            var problems = new Problems(file);
             try (var rows = new Cursor()) {
                 for (var all = rows.next(); all != null; all = rows.next()) {
                     var problem = problem(all);
                     if (problem.isEmpty()) {
-                        var cells = header.named(all);
+                        var cells = rows.cells(all);
                         var id = cells.get(idColumn);
                         long hash = rows.hashes.number(cells);
                         int row = index.size(), entry = index.add(id, rows.line(), hash);
                         if (entry < row)
-                            problem = Optional.of("duplicate id " + Text.quoted(id) + " (first seen on line "
-                                    + index.line(entry) + ")");
+                            problem = Optional.of("duplicate id " + Text.quoted(id) + " (first seen on "
+                                    + file.where(index.line(entry), 0) + ")");
                         else if (inspector.isPresent())
                             inspector.get().accept(new Row(row, rows.line(), id, inputs(cells), hash, false));
                     }
-                    if (problem.isPresent() && count++ < SHOWN) problems.put(rows.line(), problem.get());
+                    problem.ifPresent(text -> problems.add(rows.line(), 0, text));
                 }
                 index.endOfRows(rows.ofOtherShards);
             }
-            if (count == 0 && index.size() + index.ofOtherShards() > 0) return index;
-            if (count == 0) throw new Unusable(path() + ": no rows below the header");
-            if (count == 1) throw file.unusable(problems.firstEntry().getKey(), problems.firstEntry().getValue());
-            var lines = new StringJoiner("\n  ");
-            lines.add(path() + ": " + count + " problems");
-            problems.forEach((line, problem) -> lines.add("line " + line + ": " + problem));
-            if (count > SHOWN) lines.add("… and " + (count - SHOWN) + " more");
-            throw new Unusable(lines.toString());
+            problems.refuse();
+            if (index.size() + index.ofOtherShards() == 0) throw new Unusable(file.name() + ": no rows below the header");
+            return index;
         }
 
         private Optional<String> problem(List<String> all) {
@@ -8853,9 +9050,8 @@ final class DifyExec implements Runnable {
                 if (header.names().get(place).isEmpty() && !all.get(place).isBlank())
                     return Optional.of("column " + (place + 1) + " has no name, but contains "
                             + Text.quoted(all.get(place)));
-            var id = header.named(all).get(idColumn);
+            var id = isNumbered() ? NUMBERS : header.named(all).get(idColumn);
             if (id.isEmpty()) return Optional.of("blank id");
-            if (Secret.current().isIn(id)) return Optional.of("id contains the API key"); // masked in files
             if (id.chars().anyMatch(Character::isISOControl))
                 return Optional.of("the id " + Text.quoted(id) + " contains a control character or a line break");
             // the decoder of UTF-8 refuses half of a surrogate pair, some others do not
@@ -8891,25 +9087,22 @@ final class DifyExec implements Runnable {
             @Override
             public boolean tryAdvance(Consumer<? super Row> use) {
                 for (; index < end; index++) {
-                    var cells = cursor.next();
-                    if (cells == null && index < checked.rows()) throw changed();
-                    if (cells == null) break;
+                    var all = cursor.next();
+                    if (all == null && index < checked.rows()) throw changed();
+                    if (all == null) break;
                     if (!wanted.test(index)) continue;
-                    use.accept(edits.apply(row(cells)));
+                    if (index >= checked.rows() || !header.fits(all)) throw changed();
+                    var cells = cursor.cells(all);
+                    long hash = cursor.hashes.number(cells);
+                    if (checked.cells(index) != hash) throw changed();
+                    use.accept(edits.apply(new Row(index, cursor.line(), cells.get(idColumn), inputs(cells), hash,
+                            false)));
                     if (++index == end) cursor.close(); // a caller that wants one row does not ask for another
                     return true;
                 }
                 end = 0;
                 cursor.close();
                 return false;
-            }
-
-            private Row row(List<String> all) {
-                if (index >= checked.rows() || !header.fits(all)) throw changed();
-                var cells = header.named(all);
-                long hash = cursor.hashes.number(cells);
-                if (checked.cells(index) != hash) throw changed();
-                return new Row(index, cursor.line(), cells.get(idColumn), inputs(cells), hash, false);
             }
 
             private Unusable changed() {
@@ -8920,16 +9113,16 @@ final class DifyExec implements Runnable {
 
         private Map<String, String> inputs(List<String> cells) {
             var inputs = LinkedHashMap.<String, String>newLinkedHashMap(cells.size());
-            for (int i = 0; i < cells.size(); i++) inputs.put(columns().get(i), cells.get(i));
+            for (int i = 0; i < cells.size(); i++) inputs.put(columns.get(i), cells.get(i));
             return inputs;
         }
 
         /// A position in the file, behind the header.
         private final class Cursor implements AutoCloseable {
             private final Records records;
-            private final int idPlace = header.names().indexOf(columns().get(idColumn));
-            final Cells hashes = new Cells(columns());
-            int ofOtherShards = 0;
+            private final int idPlace = isNumbered() ? -1 : header.names().indexOf(header.columns().get(idColumn));
+            final Cells hashes = new Cells(columns);
+            int number = 0, ofOtherShards = 0;
 
             Cursor() {
                 try {
@@ -8937,15 +9130,16 @@ final class DifyExec implements Runnable {
                 } catch (IOException problem) {
                     throw file.unreadable(problem, 1);
                 }
-                if (record() == null) throw new Unusable(path() + ": empty");
+                if (record() == null) throw new Unusable(file.name() + ": empty");
             }
 
             /// The next row's cells, also those of columns without a name; null at the end. A row without an id
             /// belongs to every shard, so that each reports it.
             List<String> next() {
-                for (var cells = record(); cells != null; cells = record()) {
-                    var id = idPlace < cells.size() ? cells.get(idPlace) : "";
-                    if (shard.isEmpty() || id.isEmpty() || shard.get().holds(id)) return cells;
+                for (var all = record(); all != null; all = record()) {
+                    number++;
+                    var id = idPlace < 0 ? Integer.toString(number) : idPlace < all.size() ? all.get(idPlace) : "";
+                    if (shard.isEmpty() || id.isEmpty() || shard.get().holds(id)) return all;
                     ofOtherShards++;
                 }
                 return null;
@@ -8953,12 +9147,23 @@ final class DifyExec implements Runnable {
 
             private List<String> record() {
                 try {
-                    var cells = records.nextFilled();
-                    if (cells != null && idPlace < cells.size()) cells.set(idPlace, cells.get(idPlace).strip());
-                    return cells;
+                    var all = records.nextFilled();
+                    if (all != null && idPlace >= 0 && idPlace < all.size()) all.set(idPlace, all.get(idPlace).strip());
+                    return all;
                 } catch (IOException problem) {
                     throw file.unreadable(problem, line());
                 }
+            }
+
+            /// The cells of a row in the order of [Csv#columns].
+            List<String> cells(List<String> all) {
+                var named = header.named(all);
+                if (named.size() == columns.size()) return named;
+                var cells = new ArrayList<String>(columns.size());
+                if (idPlace < 0) cells.add(Integer.toString(number));
+                cells.addAll(named);
+                cells.addAll(shape.vars.values());
+                return cells;
             }
 
             long line() {
@@ -8976,40 +9181,19 @@ final class DifyExec implements Runnable {
             var text = new OutputStreamWriter(to, charset().newEncoder());
             text.write(header.prefix());
             var out = new CellWriter(text, header.delimiter(), false, header.lineEnd());
-            out.write(columns());
+            out.write(header.columns());
             return out;
         }
 
-        /// The input as a regular file. Anything else (`-`, a pipe) is copied to a temporary file first.
-        record Source(Path path, boolean temporary) implements AutoCloseable {
-            static Source of(Path input) {
-                try {
-                    boolean isStandardInput = input.toString().equals("-");
-                    if (!isStandardInput) {
-                        if (!Files.exists(input)) throw new Unusable(input + ": no such file");
-                        if (Files.isDirectory(input)) throw new Unusable(input + ": is a folder, not a CSV file");
-                        if (!Files.isReadable(input)) throw new Unusable(input + ": permission denied");
-                        if (Files.isRegularFile(input)) return new Source(input, false);
-                    }
-                    var copy = new Source(Files.createTempFile("difyexec", ".csv"), true);
-                    try (var in = isStandardInput ? System.in : Files.newInputStream(input)) {
-                        Files.copy(in, copy.path, StandardCopyOption.REPLACE_EXISTING);
-                        return copy;
-                    } catch (IOException problem) {
-                        copy.close();
-                        throw problem;
-                    }
-                } catch (IOException problem) {
-                    throw new Unusable(input + ": cannot copy to " + System.getProperty("java.io.tmpdir") + " ("
-                            + Text.of(problem) + ")\nhint: pass the CSV as a file, or choose another folder with "
-                            + "JDK_JAVA_OPTIONS=-Djava.io.tmpdir=FOLDER");
-                }
-            }
+        /// The cells of a row that the file has.
+        List<String> own(Row row) {
+            return row.inputs().values().stream().skip(isNumbered() ? 1 : 0).limit(header.columns().size()).toList();
+        }
 
-            @Override
-            public void close() throws IOException {
-                if (temporary) Files.deleteIfExists(path);
-            }
+        /// Deletes the copy, if there is one.
+        @Override
+        public void close() {
+            file.folder().close();
         }
 
         /// The layout of a CSV.
@@ -9027,18 +9211,21 @@ final class DifyExec implements Runnable {
             /// Uses the delimiter that is given or in the line `sep=;`, else the one of comma, semicolon and tab that
             /// gives the most columns. A delimiter that contradicts the quotes is out: no text follows `"id"`.
             static Header of(TextFile file, Optional<Character> given) throws IOException {
-                var prefix = PREFIX.matcher(file.start(64));
+                var prefix = PREFIX.matcher(file.start());
                 prefix.lookingAt();
-                var named = Optional.ofNullable(prefix.group(3)).map(sep -> sep.charAt(0));
+                var named = file.isCopy() ? Optional.of(',')
+                        : given.or(() -> Optional.ofNullable(prefix.group(3)).map(sep -> sep.charAt(0)));
                 Header best = null;
                 IOException fault = null;
-                for (char delimiter : given.or(() -> named).map(List::of).orElse(List.of(',', ';', '\t'))) {
+                for (char delimiter : named.map(List::of).orElse(List.of(',', ';', '\t'))) {
                     var header = new Header(prefix.group(), delimiter, 0, "", List.of(), List.of());
                     try (var records = header.records(file)) {
                         var cells = records.nextFilled();
-                        if (cells == null) throw new Unusable(file.path() + ": empty, no header");
-                        header = header.with(records, cells);
-                        if (best == null || header.names.size() > best.names.size()) best = header;
+                        if (cells == null) throw new Unusable(file.name() + ": empty, no header");
+                        var names = cells.stream().map(String::strip).toList();
+                        if (best == null || names.size() > best.names.size())
+                            best = new Header(prefix.group(), delimiter, records.line(), records.lineEnd(), names,
+                                    names.stream().filter(name -> !name.isEmpty()).toList());
                     } catch (IOException problem) {
                         fault = problem;
                     }
@@ -9047,17 +9234,12 @@ final class DifyExec implements Runnable {
                 return best;
             }
 
-            private Header with(Records records, List<String> cells) {
-                var names = cells.stream().map(String::strip).toList();
-                return new Header(prefix, delimiter, records.line(), records.lineEnd(), names,
-                        names.stream().filter(name -> !name.isEmpty()).toList());
-            }
-
-            /// The file's records, the column names first.
+            /// The file's records, the column names first. Those of a copy have the numbers of the original.
             Records records(TextFile file) throws IOException {
                 var reader = file.reader();
                 reader.skip(prefix.length());
-                return new Records(reader, delimiter, hasDelimiterLine() ? 2 : 1);
+                boolean isJson = file.isCopy() && file.sheet().isEmpty(); // which has no line of names
+                return new Records(reader, delimiter, hasDelimiterLine() ? 2 : isJson ? 0 : 1, file.isCopy());
             }
 
             private boolean hasDelimiterLine() {
@@ -9091,27 +9273,100 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A text file and its encoding.
-    record TextFile(Path path, Charset charset) {
-        /// The first bytes of zip (so xlsx, ods and numbers), xls, gzip, PNG, JPEG, PDF and Parquet, in hexadecimal.
-        private static final List<String> BINARY = List.of("504b0304", "d0cf11e0", "1f8b", "89504e47", "ffd8ff",
-                "25504446", "50415231");
+    /// The problems of an input's rows, each with its place.
+    static final class Problems {
+        private static final int SHOWN = 20;
 
-        static TextFile of(Path path, Optional<Charset> given) throws IOException {
-            var start = start(path, 4096);
-            var magic = HexFormat.of().formatHex(start, 0, Math.min(4, start.length));
-            if (BINARY.stream().anyMatch(magic::startsWith))
-                throw new Unusable(path + ": is a spreadsheet, an archive or another binary file, not a CSV"
-                        + "\nhint: export it as CSV in UTF-8");
-            var file = new TextFile(path, given.orElse(magic.startsWith("fffe") ? StandardCharsets.UTF_16LE
-                    : magic.startsWith("feff") ? StandardCharsets.UTF_16BE : UTF_8));
-            if (file.charset.equals(UTF_8)) file.refuseUtf16(start);
-            return file;
+        private final TextFile file;
+        private final List<String> shown = new ArrayList<>();
+        private Unusable only;
+        private long count = 0;
+
+        Problems(TextFile file) {
+            this.file = file;
         }
 
-        private static byte[] start(Path path, int most) throws IOException {
+        void add(long line, int column, String problem) {
+            if (count++ == 0) only = file.unusable(line, column, problem);
+            if (count <= SHOWN) shown.add("\n  " + file.where(line, column) + ": " + problem);
+        }
+
+        void refuse() {
+            if (count == 1) throw only;
+            if (count > 1) throw new Unusable(file.name() + ": " + count + " problems" + String.join("", shown)
+                    + (count > SHOWN ? "\n  … and " + (count - SHOWN) + " more" : ""));
+        }
+    }
+
+    /// The text that is read for an input: itself, or a copy that only this user can read.
+    ///
+    /// @param input  as it was named; `-` is standard input
+    /// @param path   the file that is read
+    /// @param isCopy it is CSV made of a book or of JSON lines; each record has the number of its original
+    /// @param sheet  of a book, else empty
+    /// @param note   on the choice of the sheet, or empty
+    record TextFile(Path input, Path path, Charset charset, boolean isCopy, String sheet, String note,
+            PrivateFolder folder) {
+        /// The first bytes of gzip, PNG, JPEG, PDF and Parquet, in hexadecimal.
+        private static final List<String> BINARY = List.of("1f8b", "89504e47", "ffd8ff", "25504446", "50415231");
+        private static final String ZIP = "504b0304", OLE = "d0cf11e0";
+        private static final Pattern JSON = Pattern.compile("\uFEFF?\\s*(\\[\\s*)?\\{\\s*[\"}]");
+
+        static TextFile of(Path input, Csv.Shape shape, PrivateFolder folder) throws IOException {
+            PrivateFolder.removeAbandoned();
+            boolean isStandardInput = input.toString().equals("-");
+            if (!isStandardInput && !Files.exists(input)) throw new Unusable(input + ": no such file");
+            if (!isStandardInput && Files.isDirectory(input)) throw new Unusable(input + ": is a folder, not a file");
+            if (!isStandardInput && !Files.isReadable(input)) throw new Unusable(input + ": permission denied");
+            var path = input;
+            if (isStandardInput || !Files.isRegularFile(input))
+                try (var in = isStandardInput ? System.in : Files.newInputStream(input)) {
+                    path = folder.file(in::transferTo);
+                }
+            var file = new TextFile(input, path, UTF_8, false, "", "", folder);
+            var start = file.bytes();
+            var magic = HexFormat.of().formatHex(start, 0, Math.min(4, start.length));
+            if (magic.startsWith(ZIP)) return Book.copy(file, shape.sheet());
+            if (magic.startsWith(OLE)) throw new Unusable(file.name()
+                    + ": is an old Excel file (.xls), or has a password\nhint: save it as .xlsx without a password");
+            if (BINARY.stream().anyMatch(magic::startsWith)) throw new Unusable(file.name()
+                    + ": is a binary file\nhint: export it as CSV, Excel (.xlsx) or JSON lines");
+            file = new TextFile(input, path, shape.encoding() != null ? shape.encoding()
+                    : magic.startsWith("fffe") ? StandardCharsets.UTF_16LE
+                    : magic.startsWith("feff") ? StandardCharsets.UTF_16BE : UTF_8, false, "", "", folder);
+            if (file.charset.equals(UTF_8)) file.refuseUtf16(start);
+            boolean isJson = JSON.matcher(file.start()).lookingAt()
+                    || input.toString().toLowerCase(Locale.ROOT).matches(".*\\.(jsonl|ndjson)");
+            return isJson ? JsonRows.copy(file) : file;
+        }
+
+        /// This text as CSV.
+        ///
+        /// @param rows writes it
+        TextFile copied(String sheet, String note, Rows rows) throws IOException {
+            var copy = folder.file(out -> {
+                var cells = new CellWriter(new OutputStreamWriter(out, UTF_8), ',', true, "\n");
+                rows.write(cells);
+                cells.flush();
+            });
+            return new TextFile(input, copy, UTF_8, true, sheet, note, folder);
+        }
+
+        interface Rows {
+            void write(CellWriter out) throws IOException;
+        }
+
+        String name() {
+            return name(input);
+        }
+
+        static String name(Path input) {
+            return input.toString().equals("-") ? "standard input" : input.toString();
+        }
+
+        private byte[] bytes() throws IOException {
             try (var in = Files.newInputStream(path)) {
-                return in.readNBytes(most);
+                return in.readNBytes(4096);
             }
         }
 
@@ -9123,9 +9378,9 @@ final class DifyExec implements Runnable {
                             + (i % 2 == 0 ? "UTF-16BE" : "UTF-16LE") + ", or save the file as UTF-8");
         }
 
-        /// The beginning of the text, of so many bytes.
-        String start(int most) throws IOException {
-            return new String(start(path, most), charset);
+        /// The beginning of the text.
+        String start() throws IOException {
+            return new String(bytes(), charset);
         }
 
         /// From the start, with its byte order mark. Bytes that the encoding does not allow are an error.
@@ -9134,9 +9389,22 @@ final class DifyExec implements Runnable {
                     .onMalformedInput(CodingErrorAction.REPORT).onUnmappableCharacter(CodingErrorAction.REPORT));
         }
 
+        /// `line 7`, in a book `Sheet1!C7`
+        String where(long line, int column) {
+            if (sheet.isEmpty()) return "line " + line;
+            var letters = new StringBuilder();
+            for (int rest = Math.max(column, 0); rest >= 0; rest = rest / 26 - 1) letters.append((char) ('A' + rest % 26));
+            return (sheet.matches("\\w+") ? sheet : "'" + sheet + "'") + "!" + letters.reverse() + line;
+        }
+
         /// `data.csv:7: duplicate id "r-3"`
         Unusable unusable(long line, String problem) {
-            return new Unusable(path + ":" + line + ": " + problem);
+            return unusable(line, 0, problem);
+        }
+
+        /// `book.xlsx: Sheet1!C7: error value #N/A`
+        Unusable unusable(long line, int column, String problem) {
+            return new Unusable(name() + (sheet.isEmpty() ? ":" + line : ": " + where(line, column)) + ": " + problem);
         }
 
         /// @param line where the problem is, unless it is one of the encoding
@@ -9171,6 +9439,200 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Reads JSON lines: an object on each. The columns are the names that any of them has.
+    static final class JsonRows {
+        private static final ObjectReader OBJECT = Json.MAPPER.reader()
+                .with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS);
+
+        static TextFile copy(TextFile file) throws IOException {
+            var columns = new LinkedHashSet<String>();
+            read(file, columns, null);
+            return file.copied("", "", out -> {
+                out.write(columns);
+                read(file, columns, out);
+            });
+        }
+
+        /// @param out null: the columns are collected
+        private static void read(TextFile file, Set<String> columns, CellWriter out) throws IOException {
+            var problems = new Problems(file);
+            try (var lines = new LineNumberReader(file.reader())) {
+                for (var line = lines.readLine(); line != null; line = lines.readLine()) {
+                    var text = line.startsWith("\uFEFF") ? line.substring(1) : line;
+                    var object = text.isBlank() ? Json.MAPPER.createObjectNode() : parsed(text);
+                    if (!object.isObject()) problems.add(lines.getLineNumber(), 0, "not a JSON object on one line"
+                            + (text.startsWith("[") ? "\nhint: jq -c '.[]' makes such lines of an array" : ""));
+                    else if (out == null) object.fieldNames().forEachRemaining(columns::add);
+                    else out.write(object.isEmpty() ? List.of()
+                            : columns.stream().map(name -> text(object.path(name))).toList());
+                }
+            } catch (CharacterCodingException problem) {
+                throw file.unreadable(problem, 1);
+            }
+            problems.refuse();
+        }
+
+        private static JsonNode parsed(String line) {
+            try {
+                var node = OBJECT.readTree(line);
+                return Json.hasLoneSurrogate(node.toString()) ? Json.MAPPER.missingNode() : node;
+            } catch (JsonProcessingException | NumberFormatException _) {
+                return Json.MAPPER.missingNode();
+            }
+        }
+
+        private static String text(JsonNode value) {
+            if (value.isNull()) return "";
+            return value.isNumber() ? Book.plain(value.decimalValue()) : value.isValueNode() ? value.asText()
+                    : Json.text(value);
+        }
+    }
+
+    /// Reads a sheet of an Excel book. A cell is the text that a person sees, where that is well defined.
+    static final class Book {
+        private static final Pattern ERROR =
+                Pattern.compile("#(N/A|NAME\\?|(REF|VALUE|DIV/0|NULL|NUM|SPILL|CALC|FIELD|BLOCKED|CONNECT|UNKNOWN)!)");
+        private static final Pattern ESCAPE = Pattern.compile("_x([0-9A-Fa-f]{4})_");
+        /// What a number format has besides its places: names, texts, colours, fillers and formats of other signs.
+        private static final Pattern DECORATION = Pattern.compile(
+                "general|standard|\"[^\"]*\"|\\\\.|_.|\\*.|\\[(?![hms]+\\])[^]]*]|;.*", Pattern.CASE_INSENSITIVE);
+
+        private final TextFile file;
+        private final Problems problems;
+        private final Map<String, String> formats = new HashMap<>();
+
+        private Book(TextFile file) {
+            this.file = file;
+            this.problems = new Problems(file);
+        }
+
+        /// @param wanted the sheet, else the first one with data
+        static TextFile copy(TextFile file, String wanted) {
+            try (var book = new ReadableWorkbook(file.path().toFile(), new ReadingOptions(true, false))) {
+                var names = book.getSheets().map(Sheet::getName).toList();
+                var sheet = book.getSheets().filter(one -> wanted.isEmpty() ? hasData(one)
+                        : one.getName().equalsIgnoreCase(wanted)).findFirst().orElseThrow(() -> new Unusable(file.name()
+                                + (wanted.isEmpty() ? ": no sheet with data" : ": no sheet " + Text.quoted(wanted)
+                                        + "\nhint: the sheets are " + Text.text(String.join(", ", names), 300))));
+                var note = names.size() == 1 || !wanted.isEmpty() ? "" : "reading the sheet "
+                        + Text.quoted(sheet.getName()) + "; --sheet reads another one of " + names.size();
+                return file.copied(sheet.getName(), note, out -> new Book(new TextFile(file.input(), file.path(), UTF_8,
+                        true, sheet.getName(), note, file.folder())).read(sheet, out));
+            } catch (Unusable problem) {
+                throw problem;
+            } catch (IOException | RuntimeException problem) {
+                throw new Unusable(file.name() + ": cannot be read as an Excel book (" + Text.of(problem)
+                        + ")\nhint: save it as .xlsx, or export it as CSV");
+            }
+        }
+
+        private static boolean hasData(Sheet sheet) {
+            try (var rows = sheet.openStream()) {
+                return sheet.getVisibility() == SheetVisibility.VISIBLE && rows.anyMatch(row -> row.stream()
+                        .anyMatch(cell -> cell != null && !cell.getText().isBlank()));
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem);
+            }
+        }
+
+        /// Row 7 becomes record 7: rows that are missing become empty records.
+        private void read(Sheet sheet, CellWriter out) throws IOException {
+            try (var rows = sheet.openStream()) {
+                int width = 0;
+                long number = 0;
+                for (var all = rows.iterator(); all.hasNext(); ) {
+                    var row = all.next();
+                    long at = Math.max(number + 1, row.getRowNum());
+                    var cells = new ArrayList<String>();
+                    for (var cell : row) cells.add(cell == null ? "" : text(cell, at, cells.size()));
+                    while (!cells.isEmpty() && cells.getLast().isBlank()) cells.removeLast();
+                    if (cells.isEmpty()) continue;
+                    if (width == 0) width = cells.size();
+                    if (cells.size() > width) problems.add(at, cells.size() - 1, "the column has no name "
+                            + "(the first row with text must hold the column names)");
+                    cells.addAll(Collections.nCopies(Math.max(0, width - cells.size()), ""));
+                    while (++number < at) out.write(List.of());
+                    out.write(cells);
+                }
+            }
+            problems.refuse();
+        }
+
+        private String text(Cell cell, long row, int column) {
+            return switch (cell.getValue()) {
+                case null -> {
+                    if (cell.getFormula() != null && cell.getRawValue() == null) problems.add(row, column,
+                            "a formula without a value (save the book in a spreadsheet program)");
+                    yield "";
+                }
+                case BigDecimal number -> number(number, cell);
+                case String text when cell.getType() == CellType.ERROR
+                        || cell.getType() == CellType.FORMULA && ERROR.matcher(text).matches() -> {
+                    problems.add(row, column, "error value " + text);
+                    yield "";
+                }
+                case Object text -> ESCAPE.matcher(text.toString()).replaceAll(escape -> Matcher.quoteReplacement(
+                        String.valueOf((char) Integer.parseInt(escape.group(1), 16))));
+            };
+        }
+
+        /// A date or time as ISO 8601, a padded number such as 00701, or any other number with all its digits.
+        private String number(BigDecimal number, Cell cell) {
+            var format = formats.computeIfAbsent(String.valueOf(cell.getDataFormatString()),
+                    text -> DECORATION.matcher(text).replaceAll("").toLowerCase(Locale.ROOT));
+            boolean hasTime = format.matches(".*[hs].*"), hasDay = format.matches(".*[yd].*|m+");
+            if (number.signum() < 0 || !hasTime && !hasDay) {
+                var text = plain(number);
+                boolean isPadded = format.matches("0+") && text.matches("\\d+");
+                return isPadded ? "0".repeat(Math.max(0, format.length() - text.length())) + text : text;
+            }
+            if (!hasDay && number.compareTo(BigDecimal.ONE) >= 0)
+                return Duration.ofSeconds(Math.round(number.doubleValue() * Duration.ofDays(1).toSeconds())).toString();
+            var time = cell.asDate().plusNanos(500_000_000).truncatedTo(ChronoUnit.SECONDS);
+            return hasDay && hasTime ? DateTimeFormatter.ISO_LOCAL_DATE_TIME.format(time)
+                    : hasDay ? time.toLocalDate().toString() : DateTimeFormatter.ISO_LOCAL_TIME.format(time);
+        }
+
+        /// Without exponent; fractions have the 15 digits that Excel has.
+        static String plain(BigDecimal number) {
+            if (Math.abs((long) number.scale()) > 1000) return number.toString();
+            return (number.scale() <= 0 ? number : number.round(new MathContext(15)).stripTrailingZeros()).toPlainString();
+        }
+    }
+
+    /// Writes an Excel book of one sheet. No cell is a formula.
+    static final class BookWriter {
+        private static final int MOST_ROWS = 1 << 20, MOST_COLUMNS = 1 << 14, LONGEST = 32_767;
+        private final Workbook book;
+        private final Worksheet sheet;
+        private int row = 0;
+
+        BookWriter(OutputStream out) {
+            book = new Workbook(out, "difyexec", null);
+            sheet = book.newWorksheet("Results");
+            sheet.freezePane(0, 1);
+        }
+
+        /// @param texts so many cells are text; those behind them are numbers where they look like one
+        void write(List<String> cells, int texts) throws IOException {
+            if (row == MOST_ROWS || cells.size() > MOST_COLUMNS) throw new Unusable("too large for an Excel book ("
+                    + Text.number(MOST_ROWS) + " rows, " + Text.number(MOST_COLUMNS) + " columns)\nhint: export a .csv");
+            for (int column = 0; column < cells.size(); column++) {
+                var cell = cells.get(column).substring(0, Math.min(LONGEST, cells.get(column).length()));
+                if (Secret.current().isIn(cell)) cell = Secret.current().mask(cell);
+                if (row > 0 && column >= texts && cell.matches("\\d{1,15}(\\.\\d+)?"))
+                    sheet.value(row, column, new BigDecimal(cell));
+                else if (cell.equals(cell.strip())) sheet.inlineString(row, column, cell);
+                else sheet.value(row, column, cell); // only this way keeps blanks at the ends
+            }
+            if (++row % 1000 == 0) sheet.flush();
+        }
+
+        void finish() throws IOException {
+            book.finish();
+        }
+    }
+
     /// Reads the records of a CSV, each as its cells, with their blanks and line ends. Unclear quotes are an error.
     ///
     /// opencsv's reader does not fit: if it is to keep CR LF inside quotes, a CR alone ends no line and a blank line
@@ -9182,17 +9644,20 @@ final class DifyExec implements Runnable {
 
         private final Reader in;
         private final char delimiter;
+        private final boolean countsRecords;
         private final char[] buffer = new char[1 << 14];
         private final StringBuilder cell = new StringBuilder();
         private int at = 0, end = 0;
         private long line, next;
         private String lineEnd = "\n";
 
-        /// @param line the number of the first line that is read
-        Records(Reader in, char delimiter, long line) {
+        /// @param line           the number of the first line that is read
+        /// @param countsRecords a line end inside quotes does not count
+        Records(Reader in, char delimiter, long line, boolean countsRecords) {
             this.in = in;
             this.delimiter = delimiter;
             this.line = next = line;
+            this.countsRecords = countsRecords;
         }
 
         /// The line in which the last record began, or in which it went wrong.
@@ -9233,8 +9698,10 @@ final class DifyExec implements Runnable {
             while (true) {
                 takeTo('"');
                 if (peek() < 0) throw fault(opened, "unclosed quote");
-                if (isLineEnd(peek())) cell.append(passLineEnd());
-                else if (pass('"') && pass('"')) cell.append('"'); // two quotes stand for one
+                if (isLineEnd(peek())) {
+                    cell.append(passLineEnd());
+                    if (countsRecords) next--;
+                } else if (pass('"') && pass('"')) cell.append('"'); // two quotes stand for one
                 else break;
             }
             if (peek() >= 0 && peek() != delimiter && !isLineEnd(peek()))
@@ -9373,38 +9840,76 @@ final class DifyExec implements Runnable {
         }
 
         /// The cells that the workflow does not accept.
-        List<Inspection.Problem> problems(Row row) {
+        List<Inspection.Problem> problems(Row row, Csv csv) {
             var problems = new ArrayList<Inspection.Problem>();
             row.inputs().forEach((column, cell) -> {
                 if (value(column, cell) instanceof Value.Wrong(var why))
-                    problems.add(new Inspection.Problem(row.line(), row.id(), column, Text.text(cell, 60), why));
+                    problems.add(new Inspection.Problem(row.line(), csv.where(row.line(), column), row.id(),
+                            csv.title(column), Text.text(cell, 60), why));
             });
             return problems;
         }
 
         /// Problems of the header. With any of them nothing may be sent.
-        List<String> faults(List<String> columns) {
+        ///
+        /// @param isLenient columns and variables need not match
+        List<String> faults(Csv csv, boolean isLenient) {
             var faults = new ArrayList<String>();
             for (var variable : variables) {
                 var name = Text.quoted(variable.name());
-                var own = columns.stream().filter(column -> byColumn.get(column) == variable).map(Text::quoted)
+                var own = csv.columns().stream().filter(column -> byColumn.get(column) == variable).map(Text::quoted)
                         .toList();
                 if (own.size() > 1)
                     faults.add("the columns " + String.join(" and ", own) + " both belong to the variable " + name
                             + " (one by its name, one by its label)");
-                if (!own.isEmpty()) continue;
-                if (variable.isQuestion())
-                    faults.add("no column " + name + " for the chatflow's question; " + questionColumn(columns)
+                if (own.isEmpty() && variable.isQuestion())
+                    faults.add("no column " + name + " for the chatflow's question; " + questionColumn(csv.columns())
                             .map(column -> "did you mean --query-column " + Text.shell(column) + "?")
                             .orElse("name it with --query-column"));
-                else if (variable.required())
-                    faults.add("no column for the required variable " + name
-                            + didYouMean(variable.name(), unknown(columns)));
-                else if (variable.hasBadPreset())
+                if (own.isEmpty() && !variable.required() && variable.hasBadPreset())
                     faults.add("no column for the variable " + name
                             + ", and its default in the workflow is not one of its options");
             }
+            return isLenient || isOfText() && variables.isEmpty() ? faults
+                    : Stream.concat(faults.stream(), mismatches(csv).stream()).toList();
+        }
+
+        /// What would be lost of the inputs, each with an option that helps.
+        private List<String> mismatches(Csv csv) {
+            var faults = new ArrayList<String>();
+            var columns = unmatched(csv);
+            var unfilled = unfilled();
+            for (var name : Stream.concat(csv.shape().map().values().stream(), csv.shape().vars().keySet().stream())
+                    .filter(columns::contains).toList())
+                faults.add((csv.shape().vars().containsKey(name) ? "--var " : "--map ") + Text.shell(name)
+                        + ": the workflow has no such variable" + didYouMean(name, unfilled));
+            columns.removeAll(csv.shape().map().values());
+            columns.removeAll(csv.shape().vars().keySet());
+            var close = new ArrayList<Variable>();
+            for (var column : columns)
+                unfilled.stream().filter(variable -> Nearest.isClose(column, variable.name())).findFirst()
+                        .ifPresent(variable -> {
+                            close.add(variable);
+                            faults.add("column " + Text.quoted(column) + " matches no variable; did you mean "
+                                    + map(column, variable) + "?");
+                        });
+            for (var variable : unfilled) if (variable.required() && !close.contains(variable))
+                faults.add("no column for the required variable " + Text.quoted(variable.name()) + "; use "
+                        + remedy(columns, variable));
+            boolean isLost = byColumn.keySet().stream().allMatch(csv::isId) && !(columns.isEmpty() && unfilled.isEmpty());
+            if (isLost && faults.isEmpty() && variables.stream().noneMatch(Variable::isQuestion))
+                faults.add("no column but the id reaches the workflow" + (unfilled.isEmpty() ? ", which has no variable for one"
+                        : "; use " + remedy(columns, unfilled.getFirst())));
             return faults;
+        }
+
+        private static String remedy(List<String> columns, Variable variable) {
+            return columns.isEmpty() ? "--var " + Text.shell(variable.name() + "=VALUE") : columns.stream().limit(3)
+                    .map(column -> map(column, variable)).collect(joining(" or "));
+        }
+
+        private static String map(String column, Variable variable) {
+            return "--map " + Text.shell(column + "=" + variable.name());
         }
 
         private static Optional<String> questionColumn(List<String> columns) {
@@ -9413,27 +9918,41 @@ final class DifyExec implements Runnable {
                     .or(() -> Nearest.of("query", columns));
         }
 
-        private static String didYouMean(String name, List<String> names) {
-            return Nearest.of(name, names).map(near -> " (did you mean " + Text.quoted(near) + "?)").orElse("");
+        private static String didYouMean(String name, List<Variable> variables) {
+            return Nearest.of(name, variables.stream().map(Variable::name).toList())
+                    .map(near -> " (did you mean " + Text.quoted(near) + "?)").orElse("");
         }
 
         /// Remarks on the header.
-        List<String> notes(List<String> columns) {
+        List<String> notes(Csv csv) {
             if (isOfText()) return List.of();
             var notes = new ArrayList<String>();
-            var names = variables.stream().map(Variable::name).toList();
-            var unknown = unknown(columns).stream().map(column -> Text.quoted(column) + didYouMean(column, names))
-                    .toList();
-            if (!unknown.isEmpty())
-                notes.add("the workflow has no variable " + String.join(", ", unknown) + "; Dify ignores it");
+            var columns = unmatched(csv);
+            var names = unfilled().stream().filter(variable -> !variable.isQuestion()).map(Variable::name).toList();
+            if (!columns.isEmpty()) notes.add("the workflow has no variable for " + list("column", columns)
+                    + "; Dify ignores " + (columns.size() == 1 ? "it" : "them"));
+            if (!names.isEmpty()) notes.add("no column for " + list("variable", names));
             byColumn.forEach((column, variable) -> variable.preset().filter(_ -> !variable.isText())
-                    .ifPresent(preset -> notes.add("for an empty " + Text.quoted(column) + " Dify uses "
+                    .ifPresent(preset -> notes.add("for an empty " + Text.quoted(csv.title(column)) + " Dify uses "
                             + Text.quoted(preset) + ", the default in the workflow")));
             return notes;
         }
 
-        private List<String> unknown(List<String> columns) {
-            return isOfText() ? List.of() : columns.stream().filter(column -> !byColumn.containsKey(column)).toList();
+        /// `the columns "a", "b"`
+        private static String list(String what, List<String> names) {
+            return "the " + what + (names.size() == 1 ? " " : "s ") + Text.first(10, names.stream().map(Text::quoted));
+        }
+
+        private List<Variable> unfilled() {
+            return variables.stream().filter(variable -> !byColumn.containsValue(variable)).toList();
+        }
+
+        /// The columns that no variable takes. The tool's own ids and a question that is not found yet do not count.
+        private List<String> unmatched(Csv csv) {
+            var question = variables.stream().filter(Variable::isQuestion).filter(unfilled()::contains).findFirst()
+                    .flatMap(_ -> questionColumn(csv.columns()));
+            return csv.columns().stream().filter(column -> !byColumn.containsKey(column) && !csv.isId(column)
+                    && !question.equals(Optional.of(column))).collect(Collectors.toCollection(ArrayList::new));
         }
     }
 
@@ -9726,7 +10245,9 @@ final class DifyExec implements Runnable {
     record Inspection(long rows, List<String> faults, List<String> notes, List<Profile> columns,
             List<Problem> problems) {
         /// A cell that the workflow does not accept.
-        record Problem(long line, String id, String column, String value, String message) {
+        ///
+        /// @param place `line 7`, in a book `Sheet1!C7`
+        record Problem(long line, String place, String id, String column, String value, String message) {
             /// `tone = "blue" must be one of "red", "green"`
             String text() {
                 return Text.text(column, 40) + (value.isBlank() ? "" : " = " + Text.quoted(value)) + " "
@@ -9745,30 +10266,32 @@ final class DifyExec implements Runnable {
 
     /// Checks rows against the form, one after the other. Nothing is sent.
     static final class Inspector {
-        private final List<String> columns;
+        private final Csv csv;
         private final Form form;
+        private final boolean isLenient;
         private final List<Profiler> profilers;
         private final List<Inspection.Problem> problems = new ArrayList<>();
         private long rows = 0;
 
-        Inspector(List<String> columns, Form form) {
-            this.columns = columns;
+        /// @param isLenient columns and variables need not match
+        Inspector(Csv csv, Form form, boolean isLenient) {
+            this.csv = csv;
             this.form = form;
-            profilers = columns.stream().map(column -> new Profiler(column, form.variable(column))).toList();
+            this.isLenient = isLenient;
+            profilers = csv.columns().stream().map(column -> new Profiler(csv, column, form.variable(column))).toList();
         }
 
         void accept(Row row) {
             rows++;
             for (var profiler : profilers) profiler.accept(row);
-            problems.addAll(form.problems(row));
+            problems.addAll(form.problems(row, csv));
         }
 
-        /// @param notes of the CSV itself
-        Inspection inspection(List<String> notes) {
-            var all = Stream.of(notes.stream(), form.notes(columns).stream(),
+        Inspection inspection() {
+            var all = Stream.of(csv.notes().stream(), form.notes(csv).stream(),
                     profilers.stream().flatMap(Profiler::notes)).flatMap(part -> part).toList();
-            return new Inspection(rows, form.faults(columns), all,
-                    profilers.stream().map(one -> new Inspection.Profile(one.column,
+            return new Inspection(rows, form.faults(csv, isLenient), all,
+                    profilers.stream().map(one -> new Inspection.Profile(csv.title(one.column),
                             one.variable.map(Variable::name).orElse(""), one.variable.map(Variable::type).orElse(""),
                             one.variable.filter(Variable::required).isPresent(), one.filled, one.longest, one.example))
                             .toList(), problems);
@@ -9776,6 +10299,7 @@ final class DifyExec implements Runnable {
 
         /// Goes through the cells of a column.
         private static final class Profiler {
+            private final Csv csv;
             final String column;
             final Optional<Variable> variable;
             private final boolean isRequiredText;
@@ -9785,7 +10309,8 @@ final class DifyExec implements Runnable {
             int longest = 0;
             String example = "";
 
-            Profiler(String column, Optional<Variable> variable) {
+            Profiler(Csv csv, String column, Optional<Variable> variable) {
+                this.csv = csv;
                 this.column = column;
                 this.variable = variable;
                 isRequiredText = variable.filter(known -> known.required() && known.isText()).isPresent();
@@ -9800,12 +10325,12 @@ final class DifyExec implements Runnable {
                 } else if (isRequiredText && empty++ == 0) firstEmpty = place(row);
             }
 
-            private static String place(Row row) {
-                return " (first: line " + row.line() + ", id " + Text.id(row.id()) + ")";
+            private String place(Row row) {
+                return " (first: " + csv.where(row.line(), column) + ", id " + Text.id(row.id()) + ")";
             }
 
             Stream<String> notes() {
-                var name = Text.quoted(column);
+                var name = Text.quoted(csv.title(column));
                 return Stream.of(
                         empty == 0 ? "" : name + " is required but empty in " + Text.count(empty, "row") + firstEmpty
                                 + "; Dify accepts that",
@@ -13034,6 +13559,106 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// A folder for copies of the input, made when it is needed: only this user can read it. What a killed process left
+    /// is deleted by the next one, as nobody holds its lock then.
+    static final class PrivateFolder implements AutoCloseable {
+        private static final String PREFIX = "difyexec-", LOCK = "lock";
+        private static final String OWN = PREFIX + HexFormat.of().toHexDigits(new SecureRandom().nextLong()) + "-";
+        private static final Path ALL = Path.of(System.getProperty("java.io.tmpdir"));
+        private static final long EVERY = 1 << 20;
+
+        private final long spare;
+        private Path folder;
+        private FileChannel lock;
+
+        PrivateFolder() {
+            this(256 << 20);
+        }
+
+        /// @param spare so many bytes of the disk stay free
+        PrivateFolder(long spare) {
+            this.spare = spare;
+        }
+
+        /// Makes a file in it.
+        Path file(AtomicFile.Content content) throws IOException {
+            while (folder == null) open();
+            var file = Files.createTempFile(folder, "", ".tmp");
+            file.toFile().deleteOnExit();
+            var store = Files.getFileStore(file);
+            try (var out = new FilterOutputStream(Files.newOutputStream(file)) {
+                private long left = EVERY;
+
+                @Override
+                public void write(byte[] bytes, int from, int length) throws IOException {
+                    out.write(bytes, from, length);
+                    left -= length;
+                    if (left < 0 && store.getUsableSpace() < spare) throw new Unusable(ALL
+                            + ": too little space for a copy of the input\nhint: make room, or choose another folder "
+                            + "with JAVA_TOOL_OPTIONS=-Djava.io.tmpdir=DIR");
+                    if (left < 0) left = EVERY;
+                }
+            }) {
+                content.write(out);
+            }
+            return file;
+        }
+
+        /// Another process may take the folder for abandoned before it is locked.
+        private void open() throws IOException {
+            var made = Files.createTempDirectory(OWN);
+            var file = made.resolve(LOCK);
+            made.toFile().deleteOnExit();
+            try {
+                lock = FileChannel.open(file, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
+                file.toFile().deleteOnExit();
+                if (lock.tryLock() != null && Files.exists(file)) folder = made;
+                else lock.close();
+            } catch (NoSuchFileException _) {
+                // it was: the next one then
+            }
+        }
+
+        static void removeAbandoned() {
+            try (var folders = Files.newDirectoryStream(ALL, PREFIX + "*")) {
+                for (var folder : folders)
+                    if (!folder.getFileName().toString().startsWith(OWN)
+                            && Files.isDirectory(folder, LinkOption.NOFOLLOW_LINKS)) removeIfAbandoned(folder);
+            } catch (IOException | DirectoryIteratorException _) {
+                // the rest is for the next start
+            }
+        }
+
+        private static void removeIfAbandoned(Path folder) {
+            try (var lock = FileChannel.open(folder.resolve(LOCK), StandardOpenOption.WRITE, LinkOption.NOFOLLOW_LINKS)) {
+                if (lock.tryLock() != null) remove(folder);
+            } catch (NoSuchFileException _) {
+                folder.toFile().delete(); // unless there is something in it
+            } catch (IOException _) {
+                // in use, or another user's
+            }
+        }
+
+        private static void remove(Path folder) throws IOException {
+            try (var files = Files.newDirectoryStream(folder)) {
+                for (var file : files) if (!file.endsWith(LOCK)) Files.deleteIfExists(file);
+            }
+            Files.deleteIfExists(folder.resolve(LOCK));
+            Files.deleteIfExists(folder);
+        }
+
+        @Override
+        public void close() {
+            if (folder == null) return;
+            try (var _ = lock) {
+                remove(folder);
+            } catch (IOException _) {
+                // for the next start
+            }
+            folder = null;
+        }
+    }
+
     /// Identifies a row's content: a SHA-256 over its names and cells, each behind its length. The columns' order does
     /// not count. For one thread.
     static final class Cells {
@@ -13173,6 +13798,15 @@ final class DifyExec implements Runnable {
         /// The nearest of many words, if they are not too far, best first.
         static List<String> of(String word, Stream<String> words, int most) {
             return within(Math.max(2, plain(word).length() / 2), word, words).limit(most).toList();
+        }
+
+        /// Whether a column may be meant for a variable: they differ in case and marks alone, one begins with the other,
+        /// or two letters of five or more differ.
+        static boolean isClose(String column, String variable) {
+            var one = plain(column);
+            var other = plain(variable);
+            return !one.isEmpty() && !other.isEmpty() && (one.startsWith(other) || other.startsWith(one)
+                    || Math.min(one.length(), other.length()) >= 5 && distance(one, other) <= 2);
         }
 
         private static Stream<String> within(int farthest, String word, Stream<String> words) {

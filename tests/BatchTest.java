@@ -581,8 +581,8 @@ final class BatchTest {
 
         @Test
         void theModeIsKeptOnlyOfCallsThatLeftItToTheTool() throws IOException {
-            var auto = session(0, "1.16.0").with(Mode.AUTO, Mode.BLOCKING, 1, "");
-            var typed = session(0, "1.16.0").with(Mode.STREAMING, Mode.STREAMING, 1, "");
+            var auto = session(0, "1.16.0").with(Mode.AUTO, Mode.BLOCKING, 1);
+            var typed = session(0, "1.16.0").with(Mode.STREAMING, Mode.STREAMING, 1);
 
             assertEquals(Optional.of(Mode.BLOCKING), history(new Log().add(auto).add(typed)).mode);
             assertEquals(Optional.empty(), history(new Log().add(typed)).mode);

@@ -62,7 +62,7 @@ final class FilesTest extends WholeCommand {
                 id,text/1,a/2,b,c                | csv:3: | 3 cells
                 id,text,text/1,a,b               | csv:1: | "text"
                 id,,text/1,a,b                   | csv:2: | column 2
-                text,id/a,1                      | csv:1: | --id-column
+                text,key/a,1                     | csv:1: | --id-column
                 id,text/1,a/2,"open/3,c          | csv:3: | quote
                 """)
         void isRefusedWithItsLineBeforeAnythingIsSent(String csv, String line, String what) throws IOException {

@@ -150,7 +150,15 @@ final class Given {
 
     static Event.SessionEvent session(int second, String server) {
         return new Event.SessionEvent(NOON.plusSeconds(second), Event.FORMAT, "difyexec 1", "http://x/v1", "app",
-                server, Mode.STREAMING, true, 5, "data.csv", "id", "UTF-8", ",", "query", "", "-c 5", false);
+                server, Mode.STREAMING, true, 5, "data.csv", "UTF-8", ",", null, "", "-c 5", false);
+    }
+
+    /// A CSV with these columns, for what depends on nothing else of it.
+    static Csv csv(String... columns) {
+        var names = List.of(columns);
+        var file = new TextFile(Path.of("data.csv"), Path.of("data.csv"), UTF_8, false, "", "", new PrivateFolder());
+        return new Csv(file, new Csv.Header("", ',', 1, "\n", names, names), Csv.Shape.DEFAULT, names,
+                Math.max(0, names.indexOf("id")), UnaryOperator.identity(), Optional.empty());
     }
 
     static Event.AttemptEvent attempt(int second, String id, String user) {
@@ -394,7 +402,7 @@ final class Given {
             var wanted = batch.select(asked, timeout);
             var route = batch.history().route(mode, app, server);
             writer.record(Event.SessionEvent.of(batch, ACCESS.name(), "My app", server)
-                    .with(mode, route.mode(), slots, "query"));
+                    .with(mode, route.mode(), slots));
             pace = new Pace(slots, wait, rate);
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),
                     new Limits(new Limits.Ends(maxFailures, maxTokens, maxCost), grace, timeout, settle),

@@ -273,8 +273,8 @@ final class InputTest {
                 id,text,/a,1,2                 | 2    | column 3;"2"
                 sep=;//id;text;/a;1;2          | 4    | column 3;"2"
                 sep=;/id;text;text/a;1;2       | 2    | duplicate;"text"
-                name,text/a,1                  | 1    | "name";--id-column
-                ID,text/a,1                    | 1    | "ID";--id-column
+                name,text/a,1                  | 1    | "id";--id-column name
+                ID,Id/a,1                      | 1    | "id";--id-column ID
                 id&verbar;text/1&verbar;a      | 1    | --delimiter '&verbar;'
                 id ^ text/1^a                  | 1    | --delimiter '^'
                 id,text,,/a,1,,/b              | 3    | 1 cell;4
@@ -349,8 +349,8 @@ final class InputTest {
         void aFileThatIsNotThereAndAFolderAreToldApart() {
             var missing = folder.resolve("none.csv");
 
-            var first = assertThrows(Unusable.class, () -> Csv.Source.of(missing));
-            var second = assertThrows(Unusable.class, () -> Csv.Source.of(folder));
+            var first = assertThrows(Unusable.class, () -> Csv.open(missing, Csv.Shape.DEFAULT));
+            var second = assertThrows(Unusable.class, () -> Csv.open(folder, Csv.Shape.DEFAULT));
 
             assertTrue(first.getMessage().contains(missing + ": no such file"), first.getMessage());
             assertTrue(second.getMessage().contains(folder + ": is a folder"), second.getMessage());
@@ -495,9 +495,9 @@ final class InputTest {
         }
 
         @ParameterizedTest
-        @ValueSource(strings = {"sheet.xlsx", "sheet.xls", "sheet.ods"})
+        @ValueSource(strings = {"sheet.xls", "sheet.ods"})
         void thatIsNotACsvIsRefused(String file) throws IOException {
-            assertTrue(refused(saved(file)).matches("data.csv: .* binary file, .*\nhint: .*"), refused(saved(file)));
+            assertTrue(refused(saved(file)).matches("data.csv: .*\nhint: .*\\.xlsx.*"), refused(saved(file)));
         }
 
         @ParameterizedTest
@@ -505,7 +505,7 @@ final class InputTest {
         void isNoGzipPngPdfJpegOrZip(String start) throws IOException {
             var message = refused(HexFormat.of().parseHex(start));
 
-            assertTrue(message.matches("data.csv: .* binary file, .*\nhint: .*"), message);
+            assertTrue(message.matches("data.csv: .*\nhint: .*"), message);
         }
 
         @ParameterizedTest
@@ -539,7 +539,7 @@ final class InputTest {
                     }
                 };
                 var seen = new ArrayList<List<String>>();
-                try (var records = new Records(slow, delimiter, 1)) {
+                try (var records = new Records(slow, delimiter, 1, false)) {
                     for (var record = records.next(); record != null; record = records.next()) seen.add(record);
                 }
                 assertEquals(expected, seen, size + " characters a read");
@@ -580,7 +580,7 @@ final class InputTest {
 
         @Test
         void theLineIsTheOneInWhichTheRecordBegan() throws IOException {
-            try (var records = new Records(new StringReader("a\r\n\"b\n\r\nb\"\rc\n"), ',', 1)) {
+            try (var records = new Records(new StringReader("a\r\n\"b\n\r\nb\"\rc\n"), ',', 1, false)) {
                 var lines = new ArrayList<Long>();
                 while (records.next() != null) lines.add(records.line());
 
@@ -629,7 +629,7 @@ final class InputTest {
                 for (int row = 0; row < 2; row++) out.write(cells);
             }
 
-            try (var records = new Records(new StringReader(text.toString()), delimiter, 1)) {
+            try (var records = new Records(new StringReader(text.toString()), delimiter, 1, false)) {
                 for (int row = 0; row < 2; row++) assertEquals(cells, records.next());
                 assertNull(records.next());
             }
