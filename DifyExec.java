@@ -2073,7 +2073,7 @@ final class DifyExec implements Runnable {
 
     static final class CsvOptions {
         @Option(names = "--id-column", paramLabel = "NAME", defaultValue = "",
-                description = "Take row ids from this column (default: id); '#' numbers the rows.")
+                description = "Take ids from this column; # numbers the rows.")
         String idColumn;
 
         @Option(names = "--map", paramLabel = "COLUMN=VARIABLE",
@@ -9482,7 +9482,7 @@ final class DifyExec implements Runnable {
         }
 
         private static String text(JsonNode value) {
-            if (value.isNull()) return "";
+            if (value.isNull() || value.isMissingNode()) return "";
             return value.isNumber() ? Book.plain(value.decimalValue()) : value.isValueNode() ? value.asText()
                     : Json.text(value);
         }
@@ -9500,6 +9500,8 @@ final class DifyExec implements Runnable {
         private final TextFile file;
         private final Problems problems;
         private final Map<String, String> formats = new HashMap<>();
+        private long[] emptyFormula; // row and column of the first one whose result is empty, or was never computed
+        private boolean hasResults = false;
 
         private Book(TextFile file) {
             this.file = file;
@@ -9555,14 +9557,16 @@ final class DifyExec implements Runnable {
                     out.write(cells);
                 }
             }
+            if (emptyFormula != null && !hasResults) problems.add(emptyFormula[0], (int) emptyFormula[1],
+                    "a formula without a result (save the book in a spreadsheet program)");
             problems.refuse();
         }
 
         private String text(Cell cell, long row, int column) {
+            hasResults |= cell.getFormula() != null && cell.getValue() != null;
             return switch (cell.getValue()) {
                 case null -> {
-                    if (cell.getFormula() != null && cell.getRawValue() == null) problems.add(row, column,
-                            "a formula without a value (save the book in a spreadsheet program)");
+                    if (cell.getFormula() != null && emptyFormula == null) emptyFormula = new long[] {row, column};
                     yield "";
                 }
                 case BigDecimal number -> number(number, cell);
@@ -13582,7 +13586,11 @@ final class DifyExec implements Runnable {
 
         /// Makes a file in it.
         Path file(AtomicFile.Content content) throws IOException {
-            while (folder == null) open();
+            try {
+                while (folder == null) open();
+            } catch (IOException problem) {
+                throw unusable(Text.of(problem));
+            }
             var file = Files.createTempFile(folder, "", ".tmp");
             file.toFile().deleteOnExit();
             var store = Files.getFileStore(file);
@@ -13593,15 +13601,18 @@ final class DifyExec implements Runnable {
                 public void write(byte[] bytes, int from, int length) throws IOException {
                     out.write(bytes, from, length);
                     left -= length;
-                    if (left < 0 && store.getUsableSpace() < spare) throw new Unusable(ALL
-                            + ": too little space for a copy of the input\nhint: make room, or choose another folder "
-                            + "with JAVA_TOOL_OPTIONS=-Djava.io.tmpdir=DIR");
+                    if (left < 0 && store.getUsableSpace() < spare) throw unusable("too little space is left");
                     if (left < 0) left = EVERY;
                 }
             }) {
                 content.write(out);
             }
             return file;
+        }
+
+        private static Unusable unusable(String why) {
+            return new Unusable(ALL + ": cannot hold a copy of the input (" + why + ")\nhint: choose another folder "
+                    + "with JAVA_TOOL_OPTIONS=-Djava.io.tmpdir=DIR");
         }
 
         /// Another process may take the folder for abandoned before it is locked.
