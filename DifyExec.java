@@ -1886,7 +1886,9 @@ final class DifyExec implements Runnable {
         /// @param runs the most at a time
         Connection connect(String demo, List<String> columns, int runs, PrintWriter err) throws IOException {
             var server = Optional.ofNullable(demo == null ? null : new Demo(demo, columns));
-            var access = server.map(local -> Access.to(local, dify.workflowId)).orElseGet(() -> dify.access(env, err));
+            var version = Demo.has(dify.workflowId.strip()) ? dify.workflowId.strip() : ""; // a real app's is not here
+            var access = server.map(local -> new Access(local.baseUrl(), Access.DEMO_KEY, version, Optional.empty(),
+                    Optional.empty())).orElseGet(() -> dify.access(env, err));
             var backoff = new Backoff(retrying.initialDelay, retrying.maxDelay, retrying.maxRetries);
             return new Connection(this, access, DifyClient.of(access, dify.timeout, runs),
                     new Judge(backoff, retrying.failedRuns, access), server, err);
@@ -4422,12 +4424,12 @@ final class DifyExec implements Runnable {
                 case Verdict.Done(var outcome) -> acknowledge(attempt, seen, outcome);
                 case Verdict.Again(var after, var why) -> {
                     tally.add(Tally.Counter.RETRIES);
-                    agenda.again(attempt.row(), attempt.tries().failedOnce(), now.plus(after));
+                    agenda.again(attempt.row(), attempt.tries().plus(1, 0), now.plus(after));
                     close(attempt, "again", seen, why);
                 }
                 case Verdict.Throttled(var after, var why) -> {
                     throttled(attempt, after, why);
-                    agenda.again(attempt.row(), attempt.tries().throttledOnce(), now.plus(after));
+                    agenda.again(attempt.row(), attempt.tries().plus(0, 1), now.plus(after));
                     close(attempt, "throttled", seen, why);
                 }
                 case Verdict.Unreached(var after, var why) -> {
@@ -4493,12 +4495,14 @@ final class DifyExec implements Runnable {
             if (!former.isEmpty() && !former.equals(version)) watcher.say("The workflow's version changed "
                     + "within this batch, from " + former + " to " + version + ". --workflow-id " + former
                     + " pins the earlier one.");
-            if (!damageSaid && ran.isDamaged()) {
+            var outputs = new String(ran.outputs(), UTF_8);
+            if (!damageSaid && outputs.contains("\uFFFD")) {
                 damageSaid = true;
                 watcher.say("The outputs of row " + Text.id(id) + " contain U+FFFD, which replaces a damaged character "
                         + "such as half an emoji.");
             }
-            if (linksSaid || !ran.linksExpire()) return;
+            if (linksSaid || !ran.status().isSuccess() || ran.files().isPresent() || !outputs.contains("\"__dify__file__\""))
+                return;
             linksSaid = true;
             watcher.say("The outputs contain links to files that expire within minutes; --save-files DIR saves the "
                     + "files.");
@@ -4777,7 +4781,7 @@ final class DifyExec implements Runnable {
         /// Those of a row. An attempt from the log knows only the row's id, so it gets the whole row.
         private List<Attempt> unseen(Row row) {
             var known = unseen.getOrDefault(row.index(), List.of());
-            if (!known.isEmpty()) known.replaceAll(attempt -> attempt.of(row));
+            if (!known.isEmpty()) known.replaceAll(attempt -> attempt.with(row, attempt.tries()));
             return List.copyOf(known);
         }
 
@@ -5495,7 +5499,7 @@ final class DifyExec implements Runnable {
                             : list("/messages?limit=20&user=" + user + "&conversation_id="
                                     + encoded(conversations.getFirst().path("id").asText()), sent::isAskedBy)
                                     .then(messages -> messages.isEmpty() ? new Reply.NotGot<>(
-                                            Response.Refused.unexpected("a conversation without a message"))
+                                            Response.Refused.http(200, false, "", "a conversation without a message", Optional.empty()))
                                             : new Reply.Got<>(Optional.of(messages.getFirst()))));
         }
 
@@ -5686,7 +5690,7 @@ final class DifyExec implements Runnable {
                         try {
                             return new Reply.Got<>(reading.read(answer));
                         } catch (JsonProcessingException problem) {
-                            return new Reply.NotGot<>(Response.Refused.unexpected(problem.getOriginalMessage()));
+                            return new Reply.NotGot<>(Response.Refused.http(200, false, "", problem.getOriginalMessage(), Optional.empty()));
                         }
                     }, Reply.NotGot::new);
         }
@@ -10869,7 +10873,7 @@ final class DifyExec implements Runnable {
             var then = !unresolved.symptom().isOurs() ? new Step.SendAgain(tries, false)
                     : judge.again(unresolved.attempt(), unresolved.why() + "; no run was started", Optional.empty())
                             instanceof Verdict.Done(var outcome) ? giveUp(unresolved, outcome)
-                    : new Step.SendAgain(tries.failedOnce(), false);
+                    : new Step.SendAgain(tries.plus(1, 0), false);
             return new Step.Close("not_started", Response.nothing(), unresolved.why(), then);
         }
 
@@ -11439,17 +11443,22 @@ final class DifyExec implements Runnable {
         ///
         /// @param currency empty where none is named
         record MaxCost(BigDecimal amount, String currency) {
+            private static final int ENOUGH = 10; // runs, one of which would have had a price
+
             Optional<String> reached(Usage.Spending spent) {
-                var currencies = spent.currencies();
+                var paid = new TreeMap<>(spent.prices()); // models without a price report 0, in any currency
+                paid.values().removeIf(price -> price.signum() == 0);
+                paid.remove("");
+                var currencies = paid.keySet();
                 var reported = Text.text(String.join(" and ", currencies), 40);
                 if (!currency.isEmpty() && currencies.stream().anyMatch(other -> !other.equals(currency)))
                     return Optional.of("--max-cost is in " + currency + ", but Dify reports prices in " + reported
                             + "\nhint: give the amount in that currency");
                 if (currencies.size() > 1) return Optional.of("--max-cost counts one currency, but Dify reports prices "
                         + "in " + reported + "\nhint: use --max-tokens");
-                if (spent.hasNoPrices()) return Optional.of("--max-cost does not work here: Dify reports no prices for "
+                if (spent.prices().isEmpty() && spent.unpriced() >= ENOUGH) return Optional.of("--max-cost does not work here: Dify reports no prices for "
                         + "this app's runs\nhint: use --max-tokens");
-                var total = spent.total();
+                var total = spent.prices().values().stream().reduce(BigDecimal.ZERO, BigDecimal::add);
                 return total.compareTo(amount) < 0 ? Optional.empty() : Optional.of("--max-cost reached: "
                         + total.stripTrailingZeros().toPlainString() + (reported.isEmpty() ? "" : " " + reported)
                         + " spent" + CONTINUE);
@@ -11644,11 +11653,7 @@ final class DifyExec implements Runnable {
     /// @param isEdited the shell had changed the row's inputs, and the CSV does not have the changes
     record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String cells, Instant at,
             boolean isEdited) {
-        Attempt of(Row whole) {
-            return new Attempt(sequence, whole, tries, user, mode, cells, at, isEdited);
-        }
-
-        Attempt with(Tries tries) {
+        Attempt with(Row row, Tries tries) {
             return new Attempt(sequence, row, tries, user, mode, cells, at, isEdited);
         }
 
@@ -11685,12 +11690,8 @@ final class DifyExec implements Runnable {
         record Tries(int failed, int throttled, int earlier) {
             static final Tries NONE = new Tries(0, 0, 0);
 
-            Tries failedOnce() {
-                return new Tries(failed + 1, throttled, earlier);
-            }
-
-            Tries throttledOnce() {
-                return new Tries(failed, throttled + 1, earlier);
+            Tries plus(int failures, int throttles) {
+                return new Tries(failed + failures, throttled + throttles, earlier);
             }
 
             int retries() {
@@ -11758,18 +11759,14 @@ final class DifyExec implements Runnable {
 
         /// The tokens that runs took, and their cost by currency. A run that was looked up has tokens and no price.
         static final class Spending {
-            private static final int ENOUGH = 10;
-
             private final Map<String, BigDecimal> prices = new TreeMap<>();
-            private long tokens = 0, priced = 0, unpriced = 0;
+            private long tokens = 0, unpriced = 0;
 
             /// @param price null if none is reported
             void add(long more, BigDecimal price, String currency) {
                 tokens += more;
-                if (price == null && more > 0) unpriced++;
-                if (price == null) return;
-                prices.merge(currency, price, BigDecimal::add);
-                priced++;
+                if (price != null) prices.merge(currency, price, BigDecimal::add);
+                else if (more > 0) unpriced++;
             }
 
             long tokens() {
@@ -11783,28 +11780,12 @@ final class DifyExec implements Runnable {
 
             /// The known cost in a currency; NaN if no run has a price.
             double price(String currency) {
-                return priced == 0 && unpriced > 0 ? Double.NaN
+                return prices.isEmpty() && unpriced > 0 ? Double.NaN
                         : prices.getOrDefault(currency, BigDecimal.ZERO).doubleValue();
             }
 
             Map<String, BigDecimal> prices() {
                 return Collections.unmodifiableMap(prices);
-            }
-
-            /// Those in which something was paid: models without a price report 0 in any.
-            Set<String> currencies() {
-                var paid = new TreeSet<>(prices.keySet());
-                paid.removeIf(currency -> currency.isEmpty() || prices.get(currency).signum() == 0);
-                return paid;
-            }
-
-            /// So many runs have ended that one would have had a price.
-            boolean hasNoPrices() {
-                return priced == 0 && unpriced >= ENOUGH;
-            }
-
-            BigDecimal total() {
-                return prices.values().stream().reduce(BigDecimal.ZERO, BigDecimal::add);
             }
 
             /// So many times as much, in round figures.
@@ -11835,11 +11816,6 @@ final class DifyExec implements Runnable {
 
             static Refused event(int status, String code, String message, Optional<RunRef> run) {
                 return new Refused(status, true, true, code, message, Optional.empty(), run);
-            }
-
-            /// An answer with status 200 that is not what was asked for.
-            static Refused unexpected(String message) {
-                return http(200, false, "", message, Optional.empty());
             }
 
             /// `HTTP 500 Internal error`, and of others `HTTP 503, a web page (from a proxy?)`
@@ -11900,17 +11876,6 @@ final class DifyExec implements Runnable {
             @Override
             public String why() {
                 return error;
-            }
-
-            /// The outputs have links to files that are not saved.
-            boolean linksExpire() {
-                return status.isSuccess() && files.isEmpty()
-                        && new String(outputs, UTF_8).contains("\"__dify__file__\"");
-            }
-
-            /// The outputs had half of a surrogate pair, for which U+FFFD is written.
-            boolean isDamaged() {
-                return new String(outputs, UTF_8).indexOf('\uFFFD') >= 0;
             }
 
             Ran with(SavedFiles files) {
@@ -12023,16 +11988,14 @@ final class DifyExec implements Runnable {
         enum RunStatus {
             SUCCEEDED, PARTIAL, FAILED, STOPPED, PAUSED, RUNNING;
 
+            /// By Dify's word for it.
             static Optional<RunStatus> of(String word) {
-                return switch (word) {
-                    case "succeeded" -> Optional.of(SUCCEEDED);
-                    case "partial-succeeded" -> Optional.of(PARTIAL);
-                    case "failed" -> Optional.of(FAILED);
-                    case "stopped" -> Optional.of(STOPPED);
-                    case "paused" -> Optional.of(PAUSED);
-                    case "running", "scheduled" -> Optional.of(RUNNING);
-                    default -> Optional.empty();
-                };
+                var name = word.equals("partial-succeeded") ? "partial" : word.equals("scheduled") ? "running" : word;
+                return Stream.of(values()).filter(status -> status.word().equals(name)).findFirst();
+            }
+
+            String word() {
+                return name().toLowerCase(Locale.ROOT);
             }
 
             boolean isSuccess() {
@@ -12181,7 +12144,8 @@ final class DifyExec implements Runnable {
         /// started, has a run after all. The row's `others` come after it.
         record Recheck(Attempt attempt, List<Attempt> others, Instant due, int looks) implements Unresolved {
             static Recheck of(List<Attempt> attempts, Attempt.Tries tries, Instant due) {
-                return new Recheck(attempts.getFirst().with(tries), attempts.subList(1, attempts.size()), due, 0);
+                var first = attempts.getFirst();
+                return new Recheck(first.with(first.row(), tries), attempts.subList(1, attempts.size()), due, 0);
             }
 
             Recheck later(Instant now) {
@@ -12239,7 +12203,7 @@ final class DifyExec implements Runnable {
             NoEnd before(Instant now) {
                 var ahead = Duration.between(now, attempt.at());
                 return ahead.isPositive() ? new NoEnd(attempt.before(now), seen, symptom, why, since.minus(ahead),
-                        state.until(state.deadline().minus(ahead))) : this;
+                        state.started(state.runStart(), state.deadline().minus(ahead))) : this;
             }
 
             /// The time of a run counts from its own start once a look-up reports it: its request may have waited. The
@@ -12250,7 +12214,7 @@ final class DifyExec implements Runnable {
                         : reported.get().isAfter(now) ? now : reported.get();
                 var end = start.plus(timeout);
                 boolean isStopping = symptom == Symptom.TIMED_OUT && end.isBefore(state.deadline());
-                return with(state.started(start, isStopping ? state.deadline() : end));
+                return with(state.started(Optional.of(start), isStopping ? state.deadline() : end));
             }
         }
 
@@ -12271,12 +12235,8 @@ final class DifyExec implements Runnable {
                 return new LookUpState(due, looks, runStart, deadline, wasStopped, holdsPlace);
             }
 
-            LookUpState until(Instant deadline) {
+            LookUpState started(Optional<Instant> runStart, Instant deadline) {
                 return new LookUpState(due, looks, runStart, deadline, wasStopped, holdsPlace);
-            }
-
-            LookUpState started(Instant runStart, Instant deadline) {
-                return new LookUpState(due, looks, Optional.of(runStart), deadline, wasStopped, holdsPlace);
             }
 
             /// After a pause, which does not lead past the deadline.
@@ -12301,7 +12261,7 @@ final class DifyExec implements Runnable {
     /// What a look-up brought.
     sealed interface LookUpResult {
         /// The run of that id was started by another request.
-        LookUpResult FOREIGN = new Silent(Response.Refused.unexpected("the run is of another request"));
+        LookUpResult FOREIGN = new Silent(Response.Refused.http(200, false, "", "the run is of another request", Optional.empty()));
 
         record Ended(Response.Ran ran) implements LookUpResult {}
 
@@ -12345,8 +12305,8 @@ final class DifyExec implements Runnable {
 
         default String word() {
             return switch (this) {
-                case Ended(var ran) -> ran.status().name().toLowerCase(Locale.ROOT);
-                case Running running -> running.status().name().toLowerCase(Locale.ROOT);
+                case Ended(var ran) -> ran.status().word();
+                case Running running -> running.status().word();
                 case Unanswered _ -> "unanswered";
                 case Absent _ -> "absent";
                 case Silent _ -> "no answer";
@@ -12407,7 +12367,7 @@ final class DifyExec implements Runnable {
 
     /// Where Dify is and how to get in. The key is not part of the text form.
     record Access(URI baseUrl, String key, String workflowId, Optional<URI> proxy, Optional<Env.Setting> authorities) {
-        private static final String DEMO_KEY = "app-demo";
+        static final String DEMO_KEY = "app-demo";
 
         /// How a batch remembers where it runs; a demo is always the same place.
         String name() {
@@ -12422,12 +12382,6 @@ final class DifyExec implements Runnable {
         String advice() {
             return baseUrl.getPath().isEmpty() ? "it has no path; set DIFY_API_BASE_URL to " + baseUrl + "/v1"
                     : "check DIFY_API_BASE_URL, it usually ends in /v1";
-        }
-
-        /// @param workflowId that of a real app is none of the demo's
-        static Access to(Demo demo, String workflowId) {
-            return new Access(demo.baseUrl(), DEMO_KEY, Demo.has(workflowId.strip()) ? workflowId.strip() : "",
-                    Optional.empty(), Optional.empty());
         }
 
         @Override
@@ -12507,13 +12461,15 @@ final class DifyExec implements Runnable {
             route("/v1/parameters", this::parameters);
             route("/v1/workflows/run", exchange -> run(exchange, PUBLISHED));
             route("/v1/workflows/run/", this::detail);
-            route("/v1/workflows/logs", this::logs);
+            route("/v1/workflows/logs", exchange -> list(exchange, "created_by_end_user_session_id", Job::logRow));
             route("/v1/workflows/tasks/", exchange -> stop(exchange, 4));
-            route("/v1/workflows/", this::runVersion);
+            route("/v1/workflows/", exchange -> run(exchange, part(exchange, 3)));
             route("/v1/chat-messages", exchange -> run(exchange, PUBLISHED));
             route("/v1/chat-messages/", exchange -> stop(exchange, 3));
-            route("/v1/conversations", this::conversations);
-            route("/v1/messages", this::messages);
+            route("/v1/conversations", exchange -> list(exchange, "user",
+                    job -> object("id", job.message().get("conversation_id"), "inputs", job.inputs())));
+            route("/v1/messages", exchange -> list(exchange, "user", job -> job.message().get("conversation_id")
+                    .equals(asked(exchange, "conversation_id")) ? job.message() : null));
             server.start();
         }
 
@@ -12548,16 +12504,8 @@ final class DifyExec implements Runnable {
         /// @param inputs those of a chatflow include its query
         private record Job(boolean isChatflow, String workflow, String id, String task, String user,
                 Map<String, String> inputs, Instant created, CompletableFuture<End> end) {
-            void succeed(Map<String, Object> outputs, int tokens) {
-                end.complete(new End("succeeded", outputs, null, 3, tokens, Instant.now()));
-            }
-
             void fail(String status, String error) {
                 end.complete(new End(status, Map.of(), error, 2, 0, Instant.now()));
-            }
-
-            private End now() {
-                return end.getNow(new End("running", Map.of(), null, 0, 0, created));
             }
 
             String text() {
@@ -12573,7 +12521,10 @@ final class DifyExec implements Runnable {
                         .orElse(String.valueOf(inputs.get("id")));
             }
 
-            /// The run as it is stored by now.
+            private End now() {
+                return end.getNow(new End("running", Map.of(), null, 0, 0, created));
+            }
+
             Map<String, Object> stored() {
                 var now = now();
                 return object("id", id, "workflow_id", workflow, "status", now.status(), "outputs", now.outputs(),
@@ -12583,7 +12534,6 @@ final class DifyExec implements Runnable {
                         "finished_at", end.isDone() ? now.at().getEpochSecond() : null);
             }
 
-            /// The answer of a chatflow by now.
             Map<String, Object> message() {
                 var now = now();
                 boolean isFailed = now.status().equals("failed");
@@ -12686,9 +12636,9 @@ final class DifyExec implements Runnable {
             var text = job.text();
             if (text.contains("[fail]")) job.fail("failed", "Run failed: the model refused this input");
             else if (isFirst("[flaky]", job)) job.fail("failed", "[openai] Rate Limit Error, 429 Too Many Requests");
-            else job.succeed(object("answer", (job.workflow().equals(EARLIER) ? "Answer to: " : "Demo answer to: ")
-                    + job.question(), "row_id", job.inputs().get("id")),
-                    16 + text.codePointCount(0, text.length()) / 3);
+            else job.end().complete(new End("succeeded", object("answer", (job.workflow().equals(EARLIER)
+                    ? "Answer to: " : "Demo answer to: ") + job.question(), "row_id", job.inputs().get("id")), null, 3,
+                    16 + text.codePointCount(0, text.length()) / 3, Instant.now()));
         }
 
         private boolean isFirst(String marker, Job job) {
@@ -12712,13 +12662,11 @@ final class DifyExec implements Runnable {
                     "file_size_limit", 15, "workflow_file_upload_limit", 10)));
         }
 
-        private void runVersion(HttpExchange exchange) throws IOException {
-            var workflow = part(exchange, 3);
-            if (has(workflow)) run(exchange, workflow);
-            else refuse(exchange, 404, "not_found", "Workflow not found with id: " + workflow);
-        }
-
         private void run(HttpExchange exchange, String workflow) throws IOException {
+            if (!has(workflow)) {
+                refuse(exchange, 404, "not_found", "Workflow not found with id: " + workflow);
+                return;
+            }
             var body = Json.MAPPER.readTree(exchange.getRequestBody().readAllBytes());
             if (isChatflow && body.path("query").asText("").isEmpty()) {
                 refuse(exchange, 400, "invalid_param", "query is required");
@@ -12764,26 +12712,14 @@ final class DifyExec implements Runnable {
             send(exchange, 200, detail);
         }
 
-        private void conversations(HttpExchange exchange) throws IOException {
-            list(exchange, "user", job -> object("id", job.message().get("conversation_id"), "inputs", job.inputs()));
-        }
-
-        private void messages(HttpExchange exchange) throws IOException {
-            var conversation = asked(exchange, "conversation_id");
-            var messages = jobs.stream().filter(job -> job.user().equals(asked(exchange, "user"))).map(Job::message)
-                    .filter(message -> message.get("conversation_id").equals(conversation)).toList();
-            send(exchange, 200, object("limit", LISTED, "has_more", false, "data", messages));
-        }
-
-        private void logs(HttpExchange exchange) throws IOException {
-            list(exchange, "created_by_end_user_session_id", Job::logRow);
-        }
-
         /// The newest jobs of the user that this parameter names.
+        ///
+        /// @param entry null for a job that is not listed
         private void list(HttpExchange exchange, String parameter, Function<Job, Object> entry) throws IOException {
-            var listed = jobs.stream().filter(job -> job.user().equals(asked(exchange, parameter))).toList();
+            var listed = jobs.stream().filter(job -> job.user().equals(asked(exchange, parameter))).map(entry)
+                    .filter(Objects::nonNull).toList();
             send(exchange, 200, object("page", 1, "limit", LISTED, "total", listed.size(),
-                    "has_more", listed.size() > LISTED, "data", listed.stream().limit(LISTED).map(entry).toList()));
+                    "has_more", listed.size() > LISTED, "data", listed.stream().limit(LISTED).toList()));
         }
 
         private void stop(HttpExchange exchange, int taskAt) throws IOException {
