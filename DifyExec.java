@@ -560,11 +560,11 @@ final class DifyExec implements Runnable {
         }
     }
 
-    @Command(name = "verify", mixinStandardHelpOptions = true, sortOptions = false,
+    @Command(name = "verify", sortOptions = false,
             description = {"Check results and attempts against the server's own records.",
                     "Read-only; works while the batch runs. One request per result, up to three per other attempt."},
-            footer = {"difyexec verify -o results.jsonl", "difyexec verify -o results.jsonl --sample 100",
-                    "difyexec verify -o results.jsonl --json"})
+            footerHeading = "%nExamples:%n", footer = {"  difyexec verify -o results.jsonl",
+                    "  difyexec verify -o results.jsonl --sample 100", "  difyexec verify -o results.jsonl --json"})
     static final class Verify implements Callable<Integer> {
         @Mixin ResultsOption results;
 

@@ -43,7 +43,7 @@ final class OptionsTest {
     @Nested
     class TheHelp {
         private static final List<String> COMMANDS = List.of("run", "retry", "status", "export", "compare", "merge",
-                "check", "shell");
+                "check", "verify", "shell");
 
         @Test
         void isTheOneInTheGoldenFiles() throws IOException {
@@ -118,10 +118,10 @@ final class OptionsTest {
 
         @Test
         void hasOnlyTheNamedCommandIfThatNeedsNoOther() {
-            for (var name : List.of("run", "retry", "status", "export", "compare", "merge", "check"))
+            for (var name : List.of("run", "retry", "status", "export", "compare", "merge", "check", "verify"))
                 assertEquals(Set.of(name), commands(name, "-o", "status"));
             for (var first : List.of("", "--help", "help", "shell", "generate-completion", "statsu"))
-                assertEquals(10, commands(first).size());
+                assertTrue(commands(first).containsAll(TheHelp.COMMANDS), first);
         }
     }
 
