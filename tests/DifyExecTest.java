@@ -8,6 +8,7 @@
 //SOURCES SettingsTest.java
 //SOURCES FilesTest.java
 //SOURCES PowerTest.java
+//SOURCES PowerCut.java
 //SOURCES ProcessTest.java
 //SOURCES DocsTest.java
 //SOURCES PasteTest.java

@@ -1,10 +1,14 @@
 package difyexec;
 
+import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.api.parallel.Execution;
+import org.junit.jupiter.api.parallel.ExecutionMode;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 import module java.base;
@@ -14,6 +18,7 @@ import static difyexec.Given.*;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 /// What is on disk, and when.
 final class PowerTest {
@@ -219,6 +224,34 @@ final class PowerTest {
             assertEquals(Optional.empty(), scene.play());
 
             assertFalse(disk.forced.get("results").isEmpty());
+        }
+    }
+
+    /// The short form of `benchmarks/powercut`.
+    @Nested
+    @Timeout(300)
+    @Execution(ExecutionMode.CONCURRENT)
+    class ThePowerCut {
+        @TempDir Path folder;
+
+        @BeforeEach
+        void needsStrace() {
+            assumeTrue(PowerCut.isPossible(), "strace cannot be used here");
+        }
+
+        @ParameterizedTest
+        @CsvSource({"BLOCKING, 7", "STREAMING, 7", "CHATFLOW, 2", "MERGE, 4"})
+        void losesNothingAndPaysForNothingTwice(PowerCut.Mode mode, int states) throws Exception {
+            var count = new PowerCut().in(folder, mode, 24, states, false);
+
+            assertTrue(count.isGood() && count.unknown == 0, count::toString);
+        }
+
+        @Test
+        void paysTwiceIfNothingHadBeenForced() throws Exception {
+            var count = new PowerCut().in(folder, PowerCut.Mode.BLOCKING, 24, 5, true);
+
+            assertTrue(count.twice > 0, count::toString);
         }
     }
 }

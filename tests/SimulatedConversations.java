@@ -31,6 +31,18 @@ final class SimulatedConversations {
                 Stream.concat(before.stream(), one.stream()).toList()));
     }
 
+    /// Forgets all others.
+    void keep(List<SimulatedJob> jobs) {
+        users.clear();
+        conversations.clear();
+        for (var job : jobs) {
+            var user = users.computeIfAbsent(job.user, EndUser::new);
+            user.isMade(true);
+            user.made = true;
+            add(job);
+        }
+    }
+
     /// How many questions a conversation of this user has; 0: there is none of this id.
     int questions(String user, String conversation) {
         return of(user, conversation).size();

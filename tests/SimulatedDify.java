@@ -6,6 +6,7 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static java.nio.charset.StandardCharsets.UTF_8;
 import static java.util.concurrent.TimeUnit.MILLISECONDS;
 
 /// The app's API: answers one exchange after another, by any thread.
@@ -131,6 +132,12 @@ final class SimulatedDify {
         if (exchange.path().equals("/__stats")) {
             exchange.send(200, "application/json", SimulatedJson.ESCAPED
                     .json(offsets.stats(!exchange.query("rows").equals("0"))) + "\n");
+            return;
+        }
+        if (exchange.path().equals("/__keep")) {
+            var users = Set.of(new String(exchange.body(), UTF_8).split("\n"));
+            conversations.keep(offsets.keep(users));
+            exchange.send(200, "application/json", "{}\n");
             return;
         }
         if (exchange.method().equals("PRI")) {

@@ -14,6 +14,9 @@ final class SimulatedLedger {
     private final Set<SimulatedJob> inLog = ConcurrentHashMap.newKeySet();
     private final Set<String> users = ConcurrentHashMap.newKeySet();
     private final Map<Simulator.Fault, Integer> faults = new ConcurrentHashMap<>();
+    /// The runs there were when some were first forgotten, and those of them that the log lists.
+    private List<SimulatedJob> all;
+    private Set<SimulatedJob> allListed;
     final AtomicLong stops = new AtomicLong(), looks = new AtomicLong();
 
     int nextStart(String row) {
@@ -48,6 +51,27 @@ final class SimulatedLedger {
         if (!inLog.add(job)) return;
         log.addFirst(job);
         listed.computeIfAbsent(job.user, _ -> new ConcurrentLinkedDeque<>()).addFirst(job);
+    }
+
+    /// Goes back to when only these users had sent something; `*` stands for all. Of all runs there were when this was
+    /// first asked, only theirs are left, and they are over.
+    synchronized List<SimulatedJob> keep(Set<String> wanted) {
+        if (all == null) {
+            all = rows.values().stream().flatMap(List::stream).sorted(Comparator.comparing(job -> job.taken)).toList();
+            allListed = Set.copyOf(inLog);
+        }
+        var kept = all.stream().filter(job -> wanted.contains("*") || wanted.contains(job.user)).toList();
+        Stream.of(rows, starts, byRun, byTask, listed).forEach(Map::clear);
+        Stream.of(log, inLog, users).forEach(Collection::clear);
+        for (var job : kept) {
+            job.stored.join();
+            users.add(job.user);
+            nextStart(job.row);
+            rows.merge(job.row, List.of(job), (before, one) -> Stream.concat(before.stream(), one.stream()).toList());
+            began(job);
+            if (allListed.contains(job)) list(job);
+        }
+        return kept;
     }
 
     void each(Consumer<SimulatedJob> what) {
