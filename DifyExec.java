@@ -493,7 +493,7 @@ final class DifyExec implements Runnable {
                 var index = batch.index();
                 var merge = batch.history().merge.orElseThrow();
                 console.err().println("Merged " + merge.taken().size() + " of " + Text.count(merge.shards(), "shard")
-                        + ": " + Text.count(index.rows(), "row") + ", " + RowStatus.counts(index::count));
+                        + ": " + Text.count(index.rows(), "row") + ", " + RowStatus.counts(index::count, (_, text) -> text));
                 int strangers = index.size() - index.rows();
                 if (strangers > 0) console.err().println("Note: " + Text.count(strangers, "id is", "ids are")
                         + " not in " + input + " (" + Text.first(3, IntStream.range(index.rows(), index.size())
@@ -730,8 +730,8 @@ final class DifyExec implements Runnable {
                             .option(LineReader.Option.INSERT_TAB, false)
                             .variable(LineReader.SECONDARY_PROMPT_PATTERN, "  > ")
                             .variable(LineReader.BELL_STYLE, "none").build();
-                    stateFolder(env)
-                            .ifPresent(folder -> reader.setVariable(LineReader.HISTORY_FILE, folder.resolve("history")));
+                    stateFolder(env).ifPresent(folder ->
+                            reader.setVariable(LineReader.HISTORY_FILE, folder.resolve("history")));
                     session.out.println("difyexec " + VERSION + (session.isOpen() ? " · " + session.summary() : ""));
                     session.out.println("Start with: " + (session.isOpen() ? "" : "open CSV JSONL · ")
                             + "failures --by error · show ID · retry ID   (help; Ctrl-D leaves)");
@@ -781,7 +781,7 @@ final class DifyExec implements Runnable {
             static Optional<Path> stateFolder(Env env) {
                 var home = Path.of(System.getProperty("user.home"), ".local", "state").toString();
                 var folder = Stream.of(env.get("XDG_STATE_HOME"), env.get("LOCALAPPDATA"), home)
-                        .filter(path -> !path.isEmpty()).findFirst().map(path -> Path.of(path, "difyexec")).orElseThrow();
+                        .filter(path -> !path.isEmpty()).map(path -> Path.of(path, "difyexec")).findFirst().orElseThrow();
                 if (!folder.isAbsolute()) return Optional.empty(); // Java knows no home of this user
                 try {
                     Files.createDirectories(folder);
@@ -834,7 +834,8 @@ final class DifyExec implements Runnable {
                         new Completers.FileNameCompleter().complete(reader, line, candidates);
                     else if (arg.isPresent()) candidates.addAll(candidates(arg.get().paramLabel(), typed));
                     if (candidates.isEmpty())
-                        new PicocliJLineCompleter(session.copy().spec).complete(reader, line, candidates);
+                        new PicocliJLineCompleter(session.shell.session().spec) // it takes a command line apart
+                                .complete(reader, line, candidates);
                 } catch (Unusable _) {
                     // the CSV has changed: the next command says so
                 }
@@ -858,8 +859,9 @@ final class DifyExec implements Runnable {
                         .filter(column -> !csv.isId(column))).orElse(Stream.empty());
                 var words = (switch (label) {
                     case "COMMAND" -> session.spec.subcommands().keySet().stream().sorted();
-                    case "ID" -> open.map(Batch::index).stream().flatMap(index -> IntStream.range(0, index.rows()).boxed()
-                            .sorted(Comparator.comparing(entry -> !index.status(entry).isOnRetryList())).map(index::id));
+                    case "ID" -> open.map(Batch::index).stream().flatMap(index -> IntStream.range(0, index.rows())
+                            .boxed().sorted(Comparator.comparing(entry -> !index.status(entry).isOnRetryList()))
+                            .map(index::id));
                     case "COLUMN=VALUE" -> typed.contains("=") ? cells(typed.substring(0, typed.indexOf('=')))
                             : columns.map(column -> column + "=");
                     default -> Stream.<String>empty();
@@ -893,7 +895,7 @@ final class DifyExec implements Runnable {
         final PrintWriter out, err;
         boolean isLeft = false;
 
-        private final Shell shell;
+        final Shell shell;
         private Batch batch;
         private List<String> csvStamps, stamps;
         private KnownForm form;
@@ -905,11 +907,6 @@ final class DifyExec implements Runnable {
             this.shell = shell;
             this.out = shell.setup.spec.commandLine().getOut();
             this.err = shell.setup.spec.commandLine().getErr();
-        }
-
-        /// Without the batch: completion takes its command line apart.
-        ShellSession copy() {
-            return shell.session();
         }
 
         int execute(String line) {
@@ -1192,9 +1189,7 @@ final class DifyExec implements Runnable {
             try (var dify = shell.setup.connect(shell.demo.version, csv.columns(), 1, new PrintWriter(messages))
                     .withoutRetries()) {
                 form = new KnownForm(dify.form(dify.greet(""), csv, csv.path()), messages.toString().strip());
-            } catch (Unusable problem) {
-                form = new KnownForm(Form.ofText(), problem.getMessage());
-            } catch (IOException | InterruptedException problem) {
+            } catch (Unusable | IOException | InterruptedException problem) {
                 form = new KnownForm(Form.ofText(), Text.of(problem));
             }
             return form;
@@ -1220,7 +1215,7 @@ final class DifyExec implements Runnable {
         String summary() {
             var index = batch().index();
             return Text.text(files().results().toString(), 200) + ": " + Text.count(index.rows(), "row")
-                    + (index.rows() == 0 ? "" : ", " + RowStatus.counts(index::count));
+                    + (index.rows() == 0 ? "" : ", " + RowStatus.counts(index::count, (_, text) -> text));
         }
 
         /// Cells that were changed in the shell, by row and column.
@@ -1279,8 +1274,8 @@ final class DifyExec implements Runnable {
             void save(Csv csv, Index index, Path to) {
                 var charset = csv.charset();
                 byId.forEach((id, cells) -> cells.forEach((column, cell) -> {
-                    if (!charset.newEncoder().canEncode(cell)) throw new Unusable(to + ": row " + Text.id(id) + ", column "
-                            + Text.quoted(column) + " has a character that " + charset + " cannot encode");
+                    if (!charset.newEncoder().canEncode(cell)) throw new Unusable(to + ": row " + Text.id(id)
+                            + ", column " + Text.quoted(column) + " has a character that " + charset + " cannot encode");
                 }));
                 AtomicFile.write(to, out -> {
                     var writer = csv.writer(out);
@@ -1522,7 +1517,7 @@ final class DifyExec implements Runnable {
         private static int unusable(ParameterException problem, Env.Invocation invocation) {
             var line = problem.getCommandLine();
             var name = line.getParent() == null ? "" : " " + line.getCommandName();
-            boolean isInShell = line.getCommandSpec().root().userObject() instanceof ShellSession;
+            boolean isInShell = !line.getCommandSpec().root().name().equals("difyexec");
             var message = explain(problem);
             line.getErr().println("difyexec: " + message + (message.contains("\nhint: ") ? "" : "\nhint: see "
                     + (isInShell ? "'help" + name + "'" : invocation + name + " --help")));
@@ -1558,7 +1553,8 @@ final class DifyExec implements Runnable {
                     + (hint.isEmpty() ? "" : "\nhint: " + hint);
         }
 
-        private static int stopped(Exception problem, CommandLine line, CommandLine.ParseResult parsed) throws Exception {
+        private static int stopped(Exception problem, CommandLine line, CommandLine.ParseResult parsed)
+                throws Exception {
             if (problem instanceof InterruptedException) {
                 line.getErr().println("Interrupted.");
                 return Exit.INTERRUPTED.code;
@@ -12090,10 +12086,6 @@ final class DifyExec implements Runnable {
         }
 
         /// `18 succeeded, 1 partial, 1 failed`
-        static String counts(ToLongFunction<RowStatus> count) {
-            return counts(count, (_, text) -> text);
-        }
-
         static String counts(ToLongFunction<RowStatus> count, BiFunction<RowStatus, String, String> painted) {
             return Stream.of(values()).filter(status -> count.applyAsLong(status) > 0)
                     .map(status -> painted.apply(status, count.applyAsLong(status) + " " + status.word()))

@@ -336,6 +336,8 @@ class ShellTest {
             assertEquals(2, session.say("retry r-1").code());
             assertTrue(session.refused("run -i other.csv").contains("-i and -o"));
             assertTrue(session.refused("shwo r-1").contains("shwo"));
+            assertTrue(session.refused("retry all -i " + file("data.csv") + " -o " + file("other.jsonl"))
+                    .contains("open CSV JSONL"));
         }
 
         @Test
@@ -347,16 +349,6 @@ class ShellTest {
 
             assertFalse(said.text().contains("Moved "), said::text);
             assertTrue(said.text().contains("\n2 succeeded, 2 failed in "), said::text);
-        }
-
-        @Test
-        void thatRetriesTakesTheIdsOfNoOtherBatch() throws IOException {
-            var session = five();
-            session.say("run -i " + file("data.csv") + " -o " + file("other.jsonl") + " --progress off");
-
-            var said = session.refused("retry all -i " + file("data.csv") + " -o " + file("other.jsonl"));
-
-            assertTrue(said.contains("open CSV JSONL"), said);
         }
 
         @Test
@@ -613,18 +605,6 @@ class ShellTest {
         }
 
         @Test
-        void thatIsRefusedInItsStreamNamesNoRun() throws Exception {
-            var dify = new Dify("--dify", "1.16.0", "--refuse", "100%");
-            Files.writeString(file("data.csv"), "id,text\n1,a\n");
-
-            var said = dify.session().say("retry 1");
-
-            assertEquals(3, said.code(), said.text());
-            assertTrue(said.text().contains("Failed: ") && !said.text().contains(", run "), said.text());
-            assertEquals(0, dify.count("started"));
-        }
-
-        @Test
         void streamsUnlessBlockingIsAskedFor() throws Exception {
             var dify = new Dify();
             Files.writeString(file("data.csv"), "id,text\n1,a\n2,b\n");
@@ -850,21 +830,14 @@ class ShellTest {
             assertTrue(err().lines().toList().getLast().startsWith("difyexec: line 4: "), err());
         }
 
-        @Test
-        void rowsThatFailedEndNoScript() throws IOException {
-            var session = five();
-
-            assertEquals(3, run(session, false, "status\nset r-1 text=better\nedits\n"));
-            assertTrue(last(session).contains("1 edit in 1 row"), last(session));
-        }
-
+        /// Rows that failed (`status`) do not end it, an interrupt always does.
         @ParameterizedTest
-        @ValueSource(ints = {1, 2, 4, 130})
-        void endsAtACommandThatDoesAndNamesItsLine(int code) throws IOException {
+        @CsvSource({"1, false", "2, false", "4, false", "130, false", "130, true"})
+        void endsAtACommandThatDoesAndNamesItsLine(int code, boolean keepGoing) throws IOException {
             var session = five();
             session.session.spec.commandLine().addSubcommand(ended("end", code));
 
-            assertEquals(Math.max(3, code), run(session, false, "status\n\nend\nset r-1 text=better\n"));
+            assertEquals(Math.max(3, code), run(session, keepGoing, "status\n\nend\nset r-1 text=better\n"));
             assertTrue(last(session).matches("difyexec: line 3: .*" + code + ".*"), last(session));
             assertEquals("No edits.\n", session.ok("edits"));
         }
@@ -884,16 +857,6 @@ class ShellTest {
         void goesOnIfItIsToldToAndEndsWithTheHighestCode() throws IOException {
             assertEquals(3, run(reopened(), true, "show r-9\nrun --progress off\nedits\n"));
             assertTrue(Files.exists(file("results.jsonl")));
-        }
-
-        @Test
-        void anInterruptEndsItInAnyCase() throws IOException {
-            var session = five();
-            session.session.spec.commandLine().addSubcommand(ended("end", 130));
-
-            assertEquals(130, run(session, true, "end\nset r-1 text=better\n"));
-            assertTrue(last(session).startsWith("difyexec: line 1: "), last(session));
-            assertEquals("No edits.\n", session.ok("edits"));
         }
 
         @Test
