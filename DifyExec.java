@@ -12566,7 +12566,8 @@ final class DifyExec implements Runnable {
                         "error", how.error(), "elapsed_time", seconds));
                 if (how.status().equals("succeeded")) {
                     var text = how.outputs().get("answer").toString();
-                    for (var word : text.split("(?<= )")) events.add(chunk(word));
+                    for (var word : text.split("(?<= )")) events.add(isChatflow ? chatEvent("message", "answer", word)
+                            : event("text_chunk", object("text", word, "from_variable_selector", List.of("llm", "text"))));
                     events.add(node("node_finished", "llm", "status", "succeeded", "outputs", object("text", text),
                             "elapsed_time", seconds, "execution_metadata", how.price()));
                     events.add(node("node_started", "end"));
@@ -12577,12 +12578,6 @@ final class DifyExec implements Runnable {
                 }
                 events.add(event("workflow_finished", stored()));
                 return events;
-            }
-
-            /// A piece of the answer.
-            Map<String, Object> chunk(String text) {
-                return isChatflow ? chatEvent("message", "answer", text)
-                        : event("text_chunk", object("text", text, "from_variable_selector", List.of("llm", "text")));
             }
 
             private Map<String, Object> node(String event, String node, Object... more) {
@@ -12620,12 +12615,11 @@ final class DifyExec implements Runnable {
                     body.path("user").asText(), inputs, Instant.now(), new CompletableFuture<>());
             jobs.addFirst(job);
             int millis = job.text().contains("[slow]") ? 5000 : 80 + Math.floorMod(job.text().hashCode(), 221);
-            CompletableFuture.delayedExecutor(millis, MILLISECONDS, Runnable::run).execute(() -> finish(job));
+            CompletableFuture.delayedExecutor(millis, MILLISECONDS, Runnable::run).execute(() -> finish(job, job.text()));
             return job;
         }
 
-        private void finish(Job job) {
-            var text = job.text();
+        private void finish(Job job, String text) {
             if (text.contains("[fail]")) job.fail("failed", "Run failed: the model refused this input");
             else if (isFirst("[flaky]", job)) job.fail("failed", "[openai] Rate Limit Error, 429 Too Many Requests");
             else job.end().complete(new End("succeeded", object("answer", (job.workflow().equals(EARLIER)
@@ -12682,14 +12676,14 @@ final class DifyExec implements Runnable {
             exchange.getResponseHeaders().set("Content-Type", "text/event-stream; charset=utf-8");
             exchange.sendResponseHeaders(200, 0);
             var out = exchange.getResponseBody();
-            write(out, "event: ping\n\n");
-            for (var event : job.opening()) write(out, line(event));
+            out.write("event: ping\n\n".getBytes(UTF_8));
+            for (var event : job.opening()) write(out, event);
             if (isDropped) {
-                var line = line(job.chunk("Demo answer"));
-                write(out, line.substring(0, line.length() / 2));
+                out.write("data: {\"event\": \"text_".getBytes(UTF_8));
+                out.flush();
                 throw new IOException("dropped as asked for"); // closes the connection before the body's end
             }
-            for (var event : job.closing()) write(out, line(event));
+            for (var event : job.closing()) write(out, event);
             exchange.close();
         }
 
@@ -12743,12 +12737,8 @@ final class DifyExec implements Runnable {
             exchange.close();
         }
 
-        private static String line(Map<String, Object> event) {
-            return "data: " + Json.text(event) + "\n\n";
-        }
-
-        private static void write(OutputStream out, String text) throws IOException {
-            out.write(text.getBytes(UTF_8));
+        private static void write(OutputStream out, Map<String, Object> event) throws IOException {
+            out.write(("data: " + Json.text(event) + "\n\n").getBytes(UTF_8));
             out.flush();
         }
 
