@@ -493,7 +493,8 @@ final class DifyExec implements Runnable {
                 var index = batch.index();
                 var merge = batch.history().merge.orElseThrow();
                 console.err().println("Merged " + merge.taken().size() + " of " + Text.count(merge.shards(), "shard")
-                        + ": " + Text.count(index.rows(), "row") + ", " + RowStatus.counts(index::count, (_, text) -> text));
+                        + ": " + Text.count(index.rows(), "row") + ", "
+                                + RowStatus.counts(index::count, (_, text) -> text));
                 int strangers = index.size() - index.rows();
                 if (strangers > 0) console.err().println("Note: " + Text.count(strangers, "id is", "ids are")
                         + " not in " + input + " (" + Text.first(3, IntStream.range(index.rows(), index.size())
@@ -781,7 +782,8 @@ final class DifyExec implements Runnable {
             static Optional<Path> stateFolder(Env env) {
                 var home = Path.of(System.getProperty("user.home"), ".local", "state").toString();
                 var folder = Stream.of(env.get("XDG_STATE_HOME"), env.get("LOCALAPPDATA"), home)
-                        .filter(path -> !path.isEmpty()).map(path -> Path.of(path, "difyexec")).findFirst().orElseThrow();
+                        .filter(path -> !path.isEmpty()).map(path -> Path.of(path, "difyexec"))
+                        .findFirst().orElseThrow();
                 if (!folder.isAbsolute()) return Optional.empty(); // Java knows no home of this user
                 try {
                     Files.createDirectories(folder);
@@ -1275,7 +1277,8 @@ final class DifyExec implements Runnable {
                 var charset = csv.charset();
                 byId.forEach((id, cells) -> cells.forEach((column, cell) -> {
                     if (!charset.newEncoder().canEncode(cell)) throw new Unusable(to + ": row " + Text.id(id)
-                            + ", column " + Text.quoted(column) + " has a character that " + charset + " cannot encode");
+                            + ", column " + Text.quoted(column) + " has a character that " + charset
+                            + " cannot encode");
                 }));
                 AtomicFile.write(to, out -> {
                     var writer = csv.writer(out);
@@ -12253,7 +12256,8 @@ final class DifyExec implements Runnable {
     /// What a look-up brought.
     sealed interface LookUpResult {
         /// The run of that id was started by another request.
-        LookUpResult FOREIGN = new Silent(Response.Refused.http(200, false, "", "the run is of another request", Optional.empty()));
+        LookUpResult FOREIGN = new Silent(
+                Response.Refused.http(200, false, "", "the run is of another request", Optional.empty()));
 
         record Ended(Response.Ran ran) implements LookUpResult {}
 
@@ -12567,7 +12571,8 @@ final class DifyExec implements Runnable {
                 if (how.status().equals("succeeded")) {
                     var text = how.outputs().get("answer").toString();
                     for (var word : text.split("(?<= )")) events.add(isChatflow ? chatEvent("message", "answer", word)
-                            : event("text_chunk", object("text", word, "from_variable_selector", List.of("llm", "text"))));
+                            : event("text_chunk", object("text", word,
+                                    "from_variable_selector", List.of("llm", "text"))));
                     events.add(node("node_finished", "llm", "status", "succeeded", "outputs", object("text", text),
                             "elapsed_time", seconds, "execution_metadata", how.price()));
                     events.add(node("node_started", "end"));
@@ -12615,7 +12620,8 @@ final class DifyExec implements Runnable {
                     body.path("user").asText(), inputs, Instant.now(), new CompletableFuture<>());
             jobs.addFirst(job);
             int millis = job.text().contains("[slow]") ? 5000 : 80 + Math.floorMod(job.text().hashCode(), 221);
-            CompletableFuture.delayedExecutor(millis, MILLISECONDS, Runnable::run).execute(() -> finish(job, job.text()));
+            CompletableFuture.delayedExecutor(millis, MILLISECONDS, Runnable::run)
+                    .execute(() -> finish(job, job.text()));
             return job;
         }
 
