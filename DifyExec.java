@@ -1217,7 +1217,8 @@ final class DifyExec implements Runnable {
         String summary() {
             var index = batch().index();
             return Text.text(files().results().toString(), 200) + ": " + Text.count(index.rows(), "row")
-                    + (index.rows() == 0 ? "" : ", " + RowStatus.counts(index::count, (_, text) -> text));
+                    + (index.rows() == 0 ? "" : ", " + RowStatus.counts(index::count, (_, text) -> text))
+                    + batch().history().stopped.map(why -> "; stopped early: " + Text.text(why, 200)).orElse("");
         }
 
         /// Cells that were changed in the shell, by row and column.
@@ -1616,6 +1617,8 @@ final class DifyExec implements Runnable {
             setup.check(demo.version);
             if (rows.fresh && !selection.equals(Batch.Selection.PENDING)) throw new Unusable(
                     "--fresh cannot be used with retry\nhint: 'run --fresh' starts over");
+            if (rows.pendingOnly && !selection.equals(Batch.Selection.PENDING)) throw new Unusable(
+                    "--pending-only cannot be used with retry\nhint: 'run --pending-only' runs rows never tried");
             var mode = pace.mode(setup.dify.mode);
             var files = BatchFiles.of(rows.shard().map(part -> part.of(output)).orElse(output));
             if (selection.listed() && files.shard().isEmpty()) files.requireStarted(); // a shard without rows has none
@@ -1650,6 +1653,7 @@ final class DifyExec implements Runnable {
                             : "Nothing to do: no selected row is pending.");
                     return Exit.OK.code;
                 }
+                resuming(wanted);
                 var server = dify.greet(batch, "\n" + Text.count(wanted.rows(), "row is", "rows are")
                         + " still pending; nothing was sent.");
                 var form = checked(wanted, server);
@@ -1663,6 +1667,16 @@ final class DifyExec implements Runnable {
                 new Summary(batch, engine.tally, dify.err(), Ansi.ofErr(work.setup.env)).print(stop,
                         work.rows.limit != null || work.pace.maxCost != null, work.setup.next());
                 return stop.map(Stop::exit).orElse(engine.tally.isAllDone() ? Exit.OK : Exit.ROWS_FAILED).code;
+            }
+
+            /// `Resuming: 332 of 800 rows done (8 failed will be retried)`
+            private void resuming(Batch.Wanted wanted) {
+                if (wanted.asked().isPart() || batch.history().session.isEmpty() || work.view.isPresent()) return;
+                long failed = wanted.entries().stream().filter(entry -> batch.index().status(entry) == RowStatus.FAILED)
+                        .count();
+                dify.err().println("Resuming: " + Text.number(batch.index().rows() - wanted.rows()) + " of "
+                        + Text.count(batch.index().rows(), "row") + " done"
+                        + (failed == 0 ? "" : " (" + Text.number(failed) + " failed will be retried)"));
             }
 
             /// `shard 3 of 8: 1,250 of 10,000 rows; -c 5 here, 40 if all 8 run`
@@ -1724,6 +1738,9 @@ final class DifyExec implements Runnable {
                     description = "Run only these ids.")
             List<String> ids = List.of();
 
+            @Option(names = "--pending-only", description = "Run only rows without an outcome, not failed ones.")
+            boolean pendingOnly;
+
             @Option(names = "--rerun-changed", description = "Also run succeeded rows that changed in the CSV.")
             boolean rerunChanged;
 
@@ -1739,7 +1756,8 @@ final class DifyExec implements Runnable {
 
             Batch.Selection of(Batch.Selection asked) {
                 return new Batch.Selection(asked.listed(), asked.ids(), asked.force(), List.copyOf(ids),
-                        limit == null ? Long.MAX_VALUE : limit, rerunChanged, resendUnknown || asked.resendUnknown());
+                        limit == null ? Long.MAX_VALUE : limit, rerunChanged, resendUnknown || asked.resendUnknown(),
+                        pendingOnly);
             }
         }
 
@@ -2393,15 +2411,15 @@ final class DifyExec implements Runnable {
             }
 
             private List<String> items() {
-                long done = tally.done(), asked = tally.asked();
+                long others = tally.countOfOthers(), done = others + tally.done(), asked = others + tally.asked();
                 var now = tally.now;
                 var slowedTo = tally.slowedTo();
                 return Stream.of(done + "/" + asked + (asked == 0 ? "" : " (" + 100 * done / asked + " %)"),
                         now.rest().orElse(""),
                         tally.rate() == 0 ? "" : String.format(Locale.ROOT, "%.1f/s", tally.rate()),
-                        some(tally.count(RowStatus.FAILED), "failed"),
-                        some(tally.count(RowStatus.UNKNOWN), "unknown"),
-                        some(tally.count(RowStatus.PAUSED), "paused"),
+                        some(tally.countOfAll(RowStatus.FAILED), "failed"),
+                        some(tally.countOfAll(RowStatus.UNKNOWN), "unknown"),
+                        some(tally.countOfAll(RowStatus.PAUSED), "paused"),
                         tally.timeLeft().map(left -> Text.seconds(left) + " left").orElse(""),
                         now.running() + " running"
                                 + (slowedTo.isPresent() ? " (limit " + slowedTo.getAsInt() + ")" : ""),
@@ -2446,7 +2464,7 @@ final class DifyExec implements Runnable {
 
         /// Includes rows of earlier calls.
         private void causes(List<Cause.Group> groups) {
-            long known = Stream.of(RowStatus.values()).filter(RowStatus::isOnRetryList).mapToLong(tally::count).sum();
+            long known = Stream.of(RowStatus.values()).filter(RowStatus::isOnRetryList).mapToLong(tally::countOfAll).sum();
             if (groups.stream().mapToLong(Cause.Group::count).sum() > known) err.println("  In the whole batch:");
             Cause.Group.some(groups, group -> err.println("  "
                     + paint.by(group.cause().outcome(), group.line())), "  %s causes", err);
@@ -2454,7 +2472,7 @@ final class DifyExec implements Runnable {
 
         /// `18 succeeded, 1 partial, 1 failed, 4 pending`
         private String counts() {
-            var counts = RowStatus.counts(tally::count, paint::by);
+            var counts = RowStatus.counts(tally::countOfAll, paint::by);
             if (tally.asked() <= tally.done()) return counts.isEmpty() ? "nothing done" : counts;
             return counts + (counts.isEmpty() ? "" : ", ")
                     + paint.by(RowStatus.PENDING, tally.asked() - tally.done() + " pending");
@@ -2958,6 +2976,8 @@ final class DifyExec implements Runnable {
         static List<String> notes(Batch batch) {
             var history = batch.history();
             var notes = new ArrayList<String>();
+            if (!batch.index().isComplete())
+                history.stopped.ifPresent(why -> notes.add("the last call stopped early: " + Text.text(why, 300)));
             changed(batch, "; 'run --rerun-changed' runs %s again").ifPresent(notes::add);
             if (history.lateRuns() > 0) notes.add(Text.count(history.lateRuns(), "run")
                     + " finished after the row was sent again");
@@ -3014,7 +3034,8 @@ final class DifyExec implements Runnable {
                             "count", missing.files(), "rows", missing.rows(), "ids", missing.examples()),
                     "versions", List.copyOf(batch.index().versions),
                     "changed_in_input", history.changed().cardinality(),
-                    "runs_without_price", history.spent().unpriced()));
+                    "runs_without_price", history.spent().unpriced(),
+                    "stopped", history.stopped.orElse(null)));
             return Json.text(json);
         }
 
@@ -3115,7 +3136,7 @@ final class DifyExec implements Runnable {
     /// @param start how the tool was started; in the shell empty: there, the open batch is meant
     /// @param words the options but `-i` and `-o`, quoted for a shell: `--id-column 'My id'`
     record NextCall(String start, Optional<String> input, Optional<String> output, List<String> words) {
-        private static final Set<String> ONE_OFF = Set.of("--fresh", "--rebuild", "--force", "--resend-unknown",
+        private static final Set<String> ONE_OFF = Set.of("--fresh", "--pending-only", "--rebuild", "--force", "--resend-unknown",
                 "--rerun-changed", "--limit", "--ids", "--json", "--html", "--show", "--failed", "--raw", "--partial",
                 "--input", "--output");
 
@@ -4065,6 +4086,7 @@ final class DifyExec implements Runnable {
             this.health = new Health(terms.judge().backoff());
             this.batch = batch;
             this.tally = new Tally(wanted.rows(), pace, clock);
+            tally.others.putAll(wanted.others());
             this.looksAtOnce = Math.max(2, pace.ceiling / 4);
             var versions = batch.batch().index().versions;
             this.version = versions.isEmpty() ? "" : versions.getLast();
@@ -4118,6 +4140,7 @@ final class DifyExec implements Runnable {
                     batch.force(clock.instant(), this::aside, watcher::say);
                     tally.now = new Tally.Now(running.size(), agenda.waiting.size(),
                             agenda.lookUps.size() + looking, rest(clock.instant()));
+                    tally.passed(clock.instant());
                     watcher.watch(tally);
                     var message = ports.mailbox().poll(untilNext().toNanos(), NANOSECONDS);
                     for (; message != null; message = ports.mailbox().poll()) message.run();
@@ -4799,19 +4822,23 @@ final class DifyExec implements Runnable {
     /// The batch in numbers. Owned by the engine's thread.
     static final class Tally {
         private static final int RECENT = 200;
+        private static final Duration SUSPENDED = Duration.ofSeconds(5);
 
         private final long asked;
         private final Pace pace;
         private final InstantSource clock;
         private final Instant startedAt;
         private final Map<RowStatus, Long> ended = new EnumMap<>(RowStatus.class);
+        /// Rows that are not part of this call, where it is to finish the batch.
+        final Map<RowStatus, Long> others = new EnumMap<>(RowStatus.class);
         private final Map<Counter, Long> counters = new EnumMap<>(Counter.class);
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
         private final LongList.Latencies latencies = new LongList.Latencies();
         private final Usage.Spending spending = new Usage.Spending();
         final History.MissingFiles missingFiles = new History.MissingFiles();
         private long tokens = 0, sampled = 0;
-        private Instant firstStart = Instant.MAX, lastEnd = Instant.MIN;
+        private Instant firstStart = Instant.MAX, lastEnd = Instant.MIN, lastTick = Instant.MAX;
+        private Duration busy = Duration.ZERO;
         Now now = new Now(0, 0, 0, Optional.empty());
 
         /// @param rest why no row starts, in words
@@ -4828,6 +4855,16 @@ final class DifyExec implements Runnable {
             this.startedAt = clock.instant();
         }
 
+        /// Some time has passed, a fraction of a second. If it was longer, the process was suspended: that time does not
+        /// count.
+        void passed(Instant now) {
+            var gap = lastTick.isBefore(now) ? Duration.between(lastTick, now) : Duration.ZERO;
+            lastTick = now;
+            if (gap.compareTo(SUSPENDED) < 0) return;
+            for (int left = recent.size(); left > 0; left--) recent.add(recent.remove().plus(gap));
+            if (firstStart.isBefore(now)) firstStart = firstStart.plus(gap);
+        }
+
         void started(Instant now) {
             if (now.isBefore(firstStart)) firstStart = now;
             if (recent.isEmpty()) recent.add(now); // the first rows are rated from their start
@@ -4841,6 +4878,7 @@ final class DifyExec implements Runnable {
             if (attempt.isEarlier()) return;
             sampled++;
             lastEnd = now;
+            busy = busy.plus(took);
         }
 
         /// A row that has ended ends again, with a success.
@@ -4864,9 +4902,11 @@ final class DifyExec implements Runnable {
             return sampled;
         }
 
-        /// From the first start of these rows to their last end.
+        /// From the first start of these rows to their last end; shorter where they were too few to fill all places.
         Duration sampleTime() {
-            return Duration.between(firstStart, lastEnd);
+            var time = Duration.between(firstStart, lastEnd);
+            var shared = busy.dividedBy(pace.places());
+            return sampled >= 4L * pace.places() || shared.compareTo(time) > 0 ? time : shared;
         }
 
         LongList.Latencies latencies() {
@@ -4887,6 +4927,15 @@ final class DifyExec implements Runnable {
 
         long asked() {
             return asked;
+        }
+
+        /// Rows of the whole batch with this outcome, as far as the call covers it.
+        long countOfAll(RowStatus status) {
+            return count(status) + others.getOrDefault(status, 0L);
+        }
+
+        long countOfOthers() {
+            return others.values().stream().mapToLong(Long::longValue).sum();
         }
 
         long tokens() {
@@ -6700,13 +6749,20 @@ final class DifyExec implements Runnable {
         /// @param limit         of the rest at most the first so many
         /// @param rerunChanged  also successes whose row has changed in the CSV
         /// @param resendUnknown rows whose outcome cannot be determined are sent again
+        /// @param pendingOnly   no rows that have an outcome, whatever it is
         record Selection(boolean listed, List<String> ids, boolean force, List<String> among, long limit,
-                boolean rerunChanged, boolean resendUnknown) {
+                boolean rerunChanged, boolean resendUnknown, boolean pendingOnly) {
             static final Selection PENDING = named(List.of(), false),
-                    LISTED = new Selection(true, List.of(), false, List.of(), Long.MAX_VALUE, false, false);
+                    LISTED = new Selection(true, List.of(), false, List.of(), Long.MAX_VALUE, false, false, false);
 
             static Selection named(List<String> ids, boolean force) {
-                return new Selection(false, List.copyOf(ids), force, List.of(), Long.MAX_VALUE, false, !ids.isEmpty());
+                return new Selection(false, List.copyOf(ids), force, List.of(), Long.MAX_VALUE, false, !ids.isEmpty(),
+                        false);
+            }
+
+            /// Whether rows that are left may stay so after this call.
+            boolean isPart() {
+                return listed || !ids.isEmpty() || !among.isEmpty() || limit < Long.MAX_VALUE;
             }
 
             /// Whether rows may be sent again although an earlier run of them succeeded or may still succeed.
@@ -6744,6 +6800,14 @@ final class DifyExec implements Runnable {
             boolean isEmpty() {
                 return rows() == 0;
             }
+
+            /// The other rows by status, if this call is to finish the batch.
+            Map<RowStatus, Long> others() {
+                if (asked.isPart()) return Map.of();
+                var ours = entries();
+                return IntStream.range(0, batch.index().rows()).filter(entry -> !ours.get(entry)).boxed()
+                        .collect(Collectors.groupingBy(batch.index()::status, Collectors.counting()));
+            }
         }
 
         Wanted select(Selection asked, Duration timeout) throws IOException {
@@ -6752,6 +6816,8 @@ final class DifyExec implements Runnable {
                     .mapToInt(id -> known(id.strip(), "--ids: "))));
             if (!asked.force()) rows.andNot(set(rows.stream().filter(entry -> index.status(entry).isSuccess()
                     && !(asked.rerunChanged() && history.hasChanged(entry)))));
+            if (asked.pendingOnly())
+                rows.andNot(set(rows.stream().filter(entry -> index.status(entry) != RowStatus.PENDING)));
             rows.stream().skip(asked.limit()).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
             var lookUps = lookUps(rows, timeout);
             lookUps.forEach(unresolved -> rows.clear(unresolved.attempt().row().index()));
@@ -7033,6 +7099,8 @@ final class DifyExec implements Runnable {
         Optional<SessionEvent> session = Optional.empty();
         Optional<MergeEvent> merge = Optional.empty();
         Optional<Mode> mode = Optional.empty();
+        /// Why the last call stopped early, if it did.
+        Optional<String> stopped = Optional.empty();
 
         /// What is left to learn about an attempt.
         enum State {
@@ -7118,6 +7186,7 @@ final class DifyExec implements Runnable {
                 case LateEvent found -> late(found);
                 case StopEvent stop -> {
                     if (stop.isOfInterrupt()) stoppedTasks.add(stop.task());
+                    if (stop.user().isEmpty()) stopped = Optional.of(stop.why());
                 }
                 case MissingEvent missing -> missingByAttempt.computeIfAbsent(missing.id() + "\0" + missing.user(),
                         _ -> new HashSet<>()).add(missing.file());
@@ -7128,6 +7197,7 @@ final class DifyExec implements Runnable {
         private void session(SessionEvent started) {
             session = Optional.of(started);
             sessions.add(started.t());
+            stopped = Optional.empty();
             before = running();
             resumedAt = null;
             seen(started.t());

@@ -39,6 +39,7 @@
 //SOURCES ShellTest.java
 //SOURCES ShardsTest.java
 //SOURCES RecipesTest.java
+//SOURCES EveryDayTest.java
 //SOURCES VerifyTest.java
 //SOURCES Simulator.java
 //SOURCES SimulatedServer.java
@@ -86,7 +87,8 @@ final class DifyExecTest {
             DataTest.class, ServerTest.class, StreamTest.class, RecordingsTest.class, CommandTest.class,
             ChatflowTest.class, SettingsTest.class, FilesTest.class, PowerTest.class, FormTest.class,
             ProcessTest.class, DocsTest.class, PasteTest.class, FaultTest.class, ForeignAnswerTest.class, ConformanceTest.class,
-            ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class, RecipesTest.class, VerifyTest.class);
+            ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class, RecipesTest.class, VerifyTest.class,
+            EveryDayTest.class);
 
     /// Tests that allow it (`@Execution`) run at once, so many of them.
     static final Map<String, String> AT_ONCE = Map.of("junit.jupiter.execution.parallel.enabled", "true",

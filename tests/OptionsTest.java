@@ -75,7 +75,7 @@ final class OptionsTest {
                     "--max-retry-delay", "--retry-failed-runs", "--no-check", "--files", "--no-bom");
 
             assertTrue(help.lines().count() <= 60, help);
-            assertTrue(help.lines().filter(line -> line.matches(" +-.*")).count() <= 30, help);
+            assertTrue(help.lines().filter(line -> line.matches(" +-.*")).count() <= 32, help);
             for (var option : rare) assertFalse(help.contains(option + "=") || help.contains(option + " "), option);
             for (var option : rare) assertTrue(call(command, "--help-all").out().contains("      " + option), option);
         }

@@ -1,0 +1,128 @@
+package difyexec;
+
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+/// What a day with the tool needs: continuing a batch, watching it, seeing why it stopped, and what to do next.
+@Timeout(90)
+final class EveryDayTest extends WholeCommand {
+
+    @Nested
+    class Resuming {
+        private final Dify dify = new Dify("1.16.0", "blocking");
+
+        /// Of eight rows, three have succeeded and one has failed.
+        private void begun() throws IOException {
+            rows(8);
+            dify.row("2", dify.ended("failed", "no"));
+            assertEquals(3, dify.run("--limit", "4").code());
+            dify.row("2", dify.ended("succeeded", ""));
+            dify.server.resetRequests();
+        }
+
+        @Test
+        void countsTheWholeBatch() throws IOException {
+            begun();
+
+            var call = dify.run();
+
+            assertEquals(0, call.code(), call.err());
+            var first = call.err().lines().filter(line -> line.startsWith("Resuming: ")).findFirst().orElseThrow();
+            assertTrue(first.contains("3 of 8") && first.contains("1 failed"), first);
+            assertTrue(call.err().contains("8 succeeded in "), call.err());
+            assertEquals(5, dify.runs());
+        }
+
+        @Test
+        void leavesFailedRowsAloneIfToldTo() throws IOException {
+            begun();
+
+            var call = dify.run("--pending-only");
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals(List.of("5", "6", "7", "8"), attempts(2));
+            assertTrue(call.err().contains("7 succeeded") && call.err().contains("1 failed"), call.err());
+            assertEquals(2, dify.command("retry", "--pending-only").code());
+        }
+
+        @Test
+        void aPartOfTheBatchIsCountedAlone() throws IOException {
+            begun();
+
+            var call = dify.run("--limit", "2");
+
+            assertFalse(call.err().contains("Resuming"), call.err());
+            assertTrue(call.err().contains("2 succeeded in "), call.err());
+        }
+    }
+
+    @Nested
+    class AnEarlyEnd {
+        private final Dify dify = new Dify("1.16.0", "blocking");
+
+        @Test
+        void isExplainedAfterwards() throws IOException {
+            rows(4);
+            dify.rows(dify.refused(401, "unauthorized", "Access token is invalid"));
+            assertEquals(4, dify.run("-c", "1").code());
+
+            var status = call(Map.of(), "status", "-o", output(), "-i", input(), "--html", file("r.html").toString());
+            assertTrue(status.out().contains("401"), status.out());
+            assertTrue(content("r.html").contains("401"));
+            var outer = commandLine(Env.of(Map.of()));
+            outer.parseArgs("shell", "-i", input(), "-o", output());
+            Shell shell = outer.getSubcommands().get("shell").getCommand();
+            assertTrue(ShellTest.opened(shell).summary().contains("401"));
+            var json = tree(call(Map.of(), "status", "-o", output(), "--json").out());
+            assertTrue(json.path("stopped").asText().contains("401"), json::toString);
+
+            dify.rows(dify.ended("succeeded", ""));
+            assertEquals(0, dify.run().code());
+            var done = tree(call(Map.of(), "status", "-o", output(), "--json").out());
+            assertTrue(done.path("stopped").isNull(), done::toString);
+        }
+    }
+
+    @Nested
+    class TimeLeft {
+        private final Given.World world = new Given.World();
+
+        @Test
+        void leavesOutTheTimeOfASuspendedLaptop() throws Exception {
+            var tally = new Tally(40, new Pace(5, null, null), world.clock);
+            tally.started(world.now());
+            for (int second = 1; second <= 10; second++) {
+                for (int tick = 0; tick < 5; tick++) {
+                    world.mailbox.poll(200, TimeUnit.MILLISECONDS);
+                    tally.passed(world.now());
+                }
+                if (second == 5) {
+                    world.mailbox.poll(45, TimeUnit.SECONDS);
+                    tally.passed(world.now());
+                }
+                tally.ended(Given.attempt(0, 0), Outcome.SUCCEEDED, Duration.ofSeconds(1), world.now());
+            }
+
+            assertEquals(1.0, tally.rate(), 0.05);
+            assertEquals(30, tally.timeLeft().orElseThrow().toSeconds(), 2);
+        }
+
+        @Test
+        void ofTheRestTakesConcurrencyIntoAccount() throws Exception {
+            var tally = new Tally(1, new Pace(5, null, null), world.clock);
+            tally.started(world.now());
+            world.mailbox.poll(1, TimeUnit.SECONDS);
+            tally.ended(Given.attempt(0, 0), Outcome.SUCCEEDED, Duration.ofSeconds(1), world.now());
+
+            assertEquals(Duration.ofMillis(200), tally.sampleTime());
+        }
+    }
+}
