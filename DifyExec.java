@@ -164,7 +164,13 @@ final class DifyExec implements Runnable {
 
     static void main(String... args) {
         setProperties();
-        System.exit(commandLine(Env.ofProcess(args), args).execute(args));
+        var script = Objects.requireNonNullElse(System.getenv("DIFYEXEC_HOME"), "");
+        var env = new Env(System::getenv, new Env.Invocation(() -> { // asked for only when a command is printed
+            var info = ProcessHandle.current().info();
+            var words = Stream.concat(info.command().stream(), info.arguments().stream().flatMap(Stream::of));
+            return Env.Invocation.words(System::getenv, words.toList(), List.of(args), Path.of(""));
+        }), Path.of(""), Path.of(script));
+        System.exit(commandLine(env, args).execute(args));
     }
 
     /// The HTTP client and JLine read these once, as their classes load: close idle connections after a second, let a
@@ -397,7 +403,7 @@ final class DifyExec implements Runnable {
                 description = "Read the later results from this file.")
         Path second;
 
-        @Option(names = "--output", paramLabel = "POINTER", defaultValue = "", converter = Converters.Pointer.class,
+        @Option(names = "--output", paramLabel = "POINTER", defaultValue = "",
                 description = "Compare only this part of the outputs, such as /answer or /items/0/name.")
         String part;
 
@@ -430,6 +436,8 @@ final class DifyExec implements Runnable {
         public Integer call() throws IOException {
             if (Stream.of(first, second).anyMatch(Path.of("-")::equals))
                 throw new Unusable("-: compare reads files, not standard input");
+            if (!part.matches("(/([^/~]|~[01])*)*"))
+                throw new Unusable("--output " + part + ": not a JSON pointer, such as /answer/text");
             var sides = Comparison.Compared.read(List.of(first, second));
             for (var side : sides) { // no file of either batch is overwritten
                 BadLine.note(side.batch().history().unreadable())
@@ -1188,8 +1196,8 @@ final class DifyExec implements Runnable {
             var csv = csv();
             if (form != null && form.note().isEmpty()) return form;
             var messages = new StringWriter();
-            try (var dify = shell.setup.connect(shell.demo.version, csv.columns(), 1, new PrintWriter(messages))
-                    .withoutRetries()) {
+            shell.setup.retrying.maxRetries = 0;
+            try (var dify = shell.setup.connect(shell.demo.version, csv.columns(), 1, new PrintWriter(messages))) {
                 form = new KnownForm(dify.form(dify.greet(""), csv, csv.path()), messages.toString().strip());
             } catch (Unusable | IOException | InterruptedException problem) {
                 form = new KnownForm(Form.ofText(), Text.of(problem));
@@ -1450,9 +1458,6 @@ final class DifyExec implements Runnable {
         private static final String LOST = "no space left, or the reader has closed it";
 
         static CommandLine configured(CommandLine line, IDefaultValueProvider defaults, Env env) {
-            var columns = env.get("COLUMNS");
-            var keys = new ArrayList<>(line.getHelpSectionKeys());
-            keys.add(keys.indexOf(CommandLine.Model.UsageMessageSpec.SECTION_KEY_FOOTER_HEADING), "rarelyUsed");
             Stream.concat(Stream.of(line), line.getSubcommands().values().stream()).forEach(each -> {
                 each.getCommandSpec().version("difyexec " + VERSION);
                 var help = each.getCommandSpec().usageMessage().abbreviateSynopsis(true);
@@ -1460,18 +1465,37 @@ final class DifyExec implements Runnable {
                 if (each.getCommandSpec().positionalParameters().isEmpty()) help.optionListHeading("%n");
                 else help.parameterListHeading("%n");
             });
+            var keys = new ArrayList<>(line.getHelpSectionKeys());
+            keys.add(keys.indexOf(CommandLine.Model.UsageMessageSpec.SECTION_KEY_FOOTER_HEADING), "rarelyUsed");
+            var sections = new HashMap<>(line.getHelpSectionMap());
+            sections.put("rarelyUsed", CommandLines::rarelyUsed);
+            var start = line.getCommandName().equals("difyexec") ? "  " + env.invocation() + " " : "  ";
+            sections.put(CommandLine.Model.UsageMessageSpec.SECTION_KEY_FOOTER,
+                    help -> help.footer().replace("  difyexec ", start));
             Converters.register(line)
                     .setAbbreviatedOptionsAllowed(false)
                     .setDefaultValueProvider(defaults)
                     .setHelpFactory((spec, _) -> new CommandLine.Help(spec, CommandLine.Help.defaultColorScheme(
                             Ansi.of(env).on() ? CommandLine.Help.Ansi.ON : CommandLine.Help.Ansi.OFF)))
-                    .setHelpSectionMap(sections(line, env))
+                    .setHelpSectionMap(sections)
                     .setHelpSectionKeys(keys)
                     .setParameterExceptionHandler((problem, _) -> unusable(problem, env.invocation()))
                     .setExecutionExceptionHandler(CommandLines::stopped)
                     .setExecutionStrategy(parsed -> execute(parsed, env.secret()));
+            var columns = env.get("COLUMNS");
             return columns.matches("\\d{2,5}") ? line.setUsageHelpWidth(Math.clamp(Integer.parseInt(columns), 60, 120))
                     : line.setUsageHelpAutoWidth(true);
+        }
+
+        /// The hidden options, for `--help-all`.
+        private static String rarelyUsed(CommandLine.Help help) {
+            var parsed = help.commandSpec().commandLine().getParseResult();
+            if (parsed == null || !parsed.originalArgs().contains("--help-all")) return "";
+            var options = help.commandSpec().options().stream().filter(OptionSpec::hidden)
+                    .map(option -> OptionSpec.builder(option).hidden(false).build()).toList();
+            var layout = help.createDefaultLayout(options, List.of(), help.colorScheme());
+            layout.addAllOptions(options, help.parameterLabelRenderer());
+            return help.createHeading("%nRarely used:%n") + layout;
         }
 
         private static int execute(CommandLine.ParseResult parsed, Secret secret) {
@@ -1518,28 +1542,23 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// `--timeout abc: not a duration`, or picocli's own message, and a hint on a second line.
         private static int unusable(ParameterException problem, Env.Invocation invocation) {
             var line = problem.getCommandLine();
+            var unmatched = problem instanceof CommandLine.UnmatchedArgumentException known ? known : null;
+            if (problem instanceof CommandLine.MissingParameterException) // a mistyped word is the likelier reason
+                for (var each = line; each != null && unmatched == null; each = each.getParent())
+                    if (!each.getUnmatchedArguments().isEmpty()) unmatched =
+                            new CommandLine.UnmatchedArgumentException(each, each.getUnmatchedArguments());
+            var option = problem.getArgSpec() instanceof OptionSpec named ? named.longestName() + " " : "";
+            var message = unmatched != null ? unknown(unmatched)
+                    : Text.text(problem.getArgSpec() != null && problem.getCause() instanceof TypeConversionException fault
+                            ? option + problem.getValue() + ": " + fault.getMessage() : problem.getMessage(), 1000);
             var name = line.getParent() == null ? "" : " " + line.getCommandName();
             boolean isInShell = !line.getCommandSpec().root().name().equals("difyexec");
-            var message = explain(problem);
             line.getErr().println("difyexec: " + message + (message.contains("\nhint: ") ? "" : "\nhint: see "
                     + (isInShell ? "'help" + name + "'" : invocation + name + " --help")));
             return Exit.UNUSABLE.code;
-        }
-
-        /// `--timeout abc: not a duration`, or picocli's own message. A hint may follow on a second line.
-        private static String explain(ParameterException problem) {
-            if (problem instanceof CommandLine.UnmatchedArgumentException unmatched) return unknown(unmatched);
-            if (problem instanceof CommandLine.MissingParameterException) // a mistyped word is the likelier reason
-                for (var line = problem.getCommandLine(); line != null; line = line.getParent())
-                    if (!line.getUnmatchedArguments().isEmpty()) return unknown(
-                            new CommandLine.UnmatchedArgumentException(line, line.getUnmatchedArguments()));
-            var arg = problem.getArgSpec();
-            return Text.text(arg != null && problem.getCause() instanceof TypeConversionException fault
-                    ? (arg instanceof OptionSpec option ? option.longestName() + " " : "") + problem.getValue() + ": "
-                            + fault.getMessage()
-                    : problem.getMessage(), 1000);
         }
 
         private static String unknown(CommandLine.UnmatchedArgumentException problem) {
@@ -1565,27 +1584,7 @@ final class DifyExec implements Runnable {
             }
             if (!(problem instanceof Unusable unusable)) throw problem;
             line.getErr().println("difyexec: " + unusable.getMessage());
-            return unusable.exit().code;
-        }
-
-        /// Adds hidden options for `--help-all`, and starts examples as the tool was started.
-        private static Map<String, CommandLine.IHelpSectionRenderer> sections(CommandLine line, Env env) {
-            var sections = new HashMap<>(line.getHelpSectionMap());
-            var start = line.getCommandName().equals("difyexec") ? env.invocation() : "";
-            sections.put("rarelyUsed", CommandLines::rarelyUsed);
-            sections.put(CommandLine.Model.UsageMessageSpec.SECTION_KEY_FOOTER, help ->
-                    help.footer().replace("  difyexec ", ("  " + start + " ").replaceFirst("^ +", "  ")));
-            return sections;
-        }
-
-        private static String rarelyUsed(CommandLine.Help help) {
-            var parsed = help.commandSpec().commandLine().getParseResult();
-            if (parsed == null || !parsed.originalArgs().contains("--help-all")) return "";
-            var options = help.commandSpec().options().stream().filter(OptionSpec::hidden)
-                    .map(option -> OptionSpec.builder(option).hidden(false).build()).toList();
-            var layout = help.createDefaultLayout(options, List.of(), help.colorScheme());
-            layout.addAllOptions(options, help.parameterLabelRenderer());
-            return help.createHeading("%nRarely used:%n") + layout;
+            return unusable.exit.code;
         }
     }
 
@@ -1886,8 +1885,12 @@ final class DifyExec implements Runnable {
         ///
         /// @param demo null without `--demo`
         void check(String demo) throws Exception {
-            if (dify.user != null && dify.user.codePointCount(0, dify.user.length()) > DifyOptions.LONGEST_USER)
-                throw new Unusable("--user: must have at most " + DifyOptions.LONGEST_USER + " characters");
+            if (dify.user != null && dify.user.codePoints().count() > 255) // Dify answers 500 to every row of a longer one
+                throw new Unusable("--user: must have at most 255 characters");
+            if (dify.timeout.isZero() || retrying.settle != null && retrying.settle.isZero())
+                throw new Unusable((dify.timeout.isZero() ? "--timeout" : "--settle") + " 0: must be greater than zero");
+            if (dify.workflowId.startsWith("app-")) throw new Unusable("--workflow-id: this is a key, not the id of a "
+                    + "version\nhint: leave it out to use the published version");
             new EnvDefaults(env).check(spec.commandLine().getParseResult(), demo != null);
         }
 
@@ -1912,15 +1915,11 @@ final class DifyExec implements Runnable {
         }
 
         static final class DifyOptions {
-            /// Dify answers 500 to every row of a user with a longer name.
-            static final int LONGEST_USER = 255;
-
             @Option(names = "--base-url", paramLabel = "URL", defaultValue = "https://api.dify.ai/v1",
                     description = "Call the API at this address (env: DIFY_API_BASE_URL; default: ${DEFAULT-VALUE}).")
             URI baseUrl;
 
             @Option(names = "--workflow-id", paramLabel = "ID", defaultValue = "",
-                    converter = Converters.VersionId.class,
                     description = "Pin a published version (env: DIFY_WORKFLOW_ID).")
             String workflowId;
 
@@ -1933,7 +1932,6 @@ final class DifyExec implements Runnable {
             String queryColumn;
 
             @Option(names = "--timeout", paramLabel = "SEC", defaultValue = "300",
-                    converter = Converters.PositiveDuration.class,
                     description = "Limit each run (env: TIMEOUT; default: ${DEFAULT-VALUE}).")
             Duration timeout;
 
@@ -1964,9 +1962,9 @@ final class DifyExec implements Runnable {
                 if (setting.isEmpty()) throw new Unusable(env.missing("DIFY_API_KEY") + "\nhint: set it in the "
                         + "environment or in .env (in Dify: API Access, API Key), or try --demo");
                 var key = setting.get().text().strip();
-                if (!key.chars().allMatch(c -> c > 0x20 && c < 0x7f))
+                if (!key.matches("[!-~&&[^\"\\\\]]+"))
                     throw new Unusable("DIFY_API_KEY" + setting.get().source() + " contains a character that no key "
-                            + "has (a blank, a line break or a non-ASCII letter)\nhint: copy it again");
+                            + "has (such as a blank, a quote or a non-ASCII letter)\nhint: copy it again");
                 return key;
             }
         }
@@ -1990,9 +1988,9 @@ final class DifyExec implements Runnable {
                     description = "Retry failed runs: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
             Judge.RetryRuns failedRuns;
 
-            @Option(names = "--settle", paramLabel = "SEC", converter = Converters.PositiveDuration.class,
-                    hidden = true, description = "Look this long for an interrupted run before treating it as "
-                            + "not started (default: 30; 300 for streaming).")
+            @Option(names = "--settle", paramLabel = "SEC", hidden = true,
+                    description = "Look this long for an interrupted run before treating it as not started "
+                            + "(default: 30; 300 for streaming).")
             Duration settle;
 
             @Option(names = "--grace", paramLabel = "SEC", defaultValue = "20", hidden = true,
@@ -2006,13 +2004,6 @@ final class DifyExec implements Runnable {
     /// @param err takes warnings about the server
     record Connection(Setup setup, Access access, DifyClient client, Judge judge, Optional<Demo> demo,
             PrintWriter err) implements AutoCloseable {
-
-        /// For interactive use: never retries on its own.
-        Connection withoutRetries() {
-            var backoff = judge.backoff();
-            return new Connection(setup, access, client, new Judge(new Backoff(backoff.initial(), backoff.max(), 0),
-                    Judge.RetryRuns.NEVER, access), demo, err);
-        }
 
         /// Asks the server for its version and app. A refusal ends the command.
         ///
@@ -2156,24 +2147,14 @@ final class DifyExec implements Runnable {
         static CommandLine register(CommandLine line) {
             return line.registerConverter(Duration.class, Converters::duration)
                     .registerConverter(URI.class, Converters::address)
-                    .registerConverter(Path.class, Converters::path)
                     .registerConverter(Charset.class, Converters::charset)
                     .registerConverter(Character.class, Converters::delimiter)
-                    .registerConverter(Long.class, text -> Long.valueOf(number("0*[1-9]\\d{0,14}", text, 1)))
+                    .registerConverter(Long.class, text -> number(text, 1))
+                    .registerConverter(int.class, Converters::count)
                     .registerConverter(Pace.Rate.class, Pace.Rate::of)
                     .registerConverter(Limits.Ceiling.class, Limits.Ceiling::of)
                     .registerConverter(Limits.MaxCost.class, Limits.MaxCost::of)
-                    .registerConverter(int.class, Converters::count)
-                    .registerConverter(Mode.class, oneOf(Mode.class))
-                    .registerConverter(Judge.RetryRuns.class, oneOf(Judge.RetryRuns.class))
-                    .registerConverter(Progress.Style.class, oneOf(Progress.Style.class));
-        }
-
-        static <E extends Enum<E>> ITypeConverter<E> oneOf(Class<E> type) {
-            var words = List.of(type.getEnumConstants());
-            return text -> words.stream().filter(word -> word.name().equalsIgnoreCase(text.strip())).findFirst()
-                    .orElseThrow(() -> new TypeConversionException("must be one of "
-                            + words.stream().map(Enum::toString).collect(joining(", "))));
+                    .setCaseInsensitiveEnumValuesAllowed(true);
         }
 
         /// `90`, `1.5`, `90s`, `2m`, `1h`, `500ms`; a bare number is seconds.
@@ -2193,27 +2174,15 @@ final class DifyExec implements Runnable {
             return Duration.ofMillis(millis.longValue());
         }
 
-        static final class PositiveDuration implements ITypeConverter<Duration> {
-            @Override
-            public Duration convert(String text) {
-                var time = duration(text);
-                if (!time.isPositive()) throw new TypeConversionException("must be greater than zero");
-                return time;
-            }
-        }
-
         /// An http or https address without a slash at its end.
         static URI address(String text) {
-            var address = uri(text.strip().replaceAll("/+$", ""));
-            if (Secret.looksLikeOne(address.toString())) throw new TypeConversionException("contains an API key");
-            if (address.getPath().endsWith(RUN)) throw new TypeConversionException("this is the address of one "
-                    + "request; the API's is " + address.toString().replaceFirst(RUN + "$", ""));
-            return address;
-        }
-
-        private static URI uri(String text) {
+            var address = text.strip().replaceAll("/+$", "");
+            if (!Secret.current().mask(address).equals(address))
+                throw new TypeConversionException("contains an API key or a password");
+            if (address.endsWith(RUN)) throw new TypeConversionException("this is the address of one request; the "
+                    + "API's is " + address.replaceFirst(RUN + "$", ""));
             try {
-                var uri = new URI(text);
+                var uri = new URI(address);
                 if (uri.getHost() != null && Set.of("http", "https").contains(String.valueOf(uri.getScheme()))
                         && uri.getFragment() == null && uri.getQuery() == null && uri.getUserInfo() == null) return uri;
             } catch (URISyntaxException _) {
@@ -2222,20 +2191,12 @@ final class DifyExec implements Runnable {
             throw new TypeConversionException("not an address, such as https://api.dify.ai/v1");
         }
 
-        private static Path path(String text) {
-            try {
-                return Path.of(text);
-            } catch (InvalidPathException _) {
-                throw new TypeConversionException("not a path");
-            }
-        }
-
         /// Follows links.
         static final class ExistingFolder implements ITypeConverter<Path> {
             @Override
             public Path convert(String text) {
                 try {
-                    var folder = path(text).toRealPath();
+                    var folder = Path.of(text).toRealPath();
                     if (Files.isDirectory(folder)) return folder;
                 } catch (IOException _) {
                     // refused below
@@ -2244,7 +2205,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        static Charset charset(String text) {
+        private static Charset charset(String text) {
             try {
                 return Charset.forName(text.strip());
             } catch (IllegalArgumentException _) {
@@ -2252,7 +2213,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        static char delimiter(String text) {
+        private static char delimiter(String text) {
             if (text.equals("tab") || text.equals("\\t")) return '\t';
             if (text.length() != 1 || "\"\r\n".contains(text))
                 throw new TypeConversionException("must be one character, or \"tab\"");
@@ -2260,32 +2221,13 @@ final class DifyExec implements Runnable {
         }
 
         static int count(String text) {
-            return Integer.parseInt(number("\\d{1,6}", text, 0));
+            return (int) Math.min(Integer.MAX_VALUE, number(text, 0));
         }
 
-        private static String number(String shape, String text, int least) {
-            if (!text.strip().matches(shape))
+        private static long number(String text, long least) {
+            if (!text.strip().matches("\\d{1,15}") || Long.parseLong(text.strip()) < least)
                 throw new TypeConversionException("must be a whole number, at least " + least);
-            return text.strip();
-        }
-
-        static final class VersionId implements ITypeConverter<String> {
-            @Override
-            public String convert(String text) {
-                if (text.strip().startsWith("app-")) throw new TypeConversionException("this is a key, not the id of a "
-                        + "version; leave it out to use the published version");
-                return text.strip();
-            }
-        }
-
-        /// A JSON pointer (RFC 6901).
-        static final class Pointer implements ITypeConverter<String> {
-            @Override
-            public String convert(String text) {
-                if (!text.matches("(/([^/~]|~[01])*)*"))
-                    throw new TypeConversionException("not a JSON pointer, such as /answer/text");
-                return text;
-            }
+            return Long.parseLong(text.strip());
         }
     }
 
@@ -2295,17 +2237,11 @@ final class DifyExec implements Runnable {
 
         private static final Map<String, Variable> VARIABLES = Map.of(
                 "--base-url", new Variable("DIFY_API_BASE_URL", Converters::address),
-                "--workflow-id", new Variable("DIFY_WORKFLOW_ID", new Converters.VersionId()::convert),
+                "--workflow-id", new Variable("DIFY_WORKFLOW_ID", String::strip),
                 "--max-retries", new Variable("MAX_RETRIES", Converters::count),
                 "--initial-retry-delay", new Variable("INITIAL_RETRY_DELAY", Converters::duration),
                 "--max-retry-delay", new Variable("MAX_RETRY_DELAY", Converters::duration),
-                "--timeout", new Variable("TIMEOUT", new Converters.PositiveDuration()::convert));
-
-        /// picocli traces it at every option; a record's own text would show all settings.
-        @Override
-        public String toString() {
-            return "variables and .env";
-        }
+                "--timeout", new Variable("TIMEOUT", Converters::duration));
 
         /// picocli converts every default before it reads the command line. So a bad one is skipped here, and refused
         /// by [#check] unless an option replaces it.
@@ -5065,7 +5001,8 @@ final class DifyExec implements Runnable {
         }
 
         private static Unusable refused(String why, String left) {
-            return new Unusable(Exit.STOPPED, Text.lines(why, 1000) + left);
+            return new Unusable(Exit.STOPPED, why.lines().map(line -> Text.text(line, 1000)).collect(joining("\n"))
+                    + left);
         }
 
         private Optional<String> refusal(Response response) {
@@ -5266,7 +5203,7 @@ final class DifyExec implements Runnable {
         static String fileName(String id, String output, int number, String extension) {
             var end = extension.isEmpty() || extension.startsWith(".") ? extension : "." + extension;
             var row = safe(id, 100).replaceFirst("^\\.", "_");
-            var mark = row.equals(id) ? "" : "~" + Cells.hash(Map.of("", id));
+            var mark = row.equals(id) ? "" : "~" + Cells.hash(Cells.number(Map.of("", id)));
             return row + mark + "-" + safe(output, 80) + "-" + number + safe(end, 20);
         }
 
@@ -5753,7 +5690,8 @@ final class DifyExec implements Runnable {
             int status = answer.status;
             var text = answer.beginning();
             String code = "", message = !text.stripLeading().startsWith("<") ? text
-                    : status >= 500 && answer.version.isEmpty() ? PAGE : Text.html(text);
+                    : status >= 500 && answer.version.isEmpty() ? PAGE
+                    : text.replaceAll("(?s)<(script|style)\\b.*?</\\1>|<[^>]*>", " ").replaceAll("\\s+", " ").strip();
             if (status >= 300 && status < 400) message = answer.header("Location").orElse("nowhere");
             else try {
                 var tree = Json.MAPPER.readTree(text);
@@ -6716,7 +6654,8 @@ final class DifyExec implements Runnable {
         int known(String id, String where) {
             int entry = index.find(id);
             if (isRow(entry)) return entry;
-            var near = Nearest.of(id, IntStream.range(0, index.rows()).mapToObj(index::id), 3);
+            var near = Nearest.of(id, IntStream.range(0, index.rows()).mapToObj(index::id),
+                    Math.max(2, id.length() / 2), 3);
             throw new Unusable(where + "no row has the id " + Text.quoted(id) + (near.isEmpty() ? ""
                     : "\nhint: did you mean " + near.stream().map(Text::id).collect(joining(", ")) + "?"));
         }
@@ -7150,7 +7089,7 @@ final class DifyExec implements Runnable {
             }
 
             boolean isOfOther(long cells) {
-                return !event.edited() && !event.cells().isEmpty() && Cells.number(event.cells()) != cells;
+                return !event.edited() && !event.cells().isEmpty() && HexFormat.fromHexDigitsToLong(event.cells()) != cells;
             }
         }
 
@@ -12840,16 +12779,12 @@ final class DifyExec implements Runnable {
         Exit(int code) {
             this.code = code;
         }
-
-        static Exit of(int code) {
-            return Stream.of(values()).filter(exit -> exit.code == code).findFirst().orElse(BUG);
-        }
     }
 
     /// Ends a command before any run is started. The message is one sentence; a second line, if any, is a hint:
     /// `hint: name another file`.
     static final class Unusable extends RuntimeException {
-        private final Exit exit;
+        final Exit exit;
 
         Unusable(String message) {
             this(Exit.UNUSABLE, message);
@@ -12859,17 +12794,13 @@ final class DifyExec implements Runnable {
             super(message);
             this.exit = exit;
         }
-
-        Exit exit() {
-            return exit;
-        }
     }
 
     /// The API key of the environment or `.env`. It is masked wherever text leaves the program, and so is everything
     /// that looks like a Dify app key, or like the password in a URL. Bytes of files are data: there, only the key is.
     static final class Secret {
-        private static final Pattern LOOKS_LIKE_ONE = Pattern.compile(
-                "(?<!\\w|\\w-)app-(?:[A-Za-z0-9]{16,}|[A-Za-z0-9]+(?=…))|(?<=//)[^/@\\s]+(?=@)");
+        private static final String LOOKS_LIKE_ONE =
+                "(?<!\\w|\\w-)app-(?:[A-Za-z0-9]{16,}|[A-Za-z0-9]+(?=…))|(?<=//)[^/@\\s]+(?=@)";
         /// A shorter key, or one that could be a field name, would mask more than itself.
         private static final int SHORTEST = 8;
         private static final Secret NONE = new Secret("");
@@ -12880,31 +12811,20 @@ final class DifyExec implements Runnable {
 
         Secret(String key) {
             this.key = key.length() < SHORTEST || key.matches("[a-z_]*") ? "" : key;
-            inText = this.key.isEmpty() ? LOOKS_LIKE_ONE
-                    : Pattern.compile(wholeOrCut(this.key, "…") + "|" + LOOKS_LIKE_ONE);
-            inBytes = Pattern.compile(wholeOrCut(this.key, new String("…".getBytes(UTF_8), ISO_8859_1)));
-        }
-
-        /// The key, also in JSON, or its beginning where a text was cut.
-        private static String wholeOrCut(String key, String cut) {
-            var json = key.replace("\\", "\\\\").replace("\"", "\\\"");
-            var beginnings = IntStream.range(SHORTEST, key.length())
+            var beginnings = IntStream.rangeClosed(SHORTEST, key.length())
                     .mapToObj(end -> Pattern.quote(key.substring(0, end))).toList().reversed();
-            return Pattern.quote(key) + "|" + Pattern.quote(json) + "|(?:"
-                    + String.join("|", beginnings) + ")(?=" + cut + ")";
+            var wholeOrCut = Pattern.quote(key) + "|(?:" + String.join("|", beginnings) + ")(?=";
+            inText = Pattern.compile((this.key.isEmpty() ? "" : wholeOrCut + "…)|") + LOOKS_LIKE_ONE);
+            inBytes = Pattern.compile(wholeOrCut + new String("…".getBytes(UTF_8), ISO_8859_1) + ")");
         }
 
-        /// The one of the command that runs in this thread.
+        /// That of the command which runs in this thread.
         static Secret current() {
             return CURRENT.orElse(NONE);
         }
 
         <T> T during(Supplier<T> command) {
             return ScopedValue.where(CURRENT, this).call(command::get);
-        }
-
-        static boolean looksLikeOne(String text) {
-            return LOOKS_LIKE_ONE.matcher(text).find();
         }
 
         boolean isIn(String text) {
@@ -12922,8 +12842,7 @@ final class DifyExec implements Runnable {
         byte[] mask(byte[] bytes) {
             if (key.isEmpty()) return bytes;
             var text = new String(bytes, ISO_8859_1);
-            boolean mayHold = text.contains(key.substring(0, SHORTEST).split("[\"\\\\]", 2)[0]); // JSON escapes these
-            return mayHold ? mask(inBytes, text).getBytes(ISO_8859_1) : bytes;
+            return text.contains(key.substring(0, SHORTEST)) ? mask(inBytes, text).getBytes(ISO_8859_1) : bytes;
         }
 
         /// Holds back a line until it is whole, or flushed.
@@ -12972,7 +12891,7 @@ final class DifyExec implements Runnable {
                     waiting.write(bytes, from, length);
                     if (waiting.size() < 1 << 16) return;
                     var masked = mask(waiting.toByteArray());
-                    int end = masked.length - Math.min(masked.length, 2 * key.length()); // in JSON it may be longer
+                    int end = masked.length - Math.min(masked.length, key.length());
                     waiting.reset();
                     out.write(masked, 0, end);
                     waiting.write(masked, end, masked.length - end);
@@ -12983,12 +12902,6 @@ final class DifyExec implements Runnable {
                     out.write(mask(waiting.toByteArray()));
                     waiting.reset();
                     out.flush();
-                }
-
-                @Override
-                public void close() throws IOException {
-                    flush();
-                    out.close();
                 }
             };
         }
@@ -13011,19 +12924,13 @@ final class DifyExec implements Runnable {
             }
         }
 
+        Env(UnaryOperator<String> environment, Invocation invocation, Path... folders) {
+            this(environment, Stream.of(folders).map(Path::toAbsolutePath).distinct().map(DotEnv::new).toList(),
+                    invocation);
+        }
+
         static Env of(Map<String, String> variables, Path... folders) {
-            return of(variables::get, Invocation.INSTALLED, folders);
-        }
-
-        /// @param args those of `main`
-        static Env ofProcess(String... args) {
-            var home = Optional.ofNullable(System.getenv("DIFYEXEC_HOME")).filter(folder -> !folder.isEmpty());
-            return of(System::getenv, Invocation.ofProcess(args), Path.of(""), Path.of(home.orElse("")));
-        }
-
-        private static Env of(UnaryOperator<String> environment, Invocation invocation, Path... folders) {
-            return new Env(environment, Stream.of(folders).map(Path::toAbsolutePath).distinct().map(DotEnv::new)
-                    .toList(), invocation);
+            return new Env(variables::get, Invocation.INSTALLED, folders);
         }
 
         /// The first place with a value, or with a line for it that cannot be read. Blank values and placeholders do
@@ -13074,7 +12981,12 @@ final class DifyExec implements Runnable {
         Optional<URI> proxy(URI target) {
             var name = target.getScheme().equals("https") ? "HTTPS_PROXY" : "HTTP_PROXY";
             var proxy = needed(name).or(() -> needed(name.toLowerCase(Locale.ROOT)));
-            if (proxy.isEmpty() || isLoopback(target.getHost()) || isExempt(target.getHost())) return Optional.empty();
+            var exempt = needed("NO_PROXY").or(() -> needed("no_proxy")).map(Setting::text).orElse("");
+            var host = target.getHost().toLowerCase(Locale.ROOT);
+            boolean isExempt = Stream.of(exempt.toLowerCase(Locale.ROOT).split(",")).map(String::strip)
+                    .filter(domain -> !domain.isEmpty()).anyMatch(domain -> domain.equals("*") || host.equals(domain)
+                            || host.endsWith("." + domain.replaceFirst("^\\*?\\.", "")));
+            if (proxy.isEmpty() || isLoopback(host) || isExempt) return Optional.empty();
             var text = proxy.get().text().strip();
             try {
                 var uri = new URI(text.contains("://") ? text : "http://" + text);
@@ -13085,14 +12997,6 @@ final class DifyExec implements Runnable {
             }
             throw new Unusable(proxy.get().name() + proxy.get().source()
                     + ": not a proxy address, such as http://proxy.example:3128");
-        }
-
-        private boolean isExempt(String host) {
-            var exempt = needed("NO_PROXY").or(() -> needed("no_proxy")).map(Setting::text).orElse("");
-            var name = host.toLowerCase(Locale.ROOT);
-            return Stream.of(exempt.toLowerCase(Locale.ROOT).split(",")).map(String::strip)
-                    .filter(domain -> !domain.isEmpty()).anyMatch(domain -> domain.equals("*") || name.equals(domain)
-                            || name.endsWith("." + domain.replaceFirst("^\\*?\\.", "")));
         }
 
         static boolean isLoopback(String host) {
@@ -13107,7 +13011,8 @@ final class DifyExec implements Runnable {
             private final Path file;
             final String name;
             private Map<String, String> values; // null until it is read
-            private String fault = "";
+            private String content = "", fault = "";
+            private boolean isMalformed = false;
 
             DotEnv(Path folder) {
                 file = folder.resolve(".env");
@@ -13116,54 +13021,40 @@ final class DifyExec implements Runnable {
 
             Optional<Setting> setting(String asked) {
                 var value = read().get(asked);
-                var unread = !fault.isEmpty() ? fault : value == null && isMalformed() && hasLineFor(asked)
-                        ? "cannot be read\nhint: write " + asked + "=value, without export, in UTF-8" : "";
+                boolean hasLine = value == null && isMalformed
+                        && Pattern.compile("(?m)^\\W*((export|setx?|env)\\W+)?" + asked + "\\b").matcher(content).find();
+                var unread = !hasLine ? fault
+                        : "cannot be read\nhint: write " + asked + "=value, without export, in UTF-8";
                 return value == null && unread.isEmpty() ? Optional.empty()
                         : Optional.of(new Setting(asked, Objects.requireNonNullElse(value, ""), " in " + name, unread));
             }
 
-            Map<String, String> read() {
-                if (values != null) return values;
-                values = Map.of();
-                try {
-                    if (!Files.isRegularFile(file)) return values;
-                    if (Files.size(file) > LARGEST) fault = "the file is too large";
-                    else values = load(loader().ignoreIfMalformed());
-                } catch (IOException | DotenvException _) {
-                    fault = "the file cannot be read\nhint: save it as UTF-8 text";
-                }
-                return values;
-            }
-
-            private DotenvBuilder loader() {
-                return Dotenv.configure().directory(file.getParent().toString()).filename(".env");
+            boolean isMalformed() {
+                read();
+                return isMalformed;
             }
 
             /// dotenv-java leaves single quotes in a value.
-            private static Map<String, String> load(DotenvBuilder loader) {
-                var values = new HashMap<String, String>();
-                loader.load().entries(Dotenv.Filter.DECLARED_IN_ENV_FILE).forEach(entry ->
-                        values.put(entry.getKey(), entry.getValue().strip().replaceFirst("^'(.*)'$", "$1")));
+            Map<String, String> read() {
+                if (values != null) return values;
+                values = new HashMap<>();
+                if (!Files.isRegularFile(file)) return values;
+                var loader = Dotenv.configure().directory(file.getParent().toString()).filename(".env");
+                try {
+                    if (Files.size(file) > LARGEST) throw new IOException();
+                    content = Files.readString(file);
+                    try {
+                        loader.load();
+                    } catch (DotenvException _) {
+                        isMalformed = true;
+                    }
+                    loader.ignoreIfMalformed().load().entries(Dotenv.Filter.DECLARED_IN_ENV_FILE).forEach(entry ->
+                            values.put(entry.getKey(), entry.getValue().strip().replaceFirst("^'(.*)'$", "$1")));
+                } catch (IOException | DotenvException _) {
+                    isMalformed = true;
+                    fault = "the file cannot be read\nhint: save it as UTF-8 text of at most 64 kB";
+                }
                 return values;
-            }
-
-            boolean isMalformed() {
-                if (!fault.isEmpty() || !Files.isRegularFile(file)) return !fault.isEmpty();
-                try {
-                    load(loader());
-                    return false;
-                } catch (DotenvException _) {
-                    return true;
-                }
-            }
-
-            private boolean hasLineFor(String asked) {
-                var line = Pattern.compile("(?m)^\\W*((export|setx?|env)\\W+)?" + asked + "\\b");
-                try {
-                    return line.matcher(Files.readString(file)).find();
-                } catch (IOException _) {
-                    return false; // deleted in between
-                }
             }
         }
 
@@ -13177,30 +13068,23 @@ final class DifyExec implements Runnable {
         /// | JBang's own `jbang` | nothing: the script is in the folder, or a command is installed |
         record Invocation(Supplier<List<String>> words) {
             static final Invocation INSTALLED = new Invocation(() -> List.of("difyexec"));
-            private static final String SEPARATOR = "\037", SCRIPT = "DifyExec.java";
-
-            /// Asks the process only when a command is printed.
-            static Invocation ofProcess(String... args) {
-                return new Invocation(() -> {
-                    var info = ProcessHandle.current().info();
-                    var all = Stream.concat(info.command().stream(), info.arguments().stream().flatMap(Stream::of));
-                    return words(System::getenv, all.toList(), List.of(args), Path.of(""));
-                });
-            }
 
             /// @param process the words of the process, if known; the last of them are `args`
             static List<String> words(UnaryOperator<String> environment, List<String> process, List<String> args,
                     Path folder) {
                 var path = Objects.requireNonNullElse(environment.apply("PATH"), "");
                 var command = Objects.requireNonNullElse(environment.apply("DIFYEXEC_COMMAND"), "");
-                var jar = before(args, process);
-                if (jar.size() > 2 && jar.get(jar.size() - 2).equals("-jar")) return byName(jar, path);
-                var typed = command.contains(SEPARATOR) ? before(args, List.of(command.split(SEPARATOR, -1)))
-                        : command.isEmpty() ? List.<String>of() : List.of(command);
-                if (!typed.isEmpty()) return byName(typed, path);
-                boolean isByJBang = find("difyexec", path).isEmpty() && find("jbang", path).isPresent()
-                        && Files.exists(folder.resolve(SCRIPT));
-                return isByJBang ? List.of("jbang", SCRIPT) : INSTALLED.words.get();
+                var words = before(args, process);
+                if (words.size() < 3 || !words.get(words.size() - 2).equals("-jar"))
+                    words = command.contains("\037") ? before(args, List.of(command.split("\037", -1)))
+                            : command.isEmpty() ? List.of() : List.of(command);
+                if (words.isEmpty()) return find("difyexec", path).isEmpty() && find("jbang", path).isPresent()
+                        && Files.exists(folder.resolve("DifyExec.java")) ? List.of("jbang", "DifyExec.java")
+                        : INSTALLED.words.get();
+                var program = Path.of(words.getFirst());
+                var name = program.getFileName().toString();
+                boolean isFoundByName = find(name, path).filter(program::equals).isPresent();
+                return isFoundByName ? Stream.concat(Stream.of(name), words.stream().skip(1)).toList() : words;
             }
 
             /// The words before the arguments, or none if those are not the last.
@@ -13212,20 +13096,6 @@ final class DifyExec implements Runnable {
             private static Optional<Path> find(String name, String path) {
                 return Stream.of(path.split(File.pathSeparator)).filter(folder -> !folder.isEmpty())
                         .map(folder -> Path.of(folder, name)).filter(Files::isExecutable).findFirst();
-            }
-
-            /// Shortens an absolute first word to its name if that finds the same program.
-            private static List<String> byName(List<String> words, String path) {
-                var program = Path.of(words.getFirst());
-                var name = program.getFileName().toString();
-                var found = find(name, path);
-                try {
-                    if (program.isAbsolute() && found.isPresent() && Files.isSameFile(found.get(), program))
-                        return Stream.concat(Stream.of(name), words.stream().skip(1)).toList();
-                } catch (IOException _) {
-                    // deleted by now
-                }
-                return words;
             }
 
             @Override
@@ -13261,7 +13131,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Most streams that are files or pipes need no JLine.
+        /// Files and most pipes need no JLine.
         private static boolean mayBeTerminal(int descriptor) {
             try {
                 return Path.of("/dev/fd/" + descriptor).toRealPath().startsWith("/dev");
@@ -13453,7 +13323,8 @@ final class DifyExec implements Runnable {
         }
 
         static Shard of(String id, int count) {
-            return new Shard((int) Long.remainderUnsigned(Cells.head(id.getBytes(UTF_8)), count) + 1, count);
+            var hash = ByteBuffer.wrap(Cells.sha256().digest(id.getBytes(UTF_8)));
+            return new Shard((int) Long.remainderUnsigned(hash.getLong(), count) + 1, count);
         }
 
         @Override
@@ -13469,7 +13340,6 @@ final class DifyExec implements Runnable {
             void write(OutputStream out) throws IOException; // does not close it
         }
 
-        /// For the files that a command makes.
         static void write(Path file, Content content) {
             try {
                 removeAbandoned(file);
@@ -13481,7 +13351,8 @@ final class DifyExec implements Runnable {
 
         static void replace(Path file, Content content) throws IOException {
             var temporary = file.resolveSibling(prefix(file) + UUID.randomUUID() + ".tmp");
-            var permissions = permissions(file);
+            var permissions = Files.exists(file) && file.getFileSystem().supportedFileAttributeViews().contains("posix")
+                    ? Optional.of(Files.getPosixFilePermissions(file)) : Optional.<Set<PosixFilePermission>>empty();
             try (var channel = FileChannel.open(temporary,
                     Set.of(StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE),
                     permissions.map(_ -> PosixFilePermissions.fromString("rw-------")).stream()
@@ -13550,53 +13421,34 @@ final class DifyExec implements Runnable {
                     : one.getFileName().equals(other.getFileName()) && Files.isSameFile(
                             one.toAbsolutePath().getParent(), other.toAbsolutePath().getParent());
         }
-
-        private static Optional<Set<PosixFilePermission>> permissions(Path file) throws IOException {
-            return Files.exists(file) && file.getFileSystem().supportedFileAttributeViews().contains("posix")
-                    ? Optional.of(Files.getPosixFilePermissions(file)) : Optional.empty();
-        }
     }
 
     /// A folder for copies of the input, made when it is needed: only this user can read it. What a killed process left
     /// is deleted by the next one, as nobody holds its lock then.
     static final class PrivateFolder implements AutoCloseable {
-        private static final String PREFIX = "difyexec-", LOCK = "lock";
-        private static final String OWN = PREFIX + HexFormat.of().toHexDigits(new SecureRandom().nextLong()) + "-";
+        private static final String PREFIX = "difyexec-", OWN = PREFIX + UUID.randomUUID() + "-", LOCK = "lock";
         private static final Path ALL = Path.of(System.getProperty("java.io.tmpdir"));
-        private static final long EVERY = 1 << 20;
 
-        private final long spare;
         private Path folder;
         private FileChannel lock;
-
-        PrivateFolder() {
-            this(256 << 20);
-        }
-
-        /// @param spare so many bytes of the disk stay free
-        PrivateFolder(long spare) {
-            this.spare = spare;
-        }
 
         /// Makes a file in it.
         Path file(AtomicFile.Content content) throws IOException {
             try {
                 while (folder == null) open();
             } catch (IOException problem) {
-                throw unusable(Text.of(problem));
+                throw unusable(problem);
             }
             var file = Files.createTempFile(folder, "", ".tmp");
             file.toFile().deleteOnExit();
-            var store = Files.getFileStore(file);
             try (var out = new FilterOutputStream(Files.newOutputStream(file)) {
-                private long left = EVERY;
-
                 @Override
-                public void write(byte[] bytes, int from, int length) throws IOException {
-                    out.write(bytes, from, length);
-                    left -= length;
-                    if (left < 0 && store.getUsableSpace() < spare) throw unusable("too little space is left");
-                    if (left < 0) left = EVERY;
+                public void write(byte[] bytes, int from, int length) {
+                    try {
+                        out.write(bytes, from, length);
+                    } catch (IOException problem) {
+                        throw unusable(problem);
+                    }
                 }
             }) {
                 content.write(out);
@@ -13604,43 +13456,40 @@ final class DifyExec implements Runnable {
             return file;
         }
 
-        private static Unusable unusable(String why) {
-            return new Unusable(ALL + ": cannot hold a copy of the input (" + why + ")\nhint: choose another folder "
-                    + "with JAVA_TOOL_OPTIONS=-Djava.io.tmpdir=DIR");
+        private static Unusable unusable(IOException problem) {
+            return new Unusable(ALL + ": cannot hold a copy of the input (" + Text.of(problem)
+                    + ")\nhint: choose another folder with JAVA_TOOL_OPTIONS=-Djava.io.tmpdir=DIR");
         }
 
-        /// Another process may take the folder for abandoned before it is locked.
+        /// Another process may take the folder for abandoned before it is locked: then the next one.
         private void open() throws IOException {
             var made = Files.createTempDirectory(OWN);
             var file = made.resolve(LOCK);
             made.toFile().deleteOnExit();
+            file.toFile().deleteOnExit();
             try {
                 lock = FileChannel.open(file, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
-                file.toFile().deleteOnExit();
                 if (lock.tryLock() != null && Files.exists(file)) folder = made;
                 else lock.close();
             } catch (NoSuchFileException _) {
-                // it was: the next one then
+                // it was
             }
         }
 
         static void removeAbandoned() {
-            try (var folders = Files.newDirectoryStream(ALL, PREFIX + "*")) {
-                for (var folder : folders)
-                    if (!folder.getFileName().toString().startsWith(OWN)
-                            && Files.isDirectory(folder, LinkOption.NOFOLLOW_LINKS)) removeIfAbandoned(folder);
+            try (var folders = Files.newDirectoryStream(ALL, folder -> Files.isDirectory(folder,
+                    LinkOption.NOFOLLOW_LINKS) && folder.getFileName().toString().startsWith(PREFIX)
+                    && !folder.getFileName().toString().startsWith(OWN))) {
+                for (var folder : folders) try (var lock = FileChannel.open(folder.resolve(LOCK),
+                        StandardOpenOption.WRITE, LinkOption.NOFOLLOW_LINKS)) {
+                    if (lock.tryLock() != null) remove(folder);
+                } catch (NoSuchFileException _) {
+                    folder.toFile().delete(); // unless there is something in it
+                } catch (IOException _) {
+                    // in use, or another user's
+                }
             } catch (IOException | DirectoryIteratorException _) {
                 // the rest is for the next start
-            }
-        }
-
-        private static void removeIfAbandoned(Path folder) {
-            try (var lock = FileChannel.open(folder.resolve(LOCK), StandardOpenOption.WRITE, LinkOption.NOFOLLOW_LINKS)) {
-                if (lock.tryLock() != null) remove(folder);
-            } catch (NoSuchFileException _) {
-                folder.toFile().delete(); // unless there is something in it
-            } catch (IOException _) {
-                // in use, or another user's
             }
         }
 
@@ -13702,15 +13551,7 @@ final class DifyExec implements Runnable {
             return new Cells(List.copyOf(inputs.keySet())).number(List.copyOf(inputs.values()));
         }
 
-        static long number(String hash) {
-            return HexFormat.fromHexDigitsToLong(hash);
-        }
-
         /// 16 hexadecimal digits.
-        static String hash(Map<String, String> inputs) {
-            return hash(number(inputs));
-        }
-
         static String hash(long number) {
             return HexFormat.of().toHexDigits(number);
         }
@@ -13721,11 +13562,6 @@ final class DifyExec implements Runnable {
             } catch (NoSuchAlgorithmException problem) {
                 throw new IllegalStateException(problem); // every Java has SHA-256
             }
-        }
-
-        /// The first eight bytes of a hash of these.
-        static long head(byte[] bytes) {
-            return ByteBuffer.wrap(sha256().digest(bytes)).getLong();
         }
     }
 
@@ -13754,10 +13590,6 @@ final class DifyExec implements Runnable {
             set(size, number);
         }
 
-        LongStream stream() {
-            return IntStream.range(0, size).mapToLong(this::get);
-        }
-
         /// Milliseconds of the rows that succeeded.
         static final class Latencies {
             private final LongList millis = new LongList();
@@ -13767,16 +13599,12 @@ final class DifyExec implements Runnable {
             }
 
             boolean isEmpty() {
-                return size() == 0;
-            }
-
-            int size() {
-                return millis.size();
+                return millis.size() == 0;
             }
 
             /// In seconds: the smallest value that this share of the rows does not exceed. Empty without rows.
             Map<String, Double> percentiles() {
-                var sorted = millis.stream().sorted().toArray();
+                var sorted = IntStream.range(0, millis.size()).mapToLong(millis::get).sorted().toArray();
                 var named = new LinkedHashMap<String, Double>();
                 if (sorted.length > 0) object("p50", 0.5, "p90", 0.9, "p99", 0.99, "max", 1.0).forEach((name, share) ->
                         named.put(name, sorted[(int) Math.ceil((double) share * sorted.length) - 1] / 1000.0));
@@ -13797,12 +13625,16 @@ final class DifyExec implements Runnable {
         private static final Pattern MARKS = Pattern.compile("[\\s_-]");
 
         static Optional<String> of(String word, List<String> words) {
-            return within(Math.max(1, word.length() / 4), word, words.stream()).findFirst();
+            return of(word, words.stream(), Math.max(1, word.length() / 4), 1).stream().findFirst();
         }
 
-        /// The nearest of many words, if they are not too far, best first.
-        static List<String> of(String word, Stream<String> words, int most) {
-            return within(Math.max(2, plain(word).length() / 2), word, words).limit(most).toList();
+        /// Words at most so many letters away, the nearest first.
+        static List<String> of(String word, Stream<String> words, int farthest, int most) {
+            record Near(String word, int distance) {}
+            var wanted = plain(word);
+            return words.map(other -> new Near(other, distance(wanted, plain(other))))
+                    .filter(near -> near.distance() <= farthest).sorted(Comparator.comparingInt(Near::distance))
+                    .limit(most).map(Near::word).toList();
         }
 
         /// Whether a column may be meant for a variable: they differ in case and marks alone, one begins with the other,
@@ -13812,14 +13644,6 @@ final class DifyExec implements Runnable {
             var other = plain(variable);
             return !one.isEmpty() && !other.isEmpty() && (one.startsWith(other) || other.startsWith(one)
                     || Math.min(one.length(), other.length()) >= 5 && distance(one, other) <= 2);
-        }
-
-        private static Stream<String> within(int farthest, String word, Stream<String> words) {
-            record Near(String word, int distance) {}
-            var wanted = plain(word);
-            return words.map(other -> new Near(other, distance(wanted, plain(other))))
-                    .filter(near -> near.distance() <= farthest).sorted(Comparator.comparingInt(Near::distance))
-                    .map(Near::word);
         }
 
         /// Case and the marks between words do not count.
@@ -13837,18 +13661,12 @@ final class DifyExec implements Runnable {
     static final class Text {
         /// The log keeps no more of a message.
         static final int LONGEST_ERROR = 500;
+        /// Controls, marks of direction and line ends act on a terminal.
+        private static final Pattern CONTROL = Pattern.compile("[\\p{Cc}\\p{Cf}\\p{Zl}\\p{Zp}]");
 
         static String text(String text, int longest) {
-            if (text.isEmpty()) return text;
             var cut = cut(text, longest);
-            if (cut.length() < text.length()) cut += "…";
-            return cut.codePoints()
-                    .map(c -> isControl(c) ? ' ' : Character.getType(c) == Character.SURROGATE ? 0xFFFD : c)
-                    .collect(StringBuilder::new, StringBuilder::appendCodePoint, StringBuilder::append).toString();
-        }
-
-        static String lines(String text, int longest) {
-            return text.lines().map(line -> text(line, longest)).collect(joining("\n"));
+            return Json.wellFormed(CONTROL.matcher(cut).replaceAll(" ")) + (cut.length() < text.length() ? "…" : "");
         }
 
         /// Never cuts a surrogate pair in half.
@@ -13857,20 +13675,10 @@ final class DifyExec implements Runnable {
             return text.substring(0, Character.isHighSurrogate(text.charAt(longest - 1)) ? longest - 1 : longest);
         }
 
-        /// Controls, marks of direction and line ends act on a terminal.
-        private static boolean isControl(int c) {
-            return Character.isISOControl(c) || Character.getType(c) == Character.FORMAT || c == 0x2028 || c == 0x2029;
-        }
-
-        /// Escapes control characters in JSON. Those below U+0020 can only be between its values.
+        /// Escapes control characters, of which Jackson leaves those above U+0020.
         static String json(String json) {
-            var clean = new StringBuilder(json.length());
-            json.codePoints().forEach(c -> {
-                if (!isControl(c)) clean.appendCodePoint(c);
-                else if (c < ' ') clean.append(' ');
-                else for (char unit : Character.toChars(c)) clean.append("\\u%04x".formatted((int) unit));
-            });
-            return clean.toString();
+            return CONTROL.matcher(json).replaceAll(found -> found.group().chars().mapToObj("\\\\u%04x"::formatted)
+                    .collect(joining()));
         }
 
         /// UUIDs, durations, and words with digits, such as ids and dates; but no single digits, and not 400 to 599,
@@ -13902,10 +13710,6 @@ final class DifyExec implements Runnable {
 
         static String quoted(String text) {
             return '"' + text(text, 60) + '"';
-        }
-
-        static String html(String page) {
-            return page.replaceAll("(?s)<(script|style)\\b.*?</\\1>|<[^>]*>", " ").replaceAll("\\s+", " ").strip();
         }
 
         static String of(Throwable problem) {

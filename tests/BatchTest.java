@@ -519,7 +519,7 @@ final class BatchTest {
 
             var problem = assertThrows(Unusable.class, scene::open);
 
-            assertEquals(Exit.UNUSABLE, problem.exit());
+            assertEquals(Exit.UNUSABLE, problem.exit);
             for (var fact : List.of(scene.file(".log") + ": ", "format " + format, "difyexec 1", "\nhint: "))
                 assertTrue(problem.getMessage().contains(fact), problem.getMessage());
             assertEquals(log, Files.readString(scene.file(".log")));
@@ -803,7 +803,7 @@ final class BatchTest {
 
             var problem = assertThrows(Unusable.class, scene::open);
 
-            assertEquals(Exit.UNUSABLE, problem.exit());
+            assertEquals(Exit.UNUSABLE, problem.exit);
             var said = problem.getMessage();
             assertTrue(said.startsWith(scene.output + ": ") && said.contains("2 rows"), said);
             assertTrue(said.contains("--rebuild"), said);

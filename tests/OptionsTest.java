@@ -306,7 +306,7 @@ final class OptionsTest {
 
             var problem = assertThrows(Unusable.class, pace::concurrency);
 
-            assertEquals(Exit.UNUSABLE, problem.exit());
+            assertEquals(Exit.UNUSABLE, problem.exit);
         }
     }
 }

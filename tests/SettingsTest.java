@@ -618,7 +618,6 @@ final class SettingsTest extends WholeCommand {
                 0123456789-other, a 0123456789-other b, a *** b
                 0123456789-other, cut 0123456789-ot… , cut ***…
                 0123456789-other, a 0123456 b, a 0123456 b
-                'q"uo\\te-12345', '{"a":"q\\"uo\\\\te-12345"}', '{"a":"***"}'
                 id,               an id, an id
                 workflow_run_id,  a workflow_run_id, a workflow_run_id
                 '',               a text, a text
@@ -630,6 +629,7 @@ final class SettingsTest extends WholeCommand {
             var bytes = new ByteArrayOutputStream();
             try (var out = secret.masking(bytes)) {
                 for (byte one : text.getBytes(UTF_8)) out.write(one);
+                out.flush();
             }
             assertEquals(masked, bytes.toString(UTF_8));
             var written = new StringWriter();
@@ -644,6 +644,7 @@ final class SettingsTest extends WholeCommand {
             var bytes = new ByteArrayOutputStream();
             try (var out = new Secret(KEY).masking(bytes)) {
                 for (int i = 0; i < 20_000; i++) out.write((KEY + "-" + i + "\n").getBytes(UTF_8));
+                out.flush();
             }
             assertEquals(IntStream.range(0, 20_000).mapToObj(i -> "app-***-" + i + "\n").collect(
                     java.util.stream.Collectors.joining()), bytes.toString(UTF_8));
