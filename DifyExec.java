@@ -600,8 +600,8 @@ final class DifyExec implements Runnable {
             try (var dify = setup.connect(null, List.of(), Verification.AT_ONCE, setup.err())) {
                 var server = dify.greet("");
                 var ids = records.ids(sample, seed);
-                var findings = new Verification(records, dify.client(), server, Optional.ofNullable(rate),
-                        new Semaphore(1)).run(ids, setup.err());
+                var findings = new Verification(records, dify.client(), server, Optional.ofNullable(rate))
+                        .run(ids, setup.err());
                 long attempts = ids.stream().mapToLong(id -> records.attempts().getOrDefault(id, List.of()).size()).sum();
                 var seconds = Duration.ofNanos(System.nanoTime() - start);
                 if (json) setup.out().println(Json.text(object("rows", ids.size(), "attempts", attempts, "server",
@@ -1889,8 +1889,6 @@ final class DifyExec implements Runnable {
                 throw new Unusable("--user: must have at most 255 characters");
             if (dify.timeout.isZero() || retrying.settle != null && retrying.settle.isZero())
                 throw new Unusable((dify.timeout.isZero() ? "--timeout" : "--settle") + " 0: must be greater than zero");
-            if (dify.workflowId.startsWith("app-")) throw new Unusable("--workflow-id: this is a key, not the id of a "
-                    + "version\nhint: leave it out to use the published version");
             new EnvDefaults(env).check(spec.commandLine().getParseResult(), demo != null);
         }
 
@@ -1920,6 +1918,7 @@ final class DifyExec implements Runnable {
             URI baseUrl;
 
             @Option(names = "--workflow-id", paramLabel = "ID", defaultValue = "",
+                    converter = Converters.VersionId.class,
                     description = "Pin a published version (env: DIFY_WORKFLOW_ID).")
             String workflowId;
 
@@ -2154,7 +2153,15 @@ final class DifyExec implements Runnable {
                     .registerConverter(Pace.Rate.class, Pace.Rate::of)
                     .registerConverter(Limits.Ceiling.class, Limits.Ceiling::of)
                     .registerConverter(Limits.MaxCost.class, Limits.MaxCost::of)
-                    .setCaseInsensitiveEnumValuesAllowed(true);
+                    .registerConverter(Mode.class, oneOf(Mode.values()))
+                    .registerConverter(Judge.RetryRuns.class, oneOf(Judge.RetryRuns.values()))
+                    .registerConverter(Progress.Style.class, oneOf(Progress.Style.values()));
+        }
+
+        private static <E extends Enum<E>> ITypeConverter<E> oneOf(E[] words) {
+            return text -> Stream.of(words).filter(word -> word.name().equalsIgnoreCase(text.strip())).findFirst()
+                    .orElseThrow(() -> new TypeConversionException("must be one of "
+                            + Stream.of(words).map(Enum::toString).collect(joining(", "))));
         }
 
         /// `90`, `1.5`, `90s`, `2m`, `1h`, `500ms`; a bare number is seconds.
@@ -2172,6 +2179,15 @@ final class DifyExec implements Runnable {
             if (millis.compareTo(BigDecimal.valueOf(Duration.ofDays(365).toMillis())) > 0)
                 throw new TypeConversionException("longer than a year");
             return Duration.ofMillis(millis.longValue());
+        }
+
+        static final class VersionId implements ITypeConverter<String> {
+            @Override
+            public String convert(String text) {
+                if (text.strip().startsWith("app-")) throw new TypeConversionException("this is a key, not the id of a "
+                        + "version; leave it out to use the published version");
+                return text.strip();
+            }
         }
 
         /// An http or https address without a slash at its end.
@@ -2237,7 +2253,7 @@ final class DifyExec implements Runnable {
 
         private static final Map<String, Variable> VARIABLES = Map.of(
                 "--base-url", new Variable("DIFY_API_BASE_URL", Converters::address),
-                "--workflow-id", new Variable("DIFY_WORKFLOW_ID", String::strip),
+                "--workflow-id", new Variable("DIFY_WORKFLOW_ID", new Converters.VersionId()::convert),
                 "--max-retries", new Variable("MAX_RETRIES", Converters::count),
                 "--initial-retry-delay", new Variable("INITIAL_RETRY_DELAY", Converters::duration),
                 "--max-retry-delay", new Variable("MAX_RETRY_DELAY", Converters::duration),
@@ -2304,8 +2320,8 @@ final class DifyExec implements Runnable {
             if (off || System.nanoTime() < next) return;
             next = System.nanoTime() + (screen.isPresent() ? REDRAW : PLAIN).toNanos();
             screen.map(Screen::width).ifPresentOrElse(
-                    width -> redraw(new OneLine(tally).within(width - 3), width), // room for the terminal's ^C
-                    () -> err.println(new OneLine(tally).plain()));
+                    width -> redraw(line(tally, width - 3), width), // room for the terminal's ^C
+                    () -> err.println(line(tally, Integer.MAX_VALUE)));
             err.flush();
         }
 
@@ -2330,46 +2346,33 @@ final class DifyExec implements Runnable {
             drawn = line.length();
         }
 
-        /// `12/20 (60 %) · 3.2/s · 2 failed · 8 s left · 5 running · 684 tokens`, the most wanted first.
-        record OneLine(Tally tally) {
-            String plain() {
-                return String.join(" · ", items());
+        /// `12/20 (60 %) · 3.2/s · 2 failed · 8 s left · 5 running · 684 tokens`: from the left, whole items that fit.
+        static String line(Tally tally, int columns) {
+            long others = tally.countOfOthers(), done = others + tally.done(), asked = others + tally.asked();
+            var now = tally.now;
+            var slowedTo = tally.slowedTo();
+            var items = Stream.of(done + "/" + asked + (asked == 0 ? "" : " (" + 100 * done / asked + " %)"),
+                    now.rest().orElse(""),
+                    tally.rate() == 0 ? "" : String.format(Locale.ROOT, "%.1f/s", tally.rate()),
+                    some(tally.countOfAll(RowStatus.FAILED), "failed"),
+                    some(tally.countOfAll(RowStatus.UNKNOWN), "unknown"),
+                    some(tally.countOfAll(RowStatus.PAUSED), "paused"),
+                    tally.timeLeft().map(left -> Text.seconds(left) + " left").orElse(""),
+                    now.running() + " running" + (slowedTo.isPresent() ? " (limit " + slowedTo.getAsInt() + ")" : ""),
+                    some(now.waiting(), "waiting"),
+                    some(now.lookUps(), "looked up"),
+                    some(tally.tokens(), "tokens"),
+                    Summary.cost(tally.spending().times(1)).replaceFirst("^, ", "")).filter(item -> !item.isEmpty());
+            var line = new StringBuilder();
+            for (var item : items.toList()) {
+                if (!line.isEmpty() && line.length() + 3 + item.length() > columns) break;
+                line.append(line.isEmpty() ? "" : " · ").append(item);
             }
+            return Text.cut(line.toString(), columns);
+        }
 
-            /// Whole items from the left, as many as fit.
-            String within(int columns) {
-                var line = new StringBuilder();
-                for (var item : items()) {
-                    if (!line.isEmpty() && line.length() + 3 + item.length() > columns) break;
-                    line.append(line.isEmpty() ? "" : " · ").append(item);
-                }
-                return Text.cut(line.toString(), columns);
-            }
-
-            private List<String> items() {
-                long others = tally.countOfOthers(), done = others + tally.done(), asked = others + tally.asked();
-                var now = tally.now;
-                var slowedTo = tally.slowedTo();
-                return Stream.of(done + "/" + asked + (asked == 0 ? "" : " (" + 100 * done / asked + " %)"),
-                        now.rest().orElse(""),
-                        tally.rate() == 0 ? "" : String.format(Locale.ROOT, "%.1f/s", tally.rate()),
-                        some(tally.countOfAll(RowStatus.FAILED), "failed"),
-                        some(tally.countOfAll(RowStatus.UNKNOWN), "unknown"),
-                        some(tally.countOfAll(RowStatus.PAUSED), "paused"),
-                        tally.timeLeft().map(left -> Text.seconds(left) + " left").orElse(""),
-                        now.running() + " running"
-                                + (slowedTo.isPresent() ? " (limit " + slowedTo.getAsInt() + ")" : ""),
-                        some(now.waiting(), "waiting"),
-                        some(now.lookUps(), "looked up"),
-                        some(tally.tokens(), "tokens"),
-                        tally.spending().times(1).entrySet().stream().map(spent -> spent.getValue().toPlainString()
-                                + " " + Text.text(spent.getKey(), 8)).collect(joining(", ")))
-                        .filter(item -> !item.isEmpty()).toList();
-            }
-
-            private static String some(long count, String what) {
-                return count == 0 ? "" : count + " " + what;
-            }
+        private static String some(long count, String what) {
+            return count == 0 ? "" : count + " " + what;
         }
 
         enum Style {
@@ -2509,42 +2512,39 @@ final class DifyExec implements Runnable {
 
     /// Compares a batch with the server's own records. It reads log and results by itself and shares no decision with the
     /// engine, so that a mistake there shows here.
-    record Verification(Records records, DifyClient client, ServerInfo server, Optional<Pace.Rate> rate,
-            Semaphore oneAtATime) {
+    record Verification(Records records, DifyClient client, ServerInfo server, Optional<Pace.Rate> rate) {
         static final int AT_ONCE = 4;
         private static final int TRIES = 4;
 
         /// One attempt of the log, with what its later lines add. `outcome` is empty while it has no end.
         ///
         /// @param isAsked its call was to send rows again that had succeeded or were unresolved
-        record Sent(String id, String user, Release.Listing listing, boolean isAsked, RunRef run, String outcome) {
-            Sent with(JsonNode line) {
-                return new Sent(id, user, listing, isAsked, new RunRef(line.path("run").asText(run.id()),
-                        line.path("task").asText(run.task())), line.path("outcome").asText(outcome));
-            }
-        }
+        record Sent(String id, String user, Release.Listing listing, boolean isAsked, RunRef run, String outcome) {}
 
         /// What log and results say, by id.
-        record Records(JsonNode session, Map<String, List<Sent>> attempts, Map<String, JsonNode> results) {
+        record Records(Map<String, List<Sent>> attempts, Map<String, JsonNode> results) {
             static Records read(BatchFiles files) throws IOException {
-                var sessions = new ArrayDeque<JsonNode>(List.of(Json.MAPPER.missingNode()));
+                var session = new AtomicReference<JsonNode>(Json.MAPPER.missingNode());
                 var attempts = new LinkedHashMap<String, List<Sent>>();
                 lines(files.log(), line -> {
                     String id = line.path("id").asText(), user = line.path("user").asText();
                     switch (line.path("event").asText()) {
-                        case "session" -> sessions.push(line);
+                        case "session" -> session.set(line);
                         case "attempt" -> attempts.computeIfAbsent(id, _ -> new ArrayList<>()).add(new Sent(id, user,
-                                Release.of(sessions.peek().path("server").asText()).listing(),
-                                sessions.peek().path("again").asBoolean(), RunRef.NONE, ""));
-                        case "run", "end" -> attempts.getOrDefault(id, new ArrayList<>())
-                                .replaceAll(sent -> sent.user().equals(user) ? sent.with(line) : sent);
+                                Release.of(session.get().path("server").asText()).listing(),
+                                session.get().path("again").asBoolean(), RunRef.NONE, ""));
+                        case "run", "end" -> attempts.getOrDefault(id, new ArrayList<>()).replaceAll(sent ->
+                                !sent.user().equals(user) ? sent : new Sent(id, user, sent.listing(), sent.isAsked(),
+                                        new RunRef(line.path("run").asText(sent.run().id()),
+                                                line.path("task").asText(sent.run().task())),
+                                        line.path("outcome").asText(sent.outcome())));
                         default -> {}
                     }
                 });
                 if (attempts.isEmpty()) throw new Unusable(files.log() + ": no attempts to verify");
                 var results = new LinkedHashMap<String, JsonNode>();
                 lines(files.results(), line -> results.put(line.path("id").asText(), line));
-                return new Records(sessions.peek(), attempts, results);
+                return new Records(attempts, results);
             }
 
             /// A last line without its end is still being written.
@@ -2563,10 +2563,10 @@ final class DifyExec implements Runnable {
 
             /// All ids, or some at random.
             List<String> ids(Long sample, Long seed) {
-                var all = new ArrayList<>(attempts.keySet());
-                results.keySet().stream().filter(id -> !attempts.containsKey(id)).forEach(all::add);
-                if (sample != null) Collections.shuffle(all, seed == null ? new Random() : new Random(seed));
-                return sample == null ? all : all.subList(0, (int) Math.min(all.size(), sample));
+                var all = new ArrayList<>(Comparison.union(attempts.keySet(), results.keySet()));
+                if (sample == null) return all;
+                Collections.shuffle(all, seed == null ? new Random() : new Random(seed));
+                return all.subList(0, (int) Math.min(all.size(), sample));
             }
         }
 
@@ -2626,37 +2626,33 @@ final class DifyExec implements Runnable {
 
         /// A result against the run that the server has recorded, a chatflow's against its message.
         private Finding result(Sent own, JsonNode line) {
-            var run = line.path("workflow_run_id").asText();
-            return switch (ask(isChat() ? messages(own, line.path("conversation_id").asText()) : detail(run))) {
-                case Reply.Got(var stored) when !isChat() -> compared(own.id(), run, difference(line, stored));
-                case Reply.Got(var list) -> list.path("data").valueStream()
-                        .filter(message -> message.path("id").equals(line.path("message_id"))).findFirst()
-                        .map(message -> compared(own.id(), run, message.path("answer").equals(line.at("/outputs/answer"))
-                                ? Optional.empty() : Optional.of("outputs /answer")))
-                        .orElseGet(() -> new Finding(Kind.NOT_VERIFIABLE, own.id(), "its message is gone"));
-                case Reply.NotGot(Response.Refused gone) when gone.status() == 404 -> {
-                    var other = isChat() ? new Finding(Kind.NOT_VERIFIABLE, "", "") : byName(own);
-                    yield other.kind() == Kind.MATCHES ? new Finding(Kind.DIFFERS, own.id(), "its attempt has another run, "
-                            + other.text()) : new Finding(Kind.NOT_VERIFIABLE, own.id(), "run " + run + " is gone");
-                }
-                case Reply.NotGot(var response) -> new Finding(Kind.NO_ANSWER, own.id(), response.why());
-            };
+            if (isChat()) return ask(own, messages(own, line.path("conversation_id").asText()), list ->
+                    list.path("data").valueStream().filter(message -> message.path("id").equals(line.path("message_id")))
+                            .findFirst().map(message -> compared(own, message.path("answer")
+                                    .equals(line.at("/outputs/answer")) ? "" : "outputs /answer, "))
+                            .orElseGet(() -> new Finding(Kind.NOT_VERIFIABLE, own.id(), "its message is gone")));
+            var found = ask(own, detail(own), stored -> compared(own, difference(line, stored)));
+            if (found.kind() != Kind.NOT_VERIFIABLE) return found;
+            var other = byName(own);
+            return other.kind() != Kind.MATCHES ? found
+                    : new Finding(Kind.DIFFERS, own.id(), "its attempt has another run, " + other.text());
         }
 
-        private static Finding compared(String id, String run, Optional<String> difference) {
-            return new Finding(difference.isPresent() ? Kind.DIFFERS : Kind.MATCHES, id,
-                    difference.map(part -> part + ", ").orElse("") + "run " + run);
+        private static Finding compared(Sent own, String difference) {
+            return new Finding(difference.isEmpty() ? Kind.MATCHES : Kind.DIFFERS, own.id(),
+                    difference + "run " + own.run().id());
         }
 
-        private static Optional<String> difference(JsonNode line, JsonNode stored) {
+        /// `outputs /answer, `, or empty.
+        private static String difference(JsonNode line, JsonNode stored) {
             if (!stored.path("status").asText().equals(line.path("workflow_status").asText("succeeded")))
-                return Optional.of("status");
+                return "status, ";
             var outputs = new JsonDiff(false).of("", files(line.path("outputs")), files(parsed(stored.path("outputs"))));
-            if (!outputs.isEmpty()) return Optional.of("outputs " + outputs.getFirst().pointer());
+            if (!outputs.isEmpty()) return "outputs " + outputs.getFirst().pointer() + ", ";
             var sent = parsed(stored.path("inputs"));
             return line.path("inputs").properties().stream().filter(cell -> sent.has(cell.getKey())
                     && !isSame(cell.getValue().asText(), sent.get(cell.getKey()))).findFirst()
-                    .map(cell -> "inputs /" + cell.getKey());
+                    .map(cell -> "inputs /" + cell.getKey() + ", ").orElse("");
         }
 
         /// A cell is text, and what was sent for it is typed. Dify stores an uploaded file as an object of its own.
@@ -2687,33 +2683,24 @@ final class DifyExec implements Runnable {
 
         /// What became of an attempt that has no result: [Kind#MATCHES] if its run succeeded.
         private Finding lookUp(Sent sent) {
-            if (sent.run().id().isEmpty() || sent.run().isMadeUp()) return byName(sent);
-            return switch (ask(detail(sent.run().id()))) {
-                case Reply.Got(var stored) -> fate(sent, stored);
-                case Reply.NotGot(Response.Refused gone) when gone.status() == 404 ->
-                        new Finding(Kind.NOT_VERIFIABLE, sent.id(), "run " + sent.run().id() + " is gone");
-                case Reply.NotGot(var response) -> new Finding(Kind.NO_ANSWER, sent.id(), response.why());
-            };
+            return sent.run().id().isEmpty() || sent.run().isMadeUp() ? byName(sent)
+                    : ask(sent, detail(sent), stored -> fate(sent, stored));
         }
 
         private Finding byName(Sent sent) {
             if (!Attempt.Names.isUnique(sent.user()))
                 return new Finding(Kind.NOT_VERIFIABLE, sent.id(), "its user is not its own");
-            var user = DifyClient.encoded(sent.user());
-            return switch (ask(isChat() ? "/conversations?limit=20&user=" + user
-                    : "/workflows/logs?limit=20&created_by_end_user_session_id=" + user)) {
-                case Reply.Got(var list) when !list.path("data").isArray() || list.path("has_more").asBoolean() ->
-                        new Finding(Kind.NO_ANSWER, sent.id(), "not a complete list");
-                case Reply.Got(var list) when list.path("data").isEmpty() -> new Finding(
-                        sent.listing() == Release.Listing.FROM_START || isChat() ? Kind.NEVER_STARTED
-                                : Kind.NOT_VERIFIABLE, sent.id(), "no run of " + sent.user());
-                case Reply.Got(var list) when !isChat() -> fate(sent, list.at("/data/0/workflow_run"));
-                case Reply.Got(var list) -> switch (ask(messages(sent, list.at("/data/0/id").asText()))) {
-                    case Reply.Got(var messages) -> fate(sent, messages.at("/data/0"));
-                    case Reply.NotGot(var response) -> new Finding(Kind.NO_ANSWER, sent.id(), response.why());
-                };
-                case Reply.NotGot(var response) -> new Finding(Kind.NO_ANSWER, sent.id(), response.why());
-            };
+            var path = isChat() ? "/conversations?limit=20&user="
+                    : "/workflows/logs?limit=20&created_by_end_user_session_id=";
+            return ask(sent, path + DifyClient.encoded(sent.user()), list -> {
+                var data = list.path("data");
+                if (!data.isArray() || list.path("has_more").asBoolean())
+                    return new Finding(Kind.NO_ANSWER, sent.id(), "not a complete list");
+                if (data.isEmpty()) return new Finding(sent.listing() == Release.Listing.FROM_START || isChat()
+                        ? Kind.NEVER_STARTED : Kind.NOT_VERIFIABLE, sent.id(), "no run of " + sent.user());
+                return !isChat() ? fate(sent, data.at("/0/workflow_run"))
+                        : ask(sent, messages(sent, data.at("/0/id").asText()), got -> fate(sent, got.at("/data/0")));
+            });
         }
 
         /// By the status of a run or of a chatflow's message, which is `normal` also before its answer.
@@ -2732,8 +2719,8 @@ final class DifyExec implements Runnable {
             return server.kind() == AppKind.CHATFLOW;
         }
 
-        private static String detail(String run) {
-            return "/workflows/run/" + DifyClient.encoded(run);
+        private static String detail(Sent sent) {
+            return "/workflows/run/" + DifyClient.encoded(sent.run().id());
         }
 
         private static String messages(Sent sent, String conversation) {
@@ -2741,14 +2728,21 @@ final class DifyExec implements Runnable {
                     + DifyClient.encoded(conversation);
         }
 
+        /// A run that is gone can no longer be verified.
+        private Finding ask(Sent sent, String path, Function<JsonNode, Finding> read) {
+            return switch (stored(path)) {
+                case Reply.Got(var stored) -> read.apply(stored);
+                case Reply.NotGot(Response.Refused gone) when gone.status() == 404 ->
+                        new Finding(Kind.NOT_VERIFIABLE, sent.id(), "run " + sent.run().id() + " is gone");
+                case Reply.NotGot(var response) -> new Finding(Kind.NO_ANSWER, sent.id(), response.why());
+            };
+        }
+
         /// Asks at the pace of `--rate`, and again where the server says when.
-        private Reply<JsonNode> ask(String path) {
+        private Reply<JsonNode> stored(String path) {
             for (int tries = 1; ; tries++) {
-                oneAtATime.acquireUninterruptibly();
-                try {
+                synchronized (records) {
                     rate.ifPresent(limit -> LockSupport.parkNanos(limit.interval().toNanos()));
-                } finally {
-                    oneAtATime.release();
                 }
                 var reply = client.stored(path);
                 if (tries == TRIES || !(reply instanceof Reply.NotGot(var response)) || response.pause().isEmpty())
@@ -9064,6 +9058,7 @@ final class DifyExec implements Runnable {
                             + Text.quoted(all.get(place)));
             var id = isNumbered() ? NUMBERS : header.named(all).get(idColumn);
             if (id.isEmpty()) return Optional.of("blank id");
+            if (Secret.current().isIn(id)) return Optional.of("id contains the API key"); // masked in files
             if (id.chars().anyMatch(Character::isISOControl))
                 return Optional.of("the id " + Text.quoted(id) + " contains a control character or a line break");
             // the decoder of UTF-8 refuses half of a surrogate pair, some others do not

@@ -208,7 +208,7 @@ final class AgendaTest {
         private final Tally tally = new Tally(5_000, new Pace(5, null, null), world.clock);
 
         /// 1,240 rows of 5,000, ten a second, one in ten of them failed, each with ten tokens at a price.
-        private Progress.OneLine line(Optional<String> rest) {
+        private String line(Optional<String> rest, int columns) {
             tally.started(world.now());
             for (int row = 1; row <= 1_240; row++) {
                 if (row % 5 == 1) pass(Duration.ofMillis(500));
@@ -217,7 +217,7 @@ final class AgendaTest {
                         seconds(1), world.now());
             }
             tally.now = new Tally.Now(5, 2, 0, rest);
-            return new Progress.OneLine(tally);
+            return Progress.line(tally, columns);
         }
 
         private void pass(Duration time) {
@@ -237,19 +237,19 @@ final class AgendaTest {
                 79      | 1240/5000 (24 %) · 10.2/s · 124 failed · 6 min 8 s left · 5 running · 2 waiting
                 """)
         void leavesOutOnTheRightWhatDoesNotFit(int columns, String line) {
-            assertEquals(line, line(Optional.empty()).within(columns));
+            assertEquals(line, line(Optional.empty(), columns));
         }
 
         @Test
         void hasTokensAndCostWhereThereIsRoom() {
             assertEquals("1240/5000 (24 %) · 10.2/s · 124 failed · 6 min 8 s left · 5 running · 2 waiting · "
-                    + "12400 tokens · 1.24 USD", line(Optional.empty()).within(150));
+                    + "12400 tokens · 1.24 USD", line(Optional.empty(), 150));
         }
 
         @Test
         void hasWhatTheBatchWaitsForInANarrowWindow() {
             assertEquals("1240/5000 (24 %) · waiting 12 s (Retry-After)",
-                    line(Optional.of("waiting 12 s (Retry-After)")).within(50));
+                    line(Optional.of("waiting 12 s (Retry-After)"), 50));
         }
     }
 }

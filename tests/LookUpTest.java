@@ -1158,7 +1158,7 @@ final class LookUpTest {
         /// What is shown of a call while it goes on.
         private static Set<String> shown(Scene scene) throws Exception {
             var shown = new HashSet<String>();
-            scene.watched = tally -> shown.addAll(List.of(new Progress.OneLine(tally).plain().split(" · ")));
+            scene.watched = tally -> shown.addAll(List.of(Progress.line(tally, 1000).split(" · ")));
             scene.play();
             return shown;
         }
