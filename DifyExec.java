@@ -300,7 +300,7 @@ final class DifyExec implements Runnable {
         }
 
         private int show(BatchFiles files, Optional<Csv> csv) {
-            var batch = html == null ? Batch.peek(files, csv) : Batch.peek(files, csv, List.of());
+            var batch = Batch.peek(files, csv, html != null, List.of());
             if (html != null) {
                 files.requireTarget(html, batch.inputs(), file -> force || WebPage.isOurs(file));
                 AtomicFile.write(html, new WebPage.Report(batch)::write);
@@ -371,12 +371,12 @@ final class DifyExec implements Runnable {
             boolean toFile = !file.toString().equals("-");
             var names = new Spreadsheet.OutputNames();
             try (var csv = shape.open(input, files)) {
-                var batch = Batch.peek(files, Optional.of(csv), failed ? List.of() : List.of(names));
+                var batch = Batch.peek(files, Optional.of(csv), true, failed ? List.of() : List.of(names));
                 if (toFile) files.requireTarget(file, batch.inputs(), _ -> force);
                 if (toFile && !file.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|xlsx)"))
                     throw new Unusable(file + ": must end in .csv or .xlsx");
                 if (!force) batch.refuseStrangers(input);
-                BadLine.note(batch.history().unreadable())
+                BadLine.note(batch.history().unreadable)
                         .ifPresent(note -> console.err().println("Warning: " + note + "."));
                 var export = new Spreadsheet.OfBatch(batch, csv, names.names, failed,
                         new Spreadsheet(file, csv.header().delimiter(), raw));
@@ -440,7 +440,7 @@ final class DifyExec implements Runnable {
                 throw new Unusable("--output " + part + ": not a JSON pointer, such as /answer/text");
             var sides = Comparison.Compared.read(List.of(first, second));
             for (var side : sides) { // no file of either batch is overwritten
-                BadLine.note(side.batch().history().unreadable())
+                BadLine.note(side.batch().history().unreadable)
                         .ifPresent(note -> console.err().println("Warning: " + note + "."));
                 var files = side.batch().files();
                 var inputs = side.batch().inputs();
@@ -983,7 +983,7 @@ final class DifyExec implements Runnable {
             else {
                 out.printf(Locale.ROOT, "  %-20s %8s  %s%n", "id", "attempts", "error");
                 Text.some(rows, all ? Long.MAX_VALUE : 50, entry -> out.printf(Locale.ROOT, "  %-20s %8d  %s%n",
-                        Text.id(batch.index().id(entry)), batch.history().attempts(entry),
+                        Text.id(batch.index().id(entry)), batch.history().attemptsByRow.get(entry),
                         Text.text(Cause.of(batch, entry).words(), 160)), "  %s (--all)", out);
             }
         }
@@ -1105,7 +1105,7 @@ final class DifyExec implements Runnable {
         /// Takes the stamps before it reads the files: what is written meanwhile is read next time.
         private void read(BatchFiles files, Optional<Csv> csv) {
             var now = stampsOf(files.all().stream());
-            batch = Batch.peek(files, csv, List.of());
+            batch = Batch.peek(files, csv, true, List.of());
             stamps = now;
         }
 
@@ -1420,7 +1420,7 @@ final class DifyExec implements Runnable {
             if (!index.status(entry).isSuccess()) return;
             var end = ends.of(entry);
             out.println("Outputs" + (end.edited() ? " (of edited inputs)" : ""));
-            print(end.tree());
+            print(Json.MAPPER.createObjectNode().setAll(end.outputs()));
         }
 
         private void print(LineOffsets.RowEnds.Trace trace) {
@@ -1645,8 +1645,9 @@ final class DifyExec implements Runnable {
                 announceShard(selection);
                 var wanted = batch.select(selection, work.setup.dify.timeout);
                 StatusView.changes(batch, selection.rerunChanged(), dify.err());
-                if (selection.listed()) StatusView.strangers(batch.strangers(), dify.err());
-                if (wanted.isEmpty() && batch.history().resent(false).isEmpty()) {
+                if (selection.listed()) StatusView.strangers(batch.files().retry().read().stream()
+                        .filter(id -> !batch.isRow(batch.index().find(id))).toList(), dify.err());
+                if (wanted.rows() == 0 && batch.history().resent(false).isEmpty()) {
                     writer.finishOrRefuse();
                     dify.err().println(batch.index().isComplete() ? "Nothing to do: every row has succeeded."
                             : "Nothing to do: no selected row is pending.");
@@ -1686,7 +1687,8 @@ final class DifyExec implements Runnable {
                 dify.err().println("shard " + shard.get().index() + " of " + count + ": " + Text.number(rows) + " of "
                         + Text.number(rows + batch.index().ofOtherShards()) + " rows; -c " + slots + " here, "
                         + Text.number((long) slots * count) + " if all " + count + " run");
-                var others = selection.named().filter(id -> !shard.get().holds(id)).toList();
+                var others = Stream.concat(selection.ids().stream(), selection.among().stream()).map(String::strip)
+                        .distinct().filter(id -> !shard.get().holds(id)).toList();
                 batch.requireInCsv(others);
                 if (!others.isEmpty()) dify.err().println("Note: skipping " + Text.count(others.size(), "id")
                         + " of other shards (" + Text.first(3, others.stream().map(Text::id)) + ").");
@@ -1697,7 +1699,7 @@ final class DifyExec implements Runnable {
                 var csv = batch.csv().orElseThrow();
                 var form = dify.form(server, csv, work.input.csv);
                 var inspector = new Inspector(csv, form, work.setup.shape.allowUnmapped);
-                wanted.all().forEachRemaining(inspector::accept);
+                batch.rows(wanted.entries()).forEachRemaining(inspector::accept);
                 var inspection = inspector.inspection();
                 CheckView.problems(inspection, dify.err());
                 if (inspection.isFine()) return form;
@@ -1722,9 +1724,11 @@ final class DifyExec implements Runnable {
                 var places = new Pace(pace.concurrency(), pace.wait, pace.rate);
                 var terms = new Engine.Terms(dify.judge(), limits, places, policy, new Attempt.Names(setup.dify.user));
                 var sender = new Sender(dify.client().to(server.kind()), form, Optional.ofNullable(work.out.saveFiles));
+                var again = wanted.asked();
                 writer.record(SessionEvent.of(batch, dify.access().name(), server.app(), server.version())
-                        .with(asked, policy.mode(), places.places())
-                        .with(String.join(" ", setup.next().words()), wanted.asked().sendsAgain()));
+                        .with(Instant.now(), policy.mode(), asked == Mode.AUTO, places.places())
+                        .with(String.join(" ", setup.next().words()), again.force() || again.rerunChanged()
+                                || again.resendUnknown()));
                 return new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender, watcher));
             }
         }
@@ -2118,7 +2122,7 @@ final class DifyExec implements Runnable {
         Csv open(Path input, String queryColumn, Optional<BatchFiles> files) {
             var typed = new Csv.Shape(idColumn, encoding, delimiter, sheet, queryColumn, pairs("--map", map),
                     pairs("--var", vars));
-            var csv = Csv.open(input, files.map(known -> typed.after(known.choices(), known.log())).orElse(typed));
+            var csv = Csv.open(input, files.map(known -> known.choices(typed)).orElse(typed));
             if (sheet.isEmpty() || !csv.file().sheet().isEmpty()) return csv;
             csv.close();
             throw new Unusable("--sheet " + Text.shell(sheet) + ": " + input + " is not an Excel book");
@@ -2817,9 +2821,9 @@ final class DifyExec implements Runnable {
         /// Warns about the files before a batch continues.
         static void changes(Batch batch, boolean rerun, PrintWriter err) {
             var history = batch.history();
-            BadLine.note(history.unreadable()).ifPresent(note -> err.println("Warning: " + note + "."));
+            BadLine.note(history.unreadable).ifPresent(note -> err.println("Warning: " + note + "."));
             var index = batch.index();
-            foreign(index, entry -> index.status(entry).isSuccess() || history.attempts(entry) > 0)
+            foreign(index, entry -> index.status(entry).isSuccess() || history.attemptsByRow.get(entry) > 0)
                     .ifPresent(note -> err.println(note + "; their results are kept."));
             if (!rerun) changed(batch, "; --rerun-changed runs %s again.").ifPresent(err::println);
         }
@@ -2868,18 +2872,18 @@ final class DifyExec implements Runnable {
         static Map<String, String> figures(Batch batch) {
             var history = batch.history();
             var figures = new LinkedHashMap<String, String>();
-            if (history.startedAt().isPresent()) {
+            if (history.startedAt.isPresent()) {
                 figures.put("time", Text.seconds(history.running()));
-                figures.put("", Times.local("yyyy-MM-dd HH:mm:ss", history.startedAt().get()) + " to "
-                        + Times.local(history.updatedAt().get()));
+                figures.put("", Times.local("yyyy-MM-dd HH:mm:ss", history.startedAt.get()) + " to "
+                        + Times.local(history.updatedAt.get()));
             }
             if (rate(batch) > 0 && history.running().compareTo(RATED) >= 0)
                 figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
-            if (!history.latencies().isEmpty()) figures.put("latency (s)", history.latencies().words());
-            if (history.spent().tokens() > 0) figures.put("tokens", Text.number(history.spent().tokens()));
-            if (!history.spent().prices().isEmpty()) figures.put("cost", Summary.cost(history.spent()).substring(2));
-            if (history.attempts() > 0) figures.put("attempts", Text.number(history.attempts()) + " ("
-                    + Text.count(history.retries(), "retry", "retries") + ")");
+            if (!history.latencies.isEmpty()) figures.put("latency (s)", history.latencies.words());
+            if (history.spent.tokens() > 0) figures.put("tokens", Text.number(history.spent.tokens()));
+            if (!history.spent.prices().isEmpty()) figures.put("cost", Summary.cost(history.spent).substring(2));
+            if (history.attempts > 0) figures.put("attempts", Text.number(history.attempts) + " ("
+                    + Text.count(history.retries, "retry", "retries") + ")");
             if (history.inFlight() > 0) figures.put("unfinished", Text.number(history.inFlight())
                     + " (running or interrupted)");
             return figures;
@@ -2909,10 +2913,10 @@ final class DifyExec implements Runnable {
             if (!batch.index().isComplete())
                 history.stopped.ifPresent(why -> notes.add("the last call stopped early: " + Text.text(why, 300)));
             changed(batch, "; 'run --rerun-changed' runs %s again").ifPresent(notes::add);
-            if (history.lateRuns() > 0) notes.add(Text.count(history.lateRuns(), "run")
+            if (history.lateRuns > 0) notes.add(Text.count(history.lateRuns, "run")
                     + " finished after the row was sent again");
             if (!history.missingFiles.isEmpty()) notes.add(history.missingFiles.toString());
-            BadLine.note(history.unreadable()).ifPresent(notes::add);
+            BadLine.note(history.unreadable).ifPresent(notes::add);
             if (!history.lost().isEmpty()) notes.add(Text.count(history.lost().size(), "row")
                     + " succeeded according to the log but not in the results; 'run --rebuild' fetches them");
             foreign(batch.index(), _ -> true).ifPresent(notes::add);
@@ -2931,7 +2935,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param more what follows; `%s` is it or them
         static Optional<String> changed(Batch batch, String more) {
-            var changed = batch.history().changed();
+            var changed = batch.history().changed;
             return changed.isEmpty() ? Optional.empty() : Optional.of(Text.count(changed.cardinality(), "succeeded row")
                     + " changed in the CSV (first: "
                     + Text.id(batch.index().id(changed.nextSetBit(0))) + ")"
@@ -2942,29 +2946,27 @@ final class DifyExec implements Runnable {
         static String json(Batch batch) {
             var index = batch.index();
             var history = batch.history();
-            var missing = history.missingFiles;
             var json = json(counts(index::count));
             json.putAll(object(
-                    "attempts", history.attempts(),
-                    "retries", history.retries(),
-                    "total_tokens", history.spent().tokens(),
-                    "started_at", history.startedAt().map(Times::text).orElse(null),
-                    "updated_at", history.updatedAt().map(Times::text).orElse(null),
+                    "attempts", history.attempts,
+                    "retries", history.retries,
+                    "total_tokens", history.spent.tokens(),
+                    "started_at", history.startedAt.map(Times::text).orElse(null),
+                    "updated_at", history.updatedAt.map(Times::text).orElse(null),
                     "errors", Cause.Group.of(batch).stream().map(Cause.Group::json).toList(),
                     "running_seconds", history.running().toMillis() / 1000.0,
                     "rows_per_second", Math.round(rate(batch) * 1000) / 1000.0,
-                    "seconds", history.latencies().percentiles(),
-                    "cost", history.spent().prices(),
+                    "seconds", history.latencies.percentiles(),
+                    "cost", history.spent.prices(),
                     "in_flight", history.inFlight(),
-                    "late", history.lateRuns(),
+                    "late", history.lateRuns,
                     "lost_results", history.lost().size(),
-                    "unread_lines", history.unreadable().size(),
+                    "unread_lines", history.unreadable.size(),
                     "ids_not_in_input", index.size() - index.rows(),
-                    "missing_files", object(
-                            "count", missing.files(), "rows", missing.rows(), "ids", missing.examples()),
+                    "missing_files", history.missingFiles.json(),
                     "versions", List.copyOf(batch.index().versions),
-                    "changed_in_input", history.changed().cardinality(),
-                    "runs_without_price", history.spent().unpriced(),
+                    "changed_in_input", history.changed.cardinality(),
+                    "runs_without_price", history.spent.unpriced(),
                     "stopped", history.stopped.orElse(null)));
             return Json.text(json);
         }
@@ -3013,7 +3015,7 @@ final class DifyExec implements Runnable {
                         .map(status -> " %11s".formatted(status.word())).collect(joining())
                         + " %9s  %s".formatted("in flight", "last event")));
                 for (var one : each) {
-                    var last = one.history().updatedAt().map(Times::local).orElse("");
+                    var last = one.history().updatedAt.map(Times::local).orElse("");
                     out.println(line(one.shard().toString(), one.counts(), statuses, " %9s  %s".formatted(
                             Text.number(one.history().inFlight()), one.isStarted() ? last : "not started")));
                 }
@@ -3044,9 +3046,9 @@ final class DifyExec implements Runnable {
             /// The keys and their order are a promise.
             String json() {
                 var json = StatusView.json(counts(index::count));
-                json.putAll(object("attempts", sum(history -> history.attempts()),
-                        "retries", sum(history -> history.retries()), "total_tokens",
-                        sum(history -> history.spent().tokens()),
+                json.putAll(object("attempts", sum(history -> history.attempts),
+                        "retries", sum(history -> history.retries), "total_tokens",
+                        sum(history -> history.spent.tokens()),
                         "in_flight", sum(History::inFlight), "shards", each.stream().map(OfShards::json).toList()));
                 return Json.text(json);
             }
@@ -3055,7 +3057,7 @@ final class DifyExec implements Runnable {
                 var json = object("shard", one.shard().toString(), "started", one.isStarted());
                 json.putAll(StatusView.json(one.counts()));
                 json.put("in_flight", one.history().inFlight());
-                json.put("updated_at", one.history().updatedAt().map(Times::text).orElse(null));
+                json.put("updated_at", one.history().updatedAt.map(Times::text).orElse(null));
                 return json;
             }
         }
@@ -3305,8 +3307,8 @@ final class DifyExec implements Runnable {
                 var ending = endings.of(row.index());
                 var cells = new ArrayList<>(row.inputs().values());
                 for (var name : outputs) cells.add(cell(ending.outputs().get(name)));
-                long attempts = batch.history().attempts(row.index());
-                long millis = batch.offsets().millis(row.index());
+                long attempts = batch.history().attemptsByRow.get(row.index());
+                long millis = batch.offsets().millis.get(row.index());
                 cells.addAll(List.of(batch.index().status(row.index()).word(), ending.error(), ending.run(),
                         attempts == 0 ? "" : Long.toString(attempts),
                         millis == 0 ? ending.seconds() : BigDecimal.valueOf(millis, 3).toPlainString(),
@@ -3434,7 +3436,7 @@ final class DifyExec implements Runnable {
         }
 
         private static List<Long> sessions(Batch batch) {
-            return batch.history().sessions().stream().map(Instant::toEpochMilli).toList();
+            return batch.history().sessions.stream().map(Instant::toEpochMilli).toList();
         }
 
         private static List<Map<String, Object>> attempts(int entry, LineOffsets.RowEnds endings, String run)
@@ -3443,7 +3445,8 @@ final class DifyExec implements Runnable {
             if (entry >= 0) for (var trace : endings.traces(entry)) {
                 var attempt = object("start", trace.attempt.t().toEpochMilli(),
                         "mode", trace.attempt.mode().toString());
-                trace.end().ifPresent(end -> attempt.putAll(filled("outcome", end.outcome(), "seconds", end.seconds(),
+                trace.ends.stream().skip(Math.max(0, trace.ends.size() - 1)).forEach(end -> attempt.putAll(filled(
+                        "outcome", end.outcome(), "seconds", end.seconds(),
                         "tokens", end.tokens(), "price", end.price(), "currency", end.currency(),
                         "error", end.error(), "run", end.run().equals(run) ? "" : end.run())));
                 attempts.add(attempt);
@@ -3467,9 +3470,9 @@ final class DifyExec implements Runnable {
 
             private Map<String, Object> head(List<Cause.Group> groups) {
                 var history = batch.history();
-                var time = history.startedAt().isEmpty() ? "" : " · "
-                        + Times.local("yyyy-MM-dd HH:mm", history.startedAt().get()) + " to "
-                        + Times.local("yyyy-MM-dd HH:mm xxx", history.updatedAt().get());
+                var time = history.startedAt.isEmpty() ? "" : " · "
+                        + Times.local("yyyy-MM-dd HH:mm", history.startedAt.get()) + " to "
+                        + Times.local("yyyy-MM-dd HH:mm xxx", history.updatedAt.get());
                 var figures = StatusView.figures(batch);
                 figures.remove("");
                 return object("title", batch.files().results().getFileName().toString(),
@@ -3489,7 +3492,7 @@ final class DifyExec implements Runnable {
                     cells.forEach((column, cell) -> inputs.put(column, TextNode.valueOf(cell)));
                 return filled("id", Text.text(batch.index().id(entry), LONGEST), "outcome", status.word(),
                         "cause", status.isOnRetryList() ? cause : null,
-                        "seconds", batch.offsets().millis(entry) / 1000.0, "tokens", ending.tokens(),
+                        "seconds", batch.offsets().millis.get(entry) / 1000.0, "tokens", ending.tokens(),
                         "price", (ending.price() + " " + ending.currency()).strip(), "run", ending.run(),
                         "edited", ending.edited(), "inputs", values(inputs), "outputs", values(ending.outputs()),
                         "attempts", attempts(entry, endings, ending.run()));
@@ -3648,12 +3651,12 @@ final class DifyExec implements Runnable {
             /// Reads the files in parallel.
             static List<Compared> read(List<Path> results) {
                 return results.parallelStream().map(file -> new Compared(
-                        Batch.peek(BatchFiles.of(file).requireStarted(), Optional.empty(), List.of()),
+                        Batch.peek(BatchFiles.of(file).requireStarted(), Optional.empty(), true, List.of()),
                         new LongList.Latencies(), new Usage.Spending())).toList();
             }
 
             boolean hasLog() {
-                return batch.history().attempts() > 0;
+                return batch.history().attempts > 0;
             }
 
             RowStatus status(int entry) {
@@ -3662,7 +3665,7 @@ final class DifyExec implements Runnable {
 
             /// The latency of a row by the log, or else by the results.
             double seconds(int entry, RowEnd ending) {
-                return entry >= 0 && batch.offsets().millis(entry) > 0 ? batch.offsets().millis(entry) / 1000.0
+                return entry >= 0 && batch.offsets().millis.get(entry) > 0 ? batch.offsets().millis.get(entry) / 1000.0
                         : number(ending.seconds()).doubleValue();
             }
 
@@ -3791,17 +3794,17 @@ final class DifyExec implements Runnable {
             figures.add(new Figure("tokens", paid.tokens(), later.tokens(), 0));
             for (var currency : union(paid.prices().keySet(), later.prices().keySet()))
                 figures.add(cost(currency, paid.price(currency), later.price(currency)));
-            if (isLogged) figures.add(new Figure("retries", first.batch().history().retries(),
-                    second.batch().history().retries(), 0));
+            if (isLogged) figures.add(new Figure("retries", first.batch().history().retries,
+                    second.batch().history().retries, 0));
             return figures;
         }
 
         private LongList.Latencies latencies(Compared side) {
-            return isLogged ? side.batch().history().latencies() : side.latencies();
+            return isLogged ? side.batch().history().latencies : side.latencies();
         }
 
         Usage.Spending spent(Compared side) {
-            return isLogged ? side.batch().history().spent() : side.spent();
+            return isLogged ? side.batch().history().spent : side.spent();
         }
 
         private static double succeeded(Index index) {
@@ -4316,7 +4319,8 @@ final class DifyExec implements Runnable {
 
         /// The log gets this end of an attempt that is not its row's.
         private void close(Attempt attempt, String end, Response seen, String why) {
-            var closed = EndEvent.of(attempt, clock.instant(), end, seen).with(why);
+            var now = clock.instant();
+            var closed = EndEvent.of(attempt, now, attempt.took(seen, now), end, seen, why);
             if (!closed.isNotStarted() || !batch.batch().history().isNotStarted(attempt)) // an earlier call recorded it
                 batch.record(closed);
             checkLimits();
@@ -4428,7 +4432,7 @@ final class DifyExec implements Runnable {
             files.missing().forEach((file, why) -> missing(attempt, file, why));
             if (seen instanceof Response.Ran ran && outcome.status().isSuccess())
                 batch.result(new Results.Success(attempt, ran, ended, files.saved()));
-            var end = EndEvent.of(attempt, now, outcome.status().word(), seen).with(outcome, took);
+            var end = EndEvent.of(attempt, now, took, outcome.status().word(), seen, outcome.text());
             batch.settled(attempt.row(), outcome.status(), end, () -> {
                 tally.ended(attempt, outcome, took, now);
                 checkLimits();
@@ -4640,7 +4644,7 @@ final class DifyExec implements Runnable {
         /// @param firstLook how long after its request a run is looked for at first
         /// @param now       the call's start: earlier ones sent before, whatever the clock did since
         Agenda(Batch.Wanted wanted, Duration firstLook, Instant now) {
-            this.fresh = wanted.iterator();
+            this.fresh = wanted.batch().rows(wanted.fresh());
             this.firstLook = firstLook;
             var history = wanted.batch().history();
             history.resent(false).forEach(attempt -> {
@@ -6541,19 +6545,12 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads the files without lock or writing; another process may be writing them.
-        static Batch peek(BatchFiles files, Optional<Csv> csv) {
-            return read(files, csv, new LineOffsets(), List.of());
-        }
-
-        /// Also notes where the lines of each row are, and passes everything on to `also`.
-        static Batch peek(BatchFiles files, Optional<Csv> csv, List<Listener> also) {
-            var offsets = new LineOffsets();
-            return read(files, csv, offsets, Stream.concat(Stream.of(offsets), also.stream()).toList());
-        }
-
-        private static Batch read(BatchFiles files, Optional<Csv> whole, LineOffsets offsets,
-                List<Listener> listeners) {
+        ///
+        /// @param showsRows also note where the lines of each row are
+        static Batch peek(BatchFiles files, Optional<Csv> whole, boolean showsRows, List<Listener> also) {
             var csv = whole.map(all -> all.with(files.shard()));
+            var offsets = new LineOffsets();
+            var listeners = Stream.concat(showsRows ? Stream.of(offsets) : Stream.empty(), also.stream()).toList();
             try {
                 var index = rows(files, csv);
                 var batch = new Batch(files, csv, index, history(files, index, listeners), offsets);
@@ -6580,7 +6577,7 @@ final class DifyExec implements Runnable {
         static History history(BatchFiles files, Index index, List<Listener> listeners) throws IOException {
             var bad = Results.read(files.results(), index, listeners);
             var history = History.read(files.log(), index, listeners);
-            history.note(bad);
+            history.unreadable.addAll(bad);
             for (var id : files.retry().read()) {
                 int entry = index.findOrAdd(id);
                 if (index.status(entry) == RowStatus.PENDING) index.setStatus(entry, RowStatus.FAILED);
@@ -6593,8 +6590,8 @@ final class DifyExec implements Runnable {
             boolean isNew = IntStream.range(0, index.rows())
                     .allMatch(entry -> index.status(entry) == RowStatus.PENDING);
             int strangers = index.size() - index.rows(), lost = history.lost().size();
-            if (isNew && strangers == 0 && history.session.isEmpty() && history.attempts() == 0
-                    && history.unreadable().isEmpty() && !BatchFiles.FirstLine.isEmpty(files.results()))
+            if (isNew && strangers == 0 && history.session.isEmpty() && history.attempts == 0
+                    && history.unreadable.isEmpty() && !BatchFiles.FirstLine.isEmpty(files.results()))
                 throw new Unusable(files.results() + ": no results in this file");
             if (lost > 0 && (!Files.exists(files.results()) || Files.size(files.results()) == 0))
                 throw new Unusable(files.results() + ": missing, but the log records "
@@ -6619,7 +6616,7 @@ final class DifyExec implements Runnable {
 
         /// A batch belongs to one app on one server: elsewhere its runs cannot be looked up, and would be paid twice.
         void refuseOtherServer(String baseUrl, String app) {
-            history.session.filter(_ -> history.attempts() > 0).ifPresent(before -> {
+            history.session.filter(_ -> history.attempts > 0).ifPresent(before -> {
                 if (!before.baseUrl().equals(baseUrl)) throw new Unusable(files.log() + ": this batch was started at "
                         + before.baseUrl() + ", not at " + baseUrl + "\nhint: continue there, or choose another -o");
                 if (!app.isEmpty() && !before.app().isEmpty() && !before.app().equals(app))
@@ -6662,13 +6659,8 @@ final class DifyExec implements Runnable {
             ids.forEach(id -> all.known(id, ""));
         }
 
-        private boolean isRow(int entry) {
+        boolean isRow(int entry) {
             return entry >= 0 && entry < index.rows();
-        }
-
-        /// The ids of `.retry` that are not in the CSV.
-        List<String> strangers() throws IOException {
-            return files.retry().read().stream().filter(id -> !isRow(index.find(id))).toList();
         }
 
         // Batch: the rows of one call
@@ -6697,29 +6689,10 @@ final class DifyExec implements Runnable {
             boolean isPart() {
                 return listed || !ids.isEmpty() || !among.isEmpty() || limit < Long.MAX_VALUE;
             }
-
-            /// Whether rows may be sent again although an earlier run of them succeeded or may still succeed.
-            boolean sendsAgain() {
-                return force || rerunChanged || resendUnknown;
-            }
-
-            /// Every id that was typed.
-            Stream<String> named() {
-                return Stream.concat(ids.stream(), among.stream()).map(String::strip).distinct();
-            }
         }
 
         /// The rows of one call: those to send, and those whose earlier run is looked up first.
         record Wanted(Batch batch, BitSet fresh, List<Unresolved.NoEnd> lookUps, Selection asked) {
-            Iterator<Row> iterator() {
-                return batch.rows(fresh);
-            }
-
-            /// Every row of this call, whether it is sent or looked up.
-            Iterator<Row> all() {
-                return batch.rows(entries());
-            }
-
             BitSet entries() {
                 var all = (BitSet) fresh.clone();
                 lookUps.forEach(unresolved -> all.set(unresolved.attempt().row().index()));
@@ -6728,10 +6701,6 @@ final class DifyExec implements Runnable {
 
             long rows() {
                 return fresh.cardinality() + lookUps.size();
-            }
-
-            boolean isEmpty() {
-                return rows() == 0;
             }
 
             /// The other rows by status, if this call is to finish the batch.
@@ -6748,7 +6717,7 @@ final class DifyExec implements Runnable {
             if (!asked.among().isEmpty()) rows.and(set(asked.among().stream().filter(this::isOfShard)
                     .mapToInt(id -> known(id.strip(), "--ids: "))));
             if (!asked.force()) rows.andNot(set(rows.stream().filter(entry -> index.status(entry).isSuccess()
-                    && !(asked.rerunChanged() && history.hasChanged(entry)))));
+                    && !(asked.rerunChanged() && history.changed.get(entry)))));
             if (asked.pendingOnly())
                 rows.andNot(set(rows.stream().filter(entry -> index.status(entry) != RowStatus.PENDING)));
             rows.stream().skip(asked.limit()).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
@@ -6840,7 +6809,7 @@ final class DifyExec implements Runnable {
                     var torn = Stream.of(LineFile.mend(files.results()), LineFile.mend(files.log()))
                             .flatMap(Optional::stream).toList();
                     var history = Batch.history(files, index, List.of());
-                    BadLine.refuseHarmful(history.unreadable());
+                    BadLine.refuseHarmful(history.unreadable);
                     if (fresh.isEmpty()) Shards.refuseOthers(files, csv, Optional.of(history));
                     if (!rebuild) refuseLost(files, index, history.lost());
                     var batch = new Batch(files, Optional.of(csv), index, history, new LineOffsets());
@@ -6874,7 +6843,8 @@ final class DifyExec implements Runnable {
 
         /// The call continues in another mode.
         void changed(Instant now, Mode mode) {
-            record(batch.history().session.orElseThrow().with(now, mode));
+            var call = batch.history().session.orElseThrow();
+            record(call.with(now, mode, call.auto(), call.concurrency()));
         }
 
         /// The event is in the log, and counts, after the next [#flush].
@@ -7019,41 +6989,42 @@ final class DifyExec implements Runnable {
         private final Set<String> stoppedTasks = new HashSet<>();
         private final Map<String, Set<String>> missingByAttempt = new HashMap<>();
         private final Map<Integer, String> causes = new HashMap<>();
-        private final BitSet changed = new BitSet();
-        private final LongList attemptsByRow = new LongList();
-        private final Usage.Spending spent = new Usage.Spending();
-        private final LongList.Latencies latencies = new LongList.Latencies();
-        private final List<BadLine> unreadable = new ArrayList<>();
-        private Instant startedAt = null, updatedAt = null, resumedAt = null;
+        private Instant resumedAt = null;
         private Duration before = Duration.ZERO;
-        private long attempts = 0, retries = 0, lateRuns = 0;
+        final LongList attemptsByRow = new LongList();
+        /// Rows that succeeded, and have changed in the CSV since.
+        final BitSet changed = new BitSet();
+        final Usage.Spending spent = new Usage.Spending();
+        /// Of the successes.
+        final LongList.Latencies latencies = new LongList.Latencies();
+        /// Lines of results and log that cannot be read.
+        final List<BadLine> unreadable = new ArrayList<>();
         final MissingFiles missingFiles = new MissingFiles();
-        private final List<Instant> sessions = new ArrayList<>();
+        /// The starts of all sessions.
+        final List<Instant> sessions = new ArrayList<>();
+        Optional<Instant> startedAt = Optional.empty(), updatedAt = Optional.empty();
         Optional<SessionEvent> session = Optional.empty();
         Optional<MergeEvent> merge = Optional.empty();
         Optional<Mode> mode = Optional.empty();
         /// Why the last call stopped early, if it did.
         Optional<String> stopped = Optional.empty();
+        long attempts = 0, retries = 0;
+        /// Runs that appeared after their row was sent again.
+        long lateRuns = 0;
 
-        /// What is left to learn about an attempt.
+        /// What is left to learn about an attempt. Of a row's attempts, the last in this order is looked up before the
+        /// row may run; `RESENT` is not.
         enum State {
             /// Its row was sent again while no run of it was known: one may still appear.
-            RESENT(0),
+            RESENT,
             /// A success whose line is missing from the results.
-            LOST(1),
+            LOST,
             /// Paused or unknown.
-            UNSETTLED(2),
+            UNSETTLED,
             /// No run of it was found.
-            NOT_STARTED(3),
+            NOT_STARTED,
             /// It has no end.
-            OPEN(4);
-
-            /// Of a row's attempts, the one of the highest rank is looked up before the row may run; 0: none.
-            final int rank;
-
-            State(int rank) {
-                this.rank = rank;
-            }
+            OPEN
         }
 
         /// An attempt of the log.
@@ -7081,10 +7052,6 @@ final class DifyExec implements Runnable {
                 return new Attempt(0, row, new Attempt.Tries(0, 0, event.n()), event.user(), event.mode(),
                         event.cells(), event.t(), isEdited);
             }
-
-            boolean isOfOther(long cells) {
-                return !event.edited() && !event.cells().isEmpty() && HexFormat.fromHexDigitsToLong(event.cells()) != cells;
-            }
         }
 
         History(Index index) {
@@ -7101,10 +7068,6 @@ final class DifyExec implements Runnable {
             return history;
         }
 
-        void note(List<BadLine> bad) {
-            unreadable.addAll(bad);
-        }
-
         void take(Event event) {
             switch (event) {
                 case SessionEvent started -> session(started);
@@ -7117,9 +7080,9 @@ final class DifyExec implements Runnable {
                 });
                 case EndEvent end -> end(end);
                 case LateEvent found -> late(found);
-                case StopEvent stop -> {
-                    if (stop.isOfInterrupt()) stoppedTasks.add(stop.task());
+                case StopEvent stop -> { // one without a user ended the call; other reasons end the row
                     if (stop.user().isEmpty()) stopped = Optional.of(stop.why());
+                    else if (StopEvent.INTERRUPTED.equals(stop.why())) stoppedTasks.add(stop.task());
                 }
                 case MissingEvent missing -> missingByAttempt.computeIfAbsent(missing.id() + "\0" + missing.user(),
                         _ -> new HashSet<>()).add(missing.file());
@@ -7138,9 +7101,9 @@ final class DifyExec implements Runnable {
         }
 
         private void seen(Instant now) {
-            if (startedAt == null) startedAt = now;
+            if (startedAt.isEmpty()) startedAt = Optional.of(now);
             if (resumedAt == null) resumedAt = now;
-            updatedAt = now;
+            updatedAt = Optional.of(now);
         }
 
         private void attempt(AttemptEvent attempt) {
@@ -7159,7 +7122,8 @@ final class DifyExec implements Runnable {
             seen(end.t());
             spent.add(end.tokens(), end.price(), end.currency());
             var known = remove(end.id(), one -> one.isOf(end.user()))
-                    .orElseGet(() -> new Sent(end.attempt(), "", Optional.empty(), State.OPEN)).with(end.run(), "");
+                    .orElseGet(() -> new Sent(new AttemptEvent(end.t(), end.id(), end.n(), end.user(), Mode.BLOCKING,
+                            end.cells(), end.edited()), "", Optional.empty(), State.OPEN)).with(end.run(), "");
             remove(end.id(), one -> one.state() == State.UNSETTLED);
             if (end.isNotStarted()) add(known.as(State.NOT_STARTED));
             var status = end.status();
@@ -7180,7 +7144,9 @@ final class DifyExec implements Runnable {
             var missing = missingByAttempt.isEmpty() ? null : missingByAttempt.remove(end.id() + "\0" + end.user());
             missingFiles.put(entry, end.id(), missing == null ? 0 : missing.size());
             latencies.add(Math.round(end.seconds() * 1000));
-            changed.set(entry, index.cells(entry) != 0 && known.isOfOther(index.cells(entry)));
+            var cells = known.event().cells();
+            changed.set(entry, index.cells(entry) != 0 && !known.event().edited() && !cells.isEmpty()
+                    && HexFormat.fromHexDigitsToLong(cells) != index.cells(entry));
             causes.remove(entry);
         }
 
@@ -7188,7 +7154,7 @@ final class DifyExec implements Runnable {
             lateRuns++;
             int entry = index.findOrAdd(found.id());
             remove(found.id(), one -> one.state() == State.RESENT && one.isOf(found.user()))
-                    .filter(_ -> found.isActive() && !index.status(entry).isSuccess())
+                    .filter(_ -> Set.of("running", "paused").contains(found.saw()) && !index.status(entry).isSuccess())
                     .ifPresent(one -> add(one.with(found.run(), "")));
         }
 
@@ -7219,61 +7185,8 @@ final class DifyExec implements Runnable {
         /// The duration of all sessions, without the time between them. A clock that was set back, or another
         /// machine's, does not make it shorter.
         Duration running() {
-            return resumedAt == null || updatedAt.isBefore(resumedAt) ? before
-                    : before.plus(Duration.between(resumedAt, updatedAt));
-        }
-
-        Optional<Instant> startedAt() {
-            return Optional.ofNullable(startedAt);
-        }
-
-        /// The starts of all sessions.
-        List<Instant> sessions() {
-            return sessions;
-        }
-
-        Optional<Instant> updatedAt() {
-            return Optional.ofNullable(updatedAt);
-        }
-
-        long attempts() {
-            return attempts;
-        }
-
-        long attempts(int entry) {
-            return attemptsByRow.get(entry);
-        }
-
-        long retries() {
-            return retries;
-        }
-
-        /// Runs that appeared after their row was sent again.
-        long lateRuns() {
-            return lateRuns;
-        }
-
-        Usage.Spending spent() {
-            return spent;
-        }
-
-        /// Of the successes.
-        LongList.Latencies latencies() {
-            return latencies;
-        }
-
-        /// Lines of results and log that cannot be read.
-        List<BadLine> unreadable() {
-            return unreadable;
-        }
-
-        /// Rows that succeeded, and have changed in the CSV since.
-        BitSet changed() {
-            return (BitSet) changed.clone();
-        }
-
-        boolean hasChanged(int entry) {
-            return changed.get(entry);
+            return resumedAt == null || updatedAt.get().isBefore(resumedAt) ? before
+                    : before.plus(Duration.between(resumedAt, updatedAt.get()));
         }
 
         /// Why a row has not succeeded. Rows are grouped by it.
@@ -7315,10 +7228,10 @@ final class DifyExec implements Runnable {
         /// The attempt to look up before its row may run, by the row's entry.
         Map<Integer, Sent> unresolvedByRow() {
             var all = new HashMap<Integer, Sent>();
-            all(state -> state.rank > 0).forEach(one -> {
+            all(state -> state != State.RESENT).forEach(one -> {
                 int entry = index.find(one.event().id());
                 if (entry >= 0)
-                    all.merge(entry, one, (first, next) -> first.state().rank >= next.state().rank ? first : next);
+                    all.merge(entry, one, (first, next) -> first.state().compareTo(next.state()) >= 0 ? first : next);
             });
             return all;
         }
@@ -7338,25 +7251,23 @@ final class DifyExec implements Runnable {
         /// The mode's policy for a server of this version. It knows which unresolved attempts went to other servers.
         ModePolicy route(Mode asked, AppKind app, String version) {
             var route = new ModePolicy(asked, mode, app, version);
-            all(state -> state.rank > 0).forEach(one -> route.sentBefore(one.event().user(), one.server()));
+            all(state -> state != State.RESENT).forEach(one -> route.sentBefore(one.event().user(), one.server()));
             return route;
         }
 
         /// How many files of each row's outputs could not be saved, in the CSV's order.
         static final class MissingFiles {
-            private static final int EXAMPLES = 3;
-
             private final Map<Integer, OfRow> byRow = new TreeMap<>();
 
-            private record OfRow(String id, int files) {}
+            private record OfRow(String id, long files) {}
 
             void add(Row row) {
-                int before = byRow.getOrDefault(row.index(), new OfRow(row.id(), 0)).files();
-                put(row.index(), row.id(), before + 1);
+                var before = byRow.get(row.index());
+                put(row.index(), row.id(), before == null ? 1 : before.files() + 1);
             }
 
             /// @param files of its last run; 0: none is missing
-            void put(int entry, String id, int files) {
+            void put(int entry, String id, long files) {
                 if (files > 0) byRow.put(entry, new OfRow(id, files));
                 else byRow.remove(entry);
             }
@@ -7365,22 +7276,15 @@ final class DifyExec implements Runnable {
                 return byRow.isEmpty();
             }
 
-            long files() {
-                return byRow.values().stream().mapToLong(OfRow::files).sum();
-            }
-
-            int rows() {
-                return byRow.size();
-            }
-
-            List<String> examples() {
-                return byRow.values().stream().limit(EXAMPLES).map(OfRow::id).toList();
+            Map<String, Object> json() {
+                return object("count", byRow.values().stream().mapToLong(OfRow::files).sum(), "rows", byRow.size(),
+                        "ids", byRow.values().stream().limit(3).map(OfRow::id).toList());
             }
 
             @Override
             public String toString() {
-                return Text.count(files(), "file") + " of " + Text.count(rows(), "row") + " could not be saved ("
-                        + Text.first(EXAMPLES, byRow.values().stream().map(OfRow::id).map(Text::id))
+                return Text.count((long) json().get("count"), "file") + " of " + Text.count(byRow.size(), "row")
+                        + " could not be saved (" + Text.first(3, byRow.values().stream().map(OfRow::id).map(Text::id))
                         + "); see 'missing' in the log, or run 'retry --force ID'";
             }
         }
@@ -7391,8 +7295,10 @@ final class DifyExec implements Runnable {
     /// Where in the files each row's result and events are, packed: 24 bytes per row, 16 per event. Filled while the
     /// files are read; [Lines] then finds the lines.
     static final class LineOffsets implements Batch.Listener {
-        private final LongList results = new LongList(), newest = new LongList(), millis = new LongList();
+        private final LongList results = new LongList(), newest = new LongList();
         private final LongList events = new LongList(), before = new LongList();
+        /// How long each row's last attempt took.
+        final LongList millis = new LongList();
 
         @Override
         public void result(int entry, Lines line) {
@@ -7421,11 +7327,6 @@ final class DifyExec implements Runnable {
             newest.set(entry, events.size());
         }
 
-        /// How long the row's last attempt took.
-        long millis(int entry) {
-            return millis.get(entry);
-        }
-
         /// Reads single rows from the files.
         static final class RowEnds implements AutoCloseable {
             private final Batch batch;
@@ -7439,17 +7340,14 @@ final class DifyExec implements Runnable {
 
             /// A success is in the results; any other end is the last one in the log.
             RowEnd of(int entry) throws IOException {
-                if (result(entry).isPresent()) return RowEnd.of(results);
-                for (var event : events(entry))
-                    if (event instanceof EndEvent end && end.status().isPresent()) return RowEnd.of(end);
-                return RowEnd.NONE;
-            }
-
-            /// The line of its success.
-            Optional<byte[]> result(int entry) throws IOException {
                 long place = batch.offsets().results.get(entry) - 1;
-                if (place < 0 || !batch.index().status(entry).isSuccess()) return Optional.empty();
-                return Optional.of(results.seek(place).bytes()).filter(line -> line.length > 0);
+                if (place >= 0 && batch.index().status(entry).isSuccess() && results.seek(place).bytes().length > 0)
+                    return RowEnd.of(results);
+                for (var event : events(entry))
+                    if (event instanceof EndEvent end && end.status().isPresent()) return new RowEnd(Map.of(), Map.of(),
+                            end.run(), "", end.tokens() == 0 ? "" : Long.toString(end.tokens()), end.price() == null
+                            ? "" : end.price().toPlainString(), end.currency(), end.error(), false);
+                return RowEnd.NONE;
             }
 
             /// An attempt with its events.
@@ -7461,10 +7359,6 @@ final class DifyExec implements Runnable {
 
                 Trace(AttemptEvent attempt) {
                     this.attempt = attempt;
-                }
-
-                Optional<EndEvent> end() {
-                    return ends.isEmpty() ? Optional.empty() : Optional.of(ends.getLast());
                 }
             }
 
@@ -7509,14 +7403,10 @@ final class DifyExec implements Runnable {
             String tokens, String price, String currency, String error, boolean edited) {
         static final RowEnd NONE = new RowEnd(Map.of(), Map.of(), "", "", "", "", "", "", false);
 
-        static RowEnd of(EndEvent end) {
-            return new RowEnd(Map.of(), Map.of(), end.run(), "", end.tokens() == 0 ? "" : Long.toString(end.tokens()),
-                    end.price() == null ? "" : end.price().toPlainString(), end.currency(), end.error(), false);
-        }
-
         /// Of a line of the results.
         static RowEnd of(Lines line) {
-            var tree = line.<ObjectNode>read(Lines.TREE).orElseThrow(line::unreadable);
+            var tree = line.<ObjectNode>read(Lines.TREE).orElseThrow(() -> new Unusable(line.path
+                    + ": cannot read the JSON of the line at byte " + line.place()));
             var outputs = tree.path("outputs");
             // the original tool put the outputs into an object of that name; its lines have no `workflow_status`
             if (!tree.has("workflow_status") && outputs.size() == 1 && outputs.path("outputs").isObject())
@@ -7538,10 +7428,6 @@ final class DifyExec implements Runnable {
         /// A text as it is; anything else as JSON.
         static String text(JsonNode value) {
             return value.isTextual() ? value.textValue() : value.isMissingNode() ? "" : value.toString();
-        }
-
-        JsonNode tree() {
-            return Json.MAPPER.createObjectNode().setAll(outputs);
         }
     }
 
@@ -7581,7 +7467,7 @@ final class DifyExec implements Runnable {
         void requireOurs() {
             if (!FirstLine.isOurs(results, Results::isResult, Results.BEGINNING))
                 throw new Unusable(results + ": the first line is not a result of difyexec" + ELSEWHERE);
-            if (!FirstLine.isOurs(log, Event::isKnown, Event.BEGINNING))
+            if (!FirstLine.isOurs(log, line -> Event.read(line).isPresent(), Event.BEGINNING))
                 throw new Unusable(log + ": the first line is not an event of difyexec" + ELSEWHERE);
         }
 
@@ -7601,40 +7487,38 @@ final class DifyExec implements Runnable {
         /// may not be replaced.
         void requireTarget(Path file, List<Path> inputs, Predicate<Path> mayBeReplaced) {
             requireRegular(file);
-            try {
-                for (var own : all()) if (AtomicFile.isSame(own, file))
-                    throw new Unusable(file + ": the batch has a file of this name\nhint: choose another name");
-                for (var input : inputs) if (Files.exists(input) && AtomicFile.isSame(input, file))
-                    throw new Unusable(file + " is both input and output\nhint: choose another name");
-            } catch (IOException problem) {
-                throw new Unusable(file + ": " + Text.of(problem));
-            }
+            if (isAny(all(), file))
+                throw new Unusable(file + ": the batch has a file of this name\nhint: choose another name");
+            if (isAny(inputs, file)) throw new Unusable(file + " is both input and output\nhint: choose another name");
             if (Files.exists(file) && !mayBeReplaced.test(file))
                 throw new Unusable(file + " already exists\nhint: use --force to overwrite it");
         }
 
-        /// What earlier calls chose about the input: the last one on these files, else one on shards of the batch.
-        Csv.Shape choices() {
-            var logs = new ArrayList<>(List.of(log));
-            Shards.beside(shard.isEmpty() ? this : of(Shard.whole(results))).forEach(files -> logs.add(files.log));
+        /// Refuses an input that is one of these files: it would be destroyed.
+        void refuse(Path input) {
+            if (isAny(all(), input)) throw new Unusable(input + " is both input and output\nhint: choose another -o");
+        }
+
+        private static boolean isAny(List<Path> files, Path file) {
             try {
-                for (var known : logs) {
-                    var session = Event.lastSession(known);
-                    if (session.isPresent()) return session.get().choices();
-                }
-                return Csv.Shape.DEFAULT;
+                for (var one : files) if (AtomicFile.isSame(one, file)) return true;
+                return false;
             } catch (IOException problem) {
-                throw new Unusable(log + ": " + Text.of(problem));
+                throw new Unusable(file + ": " + Text.of(problem));
             }
         }
 
-        /// Refuses an input that is one of these files: it would be destroyed.
-        void refuse(Path input) {
+        /// Adds what earlier calls chose about the input: the last one on these files, else one on shards of the batch.
+        Csv.Shape choices(Csv.Shape typed) {
+            var whole = shard.isEmpty() ? this : of(Shard.whole(results));
             try {
-                for (var file : all()) if (Files.exists(file) && Files.exists(input) && Files.isSameFile(file, input))
-                    throw new Unusable(input + " is both input and output\nhint: choose another -o");
+                for (var files : Stream.concat(Stream.of(this), Shards.beside(whole).stream()).toList())
+                    for (var call : Event.calls(files.log).reversed())
+                        if (call instanceof SessionEvent session)
+                            return typed.after(session.choices(), files.log);
+                return typed;
             } catch (IOException problem) {
-                throw new Unusable(input + ": " + Text.of(problem));
+                throw new Unusable(log + ": " + Text.of(problem));
             }
         }
 
@@ -7669,7 +7553,7 @@ final class DifyExec implements Runnable {
         Lock take() throws IOException {
             if (shard.isEmpty()) {
                 var own = claim(Lock.start(this), this);
-                own.started();
+                own.starter.release();
                 return own;
             }
             var whole = of(Shard.whole(results));
@@ -7682,25 +7566,21 @@ final class DifyExec implements Runnable {
         private Lock claim(Lock own, BatchFiles whole) throws IOException {
             try {
                 if (!own.claim()) throw locked(lock);
-                lookAround(whole);
+                for (var file : List.of(results, log)) // if the lock was deleted, or the file has a second name
+                    if (Lock.isHeld(file)) throw locked(file);
+                for (var other : Shards.named(whole)) {
+                    if (other.equals(this)) continue;
+                    boolean isHeld = Lock.isHeld(other.lock);
+                    if (isHeld && (shard.isEmpty() || shard.get().count() != Shards.shard(other).count()))
+                        throw new Unusable(other.lock + ": shard " + Shards.shard(other)
+                                + " is running\nhint: wait for it, or choose another -o");
+                    if (!isHeld && !other.isStarted()) other.removeLock();
+                }
                 for (var file : List.of(results, retry.path(), log)) AtomicFile.removeAbandoned(file);
                 return own;
             } catch (IOException | RuntimeException problem) {
                 own.close();
                 throw problem;
-            }
-        }
-
-        private void lookAround(BatchFiles whole) throws IOException {
-            for (var file : List.of(results, log)) // if the lock was deleted, or the file has a second name
-                if (Lock.isHeld(file)) throw locked(file);
-            for (var other : Shards.named(whole)) {
-                if (other.equals(this)) continue;
-                boolean isHeld = Lock.isHeld(other.lock);
-                if (isHeld && (shard.isEmpty() || shard.get().count() != Shards.shard(other).count()))
-                    throw new Unusable(other.lock + ": shard " + Shards.shard(other)
-                            + " is running\nhint: wait for it, or choose another -o");
-                if (!isHeld && !other.isStarted()) other.removeLock();
             }
         }
 
@@ -7750,12 +7630,12 @@ final class DifyExec implements Runnable {
         static final class Lock implements AutoCloseable {
             /// A process that starts holds another byte than one that writes.
             private static final int WRITER = 0, STARTER = 1;
-            private static final int START_TRIES = 3000; // for a minute
 
             private final BatchFiles files;
             private final Object key;
             private final FileChannel channel;
-            private FileLock writer, starter;
+            private FileLock writer;
+            FileLock starter;
 
             Lock(BatchFiles files) throws IOException {
                 this.files = files;
@@ -7768,9 +7648,9 @@ final class DifyExec implements Runnable {
                 channel = FileChannel.open(files.lock, StandardOpenOption.WRITE, LinkOption.NOFOLLOW_LINKS);
             }
 
-            /// Waits while another process looks at the locks: that takes it moments.
+            /// Waits, up to a minute, while another process looks at the locks.
             static Lock start(BatchFiles whole) throws IOException {
-                for (long tries = 0; tries < START_TRIES; tries++) {
+                for (long tries = 0; tries < 3000; tries++) {
                     try {
                         var lock = new Lock(whole);
                         lock.starter = lock.lock(STARTER);
@@ -7782,10 +7662,6 @@ final class DifyExec implements Runnable {
                     LockSupport.parkNanos(20_000_000);
                 }
                 throw locked(whole.lock);
-            }
-
-            void started() throws IOException {
-                starter.release();
             }
 
             boolean claim() throws IOException {
@@ -7928,44 +7804,35 @@ final class DifyExec implements Runnable {
         ///
         /// @param history empty: the batch starts again from nothing
         static void refuseOthers(BatchFiles files, Csv csv, Optional<History> history) throws IOException {
-            if (history.isPresent()) requireSamePart(files, csv, history.get());
-            if (files.shard().isEmpty()) refuseUnmerged(files, history.flatMap(known -> known.merge));
-            else refuseOtherBatch(files, csv, history.isPresent() && history.get().session.isEmpty());
-        }
-
-        private static void requireSamePart(BatchFiles files, Csv csv, History history) {
-            if (history.session.isEmpty()) return;
-            var own = files.shard().map(Shard::toString).orElse("");
-            var before = history.merge.isPresent() ? "" : history.session.get().shard();
-            if (!own.equals(before)) throw new Unusable(files.log() + ": this batch was started "
-                    + (before.isEmpty() ? "without --shard" : "with --shard " + before)
-                    + (own.isEmpty() ? " and is not merged\nhint: merge its shards"
-                            : "\nhint: continue like that, or choose another -o"));
-            if (!own.isEmpty()) requireSameRows(files.log(), history.session.get(), csv);
+            history.flatMap(known -> known.session).ifPresent(session -> {
+                var own = files.shard().map(Shard::toString).orElse("");
+                var before = history.get().merge.isPresent() ? "" : session.shard();
+                if (!own.equals(before)) throw new Unusable(files.log() + ": this batch was started "
+                        + (before.isEmpty() ? "without --shard" : "with --shard " + before)
+                        + (own.isEmpty() ? " and is not merged\nhint: merge its shards"
+                                : "\nhint: continue like that, or choose another -o"));
+                if (!own.isEmpty()) requireSameRows(files.log(), session, csv);
+            });
+            if (files.shard().isPresent())
+                refuseOtherBatch(files, csv, history.isPresent() && history.get().session.isEmpty());
+            else for (var part : beside(files)) { // it may have done more than was merged
+                var taken = history.flatMap(known -> known.merge)
+                        .map(event -> event.taken().get(shard(part).index()));
+                if (!taken.equals(Optional.of(LineFile.wholeLines(part.log()))))
+                    throw new Unusable(part.log() + ": not merged yet; its rows would be paid for twice"
+                            + "\nhint: 'merge' first, or continue with --shard " + shard(part));
+            }
         }
 
         /// Shards that read the CSV differently would have other ids, and other rows.
         static void requireSameRows(Path log, SessionEvent session, Csv csv) {
-            var then = reading(session.choices().idColumn(), session.encoding(), session.delimiter());
-            var now = reading(csv.shape().idColumn(), csv.charset().name(),
-                    String.valueOf(csv.header().delimiter()));
+            var form = "id column %s, encoding %s, delimiter %s";
+            var then = form.formatted(Text.quoted(session.choices().idColumn()), session.encoding(),
+                    Text.quoted(session.delimiter()));
+            var now = form.formatted(Text.quoted(csv.shape().idColumn()), csv.charset().name(),
+                    Text.quoted(String.valueOf(csv.header().delimiter())));
             if (!now.equals(then)) throw new Unusable(log + ": this shard was started with " + then + ", not " + now
                     + "\nhint: use the same options for all shards");
-        }
-
-        private static String reading(String idColumn, String encoding, String delimiter) {
-            return "id column " + Text.quoted(idColumn) + ", encoding " + encoding
-                    + ", delimiter " + Text.quoted(delimiter);
-        }
-
-        private static Optional<SessionEvent> firstSession(Path log) throws IOException {
-            try (var lines = new Lines(log)) {
-                while (lines.next()) {
-                    var event = Event.read(lines.bytes());
-                    if (event.orElse(null) instanceof SessionEvent session) return Optional.of(session);
-                }
-            }
-            return Optional.empty();
         }
 
         /// @param isBlank whether nothing is known of what the shard did, though it was not started with `--fresh`
@@ -7974,8 +7841,8 @@ final class DifyExec implements Runnable {
             var whole = BatchFiles.of(Shard.whole(files.results()));
             for (var other : beside(whole)) {
                 requireCount(other, shard(other).count(), own.count());
-                var first = firstSession(other.log());
-                if (first.isPresent()) requireSameRows(other.log(), first.get(), csv);
+                for (var call : Event.calls(other.log()))
+                    if (call instanceof SessionEvent session) requireSameRows(other.log(), session, csv);
             }
             var merged = Merged.of(whole.log());
             if (merged.isStartedWhole) throw new Unusable(whole.log()
@@ -7986,16 +7853,6 @@ final class DifyExec implements Runnable {
                     + ", and run or retry has continued it\nhint: continue without --shard");
             if (isBlank) throw new Unusable(files.log() + ": missing or empty, but shard " + own + " was merged; its rows "
                     + "would be paid for twice\nhint: bring it back, or continue without --shard");
-        }
-
-        /// Refuses the whole batch if a shard in the folder has done more than was merged.
-        private static void refuseUnmerged(BatchFiles files, Optional<MergeEvent> merge) throws IOException {
-            for (var part : beside(files)) {
-                var taken = merge.map(event -> event.taken().get(shard(part).index()));
-                if (!taken.equals(Optional.of(LineFile.wholeLines(part.log()))))
-                    throw new Unusable(part.log() + ": not merged yet; its rows would be paid for twice"
-                            + "\nhint: 'merge' first, or continue with --shard " + shard(part));
-            }
         }
 
         /// Refuses rows of shards that were not merged: they may have been paid for elsewhere.
@@ -8034,17 +7891,17 @@ final class DifyExec implements Runnable {
         /// What the log of the whole batch says about its shards.
         private static final class Merged {
             final Set<Shard> shards = new LinkedHashSet<>();
-            boolean isMerged = false, isStartedWhole = false, isContinued = false;
+            boolean isStartedWhole = false, isContinued = false;
 
             static Merged of(Path log) throws IOException {
                 var merged = new Merged();
-                Event.scan(log, (event, _) -> {
-                    if (event instanceof MergeEvent) merged.isMerged = true;
-                    if (!(event instanceof SessionEvent session)) return;
-                    if (!session.shard().isEmpty()) merged.shards.add(Shard.parse(session.shard()));
-                    else if (merged.isMerged) merged.isContinued = true;
+                boolean isMerged = false;
+                for (var call : Event.calls(log)) {
+                    if (!(call instanceof SessionEvent session)) isMerged = true;
+                    else if (!session.shard().isEmpty()) merged.shards.add(Shard.parse(session.shard()));
+                    else if (isMerged) merged.isContinued = true;
                     else merged.isStartedWhole = true;
-                });
+                }
                 return merged;
             }
         }
@@ -8132,21 +7989,23 @@ final class DifyExec implements Runnable {
                         .thenComparing(part -> Shards.shard(part.files).index()));
                 for (var part : parts) if (part.next()) next.add(part);
                 for (var part = next.poll(); part != null; part = next.poll()) {
-                    if (part.event.isPresent()) take(part.files, part.event.get());
+                    var event = part.event.orElse(null);
+                    if (event instanceof AttemptEvent attempt) requireOwn(part.files, attempt.id());
+                    if (event instanceof SessionEvent session) requireSame(part.files, session);
+                    if (event != null) history.take(event);
                     part.log.copyTo(out);
                     if (part.next()) next.add(part);
                 }
             } finally {
                 for (var part : parts) part.log.close();
             }
-            refuseLost();
+            history.lost().stream().findFirst().map(index::id).ifPresent(id -> {
+                throw new Unusable(shards.whole().results() + ": results are missing for "
+                        + Text.count(history.lost().size(), "row") + " that the logs record as succeeded (first: "
+                        + Text.id(id) + ", of shard " + Shard.of(id, shards.count())
+                        + ")\nhint: copy the shard's results too, or run that shard with --rebuild");
+            });
             out.flush();
-        }
-
-        private void take(BatchFiles part, Event event) {
-            if (event instanceof AttemptEvent attempt) requireOwn(part, attempt.id());
-            if (event instanceof SessionEvent session) requireSame(part, session);
-            history.take(event);
         }
 
         private void requireSame(BatchFiles part, SessionEvent session) {
@@ -8161,16 +8020,6 @@ final class DifyExec implements Runnable {
                             + session.baseUrl() + ", another shard " + Text.quoted(before.app()) + " at "
                             + before.baseUrl() + "\nhint: only shards of one app can be merged");
             });
-        }
-
-        private void refuseLost() {
-            var lost = history.lost();
-            if (lost.isEmpty()) return;
-            var id = index.id(lost.getFirst());
-            throw new Unusable(shards.whole().results() + ": results are missing for "
-                    + Text.count(lost.size(), "row") + " that the logs record as succeeded (first: " + Text.id(id)
-                    + ", of shard " + Shard.of(id, shards.count())
-                    + ")\nhint: copy the shard's results too, or run that shard with --rebuild");
         }
 
         /// The log of a shard, one line at a time, up to its last whole line.
@@ -8415,7 +8264,8 @@ final class DifyExec implements Runnable {
                     if (head.isEmpty()) lines.bad(true).ifPresent(bad::add);
                     if (head.filter(Head::isSuccess).isEmpty()) continue;
                     int entry = index.findOrAdd(head.get().id().strip());
-                    index.setStatus(entry, head.get().rowStatus());
+                    index.setStatus(entry, head.get().workflowStatus().equals(PARTIAL) ? RowStatus.PARTIAL
+                            : RowStatus.SUCCEEDED);
                     if (!head.get().workflowId().isEmpty()) index.versions.addLast(head.get().workflowId());
                     for (var listener : listeners) listener.result(entry, lines);
                 }
@@ -8435,10 +8285,6 @@ final class DifyExec implements Runnable {
 
             boolean isSuccess() {
                 return isResult() && status.equals(SUCCESS);
-            }
-
-            RowStatus rowStatus() {
-                return workflowStatus.equals(PARTIAL) ? RowStatus.PARTIAL : RowStatus.SUCCEEDED;
             }
         }
 
@@ -8474,15 +8320,8 @@ final class DifyExec implements Runnable {
         int FORMAT = 2;
         Pattern BEGINNING = Pattern.compile("""
                 \\{"event":"(?:session|torn|end)","t":"\\d{4}-""");
-        byte[] SESSION = "{\"event\":\"session\"".getBytes(UTF_8);
-        ObjectReader READER = reader();
-
-        private static ObjectReader reader() {
-            var mapper = Lines.MAPPER.copy();
-            for (var type : Event.class.getPermittedSubclasses())
-                mapper.registerSubtypes(new NamedType(type, kind(type)));
-            return mapper.readerFor(Event.class);
-        }
+        ObjectReader READER = Lines.MAPPER.rebuild().registerSubtypes(Stream.of(Event.class.getPermittedSubclasses())
+                .map(type -> new NamedType(type, kind(type))).toArray(NamedType[]::new)).build().readerFor(Event.class);
 
         /// Passes on every event in order, with the offset of its line. Returns the lines that cannot be read.
         static List<BadLine> scan(Path log, ObjLongConsumer<Event> use) throws IOException {
@@ -8491,35 +8330,29 @@ final class DifyExec implements Runnable {
                 while (lines.next()) {
                     var event = lines.<Event>read(READER);
                     if (event.isPresent()) use.accept(event.get(), lines.place());
-                    else lines.bad(mayHideRequest(lines)).ifPresent(bad::add);
+                    else { // only these may hide a request
+                        var kind = lines.<JsonNode>read(Lines.TREE).map(tree -> tree.path("event").asText()).orElse("");
+                        lines.bad(Set.of("", "attempt", "session", "merge").contains(kind)).ifPresent(bad::add);
+                    }
                 }
             }
             return bad;
         }
 
-        private static boolean mayHideRequest(Lines line) {
-            var kind = line.<JsonNode>read(Lines.TREE).map(event -> event.path("event").asText()).orElse("");
-            return Set.of("", "attempt", "session", "merge").contains(kind);
-        }
-
-        /// The last call on a batch. Lines of other events are not parsed.
-        static Optional<SessionEvent> lastSession(Path log) throws IOException {
-            Optional<SessionEvent> last = Optional.empty();
+        /// The calls on a batch and its merges. Lines of other events are not parsed.
+        static List<Event> calls(Path log) throws IOException {
+            var calls = new ArrayList<Event>();
             try (var lines = new Lines(log)) {
                 while (lines.next())
-                    if (lines.startsWith(SESSION) && lines.<Event>read(READER).orElse(null) instanceof SessionEvent session)
-                        last = Optional.of(session);
+                    if (lines.startsWith("{\"event\":\"session\"") || lines.startsWith("{\"event\":\"merge\""))
+                        lines.<Event>read(READER).ifPresent(calls::add);
             }
-            return last;
+            return calls;
         }
 
         /// Empty: the line is not an event.
         static Optional<Event> read(byte[] line) {
             return Lines.read(READER, line, 0, line.length);
-        }
-
-        static boolean isKnown(byte[] line) {
-            return read(line).isPresent();
         }
 
         Instant t();
@@ -8535,7 +8368,8 @@ final class DifyExec implements Runnable {
         }
 
         /// A call started to work on the batch, or changed its mode. `input` is relative to the folder of the results;
-        /// `auto`: the tool chose the mode. `options` is for people only.
+        /// `auto`: the tool chose the mode, and a later call of *auto* continues in it. `options` is for people only.
+        /// `again`: rows could be sent again although an earlier run of them succeeded or may still succeed.
         record SessionEvent(Instant t, int format, String tool, String baseUrl, String app, String server, Mode mode,
                 boolean auto, int concurrency, String input, String encoding, String delimiter,
                 Csv.Shape choices, String shard, String options,
@@ -8546,33 +8380,23 @@ final class DifyExec implements Runnable {
 
             static SessionEvent of(Batch batch, String baseUrl, String app, String server) {
                 var csv = batch.csv().orElseThrow();
+                var input = csv.path().toAbsolutePath().normalize();
+                var folder = batch.files().results().toAbsolutePath().normalize().getParent();
+                boolean isSameDisk = folder.getRoot().equals(input.getRoot());
                 return new SessionEvent(Instant.now(), FORMAT, "difyexec " + VERSION, baseUrl, app, server, null, false,
-                        0, relative(csv.path(), batch.files().results()),
+                        0, (isSameDisk ? folder.relativize(input) : input).toString(),
                         csv.charset().name(), String.valueOf(csv.header().delimiter()), csv.shape(),
                         batch.files().shard().map(Shard::toString).orElse(""), "", false);
             }
 
-            /// @param asked if this is *auto*, a later call of *auto* continues in the same mode
-            SessionEvent with(Mode asked, Mode mode, int concurrency) {
-                return new SessionEvent(t, format, tool, baseUrl, app, server, mode, asked == Mode.AUTO, concurrency,
-                        input, encoding, delimiter, choices, shard, options, again);
-            }
-
-            SessionEvent with(Instant t, Mode mode) {
+            SessionEvent with(Instant t, Mode mode, boolean auto, int concurrency) {
                 return new SessionEvent(t, format, tool, baseUrl, app, server, mode, auto, concurrency, input, encoding,
                         delimiter, choices, shard, options, again);
             }
 
-            /// @param again as [Batch.Selection#sendsAgain]
             SessionEvent with(String options, boolean again) {
                 return new SessionEvent(t, format, tool, baseUrl, app, server, mode, auto, concurrency, input, encoding,
                         delimiter, choices, shard, options, again);
-            }
-
-            private static String relative(Path input, Path results) {
-                var file = input.toAbsolutePath().normalize();
-                var folder = results.toAbsolutePath().normalize().getParent();
-                return folder.getRoot().equals(file.getRoot()) ? folder.relativize(file).toString() : file.toString();
             }
 
             /// Another log format cannot be continued: a line with another meaning could hide a request.
@@ -8621,34 +8445,21 @@ final class DifyExec implements Runnable {
                 return RowStatus.of(outcome);
             }
 
-            static EndEvent of(Attempt attempt, Instant now, String outcome, Response seen) {
+            /// @param took how long its run took
+            static EndEvent of(Attempt attempt, Instant now, Duration took, String outcome, Response seen,
+                    String error) {
                 var usage = seen instanceof Response.Ran ran ? ran.usage() : Usage.NONE;
                 return new EndEvent(now, attempt.row().id(), attempt.user(), outcome, attempt.cells(),
                         seen.run().map(RunRef::id).orElse(""), attempt.tries().retries(),
-                        seen instanceof Response.Refused refused ? refused.status() : 0, "", "",
-                        attempt.took(seen, now).toMillis() / 1000.0, usage.tokens(), usage.steps(),
+                        seen instanceof Response.Refused refused ? refused.status() : 0,
+                        RowStatus.of(outcome).isEmpty() ? "" : Text.cause(error),
+                        Text.text(error, Text.LONGEST_ERROR), took.toMillis() / 1000.0, usage.tokens(), usage.steps(),
                         usage.price().orElse(null), usage.currency(), attempt.isEdited());
-            }
-
-            EndEvent with(String error) {
-                return new EndEvent(t, id, user, outcome, cells, run, n, http, cause,
-                        Text.text(error, Text.LONGEST_ERROR), seconds, tokens, steps, price, currency, edited);
-            }
-
-            /// The row has this outcome.
-            EndEvent with(Outcome outcome, Duration took) {
-                return new EndEvent(t, id, user, this.outcome, cells, run, n, http, Text.cause(outcome.text()), error,
-                        took.toMillis() / 1000.0, tokens, steps, price, currency, edited).with(outcome.text());
             }
 
             /// No run of the attempt was found.
             boolean isNotStarted() {
                 return outcome.equals("not_started") || outcome.equals("resent");
-            }
-
-            /// The attempt as far as its end describes it.
-            AttemptEvent attempt() {
-                return new AttemptEvent(t, id, n, user, Mode.BLOCKING, cells, edited);
             }
         }
 
@@ -8665,21 +8476,12 @@ final class DifyExec implements Runnable {
             static StopEvent of(Attempt attempt, RunRef run, String why, Instant now) {
                 return new StopEvent(now, why, attempt.user(), run.task());
             }
-
-            /// The task was stopped because the call was to end: its row runs again.
-            boolean isOfInterrupt() {
-                return !user.isEmpty() && INTERRUPTED.equals(why);
-            }
         }
 
         record ThrottleEvent(Instant t, String user, String why, int limit) implements Event {}
 
         record LateEvent(Instant t, @JsonProperty(required = true) String id, String user, String run, String saw)
-                implements Event {
-            boolean isActive() {
-                return "running".equals(saw) || "paused".equals(saw);
-            }
-        }
+                implements Event {}
 
         /// A file of a row's outputs could not be saved. `file` is the name it would have.
         record MissingEvent(Instant t, String id, String user, String file, String why) implements Event {}
@@ -8729,7 +8531,7 @@ final class DifyExec implements Runnable {
         /// What a seek reads before its line: the lines of a row are often close to each other.
         private static final int BACK = 1 << 14;
 
-        private final Path path;
+        final Path path;
         private final FileChannel file; // null: it does not exist
         private byte[] page = new byte[1 << 16];
         private long first = 0, number = 0; // where in the file the page begins
@@ -8785,9 +8587,8 @@ final class DifyExec implements Runnable {
             return Arrays.copyOfRange(page, start, end);
         }
 
-        boolean startsWith(byte[] beginning) {
-            return end - start >= beginning.length
-                    && Arrays.equals(page, start, start + beginning.length, beginning, 0, beginning.length);
+        boolean startsWith(String beginning) {
+            return new String(page, start, Math.min(beginning.length(), end - start), ISO_8859_1).equals(beginning);
         }
 
         void copyTo(OutputStream out) throws IOException {
@@ -8811,11 +8612,6 @@ final class DifyExec implements Runnable {
 
         static boolean isObject(byte[] line) {
             return read(TREE, line, 0, line.length).isPresent();
-        }
-
-        /// For a line that could be read before, as far as it was needed.
-        Unusable unreadable() {
-            return new Unusable(path + ": cannot read the JSON of the line at byte " + place());
         }
 
         /// The line, which cannot be read. Empty: it is blank, or its end is not written yet.

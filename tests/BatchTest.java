@@ -34,7 +34,7 @@ final class BatchTest {
         private String kind(String text) throws IOException {
             var file = Files.writeString(folder.resolve("file"), text);
             boolean result = BatchFiles.FirstLine.isOurs(file, Results::isResult, Results.BEGINNING);
-            boolean event = BatchFiles.FirstLine.isOurs(file, Event::isKnown, Event.BEGINNING);
+            boolean event = BatchFiles.FirstLine.isOurs(file, line -> Event.read(line).isPresent(), Event.BEGINNING);
             return result ? event ? "both" : "results" : event ? "log" : "none";
         }
 
@@ -242,7 +242,7 @@ final class BatchTest {
             var events = List.<Event>of(session(0, "1.14.2"),
                     new MergeEvent(NOON, 8, new TreeMap<>(Map.of(1, 5120L))), attempt(1, "größe \"1\" 😀", "user-1"),
                     new RunEvent(NOON, "a", "user-1", "run-1", "task-1"),
-                    end(2, "a", "user-1", "failed", "run-1").with("no such city"),
+                    end(2, "a", "user-1", "failed", "run-1", "no such city"),
                     new UploadEvent(NOON, "a", "user-1", "a.pdf", "upload-1"),
                     new LookEvent(NOON, "user-1", "run-1", "absent"),
                     new HarvestEvent(NOON, "user-1", "run-1"),
@@ -404,7 +404,7 @@ final class BatchTest {
             Files.write(scene.output, text);
 
             assertThrows(Unusable.class, scene::open);
-            assertThrows(Unusable.class, () -> Batch.peek(BatchFiles.of(scene.output), Optional.empty()));
+            assertThrows(Unusable.class, () -> Batch.peek(BatchFiles.of(scene.output), Optional.empty(), false, List.of()));
             assertArrayEquals(text, Files.readAllBytes(scene.output));
         }
     }
@@ -507,7 +507,7 @@ final class BatchTest {
 
         private Batch batch(Object log) throws IOException {
             Files.writeString(folder.resolve("results.jsonl.log"), log.toString());
-            return Batch.peek(BatchFiles.of(folder.resolve("results.jsonl")), Optional.empty());
+            return Batch.peek(BatchFiles.of(folder.resolve("results.jsonl")), Optional.empty(), false, List.of());
         }
 
         @ParameterizedTest
@@ -550,7 +550,7 @@ final class BatchTest {
 
             assertEquals(List.of(RowStatus.FAILED, RowStatus.UNKNOWN, RowStatus.PENDING),
                     IntStream.range(0, 3).mapToObj(batch.index()::status).toList());
-            assertEquals(6, batch.history().attempts());
+            assertEquals(6, batch.history().attempts);
             assertEquals("no", batch.history().cause(0));
         }
 
@@ -564,8 +564,8 @@ final class BatchTest {
             var history = history(log.end("a", "u1", "succeeded", "").end("b", "u2", "partial", "")
                     .end("b", "u3", "succeeded", "").end("a", "u4", "failed", ""));
 
-            assertEquals(List.of("a"), history.missingFiles.examples());
-            assertEquals(2, history.missingFiles.files());
+            assertEquals(List.of("a"), history.missingFiles.json().get("ids"));
+            assertEquals(2L, history.missingFiles.json().get("count"));
         }
 
         @Test
@@ -573,7 +573,7 @@ final class BatchTest {
             var batch = batch(new Log().session("1.16.0").line("{\"event\":\"end\",\"t\":\"2026-01-").line("garbage")
                     .end("a", "u", "failed", ""));
 
-            assertEquals(List.of(2L, 3L), batch.history().unreadable().stream().map(BadLine::number).toList());
+            assertEquals(List.of(2L, 3L), batch.history().unreadable.stream().map(BadLine::number).toList());
             var note = String.join("", StatusView.notes(batch));
             assertTrue(note.contains(".log:2, ") && note.contains(".log:3)"), note);
             assertEquals(RowStatus.FAILED, batch.index().status(0));
@@ -581,8 +581,8 @@ final class BatchTest {
 
         @Test
         void theModeIsKeptOnlyOfCallsThatLeftItToTheTool() throws IOException {
-            var auto = session(0, "1.16.0").with(Mode.AUTO, Mode.BLOCKING, 1);
-            var typed = session(0, "1.16.0").with(Mode.STREAMING, Mode.STREAMING, 1);
+            var auto = session(0, "1.16.0").with(NOON, Mode.BLOCKING, true, 1);
+            var typed = session(0, "1.16.0").with(NOON, Mode.STREAMING, false, 1);
 
             assertEquals(Optional.of(Mode.BLOCKING), history(new Log().add(auto).add(typed)).mode);
             assertEquals(Optional.empty(), history(new Log().add(typed)).mode);
@@ -914,7 +914,7 @@ final class BatchTest {
                 writer.flush();
                 assertEquals(1, writer.batch().history().inFlight());
 
-                var end = EndEvent.of(attempt, NOON, "failed", Response.nothing()).with("no");
+                var end = EndEvent.of(attempt, NOON, seconds(1), "failed", Response.nothing(), "no");
                 writer.settled(attempt.row(), RowStatus.FAILED, end, () ->
                         assertEquals(RowStatus.FAILED, writer.status(attempt.row())));
                 assertEquals(RowStatus.PENDING, writer.status(attempt.row()));
@@ -933,7 +933,7 @@ final class BatchTest {
                 writer.flush();
                 Files.createDirectory(scene.output); // where no line can be written
                 writer.result(line("x"));
-                var end = EndEvent.of(attempt, NOON, "succeeded", succeeded("run-7"));
+                var end = EndEvent.of(attempt, NOON, seconds(1), "succeeded", succeeded("run-7"), "");
                 writer.settled(attempt.row(), RowStatus.SUCCEEDED, end, () -> {
                     throw new AssertionError("its result is not on disk");
                 });
@@ -952,13 +952,13 @@ final class BatchTest {
             var options = new Work.RowOptions();
             try (var writer = scene.open()) {
                 var batch = writer.batch();
-                assertTrue(batch.select(options.of(Batch.Selection.PENDING), seconds(1)).isEmpty());
+                assertEquals(0, batch.select(options.of(Batch.Selection.PENDING), seconds(1)).rows());
 
                 options.rerunChanged = true;
                 var wanted = batch.select(options.of(Batch.Selection.PENDING), seconds(1));
 
                 assertEquals(1, wanted.rows());
-                assertEquals("a", wanted.iterator().next().id());
+                assertEquals("a", batch.rows(wanted.fresh()).next().id());
             }
         }
 
@@ -968,8 +968,8 @@ final class BatchTest {
             set.accept(options);
             try (var writer = scene.open()) {
                 var ids = new ArrayList<String>();
-                writer.batch().select(options.of(selection), seconds(1)).iterator()
-                        .forEachRemaining(row -> ids.add(row.id()));
+                var wanted = writer.batch().select(options.of(selection), seconds(1));
+                writer.batch().rows(wanted.fresh()).forEachRemaining(row -> ids.add(row.id()));
                 return ids;
             }
         }

@@ -129,7 +129,7 @@ final class Given {
 
         /// @param run empty: the end names none
         Log end(String id, String user, String outcome, String run) {
-            return add(Given.end(second, id, user, outcome, run).with("no"));
+            return add(Given.end(second, id, user, outcome, run, "no"));
         }
 
         Log add(Event event) {
@@ -165,8 +165,9 @@ final class Given {
         return new Event.AttemptEvent(NOON.plusSeconds(second), id, 0, user, Mode.STREAMING, "", false);
     }
 
-    static Event.EndEvent end(int second, String id, String user, String outcome, String run) {
-        return new Event.EndEvent(NOON.plusSeconds(second), id, user, outcome, "", run, 0, 0, "", "", 1, 10, 1,
+    static Event.EndEvent end(int second, String id, String user, String outcome, String run,
+            String error) {
+        return new Event.EndEvent(NOON.plusSeconds(second), id, user, outcome, "", run, 0, 0, "", error, 1, 10, 1,
                 new BigDecimal("0.5"), "USD", false);
     }
 
@@ -402,7 +403,7 @@ final class Given {
             var wanted = batch.select(asked, timeout);
             var route = batch.history().route(mode, app, server);
             writer.record(Event.SessionEvent.of(batch, ACCESS.name(), "My app", server)
-                    .with(mode, route.mode(), slots));
+                    .with(Instant.now(), route.mode(), mode == Mode.AUTO, slots));
             pace = new Pace(slots, wait, rate);
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),
                     new Limits(new Limits.Ends(maxFailures, maxTokens, maxCost), grace, timeout, settle),

@@ -281,7 +281,7 @@ class ViewsTest {
             };
 
             var batch = Batch.peek(BatchFiles.of(folder.resolve("results.jsonl")), Optional.empty(),
-                    List.of(writing));
+                    true, List.of(writing));
 
             assertEquals(4, batch.index().count(RowStatus.SUCCEEDED));
             assertEquals(0, JSON.readTree(StatusView.json(batch)).path("lost_results").asInt());
@@ -296,7 +296,8 @@ class ViewsTest {
 
             var status = call("status", "-o", path("results.jsonl"), "--html", path("report.html")).out();
             var out = new StringWriter();
-            var read = Batch.peek(BatchFiles.of(folder.resolve("results.jsonl")), Optional.empty());
+            var read = Batch.peek(BatchFiles.of(folder.resolve("results.jsonl")), Optional.empty(), true,
+                    List.of());
             for (var group : Cause.Group.of(read, IntStream.range(0, 4), 5)) out.write("  " + group.line() + "\n");
 
             var unknown = "unknown: run … says running after …";
