@@ -4944,10 +4944,7 @@ final class DifyExec implements Runnable {
     // ── Dify ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// The app behind the key and the server's version.
-    record ServerInfo(String app, AppKind kind, String version) {
-        /// `GET /info`, with the version of its head.
-        record About(String name, String mode, String version) {}
-    }
+    record ServerInfo(String app, AppKind kind, String version) {}
 
     /// Asks the server who it is, up to `MAX_RETRIES` times more while it is away or busy. The calling thread waits.
     record FirstExchange(DifyClient client, Judge judge, PrintWriter err) {
@@ -4957,10 +4954,12 @@ final class DifyExec implements Runnable {
         ServerInfo server(String left) throws InterruptedException {
             for (int tries = 0; ; tries++)
                 switch (client.info()) {
-                    case Reply.Got(ServerInfo.About(var app, var mode, var version)) -> {
-                        return new ServerInfo(app, AppKind.of(mode).orElseThrow(() -> refused(mode.isEmpty()
-                                ? notDify() : "the key belongs to an app of mode " + Text.quoted(mode)
-                                        + "\nhint: use the key of a workflow or a chatflow", left)), version);
+                    case Reply.Got(var info) -> {
+                        String mode = info.path("mode").asText(""), version = info.path("version").asText();
+                        var kind = AppKind.of(mode).orElseThrow(() -> refused(mode.isEmpty() ? notDify()
+                                : "the key belongs to an app of mode " + Text.quoted(mode)
+                                        + "\nhint: use the key of a workflow or a chatflow", left));
+                        return new ServerInfo(info.path("name").asText(), kind, version);
                     }
                     case Reply.NotGot(var response) -> await(response, tries, left);
                 }
@@ -4969,7 +4968,7 @@ final class DifyExec implements Runnable {
         /// The workflow's form. Without it every cell is sent as text, with a warning.
         Optional<JsonNode> form() throws InterruptedException {
             for (int tries = 0; ; tries++)
-                switch (client.parameters()) {
+                switch (client.stored("/parameters")) {
                     case Reply.Got(var parameters) -> {
                         return Optional.of(parameters);
                     }
@@ -5024,7 +5023,6 @@ final class DifyExec implements Runnable {
 
     /// A row's way to Dify and back: cells become values, files are uploaded before the run and saved after it.
     record Sender(DifyClient client, Form form, Optional<Path> saveFiles) implements Workflow {
-        private static final int RECORDING = 10; // seconds
         /// Nothing is recorded for a look-up: the log knows its run, or the name that leads to it.
         private static final Consumer<Heard> NOBODY = heard -> {
             if (heard instanceof Heard.Ended(_, var recorded)) recorded.countDown();
@@ -5092,7 +5090,7 @@ final class DifyExec implements Runnable {
             if (!links.isEmpty() && ran.ref().isNamed()) {
                 heard.accept(new Heard.Ended(ran.ref(), recorded));
                 try {
-                    recorded.await(RECORDING, TimeUnit.SECONDS);
+                    recorded.await(10, TimeUnit.SECONDS);
                 } catch (InterruptedException _) {
                     Thread.currentThread().interrupt(); // ends the downloads, too
                 }
@@ -5103,24 +5101,16 @@ final class DifyExec implements Runnable {
 
     /// Saves the files of a run's outputs in a folder.
     record FileSaver(DifyClient client, Path folder) {
-        private static final Duration PAUSE = Duration.ofSeconds(1);
-        private static final int TRIES = 2;
-
         /// A file in the outputs: where it is, its size as far as Dify knows it (else not above 0), and its name here.
         record Link(String address, long size, String name) {}
 
         /// The links in the outputs, at any depth.
         List<Link> links(String id, byte[] outputs) {
             var links = new ArrayList<Link>();
-            if (!new String(outputs, UTF_8).contains("__dify__file__")) return links;
-            try {
-                for (var output : Json.MAPPER.readTree(outputs).properties())
-                    for (var file : output.getValue().findParents("dify_model_identity"))
-                        links.add(new Link(file.path("url").asText(""), file.path("size").asLong(0), fileName(id,
-                                output.getKey(), links.size() + 1, file.path("extension").asText(""))));
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: the outputs were JSON when they came
-            }
+            for (var output : Payload.tree(outputs).properties())
+                for (var file : output.getValue().findParents("dify_model_identity"))
+                    links.add(new Link(file.path("url").asText(""), file.path("size").asLong(0), fileName(id,
+                            output.getKey(), links.size() + 1, file.path("extension").asText(""))));
             return links;
         }
 
@@ -5144,24 +5134,18 @@ final class DifyExec implements Runnable {
             var part = place.resolveSibling(".difyexec-" + UUID.randomUUID() + ".part");
             try {
                 Files.createFile(part); // nothing is fetched into a folder that cannot be written
-                for (int tries = 1; ; tries++) {
-                    switch (client.download(address, link.size(), part)) {
-                        case Reply.Got(var whole) -> {
-                            try (var channel = FileChannel.open(whole, StandardOpenOption.WRITE)) {
-                                AtomicFile.force(channel);
-                            }
-                            var file = named(whole, place);
-                            AtomicFile.forceFolder(file);
-                            return file;
-                        }
-                        case Reply.NotGot(var response) -> {
-                            if (tries == TRIES || response instanceof Response.TooLarge
-                                    || response instanceof Response.Refused refused && !refused.isTransient())
-                                throw new IOException(response.why());
-                        }
-                    }
-                    Thread.sleep(PAUSE);
+                var reply = client.download(address, link.size(), part);
+                if (reply instanceof Reply.NotGot(var first) && !new LookUpResult.Silent(first).isAnswer()) {
+                    Thread.sleep(Duration.ofSeconds(1));
+                    reply = client.download(address, link.size(), part);
                 }
+                if (reply instanceof Reply.NotGot(var response)) throw new IOException(response.why());
+                try (var channel = FileChannel.open(part, StandardOpenOption.WRITE)) {
+                    AtomicFile.force(channel);
+                }
+                var file = named(part, place);
+                AtomicFile.forceFolder(file);
+                return file;
             } catch (InterruptedException problem) {
                 Thread.currentThread().interrupt();
                 throw new IOException("interrupted", problem);
@@ -5262,13 +5246,6 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Whether a chatflow's message may be this request's.
-        boolean isAskedBy(JsonNode message) {
-            var inputs = Json.MAPPER.createObjectNode();
-            message.path("inputs").properties().forEach(each -> inputs.set(each.getKey(), each.getValue()));
-            return matches(inputs.set("sys.query", message.path("query")));
-        }
-
         private static boolean isSame(String text, JsonNode stored) {
             return !stored.isTextual() || stored.asText().equals(Json.wellFormed(text).replace("\0", ""));
         }
@@ -5289,13 +5266,14 @@ final class DifyExec implements Runnable {
         private static final long LARGEST_FILE = 1L << 30;
         private static final Pattern RUN_ID = Pattern.compile("\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}");
 
-        DifyClient(Access access, Duration timeout, Duration firstEvent, Transport.Room room) {
-            this(new Transport(access, room), access, AppKind.WORKFLOW, timeout, firstEvent);
+        /// @param most how many bytes an answer may have
+        DifyClient(Access access, Duration timeout, Duration firstEvent, long most) {
+            this(new Transport(access, most), access, AppKind.WORKFLOW, timeout, firstEvent);
         }
 
         /// @param runs how many there may be at a time
         static DifyClient of(Access access, Duration timeout, int runs) {
-            return new DifyClient(access, timeout, FIRST_EVENT, Transport.Room.of(runs));
+            return new DifyClient(access, timeout, FIRST_EVENT, Transport.share(runs));
         }
 
         /// A client for an app of this kind, over the same connections.
@@ -5314,23 +5292,21 @@ final class DifyExec implements Runnable {
 
         // Running
 
-        /// Posts one attempt and reads to its terminal event; the stream's own end is not waited for. A later Dify may
-        /// name the run in the head of its answer, so that it is known even if the body breaks off.
+        /// Posts one attempt and reads to its terminal event; the stream's own end is not waited for.
         Response run(Attempt attempt, Map<String, Value> inputs, Consumer<Heard> heard) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
             var post = post(startAddress(), "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
             var sent = new Sent(attempt.user(), inputs);
-            var call = new Transport.Call(wire, head -> {
-                var named = head.firstValue("X-Workflow-Run-ID").filter(RUN_ID.asMatchPredicate())
-                        .map(id -> new RunRef(id, ""));
-                named.map(Heard.Named::new).ifPresent(heard);
-                return named;
-            });
+            var named = new AtomicReference<>(Optional.<RunRef>empty());
             var response = wire.exchange(new Transport.Question(post, streaming ? firstEvent : timeout,
-                    streaming ? Symptom.SILENCE : Symptom.TIMED_OUT), call,
-                    answer -> answer.status != 200 ? refused(answer)
-                            : answer.isStream ? stream(answer, sent, heard) : blocking(answer, call),
-                    Function.<Response>identity()).of(call.named());
+                    streaming ? Symptom.SILENCE : Symptom.TIMED_OUT), wire::lastBody, answer -> {
+                        // a later Dify may name the run in the head, so that it is known even if the body breaks off
+                        named.set(answer.header("X-Workflow-Run-ID").filter(RUN_ID.asMatchPredicate())
+                                .map(id -> new RunRef(id, "")));
+                        named.get().map(Heard.Named::new).ifPresent(heard);
+                        return answer.status != 200 ? refused(answer)
+                                : answer.isStream ? stream(answer, sent, heard) : blocking(answer, named.get());
+                    }, Function.<Response>identity()).of(named.get());
             // the run of a chatflow took place and was paid for, though Dify answers as it does to refused inputs
             return isChat() && response instanceof Response.Refused refused && refused.status() == 400
                     && !refused.inStream() && refused.message().startsWith(Response.ChatMessage.FAILED)
@@ -5343,31 +5319,32 @@ final class DifyExec implements Runnable {
                     : "/workflows/" + encoded(access.workflowId()) + "/run");
         }
 
-        private Response blocking(Transport.Answer answer, Transport.Call call) throws IOException {
+        private Response blocking(Transport.Answer answer, Optional<RunRef> named) throws IOException {
             var symptom = !answer.version.isEmpty() ? Symptom.CUT : Symptom.GATEWAY;
             var reader = new RunReader();
-            var payload = Payload.read(answer.limited());
+            var payload = Payload.read(answer.body());
             reader.add(payload);
             try {
                 payload.requireWhole();
-            } catch (Transport.Room.Exceeded problem) {
+            } catch (Transport.Exceeded problem) {
                 return new Response.TooLarge(reader.ref(), problem.getMessage());
             } catch (JsonProcessingException problem) {
                 return new Response.Cut(symptom, answer.isPage ? "HTTP 200, " + PAGE
                         : "HTTP 200, but not JSON: " + problem.getOriginalMessage());
             }
-            if (call.named().isPresent() && reader.ref().filter(run -> !run.id().equalsIgnoreCase(call.named().get().id()))
-                    .isPresent())
+            if (named.isPresent() && !reader.ref().or(() -> named).get().id().equalsIgnoreCase(named.get().id()))
                 return new Response.Cut(Symptom.CONTRADICTED, "the answer and its head name different runs");
-            var ran = isChat() ? reader.answered(payload)
-                    : reader.ran(payload).map(end -> end.after(call.waited(end.usage())));
-            return ran.<Response>map(end -> end).orElseGet(() -> new Response.Cut(reader.ref(), symptom, isChat()
-                    ? "HTTP 200 without an answer" : "HTTP 200 without the status of a run"));
+            if (isChat()) return reader.answered(payload).<Response>map(end -> end)
+                    .orElseGet(() -> new Response.Cut(reader.ref(), symptom, "HTTP 200 without an answer"));
+            return reader.ran(payload).<Response>map(end -> end.after(Optional.of(end.usage())
+                    .filter(usage -> usage.seconds() > 0)
+                    .map(usage -> answer.waited.minus(usage.within(answer.waited))))).orElseGet(() ->
+                            new Response.Cut(reader.ref(), symptom, "HTTP 200 without the status of a run"));
         }
 
         private Response stream(Transport.Answer answer, Sent sent, Consumer<Heard> heard) throws IOException {
             var reader = new RunReader();
-            var sse = new Transport.Sse(answer.body(), wire.room.most());
+            var sse = new Transport.Sse(answer.body(Long.MAX_VALUE), wire.most);
             for (var next = next(sse, reader); next.isPresent(); next = next(sse, reader)) {
                 var event = next.get();
                 if (event.inputs().filter(inputs -> !sent.matches(inputs)).isPresent())
@@ -5409,8 +5386,8 @@ final class DifyExec implements Runnable {
                 var event = Payload.read(new ByteArrayInputStream(data.get()));
                 reader.add(event);
                 if (event.problem() == null) return Optional.of(event);
-                if (event.isEnd() && sse.isCut()) throw new Transport.Room.Exceeded(wire.room.most());
-                if (event.isEnd() && event.problem() instanceof Transport.Room.Exceeded) event.requireWhole();
+                if (event.isEnd() && sse.isCut) throw new Transport.Exceeded(wire.most);
+                if (event.isEnd() && event.problem() instanceof Transport.Exceeded) event.requireWhole();
             }
             return Optional.empty();
         }
@@ -5420,7 +5397,7 @@ final class DifyExec implements Runnable {
         private List<Response> later(Transport.Sse sse, RunReader reader, Transport.Answer answer, boolean mayFollow) {
             var ends = new ArrayList<Response>();
             if (mayFollow) answer.limit(AFTER_ERROR);
-            else sse.waitNoMore();
+            else sse.waits = false;
             try {
                 for (var next = next(sse, reader); next.isPresent(); next = next(sse, reader))
                     reader.end(next.get()).ifPresent(ends::add);
@@ -5451,7 +5428,10 @@ final class DifyExec implements Runnable {
                 var own = byName(sent);
                 return own.isThere() ? own : found;
             }
-            return isChat() ? withMessage(found, sent) : found;
+            if (!isChat() || !(found instanceof LookUpResult.Ended(var ran)) || !ran.status().isSuccess()) return found;
+            // a success with the answer that people see: moderation may have replaced it in the message
+            if (!isUnique) return RunReader.withMessage(found, Optional.empty());
+            return found(message(sent).then(message -> new Reply.Got<>(RunReader.withMessage(found, message))));
         }
 
         private LookUpResult byName(Sent sent) {
@@ -5466,13 +5446,6 @@ final class DifyExec implements Runnable {
                             : detail(new RunRef(rows.getFirst().at("/workflow_run/id").asText(), ""), sent))));
         }
 
-        /// A chatflow's success with the answer that people see: moderation may have replaced it in the message.
-        private LookUpResult withMessage(LookUpResult found, Sent sent) {
-            if (!(found instanceof LookUpResult.Ended(var ran)) || !ran.status().isSuccess()) return found;
-            if (!Attempt.Names.isUnique(sent.user())) return RunReader.withMessage(found, Optional.empty());
-            return found(message(sent).then(message -> new Reply.Got<>(RunReader.withMessage(found, message))));
-        }
-
         /// The message of an attempt's conversation, which has one; empty if there is no conversation.
         private Reply<Optional<JsonNode>> message(Sent sent) {
             var user = encoded(sent.user());
@@ -5480,9 +5453,11 @@ final class DifyExec implements Runnable {
                     !conversation.path("id").asText("").isEmpty() && sent.matches(conversation.path("inputs")))
                     .then(conversations -> conversations.isEmpty() ? new Reply.Got<>(Optional.empty())
                             : list("/messages?limit=20&user=" + user + "&conversation_id="
-                                    + encoded(conversations.getFirst().path("id").asText()), sent::isAskedBy)
+                                    + encoded(conversations.getFirst().path("id").asText()),
+                                    message -> message.path("inputs") instanceof ObjectNode inputs
+                                            && sent.matches(inputs.set("sys.query", message.path("query"))))
                                     .then(messages -> messages.isEmpty() ? new Reply.NotGot<>(
-                                            Response.Refused.http(200, false, "", "a conversation without a message", Optional.empty()))
+                                            Response.Refused.unexpected("a conversation without a message"))
                                             : new Reply.Got<>(Optional.of(messages.getFirst()))));
         }
 
@@ -5502,7 +5477,7 @@ final class DifyExec implements Runnable {
 
         private LookUpResult detail(RunRef run, Sent sent) {
             var reply = ask(get("/workflows/run/" + encoded(run.id())), LOOK, answer -> {
-                var detail = Payload.readDetail(answer.limited());
+                var detail = Payload.readDetail(answer.body());
                 detail.requireWhole();
                 var id = Payload.text(detail.data(), "id");
                 if (detail.data().path("id").isNull() && detail.data().path("status").isNull())
@@ -5536,39 +5511,35 @@ final class DifyExec implements Runnable {
         /// Asks Dify to stop a task. It answers `success` whatever happens, so the answer is not kept.
         void stop(RunRef run, String user) {
             var path = (isChat() ? "/chat-messages/" : "/workflows/tasks/") + encoded(run.task()) + "/stop";
-            var body = Json.MAPPER.createObjectNode().put("user", user).toString();
-            ask(post(access.at(path), "application/json", BodyPublishers.ofString(body)), LOOK,
-                    answer -> answer.limited().readAllBytes());
+            var body = BodyPublishers.ofByteArray(Json.bytes(object("user", user)));
+            ask(post(access.at(path), "application/json", body), LOOK, Transport.Answer::beginning);
         }
 
         /// Uploads a file under the attempt's user, streamed from disk, and returns its id.
         Reply<String> upload(Value.Local local, String user) {
+            var head = "--%1$s\r\nContent-Disposition: form-data; name=\"user\"\r\n\r\n%2$s\r\n"
+                    + "--%1$s\r\nContent-Disposition: form-data; name=\"file\"; filename=\"%3$s\"\r\n"
+                    + "Content-Type: %4$s\r\n\r\n";
+            var boundary = "difyexec-" + UUID.randomUUID();
+            var name = local.name().replaceAll("[\\\\/:*?\"<>|\\p{Cntrl}]", "_");
             try {
                 if (!local.file().toRealPath().equals(local.file()))
                     throw new IOException("a link has taken its place");
-                var boundary = "difyexec-" + UUID.randomUUID();
-                var request = post(access.at("/files/upload"), "multipart/form-data; boundary=" + boundary,
-                        multipart(local, user, boundary));
-                return ask(request, timeout, answer -> {
-                    var id = tree(answer).path("id").asText("");
-                    if (id.isEmpty()) throw unexpected("no id of the upload");
-                    return id;
-                });
+                var type = Optional.ofNullable(Files.probeContentType(local.file()));
+                var body = BodyPublishers.concat(BodyPublishers.ofString(head.formatted(boundary, user, name,
+                                type.orElse("application/octet-stream"))),
+                        BodyPublishers.ofFile(local.file()),
+                        BodyPublishers.ofString("\r\n--" + boundary + "--\r\n"));
+                return ask(post(access.at("/files/upload"), "multipart/form-data; boundary=" + boundary, body), timeout,
+                        answer -> {
+                            var id = tree(answer).path("id").asText("");
+                            if (id.isEmpty()) throw unexpected("no id of the upload");
+                            return id;
+                        });
             } catch (IOException problem) {
                 return new Reply.NotGot<>(
                         new Response.NotUploaded(local.file() + ": " + Text.of(problem), false));
             }
-        }
-
-        private static BodyPublisher multipart(Value.Local local, String user, String boundary) throws IOException {
-            var head = "--%1$s\r\nContent-Disposition: form-data; name=\"user\"\r\n\r\n%2$s\r\n"
-                    + "--%1$s\r\nContent-Disposition: form-data; name=\"file\"; filename=\"%3$s\"\r\n"
-                    + "Content-Type: %4$s\r\n\r\n";
-            var name = local.name().replaceAll("[\\\\/:*?\"<>|\\p{Cntrl}]", "_");
-            var type = Optional.ofNullable(Files.probeContentType(local.file())).orElse("application/octet-stream");
-            return BodyPublishers.concat(BodyPublishers.ofString(head.formatted(boundary, user, name, type)),
-                    BodyPublishers.ofFile(local.file()),
-                    BodyPublishers.ofString("\r\n--" + boundary + "--\r\n"));
         }
 
         /// Fetches a file of an output, whole. The link is signed, so the key is not sent.
@@ -5577,13 +5548,14 @@ final class DifyExec implements Runnable {
         Reply<Path> download(URI link, long size, Path to) {
             return ask(request(link).build(), timeout, answer -> {
                 long expected = answer.header("Content-Length").map(Long::parseLong).orElse(size), length = 0;
+                var in = answer.body(Long.MAX_VALUE);
                 var buffer = new byte[64 << 10];
                 try (var out = Files.newOutputStream(to)) {
-                    for (int count = 0; count >= 0; count = answer.body().read(buffer)) {
+                    for (int count = 0; count >= 0; count = in.read(buffer)) {
                         out.write(buffer, 0, count);
                         length += count;
                         if (Math.max(length, Math.max(expected, size)) > LARGEST_FILE)
-                            throw new Transport.Room.Exceeded("larger than 1 GiB");
+                            throw new Transport.Exceeded("larger than 1 GiB");
                     }
                 }
                 if (expected > 0 && length != expected || size > 0 && length != size)
@@ -5592,22 +5564,16 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// The form of the version that is published now.
-        Reply<JsonNode> parameters() {
-            return stored("/parameters");
-        }
-
-        /// What Dify has stored under a path.
+        /// What Dify has stored under a path; `/parameters` is the form of the version that is published now.
         Reply<JsonNode> stored(String path) {
             return ask(get(path), LOOK, this::tree);
         }
 
-        /// Asked before anything is spent.
-        Reply<ServerInfo.About> info() {
+        /// `GET /info`, asked before anything is spent, with the `version` of its head.
+        Reply<JsonNode> info() {
             return ask(get("/info"), LOOK, answer -> {
-                var tree = tree(answer);
-                if (!tree.isObject()) throw unexpected("not a JSON object");
-                return new ServerInfo.About(tree.path("name").asText(), tree.path("mode").asText(""), answer.version);
+                if (tree(answer) instanceof ObjectNode info) return info.put("version", answer.version);
+                throw unexpected("not a JSON object");
             });
         }
 
@@ -5673,7 +5639,7 @@ final class DifyExec implements Runnable {
                         try {
                             return new Reply.Got<>(reading.read(answer));
                         } catch (JsonProcessingException problem) {
-                            return new Reply.NotGot<>(Response.Refused.http(200, false, "", problem.getOriginalMessage(), Optional.empty()));
+                            return new Reply.NotGot<>(Response.Refused.unexpected(problem.getOriginalMessage()));
                         }
                     }, Reply.NotGot::new);
         }
@@ -5681,7 +5647,7 @@ final class DifyExec implements Runnable {
         private JsonNode tree(Transport.Answer answer) throws IOException {
             if (answer.isPage) throw unexpected(
                     answer.beginning().matches("(?is).*<input[^>]*\\btype=[\"']?password.*") ? LOGIN : PAGE);
-            return Json.MAPPER.reader().with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS).readTree(answer.limited());
+            return Json.MAPPER.reader().with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS).readTree(answer.body());
         }
 
         private Response.Refused refused(Transport.Answer answer) throws IOException {
@@ -5731,7 +5697,7 @@ final class DifyExec implements Runnable {
                 read(json, fields, into);
                 return null;
             } catch (StreamConstraintsException problem) {
-                return new Transport.Room.Exceeded("the answer is nested too deeply: " + problem.getOriginalMessage());
+                return new Transport.Exceeded("the answer is nested too deeply: " + problem.getOriginalMessage());
             } catch (IOException problem) {
                 return problem;
             }
@@ -5742,8 +5708,9 @@ final class DifyExec implements Runnable {
                 var name = json.currentName();
                 var token = json.nextToken();
                 boolean isOfRun = isOfRun(text(fields, "event")); // Dify sends the name of an event first
-                if (isOfRun && (name.equals("outputs") || name.equals("inputs") && token != JsonToken.VALUE_NULL))
-                    into.put(name, object(json));
+                if (isOfRun && name.equals("outputs")) into.put(name, object(json));
+                else if (isOfRun && name.equals("inputs") && token != JsonToken.VALUE_NULL)
+                    into.set(name, Json.MAPPER.readTree(object(json)));
                 else if (name.equals("retriever_resources") && token == JsonToken.START_ARRAY)
                     into.set(name, Json.MAPPER.readTree(copy(json)));
                 else if (OBJECTS.contains(name) && token == JsonToken.START_OBJECT
@@ -5789,6 +5756,15 @@ final class DifyExec implements Runnable {
             return from.path(name).asText("");
         }
 
+        /// The outputs of a run.
+        static ObjectNode tree(byte[] outputs) {
+            try {
+                return (ObjectNode) Json.MAPPER.readTree(outputs);
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem); // cannot happen: they are a copy of JSON
+            }
+        }
+
         void requireWhole() throws IOException {
             if (problem != null) throw problem;
         }
@@ -5824,18 +5800,9 @@ final class DifyExec implements Runnable {
             return !text("workflow_run_id").isEmpty() || !isOfRun() ? text("workflow_run_id") : text(data(), "id");
         }
 
-        byte[] outputs() {
-            return data().path("outputs") instanceof BinaryNode json ? json.binaryValue() : NO_OUTPUTS;
-        }
-
         /// What the run was started with, if this says so.
         Optional<JsonNode> inputs() {
-            try {
-                return data().path("inputs") instanceof BinaryNode json
-                        ? Optional.of(Json.MAPPER.readTree(json.binaryValue())) : Optional.empty();
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: it is a copy of JSON
-            }
+            return Optional.of(data().path("inputs")).filter(JsonNode::isObject);
         }
 
         /// What a stream's event shows of the run.
@@ -5873,7 +5840,13 @@ final class DifyExec implements Runnable {
             if (payload.isOfRun()) workflowId = latest(Payload.text(payload.data(), "workflow_id"), workflowId);
             if (payload.fields().path("metadata").isObject()) metadata = payload.fields().path("metadata");
             if (payload.problem() == null) switch (payload.event()) {
-                case "node_finished" -> addPrice(payload.data().path("execution_metadata"));
+                case "node_finished" -> {
+                    var paid = payload.data().path("execution_metadata");
+                    if (Payload.text(paid, "total_price").isEmpty()) return;
+                    currency = latest(Payload.text(paid, "currency"), currency);
+                    price(paid).ifPresentOrElse(more -> prices.merge(currency, more, BigDecimal::add),
+                            () -> isPriceKnown = false);
+                }
                 case "message" -> answer.append(payload.text("answer"));
                 case "message_replace" -> {
                     isReplaced = true;
@@ -5886,13 +5859,6 @@ final class DifyExec implements Runnable {
 
         private static String latest(String text, String before) {
             return text.isEmpty() ? before : text;
-        }
-
-        private void addPrice(JsonNode paid) {
-            if (Payload.text(paid, "total_price").isEmpty()) return;
-            currency = latest(Payload.text(paid, "currency"), currency);
-            price(paid).ifPresentOrElse(more -> prices.merge(currency, more, BigDecimal::add),
-                    () -> isPriceKnown = false);
         }
 
         /// Empty where there is none, or something that is not a price, such as a negative number.
@@ -5933,7 +5899,9 @@ final class DifyExec implements Runnable {
                         var usage = new Usage(run.path("elapsed_time").asDouble(0), run.path("total_tokens").asLong(0),
                                 run.path("total_steps").asInt(0), paid().map(Map.Entry::getValue),
                                 paid().map(Map.Entry::getKey).orElse(""));
-                        return new Response.Ran(new RunRef(runId, taskId), status, end.outputs(),
+                        var outputs = run.path("outputs") instanceof BinaryNode json ? json.binaryValue()
+                                : "{}".getBytes(UTF_8);
+                        return new Response.Ran(new RunRef(runId, taskId), status, outputs,
                                 Payload.text(run, "error"), workflowId, usage);
                     });
         }
@@ -5948,7 +5916,7 @@ final class DifyExec implements Runnable {
         /// The end of a chatflow's streamed run. The run's own outputs keep text that moderation has replaced. Without
         /// an answer in them it is looked up: what was streamed may not be all.
         Response completed(Response.Ran ran) {
-            var outputs = tree(ran.outputs());
+            var outputs = Payload.tree(ran.outputs());
             if (ran.status().isSuccess() && isReplaced) outputs.put("answer", answer.toString());
             if (ran.status().isSuccess() && !outputs.path("answer").isTextual())
                 return new Response.Cut(Optional.of(ran.ref()), Symptom.CUT, "the run ended without an answer");
@@ -5969,14 +5937,6 @@ final class DifyExec implements Runnable {
             var outputs = Json.MAPPER.createObjectNode().put("answer", answer.toString());
             return answer.isEmpty() ? Optional.empty()
                     : Optional.of(Response.Ran.answered(withSources(outputs, metadata), 0, message()));
-        }
-
-        private static ObjectNode tree(byte[] outputs) {
-            try {
-                return (ObjectNode) Json.MAPPER.readTree(outputs);
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: it is a copy of JSON
-            }
         }
 
         /// A chatflow's outputs with what its answer rests on; empty lists are left out.
@@ -6015,7 +5975,7 @@ final class DifyExec implements Runnable {
         /// of a stream whose client left stays empty on 1.9: then the run's own answer counts.
         static LookUpResult withMessage(LookUpResult found, Optional<JsonNode> message) {
             if (!(found instanceof LookUpResult.Ended(var ran)) || !ran.status().isSuccess()) return found;
-            var outputs = tree(ran.outputs());
+            var outputs = Payload.tree(ran.outputs());
             var answer = message.map(stored -> Payload.text(stored, "answer")).orElse("");
             if (!answer.isEmpty() && message.flatMap(RunReader::pausedRun).isEmpty()) outputs.put("answer", answer);
             return new LookUpResult.Ended(ran.with(message.map(RunReader::stored).orElse(Response.ChatMessage.NONE),
@@ -6044,11 +6004,12 @@ final class DifyExec implements Runnable {
     /// HTTP/1.1 to Dify: one request and the reading of its answer at a time; whatever breaks becomes a [Response].
     /// Without redirects, with the proxy and the certificate authorities of the settings.
     static final class Transport implements AutoCloseable {
-        private static final Duration CONNECT = Duration.ofSeconds(20), TICK = Duration.ofMillis(100);
-        private static final int LONGEST_REFUSAL = 64 << 10, LONGEST_WHOLE = 256 << 10;
+        private static final Duration CONNECT = Duration.ofSeconds(20), QUIET = Duration.ofSeconds(30);
+        private static final int LONGEST_REFUSAL = 64 << 10, TICK = 100;
 
-        final ExecutorService tasks = Executors.newVirtualThreadPerTaskExecutor();
-        final Room room;
+        /// How many bytes an answer may have: while a result is made of it, it is in memory up to ten times over.
+        final long most;
+        private final ExecutorService tasks = Executors.newVirtualThreadPerTaskExecutor();
         private final HttpClient.Builder builder;
         /// It loads while the caller reads its files: that takes a quarter of a second.
         private volatile CompletableFuture<HttpClient> http;
@@ -6059,14 +6020,60 @@ final class DifyExec implements Runnable {
         private final ScheduledExecutorService clock = Executors.newSingleThreadScheduledExecutor(
                 Thread.ofPlatform().daemon().name("watches").factory());
 
-        Transport(Access access, Room room) {
-            this.builder = client(access, tasks);
+        Transport(Access access, long most) {
+            this.most = most;
+            this.proxy = access.proxy();
+            this.builder = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).executor(tasks)
+                    .followRedirects(HttpClient.Redirect.NEVER).connectTimeout(CONNECT)
+                    .proxy(HttpClient.Builder.NO_PROXY);
+            proxy.ifPresent(this::setProxy);
+            access.authorities().ifPresent(setting -> builder.sslContext(trusting(setting)));
             this.http = CompletableFuture.supplyAsync(builder::build, tasks);
             tasks.execute(() -> Json.MAPPER.reader()); // so does what reads the answers
-            this.proxy = access.proxy();
-            this.room = room;
-            clock.scheduleWithFixedDelay(() -> open.forEach(Answer::tick), TICK.toMillis(), TICK.toMillis(),
-                    MILLISECONDS);
+            clock.scheduleWithFixedDelay(() -> open.forEach(Answer::tick), TICK, TICK, MILLISECONDS);
+        }
+
+        /// A fair share of Java's memory, where there may be so many runs at a time.
+        static long share(int runs) {
+            return Math.max(1 << 20, Runtime.getRuntime().maxMemory() / (10L * runs));
+        }
+
+        private void setProxy(URI proxy) {
+            int port = proxy.getPort() < 0 ? 80 : proxy.getPort();
+            builder.proxy(ProxySelector.of(new InetSocketAddress(proxy.getHost(), port)));
+            if (proxy.getUserInfo() == null) return;
+            var parts = proxy.getUserInfo().split(":", 2);
+            builder.authenticator(new Authenticator() {
+                @Override
+                protected PasswordAuthentication getPasswordAuthentication() {
+                    var password = parts.length > 1 ? parts[1].toCharArray() : new char[0];
+                    return getRequestorType() != RequestorType.PROXY ? null
+                            : new PasswordAuthentication(parts[0], password);
+                }
+            });
+        }
+
+        /// The system's authorities and those of a PEM file.
+        private static SSLContext trusting(Env.Setting setting) {
+            try (var in = Files.newInputStream(Path.of(setting.text()))) {
+                var store = KeyStore.getInstance(KeyStore.getDefaultType());
+                store.load(null, null);
+                var factory = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
+                factory.init((KeyStore) null); // the system's
+                for (var manager : factory.getTrustManagers())
+                    if (manager instanceof X509TrustManager system)
+                        for (var issuer : system.getAcceptedIssuers())
+                            store.setCertificateEntry("system" + store.size(), issuer);
+                for (var own : CertificateFactory.getInstance("X.509").generateCertificates(in))
+                    store.setCertificateEntry("own" + store.size(), own);
+                factory.init(store);
+                var context = SSLContext.getInstance("TLS");
+                context.init(null, factory.getTrustManagers(), null);
+                return context;
+            } catch (IOException | GeneralSecurityException | InvalidPathException problem) {
+                throw new Unusable(setting.place() + ": " + Text.of(problem).replace(setting.text(), "…")
+                        + ": not a PEM file of certificates");
+            }
         }
 
         @Override
@@ -6089,14 +6096,17 @@ final class DifyExec implements Runnable {
         /// @param instead what is made of a request or an answer that breaks
         <T> T exchange(Question question, BodyHandler<InputStream> body, Reading<T> reading,
                 Function<Response, T> instead) {
+            long start = System.nanoTime();
             var limit = question.limit();
-            long end = System.nanoTime() + limit.toNanos();
-            var sending = send(question.request(), body);
-            try (var answer = new Answer(sending.get(limit.toNanos(), NANOSECONDS),
-                    Duration.ofNanos(end - System.nanoTime()))) {
+            CompletableFuture<HttpResponse<InputStream>> sending;
+            synchronized (this) {
+                sending = http.join().sendAsync(question.request(), body);
+            }
+            try (var answer = new Answer(sending.get(limit.toNanos(), NANOSECONDS), start)) {
+                answer.limit(limit.minus(answer.waited));
                 try {
                     return reading.read(answer);
-                } catch (Room.Exceeded problem) {
+                } catch (Exceeded problem) {
                     return instead.apply(new Response.TooLarge(answer.run(), problem.getMessage()));
                 } catch (IOException problem) {
                     return instead.apply(
@@ -6115,24 +6125,14 @@ final class DifyExec implements Runnable {
         }
 
         private Response unsent(Throwable problem) {
+            var causes = Stream.iterate(problem, Objects::nonNull, Throwable::getCause).toList();
             var way = proxy.map(by -> ", through the proxy " + by.getHost()).orElse("");
-            for (var cause = problem; cause != null; cause = cause.getCause())
-                if (isBeforeSending(cause)) return new Response.NotSent((isDistrust(cause)
-                        ? "the server's certificate is not trusted; DIFY_CA_FILE can add its authority"
-                        : Text.of(cause)) + way);
-            return new Response.Cut(Symptom.NO_ANSWER, broken(problem, "without an answer"));
-        }
-
-        private static boolean isDistrust(Throwable problem) {
-            return problem instanceof CertPathBuilderException
-                    || problem != null && problem.getCause() != problem && isDistrust(problem.getCause());
-        }
-
-        /// The JDK calls an end that comes too early after the part of it that read there.
-        private static String broken(Throwable problem, String where) {
-            var words = Text.of(problem);
-            return words.matches("(?i).*(received no bytes|EOF reached|chunked transfer|fixed content-length|closed).*")
-                    ? "the connection was closed " + where : words;
+            return causes.stream().filter(Transport::isBeforeSending).findFirst()
+                    .<Response>map(cause -> new Response.NotSent(
+                            (causes.stream().noneMatch(CertPathBuilderException.class::isInstance) ? Text.of(cause)
+                                    : "the server's certificate is not trusted; DIFY_CA_FILE can add its authority")
+                                    + way))
+                    .orElseGet(() -> new Response.Cut(Symptom.NO_ANSWER, broken(problem, "without an answer")));
         }
 
         /// The JDK has no type for a server that does not speak TLS; other TLS errors may come after the request.
@@ -6146,231 +6146,33 @@ final class DifyExec implements Runnable {
             };
         }
 
-        private static HttpClient.Builder client(Access access, Executor executor) {
-            var builder = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).executor(executor)
-                    .followRedirects(HttpClient.Redirect.NEVER).connectTimeout(CONNECT)
-                    .proxy(HttpClient.Builder.NO_PROXY);
-            access.proxy().ifPresent(proxy -> {
-                int port = proxy.getPort() < 0 ? 80 : proxy.getPort();
-                builder.proxy(ProxySelector.of(new InetSocketAddress(proxy.getHost(), port)));
-                if (proxy.getUserInfo() != null) builder.authenticator(login(proxy.getUserInfo()));
-            });
-            access.authorities().ifPresent(setting -> builder.sslContext(trusting(setting)));
-            return builder;
-        }
-
-        private static Authenticator login(String userInfo) {
-            var parts = userInfo.split(":", 2);
-            return new Authenticator() {
-                @Override
-                protected PasswordAuthentication getPasswordAuthentication() {
-                    var password = (parts.length > 1 ? parts[1] : "").toCharArray();
-                    return getRequestorType() == RequestorType.PROXY
-                            ? new PasswordAuthentication(parts[0], password) : null;
-                }
-            };
-        }
-
-        /// The system's authorities and those of a PEM file.
-        private static SSLContext trusting(Env.Setting setting) {
-            try (var in = Files.newInputStream(Path.of(setting.text()))) {
-                var store = KeyStore.getInstance(KeyStore.getDefaultType());
-                store.load(null, null);
-                for (var manager : managers(null))
-                    if (manager instanceof X509TrustManager system)
-                        for (var issuer : system.getAcceptedIssuers())
-                            store.setCertificateEntry("system" + store.size(), issuer);
-                for (var own : CertificateFactory.getInstance("X.509").generateCertificates(in))
-                    store.setCertificateEntry("own" + store.size(), own);
-                var context = SSLContext.getInstance("TLS");
-                context.init(null, managers(store), null);
-                return context;
-            } catch (IOException | GeneralSecurityException | InvalidPathException problem) {
-                throw new Unusable(setting.place() + ": " + Text.of(problem).replace(setting.text(), "…")
-                        + ": not a PEM file of certificates");
-            }
-        }
-
-        /// @param store null for the system's authorities
-        private static TrustManager[] managers(KeyStore store) throws GeneralSecurityException {
-            var factory = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
-            factory.init(store);
-            return factory.getTrustManagers();
-        }
-
-        /// An answer that is being read. It is ended if it takes too long: the JDK's own time-out ends at the head. A
-        /// stream that has been quiet for a while is reported.
-        final class Answer implements AutoCloseable {
-            private static final Duration QUIET = Duration.ofSeconds(30);
-
-            final int status;
-            final boolean isPage, isStream;
-            /// Of Dify itself; empty if something in front of it has answered.
-            final String version;
-            private final HttpResponse<InputStream> http;
-            private volatile long end, lastByte;
-            private volatile boolean over = false;
-            private volatile Consumer<Heard> heard;
-            private volatile Optional<RunRef> run = Optional.empty();
-
-            private Answer(HttpResponse<InputStream> http, Duration limit) {
-                this.http = http;
-                this.status = http.statusCode();
-                this.isPage = isOf(http.headers(), "text/html");
-                this.isStream = isOf(http.headers(), "text/event-stream");
-                this.version = header("X-Version").orElse("");
-                limit(limit);
-                open.add(this);
-            }
-
-            Optional<String> header(String name) {
-                return http.headers().firstValue(name);
-            }
-
-            /// Seconds or an HTTP date; if it is neither, the back-off decides.
-            Optional<Duration> retryAfter() {
-                var seconds = header("Retry-After").map(String::strip).filter(text -> text.matches("\\d{1,9}"));
-                return seconds.isPresent() ? seconds.map(text -> Duration.ofSeconds(Long.parseLong(text)))
-                        : date("Retry-After").map(until -> Duration.between(Instant.now(), until))
-                                .filter(Duration::isPositive);
-            }
-
-            Optional<Instant> date(String name) {
-                try {
-                    return header(name).map(String::strip).map(DateTimeFormatter.RFC_1123_DATE_TIME::parse)
-                            .map(Instant::from);
-                } catch (DateTimeException _) {
-                    return Optional.empty();
-                }
-            }
-
-            /// The body; the time of each arrival is noted.
-            InputStream body() {
-                return new FilterInputStream(http.body()) {
-                    @Override
-                    public int read(byte[] into, int from, int length) throws IOException {
-                        int count = super.read(into, from, length);
-                        lastByte = System.nanoTime();
-                        return count;
-                    }
-                };
-            }
-
-            /// The body of an answer that is kept whole.
-            InputStream limited() {
-                return room.limit(http.body());
-            }
-
-            /// As much of the body as a refusal may have.
-            String beginning() throws IOException {
-                return new String(http.body().readNBytes(LONGEST_REFUSAL), UTF_8);
-            }
-
-            /// From now on.
-            void limit(Duration limit) {
-                end = System.nanoTime() + limit.toNanos();
-            }
-
-            /// From the first event on, another limit holds, and silences are reported.
-            void began(RunRef run, Duration limit, Consumer<Heard> heard) {
-                this.lastByte = System.nanoTime();
-                this.heard = heard;
-                this.run = Optional.of(run);
-                limit(limit);
-            }
-
-            private void tick() {
-                long now = System.nanoTime();
-                if (now - end >= 0) {
-                    over = true;
-                    close();
-                } else if (run.isPresent() && now - lastByte >= QUIET.toNanos()) {
-                    lastByte = now;
-                    heard.accept(new Heard.Quiet(run.get()));
-                }
-            }
-
-            Optional<RunRef> run() {
-                return run;
-            }
-
-            /// The body ended early: for this reason, unless the limit has ended it.
-            ///
-            /// @param silence what it means if the limit passed before the first event
-            Response.Cut cut(Symptom silence, String why) {
-                if (!over) return new Response.Cut(run, Symptom.CUT, why);
-                return new Response.Cut(run, run.isPresent() ? Symptom.TIMED_OUT : silence,
-                        "no end within the time limit");
-            }
-
-            @Override
-            public void close() {
-                open.remove(this);
-                try {
-                    http.body().close();
-                } catch (IOException _) {
-                    // its reader gets an exception of its own
-                }
-            }
+        /// The JDK calls an end that comes too early after the part of it that read there.
+        private static String broken(Throwable problem, String where) {
+            var words = Text.of(problem);
+            return words.matches("(?i).*(received no bytes|EOF reached|chunked transfer|fixed content-length|closed).*")
+                    ? "the connection was closed " + where : words;
         }
 
         private static boolean isOf(HttpHeaders headers, String type) {
             return headers.firstValue("Content-Type").orElse("").startsWith(type);
         }
 
-        /// One request for a run, from its sending to the head of its answer.
-        ///
-        /// No connection that has brought a whole answer is used again. Nothing in a blocking answer says whose it is,
-        /// and a broken proxy may send one answer too many: each later row would get the answer of the row before it.
-        /// This costs a few round trips a row, and it lets requests in that wait for one of Dify's ten connections.
-        static final class Call implements BodyHandler<InputStream> {
-            private final Transport wire;
-            private final Function<HttpHeaders, Optional<RunRef>> name;
-            private final long sent = System.nanoTime();
-            private volatile Optional<RunRef> named = Optional.empty();
-            private volatile Duration took = Duration.ZERO;
-
-            Call(Transport wire, Function<HttpHeaders, Optional<RunRef>> name) {
-                this.wire = wire;
-                this.name = name;
+        /// The body of a run's answer. No connection that has brought a whole one is used again. Nothing in a blocking
+        /// answer says whose it is, and a broken proxy may send one answer too many: each later row would get the
+        /// answer of the row before it. This costs a few round trips a row, and it lets requests in that wait for one
+        /// of Dify's ten connections.
+        BodySubscriber<InputStream> lastBody(HttpResponse.ResponseInfo head) {
+            var body = BodySubscribers.ofInputStream();
+            if (isOf(head.headers(), "text/event-stream")) return body;
+            long length = head.headers().firstValueAsLong("Content-Length").orElse(0);
+            if (length > 0) return new LastBody(body, length);
+            // the JDK puts this connection back into the client's pool before its reader sees the end: later requests
+            // go through another client, and this one ends with its last answer
+            synchronized (this) {
+                http.join().shutdown();
+                http = CompletableFuture.completedFuture(builder.build());
             }
-
-            /// A short body that comes as a whole wakes its reader once, not twice; all others come as they arrive.
-            @Override
-            public BodySubscriber<InputStream> apply(HttpResponse.ResponseInfo head) {
-                took = Duration.ofNanos(System.nanoTime() - sent);
-                named = name.apply(head.headers());
-                if (isOf(head.headers(), "text/event-stream")) return BodySubscribers.ofInputStream();
-                long length = head.headers().firstValueAsLong("Content-Length").orElse(0);
-                if (length <= 0) {
-                    wire.renew();
-                    return BodySubscribers.ofInputStream();
-                }
-                return new LastBody(length > LONGEST_WHOLE ? BodySubscribers.ofInputStream()
-                        : BodySubscribers.mapping(BodySubscribers.ofByteArray(), ByteArrayInputStream::new), length);
-            }
-
-            /// The run that the head of the answer names.
-            Optional<RunRef> named() {
-                return named;
-            }
-
-            /// How long it took until the run began: to the answer, less the time of the run itself.
-            Optional<Duration> waited(Usage usage) {
-                return usage.seconds() > 0 ? Optional.of(took.minus(usage.within(took))) : Optional.empty();
-            }
-        }
-
-        private synchronized CompletableFuture<HttpResponse<InputStream>> send(HttpRequest request,
-                BodyHandler<InputStream> body) {
-            return http.join().sendAsync(request, body);
-        }
-
-        /// The JDK puts the connection of an answer without a length back into the client's pool before its reader sees
-        /// the end. Later requests go through another client; this one ends with its last answer.
-        private synchronized void renew() {
-            http.join().shutdown();
-            http = CompletableFuture.completedFuture(builder.build());
+            return body;
         }
 
         /// A body whose connection is closed with its last byte: the JDK does so when it is cancelled.
@@ -6415,6 +6217,123 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// An answer that is being read. It is ended if it takes too long: the JDK's own time-out ends at the head. A
+        /// stream that has been quiet for a while is reported.
+        final class Answer implements AutoCloseable {
+            final int status;
+            final boolean isPage, isStream;
+            /// Of Dify itself; empty if something in front of it has answered.
+            final String version;
+            /// From sending to the head.
+            final Duration waited;
+            private final HttpResponse<InputStream> http;
+            private volatile long end, lastByte;
+            private volatile boolean over = false;
+            private volatile Consumer<Heard> heard;
+            private volatile Optional<RunRef> run = Optional.empty();
+
+            Answer(HttpResponse<InputStream> http, long start) {
+                this.http = http;
+                this.waited = Duration.ofNanos(System.nanoTime() - start);
+                this.status = http.statusCode();
+                this.isPage = isOf(http.headers(), "text/html");
+                this.isStream = isOf(http.headers(), "text/event-stream");
+                this.version = header("X-Version").orElse("");
+            }
+
+            Optional<String> header(String name) {
+                return http.headers().firstValue(name).map(String::strip);
+            }
+
+            /// Seconds or an HTTP date; if it is neither, the back-off decides.
+            Optional<Duration> retryAfter() {
+                return header("Retry-After").filter(text -> text.matches("\\d{1,9}")).map(Long::parseLong)
+                        .map(Duration::ofSeconds).or(() -> date("Retry-After")
+                                .map(until -> Duration.between(Instant.now(), until)).filter(Duration::isPositive));
+            }
+
+            Optional<Instant> date(String name) {
+                try {
+                    return header(name).map(DateTimeFormatter.RFC_1123_DATE_TIME::parse).map(Instant::from);
+                } catch (DateTimeException _) {
+                    return Optional.empty();
+                }
+            }
+
+            /// The body of an answer that is kept whole.
+            InputStream body() {
+                return body(most);
+            }
+
+            /// The body, up to so many bytes; the time of each arrival is noted.
+            InputStream body(long most) {
+                return new FilterInputStream(http.body()) {
+                    private long left = most;
+
+                    @Override
+                    public int read(byte[] into, int from, int length) throws IOException {
+                        int count = super.read(into, from, length);
+                        lastByte = System.nanoTime();
+                        left -= Math.max(0, count);
+                        if (left < 0) throw new Exceeded(most);
+                        return count;
+                    }
+                };
+            }
+
+            /// As much of the body as a refusal may have.
+            String beginning() throws IOException {
+                return new String(http.body().readNBytes(LONGEST_REFUSAL), UTF_8);
+            }
+
+            /// From now on.
+            void limit(Duration limit) {
+                end = System.nanoTime() + limit.toNanos();
+                open.add(this);
+            }
+
+            /// From the first event on, another limit holds, and silences are reported.
+            void began(RunRef run, Duration limit, Consumer<Heard> heard) {
+                this.lastByte = System.nanoTime();
+                this.heard = heard;
+                this.run = Optional.of(run);
+                limit(limit);
+            }
+
+            void tick() {
+                long now = System.nanoTime();
+                if (now - end >= 0) {
+                    over = true;
+                    close();
+                } else if (run.isPresent() && now - lastByte >= QUIET.toNanos()) {
+                    lastByte = now;
+                    heard.accept(new Heard.Quiet(run.get()));
+                }
+            }
+
+            Optional<RunRef> run() {
+                return run;
+            }
+
+            /// The body ended early: for this reason, unless the limit has ended it.
+            ///
+            /// @param silence what it means if the limit passed before the first event
+            Response.Cut cut(Symptom silence, String why) {
+                return !over ? new Response.Cut(run, Symptom.CUT, why) : new Response.Cut(run,
+                        run.isPresent() ? Symptom.TIMED_OUT : silence, "no end within the time limit");
+            }
+
+            @Override
+            public void close() {
+                open.remove(this);
+                try {
+                    http.body().close();
+                } catch (IOException _) {
+                    // its reader gets an exception of its own
+                }
+            }
+        }
+
         /// Server-sent events: the data of each. Comments, pings without data and unknown fields are passed over;
         /// several `data:` lines are joined by a newline.
         static final class Sse {
@@ -6425,22 +6344,15 @@ final class DifyExec implements Runnable {
             private final byte[] buffer = new byte[16 << 10];
             private final ByteArrayOutputStream line = new ByteArrayOutputStream();
             private int at = 0, end = 0;
-            private boolean waits = true, isCut = false;
+            /// Else the stream ends where more of it would have to be waited for.
+            boolean waits = true;
+            /// The last event was longer than what was kept of it.
+            boolean isCut = false;
 
             /// @param most bytes of a line that are kept
             Sse(InputStream in, long most) {
                 this.in = in;
                 this.most = most;
-            }
-
-            /// From here on, the stream ends where more of it would have to be waited for.
-            void waitNoMore() {
-                waits = false;
-            }
-
-            /// The last event was longer than what was kept of it.
-            boolean isCut() {
-                return isCut;
             }
 
             /// Empty: the stream has ended. The last event may have been cut off by that.
@@ -6482,40 +6394,15 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// How many bytes an answer may have: while a result is made of it, it is in memory up to ten times over.
-        record Room(long most) {
-            private static final long TIMES = 10, LEAST = 1 << 20;
-
-            /// A fair share of Java's memory, where there may be so many runs at a time.
-            static Room of(int runs) {
-                return new Room(Math.max(LEAST, Runtime.getRuntime().maxMemory() / (TIMES * runs)));
+        /// An answer that there is no room for.
+        static final class Exceeded extends IOException {
+            Exceeded(String message) {
+                super(message);
             }
 
-            /// An answer that there is no room for.
-            static final class Exceeded extends IOException {
-                Exceeded(String message) {
-                    super(message);
-                }
-
-                Exceeded(long most) {
-                    this(String.format(Locale.ROOT, "the answer is larger than the memory for it (%.1f MB); "
-                            + "a lower -c or JDK_JAVA_OPTIONS=-Xmx4g gives it more", most / 1e6));
-                }
-            }
-
-            /// The same bytes, up to so many.
-            InputStream limit(InputStream in) {
-                return new FilterInputStream(in) {
-                    private long left = most;
-
-                    @Override
-                    public int read(byte[] into, int from, int length) throws IOException {
-                        int more = super.read(into, from, length);
-                        left -= Math.max(0, more);
-                        if (left < 0) throw new Exceeded(most);
-                        return more;
-                    }
-                };
+            Exceeded(long most) {
+                this(String.format(Locale.ROOT, "the answer is larger than the memory for it (%.1f MB); "
+                        + "a lower -c or JDK_JAVA_OPTIONS=-Xmx4g gives it more", most / 1e6));
             }
         }
     }
@@ -11613,6 +11500,11 @@ final class DifyExec implements Runnable {
                 return new Refused(status, dify, false, code, message, retryAfter, Optional.empty());
             }
 
+            /// A success that is not what was asked for.
+            static Refused unexpected(String why) {
+                return http(200, false, "", why, Optional.empty());
+            }
+
             static Refused event(int status, String code, String message, Optional<RunRef> run) {
                 return new Refused(status, true, true, code, message, Optional.empty(), run);
             }
@@ -12056,8 +11948,7 @@ final class DifyExec implements Runnable {
     /// What a look-up brought.
     sealed interface LookUpResult {
         /// The run of that id was started by another request.
-        LookUpResult FOREIGN = new Silent(
-                Response.Refused.http(200, false, "", "the run is of another request", Optional.empty()));
+        LookUpResult FOREIGN = new Silent(Response.Refused.unexpected("the run is of another request"));
 
         record Ended(Response.Ran ran) implements LookUpResult {}
 

@@ -108,7 +108,7 @@ final class DifyTest {
             var sse = new Sse(inPieces("data: 0123456789\n\ndata: next\n\n", 5), 8);
 
             assertEquals("01", new String(sse.next().orElseThrow(), UTF_8));
-            assertTrue(sse.isCut());
+            assertTrue(sse.isCut);
             assertEquals("ne", new String(sse.next().orElseThrow(), UTF_8));
         }
     }
@@ -190,7 +190,7 @@ final class DifyTest {
         void whatIsNestedTooDeeplyIsLikeAnAnswerThatIsTooLarge() {
             var deep = "[".repeat(3000) + "]".repeat(3000);
 
-            assertThrows(Transport.Room.Exceeded.class, () -> events(
+            assertThrows(Transport.Exceeded.class, () -> events(
                     "{'event':'workflow_finished','workflow_run_id':'r1','task_id':'t1','data':{'id':'r1',"
                             + "'status':'succeeded','outputs':{'a':" + deep + "}}}"));
             assertEquals(Optional.of(new RunRef("r1", "t1")), reader.ref());

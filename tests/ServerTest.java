@@ -22,7 +22,6 @@ import static difyexec.DifyExec.*;
 import static difyexec.DifyExec.Attempt.Names;
 import static difyexec.DifyExec.Attempt.Tries;
 import static difyexec.DifyExec.Judge.RetryRuns;
-import static difyexec.DifyExec.Transport.Room;
 import static com.github.tomakehurst.wiremock.client.WireMock.aResponse;
 import static com.github.tomakehurst.wiremock.client.WireMock.any;
 import static com.github.tomakehurst.wiremock.client.WireMock.anyUrl;
@@ -72,7 +71,7 @@ class ServerTest {
     }
 
     static DifyClient client(Access access, Duration timeout, Duration firstEvent) {
-        return new DifyClient(access, timeout, firstEvent, Room.of(1));
+        return new DifyClient(access, timeout, firstEvent, Transport.share(1));
     }
 
     static Judge judge() {
@@ -736,7 +735,7 @@ class ServerTest {
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 mode,      length, symptom
                 BLOCKING,  false,  CUT
-                BLOCKING,  true,   NO_ANSWER
+                BLOCKING,  true,   CUT
                 STREAMING, false,  CUT
                 """)
         void thatNamesItsRunInItsHeadTellsItAtOnce(Mode mode, boolean length, Symptom symptom) throws IOException {
@@ -934,7 +933,7 @@ class ServerTest {
             try (var wire = new Wire(connection -> {
                 connection.request();
                 answer.serve(connection);
-            }); var client = new DifyClient(access(wire.url()), LONG, LONG, new Room(20_000))) {
+            }); var client = new DifyClient(access(wire.url()), LONG, LONG, 20_000)) {
                 return asked.apply(client);
             }
         }
@@ -974,8 +973,8 @@ class ServerTest {
 
         @Test
         void isOneBeyondAShareOfTheMemoryAndNoneBelowAMegabyte() {
-            assertEquals(Runtime.getRuntime().maxMemory() / 40, Room.of(4).most());
-            assertEquals(1 << 20, Room.of(10_000).most());
+            assertEquals(Runtime.getRuntime().maxMemory() / 40, Transport.share(4));
+            assertEquals(1 << 20, Transport.share(10_000));
         }
 
         @Test
