@@ -4038,12 +4038,6 @@ final class DifyExec implements Runnable {
                 this.attempt = attempt;
                 this.start = attempt.at();
             }
-
-            /// A stream whose run has started and of which no event has come for so long: its worker may have been
-            /// killed. The server's pings are no events.
-            boolean isQuiet(Instant now, Duration patience) {
-                return isStreaming && !isSaving && now.isAfter(lastEvent.plus(patience));
-            }
         }
 
         /// From any thread: the call is to end.
@@ -4070,7 +4064,10 @@ final class DifyExec implements Runnable {
             try {
                 while (!isOver()) {
                     startDue();
-                    batch.force(clock.instant(), this::aside, watcher::say);
+                    batch.force(clock.instant(), (work, then) -> work(() -> {
+                        work.run();
+                        return work;
+                    }, _ -> then.run()), watcher::say);
                     tally.now = new Tally.Now(running.size(), agenda.waiting.size(),
                             agenda.lookUps.size() + looking, rest(clock.instant()));
                     tally.passed(clock.instant());
@@ -4103,14 +4100,17 @@ final class DifyExec implements Runnable {
             while (health.isOpen(now) && hasRoom(now, now)) {
                 var due = agenda.next(now);
                 if (due.isEmpty()) break; // also if a CSV that was changed closes the agenda
-                var attempt = due.get().attempt(terms.names().next(), terms.modes().mode(), now);
+                var row = due.get().row();
+                var name = terms.names().next();
+                var attempt = new Attempt(name.sequence(), row, due.get().tries(), name.user(), terms.modes().mode(),
+                        row.hash(), now, row.isEdited());
                 var sent = new InFlight(attempt);
                 running.put(attempt.sequence(), sent);
                 pace.started(now);
                 tally.started(now);
                 health.started();
                 batch.record(AttemptEvent.of(attempt), () -> send(sent));
-                agenda.resent(attempt.row());
+                agenda.resent(row);
             }
             batch.flush();
             while (looking < looksAtOnce && health.isOpen(now)) {
@@ -4174,7 +4174,12 @@ final class DifyExec implements Runnable {
                     ports.mailbox().add(() -> then.accept(result));
                 } catch (OutOfMemoryError _) {
                     var worker = Thread.currentThread();
-                    ports.mailbox().add(() -> outOfMemory(worker));
+                    ports.mailbox().add(() -> { // the next start looks up what became of its run
+                        running.values().removeIf(sent -> sent.thread == worker);
+                        if (agenda.stop().isEmpty()) hardStop = clock.instant().plus(terms.limits().grace());
+                        stop("out of memory\nhint: run the same command again with a lower -c or "
+                                + "JDK_JAVA_OPTIONS=-Xmx4g");
+                    });
                 } catch (Throwable problem) {
                     ports.mailbox().add(() -> {
                         throw new IllegalStateException("a worker broke", problem);
@@ -4183,26 +4188,13 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Something for another thread, then something for this one.
-        private void aside(Runnable work, Runnable then) {
-            work(() -> {
-                work.run();
-                return work;
-            }, _ -> then.run());
-        }
-
-        /// The call ends. What became of the worker's run is looked up at the next start.
-        private void outOfMemory(Thread worker) {
-            running.values().removeIf(sent -> sent.thread == worker);
-            if (agenda.stop().isEmpty()) hardStop = clock.instant().plus(terms.limits().grace());
-            stop("out of memory\nhint: run the same command again with a lower -c or JDK_JAVA_OPTIONS=-Xmx4g");
-        }
-
         private Duration untilNext() {
             var now = clock.instant();
             var redrawn = now.plusMillis(200); // the progress line moves on
+            var nextLook = looking < looksAtOnce
+                    ? Collections.max(List.of(agenda.lookUps.due(), health.opens())) : Instant.MAX;
             var next = Collections.min(agenda.stop().isPresent() ? List.of(redrawn, hardStop)
-                    : List.of(redrawn, nextStart(now), nextLook()));
+                    : List.of(redrawn, nextStart(now), nextLook));
             return Duration.between(now, next).isPositive() ? Duration.between(now, next) : Duration.ofMillis(1);
         }
 
@@ -4211,10 +4203,6 @@ final class DifyExec implements Runnable {
             var row = agenda.nextRow(now);
             return hasRoom(Instant.MAX, now) ? Collections.max(List.of(row, pace.nextStart(), health.opens()))
                     : Instant.MAX;
-        }
-
-        private Instant nextLook() {
-            return looking < looksAtOnce ? Collections.max(List.of(agenda.lookUps.due(), health.opens())) : Instant.MAX;
         }
 
         /// Why no row starts, apart from those that run.
@@ -4230,9 +4218,11 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Places that are taken, for what starts next.
+        /// Places that are taken, for what starts next. The worker of a run that has started may have been killed if no
+        /// event of its stream has come for so long; the server's pings are no events.
         private int busy(Instant now) {
-            int quiet = (int) running.values().stream().filter(sent -> sent.isQuiet(now, pace.patience())).count();
+            int quiet = (int) running.values().stream().filter(sent -> sent.isStreaming && !sent.isSaving
+                    && now.isAfter(sent.lastEvent.plus(pace.patience()))).count();
             return running.size() - quiet + pace.held(agenda.cutRuns(), quiet, now);
         }
 
@@ -4263,7 +4253,11 @@ final class DifyExec implements Runnable {
                 case Heard.Named _, Heard.Began _, Heard.Quiet _ when sent == null -> {} // its end is known already
                 case Heard.Named(var run) -> named(sent, run);
                 case Heard.Began(var run) -> firstEvent(sent, run);
-                case Heard.Quiet(var run) -> askAboutQuiet(sent, run);
+                case Heard.Quiet(var run) -> {
+                    if (!sent.lookedUp) agenda.unresolved(new Unresolved.QuietStream(attempt, Optional.of(run),
+                            sent.start, clock.instant()));
+                    sent.lookedUp = true;
+                }
             }
         }
 
@@ -4360,15 +4354,13 @@ final class DifyExec implements Runnable {
                 case Response.Cut _, Response.NotSent _, Response.NotUploaded _ -> health.failed(now, attempt.at());
             }
             terms.modes().seen(attempt, seen, Duration.between(attempt.at(), now), onServer())
-                    .ifPresent(change -> changed(change, now));
-        }
-
-        private void changed(String change, Instant now) {
-            var mode = terms.modes().mode();
-            terms.limits().costUnseen(mode).ifPresentOrElse(this::stop, () -> {
-                watcher.say(change);
-                batch.changed(now, mode);
-            });
+                    .ifPresent(change -> {
+                        var mode = terms.modes().mode();
+                        terms.limits().costUnseen(mode).ifPresentOrElse(this::stop, () -> {
+                            watcher.say(change);
+                            batch.changed(now, mode);
+                        });
+                    });
         }
 
         /// @param start the time of its run counts from here
@@ -4384,7 +4376,10 @@ final class DifyExec implements Runnable {
                     close(attempt, "again", seen, why);
                 }
                 case Verdict.Throttled(var after, var why) -> {
-                    throttled(attempt, after, why);
+                    pace.refused(attempt.sequence(), onServer(), terms.names().count());
+                    if (onServer() > busy(now)) pace.pause(now.plus(after)); // runs that were cut off hold places
+                    health.refused(now, onServer());
+                    slowedDown(attempt, why);
                     agenda.again(attempt.row(), attempt.tries().plus(0, 1), now.plus(after));
                     close(attempt, "throttled", seen, why);
                 }
@@ -4400,26 +4395,10 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private void throttled(Attempt attempt, Duration after, String why) {
-            var now = clock.instant();
-            pace.refused(attempt.sequence(), onServer(), terms.names().count());
-            if (onServer() > busy(now)) pace.pause(now.plus(after)); // the runs that were cut off still hold places
-            health.refused(now, onServer());
-            slowedDown(attempt, why);
-        }
-
         private void checkLimits() {
             terms.limits().tooManyFailed(tally.count(RowStatus.FAILED), tally.done()).ifPresent(this::stop);
-            boolean hasMore = agenda.nextRow(clock.instant()).isBefore(Instant.MAX);
-            if (hasMore) terms.limits().usedUp(tally.tokens(), tally.spending()).ifPresent(this::stop);
-        }
-
-        private void missing(Attempt attempt, String file, String why) {
-            var id = attempt.row().id();
-            if (tally.missingFiles.isEmpty()) watcher.say("Row " + Text.id(id) + ": cannot save a file of its outputs ("
-                    + Text.text(why, 200) + "); the summary lists all rows with missing files.");
-            tally.missingFiles.add(attempt.row());
-            batch.record(new MissingEvent(clock.instant(), id, attempt.user(), file, Text.text(why, 200)));
+            if (agenda.nextRow(clock.instant()).isBefore(Instant.MAX)) // there is more to send
+                terms.limits().usedUp(tally.tokens(), tally.spending()).ifPresent(this::stop);
         }
 
         /// The result is on disk before its `end`: [BatchWriter#flush] writes in that order. A file that is missing is
@@ -4429,7 +4408,14 @@ final class DifyExec implements Runnable {
             var files = seen instanceof Response.Ran ran ? ran.files().orElse(SavedFiles.NONE) : SavedFiles.NONE;
             var ended = now.minus(files.took());
             var took = attempt.took(seen, ended);
-            files.missing().forEach((file, why) -> missing(attempt, file, why));
+            files.missing().forEach((file, why) -> {
+                var id = attempt.row().id();
+                var problem = Text.text(why, 200);
+                if (tally.missingFiles.isEmpty()) watcher.say("Row " + Text.id(id) + ": cannot save a file of its "
+                        + "outputs (" + problem + "); the summary lists all rows with missing files.");
+                tally.missingFiles.add(attempt.row());
+                batch.record(new MissingEvent(now, id, attempt.user(), file, problem));
+            });
             if (seen instanceof Response.Ran ran && outcome.status().isSuccess())
                 batch.result(new Results.Success(attempt, ran, ended, files.saved()));
             var end = EndEvent.of(attempt, now, took, outcome.status().word(), seen, outcome.text());
@@ -4457,11 +4443,10 @@ final class DifyExec implements Runnable {
                 watcher.say("The outputs of row " + Text.id(id) + " contain U+FFFD, which replaces a damaged character "
                         + "such as half an emoji.");
             }
-            if (linksSaid || !ran.status().isSuccess() || ran.files().isPresent() || !outputs.contains("\"__dify__file__\""))
-                return;
-            linksSaid = true;
-            watcher.say("The outputs contain links to files that expire within minutes; --save-files DIR saves the "
-                    + "files.");
+            if (linksSaid || !ran.status().isSuccess() || ran.files().isPresent()) return;
+            linksSaid = outputs.contains("\"__dify__file__\"");
+            if (linksSaid) watcher.say("The outputs contain links to files that expire within minutes; "
+                    + "--save-files DIR saves the files.");
         }
 
         private void lookUpLater(Attempt attempt, Instant start, Response seen, Verdict.LookUp lookUp) {
@@ -4475,27 +4460,32 @@ final class DifyExec implements Runnable {
                     Unresolved.LookUpState.first(symptom, since, deadline)), now);
         }
 
-        private void askAboutQuiet(InFlight sent, RunRef run) {
-            if (sent.lookedUp) return;
-            sent.lookedUp = true;
-            agenda.unresolved(new Unresolved.QuietStream(sent.attempt, Optional.of(run), sent.start, clock.instant()));
-        }
-
         private void looked(Unresolved unresolved, LookUpResult found, Instant sent) {
             looking--;
             agenda.release(unresolved);
+            var attempt = unresolved.attempt();
             var now = clock.instant();
             if (found instanceof LookUpResult.Silent silent && !silent.isAnswer()) health.failed(now, sent);
             else health.answered();
             if (found instanceof LookUpResult.Running) terms.modes().listsRunning(unresolved);
-            if (found instanceof LookUpResult.Ended(var ran)) watcher.ran(unresolved.attempt(), ran, now);
-            batch.record(new LookEvent(now, unresolved.attempt().user(), unresolved.run().map(RunRef::id).orElse(""),
-                    found.word()));
-            if (found.isThere() && (unresolved instanceof Unresolved.Recheck || unresolved instanceof Unresolved.Late))
-                turnedUp(unresolved.attempt(), found, now);
+            if (found instanceof LookUpResult.Ended(var ran)) watcher.ran(attempt, ran, now);
+            batch.record(new LookEvent(now, attempt.user(), unresolved.run().map(RunRef::id).orElse(""), found.word()));
+            if (found.isThere() && (unresolved instanceof Unresolved.Recheck || unresolved instanceof Unresolved.Late)
+                    && agenda.isLate(attempt)) {
+                var run = found.run().orElse(RunRef.NONE);
+                batch.record(new LateEvent(now, attempt.row().id(), attempt.user(), run.id(), found.word()));
+                tally.add(Tally.Counter.LATE);
+                watcher.say("Row " + Text.id(attempt.row().id()) + ": " + run.name()
+                        + " appeared after the row was sent again; it may have been paid twice.");
+            }
             if (!isOver(unresolved)) {
                 var step = lookUpRules.step(unresolved, found, here(unresolved), now);
-                if (unresolved instanceof Unresolved.QuietStream) leave(unresolved.attempt(), found);
+                if (unresolved instanceof Unresolved.QuietStream) running.get(attempt.sequence()).lookedUp = false;
+                if (unresolved instanceof Unresolved.QuietStream && found instanceof LookUpResult.Ended) {
+                    pace.ended(now); // the run of this stream has ended elsewhere
+                    var worker = running.remove(attempt.sequence()).thread;
+                    if (worker != null) worker.interrupt();
+                }
                 act(unresolved, step);
             }
             if (found instanceof LookUpResult.Silent(var seen)) heed(seen, now);
@@ -4512,16 +4502,6 @@ final class DifyExec implements Runnable {
             var sent = running.get(unresolved.attempt().sequence());
             return new LookUpRules.Here(terms.modes().listing(unresolved.attempt()), sent != null && sent.stopAsked,
                     batch.status(unresolved.attempt().row()).isSuccess());
-        }
-
-        /// The worker of a stream whose run has ended elsewhere is stopped.
-        private void leave(Attempt attempt, LookUpResult found) {
-            var sent = running.get(attempt.sequence());
-            sent.lookedUp = false;
-            if (!(found instanceof LookUpResult.Ended)) return;
-            running.remove(attempt.sequence());
-            pace.ended(clock.instant());
-            if (sent.thread != null) sent.thread.interrupt();
         }
 
         private void act(Unresolved unresolved, LookUpRules.Step step) {
@@ -4555,15 +4535,6 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private void turnedUp(Attempt attempt, LookUpResult found, Instant now) {
-            if (!agenda.turnedUp(attempt)) return;
-            var run = found.run().orElse(RunRef.NONE);
-            batch.record(new LateEvent(now, attempt.row().id(), attempt.user(), run.id(), found.word()));
-            tally.add(Tally.Counter.LATE);
-            watcher.say("Row " + Text.id(attempt.row().id()) + ": " + run.name()
-                    + " appeared after the row was sent again; it may have been paid twice.");
-        }
-
         private void interrupted(String signal) {
             var now = clock.instant();
             if (agenda.stop().filter(stop -> stop.exit() == Exit.INTERRUPTED).isPresent()) {
@@ -4573,9 +4544,8 @@ final class DifyExec implements Runnable {
             agenda.close(new Stop(Exit.INTERRUPTED,
                     signal.equals("INT") ? "interrupted" : "interrupted by SIG" + signal));
             hardStop = now.plus(terms.limits().grace());
-            int busy = running.size();
-            if (busy > 0 && terms.limits().grace().isPositive()) watcher.say("Stopping. "
-                    + Text.count(busy, "running row has", "running rows have") + " up to "
+            if (!running.isEmpty() && terms.limits().grace().isPositive()) watcher.say("Stopping. "
+                    + Text.count(running.size(), "running row has", "running rows have") + " up to "
                     + Text.seconds(terms.limits().grace()) + " to finish; Ctrl-C again stops at once.");
         }
 
@@ -4589,9 +4559,9 @@ final class DifyExec implements Runnable {
         }
 
         private void stopTask(InFlight sent) {
-            if (sent.stopAsked || sent.run.isEmpty() || sent.run.get().task().isEmpty()) return;
+            var run = sent.run.orElse(RunRef.NONE);
+            if (sent.stopAsked || run.task().isEmpty()) return;
             sent.stopAsked = true;
-            var run = sent.run.get();
             batch.record(StopEvent.of(sent.attempt, run, StopEvent.INTERRUPTED, clock.instant()));
             tally.add(Tally.Counter.STOPPED);
             ports.workers().execute(() -> workflow.stop(run, sent.attempt.user()));
@@ -4614,11 +4584,7 @@ final class DifyExec implements Runnable {
         private Optional<Stop> stop = Optional.empty();
 
         /// A row that may start now or later.
-        record Waiting(Row row, Attempt.Tries tries, Instant due) {
-            Attempt attempt(Attempt.Names.Name name, Mode mode, Instant now) {
-                return new Attempt(name.sequence(), row, tries, name.user(), mode, row.hash(), now, row.isEdited());
-            }
-        }
+        record Waiting(Row row, Attempt.Tries tries, Instant due) {}
 
         /// Things with a time, the next one first.
         static final class Schedule<T> extends PriorityQueue<T> {
@@ -4747,7 +4713,7 @@ final class DifyExec implements Runnable {
         }
 
         /// A run of the attempt has appeared. Returns whether it is late: its row was sent again.
-        boolean turnedUp(Attempt attempt) {
+        boolean isLate(Attempt attempt) {
             return unseen.getOrDefault(attempt.row().index(), new ArrayList<>())
                     .removeIf(other -> other.user().equals(attempt.user())) && resent.contains(attempt.user());
         }
@@ -4755,7 +4721,6 @@ final class DifyExec implements Runnable {
 
     /// The batch in numbers. Owned by the engine's thread.
     static final class Tally {
-        private static final int RECENT = 200;
         private static final Duration SUSPENDED = Duration.ofSeconds(5);
 
         private final long asked;
@@ -4808,7 +4773,7 @@ final class DifyExec implements Runnable {
             ended.merge(outcome.status(), 1L, Long::sum);
             if (outcome.status().isSuccess()) latencies.add(took.toMillis());
             recent.add(now);
-            if (recent.size() > RECENT) recent.remove();
+            if (recent.size() > 200) recent.remove();
             if (attempt.isEarlier()) return;
             sampled++;
             lastEnd = now;
@@ -4822,8 +4787,7 @@ final class DifyExec implements Runnable {
 
         void used(Attempt attempt, Usage usage) {
             tokens += usage.tokens();
-            if (attempt.isEarlier()) return;
-            spending.add(usage.tokens(), usage.price().orElse(null), usage.currency());
+            if (!attempt.isEarlier()) spending.add(usage.tokens(), usage.price().orElse(null), usage.currency());
         }
 
         /// Of the runs of this call: those of earlier calls have no price when they are looked up.
@@ -4887,9 +4851,7 @@ final class DifyExec implements Runnable {
         }
 
         long done() {
-            long done = 0;
-            for (long count : ended.values()) done += count;
-            return done;
+            return ended.values().stream().mapToLong(Long::longValue).sum();
         }
 
         long succeeded() {
@@ -5235,12 +5197,16 @@ final class DifyExec implements Runnable {
         /// Whether a run with these inputs may be this request's. A unique user proves it. Of the values, only text
         /// comes back as it was sent: Dify converts the others, and drops those that the workflow does not declare.
         boolean matches(JsonNode inputs) {
+            return matches(inputs, inputs.path("sys.query"));
+        }
+
+        boolean matches(JsonNode inputs, JsonNode query) {
             var stored = inputs.path("sys.user_id");
             if (stored.isTextual() && (!stored.asText().equals(user) || Attempt.Names.isUnique(user)))
                 return stored.asText().equals(user);
             return values.entrySet().stream().allMatch(each -> switch (each.getValue()) {
                 case Value.Str(var text) -> isSame(text, inputs.path(each.getKey()));
-                case Value.Query(var text) -> isSame(text, inputs.path("sys.query"));
+                case Value.Query(var text) -> isSame(text, query);
                 case Value.Raw _, Value.Remote _, Value.OnServer _, Value.Local _, Value.Several _, Value.None _,
                         Value.Wrong _ -> true;
             });
@@ -5454,8 +5420,7 @@ final class DifyExec implements Runnable {
                     .then(conversations -> conversations.isEmpty() ? new Reply.Got<>(Optional.empty())
                             : list("/messages?limit=20&user=" + user + "&conversation_id="
                                     + encoded(conversations.getFirst().path("id").asText()),
-                                    message -> message.path("inputs") instanceof ObjectNode inputs
-                                            && sent.matches(inputs.set("sys.query", message.path("query"))))
+                                    message -> sent.matches(message.path("inputs"), message.path("query")))
                                     .then(messages -> messages.isEmpty() ? new Reply.NotGot<>(
                                             Response.Refused.unexpected("a conversation without a message"))
                                             : new Reply.Got<>(Optional.of(messages.getFirst()))));
