@@ -1653,6 +1653,9 @@ final class DifyExec implements Runnable {
                             : "Nothing to do: no selected row is pending.");
                     return Exit.OK.code;
                 }
+                boolean isQuiet = dify.demo().isPresent() || work.view.isPresent()
+                        || work.out.progress == Progress.Style.OFF;
+                if (!isQuiet) dify.err().println("Connecting to " + work.setup.dify.baseUrl.getHost() + " …");
                 resuming(wanted);
                 var server = dify.greet(batch, "\n" + Text.count(wanted.rows(), "row is", "rows are")
                         + " still pending; nothing was sent.");
@@ -1779,8 +1782,9 @@ final class DifyExec implements Runnable {
                     description = "Start at most N runs per second, minute or hour.")
             Pace.Rate rate;
 
-            @Option(names = "--max-failures", paramLabel = "N|N%",
-                    description = "Stop after N failed rows, or N%% of 20 or more.")
+            @Option(names = "--max-failures", paramLabel = "N|N%|off",
+                    description = "Stop after N failed rows, or N%% of 20 or more; off: never (default: if the first "
+                            + "20 rows all fail alike).")
             Limits.Ceiling maxFailures;
 
             @Option(names = "--max-tokens", paramLabel = "N", description = "Stop after N tokens.")
@@ -2305,12 +2309,14 @@ final class DifyExec implements Runnable {
     /// Progress on stderr: one line redrawn on a terminal, else a plain line every ten seconds.
     static final class Progress implements Watcher {
         private static final Duration REDRAW = Duration.ofMillis(200), PLAIN = Duration.ofSeconds(10);
+        private static final int MOST_CAUSES = 20, SHORTEST_CAUSE = 12;
 
         private final PrintWriter err;
         private final boolean off;
         private final Optional<Screen> screen;
         private long next = System.nanoTime();
         private int drawn = 0; // characters on the screen
+        private final Set<String> causes = new HashSet<>();
 
         Progress(PrintWriter err, Style style) {
             this.err = err;
@@ -2333,6 +2339,16 @@ final class DifyExec implements Runnable {
         public void say(String sentence) {
             end();
             err.println(Text.text(sentence, 1000));
+            err.flush();
+        }
+
+        /// Plain output has each cause once; the line on a terminal has the most frequent one.
+        @Override
+        public void ended(Outcome outcome) {
+            if (off || screen.isPresent() || outcome.status() != RowStatus.FAILED || causes.size() > MOST_CAUSES
+                    || !causes.add(Text.cause(outcome.text()))) return;
+            err.println(causes.size() > MOST_CAUSES ? "Further causes are in the log."
+                    : "Failed: " + Text.cause(outcome.text()));
             err.flush();
         }
 
@@ -2372,6 +2388,9 @@ final class DifyExec implements Runnable {
                 if (!line.isEmpty() && line.length() + 3 + item.length() > columns) break;
                 line.append(line.isEmpty() ? "" : " · ").append(item);
             }
+            int room = columns - line.length() - 3, at = line.indexOf(" failed");
+            if (at > 0 && room >= SHORTEST_CAUSE) tally.causes.entrySet().stream().max(Map.Entry.comparingByValue())
+                    .ifPresent(cause -> line.insert(at + 7, " (" + Text.text(cause.getKey(), room) + ")"));
             return Text.cut(line.toString(), columns);
         }
 
@@ -3065,9 +3084,10 @@ final class DifyExec implements Runnable {
 
     /// The command to run next: the words of this one, without those that only this one needs.
     ///
+    /// @param command the name of this one
     /// @param start how the tool was started; in the shell empty: there, the open batch is meant
     /// @param words the options but `-i` and `-o`, quoted for a shell: `--id-column 'My id'`
-    record NextCall(String start, Optional<String> input, Optional<String> output, List<String> words) {
+    record NextCall(String command, String start, Optional<String> input, Optional<String> output, List<String> words) {
         private static final Set<String> ONE_OFF = Set.of("--fresh", "--pending-only", "--rebuild", "--force", "--resend-unknown",
                 "--rerun-changed", "--limit", "--ids", "--json", "--html", "--show", "--failed", "--raw", "--partial",
                 "--input", "--output");
@@ -3086,7 +3106,8 @@ final class DifyExec implements Runnable {
                         : word + " " + Text.shell(typed.next());
                 if (!ONE_OFF.contains(option.longestName())) kept.add(words);
             }
-            return new NextCall(start, value(parsed, "-i"), value(parsed, "-o"), List.copyOf(kept));
+            return new NextCall(parsed.commandSpec().name(), start, value(parsed, "-i"), value(parsed, "-o"),
+                    List.copyOf(kept));
         }
 
         private static Optional<String> value(CommandLine.ParseResult parsed, String name) {
@@ -3101,6 +3122,7 @@ final class DifyExec implements Runnable {
                 out.println(batch.csv().isPresent() ? "All rows succeeded."
                         : "All recorded rows succeeded. Pass -i " + csv(Optional.of(batch.history()), results)
                                 + " to include rows not yet run.");
+                if (batch.csv().isPresent() && !command.equals("export")) completed(batch, out);
                 return;
             }
             boolean isPending = index.count(RowStatus.PENDING) > 0;
@@ -3108,8 +3130,35 @@ final class DifyExec implements Runnable {
                 out.println("Unresolved rows are looked up on the next run; --resend-unknown sends them again.");
             var others = batch.history().merge.map(merge -> Shards.others(merge.taken().keySet(), merge.shards(),
                     index, IntStream.range(0, index.rows())).keySet()).orElse(Set.of());
+            boolean isFirm = !isPending && index.count(RowStatus.FAILED) > 0 && index.onRetryList().allMatch(entry ->
+                    index.status(entry) == RowStatus.FAILED && batch.history().isFirm(entry));
             if (!others.isEmpty()) print(others, batch.history(), results, out);
-            else print(isPending ? "run" : "retry", Optional.of(batch.history()), results, out);
+            else if (isFirm) {
+                if (start.isEmpty()) out.println("Next: failures --by error");
+                else with(words.stream().filter(word -> word.matches("--(demo|base-url|workflow-id|files|no-check|user"
+                        + "|env-file|timeout)\\b.*"))).print("shell", Optional.of(batch.history()), results, out);
+                report(results, out);
+            } else print(isPending ? "run" : "retry", Optional.of(batch.history()), results, out);
+        }
+
+        /// The next shard or a merge, else the results as a CSV.
+        private void completed(Batch batch, PrintWriter out) {
+            var results = batch.files().results();
+            var shard = batch.files().shard();
+            if (shard.isPresent() && words.stream().noneMatch(word -> word.startsWith("--shard"))) return;
+            if (shard.isPresent()) with(words.stream().filter(word -> !word.startsWith("--shard"))).print(
+                    IntStream.rangeClosed(1, shard.get().count()).mapToObj(number ->
+                            new Shard(number, shard.get().count())).toList(), batch.history(),
+                    Path.of(output.orElseThrow()), out);
+            else {
+                with(Stream.of("out.csv")).print("export", Optional.empty(), results, out);
+                report(results, out);
+            }
+        }
+
+        private void report(Path results, PrintWriter out) {
+            out.println("  or: " + (start.isEmpty() ? "status" : start + " status -o "
+                    + Text.shell(output.orElse(results.toString()))) + " --html report.html");
         }
 
         /// Runs a shard that has no files here, or merges all.
@@ -3124,7 +3173,7 @@ final class DifyExec implements Runnable {
         }
 
         private NextCall with(Stream<String> words) {
-            return new NextCall(start, input, output, words.toList());
+            return new NextCall(command, start, input, output, words.toList());
         }
 
         /// Starts the batch of a CSV that was checked, unless one with the usual name exists.
@@ -4397,8 +4446,11 @@ final class DifyExec implements Runnable {
 
         private void checkLimits() {
             terms.limits().tooManyFailed(tally.count(RowStatus.FAILED), tally.done()).ifPresent(this::stop);
-            if (agenda.nextRow(clock.instant()).isBefore(Instant.MAX)) // there is more to send
-                terms.limits().usedUp(tally.tokens(), tally.spending()).ifPresent(this::stop);
+            if (agenda.nextRow(clock.instant()).equals(Instant.MAX)) return; // nothing is left to send
+            terms.limits().usedUp(tally.tokens(), tally.spending()).ifPresent(this::stop);
+            var index = batch.batch().index();
+            if (index.count(RowStatus.SUCCEEDED) + index.count(RowStatus.PARTIAL) == 0)
+                terms.limits().allAlike(tally.causes, tally.done()).ifPresent(this::stop);
         }
 
         /// The result is on disk before its `end`: [BatchWriter#flush] writes in that order. A file that is missing is
@@ -4730,6 +4782,8 @@ final class DifyExec implements Runnable {
         private final Map<RowStatus, Long> ended = new EnumMap<>(RowStatus.class);
         /// Rows that are not part of this call, where it is to finish the batch.
         final Map<RowStatus, Long> others = new EnumMap<>(RowStatus.class);
+        /// Why rows failed, with the number of rows.
+        final Map<String, Long> causes = new HashMap<>();
         private final Map<Counter, Long> counters = new EnumMap<>(Counter.class);
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
         private final LongList.Latencies latencies = new LongList.Latencies();
@@ -4771,6 +4825,7 @@ final class DifyExec implements Runnable {
 
         void ended(Attempt attempt, Outcome outcome, Duration took, Instant now) {
             ended.merge(outcome.status(), 1L, Long::sum);
+            if (outcome.status() == RowStatus.FAILED) causes.merge(Text.cause(outcome.text()), 1L, Long::sum);
             if (outcome.status().isSuccess()) latencies.add(took.toMillis());
             recent.add(now);
             if (recent.size() > 200) recent.remove();
@@ -6841,6 +6896,7 @@ final class DifyExec implements Runnable {
         private final Set<String> stoppedTasks = new HashSet<>();
         private final Map<String, Set<String>> missingByAttempt = new HashMap<>();
         private final Map<Integer, String> causes = new HashMap<>();
+        private final BitSet firm = new BitSet(); // see isFirm
         private Instant resumedAt = null;
         private Duration before = Duration.ZERO;
         final LongList attemptsByRow = new LongList();
@@ -6961,8 +7017,8 @@ final class DifyExec implements Runnable {
         private void attempt(AttemptEvent attempt) {
             seen(attempt.t());
             attempts++;
-            if (attempt.n() > 0) retries++;
             int entry = index.findOrAdd(attempt.id());
+            if (attemptsByRow.get(entry) > 0) retries++;
             attemptsByRow.set(entry, attemptsByRow.get(entry) + 1);
             remove(attempt.id(), one -> one.state() == State.NOT_STARTED).filter(one -> one.run().isEmpty())
                     .ifPresent(one -> add(one.as(State.RESENT)));
@@ -6987,6 +7043,12 @@ final class DifyExec implements Runnable {
             if (status.get().isSuccess() || index.status(entry).isSuccess()) return;
             index.setStatus(entry, status.get());
             causes.put(entry, Text.cause(end.error().isEmpty() ? end.cause() : end.error()));
+            firm.set(entry, end.http() / 100 == 4 || attemptsByRow.get(entry) > 1);
+        }
+
+        /// A failed row would fail again: Dify refused it, or it has failed twice.
+        boolean isFirm(int entry) {
+            return firm.get(entry);
         }
 
         private void succeeded(int entry, Sent known, EndEvent end) {
@@ -11058,6 +11120,7 @@ final class DifyExec implements Runnable {
 
     /// Limits that end a call, and how long things may take.
     record Limits(Ends ends, Duration grace, Duration timeout, Settle settle) {
+        private static final int FIRST = 20;
         private static final String CONTINUE = "\nhint: the same command continues, with its limit counted from zero";
 
         /// Limits that end a call early; null if not set.
@@ -11069,6 +11132,15 @@ final class DifyExec implements Runnable {
             return ends.maxFailures() == null || !ends.maxFailures().isReached(failed, done) ? Optional.empty()
                     : Optional.of("--max-failures reached: " + Text.count(failed, "row") + " failed"
                             + "\nhint: see why with status, then run or retry");
+        }
+
+        /// The first rows of a batch without a success failed for one reason, and so would the others.
+        Optional<String> allAlike(Map<String, Long> causes, long done) {
+            if (ends.maxFailures() != null || causes.size() != 1) return Optional.empty();
+            var cause = causes.entrySet().iterator().next();
+            return done < FIRST || cause.getValue() < done ? Optional.empty()
+                    : Optional.of("the first " + done + " rows all failed: " + cause.getKey()
+                            + "\nhint: --max-failures off continues anyway");
         }
 
         Optional<String> usedUp(long tokens, Usage.Spending spent) {
@@ -11132,10 +11204,11 @@ final class DifyExec implements Runnable {
             }
 
             static Ceiling of(String text) {
+                if (text.strip().equals("off")) return new Ceiling(Long.MAX_VALUE, 1);
                 var match = Pattern.compile("(\\d{1,9})(%?)").matcher(text.strip());
                 long number = match.matches() ? Long.parseLong(match.group(1)) : 0;
                 if (number < 1 || !match.group(2).isEmpty() && number > 100)
-                    throw new TypeConversionException("not a number of rows (20) or a share (5%)");
+                    throw new TypeConversionException("not a number of rows (20), a share (5%) or off");
                 return match.group(2).isEmpty() ? new Ceiling(number, 1) : new Ceiling(0, number / 100.0);
             }
         }

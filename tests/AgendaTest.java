@@ -242,7 +242,7 @@ final class AgendaTest {
 
         @Test
         void hasTokensAndCostWhereThereIsRoom() {
-            assertEquals("1240/5000 (24 %) · 10.2/s · 124 failed · 6 min 8 s left · 5 running · 2 waiting · "
+            assertEquals("1240/5000 (24 %) · 10.2/s · 124 failed (no) · 6 min 8 s left · 5 running · 2 waiting · "
                     + "12400 tokens · 1.24 USD", line(Optional.empty(), 150));
         }
 

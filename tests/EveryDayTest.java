@@ -92,6 +92,109 @@ final class EveryDayTest extends WholeCommand {
     }
 
     @Nested
+    class TheSameFailure {
+        private final Dify dify = new Dify("1.16.0", "blocking");
+
+        @Test
+        void ofTheFirstTwentyRowsEndsTheCall() throws IOException {
+            rows(30);
+            dify.rows(dify.refused(400, "invalid_param", "city is required"));
+
+            var call = dify.run("-c", "1");
+
+            assertEquals(4, call.code(), call.err());
+            assertEquals(20, dify.runs());
+            assertTrue(call.sentence().contains("city is required"), call.err());
+            assertTrue(call.hint().orElseThrow().contains("--max-failures off"), call.err());
+            assertEquals(3, dify.run("-c", "1", "--max-failures", "off").code());
+            assertEquals(50, dify.runs());
+        }
+
+        @Test
+        void afterASuccessDoesNot() throws IOException {
+            rows(25);
+            dify.rows(dify.refused(400, "invalid_param", "city is required"));
+            dify.row("3", dify.ended("succeeded", ""));
+
+            assertEquals(3, dify.run("-c", "1").code());
+            assertEquals(3, dify.run("-c", "1").code());
+        }
+
+        @Test
+        void isPrintedOnceAsItHappens() throws IOException {
+            rows(9);
+            dify.rows(dify.refused(400, "invalid_param", "city is required"));
+
+            var call = call(dify.settings(), "run", "-i", input(), "-o", output(), "--mode", "blocking");
+
+            assertEquals(1, call.err().lines().filter(line -> line.startsWith("Failed: ")).count(), call.err());
+            assertTrue(call.err().startsWith("Connecting to 127.0.0.1"), call.err());
+        }
+
+        @Test
+        void isBesideTheCountWhereThereIsRoom() {
+            var tally = new Tally(40, new Pace(5, null, null), InstantSource.system());
+            tally.ended(Given.attempt(0, 0), new Outcome(RowStatus.FAILED, "city is required"), Duration.ZERO,
+                    Instant.now());
+
+            assertTrue(Progress.line(tally, 150).contains("1 failed (city is required)"), Progress.line(tally, 150));
+            for (int columns = 20; columns < 150; columns++)
+                assertTrue(Progress.line(tally, columns).length() <= columns);
+        }
+    }
+
+    @Nested
+    class TheNextStep {
+        private final Dify dify = new Dify("1.16.0", "blocking");
+
+        private static String next(Call call) {
+            var lines = call.err().lines().filter(line -> line.startsWith("Next: ")).toList();
+            return lines.size() == 1 ? lines.getFirst() : call.err();
+        }
+
+        @Test
+        void afterRefusedRowsIsToLookAtThem() throws IOException {
+            rows(2);
+            dify.row("1", dify.refused(400, "invalid_param", "city is required"));
+
+            var call = dify.run();
+
+            assertEquals("Next: difyexec shell -i " + input() + " -o " + output(), next(call));
+            assertTrue(call.err().contains("--html"), call.err());
+        }
+
+        @Test
+        void afterASecondFailureIsNoThirdOne() throws IOException {
+            rows(2);
+            dify.row("1", dify.ended("failed", "no"));
+
+            assertTrue(next(dify.run()).startsWith("Next: difyexec retry "));
+            assertTrue(next(dify.command("retry")).startsWith("Next: difyexec shell "));
+            var json = tree(call(Map.of(), "status", "-o", output(), "--json").out());
+            assertEquals(List.of(3, 1), List.of(json.path("attempts").asInt(), json.path("retries").asInt()));
+        }
+
+        @Test
+        void afterSuccessIsTheExport() throws IOException {
+            rows(2);
+
+            var call = dify.run();
+
+            assertTrue(next(call).startsWith("Next: difyexec export "), call.err());
+            var typed = next(call).replace("out.csv", file("out.csv").toString()).split(" ");
+            assertEquals(0, call(Map.of(), Arrays.copyOfRange(typed, 2, typed.length)).code());
+        }
+
+        @Test
+        void afterAShardIsTheNextAndThenTheMerge() throws IOException {
+            rows(20);
+
+            assertTrue(next(dify.run("--shard", "1/2")).endsWith(" --shard 2/2"));
+            assertTrue(next(dify.run("--shard", "2/2")).startsWith("Next: difyexec merge "));
+        }
+    }
+
+    @Nested
     class TimeLeft {
         private final Given.World world = new Given.World();
 

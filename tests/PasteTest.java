@@ -111,7 +111,7 @@ final class PasteTest extends WholeCommand {
             var begun = linesOfTheLog(way);
             var retry = paste(way, "retry", run);
             assertTrue(retry.contains("\n1 failed in "), retry);
-            paste(way, "retry", retry);
+            paste(way, "shell", retry);
 
             assertEquals(begun, linesOfTheLog(way).subList(0, begun.size()));
         }
@@ -134,7 +134,7 @@ final class PasteTest extends WholeCommand {
 
             for (var typed : List.of(Way.JAR.words + " status" + INPUT + output,
                     Way.JAR.words + " export out.csv --force" + INPUT + output))
-                paste(Way.JAR, "retry", start(Way.JAR, typed));
+                paste(Way.JAR, "shell", start(Way.JAR, typed));
 
             assertEquals(begun, linesOfTheLog(Way.JAR).subList(0, begun.size()));
         }
@@ -232,7 +232,7 @@ final class PasteTest extends WholeCommand {
             assertEquals(AGAIN + " --no-bom --demo -c 3 --id-column 'it'\\''s' --user me --timeout 9",
                     next(run("--limit", "1", "--fresh", "--ids=[fail]", "--rerun-changed", "--resend-unknown",
                             "--rebuild")));
-            assertEquals(AGAIN + " --demo '--id-column=it'\\''s'", next("retry", "--force", "-i", "data.csv",
+            assertEquals("difyexec shell -i data.csv -o results.jsonl --demo", next("retry", "--force", "-i", "data.csv",
                     "--output", "results.jsonl", "--demo", "--id-column=it's", "--", "[fail]"));
         }
 
