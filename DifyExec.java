@@ -1702,7 +1702,7 @@ final class DifyExec implements Runnable {
                 var csv = batch.csv().orElseThrow();
                 var form = dify.form(server, csv, work.input.csv);
                 var inspector = new Inspector(csv, form, work.setup.shape.allowUnmapped);
-                batch.rows(wanted.entries()).forEachRemaining(inspector::accept);
+                csv.rows(wanted.entries(), batch.index()).forEachRemaining(inspector::accept);
                 var inspection = inspector.inspection();
                 CheckView.problems(inspection, dify.err());
                 if (inspection.isFine()) return form;
@@ -4662,9 +4662,10 @@ final class DifyExec implements Runnable {
         /// @param firstLook how long after its request a run is looked for at first
         /// @param now       the call's start: earlier ones sent before, whatever the clock did since
         Agenda(Batch.Wanted wanted, Duration firstLook, Instant now) {
-            this.fresh = wanted.batch().rows(wanted.fresh());
+            var batch = wanted.batch();
+            this.fresh = batch.csv().orElseThrow().rows(wanted.fresh(), batch.index());
             this.firstLook = firstLook;
-            var history = wanted.batch().history();
+            var history = batch.history();
             history.resent(false).forEach(attempt -> {
                 unseen(attempt.before(now));
                 resent(attempt.row());
@@ -6444,10 +6445,8 @@ final class DifyExec implements Runnable {
     record Batch(BatchFiles files, Optional<Csv> csv, Index index, History history, LineOffsets offsets) {
         /// Receives each result and each event while the files are read.
         interface Listener {
-            /// A later line of the same row replaces this one.
             default void result(int entry, Lines line) throws IOException {}
 
-            /// @param at where in the log the event's line begins
             default void event(Index index, Event event, long at) {}
         }
 
@@ -6540,11 +6539,6 @@ final class DifyExec implements Runnable {
 
         /// Rows as the CSV has them; without a CSV there are none.
         Iterator<Row> rows(IntPredicate wanted) {
-            return csv.map(known -> known.rows(wanted, index)).orElse(Collections.emptyIterator());
-        }
-
-        /// Reads the CSV no further than to the last of these rows.
-        Iterator<Row> rows(BitSet wanted) {
             return csv.map(known -> known.rows(wanted, index)).orElse(Collections.emptyIterator());
         }
 
@@ -6849,7 +6843,6 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// For a call that sends no row.
         void finishOrRefuse() {
             finish().ifPresent(stop -> {
                 throw new Unusable(stop.exit(), stop.why());
@@ -6883,7 +6876,7 @@ final class DifyExec implements Runnable {
     ///
     /// | event of a row | becomes of its attempts |
     /// | --- | --- |
-    /// | `attempt` | it is `OPEN`; `NOT_STARTED` without a run becomes `RESENT`; all but `RESENT` and `OPEN` are dropped |
+    /// | `attempt` | `OPEN`; `NOT_STARTED` without a run becomes `RESENT`; all but `RESENT` and `OPEN` are dropped |
     /// | `end` not_started, resent | `NOT_STARTED` |
     /// | `end` unknown, paused | `UNSETTLED` |
     /// | `end` succeeded, partial | `LOST` if the results lack its line; those whose run is known are dropped |
@@ -6903,18 +6896,15 @@ final class DifyExec implements Runnable {
         /// Rows that succeeded, and have changed in the CSV since.
         final BitSet changed = new BitSet();
         final Usage.Spending spent = new Usage.Spending();
-        /// Of the successes.
         final LongList.Latencies latencies = new LongList.Latencies();
         /// Lines of results and log that cannot be read.
         final List<BadLine> unreadable = new ArrayList<>();
         final MissingFiles missingFiles = new MissingFiles();
-        /// The starts of all sessions.
         final List<Instant> sessions = new ArrayList<>();
         Optional<Instant> startedAt = Optional.empty(), updatedAt = Optional.empty();
         Optional<SessionEvent> session = Optional.empty();
         Optional<MergeEvent> merge = Optional.empty();
         Optional<Mode> mode = Optional.empty();
-        /// Why the last call stopped early, if it did.
         Optional<String> stopped = Optional.empty();
         long attempts = 0, retries = 0;
         /// Runs that appeared after their row was sent again.
@@ -7091,7 +7081,6 @@ final class DifyExec implements Runnable {
             return Optional.ofNullable(last);
         }
 
-        /// The last call's CSV, if it still exists.
         Optional<Path> input(Path results) {
             return session.map(last -> results.resolveSibling(last.input()).normalize()).filter(Files::isRegularFile);
         }
@@ -7264,11 +7253,9 @@ final class DifyExec implements Runnable {
                 return RowEnd.NONE;
             }
 
-            /// An attempt with its events.
             static final class Trace {
                 final AttemptEvent attempt;
                 final List<EndEvent> ends = new ArrayList<>();
-                /// Empty: not known.
                 String run = "";
 
                 Trace(AttemptEvent attempt) {
@@ -7291,7 +7278,6 @@ final class DifyExec implements Runnable {
                 return traces.reversed().stream().filter(trace -> trace.attempt.user().equals(user)).findFirst();
             }
 
-            /// The row's events, the newest first.
             private List<Event> events(int entry) throws IOException {
                 var offsets = batch.offsets();
                 var events = new ArrayList<Event>();
@@ -7302,8 +7288,7 @@ final class DifyExec implements Runnable {
 
             @Override
             public void close() throws IOException {
-                results.close();
-                log.close();
+                try (results; log) {} // both, whatever happens
             }
         }
     }
@@ -7317,7 +7302,6 @@ final class DifyExec implements Runnable {
             String tokens, String price, String currency, String error, boolean edited) {
         static final RowEnd NONE = new RowEnd(Map.of(), Map.of(), "", "", "", "", "", "", false);
 
-        /// Of a line of the results.
         static RowEnd of(Lines line) {
             var tree = line.<ObjectNode>read(Lines.TREE).orElseThrow(() -> new Unusable(line.path
                     + ": cannot read the JSON of the line at byte " + line.place()));
@@ -7440,7 +7424,6 @@ final class DifyExec implements Runnable {
             return !FirstLine.isEmpty(log) || Files.exists(retry.path()) || Files.exists(results);
         }
 
-        /// Refuses a batch that has no files yet.
         BatchFiles requireStarted() {
             if (!FirstLine.isEmpty(log) || Files.exists(retry.path()) || !FirstLine.isEmpty(results)) return this;
             if (!Files.exists(results) && !Shards.beside(this).isEmpty()) throw new Unusable(results
@@ -7510,20 +7493,18 @@ final class DifyExec implements Runnable {
 
         /// Recognizes a file of ours by its first line that is not blank.
         static final class FirstLine {
-            private static final int ENOUGH = 1 << 16, LEAST = 6;
             private static final Pattern BLANK = Pattern.compile("^(?:\u00EF\u00BB\u00BF)*[ \\t\\r\\n]*");
 
-            /// @param beginning recognizes a line that a crash has cut off, or one longer than `ENOUGH`
+            /// @param beginning recognizes a line that a crash has cut off, or a very long one
             static boolean isOurs(Path file, Predicate<byte[]> isLine, Pattern beginning) {
                 var head = head(file);
                 int end = head.indexOf('\n');
                 if (head.isEmpty() || isLine.test((end < 0 ? head : head.substring(0, end)).getBytes(ISO_8859_1)))
                     return true;
                 var matcher = beginning.matcher(head);
-                return end < 0 && head.length() >= LEAST && (matcher.lookingAt() || matcher.hitEnd());
+                return end < 0 && head.length() >= 6 && (matcher.lookingAt() || matcher.hitEnd());
             }
 
-            /// Missing, or without any text.
             static boolean isEmpty(Path file) {
                 return head(file).isEmpty();
             }
@@ -7532,7 +7513,7 @@ final class DifyExec implements Runnable {
             private static String head(Path file) {
                 if (!Files.exists(file)) return "";
                 try (var in = Files.newInputStream(file)) {
-                    return BLANK.matcher(new String(in.readNBytes(ENOUGH), ISO_8859_1)).replaceFirst("");
+                    return BLANK.matcher(new String(in.readNBytes(1 << 16), ISO_8859_1)).replaceFirst("");
                 } catch (IOException problem) {
                     throw new Unusable(file + ": cannot be read (" + Text.of(problem) + ")");
                 }
@@ -7620,7 +7601,6 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Leaves no file of a call from which nothing came.
             @Override
             public void close() throws IOException {
                 try (channel) {
@@ -7631,10 +7611,8 @@ final class DifyExec implements Runnable {
 
         /// `<output>.retry`: the ids to run again, in the CSV's order. Replaced as a whole; gone when empty.
         record RetryList(Path path) {
-            /// An editor may put one at the start, `cat` before other lines: it is not part of an id.
-            private static final String MARK = "\uFEFF";
+            private static final String MARK = "\uFEFF"; // left by editors and `cat`: not part of an id
 
-            /// Each id once.
             List<String> read() throws IOException {
                 try (var lines = Files.lines(path, UTF_8)) {
                     return lines.map(line -> (line.startsWith(MARK) ? line.substring(1) : line).strip())
@@ -7666,7 +7644,6 @@ final class DifyExec implements Runnable {
 
     /// The shards of a batch that have files in its folder, by their number.
     record Shards(BatchFiles whole, int count, List<BatchFiles> files) {
-        /// There must be one, and all must have the same count.
         static Shards of(BatchFiles whole) {
             var files = beside(whole);
             if (files.isEmpty()) throw new Unusable(whole.results() + ": no shards found, such as "
@@ -7765,8 +7742,8 @@ final class DifyExec implements Runnable {
             if (!merged.shards.contains(own)) return;
             if (merged.isContinued) throw new Unusable(whole.log() + ": includes shard " + own
                     + ", and run or retry has continued it\nhint: continue without --shard");
-            if (isBlank) throw new Unusable(files.log() + ": missing or empty, but shard " + own + " was merged; its rows "
-                    + "would be paid for twice\nhint: bring it back, or continue without --shard");
+            if (isBlank) throw new Unusable(files.log() + ": missing or empty, but shard " + own + " was merged; its "
+                    + "rows would be paid for twice\nhint: bring it back, or continue without --shard");
         }
 
         /// Refuses rows of shards that were not merged: they may have been paid for elsewhere.
@@ -7837,7 +7814,6 @@ final class DifyExec implements Runnable {
             this.history = new History(index);
         }
 
-        /// @param partial shards may be missing
         static Batch merge(BatchFiles whole, Csv csv, boolean partial, boolean noBom) {
             try {
                 var index = Batch.rows(whole, Optional.of(csv));
@@ -7939,20 +7915,17 @@ final class DifyExec implements Runnable {
         /// The log of a shard, one line at a time, up to its last whole line.
         private static final class Part {
             final BatchFiles files;
-            final long end;
             final Lines log;
-            /// Empty: the line cannot be read.
             Optional<Event> event = Optional.empty();
             Instant t = Instant.MIN;
 
             Part(BatchFiles files) throws IOException {
                 this.files = files;
-                this.end = LineFile.wholeLines(files.log());
                 this.log = new Lines(files.log());
             }
 
             boolean next() throws IOException {
-                if (!log.next() || log.place() >= end) return false;
+                if (!log.next() || !log.isWhole()) return false;
                 event = Event.read(log.bytes());
                 event.ifPresent(read -> t = read.t());
                 return true;
@@ -8203,8 +8176,6 @@ final class DifyExec implements Runnable {
         }
 
         /// A line of the results: the fields of the original tool, then ours.
-        ///
-        /// @param files where the files of its outputs were saved
         record Success(Attempt attempt, Response.Ran ran, Instant executedAt, List<Path> files) {
             Map<String, Object> json() {
                 var usage = ran.usage();
@@ -8264,7 +8235,6 @@ final class DifyExec implements Runnable {
             return calls;
         }
 
-        /// Empty: the line is not an event.
         static Optional<Event> read(byte[] line) {
             return Lines.read(READER, line, 0, line.length);
         }
@@ -8359,7 +8329,6 @@ final class DifyExec implements Runnable {
                 return RowStatus.of(outcome);
             }
 
-            /// @param took how long its run took
             static EndEvent of(Attempt attempt, Instant now, Duration took, String outcome, Response seen,
                     String error) {
                 var usage = seen instanceof Response.Ran ran ? ran.usage() : Usage.NONE;
@@ -8371,7 +8340,6 @@ final class DifyExec implements Runnable {
                         usage.price().orElse(null), usage.currency(), attempt.isEdited());
             }
 
-            /// No run of the attempt was found.
             boolean isNotStarted() {
                 return outcome.equals("not_started") || outcome.equals("resent");
             }
@@ -8451,13 +8419,11 @@ final class DifyExec implements Runnable {
         private long first = 0, number = 0; // where in the file the page begins
         private int filled = 0, begin = 0, start = 0, end = -1;
 
-        /// A file that does not exist has no lines.
         Lines(Path path) throws IOException {
             this.path = path;
             file = Files.exists(path) ? FileChannel.open(path) : null;
         }
 
-        /// Moves to the next line. False: there is none.
         boolean next() throws IOException {
             long place = first + end + 1;
             if (!find(place)) fill(place, place);
@@ -8465,7 +8431,6 @@ final class DifyExec implements Runnable {
             return end < filled || begin < end;
         }
 
-        /// Moves to the line that begins there.
         Lines seek(long place) throws IOException {
             if (place < first || place >= first + filled || !find(place)) fill(place, Math.max(0, place - BACK));
             return this;
@@ -8492,9 +8457,12 @@ final class DifyExec implements Runnable {
             return false;
         }
 
-        /// Where in the file the line begins.
         long place() {
             return first + begin;
+        }
+
+        boolean isWhole() {
+            return end < filled;
         }
 
         byte[] bytes() {
@@ -8532,7 +8500,7 @@ final class DifyExec implements Runnable {
         Optional<BadLine> bad(boolean isHarmful) {
             int at = start;
             while (at < end && (page[at] == ' ' || page[at] == '\t' || page[at] == '\r')) at++;
-            return at == end || end == filled ? Optional.empty() : Optional.of(new BadLine(path, number, isHarmful));
+            return at == end || !isWhole() ? Optional.empty() : Optional.of(new BadLine(path, number, isHarmful));
         }
 
         @Override

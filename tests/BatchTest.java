@@ -958,7 +958,7 @@ final class BatchTest {
                 var wanted = batch.select(options.of(Batch.Selection.PENDING), seconds(1));
 
                 assertEquals(1, wanted.rows());
-                assertEquals("a", batch.rows(wanted.fresh()).next().id());
+                assertEquals("a", batch.rows(wanted.fresh()::get).next().id());
             }
         }
 
@@ -969,7 +969,7 @@ final class BatchTest {
             try (var writer = scene.open()) {
                 var ids = new ArrayList<String>();
                 var wanted = writer.batch().select(options.of(selection), seconds(1));
-                writer.batch().rows(wanted.fresh()).forEachRemaining(row -> ids.add(row.id()));
+                writer.batch().rows(wanted.fresh()::get).forEachRemaining(row -> ids.add(row.id()));
                 return ids;
             }
         }
