@@ -116,11 +116,6 @@ final class Recorded {
             return line().equals("POST /v1/chat-messages");
         }
 
-        /// Of a chatflow that waits for a human, or whose text was moderated.
-        boolean isPausedOrModerated() {
-            return name().matches("chatflow_(paused|moderated|partial).*|moderated_workflow");
-        }
-
         /// Of a run's detail or the log, or of the conversations and messages of a chatflow.
         boolean isAsking() {
             return method().equals("GET") && path().matches("/v1/(workflows/|conversations|messages).*");
@@ -285,7 +280,7 @@ final class Recorded {
     // ── Ids that answers gave ───────────────────────────────────────────────────────────────────────────────────────
 
     private static final Pattern ID = Pattern.compile(
-            "\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}|form-token-\\d-masked");
+            "\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}|form-token-(\\d-)?masked");
 
     /// A case with `@3/data/id@` in its requests for the id that the answer to number 3 has at `/data/id`; a stream
     /// counts as the list of its events.

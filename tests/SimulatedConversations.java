@@ -51,7 +51,7 @@ final class SimulatedConversations {
     /// The messages of a conversation, the oldest first; none where it is not found.
     List<Map<String, Object>> messages(String user, String conversation) {
         return of(user, conversation).stream()
-                .map(job -> job.question.orElseThrow().row(job.began.join(), job.written())).toList();
+                .map(job -> job.question.orElseThrow().row(job.began.join(), job.written(), job.waited())).toList();
     }
 
     private List<SimulatedJob> of(String user, String conversation) {

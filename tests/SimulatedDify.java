@@ -21,7 +21,7 @@ final class SimulatedDify {
     private final boolean worker, makesUpEnds;
     private final Simulator.Pace pace;
     private final SimulatedFiles files;
-    private final SimulatedLedger offsets = new SimulatedLedger();
+    private final SimulatedLedger offsets;
     private final SimulatedConversations conversations;
     private final AtomicInteger active = new AtomicInteger();
     private final Map<String, SimulatedJob.Published> versions = new ConcurrentHashMap<>();
@@ -37,6 +37,12 @@ final class SimulatedDify {
     }
 
     SimulatedDify(Simulator.Behaviour behaviour, Simulator.Setup setup) {
+        this(behaviour, setup, new SimulatedLedger());
+    }
+
+    /// @param offsets the runs of the server that this one has replaced
+    SimulatedDify(Simulator.Behaviour behaviour, Simulator.Setup setup, SimulatedLedger offsets) {
+        this.offsets = offsets;
         this.behaviour = behaviour;
         this.setup = setup;
         this.worker = behaviour.version().hasWorker();
@@ -89,9 +95,10 @@ final class SimulatedDify {
         return draft;
     }
 
-    /// 1.14.2 forgets the keys of a deleted app at once, 1.16.0 within ten seconds, 1.9.2 not.
+    /// 1.14.2 and 1.16.1 forget the keys of a deleted app at once, 1.16.0 within ten seconds, 1.9.2 not.
     void become(Simulator.Access access) {
-        boolean atOnce = access == Simulator.Access.DELETED && behaviour.version() == SimulatedRun.Version.V1_14_2;
+        boolean atOnce = access == Simulator.Access.DELETED && worker
+                && behaviour.version() != SimulatedRun.Version.V1_16_0;
         this.access = atOnce ? Simulator.Access.FORGOTTEN : access;
     }
 
@@ -276,11 +283,11 @@ final class SimulatedDify {
         return setup.kind().isChat() ? "ChatRequestPayload" : "WorkflowRunPayload";
     }
 
-    /// Only in a worker a run can wait in a queue, and only that of 1.16.0 breaks off what it streams; only an answer
-    /// that comes in pieces can be replaced.
+    /// Only in a worker a run can wait in a queue, and only that of 1.16.0 breaks off what it streams; only a chatflow
+    /// is moderated.
     private Simulator.Fate possible(Simulator.Fate fate, boolean streaming, boolean isChat) {
         boolean newStream = makesUpEnds && streaming;
-        boolean isPossible = fate.fault() == Simulator.Fault.REPLACE ? isChat && streaming
+        boolean isPossible = fate.fault().isModeration() ? isChat
                 : newStream || !fate.fault().isOfNewStreams();
         return new Simulator.Fate(isPossible ? fate.fault() : Simulator.Fault.NONE,
                 worker && streaming ? fate.queue() : Duration.ZERO, fate.latency(), fate.die());
@@ -404,7 +411,9 @@ final class SimulatedDify {
         if (makesUpEnds && !isCoded) {
             makeUp(exchange, SimulatedJob.MadeUp.of(start, (String) event.get("message")));
         } else if (makesUpEnds) {
-            makeUp(exchange, SimulatedJob.MadeUp.of(start, SimulatedJob.MadeUp.NO_END), line(event));
+            var text = behaviour.version().isFrom(SimulatedRun.Version.V1_16_1) ? (String) event.get("message")
+                    : SimulatedJob.MadeUp.NO_END;
+            makeUp(exchange, SimulatedJob.MadeUp.of(start, text), line(event));
         } else {
             var out = exchange.stream();
             out.write(PING);
@@ -481,7 +490,7 @@ final class SimulatedDify {
             boolean isListed = job.question.isEmpty(); // the log knows no chatflow
             boolean atEnd = isListed && !worker && !job.streaming;
             job.run(inputs, () -> {
-                offsets.began(job);
+                if (!job.isPreset()) offsets.began(job);
                 conversations.add(job);
                 if (isListed && worker) offsets.list(job);
             }, () -> {
@@ -547,6 +556,12 @@ final class SimulatedDify {
             return;
         }
         pace.pause(behaviour.version().opening());
+        if (job.isPreset()) {
+            for (var event : run.get().question().orElseThrow().preset(await(job.told).run())) write(out, event);
+            if (makesUpEnds) breakOff(out, job);
+            else fallSilent(out);
+            return;
+        }
         var opening = job.opening(run.get());
         boolean isCut = fault == Simulator.Fault.DROP_AFTER && die % 3 > 0;
         int last = isCut ? 1 + die / 3 % opening.size() : opening.size();
@@ -567,7 +582,7 @@ final class SimulatedDify {
     /// What was not told by now is not told at all.
     private static void breakOff(SimulatedExchange.Chunks out, SimulatedJob job) throws IOException {
         var end = SimulatedJob.MadeUp.of(job);
-        if (!fits(job.opening(job.began.join()).getFirst())) out.write(line(end.started()));
+        if (job.isPreset() || !fits(job.opening(job.began.join()).getFirst())) out.write(line(end.started()));
         out.write(line(end.finished()));
         out.end();
     }
@@ -586,7 +601,7 @@ final class SimulatedDify {
             fallSilent(out);
             return;
         }
-        var events = fault == Simulator.Fault.REPLACE ? replaced(told.get()) : told.get().closing();
+        var events = told.get().closing();
         for (var event : events.subList(0, events.size() - 1)) write(out, event);
         if (job.isEndless()) awaitEnd(out, job, job.resumed);
         if (!worker) hear(job); // reached only while the client is there
@@ -620,18 +635,6 @@ final class SimulatedDify {
         String code = "completion_request_error", message = "Completion request failed.";
         return job.question.map(asked -> asked.error(run, code, message)).orElseGet(() -> object("event", "error",
                 "workflow_run_id", run.id(), "code", code, "status", 400, "message", message));
-    }
-
-    /// Other words are said first; the whole answer takes their place, and that of its own pieces.
-    private static List<Map<String, Object>> replaced(SimulatedJob.Told told) {
-        var run = told.run();
-        var asked = run.question().orElseThrow();
-        var events = new ArrayList<>(told.closing());
-        events.addFirst(asked.piece(run, "Words that nobody should see. ", "llm", "text"));
-        int last = IntStream.range(0, events.size()).filter(i -> events.get(i).get("event").equals("message")).max()
-                .orElseThrow();
-        events.add(last + 1, asked.replaced(run, told.answer()));
-        return events;
     }
 
     /// An event with an integer beyond 64 bits cannot be encoded: it is left out.
@@ -766,7 +769,7 @@ final class SimulatedDify {
     // A run that waits for a person
 
     private SimulatedJob asking(String token) {
-        return offsets.listed("").filter(job -> job.now().map(run -> run.state()
+        return offsets.all().filter(job -> job.now().map(run -> run.state()
                         instanceof SimulatedRun.State.Paused || job.resumed.isDone()).orElse(false))
                 .filter(job -> SimulatedJob.reason(job.stored.join()).get("form_token").equals(token))
                 .findFirst().orElseThrow(() -> refused(404, "not_found", "Form not found"));
@@ -1024,7 +1027,8 @@ final class SimulatedDify {
         }
 
         private SimulatedJob.Start start(Simulator.Fate fate, SimulatedJob.Published published) {
-            return new SimulatedJob.Start(row, user, inputs, question, fate, streaming, published);
+            var asked = question.map(one -> one.moderated(fate.fault() == Simulator.Fault.REPLACE));
+            return new SimulatedJob.Start(row, user, inputs, asked, fate, streaming, published);
         }
     }
 

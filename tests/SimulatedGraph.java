@@ -14,6 +14,8 @@ import static java.util.stream.Collectors.joining;
 ///
 /// @param outputs what the End node gives: name to selector, say `answer` to `call.body`; empty: there is no End node
 record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
+    /// What a [Step.Say] says.
+    static final String FIRST_PART = "Let me ask. ";
 
     sealed interface Step {
         /// An http-request node. `forgiving`: tried twice, and a default value stands in for its failure.
@@ -24,6 +26,8 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         record Loop(String id, int rounds) implements Step {}
         /// A Human Input node with one paragraph, `note`.
         record Ask(String id) implements Step {}
+        /// An Answer node before the last one, with a part of a chatflow's answer.
+        record Say(String id) implements Step {}
         /// A node of a kind that this server does not know.
         record Unknown(String kind) implements Step {}
     }
@@ -53,11 +57,22 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
     /// What a Human Input node asks; the same in each place that tells of it.
     static Map<String, Object> question(SimulatedRun run) {
         var blank = object("type", "constant", "selector", List.of(), "value", "");
-        return object("form_content", "Please look at " + run.inputs().get("body_text")
+        return object("form_content", "Please look at " + sent(run)
                         + "\n\n{{#$output.note#}}",
                 "inputs", List.of(object("output_variable_name", "note", "type", "paragraph",
                         "default", blank)),
                 "actions", List.of(action("ok", "OK", "primary"), action("no", "No", "default")));
+    }
+
+    private static Object sent(SimulatedRun run) {
+        return run.question().<Object>map(SimulatedMessage::query).orElse(run.inputs().get("body_text"));
+    }
+
+    /// A form as it was sent.
+    static Map<String, Object> filled(SimulatedRun run, String note) {
+        var text = String.valueOf(question(run).get("form_content")).replace("{{#$output.note#}}", note);
+        return object("node_id", "ask", "node_title", "ask", "rendered_content", text, "action_id", "ok",
+                "action_text", "OK", "submitted_data", object("note", note));
     }
 
     private static Map<String, Object> action(String id, String title, String style) {
@@ -112,11 +127,12 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             told = closing;
             told.add(event("workflow_started", with(run.opening().getFirst(), "reason", "resumption")));
             told.add(started("ask", "human-input"));
-            var text = String.valueOf(question(run).get("form_content")).replace("{{#$output.note#}}", note);
-            told.add(event("human_input_form_filled", object("node_id", "ask", "node_title", "ask",
-                    "rendered_content", text, "action_id", "ok", "action_text", "OK",
-                    "submitted_data", object("note", note))));
+            var form = filled(run, note);
+            var text = form.get("rendered_content");
             values.put("ask.note", note);
+            values.put("ask.answer", FIRST_PART + "Note: " + note);
+            if (!run.app().version().isFrom(SimulatedRun.Version.V1_16_1))
+                told.add(event("human_input_form_filled", form));
             texts();
             told.add(finished("ask", "human-input", object("note", object("value_type", "string",
                     "value", note)), Map.of(), object("note", note, "__action_id", "ok",
@@ -129,6 +145,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         private void start() {
             var events = run.opening();
             told.add(events.get(0));
+            if (!steps.isEmpty() && steps.getFirst() instanceof Step.Say(var id)) told.add(run.textChunk(FIRST_PART, id, "answer"));
             if (worker) texts();
             told.add(events.get(1));
             texts();
@@ -156,6 +173,12 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
                     told.add(started(id, "human-input"));
                     if (worker) told.add(event("human_input_required", asked(id)));
                     yield Optional.of(new SimulatedRun.State.Paused(id));
+                }
+                case Step.Say(var id) -> {
+                    told.add(started(id, "answer"));
+                    told.add(finished(id, "answer", Map.of(), Map.of(), object("answer", FIRST_PART,
+                            "files", List.of()), "succeeded", null, null));
+                    yield Optional.empty();
                 }
                 case Step.Unknown _ -> Optional.empty();
             };
@@ -192,13 +215,9 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         }
 
         private Map<String, Object> answer(int status) {
-            var body = body(container.isEmpty() ? sent() : round);
+            var body = body(container.isEmpty() ? sent(run) : round);
             return object("status_code", status, "body", body, "headers", object("content-type", "application/json",
                     "content-length", String.valueOf(body.length())), "files", List.of());
-        }
-
-        private Object sent() {
-            return run.question().<Object>map(SimulatedMessage::query).orElse(run.inputs().get("body_text"));
         }
 
         /// @param answer what came, if that is told
@@ -259,7 +278,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             container(id, "loop", "loop_started", "metadata", object("loop_length", rounds), "inputs", inputs);
             for (round = 0; round < rounds; round++) {
                 inside(id, "loop");
-                told.add(event("loop_next", contained(id, "loop", "index", round + 1, "created_at", now(),
+                if (!isLast(round, rounds)) told.add(event("loop_next", contained(id, "loop", "index", round + 1, "created_at", now(),
                         "pre_loop_output", Map.of(), "extras", Map.of())));
             }
             var variables = new LinkedHashMap<String, Object>();
@@ -270,6 +289,11 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             values.put(id + ".done", true);
             texts();
             return Optional.empty();
+        }
+
+        /// From 1.16.1 on, nothing is said of the round that the last one is not followed by.
+        private boolean isLast(int round, int rounds) {
+            return run.app().version().isFrom(SimulatedRun.Version.V1_16_1) && round == rounds - 1;
         }
 
         private Optional<SimulatedRun.State> inside(String id, String kind) {
@@ -338,7 +362,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
                 case Step.Loop(var id, _) -> !values.containsKey(id + ".done");
                 case Step.Call(var id, var forgiving) -> forgiving && !worker && values.containsKey(id + ".error")
                         && !values.containsKey("end.started");
-                case Step.Each _, Step.Ask _, Step.Unknown _ -> false;
+                case Step.Each _, Step.Ask _, Step.Say _, Step.Unknown _ -> false;
             });
             while (!open && !texts.isEmpty() && (texts.peek().equals("\n") || values.containsKey(texts.peek()))) {
                 var selector = texts.remove();

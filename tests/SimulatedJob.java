@@ -45,8 +45,9 @@ final class SimulatedJob {
     private final Simulator.Pace pace;
     /// What was stored otherwise than its state says.
     private volatile Map<String, Object> corrections = Map.of();
-    /// The end of a run that was paused.
+    /// The end of a run that was paused, and what was written into its form.
     private volatile SimulatedRun again;
+    private volatile String note;
 
     /// How a run is told at its end; `corrections` hold in place of what its last word would say by itself.
     record Told(SimulatedRun run, Optional<SimulatedGraph.Course> course, Map<String, Object> corrections) {
@@ -77,6 +78,9 @@ final class SimulatedJob {
 
         /// Of a chatflow; empty where it came to none.
         String answer() {
+            if (run.question().filter(SimulatedMessage::isReplaced).isPresent() && isAnswered())
+                return SimulatedMessage.PRESET;
+            if (status().equals("paused")) return SimulatedGraph.FIRST_PART;
             return data().get("outputs") instanceof Map<?, ?> outputs
                     ? Objects.toString(outputs.get("answer"), "") : "";
         }
@@ -97,8 +101,10 @@ final class SimulatedJob {
             var own = run.closing();
             var events = new ArrayList<>(course.map(SimulatedGraph.Course::closing)
                     .orElse(own.subList(0, own.size() - 1)));
-            if (isAnswered() && run.app().version().hasWorker())
-                run.question().ifPresent(asked -> events.add(asked.end(run)));
+            if (isAnswered()) run.question().ifPresent(asked -> {
+                if (asked.isReplaced()) events.add(asked.replaced(run));
+                if (run.app().version().hasWorker()) events.add(asked.end(run));
+            });
             events.add(last());
             return events;
         }
@@ -112,7 +118,8 @@ final class SimulatedJob {
 
         /// How long the stream stays open; a chatflow's only where it was answered.
         Duration linger() {
-            return run.question().isEmpty() || isAnswered() ? run.app().version().linger() : Duration.ZERO;
+            return run.question().isEmpty() || isAnswered() || status().equals("paused")
+                    ? run.app().version().linger() : Duration.ZERO;
         }
 
         /// As someone who comes too late is told: in one event, under the run's own id.
@@ -149,6 +156,13 @@ final class SimulatedJob {
         var run = SimulatedRun.begin(version.app(), user, inputs, question, Instant.now());
         began.complete(run);
         onBegin.run();
+        if (isPreset()) {
+            var ended = run.end(new SimulatedRun.State.Succeeded(SimulatedJson.object("answer",
+                    SimulatedMessage.PRESET, "files", List.of())), 0, Instant.now());
+            stored.complete(ended);
+            told.complete(halted(ended, Map.of()));
+            return;
+        }
         boolean inWorker = streaming && hasWorker();
         if (!inWorker && (fate.fault() == Simulator.Fault.NEVER || fate.fault() == Simulator.Fault.KILL)) return;
         if (fate.fault() == Simulator.Fault.NEVER) killWorker();
@@ -210,6 +224,11 @@ final class SimulatedJob {
         stored.complete(ended);
         if (!isEndless()) onEnd.run(); // before anyone can learn that the run is over
         told.complete(new Told(ended, course, asked(ended)));
+    }
+
+    /// Moderation of the input answers alone: there is no run.
+    boolean isPreset() {
+        return fate.fault() == Simulator.Fault.PRESET;
     }
 
     /// Paused in 1.9.2, which knows no way on.
@@ -277,11 +296,26 @@ final class SimulatedJob {
         return reason;
     }
 
+    /// What the message of a chatflow says of the form that its run has waited for.
+    List<Map<String, Object>> waited() {
+        if (question.isEmpty() || !stored.isDone()
+                || !(stored.join().state() instanceof SimulatedRun.State.Paused(var node))) return List.of();
+        var form = reason(stored.join());
+        List.of("TYPE", "approval_channels").forEach(form::remove);
+        form.put("display_in_ui", true);
+        if (note != null) form.put("form_token", null);
+        var sent = note == null ? null : SimulatedGraph.filled(stored.join(), note);
+        return List.of(SimulatedJson.object("workflow_run_id", stored.join().id(), "submitted", note != null,
+                "form_definition", form, "form_submission_data", sent, "type", "human_input"));
+    }
+
     /// A person has answered: the run goes on to its end.
     void resume(String note) {
+        this.note = note;
         var run = began.join();
         var course = version.graph().orElseThrow().resumed(run, note);
-        if (isFrom(SimulatedRun.Version.V1_16_0)) {
+        boolean isCut = question.isEmpty() || !streaming; // a chatflow's stream has a reader
+        if (version.app().version() == SimulatedRun.Version.V1_16_0 && isCut) {
             breakOff(run, course);
             return;
         }
@@ -292,7 +326,9 @@ final class SimulatedJob {
 
     /// 1.16.0 ends it at once, somewhere on its way; with outputs or without.
     private void breakOff(SimulatedRun run, SimulatedGraph.Course course) {
-        corrections = SimulatedJson.object("outputs", streaming ? course.ending().outputs() : Map.of(), "error",
+        var outputs = streaming ? course.ending().outputs() : question.isEmpty() ? Map.of() : Map.of("answer",
+                SimulatedGraph.FIRST_PART, "files", Map.of("value_type", "array[file]", "value", List.of()));
+        corrections = SimulatedJson.object("outputs", outputs, "error",
                 followed ? OF_TASK : "Aborted: Client response stream closed before app execution completed");
         again = run.end(new SimulatedRun.State.Stopped(), 0, Instant.now());
         var start = course.closing().subList(0, 1);
@@ -321,10 +357,10 @@ final class SimulatedJob {
     private void stop(SimulatedRun run, Runnable onEnd) throws InterruptedException {
         pace.pause(Duration.ofMillis(25 + fate.die() % 200));
         var ended = run.end(new SimulatedRun.State.Stopped(), 0, Instant.now());
-        boolean byListener = question.isPresent() || fate.die() % 5 == 0;
+        boolean byListener = !isFrom(SimulatedRun.Version.V1_16_1) && (question.isPresent() || fate.die() % 5 == 0);
         boolean newly = byListener && isFrom(SimulatedRun.Version.V1_16_0);
         var told = halted(ended, byListener ? BY_LISTENER : Map.of());
-        if (question.isPresent() || newly || !hasWorker() && fate.die() % 7 == 0) {
+        if (byListener && question.isPresent() || newly || !hasWorker() && fate.die() % 7 == 0) {
             this.told.complete(told);
             if (question.isPresent() && !hasWorker()) return;
             pace.pause(question.isPresent() ? Duration.ofSeconds(2) : Duration.ofMillis(300));
@@ -339,8 +375,21 @@ final class SimulatedJob {
     /// stream, as long as its client is there; a stream that breaks in the middle never.
     Optional<Told> written() {
         boolean isRead = hasWorker() || !streaming || heard;
-        return isRead && fate.fault() != Simulator.Fault.BROKEN_RUNNING
-                ? Optional.ofNullable(told.getNow(null)) : Optional.empty();
+        if (!isRead || fate.fault() == Simulator.Fault.BROKEN_RUNNING) return Optional.empty();
+        return resumed.isDone() ? Optional.of(rewritten(resumed.join()))
+                : Optional.ofNullable(told.getNow(null)).filter(end -> streaming || !end.status().equals("paused"));
+    }
+
+    /// After a pause the message is written again, by each version in its own way.
+    private Told rewritten(Told end) {
+        String first = SimulatedGraph.FIRST_PART, whole = end.answer();
+        var answer = switch (version.app().version()) {
+            case V1_9_2 -> whole;
+            case V1_14_2 -> streaming ? first + first : first;
+            case V1_16_0 -> streaming ? whole : "";
+            case V1_16_1, V1_19_0 -> streaming ? whole : whole.substring(first.length());
+        };
+        return new Told(end.run(), end.course(), Map.of("status", "succeeded", "outputs", Map.of("answer", answer)));
     }
 
     void stop() {

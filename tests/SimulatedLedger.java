@@ -75,7 +75,11 @@ final class SimulatedLedger {
     }
 
     void each(Consumer<SimulatedJob> what) {
-        rows.values().stream().flatMap(List::stream).forEach(what);
+        all().forEach(what);
+    }
+
+    Stream<SimulatedJob> all() {
+        return rows.values().stream().flatMap(List::stream);
     }
 
     Optional<SimulatedJob> withRun(String id) {

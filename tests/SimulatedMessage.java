@@ -7,12 +7,19 @@ import static difyexec.DifyExec.*;
 /// A question put to a chatflow, and how the API tells of it and of its answer, field for field in Dify's order. The
 /// run behind it is as that of a workflow; only its events have more in front.
 ///
-/// @param id       also that of the answer: question and answer are one message
-/// @param dialogue its place in its conversation, from 1
-record SimulatedMessage(String id, String conversation, String query, int dialogue) {
+/// @param id         also that of the answer: question and answer are one message
+/// @param dialogue   its place in its conversation, from 1
+/// @param isReplaced moderation replaces its answer by [#PRESET]; the run keeps its own
+record SimulatedMessage(String id, String conversation, String query, int dialogue, boolean isReplaced) {
+    static final String PRESET = "PRESET ANSWER";
+
     /// One of its own.
     static SimulatedMessage of(String conversation, String query, int dialogue) {
-        return new SimulatedMessage(UUID.randomUUID().toString(), conversation, query, dialogue);
+        return new SimulatedMessage(UUID.randomUUID().toString(), conversation, query, dialogue, false);
+    }
+
+    SimulatedMessage moderated(boolean isReplaced) {
+        return new SimulatedMessage(id, conversation, query, dialogue, isReplaced);
     }
 
     // ── In a stream ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -28,8 +35,14 @@ record SimulatedMessage(String id, String conversation, String query, int dialog
     }
 
     /// In place of all pieces before.
-    Map<String, Object> replaced(SimulatedRun run, String text) {
-        return event("message_replace", run, "answer", text, "reason", "output_moderation");
+    Map<String, Object> replaced(SimulatedRun run) {
+        return event("message_replace", run, "answer", PRESET, "reason", "output_moderation");
+    }
+
+    /// Moderation of the input answers alone, and nothing runs.
+    List<Map<String, Object>> preset(SimulatedRun run) {
+        return List.of(event("message", run, "id", id, "answer", PRESET,
+                "from_variable_selector", isNewest(run) ? List.of() : null), end(run));
     }
 
     Map<String, Object> end(SimulatedRun run) {
@@ -57,10 +70,23 @@ record SimulatedMessage(String id, String conversation, String query, int dialog
         var run = told.run();
         if (told.status().equals("failed"))
             return SimulatedExchange.Reply.error(400, "invalid_param", failure(told));
-        return new SimulatedExchange.Reply(200, run.app().version().blockingType(), SimulatedJson.SPACED.json(object(
-                "event", "message", "task_id", run.task(), "id", id, "message_id", id,
+        boolean isPaused = told.status().equals("paused");
+        var metadata = metadata(run);
+        if (isPaused) metadata.put("usage", null);
+        var answer = object("event", isPaused ? "workflow_paused" : "message", "task_id", run.task());
+        var message = object("id", id, "message_id", id,
                 "conversation_id", conversation, "mode", "advanced-chat", "answer", told.answer(),
-                "metadata", metadata(run), "created_at", run.created().getEpochSecond())));
+                "metadata", metadata, "created_at", run.created().getEpochSecond());
+        answer.putAll(message);
+        if (isPaused) {
+            answer.put("workflow_run_id", run.id());
+            message.put("workflow_run_id", run.id());
+            ((Map<?, ?>) told.last().get("data")).forEach((key, value) -> message.putIfAbsent((String) key, value));
+            message.remove("outputs");
+            answer.put("data", message);
+        }
+        return new SimulatedExchange.Reply(200, run.app().version().blockingType(),
+                SimulatedJson.SPACED.json(answer));
     }
 
     static String failure(SimulatedJob.Told told) {
@@ -94,8 +120,9 @@ record SimulatedMessage(String id, String conversation, String query, int dialog
                 "updated_at", updated.getEpochSecond());
     }
 
-    /// @param told how the run ended, as far as it is written into the message
-    Map<String, Object> row(SimulatedRun run, Optional<SimulatedJob.Told> told) {
+    /// @param told   how the run ended, as far as it is written into the message
+    /// @param waited what is said of each form that the run has waited for
+    Map<String, Object> row(SimulatedRun run, Optional<SimulatedJob.Told> told, List<Map<String, Object>> waited) {
         var row = object("id", id, "conversation_id", conversation,
                 "parent_message_id", "00000000-0000-0000-0000-000000000000", "inputs", run.inputs(), "query", query,
                 "answer", told.map(SimulatedJob.Told::answer).orElse(""));
@@ -105,9 +132,10 @@ record SimulatedMessage(String id, String conversation, String query, int dialog
         if (isWorkers(run)) row.put("message_files", List.of());
         var failed = told.filter(end -> end.status().equals("failed"));
         if (isNewest(run)) row.putAll(cost(told.filter(_ -> failed.isEmpty())));
-        row.putAll(object("status", failed.isPresent() ? "error" : "normal",
+        boolean isPaused = told.filter(end -> end.status().equals("paused")).isPresent();
+        row.putAll(object("status", failed.isPresent() ? "error" : isPaused ? "paused" : "normal",
                 "error", failed.map(SimulatedMessage::failure).orElse(null)));
-        if (isWorkers(run)) row.put("extra_contents", List.of());
+        if (isWorkers(run)) row.put("extra_contents", waited);
         if (isNewest(run)) row.put("total_tokens", told.map(end -> end.run().tokens()).orElse(0));
         return row;
     }

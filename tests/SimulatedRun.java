@@ -11,7 +11,7 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 /// `changed` is when it came to its state; `question` is there in a chatflow.
 record SimulatedRun(App app, String id, String task, String user, Map<String, Object> inputs,
                     Optional<SimulatedMessage> question, Instant created, State state, int tokens, Instant changed) {
-    static final String VERSIONS = "1.16.0, 1.14.2 or 1.9.2";
+    static final String VERSIONS = "1.19.0 (as 1.16.1), 1.16.1, 1.16.0, 1.14.2 or 1.9.2";
 
     static SimulatedRun begin(App app, String user, Map<String, Object> inputs, Instant now) {
         return begin(app, user, inputs, Optional.empty(), now);
@@ -295,9 +295,9 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
         }
     }
 
-    /// The versions of Dify that can be played, the oldest first.
+    /// The versions of Dify that can be played, the oldest first. The last was never run: it does as the one before.
     enum Version {
-        V1_9_2("1.9.2"), V1_14_2("1.14.2"), V1_16_0("1.16.0");
+        V1_9_2("1.9.2"), V1_14_2("1.14.2"), V1_16_0("1.16.0"), V1_16_1("1.16.1"), V1_19_0("1.19.0");
 
         final String number;
 

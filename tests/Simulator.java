@@ -1,6 +1,6 @@
 ///usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
-//DESCRIPTION Plays a Dify server of version 1.9.2, 1.14.2 or 1.16.0 over real HTTP, with the misbehaviour asked for.
+//DESCRIPTION Plays a Dify server of version 1.9.2, 1.14.2, 1.16.0 or 1.16.1 over real HTTP, with the misbehaviour asked for.
 //SOURCES ../DifyExec.java
 //SOURCES SimulatedServer.java
 //SOURCES SimulatedExchange.java
@@ -39,7 +39,7 @@ import static java.util.concurrent.TimeUnit.MILLISECONDS;
 /// Every start of a row (its `id`) rolls one die, made of the seed, the id and the count of its starts: the same rows
 /// meet the same trouble in whatever order they come. A run goes on whatever its client does. Connections are served by
 /// hand, not by the JDK's server: only so is the eleventh left waiting without a sign, and a chunk cut in its middle.
-@Command(name = "simulator", mixinStandardHelpOptions = true, version = "simulator of Dify 1.9.2, 1.14.2 and 1.16.0",
+@Command(name = "simulator", mixinStandardHelpOptions = true, version = "simulator of Dify " + SimulatedRun.VERSIONS,
         sortOptions = false, usageHelpWidth = 100,
         description = {"Plays a Dify server over real HTTP. The first line on stdout is its address; any key that "
                 + "begins with app- is let in. GET /__stats counts the runs of each row (?rows=0: only the sums).", "",
@@ -146,8 +146,12 @@ final class Simulator implements Callable<Integer> {
     Share flaky = Share.NONE;
 
     @Option(names = "--replace", paramLabel = "P",
-            description = "A stream of a chatflow says other words first, and then replaces them.")
+            description = "The answer of a chatflow is replaced by its moderation; the run keeps its own.")
     Share replace = Share.NONE;
+
+    @Option(names = "--preset", paramLabel = "P",
+            description = "A chatflow's moderation answers the question itself: there is no run.")
+    Share preset = Share.NONE;
 
     @Option(names = "--partial", paramLabel = "P", description = "The run ends partial-succeeded.")
     Share partial = Share.NONE;
@@ -266,6 +270,7 @@ final class Simulator implements Callable<Integer> {
         shares.put(Fault.BROKEN_ABSENT, brokenAbsent);
         shares.put(Fault.WORKER_ENDED, workerEnded);
         shares.put(Fault.REPLACE, replace);
+        shares.put(Fault.PRESET, preset);
         if (speed < 1) throw new ParameterException(spec.commandLine(), "--speed=" + speed + " is not 1 or more");
         return new Behaviour(version, fields(), seed, new Pace(speed), latency, jitter, queue, silence, limit, shares);
     }
@@ -311,10 +316,14 @@ final class Simulator implements Callable<Integer> {
     enum Fault {
         NONE, DROP_BEFORE, DROP_AFTER, LOSE_FINISH, GATEWAY, ERROR_500, NEVER, LOST, THROTTLE, REFUSE, FAIL, FLAKY,
         PARTIAL, STOPPED, FALSE_FAIL, OTHER_END, ERROR_FIRST, KILL, STEP_LIMIT, TIME_LIMIT, BROKEN, BROKEN_RUNNING,
-        BROKEN_ABSENT, WORKER_ENDED, REPLACE;
+        BROKEN_ABSENT, WORKER_ENDED, REPLACE, PRESET;
 
         String word() {
             return name().toLowerCase(Locale.ROOT).replace('_', '-');
+        }
+
+        boolean isModeration() {
+            return this == REPLACE || this == PRESET;
         }
 
         /// Met only by streams of 1.16.0.
