@@ -4974,6 +4974,7 @@ final class DifyExec implements Runnable {
                 switch (client.info()) {
                     case Reply.Got(var info) -> {
                         String mode = info.path("mode").asText(""), version = info.path("version").asText();
+                        Release.note(version).ifPresent(err::println);
                         var kind = AppKind.of(mode).orElseThrow(() -> refused(mode.isEmpty() ? notDify()
                                 : "the key belongs to an app of mode " + Text.quoted(mode)
                                         + "\nhint: use the key of a workflow or a chatflow", left));
@@ -11274,15 +11275,17 @@ final class DifyExec implements Runnable {
 
     }
 
-    /// What a Dify does, by its `X-Version`: this table is the one place that knows. A version that is newer than those
-    /// that were tested (1.9.2, 1.14.2, 1.16.0) does as the newest of them. Of an unknown one the more cautious is
-    /// assumed.
+    /// What no answer of a Dify shows, by its `X-Version`: this table is the one place that knows. All else is decided by
+    /// the answers. A version newer than those that were tested (1.9.2, 1.14.2, 1.16.0, 1.16.1) does as the newest of
+    /// them, and of the two newest, the rules for looking up are the more cautious ones: they are the same. Of an unknown
+    /// one the more cautious is assumed.
     ///
     /// @param from         the first version that does so
     /// @param fillsIn      it fills empty inputs with the form's defaults
     /// @param holdsRefused a row that is refused in its stream keeps its connection for 300 s
     record Release(ModuleDescriptor.Version from, Listing listing, boolean fillsIn, boolean holdsRefused) {
-        private static final Pattern SHAPE = Pattern.compile("\\d{1,4}\\.\\d{1,4}");
+        private static final Pattern SHAPE = Pattern.compile("\\d{1,4}\\.\\d{1,4}(\\.\\d{1,4})?");
+        static final String NEWEST = "1.16.1";
         private static final Release UNKNOWN = from("1.11", Listing.NOT_KNOWN, true, true);
         private static final List<Release> NEWEST_FIRST = List.of(
                 from("1.16", Listing.FROM_START, true, false),
@@ -11299,11 +11302,20 @@ final class DifyExec implements Runnable {
         }
 
         static Release of(String version) {
+            return parsed(version).flatMap(known -> NEWEST_FIRST.stream()
+                    .filter(release -> known.compareTo(release.from) >= 0).findFirst()).orElse(UNKNOWN);
+        }
+
+        private static Optional<ModuleDescriptor.Version> parsed(String version) {
             var match = SHAPE.matcher(version);
-            if (!match.lookingAt()) return UNKNOWN;
-            var known = ModuleDescriptor.Version.parse(match.group());
-            return NEWEST_FIRST.stream().filter(release -> known.compareTo(release.from) >= 0).findFirst()
-                    .orElse(UNKNOWN);
+            return match.lookingAt() ? Optional.of(ModuleDescriptor.Version.parse(match.group())) : Optional.empty();
+        }
+
+        /// For a version that nobody has tested.
+        static Optional<String> note(String version) {
+            return parsed(version).filter(known -> known.compareTo(ModuleDescriptor.Version.parse(NEWEST)) > 0)
+                    .map(_ -> "Note: Dify " + Text.text(version, 20) + " is newer than " + NEWEST
+                            + ", the newest version that difyexec was tested with, and is treated like it.");
         }
 
         /// A chatflow's run has its conversation from the start, in every version that was tested.

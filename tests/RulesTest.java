@@ -276,6 +276,9 @@ final class RulesTest {
                 STREAMING | 0     | name is required in input form                       | failed    | failed
                 STREAMING | 0     | Reached maximum retries (3) for URL http://x         | failed    | failed
                 STREAMING | 0     | Too many requests. Please try again later.           | throttled | throttled
+                STREAMING | 0     | Model gpt-4o credentials is not initialized.         | stop      | stop
+                STREAMING | 0     | No valid model provider credentials found. Please go | stop      | stop
+                STREAMING | 0     | No class mapping found for node type: nosuch-node    | stop      | stop
                 STREAMING | 0     | [Errno 111] Connection refused                       | again     | look up
                 STREAMING | 0     | Workflow stream ended without a terminal event       | look up   | look up
                 STREAMING | 0     |                                                      | look up   | look up
@@ -564,17 +567,25 @@ final class RulesTest {
                 1.14.0-rc1, FROM_START, true,     true
                 1.15.0,     FROM_START, true,     true
                 1.16.0,     FROM_START, true,     false
+                1.16.1,     FROM_START, true,     false
                 1.20.0,     FROM_START, true,     false
                 2.0.0,      FROM_START, true,     false
                 '',         NOT_KNOWN,  true,     true
                 dev,        NOT_KNOWN,  true,     true
                 1,          NOT_KNOWN,  true,     true
                 """)
-        void whatAServerDoesIsKnownByItsVersion(String version, Listing listing, boolean fillsIn, boolean holds) {
+        void whatNoAnswerShowsIsKnownByTheVersion(String version, Listing listing, boolean fillsIn, boolean holds) {
             var release = Release.of(version);
             assertEquals(listing, release.listing());
             assertEquals(fillsIn, release.fillsIn());
             assertEquals(holds, release.holdsRefused());
+        }
+
+        @ParameterizedTest
+        @CsvSource({"1.9.2, false", "1.16.0, false", "1.16.1, false", "1.16.2, true", "1.17, true", "1.19.0-rc1, true",
+            "2.0, true", "dev, false", "'', false"})
+        void aVersionNewerThanAllThatWereTestedGetsANote(String version, boolean isNoted) {
+            assertEquals(isNoted, Release.note(version).isPresent());
         }
 
         @ParameterizedTest
