@@ -1647,6 +1647,7 @@ final class DifyExec implements Runnable {
                 StatusView.changes(batch, selection.rerunChanged(), dify.err());
                 if (selection.listed()) StatusView.strangers(batch.files().retry().read().stream()
                         .filter(id -> !batch.isRow(batch.index().find(id))).toList(), dify.err());
+                if (selection.ids().isEmpty()) StatusView.answered(batch, dify.err());
                 if (wanted.rows() == 0 && batch.history().resent(false).isEmpty()) {
                     writer.finishOrRefuse();
                     dify.err().println(batch.index().isComplete() ? "Nothing to do: every row has succeeded."
@@ -2852,6 +2853,16 @@ final class DifyExec implements Runnable {
             if (!ids.isEmpty()) err.println((ids.size() == 1 ? "1 id of .retry is not in the CSV: "
                     : ids.size() + " ids of .retry are not in the CSV: ")
                     + Text.first(5, ids.stream().map(Text::id)));
+        }
+
+        /// `2 rows are not sent again, because Dify ended their runs after their forms were answered (r-3, r-8)`
+        static void answered(Batch batch, PrintWriter err) {
+            var index = batch.index();
+            var ids = batch.history().answered.stream().filter(entry -> entry < index.rows())
+                    .mapToObj(entry -> Text.id(index.id(entry))).toList();
+            if (!ids.isEmpty()) err.println("Note: " + Text.count(ids.size(), "row is", "rows are") + " not sent again, "
+                    + "because Dify ended the run after its form was answered (" + Text.first(5, ids.stream())
+                    + ").\nhint: 'retry ID' sends a row again");
         }
 
         /// @param ofAll from 0 to 1
@@ -6622,6 +6633,7 @@ final class DifyExec implements Runnable {
                     && !(asked.rerunChanged() && history.changed.get(entry)))));
             if (asked.pendingOnly())
                 rows.andNot(set(rows.stream().filter(entry -> index.status(entry) != RowStatus.PENDING)));
+            if (asked.ids().isEmpty()) rows.andNot(history.answered);
             rows.stream().skip(asked.limit()).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
             var lookUps = lookUps(rows, timeout);
             lookUps.forEach(unresolved -> rows.clear(unresolved.attempt().row().index()));
@@ -6896,6 +6908,8 @@ final class DifyExec implements Runnable {
         final LongList attemptsByRow = new LongList();
         /// Rows that succeeded, and have changed in the CSV since.
         final BitSet changed = new BitSet();
+        /// Rows whose run was ended by Dify once its form was answered.
+        final BitSet answered = new BitSet();
         final Usage.Spending spent = new Usage.Spending();
         final LongList.Latencies latencies = new LongList.Latencies();
         /// Lines of results and log that cannot be read.
@@ -7011,6 +7025,7 @@ final class DifyExec implements Runnable {
             int entry = index.findOrAdd(attempt.id());
             if (attemptsByRow.get(entry) > 0) retries++;
             attemptsByRow.set(entry, attemptsByRow.get(entry) + 1);
+            answered.clear(entry);
             remove(attempt.id(), one -> one.state() == State.NOT_STARTED).filter(one -> one.run().isEmpty())
                     .ifPresent(one -> add(one.as(State.RESENT)));
             remove(attempt.id(), one -> one.state() == State.UNSETTLED || one.state() == State.LOST);
@@ -7032,6 +7047,7 @@ final class DifyExec implements Runnable {
             else if (status.get() != RowStatus.FAILED) add(known.as(State.UNSETTLED));
             else if (known.state() == State.NOT_STARTED && known.run().isEmpty()) add(known);
             if (status.get().isSuccess() || index.status(entry).isSuccess()) return;
+            answered.set(entry, Judge.isAfterForm(end.error(), index.status(entry) == RowStatus.PAUSED));
             index.setStatus(entry, status.get());
             causes.put(entry, Text.cause(end.error().isEmpty() ? end.cause() : end.error()));
             firm.set(entry, end.http() / 100 == 4 || attemptsByRow.get(entry) > 1);
@@ -10198,7 +10214,7 @@ final class DifyExec implements Runnable {
                 + "connect(ion)? ?error|connection (refused|reset|aborted|timed)|time[d -]*out|reached maximum retries|"
                 + "too many requests|\\b(429|502|503|504|529)\\b|try again", Pattern.CASE_INSENSITIVE);
         private static final String AFTER_FORM = "Dify 1.16.0 ends runs like this after a form was answered; check there "
-                + "how far it got";
+                + "how far it got", CLOSED = "Aborted: Client response stream closed", TASK = "Aborted: App task was stopped";
         private static final Pattern BAD_ROW = Pattern.compile("in input form|input form must|"
                 + "transfer_method is required|query is required|is not a valid FileTransferMethod|"
                 + "No matching enum found|Invalid (upload file|file url|input type)|Detected file type|"
@@ -10323,9 +10339,13 @@ final class DifyExec implements Runnable {
             if (error.startsWith("Aborted: Maximum execution time")
                     || error.startsWith("Aborted: App execution exceeded"))
                 return error + " (the server's own limit, which --timeout cannot raise)";
-            if (error.startsWith("Aborted: Client response stream closed")) return error + " (" + AFTER_FORM + ")";
-            return error.startsWith("Aborted: App task was stopped") ? error + " (by somebody; or " + AFTER_FORM + ")"
-                    : error;
+            if (error.startsWith(CLOSED)) return error + " (" + AFTER_FORM + ")";
+            return error.startsWith(TASK) ? error + " (by somebody; or " + AFTER_FORM + ")" : error;
+        }
+
+        /// Whether a run ended because its form was answered. Sent again, it would ask and cost again.
+        static boolean isAfterForm(String error, boolean wasPaused) {
+            return error.startsWith(CLOSED) || wasPaused && error.startsWith(TASK);
         }
 
         private boolean isWorthAnother(String error) {
