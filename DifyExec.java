@@ -8204,6 +8204,7 @@ final class DifyExec implements Runnable {
                         "total_tokens", usage.tokens(), "total_steps", usage.steps());
                 usage.price().ifPresent(price -> line.putAll(object("total_price", price,
                         "currency", usage.currency())));
+                if (!ran.ref().isNamed()) line.remove("workflow_status"); // a message does not show a partial success
                 if (attempt.isEdited()) line.put("edited", true);
                 if (!files.isEmpty()) line.put("files", files.stream().map(Path::toString).toList());
                 if (!ran.message().conversation().isEmpty())
