@@ -10222,6 +10222,8 @@ final class DifyExec implements Runnable {
                 + "File validation failed|Reached maximum retries|expected value type|does not match schema|"
                 + "this statement should be unreachable");
 
+        private static final Pattern NO_MODEL = Pattern.compile(
+                "credentials is not initialized|No valid model provider credentials");
         private static final String OTHER_CODE = "400 (?!completion_request_error:)[^:]*: ";
         /// Refusals that stop the batch, by how `status code: message` begins; the first match counts. The texts get
         /// Dify's message (1), the address (2), the status (3), advice about the address (4) and a redirection's target
@@ -10363,9 +10365,7 @@ final class DifyExec implements Runnable {
 
         private Verdict refused(Attempt attempt, Response.Refused seen) {
             if (seen.isTooMany()) return throttled(attempt, seen);
-            if (seen.inStream() && seen.code().isEmpty())
-                return BAD_ROW.matcher(seen.message()).find() ? failed(seen.message())
-                        : new Verdict.LookUp(Symptom.STREAM_ERROR, seen.message());
+            if (seen.inStream() && seen.code().isEmpty()) return refusedInWords(attempt, seen);
             int status = seen.status();
             var answer = status + " " + seen.code().replace(':', ' ') + ": " + seen.message();
             var stop = STOPS.stream().filter(known -> known.getKey().matcher(answer).lookingAt()).findFirst();
@@ -10381,6 +10381,15 @@ final class DifyExec implements Runnable {
                         ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, seen.why())
                         : failed("HTTP " + status + ": " + message(seen));
             };
+        }
+
+        /// Without a code, as in an end that was made up.
+        private Verdict refusedInWords(Attempt attempt, Response.Refused seen) {
+            var words = seen.message();
+            var code = NO_MODEL.matcher(words).find() ? "provider_not_initialize"
+                    : words.startsWith("No class mapping found") ? "invalid_param" : "";
+            if (!code.isEmpty()) return refused(attempt, Response.Refused.event(400, code, words, seen.run()));
+            return BAD_ROW.matcher(words).find() ? failed(words) : new Verdict.LookUp(Symptom.STREAM_ERROR, words);
         }
 
         private Verdict badRequest(Attempt attempt, Response.Refused seen) {
