@@ -5370,10 +5370,18 @@ final class DifyExec implements Runnable {
                 return new Response.Cut(Symptom.CONTRADICTED, "the answer and its head name different runs");
             if (isChat()) return reader.answered(payload).<Response>map(end -> end)
                     .orElseGet(() -> new Response.Cut(reader.ref(), symptom, "HTTP 200 without an answer"));
-            return reader.ran(payload).<Response>map(end -> end.after(Optional.of(end.usage())
-                    .filter(usage -> usage.seconds() > 0)
-                    .map(usage -> answer.waited.minus(usage.within(answer.waited))))).orElseGet(() ->
-                            new Response.Cut(reader.ref(), symptom, "HTTP 200 without the status of a run"));
+            return reader.ran(payload).<Response>map(end -> end.after(waited(answer, payload, end.usage())))
+                    .orElseGet(() -> new Response.Cut(reader.ref(), symptom, "HTTP 200 without the status of a run"));
+        }
+
+        /// How long it took until the run began: to the answer, less the time of the run itself, and less the time after
+        /// its end, for Dify 1.16.1 can hold an answer back for 300 s.
+        private static Optional<Duration> waited(Transport.Answer answer, Payload payload, Usage usage) {
+            if (usage.seconds() <= 0) return Optional.empty();
+            long sent = answer.date("Date").map(Instant::getEpochSecond).orElse(0L);
+            long late = sent - payload.data().path("finished_at").asLong(0) - 1; // whole seconds, by the server's clock
+            var waited = answer.waited.minus(usage.within(answer.waited)).minusSeconds(late > 0 && late <= 300 ? late : 0);
+            return Optional.of(waited.isNegative() ? Duration.ZERO : waited);
         }
 
         private Response stream(Transport.Answer answer, Sent sent, Consumer<Heard> heard) throws IOException {
@@ -10214,8 +10222,9 @@ final class DifyExec implements Runnable {
         private static final Pattern TRANSIENT = Pattern.compile("rate.?limit|overload|unavailable|"
                 + "connect(ion)? ?error|connection (refused|reset|aborted|timed)|time[d -]*out|reached maximum retries|"
                 + "too many requests|\\b(429|502|503|504|529)\\b|try again", Pattern.CASE_INSENSITIVE);
-        private static final String AFTER_FORM = "Dify 1.16.0 ends runs like this after a form was answered; check there "
-                + "how far it got", CLOSED = "Aborted: Client response stream closed", TASK = "Aborted: App task was stopped";
+        private static final String CLOSED = "Aborted: Client response stream closed",
+                TASK = "Aborted: App task was stopped", AFTER_FORM =
+                "Dify 1.16.0 ends runs like this after a form was answered; check there how far it got";
         private static final Pattern BAD_ROW = Pattern.compile("in input form|input form must|"
                 + "transfer_method is required|query is required|is not a valid FileTransferMethod|"
                 + "No matching enum found|Invalid (upload file|file url|input type)|Detected file type|"

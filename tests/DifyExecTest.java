@@ -41,6 +41,7 @@
 //SOURCES RecipesTest.java
 //SOURCES EveryDayTest.java
 //SOURCES VerifyTest.java
+//SOURCES VersionsTest.java
 //SOURCES Simulator.java
 //SOURCES SimulatedServer.java
 //SOURCES SimulatedExchange.java
@@ -88,7 +89,7 @@ final class DifyExecTest {
             ChatflowTest.class, SettingsTest.class, FilesTest.class, PowerTest.class, FormTest.class,
             ProcessTest.class, DocsTest.class, PasteTest.class, FaultTest.class, ForeignAnswerTest.class, ConformanceTest.class,
             ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class, RecipesTest.class, VerifyTest.class,
-            EveryDayTest.class);
+            EveryDayTest.class, VersionsTest.class);
 
     /// Tests that allow it (`@Execution`) run at once, so many of them.
     static final Map<String, String> AT_ONCE = Map.of("junit.jupiter.execution.parallel.enabled", "true",
