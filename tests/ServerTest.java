@@ -894,6 +894,21 @@ class ServerTest {
                     .withHeader("Content-Type", "text/event-stream").withBody(Events.finished("{}")))).waited());
         }
 
+        /// By the server's clock, which may be another one.
+        @Test
+        void itsWaitIsNotWhatItsAnswerTookAfterTheEndOfItsRun() throws IOException {
+            var finished = Instant.parse("2026-11-27T12:00:00Z");
+            var body = Events.blocking("{}").replaceFirst("\\{\"id\"", "{\"finished_at\":" + finished.getEpochSecond()
+                    + ",\"id\"");
+            for (int late : List.of(0, 30)) {
+                var sent = DateTimeFormatter.RFC_1123_DATE_TIME.format(finished.plusSeconds(late).atZone(ZoneOffset.UTC));
+
+                var ran = ran(seen(BLOCKING, aResponse().withFixedDelay(1000).withHeader("Date", sent).withBody(body)));
+
+                assertEquals(late == 30, ran.waited().orElseThrow().isZero(), ran::toString);
+            }
+        }
+
         @Test
         void noAnswerWithinTheTimeLimitIsATimeOut() throws IOException {
             try (var wire = new Wire(connection -> {
