@@ -186,7 +186,8 @@ final class DifyExec implements Runnable {
 
     /// The command tree over one environment: the real one in `main`, a map in a test. If the first argument names a
     /// command that needs no other, the tree has no other: picocli reads the options of each, which takes time.
-    static CommandLine commandLine(Env env, String... args) {
+    static CommandLine commandLine(Env settings, String... args) {
+        var env = settings.with(args);
         var secret = env.secret();
         var line = new CommandLine(new DifyExec(), new Factory(env, _ -> UnaryOperator.identity())) {
             @Override
@@ -1503,7 +1504,7 @@ final class DifyExec implements Runnable {
             checkTyped(parsed.asCommandLineList().getLast());
             try {
                 int code = secret.during(() -> new CommandLine.RunLast().execute(parsed));
-                if (line.getOut().checkError()) throw new Unusable("standard output: cannot be written (" + LOST + ")");
+                if (line.getOut().checkError() && !isPipeClosed()) throw new Unusable("standard output: cannot be written (" + LOST + ")");
                 return code;
             } catch (Unusable problem) {
                 throw new CommandLine.ExecutionException(line, problem.getMessage(), problem);
@@ -1530,13 +1531,24 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Refuses a full disk and a closed pipe, which a PrintStream only remembers.
+        /// Whether the reader, such as `head`, has all that it wants. Writing once more tells, but for a PrintStream.
+        private static boolean isPipeClosed() {
+            try {
+                new FileOutputStream(FileDescriptor.out).write('\n');
+                return false;
+            } catch (IOException problem) {
+                return Text.of(problem).toLowerCase(Locale.ROOT).contains("pipe");
+            }
+        }
+
+        /// Refuses a full disk, which a PrintStream only remembers.
         static void write(OutputStream out, AtomicFile.Content content) {
             try {
                 var masking = Secret.current().masking(out);
                 content.write(masking);
                 masking.flush();
-                if (out instanceof PrintStream stream && stream.checkError()) throw new IOException(LOST);
+                if (out instanceof PrintStream stream && stream.checkError() && !isPipeClosed())
+                    throw new IOException(LOST);
             } catch (IOException problem) {
                 throw new Unusable("standard output: cannot be written (" + Text.of(problem) + ")");
             }
@@ -1611,8 +1623,43 @@ final class DifyExec implements Runnable {
             int conclude(Optional<Stop> stop, Tally tally) throws IOException;
         }
 
-        /// Checks what it can without the server, opens the batch, asks the server about the app, and runs.
         int start(Batch.Selection selection) throws Exception {
+            try {
+                return run(selection);
+            } catch (Unusable problem) {
+                finish(object("exit_code", problem.exit.code, "reason", new Stop(problem.exit,
+                        problem.getMessage()).fact()));
+                throw problem;
+            }
+        }
+
+        /// Passes on how the call ended: `--json` and `--on-finish`.
+        private void finish(Map<String, Object> end) throws InterruptedException {
+            var json = Secret.current().mask(Json.text(end).replace("\n", ""));
+            if (out.json) setup.out().println(json);
+            if (out.onFinish == null) return;
+            setup.out().flush();
+            boolean isWindows = File.separatorChar == '\\';
+            var builder = new ProcessBuilder(isWindows ? "cmd" : "sh", isWindows ? "/c" : "-c", out.onFinish)
+                    .redirectErrorStream(true);
+            builder.environment().remove("DIFY_API_KEY");
+            try {
+                var process = builder.start();
+                try (var in = process.outputWriter(UTF_8)) {
+                    in.write(json + "\n");
+                } catch (IOException _) {
+                    // it does not read
+                }
+                process.inputReader().lines().forEach(setup.err()::println);
+                if (process.waitFor() != 0)
+                    setup.err().println("Note: --on-finish failed (exit code " + process.exitValue() + ").");
+            } catch (IOException problem) {
+                setup.err().println("Note: --on-finish failed (" + Text.of(problem) + ").");
+            }
+        }
+
+        /// Checks what it can without the server, opens the batch, asks the server about the app, and runs.
+        private int run(Batch.Selection selection) throws Exception {
             setup.check(demo.version);
             if (rows.fresh && !selection.equals(Batch.Selection.PENDING)) throw new Unusable(
                     "--fresh cannot be used with retry\nhint: 'run --fresh' starts over");
@@ -1652,7 +1699,7 @@ final class DifyExec implements Runnable {
                     writer.finishOrRefuse();
                     dify.err().println(batch.index().isComplete() ? "Nothing to do: every row has succeeded."
                             : "Nothing to do: no selected row is pending.");
-                    return Exit.OK.code;
+                    return finished(Optional.empty(), Exit.OK.code, new Tally(0, null, InstantSource.system()));
                 }
                 boolean isQuiet = dify.demo().isPresent() || work.view.isPresent()
                         || work.out.progress == Progress.Style.OFF;
@@ -1670,7 +1717,20 @@ final class DifyExec implements Runnable {
                 var stop = engine.runToLastWords();
                 new Summary(batch, engine.tally, dify.err(), Ansi.ofErr(work.setup.env)).print(stop,
                         work.rows.limit != null || work.pace.maxCost != null, work.setup.next());
-                return stop.map(Stop::exit).orElse(engine.tally.isAllDone() ? Exit.OK : Exit.ROWS_FAILED).code;
+                return finished(stop, stop.map(Stop::exit).orElse(engine.tally.isAllDone() ? Exit.OK
+                        : Exit.ROWS_FAILED).code, engine.tally);
+            }
+
+            /// The keys and their order are a promise.
+            private int finished(Optional<Stop> stop, int code, Tally tally) throws InterruptedException {
+                var files = batch.files();
+                var end = StatusView.json(StatusView.counts(batch.index()::count));
+                end.putAll(object("exit_code", code, "reason", stop.map(Stop::fact).orElse(null),
+                        "seconds", tally.elapsed().toMillis() / 1000.0, "total_tokens", tally.tokens(),
+                        "cost", tally.spending().prices(), "files", object("results", files.results().toString(),
+                                "log", files.log().toString(), "retry", files.retry().path().toString())));
+                work.finish(end);
+                return code;
             }
 
             /// `Resuming: 332 of 800 rows done (8 failed will be retried)`
@@ -1818,6 +1878,13 @@ final class DifyExec implements Runnable {
                     description = "Write results without a byte order mark.")
             boolean noBom;
 
+            @Option(names = "--json", description = "Print one JSON object about the call at its end.")
+            boolean json;
+
+            @Option(names = "--on-finish", paramLabel = "COMMAND",
+                    description = "Run this at the end; standard input is the object of --json.")
+            String onFinish;
+
             @Option(names = "--save-files", paramLabel = "DIR",
                     description = "Download files in the outputs into this folder.")
             Path saveFiles;
@@ -1898,6 +1965,10 @@ final class DifyExec implements Runnable {
                 throw new Unusable("--user: must have at most 255 characters");
             if (dify.timeout.isZero() || retrying.settle != null && retrying.settle.isZero())
                 throw new Unusable((dify.timeout.isZero() ? "--timeout" : "--settle") + " 0: must be greater than zero");
+            if (dify.envFile != null && !Files.isRegularFile(dify.envFile))
+                throw new Unusable("--env-file " + dify.envFile + ": no such file");
+            if (dify.envFile != null && !env.reads(dify.envFile))
+                throw new Unusable("--env-file: must be given when the shell is started");
             new EnvDefaults(env).check(spec.commandLine().getParseResult(), demo != null);
         }
 
@@ -1925,6 +1996,9 @@ final class DifyExec implements Runnable {
             @Option(names = "--base-url", paramLabel = "URL", defaultValue = "https://api.dify.ai/v1",
                     description = "Call the API at this address (env: DIFY_API_BASE_URL; default: ${DEFAULT-VALUE}).")
             URI baseUrl;
+
+            @Option(names = "--env-file", paramLabel = "FILE", description = "Read settings from this file, not .env.")
+            Path envFile;
 
             @Option(names = "--workflow-id", paramLabel = "ID", defaultValue = "",
                     converter = Converters.VersionId.class,
@@ -1965,10 +2039,11 @@ final class DifyExec implements Runnable {
                 return new Access(baseUrl, key, workflowId, env.proxy(baseUrl), env.needed("DIFY_CA_FILE"));
             }
 
-            private static String key(Env env) {
+            private String key(Env env) {
                 var setting = env.needed("DIFY_API_KEY");
-                if (setting.isEmpty()) throw new Unusable(env.missing("DIFY_API_KEY") + "\nhint: set it in the "
-                        + "environment or in .env (in Dify: API Access, API Key), or try --demo");
+                if (setting.isEmpty()) throw new Unusable(env.missing("DIFY_API_KEY") + "\nhint: try --demo, or put "
+                        + "these lines into .env (in Dify: API Access, API Key):\nDIFY_API_BASE_URL=" + baseUrl
+                        + "\nDIFY_API_KEY=" + Env.PLACEHOLDER);
                 var key = setting.get().text().strip();
                 if (!key.matches("[!-~&&[^\"\\\\]]+"))
                     throw new Unusable("DIFY_API_KEY" + setting.get().source() + " contains a character that no key "
@@ -2888,7 +2963,7 @@ final class DifyExec implements Runnable {
             return counts;
         }
 
-        private static Map<String, Object> json(Map<RowStatus, Long> counts) {
+        static Map<String, Object> json(Map<RowStatus, Long> counts) {
             var json = object("total", sum(counts));
             counts.forEach((status, rows) -> json.put(status.word(), rows));
             return json;
@@ -3099,7 +3174,7 @@ final class DifyExec implements Runnable {
     /// @param start how the tool was started; in the shell empty: there, the open batch is meant
     /// @param words the options but `-i` and `-o`, quoted for a shell: `--id-column 'My id'`
     record NextCall(String command, String start, Optional<String> input, Optional<String> output, List<String> words) {
-        private static final Set<String> ONE_OFF = Set.of("--fresh", "--pending-only", "--rebuild", "--force", "--resend-unknown",
+        private static final Set<String> ONE_OFF = Set.of("--fresh", "--pending-only", "--on-finish", "--rebuild", "--force", "--resend-unknown",
                 "--rerun-changed", "--limit", "--ids", "--json", "--html", "--show", "--failed", "--raw", "--partial",
                 "--input", "--output");
 
@@ -12653,6 +12728,7 @@ final class DifyExec implements Runnable {
                 "DIFY_CA_FILE");
         /// The key in `.env.example`.
         static final String PLACEHOLDER = "app-your-key-here";
+        private static final String ENV_FILE = "--env-file";
 
         /// @param source ` in .env`, or empty for the environment
         /// @param fault  why it cannot be used, or empty
@@ -12664,8 +12740,23 @@ final class DifyExec implements Runnable {
         }
 
         Env(UnaryOperator<String> environment, Invocation invocation, Path... folders) {
-            this(environment, Stream.of(folders).map(Path::toAbsolutePath).distinct().map(DotEnv::new).toList(),
-                    invocation);
+            this(environment, Stream.of(folders).map(Path::toAbsolutePath).distinct()
+                    .map(folder -> new DotEnv(folder.resolve(".env"))).toList(), invocation);
+        }
+
+        /// With the file of `--env-file` instead of `.env`: the key has to be known before anything is printed.
+        Env with(String... args) {
+            for (int at = 0; at < args.length && !args[at].equals("--"); at++) {
+                var file = args[at].startsWith(ENV_FILE + "=") ? args[at].substring(ENV_FILE.length() + 1)
+                        : args[at].equals(ENV_FILE) && at + 1 < args.length ? args[at + 1] : "";
+                if (!file.isBlank()) return new Env(environment,
+                        List.of(new DotEnv(Path.of(file).toAbsolutePath())), invocation);
+            }
+            return this;
+        }
+
+        boolean reads(Path file) {
+            return files.stream().anyMatch(each -> each.file.equals(file.toAbsolutePath()));
         }
 
         static Env of(Map<String, String> variables, Path... folders) {
@@ -12753,9 +12844,10 @@ final class DifyExec implements Runnable {
             private String content = "", fault = "";
             private boolean isMalformed = false;
 
-            DotEnv(Path folder) {
-                file = folder.resolve(".env");
-                name = folder.equals(Path.of("").toAbsolutePath()) ? ".env" : file.toString();
+            DotEnv(Path file) {
+                this.file = file;
+                boolean isHere = file.getParent().equals(Path.of("").toAbsolutePath());
+                name = isHere ? file.getFileName().toString() : file.toString();
             }
 
             Optional<Setting> setting(String asked) {
@@ -12778,7 +12870,8 @@ final class DifyExec implements Runnable {
                 if (values != null) return values;
                 values = new HashMap<>();
                 if (!Files.isRegularFile(file)) return values;
-                var loader = Dotenv.configure().directory(file.getParent().toString()).filename(".env");
+                var loader = Dotenv.configure().directory(file.getParent().toString())
+                        .filename(file.getFileName().toString());
                 try {
                     if (Files.size(file) > LARGEST) throw new IOException();
                     content = Files.readString(file);

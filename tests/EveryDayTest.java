@@ -195,6 +195,113 @@ final class EveryDayTest extends WholeCommand {
     }
 
     @Nested
+    class TheEndOfACall {
+        private final Dify dify = new Dify("1.16.0", "blocking");
+
+        @Test
+        void isOneObject() throws IOException {
+            rows(3);
+            dify.row("2", dify.ended("failed", "no"));
+
+            var call = dify.run("--json");
+
+            assertEquals(3, call.code(), call.err());
+            var json = tree(call.out());
+            assertEquals(1, call.out().lines().count());
+            assertEquals("total succeeded partial failed paused unknown pending exit_code reason seconds total_tokens "
+                    + "cost files", keys(json));
+            assertEquals(List.of(3, 2, 1, 3), Stream.of("total", "succeeded", "failed", "exit_code")
+                    .map(key -> json.path(key).asInt()).toList());
+            dify.row("2", dify.ended("succeeded", ""));
+            assertEquals(3, tree(dify.command("retry", "--json").out()).path("succeeded").asInt());
+            assertEquals(0, tree(dify.run("--json").out()).path("exit_code").asInt(), "nothing to do");
+        }
+
+        @Test
+        void isPassedToACommandWithoutTheKey() throws IOException {
+            rows(2);
+            var seen = file("seen").toString();
+
+            assertEquals(0, dify.run("--on-finish", "cat > " + seen + "; echo key=$DIFY_API_KEY >> " + seen).code());
+
+            assertEquals(2, tree(content("seen").lines().findFirst().orElseThrow()).path("succeeded").asInt());
+            assertTrue(content("seen").endsWith("key=\n"), content("seen"));
+            dify.info(dify.refused(401, "unauthorized", "Access token is invalid"));
+            rows(3);
+            assertEquals(4, dify.run("--on-finish", "cat > " + seen).code());
+            assertEquals(4, tree(content("seen")).path("exit_code").asInt());
+        }
+
+        @Test
+        void keepsItsCodeWhenTheCommandFails() throws IOException {
+            rows(2);
+
+            var call = dify.run("--on-finish", "echo oops; exit 7");
+
+            assertEquals(0, call.code());
+            assertTrue(call.err().contains("oops") && call.err().contains("7"), call.err());
+        }
+    }
+
+    @Nested
+    class AnotherEnvFile {
+        private final Dify dify = new Dify("1.16.0", "blocking");
+
+        private Call with(Map<String, String> settings, String... args) throws IOException {
+            var err = new StringWriter();
+            int code = commandLine(Env.of(settings, folder), args).setErr(new PrintWriter(err, true)).execute(args);
+            return new Call(code, "", err.toString());
+        }
+
+        @Test
+        void isReadInsteadOfDotEnv() throws IOException {
+            rows(1);
+            Files.writeString(file(".env"), "DIFY_API_BASE_URL=http://127.0.0.1:1/v1\nDIFY_API_KEY=app-other\n");
+            var other = folder.resolve(".env.app");
+            Files.writeString(other, "DIFY_API_BASE_URL=" + dify.url() + "\nDIFY_API_KEY=" + KEY + "\n");
+
+            assertEquals(0, with(Map.of(), typed("run", "--env-file", other.toString())).code());
+            assertEquals(2, with(Map.of(), typed("run", "--env-file=" + file("none"))).code());
+            Files.delete(other);
+        }
+
+        @Test
+        void isShownWhereTheKeyIsMissing() throws IOException {
+            rows(1);
+
+            var call = with(Map.of(), typed("run"));
+
+            assertEquals(2, call.code());
+            assertTrue(call.err().lines().toList().containsAll(List.of("DIFY_API_BASE_URL=https://api.dify.ai/v1",
+                    "DIFY_API_KEY=app-your-key-here")), call.err());
+        }
+    }
+
+    @Nested
+    class AClosedPipe {
+        private void isQuiet(String command) throws Exception {
+            var java = ProcessHandle.current().info().command().orElseThrow();
+            var line = Text.shell(java) + " -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -cp "
+                    + Text.shell(System.getProperty("java.class.path")) + " difyexec.DifyExec " + command;
+            var process = new ProcessBuilder("bash", "-c", line + " | sleep 0").directory(folder.toFile())
+                    .redirectError(file("err").toFile()).start();
+            assertTrue(process.waitFor(60, TimeUnit.SECONDS));
+            assertFalse(content("err").contains("cannot be written"), content("err"));
+        }
+
+        @Test
+        void endsQuietly() throws Exception {
+            rows(20);
+            var files = " -i data.csv -o results.jsonl";
+            assertEquals(0, call(Map.of(), typed("run", "--demo", "-c", "20")).code());
+
+            isQuiet("export" + files + " -");
+            isQuiet("status" + files);
+            isQuiet("generate-completion");
+        }
+    }
+
+    @Nested
     class TimeLeft {
         private final Given.World world = new Given.World();
 
