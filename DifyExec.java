@@ -4110,7 +4110,6 @@ final class DifyExec implements Runnable {
         private static final Duration AFTER_STOP = Duration.ofSeconds(3), AFTER_SECOND = Duration.ofMillis(1500);
         private static final int FIREWALLED = 5;
 
-        private final Workflow workflow;
         private final Terms terms;
         private final Agenda agenda;
         private final LookUpRules lookUpRules;
@@ -4144,7 +4143,6 @@ final class DifyExec implements Runnable {
 
         Engine(Batch.Wanted wanted, Terms terms, BatchWriter batch, Ports ports) {
             this.ports = ports;
-            this.workflow = ports.workflow();
             this.watcher = ports.watcher();
             this.clock = ports.clock();
             this.terms = terms;
@@ -4277,7 +4275,7 @@ final class DifyExec implements Runnable {
         private Response run(InFlight sent) {
             sent.thread = Thread.currentThread();
             var attempt = sent.attempt;
-            return workflow.run(attempt, heard -> {
+            return ports.workflow().run(attempt, heard -> {
                 if (!(heard instanceof Heard.Quiet)) sent.lastEvent = clock.instant();
                 // the texts of all rows would be too much for the mailbox
                 if (watcher.isLive() || !(heard instanceof Heard.Live || heard instanceof Heard.OtherEvent))
@@ -4297,7 +4295,7 @@ final class DifyExec implements Runnable {
             health.started();
             if (unresolved.stopsFirst())
                 batch.record(StopEvent.of(unresolved.attempt(), unresolved.run().get(), StopEvent.TIMED_OUT, now));
-            work(() -> workflow.look(unresolved), found -> looked(unresolved, found, now));
+            work(() -> ports.workflow().look(unresolved), found -> looked(unresolved, found, now));
         }
 
         /// Work for another thread, and what this one does about its result. Work that breaks is reported, too, so that
@@ -4702,7 +4700,7 @@ final class DifyExec implements Runnable {
             sent.stopAsked = true;
             batch.record(StopEvent.of(sent.attempt, run, StopEvent.INTERRUPTED, clock.instant()));
             tally.add(Tally.Counter.STOPPED);
-            ports.workers().execute(() -> workflow.stop(run, sent.attempt.user()));
+            ports.workers().execute(() -> ports.workflow().stop(run, sent.attempt.user()));
         }
     }
 
@@ -4721,7 +4719,6 @@ final class DifyExec implements Runnable {
         private boolean lateAsked = false;
         private Optional<Stop> stop = Optional.empty();
 
-        /// A row that may start now or later.
         record Waiting(Row row, Attempt.Tries tries, Instant due) {}
 
         /// Things with a time, the next one first.
@@ -4734,13 +4731,11 @@ final class DifyExec implements Runnable {
                 this.due = due;
             }
 
-            /// When something is due next.
             Instant due() {
                 return isEmpty() ? Instant.MAX : due.apply(peek());
             }
 
-            /// Takes off what is due.
-            Optional<T> next(Instant now) {
+                Optional<T> next(Instant now) {
                 return due().isAfter(now) ? Optional.empty() : Optional.of(poll());
             }
         }
@@ -4769,7 +4764,6 @@ final class DifyExec implements Runnable {
             return next;
         }
 
-        /// A CSV that was changed under us closes the agenda.
         private boolean hasFresh() {
             try {
                 return fresh.hasNext();
@@ -5024,7 +5018,6 @@ final class DifyExec implements Runnable {
 
     /// Follows a call: the progress of a batch, or a retry in the shell.
     interface Watcher {
-        /// Some time has passed.
         default void watch(Tally tally) {}
 
         /// It wants to hear of nodes and text as they come.
@@ -5037,7 +5030,6 @@ final class DifyExec implements Runnable {
         /// A run has come to an end, by its own answer or by a look; what the end means is not said yet.
         default void ran(Attempt attempt, Response.Ran ran, Instant at) {}
 
-        /// A row has its outcome.
         default void ended(Outcome outcome) {}
 
         void say(String sentence);
@@ -5070,7 +5062,6 @@ final class DifyExec implements Runnable {
                 }
         }
 
-        /// The workflow's form. Without it every cell is sent as text, with a warning.
         Optional<JsonNode> form() throws InterruptedException {
             for (int tries = 0; ; tries++)
                 switch (client.stored("/parameters")) {
@@ -5209,7 +5200,6 @@ final class DifyExec implements Runnable {
         /// A file in the outputs: where it is, its size as far as Dify knows it (else not above 0), and its name here.
         record Link(String address, long size, String name) {}
 
-        /// The links in the outputs, at any depth.
         List<Link> links(String id, byte[] outputs) {
             var links = new ArrayList<Link>();
             for (var output : Payload.tree(outputs).properties())
@@ -5266,22 +5256,23 @@ final class DifyExec implements Runnable {
                 var address = client.access().baseUrl().resolve(link.strip());
                 if (!String.valueOf(address.getScheme()).matches("https?") || address.getHost() == null)
                     throw new IOException("not an http or https address");
-                for (var reach : List.<Predicate<InetAddress>>of(InetAddress::isLinkLocalAddress,
-                        ip -> ip.isLoopbackAddress() || ip.isAnyLocalAddress()))
-                    if (isAt(address, reach) && !isAt(client.access().baseUrl(), reach))
-                        throw new IOException("a loopback or link-local address");
+                var near = near(address);
+                if (!near.isEmpty() && !near.equals(near(client.access().baseUrl())))
+                    throw new IOException("a " + near + " address");
                 return address;
             } catch (IllegalArgumentException _) {
                 throw new IOException("not an address");
             }
         }
 
-        /// A host that only a proxy can resolve is nowhere near.
-        private static boolean isAt(URI address, Predicate<InetAddress> reach) {
+        /// Empty for what other machines can reach, too; a host that only a proxy can resolve is nowhere near.
+        private static String near(URI address) {
             try {
-                return Stream.of(InetAddress.getAllByName(address.getHost())).anyMatch(reach);
+                var ips = List.of(InetAddress.getAllByName(address.getHost()));
+                return ips.stream().anyMatch(InetAddress::isLinkLocalAddress) ? "link-local"
+                        : ips.stream().anyMatch(ip -> ip.isLoopbackAddress() || ip.isAnyLocalAddress()) ? "loopback" : "";
             } catch (UnknownHostException _) {
-                return false;
+                return "";
             }
         }
 
@@ -5385,7 +5376,6 @@ final class DifyExec implements Runnable {
             return new DifyClient(access, timeout, FIRST_EVENT, Transport.share(runs));
         }
 
-        /// A client for an app of this kind, over the same connections.
         DifyClient to(AppKind kind) {
             return new DifyClient(wire, access, kind, timeout, firstEvent);
         }
@@ -5497,7 +5487,6 @@ final class DifyExec implements Runnable {
                     .orElseGet(() -> new Response.Cut(Symptom.CUT, "the message ended without an answer"));
         }
 
-        /// The next event that can be read. Empty: the stream has ended.
         private Optional<Payload> next(Transport.Sse sse, RunReader reader) throws IOException {
             for (var data = sse.next(); data.isPresent(); data = sse.next()) {
                 var event = Payload.read(new ByteArrayInputStream(data.get()));
@@ -5852,7 +5841,6 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Compact, with numbers as written.
         private static byte[] copy(JsonParser json) throws IOException {
             var out = new ByteArrayOutputStream(256);
             try (var copy = Json.writing(out)) {
@@ -5872,7 +5860,6 @@ final class DifyExec implements Runnable {
             return from.path(name).asText("");
         }
 
-        /// The outputs of a run.
         static ObjectNode tree(byte[] outputs) {
             try {
                 return (ObjectNode) Json.MAPPER.readTree(outputs);
@@ -5901,7 +5888,6 @@ final class DifyExec implements Runnable {
             return event().equals(event);
         }
 
-        /// The run's last event.
         boolean isEnd() {
             return is("workflow_finished") || is("workflow_paused");
         }
@@ -5911,17 +5897,14 @@ final class DifyExec implements Runnable {
             return isOfRun(event()) && data().isObject();
         }
 
-        /// The id of the run, if this names one.
         String runId() {
             return !text("workflow_run_id").isEmpty() || !isOfRun() ? text("workflow_run_id") : text(data(), "id");
         }
 
-        /// What the run was started with, if this says so.
         Optional<JsonNode> inputs() {
             return Optional.of(data().path("inputs")).filter(JsonNode::isObject);
         }
 
-        /// What a stream's event shows of the run.
         Heard heard() {
             var data = data();
             return switch (event()) {
@@ -6063,8 +6046,6 @@ final class DifyExec implements Runnable {
             return Json.bytes(outputs);
         }
 
-        /// What a detail says of its run.
-        ///
         /// @param now by the server's clock
         static LookUpResult found(Payload detail, RunRef asked, Instant now) {
             var data = detail.data();
@@ -6169,7 +6150,6 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// The system's authorities and those of a PEM file.
         private static SSLContext trusting(Env.Setting setting) {
             try (var in = Files.newInputStream(Path.of(setting.text()))) {
                 var store = KeyStore.getInstance(KeyStore.getDefaultType());
@@ -6376,7 +6356,6 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// The body of an answer that is kept whole.
             InputStream body() {
                 return body(most);
             }
@@ -6397,12 +6376,10 @@ final class DifyExec implements Runnable {
                 };
             }
 
-            /// As much of the body as a refusal may have.
             String beginning() throws IOException {
                 return new String(http.body().readNBytes(LONGEST_REFUSAL), UTF_8);
             }
 
-            /// From now on.
             void limit(Duration limit) {
                 end = System.nanoTime() + limit.toNanos();
                 open.add(this);
@@ -6453,8 +6430,6 @@ final class DifyExec implements Runnable {
         /// Server-sent events: the data of each. Comments, pings without data and unknown fields are passed over;
         /// several `data:` lines are joined by a newline.
         static final class Sse {
-            private static final byte[] DATA = "data:".getBytes(UTF_8);
-
             private final InputStream in;
             private final long most;
             private final byte[] buffer = new byte[16 << 10];
@@ -6474,18 +6449,17 @@ final class DifyExec implements Runnable {
             /// Empty: the stream has ended. The last event may have been cut off by that.
             Optional<byte[]> next() throws IOException {
                 isCut = false;
-                var event = new ByteArrayOutputStream();
-                for (boolean hasData = false; ; ) {
+                StringBuilder event = null;
+                while (true) {
                     boolean isWhole = readLine();
-                    var bytes = line.toByteArray();
-                    int length = bytes.length > 0 && bytes[bytes.length - 1] == '\r' ? bytes.length - 1 : bytes.length;
-                    if (length >= DATA.length && Arrays.equals(bytes, 0, DATA.length, DATA, 0, DATA.length)) {
-                        if (hasData) event.write('\n');
-                        int from = length > DATA.length && bytes[DATA.length] == ' ' ? DATA.length + 1 : DATA.length;
-                        event.write(bytes, from, length - from);
-                        hasData = true;
+                    var text = line.toString(ISO_8859_1); // a character is a byte
+                    if (text.endsWith("\r")) text = text.substring(0, text.length() - 1);
+                    if (text.startsWith("data:")) {
+                        event = event == null ? new StringBuilder() : event.append('\n');
+                        event.append(text, text.startsWith("data: ") ? 6 : 5, text.length());
                     }
-                    if (hasData && (length == 0 || !isWhole)) return Optional.of(event.toByteArray());
+                    if (event != null && (text.isEmpty() || !isWhole))
+                        return Optional.of(event.toString().getBytes(ISO_8859_1));
                     if (!isWhole) return Optional.empty();
                 }
             }
@@ -6499,18 +6473,19 @@ final class DifyExec implements Runnable {
                         end = !waits && in.available() == 0 ? 0 : Math.max(0, in.read(buffer, 0, buffer.length));
                         if (end == 0) return false;
                     }
-                    int stop = at;
-                    while (stop < end && buffer[stop] != '\n') stop++;
-                    int kept = (int) Math.min(stop - at, most - line.size());
-                    isCut |= kept < stop - at;
-                    line.write(buffer, at, kept);
-                    at = Math.min(stop + 1, end);
-                    if (stop < end) return true;
+                    int start = at;
+                    while (at < end && buffer[at] != '\n') at++;
+                    int kept = (int) Math.min(at - start, most - line.size());
+                    isCut |= kept < at - start;
+                    line.write(buffer, start, kept);
+                    if (at < end) {
+                        at++;
+                        return true;
+                    }
                 }
             }
         }
 
-        /// An answer that there is no room for.
         static final class Exceeded extends IOException {
             Exceeded(String message) {
                 super(message);
