@@ -1727,7 +1727,7 @@ final class DifyExec implements Runnable {
                 var end = StatusView.json(StatusView.counts(batch.index()::count));
                 end.putAll(object("exit_code", code, "reason", stop.map(Stop::fact).orElse(null),
                         "seconds", tally.elapsed().toMillis() / 1000.0, "total_tokens", tally.tokens(),
-                        "cost", tally.spending().prices(), "files", object("results", files.results().toString(),
+                        "cost", tally.spending.prices(), "files", object("results", files.results().toString(),
                                 "log", files.log().toString(), "retry", files.retry().path().toString())));
                 work.finish(end);
                 return code;
@@ -2444,7 +2444,7 @@ final class DifyExec implements Runnable {
 
         /// `12/20 (60 %) · 3.2/s · 2 failed · 8 s left · 5 running · 684 tokens`: from the left, whole items that fit.
         static String line(Tally tally, int columns) {
-            long others = tally.countOfOthers(), done = others + tally.done(), asked = others + tally.asked();
+            long others = tally.countOfOthers(), done = others + tally.done(), asked = others + tally.asked;
             var now = tally.now;
             var slowedTo = tally.slowedTo();
             var items = Stream.of(done + "/" + asked + (asked == 0 ? "" : " (" + 100 * done / asked + " %)"),
@@ -2458,7 +2458,7 @@ final class DifyExec implements Runnable {
                     some(now.waiting(), "waiting"),
                     some(now.lookUps(), "looked up"),
                     some(tally.tokens(), "tokens"),
-                    Summary.cost(tally.spending().times(1)).replaceFirst("^, ", "")).filter(item -> !item.isEmpty());
+                    Summary.cost(tally.spending.times(1)).replaceFirst("^, ", "")).filter(item -> !item.isEmpty());
             var line = new StringBuilder();
             for (var item : items.toList()) {
                 if (!line.isEmpty() && line.length() + 3 + item.length() > columns) break;
@@ -2493,7 +2493,7 @@ final class DifyExec implements Runnable {
             err.println(counts() + " in " + Text.seconds(tally.elapsed()) + String.format(Locale.ROOT,
                     " (%.1f rows/s)", tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
             figures(stop.isPresent()).forEach(figure -> err.println("  " + figure));
-            long rest = Math.max(batch.index().count(RowStatus.PENDING), tally.asked() - tally.done());
+            long rest = Math.max(batch.index().count(RowStatus.PENDING), tally.asked - tally.done());
             if (part) estimate(rest, tally).ifPresent(err::println);
             causes(Cause.Group.of(batch));
             next.print(batch, err);
@@ -2511,9 +2511,9 @@ final class DifyExec implements Runnable {
         /// `18 succeeded, 1 partial, 1 failed, 4 pending`
         private String counts() {
             var counts = RowStatus.counts(tally::countOfAll, paint::by);
-            if (tally.asked() <= tally.done()) return counts.isEmpty() ? "nothing done" : counts;
+            if (tally.asked <= tally.done()) return counts.isEmpty() ? "nothing done" : counts;
             return counts + (counts.isEmpty() ? "" : ", ")
-                    + paint.by(RowStatus.PENDING, tally.asked() - tally.done() + " pending");
+                    + paint.by(RowStatus.PENDING, tally.asked - tally.done() + " pending");
         }
 
         /// @param early whether the call stopped early: runs may then be active on the server
@@ -2524,8 +2524,8 @@ final class DifyExec implements Runnable {
             if (stopped > 0) figures.add("asked Dify to stop " + Text.count(stopped, "run"));
             if (open > 0) figures.add(Text.count(open, "run") + " may still be active; the next run looks "
                     + (open == 1 ? "it" : "them") + " up");
-            if (!tally.latencies().isEmpty()) figures.add("latency (s): " + tally.latencies().words());
-            if (tally.tokens() > 0) figures.add("tokens: " + tally.tokens() + cost(tally.spending()));
+            if (!tally.latencies.isEmpty()) figures.add("latency (s): " + tally.latencies.words());
+            if (tally.tokens() > 0) figures.add("tokens: " + tally.tokens() + cost(tally.spending));
             count(Tally.Counter.RETRIES, "%s", "retry", "retries").ifPresent(figures::add);
             count(Tally.Counter.HARVESTED, "%s recovered without running again", "result", "results")
                     .ifPresent(figures::add);
@@ -2544,7 +2544,7 @@ final class DifyExec implements Runnable {
 
         /// Scales the rows that ran: `Remaining 980 rows: about 12 min, 31000 tokens, 0.49 USD`
         static Optional<String> estimate(long rest, Tally tally) {
-            var spent = tally.spending();
+            var spent = tally.spending;
             if (rest == 0 || tally.sampled() == 0) return Optional.empty();
             double share = (double) rest / tally.sampled();
             return Optional.of("Remaining " + Text.count(rest, "row") + ": about "
@@ -4385,23 +4385,21 @@ final class DifyExec implements Runnable {
                 }
                 case Heard.Named _, Heard.Began _, Heard.Quiet _ when sent == null -> {} // its end is known already
                 case Heard.Named(var run) -> named(sent, run);
-                case Heard.Began(var run) -> firstEvent(sent, run);
+                case Heard.Began(var run) -> {
+                    var waited = Duration.between(sent.start, clock.instant());
+                    sent.start = clock.instant();
+                    sent.isStreaming = true;
+                    named(sent, run);
+                    health.answered();
+                    noteWait(attempt, waited, "first event after " + Text.seconds(waited));
+                    if (hardStop.isBefore(Instant.MAX) && taskStopsSent) stopTask(sent);
+                }
                 case Heard.Quiet(var run) -> {
                     if (!sent.lookedUp) agenda.unresolved(new Unresolved.QuietStream(attempt, Optional.of(run),
                             sent.start, clock.instant()));
                     sent.lookedUp = true;
                 }
             }
-        }
-
-        private void firstEvent(InFlight sent, RunRef run) {
-            var waited = Duration.between(sent.start, clock.instant());
-            sent.start = clock.instant();
-            sent.isStreaming = true;
-            named(sent, run);
-            health.answered();
-            noteWait(sent.attempt, waited, "first event after " + Text.seconds(waited));
-            if (hardStop.isBefore(Instant.MAX) && taskStopsSent) stopTask(sent);
         }
 
         /// Logged once, whatever names the run first: the head of its answer, an event of its stream, or an answer that
@@ -4531,7 +4529,7 @@ final class DifyExec implements Runnable {
         private void checkLimits() {
             terms.limits().tooManyFailed(tally.count(RowStatus.FAILED), tally.done()).ifPresent(this::stop);
             if (agenda.nextRow(clock.instant()).equals(Instant.MAX)) return; // nothing is left to send
-            terms.limits().usedUp(tally.tokens(), tally.spending()).ifPresent(this::stop);
+            terms.limits().usedUp(tally.tokens(), tally.spending).ifPresent(this::stop);
             var index = batch.batch().index();
             if (index.count(RowStatus.SUCCEEDED) + index.count(RowStatus.PARTIAL) == 0)
                 terms.limits().allAlike(tally.causes, tally.done()).ifPresent(this::stop);
@@ -4856,7 +4854,7 @@ final class DifyExec implements Runnable {
     static final class Tally {
         private static final Duration SUSPENDED = Duration.ofSeconds(5);
 
-        private final long asked;
+        final long asked;
         private final Pace pace;
         private final InstantSource clock;
         private final Instant startedAt;
@@ -4867,8 +4865,9 @@ final class DifyExec implements Runnable {
         final Map<String, Long> causes = new HashMap<>();
         private final Map<Counter, Long> counters = new EnumMap<>(Counter.class);
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
-        private final LongList.Latencies latencies = new LongList.Latencies();
-        private final Usage.Spending spending = new Usage.Spending();
+        final LongList.Latencies latencies = new LongList.Latencies();
+        /// Of the runs of this call: those of earlier calls have no price when they are looked up.
+        final Usage.Spending spending = new Usage.Spending();
         final History.MissingFiles missingFiles = new History.MissingFiles();
         private long tokens = 0, sampled = 0;
         private Instant firstStart = Instant.MAX, lastEnd = Instant.MIN, lastTick = Instant.MAX;
@@ -4926,11 +4925,6 @@ final class DifyExec implements Runnable {
             if (!attempt.isEarlier()) spending.add(usage.tokens(), usage.price().orElse(null), usage.currency());
         }
 
-        /// Of the runs of this call: those of earlier calls have no price when they are looked up.
-        Usage.Spending spending() {
-            return spending;
-        }
-
         /// How many rows ran in this call, except those whose earlier run was looked up. They show what others take.
         long sampled() {
             return sampled;
@@ -4943,10 +4937,6 @@ final class DifyExec implements Runnable {
             return sampled >= 4L * pace.places() || shared.compareTo(time) > 0 ? time : shared;
         }
 
-        LongList.Latencies latencies() {
-            return latencies;
-        }
-
         void add(Counter counter) {
             counters.merge(counter, 1L, Long::sum);
         }
@@ -4957,10 +4947,6 @@ final class DifyExec implements Runnable {
 
         long count(RowStatus status) {
             return ended.getOrDefault(status, 0L);
-        }
-
-        long asked() {
-            return asked;
         }
 
         /// Rows of the whole batch with this outcome, as far as the call covers it.
@@ -5358,12 +5344,9 @@ final class DifyExec implements Runnable {
     record DifyClient(Transport wire, Access access, AppKind app, Duration timeout, Duration firstEvent)
             implements AutoCloseable {
         private static final Duration LOOK = Duration.ofSeconds(30);
-        /// Dify 1.16 makes up an end of the run right after an error; 1.14 keeps the stream open and sends nothing.
-        private static final Duration AFTER_ERROR = Duration.ofMillis(100);
         /// Dify 1.14 ends a stream after this silence, whether or not its run waits in the queue.
         private static final Duration FIRST_EVENT = Duration.ofSeconds(300);
         static final String PAGE = "a web page (from a proxy?)", LOGIN = "a login page";
-        private static final long LARGEST_FILE = 1L << 30;
         private static final Pattern RUN_ID = Pattern.compile("\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}");
 
         /// @param most how many bytes an answer may have
@@ -5499,10 +5482,11 @@ final class DifyExec implements Runnable {
         }
 
         /// Ends that come after the first: in the same packet, or within a moment where more may follow. After an error
-        /// that is a made-up end; after the end of a chatflow's run on 1.9, the metadata of its answer.
+        /// that is a made-up end (1.16; 1.14 keeps the stream open and sends nothing); after the end of a chatflow's run
+        /// on 1.9, the metadata of its answer.
         private List<Response> later(Transport.Sse sse, RunReader reader, Transport.Answer answer, boolean mayFollow) {
             var ends = new ArrayList<Response>();
-            if (mayFollow) answer.limit(AFTER_ERROR);
+            if (mayFollow) answer.limit(Duration.ofMillis(100));
             else sse.waits = false;
             try {
                 for (var next = next(sse, reader); next.isPresent(); next = next(sse, reader))
@@ -5659,7 +5643,7 @@ final class DifyExec implements Runnable {
                     for (int count = 0; count >= 0; count = in.read(buffer)) {
                         out.write(buffer, 0, count);
                         length += count;
-                        if (Math.max(length, Math.max(expected, size)) > LARGEST_FILE)
+                        if (Math.max(length, Math.max(expected, size)) > 1L << 30)
                             throw new Transport.Exceeded("larger than 1 GiB");
                     }
                 }
@@ -5781,7 +5765,6 @@ final class DifyExec implements Runnable {
     ///
     /// @param problem null if the payload is whole
     record Payload(ObjectNode fields, IOException problem) {
-        private static final int DEEPEST = 3; // `data.execution_metadata` in an event
         private static final byte[] NO_OUTPUTS = {'{', '}'};
         private static final Set<String> OBJECTS = Set.of("data", "execution_metadata", "metadata", "usage");
 
@@ -5819,7 +5802,7 @@ final class DifyExec implements Runnable {
                 else if (name.equals("retriever_resources") && token == JsonToken.START_ARRAY)
                     into.set(name, Json.MAPPER.readTree(copy(json)));
                 else if (OBJECTS.contains(name) && token == JsonToken.START_OBJECT
-                        && json.getParsingContext().getNestingDepth() <= DEEPEST)
+                        && json.getParsingContext().getNestingDepth() <= 3) // `data.execution_metadata` in an event
                     read(json, fields, into.putObject(name));
                 else if (token == JsonToken.VALUE_NULL) into.putNull(name);
                 else if (token.isScalarValue()) into.put(name, json.getText());
