@@ -5439,7 +5439,7 @@ final class DifyExec implements Runnable {
                 var event = next.get();
                 if (event.inputs().filter(inputs -> !sent.matches(inputs)).isPresent())
                     return new Response.Cut(Symptom.CONTRADICTED, "the stream is of another request");
-                if (reader.ref().isPresent() && answer.run().isEmpty()) {
+                if (reader.ref().isPresent() && answer.run.isEmpty()) {
                     answer.began(reader.ref().get(), timeout, heard);
                     heard.accept(new Heard.Began(reader.ref().get()));
                 }
@@ -5451,7 +5451,7 @@ final class DifyExec implements Runnable {
                     boolean mayFollow = end.get() instanceof Response.Refused || isChat() && !reader.hasMetadata();
                     var ends = new ArrayList<>(List.of(end.get()));
                     ends.addAll(later(sse, reader, answer, mayFollow));
-                    var response = Response.ofEnds(answer.run().or(reader::ref), ends);
+                    var response = Response.ofEnds(answer.run.or(reader::ref), ends);
                     return isChat() && response instanceof Response.Ran ran ? reader.completed(ran) : response;
                 }
             }
@@ -5521,19 +5521,18 @@ final class DifyExec implements Runnable {
             if (!isChat() || !(found instanceof LookUpResult.Ended(var ran)) || !ran.status().isSuccess()) return found;
             // a success with the answer that people see: moderation may have replaced it in the message
             if (!isUnique) return RunReader.withMessage(found, Optional.empty());
-            return found(message(sent).then(message -> new Reply.Got<>(RunReader.withMessage(found, message))));
+            return found(message(sent), message -> RunReader.withMessage(found, message));
         }
 
         private LookUpResult byName(Sent sent) {
-            if (isChat()) return found(message(sent).then(message -> new Reply.Got<>(message.isEmpty()
-                    ? new LookUpResult.Absent()
+            if (isChat()) return found(message(sent), message -> message.isEmpty() ? new LookUpResult.Absent()
                     : RunReader.pausedRun(message.get()).map(run -> RunReader.withMessage(detail(run, sent), message))
-                            .orElseGet(() -> RunReader.found(message.get())))));
-            return found(list("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(sent.user()),
+                            .orElseGet(() -> RunReader.found(message.get())));
+            var rows = list("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(sent.user()),
                     row -> row.at("/created_by_end_user/session_id").asText("").equals(sent.user())
-                            && !row.at("/workflow_run/id").asText("").isEmpty())
-                    .then(rows -> new Reply.Got<>(rows.isEmpty() ? new LookUpResult.Absent()
-                            : detail(new RunRef(rows.getFirst().at("/workflow_run/id").asText(), ""), sent))));
+                            && !row.at("/workflow_run/id").asText("").isEmpty());
+            return found(rows, known -> known.isEmpty() ? new LookUpResult.Absent()
+                    : detail(new RunRef(known.getFirst().at("/workflow_run/id").asText(), ""), sent));
         }
 
         /// The message of an attempt's conversation, which has one; empty if there is no conversation.
@@ -5565,7 +5564,7 @@ final class DifyExec implements Runnable {
         }
 
         private LookUpResult detail(RunRef run, Sent sent) {
-            var reply = ask(get("/workflows/run/" + encoded(run.id())), LOOK, answer -> {
+            var reply = this.<LookUpResult>ask(get("/workflows/run/" + encoded(run.id())), LOOK, answer -> {
                 var detail = Payload.readDetail(answer.body());
                 detail.requireWhole();
                 var id = Payload.text(detail.data(), "id");
@@ -5581,12 +5580,13 @@ final class DifyExec implements Runnable {
             if (reply instanceof Reply.NotGot(Response.Refused gone) && gone.status() == 404
                     && gone.code().equals("not_found")) return new LookUpResult.Absent(); // only Dify itself can say so
             return reply instanceof Reply.NotGot(Response.TooLarge(_, var why))
-                    ? new LookUpResult.Silent(new Response.TooLarge(Optional.of(run), why)) : found(reply);
+                    ? new LookUpResult.Silent(new Response.TooLarge(Optional.of(run), why))
+                    : found(reply, Function.identity());
         }
 
-        private static LookUpResult found(Reply<LookUpResult> reply) {
+        private static <T> LookUpResult found(Reply<T> reply, Function<T, LookUpResult> then) {
             return switch (reply) {
-                case Reply.Got(var found) -> found;
+                case Reply.Got(var value) -> then.apply(value);
                 case Reply.NotGot(var response) -> new LookUpResult.Silent(response);
             };
         }
@@ -6186,7 +6186,7 @@ final class DifyExec implements Runnable {
                 try {
                     return reading.read(answer);
                 } catch (Exceeded problem) {
-                    return instead.apply(new Response.TooLarge(answer.run(), problem.getMessage()));
+                    return instead.apply(new Response.TooLarge(answer.run, problem.getMessage()));
                 } catch (IOException problem) {
                     return instead.apply(
                             answer.cut(question.overdue(), broken(problem, "in the middle of the answer")));
@@ -6309,7 +6309,7 @@ final class DifyExec implements Runnable {
             private volatile long end, lastByte;
             private volatile boolean over = false;
             private volatile Consumer<Heard> heard;
-            private volatile Optional<RunRef> run = Optional.empty();
+            volatile Optional<RunRef> run = Optional.empty();
 
             Answer(HttpResponse<InputStream> http, long start) {
                 this.http = http;
@@ -6385,10 +6385,6 @@ final class DifyExec implements Runnable {
                     lastByte = now;
                     heard.accept(new Heard.Quiet(run.get()));
                 }
-            }
-
-            Optional<RunRef> run() {
-                return run;
             }
 
             /// The body ended early: for this reason, unless the limit has ended it.
