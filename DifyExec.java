@@ -1692,7 +1692,7 @@ final class DifyExec implements Runnable {
                 announceShard(selection);
                 var wanted = batch.select(selection, work.setup.dify.timeout);
                 StatusView.changes(batch, selection.rerunChanged(), dify.err());
-                if (selection.listed()) StatusView.strangers(batch.files().retry().read().stream()
+                if (selection.listed()) StatusView.strangers(batch.files().retryIds().stream()
                         .filter(id -> !batch.isRow(batch.index().find(id))).toList(), dify.err());
                 if (selection.ids().isEmpty()) StatusView.answered(batch, dify.err());
                 if (wanted.rows() == 0 && batch.history().resent(false).isEmpty()) {
@@ -1728,7 +1728,7 @@ final class DifyExec implements Runnable {
                 end.putAll(object("exit_code", code, "reason", stop.map(Stop::fact).orElse(null),
                         "seconds", tally.elapsed().toMillis() / 1000.0, "total_tokens", tally.tokens(),
                         "cost", tally.spending.prices(), "files", object("results", files.results().toString(),
-                                "log", files.log().toString(), "retry", files.retry().path().toString())));
+                                "log", files.log().toString(), "retry", files.retry().toString())));
                 work.finish(end);
                 return code;
             }
@@ -1789,10 +1789,10 @@ final class DifyExec implements Runnable {
                 var terms = new Engine.Terms(dify.judge(), limits, places, policy, new Attempt.Names(setup.dify.user));
                 var sender = new Sender(dify.client().to(server.kind()), form, Optional.ofNullable(work.out.saveFiles));
                 var again = wanted.asked();
-                writer.record(SessionEvent.of(batch, dify.access().name(), server.app(), server.version())
-                        .with(Instant.now(), policy.mode(), asked == Mode.AUTO, places.places())
-                        .with(String.join(" ", setup.next().words()), again.force() || again.rerunChanged()
-                                || again.resendUnknown()));
+                writer.record(SessionEvent.of(batch, dify.access().name(), server.app(), server.version(),
+                        String.join(" ", setup.next().words()), again.force() || again.rerunChanged()
+                                || again.resendUnknown())
+                        .with(Instant.now(), policy.mode(), asked == Mode.AUTO, places.places()));
                 return new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender, watcher));
             }
         }
@@ -3215,7 +3215,7 @@ final class DifyExec implements Runnable {
             if (!isPending && index.count(RowStatus.FAILED) == 0)
                 out.println("Unresolved rows are looked up on the next run; --resend-unknown sends them again.");
             var others = batch.history().merge.map(merge -> Shards.others(merge.taken().keySet(), merge.shards(),
-                    index, IntStream.range(0, index.rows())).keySet()).orElse(Set.of());
+                    index, IntStream.range(0, index.rows()))).orElse(List.of());
             boolean isFirm = !isPending && index.count(RowStatus.FAILED) > 0 && index.onRetryList().allMatch(entry ->
                     index.status(entry) == RowStatus.FAILED && batch.history().isFirm(entry));
             if (!others.isEmpty()) print(others, batch.history(), results, out);
@@ -6533,7 +6533,7 @@ final class DifyExec implements Runnable {
             var bad = Results.read(files.results(), index, listeners);
             var history = History.read(files.log(), index, listeners);
             history.unreadable.addAll(bad);
-            for (var id : files.retry().read()) {
+            for (var id : files.retryIds()) {
                 int entry = index.findOrAdd(id);
                 if (index.status(entry) == RowStatus.PENDING) index.setStatus(entry, RowStatus.FAILED);
             }
@@ -6546,7 +6546,7 @@ final class DifyExec implements Runnable {
                     .allMatch(entry -> index.status(entry) == RowStatus.PENDING);
             int strangers = index.size() - index.rows(), lost = history.lost().size();
             if (isNew && strangers == 0 && history.session.isEmpty() && history.attempts == 0
-                    && history.unreadable.isEmpty() && !BatchFiles.FirstLine.isEmpty(files.results()))
+                    && history.unreadable.isEmpty() && !BatchFiles.head(files.results()).isEmpty())
                 throw new Unusable(files.results() + ": no results in this file");
             if (lost > 0 && (!Files.exists(files.results()) || Files.size(files.results()) == 0))
                 throw new Unusable(files.results() + ": missing, but the log records "
@@ -6680,7 +6680,7 @@ final class DifyExec implements Runnable {
         }
 
         private BitSet named(Selection asked) throws IOException {
-            if (asked.listed()) return set(files.retry().read().stream().mapToInt(index::find).filter(this::isRow));
+            if (asked.listed()) return set(files.retryIds().stream().mapToInt(index::find).filter(this::isRow));
             if (asked.ids().isEmpty()) return set(IntStream.range(0, index.rows()));
             return set(asked.ids().stream().filter(this::isOfShard).mapToInt(id -> {
                 int entry = known(id.strip(), "");
@@ -6844,7 +6844,7 @@ final class DifyExec implements Runnable {
 
         private void writeRetryList() throws IOException {
             long now = System.nanoTime();
-            batch.files().retry().write(batch.index());
+            batch.files().writeRetryList(batch.index());
             retryListDue = false;
             // a long list is written less often, so that it never takes more than a twentieth of the time
             nextRetryList = System.nanoTime() + Math.max(RETRY_LIST_EVERY.toNanos(), 20 * (System.nanoTime() - now));
@@ -7386,12 +7386,14 @@ final class DifyExec implements Runnable {
     /// The files of a batch, named after its results.
     ///
     /// @param shard the one that the results are named after
-    record BatchFiles(Path results, RetryList retry, Path log, Path lock, Optional<Shard> shard) {
+    record BatchFiles(Path results, Path retry, Path log, Path lock, Optional<Shard> shard) {
+        private static final Pattern BLANK = Pattern.compile("^(?:\u00EF\u00BB\u00BF)*[ \\t\\r\\n]*");
+        private static final String MARK = "\uFEFF"; // left by editors and `cat`: not part of an id
         private static final String ELSEWHERE = "\nhint: move it away, or choose another -o";
 
         static BatchFiles of(Path output) {
             requireRegular(output);
-            var files = new BatchFiles(output, new RetryList(sibling(output, ".retry")), sibling(output, ".log"),
+            var files = new BatchFiles(output, sibling(output, ".retry"), sibling(output, ".log"),
                     sibling(output, ".lock"), Shard.in(output));
             files.all().forEach(BatchFiles::requireRegular);
             return files;
@@ -7412,27 +7414,53 @@ final class DifyExec implements Runnable {
         }
 
         List<Path> all() {
-            return List.of(results, retry.path(), log, lock);
+            return List.of(results, retry, log, lock);
+        }
+
+        /// The ids in `<output>.retry`, each once.
+        List<String> retryIds() throws IOException {
+            try (var lines = Files.lines(retry, UTF_8)) {
+                return lines.map(line -> (line.startsWith(MARK) ? line.substring(1) : line).strip())
+                        .filter(id -> !id.isEmpty()).distinct().toList();
+            } catch (NoSuchFileException _) {
+                return List.of();
+            } catch (UncheckedIOException problem) {
+                throw new Unusable(retry + ": not UTF-8\nhint: save it as UTF-8, one id per line");
+            }
+        }
+
+        /// The retry list has the CSV's order, is replaced as a whole, and is gone when empty.
+        void writeRetryList(Index index) throws IOException {
+            var ids = index.onRetryList().mapToObj(index::id).iterator();
+            if (ids.hasNext()) AtomicFile.replace(retry, out -> {
+                var writer = new BufferedWriter(new OutputStreamWriter(out, UTF_8));
+                while (ids.hasNext()) {
+                    var id = ids.next();
+                    writer.append(id.startsWith(MARK) ? MARK : "").append(id).append('\n');
+                }
+                writer.flush();
+            });
+            else Files.deleteIfExists(retry);
         }
 
         /// Refuses files of others: nothing of theirs is written to, cut, replaced or moved.
         void requireOurs() {
-            if (!FirstLine.isOurs(results, Results::isResult, Results.BEGINNING))
+            if (!isOurs(results, Results::isResult, Results.BEGINNING))
                 throw new Unusable(results + ": the first line is not a result of difyexec" + ELSEWHERE);
-            if (!FirstLine.isOurs(log, line -> Event.read(line).isPresent(), Event.BEGINNING))
+            if (!isOurs(log, line -> Event.read(line).isPresent(), Event.BEGINNING))
                 throw new Unusable(log + ": the first line is not an event of difyexec" + ELSEWHERE);
         }
 
         /// Refuses a retry list of others. All its ids are in the CSV, or the batch knows one of them: rows may have
         /// been removed from the CSV.
         void requireOurs(Index csv) throws IOException {
-            var ids = retry.read();
+            var ids = retryIds();
             if (ids.stream().allMatch(id -> csv.find(id) >= 0)) return;
             var batch = new Index();
             Results.read(results, batch, List.of());
             History.read(log, batch, List.of());
             if (batch.size() == 0 || ids.stream().noneMatch(id -> csv.find(id) >= 0 || batch.find(id) >= 0))
-                throw new Unusable(retry.path() + ": not a list of ids of this batch" + ELSEWHERE);
+                throw new Unusable(retry + ": not a list of ids of this batch" + ELSEWHERE);
         }
 
         /// Refuses to write a report or a spreadsheet over a file of the batch or an input, or over another file that
@@ -7474,12 +7502,34 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Recognizes a file of ours by its first line that is not blank.
+        ///
+        /// @param beginning recognizes a line that a crash has cut off, or a very long one
+        static boolean isOurs(Path file, Predicate<byte[]> isLine, Pattern beginning) {
+            var head = head(file);
+            int end = head.indexOf('\n');
+            if (head.isEmpty() || isLine.test((end < 0 ? head : head.substring(0, end)).getBytes(ISO_8859_1)))
+                return true;
+            var matcher = beginning.matcher(head);
+            return end < 0 && head.length() >= 6 && (matcher.lookingAt() || matcher.hitEnd());
+        }
+
+        /// A character for each byte, from the first that is not blank; without byte order marks. Empty: no file.
+        static String head(Path file) {
+            if (!Files.exists(file)) return "";
+            try (var in = Files.newInputStream(file)) {
+                return BLANK.matcher(new String(in.readNBytes(1 << 16), ISO_8859_1)).replaceFirst("");
+            } catch (IOException problem) {
+                throw new Unusable(file + ": cannot be read (" + Text.of(problem) + ")");
+            }
+        }
+
         boolean isStarted() {
-            return !FirstLine.isEmpty(log) || Files.exists(retry.path()) || Files.exists(results);
+            return !head(log).isEmpty() || Files.exists(retry) || Files.exists(results);
         }
 
         BatchFiles requireStarted() {
-            if (!FirstLine.isEmpty(log) || Files.exists(retry.path()) || !FirstLine.isEmpty(results)) return this;
+            if (!head(log).isEmpty() || Files.exists(retry) || !head(results).isEmpty()) return this;
             if (!Files.exists(results) && !Shards.beside(this).isEmpty()) throw new Unusable(results
                     + ": not merged yet; only shards of this batch exist\nhint: 'merge' makes one batch of them");
             throw new Unusable(results + (Files.exists(results) ? ": empty" : ": no such batch")
@@ -7490,7 +7540,7 @@ final class DifyExec implements Runnable {
         void moveAside(PrintWriter err) throws IOException {
             var stamp = "." + DateTimeFormatter.ofPattern("yyyyMMdd'T'HHmmss.SSS'Z'").withZone(ZoneOffset.UTC)
                     .format(Instant.now());
-            for (var file : List.of(results, retry.path(), log)) {
+            for (var file : List.of(results, retry, log)) {
                 if (!Files.exists(file)) continue;
                 Files.move(file, sibling(file, stamp));
                 err.println("Moved " + file + " to " + sibling(file, stamp).getFileName() + ".");
@@ -7527,7 +7577,7 @@ final class DifyExec implements Runnable {
                                 + " is running\nhint: wait for it, or choose another -o");
                     if (!isHeld && !other.isStarted()) other.removeLock();
                 }
-                for (var file : List.of(results, retry.path(), log)) AtomicFile.removeAbandoned(file);
+                for (var file : List.of(results, retry, log)) AtomicFile.removeAbandoned(file);
                 return own;
             } catch (IOException | RuntimeException problem) {
                 own.close();
@@ -7543,35 +7593,6 @@ final class DifyExec implements Runnable {
         private static Unusable locked(Path file) {
             return new Unusable(file + " is locked: another difyexec process is using this batch"
                     + "\nhint: wait for it, or choose another -o");
-        }
-
-        /// Recognizes a file of ours by its first line that is not blank.
-        static final class FirstLine {
-            private static final Pattern BLANK = Pattern.compile("^(?:\u00EF\u00BB\u00BF)*[ \\t\\r\\n]*");
-
-            /// @param beginning recognizes a line that a crash has cut off, or a very long one
-            static boolean isOurs(Path file, Predicate<byte[]> isLine, Pattern beginning) {
-                var head = head(file);
-                int end = head.indexOf('\n');
-                if (head.isEmpty() || isLine.test((end < 0 ? head : head.substring(0, end)).getBytes(ISO_8859_1)))
-                    return true;
-                var matcher = beginning.matcher(head);
-                return end < 0 && head.length() >= 6 && (matcher.lookingAt() || matcher.hitEnd());
-            }
-
-            static boolean isEmpty(Path file) {
-                return head(file).isEmpty();
-            }
-
-            /// A character for each byte, from the first that is not blank; without byte order marks.
-            private static String head(Path file) {
-                if (!Files.exists(file)) return "";
-                try (var in = Files.newInputStream(file)) {
-                    return BLANK.matcher(new String(in.readNBytes(1 << 16), ISO_8859_1)).replaceFirst("");
-                } catch (IOException problem) {
-                    throw new Unusable(file + ": cannot be read (" + Text.of(problem) + ")");
-                }
-            }
         }
 
         /// Held by the one process that writes a batch. It has a file of its own: a process loses its locks on a file
@@ -7662,38 +7683,6 @@ final class DifyExec implements Runnable {
                 }
             }
         }
-
-        /// `<output>.retry`: the ids to run again, in the CSV's order. Replaced as a whole; gone when empty.
-        record RetryList(Path path) {
-            private static final String MARK = "\uFEFF"; // left by editors and `cat`: not part of an id
-
-            List<String> read() throws IOException {
-                try (var lines = Files.lines(path, UTF_8)) {
-                    return lines.map(line -> (line.startsWith(MARK) ? line.substring(1) : line).strip())
-                            .filter(id -> !id.isEmpty()).distinct().toList();
-                } catch (NoSuchFileException _) {
-                    return List.of();
-                } catch (UncheckedIOException problem) {
-                    throw new Unusable(path + ": not UTF-8\nhint: save it as UTF-8, one id per line");
-                }
-            }
-
-            void write(Index index) throws IOException {
-                var ids = index.onRetryList().mapToObj(index::id).iterator();
-                if (!ids.hasNext()) {
-                    Files.deleteIfExists(path);
-                    return;
-                }
-                AtomicFile.replace(path, out -> {
-                    var writer = new BufferedWriter(new OutputStreamWriter(out, UTF_8));
-                    while (ids.hasNext()) {
-                        var id = ids.next();
-                        writer.append(id.startsWith(MARK) ? MARK : "").append(id).append('\n');
-                    }
-                    writer.flush();
-                });
-            }
-        }
     }
 
     /// The shards of a batch that have files in its folder, by their number.
@@ -7736,12 +7725,11 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The shards of these rows that are not known, with their number of rows.
-        static SortedMap<Shard, Long> others(Set<Integer> known, int count, Index index, IntStream rows) {
-            var asked = known.size() == count ? IntStream.empty() : rows;
-            return asked.mapToObj(entry -> Shard.of(index.id(entry), count))
-                    .filter(shard -> !known.contains(shard.index())).collect(Collectors.groupingBy(shard -> shard,
-                            () -> new TreeMap<>(Comparator.comparingInt(Shard::index)), Collectors.counting()));
+        /// The shard of each of these rows whose shard is not known, in the shards' order.
+        static List<Shard> others(Set<Integer> known, int count, Index index, IntStream rows) {
+            return known.size() == count ? List.of() : rows.mapToObj(entry -> Shard.of(index.id(entry), count))
+                    .filter(shard -> !known.contains(shard.index()))
+                    .sorted(Comparator.comparing(Shard::index)).toList();
         }
 
         /// Refuses a start that could send a row which another process has sent. The caller holds the lock, so none of
@@ -7804,20 +7792,16 @@ final class DifyExec implements Runnable {
         static void refuseUnmerged(BatchFiles files, MergeEvent merge, Index index, BitSet wanted) {
             var rows = others(merge.taken().keySet(), merge.shards(), index, wanted.stream());
             if (rows.isEmpty()) return;
-            throw new Unusable(files.results() + ": " + Text.count(sum(rows), "row belongs", "rows belong")
-                    + " to shards that were not merged (" + Text.first(8, rows.keySet().stream().map(Shard::toString))
+            throw new Unusable(files.results() + ": " + Text.count(rows.size(), "row belongs", "rows belong")
+                    + " to shards that were not merged (" + Text.first(8, rows.stream().distinct().map(Shard::toString))
                     + "); they would be paid for twice\nhint: merge those first, or choose other rows with --ids");
-        }
-
-        private static long sum(SortedMap<Shard, Long> rows) {
-            return rows.values().stream().mapToLong(Long::longValue).sum();
         }
 
         /// Refuses to merge over a batch that is more than its shards.
         void requireMergeable(Index index, boolean partial) throws IOException {
             var merged = Merged.of(whole.log());
-            boolean hasOtherResults = BatchFiles.FirstLine.isEmpty(whole.log())
-                    && !BatchFiles.FirstLine.isEmpty(whole.results());
+            boolean hasOtherResults = BatchFiles.head(whole.log()).isEmpty()
+                    && !BatchFiles.head(whole.results()).isEmpty();
             if (merged.isStartedWhole || hasOtherResults) throw new Unusable(whole.results()
                     + ": this batch was started without --shard\nhint: move its files away, or choose another -o");
             if (merged.isContinued) throw new Unusable(whole.log()
@@ -7829,8 +7813,8 @@ final class DifyExec implements Runnable {
             var known = here.stream().map(Shard::index).collect(Collectors.toSet());
             var missing = others(known, count, index, IntStream.range(0, index.rows()));
             if (!partial && !missing.isEmpty()) throw new Unusable(whole.results() + ": no files for shard "
-                    + Text.first(8, missing.keySet().stream().map(Shard::toString)) + ", with "
-                    + Text.count(sum(missing), "row") + "\nhint: copy them here, or merge what exists with --partial");
+                    + Text.first(8, missing.stream().distinct().map(Shard::toString)) + ", with "
+                    + Text.count(missing.size(), "row") + "\nhint: copy them here, or merge what exists with --partial");
         }
 
         /// What the log of the whole batch says about its shards.
@@ -7876,7 +7860,7 @@ final class DifyExec implements Runnable {
                     shards.requireMergeable(index, partial);
                     for (var part : shards.files()) {
                         part.requireOurs();
-                        if (BatchFiles.FirstLine.isEmpty(part.log())) throw new Unusable(part.log()
+                        if (BatchFiles.head(part.log()).isEmpty()) throw new Unusable(part.log()
                                 + ": missing or empty\nhint: copy it here; a shard cannot be merged without its log");
                     }
                     return new Merger(shards, csv, index).write(noBom);
@@ -7892,7 +7876,7 @@ final class DifyExec implements Runnable {
                 results(results, noBom);
                 AtomicFile.replace(whole.log(), this::log);
             });
-            whole.retry().write(index);
+            whole.writeRetryList(index);
             var taken = new TreeMap<Integer, Long>();
             for (var part : shards.files()) taken.put(Shards.shard(part).index(), LineFile.wholeLines(part.log()));
             var merge = new MergeEvent(Instant.now(), shards.count(), taken);
@@ -8317,7 +8301,8 @@ final class DifyExec implements Runnable {
                 if (choices == null) choices = Csv.Shape.DEFAULT;
             }
 
-            static SessionEvent of(Batch batch, String baseUrl, String app, String server) {
+            static SessionEvent of(Batch batch, String baseUrl, String app, String server, String options,
+                    boolean again) {
                 var csv = batch.csv().orElseThrow();
                 var input = csv.path().toAbsolutePath().normalize();
                 var folder = batch.files().results().toAbsolutePath().normalize().getParent();
@@ -8325,15 +8310,10 @@ final class DifyExec implements Runnable {
                 return new SessionEvent(Instant.now(), FORMAT, "difyexec " + VERSION, baseUrl, app, server, null, false,
                         0, (isSameDisk ? folder.relativize(input) : input).toString(),
                         csv.charset().name(), String.valueOf(csv.header().delimiter()), csv.shape(),
-                        batch.files().shard().map(Shard::toString).orElse(""), "", false);
+                        batch.files().shard().map(Shard::toString).orElse(""), options, again);
             }
 
             SessionEvent with(Instant t, Mode mode, boolean auto, int concurrency) {
-                return new SessionEvent(t, format, tool, baseUrl, app, server, mode, auto, concurrency, input, encoding,
-                        delimiter, choices, shard, options, again);
-            }
-
-            SessionEvent with(String options, boolean again) {
                 return new SessionEvent(t, format, tool, baseUrl, app, server, mode, auto, concurrency, input, encoding,
                         delimiter, choices, shard, options, again);
             }

@@ -33,8 +33,8 @@ final class BatchTest {
         /// Of `results`, of `log`, of `both` or of `none`.
         private String kind(String text) throws IOException {
             var file = Files.writeString(folder.resolve("file"), text);
-            boolean result = BatchFiles.FirstLine.isOurs(file, Results::isResult, Results.BEGINNING);
-            boolean event = BatchFiles.FirstLine.isOurs(file, line -> Event.read(line).isPresent(), Event.BEGINNING);
+            boolean result = BatchFiles.isOurs(file, Results::isResult, Results.BEGINNING);
+            boolean event = BatchFiles.isOurs(file, line -> Event.read(line).isPresent(), Event.BEGINNING);
             return result ? event ? "both" : "results" : event ? "log" : "none";
         }
 
@@ -99,7 +99,7 @@ final class BatchTest {
 
         @Test
         void thatIsNotThereIsOurs() throws IOException {
-            assertTrue(BatchFiles.FirstLine.isOurs(folder.resolve("none"), _ -> false, Pattern.compile("x")));
+            assertTrue(BatchFiles.isOurs(folder.resolve("none"), _ -> false, Pattern.compile("x")));
         }
     }
 
@@ -412,30 +412,30 @@ final class BatchTest {
     @Nested
     class TheRetryList {
         @TempDir Path folder;
-        private BatchFiles.RetryList list;
+        private BatchFiles list;
 
         @BeforeEach
         void lieInTheFolder() {
-            list = new BatchFiles.RetryList(folder.resolve("results.jsonl.retry"));
+            list = BatchFiles.of(folder.resolve("results.jsonl"));
         }
 
         @Test
         void isReadWithOrWithoutMarkAndBlanksAndDuplicates() throws IOException {
-            Files.writeString(list.path(), "\uFEFFb\r\na\n\n  c  \nb\n\uFEFFa\nd\uFEFF\n");
+            Files.writeString(list.retry(), "\uFEFFb\r\na\n\n  c  \nb\n\uFEFFa\nd\uFEFF\n");
 
-            assertEquals(List.of("b", "a", "c", "d\uFEFF"), list.read());
+            assertEquals(List.of("b", "a", "c", "d\uFEFF"), list.retryIds());
         }
 
         @Test
         void isEmptyWhereThereIsNone() throws IOException {
-            assertEquals(List.of(), list.read());
+            assertEquals(List.of(), list.retryIds());
         }
 
         @Test
         void whatIsNoUtf8IsTold() throws IOException {
-            Files.write(list.path(), new byte[] {'a', '\n', (byte) 0xE4, '\n'});
+            Files.write(list.retry(), new byte[] {'a', '\n', (byte) 0xE4, '\n'});
 
-            var problem = assertThrows(Unusable.class, list::read);
+            var problem = assertThrows(Unusable.class, list::retryIds);
 
             assertTrue(problem.getMessage().contains("not UTF-8"), problem.getMessage());
         }
@@ -450,10 +450,10 @@ final class BatchTest {
 
         @Test
         void isWrittenInTheOrderOfTheFile() throws IOException {
-            list.write(index(RowStatus.FAILED, RowStatus.SUCCEEDED, RowStatus.UNKNOWN,
+            list.writeRetryList(index(RowStatus.FAILED, RowStatus.SUCCEEDED, RowStatus.UNKNOWN,
                     RowStatus.PENDING, RowStatus.PAUSED, RowStatus.PARTIAL));
 
-            assertEquals("z\nx\nv\n", Files.readString(list.path()));
+            assertEquals("z\nx\nv\n", Files.readString(list.retry()));
         }
 
         /// As `cat` makes them of CSVs with a mark.
@@ -464,18 +464,18 @@ final class BatchTest {
                 index.setStatus(index.add(id, index.size() + 2, 0), RowStatus.FAILED);
             index.endOfRows(0);
 
-            list.write(index);
+            list.writeRetryList(index);
 
-            assertEquals(List.of("\uFEFFa", "b"), list.read());
+            assertEquals(List.of("\uFEFFa", "b"), list.retryIds());
         }
 
         @Test
         void isGoneWhenNothingIsLeft() throws IOException {
-            Files.writeString(list.path(), "a\n");
+            Files.writeString(list.retry(), "a\n");
 
-            list.write(index(RowStatus.SUCCEEDED));
+            list.writeRetryList(index(RowStatus.SUCCEEDED));
 
-            assertFalse(Files.exists(list.path()));
+            assertFalse(Files.exists(list.retry()));
             try (var left = Files.list(folder)) {
                 assertEquals(List.of(), left.toList());
             }
@@ -483,16 +483,16 @@ final class BatchTest {
 
         @Test
         void isReplacedAsAWholeNeverWrittenOver() throws IOException {
-            Files.writeString(list.path(), "old\n");
-            try (var reader = Files.newBufferedReader(list.path())) {
-                list.write(index(RowStatus.FAILED));
+            Files.writeString(list.retry(), "old\n");
+            try (var reader = Files.newBufferedReader(list.retry())) {
+                list.writeRetryList(index(RowStatus.FAILED));
 
                 assertEquals("old", reader.readLine()); // a reader keeps the file that it opened
             }
 
-            assertEquals("z\n", Files.readString(list.path()));
+            assertEquals("z\n", Files.readString(list.retry()));
             try (var left = Files.list(folder)) {
-                assertEquals(List.of(list.path()), left.toList());
+                assertEquals(List.of(list.retry()), left.toList());
             }
         }
     }

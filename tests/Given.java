@@ -402,7 +402,7 @@ final class Given {
                     Long.MAX_VALUE, false, resendUnknown || selection.resendUnknown(), false);
             var wanted = batch.select(asked, timeout);
             var route = batch.history().route(mode, app, server);
-            writer.record(Event.SessionEvent.of(batch, ACCESS.name(), "My app", server)
+            writer.record(Event.SessionEvent.of(batch, ACCESS.name(), "My app", server, "", false)
                     .with(Instant.now(), route.mode(), mode == Mode.AUTO, slots));
             pace = new Pace(slots, wait, rate);
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),
