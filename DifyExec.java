@@ -151,7 +151,7 @@ import static java.util.stream.Collectors.joining;
         description = "Run a Dify workflow once for every row of a CSV file.",
         footerHeading = "%nExamples:%n",
         footer = {"  difyexec run --demo -i data.csv -o results.jsonl", "  difyexec status -o results.jsonl",
-                "  difyexec help run"})
+                "  difyexec help run", "", "Documentation: README.md and docs/ in the folder of DifyExec.java"})
 final class DifyExec implements Runnable {
 
     /// Commands that need no other, and commands that need all.
@@ -2573,21 +2573,27 @@ final class DifyExec implements Runnable {
         static void print(Inspection inspection, ServerInfo server, PrintWriter out) {
             out.println("App " + Text.quoted(server.app()) + " on Dify " + Text.text(server.version(), 40) + ", "
                     + Text.count(inspection.rows(), "row"));
-            line(out, "column", "variable", "type", "required", "filled", "longest", "example");
+            int name = name(Screen.on(1).map(Screen::width).orElse(0));
+            line(name, out, "column", "variable", "type", "required", "filled", "longest", "example");
             for (var column : inspection.columns())
-                line(out, Text.text(column.column(), 20), orDash(column.variable()), orDash(column.type()),
-                        column.required() ? "yes" : "", column.filled(), column.longest(), column.example());
+                line(name, out, Text.text(column.column(), name), orDash(column.variable(), name),
+                        orDash(column.type(), name), column.required() ? "yes" : "", column.filled(), column.longest(), column.example());
             problems(inspection, out);
             if (inspection.isFine()) out.println("No problems found.");
             out.flush();
         }
 
-        private static void line(PrintWriter out, Object... cells) {
-            out.println("  %-20s %-20s %-12s %-8s %9s %9s  %s".formatted(cells));
+        /// The width of a name: the two that a line has share what other cells and an example leave of the terminal.
+        static int name(int terminal) {
+            return Math.clamp((terminal - 80) / 2, 20, 60);
         }
 
-        private static String orDash(String text) {
-            return text.isEmpty() ? "-" : Text.text(text, 20);
+        private static void line(int name, PrintWriter out, Object... cells) {
+            out.println(("  %-" + name + "s %-" + name + "s %-12s %-8s %9s %9s  %s").formatted(cells));
+        }
+
+        private static String orDash(String text, int longest) {
+            return text.isEmpty() ? "-" : Text.text(text, longest);
         }
 
         /// Notes, and the first problems with the number of others.

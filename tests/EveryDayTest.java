@@ -302,6 +302,26 @@ final class EveryDayTest extends WholeCommand {
     }
 
     @Nested
+    class TheRest {
+        @Test
+        void completesATaskThoughRowsFailed() throws Exception {
+            var tool = Files.writeString(file("difyexec"), "#!/bin/sh\nexit $CODE\n");
+            Files.setPosixFilePermissions(tool, PosixFilePermissions.fromString("rwx------"));
+            for (int code : List.of(0, 3, 4, 130)) {
+                var slurm = new ProcessBuilder("sh", "examples/scale/slurm.sh", "data.csv", "results.jsonl");
+                slurm.environment().putAll(Map.of("CODE", "" + code, "SLURM_ARRAY_TASK_ID", "1", "PATH",
+                        folder + ":" + System.getenv("PATH")));
+                assertEquals(code == 3 ? 0 : code, slurm.start().waitFor());
+            }
+        }
+
+        @Test
+        void ofACheckUsesAWideTerminal() {
+            assertEquals(List.of(20, 20, 40, 60), IntStream.of(0, 80, 160, 300).mapToObj(CheckView::name).toList());
+        }
+    }
+
+    @Nested
     class TimeLeft {
         private final Given.World world = new Given.World();
 

@@ -7,4 +7,11 @@
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=B:TERM@120
-exec difyexec run -i "$1" -o "$2" --shard "$SLURM_ARRAY_TASK_ID/4" --progress plain
+difyexec run -i "$1" -o "$2" --shard "$SLURM_ARRAY_TASK_ID/4" --progress plain &
+child=$!
+trap 'kill -TERM $child' TERM
+wait $child; code=$?
+if kill -0 $child 2>/dev/null; then wait $child; code=$?; fi
+# 3 (done, some rows failed) completes the task: `retry` is a decision of its own.
+[ $code -eq 3 ] && exit 0
+exit $code
