@@ -1749,7 +1749,7 @@ final class DifyExec implements Runnable {
                 if (shard.isEmpty()) return;
                 int rows = batch.index().rows(), slots = work.pace.concurrency(), count = shard.get().count();
                 dify.err().println("shard " + shard.get().index() + " of " + count + ": " + Text.number(rows) + " of "
-                        + Text.number(rows + batch.index().ofOtherShards()) + " rows; -c " + slots + " here, "
+                        + Text.number(rows + batch.index().ofOtherShards) + " rows; -c " + slots + " here, "
                         + Text.number((long) slots * count) + " if all " + count + " run");
                 var others = Stream.concat(selection.ids().stream(), selection.among().stream()).map(String::strip)
                         .distinct().filter(id -> !shard.get().holds(id)).toList();
@@ -3375,7 +3375,7 @@ final class DifyExec implements Runnable {
         private void write(Collection<String> row) throws IOException {
             rows++;
             tooLong += row.stream().filter(cell -> cell.length() > LONGEST_IN_EXCEL).count();
-            if (book != null) book.write(List.copyOf(row), texts);
+            if (book != null) book.write(row, texts);
             else cells.write(raw ? row : row.stream().map(this::escaped).toList());
         }
 
@@ -8562,7 +8562,7 @@ final class DifyExec implements Runnable {
     /// @param shard    the only rows that are handed out; empty: all
     record Csv(TextFile file, Header header, Shape shape, List<String> columns, int idColumn,
             UnaryOperator<Row> edits, Optional<Shard> shard) implements AutoCloseable {
-        private static final int SHOWN = 20, SEARCHED = 100_000;
+        private static final int SEARCHED = 100_000;
         private static final String NUMBERS = "#";
         private static final Pattern OTHER_DELIMITER = Pattern.compile("id ?([|:^~¦]).*");
 
@@ -8573,16 +8573,11 @@ final class DifyExec implements Runnable {
         @JsonInclude(JsonInclude.Include.NON_EMPTY)
         record Shape(String idColumn, Charset encoding, Character delimiter, String sheet, String queryColumn,
                 Map<String, String> map, Map<String, String> vars) {
-            static final Shape DEFAULT = new Shape("", null, null);
+            static final Shape DEFAULT = new Shape("", null, null, "", "", Map.of(), Map.of());
 
             Shape {
-                idColumn = Objects.requireNonNullElse(idColumn, "");
                 map = map == null ? Map.of() : map;
                 vars = vars == null ? Map.of() : vars;
-            }
-
-            Shape(String idColumn, Charset encoding, Character delimiter) {
-                this(idColumn, encoding, delimiter, "", "", null, null);
             }
 
             /// Adds the choices of earlier calls, and refuses to contradict them. Only `--map` and `--var` can be
@@ -8612,37 +8607,31 @@ final class DifyExec implements Runnable {
         }
 
         static Csv open(Path input, Shape shape) {
-            var folder = new PrivateFolder();
+            var folder = new PrivateFolder(256 << 20);
             try {
                 var file = TextFile.of(input, shape, folder);
-                return of(file, Header.of(file, Optional.ofNullable(shape.delimiter)), shape);
-            } catch (IOException problem) {
+                return of(file, Header.of(file, Optional.ofNullable(shape.delimiter())), shape);
+            } catch (IOException | RuntimeException problem) {
                 folder.close();
-                throw new Unusable(TextFile.name(input) + ": " + Text.of(problem));
-            } catch (RuntimeException problem) {
-                folder.close();
-                throw problem;
+                throw problem instanceof RuntimeException known ? known
+                        : new Unusable(TextFile.name(input) + ": " + Text.of(problem));
             }
         }
 
         private static Csv of(TextFile file, Header header, Shape shape) {
             var titles = header.columns();
-            refuseTwice(file, header, titles, "duplicate column ", "");
-            int id = idColumn(file, header, shape.idColumn);
-            for (var column : shape.map.keySet()) if (!titles.contains(column))
-                throw noColumn(file, header, "--map " + Text.shell(column + "=" + shape.map.get(column)) + ": ", column);
+            int id = idColumn(file, header, shape.idColumn());
+            for (var column : shape.map().keySet()) if (!titles.contains(column))
+                throw noColumn(file, header, "--map " + Text.shell(column + "=" + shape.map().get(column)) + ": ", column);
             var columns = Stream.of(Stream.of(NUMBERS).filter(_ -> id < 0),
-                    titles.stream().map(title -> shape.map.getOrDefault(title, title)),
-                    shape.vars.keySet().stream()).flatMap(part -> part).toList();
-            refuseTwice(file, header, columns, "two values for ", "\nhint: check --map and --var");
-            var chosen = new Shape(id < 0 ? NUMBERS : titles.get(id), shape.encoding, shape.delimiter, file.sheet(),
-                    shape.queryColumn.isEmpty() ? "query" : shape.queryColumn, shape.map, shape.vars);
+                    titles.stream().map(title -> shape.map().getOrDefault(title, title)),
+                    shape.vars().keySet().stream()).flatMap(part -> part).toList();
+            for (var name : columns) if (Collections.frequency(columns, name) > 1) throw file.unusable(header.line(),
+                    "duplicate column " + Text.quoted(name) + (Collections.frequency(titles, name) > 1 ? ""
+                            : "\nhint: check --map and --var"));
+            var chosen = new Shape(id < 0 ? NUMBERS : titles.get(id), shape.encoding(), shape.delimiter(), file.sheet(),
+                    shape.queryColumn().isEmpty() ? "query" : shape.queryColumn(), shape.map(), shape.vars());
             return new Csv(file, header, chosen, columns, Math.max(id, 0), UnaryOperator.identity(), Optional.empty());
-        }
-
-        private static void refuseTwice(TextFile file, Header header, List<String> names, String what, String hint) {
-            for (var name : names) if (Collections.frequency(names, name) > 1)
-                throw file.unusable(header.line(), what + Text.quoted(name) + hint);
         }
 
         /// The place of the ids, or -1 to number the rows. Case counts only if it is needed to tell columns apart.
@@ -8663,22 +8652,19 @@ final class DifyExec implements Runnable {
 
         /// The columns whose values differ in all rows, or in the first of many.
         private static Stream<String> unique(TextFile file, Header header) {
-            var values = new TreeMap<Integer, Set<String>>();
-            for (int place = 0; place < header.names().size(); place++)
-                if (!header.names().get(place).isEmpty()) values.put(place, new HashSet<>());
+            var names = header.names();
+            var values = names.stream().map(_ -> new HashSet<String>()).toList();
+            int count = 0;
             try (var records = header.records(file)) {
                 records.nextFilled(); // the names
-                for (int row = 0; row < SEARCHED; row++) {
-                    var cells = records.nextFilled();
-                    if (cells == null) break;
-                    values.entrySet().removeIf(column -> column.getKey() >= cells.size()
-                            || cells.get(column.getKey()).isBlank()
-                            || !column.getValue().add(cells.get(column.getKey()).strip()));
-                }
+                for (List<String> row; count < SEARCHED && (row = records.nextFilled()) != null; count++)
+                    for (int i = 0; i < Math.min(row.size(), names.size()); i++) values.get(i).add(row.get(i).strip());
             } catch (IOException _) {
                 return Stream.empty(); // a proposal is not worth another error
             }
-            return values.keySet().stream().map(header.names()::get);
+            int rows = count;
+            return IntStream.range(0, names.size()).filter(i -> !names.get(i).isEmpty()
+                    && values.get(i).size() == rows && !values.get(i).contains("")).mapToObj(names::get);
         }
 
         private static Unusable noColumn(TextFile file, Header header, String option, String name) {
@@ -8709,14 +8695,19 @@ final class DifyExec implements Runnable {
             return columns.get(idColumn).equals(column);
         }
 
+        /// By `--map` or `--var`.
+        boolean isNamed(String column) {
+            return shape.map().containsValue(column) || shape.vars().containsKey(column);
+        }
+
         private boolean isNumbered() {
-            return columns.size() > header.columns().size() + shape.vars.size();
+            return columns.size() > header.columns().size() + shape.vars().size();
         }
 
         /// Each column's name in the file.
         List<String> titles() {
             return Stream.of(columns.stream().limit(isNumbered() ? 1 : 0), header.columns().stream(),
-                    shape.vars.keySet().stream()).flatMap(part -> part).toList();
+                    shape.vars().keySet().stream()).flatMap(part -> part).toList();
         }
 
         String title(String column) {
@@ -8763,7 +8754,7 @@ final class DifyExec implements Runnable {
                 index.endOfRows(rows.ofOtherShards);
             }
             problems.refuse();
-            if (index.size() + index.ofOtherShards() == 0) throw new Unusable(file.name() + ": no rows below the header");
+            if (index.size() + index.ofOtherShards == 0) throw new Unusable(file.name() + ": no rows below the header");
             return index;
         }
 
@@ -8888,12 +8879,12 @@ final class DifyExec implements Runnable {
                 var cells = new ArrayList<String>(columns.size());
                 if (idPlace < 0) cells.add(Integer.toString(number));
                 cells.addAll(named);
-                cells.addAll(shape.vars.values());
+                cells.addAll(shape.vars().values());
                 return cells;
             }
 
             long line() {
-                return records.line();
+                return records.line;
             }
 
             @Override
@@ -8950,7 +8941,7 @@ final class DifyExec implements Runnable {
                         if (cells == null) throw new Unusable(file.name() + ": empty, no header");
                         var names = cells.stream().map(String::strip).toList();
                         if (best == null || names.size() > best.names.size())
-                            best = new Header(prefix.group(), delimiter, records.line(), records.lineEnd(), names,
+                            best = new Header(prefix.group(), delimiter, records.line, records.lineEnd, names,
                                     names.stream().filter(name -> !name.isEmpty()).toList());
                     } catch (IOException problem) {
                         fault = problem;
@@ -8965,15 +8956,7 @@ final class DifyExec implements Runnable {
                 var reader = file.reader();
                 reader.skip(prefix.length());
                 boolean isJson = file.isCopy() && file.sheet().isEmpty(); // which has no line of names
-                return new Records(reader, delimiter, hasDelimiterLine() ? 2 : isJson ? 0 : 1, file.isCopy());
-            }
-
-            private boolean hasDelimiterLine() {
-                return prefix.length() > 1;
-            }
-
-            private boolean areAllNamed() {
-                return columns.size() == names.size();
+                return new Records(reader, delimiter, prefix.length() > 1 ? 2 : isJson ? 0 : 1, file.isCopy());
             }
 
             /// Whether a row has a cell for each column. Excel leaves out the last ones if they have no name.
@@ -8984,14 +8967,14 @@ final class DifyExec implements Runnable {
 
             /// The cells of the columns that have a name.
             List<String> named(List<String> cells) {
-                return areAllNamed() ? cells : IntStream.range(0, cells.size()).filter(i -> !names.get(i).isEmpty())
+                return columns.size() == names.size() ? cells : IntStream.range(0, cells.size()).filter(i -> !names.get(i).isEmpty())
                         .mapToObj(cells::get).toList();
             }
 
             List<String> notes() {
                 var notes = new ArrayList<String>();
-                if (hasDelimiterLine()) notes.add("using the delimiter from line 1 (\"sep=" + delimiter + "\")");
-                if (!areAllNamed())
+                if (prefix.length() > 1) notes.add("using the delimiter from line 1 (\"sep=" + delimiter + "\")");
+                if (columns.size() < names.size())
                     notes.add("ignoring " + Text.count(names.size() - columns.size(), "empty column")
                             + " without a name (first: column " + (names.indexOf("") + 1) + ")");
                 return notes;
@@ -9343,17 +9326,18 @@ final class DifyExec implements Runnable {
             sheet.freezePane(0, 1);
         }
 
-        /// @param texts so many cells are text; those behind them are numbers where they look like one
-        void write(List<String> cells, int texts) throws IOException {
+        /// @param texts the number of cells that are text; those behind them are numbers where they look like one
+        void write(Collection<String> cells, int texts) throws IOException {
             if (row == MOST_ROWS || cells.size() > MOST_COLUMNS) throw new Unusable("too large for an Excel book ("
                     + Text.number(MOST_ROWS) + " rows, " + Text.number(MOST_COLUMNS) + " columns)\nhint: export a .csv");
-            for (int column = 0; column < cells.size(); column++) {
-                var cell = cells.get(column).substring(0, Math.min(LONGEST, cells.get(column).length()));
+            int column = 0;
+            for (var whole : cells) {
+                var cell = whole.substring(0, Math.min(LONGEST, whole.length()));
                 if (Secret.current().isIn(cell)) cell = Secret.current().mask(cell);
                 if (row > 0 && column >= texts && cell.matches("\\d{1,15}(\\.\\d+)?"))
-                    sheet.value(row, column, new BigDecimal(cell));
-                else if (cell.equals(cell.strip())) sheet.inlineString(row, column, cell);
-                else sheet.value(row, column, cell); // only this way keeps blanks at the ends
+                    sheet.value(row, column++, new BigDecimal(cell));
+                else if (cell.equals(cell.strip())) sheet.inlineString(row, column++, cell);
+                else sheet.value(row, column++, cell); // only this way keeps blanks at the ends
             }
             if (++row % 1000 == 0) sheet.flush();
         }
@@ -9378,8 +9362,11 @@ final class DifyExec implements Runnable {
         private final char[] buffer = new char[1 << 14];
         private final StringBuilder cell = new StringBuilder();
         private int at = 0, end = 0;
-        private long line, next;
-        private String lineEnd = "\n";
+        private long next;
+        /// Where the last record began, or went wrong.
+        long line;
+        /// The one that was read last.
+        String lineEnd = "\n";
 
         /// @param line           the number of the first line that is read
         /// @param countsRecords a line end inside quotes does not count
@@ -9388,16 +9375,6 @@ final class DifyExec implements Runnable {
             this.delimiter = delimiter;
             this.line = next = line;
             this.countsRecords = countsRecords;
-        }
-
-        /// The line in which the last record began, or in which it went wrong.
-        long line() {
-            return line;
-        }
-
-        /// The line end that was read last.
-        String lineEnd() {
-            return lineEnd;
         }
 
         /// The cells of the next record that is not blank; null at the end.
@@ -9510,19 +9487,20 @@ final class DifyExec implements Runnable {
     }
 
     /// The workflow's form, matched with the columns of a CSV: the variable of each column, and each cell's value.
-    record Form(List<Variable> variables, Map<String, Variable> byColumn) {
-        Form(List<Variable> variables, List<String> columns) {
+    ///
+    /// @param isText nothing is known of the form: every cell is sent as text
+    record Form(List<Variable> variables, Map<String, Variable> byColumn, boolean isText) {
+        Form(List<Variable> variables, List<String> columns, boolean isText) {
             var byColumn = new LinkedHashMap<String, Variable>();
             for (var column : columns)
                 variables.stream().filter(variable -> variable.name().equals(column)).findFirst()
                         .or(() -> variables.stream().filter(variable -> variable.label().equals(column)).findFirst())
                         .ifPresent(variable -> byColumn.put(column, variable));
-            this(List.copyOf(variables), Collections.unmodifiableMap(byColumn));
+            this(List.copyOf(variables), Collections.unmodifiableMap(byColumn), isText);
         }
 
-        /// Without a form, every cell is sent as text.
         static Form ofText() {
-            return new Form(List.of(), List.of());
+            return new Form(List.of(), List.of(), true);
         }
 
         /// Reads the answer of `GET /parameters`. Everything but `variable`, `type` and `required` may be missing or
@@ -9537,16 +9515,13 @@ final class DifyExec implements Runnable {
                             folders);
                     variables.add(usesPresets ? variable : variable.withoutPreset());
                 }
-            return new Form(variables, columns);
+            return new Form(variables, columns, false);
         }
 
         /// Adds the column of a chatflow's question, as if that were a variable.
         Form asking(String column, List<String> columns) {
-            return new Form(Stream.concat(Stream.of(Variable.question(column)), variables.stream()).toList(), columns);
-        }
-
-        private boolean isOfText() {
-            return variables.stream().allMatch(Variable::isQuestion);
+            return new Form(Stream.concat(Stream.of(Variable.question(column)), variables.stream()).toList(), columns,
+                    isText);
         }
 
         Optional<Variable> variable(String column) {
@@ -9592,50 +9567,46 @@ final class DifyExec implements Runnable {
                 if (own.size() > 1)
                     faults.add("the columns " + String.join(" and ", own) + " both belong to the variable " + name
                             + " (one by its name, one by its label)");
-                if (own.isEmpty() && variable.isQuestion())
+                if (!own.isEmpty()) continue;
+                if (variable.isQuestion())
                     faults.add("no column " + name + " for the chatflow's question; " + questionColumn(csv.columns())
                             .map(column -> "did you mean --query-column " + Text.shell(column) + "?")
                             .orElse("name it with --query-column"));
-                if (own.isEmpty() && !variable.required() && variable.hasBadPreset())
+                else if (!variable.required() && variable.hasBadPreset())
                     faults.add("no column for the variable " + name
                             + ", and its default in the workflow is not one of its options");
             }
-            return isLenient || isOfText() && variables.isEmpty() ? faults
-                    : Stream.concat(faults.stream(), mismatches(csv).stream()).toList();
-        }
-
-        /// What would be lost of the inputs, each with an option that helps.
-        private List<String> mismatches(Csv csv) {
-            var faults = new ArrayList<String>();
-            var columns = unmatched(csv);
-            var unfilled = unfilled();
-            for (var name : Stream.concat(csv.shape().map().values().stream(), csv.shape().vars().keySet().stream())
-                    .filter(columns::contains).toList())
-                faults.add((csv.shape().vars().containsKey(name) ? "--var " : "--map ") + Text.shell(name)
-                        + ": the workflow has no such variable" + didYouMean(name, unfilled));
-            columns.removeAll(csv.shape().map().values());
-            columns.removeAll(csv.shape().vars().keySet());
-            var close = new ArrayList<Variable>();
-            for (var column : columns)
-                unfilled.stream().filter(variable -> Nearest.isClose(column, variable.name())).findFirst()
-                        .ifPresent(variable -> {
-                            close.add(variable);
-                            faults.add("column " + Text.quoted(column) + " matches no variable; did you mean "
-                                    + map(column, variable) + "?");
-                        });
-            for (var variable : unfilled) if (variable.required() && !close.contains(variable))
-                faults.add("no column for the required variable " + Text.quoted(variable.name()) + "; use "
-                        + remedy(columns, variable));
-            boolean isLost = byColumn.keySet().stream().allMatch(csv::isId) && !(columns.isEmpty() && unfilled.isEmpty());
-            if (isLost && faults.isEmpty() && variables.stream().noneMatch(Variable::isQuestion))
-                faults.add("no column but the id reaches the workflow" + (unfilled.isEmpty() ? ", which has no variable for one"
-                        : "; use " + remedy(columns, unfilled.getFirst())));
+            if (!isLenient && !isText) faults.addAll(losses(csv));
             return faults;
         }
 
+        /// Inputs that would not reach the workflow, each with an option that helps.
+        private List<String> losses(Csv csv) {
+            var losses = new ArrayList<String>();
+            var columns = unmatched(csv);
+            var unfilled = unfilled();
+            for (var name : columns.stream().filter(csv::isNamed).toList()) {
+                columns.remove(name);
+                losses.add("--map or --var names " + Text.quoted(name) + ", but the workflow has no such variable"
+                        + Nearest.of(name, unfilled.stream().map(Variable::name).toList())
+                                .map(near -> " (did you mean " + Text.quoted(near) + "?)").orElse(""));
+            }
+            var pairs = new HashMap<Variable, String>();
+            for (var column : columns) for (var variable : unfilled)
+                if (Nearest.isClose(column, variable.name())) pairs.putIfAbsent(variable, column);
+            pairs.forEach((variable, column) -> losses.add("column " + Text.quoted(column)
+                    + " matches no variable; did you mean " + map(column, variable) + "?"));
+            for (var variable : unfilled) if (variable.required() && !pairs.containsKey(variable))
+                losses.add("no column for the required variable " + Text.quoted(variable.name()) + remedy(columns, variable));
+            if (losses.isEmpty() && byColumn.keySet().stream().allMatch(csv::isId) && (columns.size() + unfilled.size() > 0))
+                losses.add("no column but the id reaches the workflow" + (unfilled.isEmpty() ? ", which has no variables"
+                        : remedy(columns, unfilled.getFirst())));
+            return losses;
+        }
+
         private static String remedy(List<String> columns, Variable variable) {
-            return columns.isEmpty() ? "--var " + Text.shell(variable.name() + "=VALUE") : columns.stream().limit(3)
-                    .map(column -> map(column, variable)).collect(joining(" or "));
+            return "; use " + (columns.isEmpty() ? "--var " + Text.shell(variable.name() + "=VALUE")
+                    : columns.stream().limit(3).map(column -> map(column, variable)).collect(joining(" or ")));
         }
 
         private static String map(String column, Variable variable) {
@@ -9648,39 +9619,31 @@ final class DifyExec implements Runnable {
                     .or(() -> Nearest.of("query", columns));
         }
 
-        private static String didYouMean(String name, List<Variable> variables) {
-            return Nearest.of(name, variables.stream().map(Variable::name).toList())
-                    .map(near -> " (did you mean " + Text.quoted(near) + "?)").orElse("");
-        }
-
         /// Remarks on the header.
         List<String> notes(Csv csv) {
-            if (isOfText()) return List.of();
+            if (isText) return List.of();
             var notes = new ArrayList<String>();
             var columns = unmatched(csv);
-            var names = unfilled().stream().filter(variable -> !variable.isQuestion()).map(Variable::name).toList();
-            if (!columns.isEmpty()) notes.add("the workflow has no variable for " + list("column", columns)
-                    + "; Dify ignores " + (columns.size() == 1 ? "it" : "them"));
-            if (!names.isEmpty()) notes.add("no column for " + list("variable", names));
+            var unfilled = unfilled();
+            if (!columns.isEmpty()) notes.add("Dify ignores columns that no variable has the name of: "
+                    + Text.first(10, columns.stream().map(Text::quoted)));
+            if (!unfilled.isEmpty()) notes.add("no column for these variables: "
+                    + Text.first(10, unfilled.stream().map(Variable::name).map(Text::quoted)));
             byColumn.forEach((column, variable) -> variable.preset().filter(_ -> !variable.isText())
                     .ifPresent(preset -> notes.add("for an empty " + Text.quoted(csv.title(column)) + " Dify uses "
                             + Text.quoted(preset) + ", the default in the workflow")));
             return notes;
         }
 
-        /// `the columns "a", "b"`
-        private static String list(String what, List<String> names) {
-            return "the " + what + (names.size() == 1 ? " " : "s ") + Text.first(10, names.stream().map(Text::quoted));
-        }
-
+        /// The variables that no column fills, without the question.
         private List<Variable> unfilled() {
-            return variables.stream().filter(variable -> !byColumn.containsValue(variable)).toList();
+            return variables.stream().filter(variable -> !variable.isQuestion() && !byColumn.containsValue(variable)).toList();
         }
 
-        /// The columns that no variable takes. The tool's own ids and a question that is not found yet do not count.
+        /// The columns that no variable takes, without the ids and a question that `--query-column` does not name yet.
         private List<String> unmatched(Csv csv) {
-            var question = variables.stream().filter(Variable::isQuestion).filter(unfilled()::contains).findFirst()
-                    .flatMap(_ -> questionColumn(csv.columns()));
+            boolean hasQuestion = variables.stream().filter(Variable::isQuestion).allMatch(byColumn::containsValue);
+            var question = hasQuestion ? Optional.empty() : questionColumn(csv.columns());
             return csv.columns().stream().filter(column -> !byColumn.containsKey(column) && !csv.isId(column)
                     && !question.equals(Optional.of(column))).collect(Collectors.toCollection(ArrayList::new));
         }
@@ -10079,7 +10042,9 @@ final class DifyExec implements Runnable {
         private final Texts ids = new Texts();
         /// The versions of the workflow that made results, that of the last result last.
         final SequencedSet<String> versions = new LinkedHashSet<>();
-        private int size = 0, rows = -1, ofOtherShards = 0;
+        /// The number of rows of the CSV that belong to other shards and have no entry here.
+        int ofOtherShards = 0;
+        private int size = 0, rows = -1;
         /// Open addressing, at most two thirds full: an entry's number plus one, or 0.
         private int[] table = new int[4096];
         /// Several readers of an event look up its id, one after the other.
@@ -10140,11 +10105,6 @@ final class DifyExec implements Runnable {
 
         int size() {
             return size;
-        }
-
-        /// The number of rows of the CSV that belong to other shards and have no entry here.
-        int ofOtherShards() {
-            return ofOtherShards;
         }
 
         String id(int entry) {
@@ -13195,14 +13155,21 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A folder for copies of the input, made when it is needed: only this user can read it. What a killed process left
-    /// is deleted by the next one, as nobody holds its lock then.
+    /// A folder for copies of the input, made when it is needed; only this user can read it. The next start deletes what
+    /// a killed process left, as nobody holds its lock then.
     static final class PrivateFolder implements AutoCloseable {
-        private static final String PREFIX = "difyexec-", OWN = PREFIX + UUID.randomUUID() + "-", LOCK = "lock";
+        private static final String PREFIX = "difyexec-", OWN = PREFIX + UUID.randomUUID(), LOCK = "lock",
+                COPY = ".copy";
         private static final Path ALL = Path.of(System.getProperty("java.io.tmpdir"));
 
+        private final long spare;
         private Path folder;
         private FileChannel lock;
+
+        /// @param spare so many bytes of the disk stay free
+        PrivateFolder(long spare) {
+            this.spare = spare;
+        }
 
         /// Makes a file in it.
         Path file(AtomicFile.Content content) throws IOException {
@@ -13211,13 +13178,19 @@ final class DifyExec implements Runnable {
             } catch (IOException problem) {
                 throw unusable(problem);
             }
-            var file = Files.createTempFile(folder, "", ".tmp");
+            var file = Files.createTempFile(folder, "", COPY);
             file.toFile().deleteOnExit();
+            var disk = Files.getFileStore(file);
             try (var out = new FilterOutputStream(Files.newOutputStream(file)) {
+                private long written = 0;
+
                 @Override
                 public void write(byte[] bytes, int from, int length) {
                     try {
                         out.write(bytes, from, length);
+                        written += length;
+                        if (written > 1 << 20 && disk.getUsableSpace() < spare)
+                            throw new IOException("too little space is left");
                     } catch (IOException problem) {
                         throw unusable(problem);
                     }
@@ -13233,7 +13206,7 @@ final class DifyExec implements Runnable {
                     + ")\nhint: choose another folder with JAVA_TOOL_OPTIONS=-Djava.io.tmpdir=DIR");
         }
 
-        /// Another process may take the folder for abandoned before it is locked: then the next one.
+        /// Another process may take the folder for abandoned, and delete it, before it is locked.
         private void open() throws IOException {
             var made = Files.createTempDirectory(OWN);
             var file = made.resolve(LOCK);
@@ -13244,39 +13217,37 @@ final class DifyExec implements Runnable {
                 if (lock.tryLock() != null && Files.exists(file)) folder = made;
                 else lock.close();
             } catch (NoSuchFileException _) {
-                // it was
+                // deleted
             }
         }
 
         static void removeAbandoned() {
-            try (var folders = Files.newDirectoryStream(ALL, folder -> Files.isDirectory(folder,
-                    LinkOption.NOFOLLOW_LINKS) && folder.getFileName().toString().startsWith(PREFIX)
-                    && !folder.getFileName().toString().startsWith(OWN))) {
-                for (var folder : folders) try (var lock = FileChannel.open(folder.resolve(LOCK),
-                        StandardOpenOption.WRITE, LinkOption.NOFOLLOW_LINKS)) {
-                    if (lock.tryLock() != null) remove(folder);
-                } catch (NoSuchFileException _) {
-                    folder.toFile().delete(); // unless there is something in it
-                } catch (IOException _) {
-                    // in use, or another user's
+            try (var folders = Files.newDirectoryStream(ALL, PREFIX + "*")) {
+                for (var folder : folders) {
+                    boolean isOurs = folder.getFileName().toString().startsWith(OWN);
+                    if (isOurs || !Files.isDirectory(folder, LinkOption.NOFOLLOW_LINKS)) continue;
+                    try (var lock = FileChannel.open(folder.resolve(LOCK), StandardOpenOption.WRITE)) {
+                        if (lock.tryLock() != null) remove(folder);
+                    } catch (IOException _) {
+                        folder.toFile().delete(); // if it is empty: it is in use, or another user's
+                    }
                 }
             } catch (IOException | DirectoryIteratorException _) {
                 // the rest is for the next start
             }
         }
 
+        /// The lock goes last.
         private static void remove(Path folder) throws IOException {
-            try (var files = Files.newDirectoryStream(folder)) {
-                for (var file : files) if (!file.endsWith(LOCK)) Files.deleteIfExists(file);
-            }
+            for (var name : Objects.requireNonNullElse(folder.toFile().list(), new String[0]))
+                if (name.endsWith(COPY)) Files.deleteIfExists(folder.resolve(name));
             Files.deleteIfExists(folder.resolve(LOCK));
             Files.deleteIfExists(folder);
         }
 
         @Override
         public void close() {
-            if (folder == null) return;
-            try (var _ = lock) {
+            if (folder != null) try (var _ = lock) {
                 remove(folder);
             } catch (IOException _) {
                 // for the next start
