@@ -9515,7 +9515,7 @@ final class DifyExec implements Runnable {
                             folders);
                     variables.add(usesPresets ? variable : variable.withoutPreset());
                 }
-            return new Form(variables, columns, false);
+            return new Form(variables, columns, !parameters.path("user_input_form").isArray());
         }
 
         /// Adds the column of a chatflow's question, as if that were a variable.

@@ -689,7 +689,7 @@ class FaultTest {
                         firstNew.compareAndSet(0, System.nanoTime());
                     enough.await();
                     answer(exchange, 401, "{\"code\":\"unauthorized\",\"message\":\"enough seen\",\"status\":401}");
-                } else answer(exchange, 200, "{\"mode\":\"workflow\",\"user_input_form\":[]}");
+                } else answer(exchange, 200, "{\"mode\":\"workflow\",\"user_input_form\":[{\"paragraph\":{\"variable\":\"text\"}}]}");
             } catch (InterruptedException problem) {
                 throw new IOException(problem);
             }

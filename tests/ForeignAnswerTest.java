@@ -182,7 +182,7 @@ final class ForeignAnswerTest extends WholeCommand {
                 while (connection.request()) {
                     if (!connection.last.startsWith("POST")) {
                         connection.answer(text(connection.last.contains("/info") ? "{'name':'a','mode':'workflow'}"
-                                : "{'user_input_form':[]}"));
+                                : "{'user_input_form':[{'paragraph':{'variable':'text'}}]}"));
                         continue;
                     }
                     var id = connection.last.replaceAll("(?s).*\"id\":\"(\\d+)\".*", "$1");

@@ -153,10 +153,14 @@ final class Given {
                 server, Mode.STREAMING, true, 5, "data.csv", "UTF-8", ",", null, "", "-c 5", false);
     }
 
+    static Csv.Shape shape(String idColumn, Charset encoding, Character delimiter) {
+        return new Csv.Shape(Objects.requireNonNullElse(idColumn, ""), encoding, delimiter, "", "", Map.of(), Map.of());
+    }
+
     /// A CSV with these columns, for what depends on nothing else of it.
     static Csv csv(String... columns) {
         var names = List.of(columns);
-        var file = new TextFile(Path.of("data.csv"), Path.of("data.csv"), UTF_8, false, "", "", new PrivateFolder());
+        var file = new TextFile(Path.of("data.csv"), Path.of("data.csv"), UTF_8, false, "", "", new PrivateFolder(0));
         return new Csv(file, new Csv.Header("", ',', 1, "\n", names, names), Csv.Shape.DEFAULT, names,
                 Math.max(0, names.indexOf("id")), UnaryOperator.identity(), Optional.empty());
     }

@@ -26,7 +26,7 @@ final class InputTest {
         @TempDir Path folder;
 
         private Csv open(byte[] bytes, String idColumn) throws IOException {
-            return Csv.open(Files.write(folder.resolve("data.csv"), bytes), new Csv.Shape(idColumn, null, null));
+            return Csv.open(Files.write(folder.resolve("data.csv"), bytes), shape(idColumn, null, null));
         }
 
         private Csv open(String text) throws IOException {
@@ -121,7 +121,7 @@ final class InputTest {
         void anEncodingThatIsNamedIsTaken(Charset encoding, String text) throws IOException {
             var path = Files.writeString(folder.resolve("data.csv"), "id,text\na," + text + "\n", encoding);
 
-            var csv = Csv.open(path, new Csv.Shape(null, encoding, null));
+            var csv = Csv.open(path, shape(null, encoding, null));
 
             assertEquals(List.of(List.of("a", text)), cells(rows(csv)));
         }
@@ -142,7 +142,7 @@ final class InputTest {
             var path = Files.write(folder.resolve("data.csv"), text.toByteArray());
 
             var problem = assertThrows(Unusable.class,
-                    () -> Csv.open(path, new Csv.Shape(null, encoding, null)).check());
+                    () -> Csv.open(path, shape(null, encoding, null)).check());
 
             assertTrue(problem.getMessage().contains("data.csv:3: "), problem.getMessage());
         }
@@ -166,7 +166,7 @@ final class InputTest {
         void aDelimiterThatIsNamedIsTaken() throws IOException {
             var path = Files.writeString(folder.resolve("data.csv"), "id|a,b;c\n1|x,y\n");
 
-            var csv = Csv.open(path, new Csv.Shape(null, null, '|'));
+            var csv = Csv.open(path, shape(null, null, '|'));
 
             assertEquals(List.of(List.of("1", "x,y")), cells(rows(csv)));
         }
@@ -466,7 +466,7 @@ final class InputTest {
         void obeysTheOptionWhereItsFirstLineSaysAnotherDelimiter() throws IOException {
             var path = file("sep=;\nid|text\na|x;y\n".getBytes(UTF_8));
 
-            var csv = Csv.open(path, new Csv.Shape(null, null, '|'));
+            var csv = Csv.open(path, shape(null, null, '|'));
 
             assertEquals(List.of("3 {id=a, text=x;y}"), rows(csv));
         }
@@ -514,7 +514,7 @@ final class InputTest {
             var text = new String(saved("utf-16.csv"), StandardCharsets.UTF_16);
 
             var message = refused(text.getBytes(charset));
-            var csv = Csv.open(folder.resolve("data.csv"), new Csv.Shape(null, Charset.forName(charset), null));
+            var csv = Csv.open(folder.resolve("data.csv"), shape(null, Charset.forName(charset), null));
 
             assertTrue(message.startsWith("data.csv:1: ") && message.contains("--encoding " + charset), message);
             assertEquals(List.of("2 {id=a, text=größer; 1,5}", "4 {id=b, text=日本語}"), rows(csv));
@@ -582,7 +582,7 @@ final class InputTest {
         void theLineIsTheOneInWhichTheRecordBegan() throws IOException {
             try (var records = new Records(new StringReader("a\r\n\"b\n\r\nb\"\rc\n"), ',', 1, false)) {
                 var lines = new ArrayList<Long>();
-                while (records.next() != null) lines.add(records.line());
+                while (records.next() != null) lines.add(records.line);
 
                 assertEquals(List.of(1L, 2L, 5L), lines);
             }

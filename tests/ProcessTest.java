@@ -94,7 +94,7 @@ final class ProcessTest extends WholeCommand {
             private void serve(ServerTest.Wire.Connection connection, String mode, int answered) throws IOException {
                 var request = connection.last;
                 if (request.startsWith("GET /v1/info ") || request.startsWith("GET /v1/parameters "))
-                    connection.answer("{\"mode\":\"workflow\",\"user_input_form\":[]}");
+                    connection.answer("{\"mode\":\"workflow\",\"user_input_form\":[{\"paragraph\":{\"variable\":\"text\"}}]}");
                 else if (request.contains("/workflows/logs")) logs(connection);
                 else if (request.startsWith("GET ")) detail(connection);
                 else if (request.contains("/stop ")) {

@@ -127,7 +127,7 @@ final class SettingsTest extends WholeCommand {
         void mayServeItsApiWithoutAPath() throws IOException {
             try (var wire = new ServerTest.Wire(connection -> {
                 while (connection.request()) connection.answer(connection.last.startsWith("GET ")
-                        ? "{\"mode\":\"workflow\",\"user_input_form\":[]}" : ServerTest.Events.blocking("{}"));
+                        ? "{\"mode\":\"workflow\",\"user_input_form\":[{\"paragraph\":{\"variable\":\"text\"}}]}" : ServerTest.Events.blocking("{}"));
             })) {
                 rows(1);
 

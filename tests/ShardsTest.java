@@ -229,9 +229,9 @@ final class ShardsTest extends WholeCommand {
         @ParameterizedTest
         @ValueSource(strings = {"--id-column=text", "--encoding=ISO-8859-1", "--delimiter=;"})
         void isRefusedWhereItReadsTheCsvOtherwise(String option) throws IOException {
-            csv("id,text;x,n", "1,a;b,1", "2,c;d,2", "5,e;f,3");
+            csv("id,text,n;x", "1,a,b;1", "2,c,d;2", "5,e,f;3");
             if (option.contains("text")) csv("id,text,n", "1,a,1", "2,b,2", "5,c,3");
-            if (option.contains("delimiter")) csv("id;a,b", "1;2,3", "5;6,7");
+            if (option.contains("delimiter")) csv("id;text;a,b", "1;t;2,3", "5;t;6,7");
             var options = option.contains("delimiter") ? new String[] {"--delimiter=;"} : new String[0];
             assertEquals(Exit.OK.code, dify.run(Stream.concat(Stream.of("--shard", "3/3"), Stream.of(options))
                     .toArray(String[]::new)).code());

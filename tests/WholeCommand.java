@@ -196,7 +196,7 @@ abstract class WholeCommand {
             server.start();
             open.add(this);
             info(answer(200, text("{'name':'echo','description':'','tags':[],'mode':'workflow'}")));
-            server.stubFor(get(urlEqualTo("/v1/parameters")).willReturn(answer(200, "{\"user_input_form\":[]}")));
+            server.stubFor(get(urlEqualTo("/v1/parameters")).willReturn(answer(200, "{\"user_input_form\":[{\"paragraph\":{\"variable\":\"text\"}}]}")));
             server.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(answer(200, "{\"data\":[]}")));
             server.stubFor(get(urlPathMatching("/v1/workflows/run/.*")).willReturn(version.equals("1.9.2")
                     ? answer(200, "{\"id\":null,\"status\":null}")
