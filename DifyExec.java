@@ -4232,10 +4232,11 @@ final class DifyExec implements Runnable {
             return running.isEmpty() || taskStopsSent || !stopTasks(AFTER_STOP);
         }
 
-        /// Writes every attempt that may start to the log. It is sent once it is on disk: see [#send].
+        /// Writes every attempt that may start to the log. Its worker sends it once it is on disk: see [#run].
         private void startDue() {
             var now = clock.instant();
             if (agenda.stop().isPresent()) return;
+            var starts = new ArrayList<InFlight>();
             while (health.isOpen(now) && hasRoom(now, now)) {
                 var due = agenda.next(now);
                 if (due.isEmpty()) break; // also if a CSV that was changed closes the agenda
@@ -4248,26 +4249,18 @@ final class DifyExec implements Runnable {
                 pace.started(now);
                 tally.started(now);
                 health.started();
-                batch.record(AttemptEvent.of(attempt), () -> send(sent));
+                batch.record(AttemptEvent.of(attempt));
                 agenda.resent(row);
+                starts.add(sent);
             }
             batch.flush();
+            long logged = batch.logged();
+            starts.forEach(sent -> work(() -> run(sent, logged), seen -> ended(sent.attempt, seen)));
             while (looking < looksAtOnce && health.isOpen(now)) {
                 var unresolved = agenda.lookUps.next(now);
                 if (unresolved.isEmpty()) break;
                 look(unresolved.get());
             }
-        }
-
-        private void send(InFlight sent) {
-            sent.start = clock.instant();
-            if (agenda.stop().isEmpty()) {
-                work(() -> run(sent), seen -> ended(sent.attempt, seen));
-                return;
-            }
-            running.remove(sent.attempt.sequence());
-            pace.ended(sent.start);
-            close(sent.attempt, "unreached", new Response.NotSent(""), "not sent: the batch was stopping");
         }
 
         private void stop(String why) {
@@ -4278,8 +4271,11 @@ final class DifyExec implements Runnable {
             return pace.hasRoom(when, busy(now)) && running.size() < 2 * pace.ceiling;
         }
 
-        private Response run(InFlight sent) {
-            sent.thread = Thread.currentThread();
+        /// @param logged so much of the log has to be on disk before the request leaves
+        private Response run(InFlight sent, long logged) {
+            if (!batch.isOnDisk(logged) || agenda.stop().isPresent())
+                return new Response.NotSent("not sent: the batch was stopping");
+            sent.thread = Thread.currentThread(); // not before: an interrupt would close the log
             var attempt = sent.attempt;
             return ports.workflow().run(attempt, heard -> {
                 if (!(heard instanceof Heard.Quiet)) sent.lastEvent = clock.instant();
@@ -4721,7 +4717,7 @@ final class DifyExec implements Runnable {
         private final Map<Integer, List<Attempt>> unseen = new LinkedHashMap<>();
         private final Set<String> resent = new HashSet<>(); // users of such attempts
         private boolean lateAsked = false;
-        private Optional<Stop> stop = Optional.empty();
+        private volatile Optional<Stop> stop = Optional.empty(); // workers read it
 
         record Waiting(Row row, Attempt.Tries tries, Instant due) {}
 
@@ -6810,12 +6806,6 @@ final class DifyExec implements Runnable {
             events.add(event);
         }
 
-        /// @param then runs once the event is on disk: see [#force]
-        void record(Event event, Runnable then) {
-            record(event);
-            log.whenOnDisk(then);
-        }
-
         /// The line is in the results after the next [#flush]. Long lines do not wait for each other.
         void result(Results.Success line) {
             results.add(line.json());
@@ -6856,7 +6846,17 @@ final class DifyExec implements Runnable {
             nextRetryList = System.nanoTime() + Math.max(RETRY_LIST_EVERY.toNanos(), 20 * (System.nanoTime() - now));
         }
 
-        /// Forces to disk what was written, in other threads: at once if something waits for it, else now and then.
+        /// How much of the log is written.
+        long logged() {
+            return log.end();
+        }
+
+        /// For any thread: waits until so much of the log is on disk. False: the disk failed.
+        boolean isOnDisk(long logged) {
+            return log.isOnDisk(logged);
+        }
+
+        /// Forces to disk what was written, in other threads: at once if an `end` waits for its result, else now and then.
         ///
         /// @param aside runs its first argument in another thread, and then the second in this one
         void force(Instant now, BiConsumer<Runnable, Runnable> aside, Consumer<String> say) {
@@ -7992,11 +7992,11 @@ final class DifyExec implements Runnable {
         private final ArrayDeque<Runnable> whenOnDisk = new ArrayDeque<>();
         private FileChannel channel;
         private Object key;
-        /// Where our last line ends, and the file; up to where it is on disk.
-        private long end, forced;
-        private boolean isForcing = false;
+        /// Where our last line ends, and the file; and how much of it is on disk.
+        private volatile long end, forced;
         private volatile boolean cannotForce = false;
         private volatile NotForced failure;
+        private boolean isForcing = false;
 
         /// Forces a file's data to disk, as [FileChannel#force] does.
         interface Disk {
@@ -8089,7 +8089,12 @@ final class DifyExec implements Runnable {
             for (var rest = ByteBuffer.wrap(bytes); rest.hasRemaining(); ) channel.write(rest);
         }
 
-        /// Runs in the caller's thread, once the lines added so far are on disk.
+        /// How much of the file is written.
+        long end() {
+            return end;
+        }
+
+        /// Runs in the thread that writes, once the lines added so far are on disk.
         void whenOnDisk(Runnable then) {
             whenOnDisk.add(then);
         }
@@ -8099,24 +8104,32 @@ final class DifyExec implements Runnable {
         /// @param isDue also if nothing waits for it
         /// @param then  runs after what waits
         void force(boolean isDue, BiConsumer<Runnable, Runnable> aside, Runnable then) {
+            if (failure != null) throw new UncheckedIOException(failure);
             if (isForcing || whenOnDisk.isEmpty() && (!isDue || end == forced)) return;
             isForcing = true;
             int waiting = whenOnDisk.size();
             long written = end;
-            aside.accept(this::forceOrNote, () -> {
+            aside.accept(() -> isOnDisk(written), () -> {
                 isForcing = false;
                 if (failure != null) throw new UncheckedIOException(failure);
-                forced = written;
                 for (int i = 0; i < waiting; i++) whenOnDisk.remove().run();
                 then.run();
             });
         }
 
-        /// One at a time, so that a failure counts for whoever comes next.
-        private synchronized void forceOrNote() {
-            if (channel == null || failure != null || cannotForce) return;
+        /// For any thread: waits until so much of the file is on disk. One thread forces for all that wait. False: the
+        /// disk failed.
+        boolean isOnDisk(long place) {
+            if (forced < place) force(place);
+            return failure == null;
+        }
+
+        private synchronized void force(long place) {
+            if (forced >= place || failure != null) return;
+            long written = end;
             try {
-                disk.force(channel, false);
+                if (!cannotForce) disk.force(channel, false);
+                forced = written;
             } catch (IOException problem) {
                 if (AtomicFile.cannotForce(problem)) cannotForce = true;
                 else failure = new NotForced(path, problem);
@@ -8130,9 +8143,7 @@ final class DifyExec implements Runnable {
         /// Forces what was written, before anything else is done.
         void force() throws IOException {
             if (channel != null) requireUntouched();
-            if (end != forced) forceOrNote();
-            if (failure != null) throw failure;
-            forced = end;
+            if (!isOnDisk(end)) throw failure;
             while (!whenOnDisk.isEmpty()) whenOnDisk.remove().run();
         }
 

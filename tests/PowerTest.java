@@ -192,11 +192,18 @@ final class PowerTest {
         @Test
         void anAttemptThatWaitsForTheDiskIsNotSentOnceTheCallIsToEnd() throws Exception {
             var scene = Scene.of(folder, "a", "b");
+            var stopping = new CountDownLatch(1);
             new Recorder(scene) {
                 @Override
                 void before(String name) {
-                    if (name.equals("log") && times.get(name) == 2) scene.engine.interrupt("INT");
+                    if (!Files.exists(scene.output) || !name.equals("log")) return;
+                    scene.engine.interrupt("INT");
+                    WholeCommand.await(stopping);
                 }
+            };
+            scene.inRealTime = true;
+            scene.watched = _ -> {
+                if (!scene.said.isEmpty()) stopping.countDown();
             };
 
             assertEquals(Exit.INTERRUPTED, scene.play().orElseThrow().exit());
