@@ -439,19 +439,19 @@ final class DifyExec implements Runnable {
                 throw new Unusable("-: compare reads files, not standard input");
             if (!part.matches("(/([^/~]|~[01])*)*"))
                 throw new Unusable("--output " + part + ": not a JSON pointer, such as /answer/text");
-            var sides = Comparison.Compared.read(List.of(first, second));
-            for (var side : sides) { // no file of either batch is overwritten
-                BadLine.note(side.batch().history().unreadable)
+            var batches = Stream.of(first, second).parallel().map(file -> Batch.peek(
+                    BatchFiles.of(file).requireStarted(), Optional.empty(), true, List.of())).toList();
+            for (var batch : batches) { // no file of either batch is overwritten
+                BadLine.note(batch.history().unreadable)
                         .ifPresent(note -> console.err().println("Warning: " + note + "."));
-                var files = side.batch().files();
-                var inputs = side.batch().inputs();
-                if (csv != null) files.requireTarget(csv, inputs, _ -> force);
-                if (html != null) files.requireTarget(html, inputs, page -> force || WebPage.isOurs(page));
+                if (csv != null) batch.files().requireTarget(csv, batch.inputs(), _ -> force);
+                if (html != null) batch.files().requireTarget(html, batch.inputs(),
+                        page -> force || WebPage.isOurs(page));
             }
             if (csv != null && html != null && AtomicFile.isSame(csv, html))
                 throw new Unusable(csv + ": cannot be both --csv and --html");
             var scope = new Comparison.Scope(part, Set.copyOf(ignored), new JsonDiff(trim));
-            try (var comparison = new Comparison(sides.getFirst(), sides.getLast(), scope)) {
+            try (var comparison = new Comparison(batches.getFirst(), batches.getLast(), scope)) {
                 return show(comparison);
             }
         }
@@ -603,7 +603,8 @@ final class DifyExec implements Runnable {
                 var ids = records.ids(sample, seed);
                 var findings = new Verification(records, dify.client(), server, Optional.ofNullable(rate))
                         .run(ids, setup.err());
-                long attempts = ids.stream().mapToLong(id -> records.attempts().getOrDefault(id, List.of()).size()).sum();
+                long attempts = ids.stream().map(id -> records.attempts().getOrDefault(id, List.of()))
+                        .mapToLong(List::size).sum();
                 var seconds = Duration.ofNanos(System.nanoTime() - start);
                 if (json) setup.out().println(Json.text(object("rows", ids.size(), "attempts", attempts, "server",
                         server.version(), "seconds", seconds.toMillis() / 1e3, "findings", findings.stream().collect(
@@ -1562,9 +1563,10 @@ final class DifyExec implements Runnable {
                 for (var each = line; each != null && unmatched == null; each = each.getParent())
                     if (!each.getUnmatchedArguments().isEmpty()) unmatched =
                             new CommandLine.UnmatchedArgumentException(each, each.getUnmatchedArguments());
-            var option = problem.getArgSpec() instanceof OptionSpec named ? named.longestName() + " " : "";
+            var arg = problem.getArgSpec();
+            var option = arg instanceof OptionSpec named ? named.longestName() + " " : "";
             var message = unmatched != null ? unknown(unmatched)
-                    : Text.text(problem.getArgSpec() != null && problem.getCause() instanceof TypeConversionException fault
+                    : Text.text(arg != null && problem.getCause() instanceof TypeConversionException fault
                             ? option + problem.getValue() + ": " + fault.getMessage() : problem.getMessage(), 1000);
             var name = line.getParent() == null ? "" : " " + line.getCommandName();
             boolean isInShell = !line.getCommandSpec().root().name().equals("difyexec");
@@ -1665,7 +1667,9 @@ final class DifyExec implements Runnable {
                     "--fresh cannot be used with retry\nhint: 'run --fresh' starts over");
             if (rows.pendingOnly && !selection.equals(Batch.Selection.PENDING)) throw new Unusable(
                     "--pending-only cannot be used with retry\nhint: 'run --pending-only' runs rows never tried");
-            var mode = pace.mode(setup.dify.mode);
+            if (pace.maxCost != null && setup.dify.mode == Mode.BLOCKING) throw new Unusable("--max-cost cannot be "
+                    + "used with --mode blocking: only streams have prices\nhint: leave out --mode, or use --max-tokens");
+            var mode = pace.maxCost != null ? Mode.STREAMING : setup.dify.mode;
             var files = BatchFiles.of(rows.shard().map(part -> part.of(output)).orElse(output));
             if (selection.listed() && files.shard().isEmpty()) files.requireStarted(); // a shard without rows has none
             if (output.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|tsv|xlsx?)"))
@@ -1692,8 +1696,11 @@ final class DifyExec implements Runnable {
                 announceShard(selection);
                 var wanted = batch.select(selection, work.setup.dify.timeout);
                 StatusView.changes(batch, selection.rerunChanged(), dify.err());
-                if (selection.listed()) StatusView.strangers(batch.files().retryIds().stream()
-                        .filter(id -> !batch.isRow(batch.index().find(id))).toList(), dify.err());
+                var strangers = batch.files().retryIds().stream()
+                        .filter(id -> !batch.isRow(batch.index().find(id))).toList();
+                if (selection.listed() && !strangers.isEmpty()) dify.err().println(Text.count(strangers.size(),
+                        "id of .retry is", "ids of .retry are") + " not in the CSV: "
+                        + Text.first(5, strangers.stream().map(Text::id)));
                 if (selection.ids().isEmpty()) StatusView.answered(batch, dify.err());
                 if (wanted.rows() == 0 && batch.history().resent(false).isEmpty()) {
                     writer.finishOrRefuse();
@@ -1863,14 +1870,6 @@ final class DifyExec implements Runnable {
                         + "\nhint: --wait runs one row at a time; leave one of them out");
                 return slots;
             }
-
-            /// A limit on cost needs streaming: blocking answers have no prices.
-            Mode mode(Mode asked) {
-                if (maxCost == null) return asked;
-                if (asked == Mode.BLOCKING) throw new Unusable("--max-cost cannot be used with --mode blocking: "
-                        + "only streams have prices\nhint: leave out --mode, or use --max-tokens");
-                return Mode.STREAMING;
-            }
         }
 
         static final class OutputOptions {
@@ -1961,10 +1960,11 @@ final class DifyExec implements Runnable {
         ///
         /// @param demo null without `--demo`
         void check(String demo) throws Exception {
-            if (dify.user != null && dify.user.codePoints().count() > 255) // Dify answers 500 to every row of a longer one
+            if (dify.user != null && dify.user.codePoints().count() > 255) // Dify answers 500 to every row
                 throw new Unusable("--user: must have at most 255 characters");
-            if (dify.timeout.isZero() || retrying.settle != null && retrying.settle.isZero())
-                throw new Unusable((dify.timeout.isZero() ? "--timeout" : "--settle") + " 0: must be greater than zero");
+            var zero = dify.timeout.isZero() ? "--timeout"
+                    : retrying.settle != null && retrying.settle.isZero() ? "--settle" : "";
+            if (!zero.isEmpty()) throw new Unusable(zero + " 0: must be greater than zero");
             if (dify.envFile != null && !Files.isRegularFile(dify.envFile))
                 throw new Unusable("--env-file " + dify.envFile + ": no such file");
             if (dify.envFile != null && !env.reads(dify.envFile))
@@ -2365,18 +2365,15 @@ final class DifyExec implements Runnable {
         }
 
         private Optional<Env.Setting> setting(OptionSpec option) {
-            return Optional.ofNullable(VARIABLES.get(option.longestName())).flatMap(variable ->
-                    env.setting(variable.name()).map(setting -> checked(setting, variable.converter())));
-        }
-
-        private static Env.Setting checked(Env.Setting setting, Function<String, ?> converter) {
-            if (!setting.fault().isEmpty()) return setting;
-            try {
-                converter.apply(setting.text());
-                return setting;
-            } catch (TypeConversionException problem) {
-                return new Env.Setting(setting.name(), setting.text(), setting.source(), problem.getMessage());
-            }
+            var variable = VARIABLES.get(option.longestName());
+            return variable == null ? Optional.empty() : env.setting(variable.name()).map(setting -> {
+                try {
+                    if (setting.fault().isEmpty()) variable.converter().apply(setting.text());
+                    return setting;
+                } catch (TypeConversionException problem) {
+                    return new Env.Setting(setting.name(), setting.text(), setting.source(), problem.getMessage());
+                }
+            });
         }
     }
 
@@ -2490,30 +2487,23 @@ final class DifyExec implements Runnable {
         void print(Optional<Stop> stop, boolean part, NextCall next) {
             err.println();
             stop.ifPresent(reason -> err.println(reason.text()));
-            err.println(counts() + " in " + Text.seconds(tally.elapsed()) + String.format(Locale.ROOT,
-                    " (%.1f rows/s)", tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
+            var counts = RowStatus.counts(tally::countOfAll, paint::by); // 18 succeeded, 1 failed
+            long open = tally.asked - tally.done();
+            if (open > 0)
+                counts += (counts.isEmpty() ? "" : ", ") + paint.by(RowStatus.PENDING, open + " pending");
+            err.println((counts.isEmpty() ? "nothing done" : counts) + " in " + Text.seconds(tally.elapsed())
+                    + String.format(Locale.ROOT, " (%.1f rows/s)",
+                            tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
             figures(stop.isPresent()).forEach(figure -> err.println("  " + figure));
-            long rest = Math.max(batch.index().count(RowStatus.PENDING), tally.asked - tally.done());
-            if (part) estimate(rest, tally).ifPresent(err::println);
-            causes(Cause.Group.of(batch));
+            if (part) estimate(Math.max(batch.index().count(RowStatus.PENDING), open), tally).ifPresent(err::println);
+            var groups = Cause.Group.of(batch); // also of earlier calls
+            long known = Stream.of(RowStatus.values()).filter(RowStatus::isOnRetryList)
+                    .mapToLong(tally::countOfAll).sum();
+            if (groups.stream().mapToLong(Cause.Group::count).sum() > known) err.println("  In the whole batch:");
+            Text.some(groups, Cause.Group.SHOWN, group -> err.println("  "
+                    + paint.by(group.cause().outcome(), group.line())), "  %s causes", err);
             next.print(batch, err);
             err.flush();
-        }
-
-        /// Includes rows of earlier calls.
-        private void causes(List<Cause.Group> groups) {
-            long known = Stream.of(RowStatus.values()).filter(RowStatus::isOnRetryList).mapToLong(tally::countOfAll).sum();
-            if (groups.stream().mapToLong(Cause.Group::count).sum() > known) err.println("  In the whole batch:");
-            Cause.Group.some(groups, group -> err.println("  "
-                    + paint.by(group.cause().outcome(), group.line())), "  %s causes", err);
-        }
-
-        /// `18 succeeded, 1 partial, 1 failed, 4 pending`
-        private String counts() {
-            var counts = RowStatus.counts(tally::countOfAll, paint::by);
-            if (tally.asked <= tally.done()) return counts.isEmpty() ? "nothing done" : counts;
-            return counts + (counts.isEmpty() ? "" : ", ")
-                    + paint.by(RowStatus.PENDING, tally.asked - tally.done() + " pending");
         }
 
         /// @param early whether the call stopped early: runs may then be active on the server
@@ -2615,8 +2605,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Compares a batch with the server's own records. It reads log and results by itself and shares no decision with the
-    /// engine, so that a mistake there shows here.
+    /// Compares a batch with the server's own records. It reads log and results by itself and shares no decision with
+    /// the engine, so that a mistake there shows here.
     record Verification(Records records, DifyClient client, ServerInfo server, Optional<Pace.Rate> rate) {
         static final int AT_ONCE = 4;
         private static final int TRIES = 4;
@@ -2624,22 +2614,22 @@ final class DifyExec implements Runnable {
         /// One attempt of the log, with what its later lines add. `outcome` is empty while it has no end.
         ///
         /// @param isAsked its call was to send rows again that had succeeded or were unresolved
-        record Sent(String id, String user, Release.Listing listing, boolean isAsked, RunRef run, String outcome) {}
+        record LoggedAttempt(String id, String user, Release.Listing listing, boolean isAsked, RunRef run, String outcome) {}
 
         /// What log and results say, by id.
-        record Records(Map<String, List<Sent>> attempts, Map<String, JsonNode> results) {
+        record Records(Map<String, List<LoggedAttempt>> attempts, Map<String, JsonNode> results) {
             static Records read(BatchFiles files) throws IOException {
                 var session = new AtomicReference<JsonNode>(Json.MAPPER.missingNode());
-                var attempts = new LinkedHashMap<String, List<Sent>>();
+                var attempts = new LinkedHashMap<String, List<LoggedAttempt>>();
                 lines(files.log(), line -> {
                     String id = line.path("id").asText(), user = line.path("user").asText();
                     switch (line.path("event").asText()) {
                         case "session" -> session.set(line);
-                        case "attempt" -> attempts.computeIfAbsent(id, _ -> new ArrayList<>()).add(new Sent(id, user,
+                        case "attempt" -> attempts.computeIfAbsent(id, _ -> new ArrayList<>()).add(new LoggedAttempt(id, user,
                                 Release.of(session.get().path("server").asText()).listing(),
                                 session.get().path("again").asBoolean(), RunRef.NONE, ""));
                         case "run", "end" -> attempts.getOrDefault(id, new ArrayList<>()).replaceAll(sent ->
-                                !sent.user().equals(user) ? sent : new Sent(id, user, sent.listing(), sent.isAsked(),
+                                !sent.user().equals(user) ? sent : new LoggedAttempt(id, user, sent.listing(), sent.isAsked(),
                                         new RunRef(line.path("run").asText(sent.run().id()),
                                                 line.path("task").asText(sent.run().task())),
                                         line.path("outcome").asText(sent.outcome())));
@@ -2712,16 +2702,18 @@ final class DifyExec implements Runnable {
             var found = new ArrayList<Finding>();
             var sent = records.attempts().getOrDefault(id, List.of());
             var line = records.results().get(id);
-            var own = line == null ? Optional.<Sent>empty() : sent.stream().filter(one -> line.path("workflow_run_id")
+            var own = line == null ? Optional.<LoggedAttempt>empty() : sent.stream().filter(one -> line.path("workflow_run_id")
                     .asText().equals(one.run().id()) && !one.outcome().equals("failed")).reduce((_, last) -> last);
             if (line != null) found.add(own.map(one -> result(one, line)).orElseGet(() ->
                     new Finding(Kind.WITHOUT_RUN, id, "no attempt has run " + line.path("workflow_run_id").asText())));
-            boolean isPaid = own.isPresent(), isAsked = own.filter(Sent::isAsked).isPresent();
+            boolean isPaid = own.isPresent(), isAsked = own.filter(LoggedAttempt::isAsked).isPresent();
             for (var one : sent) {
                 if (own.filter(result -> result == one).isPresent()) continue;
-                var fate = lookUp(one);
+                var fate = one.run().id().isEmpty() || one.run().isMadeUp() ? byName(one)
+                        : ask(one, detail(one), stored -> fate(one, stored)); // MATCHES: it has succeeded
                 boolean mayCount = fate.kind() == Kind.MATCHES || fate.kind() == Kind.OPEN && !one.outcome().isEmpty();
-                var kind = !mayCount ? fate.kind() : isPaid ? one.isAsked() || isAsked ? Kind.SENT_AGAIN : Kind.PAID_TWICE
+                var kind = !mayCount ? fate.kind()
+                        : isPaid ? one.isAsked() || isAsked ? Kind.SENT_AGAIN : Kind.PAID_TWICE
                         : fate.kind() == Kind.OPEN || one.outcome().isEmpty() ? Kind.OPEN : Kind.LOST;
                 found.add(new Finding(kind, id, fate.text()));
                 isPaid |= mayCount;
@@ -2730,12 +2722,13 @@ final class DifyExec implements Runnable {
         }
 
         /// A result against the run that the server has recorded, a chatflow's against its message.
-        private Finding result(Sent own, JsonNode line) {
-            if (isChat()) return ask(own, messages(own, line.path("conversation_id").asText()), list ->
-                    list.path("data").valueStream().filter(message -> message.path("id").equals(line.path("message_id")))
-                            .findFirst().map(message -> compared(own, message.path("answer")
-                                    .equals(line.at("/outputs/answer")) ? "" : "outputs /answer, "))
-                            .orElseGet(() -> new Finding(Kind.NOT_VERIFIABLE, own.id(), "its message is gone")));
+        private Finding result(LoggedAttempt own, JsonNode line) {
+            if (isChat()) return ask(own, messages(own, line.path("conversation_id").asText()), list -> {
+                for (var message : list.path("data")) if (message.path("id").equals(line.path("message_id")))
+                    return compared(own, message.path("answer").equals(line.at("/outputs/answer")) ? ""
+                            : "outputs /answer, ");
+                return new Finding(Kind.NOT_VERIFIABLE, own.id(), "its message is gone");
+            });
             var found = ask(own, detail(own), stored -> compared(own, difference(line, stored)));
             if (found.kind() != Kind.NOT_VERIFIABLE) return found;
             var other = byName(own);
@@ -2743,7 +2736,7 @@ final class DifyExec implements Runnable {
                     : new Finding(Kind.DIFFERS, own.id(), "its attempt has another run, " + other.text());
         }
 
-        private static Finding compared(Sent own, String difference) {
+        private static Finding compared(LoggedAttempt own, String difference) {
             return new Finding(difference.isEmpty() ? Kind.MATCHES : Kind.DIFFERS, own.id(),
                     difference + "run " + own.run().id());
         }
@@ -2752,7 +2745,8 @@ final class DifyExec implements Runnable {
         private static String difference(JsonNode line, JsonNode stored) {
             if (!stored.path("status").asText().equals(line.path("workflow_status").asText("succeeded")))
                 return "status, ";
-            var outputs = new JsonDiff(false).of("", files(line.path("outputs")), files(parsed(stored.path("outputs"))));
+            var outputs = new JsonDiff(false).of("", files(line.path("outputs")),
+                    files(parsed(stored.path("outputs"))));
             if (!outputs.isEmpty()) return "outputs " + outputs.getFirst().pointer() + ", ";
             var sent = parsed(stored.path("inputs"));
             return line.path("inputs").properties().stream().filter(cell -> sent.has(cell.getKey())
@@ -2786,13 +2780,7 @@ final class DifyExec implements Runnable {
             return copy;
         }
 
-        /// What became of an attempt that has no result: [Kind#MATCHES] if its run succeeded.
-        private Finding lookUp(Sent sent) {
-            return sent.run().id().isEmpty() || sent.run().isMadeUp() ? byName(sent)
-                    : ask(sent, detail(sent), stored -> fate(sent, stored));
-        }
-
-        private Finding byName(Sent sent) {
+        private Finding byName(LoggedAttempt sent) {
             if (!Attempt.Names.isUnique(sent.user()))
                 return new Finding(Kind.NOT_VERIFIABLE, sent.id(), "its user is not its own");
             var path = isChat() ? "/conversations?limit=20&user="
@@ -2809,7 +2797,7 @@ final class DifyExec implements Runnable {
         }
 
         /// By the status of a run or of a chatflow's message, which is `normal` also before its answer.
-        private static Finding fate(Sent sent, JsonNode stored) {
+        private static Finding fate(LoggedAttempt sent, JsonNode stored) {
             var kind = switch (stored.path("status").asText()) {
                 case "succeeded", "partial-succeeded" -> Kind.MATCHES;
                 case "normal" -> stored.path("answer").asText().isEmpty() ? Kind.NOT_VERIFIABLE : Kind.MATCHES;
@@ -2824,17 +2812,17 @@ final class DifyExec implements Runnable {
             return server.kind() == AppKind.CHATFLOW;
         }
 
-        private static String detail(Sent sent) {
+        private static String detail(LoggedAttempt sent) {
             return "/workflows/run/" + DifyClient.encoded(sent.run().id());
         }
 
-        private static String messages(Sent sent, String conversation) {
+        private static String messages(LoggedAttempt sent, String conversation) {
             return "/messages?limit=20&user=" + DifyClient.encoded(sent.user()) + "&conversation_id="
                     + DifyClient.encoded(conversation);
         }
 
         /// A run that is gone can no longer be verified.
-        private Finding ask(Sent sent, String path, Function<JsonNode, Finding> read) {
+        private Finding ask(LoggedAttempt sent, String path, Function<JsonNode, Finding> read) {
             return switch (stored(path)) {
                 case Reply.Got(var stored) -> read.apply(stored);
                 case Reply.NotGot(Response.Refused gone) when gone.status() == 404 ->
@@ -2870,7 +2858,8 @@ final class DifyExec implements Runnable {
         static Exit exit(List<Finding> findings) {
             if (findings.stream().anyMatch(finding -> finding.kind().isWrong())) return Exit.ROWS_FAILED;
             boolean any = findings.stream().anyMatch(finding -> finding.kind().compareTo(Kind.NOT_VERIFIABLE) < 0);
-            return any && findings.stream().noneMatch(finding -> finding.kind() == Kind.NO_ANSWER) ? Exit.OK : Exit.STOPPED;
+            boolean all = findings.stream().noneMatch(finding -> finding.kind() == Kind.NO_ANSWER);
+            return any && all ? Exit.OK : Exit.STOPPED;
         }
     }
 
@@ -2885,8 +2874,7 @@ final class DifyExec implements Runnable {
         void print(NextCall next) {
             out.println(headline(batch, paint));
             out.println();
-            Share.of(counts(batch.index()::count)).forEach(share ->
-                    out.println(share.line(10, RowStatus::word, paint::by)));
+            bars(counts(batch.index()::count), 10, RowStatus::word, paint::by).forEach(out::println);
             out.println();
             figures(batch).forEach((name, figure) -> out.println("  " + paint.faint("%-15s".formatted(name)) + figure));
             var groups = Cause.Group.of(batch).stream()
@@ -2929,13 +2917,6 @@ final class DifyExec implements Runnable {
             if (!rerun) changed(batch, "; --rerun-changed runs %s again.").ifPresent(err::println);
         }
 
-        /// `2 ids of .retry are not in the CSV: nobody, no one`
-        static void strangers(List<String> ids, PrintWriter err) {
-            if (!ids.isEmpty()) err.println((ids.size() == 1 ? "1 id of .retry is not in the CSV: "
-                    : ids.size() + " ids of .retry are not in the CSV: ")
-                    + Text.first(5, ids.stream().map(Text::id)));
-        }
-
         /// `2 rows are not sent again, because Dify ended their runs after their forms were answered (r-3, r-8)`
         static void answered(Batch batch, PrintWriter err) {
             var index = batch.index();
@@ -2946,21 +2927,16 @@ final class DifyExec implements Runnable {
                     + ").\nhint: 'retry ID' sends a row again");
         }
 
-        /// @param ofAll from 0 to 1
-        record Share<T>(T status, long count, double ofAll) {
-            /// Leaves out counts of zero.
-            static <T> List<Share<T>> of(Map<T, Long> counts) {
-                double all = sum(counts);
-                return counts.entrySet().stream().filter(count -> count.getValue() > 0)
-                        .map(count -> new Share<>(count.getKey(), count.getValue(), count.getValue() / all)).toList();
-            }
-
-            /// `  succeeded           19   95.0 %  █████████████████████████████`
-            String line(int wide, Function<T, String> word, BiFunction<T, String, String> paint) {
-                return "  " + paint.apply(status, ("%-" + wide + "s").formatted(word.apply(status)))
-                        + String.format(Locale.ROOT, " %,11d  %5.1f %%  ", count, 100 * ofAll)
-                        + paint.apply(status, "█".repeat((int) Math.max(1, Math.round(BAR * ofAll))));
-            }
+        /// `  succeeded           19   95.0 %  █████████████████████████████`, without counts of zero.
+        static <T> List<String> bars(Map<T, Long> counts, int wide, Function<T, String> word,
+                BiFunction<T, String, String> paint) {
+            double all = sum(counts);
+            return counts.entrySet().stream().filter(entry -> entry.getValue() > 0).map(entry -> {
+                double share = entry.getValue() / all;
+                return "  " + paint.apply(entry.getKey(), ("%-" + wide + "s").formatted(word.apply(entry.getKey())))
+                        + String.format(Locale.ROOT, " %,11d  %5.1f %%  ", entry.getValue(), 100 * share)
+                        + paint.apply(entry.getKey(), "█".repeat((int) Math.max(1, Math.round(BAR * share))));
+            }).toList();
         }
 
         static Map<RowStatus, Long> counts(ToLongFunction<RowStatus> count) {
@@ -3011,7 +2987,7 @@ final class DifyExec implements Runnable {
             out.println();
             out.println("  " + paint.bold(heading));
             int longest = paint.on() ? Math.max(40, Screen.on(1).map(Screen::width).orElse(80) - 13) : 160;
-            Cause.Group.some(groups, group -> {
+            Text.some(groups, Cause.Group.SHOWN, group -> {
                 out.println(paint.by(group.cause().outcome(), "%,8d".formatted(group.count())) + " × "
                         + Text.text(group.cause().words(), longest));
                 out.println(" ".repeat(11) + paint.faint(group.examples()));
@@ -3086,7 +3062,6 @@ final class DifyExec implements Runnable {
         ///
         /// @param hasCsv otherwise, the rows of shards that have not started are not known
         record OfShards(Shards shards, Index index, List<OfShard> each, boolean hasCsv) {
-            /// @param history empty if it has not started
             record OfShard(Shard shard, boolean isStarted, History history, Map<RowStatus, Long> counts) {}
 
             static OfShards of(Shards shards, Optional<Csv> csv) {
@@ -3101,15 +3076,17 @@ final class DifyExec implements Runnable {
                 } catch (IOException problem) {
                     throw new Unusable(shards.whole().results() + ": " + Text.of(problem));
                 }
-                var counts = IntStream.range(0, index.rows()).boxed().collect(Collectors.groupingBy(
+                var all = IntStream.range(0, index.rows()).boxed().collect(Collectors.groupingBy(
                         entry -> Shard.of(index.id(entry), shards.count()),
                         Collectors.groupingBy(index::status, Collectors.counting())));
-                return new OfShards(shards, index, IntStream.rangeClosed(1, shards.count())
-                        .mapToObj(number -> new Shard(number, shards.count()))
-                        .map(shard -> new OfShard(shard, histories.containsKey(shard),
-                                histories.getOrDefault(shard, new History(index)), counts(status ->
-                                counts.getOrDefault(shard, Map.of()).getOrDefault(status, 0L)))).toList(),
-                        csv.isPresent());
+                var each = new ArrayList<OfShard>();
+                for (int number = 1; number <= shards.count(); number++) {
+                    var shard = new Shard(number, shards.count());
+                    var counts = all.getOrDefault(shard, Map.of());
+                    each.add(new OfShard(shard, histories.containsKey(shard), histories.getOrDefault(shard,
+                            new History(index)), counts(status -> counts.getOrDefault(status, 0L))));
+                }
+                return new OfShards(shards, index, each, csv.isPresent());
             }
 
             boolean isComplete() {
@@ -3125,22 +3102,17 @@ final class DifyExec implements Runnable {
                 out.println("  " + paint.faint("%-9s %11s".formatted("shard", "rows") + statuses.stream()
                         .map(status -> " %11s".formatted(status.word())).collect(joining())
                         + " %9s  %s".formatted("in flight", "last event")));
-                for (var one : each) {
-                    var last = one.history().updatedAt.map(Times::local).orElse("");
-                    out.println(line(one.shard().toString(), one.counts(), statuses, " %9s  %s".formatted(
-                            Text.number(one.history().inFlight()), one.isStarted() ? last : "not started")));
-                }
+                for (var one : each) out.println(line(one.shard().toString(), one.counts(), statuses,
+                        " %9s  %s".formatted(Text.number(one.history().inFlight()), one.isStarted()
+                                ? one.history().updatedAt.map(Times::local).orElse("") : "not started")));
                 out.println(line("total", counts(index::count), statuses,
                         " %9s".formatted(Text.number(sum(History::inFlight)))));
                 out.println();
+                // without a CSV, every shard that has not started is assumed to have rows
+                var missing = each.stream().filter(one -> !one.isStarted()
+                        && (!hasCsv || StatusView.sum(one.counts()) > 0)).map(OfShard::shard).toList();
                 var started = each.stream().filter(OfShard::isStarted).findFirst().orElseThrow().history();
-                next.print(each.stream().filter(this::isMissing).map(OfShard::shard).toList(), started,
-                        shards.whole().results(), out);
-            }
-
-            /// Without a CSV, every shard that has not started is assumed to have rows.
-            private boolean isMissing(OfShard one) {
-                return !one.isStarted() && (!hasCsv || StatusView.sum(one.counts()) > 0);
+                next.print(missing, started, shards.whole().results(), out);
             }
 
             private static String line(String name, Map<RowStatus, Long> counts, List<RowStatus> statuses,
@@ -3156,20 +3128,18 @@ final class DifyExec implements Runnable {
 
             /// The keys and their order are a promise.
             String json() {
-                var json = StatusView.json(counts(index::count));
-                json.putAll(object("attempts", sum(history -> history.attempts),
-                        "retries", sum(history -> history.retries), "total_tokens",
-                        sum(history -> history.spent.tokens()),
-                        "in_flight", sum(History::inFlight), "shards", each.stream().map(OfShards::json).toList()));
-                return Json.text(json);
-            }
-
-            private static Map<String, Object> json(OfShard one) {
-                var json = object("shard", one.shard().toString(), "started", one.isStarted());
-                json.putAll(StatusView.json(one.counts()));
-                json.put("in_flight", one.history().inFlight());
-                json.put("updated_at", one.history().updatedAt.map(Times::text).orElse(null));
-                return json;
+                var all = StatusView.json(counts(index::count));
+                all.putAll(object("attempts", sum(history -> history.attempts),
+                        "retries", sum(history -> history.retries),
+                        "total_tokens", sum(history -> history.spent.tokens()),
+                        "in_flight", sum(History::inFlight), "shards", each.stream().map(one -> {
+                            var json = object("shard", one.shard().toString(), "started", one.isStarted());
+                            json.putAll(StatusView.json(one.counts()));
+                            json.put("in_flight", one.history().inFlight());
+                            json.put("updated_at", one.history().updatedAt.map(Times::text).orElse(null));
+                            return json;
+                        }).toList()));
+                return Json.text(all);
             }
         }
     }
@@ -3179,10 +3149,11 @@ final class DifyExec implements Runnable {
     /// @param command the name of this one
     /// @param start how the tool was started; in the shell empty: there, the open batch is meant
     /// @param words the options but `-i` and `-o`, quoted for a shell: `--id-column 'My id'`
-    record NextCall(String command, String start, Optional<String> input, Optional<String> output, List<String> words) {
-        private static final Set<String> ONE_OFF = Set.of("--fresh", "--pending-only", "--on-finish", "--rebuild", "--force", "--resend-unknown",
-                "--rerun-changed", "--limit", "--ids", "--json", "--html", "--show", "--failed", "--raw", "--partial",
-                "--input", "--output");
+    record NextCall(String command, String start, Optional<String> input, Optional<String> output,
+            List<String> words) {
+        private static final Set<String> ONE_OFF = Set.of("--fresh", "--pending-only", "--on-finish", "--rebuild",
+                "--force", "--resend-unknown", "--rerun-changed", "--limit", "--ids", "--json", "--html", "--show",
+                "--failed", "--raw", "--partial", "--input", "--output");
 
         static NextCall of(CommandLine.ParseResult parsed, String start) {
             var ids = parsed.matchedPositionals().stream()
@@ -3198,12 +3169,10 @@ final class DifyExec implements Runnable {
                         : word + " " + Text.shell(typed.next());
                 if (!ONE_OFF.contains(option.longestName())) kept.add(words);
             }
-            return new NextCall(parsed.commandSpec().name(), start, value(parsed, "-i"), value(parsed, "-o"),
+            Function<String, Optional<String>> value = name -> Optional.ofNullable(parsed.matchedOption(name))
+                    .map(option -> option.stringValues().getFirst());
+            return new NextCall(parsed.commandSpec().name(), start, value.apply("-i"), value.apply("-o"),
                     List.copyOf(kept));
-        }
-
-        private static Optional<String> value(CommandLine.ParseResult parsed, String name) {
-            return Optional.ofNullable(parsed.matchedOption(name)).map(option -> option.stringValues().getFirst());
         }
 
         /// Continues a batch.
@@ -3258,10 +3227,9 @@ final class DifyExec implements Runnable {
             var away = others.stream().filter(shard -> !BatchFiles.of(shard.of(results)).isStarted()).findFirst();
             away.ifPresent(shard ->
                     out.println("No files for shard " + shard + " here. Copy them over if it ran on another machine."));
-            away.ifPresentOrElse(shard -> with(Stream.concat(words.stream(), Stream.of("--shard " + shard)))
-                            .print("run", Optional.of(known), results, out),
-                    () -> with(words.stream().filter(word -> word.matches("--(id-column|encoding|delimiter)\\b.*")))
-                            .print("merge", Optional.of(known), results, out));
+            var kept = away.isPresent() ? Stream.concat(words.stream(), Stream.of("--shard " + away.get()))
+                    : words.stream().filter(word -> word.matches("--(id-column|encoding|delimiter)\\b.*"));
+            with(kept).print(away.isPresent() ? "run" : "merge", Optional.of(known), results, out);
         }
 
         private NextCall with(Stream<String> words) {
@@ -3309,15 +3277,11 @@ final class DifyExec implements Runnable {
 
         /// @param ids the first few
         record Group(Cause cause, long count, List<String> ids) {
-            private static final int EXAMPLES = 3, SHOWN = 10;
-
-            static void some(List<Group> groups, Consumer<Group> show, String more, PrintWriter out) {
-                Text.some(groups, SHOWN, show, more, out);
-            }
+            static final int SHOWN = 10;
 
             /// All failed and unresolved rows, the most frequent cause first.
             static List<Group> of(Batch batch) {
-                return of(batch, batch.index().onRetryList(), EXAMPLES);
+                return of(batch, batch.index().onRetryList(), 3);
             }
 
             static List<Group> of(Batch batch, IntStream rows, int examples) {
@@ -3395,7 +3359,7 @@ final class DifyExec implements Runnable {
 
         /// Empty for a missing value.
         private static String cell(JsonNode value) {
-            return value == null || value.isNull() ? "" : RowEnd.text(value);
+            return value == null || value.isNull() || value.isMissingNode() ? "" : RowEnd.text(value);
         }
 
         private void report(PrintWriter err, String remedy) {
@@ -3429,19 +3393,15 @@ final class DifyExec implements Runnable {
             void write(OutputStream out) throws IOException {
                 file.open(out);
                 file.texts = csv.columns().size() + outputs.size();
-                file.write(header());
+                var head = new LinkedHashSet<>(csv.titles());
+                for (var name : Stream.concat(outputs.stream().map("output."::concat), ENDING.stream()).toList())
+                    while (!head.add(name)) name = "run." + name;
+                file.write(head);
                 try (var endings = new LineOffsets.RowEnds(batch)) {
                     var rows = batch.rows(entry -> !failed || batch.index().status(entry).isOnRetryList());
                     while (rows.hasNext()) file.write(cells(rows.next(), endings));
                 }
                 file.finish();
-            }
-
-            private Collection<String> header() {
-                var names = new LinkedHashSet<>(csv.titles());
-                for (var name : Stream.concat(outputs.stream().map("output."::concat), ENDING.stream()).toList())
-                    while (!names.add(name)) name = "run." + name;
-                return names;
             }
 
             private List<String> cells(Row row, LineOffsets.RowEnds endings) throws IOException {
@@ -3486,14 +3446,9 @@ final class DifyExec implements Runnable {
                 var known = pair.first().inputs().isEmpty() ? pair.second().inputs() : pair.first().inputs();
                 both.inputNames.forEach(name -> cells.add(cell(known.get(name))));
                 for (var name : both.outputNames) for (var ending : List.of(pair.first(), pair.second()))
-                    cells.add(part(ending.outputs().get(name)));
+                    cells.add(cell(both.scope.part(ending.outputs().get(name))));
                 cells.addAll(List.of(pair.first().error(), pair.second().error()));
                 return cells;
-            }
-
-            private String part(JsonNode value) {
-                var part = both.scope.part(value);
-                return part.isMissingNode() ? "" : cell(part);
             }
 
             void report(PrintWriter err) {
@@ -3638,7 +3593,6 @@ final class DifyExec implements Runnable {
                         "edited", ending.edited(), "inputs", values(inputs), "outputs", values(ending.outputs()),
                         "attempts", attempts(entry, endings, ending.run()));
             }
-
         }
 
         /// Two batches side by side, all rows with their differences marked.
@@ -3698,7 +3652,7 @@ final class DifyExec implements Runnable {
 
     /// Two batches row by row: the rows of the first in its order, then those only in the second.
     static final class Comparison implements AutoCloseable {
-        final Compared first, second;
+        final Side first, second;
         final Scope scope;
         final Map<Match, Long> matches = new EnumMap<>(Match.class);
         /// How many rows differ in each output, by its pointer.
@@ -3709,15 +3663,22 @@ final class DifyExec implements Runnable {
         final BitSet unequal = new BitSet(), otherInputs = new BitSet();
         /// Each row's entry in the second batch, or -1.
         private final int[] others;
-        /// Both have logs. If not, figures come from the results, which know only successes.
         private final boolean isLogged;
         final LineOffsets.RowEnds firstEndings, secondEndings;
         private boolean hasPart; // some row has the part to compare
         private final Set<String> missing; // outputs to ignore that no row has, so far
 
-        /// The two outcomes of a row. A failed side may also be paused or unknown.
+        /// The two outcomes of a row, each with the colour of a status. A failed side may also be paused or unknown.
         enum Match {
-            SAME, DIFFERENT, ONLY_FIRST, ONLY_SECOND, FAILED_FIRST, FAILED_SECOND, NEITHER;
+            SAME(RowStatus.SUCCEEDED), DIFFERENT(RowStatus.PARTIAL), ONLY_FIRST(RowStatus.PAUSED),
+            ONLY_SECOND(RowStatus.PAUSED), FAILED_FIRST(RowStatus.FAILED), FAILED_SECOND(RowStatus.FAILED),
+            NEITHER(RowStatus.FAILED);
+
+            final RowStatus like;
+
+            Match(RowStatus like) {
+                this.like = like;
+            }
 
             /// Before the outputs are compared. A pending row is in no file.
             static Match of(RowStatus first, RowStatus second) {
@@ -3733,20 +3694,6 @@ final class DifyExec implements Runnable {
 
             String word() {
                 return key().replace('_', ' ');
-            }
-
-            String painted(String text, Ansi paint) {
-                return paint.by(switch (this) {
-                    case SAME -> RowStatus.SUCCEEDED;
-                    case DIFFERENT -> RowStatus.PARTIAL;
-                    case ONLY_FIRST, ONLY_SECOND -> RowStatus.PAUSED;
-                    case FAILED_FIRST, FAILED_SECOND, NEITHER -> RowStatus.FAILED;
-                }, text);
-            }
-
-            /// A row that failed in both does not differ.
-            boolean isDifference() {
-                return this != SAME && this != NEITHER;
             }
         }
 
@@ -3785,21 +3732,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// One side of a comparison.
-        ///
-        /// @param latencies and what was spent, by the results; the log's are in the batch's history
-        record Compared(Batch batch, LongList.Latencies latencies, Usage.Spending spent) {
-            /// Reads the files in parallel.
-            static List<Compared> read(List<Path> results) {
-                return results.parallelStream().map(file -> new Compared(
-                        Batch.peek(BatchFiles.of(file).requireStarted(), Optional.empty(), true, List.of()),
-                        new LongList.Latencies(), new Usage.Spending())).toList();
-            }
-
-            boolean hasLog() {
-                return batch.history().attempts > 0;
-            }
-
+        /// Latencies and what was spent are the logs', or if one is missing, those of the successes in the results.
+        record Side(Batch batch, LongList.Latencies latencies, Usage.Spending spent) {
             RowStatus status(int entry) {
                 return entry < 0 ? RowStatus.PENDING : batch.index().status(entry);
             }
@@ -3810,7 +3744,7 @@ final class DifyExec implements Runnable {
                         : number(ending.seconds()).doubleValue();
             }
 
-            void add(int entry, RowEnd ending) {
+            private void add(int entry, RowEnd ending) {
                 if (!status(entry).isSuccess()) return;
                 if (!ending.seconds().isEmpty())
                     latencies.add(number(ending.seconds()).movePointRight(3).longValue());
@@ -3853,18 +3787,18 @@ final class DifyExec implements Runnable {
             }
         }
 
-        Comparison(Compared first, Compared second, Scope scope) throws IOException {
-            this.first = first;
-            this.second = second;
+        Comparison(Batch one, Batch two, Scope scope) throws IOException {
+            isLogged = one.history().attempts > 0 && two.history().attempts > 0;
+            first = side(one);
+            second = side(two);
             this.scope = scope;
             hasPart = scope.part().isEmpty();
             missing = new TreeSet<>(scope.ignored());
-            isLogged = first.hasLog() && second.hasLog();
-            firstEndings = new LineOffsets.RowEnds(first.batch());
-            secondEndings = new LineOffsets.RowEnds(second.batch());
-            Index one = first.batch().index(), two = second.batch().index();
-            others = IntStream.concat(IntStream.range(0, one.size()).map(entry -> two.find(one.id(entry))),
-                    IntStream.range(0, two.size()).filter(entry -> one.find(two.id(entry)) < 0)).toArray();
+            firstEndings = new LineOffsets.RowEnds(one);
+            secondEndings = new LineOffsets.RowEnds(two);
+            Index before = one.index(), after = two.index();
+            others = IntStream.concat(IntStream.range(0, before.size()).map(entry -> after.find(before.id(entry))),
+                    IntStream.range(0, after.size()).filter(entry -> before.find(after.id(entry)) < 0)).toArray();
             for (var match : Match.values()) matches.put(match, 0L);
             for (int number = 0; number < size(); number++) count(number, pair(number));
             if (matches.get(Match.SAME) + matches.get(Match.DIFFERENT) == 0) return;
@@ -3872,6 +3806,11 @@ final class DifyExec implements Runnable {
                     + ": no row of either file has this part in its outputs");
             if (!missing.isEmpty()) throw new Unusable("--ignore " + Text.text(String.join(" --ignore ", missing), 100)
                     + ": no row of either file has such an output");
+        }
+
+        private Side side(Batch batch) {
+            return isLogged ? new Side(batch, batch.history().latencies, batch.history().spent)
+                    : new Side(batch, new LongList.Latencies(), new Usage.Spending());
         }
 
         int size() {
@@ -3912,11 +3851,11 @@ final class DifyExec implements Runnable {
 
         private void count(int number, Pair pair) {
             matches.merge(pair.match(), 1L, Long::sum);
-            unequal.set(number, pair.match().isDifference());
+            unequal.set(number, pair.match() != Match.SAME && pair.match() != Match.NEITHER);
             otherInputs.set(number, pair.hasOtherInputs());
             pair.outputs().keySet().forEach(output -> outputs.merge(output, 1L, Long::sum));
-            first.add(pair.firstEntry(), pair.first());
-            second.add(pair.secondEntry(), pair.second());
+            if (!isLogged) first.add(pair.firstEntry(), pair.first());
+            if (!isLogged) second.add(pair.secondEntry(), pair.second());
             for (var end : List.of(pair.first(), pair.second())) {
                 inputNames.addAll(end.inputs().keySet());
                 end.outputs().keySet().stream().filter(scope::includes).forEach(outputNames::add);
@@ -3926,37 +3865,24 @@ final class DifyExec implements Runnable {
 
         List<Figure> figures() {
             Index one = first.batch().index(), two = second.batch().index();
-            var figures = new ArrayList<Figure>(List.of(new Figure("rows", one.size(), two.size(), 0),
-                    new Figure("percent succeeded", succeeded(one), succeeded(two), 1)));
-            Map<String, Double> before = latencies(first).percentiles(), after = latencies(second).percentiles();
+            ToDoubleFunction<Index> succeeded = index -> 100.0
+                    * (index.count(RowStatus.SUCCEEDED) + index.count(RowStatus.PARTIAL)) / index.rows();
+            var figures = new ArrayList<Figure>(List.of(new Figure("rows", one.size(), two.size(), 0), new Figure(
+                    "percent succeeded", succeeded.applyAsDouble(one), succeeded.applyAsDouble(two), 1)));
+            Map<String, Double> before = first.latencies().percentiles(), after = second.latencies().percentiles();
             for (var name : List.of("p50", "p90")) figures.add(new Figure("seconds " + name,
                     before.getOrDefault(name, Double.NaN), after.getOrDefault(name, Double.NaN), 2));
-            Usage.Spending paid = spent(first), later = spent(second);
+            Usage.Spending paid = first.spent(), later = second.spent();
             figures.add(new Figure("tokens", paid.tokens(), later.tokens(), 0));
-            for (var currency : union(paid.prices().keySet(), later.prices().keySet()))
-                figures.add(cost(currency, paid.price(currency), later.price(currency)));
+            for (var currency : union(paid.prices().keySet(), later.prices().keySet())) {
+                double from = paid.price(currency), to = later.price(currency);
+                double high = DoubleStream.of(from, to).filter(price -> price > 0).max().orElse(10);
+                int digits = Math.clamp(3 - (int) Math.floor(Math.log10(high)), 2, 9); // prices can be tiny
+                figures.add(new Figure("cost " + Text.text(currency, 8), from, to, digits));
+            }
             if (isLogged) figures.add(new Figure("retries", first.batch().history().retries,
                     second.batch().history().retries, 0));
             return figures;
-        }
-
-        private LongList.Latencies latencies(Compared side) {
-            return isLogged ? side.batch().history().latencies : side.latencies();
-        }
-
-        Usage.Spending spent(Compared side) {
-            return isLogged ? side.batch().history().spent : side.spent();
-        }
-
-        private static double succeeded(Index index) {
-            return 100.0 * (index.count(RowStatus.SUCCEEDED) + index.count(RowStatus.PARTIAL)) / index.rows();
-        }
-
-        /// With four significant digits, as prices can be tiny.
-        private static Figure cost(String currency, double first, double second) {
-            double high = DoubleStream.of(first, second).filter(price -> price > 0).max().orElse(10);
-            int digits = Math.clamp(3 - (int) Math.floor(Math.log10(high)), 2, 9);
-            return new Figure("cost " + Text.text(currency, 8), first, second, digits);
         }
 
         @Override
@@ -3973,8 +3899,8 @@ final class DifyExec implements Runnable {
                 out.println("first   " + StatusView.headline(both.first.batch(), paint));
                 out.println("second  " + StatusView.headline(both.second.batch(), paint));
                 out.println();
-                StatusView.Share.of(both.matches).forEach(share -> out.println(
-                        share.line(13, Match::word, (match, text) -> match.painted(text, paint))));
+                StatusView.bars(both.matches, 13, Match::word, (match, text) -> paint.by(match.like, text))
+                        .forEach(out::println);
                 out.println();
                 out.println("  " + paint.faint("%-18s%14s%14s    %s".formatted("", "first", "second", "difference")));
                 for (var figure : both.figures()) out.println("  " + paint.faint("%-18s".formatted(figure.name()))
@@ -3984,52 +3910,39 @@ final class DifyExec implements Runnable {
                 both.outputs.forEach((output, rows) -> out.println("  "
                         + paint.faint("%-24s".formatted("differ in " + Text.text(output, 200)))
                         + String.format(Locale.ROOT, "%,8d", rows) + (rows == 1 ? " row" : " rows")));
-                notes();
-                rows(all ? Long.MAX_VALUE : SHOWN);
-                out.flush();
-            }
-
-            private void notes() {
                 var others = both.otherInputs;
                 if (!others.isEmpty()) out.println("\n  Note: the inputs of " + Text.count(others.cardinality(), "row")
                         + " differ, too (first: " + Text.id(both.first.batch().index().id(others.nextSetBit(0))) + ")");
-                for (var side : List.of(both.first, both.second)) {
-                    var spent = both.spent(side);
-                    if (spent.unpriced() > 0 && !spent.prices().isEmpty()) out.println("\n  Note: the cost of the "
-                            + (side == both.first ? "first" : "second") + " does not include "
-                            + Text.count(spent.unpriced(), "run") + " without a price");
-                }
-            }
-
-            private void rows(long most) throws IOException {
-                int[] rows = both.unequal.stream().limit(most).toArray();
+                for (var side : List.of(both.first, both.second))
+                    if (side.spent().unpriced() > 0 && !side.spent().prices().isEmpty())
+                        out.println("\n  Note: the cost of the " + (side == both.first ? "first" : "second") + " does not"
+                                + " include " + Text.count(side.spent().unpriced(), "run") + " without a price");
+                int[] rows = both.unequal.stream().limit(all ? Long.MAX_VALUE : SHOWN).toArray();
                 for (int number : rows) row(both.pair(number));
                 int more = both.unequal.cardinality() - rows.length;
                 if (more > 0) out.println("\n  … and " + Text.count(more, "more row") + " (--all)");
                 if (rows.length == 0) out.println("\nNothing differs.");
+                out.flush();
             }
 
             private void row(Pair pair) {
                 out.println();
                 out.println("  " + paint.bold(Text.id(pair.id())) + "  "
-                        + pair.match().painted(pair.match().word(), paint)
+                        + paint.by(pair.match().like, pair.match().word())
                         + Stream.of(pair.first().error(), pair.second().error()).filter(error -> !error.isEmpty())
                                 .map(error -> ": " + Text.text(error, 160)).collect(joining()));
-                for (var difference : pair.differences()) out.println("    "
-                        + paint.faint(Text.text(difference.pointer(), 200)) + "  " + marked(difference)
-                        + (difference.note().isEmpty() ? "" : paint.faint("  (" + difference.note() + ")")));
-            }
-
-            /// `the [-red-]{+blue+} one`
-            private String marked(JsonDiff.Difference difference) {
-                return both.scope.diff().segments(difference).stream().map(piece -> {
-                    var text = Text.text(piece.shown(CONTEXT, LONGEST).text(), LONGEST);
-                    return switch (piece.side()) {
-                        case BOTH -> text;
-                        case FIRST -> paint.by(RowStatus.FAILED, "[-" + text + "-]");
-                        case SECOND -> paint.by(RowStatus.SUCCEEDED, "{+" + text + "+}");
-                    };
-                }).collect(joining());
+                for (var difference : pair.differences()) { // the [-red-]{+blue+} one
+                    var marked = both.scope.diff().segments(difference).stream().map(piece -> {
+                        var text = Text.text(piece.shown(CONTEXT, LONGEST).text(), LONGEST);
+                        return switch (piece.side()) {
+                            case BOTH -> text;
+                            case FIRST -> paint.by(RowStatus.FAILED, "[-" + text + "-]");
+                            case SECOND -> paint.by(RowStatus.SUCCEEDED, "{+" + text + "+}");
+                        };
+                    }).collect(joining());
+                    out.println("    " + paint.faint(Text.text(difference.pointer(), 200)) + "  " + marked
+                            + (difference.note().isEmpty() ? "" : paint.faint("  (" + difference.note() + ")")));
+                }
             }
 
             /// Keys and their order are documented in `docs/compare.md`. Rows are written one by one.
@@ -4051,21 +3964,20 @@ final class DifyExec implements Runnable {
 
             private Map<String, Object> json(Pair pair) {
                 var row = object("id", pair.id(), "kind", pair.match().key(), "differences",
-                        pair.differences().stream().map(this::json).toList());
+                        pair.differences().stream().map(difference -> {
+                            var json = object("pointer", difference.pointer());
+                            if (!difference.first().isMissingNode()) json.put("first", difference.first());
+                            if (!difference.second().isMissingNode()) json.put("second", difference.second());
+                            if (difference.isOfTexts()) json.put("words", both.scope.diff().segments(difference)
+                                    .stream().map(piece -> List.of(piece.side().name().toLowerCase(Locale.ROOT),
+                                            piece.text())).toList());
+                            if (!difference.note().isEmpty()) json.put("note", difference.note());
+                            return json;
+                        }).toList());
                 if (!pair.first().error().isEmpty()) row.put("error_first", pair.first().error());
                 if (!pair.second().error().isEmpty()) row.put("error_second", pair.second().error());
                 if (pair.hasOtherInputs()) row.put("inputs_differ", true);
                 return row;
-            }
-
-            private Map<String, Object> json(JsonDiff.Difference difference) {
-                var json = object("pointer", difference.pointer());
-                if (!difference.first().isMissingNode()) json.put("first", difference.first());
-                if (!difference.second().isMissingNode()) json.put("second", difference.second());
-                if (difference.isOfTexts()) json.put("words", both.scope.diff().segments(difference).stream()
-                        .map(piece -> List.of(piece.side().name().toLowerCase(Locale.ROOT), piece.text())).toList());
-                if (!difference.note().isEmpty()) json.put("note", difference.note());
-                return json;
             }
         }
     }
@@ -12763,8 +12675,8 @@ final class DifyExec implements Runnable {
 
             Optional<Setting> setting(String asked) {
                 var value = read().get(asked);
-                boolean hasLine = value == null && isMalformed
-                        && Pattern.compile("(?m)^\\W*((export|setx?|env)\\W+)?" + asked + "\\b").matcher(content).find();
+                boolean hasLine = value == null && isMalformed && Pattern.compile(
+                        "(?m)^\\W*((export|setx?|env)\\W+)?" + asked + "\\b").matcher(content).find();
                 var unread = !hasLine ? fault
                         : "cannot be read\nhint: write " + asked + "=value, without export, in UTF-8";
                 return value == null && unread.isEmpty() ? Optional.empty()
@@ -13029,9 +12941,8 @@ final class DifyExec implements Runnable {
 
         static Shard parse(String text) {
             var typed = TYPED.matcher(text.strip());
-            if (!typed.matches()) throw new Unusable("--shard " + Text.text(text, 60) + ": expected I/N, such as 3/8");
-            return of(typed.group(1), typed.group(2)).orElseThrow(() -> new Unusable("--shard " + text.strip()
-                    + ": I must be from 1 to N"));
+            return (typed.matches() ? of(typed.group(1), typed.group(2)) : Optional.<Shard>empty()).orElseThrow(() ->
+                    new Unusable("--shard " + Text.text(text, 60) + ": must be I/N, such as 3/8, with I from 1 to N"));
         }
 
         private static Optional<Shard> of(String index, String count) {
@@ -13155,7 +13066,7 @@ final class DifyExec implements Runnable {
 
         /// EINVAL or ENOTSUP, as some network mounts answer.
         static boolean cannotForce(IOException problem) {
-            return List.of("Invalid argument", "Operation not supported").contains(String.valueOf(problem.getMessage()));
+            return Set.of("Invalid argument", "Operation not supported").contains(String.valueOf(problem.getMessage()));
         }
 
         /// Whether both name one file, which may not exist yet.
@@ -13386,8 +13297,9 @@ final class DifyExec implements Runnable {
         static List<String> of(String word, Stream<String> words, int farthest, int most) {
             record Near(String word, int distance) {}
             var wanted = plain(word);
-            return words.map(other -> new Near(other, distance(wanted, plain(other))))
-                    .filter(near -> near.distance() <= farthest).sorted(Comparator.comparingInt(Near::distance))
+            var distance = new LevenshteinDistance(farthest);
+            return words.map(other -> new Near(other, distance.apply(wanted, plain(other))))
+                    .filter(near -> near.distance() >= 0).sorted(Comparator.comparingInt(Near::distance))
                     .limit(most).map(Near::word).toList();
         }
 
@@ -13397,17 +13309,13 @@ final class DifyExec implements Runnable {
             var one = plain(column);
             var other = plain(variable);
             return !one.isEmpty() && !other.isEmpty() && (one.startsWith(other) || other.startsWith(one)
-                    || Math.min(one.length(), other.length()) >= 5 && distance(one, other) <= 2);
+                    || Math.min(one.length(), other.length()) >= 5
+                            && new LevenshteinDistance(2).apply(one, other) >= 0);
         }
 
         /// Case and the marks between words do not count.
         private static String plain(String word) {
             return MARKS.matcher(word.toLowerCase(Locale.ROOT)).replaceAll("");
-        }
-
-        private static int distance(String from, String to) {
-            return Math.abs(from.length() - to.length()) > 8 ? Integer.MAX_VALUE
-                    : LevenshteinDistance.getDefaultInstance().apply(from, to);
         }
     }
 
