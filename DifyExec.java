@@ -1,6 +1,6 @@
 //usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
-//GAV difyexec:difyexec:0.2.0
+//GAV difyexec:difyexec:0.3.0
 //DESCRIPTION Runs a Dify workflow once for every row of a CSV file: nothing lost, nothing paid twice.
 //DOCS README.md
 //DOCS guide=docs/guide.md
@@ -17,7 +17,6 @@
 //DEPS org.dhatim:fastexcel-reader:0.19.0
 //DEPS org.dhatim:fastexcel:0.19.0
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -Xmn16m -XX:SurvivorRatio=3
-//RUNTIME_OPTIONS -XX:InlineSmallCode=1000
 //MANIFEST Enable-Native-Access=ALL-UNNAMED
 
 package difyexec;
@@ -2605,7 +2604,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Compares a batch with the server's own records. It reads log and results by itself and shares no decision with
+    /// Compares a batch with the server's own records. It reads log and results on its own and shares no decision with
     /// the engine, so that a mistake there shows here.
     record Verification(Records records, DifyClient client, ServerInfo server, Optional<Pace.Rate> rate) {
         static final int AT_ONCE = 4;
@@ -4042,8 +4041,8 @@ final class DifyExec implements Runnable {
         private final int looksAtOnce;
         private int looking = 0, firewalled = 0;
         private Instant hardStop = Instant.MAX;
-        private boolean taskStopsSent = false, linksSaid = false, damageSaid = false;
-        private String version, pauseSaid = "";
+        private boolean taskStopsSent = false, linksNoted = false, damageNoted = false;
+        private String version, lastPause = "";
 
         /// The rules of one call, and the names of its attempts' users.
         record Terms(Judge judge, Limits limits, Pace pace, ModePolicy modes, Attempt.Names names) {}
@@ -4372,8 +4371,8 @@ final class DifyExec implements Runnable {
                 if (pause.isTooLong()) stop(pause.text());
                 else {
                     health.pause(pause.until());
-                    if (!pause.text().equals(pauseSaid)) watcher.say(pause.text());
-                    pauseSaid = pause.text();
+                    if (!pause.text().equals(lastPause)) watcher.say(pause.text());
+                    lastPause = pause.text();
                 }
             });
         }
@@ -4486,14 +4485,14 @@ final class DifyExec implements Runnable {
                     + "within this batch, from " + former + " to " + version + ". --workflow-id " + former
                     + " pins the earlier one.");
             var outputs = new String(ran.outputs(), UTF_8);
-            if (!damageSaid && outputs.contains("\uFFFD")) {
-                damageSaid = true;
+            if (!damageNoted && outputs.contains("\uFFFD")) {
+                damageNoted = true;
                 watcher.say("The outputs of row " + Text.id(id) + " contain U+FFFD, which replaces a damaged character "
                         + "such as half an emoji.");
             }
-            if (linksSaid || !ran.status().isSuccess() || ran.files().isPresent()) return;
-            linksSaid = outputs.contains("\"__dify__file__\"");
-            if (linksSaid) watcher.say("The outputs contain links to files that expire within minutes; "
+            if (linksNoted || !ran.status().isSuccess() || ran.files().isPresent()) return;
+            linksNoted = outputs.contains("\"__dify__file__\"");
+            if (linksNoted) watcher.say("The outputs contain links to files that expire within minutes; "
                     + "--save-files DIR saves the files.");
         }
 
@@ -4624,7 +4623,7 @@ final class DifyExec implements Runnable {
         private final Iterator<Row> fresh;
         private final Duration firstLook;
         private final Map<Integer, Instant> cutRuns = new HashMap<>();
-        /// Attempts without a known run, of which one may still appear, by row. If a run is known when its row is sent
+        /// Attempts whose run is not known and may still appear, by row. If a run is known when its row is sent
         /// again, it is not late, whatever becomes of it.
         private final Map<Integer, List<Attempt>> unseen = new LinkedHashMap<>();
         private final Set<String> resent = new HashSet<>(); // users of such attempts
@@ -4979,7 +4978,7 @@ final class DifyExec implements Runnable {
                 }
         }
 
-        /// Waits until it is time to ask again. If asking again is no use, the command ends.
+        /// Waits until it is time to ask again. If asking again cannot help, the command ends.
         private void await(Response response, int tries, String left) throws InterruptedException {
             var pause = Backoff.Pause.of(response, Instant.now());
             var problem = " (" + Text.text(response.why(), LONGEST) + ")";
@@ -5449,7 +5448,7 @@ final class DifyExec implements Runnable {
                     : detail(new RunRef(known.getFirst().at("/workflow_run/id").asText(), ""), sent));
         }
 
-        /// The message of an attempt's conversation, which has one; empty if there is no conversation.
+        /// The one message of an attempt's conversation; empty without a conversation.
         private Reply<Optional<JsonNode>> message(Sent sent) {
             var user = encoded(sent.user());
             return list("/conversations?limit=20&user=" + user, conversation ->
@@ -6636,7 +6635,7 @@ final class DifyExec implements Runnable {
         /// Wait to be written; they count from then on.
         private final List<Event> events = new ArrayList<>();
         private final List<Settled> settled = new ArrayList<>();
-        private boolean retryListDue, cannotForceSaid = false;
+        private boolean retryListDue, cannotForceNoted = false;
         private long nextRetryList = 0;
         private Instant nextForce = Instant.MIN;
 
@@ -6776,8 +6775,8 @@ final class DifyExec implements Runnable {
             if (isDue) nextForce = now.plus(FORCE_EVERY);
             results.force(isDue, aside, this::flush);
             log.force(isDue, aside, () -> {});
-            if (cannotForceSaid || !log.cannotForce()) return;
-            cannotForceSaid = true;
+            if (cannotForceNoted || !log.cannotForce()) return;
+            cannotForceNoted = true;
             say.accept("The file system of " + batch.files().log() + " cannot force data to disk; after a power cut, runs "
                     + "that were paid for may be missing from the log.");
         }
@@ -7087,7 +7086,7 @@ final class DifyExec implements Runnable {
 
         /// Attempts whose row was sent again while no run of them was known.
         ///
-        /// @param hasRun those of which one has appeared that may still give the row a success; else the others
+        /// @param hasRun those whose run has appeared and may still succeed; else the others
         List<Attempt> resent(boolean hasRun) {
             return all(state -> state == State.RESENT).filter(one -> one.run().isPresent() == hasRun)
                     .map(one -> one.attempt(new Row(index.findOrAdd(one.event().id()), 0, one.event().id(), Map.of())))
@@ -9048,7 +9047,7 @@ final class DifyExec implements Runnable {
 
         /// The line of the first byte that the encoding does not allow.
         private long badLine() {
-            char mark = '\uFFFE'; // which is no character, so no text has it
+            char mark = '\uFFFE'; // not a character, so no text contains it
             var decoder = charset.newDecoder().onMalformedInput(CodingErrorAction.REPLACE)
                     .onUnmappableCharacter(CodingErrorAction.REPLACE).replaceWith(String.valueOf(mark));
             try (var in = new LineNumberReader(new InputStreamReader(Files.newInputStream(path), decoder))) {
@@ -9331,7 +9330,7 @@ final class DifyExec implements Runnable {
                 if (isLineEnd(peek())) {
                     cell.append(passLineEnd());
                     if (countsRecords) next--;
-                } else if (pass('"') && pass('"')) cell.append('"'); // two quotes stand for one
+                } else if (pass('"') && pass('"')) cell.append('"'); // a doubled quote means one
                 else break;
             }
             if (peek() >= 0 && peek() != delimiter && !isLineEnd(peek()))
@@ -9620,7 +9619,7 @@ final class DifyExec implements Runnable {
             return type.equals(QUESTION);
         }
 
-        /// An empty text is a text. For every other type, an empty cell is no value.
+        /// An empty text is a text. For every other type, an empty cell means no value.
         boolean isText() {
             return type.equals("text-input") || type.equals("paragraph");
         }
@@ -9690,7 +9689,7 @@ final class DifyExec implements Runnable {
         /// @param base   where an `@path` starts
         /// @param within the folders that it must not leave, all links followed
         record Folders(Path base, List<Path> within) {
-            /// @param csv  the input as it was named; one that is no file (`-`, a pipe) has the current folder
+            /// @param csv  the input as it was named; for `-` or a pipe, the current folder
             /// @param more the folder of `--files`, or null
             static Folders of(Path csv, Path more) {
                 var base = Files.isRegularFile(csv) ? csv.toAbsolutePath().getParent() : Path.of("").toAbsolutePath();
@@ -11072,7 +11071,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param currency empty where none is named
         record MaxCost(BigDecimal amount, String currency) {
-            private static final int ENOUGH = 10; // runs, one of which would have had a price
+            private static final int ENOUGH = 10; // runs, among them one that would have had a price
 
             Optional<String> reached(Usage.Spending spent) {
                 var paid = new TreeMap<>(spent.prices()); // models without a price report 0, in any currency
@@ -11448,7 +11447,7 @@ final class DifyExec implements Runnable {
 
     /// The result of one exchange, not yet judged.
     sealed interface Response {
-        /// An answer that is no run. `dify`: written by Dify itself (`X-Version`), not by something in front of it.
+        /// An answer without a run. `dify`: written by Dify itself (`X-Version`), not by something in front of it.
         record Refused(int status, boolean dify, boolean inStream, String code, String message,
                 Optional<Duration> retryAfter, Optional<RunRef> run) implements Response {
             static Refused http(int status, boolean dify, String code, String message, Optional<Duration> retryAfter) {
@@ -11986,7 +11985,7 @@ final class DifyExec implements Runnable {
     enum AppKind {
         WORKFLOW, CHATFLOW;
 
-        /// By the mode that Dify tells; empty for all other kinds.
+        /// By the mode that Dify reports; empty for all other kinds.
         static Optional<AppKind> of(String mode) {
             return switch (mode) {
                 case "workflow" -> Optional.of(WORKFLOW);
@@ -12405,7 +12404,7 @@ final class DifyExec implements Runnable {
 
     // ── Basics ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    static final String VERSION = "0.2.0";
+    static final String VERSION = "0.3.0";
 
     /// The exit codes. picocli itself returns 2 for a bad command line and 1 for an exception that escapes.
     enum Exit {
