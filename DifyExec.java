@@ -12076,7 +12076,7 @@ final class DifyExec implements Runnable {
     /// A small Dify inside this process, over real HTTP on loopback: nothing to pay, no network. It is one app with a
     /// text variable for each column. A run continues after its client has left, and is kept until [#close].
     static final class Demo implements AutoCloseable {
-        static final String VERSION = "1.16.0", CHATFLOW = "chatflow";
+        static final String VERSION = "1.16.1", CHATFLOW = "chatflow";
         /// The published version of the workflow, and an earlier one that a call can pin.
         private static final String PUBLISHED = uuid("workflow"), EARLIER = uuid("workflow, the version before");
         private static final int LISTED = 20;

@@ -586,6 +586,7 @@ final class RulesTest {
             "2.0, true", "dev, false", "'', false"})
         void aVersionNewerThanAllThatWereTestedGetsANote(String version, boolean isNoted) {
             assertEquals(isNoted, Release.note(version).isPresent());
+            assertEquals(Release.NEWEST, Demo.VERSION, "the demo plays the newest");
         }
 
         @ParameterizedTest
