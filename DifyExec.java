@@ -6977,7 +6977,7 @@ final class DifyExec implements Runnable {
             seen(attempt.t());
             attempts++;
             int entry = index.findOrAdd(attempt.id());
-            if (attemptsByRow.get(entry) > 0) retries++;
+            if (attempt.n() > 0 || attemptsByRow.get(entry) > 0) retries++;
             attemptsByRow.set(entry, attemptsByRow.get(entry) + 1);
             answered.clear(entry);
             remove(attempt.id(), one -> one.state() == State.NOT_STARTED).filter(one -> one.run().isEmpty())
@@ -13336,9 +13336,10 @@ final class DifyExec implements Runnable {
             return text.substring(0, Character.isHighSurrogate(text.charAt(longest - 1)) ? longest - 1 : longest);
         }
 
-        /// Escapes control characters, of which Jackson leaves those above U+0020.
+        /// Escapes control characters, of which Jackson leaves those above U+0020. Line breaks and tabs are between the
+        /// tokens of a cell that is JSON.
         static String json(String json) {
-            return CONTROL.matcher(json).replaceAll(found -> found.group().chars().mapToObj("\\\\u%04x"::formatted)
+            return CONTROL.matcher(json.replaceAll("[\\r\\n\\t]", " ")).replaceAll(found -> found.group().chars().mapToObj("\\\\u%04x"::formatted)
                     .collect(joining()));
         }
 

@@ -64,8 +64,9 @@ final class AgendaTest {
             assertFalse(scene.tally.isAllDone());
             assertEquals(List.of("1.txt", "2.txt", "1.txt", "2.txt"), Scene.texts("file", scene.log("missing")));
             assertEquals(List.of("HTTP 403", "HTTP 503"), Scene.texts("why", scene.log("missing")).subList(0, 2));
-            assertEquals(List.of("missing", "missing", "end", "missing", "missing", "end"), Scene.texts("event",
-                    scene.log()).stream().filter(List.of("missing", "end")::contains).toList());
+            for (var id : List.of("a", "b")) assertEquals(List.of("missing", "missing", "end"), scene.log().stream()
+                    .filter(line -> line.path("id").asText().equals(id)).map(line -> line.path("event").asText())
+                    .filter(List.of("missing", "end")::contains).toList());
             assertEquals(1, scene.said.size());
         }
 

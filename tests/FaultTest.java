@@ -567,7 +567,7 @@ class FaultTest {
         }
 
         private static boolean tellsWhatIsLeft(String line) {
-            return line.matches(".*\\b\\d+/40 .*\\b\\d+ failed · .* left.*");
+            return line.matches(".*\\b\\d+/40 .*\\b\\d+ failed.* left.*");
         }
 
         @ParameterizedTest

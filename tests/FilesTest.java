@@ -965,7 +965,8 @@ final class FilesTest extends WholeCommand {
                 assertEquals(4, call.code(), call.err());
                 assertTrue(call.sentence().contains(file(name) + " was changed by another program"), call.err());
                 long whole = content("results.jsonl").lines().filter(line -> line.endsWith("}")).count();
-                assertEquals(name.endsWith(".log") ? 2 : Integer.parseInt(id) - 1, whole);
+                // the result of a run that was in flight is written or not; if not, its run is looked up
+                assertTrue(whole == Integer.parseInt(id) - 1 || name.endsWith(".log") && whole == 2, content(name));
                 assertTrue(content(name).endsWith("{\"half"), content(name));
             }
         }

@@ -73,7 +73,7 @@ final class ForeignAnswerTest extends WholeCommand {
             var settings = Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL",
                     "http://127.0.0.1:" + server.getAddress().getPort() + "/v1", "TIMEOUT", "3",
                     "INITIAL_RETRY_DELAY", "10ms", "MAX_RETRY_DELAY", "100ms");
-            return call(settings, Stream.concat(Stream.of(typed("run", "-c", "" + rows, "--settle", "10ms")),
+            return call(settings, Stream.concat(Stream.of(typed("run", "-c", "" + rows, "--settle", "10ms", "--allow-unmapped")),
                     isChat ? Stream.of("--query-column", "text") : Stream.of()).toArray(String[]::new));
         }
 

@@ -348,7 +348,7 @@ class ShellTest {
             var said = session.say("run --progress off");
 
             assertFalse(said.text().contains("Moved "), said::text);
-            assertTrue(said.text().contains("\n2 succeeded, 2 failed in "), said::text);
+            assertTrue(said.text().contains("\n3 succeeded, 2 failed in "), said::text);
         }
 
         @Test
