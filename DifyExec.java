@@ -9197,7 +9197,7 @@ final class DifyExec implements Runnable {
             hasResults |= cell.getFormula() != null && cell.getValue() != null;
             return switch (cell.getValue()) {
                 case null -> {
-                    if (cell.getFormula() != null && emptyFormula == null) emptyFormula = new long[] {row, column};
+                    if (emptyFormula == null && cell.getFormula() != null && !cell.getFormula().equals("\"\"")) emptyFormula = new long[] {row, column};
                     yield "";
                 }
                 case BigDecimal number -> number(number, cell);

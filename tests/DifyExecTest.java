@@ -30,6 +30,7 @@
 //SOURCES CommandTest.java
 //SOURCES ChatflowTest.java
 //SOURCES FormTest.java
+//SOURCES FormatsTest.java
 //SOURCES FaultTest.java
 //SOURCES ForeignAnswerTest.java
 //SOURCES ConformanceTest.java
@@ -86,7 +87,7 @@ final class DifyExecTest {
             MapTest.class, MessagesTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, EarlierCallsTest.class,
             AgendaTest.class, RulesTest.class, PaceTest.class, DifyTest.class, BatchTest.class, InputTest.class,
             DataTest.class, ServerTest.class, StreamTest.class, RecordingsTest.class, CommandTest.class,
-            ChatflowTest.class, SettingsTest.class, FilesTest.class, PowerTest.class, FormTest.class,
+            ChatflowTest.class, SettingsTest.class, FilesTest.class, PowerTest.class, FormTest.class, FormatsTest.class,
             ProcessTest.class, DocsTest.class, PasteTest.class, FaultTest.class, ForeignAnswerTest.class, ConformanceTest.class,
             ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class, RecipesTest.class, VerifyTest.class,
             EveryDayTest.class, VersionsTest.class);

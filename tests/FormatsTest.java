@@ -1,0 +1,413 @@
+package difyexec;
+
+import com.github.tomakehurst.wiremock.client.WireMock;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.MethodSource;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static com.github.tomakehurst.wiremock.client.WireMock.get;
+import static com.github.tomakehurst.wiremock.client.WireMock.postRequestedFor;
+import static com.github.tomakehurst.wiremock.client.WireMock.urlEqualTo;
+import static java.nio.charset.StandardCharsets.UTF_16;
+import static java.nio.charset.StandardCharsets.UTF_16LE;
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
+
+/// The files that people have: books, JSON lines, columns with other names.
+final class FormatsTest extends WholeCommand {
+    /// A cell of [#book]: `n:12`, `s:text`, `b:1`, `e:#N/A`, `f:result`; a number may have a style, `n2:45322`.
+    private static String cell(String place, String cell) {
+        var type = cell.substring(0, cell.indexOf(':'));
+        var value = cell.substring(type.length() + 1).replace("&", "&amp;").replace("<", "&lt;");
+        return "<c r=\"" + place + "\"" + switch (type) {
+            case "s" -> " t=\"inlineStr\"><is><t xml:space=\"preserve\">" + value + "</t></is>";
+            case "b", "e" -> " t=\"" + type + "\"><v>" + value + "</v>";
+            case "f" -> value.isEmpty() ? "><f>A1</f>" : " t=\"str\"><f>A1</f><v>" + value + "</v>";
+            default -> (type.length() > 1 ? " s=\"" + type.charAt(1) + "\"" : "") + "><v>" + value + "</v>";
+        } + "</c>";
+    }
+
+    /// A book as XML. Styles: 1 percent, 2 date, 3 date and time, 4 time, 5 `00000`, 6 `[h]:mm`, 7 `0.00 "days"`.
+    ///
+    /// @param sheets for each name, cells such as `A1=s:id`
+    static byte[] book(boolean is1904, Map<String, List<String>> sheets) throws IOException {
+        var bytes = new ByteArrayOutputStream();
+        var names = List.copyOf(sheets.keySet());
+        var main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main";
+        var office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships";
+        var formats = List.of(0, 10, 14, 22, 20, 164, 46, 165);
+        try (var zip = new ZipOutputStream(bytes)) {
+            var parts = new LinkedHashMap<String, String>();
+            var type = "application/vnd.openxmlformats-officedocument.spreadsheetml.";
+            parts.put("[Content_Types].xml", "<Types xmlns=\"http://schemas.openxmlformats.org/package/2006/content-types\">"
+                    + "<Override PartName=\"/xl/workbook.xml\" ContentType=\"" + type + "sheet.main+xml\"/>"
+                    + "<Override PartName=\"/xl/styles.xml\" ContentType=\"" + type + "styles+xml\"/></Types>");
+            parts.put("xl/workbook.xml", "<workbook xmlns=\"" + main + "\" xmlns:r=\"" + office + "\"><workbookPr date1904=\""
+                    + is1904 + "\"/><sheets>" + each(names, (name, i) -> "<sheet name=\"" + name + "\" sheetId=\"" + i
+                            + "\" r:id=\"r" + i + "\"/>") + "</sheets></workbook>");
+            parts.put("xl/_rels/workbook.xml.rels", "<Relationships xmlns=\"http://schemas.openxmlformats.org/package/2006/"
+                    + "relationships\">" + each(names, (_, i) -> "<Relationship Id=\"r" + i + "\" Type=\"" + office
+                            + "/worksheet\" Target=\"worksheets/sheet" + i + ".xml\"/>") + "</Relationships>");
+            parts.put("xl/styles.xml", "<styleSheet xmlns=\"" + main + "\"><numFmts><numFmt numFmtId=\"164\" "
+                    + "formatCode=\"00000\"/><numFmt numFmtId=\"165\" formatCode=\"0.00 &quot;days&quot;\"/></numFmts>"
+                    + "<cellXfs>" + formats.stream().map(id -> "<xf numFmtId=\"" + id + "\"/>")
+                            .collect(Collectors.joining()) + "</cellXfs></styleSheet>");
+            for (int i = 1; i <= names.size(); i++) {
+                var rows = new TreeMap<Integer, StringBuilder>();
+                for (var cell : sheets.get(names.get(i - 1))) {
+                    var place = cell.substring(0, cell.indexOf('='));
+                    rows.computeIfAbsent(Integer.valueOf(place.replaceAll("\\D", "")), _ -> new StringBuilder())
+                            .append(cell(place, cell.substring(place.length() + 1)));
+                }
+                var data = new StringBuilder();
+                rows.forEach((row, cells) -> data.append("<row r=\"" + row + "\">" + cells + "</row>"));
+                parts.put("xl/worksheets/sheet" + i + ".xml", "<worksheet xmlns=\"" + main + "\"><sheetData>" + data
+                        + "</sheetData><mergeCells><mergeCell ref=\"B2:B3\"/></mergeCells></worksheet>");
+            }
+            for (var part : parts.entrySet()) {
+                zip.putNextEntry(new ZipEntry(part.getKey()));
+                zip.write(part.getValue().getBytes(UTF_8));
+            }
+        }
+        return bytes.toByteArray();
+    }
+
+    private static String each(List<String> names, BiFunction<String, Integer, String> text) {
+        return IntStream.range(0, names.size()).mapToObj(i -> text.apply(names.get(i), i + 1)).collect(Collectors.joining());
+    }
+
+    static byte[] book(String... cells) throws IOException {
+        return book(false, Map.of("Sheet1", List.of(cells)));
+    }
+
+    private static byte[] zip(String entry) throws IOException {
+        var bytes = new ByteArrayOutputStream();
+        try (var zip = new ZipOutputStream(bytes)) {
+            zip.putNextEntry(new ZipEntry(entry));
+        }
+        return bytes.toByteArray();
+    }
+
+    @Nested
+    class TheFilesPeopleHave {
+        /// A file, and its rows as `line {cells}`, or what the refusal names.
+        record Case(String name, byte[] bytes, String... facts) {
+            @Override
+            public String toString() {
+                return name;
+            }
+        }
+
+        private static Case text(String name, String text, String... facts) {
+            return new Case(name, text.getBytes(UTF_8), facts);
+        }
+
+        static List<Case> cases() throws IOException {
+            var two = new LinkedHashMap<String, List<String>>();
+            two.put("Cover", List.of());
+            two.put("My data", List.of("B2=s:text", "C2=s:ID", "B3=s:a", "C3=n:7", "B6=s:b", "C6=s:8"));
+            two.put("Other", List.of("A1=s:id"));
+            return List.of(
+                    text("Excel.csv", "\uFEFFid;text\r\n1;\"a;b\"\r\n", "2 {id=1, text=a;b}"),
+                    new Case("ExcelUnicode.txt", ("\uFEFFid\ttext\r\n1\tä\r\n").getBytes(UTF_16LE), "2 {id=1, text=ä}"),
+                    new Case("ExcelMac.csv", "id;text\r1;ä\r".getBytes(Charset.forName("windows-1252")), ":2",
+                            "--encoding"),
+                    text("GoogleSheets.csv", "id,text\r\n1,\"a\nb\"\r\n2,c", "2 {id=1, text=a\nb}", "4 {id=2, text=c}"),
+                    text("Numbers.csv", "id;text;\n1;a;\n;;\n", "2 {id=1, text=a}"),
+                    text("pandas.csv", ",id,text\n0,1,a\n", "column 1"),
+                    text("DuckDB.csv", "Id,text\n1,a\n", "2 {Id=1, text=a}"),
+                    text("idLast.csv", "text,url,id\na,b,1\n", "2 {text=a, url=b, id=1}"),
+                    text("noId.csv", "text,my key,kind\na,1,x\na,2,x\n", "--id-column 'my key'", "'#'"),
+                    new Case("utf16.csv", "id,text\n1,é\n".getBytes(UTF_16), "2 {id=1, text=é}"),
+                    text("pandas.jsonl", "{\"id\":1,\"n\":1.0,\"b\":true}\n\n{\"id\":\"x\",\"o\":{\"a\":[1]},\"b\":null}\n",
+                            "1 {id=1, n=1, b=true, o=}", "3 {id=x, n=, b=, o={\"a\":[1]}}"),
+                    text("array.json", "[{\"id\":1}]", ":1", "jq"),
+                    text("broken.jsonl", "{\"id\":1}\n{\"id\":2\n", ":2"),
+                    text("twice.jsonl", "{\"id\":1}\n{\"id\":1}\n", ":2", "line 1"),
+                    new Case("numbers.xlsx", book("A1=s:id", "B1=s:x", "A2=n:12.0", "B2=n:0.30000000000000004", "A3=n:1E+20",
+                            "B3=n1:0.25", "A4=n5:701", "B4=n7:3.5", "A5=b:1", "B5=s: _x0041_ "),
+                            "2 {id=12, x=0.3}", "3 {id=100000000000000000000, x=0.25}", "4 {id=00701, x=3.5}",
+                            "5 {id=true, x= A }"),
+                    new Case("dates.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=n2:45322", "A3=n:2",
+                            "B3=n3:45322.572916666664", "A4=n:3", "B4=n4:0.5", "A5=n:4", "B5=n6:1.5"),
+                            "2 {id=1, x=2024-01-31}", "3 {id=2, x=2024-01-31T13:45:00}", "4 {id=3, x=12:00:00}",
+                            "5 {id=4, x=PT36H}"),
+                    new Case("dates1904.xlsx", book(true, Map.of("S", List.of("A1=s:id", "B1=s:x", "A2=n:1", "B2=n2:43860"))),
+                            "2 {id=1, x=2024-01-31}"),
+                    new Case("formulas.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=f:sum", "A3=n:2", "B3=f:"),
+                            "2 {id=1, x=sum}", "3 {id=2, x=}"),
+                    new Case("neverComputed.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=f:"), "Sheet1!B2"),
+                    new Case("errors.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=e:#N/A", "A3=n:2", "B3=f:#REF!"),
+                            "Sheet1!B2", "#N/A", "Sheet1!B3"),
+                    new Case("mergedAndEmptyRows.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=s:a", "A3=n:2", "A9=n:3"),
+                            "2 {id=1, x=a}", "3 {id=2, x=}", "9 {id=3, x=}"),
+                    new Case("twoSheets.xlsx", book(false, two), "3 {text=a, ID=7}", "6 {text=b, ID=8}"),
+                    new Case("twice.xlsx", book("A1=s:id", "A2=n:1", "A5=n:1"), "Sheet1!A5", "Sheet1!A2"),
+                    new Case("title.xlsx", book("A1=s:Report", "A2=s:id", "B2=s:x"), "Sheet1!B2", "column names"),
+                    new Case("damaged.xlsx", Arrays.copyOf(book("A1=s:id"), 400), "Excel book", "hint"),
+                    new Case("open.ods", zip("mimetype"), "Excel book", ".xlsx"),
+                    new Case("old.xls", HexFormat.of().parseHex("d0cf11e0a1b11ae1"), ".xls", "password", ".xlsx"));
+        }
+
+        @ParameterizedTest(name = "{0}")
+        @MethodSource("cases")
+        void areReadOrRefusedWithARemedy(Case one) throws IOException {
+            var path = Files.write(folder.resolve(one.name), one.bytes);
+
+            if (one.facts[0].matches("(?s)\\d+ \\{.*")) {
+                try (var csv = Csv.open(path, Csv.Shape.DEFAULT)) {
+                    var rows = new ArrayList<String>();
+                    csv.rows(_ -> true, csv.check()).forEachRemaining(row -> rows.add(row.line() + " " + row.inputs()));
+                    assertEquals(List.of(one.facts), rows);
+                }
+                return;
+            }
+            var problem = assertThrows(Unusable.class, () -> Csv.open(path, Csv.Shape.DEFAULT).check());
+            assertEquals(Exit.UNUSABLE, problem.exit);
+            for (var fact : one.facts) assertTrue(problem.getMessage().contains(fact), problem.getMessage());
+        }
+
+        @Test
+        void aBookAsLibreOfficeSavesItHasTheRowsOfItsCsv() throws IOException {
+            var rows = new ArrayList<List<List<String>>>();
+            for (var name : List.of("sheet.xlsx", "utf-8.csv"))
+                try (var in = FormatsTest.class.getResourceAsStream("/recorded/sheets/" + name);
+                        var csv = Csv.open(Files.write(folder.resolve(name), in.readAllBytes()), Csv.Shape.DEFAULT)) {
+                    var cells = new ArrayList<List<String>>();
+                    csv.rows(_ -> true, csv.check()).forEachRemaining(row -> cells.add(List.copyOf(row.inputs().values())));
+                    rows.add(cells);
+                }
+
+            assertFalse(rows.getFirst().isEmpty());
+            assertEquals(rows.getLast().stream().map(List::getFirst).toList(),
+                    rows.getFirst().stream().map(List::getFirst).toList());
+        }
+
+        @Test
+        void aCopyIsPrivateAndStopsBeforeTheDiskIsFull() throws IOException {
+            var copies = new PrivateFolder(Long.MAX_VALUE);
+            var small = copies.file(out -> out.write(new byte[1000]));
+            assertTrue(!Files.getFileStore(small).supportsFileAttributeView("posix")
+                    || PosixFilePermissions.toString(Files.getPosixFilePermissions(small)).equals("rw-------"));
+
+            var full = assertThrows(Unusable.class, () -> copies.file(out -> {
+                while (true) out.write(new byte[1 << 16]);
+            }));
+            assertEquals(Exit.UNUSABLE, full.exit);
+            copies.close();
+
+            assertFalse(Files.exists(small.getParent()));
+        }
+    }
+
+    @Nested
+    class TheColumns {
+        private final Dify dify = dify();
+
+        private void form(String... fields) {
+            var form = Stream.of(fields).map(field -> "{'paragraph':{'variable':'" + field.replace("!", "")
+                    + "','required':" + field.endsWith("!") + "}}").collect(Collectors.joining(","));
+            dify.server.stubFor(get(urlEqualTo("/v1/parameters")).willReturn(dify.answer(200,
+                    text("{'user_input_form':[" + form.replace("%", "%%") + "]}"))));
+        }
+
+        /// In the form, `!` marks a required variable.
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                header           | form         | option
+                id,Question      | q            | --map Question=q
+                id,my-text       | My_Text!     | --map my-text=My_Text
+                id,colour        | color        | --map colour=color
+                id,a,note        | q!           | --map a=q
+                id,note          | name         | --map note=name
+                id,q             | q,tone!      | --var tone=VALUE
+                id               | q            | --var q=VALUE
+                id,note          | id           | which has no variables
+                """)
+        void thatDoNotMatchEndTheCallWithTheOption(String header, String fields, String option) throws IOException {
+            form(fields.split(","));
+            csv(header, header.replaceAll("[^,]+", "1"));
+
+            for (var call : List.of(call(dify.settings(), "check", "-i", input()), dify.run())) {
+                assertEquals(Exit.UNUSABLE.code, call.code(), call.err());
+                assertTrue((call.out() + call.err()).contains(option), call.out() + call.err());
+            }
+            assertEquals(0, dify.runs());
+            assertEquals(0, dify.run("--allow-unmapped").code());
+            assertEquals(1, dify.runs());
+        }
+
+        @Test
+        void thatMatchNothingAreListedButNotTheIdsOrTheQuestion() throws IOException {
+            form("q", "extra");
+            csv("id,q,other", "1,a,b");
+
+            var call = dify.run();
+
+            assertEquals(0, call.code(), call.err());
+            var notes = call.err().lines().filter(line -> line.startsWith("Note: ")).toList();
+            assertTrue(notes.stream().anyMatch(note -> note.contains("\"other\"")), call.err());
+            assertTrue(notes.stream().anyMatch(note -> note.contains("\"extra\"")), call.err());
+            assertTrue(notes.stream().noneMatch(note -> note.contains("\"id\"")), call.err());
+        }
+
+        @Test
+        void areRenamedAndAddedInRequestsResultsAndHashes() throws IOException {
+            form("q", "tone");
+            csv("Key,Frage", "1,a", "2,b");
+            var options = new String[] {"--id-column", "key", "--map", "Frage=q", "--var", "tone=x=y"};
+
+            var shown = call(dify.settings(), Stream.concat(Stream.of("check", "-i", input(), "--show", "1"),
+                    Stream.of(options)).toArray(String[]::new));
+            assertTrue(shown.out().contains("\"q\":\"a\",\"tone\":\"x=y\""), shown.out());
+            assertTrue(shown.out().lines().anyMatch(line -> line.matches(" +Frage +q .*")), shown.out());
+            assertEquals(0, dify.run(options).code());
+
+            dify.server.verify(2, postRequestedFor(WireMock.anyUrl())
+                    .withRequestBody(WireMock.matchingJsonPath("$.inputs.tone", WireMock.equalTo("x=y"))));
+            assertEquals("{\"Key\":\"2\",\"q\":\"b\",\"tone\":\"x=y\"}", result("2").path("inputs").toString());
+            assertEquals("succeeded=2", status(), "the choices are remembered");
+            var before = events("session").getFirst().path("choices");
+            assertEquals(List.of("Key", "q", "x=y"), List.of(before.path("id_column").asText(),
+                    before.path("map").path("Frage").asText(), before.path("vars").path("tone").asText()));
+
+            assertEquals(0, dify.run().code());
+            assertEquals(2, dify.runs());
+            var changed = dify.run("--var", "tone=z", "--rerun-changed");
+            assertEquals(0, changed.code(), changed.err());
+            assertEquals(4, dify.runs());
+            assertEquals("z", result("2").path("inputs").path("tone").asText());
+            for (var other : List.of("--id-column=Frage", "--query-column=Frage")) {
+                var call = dify.run(other);
+                assertEquals(2, call.code(), call.err());
+                assertTrue(call.sentence().contains("results.jsonl.log") && call.hint().isPresent(), call.err());
+            }
+        }
+
+        @Test
+        void mayBeNumbered() throws IOException {
+            csv("text", "a", "b");
+
+            var call = dify.run("--id-column", "#");
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(call.err().contains("numbered"), call.err());
+            assertEquals(List.of("1", "2"), ids());
+            assertEquals("b", result("2").path("inputs").path("text").asText());
+            assertEquals("succeeded=2", status());
+        }
+
+        @Test
+        void ofABookGoThereAndBack() throws Exception {
+            form("text", "n");
+            var book = Files.write(file("data.xlsx"), book("A1=s:id", "B1=s:text", "C1=s:n", "A2=n5:1", "B2=s: =1+1 ",
+                    "C2=n:0.5", "A4=s:b", "B4=s:x<y\n+2", "C4=n:7")).toString();
+            dify.row("b", dify.ended("failed", "x"), dify.ended("succeeded", ""));
+
+            assertEquals(3, call(dify.settings(), "run", "-i", book, "-o", output(), "--retry-failed-runs", "never").code());
+            assertEquals(0, call(dify.settings(), "retry", "-i", book, "-o", output()).code());
+            for (var name : List.of("out.csv", "out.xlsx"))
+                assertEquals(0, call(Map.of(), "export", "-i", book, "-o", output(), file(name).toString()).code());
+
+            try (var csv = Csv.open(file("out.xlsx"), Csv.Shape.DEFAULT)) {
+                var rows = new ArrayList<List<String>>();
+                csv.rows(_ -> true, csv.check()).forEachRemaining(row -> rows.add(List.copyOf(row.inputs().values())));
+                assertEquals(List.of("00001", " =1+1 ", "0.5"), rows.getFirst().subList(0, 3));
+                assertEquals(List.of("b", "x<y\n+2", "7"), rows.getLast().subList(0, 3));
+                assertTrue(rows.stream().allMatch(row -> row.contains("succeeded")), rows.toString());
+            }
+            var sheet = new String(new ZipFile(file("out.xlsx").toFile()).getInputStream(new ZipEntry(
+                    "xl/worksheets/sheet1.xml")).readAllBytes(), UTF_8);
+            assertFalse(sheet.contains("<f>"));
+            assertTrue(sheet.contains("state=\"frozen\""), sheet);
+            var python = new ProcessBuilder("python3", "-c", "import openpyxl, sys; print([[str(c) for c in r[:3]] for r in "
+                    + "openpyxl.load_workbook(sys.argv[1]).active.iter_rows(values_only=True)])",
+                    file("out.xlsx").toString()).redirectErrorStream(true).start();
+            var printed = new String(python.getInputStream().readAllBytes(), UTF_8);
+            assumeTrue(python.waitFor() == 0, "no openpyxl");
+            assertTrue(printed.contains("[['id', 'text', 'n'], ['00001', ' =1+1 ', '0.5'], ['b', 'x<y\\n+2', '7']]"), printed);
+        }
+
+        @Test
+        void goToNoFileOfAnotherKind() throws IOException {
+            rows(1);
+            for (var name : List.of("r.csv", "r.TSV", "r.xls", "r.xlsx")) {
+                var call = call(dify.settings(), "run", "-i", input(), "-o", file(name).toString());
+                assertEquals(2, call.code(), call.err());
+                assertTrue(call.hint().isPresent(), call.err());
+            }
+            assertEquals(0, dify.run().code());
+            assertEquals(2, call(Map.of(), typed("export", file("out.json").toString())).code());
+            assertEquals(2, call(Map.of(), "status", "-i", input(), "-o", output(), "--sheet", "x").code());
+        }
+    }
+
+    @Nested
+    @Timeout(180)
+    class ACopy {
+        private final List<Process> children = new ArrayList<>();
+
+        @AfterEach
+        void end() {
+            children.forEach(Process::destroyForcibly);
+        }
+
+        private Process start(String... words) throws IOException {
+            var line = new ArrayList<>(List.of("env", "--default-signal=INT",
+                    ProcessHandle.current().info().command().orElseThrow(), "-XX:TieredStopAtLevel=1",
+                    "-Djava.io.tmpdir=" + file("tmp"), "-cp", System.getProperty("java.class.path"), "difyexec.DifyExec"));
+            line.addAll(List.of(words));
+            var child = new ProcessBuilder(line).directory(folder.toFile()).redirectOutput(file("child.out").toFile())
+                    .redirectError(file("child.err").toFile()).start();
+            children.add(child);
+            return child;
+        }
+
+        private List<Path> copies() throws IOException {
+            try (var all = Files.walk(file("tmp"))) {
+                return all.filter(path -> path.toString().contains("difyexec-") && Files.isRegularFile(path)).toList();
+            }
+        }
+
+        @ParameterizedTest
+        @CsvSource({"KILL, -", "INT, data.xlsx", "TERM, data.jsonl"})
+        void isGoneAfterTheNextStart(String signal, String input) throws Exception {
+            assumeTrue(File.separator.equals("/"));
+            Files.createDirectory(file("tmp"));
+            Files.write(file("data.xlsx"), book("A1=s:id", "B1=s:text", "A2=n:1", "B2=s:[slow]"));
+            Files.writeString(file("data.jsonl"), "{\"id\":1,\"text\":\"[slow]\"}\n");
+            var child = start("run", "--demo", "-i", input, "-o", "results.jsonl", "--grace", "0.1");
+            try (var in = child.getOutputStream()) {
+                in.write("id,text\n1,[slow]\n".getBytes(UTF_8));
+            }
+            while (child.isAlive() && !content("results.jsonl.log").contains("\"attempt\"")) Thread.sleep(50);
+            assertFalse(copies().isEmpty(), content("child.err"));
+            for (var copy : copies()) {
+                assertTrue(PosixFilePermissions.toString(Files.getPosixFilePermissions(copy)).startsWith("rw")
+                        && PosixFilePermissions.toString(Files.getPosixFilePermissions(copy.getParent()))
+                                .equals("rwx------"), copy.toString());
+                assertTrue(copy.endsWith("lock") || PosixFilePermissions.toString(Files.getPosixFilePermissions(copy))
+                        .equals("rw-------"), copy.toString());
+            }
+
+            assertEquals(0, new ProcessBuilder("kill", "-" + signal, "" + child.pid()).start().waitFor());
+            assertTrue(child.waitFor(60, TimeUnit.SECONDS));
+            assertEquals(signal.equals("KILL"), !copies().isEmpty(), "only a kill leaves it");
+            rows(1);
+            assertEquals(0, start("check", "--demo", "-i", "data.csv").waitFor(), content("child.err"));
+
+            assertEquals(List.of(), copies());
+        }
+    }
+}
