@@ -9130,9 +9130,18 @@ final class DifyExec implements Runnable {
 
         private final TextFile file;
         private final Problems problems;
-        private final Map<String, String> formats = new HashMap<>();
+        private final Map<String, Format> formats = new HashMap<>();
         private long[] emptyFormula; // row and column of the first one whose result is empty, or was never computed
         private boolean hasResults = false;
+
+        /// What a number's format shows. `digits`: at least so many, as in 00701.
+        private record Format(boolean hasDay, boolean hasTime, int digits) {
+            static Format of(String format) {
+                var places = DECORATION.matcher(format).replaceAll("").toLowerCase(Locale.ROOT);
+                return new Format(places.matches(".*[yd].*|m+"), places.matches(".*[hs].*"),
+                        places.matches("0+") ? places.length() : 0);
+            }
+        }
 
         private Book(TextFile file) {
             this.file = file;
@@ -9197,7 +9206,8 @@ final class DifyExec implements Runnable {
             hasResults |= cell.getFormula() != null && cell.getValue() != null;
             return switch (cell.getValue()) {
                 case null -> {
-                    if (emptyFormula == null && cell.getFormula() != null && !cell.getFormula().equals("\"\"")) emptyFormula = new long[] {row, column};
+                    var formula = Objects.requireNonNullElse(cell.getFormula(), "\"\"");
+                    if (emptyFormula == null && !formula.equals("\"\"")) emptyFormula = new long[] {row, column};
                     yield "";
                 }
                 case BigDecimal number -> number(number, cell);
@@ -9206,26 +9216,25 @@ final class DifyExec implements Runnable {
                     problems.add(row, column, "error value " + text);
                     yield "";
                 }
+                case String text when text.indexOf("_x") < 0 -> text;
                 case Object text -> ESCAPE.matcher(text.toString()).replaceAll(escape -> Matcher.quoteReplacement(
                         String.valueOf((char) Integer.parseInt(escape.group(1), 16))));
             };
         }
 
-        /// A date or time as ISO 8601, a padded number such as 00701, or any other number with all its digits.
+        /// A date or time as ISO 8601, any other number with all its digits.
         private String number(BigDecimal number, Cell cell) {
-            var format = formats.computeIfAbsent(String.valueOf(cell.getDataFormatString()),
-                    text -> DECORATION.matcher(text).replaceAll("").toLowerCase(Locale.ROOT));
-            boolean hasTime = format.matches(".*[hs].*"), hasDay = format.matches(".*[yd].*|m+");
-            if (number.signum() < 0 || !hasTime && !hasDay) {
+            var format = formats.computeIfAbsent(String.valueOf(cell.getDataFormatString()), Format::of);
+            if (number.signum() < 0 || !format.hasTime() && !format.hasDay()) {
                 var text = plain(number);
-                boolean isPadded = format.matches("0+") && text.matches("\\d+");
-                return isPadded ? "0".repeat(Math.max(0, format.length() - text.length())) + text : text;
+                int missing = number.signum() < 0 || text.indexOf('.') >= 0 ? 0 : format.digits() - text.length();
+                return "0".repeat(Math.max(0, missing)) + text;
             }
-            if (!hasDay && number.compareTo(BigDecimal.ONE) >= 0)
+            if (!format.hasDay() && number.compareTo(BigDecimal.ONE) >= 0)
                 return Duration.ofSeconds(Math.round(number.doubleValue() * Duration.ofDays(1).toSeconds())).toString();
             var time = cell.asDate().plusNanos(500_000_000).truncatedTo(ChronoUnit.SECONDS);
-            return hasDay && hasTime ? DateTimeFormatter.ISO_LOCAL_DATE_TIME.format(time)
-                    : hasDay ? time.toLocalDate().toString() : DateTimeFormatter.ISO_LOCAL_TIME.format(time);
+            return format.hasDay() && format.hasTime() ? DateTimeFormatter.ISO_LOCAL_DATE_TIME.format(time)
+                    : format.hasDay() ? time.toLocalDate().toString() : DateTimeFormatter.ISO_LOCAL_TIME.format(time);
         }
 
         /// Without exponent; fractions have the 15 digits that Excel has.
@@ -9403,8 +9412,9 @@ final class DifyExec implements Runnable {
 
         @Override
         protected boolean stringContainsSpecialCharacters(String cell) {
-            return super.stringContainsSpecialCharacters(cell) || cell.chars().anyMatch(c -> ",;\t".indexOf(c) >= 0)
-                    || !cell.strip().equals(cell);
+            for (int i = 0; i < cell.length(); i++)
+                if ("\"\r\n,;\t".indexOf(cell.charAt(i)) >= 0 || cell.charAt(i) == separator) return true;
+            return !cell.strip().equals(cell);
         }
     }
 
