@@ -5135,7 +5135,7 @@ final class DifyExec implements Runnable {
                 }
                 if (reply instanceof Reply.NotGot(var response)) throw new IOException(response.why());
                 try (var channel = FileChannel.open(part, StandardOpenOption.WRITE)) {
-                    AtomicFile.force(channel);
+                    AtomicFile.force(part, channel);
                 }
                 var file = named(part, place);
                 AtomicFile.forceFolder(file);
@@ -6821,7 +6821,7 @@ final class DifyExec implements Runnable {
                 case LineFile.Touched _ -> "; the last lines of this call may be missing"
                         + "\nhint: restore the file before you run this again: a run that is not in the log is not "
                         + "looked up";
-                case LineFile.NotForced _ -> "; the last lines of this call may not be on disk"
+                case AtomicFile.NotForced _ -> "; the last lines of this call may not be on disk"
                         + "\nhint: check the disk, then run the same command again: it looks up what is missing";
                 default -> "; every result acknowledged so far is on disk"
                         + "\nhint: make room, then run the same command again";
@@ -7906,19 +7906,12 @@ final class DifyExec implements Runnable {
         /// Where our last line ends, and the file; and how much of it is on disk.
         private volatile long end, forced;
         private volatile boolean cannotForce = false;
-        private volatile NotForced failure;
+        private volatile AtomicFile.NotForced failure;
         private boolean isForcing = false;
 
         /// Forces a file's data to disk, as [FileChannel#force] does.
         interface Disk {
             void force(FileChannel channel, boolean all) throws IOException;
-        }
-
-        /// The disk failed. What it lost is not known, and another try would not tell: the system reports this one time.
-        static final class NotForced extends IOException {
-            NotForced(Path path, IOException problem) {
-                super(path + ": " + Text.of(problem), problem);
-            }
         }
 
         /// Another program has saved, cut, deleted or appended to the file: a line of ours could be lost, or glued to
@@ -7984,7 +7977,12 @@ final class DifyExec implements Runnable {
             channel = BatchFiles.Lock.holding(path);
             key = BatchFiles.Lock.key(path);
             end = channel.size();
-            AtomicFile.forceFolder(path);
+            try {
+                AtomicFile.forceFolder(path);
+            } catch (AtomicFile.NotForced problem) {
+                failure = problem;
+                throw problem;
+            }
         }
 
         private void requireUntouched() throws IOException {
@@ -8043,7 +8041,7 @@ final class DifyExec implements Runnable {
                 forced = written;
             } catch (IOException problem) {
                 if (AtomicFile.cannotForce(problem)) cannotForce = true;
-                else failure = new NotForced(path, problem);
+                else failure = new AtomicFile.NotForced(path, problem);
             }
         }
 
@@ -13025,7 +13023,7 @@ final class DifyExec implements Runnable {
                     var masking = Secret.current().masking(Channels.newOutputStream(channel));
                     content.write(masking);
                     masking.flush();
-                    force(channel);
+                    force(temporary, channel);
                     if (permissions.isPresent()) Files.setPosixFilePermissions(temporary, permissions.get());
                     Files.move(temporary, file, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
                 } finally {
@@ -13053,23 +13051,31 @@ final class DifyExec implements Runnable {
 
         /// Makes a file that was created or renamed in its folder survive a power cut.
         static void forceFolder(Path file) throws IOException {
-            FileChannel folder;
+            var folder = file.toAbsolutePath().getParent();
+            FileChannel channel;
             try {
-                folder = FileChannel.open(file.toAbsolutePath().getParent());
+                channel = FileChannel.open(folder);
             } catch (IOException _) {
                 return; // not every system opens folders; the file itself is forced
             }
-            try (folder) {
-                force(folder);
+            try (channel) {
+                force(folder, channel);
             }
         }
 
         /// Forces a file or folder, if its file system can.
-        static void force(FileChannel channel) throws IOException {
+        static void force(Path path, FileChannel channel) throws IOException {
             try {
                 channel.force(true);
             } catch (IOException problem) {
-                if (!cannotForce(problem)) throw problem;
+                if (!cannotForce(problem)) throw new NotForced(path, problem);
+            }
+        }
+
+        /// The disk failed. Its loss is unknown, and another try would not show it: the system reports this one time.
+        static final class NotForced extends IOException {
+            NotForced(Path path, IOException problem) {
+                super(path + ": " + Text.of(problem), problem);
             }
         }
 
