@@ -12769,7 +12769,7 @@ final class DifyExec implements Runnable {
 
     /// The terminal at a standard stream, by JLine, which takes 0.2 s to load.
     static final class Screen {
-        private static final Duration FRESH = Duration.ofSeconds(1);
+        private static final Duration FRESH = Duration.ofMillis(150);
 
         private final TerminalProvider provider;
         private final SystemStream stream;
@@ -12802,7 +12802,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// In columns, asked for at most once a second.
+        /// In columns, asked for before each redraw.
         int width() {
             if (System.nanoTime() - asked < FRESH.toNanos()) return width;
             asked = System.nanoTime();

@@ -588,7 +588,7 @@ class FaultTest {
 
         @Test
         void leavesNothingOfAWiderLineWhenItIsMadeNarrower() throws Exception {
-            var dify = new Dify("--latency", "300ms", "--fail", "50%");
+            var dify = new Dify("--latency", "900ms", "--fail", "50%");
             rows(40, id -> "text " + id);
             begin(120, dify.settings(), run("-c", "3", "--mode", "streaming"));
             until("a wide line", Duration.ofSeconds(20), () -> progress().stream()
@@ -596,11 +596,11 @@ class FaultTest {
 
             tmux("resize-window", "-x", "60", "-y", "40");
 
-            until("a narrow line alone", Duration.ofSeconds(5), () -> {
+            until("a narrow line alone", Duration.ofSeconds(9), () -> {
                 var seen = progress();
                 return seen.size() == 1 && seen.getFirst().length() < 60 && tellsWhatIsLeft(seen.getFirst());
             });
-            ends(3, Duration.ofSeconds(20));
+            ends(3, Duration.ofSeconds(40));
             assertFalse(screen().contains(" left"), screen());
         }
 
