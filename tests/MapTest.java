@@ -307,5 +307,10 @@ final class MapTest {
         void everyReferencePointsDownThePage() {
             assertEquals(Set.of(), map.upward());
         }
+
+        @Test
+        void everySwitchOverASealedTypeNamesItsCases() {
+            assertEquals(List.of(), map.catchAlls());
+        }
     }
 }
