@@ -2671,8 +2671,9 @@ final class DifyExec implements Runnable {
         private Finding result(LoggedAttempt own, JsonNode line) {
             if (isChat()) return ask(own, messages(own, line.path("conversation_id").asText()), list -> {
                 for (var message : list.path("data")) if (message.path("id").equals(line.path("message_id")))
-                    return compared(own, message.path("answer").equals(line.at("/outputs/answer")) ? ""
-                            : "outputs /answer, ");
+                    return message.path("answer").asText().isEmpty() // 1.9 stores none if its stream was cut
+                            ? ask(own, detail(own), stored -> answered(own, line, parsed(stored.path("outputs"))))
+                            : answered(own, line, message);
                 return new Finding(Kind.NOT_VERIFIABLE, own.id(), "its message is gone");
             });
             var found = ask(own, detail(own), stored -> compared(own, difference(line, stored)));
@@ -2680,6 +2681,10 @@ final class DifyExec implements Runnable {
             var other = byName(own);
             return other.kind() != Kind.MATCHES ? found
                     : new Finding(Kind.DIFFERS, own.id(), "its attempt has another run, " + other.text());
+        }
+
+        private static Finding answered(LoggedAttempt own, JsonNode line, JsonNode stored) {
+            return compared(own, stored.path("answer").equals(line.at("/outputs/answer")) ? "" : "outputs /answer, ");
         }
 
         private static Finding compared(LoggedAttempt own, String difference) {

@@ -104,10 +104,13 @@ final class Chaos implements Callable<Integer> {
             Files.writeString(folder.resolve("stats.json"), stats.toPrettyString());
             var verdict = Verdict.of(folder, table, stats, starts.lastExit());
             print(verdict, starts, seconds);
-            if (verdict.isGood() && !keep) Tool.delete(folder);
+            var difference = verdict.difference(tool.verify(), table, stats);
+            difference.forEach(spec.commandLine().getOut()::println);
+            boolean isGood = verdict.isGood() && difference.isEmpty();
+            if (isGood && !keep) Tool.delete(folder);
             else spec.commandLine().getOut().println("files: " + folder);
             spec.commandLine().getOut().flush();
-            return verdict.isGood() ? 0 : 1;
+            return isGood ? 0 : 1;
         }
     }
 
@@ -207,8 +210,9 @@ final class Chaos implements Callable<Integer> {
     /// @param silent  paid twice, without an event `late` that says so
     /// @param denied  told as failed or unknown, though a run of theirs succeeded
     /// @param doubled results beyond the first of an id
+    /// @param missing without a result
     record Verdict(List<String> lost, int torn, List<String> wrong, List<String> twice, List<String> silent, int late,
-                   int unknown, int failed, int pending, List<String> denied, int doubled) {
+                   int unknown, int failed, int pending, List<String> denied, int doubled, List<String> missing) {
 
         static Verdict of(Path folder, Table table, JsonNode stats, int exit) throws Exception {
             var results = Jsonl.read(folder.resolve("results.jsonl"));
@@ -240,7 +244,7 @@ final class Chaos implements Callable<Integer> {
             return new Verdict(lost, results.torn() + log.torn(), wrong, twice, silent, late.size(),
                     status.path("unknown").asInt(), status.path("failed").asInt(), status.path("pending").asInt(),
                     open.stream().filter(id -> listed.contains(id) && succeeded.contains(id)).toList(),
-                    results.lines().size() - ids.size());
+                    results.lines().size() - ids.size(), open);
         }
 
         private static boolean isWrong(JsonNode line, Table table) {
@@ -253,6 +257,35 @@ final class Chaos implements Callable<Integer> {
                     || !line.path("outputs").path("row_id").asText().equals(id)
                     || !line.path("outputs").path("text").asText().equals(text)
                     || line.path("workflow_run_id").asText().isEmpty();
+        }
+
+        /// Where the tool's `verify` and the server's own count disagree, but for rows that this version cannot show.
+        List<String> difference(JsonNode verified, Table table, JsonNode stats) throws IOException {
+            var findings = verified.path("findings");
+            var unseen = ids(findings.path("not_verifiable"));
+            unseen.addAll(ids(findings.path("open")));
+            var paidWithoutResult = new TreeSet<>(missing);
+            paidWithoutResult.removeIf(id -> stats.path("by_row").path(id).path("succeeded").asInt() == 0);
+            var expected = Map.of("paid_twice", twice, "lost", paidWithoutResult, "differs", wrong,
+                    "without_run", List.<String>of(), "no_answer", List.<String>of());
+            var differences = new ArrayList<String>();
+            expected.forEach((kind, here) -> {
+                var there = ids(findings.path(kind));
+                var all = new TreeSet<>(there);
+                all.addAll(here);
+                all.removeIf(id -> unseen.contains(id) || there.contains(id) && here.contains(id));
+                if (!all.isEmpty()) differences.add("verify and the server differ: " + kind + " "
+                        + all.stream().limit(5).toList());
+            });
+            long matches = findings.path("matches").size(), results = table.texts().size() - missing.size();
+            if (matches + unseen.size() < results)
+                differences.add("verify confirmed " + matches + " of " + results + " results");
+            return differences;
+        }
+
+        private static Set<String> ids(JsonNode findings) {
+            return findings.valueStream().map(finding -> finding.path("id").asText())
+                    .collect(Collectors.toCollection(TreeSet::new));
         }
 
         boolean isGood() {
@@ -374,6 +407,15 @@ final class Chaos implements Callable<Integer> {
                     "INITIAL_RETRY_DELAY", "200ms", "MAX_RETRY_DELAY", "2s", "TIMEOUT", timeout,
                     "MAX_RETRIES", maxRetries));
             return new Running(builder.start());
+        }
+
+        /// What the tool's own check against the server finds.
+        JsonNode verify() throws IOException {
+            var builder = new ProcessBuilder(java(List.of(), "difyexec.DifyExec",
+                    List.of("verify", "-o", "results.jsonl", "--json"))).directory(folder.toFile())
+                    .redirectError(ProcessBuilder.Redirect.INHERIT);
+            builder.environment().putAll(Map.of("DIFY_API_KEY", "app-chaos", "DIFY_API_BASE_URL", server.toString()));
+            return JSON.readTree(builder.start().getInputStream().readAllBytes());
         }
 
         static JsonNode status(Path folder) throws IOException {

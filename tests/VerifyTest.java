@@ -77,6 +77,17 @@ final class VerifyTest extends WholeCommand {
         }
 
         @Test
+        void asksForTheRunWhereTheMessageHasNoAnswer() throws IOException {
+            var settings = start("--app", "chatflow", "--dify", "1.9.2", "--columns", "id", "--drop-after", "100%");
+            csv("id,query", "1,one", "2,two");
+            assertEquals(0, call(settings, typed("run", "--mode", "streaming")).code());
+
+            var call = verify(settings);
+
+            assertEquals("matches=2", counts(call), call.toString());
+        }
+
+        @Test
         void tellsFailedAttemptsFromWrongOnes() throws IOException {
             var settings = start("--dify", "1.14.2");
             csv("id,text", "1,one", "2,[fail!] two");
