@@ -4756,11 +4756,15 @@ final class DifyExec implements Runnable {
         /// Some time has passed, a fraction of a second. If it was longer, the process was suspended: that time does not
         /// count.
         void passed(Instant now) {
-            var gap = lastTick.isBefore(now) ? Duration.between(lastTick, now) : Duration.ZERO;
+            var before = lastTick;
+            var gap = before.isBefore(now) ? Duration.between(before, now) : Duration.ZERO;
             lastTick = now;
             if (gap.compareTo(SUSPENDED) < 0) return;
-            for (int left = recent.size(); left > 0; left--) recent.add(recent.remove().plus(gap));
-            if (firstStart.isBefore(now)) firstStart = firstStart.plus(gap);
+            for (int left = recent.size(); left > 0; left--) { // rows may have ended since, before this was called
+                var ended = recent.remove();
+                recent.add(ended.isAfter(before) ? ended : ended.plus(gap));
+            }
+            if (!firstStart.isAfter(before)) firstStart = firstStart.plus(gap);
         }
 
         void started(Instant now) {

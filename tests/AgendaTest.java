@@ -201,6 +201,33 @@ final class AgendaTest {
             assertEquals(0.4, tally.rate(), 0.001);
             assertEquals(seconds(110), tally.elapsed());
         }
+
+        @Test
+        void timeInWhichTheProcessWasSuspendedDoesNotCount() {
+            tally.started(world.now());
+            for (int row = 0; row < 4; row++) {
+                pass(seconds(2));
+                tally.passed(world.now());
+                end(Outcome.SUCCEEDED);
+            }
+            pass(seconds(45)); // asleep
+
+            tally.passed(world.now());
+
+            assertEquals(Optional.of(seconds(12)), tally.timeLeft());
+        }
+
+        @Test
+        void rowsThatEndBeforeTheSuspensionIsNoticedCountFromTheirEnd() {
+            tally.passed(world.now());
+            pass(seconds(45)); // asleep
+            for (int row = 0; row < 201; row++) end(Outcome.SUCCEEDED);
+            tally.passed(world.now());
+
+            pass(seconds(2));
+
+            assertEquals(99.5, tally.rate(), 0.001);
+        }
     }
 
     @Nested
