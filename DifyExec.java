@@ -11,7 +11,6 @@
 //DEPS com.fasterxml.jackson.core:jackson-databind:2.20.1
 //DEPS com.opencsv:opencsv:5.12.0
 //DEPS com.github.albfernandez:juniversalchardet:2.5.0
-//DEPS org.apache.commons:commons-collections4:4.5.0
 //DEPS org.apache.commons:commons-text:1.13.1
 //DEPS io.github.cdimascio:dotenv-java:3.2.0
 //DEPS org.dhatim:fastexcel-reader:0.19.0
@@ -41,8 +40,6 @@ import java.net.Authenticator;
 import java.net.http.HttpRequest.*;
 import java.net.http.HttpResponse.*;
 import java.util.concurrent.ExecutionException;
-import org.apache.commons.collections4.sequence.ReplacementsFinder;
-import org.apache.commons.collections4.sequence.SequencesComparator;
 import org.apache.commons.text.similarity.LevenshteinDistance;
 import org.dhatim.fastexcel.*;
 import org.dhatim.fastexcel.reader.*;
@@ -238,41 +235,36 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws IOException {
             var named = BatchFiles.of(results.file);
-            if (!named.isStarted() && !Shards.beside(named).isEmpty()) return show(Shards.of(named));
-            var files = named.requireStarted();
-            if (input == null) return show(files, Optional.empty());
+            boolean isOfShards = !named.isStarted() && !Shards.beside(named).isEmpty();
+            if (isOfShards && html != null)
+                throw new Unusable("--html needs a merged batch\nhint: run 'merge' first");
+            var files = isOfShards ? Shards.beside(named).getFirst() : named.requireStarted();
+            if (input == null) return isOfShards ? shards(named, Optional.empty()) : batch(files, Optional.empty());
+            files.refuse(input);
             try (var csv = shape.open(input, files)) {
-                return show(files, Optional.of(csv));
+                return isOfShards ? shards(named, Optional.of(csv)) : batch(files, Optional.of(csv));
             }
         }
 
-        private int show(BatchFiles files, Optional<Csv> csv) {
+        private int batch(BatchFiles files, Optional<Csv> csv) {
             var batch = Batch.peek(files, csv, html != null, List.of());
             if (html != null) {
                 files.requireTarget(html, batch.inputs(), file -> force || WebPage.isOurs(file));
-                AtomicFile.write(html, new WebPage.Report(batch)::write);
+                AtomicFile.write(html, file -> WebPage.report(batch, file));
             }
             if (json) console.out().println(StatusView.json(batch));
-            else new StatusView(batch, console.out(), console.paint()).print(console.next());
+            else StatusView.print(batch, console.out(), console.paint(), console.next());
             if (html != null) console.err().println("Report: " + html);
             boolean isDone = batch.index().isComplete() && batch.history().missingFiles.isEmpty();
             return (isDone ? Exit.OK : Exit.ROWS_FAILED).code;
         }
 
         /// Shows shards that were not merged yet.
-        private int show(Shards shards) throws IOException {
-            if (html != null) throw new Unusable("--html needs a merged batch\nhint: run 'merge' first");
-            if (input == null) return show(StatusView.OfShards.of(shards, Optional.empty()));
-            shards.files().forEach(files -> files.refuse(input));
-            try (var csv = shape.open(input, shards.files().getFirst())) {
-                return show(StatusView.OfShards.of(shards, Optional.of(csv)));
-            }
-        }
-
-        private int show(StatusView.OfShards view) {
+        private int shards(BatchFiles whole, Optional<Csv> csv) {
+            var view = StatusView.OfShards.of(Shards.of(whole), csv);
             if (json) console.out().println(view.json());
             else view.print(console.out(), console.paint(), console.next());
-            return view.isComplete() ? Exit.OK.code : Exit.ROWS_FAILED.code;
+            return (view.isComplete() ? Exit.OK : Exit.ROWS_FAILED).code;
         }
     }
 
@@ -323,13 +315,12 @@ final class DifyExec implements Runnable {
                 if (toFile && !file.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|xlsx)"))
                     throw new Unusable(file + ": must end in .csv or .xlsx");
                 if (!force) batch.refuseStrangers(input);
-                BadLine.note(batch.history().unreadable)
-                        .ifPresent(note -> console.err().println("Warning: " + note + "."));
-                var export = new Spreadsheet.OfBatch(batch, csv, names.names, failed,
-                        new Spreadsheet(file, csv.header().delimiter(), raw));
+                StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
+                var sheet = new Spreadsheet(file, csv.header().delimiter(), raw);
+                var export = new Spreadsheet.OfBatch(batch, csv, names.names, failed, sheet);
                 if (toFile) AtomicFile.write(file, export::write);
                 else CommandLines.write(standardOutput, export::write);
-                export.report(console.err());
+                sheet.report(console.err());
                 console.next().print(batch, console.err());
                 return Exit.OK.code;
             }
@@ -394,26 +385,19 @@ final class DifyExec implements Runnable {
                 if (html != null) batch.files().requireTarget(html, batch.inputs(),
                         page -> force || WebPage.isOurs(page));
             }
-            if (csv != null && html != null && AtomicFile.isSame(csv, html))
-                throw new Unusable(csv + ": cannot be both --csv and --html");
             var scope = new Comparison.Scope(part, Set.copyOf(ignored), new JsonDiff(trim));
-            try (var comparison = new Comparison(batches.getFirst(), batches.getLast(), scope)) {
-                return show(comparison);
+            try (var both = new Comparison(batches.getFirst(), batches.getLast(), scope)) {
+                if (json) both.json(console.out());
+                else both.print(console.out(), console.paint(), all);
+                if (csv != null) {
+                    var sheet = new Spreadsheet(csv, ',', false);
+                    AtomicFile.write(csv, file -> both.csv(sheet, file));
+                    sheet.report(console.err());
+                }
+                if (html != null) AtomicFile.write(html, both::page);
+                if (html != null) console.err().println("Page: " + html);
+                return (both.isEqual() ? Exit.OK : Exit.ROWS_FAILED).code;
             }
-        }
-
-        private int show(Comparison comparison) throws IOException {
-            var view = new Comparison.View(comparison, console.out(), console.paint());
-            if (json) view.json();
-            else view.print(all);
-            if (csv != null) {
-                var sheet = new Spreadsheet.OfBoth(comparison, new Spreadsheet(csv, ',', false));
-                AtomicFile.write(csv, sheet::write);
-                sheet.report(console.err());
-            }
-            if (html != null) AtomicFile.write(html, new WebPage.OfBoth(comparison)::write);
-            if (html != null) console.err().println("Page: " + html);
-            return comparison.unequal.isEmpty() ? Exit.OK.code : Exit.ROWS_FAILED.code;
         }
     }
 
@@ -542,26 +526,25 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws Exception {
             setup.check(null);
-            var records = Verification.Records.read(BatchFiles.of(results.file));
+            var files = Verification.of(BatchFiles.of(results.file));
             long start = System.nanoTime();
-            try (var dify = setup.connect(null, List.of(), Verification.AT_ONCE, setup.err())) {
+            try (var dify = setup.connect(null, List.of(), Verification.Asking.AT_ONCE, setup.err())) {
                 var server = dify.greet("");
-                var ids = records.ids(sample, seed);
-                var findings = new Verification(records, dify.client(), server, Optional.ofNullable(rate))
-                        .run(ids, setup.err());
-                long attempts = ids.stream().map(id -> records.attempts().getOrDefault(id, List.of()))
-                        .mapToLong(List::size).sum();
+                var ids = files.ids(sample, seed);
+                var found = new Verification.Asking(files, dify.client(), server.kind() == AppKind.CHATFLOW,
+                        Optional.ofNullable(rate)).about(ids, setup.err());
+                long attempts = ids.stream().mapToLong(id -> files.attempts().getOrDefault(id, List.of()).size()).sum();
                 var seconds = Duration.ofNanos(System.nanoTime() - start);
+                var findings = object();
+                found.forEach((kind, all) -> findings.put(kind.key(), all));
                 if (json) setup.out().println(Json.text(object("rows", ids.size(), "attempts", attempts, "server",
-                        server.version(), "seconds", seconds.toMillis() / 1e3, "findings", findings.stream().collect(
-                                Collectors.groupingBy(finding -> finding.kind().name().toLowerCase(Locale.ROOT),
-                                        TreeMap::new, Collectors.toList())))));
+                        server.version(), "seconds", seconds.toMillis() / 1e3, "findings", findings)));
                 else {
                     setup.out().println(Text.count(ids.size(), "row") + ", " + Text.count(attempts, "attempt")
                             + ", checked against Dify " + server.version() + " in " + Text.seconds(seconds));
-                    Verification.print(findings, setup.out());
+                    Verification.print(found, setup.out());
                 }
-                return Verification.exit(findings).code;
+                return Verification.exit(found.keySet()).code;
             }
         }
     }
@@ -926,8 +909,8 @@ final class DifyExec implements Runnable {
             if (rows.isEmpty()) out.println("No failed, paused or unknown rows"
                     + (text.isEmpty() ? "." : " with " + Text.quoted(text) + " in their id or error."));
             else if (by.equals("error"))
-                Cause.Group.of(batch, rows.stream().mapToInt(entry -> entry), all ? Integer.MAX_VALUE : 5)
-                        .forEach(group -> out.println("  " + group.line()));
+                Cause.groups(batch, rows.stream().mapToInt(entry -> entry)).forEach((cause, ids) ->
+                        out.println("  " + cause.line(ids, all ? Integer.MAX_VALUE - 1 : 5)));
             else {
                 out.printf(Locale.ROOT, "  %-20s %8s  %s%n", "id", "attempts", "error");
                 Text.some(rows, all ? Long.MAX_VALUE : 50, entry -> out.printf(Locale.ROOT, "  %-20s %8d  %s%n",
@@ -1641,13 +1624,12 @@ final class DifyExec implements Runnable {
             int run(Batch.Selection selection) throws IOException, InterruptedException {
                 announceShard(selection);
                 var wanted = batch.select(selection, work.setup.dify.timeout);
-                StatusView.changes(batch, selection.rerunChanged(), dify.err());
+                StatusView.notes(batch).forEach(note -> dify.err().println("Note: " + note + "."));
                 var strangers = batch.files().retryIds().stream()
                         .filter(id -> !batch.isRow(batch.index().find(id))).toList();
                 if (selection.listed() && !strangers.isEmpty()) dify.err().println(Text.count(strangers.size(),
                         "id of .retry is", "ids of .retry are") + " not in the CSV: "
                         + Text.first(5, strangers.stream().map(Text::id)));
-                if (selection.ids().isEmpty()) StatusView.answered(batch, dify.err());
                 if (wanted.rows() == 0 && batch.history().resent(false).isEmpty()) {
                     writer.finishOrRefuse();
                     dify.err().println(batch.index().isComplete() ? "Nothing to do: every row has succeeded."
@@ -2442,12 +2424,12 @@ final class DifyExec implements Runnable {
                             tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
             figures(stop.isPresent()).forEach(figure -> err.println("  " + figure));
             if (part) estimate(Math.max(batch.index().count(RowStatus.PENDING), open), tally).ifPresent(err::println);
-            var groups = Cause.Group.of(batch); // also of earlier calls
+            var groups = Cause.groups(batch, batch.index().onRetryList()); // also of earlier calls
             long known = Stream.of(RowStatus.values()).filter(RowStatus::isOnRetryList)
                     .mapToLong(tally::countOfAll).sum();
-            if (groups.stream().mapToLong(Cause.Group::count).sum() > known) err.println("  In the whole batch:");
-            Text.some(groups, Cause.Group.SHOWN, group -> err.println("  "
-                    + paint.by(group.cause().outcome(), group.line())), "  %s causes", err);
+            if (batch.index().onRetryList().count() > known) err.println("  In the whole batch:");
+            Text.some(List.copyOf(groups.entrySet()), Cause.SHOWN, group -> err.println("  " + paint.by(
+                    group.getKey().outcome(), group.getKey().line(group.getValue(), 3))), "  %s causes", err);
             next.print(batch, err);
             err.flush();
         }
@@ -2553,285 +2535,265 @@ final class DifyExec implements Runnable {
 
     /// Compares a batch with the server's own records. It reads log and results on its own and shares no decision with
     /// the engine, so that a mistake there shows here.
-    record Verification(Records records, DifyClient client, ServerInfo server, Optional<Pace.Rate> rate) {
-        static final int AT_ONCE = 4;
-        private static final int TRIES = 4;
-
-        /// One attempt of the log, with what its later lines add. `outcome` is empty while it has no end.
-        ///
-        /// @param isAsked its call was to send rows again that had succeeded or were unresolved
-        record LoggedAttempt(String id, String user, Release.Listing listing, boolean isAsked, RunRef run, String outcome) {}
-
-        /// What log and results say, by id.
-        record Records(Map<String, List<LoggedAttempt>> attempts, Map<String, JsonNode> results) {
-            static Records read(BatchFiles files) throws IOException {
-                var session = new AtomicReference<JsonNode>(Json.MAPPER.missingNode());
-                var attempts = new LinkedHashMap<String, List<LoggedAttempt>>();
-                lines(files.log(), line -> {
-                    String id = line.path("id").asText(), user = line.path("user").asText();
-                    switch (line.path("event").asText()) {
-                        case "session" -> session.set(line);
-                        case "attempt" -> attempts.computeIfAbsent(id, _ -> new ArrayList<>()).add(new LoggedAttempt(id, user,
-                                Release.of(session.get().path("server").asText()).listing(),
-                                session.get().path("again").asBoolean(), RunRef.NONE, ""));
-                        case "run", "end" -> attempts.getOrDefault(id, new ArrayList<>()).replaceAll(sent ->
-                                !sent.user().equals(user) ? sent : new LoggedAttempt(id, user, sent.listing(), sent.isAsked(),
-                                        new RunRef(line.path("run").asText(sent.run().id()),
-                                                line.path("task").asText(sent.run().task())),
-                                        line.path("outcome").asText(sent.outcome())));
-                        default -> {}
+    ///
+    /// @param attempts by id, with the fields of all their lines, and of their session `server` and `again`: its call
+    ///                 was to send rows again that had succeeded or were unresolved
+    record Verification(Map<String, List<ObjectNode>> attempts, Map<String, JsonNode> results) {
+        static Verification of(BatchFiles files) throws IOException {
+            var read = new Verification(new LinkedHashMap<>(), new LinkedHashMap<>());
+            var session = Json.MAPPER.createObjectNode();
+            lines(files.log(), line -> {
+                var sent = read.attempts.getOrDefault(text(line, "id"), new ArrayList<>());
+                switch (text(line, "event")) {
+                    case "session" -> session.removeAll().setAll(line.retain("server", "again"));
+                    case "attempt" -> {
+                        sent.add(line.setAll(session));
+                        read.attempts.put(text(line, "id"), sent);
                     }
-                });
-                if (attempts.isEmpty()) throw new Unusable(files.log() + ": no attempts to verify");
-                var results = new LinkedHashMap<String, JsonNode>();
-                lines(files.results(), line -> results.put(line.path("id").asText(), line));
-                return new Records(attempts, results);
-            }
-
-            /// A last line without its end is still being written.
-            private static void lines(Path file, Consumer<JsonNode> read) throws IOException {
-                if (!Files.exists(file)) return;
-                try (var in = new LineNumberReader(Files.newBufferedReader(file, UTF_8))) {
-                    for (var line = in.readLine(); line != null; line = in.readLine()) {
-                        try {
-                            if (!line.isBlank()) read.accept(Json.MAPPER.readTree(line.replaceFirst("^\uFEFF", "")));
-                        } catch (JsonProcessingException _) {
-                            if (in.ready()) throw new Unusable(file + ":" + in.getLineNumber() + ": not JSON");
-                        }
-                    }
+                    case "run", "end" -> sent.stream().filter(one -> one.path("user").equals(line.path("user")))
+                            .forEach(one -> one.setAll(line));
+                    default -> {} // says nothing about a run
                 }
-            }
+            });
+            if (read.attempts.isEmpty()) throw new Unusable(files.log() + ": no attempts to verify");
+            lines(files.results(), line -> read.results.put(text(line, "id"), line));
+            return read;
+        }
 
-            /// All ids, or some at random.
-            List<String> ids(Long sample, Long seed) {
-                var all = new ArrayList<>(Comparison.union(attempts.keySet(), results.keySet()));
-                if (sample == null) return all;
-                Collections.shuffle(all, seed == null ? new Random() : new Random(seed));
-                return all.subList(0, (int) Math.min(all.size(), sample));
+        private static void lines(Path file, Consumer<ObjectNode> use) throws IOException {
+            try (var lines = new Lines(file)) {
+                while (lines.next()) lines.<ObjectNode>read(Lines.TREE).ifPresentOrElse(use, () ->
+                        lines.bad(true).ifPresent(line -> { // not so a last line that is still being written
+                            throw new Unusable(line + ": not a JSON object");
+                        }));
             }
         }
 
-        /// Findings in the order of the report; what is wrong comes last but for what could not be checked.
+        /// All ids, or some at random.
+        List<String> ids(Long sample, Long seed) {
+            var all = new ArrayList<>(Comparison.union(attempts.keySet(), results.keySet()));
+            if (sample == null) return all;
+            Collections.shuffle(all, seed == null ? new Random() : new Random(seed));
+            return all.subList(0, (int) Math.min(all.size(), sample));
+        }
+
+        /// In the order of the report.
         enum Kind {
-            MATCHES("results match the run recorded on the server"), NEVER_STARTED("attempts never started"),
-            FAILED("attempts failed"), OPEN("attempts are open"), SENT_AGAIN("rows sent again on request"),
-            PAID_TWICE("rows paid twice"), WITHOUT_RUN("results without a run"),
-            LOST("successful runs without a result"), DIFFERS("results differ from their run"),
-            NOT_VERIFIABLE("not verifiable"), NO_ANSWER("look-ups failed");
-
-            final String text;
-
-            Kind(String text) {
-                this.text = text;
-            }
+            MATCHES, NEVER_STARTED, FAILED, OPEN, SENT_AGAIN, PAID_TWICE, WITHOUT_RUN, LOST, DIFFERS,
+            NOT_VERIFIABLE, NO_ANSWER;
 
             boolean isWrong() {
                 return compareTo(PAID_TWICE) >= 0 && compareTo(DIFFERS) <= 0;
+            }
+
+            String key() {
+                return name().toLowerCase(Locale.ROOT);
             }
         }
 
         record Finding(Kind kind, String id, String text) {}
 
-        List<Finding> run(List<String> ids, PrintWriter err) {
-            var screen = Screen.on(2);
-            var done = new AtomicInteger();
-            var findings = ids.stream().gather(Gatherers.mapConcurrent(AT_ONCE, this::row)).peek(_ -> {
-                if (screen.isEmpty() || done.incrementAndGet() % 20 > 0) return;
-                err.print("\r" + done + "/" + ids.size() + " rows");
-                err.flush();
-            }).flatMap(List::stream).toList();
-            if (screen.isPresent()) err.print("\r\033[K");
-            return findings;
-        }
-
-        private List<Finding> row(String id) {
-            var found = new ArrayList<Finding>();
-            var sent = records.attempts().getOrDefault(id, List.of());
-            var line = records.results().get(id);
-            var own = line == null ? Optional.<LoggedAttempt>empty() : sent.stream().filter(one -> line.path("workflow_run_id")
-                    .asText().equals(one.run().id()) && !one.outcome().equals("failed")).reduce((_, last) -> last);
-            if (line != null) found.add(own.map(one -> result(one, line)).orElseGet(() ->
-                    new Finding(Kind.WITHOUT_RUN, id, "no attempt has run " + line.path("workflow_run_id").asText())));
-            boolean isPaid = own.isPresent(), isAsked = own.filter(LoggedAttempt::isAsked).isPresent();
-            for (var one : sent) {
-                if (own.filter(result -> result == one).isPresent()) continue;
-                var fate = one.run().id().isEmpty() || one.run().isMadeUp() ? byName(one)
-                        : ask(one, detail(one), stored -> fate(one, stored)); // MATCHES: it has succeeded
-                boolean mayCount = fate.kind() == Kind.MATCHES || fate.kind() == Kind.OPEN && !one.outcome().isEmpty();
-                var kind = !mayCount ? fate.kind()
-                        : isPaid ? one.isAsked() || isAsked ? Kind.SENT_AGAIN : Kind.PAID_TWICE
-                        : fate.kind() == Kind.OPEN || one.outcome().isEmpty() ? Kind.OPEN : Kind.LOST;
-                found.add(new Finding(kind, id, fate.text()));
-                isPaid |= mayCount;
-            }
-            return found;
-        }
-
-        /// A result against the run that the server has recorded, a chatflow's against its message.
-        private Finding result(LoggedAttempt own, JsonNode line) {
-            if (isChat()) return ask(own, messages(own, line.path("conversation_id").asText()), list -> {
-                for (var message : list.path("data")) if (message.path("id").equals(line.path("message_id")))
-                    return message.path("answer").asText().isEmpty() // 1.9 stores none if its stream was cut
-                            ? ask(own, detail(own), stored -> answered(own, line, parsed(stored.path("outputs"))))
-                            : answered(own, line, message);
-                return new Finding(Kind.NOT_VERIFIABLE, own.id(), "its message is gone");
-            });
-            var found = ask(own, detail(own), stored -> compared(own, difference(line, stored)));
-            if (found.kind() != Kind.NOT_VERIFIABLE) return found;
-            var other = byName(own);
-            return other.kind() != Kind.MATCHES ? found
-                    : new Finding(Kind.DIFFERS, own.id(), "its attempt has another run, " + other.text());
-        }
-
-        private static Finding answered(LoggedAttempt own, JsonNode line, JsonNode stored) {
-            return compared(own, stored.path("answer").equals(line.at("/outputs/answer")) ? "" : "outputs /answer, ");
-        }
-
-        private static Finding compared(LoggedAttempt own, String difference) {
-            return new Finding(difference.isEmpty() ? Kind.MATCHES : Kind.DIFFERS, own.id(),
-                    difference + "run " + own.run().id());
-        }
-
-        /// `outputs /answer, `, or empty.
-        private static String difference(JsonNode line, JsonNode stored) {
-            if (!stored.path("status").asText().equals(line.path("workflow_status").asText("succeeded")))
-                return "status, ";
-            var outputs = new JsonDiff(false).of("", files(line.path("outputs")),
-                    files(parsed(stored.path("outputs"))));
-            if (!outputs.isEmpty()) return "outputs " + outputs.getFirst().pointer() + ", ";
-            var sent = parsed(stored.path("inputs"));
-            return line.path("inputs").properties().stream().filter(cell -> sent.has(cell.getKey())
-                    && !isSame(cell.getValue().asText(), sent.get(cell.getKey()))).findFirst()
-                    .map(cell -> "inputs /" + cell.getKey() + ", ").orElse("");
-        }
-
-        /// A cell is text, and what was sent for it is typed. Dify stores an uploaded file as an object of its own.
-        private static boolean isSame(String cell, JsonNode sent) {
-            if (cell.isBlank() || cell.equals(sent.asText())) return true;
-            if (sent.isBoolean()) return sent.asBoolean() == cell.strip().matches("(?i)true|yes|1|on");
-            var typed = parsed(TextNode.valueOf(cell));
-            return typed.isContainerNode() || sent.isNumber() ? new JsonDiff(false).of("", typed, sent).isEmpty()
-                    : sent.isContainerNode();
-        }
-
-        /// Older versions store JSON as text.
-        private static JsonNode parsed(JsonNode value) {
-            try {
-                return value.isTextual() ? Json.MAPPER.readTree(value.asText()) : value;
-            } catch (JsonProcessingException _) {
-                return value;
+        static void print(Map<Kind, List<Finding>> found, PrintWriter out) {
+            for (var kind : Kind.values()) {
+                var all = found.getOrDefault(kind, List.of());
+                if (!all.isEmpty() || kind.isWrong())
+                    out.println("  %-22s %,9d".formatted(kind.key().replace('_', ' '), all.size()));
+                if (kind.compareTo(Kind.SENT_AGAIN) >= 0) Text.some(all, 50, one -> out.println("    "
+                        + Text.id(one.id()) + ", " + Text.text(one.text(), 200)), "    %s (--json)", out);
             }
         }
 
-        /// Files by name and size: their links change from answer to answer.
-        private static JsonNode files(JsonNode value) {
-            var copy = value.deepCopy();
-            copy.findParents("dify_model_identity").forEach(file ->
-                    ((ObjectNode) file).retain("filename", "size", "dify_model_identity"));
-            return copy;
+        static Exit exit(Set<Kind> found) {
+            if (found.stream().anyMatch(Kind::isWrong)) return Exit.ROWS_FAILED;
+            boolean isAnyChecked = found.stream().anyMatch(kind -> kind.compareTo(Kind.NOT_VERIFIABLE) < 0);
+            return isAnyChecked && !found.contains(Kind.NO_ANSWER) ? Exit.OK : Exit.STOPPED;
         }
 
-        private Finding byName(LoggedAttempt sent) {
-            if (!Attempt.Names.isUnique(sent.user()))
-                return new Finding(Kind.NOT_VERIFIABLE, sent.id(), "its user is not its own");
-            var path = isChat() ? "/conversations?limit=20&user="
-                    : "/workflows/logs?limit=20&created_by_end_user_session_id=";
-            return ask(sent, path + DifyClient.encoded(sent.user()), list -> {
-                var data = list.path("data");
-                if (!data.isArray() || list.path("has_more").asBoolean())
-                    return new Finding(Kind.NO_ANSWER, sent.id(), "not a complete list");
-                if (data.isEmpty()) return new Finding(sent.listing() == Release.Listing.FROM_START || isChat()
-                        ? Kind.NEVER_STARTED : Kind.NOT_VERIFIABLE, sent.id(), "no run of " + sent.user());
-                return !isChat() ? fate(sent, data.at("/0/workflow_run"))
-                        : ask(sent, messages(sent, data.at("/0/id").asText()), got -> fate(sent, got.at("/data/0")));
-            });
+        private static String text(JsonNode node, String name) {
+            return node.path(name).asText();
         }
 
-        /// By the status of a run or of a chatflow's message, which is `normal` also before its answer.
-        private static Finding fate(LoggedAttempt sent, JsonNode stored) {
-            var kind = switch (stored.path("status").asText()) {
-                case "succeeded", "partial-succeeded" -> Kind.MATCHES;
-                case "normal" -> stored.path("answer").asText().isEmpty() ? Kind.NOT_VERIFIABLE : Kind.MATCHES;
-                case "running", "scheduled", "paused" -> Kind.OPEN;
-                case "failed", "stopped", "error" -> Kind.FAILED;
-                default -> Kind.NO_ANSWER;
-            };
-            return new Finding(kind, sent.id(), "run " + stored.path("id").asText() + " of " + sent.user());
-        }
+        /// Asks the server, four rows at a time.
+        record Asking(Verification files, DifyClient client, boolean isChat, Optional<Pace.Rate> rate) {
+            static final int AT_ONCE = 4;
 
-        private boolean isChat() {
-            return server.kind() == AppKind.CHATFLOW;
-        }
+            Map<Kind, List<Finding>> about(List<String> ids, PrintWriter err) {
+                var screen = Screen.on(2);
+                var done = new AtomicInteger();
+                return ids.stream().gather(Gatherers.mapConcurrent(AT_ONCE, this::row)).peek(_ -> {
+                    if (done.incrementAndGet() % 20 > 0 || screen.isEmpty()) return;
+                    err.print(done + "/" + ids.size() + " rows\r"); // the next line is longer
+                    err.flush();
+                }).flatMap(List::stream).collect(Collectors.groupingBy(Finding::kind, TreeMap::new, Collectors.toList()));
+            }
 
-        private static String detail(LoggedAttempt sent) {
-            return "/workflows/run/" + DifyClient.encoded(sent.run().id());
-        }
+            private List<Finding> row(String id) {
+                var found = new ArrayList<Finding>();
+                var attempts = files.attempts().getOrDefault(id, List.of());
+                var line = files.results().get(id);
+                var own = attempts.reversed().stream().filter(sent -> line != null && !text(sent, "outcome")
+                        .equals("failed") && text(sent, "run").equals(text(line, "workflow_run_id"))).findFirst();
+                if (line != null) found.add(own.map(sent -> result(sent, line)).orElseGet(() ->
+                        new Finding(Kind.WITHOUT_RUN, id, "no attempt has run " + text(line, "workflow_run_id"))));
+                boolean isPaid = own.isPresent(), isAsked = own.filter(sent -> sent.path("again").asBoolean()).isPresent();
+                for (var sent : attempts) if (own.filter(result -> result == sent).isEmpty()) {
+                    var run = new RunRef(text(sent, "run"), text(sent, "task"));
+                    var fate = !run.isNamed() || run.isMadeUp() ? byName(sent) : byId(sent, stored -> fate(sent, stored));
+                    boolean isOver = !text(sent, "outcome").isEmpty(), hasSucceeded = fate.kind() == Kind.MATCHES;
+                    boolean mayCount = hasSucceeded || fate.kind() == Kind.OPEN && isOver;
+                    found.add(new Finding(!mayCount ? fate.kind() : isPaid ? isAsked || sent.path("again").asBoolean()
+                            ? Kind.SENT_AGAIN : Kind.PAID_TWICE
+                            : hasSucceeded && isOver ? Kind.LOST : Kind.OPEN, id, fate.text()));
+                    isPaid |= mayCount;
+                }
+                return found;
+            }
 
-        private static String messages(LoggedAttempt sent, String conversation) {
-            return "/messages?limit=20&user=" + DifyClient.encoded(sent.user()) + "&conversation_id="
-                    + DifyClient.encoded(conversation);
-        }
+            /// A result against the run that the server has recorded, a chatflow's against its message.
+            private Finding result(ObjectNode sent, JsonNode line) {
+                Function<JsonNode, Finding> compared = stored -> {
+                    var difference = difference(line, stored);
+                    return finding(difference.isEmpty() ? Kind.MATCHES : Kind.DIFFERS, sent,
+                            difference + "run " + text(sent, "run"));
+                };
+                if (isChat) return messages(sent, text(line, "conversation_id"),
+                        message -> message.path("id").equals(line.path("message_id")),
+                        message -> text(message, "answer").isEmpty() // 1.9 stores none if its stream was cut
+                                ? byId(sent, stored -> compared.apply(parsed(stored.path("outputs"))))
+                                : compared.apply(message));
+                var found = byId(sent, compared);
+                var other = found.kind() == Kind.NOT_VERIFIABLE ? byName(sent) : found;
+                return other == found || other.kind() != Kind.MATCHES ? found
+                        : finding(Kind.DIFFERS, sent, "its attempt has another run, " + other.text());
+            }
 
-        /// A run that is gone can no longer be verified.
-        private Finding ask(LoggedAttempt sent, String path, Function<JsonNode, Finding> read) {
-            return switch (stored(path)) {
-                case Reply.Got(var stored) -> read.apply(stored);
-                case Reply.NotGot(Response.Refused gone) when gone.status() == 404 ->
-                        new Finding(Kind.NOT_VERIFIABLE, sent.id(), "run " + sent.run().id() + " is gone");
-                case Reply.NotGot(var response) -> new Finding(Kind.NO_ANSWER, sent.id(), response.why());
-            };
-        }
+            private static Finding finding(Kind kind, ObjectNode sent, String text) {
+                return new Finding(kind, text(sent, "id"), text);
+            }
 
-        /// Asks at the pace of `--rate`, and again where the server says when.
-        private Reply<JsonNode> stored(String path) {
-            for (int tries = 1; ; tries++) {
-                synchronized (records) {
+            private Finding byId(ObjectNode sent, Function<JsonNode, Finding> read) {
+                return ask(sent, "/workflows/run/" + DifyClient.encoded(text(sent, "run")), read);
+            }
+
+            private Finding byName(ObjectNode sent) {
+                var user = text(sent, "user");
+                if (!Attempt.Names.isUnique(user)) return finding(Kind.NOT_VERIFIABLE, sent, "its user is not its own");
+                boolean isListed = isChat || Release.of(text(sent, "server")).listing() == Release.Listing.FROM_START;
+                return ask(sent, (isChat ? "/conversations?limit=20&user="
+                        : "/workflows/logs?limit=20&created_by_end_user_session_id=") + DifyClient.encoded(user), list -> {
+                    var data = list.path("data");
+                    if (!data.isArray() || list.path("has_more").asBoolean())
+                        return finding(Kind.NO_ANSWER, sent, "not a complete list");
+                    if (data.isEmpty())
+                        return finding(isListed ? Kind.NEVER_STARTED : Kind.NOT_VERIFIABLE, sent, "no run of " + user);
+                    return isChat ? messages(sent, data.at("/0/id").asText(), _ -> true, message -> fate(sent, message))
+                            : fate(sent, data.at("/0/workflow_run"));
+                });
+            }
+
+            private Finding messages(ObjectNode sent, String conversation, Predicate<JsonNode> which,
+                    Function<JsonNode, Finding> read) {
+                return ask(sent, "/messages?limit=20&user=" + DifyClient.encoded(text(sent, "user")) + "&conversation_id="
+                        + DifyClient.encoded(conversation), list -> list.path("data").valueStream().filter(which)
+                        .findFirst().map(read).orElseGet(() -> finding(Kind.NOT_VERIFIABLE, sent, "its message is gone")));
+            }
+
+            /// By the status of a run or of a chatflow's message, which is `normal` also before its answer.
+            private static Finding fate(ObjectNode sent, JsonNode stored) {
+                return finding(switch (text(stored, "status")) {
+                    case "succeeded", "partial-succeeded" -> Kind.MATCHES; // as far as can be said without a result
+                    case "normal" -> text(stored, "answer").isEmpty() ? Kind.NOT_VERIFIABLE : Kind.MATCHES;
+                    case "running", "scheduled", "paused" -> Kind.OPEN;
+                    case "failed", "stopped", "error" -> Kind.FAILED;
+                    default -> Kind.NO_ANSWER;
+                }, sent, "run " + text(stored, "id") + " of " + text(sent, "user"));
+            }
+
+            /// Asks at the pace of `--rate`, and up to four times where the server says when to ask again.
+            private Finding ask(ObjectNode sent, String path, Function<JsonNode, Finding> read) {
+                var reply = paced(path);
+                for (int tries = 1; tries < 4 && reply instanceof Reply.NotGot(var response)
+                        && response.pause().isPresent(); tries++) {
+                    LockSupport.parkNanos(response.pause().get().toNanos());
+                    reply = paced(path);
+                }
+                return switch (reply) {
+                    case Reply.Got(var stored) -> read.apply(stored);
+                    case Reply.NotGot(Response.Refused gone) when gone.status() == 404 ->
+                            finding(Kind.NOT_VERIFIABLE, sent, "run " + text(sent, "run") + " is gone");
+                    case Reply.NotGot(var response) -> finding(Kind.NO_ANSWER, sent, response.why());
+                };
+            }
+
+            private Reply<JsonNode> paced(String path) {
+                synchronized (files) {
                     rate.ifPresent(limit -> LockSupport.parkNanos(limit.interval().toNanos()));
                 }
-                var reply = client.stored(path);
-                if (tries == TRIES || !(reply instanceof Reply.NotGot(var response)) || response.pause().isEmpty())
-                    return reply;
-                LockSupport.parkNanos(response.pause().get().toNanos());
+                return client.stored(path);
             }
-        }
 
-        /// One line per kind, then the findings that need a person.
-        static void print(List<Finding> findings, PrintWriter out) {
-            for (var kind : Kind.values()) {
-                long count = findings.stream().filter(finding -> finding.kind() == kind).count();
-                if (count > 0 || kind.isWrong()) out.println("  " + Text.number(count) + " " + kind.text);
+            /// `outputs /answer, `, or empty.
+            private String difference(JsonNode line, JsonNode stored) {
+                if (isChat) return stored.path("answer").equals(line.at("/outputs/answer")) ? "" : "outputs /answer, ";
+                if (!text(stored, "status").equals(line.path("workflow_status").asText("succeeded"))) return "status, ";
+                var outputs = new JsonDiff(false).of("", files(line.path("outputs")), files(parsed(stored.path("outputs"))));
+                if (!outputs.isEmpty()) return "outputs " + outputs.getFirst().pointer() + ", ";
+                var sent = parsed(stored.path("inputs"));
+                return line.path("inputs").propertyStream().filter(cell -> sent.has(cell.getKey())
+                        && !isSame(cell.getValue().asText(), sent.get(cell.getKey()))).findFirst()
+                        .map(cell -> "inputs /" + cell.getKey() + ", ").orElse("");
             }
-            Text.some(findings.stream().filter(finding -> finding.kind().compareTo(Kind.SENT_AGAIN) >= 0).toList(), 50,
-                    finding -> out.println("  " + finding.kind().text + ": " + Text.id(finding.id()) + ", "
-                            + Text.text(finding.text(), 200)), "  %s (--json)", out);
-        }
 
-        static Exit exit(List<Finding> findings) {
-            if (findings.stream().anyMatch(finding -> finding.kind().isWrong())) return Exit.ROWS_FAILED;
-            boolean any = findings.stream().anyMatch(finding -> finding.kind().compareTo(Kind.NOT_VERIFIABLE) < 0);
-            boolean all = findings.stream().noneMatch(finding -> finding.kind() == Kind.NO_ANSWER);
-            return any && all ? Exit.OK : Exit.STOPPED;
+            /// A cell is text, and what was sent for it is typed. Dify stores an uploaded file as an object of its own.
+            private static boolean isSame(String cell, JsonNode sent) {
+                var typed = parsed(TextNode.valueOf(cell));
+                return cell.isBlank() || cell.equals(sent.asText())
+                        || sent.isBoolean() && sent.asBoolean() == cell.strip().matches("(?i)true|yes|1|on")
+                        || sent.isContainerNode() && !typed.isContainerNode()
+                        || !sent.isTextual() && new JsonDiff(false).of("", typed, sent).isEmpty();
+            }
+
+            /// Older versions store JSON as text.
+            private static JsonNode parsed(JsonNode value) {
+                try {
+                    return value.isTextual() ? Json.MAPPER.readTree(value.asText()) : value;
+                } catch (JsonProcessingException _) {
+                    return value;
+                }
+            }
+
+            /// Files by name and size: their links change from answer to answer.
+            private static JsonNode files(JsonNode value) {
+                var copy = value.deepCopy();
+                copy.findParents("dify_model_identity").forEach(file ->
+                        ((ObjectNode) file).retain("filename", "size", "dify_model_identity"));
+                return copy;
+            }
         }
     }
 
     /// The progress of a batch by its files, as a table or one JSON object.
-    record StatusView(Batch batch, PrintWriter out, Ansi paint) {
-        /// A rate over a shorter time is left out: it would depend on a few rows.
-        static final Duration RATED = Duration.ofSeconds(10);
+    static final class StatusView {
+        private static final Duration RATED = Duration.ofSeconds(10); // a rate over less depends on a few rows
         private static final int BAR = 30;
         private static final List<RowStatus> ORDER = List.of(RowStatus.SUCCEEDED, RowStatus.PARTIAL, RowStatus.FAILED,
                 RowStatus.PAUSED, RowStatus.UNKNOWN, RowStatus.PENDING);
 
-        void print(NextCall next) {
+        static void print(Batch batch, PrintWriter out, Ansi paint, NextCall next) {
             out.println(headline(batch, paint));
             out.println();
             bars(counts(batch.index()::count), 10, RowStatus::word, paint::by).forEach(out::println);
             out.println();
             figures(batch).forEach((name, figure) -> out.println("  " + paint.faint("%-15s".formatted(name)) + figure));
-            var groups = Cause.Group.of(batch).stream()
-                    .collect(Collectors.partitioningBy(group -> group.cause().outcome() == RowStatus.FAILED));
-            causes("Failed", groups.get(true));
-            causes("Unresolved", groups.get(false));
+            var groups = Cause.groups(batch, batch.index().onRetryList());
+            if (!groups.isEmpty()) out.println("\n  " + paint.bold("Not succeeded"));
+            int longest = paint.on() ? Math.max(40, Screen.on(1).map(Screen::width).orElse(80) - 13) : 160;
+            Text.some(List.copyOf(groups.entrySet()), Cause.SHOWN, group -> {
+                var ids = group.getValue();
+                out.println(paint.by(group.getKey().outcome(), "%,8d".formatted(ids.size())) + " × "
+                        + Text.text(group.getKey().words(), longest));
+                out.println(" ".repeat(11) + paint.faint(Text.first(3, ids.stream().map(Text::id))));
+            }, "         %s causes", out);
             var notes = notes(batch);
             if (!notes.isEmpty()) out.println();
             notes.forEach(note -> out.println("  Note: " + note));
@@ -2842,40 +2804,18 @@ final class DifyExec implements Runnable {
 
         /// `results.jsonl: 20 rows · app demo, Dify 1.16.0 · version 3f2c…`
         static String headline(Batch batch, Ansi paint) {
-            return paint.bold(batch.files().results().toString()) + ": " + rows(batch) + paint.faint(origin(batch));
-        }
-
-        static String rows(Batch batch) {
-            return Text.number(batch.index().rows()) + (batch.index().rows() == 1 ? " row" : " rows");
-        }
-
-        /// The app and the versions of the workflow that ran, if known.
-        static String origin(Batch batch) {
             var versions = batch.index().versions;
-            return batch.history().session.map(session -> " · " + Text.text("app " + session.app()
-                    + ", Dify " + session.server(), 80)).orElse("")
-                    + (versions.isEmpty() ? "" : versions.size() == 1 ? " · version " : " · versions ")
-                    + Text.first(3, versions.stream().map(version -> Text.text(version, 40)));
+            return paint.bold(batch.files().results().toString()) + ": " + Text.number(batch.index().rows())
+                    + (batch.index().rows() == 1 ? " row" : " rows") + paint.faint(batch.history().session
+                            .map(session -> " · " + Text.text("app " + session.app() + ", Dify " + session.server(), 80))
+                            .orElse("") + (versions.isEmpty() ? "" : versions.size() == 1 ? " · version " : " · versions ")
+                            + Text.first(3, versions.stream().map(version -> Text.text(version, 40))));
         }
 
-        /// Warns about the files before a batch continues.
-        static void changes(Batch batch, boolean rerun, PrintWriter err) {
-            var history = batch.history();
-            BadLine.note(history.unreadable).ifPresent(note -> err.println("Warning: " + note + "."));
-            var index = batch.index();
-            foreign(index, entry -> index.status(entry).isSuccess() || history.attemptsByRow.get(entry) > 0)
-                    .ifPresent(note -> err.println(note + "; their results are kept."));
-            if (!rerun) changed(batch, "; --rerun-changed runs %s again.").ifPresent(err::println);
-        }
-
-        /// `2 rows are not sent again, because Dify ended their runs after their forms were answered (r-3, r-8)`
-        static void answered(Batch batch, PrintWriter err) {
-            var index = batch.index();
-            var ids = batch.history().answered.stream().filter(entry -> entry < index.rows())
-                    .mapToObj(entry -> Text.id(index.id(entry))).toList();
-            if (!ids.isEmpty()) err.println("Note: " + Text.count(ids.size(), "row is", "rows are") + " not sent again, "
-                    + "because Dify ended the run after its form was answered (" + Text.first(5, ids.stream())
-                    + ").\nhint: 'retry ID' sends a row again");
+        /// The app's name, or else that of the results.
+        static String title(Batch batch) {
+            return batch.history().session.map(SessionEvent::app).filter(app -> !app.isBlank())
+                    .orElse(batch.files().results().getFileName().toString());
         }
 
         /// `  succeeded           19   95.0 %  █████████████████████████████`, without counts of zero.
@@ -2910,11 +2850,8 @@ final class DifyExec implements Runnable {
         static Map<String, String> figures(Batch batch) {
             var history = batch.history();
             var figures = new LinkedHashMap<String, String>();
-            if (history.startedAt.isPresent()) {
-                figures.put("time", Text.seconds(history.running()));
-                figures.put("", Times.local("yyyy-MM-dd HH:mm:ss", history.startedAt.get()) + " to "
-                        + Times.local(history.updatedAt.get()));
-            }
+            history.startedAt.ifPresent(start -> figures.put("time", Text.seconds(history.running()) + " ("
+                    + Times.local("yyyy-MM-dd HH:mm:ss", start) + " to " + Times.local(history.updatedAt.get()) + ")"));
             if (rate(batch) > 0 && history.running().compareTo(RATED) >= 0)
                 figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
             if (!history.latencies.isEmpty()) figures.put("latency (s)", history.latencies.words());
@@ -2933,51 +2870,30 @@ final class DifyExec implements Runnable {
             return millis == 0 ? 0 : (batch.index().rows() - batch.index().count(RowStatus.PENDING)) * 1000.0 / millis;
         }
 
-        private void causes(String heading, List<Cause.Group> groups) {
-            if (groups.isEmpty()) return;
-            out.println();
-            out.println("  " + paint.bold(heading));
-            int longest = paint.on() ? Math.max(40, Screen.on(1).map(Screen::width).orElse(80) - 13) : 160;
-            Text.some(groups, Cause.Group.SHOWN, group -> {
-                out.println(paint.by(group.cause().outcome(), "%,8d".formatted(group.count())) + " × "
-                        + Text.text(group.cause().words(), longest));
-                out.println(" ".repeat(11) + paint.faint(group.examples()));
-            }, "         %s causes", out);
-        }
-
+        /// What is unusual about a batch: also reported before it continues.
         static List<String> notes(Batch batch) {
+            var index = batch.index();
             var history = batch.history();
+            var changed = history.changed;
             var notes = new ArrayList<String>();
-            if (!batch.index().isComplete())
+            if (!index.isComplete())
                 history.stopped.ifPresent(why -> notes.add("the last call stopped early: " + Text.text(why, 300)));
-            changed(batch, "; 'run --rerun-changed' runs %s again").ifPresent(notes::add);
+            BadLine.note(history.unreadable).ifPresent(notes::add);
+            if (!changed.isEmpty()) notes.add(Text.count(changed.cardinality(), "succeeded row")
+                    + " changed in the CSV (first: " + Text.id(index.id(changed.nextSetBit(0)))
+                    + "); 'run --rerun-changed' runs " + (changed.cardinality() == 1 ? "it" : "them") + " again");
+            if (index.size() > index.rows()) notes.add(Text.count(index.size() - index.rows(), "id of the batch is",
+                    "ids of the batch are") + " not in the CSV (first: " + Text.id(index.id(index.rows())) + ")");
+            var answered = history.answered.stream().filter(batch::isRow).mapToObj(index::id).map(Text::id).toList();
+            if (!answered.isEmpty()) notes.add(Text.count(answered.size(), "row is", "rows are")
+                    + " not sent again, because Dify ended the run after its form was answered ("
+                    + Text.first(5, answered.stream()) + "); 'retry ID' sends a row again");
             if (history.lateRuns > 0) notes.add(Text.count(history.lateRuns, "run")
                     + " finished after the row was sent again");
             if (!history.missingFiles.isEmpty()) notes.add(history.missingFiles.toString());
-            BadLine.note(history.unreadable).ifPresent(notes::add);
             if (!history.lost().isEmpty()) notes.add(Text.count(history.lost().size(), "row")
                     + " succeeded according to the log but not in the results; 'run --rebuild' fetches them");
-            foreign(batch.index(), _ -> true).ifPresent(notes::add);
             return notes;
-        }
-
-        /// `2 ids of the batch are not in the CSV (first: a)`
-        private static Optional<String> foreign(Index index, IntPredicate which) {
-            var ids = IntStream.range(index.rows(), index.size()).filter(which).toArray();
-            return ids.length == 0 ? Optional.empty()
-                    : Optional.of(Text.count(ids.length, "id of the batch is", "ids of the batch are")
-                            + " not in the CSV (first: " + Text.id(index.id(ids[0])) + ")");
-        }
-
-        /// `2 succeeded rows changed in the CSV (first: a)`
-        ///
-        /// @param more what follows; `%s` is it or them
-        static Optional<String> changed(Batch batch, String more) {
-            var changed = batch.history().changed;
-            return changed.isEmpty() ? Optional.empty() : Optional.of(Text.count(changed.cardinality(), "succeeded row")
-                    + " changed in the CSV (first: "
-                    + Text.id(batch.index().id(changed.nextSetBit(0))) + ")"
-                    + more.formatted(changed.cardinality() == 1 ? "it" : "them"));
         }
 
         /// The keys and their order are a promise; see docs/files.md.
@@ -2991,7 +2907,7 @@ final class DifyExec implements Runnable {
                     "total_tokens", history.spent.tokens(),
                     "started_at", history.startedAt.map(Times::text).orElse(null),
                     "updated_at", history.updatedAt.map(Times::text).orElse(null),
-                    "errors", Cause.Group.of(batch).stream().map(Cause.Group::json).toList(),
+                    "errors", Cause.json(Cause.groups(batch, index.onRetryList())),
                     "running_seconds", history.running().toMillis() / 1000.0,
                     "rows_per_second", Math.round(rate(batch) * 1000) / 1000.0,
                     "seconds", history.latencies.percentiles(),
@@ -3002,92 +2918,67 @@ final class DifyExec implements Runnable {
                     "unread_lines", history.unreadable.size(),
                     "ids_not_in_input", index.size() - index.rows(),
                     "missing_files", history.missingFiles.json(),
-                    "versions", List.copyOf(batch.index().versions),
+                    "versions", List.copyOf(index.versions),
                     "changed_in_input", history.changed.cardinality(),
                     "runs_without_price", history.spent.unpriced(),
                     "stopped", history.stopped.orElse(null)));
             return Json.text(json);
         }
 
-        /// The progress of each of a batch's shards, as a table or one JSON object.
+        /// All shards of a batch that is not merged yet, with a line for each, as a table or one JSON object.
         ///
         /// @param hasCsv otherwise, the rows of shards that have not started are not known
-        record OfShards(Shards shards, Index index, List<OfShard> each, boolean hasCsv) {
-            record OfShard(Shard shard, boolean isStarted, History history, Map<RowStatus, Long> counts) {}
-
+        record OfShards(Path results, List<Batch> shards, boolean hasCsv) {
             static OfShards of(Shards shards, Optional<Csv> csv) {
-                var index = csv.map(Csv::check).orElseGet(Index::new);
-                var histories = new HashMap<Shard, History>();
-                try {
-                    for (var files : shards.files()) {
-                        files.requireOurs();
-                        Results.read(files.results(), index, List.of());
-                        histories.put(Shards.shard(files), History.read(files.log(), index, List.of()));
-                    }
-                } catch (IOException problem) {
-                    throw new Unusable(shards.whole().results() + ": " + Text.of(problem));
-                }
-                var all = IntStream.range(0, index.rows()).boxed().collect(Collectors.groupingBy(
-                        entry -> Shard.of(index.id(entry), shards.count()),
-                        Collectors.groupingBy(index::status, Collectors.counting())));
-                var each = new ArrayList<OfShard>();
-                for (int number = 1; number <= shards.count(); number++) {
-                    var shard = new Shard(number, shards.count());
-                    var counts = all.getOrDefault(shard, Map.of());
-                    each.add(new OfShard(shard, histories.containsKey(shard), histories.getOrDefault(shard,
-                            new History(index)), counts(status -> counts.getOrDefault(status, 0L))));
-                }
-                return new OfShards(shards, index, each, csv.isPresent());
+                var whole = shards.whole().results();
+                return new OfShards(whole, IntStream.rangeClosed(1, shards.count()).mapToObj(number -> Batch.peek(
+                        BatchFiles.of(new Shard(number, shards.count()).of(whole)), csv, false, List.of())).toList(),
+                        csv.isPresent());
             }
 
             boolean isComplete() {
-                return index.isComplete() && (hasCsv || shards.files().size() == shards.count())
-                        && each.stream().allMatch(one -> one.history().missingFiles.isEmpty());
+                return shards.stream().allMatch(shard -> shard.index().isComplete() && (hasCsv || shard.files().isStarted())
+                        && shard.history().missingFiles.isEmpty());
+            }
+
+            private long sum(ToLongFunction<Batch> figure) {
+                return shards.stream().mapToLong(figure).sum();
+            }
+
+            private Map<RowStatus, Long> counts() {
+                return StatusView.counts(status -> sum(shard -> shard.index().count(status)));
             }
 
             void print(PrintWriter out, Ansi paint, NextCall next) {
-                var statuses = ORDER.stream().filter(status -> index.count(status) > 0).toList();
-                out.println(paint.bold(shards.whole().results().toString()) + ": " + shards.files().size() + " of "
-                        + Text.count(shards.count(), "shard") + " started, not merged yet");
+                var started = shards.stream().filter(shard -> shard.files().isStarted()).toList();
+                out.println(paint.bold(results.toString()) + ": " + started.size() + " of "
+                        + Text.count(shards.size(), "shard") + " started, not merged yet\n");
+                bars(counts(), 10, RowStatus::word, paint::by).forEach(out::println);
                 out.println();
-                out.println("  " + paint.faint("%-9s %11s".formatted("shard", "rows") + statuses.stream()
-                        .map(status -> " %11s".formatted(status.word())).collect(joining())
-                        + " %9s  %s".formatted("in flight", "last event")));
-                for (var one : each) out.println(line(one.shard().toString(), one.counts(), statuses,
-                        " %9s  %s".formatted(Text.number(one.history().inFlight()), one.isStarted()
-                                ? one.history().updatedAt.map(Times::local).orElse("") : "not started")));
-                out.println(line("total", counts(index::count), statuses,
-                        " %9s".formatted(Text.number(sum(History::inFlight)))));
+                for (var shard : shards) {
+                    var counts = RowStatus.counts(shard.index()::count, paint::by);
+                    out.println("  " + paint.faint("%-7s".formatted(shard.files().shard().orElseThrow()))
+                            + (counts.isEmpty() ? "" : counts + " · ") + shard.history().updatedAt.map(at ->
+                                    shard.history().inFlight() + " in flight · " + Times.local(at)).orElse("not started"));
+                }
                 out.println();
                 // without a CSV, every shard that has not started is assumed to have rows
-                var missing = each.stream().filter(one -> !one.isStarted()
-                        && (!hasCsv || StatusView.sum(one.counts()) > 0)).map(OfShard::shard).toList();
-                var started = each.stream().filter(OfShard::isStarted).findFirst().orElseThrow().history();
-                next.print(missing, started, shards.whole().results(), out);
+                var missing = shards.stream().filter(shard -> !shard.files().isStarted()
+                        && (!hasCsv || shard.index().rows() > 0)).map(shard -> shard.files().shard().orElseThrow()).toList();
+                next.print(missing, started.getFirst().history(), results, out);
             }
 
-            private static String line(String name, Map<RowStatus, Long> counts, List<RowStatus> statuses,
-                    String rest) {
-                return ("  %-9s %11s".formatted(name, Text.number(StatusView.sum(counts))) + statuses.stream()
-                        .map(status -> " %11s".formatted(Text.number(counts.get(status)))).collect(joining())
-                        + rest).stripTrailing();
-            }
-
-            private long sum(ToLongFunction<History> of) {
-                return each.stream().map(OfShard::history).mapToLong(of).sum();
-            }
-
-            /// The keys and their order are a promise.
             String json() {
-                var all = StatusView.json(counts(index::count));
-                all.putAll(object("attempts", sum(history -> history.attempts),
-                        "retries", sum(history -> history.retries),
-                        "total_tokens", sum(history -> history.spent.tokens()),
-                        "in_flight", sum(History::inFlight), "shards", each.stream().map(one -> {
-                            var json = object("shard", one.shard().toString(), "started", one.isStarted());
-                            json.putAll(StatusView.json(one.counts()));
-                            json.put("in_flight", one.history().inFlight());
-                            json.put("updated_at", one.history().updatedAt.map(Times::text).orElse(null));
+                var all = StatusView.json(counts());
+                all.putAll(object("attempts", sum(shard -> shard.history().attempts),
+                        "retries", sum(shard -> shard.history().retries),
+                        "total_tokens", sum(shard -> shard.history().spent.tokens()),
+                        "in_flight", sum(shard -> shard.history().inFlight()), "shards", shards.stream().map(shard -> {
+                            var json = object("shard", shard.files().shard().orElseThrow().toString(),
+                                    "started", shard.files().isStarted());
+                            json.putAll(StatusView.json(StatusView.counts(shard.index()::count)));
+                            json.put("in_flight", shard.history().inFlight());
+                            json.put("updated_at", shard.history().updatedAt.map(Times::text).orElse(null));
                             return json;
                         }).toList()));
                 return Json.text(all);
@@ -3105,6 +2996,8 @@ final class DifyExec implements Runnable {
         private static final Set<String> ONE_OFF = Set.of("--fresh", "--pending-only", "--on-finish", "--rebuild",
                 "--force", "--resend-unknown", "--rerun-changed", "--limit", "--ids", "--json", "--html", "--show",
                 "--failed", "--raw", "--partial", "--input", "--output");
+        private static final String FOR_SHELL = "--(demo|base-url|workflow-id|files|no-check|user|env-file|timeout)\\b.*",
+                FOR_MERGE = "--(id-column|encoding|delimiter)\\b.*";
 
         static NextCall of(CommandLine.ParseResult parsed, String start) {
             var ids = parsed.matchedPositionals().stream()
@@ -3122,50 +3015,48 @@ final class DifyExec implements Runnable {
             }
             Function<String, Optional<String>> value = name -> Optional.ofNullable(parsed.matchedOption(name))
                     .map(option -> option.stringValues().getFirst());
-            return new NextCall(parsed.commandSpec().name(), start, value.apply("-i"), value.apply("-o"),
-                    List.copyOf(kept));
+            return new NextCall(parsed.commandSpec().name(), start, value.apply("-i"), value.apply("-o"), kept);
         }
 
         /// Continues a batch.
         void print(Batch batch, PrintWriter out) {
             var index = batch.index();
+            var history = batch.history();
             var results = batch.files().results();
+            boolean isPending = index.count(RowStatus.PENDING) > 0, hasFailed = index.count(RowStatus.FAILED) > 0;
             if (index.isComplete()) {
-                out.println(batch.csv().isPresent() ? "All rows succeeded."
-                        : "All recorded rows succeeded. Pass -i " + csv(Optional.of(batch.history()), results)
-                                + " to include rows not yet run.");
-                if (batch.csv().isPresent() && !command.equals("export")) completed(batch, out);
+                completed(batch, out);
                 return;
             }
-            boolean isPending = index.count(RowStatus.PENDING) > 0;
-            if (!isPending && index.count(RowStatus.FAILED) == 0)
+            if (!isPending && !hasFailed)
                 out.println("Unresolved rows are looked up on the next run; --resend-unknown sends them again.");
-            var others = batch.history().merge.map(merge -> Shards.others(merge.taken().keySet(), merge.shards(),
-                    index, IntStream.range(0, index.rows()))).orElse(List.of());
-            boolean isFirm = !isPending && index.count(RowStatus.FAILED) > 0 && index.onRetryList().allMatch(entry ->
-                    index.status(entry) == RowStatus.FAILED && batch.history().isFirm(entry));
-            if (!others.isEmpty()) print(others, batch.history(), results, out);
+            var others = history.merge.map(merge -> Shards.others(merge.taken().keySet(), merge.shards(), index,
+                    IntStream.range(0, index.rows()))).orElse(List.of());
+            boolean isFirm = !isPending && hasFailed && index.onRetryList().allMatch(entry ->
+                    index.status(entry) == RowStatus.FAILED && history.isFirm(entry));
+            if (!others.isEmpty()) print(others, history, results, out);
             else if (isFirm) {
                 if (start.isEmpty()) out.println("Next: failures --by error");
-                else with(words.stream().filter(word -> word.matches("--(demo|base-url|workflow-id|files|no-check|user"
-                        + "|env-file|timeout)\\b.*"))).print("shell", Optional.of(batch.history()), results, out);
+                else only(FOR_SHELL).print("shell", Optional.of(history), results, out);
                 report(results, out);
-            } else print(isPending ? "run" : "retry", Optional.of(batch.history()), results, out);
+            } else print(isPending ? "run" : "retry", Optional.of(history), results, out);
         }
 
         /// The next shard or a merge, else the results as a CSV.
         private void completed(Batch batch, PrintWriter out) {
             var results = batch.files().results();
             var shard = batch.files().shard();
-            if (shard.isPresent() && words.stream().noneMatch(word -> word.startsWith("--shard"))) return;
-            if (shard.isPresent()) with(words.stream().filter(word -> !word.startsWith("--shard"))).print(
-                    IntStream.rangeClosed(1, shard.get().count()).mapToObj(number ->
-                            new Shard(number, shard.get().count())).toList(), batch.history(),
-                    Path.of(output.orElseThrow()), out);
-            else {
-                with(Stream.of("out.csv")).print("export", Optional.empty(), results, out);
+            if (batch.csv().isEmpty()) out.println("All recorded rows succeeded. Pass -i "
+                    + csv(Optional.of(batch.history()), results) + " to include rows not yet run.");
+            else out.println("All rows succeeded.");
+            if (batch.csv().isEmpty() || command.equals("export")) return;
+            if (shard.isEmpty()) {
+                with(List.of("out.csv")).print("export", Optional.empty(), results, out);
                 report(results, out);
-            }
+            } else if (words.stream().anyMatch(word -> word.startsWith("--shard")))
+                only("(?!--shard).*").print(IntStream.rangeClosed(1, shard.get().count())
+                        .mapToObj(number -> new Shard(number, shard.get().count())).toList(), batch.history(),
+                        Path.of(output.orElseThrow()), out);
         }
 
         private void report(Path results, PrintWriter out) {
@@ -3176,15 +3067,19 @@ final class DifyExec implements Runnable {
         /// Runs a shard that has no files here, or merges all.
         void print(Collection<Shard> others, History known, Path results, PrintWriter out) {
             var away = others.stream().filter(shard -> !BatchFiles.of(shard.of(results)).isStarted()).findFirst();
-            away.ifPresent(shard ->
-                    out.println("No files for shard " + shard + " here. Copy them over if it ran on another machine."));
-            var kept = away.isPresent() ? Stream.concat(words.stream(), Stream.of("--shard " + away.get()))
-                    : words.stream().filter(word -> word.matches("--(id-column|encoding|delimiter)\\b.*"));
-            with(kept).print(away.isPresent() ? "run" : "merge", Optional.of(known), results, out);
+            away.ifPresentOrElse(shard -> {
+                out.println("No files for shard " + shard + " here. Copy them over if it ran on another machine.");
+                with(Stream.concat(words.stream(), Stream.of("--shard " + shard)).toList())
+                        .print("run", Optional.of(known), results, out);
+            }, () -> only(FOR_MERGE).print("merge", Optional.of(known), results, out));
         }
 
-        private NextCall with(Stream<String> words) {
-            return new NextCall(command, start, input, output, words.toList());
+        private NextCall only(String pattern) {
+            return with(words.stream().filter(word -> word.matches(pattern)).toList());
+        }
+
+        private NextCall with(List<String> words) {
+            return new NextCall(command, start, input, output, words);
         }
 
         /// Starts the batch of a CSV that was checked, unless one with the usual name exists.
@@ -3217,8 +3112,20 @@ final class DifyExec implements Runnable {
 
     /// Why rows failed or are unresolved.
     record Cause(RowStatus outcome, String text) {
+        static final int SHOWN = 10;
+
         static Cause of(Batch batch, int entry) {
             return new Cause(batch.index().status(entry), batch.history().cause(entry));
+        }
+
+        /// The ids of rows by cause, the most frequent cause first.
+        static Map<Cause, List<String>> groups(Batch batch, IntStream rows) {
+            var groups = rows.boxed().collect(Collectors.groupingBy(entry -> Cause.of(batch, entry), LinkedHashMap::new,
+                    Collectors.mapping(batch.index()::id, Collectors.toList())));
+            var sorted = new LinkedHashMap<Cause, List<String>>();
+            groups.entrySet().stream().sorted(Comparator.comparingInt(group -> -group.getValue().size()))
+                    .forEach(group -> sorted.put(group.getKey(), group.getValue()));
+            return sorted;
         }
 
         /// `unknown: the answer broke off`; for failed rows, the text alone.
@@ -3226,42 +3133,20 @@ final class DifyExec implements Runnable {
             return outcome == RowStatus.FAILED ? text : outcome.word() + ": " + text;
         }
 
-        /// @param ids the first few
-        record Group(Cause cause, long count, List<String> ids) {
-            static final int SHOWN = 10;
+        /// `3 × unknown: the answer broke off (r-1, r-2, …)`
+        String line(List<String> ids, int examples) {
+            return ids.size() + " × " + Text.text(words(), 160) + " ("
+                    + Text.first(examples, ids.stream().map(Text::id)) + ")";
+        }
 
-            /// All failed and unresolved rows, the most frequent cause first.
-            static List<Group> of(Batch batch) {
-                return of(batch, batch.index().onRetryList(), 3);
-            }
-
-            static List<Group> of(Batch batch, IntStream rows, int examples) {
-                var groups = rows.boxed().collect(Collectors.groupingBy(entry -> Cause.of(batch, entry),
-                        LinkedHashMap::new, Collectors.toList()));
-                return groups.entrySet().stream()
-                        .map(group -> new Group(group.getKey(), group.getValue().size(),
-                                group.getValue().stream().limit(examples).map(batch.index()::id).toList()))
-                        .sorted(Comparator.comparingLong(Group::count).reversed()).toList();
-            }
-
-            /// `r-1, r-2, r-3, …`
-            String examples() {
-                return ids.stream().map(Text::id).collect(joining(", ")) + (count > ids.size() ? ", …" : "");
-            }
-
-            /// `3 × unknown: the answer broke off (r-1, r-2, r-3)`
-            String line() {
-                return count + " × " + Text.text(cause.words(), 160) + " (" + examples() + ")";
-            }
-
-            Map<String, Object> json() {
-                return object("outcome", cause.outcome().word(), "cause", cause.text(), "count", count,
-                        "ids", ids);
-            }
+        static List<Map<String, Object>> json(Map<Cause, List<String>> groups) {
+            return groups.entrySet().stream().map(group -> object("outcome", group.getKey().outcome().word(), "cause",
+                    group.getKey().text(), "count", group.getValue().size(),
+                    "ids", group.getValue().stream().limit(3).toList())).toList();
         }
     }
 
-    /// A CSV that spreadsheet programs open unharmed: UTF-8 with byte order mark, CR LF, and no formulas.
+    /// A CSV that spreadsheet programs open unharmed: UTF-8 with byte order mark, CR LF, and no formulas. Or a book.
     static final class Spreadsheet {
         private static final int LONGEST_IN_EXCEL = 32_767;
         private static final Pattern CONTROLS = Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F]");
@@ -3272,7 +3157,7 @@ final class DifyExec implements Runnable {
         private final boolean raw;
         private CellWriter cells; // null: a book is written
         private BookWriter book;
-        private int texts = Integer.MAX_VALUE;
+        private int texts;
         private long rows = -1, escaped = 0, tooLong = 0; // the first row is the header
 
         /// @param raw whether every cell stays as it is
@@ -3282,19 +3167,22 @@ final class DifyExec implements Runnable {
             this.raw = raw;
         }
 
-        private void open(OutputStream out) throws IOException {
+        /// @param texts how many columns are text, whatever their cells look like
+        void open(OutputStream out, Collection<String> head, int texts) throws IOException {
+            this.texts = texts;
             if (path.toString().toLowerCase(Locale.ROOT).endsWith(".xlsx")) book = new BookWriter(out);
             else cells = new CellWriter(Json.utf8(out), delimiter, true, "\r\n");
+            write(head);
         }
 
-        private void write(Collection<String> row) throws IOException {
+        void write(Collection<String> row) throws IOException {
             rows++;
             tooLong += row.stream().filter(cell -> cell.length() > LONGEST_IN_EXCEL).count();
             if (book != null) book.write(row, texts);
             else cells.write(raw ? row : row.stream().map(this::escaped).toList());
         }
 
-        private void finish() throws IOException {
+        void finish() throws IOException {
             if (book != null) book.finish();
             else cells.flush();
         }
@@ -3309,13 +3197,14 @@ final class DifyExec implements Runnable {
         }
 
         /// Empty for a missing value.
-        private static String cell(JsonNode value) {
-            return value == null || value.isNull() || value.isMissingNode() ? "" : RowEnd.text(value);
+        static String cell(JsonNode value) {
+            return value == null || value.isNull() ? "" : RowEnd.text(value);
         }
 
-        private void report(PrintWriter err, String remedy) {
+        void report(PrintWriter err) {
+            err.println(Text.count(rows, "row") + ".");
             if (escaped > 0) err.println("Escaped " + Text.count(escaped, "cell that looks like a formula",
-                    "cells that look like formulas") + remedy + ".");
+                    "cells that look like formulas") + ".");
             if (tooLong > 0) err.println(Text.count(tooLong, "cell is", "cells are") + " longer than "
                     + Text.number(LONGEST_IN_EXCEL) + " characters: Excel cuts off the rest.");
             err.flush();
@@ -3342,70 +3231,28 @@ final class DifyExec implements Runnable {
                     "tokens", "price", "currency", "edited");
 
             void write(OutputStream out) throws IOException {
-                file.open(out);
-                file.texts = csv.columns().size() + outputs.size();
                 var head = new LinkedHashSet<>(csv.titles());
                 for (var name : Stream.concat(outputs.stream().map("output."::concat), ENDING.stream()).toList())
                     while (!head.add(name)) name = "run." + name;
-                file.write(head);
-                try (var endings = new LineOffsets.RowEnds(batch)) {
+                file.open(out, head, csv.columns().size() + outputs.size());
+                try (var ends = new LineOffsets.RowEnds(batch)) {
                     var rows = batch.rows(entry -> !failed || batch.index().status(entry).isOnRetryList());
-                    while (rows.hasNext()) file.write(cells(rows.next(), endings));
+                    while (rows.hasNext()) file.write(cells(rows.next(), ends));
                 }
                 file.finish();
             }
 
-            private List<String> cells(Row row, LineOffsets.RowEnds endings) throws IOException {
-                var ending = endings.of(row.index());
+            private List<String> cells(Row row, LineOffsets.RowEnds ends) throws IOException {
+                var end = ends.of(row.index());
                 var cells = new ArrayList<>(row.inputs().values());
-                for (var name : outputs) cells.add(cell(ending.outputs().get(name)));
+                for (var name : outputs) cells.add(cell(end.outputs().get(name)));
                 long attempts = batch.history().attemptsByRow.get(row.index());
                 long millis = batch.offsets().millis.get(row.index());
-                cells.addAll(List.of(batch.index().status(row.index()).word(), ending.error(), ending.run(),
+                cells.addAll(List.of(batch.index().status(row.index()).word(), end.error(), end.run(),
                         attempts == 0 ? "" : Long.toString(attempts),
-                        millis == 0 ? ending.seconds() : BigDecimal.valueOf(millis, 3).toPlainString(),
-                        ending.tokens(), ending.price(), ending.currency(), ending.edited() ? "true" : ""));
+                        millis == 0 ? end.seconds() : BigDecimal.valueOf(millis, 3).toPlainString(),
+                        end.tokens(), end.price(), end.currency(), end.edited() ? "true" : ""));
                 return cells;
-            }
-
-            void report(PrintWriter err) {
-                err.println(Text.count(file.rows, "row") + (failed ? " failed or unresolved" : "") + ", "
-                        + Text.count(outputs.size(), "output column") + ".");
-                StatusView.changed(batch, ": their cells here are those of today, their outputs are not.")
-                        .ifPresent(err::println);
-                file.report(err, " (--raw keeps them as they are)");
-            }
-        }
-
-        /// All rows of two batches, their outputs side by side.
-        record OfBoth(Comparison both, Spreadsheet file) {
-            void write(OutputStream out) throws IOException {
-                file.open(out);
-                var head = new ArrayList<>(List.of("id", "kind", "differs"));
-                both.inputNames.forEach(name -> head.add("input." + name));
-                for (var name : both.outputNames)
-                    for (var side : List.of("first", "second")) head.add(side + both.scope.pointer(name));
-                head.addAll(List.of("error_first", "error_second"));
-                file.write(head);
-                for (int number = 0; number < both.size(); number++) file.write(cells(both.pair(number)));
-                file.finish();
-            }
-
-            private List<String> cells(Comparison.Pair pair) {
-                var cells = new ArrayList<>(List.of(pair.id(), pair.match().key(), pair.differences().stream()
-                        .map(JsonDiff.Difference::pointer).collect(joining(" "))));
-                var known = pair.first().inputs().isEmpty() ? pair.second().inputs() : pair.first().inputs();
-                both.inputNames.forEach(name -> cells.add(cell(known.get(name))));
-                for (var name : both.outputNames) for (var ending : List.of(pair.first(), pair.second()))
-                    cells.add(cell(both.scope.part(ending.outputs().get(name))));
-                cells.addAll(List.of(pair.first().error(), pair.second().error()));
-                return cells;
-            }
-
-            void report(PrintWriter err) {
-                err.println(Text.count(file.rows, "row") + ", "
-                        + Text.count(both.outputNames.size(), "output") + " side by side.");
-                file.report(err, "");
             }
         }
     }
@@ -3413,7 +3260,7 @@ final class DifyExec implements Runnable {
     /// A self-contained page that opens offline, with all rows to search. [Html] draws it from JSON, so that no value
     /// becomes markup.
     static final class WebPage {
-        private static final int BLOCK = 5_000, LONGEST = 2_000, CONTEXT = 300;
+        private static final int BLOCK = 5_000, LONGEST = 2_000;
 
         /// A row for the script, by its number.
         interface RowJson {
@@ -3430,8 +3277,35 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private static void write(OutputStream file, Map<String, Object> batch, int rows, RowJson row)
-                throws IOException {
+        /// A batch with its charts, its causes of failure and its rows.
+        static void report(Batch batch, OutputStream file) throws IOException {
+            var groups = Cause.groups(batch, batch.index().onRetryList());
+            var causes = new HashMap<Cause, Integer>();
+            groups.keySet().forEach(cause -> causes.put(cause, causes.size()));
+            var totals = new LinkedHashMap<String, Long>();
+            StatusView.counts(batch.index()::count).forEach((status, rows) -> totals.put(status.word(), rows));
+            try (var ends = new LineOffsets.RowEnds(batch)) {
+                var rows = batch.rows(_ -> true);
+                write(file, object("title", StatusView.title(batch), "about", StatusView.headline(batch, Ansi.OFF),
+                        "totals", totals, "figures", StatusView.figures(batch), "notes", StatusView.notes(batch),
+                        "causes", Cause.json(groups)), batch.index().size(), entry -> {
+                            var status = batch.index().status(entry);
+                            var end = ends.of(entry);
+                            var inputs = new LinkedHashMap<>(end.inputs());
+                            var cells = rows.hasNext() ? rows.next().inputs() : Map.<String, String>of();
+                            if (inputs.isEmpty())
+                                cells.forEach((column, cell) -> inputs.put(column, TextNode.valueOf(cell)));
+                            return filled("id", batch.index().id(entry), "outcome", status.word(),
+                                    "cause", causes.get(Cause.of(batch, entry)),
+                                    "seconds", seconds(batch, entry), "tokens", end.tokens(),
+                                    "price", (end.price() + " " + end.currency()).strip(), "run", end.run(),
+                                    "edited", end.edited(), "inputs", values(inputs), "outputs", values(end.outputs()),
+                                    "attempts", attempts(entry, ends, end.run()));
+                        });
+            }
+        }
+
+        static void write(OutputStream file, Map<String, Object> batch, int rows, RowJson row) throws IOException {
             var out = new BufferedWriter(Json.utf8(file), 1 << 16);
             out.write(Html.HEAD.formatted(hash(Html.STYLE), hash(Html.SCRIPT), VERSION, Html.STYLE) + Html.BODY);
             out.write("<script type=\"application/json\" id=\"batch\">" + json(batch) + "</script>\n");
@@ -3451,20 +3325,11 @@ final class DifyExec implements Runnable {
 
         /// JSON without the characters that could end the script element around it.
         private static String json(Object value) {
-            return Json.text(value).replace("<", "\\u003C").replace(">", "\\u003E")
-                    .replace("&", "\\u0026").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029");
-        }
-
-        private static <T> Map<String, Long> totals(Map<T, Long> counts, Function<T, String> word) {
-            var totals = new LinkedHashMap<String, Long>();
-            counts.forEach((key, count) -> {
-                if (count > 0) totals.put(word.apply(key), count);
-            });
-            return totals;
+            return Json.text(value).replace("<", "\\u003C").replace(">", "\\u003E").replace("&", "\\u0026");
         }
 
         /// Text as it is, or `json`; only the beginning of what is too long, and its `length`.
-        private static Map<String, Object> values(Map<String, JsonNode> values) {
+        static Map<String, Object> values(Map<String, JsonNode> values) {
             var shown = new LinkedHashMap<String, Object>();
             values.forEach((name, value) -> {
                 var text = RowEnd.text(value);
@@ -3476,160 +3341,49 @@ final class DifyExec implements Runnable {
         }
 
         /// Without the fields that say nothing: a page may have 100,000 rows.
-        private static Map<String, Object> filled(Object... namesAndValues) {
+        static Map<String, Object> filled(Object... namesAndValues) {
             var object = object(namesAndValues);
             object.values().removeIf(value -> value == null || Set.of("", 0L, 0.0, false).contains(value));
             return object;
         }
 
-        private static List<Long> sessions(Batch batch) {
-            return batch.history().sessions.stream().map(Instant::toEpochMilli).toList();
+        static double seconds(Batch batch, int entry) {
+            return entry < 0 ? 0 : batch.offsets().millis.get(entry) / 1000.0;
         }
 
-        private static List<Map<String, Object>> attempts(int entry, LineOffsets.RowEnds endings, String run)
+        private static List<Map<String, Object>> attempts(int entry, LineOffsets.RowEnds ends, String run)
                 throws IOException {
-            var attempts = new ArrayList<Map<String, Object>>();
-            if (entry >= 0) for (var trace : endings.traces(entry)) {
+            return ends.traces(entry).stream().map(trace -> {
                 var attempt = object("start", trace.attempt.t().toEpochMilli(),
                         "mode", trace.attempt.mode().toString());
-                trace.ends.stream().skip(Math.max(0, trace.ends.size() - 1)).forEach(end -> attempt.putAll(filled(
-                        "outcome", end.outcome(), "seconds", end.seconds(),
-                        "tokens", end.tokens(), "price", end.price(), "currency", end.currency(),
-                        "error", end.error(), "run", end.run().equals(run) ? "" : end.run())));
-                attempts.add(attempt);
-            }
-            return attempts;
-        }
-
-        /// A batch with its charts, its causes of failure and its rows.
-        record Report(Batch batch) {
-            void write(OutputStream file) throws IOException {
-                var groups = Cause.Group.of(batch);
-                var causes = new HashMap<Cause, Integer>();
-                for (var group : groups) causes.put(group.cause(), causes.size());
-                try (var endings = new LineOffsets.RowEnds(batch)) {
-                    var rows = batch.rows(_ -> true);
-                    WebPage.write(file, head(groups), batch.index().size(), entry -> row(entry,
-                            causes.get(Cause.of(batch, entry)), rows.hasNext() ? rows.next().inputs() : Map.of(),
-                            endings));
-                }
-            }
-
-            private Map<String, Object> head(List<Cause.Group> groups) {
-                var history = batch.history();
-                var time = history.startedAt.isEmpty() ? "" : " · "
-                        + Times.local("yyyy-MM-dd HH:mm", history.startedAt.get()) + " to "
-                        + Times.local("yyyy-MM-dd HH:mm xxx", history.updatedAt.get());
-                var figures = StatusView.figures(batch);
-                figures.remove("");
-                return object("title", batch.files().results().getFileName().toString(),
-                        "about", StatusView.rows(batch) + StatusView.origin(batch) + time,
-                        "totals", totals(StatusView.counts(batch.index()::count), RowStatus::word),
-                        "figures", figures, "notes", StatusView.notes(batch),
-                        "causes", groups.stream().map(Cause.Group::json).toList(),
-                        "sessions", object("", sessions(batch)));
-            }
-
-            private Map<String, Object> row(int entry, Integer cause, Map<String, String> cells,
-                    LineOffsets.RowEnds endings) throws IOException {
-                var status = batch.index().status(entry);
-                var ending = endings.of(entry);
-                var inputs = new LinkedHashMap<>(ending.inputs());
-                if (inputs.isEmpty())
-                    cells.forEach((column, cell) -> inputs.put(column, TextNode.valueOf(cell)));
-                return filled("id", Text.text(batch.index().id(entry), LONGEST), "outcome", status.word(),
-                        "cause", status.isOnRetryList() ? cause : null,
-                        "seconds", batch.offsets().millis.get(entry) / 1000.0, "tokens", ending.tokens(),
-                        "price", (ending.price() + " " + ending.currency()).strip(), "run", ending.run(),
-                        "edited", ending.edited(), "inputs", values(inputs), "outputs", values(ending.outputs()),
-                        "attempts", attempts(entry, endings, ending.run()));
-            }
-        }
-
-        /// Two batches side by side, all rows with their differences marked.
-        record OfBoth(Comparison both) {
-            void write(OutputStream file) throws IOException {
-                var outputs = List.copyOf(both.outputs.keySet());
-                WebPage.write(file, head(), both.size(), number -> row(both.pair(number), outputs));
-            }
-
-            private Map<String, Object> head() {
-                Batch one = both.first.batch(), two = both.second.batch();
-                var paint = new Ansi(false);
-                int others = both.otherInputs.cardinality();
-                return object("title", one.files().results().getFileName() + " and "
-                                + two.files().results().getFileName(),
-                        "about", "first: " + StatusView.headline(one, paint) + "; second: "
-                                + StatusView.headline(two, paint),
-                        "totals", totals(both.matches, Comparison.Match::word),
-                        "chosen", both.matches.get(Comparison.Match.DIFFERENT) > 0
-                                ? Comparison.Match.DIFFERENT.word() : "",
-                        "comparison", both.figures().stream().map(figure -> object("name", figure.name(),
-                                "first", figure.text(figure.first()), "second", figure.text(figure.second()),
-                                "change", figure.change())).toList(),
-                        "notes", others == 0 ? List.of() : List.of("the inputs of " + Text.count(others, "row")
-                                + " differ, too"),
-                        "causes", both.outputs.entrySet().stream().map(output -> object("cause", output.getKey(),
-                                "count", output.getValue())).toList(),
-                        "sessions", object("first", sessions(one), "second", sessions(two)));
-            }
-
-            /// Inputs and outputs are those of the first run that succeeded.
-            private Map<String, Object> row(Comparison.Pair pair, List<String> outputs) throws IOException {
-                RowEnd first = pair.first(), second = pair.second();
-                var shown = first.outputs().isEmpty() ? second : first;
-                return filled("id", Text.text(pair.id(), LONGEST), "outcome", pair.match().word(),
-                        "differsIn", pair.outputs().keySet().stream().map(outputs::indexOf).toList(),
-                        "seconds", both.first.seconds(pair.firstEntry(), first), "tokens", shown.tokens(),
-                        "run", first.run(), "error", first.error(),
-                        "second", filled("seconds", both.second.seconds(pair.secondEntry(), second),
-                                "run", second.run(), "error", second.error(), "attempts",
-                                attempts(pair.secondEntry(), both.secondEndings, second.run())),
-                        "inputsDiffer", pair.hasOtherInputs(), "inputs", values(shown.inputs()),
-                        "outputs", values(shown.outputs()), "attempts",
-                        attempts(pair.firstEntry(), both.firstEndings, first.run()),
-                        "differences", pair.differences().stream().map(this::difference).toList());
-            }
-
-            private Map<String, Object> difference(JsonDiff.Difference difference) {
-                return object("pointer", difference.pointer(), "note", difference.note(),
-                        "pieces", both.scope.diff().segments(difference).stream()
-                                .map(piece -> piece.shown(CONTEXT, LONGEST))
-                                .map(piece -> Map.of(piece.side().name().toLowerCase(Locale.ROOT), piece.text()))
-                                .toList());
-            }
+                trace.ends.reversed().stream().findFirst().ifPresent(end -> attempt.putAll(filled(
+                        "outcome", end.outcome(), "seconds", end.seconds(), "error", end.error(),
+                        "run", end.run().equals(run) ? "" : end.run())));
+                return attempt;
+            }).toList();
         }
     }
 
     /// Two batches row by row: the rows of the first in its order, then those only in the second.
     static final class Comparison implements AutoCloseable {
-        final Side first, second;
-        final Scope scope;
-        final Map<Match, Long> matches = new EnumMap<>(Match.class);
+        private static final JsonNode MISSING = Json.MAPPER.missingNode();
+        private static final int SHOWN = 10, LONGEST = 300;
+
+        private final Batch first, second;
+        private final Scope scope;
+        private final Map<Match, Long> matches = new EnumMap<>(Match.class);
         /// How many rows differ in each output, by its pointer.
-        final Map<String, Long> outputs = new LinkedHashMap<>();
-        /// The names of inputs other than the id, and of the outputs to compare.
-        final Set<String> inputNames = new LinkedHashSet<>(), outputNames = new LinkedHashSet<>();
+        private final Map<String, Long> outputs = new LinkedHashMap<>();
+        /// Names of inputs other than the id, and pointers of the outputs to compare.
+        private final Set<String> inputNames = new LinkedHashSet<>(), pointers = new LinkedHashSet<>();
         /// Numbers of the rows that differ, and of those with different inputs.
-        final BitSet unequal = new BitSet(), otherInputs = new BitSet();
-        /// Each row's entry in the second batch, or -1.
-        private final int[] others;
-        private final boolean isLogged;
-        final LineOffsets.RowEnds firstEndings, secondEndings;
-        private boolean hasPart; // some row has the part to compare
-        private final Set<String> missing; // outputs to ignore that no row has, so far
+        private final BitSet unequal = new BitSet(), otherInputs = new BitSet();
+        private final int[] others; // each row's entry in the second batch, or -1
+        private final LineOffsets.RowEnds firstEnds, secondEnds;
 
-        /// The two outcomes of a row, each with the colour of a status. A failed side may also be paused or unknown.
+        /// The two outcomes of a row. A failed one may also be paused or unknown.
         enum Match {
-            SAME(RowStatus.SUCCEEDED), DIFFERENT(RowStatus.PARTIAL), ONLY_FIRST(RowStatus.PAUSED),
-            ONLY_SECOND(RowStatus.PAUSED), FAILED_FIRST(RowStatus.FAILED), FAILED_SECOND(RowStatus.FAILED),
-            NEITHER(RowStatus.FAILED);
-
-            final RowStatus like;
-
-            Match(RowStatus like) {
-                this.like = like;
-            }
+            SAME, DIFFERENT, ONLY_FIRST, ONLY_SECOND, FAILED_FIRST, FAILED_SECOND, NEITHER;
 
             /// Before the outputs are compared. A pending row is in no file.
             static Match of(RowStatus first, RowStatus second) {
@@ -3648,150 +3402,112 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The part of the outputs to compare.
+        /// What to compare.
         ///
-        /// @param part    a JSON pointer into them; empty: all
+        /// @param part    a JSON pointer into the outputs; empty: all
         /// @param ignored names of outputs
         record Scope(String part, Set<String> ignored, JsonDiff diff) {
-            boolean includes(String name) {
-                return !ignored.contains(name)
-                        && (part.isEmpty() || (part + "/").startsWith(JsonDiff.pointer(name) + "/"));
-            }
-
-            String pointer(String name) {
-                return part.isEmpty() ? JsonDiff.pointer(name) : part;
-            }
-
-            JsonNode part(JsonNode value) {
-                if (value == null) return Json.MAPPER.missingNode();
-                return part.isEmpty() ? value : value.at(JsonPointer.compile(part).tail());
+            /// By pointer.
+            Map<String, JsonNode> of(Map<String, JsonNode> outputs) {
+                var values = new LinkedHashMap<String, JsonNode>();
+                outputs.forEach((name, value) -> {
+                    if (!ignored.contains(name)) values.put(JsonDiff.pointer(name), value);
+                });
+                if (part.isEmpty()) return values;
+                var pointer = JsonPointer.compile(part);
+                var whole = values.getOrDefault(JsonDiff.pointer(pointer.getMatchingProperty()), MISSING);
+                return whole.at(pointer.tail()).isMissingNode() ? Map.of() : Map.of(part, whole.at(pointer.tail()));
             }
         }
 
         /// A row of both. Each entry is its batch's, or -1.
         ///
-        /// @param outputs the differences in each, by its pointer
+        /// @param differences in each output, by its pointer
         record Pair(String id, Match match, int firstEntry, int secondEntry, RowEnd first, RowEnd second,
-                Map<String, List<JsonDiff.Difference>> outputs) {
-            List<JsonDiff.Difference> differences() {
-                return outputs.values().stream().flatMap(List::stream).toList();
+                Map<String, List<JsonDiff.Difference>> differences) {
+            List<JsonDiff.Difference> all() {
+                return differences.values().stream().flatMap(List::stream).toList();
             }
 
             boolean hasOtherInputs() {
-                return match.ordinal() <= Match.DIFFERENT.ordinal() && !first.inputs().isEmpty()
+                return (match == Match.SAME || match == Match.DIFFERENT) && !first.inputs().isEmpty()
                         && !second.inputs().isEmpty() && !first.inputs().equals(second.inputs());
             }
         }
 
-        /// Latencies and what was spent are the logs', or if one is missing, those of the successes in the results.
-        record Side(Batch batch, LongList.Latencies latencies, Usage.Spending spent) {
-            RowStatus status(int entry) {
-                return entry < 0 ? RowStatus.PENDING : batch.index().status(entry);
+        /// A figure of both, null if unknown.
+        record Figure(String name, BigDecimal first, BigDecimal second) {
+            static Figure of(String name, long first, long second) {
+                return new Figure(name, BigDecimal.valueOf(first), BigDecimal.valueOf(second));
             }
 
-            /// The latency of a row by the log, or else by the results.
-            double seconds(int entry, RowEnd ending) {
-                return entry >= 0 && batch.offsets().millis.get(entry) > 0 ? batch.offsets().millis.get(entry) / 1000.0
-                        : number(ending.seconds()).doubleValue();
+            static Figure of(String name, int digits, double first, double second) {
+                return new Figure(name, rounded(first, digits), rounded(second, digits));
             }
 
-            private void add(int entry, RowEnd ending) {
-                if (!status(entry).isSuccess()) return;
-                if (!ending.seconds().isEmpty())
-                    latencies.add(number(ending.seconds()).movePointRight(3).longValue());
-                spent.add(number(ending.tokens()).longValue(),
-                        ending.price().isEmpty() ? null : number(ending.price()), ending.currency());
+            private static BigDecimal rounded(double figure, int digits) {
+                return Double.isNaN(figure) ? null : BigDecimal.valueOf(figure).setScale(digits, RoundingMode.HALF_UP);
             }
 
-            /// Other programs may have written text here, or a number that no run can have.
-            private static BigDecimal number(String text) {
-                try {
-                    return BigDecimal.valueOf(Math.min(1e15, Double.parseDouble(text)));
-                } catch (NumberFormatException _) {
-                    return BigDecimal.ZERO;
+            BigDecimal difference() {
+                return first == null || second == null ? null : second.subtract(first);
+            }
+
+            static String text(BigDecimal figure) {
+                return figure == null ? "–" : String.format(Locale.ROOT, "%,." + figure.scale() + "f", figure);
+            }
+
+            /// `+0.03 (+12.5 %)`
+            String change() {
+                var change = difference();
+                if (change == null || change.signum() == 0) return "";
+                return (change.signum() > 0 ? "+" : "") + text(change) + (first.signum() == 0
+                        || name.startsWith("percent") ? "" : String.format(Locale.ROOT, " (%+.1f %%)",
+                                100 * change.doubleValue() / first.doubleValue()));
+            }
+        }
+
+        Comparison(Batch first, Batch second, Scope scope) throws IOException {
+            this.first = first;
+            this.second = second;
+            this.scope = scope;
+            firstEnds = new LineOffsets.RowEnds(first);
+            secondEnds = new LineOffsets.RowEnds(second);
+            Index one = first.index(), two = second.index();
+            others = IntStream.concat(IntStream.range(0, one.size()).map(entry -> two.find(one.id(entry))),
+                    IntStream.range(0, two.size()).filter(entry -> one.find(two.id(entry)) < 0)).toArray();
+            for (var match : Match.values()) matches.put(match, 0L);
+            for (int number = 0; number < others.length; number++) count(number, pair(number));
+            if (matches.get(Match.SAME) + matches.get(Match.DIFFERENT) > 0 && pointers.isEmpty()
+                    && !scope.part().isEmpty()) throw new Unusable("--output " + Text.text(scope.part(), 100)
+                            + ": no row of either file has this part in its outputs");
+        }
+
+        boolean isEqual() {
+            return unequal.isEmpty();
+        }
+
+        private Pair pair(int number) throws IOException {
+            int from = number < first.index().size() ? number : -1, to = others[number];
+            var match = Match.of(from < 0 ? RowStatus.PENDING : first.index().status(from),
+                    to < 0 ? RowStatus.PENDING : second.index().status(to));
+            var before = from < 0 ? RowEnd.NONE : firstEnds.of(from);
+            var after = to < 0 ? RowEnd.NONE : secondEnds.of(to);
+            var differences = new LinkedHashMap<String, List<JsonDiff.Difference>>();
+            if (match == Match.SAME) {
+                Map<String, JsonNode> one = values(before), two = values(after);
+                for (var pointer : union(one.keySet(), two.keySet())) {
+                    var found = scope.diff().of(pointer, one.getOrDefault(pointer, MISSING),
+                            two.getOrDefault(pointer, MISSING));
+                    if (!found.isEmpty()) differences.put(pointer, found);
                 }
             }
+            return new Pair(from < 0 ? second.index().id(to) : first.index().id(from),
+                    differences.isEmpty() ? match : Match.DIFFERENT, from, to, before, after, differences);
         }
 
-        /// A figure of both sides; NaN if unknown.
-        record Figure(String name, double first, double second, int digits) {
-            String text(double figure) {
-                return Double.isNaN(figure) ? "–" : String.format(Locale.ROOT, "%,." + digits + "f", figure);
-            }
-
-            /// `+0.02 (+8.7 %)`
-            String change() {
-                double change = second - first;
-                if (Double.isNaN(change) || text(Math.abs(change)).equals(text(0))) return "";
-                var share = String.format(Locale.ROOT, " (%+.1f %%)", 100 * change / first);
-                return (change > 0 ? "+" : "-") + text(Math.abs(change))
-                        + (first <= 0 || name.startsWith("percent") ? "" : share);
-            }
-
-            Map<String, Object> json() {
-                return object("first", known(first), "second", known(second), "difference", known(second - first));
-            }
-
-            private static BigDecimal known(double figure) {
-                return Double.isNaN(figure) ? null : BigDecimal.valueOf(figure).round(new MathContext(12))
-                        .stripTrailingZeros();
-            }
-        }
-
-        Comparison(Batch one, Batch two, Scope scope) throws IOException {
-            isLogged = one.history().attempts > 0 && two.history().attempts > 0;
-            first = side(one);
-            second = side(two);
-            this.scope = scope;
-            hasPart = scope.part().isEmpty();
-            missing = new TreeSet<>(scope.ignored());
-            firstEndings = new LineOffsets.RowEnds(one);
-            secondEndings = new LineOffsets.RowEnds(two);
-            Index before = one.index(), after = two.index();
-            others = IntStream.concat(IntStream.range(0, before.size()).map(entry -> after.find(before.id(entry))),
-                    IntStream.range(0, after.size()).filter(entry -> before.find(after.id(entry)) < 0)).toArray();
-            for (var match : Match.values()) matches.put(match, 0L);
-            for (int number = 0; number < size(); number++) count(number, pair(number));
-            if (matches.get(Match.SAME) + matches.get(Match.DIFFERENT) == 0) return;
-            if (!hasPart) throw new Unusable("--output " + Text.text(scope.part(), 100)
-                    + ": no row of either file has this part in its outputs");
-            if (!missing.isEmpty()) throw new Unusable("--ignore " + Text.text(String.join(" --ignore ", missing), 100)
-                    + ": no row of either file has such an output");
-        }
-
-        private Side side(Batch batch) {
-            return isLogged ? new Side(batch, batch.history().latencies, batch.history().spent)
-                    : new Side(batch, new LongList.Latencies(), new Usage.Spending());
-        }
-
-        int size() {
-            return others.length;
-        }
-
-        Pair pair(int number) throws IOException {
-            int from = number < first.batch().index().size() ? number : -1, to = others[number];
-            var id = from < 0 ? second.batch().index().id(to) : first.batch().index().id(from);
-            var match = Match.of(first.status(from), second.status(to));
-            var before = from < 0 ? RowEnd.NONE : firstEndings.of(from);
-            var after = to < 0 ? RowEnd.NONE : secondEndings.of(to);
-            var outputs = match == Match.SAME ? differences(before.outputs(), after.outputs())
-                    : Map.<String, List<JsonDiff.Difference>>of();
-            return new Pair(id, outputs.isEmpty() ? match : Match.DIFFERENT, from, to, before, after, outputs);
-        }
-
-        private Map<String, List<JsonDiff.Difference>> differences(Map<String, JsonNode> before,
-                Map<String, JsonNode> after) {
-            var names = union(before.keySet(), after.keySet());
-            missing.removeAll(names);
-            var found = new LinkedHashMap<String, List<JsonDiff.Difference>>();
-            for (var name : names) if (scope.includes(name)) {
-                if (hasPart && before.containsKey(name) && before.get(name).equals(after.get(name))) continue;
-                JsonNode one = scope.part(before.get(name)), two = scope.part(after.get(name));
-                hasPart |= !one.isMissingNode() || !two.isMissingNode();
-                var differences = scope.diff().of(scope.pointer(name), one, two);
-                if (!differences.isEmpty()) found.put(scope.pointer(name), differences);
-            }
-            return found;
+        private Map<String, JsonNode> values(RowEnd end) {
+            return scope.of(end.outputs());
         }
 
         static Set<String> union(Set<String> first, Set<String> second) {
@@ -3804,137 +3520,169 @@ final class DifyExec implements Runnable {
             matches.merge(pair.match(), 1L, Long::sum);
             unequal.set(number, pair.match() != Match.SAME && pair.match() != Match.NEITHER);
             otherInputs.set(number, pair.hasOtherInputs());
-            pair.outputs().keySet().forEach(output -> outputs.merge(output, 1L, Long::sum));
-            if (!isLogged) first.add(pair.firstEntry(), pair.first());
-            if (!isLogged) second.add(pair.secondEntry(), pair.second());
+            pair.differences().keySet().forEach(pointer -> outputs.merge(pointer, 1L, Long::sum));
             for (var end : List.of(pair.first(), pair.second())) {
                 inputNames.addAll(end.inputs().keySet());
-                end.outputs().keySet().stream().filter(scope::includes).forEach(outputNames::add);
+                pointers.addAll(values(end).keySet());
             }
             inputNames.remove("id");
         }
 
-        List<Figure> figures() {
-            Index one = first.batch().index(), two = second.batch().index();
-            ToDoubleFunction<Index> succeeded = index -> 100.0
-                    * (index.count(RowStatus.SUCCEEDED) + index.count(RowStatus.PARTIAL)) / index.rows();
-            var figures = new ArrayList<Figure>(List.of(new Figure("rows", one.size(), two.size(), 0), new Figure(
-                    "percent succeeded", succeeded.applyAsDouble(one), succeeded.applyAsDouble(two), 1)));
-            Map<String, Double> before = first.latencies().percentiles(), after = second.latencies().percentiles();
-            for (var name : List.of("p50", "p90")) figures.add(new Figure("seconds " + name,
-                    before.getOrDefault(name, Double.NaN), after.getOrDefault(name, Double.NaN), 2));
-            Usage.Spending paid = first.spent(), later = second.spent();
-            figures.add(new Figure("tokens", paid.tokens(), later.tokens(), 0));
-            for (var currency : union(paid.prices().keySet(), later.prices().keySet())) {
-                double from = paid.price(currency), to = later.price(currency);
-                double high = DoubleStream.of(from, to).filter(price -> price > 0).max().orElse(10);
-                int digits = Math.clamp(3 - (int) Math.floor(Math.log10(high)), 2, 9); // prices can be tiny
-                figures.add(new Figure("cost " + Text.text(currency, 8), from, to, digits));
-            }
-            if (isLogged) figures.add(new Figure("retries", first.batch().history().retries,
-                    second.batch().history().retries, 0));
+        /// Of the logs: without one, time and cost are unknown.
+        private List<Figure> figures() {
+            History one = first.history(), two = second.history();
+            var figures = new ArrayList<>(List.of(Figure.of("rows", first.index().size(), second.index().size()),
+                    Figure.of("percent succeeded", 1, succeeded(first.index()), succeeded(second.index()))));
+            Map<String, Double> before = one.latencies.percentiles(), after = two.latencies.percentiles();
+            for (var name : List.of("p50", "p90")) figures.add(Figure.of("seconds " + name, 2,
+                    before.getOrDefault(name, Double.NaN), after.getOrDefault(name, Double.NaN)));
+            figures.add(Figure.of("tokens", one.spent.tokens(), two.spent.tokens()));
+            Map<String, BigDecimal> paid = one.spent.prices(), later = two.spent.prices();
+            for (var currency : union(paid.keySet(), later.keySet()))
+                figures.add(new Figure("cost " + Text.text(currency, 8), paid.get(currency), later.get(currency)));
+            if (one.spent.unpriced() + two.spent.unpriced() > 0 && !paid.isEmpty() | !later.isEmpty())
+                figures.add(Figure.of("runs without price", one.spent.unpriced(), two.spent.unpriced()));
+            figures.add(Figure.of("retries", one.retries, two.retries));
             return figures;
+        }
+
+        private static double succeeded(Index index) {
+            return 100.0 * (index.count(RowStatus.SUCCEEDED) + index.count(RowStatus.PARTIAL)) / index.rows();
         }
 
         @Override
         public void close() throws IOException {
-            firstEndings.close();
-            secondEndings.close();
+            firstEnds.close();
+            secondEnds.close();
         }
 
-        /// The differences as a table or as one JSON object.
-        record View(Comparison both, PrintWriter out, Ansi paint) {
-            private static final int SHOWN = 10, CONTEXT = 30, LONGEST = 300;
-
-            void print(boolean all) throws IOException {
-                out.println("first   " + StatusView.headline(both.first.batch(), paint));
-                out.println("second  " + StatusView.headline(both.second.batch(), paint));
-                out.println();
-                StatusView.bars(both.matches, 13, Match::word, (match, text) -> paint.by(match.like, text))
-                        .forEach(out::println);
-                out.println();
-                out.println("  " + paint.faint("%-18s%14s%14s    %s".formatted("", "first", "second", "difference")));
-                for (var figure : both.figures()) out.println("  " + paint.faint("%-18s".formatted(figure.name()))
-                        + "%14s%14s    %s".formatted(figure.text(figure.first()), figure.text(figure.second()),
-                                figure.change()).stripTrailing());
-                if (!both.outputs.isEmpty()) out.println();
-                both.outputs.forEach((output, rows) -> out.println("  "
-                        + paint.faint("%-24s".formatted("differ in " + Text.text(output, 200)))
-                        + String.format(Locale.ROOT, "%,8d", rows) + (rows == 1 ? " row" : " rows")));
-                var others = both.otherInputs;
-                if (!others.isEmpty()) out.println("\n  Note: the inputs of " + Text.count(others.cardinality(), "row")
-                        + " differ, too (first: " + Text.id(both.first.batch().index().id(others.nextSetBit(0))) + ")");
-                for (var side : List.of(both.first, both.second))
-                    if (side.spent().unpriced() > 0 && !side.spent().prices().isEmpty())
-                        out.println("\n  Note: the cost of the " + (side == both.first ? "first" : "second") + " does not"
-                                + " include " + Text.count(side.spent().unpriced(), "run") + " without a price");
-                int[] rows = both.unequal.stream().limit(all ? Long.MAX_VALUE : SHOWN).toArray();
-                for (int number : rows) row(both.pair(number));
-                int more = both.unequal.cardinality() - rows.length;
-                if (more > 0) out.println("\n  … and " + Text.count(more, "more row") + " (--all)");
-                if (rows.length == 0) out.println("\nNothing differs.");
-                out.flush();
+        void csv(Spreadsheet file, OutputStream out) throws IOException {
+            var head = new ArrayList<>(List.of("id", "kind", "differs"));
+            inputNames.forEach(name -> head.add("input." + name));
+            for (var pointer : pointers) head.addAll(List.of("first" + pointer, "second" + pointer));
+            head.addAll(List.of("error_first", "error_second"));
+            file.open(out, head, Integer.MAX_VALUE);
+            for (int number = 0; number < others.length; number++) {
+                var pair = pair(number);
+                var cells = new ArrayList<>(List.of(pair.id(), pair.match().key(), pair.all().stream()
+                        .map(JsonDiff.Difference::pointer).collect(joining(" "))));
+                var inputs = pair.first().inputs().isEmpty() ? pair.second().inputs() : pair.first().inputs();
+                inputNames.forEach(name -> cells.add(Spreadsheet.cell(inputs.get(name))));
+                Map<String, JsonNode> one = values(pair.first()), two = values(pair.second());
+                for (var pointer : pointers)
+                    cells.addAll(List.of(Spreadsheet.cell(one.get(pointer)), Spreadsheet.cell(two.get(pointer))));
+                cells.addAll(List.of(pair.first().error(), pair.second().error()));
+                file.write(cells);
             }
+            file.finish();
+        }
 
-            private void row(Pair pair) {
-                out.println();
-                out.println("  " + paint.bold(Text.id(pair.id())) + "  "
-                        + paint.by(pair.match().like, pair.match().word())
-                        + Stream.of(pair.first().error(), pair.second().error()).filter(error -> !error.isEmpty())
-                                .map(error -> ": " + Text.text(error, 160)).collect(joining()));
-                for (var difference : pair.differences()) { // the [-red-]{+blue+} one
-                    var marked = both.scope.diff().segments(difference).stream().map(piece -> {
-                        var text = Text.text(piece.shown(CONTEXT, LONGEST).text(), LONGEST);
-                        return switch (piece.side()) {
-                            case BOTH -> text;
-                            case FIRST -> paint.by(RowStatus.FAILED, "[-" + text + "-]");
-                            case SECOND -> paint.by(RowStatus.SUCCEEDED, "{+" + text + "+}");
-                        };
-                    }).collect(joining());
-                    out.println("    " + paint.faint(Text.text(difference.pointer(), 200)) + "  " + marked
-                            + (difference.note().isEmpty() ? "" : paint.faint("  (" + difference.note() + ")")));
-                }
-            }
+        /// A page with all rows, differences marked.
+        void page(OutputStream out) throws IOException {
+            var pointers = List.copyOf(outputs.keySet());
+            var notes = otherInputs.isEmpty() ? List.of() : List.of("the inputs of "
+                    + Text.count(otherInputs.cardinality(), "row") + " differ, too");
+            var figures = figures().stream().map(figure -> List.of(figure.name(), Figure.text(figure.first()),
+                    Figure.text(figure.second()), figure.change())).toList();
+            var totals = new LinkedHashMap<String, Long>();
+            matches.forEach((match, rows) -> totals.put(match.word(), rows));
+            WebPage.write(out, object("title", Stream.of(first, second).map(StatusView::title).distinct()
+                            .collect(joining(" and ")),
+                    "about", "first: " + StatusView.headline(first, Ansi.OFF) + "; second: "
+                            + StatusView.headline(second, Ansi.OFF),
+                    "totals", totals, "comparison", figures, "notes", notes,
+                    "causes", pointers.stream().map(pointer -> object("cause", pointer, "count", outputs.get(pointer)))
+                            .toList()), others.length, number -> row(pair(number), pointers));
+        }
 
-            /// Keys and their order are documented in `docs/compare.md`. Rows are written one by one.
-            void json() throws IOException {
-                var head = object();
-                both.matches.forEach((match, rows) -> head.put(match.key(), rows));
-                var figures = object();
-                both.figures().forEach(figure -> figures.put(figure.name().replace(' ', '_'), figure.json()));
-                head.putAll(object("inputs_differ", both.otherInputs.cardinality(), "outputs", both.outputs,
-                        "figures", figures));
-                var text = Json.text(head);
-                out.print(text.substring(0, text.length() - 1) + ",\"rows\":[");
-                int[] rows = both.unequal.stream().toArray();
-                for (int i = 0; i < rows.length; i++)
-                    out.print((i > 0 ? "," : "") + Json.MAPPER.writeValueAsString(json(both.pair(rows[i]))));
-                out.println("]}");
-                out.flush();
-            }
+        /// Inputs and outputs are those of the first run that succeeded.
+        private Map<String, Object> row(Pair pair, List<String> pointers) throws IOException {
+            RowEnd one = pair.first(), two = pair.second(), shown = one.outputs().isEmpty() ? two : one;
+            return WebPage.filled("id", pair.id(), "outcome", pair.match().word(),
+                    "differsIn", pair.differences().keySet().stream().map(pointers::indexOf).toList(),
+                    "seconds", WebPage.seconds(first, pair.firstEntry()), "run", one.run(), "error", one.error(),
+                    "second", WebPage.filled("seconds", WebPage.seconds(second, pair.secondEntry()),
+                            "run", two.run(), "error", two.error()),
+                    "inputs", WebPage.values(shown.inputs()), "outputs", WebPage.values(shown.outputs()),
+                    "differences", pair.all().stream().map(difference -> object("pointer", difference.pointer(),
+                            "change", scope.diff().change(difference))).toList());
+        }
 
-            private Map<String, Object> json(Pair pair) {
-                var row = object("id", pair.id(), "kind", pair.match().key(), "differences",
-                        pair.differences().stream().map(difference -> {
-                            var json = object("pointer", difference.pointer());
-                            if (!difference.first().isMissingNode()) json.put("first", difference.first());
-                            if (!difference.second().isMissingNode()) json.put("second", difference.second());
-                            if (difference.isOfTexts()) json.put("words", both.scope.diff().segments(difference)
-                                    .stream().map(piece -> List.of(piece.side().name().toLowerCase(Locale.ROOT),
-                                            piece.text())).toList());
-                            if (!difference.note().isEmpty()) json.put("note", difference.note());
-                            return json;
-                        }).toList());
-                if (!pair.first().error().isEmpty()) row.put("error_first", pair.first().error());
-                if (!pair.second().error().isEmpty()) row.put("error_second", pair.second().error());
-                if (pair.hasOtherInputs()) row.put("inputs_differ", true);
-                return row;
+        void print(PrintWriter out, Ansi paint, boolean all) throws IOException {
+            out.println("first   " + StatusView.headline(first, paint));
+            out.println("second  " + StatusView.headline(second, paint));
+            out.println();
+            StatusView.bars(matches, 13, Match::word, (_, text) -> text).forEach(out::println);
+            out.println();
+            out.println("  " + paint.faint("%-18s%14s%14s    %s".formatted("", "first", "second", "difference")));
+            for (var figure : figures()) out.println("  " + paint.faint("%-18s".formatted(figure.name()))
+                    + "%14s%14s    %s".formatted(Figure.text(figure.first()), Figure.text(figure.second()),
+                            figure.change()).stripTrailing());
+            if (!outputs.isEmpty()) out.println();
+            outputs.forEach((output, rows) -> out.println("  "
+                    + paint.faint("%-24s".formatted("differ in " + Text.text(output, 200)))
+                    + String.format(Locale.ROOT, "%,8d", rows) + (rows == 1 ? " row" : " rows")));
+            if (!otherInputs.isEmpty()) out.println("\n  Note: the inputs of "
+                    + Text.count(otherInputs.cardinality(), "row") + " differ, too (first: "
+                    + Text.id(first.index().id(otherInputs.nextSetBit(0))) + ")");
+            int[] rows = unequal.stream().limit(all ? Long.MAX_VALUE : SHOWN).toArray();
+            for (int number : rows) print(pair(number), out, paint);
+            int more = unequal.cardinality() - rows.length;
+            if (more > 0) out.println("\n  … and " + Text.count(more, "more row") + " (--all)");
+            if (rows.length == 0) out.println("\nNothing differs.");
+            out.flush();
+        }
+
+        private void print(Pair pair, PrintWriter out, Ansi paint) {
+            out.println("\n  " + paint.bold(Text.id(pair.id())) + "  " + pair.match().word()
+                    + Stream.of(pair.first().error(), pair.second().error()).filter(error -> !error.isEmpty())
+                            .map(error -> ": " + Text.text(error, LONGEST)).collect(joining()));
+            for (var difference : pair.all()) { // the [-red-]{+blue+} one
+                var change = scope.diff().change(difference);
+                String first = Text.text(change.first(), LONGEST), second = Text.text(change.second(), LONGEST);
+                out.println("    " + paint.faint(Text.text(difference.pointer(), LONGEST)) + "  "
+                        + Text.text(change.before(), LONGEST)
+                        + (first.isEmpty() ? "" : paint.by(RowStatus.FAILED, "[-" + first + "-]"))
+                        + (second.isEmpty() ? "" : paint.by(RowStatus.SUCCEEDED, "{+" + second + "+}"))
+                        + Text.text(change.after(), LONGEST));
             }
+        }
+
+        /// Keys and their order are documented in `docs/compare.md`. Rows are written one by one.
+        void json(PrintWriter out) throws IOException {
+            var head = object();
+            matches.forEach((match, rows) -> head.put(match.key(), rows));
+            var figures = object();
+            for (var figure : figures()) figures.put(figure.name().replace(' ', '_'), object("first", figure.first(),
+                    "second", figure.second(), "difference", figure.difference()));
+            head.putAll(object("inputs_differ", otherInputs.cardinality(), "outputs", outputs, "figures", figures));
+            var text = Json.text(head);
+            out.print(text.substring(0, text.length() - 1) + ",\"rows\":[");
+            int[] rows = unequal.stream().toArray();
+            for (int i = 0; i < rows.length; i++) out.print((i > 0 ? "," : "") + Json.text(json(pair(rows[i]))));
+            out.println("]}");
+            out.flush();
+        }
+
+        private Map<String, Object> json(Pair pair) {
+            var row = object("id", pair.id(), "kind", pair.match().key(), "differences",
+                    pair.all().stream().map(difference -> {
+                        var json = object("pointer", difference.pointer());
+                        if (!difference.first().isMissingNode()) json.put("first", difference.first());
+                        if (!difference.second().isMissingNode()) json.put("second", difference.second());
+                        return json;
+                    }).toList());
+            if (!pair.first().error().isEmpty()) row.put("error_first", pair.first().error());
+            if (!pair.second().error().isEmpty()) row.put("error_second", pair.second().error());
+            if (pair.hasOtherInputs()) row.put("inputs_differ", true);
+            return row;
         }
     }
 
     /// Colour for a terminal; off, text stays as it is.
     record Ansi(boolean on) {
+        static final Ansi OFF = new Ansi(false);
+
         /// For standard output: only on an interactive terminal, which Java itself can answer.
         static Ansi of(Env env) {
             var console = System.console();
@@ -10589,9 +10337,7 @@ final class DifyExec implements Runnable {
     ///
     /// @param trim whether to ignore whitespace
     record JsonDiff(boolean trim) {
-        private static final int MOST_IN_ONE_OUTPUT = 100;
-        /// Beyond this, the words of one text times those of the other, aligning would take seconds.
-        private static final long MOST_TO_ALIGN = 4_000_000;
+        private static final int MOST_IN_ONE_OUTPUT = 100, CONTEXT = 20, LONGEST = 2_000; // differences, words, characters
         /// A word with the space after it. Scripts without spaces have a word for each character.
         private static final Pattern WORD = Pattern.compile(
                 "(?:[\\p{L}\\p{M}\\p{N}_&&[^\\p{IsIdeographic}\\p{IsHiragana}\\p{IsKatakana}]]+|\\S)\\s*+|\\s+");
@@ -10599,34 +10345,10 @@ final class DifyExec implements Runnable {
         /// A place where two values differ; one side may be a missing node.
         ///
         /// @param pointer into the outputs
-        record Difference(String pointer, JsonNode first, JsonNode second) {
-            boolean isOfTexts() {
-                return first.isTextual() && second.isTextual();
-            }
+        record Difference(String pointer, JsonNode first, JsonNode second) {}
 
-            /// A difference that the eye would miss, or empty.
-            String note() {
-                if (!isOfTexts()) return "";
-                var one = Normalizer.normalize(first.textValue(), Normalizer.Form.NFC);
-                var other = Normalizer.normalize(second.textValue(), Normalizer.Form.NFC);
-                if (one.equals(other)) return "looks alike: same characters, different Unicode normalization";
-                return trimmed(one).equals(trimmed(other)) ? "only whitespace differs" : "";
-            }
-        }
-
-        enum Side { BOTH, FIRST, SECOND }
-
-        record Segment(Side side, String text) {
-            /// For display: of a text in both, `context` characters at either end; of a change, its first `longest`.
-            Segment shown(int context, int longest) {
-                if (side != Side.BOTH)
-                    return text.length() > longest ? new Segment(side, Text.cut(text, longest) + "…") : this;
-                if (text.length() <= 2 * context + 3) return this;
-                int tail = text.length() - context;
-                if (Character.isLowSurrogate(text.charAt(tail))) tail++;
-                return new Segment(side, Text.cut(text, context) + " … " + text.substring(tail));
-            }
-        }
+        /// Two texts, with the words around the place where they differ.
+        record Change(String before, String first, String second, String after) {}
 
         /// Compares numbers by value, objects regardless of the order of keys, and arrays by index.
         List<Difference> of(String pointer, JsonNode first, JsonNode second) {
@@ -10650,8 +10372,7 @@ final class DifyExec implements Runnable {
         private boolean isSame(JsonNode first, JsonNode second) {
             if (first.isNumber() && second.isNumber() && !first.isDouble() && !second.isDouble()) // a double is NaN
                 return first.decimalValue().compareTo(second.decimalValue()) == 0;
-            if (first.isTextual() && second.isTextual()) return text(first).equals(text(second));
-            return first.getNodeType() == second.getNodeType() && first.toString().equals(second.toString());
+            return first.getNodeType() == second.getNodeType() && text(first).equals(text(second));
         }
 
         /// `/a~1b`: a name as a step of a pointer.
@@ -10660,36 +10381,24 @@ final class DifyExec implements Runnable {
         }
 
         private String text(JsonNode node) {
-            return trim ? trimmed(node.textValue()) : node.textValue();
+            return !node.isTextual() ? node.toString()
+                    : trim ? node.textValue().strip().replaceAll("(?U)\\s+", " ") : node.textValue();
         }
 
-        private static String trimmed(String text) {
-            return text.strip().replaceAll("(?U)\\s+", " ");
-        }
-
-        /// The two values in segments; texts are aligned word by word.
-        List<Segment> segments(Difference difference) {
-            var segments = new ArrayList<Segment>();
-            if (difference.isOfTexts()) align(words(difference.first()), words(difference.second()), segments);
-            else {
-                add(Side.FIRST, List.of(difference.first().toString()), segments);
-                add(Side.SECOND, List.of(difference.second().toString()), segments);
-            }
-            return segments;
+        Change change(Difference difference) {
+            if (!difference.first().isTextual() || !difference.second().isTextual()) return new Change("",
+                    joined(List.of(difference.first().toString())), joined(List.of(difference.second().toString())), "");
+            List<String> first = words(difference.first()), second = words(difference.second());
+            int head = alike(first, second);
+            List<String> one = first.subList(head, first.size()), two = second.subList(head, second.size());
+            int tail = alike(one.reversed(), two.reversed()), end = one.size() - tail;
+            return new Change(joined(first.subList(Math.max(0, head - CONTEXT), head)), joined(one.subList(0, end)),
+                    joined(two.subList(0, two.size() - tail)),
+                    joined(one.subList(end, Math.min(end + CONTEXT, one.size()))));
         }
 
         private List<String> words(JsonNode text) {
             return WORD.matcher(text(text)).results().map(MatchResult::group).toList();
-        }
-
-        /// Only the middle has to be aligned: equal words at the beginning and the end are found first.
-        private static void align(List<String> first, List<String> second, List<Segment> segments) {
-            int head = alike(first, second);
-            List<String> one = first.subList(head, first.size()), two = second.subList(head, second.size());
-            int tail = alike(one.reversed(), two.reversed());
-            add(Side.BOTH, first.subList(0, head), segments);
-            alignMiddle(one.subList(0, one.size() - tail), two.subList(0, two.size() - tail), segments);
-            add(Side.BOTH, one.subList(one.size() - tail, one.size()), segments);
         }
 
         private static int alike(List<String> first, List<String> second) {
@@ -10698,24 +10407,9 @@ final class DifyExec implements Runnable {
             return many;
         }
 
-        private static void alignMiddle(List<String> first, List<String> second, List<Segment> segments) {
-            var left = first.iterator();
-            var changes = new ReplacementsFinder<String>((kept, from, to) -> {
-                add(Side.BOTH, IntStream.range(0, kept).mapToObj(_ -> left.next()).toList(), segments);
-                from.forEach(_ -> left.next());
-                add(Side.FIRST, from, segments);
-                add(Side.SECOND, to, segments);
-            });
-            if ((long) first.size() * second.size() > MOST_TO_ALIGN) {
-                first.forEach(changes::visitDeleteCommand);
-                second.forEach(changes::visitInsertCommand);
-            } else new SequencesComparator<>(first, second).getScript().visit(changes);
-            changes.visitKeepCommand(""); // completes the last change
-        }
-
-        private static void add(Side side, List<String> words, List<Segment> segments) {
+        private static String joined(List<String> words) {
             var text = String.join("", words);
-            if (!text.isEmpty()) segments.add(new Segment(side, text));
+            return text.length() <= LONGEST ? text : Text.cut(text, LONGEST) + "…";
         }
     }
 
@@ -11380,12 +11074,6 @@ final class DifyExec implements Runnable {
             /// How many runs took tokens and have no price.
             long unpriced() {
                 return unpriced;
-            }
-
-            /// The known cost in a currency; NaN if no run has a price.
-            double price(String currency) {
-                return prices.isEmpty() && unpriced > 0 ? Double.NaN
-                        : prices.getOrDefault(currency, BigDecimal.ZERO).doubleValue();
             }
 
             Map<String, BigDecimal> prices() {

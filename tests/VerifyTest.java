@@ -36,7 +36,7 @@ final class VerifyTest extends WholeCommand {
     /// `matches=3 failed=1`, without what is 0.
     private static String counts(Call call) throws IOException {
         return tree(call.out()).path("findings").properties().stream()
-                .map(kind -> kind.getKey() + "=" + kind.getValue().size()).collect(Collectors.joining(" "));
+                .map(kind -> kind.getKey() + "=" + kind.getValue().size()).sorted().collect(Collectors.joining(" "));
     }
 
     private static List<String> ids(Call call, String kind) throws IOException {

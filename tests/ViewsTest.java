@@ -184,7 +184,7 @@ class ViewsTest {
         private String masked(String text) {
             return text.replace(folder.toString(), "FOLDER")
                     .replaceAll("\\d{4}-\\d\\d-\\d\\d \\d\\d:\\d\\d:\\d\\d", "TIME")
-                    .replaceAll(" [+-]\\d\\d:\\d\\d\n", " ZONE\n");
+                    .replaceAll(" [+-]\\d\\d:\\d\\d\\)", " ZONE)");
         }
 
         @Test
@@ -298,7 +298,8 @@ class ViewsTest {
             var out = new StringWriter();
             var read = Batch.peek(BatchFiles.of(folder.resolve("results.jsonl")), Optional.empty(), true,
                     List.of());
-            for (var group : Cause.Group.of(read, IntStream.range(0, 4), 5)) out.write("  " + group.line() + "\n");
+            Cause.groups(read, IntStream.range(0, 4)).forEach((cause, ids) ->
+                    out.write("  " + cause.line(ids, 5) + "\n"));
 
             var unknown = "unknown: run … says running after …";
             var failed = "HTTP 503 from http://…/a/…";
