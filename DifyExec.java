@@ -3994,10 +3994,9 @@ final class DifyExec implements Runnable {
                         named(sent, run);
                     }
                     batch.flush();
-                    recorded.countDown();
+                    recorded.complete(null);
                 }
-                case Heard.Named _, Heard.Began _, Heard.Quiet _ when sent == null -> {} // its end is known already
-                case Heard.Named(var run) -> named(sent, run);
+                case Heard.Began _, Heard.Quiet _ when sent == null -> {} // its end is known already
                 case Heard.Began(var run) -> {
                     var waited = Duration.between(sent.start, clock.instant());
                     sent.start = clock.instant();
@@ -4648,6 +4647,8 @@ final class DifyExec implements Runnable {
     /// Asks the server who it is, up to `MAX_RETRIES` times more while it is away or busy. The calling thread waits.
     record FirstExchange(DifyClient client, Judge judge, PrintWriter err) {
         private static final int LONGEST = 200;
+        private static final Attempt NOBODY = new Attempt(0, new Row(0, 0, "-", Map.of()), Attempt.Tries.NONE, "",
+                Mode.BLOCKING, "", Instant.EPOCH, false);
 
         /// @param left what a refusal means for the rows, or empty
         ServerInfo server(String left) throws InterruptedException {
@@ -4702,12 +4703,8 @@ final class DifyExec implements Runnable {
         }
 
         private Optional<String> refusal(Response response) {
-            if (response instanceof Response.Refused refused && refused.status() < 300)
-                return Optional.of(!refused.message().equals(DifyClient.LOGIN) ? notDify() : judge.access()
-                        + " answers with a login page, not Dify\nhint: " + judge.access().advice());
-            var nobody = new Attempt(0, new Row(0, 0, "-", Map.of()), Attempt.Tries.NONE, "", Mode.BLOCKING, "",
-                    Instant.now(), false);
-            return switch (judge.verdict(nobody, response)) {
+            if (response instanceof Response.Refused refused && refused.status() < 300) return Optional.of(notDify());
+            return switch (judge.verdict(NOBODY, response)) {
                 case Verdict.StopBatch(var why) -> Optional.of(why);
                 case Verdict.Done(var outcome) ->
                         Optional.of(judge.access() + " refuses: " + Text.text(outcome.text(), LONGEST));
@@ -4722,11 +4719,6 @@ final class DifyExec implements Runnable {
 
     /// A row's way to Dify and back: cells become values, files are uploaded before the run and saved after it.
     record Sender(DifyClient client, Form form, Optional<Path> saveFiles) implements Workflow {
-        /// Nothing is recorded for a look-up: the log knows its run, or the name that leads to it.
-        private static final Consumer<Heard> NOBODY = heard -> {
-            if (heard instanceof Heard.Ended(_, var recorded)) recorded.countDown();
-        };
-
         /// A file that several cells of one attempt name is uploaded once.
         @Override
         public Response run(Attempt attempt, Consumer<Heard> heard) {
@@ -4742,20 +4734,26 @@ final class DifyExec implements Runnable {
                         heard.accept(new Heard.Uploaded(file.name(), id));
                     }
                     case Reply.NotGot(var response) -> {
-                        return notUploaded(file.name(), response);
+                        return notUploaded("upload of " + file.name() + ": ", response);
                     }
                 }
             values.replaceAll((_, value) -> value.uploaded(ids));
             var response = client.run(attempt, values, heard);
-            return response instanceof Response.Ran ran ? saved(attempt, ran, heard) : response;
+            if (saveFiles.isEmpty() || !(response instanceof Response.Ran ran)) return response;
+            // if this call dies during the downloads, the next one finds the run
+            ran.run().ifPresent(run -> {
+                var recorded = new CompletableFuture<Void>();
+                heard.accept(new Heard.Ended(run, recorded));
+                recorded.completeOnTimeout(null, 10, TimeUnit.SECONDS).join();
+            });
+            return saved(attempt, ran);
         }
 
         @Override
         public LookUpResult look(Unresolved unresolved) {
             var attempt = unresolved.attempt();
             var found = client.look(unresolved, attempt.isCurrent() ? form.values(attempt.row()) : Map.of());
-            return found instanceof LookUpResult.Ended(var ran)
-                    ? new LookUpResult.Ended(saved(attempt, ran, NOBODY)) : found;
+            return found instanceof LookUpResult.Ended(var ran) ? new LookUpResult.Ended(saved(attempt, ran)) : found;
         }
 
         @Override
@@ -4765,8 +4763,7 @@ final class DifyExec implements Runnable {
 
         /// A refused key and a throttled upload are handled as those of a run; a refused file fails the row. An upload
         /// starts no run, so it never leaves one to look up.
-        private static Response notUploaded(String name, Response response) {
-            var upload = "upload of " + name + ": ";
+        private static Response notUploaded(String upload, Response response) {
             return switch (response) {
                 case Response.Refused refused when List.of(400, 413, 415).contains(refused.status()) ->
                         new Response.NotUploaded(upload + refused.why(), false);
@@ -4779,63 +4776,43 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// A success with the files of its outputs. Its run is in the log before the first of them is fetched: if this
-        /// call dies meanwhile, the next one finds the run.
-        private Response.Ran saved(Attempt attempt, Response.Ran ran, Consumer<Heard> heard) {
-            if (saveFiles.isEmpty() || !ran.status().isSuccess()) return ran;
-            var saver = new FileSaver(client, saveFiles.get());
-            var links = saver.links(attempt.row().id(), ran.outputs());
-            var recorded = new CountDownLatch(1);
-            if (!links.isEmpty() && ran.ref().isNamed()) {
-                heard.accept(new Heard.Ended(ran.ref(), recorded));
-                try {
-                    recorded.await(10, TimeUnit.SECONDS);
-                } catch (InterruptedException _) {
-                    Thread.currentThread().interrupt(); // ends the downloads, too
-                }
-            }
-            return ran.with(saver.save(links));
+        private Response.Ran saved(Attempt attempt, Response.Ran ran) {
+            return saveFiles.isEmpty() || !ran.status().isSuccess() ? ran
+                    : ran.with(new FileSaver(client, saveFiles.get()).save(attempt.row().id(), ran.outputs()));
         }
     }
 
     /// Saves the files of a run's outputs in a folder.
     record FileSaver(DifyClient client, Path folder) {
-        /// A file in the outputs: where it is, its size as far as Dify knows it (else not above 0), and its name here.
-        record Link(String address, long size, String name) {}
-
-        List<Link> links(String id, byte[] outputs) {
-            var links = new ArrayList<Link>();
-            for (var output : Payload.tree(outputs).properties())
-                for (var file : output.getValue().findParents("dify_model_identity"))
-                    links.add(new Link(file.path("url").asText(""), file.path("size").asLong(0), fileName(id,
-                            output.getKey(), links.size() + 1, file.path("extension").asText(""))));
-            return links;
-        }
-
-        SavedFiles save(List<Link> links) {
+        SavedFiles save(String id, byte[] outputs) {
             long start = System.nanoTime();
             var saved = new ArrayList<Path>();
             var missing = new LinkedHashMap<String, String>();
-            for (var link : links)
-                try {
-                    saved.add(save(link));
-                } catch (IOException problem) {
-                    missing.put(link.name(), Text.of(problem));
+            for (var output : RunReader.tree(outputs).properties())
+                for (var file : output.getValue().findParents("dify_model_identity")) {
+                    var name = fileName(id, output.getKey(), saved.size() + missing.size() + 1,
+                            file.path("extension").asText(""));
+                    try {
+                        saved.add(save(address(file.path("url").asText("")), file.path("size").asLong(0),
+                                folder.resolve(name)));
+                    } catch (IOException problem) {
+                        missing.put(name, Text.of(problem));
+                    }
                 }
             return new SavedFiles(saved, missing, Duration.ofNanos(System.nanoTime() - start));
         }
 
         /// The file gets its name once it is whole; until then it has a random one.
-        private Path save(Link link) throws IOException {
-            var address = address(link.address());
-            var place = folder.resolve(link.name());
-            var part = place.resolveSibling(".difyexec-" + UUID.randomUUID() + ".part");
+        ///
+        /// @param size in bytes, or not above 0 where Dify does not know it
+        private Path save(URI address, long size, Path place) throws IOException {
+            var part = folder.resolve(".difyexec-" + UUID.randomUUID() + ".part");
             try {
                 Files.createFile(part); // nothing is fetched into a folder that cannot be written
-                var reply = client.download(address, link.size(), part);
+                var reply = client.download(address, size, part);
                 if (reply instanceof Reply.NotGot(var first) && !new LookUpResult.Silent(first).isAnswer()) {
-                    Thread.sleep(Duration.ofSeconds(1));
-                    reply = client.download(address, link.size(), part);
+                    LockSupport.parkNanos(Duration.ofSeconds(1).toNanos());
+                    reply = client.download(address, size, part);
                 }
                 if (reply instanceof Reply.NotGot(var response)) throw new IOException(response.why());
                 try (var channel = FileChannel.open(part, StandardOpenOption.WRITE)) {
@@ -4844,9 +4821,6 @@ final class DifyExec implements Runnable {
                 var file = named(part, place);
                 AtomicFile.forceFolder(file);
                 return file;
-            } catch (InterruptedException problem) {
-                Thread.currentThread().interrupt();
-                throw new IOException("interrupted", problem);
             } finally {
                 part.toFile().delete();
             }
@@ -4882,10 +4856,10 @@ final class DifyExec implements Runnable {
         /// `<id>-<output>-<n><ext>`, with nothing in it that leads out of the folder. An id that had to be changed is
         /// followed by a hash, so that the files of two rows never share a name.
         static String fileName(String id, String output, int number, String extension) {
-            var end = extension.isEmpty() || extension.startsWith(".") ? extension : "." + extension;
             var row = safe(id, 100).replaceFirst("^\\.", "_");
             var mark = row.equals(id) ? "" : "~" + Cells.hash(Cells.number(Map.of("", id)));
-            return row + mark + "-" + safe(output, 80) + "-" + number + safe(end, 20);
+            return row + mark + "-" + safe(output, 80) + "-" + number
+                    + safe(extension.replaceFirst("^(?=[^.])", "."), 20);
         }
 
         /// As many whole characters as fit into so many bytes: a file system allows a name 255 of them.
@@ -4931,12 +4905,12 @@ final class DifyExec implements Runnable {
     ///
     /// @param values empty where the row has changed since
     record Sent(String user, Map<String, Value> values) {
-        /// Whether a run with these inputs may be this request's. A unique user proves it. Of the values, only text
-        /// comes back as it was sent: Dify converts the others, and drops those that the workflow does not declare.
         boolean matches(JsonNode inputs) {
             return matches(inputs, inputs.path("sys.query"));
         }
 
+        /// Whether a run with these inputs may be this request's. A unique user proves it. Of the values, only text
+        /// comes back as it was sent: Dify converts the others, and drops those that the workflow does not declare.
         boolean matches(JsonNode inputs, JsonNode query) {
             var stored = inputs.path("sys.user_id");
             if (stored.isTextual() && (!stored.asText().equals(user) || Attempt.Names.isUnique(user)))
@@ -4963,8 +4937,8 @@ final class DifyExec implements Runnable {
         private static final Duration LOOK = Duration.ofSeconds(30);
         /// Dify 1.14 ends a stream after this silence, whether or not its run waits in the queue.
         private static final Duration FIRST_EVENT = Duration.ofSeconds(300);
-        static final String PAGE = "a web page (from a proxy?)", LOGIN = "a login page";
-        private static final Pattern RUN_ID = Pattern.compile("\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}");
+        private static final String PAGE = "a web page (from a proxy?)";
+        private static final long LARGEST_FILE = 1L << 30;
 
         /// @param most how many bytes an answer may have
         DifyClient(Access access, Duration timeout, Duration firstEvent, long most) {
@@ -4996,16 +4970,11 @@ final class DifyExec implements Runnable {
             boolean streaming = attempt.mode() == Mode.STREAMING;
             var post = post(startAddress(), "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
             var sent = new Sent(attempt.user(), inputs);
-            var named = new AtomicReference<>(Optional.<RunRef>empty());
             var response = wire.exchange(new Transport.Question(post, streaming ? firstEvent : timeout,
-                    streaming ? Symptom.SILENCE : Symptom.TIMED_OUT), wire::lastBody, answer -> {
-                        // a later Dify may name the run in the head, so that it is known even if the body breaks off
-                        named.set(answer.header("X-Workflow-Run-ID").filter(RUN_ID.asMatchPredicate())
-                                .map(id -> new RunRef(id, "")));
-                        named.get().map(Heard.Named::new).ifPresent(heard);
-                        return answer.status != 200 ? refused(answer)
-                                : answer.isStream ? stream(answer, sent, heard) : blocking(answer, named.get());
-                    }, Function.<Response>identity()).of(named.get());
+                    streaming ? Symptom.SILENCE : Symptom.TIMED_OUT), wire::lastBody,
+                    answer -> answer.status != 200 ? refused(answer)
+                            : answer.isStream ? stream(answer, sent, heard) : blocking(answer),
+                    Function.identity());
             // the run of a chatflow took place and was paid for, though Dify answers as it does to refused inputs
             return isChat() && response instanceof Response.Refused refused && refused.status() == 400
                     && !refused.inStream() && refused.message().startsWith(Response.ChatMessage.FAILED)
@@ -5018,56 +4987,47 @@ final class DifyExec implements Runnable {
                     : "/workflows/" + encoded(access.workflowId()) + "/run");
         }
 
-        private Response blocking(Transport.Answer answer, Optional<RunRef> named) throws IOException {
+        private Response blocking(Transport.Answer answer) throws IOException {
             var symptom = !answer.version.isEmpty() ? Symptom.CUT : Symptom.GATEWAY;
             var reader = new RunReader();
-            var payload = Payload.read(answer.body());
-            reader.add(payload);
             try {
-                payload.requireWhole();
-            } catch (Transport.Exceeded problem) {
-                return new Response.TooLarge(reader.ref(), problem.getMessage());
+                reader.add(RunReader.object(answer.body()));
             } catch (JsonProcessingException problem) {
                 return new Response.Cut(symptom, answer.isPage ? "HTTP 200, " + PAGE
                         : "HTTP 200, but not JSON: " + problem.getOriginalMessage());
             }
-            if (named.isPresent() && !reader.ref().or(() -> named).get().id().equalsIgnoreCase(named.get().id()))
-                return new Response.Cut(Symptom.CONTRADICTED, "the answer and its head name different runs");
-            if (isChat()) return reader.answered(payload).<Response>map(end -> end)
-                    .orElseGet(() -> new Response.Cut(reader.ref(), symptom, "HTTP 200 without an answer"));
-            return reader.ran(payload).<Response>map(end -> end.after(waited(answer, payload, end.usage())))
-                    .orElseGet(() -> new Response.Cut(reader.ref(), symptom, "HTTP 200 without the status of a run"));
+            var ran = isChat() ? reader.answered()
+                    : reader.ran().map(end -> end.after(waited(answer, reader.finishedAt(), end.usage())));
+            return ran.isPresent() ? ran.get()
+                    : new Response.Cut(reader.ref(), symptom, "HTTP 200 without the end of a run");
         }
 
         /// How long it took until the run began: to the answer, less the time of the run itself, and less the time after
         /// its end, for Dify 1.16.1 can hold an answer back for 300 s.
-        private static Optional<Duration> waited(Transport.Answer answer, Payload payload, Usage usage) {
+        private static Optional<Duration> waited(Transport.Answer answer, long finishedAt, Usage usage) {
             if (usage.seconds() <= 0) return Optional.empty();
             long sent = answer.date("Date").map(Instant::getEpochSecond).orElse(0L);
-            long late = sent - payload.data().path("finished_at").asLong(0) - 1; // whole seconds, by the server's clock
+            long late = sent - finishedAt - 1; // whole seconds, by the server's clock
             var waited = answer.waited.minus(usage.within(answer.waited)).minusSeconds(late > 0 && late <= 300 ? late : 0);
             return Optional.of(waited.isNegative() ? Duration.ZERO : waited);
         }
 
         private Response stream(Transport.Answer answer, Sent sent, Consumer<Heard> heard) throws IOException {
             var reader = new RunReader();
-            var sse = new Transport.Sse(answer.body(Long.MAX_VALUE), wire.most);
-            for (var next = next(sse, reader); next.isPresent(); next = next(sse, reader)) {
-                var event = next.get();
-                if (event.inputs().filter(inputs -> !sent.matches(inputs)).isPresent())
+            for (var event = answer.event(); event.isPresent(); event = answer.event()) {
+                reader.add(event.get());
+                if (reader.isForeign(sent))
                     return new Response.Cut(Symptom.CONTRADICTED, "the stream is of another request");
-                if (reader.ref().isPresent() && answer.run.isEmpty()) {
+                if (answer.run.isEmpty() && reader.ref().isPresent())
                     answer.began(reader.ref().get(), timeout, heard);
-                    heard.accept(new Heard.Began(reader.ref().get()));
-                }
-                heard.accept(event.heard());
-                if (isChat() && event.is("message_end") && reader.ref().isEmpty())
-                    return withoutRun(sse, reader, answer);
-                var end = reader.end(event);
+                heard.accept(reader.heard());
+                // moderation or an annotation has answered, and nothing ran; Dify 1.16 then makes up the end of a run
+                if (isChat() && reader.is("message_end") && reader.ref().isEmpty())
+                    return reader.answered().<Response>map(end -> end)
+                            .orElseGet(() -> new Response.Cut(Symptom.CUT, "the message ended without an answer"));
+                var end = reader.end();
                 if (end.isPresent()) {
-                    boolean mayFollow = end.get() instanceof Response.Refused || isChat() && !reader.hasMetadata();
-                    var ends = new ArrayList<>(List.of(end.get()));
-                    ends.addAll(later(sse, reader, answer, mayFollow));
+                    var ends = ends(end.get(), answer, reader);
                     var response = Response.ofEnds(answer.run.or(reader::ref), ends);
                     return isChat() && response instanceof Response.Ran ran ? reader.completed(ran) : response;
                 }
@@ -5075,39 +5035,20 @@ final class DifyExec implements Runnable {
             return answer.cut(Symptom.SILENCE, "the stream ended without an end of the run");
         }
 
-        /// A message that ends before any event of a run: moderation or an annotation has answered, and nothing ran.
-        /// Dify 1.16 then makes up the end of a run. If anything else follows, the message is looked up.
-        private Response withoutRun(Transport.Sse sse, RunReader reader, Transport.Answer answer) {
-            var ends = later(sse, reader, answer, true);
-            boolean isMadeUp = !ends.isEmpty()
-                    && ends.stream().allMatch(end -> end instanceof Response.Ran ran && ran.isBare());
-            if (reader.ref().isPresent() && !isMadeUp)
-                return new Response.Cut(Symptom.CUT, "events of the run came after its message");
-            return reader.answered().<Response>map(end -> end)
-                    .orElseGet(() -> new Response.Cut(Symptom.CUT, "the message ended without an answer"));
-        }
-
-        private Optional<Payload> next(Transport.Sse sse, RunReader reader) throws IOException {
-            for (var data = sse.next(); data.isPresent(); data = sse.next()) {
-                var event = Payload.read(new ByteArrayInputStream(data.get()));
-                reader.add(event);
-                if (event.problem() == null) return Optional.of(event);
-                if (event.isEnd() && sse.isCut) throw new Transport.Exceeded(wire.most);
-                if (event.isEnd() && event.problem() instanceof Transport.Exceeded) event.requireWhole();
-            }
-            return Optional.empty();
-        }
-
-        /// Ends that come after the first: in the same packet, or within a moment where more may follow. After an error
-        /// that is a made-up end (1.16; 1.14 keeps the stream open and sends nothing); after the end of a chatflow's run
-        /// on 1.9, the metadata of its answer.
-        private List<Response> later(Transport.Sse sse, RunReader reader, Transport.Answer answer, boolean mayFollow) {
-            var ends = new ArrayList<Response>();
-            if (mayFollow) answer.limit(Duration.ofMillis(100));
-            else sse.waits = false;
+        /// With the ends that come after the first: in the same packet, or within a moment where more may follow. After
+        /// an error that is a made-up end (1.16; 1.14 keeps the stream open and sends nothing); after the end of a
+        /// chatflow's run on 1.9, the metadata of its answer.
+        private List<Response> ends(Response first, Transport.Answer answer, RunReader reader) {
+            var ends = new ArrayList<>(List.of(first));
+            boolean mayFollow = first instanceof Response.Refused || isChat() && !reader.hasMetadata();
+            answer.limit(Duration.ofMillis(100));
             try {
-                for (var next = next(sse, reader); next.isPresent(); next = next(sse, reader))
-                    reader.end(next.get()).ifPresent(ends::add);
+                while (mayFollow || answer.hasMore()) {
+                    var event = answer.event();
+                    if (event.isEmpty()) break;
+                    reader.add(event.get());
+                    reader.end().ifPresent(ends::add);
+                }
             } catch (IOException _) {
                 // the moment is over, or the connection: nothing more came
             }
@@ -5124,21 +5065,16 @@ final class DifyExec implements Runnable {
             if (unresolved.stopsFirst()) stop(unresolved.run().get(), user);
             if (unresolved.run().isEmpty()) return byName(sent);
             var run = unresolved.run().get();
-            if (isUnique && unresolved.is(Symptom.CONTRADICTED)) {
-                var own = byName(sent); // the stream's first event may have been another run's, too
-                if (own.isThere()) return own;
-            }
             var found = detail(run, sent);
-            boolean isMadeUp = unresolved.is(Symptom.UNCONFIRMED) || run.isMadeUp();
-            if (isUnique && isMadeUp && found instanceof LookUpResult.Absent) return byName(sent);
-            if (isUnique && found == LookUpResult.FOREIGN) {
+            boolean isMadeUp = unresolved.is(Symptom.UNCONFIRMED) || unresolved.is(Symptom.CONTRADICTED) || run.isMadeUp();
+            if (isUnique && (found == LookUpResult.FOREIGN || isMadeUp && found instanceof LookUpResult.Absent)) {
                 var own = byName(sent);
-                return own.isThere() ? own : found;
+                return own.isThere() || found instanceof LookUpResult.Absent ? own : found;
             }
             if (!isChat() || !(found instanceof LookUpResult.Ended(var ran)) || !ran.status().isSuccess()) return found;
             // a success with the answer that people see: moderation may have replaced it in the message
-            if (!isUnique) return RunReader.withMessage(found, Optional.empty());
-            return found(message(sent), message -> RunReader.withMessage(found, message));
+            return !isUnique ? RunReader.withMessage(found, Optional.empty())
+                    : found(message(sent), message -> RunReader.withMessage(found, message));
         }
 
         private LookUpResult byName(Sent sent) {
@@ -5182,17 +5118,15 @@ final class DifyExec implements Runnable {
 
         private LookUpResult detail(RunRef run, Sent sent) {
             var reply = this.<LookUpResult>ask(get("/workflows/run/" + encoded(run.id())), LOOK, answer -> {
-                var detail = Payload.readDetail(answer.body());
-                detail.requireWhole();
-                var id = Payload.text(detail.data(), "id");
-                if (detail.data().path("id").isNull() && detail.data().path("status").isNull())
+                var detail = RunReader.object(answer.body());
+                if (detail.path("id").isNull() && detail.path("status").isNull())
                     return new LookUpResult.Absent(); // 1.9
+                var id = RunReader.text(detail, "id");
                 if (id.isEmpty()) throw unexpected("not the run that was asked for");
-                if (!id.equalsIgnoreCase(run.id())
-                        || detail.inputs().filter(inputs -> !sent.matches(inputs)).isPresent())
-                    return LookUpResult.FOREIGN;
-                var now = answer.date("Date").orElseGet(Instant::now); // of the server, if it says
-                return RunReader.found(detail, run, now);
+                var reader = new RunReader();
+                reader.add(Json.MAPPER.createObjectNode().set("data", detail));
+                return !id.equalsIgnoreCase(run.id()) || reader.isForeign(sent) ? LookUpResult.FOREIGN
+                        : reader.found(run, answer.date("Date").orElseGet(Instant::now)); // by the server's clock
             });
             if (reply instanceof Reply.NotGot(Response.Refused gone) && gone.status() == 404
                     && gone.code().equals("not_found")) return new LookUpResult.Absent(); // only Dify itself can say so
@@ -5231,9 +5165,8 @@ final class DifyExec implements Runnable {
             try {
                 if (!local.file().toRealPath().equals(local.file()))
                     throw new IOException("a link has taken its place");
-                var type = Optional.ofNullable(Files.probeContentType(local.file()));
-                var body = BodyPublishers.concat(BodyPublishers.ofString(head.formatted(boundary, user, name,
-                                type.orElse("application/octet-stream"))),
+                var type = Objects.requireNonNullElse(Files.probeContentType(local.file()), "application/octet-stream");
+                var body = BodyPublishers.concat(BodyPublishers.ofString(head.formatted(boundary, user, name, type)),
                         BodyPublishers.ofFile(local.file()),
                         BodyPublishers.ofString("\r\n--" + boundary + "--\r\n"));
                 return ask(post(access.at("/files/upload"), "multipart/form-data; boundary=" + boundary, body), timeout,
@@ -5253,26 +5186,18 @@ final class DifyExec implements Runnable {
         /// @param size in bytes, or not above 0 where it is not known
         Reply<Path> download(URI link, long size, Path to) {
             return ask(request(link).build(), timeout, answer -> {
-                long expected = answer.header("Content-Length").map(Long::parseLong).orElse(size), length = 0;
-                var in = answer.body(Long.MAX_VALUE);
-                var buffer = new byte[64 << 10];
-                try (var out = Files.newOutputStream(to)) {
-                    for (int count = 0; count >= 0; count = in.read(buffer)) {
-                        out.write(buffer, 0, count);
-                        length += count;
-                        if (Math.max(length, Math.max(expected, size)) > 1L << 30)
-                            throw new Transport.Exceeded("larger than 1 GiB");
-                    }
-                }
-                if (expected > 0 && length != expected || size > 0 && length != size)
-                    throw new IOException("cut off: got " + length + " of " + Math.max(expected, size) + " bytes");
+                var tooLarge = "larger than 1 GiB";
+                long expected = answer.header("Content-Length").map(Long::parseLong).orElse(size);
+                if (Math.max(expected, size) > LARGEST_FILE) throw new Transport.Exceeded(tooLarge);
+                long length = Files.copy(answer.body(LARGEST_FILE, tooLarge), to, StandardCopyOption.REPLACE_EXISTING);
+                if (size > 0 && length != size) throw new IOException("cut off: got " + length + " of " + size + " bytes");
                 return to;
             });
         }
 
         /// What Dify has stored under a path; `/parameters` is the form of the version that is published now.
         Reply<JsonNode> stored(String path) {
-            return ask(get(path), LOOK, this::tree);
+            return ask(get(path), LOOK, DifyClient::tree);
         }
 
         /// `GET /info`, asked before anything is spent, with the `version` of its head.
@@ -5350,18 +5275,15 @@ final class DifyExec implements Runnable {
                     }, Reply.NotGot::new);
         }
 
-        private JsonNode tree(Transport.Answer answer) throws IOException {
-            if (answer.isPage) throw unexpected(
-                    answer.beginning().matches("(?is).*<input[^>]*\\btype=[\"']?password.*") ? LOGIN : PAGE);
+        private static JsonNode tree(Transport.Answer answer) throws IOException {
+            if (answer.isPage) throw unexpected(PAGE);
             return Json.MAPPER.reader().with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS).readTree(answer.body());
         }
 
-        private Response.Refused refused(Transport.Answer answer) throws IOException {
+        private static Response.Refused refused(Transport.Answer answer) throws IOException {
             int status = answer.status;
             var text = answer.beginning();
-            String code = "", message = !text.stripLeading().startsWith("<") ? text
-                    : status >= 500 && answer.version.isEmpty() ? PAGE
-                    : text.replaceAll("(?s)<(script|style)\\b.*?</\\1>|<[^>]*>", " ").replaceAll("\\s+", " ").strip();
+            String code = "", message = text.stripLeading().startsWith("<") ? PAGE : text;
             if (status >= 300 && status < 400) message = answer.header("Location").orElse("nowhere");
             else try {
                 var tree = Json.MAPPER.readTree(text);
@@ -5376,133 +5298,107 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// An event, a blocking answer or a run's detail: the fields that this tool uses, a plain value as its text.
-    /// Outputs and inputs are compact JSON, their numbers as written. If it breaks off, the fields before are there:
-    /// they may name the run.
-    ///
-    /// @param problem null if the payload is whole
-    record Payload(ObjectNode fields, IOException problem) {
-        private static final byte[] NO_OUTPUTS = {'{', '}'};
-        private static final Set<String> OBJECTS = Set.of("data", "execution_metadata", "metadata", "usage");
+    /// Reads one answer, or the events of one stream: later ones do not repeat everything.
+    static final class RunReader {
+        private static final Pattern PRICE = Pattern.compile("\\d{1,15}(\\.\\d{1,30})?([eE][-+]?\\d{1,2})?");
 
-        static Payload read(InputStream in) {
-            var fields = Json.MAPPER.createObjectNode();
-            return new Payload(fields, read(in, fields, fields));
-        }
+        private JsonNode last = Json.MAPPER.missingNode(), metadata = last;
+        private String runId = "", taskId = "", workflowId = "", conversation = "", messageId = "", currency = "";
+        private final Map<String, BigDecimal> prices = new LinkedHashMap<>(); // by currency
+        private boolean isPriceKnown = true;
+        /// A chatflow's words so far, and whether moderation has replaced some.
+        private final StringBuilder answer = new StringBuilder();
+        private boolean isReplaced = false;
 
-        /// `GET /workflows/run/{id}`: the run's fields are at the top, `outputs` and `inputs` may be JSON text.
-        static Payload readDetail(InputStream in) {
-            var fields = Json.MAPPER.createObjectNode();
-            return new Payload(fields, read(in, fields, fields.putObject("data")));
-        }
-
-        private static IOException read(InputStream in, ObjectNode fields, ObjectNode into) {
-            try (var json = Json.Tokens.FACTORY.createParser(in)) {
-                if (json.nextToken() != JsonToken.START_OBJECT) throw new JsonParseException(json, "not a JSON object");
-                read(json, fields, into);
-                return null;
+        /// The JSON object of an answer.
+        static ObjectNode object(InputStream in) throws IOException {
+            try {
+                if (Json.MAPPER.readTree(in) instanceof ObjectNode object) return object;
+                throw new JsonParseException(null, "not a JSON object");
             } catch (StreamConstraintsException problem) {
-                return new Transport.Exceeded("the answer is nested too deeply: " + problem.getOriginalMessage());
+                throw new Transport.Exceeded("the answer is nested too deeply: " + problem.getOriginalMessage());
+            }
+        }
+
+        static ObjectNode tree(byte[] outputs) {
+            try {
+                return object(new ByteArrayInputStream(outputs));
             } catch (IOException problem) {
-                return problem;
+                throw new UncheckedIOException(problem); // cannot happen: they are JSON that we wrote
             }
-        }
-
-        private static void read(JsonParser json, ObjectNode fields, ObjectNode into) throws IOException {
-            while (json.nextToken() == JsonToken.FIELD_NAME) {
-                var name = json.currentName();
-                var token = json.nextToken();
-                boolean isOfRun = isOfRun(text(fields, "event")); // Dify sends the name of an event first
-                if (isOfRun && name.equals("outputs")) into.put(name, object(json));
-                else if (isOfRun && name.equals("inputs") && token != JsonToken.VALUE_NULL)
-                    into.set(name, Json.MAPPER.readTree(object(json)));
-                else if (name.equals("retriever_resources") && token == JsonToken.START_ARRAY)
-                    into.set(name, Json.MAPPER.readTree(copy(json)));
-                else if (OBJECTS.contains(name) && token == JsonToken.START_OBJECT
-                        && json.getParsingContext().getNestingDepth() <= 3) // `data.execution_metadata` in an event
-                    read(json, fields, into.putObject(name));
-                else if (token == JsonToken.VALUE_NULL) into.putNull(name);
-                else if (token.isScalarValue()) into.put(name, json.getText());
-                else json.skipChildren();
-            }
-        }
-
-        private static boolean isOfRun(String event) {
-            return event.isEmpty() || event.startsWith("workflow_");
-        }
-
-        /// An object, or the text of one (1.9.2).
-        private static byte[] object(JsonParser json) throws IOException {
-            if (json.currentToken() == JsonToken.START_OBJECT) return copy(json);
-            json.skipChildren();
-            if (json.currentToken() != JsonToken.VALUE_STRING) return NO_OUTPUTS;
-            try (var inner = Json.Tokens.FACTORY.createParser(json.getText())) {
-                return inner.nextToken() == JsonToken.START_OBJECT ? copy(inner) : NO_OUTPUTS;
-            }
-        }
-
-        private static byte[] copy(JsonParser json) throws IOException {
-            var out = new ByteArrayOutputStream(256);
-            try (var copy = Json.writing(out)) {
-                int depth = 0;
-                do {
-                    if (json.currentToken().isNumeric() && !json.isNaN())
-                        copy.writeNumber(json.getText()); // -0.0 and 1e2, too
-                    else copy.copyCurrentEvent(json);
-                    if (json.currentToken().isStructStart()) depth++;
-                    if (json.currentToken().isStructEnd()) depth--;
-                } while (depth > 0 && json.nextToken() != null);
-            }
-            return out.toByteArray();
         }
 
         static String text(JsonNode from, String name) {
             return from.path(name).asText("");
         }
 
-        static ObjectNode tree(byte[] outputs) {
-            try {
-                return (ObjectNode) Json.MAPPER.readTree(outputs);
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: they are a copy of JSON
+        /// An event or a blocking answer. `GET /workflows/run/{id}` has the fields of its `data` at the top.
+        void add(JsonNode payload) {
+            last = payload;
+            runId = latest(ownRunId(), runId);
+            taskId = latest(text(last, "task_id"), taskId);
+            conversation = latest(text(last, "conversation_id"), conversation);
+            messageId = latest(text(last, "message_id"), messageId);
+            if (isOfRun()) workflowId = latest(text(data(), "workflow_id"), workflowId);
+            if (last.path("metadata").isObject()) metadata = last.path("metadata");
+            switch (event()) {
+                case "node_finished" -> {
+                    var paid = data().path("execution_metadata");
+                    if (text(paid, "total_price").isEmpty()) return;
+                    currency = latest(text(paid, "currency"), currency);
+                    price(paid).ifPresentOrElse(more -> prices.merge(currency, more, BigDecimal::add),
+                            () -> isPriceKnown = false);
+                }
+                case "message_replace" -> {
+                    isReplaced = true;
+                    answer.setLength(0);
+                    answer.append(text(last, "answer"));
+                }
+                case "message" -> answer.append(text(last, "answer"));
+                default -> {}
             }
         }
 
-        void requireWhole() throws IOException {
-            if (problem != null) throw problem;
+        private static String latest(String text, String before) {
+            return text.isEmpty() ? before : text;
         }
 
-        String text(String name) {
-            return text(fields, name);
-        }
-
-        JsonNode data() {
-            return fields.path("data");
-        }
-
-        String event() {
-            return text("event");
+        private String event() {
+            return text(last, "event");
         }
 
         boolean is(String event) {
             return event().equals(event);
         }
 
-        boolean isEnd() {
-            return is("workflow_finished") || is("workflow_paused");
+        private JsonNode data() {
+            return last.path("data");
         }
 
         /// Whether `data` is the run's own, and not of one of its nodes.
-        boolean isOfRun() {
-            return isOfRun(event()) && data().isObject();
+        private boolean isOfRun() {
+            return (event().isEmpty() || event().startsWith("workflow_")) && data().isObject();
         }
 
-        String runId() {
-            return !text("workflow_run_id").isEmpty() || !isOfRun() ? text("workflow_run_id") : text(data(), "id");
+        private String ownRunId() {
+            var id = text(last, "workflow_run_id");
+            return id.isEmpty() && isOfRun() ? text(data(), "id") : id;
         }
 
-        Optional<JsonNode> inputs() {
-            return Optional.of(data().path("inputs")).filter(JsonNode::isObject);
+        /// Whether the last payload carries inputs that were not sent.
+        boolean isForeign(Sent sent) {
+            return isOfRun() && ofRun("inputs").filter(inputs -> !sent.matches(inputs)).isPresent();
+        }
+
+        /// An object of the run, or the text of one (1.9.2).
+        private Optional<ObjectNode> ofRun(String name) {
+            var value = data().path(name);
+            try {
+                if (value.isTextual()) value = Json.MAPPER.readTree(value.textValue());
+            } catch (JsonProcessingException _) {
+                // text that is not JSON
+            }
+            return value instanceof ObjectNode object ? Optional.of(object) : Optional.empty();
         }
 
         Heard heard() {
@@ -5512,57 +5408,15 @@ final class DifyExec implements Runnable {
                 case "node_finished" -> new Heard.NodeEnded(text(data, "title"), text(data, "node_type"),
                         text(data, "status"), data.path("elapsed_time").asDouble(0), text(data, "error"));
                 case "text_chunk" -> new Heard.Chunk(text(data, "text"));
-                case "message" -> new Heard.Chunk(text("answer"));
-                case "message_replace" -> new Heard.Chunk("\n" + text("answer")); // instead of all before
+                case "message" -> new Heard.Chunk(text(last, "answer"));
+                case "message_replace" -> new Heard.Chunk("\n" + text(last, "answer")); // instead of all before
                 default -> new Heard.OtherEvent();
             };
-        }
-    }
-
-    /// Puts together what one answer, or the events of one stream, say of a run: later ones do not repeat everything.
-    static final class RunReader {
-        private static final Pattern PRICE = Pattern.compile("\\d{1,15}(\\.\\d{1,30})?([eE][-+]?\\d{1,2})?");
-
-        private String runId = "", taskId = "", workflowId = "", conversation = "", messageId = "", currency = "";
-        private final Map<String, BigDecimal> prices = new LinkedHashMap<>(); // by currency
-        private boolean isPriceKnown = true;
-        private JsonNode metadata = Json.MAPPER.missingNode();
-        /// A chatflow's words so far, and whether moderation has replaced some.
-        private final StringBuilder answer = new StringBuilder();
-        private boolean isReplaced = false;
-
-        void add(Payload payload) {
-            runId = latest(payload.runId(), runId);
-            taskId = latest(payload.text("task_id"), taskId);
-            conversation = latest(payload.text("conversation_id"), conversation);
-            messageId = latest(payload.text("message_id"), messageId);
-            if (payload.isOfRun()) workflowId = latest(Payload.text(payload.data(), "workflow_id"), workflowId);
-            if (payload.fields().path("metadata").isObject()) metadata = payload.fields().path("metadata");
-            if (payload.problem() == null) switch (payload.event()) {
-                case "node_finished" -> {
-                    var paid = payload.data().path("execution_metadata");
-                    if (Payload.text(paid, "total_price").isEmpty()) return;
-                    currency = latest(Payload.text(paid, "currency"), currency);
-                    price(paid).ifPresentOrElse(more -> prices.merge(currency, more, BigDecimal::add),
-                            () -> isPriceKnown = false);
-                }
-                case "message" -> answer.append(payload.text("answer"));
-                case "message_replace" -> {
-                    isReplaced = true;
-                    answer.setLength(0);
-                    answer.append(payload.text("answer"));
-                }
-                default -> {}
-            }
-        }
-
-        private static String latest(String text, String before) {
-            return text.isEmpty() ? before : text;
         }
 
         /// Empty where there is none, or something that is not a price, such as a negative number.
         private static Optional<BigDecimal> price(JsonNode from) {
-            return Optional.of(Payload.text(from, "total_price")).filter(PRICE.asMatchPredicate()).map(BigDecimal::new);
+            return Optional.of(text(from, "total_price")).filter(PRICE.asMatchPredicate()).map(BigDecimal::new);
         }
 
         /// A run that was paid in two currencies has no price; models without a price say 0 in any.
@@ -5580,59 +5434,62 @@ final class DifyExec implements Runnable {
             return !metadata.isMissingNode();
         }
 
-        /// The end of the stream, if the event is one. An end that names no run proves nothing.
-        Optional<Response> end(Payload event) {
-            if (event.is("error")) return Optional.of(Response.Refused.event(event.fields().path("status").asInt(500),
-                    event.text("code"), event.text("message"), ref()));
-            if (!event.isEnd()) return Optional.empty();
-            return event.runId().isEmpty()
+        /// The end of the stream, if the last event is one. An end that names no run proves nothing.
+        Optional<Response> end() {
+            if (is("error")) return Optional.of(Response.Refused.event(last.path("status").asInt(500),
+                    text(last, "code"), text(last, "message"), ref()));
+            if (!is("workflow_finished") && !is("workflow_paused")) return Optional.empty();
+            return ownRunId().isEmpty()
                     ? Optional.of(new Response.Cut(ref(), Symptom.CONTRADICTED, "the stream's end names no run"))
-                    : ran(event).map(Response.class::cast);
+                    : ran().map(Response.class::cast);
         }
 
         /// The run's end by its last event, its blocking answer or its detail.
-        Optional<Response.Ran> ran(Payload end) {
-            var run = end.data();
-            return !end.isOfRun() || runId.isEmpty() ? Optional.empty()
-                    : Response.RunStatus.of(Payload.text(run, "status")).map(status -> {
+        Optional<Response.Ran> ran() {
+            var run = data();
+            return !isOfRun() || runId.isEmpty() ? Optional.empty()
+                    : Response.RunStatus.of(text(run, "status")).map(status -> {
                         var usage = new Usage(run.path("elapsed_time").asDouble(0), run.path("total_tokens").asLong(0),
                                 run.path("total_steps").asInt(0), paid().map(Map.Entry::getValue),
                                 paid().map(Map.Entry::getKey).orElse(""));
-                        var outputs = run.path("outputs") instanceof BinaryNode json ? json.binaryValue()
-                                : "{}".getBytes(UTF_8);
-                        return new Response.Ran(new RunRef(runId, taskId), status, outputs,
-                                Payload.text(run, "error"), workflowId, usage);
+                        return new Response.Ran(new RunRef(runId, taskId), status,
+                                bytes(ofRun("outputs").orElseGet(Json.MAPPER::createObjectNode)),
+                                text(run, "error"), workflowId, usage);
                     });
+        }
+
+        /// When the run finished, by the server's clock; 0 if it does not say.
+        long finishedAt() {
+            return data().path("finished_at").asLong(0);
+        }
+
+        /// Numbers keep their digits, and half of a surrogate pair becomes U+FFFD.
+        private static byte[] bytes(ObjectNode outputs) {
+            return Json.wellFormed(outputs.toString()).getBytes(UTF_8);
         }
 
         private Response.ChatMessage message() {
             var usage = metadata.path("usage");
             boolean isUnclear = !prices.isEmpty() && paid().isEmpty(); // then Dify has added up two currencies
             return new Response.ChatMessage(conversation, messageId, usage.path("total_tokens").asLong(0),
-                    isUnclear ? Optional.empty() : price(usage), Payload.text(usage, "currency"));
+                    isUnclear ? Optional.empty() : price(usage), text(usage, "currency"));
         }
 
         /// The end of a chatflow's streamed run. The run's own outputs keep text that moderation has replaced. Without
         /// an answer in them it is looked up: what was streamed may not be all.
         Response completed(Response.Ran ran) {
-            var outputs = Payload.tree(ran.outputs());
+            var outputs = tree(ran.outputs());
             if (ran.status().isSuccess() && isReplaced) outputs.put("answer", answer.toString());
             if (ran.status().isSuccess() && !outputs.path("answer").isTextual())
                 return new Response.Cut(Optional.of(ran.ref()), Symptom.CUT, "the run ended without an answer");
             return ran.with(message(), withSources(outputs, metadata));
         }
 
-        /// A chatflow's blocking answer. It names its run only if that waits for a human.
-        Optional<Response.Ran> answered(Payload payload) {
-            if (!payload.is("message") && !payload.event().isEmpty())
-                return ran(payload).map(ran -> ran.with(message(), ran.outputs()));
-            answer.setLength(0);
-            answer.append(payload.text("answer"));
-            return answered();
-        }
-
-        /// A chatflow's answer without a run. An empty one proves no success.
+        /// A chatflow's answer. A blocking one names its run only if that waits for a human; an empty one proves no
+        /// success.
         Optional<Response.Ran> answered() {
+            if (is("workflow_paused")) return ran().map(ran -> ran.with(message(), ran.outputs()));
+            if (event().isEmpty()) answer.append(text(last, "answer"));
             var outputs = Json.MAPPER.createObjectNode().put("answer", answer.toString());
             return answer.isEmpty() ? Optional.empty()
                     : Optional.of(Response.Ran.answered(withSources(outputs, metadata), 0, message()));
@@ -5643,28 +5500,27 @@ final class DifyExec implements Runnable {
             if (outputs.path("files").isEmpty()) outputs.remove("files");
             var sources = from.path("retriever_resources");
             if (!sources.isEmpty()) outputs.set("retriever_resources", sources);
-            return Json.bytes(outputs);
+            return bytes(outputs);
         }
 
+        /// A stored run.
+        ///
         /// @param now by the server's clock
-        static LookUpResult found(Payload detail, RunRef asked, Instant now) {
-            var data = detail.data();
-            var reader = new RunReader();
-            reader.add(detail);
-            reader.taskId = asked.task();
-            var status = Response.RunStatus.of(Payload.text(data, "status")).orElse(Response.RunStatus.RUNNING);
-            long start = data.path("created_at").asLong(0);
+        LookUpResult found(RunRef asked, Instant now) {
+            taskId = asked.task();
+            var status = Response.RunStatus.of(text(data(), "status")).orElse(Response.RunStatus.RUNNING);
+            long start = data().path("created_at").asLong(0);
             return switch (status) {
-                case RUNNING, PAUSED -> new LookUpResult.Running(reader.ref().orElse(asked), status,
+                case RUNNING, PAUSED -> new LookUpResult.Running(ref().orElse(asked), status,
                         Optional.of(Duration.ofSeconds(Math.max(0, now.getEpochSecond() - start)))
                                 .filter(_ -> start > 0));
-                case SUCCEEDED, PARTIAL, FAILED, STOPPED -> new LookUpResult.Ended(reader.ran(detail).orElseThrow());
+                case SUCCEEDED, PARTIAL, FAILED, STOPPED -> new LookUpResult.Ended(ran().orElseThrow());
             };
         }
 
         /// The run of a message that has waited for a human; other messages do not name their run.
         static Optional<RunRef> pausedRun(JsonNode message) {
-            return message.path("extra_contents").valueStream().map(extra -> Payload.text(extra, "workflow_run_id"))
+            return message.path("extra_contents").valueStream().map(extra -> text(extra, "workflow_run_id"))
                     .filter(id -> !id.isEmpty()).findFirst().map(id -> new RunRef(id, ""));
         }
 
@@ -5672,24 +5528,22 @@ final class DifyExec implements Runnable {
         /// of a stream whose client left stays empty on 1.9: then the run's own answer counts.
         static LookUpResult withMessage(LookUpResult found, Optional<JsonNode> message) {
             if (!(found instanceof LookUpResult.Ended(var ran)) || !ran.status().isSuccess()) return found;
-            var outputs = Payload.tree(ran.outputs());
-            var answer = message.map(stored -> Payload.text(stored, "answer")).orElse("");
+            var outputs = tree(ran.outputs());
+            var answer = message.map(stored -> text(stored, "answer")).orElse("");
             if (!answer.isEmpty() && message.flatMap(RunReader::pausedRun).isEmpty()) outputs.put("answer", answer);
             return new LookUpResult.Ended(ran.with(message.map(RunReader::stored).orElse(Response.ChatMessage.NONE),
                     withSources(outputs, message.orElseGet(Json.MAPPER::missingNode))));
         }
 
         private static Response.ChatMessage stored(JsonNode message) {
-            return new Response.ChatMessage(Payload.text(message, "conversation_id"), Payload.text(message, "id"),
-                    message.path("total_tokens").asLong(0), price(message), Payload.text(message, "currency"));
+            return new Response.ChatMessage(text(message, "conversation_id"), text(message, "id"),
+                    message.path("total_tokens").asLong(0), price(message), text(message, "currency"));
         }
 
         /// A stored message. It has no answer until its run has ended; from then on, Dify 1.16 says how long it took.
         static LookUpResult found(JsonNode message) {
-            var status = Payload.text(message, "status");
-            var answer = Payload.text(message, "answer");
-            if (status.equals("error"))
-                return new LookUpResult.Ended(Response.Ran.failed(Payload.text(message, "error")));
+            String status = text(message, "status"), answer = text(message, "answer");
+            if (status.equals("error")) return new LookUpResult.Ended(Response.Ran.failed(text(message, "error")));
             double seconds = message.path("provider_response_latency").asDouble(0);
             if (answer.isEmpty() || status.equals("paused")) return new LookUpResult.Unanswered(seconds > 0);
             var outputs = Json.MAPPER.createObjectNode().put("answer", answer);
@@ -5705,7 +5559,7 @@ final class DifyExec implements Runnable {
         private static final int LONGEST_REFUSAL = 64 << 10, TICK = 100;
 
         /// How many bytes an answer may have: while a result is made of it, it is in memory up to ten times over.
-        final long most;
+        private final long most;
         private final ExecutorService tasks = Executors.newVirtualThreadPerTaskExecutor();
         private final HttpClient.Builder builder;
         /// It loads while the caller reads its files: that takes a quarter of a second.
@@ -5736,16 +5590,15 @@ final class DifyExec implements Runnable {
         }
 
         private void setProxy(URI proxy) {
-            int port = proxy.getPort() < 0 ? 80 : proxy.getPort();
-            builder.proxy(ProxySelector.of(new InetSocketAddress(proxy.getHost(), port)));
+            builder.proxy(ProxySelector.of(new InetSocketAddress(proxy.getHost(),
+                    proxy.getPort() < 0 ? 80 : proxy.getPort())));
             if (proxy.getUserInfo() == null) return;
-            var parts = proxy.getUserInfo().split(":", 2);
+            var login = (proxy.getUserInfo() + ":").split(":", 3);
             builder.authenticator(new Authenticator() {
                 @Override
                 protected PasswordAuthentication getPasswordAuthentication() {
-                    var password = parts.length > 1 ? parts[1].toCharArray() : new char[0];
                     return getRequestorType() != RequestorType.PROXY ? null
-                            : new PasswordAuthentication(parts[0], password);
+                            : new PasswordAuthentication(login[0], login[1].toCharArray());
                 }
             });
         }
@@ -5802,11 +5655,10 @@ final class DifyExec implements Runnable {
                 answer.limit(limit.minus(answer.waited));
                 try {
                     return reading.read(answer);
-                } catch (Exceeded problem) {
-                    return instead.apply(new Response.TooLarge(answer.run, problem.getMessage()));
                 } catch (IOException problem) {
-                    return instead.apply(
-                            answer.cut(question.overdue(), broken(problem, "in the middle of the answer")));
+                    return instead.apply(problem instanceof Exceeded && !answer.isStream
+                            ? new Response.TooLarge(Optional.empty(), problem.getMessage())
+                            : answer.cut(question.overdue(), broken(problem, "in the middle of the answer")));
                 }
             } catch (TimeoutException _) {
                 sending.cancel(true);
@@ -5822,13 +5674,12 @@ final class DifyExec implements Runnable {
 
         private Response unsent(Throwable problem) {
             var causes = Stream.iterate(problem, Objects::nonNull, Throwable::getCause).toList();
-            var way = proxy.map(by -> ", through the proxy " + by.getHost()).orElse("");
-            return causes.stream().filter(Transport::isBeforeSending).findFirst()
-                    .<Response>map(cause -> new Response.NotSent(
-                            (causes.stream().noneMatch(CertPathBuilderException.class::isInstance) ? Text.of(cause)
-                                    : "the server's certificate is not trusted; DIFY_CA_FILE can add its authority")
-                                    + way))
-                    .orElseGet(() -> new Response.Cut(Symptom.NO_ANSWER, broken(problem, "without an answer")));
+            var cause = causes.stream().filter(Transport::isBeforeSending).findFirst();
+            if (cause.isEmpty()) return new Response.Cut(Symptom.NO_ANSWER, broken(problem, "without an answer"));
+            boolean isUntrusted = causes.stream().anyMatch(CertPathBuilderException.class::isInstance);
+            return new Response.NotSent((!isUntrusted ? Text.of(cause.get())
+                    : "the server's certificate is not trusted; DIFY_CA_FILE can add its authority")
+                    + proxy.map(by -> ", through the proxy " + by.getHost()).orElse(""));
         }
 
         /// The JDK has no type for a server that does not speak TLS; other TLS errors may come after the request.
@@ -5923,7 +5774,8 @@ final class DifyExec implements Runnable {
             /// From sending to the head.
             final Duration waited;
             private final HttpResponse<InputStream> http;
-            private volatile long end, lastByte;
+            private final BufferedReader lines;
+            private volatile long end, lastByte, left;
             private volatile boolean over = false;
             private volatile Consumer<Heard> heard;
             volatile Optional<RunRef> run = Optional.empty();
@@ -5935,6 +5787,7 @@ final class DifyExec implements Runnable {
                 this.isPage = isOf(http.headers(), "text/html");
                 this.isStream = isOf(http.headers(), "text/event-stream");
                 this.version = header("X-Version").orElse("");
+                this.lines = isStream ? new BufferedReader(new InputStreamReader(body(), UTF_8)) : null;
             }
 
             Optional<String> header(String name) {
@@ -5957,20 +5810,20 @@ final class DifyExec implements Runnable {
             }
 
             InputStream body() {
-                return body(most);
+                return body(most, "the answer is larger than the memory for it; a lower -c or "
+                        + "JDK_JAVA_OPTIONS=-Xmx4g gives it more");
             }
 
             /// The body, up to so many bytes; the time of each arrival is noted.
-            InputStream body(long most) {
+            InputStream body(long most, String tooLarge) {
+                left = most;
                 return new FilterInputStream(http.body()) {
-                    private long left = most;
-
                     @Override
                     public int read(byte[] into, int from, int length) throws IOException {
                         int count = super.read(into, from, length);
                         lastByte = System.nanoTime();
                         left -= Math.max(0, count);
-                        if (left < 0) throw new Exceeded(most);
+                        if (left < 0) throw new Exceeded(tooLarge);
                         return count;
                     }
                 };
@@ -5978,6 +5831,25 @@ final class DifyExec implements Runnable {
 
             String beginning() throws IOException {
                 return new String(http.body().readNBytes(LONGEST_REFUSAL), UTF_8);
+            }
+
+            /// The next event that can be read; one that was cut off cannot. Empty: the stream has ended.
+            Optional<JsonNode> event() throws IOException {
+                while (true) {
+                    left = most; // each event counts for itself
+                    var data = Transport.event(lines);
+                    if (data.isEmpty()) return Optional.empty();
+                    try {
+                        return Optional.of(Json.MAPPER.readTree(data.get()));
+                    } catch (JsonProcessingException _) {
+                        // what it says is looked up if no end of the run follows
+                    }
+                }
+            }
+
+            /// Whether more of the stream is here already.
+            boolean hasMore() throws IOException {
+                return lines.ready();
             }
 
             void limit(Duration limit) {
@@ -5991,6 +5863,7 @@ final class DifyExec implements Runnable {
                 this.heard = heard;
                 this.run = Optional.of(run);
                 limit(limit);
+                heard.accept(new Heard.Began(run));
             }
 
             void tick() {
@@ -6023,73 +5896,18 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Server-sent events: the data of each. Comments, pings without data and unknown fields are passed over;
-        /// several `data:` lines are joined by a newline.
-        static final class Sse {
-            private final InputStream in;
-            private final long most;
-            private final byte[] buffer = new byte[16 << 10];
-            private final ByteArrayOutputStream line = new ByteArrayOutputStream();
-            private int at = 0, end = 0;
-            /// Else the stream ends where more of it would have to be waited for.
-            boolean waits = true;
-            /// The last event was longer than what was kept of it.
-            boolean isCut = false;
-
-            /// @param most bytes of a line that are kept
-            Sse(InputStream in, long most) {
-                this.in = in;
-                this.most = most;
-            }
-
-            /// Empty: the stream has ended. The last event may have been cut off by that.
-            Optional<byte[]> next() throws IOException {
-                isCut = false;
-                StringBuilder event = null;
-                while (true) {
-                    boolean isWhole = readLine();
-                    var text = line.toString(ISO_8859_1); // a character is a byte
-                    if (text.endsWith("\r")) text = text.substring(0, text.length() - 1);
-                    if (text.startsWith("data:")) {
-                        event = event == null ? new StringBuilder() : event.append('\n');
-                        event.append(text, text.startsWith("data: ") ? 6 : 5, text.length());
-                    }
-                    if (event != null && (text.isEmpty() || !isWhole))
-                        return Optional.of(event.toString().getBytes(ISO_8859_1));
-                    if (!isWhole) return Optional.empty();
-                }
-            }
-
-            /// False: the stream has ended before the line did.
-            private boolean readLine() throws IOException {
-                line.reset();
-                while (true) {
-                    if (at == end) {
-                        at = 0;
-                        end = !waits && in.available() == 0 ? 0 : Math.max(0, in.read(buffer, 0, buffer.length));
-                        if (end == 0) return false;
-                    }
-                    int start = at;
-                    while (at < end && buffer[at] != '\n') at++;
-                    int kept = (int) Math.min(at - start, most - line.size());
-                    isCut |= kept < at - start;
-                    line.write(buffer, start, kept);
-                    if (at < end) {
-                        at++;
-                        return true;
-                    }
-                }
-            }
+        /// The data of the next server-sent event, several lines joined by a newline. Comments, pings without data and
+        /// other fields are passed over. Empty: the stream has ended; that may have cut the last event off.
+        static Optional<String> event(BufferedReader lines) throws IOException {
+            var data = new ArrayList<String>();
+            for (var line = lines.readLine(); line != null && (data.isEmpty() || !line.isEmpty()); line = lines.readLine())
+                if (line.startsWith("data:")) data.add(line.substring(line.startsWith("data: ") ? 6 : 5));
+            return data.isEmpty() ? Optional.empty() : Optional.of(String.join("\n", data));
         }
 
         static final class Exceeded extends IOException {
             Exceeded(String message) {
                 super(message);
-            }
-
-            Exceeded(long most) {
-                this(String.format(Locale.ROOT, "the answer is larger than the memory for it (%.1f MB); "
-                        + "a lower -c or JDK_JAVA_OPTIONS=-Xmx4g gives it more", most / 1e6));
             }
         }
     }
@@ -11234,18 +11052,6 @@ final class DifyExec implements Runnable {
             return Optional.empty();
         }
 
-        /// With its run, if only the head of the answer names one.
-        default Response of(Optional<RunRef> named) {
-            if (named.isEmpty() || run().isPresent()) return this;
-            return switch (this) {
-                case Refused(int status, boolean dify, boolean inStream, var code, var message, var retryAfter, _) ->
-                        new Refused(status, dify, inStream, code, message, retryAfter, named);
-                case Cut(_, var symptom, var why) -> new Cut(named, symptom, why);
-                case TooLarge(_, var why) -> new TooLarge(named, why);
-                case Ran _, NotSent _, NotUploaded _ -> this;
-            };
-        }
-
         /// How long the server asks us to wait.
         default Optional<Duration> pause() {
             return Optional.empty();
@@ -11694,15 +11500,12 @@ final class DifyExec implements Runnable {
 
     /// What a worker reports of a run in progress. Names and texts are as the server sends them.
     sealed interface Heard {
-        /// The head of the answer names the run, which may still wait for its start.
-        record Named(RunRef run) implements Heard {}
-
         /// The first event of a stream names its run.
         record Began(RunRef run) implements Heard {}
 
-        /// The run has succeeded, and its files are about to be saved. `recorded` is counted down once the log has
-        /// its id.
-        record Ended(RunRef run, CountDownLatch recorded) implements Heard {}
+        /// The run has succeeded, and its files are about to be saved. `recorded` completes once the log has its
+        /// id.
+        record Ended(RunRef run, CompletableFuture<Void> recorded) implements Heard {}
 
         /// A stream has been silent for a while after its first event.
         record Quiet(RunRef run) implements Heard {}

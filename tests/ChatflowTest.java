@@ -205,26 +205,16 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                then,         seen
-                nothing,      Ran
-                made-up end,  Ran
-                real end,     Cut
-                """)
-        void thatWasModeratedHasItsAnswerInItsMessageAlone(String then, String kind) {
+        @ValueSource(booleans = {true, false})
+        void thatWasModeratedHasItsAnswerInItsMessageAlone(boolean isEndMadeUp) {
             var made = ofRun("workflow_finished", "{'status':'failed','outputs':null,'total_steps':0}".replace('\'', '"'));
 
-            var seen = streamed(event("message", Events.json("'answer':'Not '")), event("message",
-                    Events.json("'answer':'said.'")), messageEnd(), switch (then) {
-                        case "nothing" -> "event: ping\n\n";
-                        case "made-up end" -> started() + made;
-                        default -> started() + finished();
-                    });
+            var ran = ServerTest.ran(streamed(event("message", Events.json("'answer':'Not '")), event("message",
+                    Events.json("'answer':'said.'")), messageEnd(), isEndMadeUp ? started() + made : "event: ping\n\n"));
 
-            assertEquals(kind, seen.getClass().getSimpleName());
-            assertEquals(Optional.empty(), seen.run());
-            if (seen instanceof Response.Ran ran) assertEquals("{\"answer\":\"Not said.\",\"retriever_resources\":"
-                    + RESOURCES + "}", new String(ran.outputs(), UTF_8));
+            assertEquals(Optional.empty(), ran.run());
+            assertEquals("{\"answer\":\"Not said.\",\"retriever_resources\":" + RESOURCES + "}",
+                    new String(ran.outputs(), UTF_8));
         }
 
         @Test
@@ -327,7 +317,7 @@ final class ChatflowTest extends WholeCommand {
         void isSettledByItsOwnMessageWhereItsStreamToldAnothersEnd(String answer, String message, String expected) {
             stored(answer, message);
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/other")).willReturn(aResponse().withBody(Events.json(
-                    "{'id':'other','status':'succeeded','outputs':{'answer':'Theirs.'}}"))));
+                    "{'id':'other','status':'succeeded','outputs':{'answer':'Theirs.'},'inputs':{'sys.user_id':'x'}}"))));
 
             var found = found(Optional.of(new RunRef("other", "")), Symptom.CONTRADICTED);
 

@@ -177,43 +177,6 @@ final class EarlierCallsTest {
         }
 
         @Test
-        void theRunThatTheHeadOfAnAnswerNamedIsWhatIsLookedUpAfterACrash() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = (_, told) -> {
-                told.accept(new Heard.Named(new RunRef("run-7", "")));
-                scene.world.pass(seconds(1));
-                return succeeded("run-7");
-            };
-            scene.crash(1);
-            scene.found = _ -> ended(succeeded("run-7"));
-
-            scene.play();
-
-            assertEquals(Optional.of(new RunRef("run-7", "")), scene.looked.getFirst().run());
-            assertEquals(List.of(), scene.ids());
-        }
-
-        @Test
-        void theTaskOfARunThatTheHeadNamedIsOnRecordWithItsFirstEvent() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.mode = Mode.STREAMING;
-            scene.answer = (_, told) -> {
-                told.accept(new Heard.Named(new RunRef("run-7", "")));
-                told.accept(new Heard.Named(new RunRef("run-7", "")));
-                scene.world.pass(seconds(1));
-                told.accept(new Heard.Began(run("run-7")));
-                scene.world.pass(seconds(1));
-                return cut(Symptom.CUT, run("run-7"));
-            };
-            scene.found = _ -> ended(succeeded("run-7"));
-
-            scene.play();
-
-            assertEquals(List.of("run-7", "run-7"), Scene.texts("run", scene.log("run")));
-            assertEquals(List.of("", "task-of-run-7"), Scene.texts("task", scene.log("run")));
-        }
-
-        @Test
         void whatTheFirstOfThreeServersLeftInDoubtIsNotSentAgain() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;

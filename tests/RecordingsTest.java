@@ -145,7 +145,8 @@ final class RecordingsTest {
             assertEquals(run.path("task_id").asText(), seen.ref().task(), exchange::toString);
             if (data.has("workflow_id")) // a pause does not repeat it
                 assertEquals(data.path("workflow_id").asText(), seen.workflowId(), exchange::toString);
-            assertEquals(data.path("outputs"), json(seen.outputs()), exchange::toString);
+            var outputs = JSON.readTree(data.path("outputs").toString().replace(":-0.0", ":0.0")); // zero has no sign
+            assertEquals(outputs, json(seen.outputs()), exchange::toString);
             assertEquals(data.path("error").asText(""), seen.error(), exchange::toString);
             assertEquals(data.path("elapsed_time").asDouble(), seen.usage().seconds(), exchange::toString);
             assertEquals(data.path("total_tokens").asLong(), seen.usage().tokens(), exchange::toString);
