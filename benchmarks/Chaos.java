@@ -1,6 +1,6 @@
 ///usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
-//DESCRIPTION Kills the tool again and again against a server that misbehaves, and counts what was lost or paid twice.
+//DESCRIPTION Kills the tool at random moments of a batch and counts rows lost or paid twice.
 //SOURCES ../tests/Simulator.java
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 
@@ -22,62 +22,67 @@ import module java.net.http;
 import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 
-/// Runs a batch to its end in a process that is killed (SIGKILL) at random moments and started again, against
-/// [Simulator] in a process of its own; then compares what the tool wrote with what the server did. A killed process
-/// leaves what it sent: the server's runs go on.
+/// Runs a batch in a child process that is killed (SIGKILL) at random moments and restarted until the batch is done,
+/// then compares the tool's files with the server's record. [Simulator] has its own process, so the runs of a killed
+/// tool continue there.
 @Command(name = "chaos", mixinStandardHelpOptions = true, sortOptions = false, usageHelpWidth = 100,
-        description = "Kills the tool again and again against a misbehaving server; counts what is lost or paid twice. "
-                + "Exit code 1 if anything is.",
+        description = "Kill the tool at random moments of a batch, with a faulty server, and count rows lost, torn, "
+                + "wrong and paid twice. Exit code 1 if there are any, or if verify disagrees.",
         footer = {"", "Example: benchmarks/chaos --rows 500 --kills 20 --mode blocking -- --stopped 1%% --places 10"})
 final class Chaos implements Callable<Integer> {
-    private static final int FURTHER_STARTS = 25;
+    private static final int MAX_UNKILLED_STARTS = 25;
     static final List<String> SERVER = List.of("--latency", "100ms", "--jitter", "200ms", "--drop-before",
             "1.5%", "--drop-after", "1.5%", "--lose-finish", "1%", "--throttle", "2%", "--silence", "4s");
     static final ObjectMapper JSON = new ObjectMapper();
 
-    @Option(names = "--rows", paramLabel = "N", defaultValue = "5000", description = "Default: ${DEFAULT-VALUE}.")
+    @Option(names = "--rows", paramLabel = "N", defaultValue = "5000",
+            description = "Write a CSV with N rows (default: ${DEFAULT-VALUE}).")
     int rows;
 
-    @Option(names = "--kills", paramLabel = "N", defaultValue = "200", description = "Default: ${DEFAULT-VALUE}.")
+    @Option(names = "--kills", paramLabel = "N", defaultValue = "200",
+            description = "Kill the tool N times (default: ${DEFAULT-VALUE}).")
     int kills;
 
-    @Option(names = "--seed", paramLabel = "N", defaultValue = "1", description = "Of kills, rows and trouble.")
+    @Option(names = "--seed", paramLabel = "N", defaultValue = "1",
+            description = "Seed for kills, rows and faults (default: ${DEFAULT-VALUE}).")
     long seed;
 
     @Option(names = "--dify", paramLabel = "VERSION", defaultValue = "1.14.2",
-            description = SimulatedRun.VERSIONS + " (default: ${DEFAULT-VALUE}).")
+            description = "Simulate Dify " + SimulatedRun.VERSIONS + " (default: ${DEFAULT-VALUE}).")
     String version;
 
     @Option(names = "--app", paramLabel = "KIND", defaultValue = "workflow",
-            description = "workflow or chatflow (default: ${DEFAULT-VALUE}).")
+            description = "Simulate a workflow or a chatflow (default: ${DEFAULT-VALUE}).")
     String app;
 
     @Option(names = "--mode", paramLabel = "MODE", defaultValue = "streaming",
-            description = "streaming, blocking or auto (default: ${DEFAULT-VALUE}).")
+            description = "Run the tool with --mode streaming, blocking or auto (default: ${DEFAULT-VALUE}).")
     String mode;
 
-    @Option(names = "--settle", paramLabel = "S", defaultValue = "5",
-            description = "As the tool's; longer than the server's --queue, or runs are paid twice by its assumption "
-                    + "(default: ${DEFAULT-VALUE}).")
+    @Option(names = "--settle", paramLabel = "SEC", defaultValue = "5",
+            description = "Run the tool with --settle SEC. Use more than the simulator's --queue, or rows are paid "
+                    + "twice (default: ${DEFAULT-VALUE}).")
     String settle;
 
-    @Option(names = "--timeout", paramLabel = "S", defaultValue = "20", description = "As the tool's TIMEOUT.")
+    @Option(names = "--timeout", paramLabel = "SEC", defaultValue = "20",
+            description = "Run the tool with TIMEOUT=SEC (default: ${DEFAULT-VALUE}).")
     String timeout;
 
-    @Option(names = "--max-retries", paramLabel = "N", defaultValue = "3", description = "As the tool's MAX_RETRIES.")
+    @Option(names = "--max-retries", paramLabel = "N", defaultValue = "3",
+            description = "Run the tool with MAX_RETRIES=N (default: ${DEFAULT-VALUE}).")
     String maxRetries;
 
     @Option(names = {"-c", "--concurrency"}, paramLabel = "N", defaultValue = "20",
-            description = "As the tool's (default: ${DEFAULT-VALUE}).")
+            description = "Run N rows at a time (default: ${DEFAULT-VALUE}).")
     int concurrency;
 
-    @Option(names = "--folder", paramLabel = "DIR", description = "Keeps all files there (default: a temporary folder, "
-            + "kept and named if anything is wrong).")
+    @Option(names = "--folder", paramLabel = "DIR",
+            description = "Keep all files in DIR (default: a temporary folder, kept only if something is wrong).")
     Path folder;
 
-    @Parameters(paramLabel = "OPTION", description = "After --: options of the simulator, over these defaults: "
+    @Parameters(paramLabel = "OPTION", description = "Pass these options to the simulator, after the defaults "
             + "--latency 100ms --jitter 200ms --drop-before 1.5%% --drop-after 1.5%% --lose-finish 1%% --throttle 2%% "
-            + "--silence 4s")
+            + "--silence 4s.")
     List<String> server = List.of();
 
     @Spec CommandSpec spec;
@@ -98,7 +103,7 @@ final class Chaos implements Callable<Integer> {
                     "-c", String.valueOf(concurrency), "--settle", settle, "--progress", "off"),
                     simulator.address(), timeout, maxRetries);
             tool.archiveClasses();
-            var starts = torment(tool, folder.resolve("results.jsonl"), rows, kills, seed);
+            var starts = runWithKills(tool, folder.resolve("results.jsonl"), rows, kills, seed);
             var seconds = (System.nanoTime() - began) / 1_000_000_000;
             var stats = simulator.stats();
             Files.writeString(folder.resolve("stats.json"), stats.toPrettyString());
@@ -123,16 +128,16 @@ final class Chaos implements Callable<Integer> {
         return app.equals("chatflow");
     }
 
-    /// How often the tool was started and killed, and how it ended.
+    /// @param exits how often each exit code occurred
     record Starts(int starts, int kills, int lastExit, Map<Integer, Integer> exits) {}
 
-    /// Kills fall all over the batch: most once some rows have come (work is left for the other kills), one in three at
-    /// any moment of the process's first 1.5 s: its start, its look-ups, its first writes.
-    static Starts torment(Tool tool, Path file, int rows, int kills, long seed) throws Exception {
+    /// One kill in three hits the first 1.5 s of a process: its start, its look-ups or its first writes. The others
+    /// wait for a few more results, so that they spread over the batch.
+    static Starts runWithKills(Tool tool, Path file, int rows, int kills, long seed) throws Exception {
         var random = new SplittableRandom(seed);
         var results = new Lines(file);
         var exits = new TreeMap<Integer, Integer>();
-        int starts = 0, killed = 0, further = 0, before = -1;
+        int starts = 0, killed = 0, unkilled = 0, before = -1;
         while (true) {
             starts++;
             try (var process = tool.start()) {
@@ -151,7 +156,7 @@ final class Chaos implements Callable<Integer> {
                 exits.merge(exit, 1, Integer::sum);
                 boolean stuck = exit == Exit.ROWS_FAILED.code && results.count() == before && killed >= kills;
                 before = results.count();
-                if (exit == Exit.OK.code || stuck || exit < Exit.ROWS_FAILED.code || ++further > FURTHER_STARTS)
+                if (exit == Exit.OK.code || stuck || exit < Exit.ROWS_FAILED.code || ++unkilled > MAX_UNKILLED_STARTS)
                     return new Starts(starts, killed, exit, exits);
             }
         }
@@ -159,29 +164,31 @@ final class Chaos implements Callable<Integer> {
 
     private void print(Verdict verdict, Starts starts, long seconds) {
         var out = spec.commandLine().getOut();
-        out.println("| dify | app | mode | rows | kills | starts | lost | torn | wrong | twice | silent | late | "
-                + "unknown | failed | pending | denied | double | exits | s | seed | server |");
+        out.println("| dify | app | mode | rows | kills | starts | lost | torn | wrong | paid twice | unreported | "
+                + "late | unknown | failed | pending | missed | duplicates | exits | s | seed | server |");
         out.println("|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|--:|---|");
         out.println("| " + Stream.of(version, app, mode, rows, starts.kills(), starts.starts(), verdict.lost().size(),
-                verdict.torn(), verdict.wrong().size(), verdict.twice().size(), verdict.silent().size(), verdict.late(),
-                verdict.unknown(), verdict.failed(), verdict.pending(), verdict.denied().size(), verdict.doubled(),
+                verdict.torn(), verdict.wrong().size(), verdict.paidTwice().size(), verdict.unreported().size(),
+                verdict.late(), verdict.unknown(), verdict.failed(), verdict.pending(), verdict.missed().size(),
+                verdict.duplicates(),
                 starts.exits(), seconds, seed, String.join(" ", server)).map(String::valueOf)
                 .collect(Collectors.joining(" | ")) + " |");
         example("lost", verdict.lost());
         example("wrong", verdict.wrong());
-        example("paid twice", verdict.twice());
-        example("paid twice and not told as late", verdict.silent());
-        example("succeeded on the server, failed or unknown here", verdict.denied());
+        example("paid twice", verdict.paidTwice());
+        example("paid twice and not reported as late", verdict.unreported());
+        example("succeeded on the server, failed or unknown here", verdict.missed());
     }
 
     private void example(String what, Collection<String> ids) {
         if (!ids.isEmpty()) spec.commandLine().getOut().println(what + ": " + ids.stream().limit(5).toList());
     }
 
-    // ── What is compared ────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Comparison ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The input: the text of each id, which is what a chatflow is asked. Quotes, commas, line breaks and scripts of
-    /// all kinds come along.
+    /// The input CSV, with quotes, commas, line breaks and non-Latin text.
+    ///
+    /// @param texts the text of each id; a chatflow gets it as its query
     record Table(Map<String, String> texts, boolean isChatflow) {
         static Table write(Path file, int rows, long seed, boolean isChatflow) throws IOException {
             var random = new SplittableRandom(seed);
@@ -202,17 +209,18 @@ final class Chaos implements Callable<Integer> {
         }
     }
 
-    /// What became of the rows, by the tool's files and by the server's own count.
+    /// Rows by outcome, from the tool's files and the server's record.
     ///
-    /// @param lost    without a result, and not told as pending, failed, paused or unknown either
-    /// @param torn    lines of the results or the log that are no JSON
-    /// @param wrong   with the outputs of another row
-    /// @param silent  paid twice, without an event `late` that says so
-    /// @param denied  told as failed or unknown, though a run of theirs succeeded
-    /// @param doubled results beyond the first of an id
-    /// @param missing without a result
-    record Verdict(List<String> lost, int torn, List<String> wrong, List<String> twice, List<String> silent, int late,
-                   int unknown, int failed, int pending, List<String> denied, int doubled, List<String> missing) {
+    /// @param lost       rows without a result that are not reported as pending, failed, paused or unknown
+    /// @param torn       lines of the results or the log that are not JSON objects
+    /// @param wrong      results with another row's outputs
+    /// @param unreported rows paid twice without a `late` event in the log
+    /// @param missed     rows reported as failed or unknown although one of their runs succeeded
+    /// @param duplicates results beyond the first of an id
+    /// @param missing    rows without a result
+    record Verdict(List<String> lost, int torn, List<String> wrong, List<String> paidTwice, List<String> unreported,
+                   int late, int unknown, int failed, int pending, List<String> missed, int duplicates,
+                   List<String> missing) {
 
         static Verdict of(Path folder, Table table, JsonNode stats, int exit) throws Exception {
             var results = Jsonl.read(folder.resolve("results.jsonl"));
@@ -223,28 +231,28 @@ final class Chaos implements Callable<Integer> {
                     .map(line -> line.path("id").asText()).toList();
             var listed = Files.exists(folder.resolve("results.jsonl.retry"))
                     ? Set.copyOf(Files.readAllLines(folder.resolve("results.jsonl.retry"))) : Set.of();
-            var open = table.texts().keySet().stream().filter(id -> !ids.containsKey(id)).toList();
+            var missing = table.texts().keySet().stream().filter(id -> !ids.containsKey(id)).toList();
             var status = Tool.status(folder);
-            var lost = open.stream().filter(id -> exit == Exit.OK.code
+            var lost = missing.stream().filter(id -> exit == Exit.OK.code
                     || !listed.contains(id) && status.path("pending").asInt() == 0).toList();
             var late = new HashSet<String>();
             log.lines().stream().filter(line -> line.path("event").asText().equals("late"))
                     .forEach(line -> late.add(line.path("user").asText()));
-            var twice = new ArrayList<String>();
-            var silent = new ArrayList<String>();
+            var paidTwice = new ArrayList<String>();
+            var unreported = new ArrayList<String>();
             var succeeded = new HashSet<String>();
             stats.path("by_row").properties().forEach(row -> {
                 if (row.getValue().path("succeeded").asInt() > 0) succeeded.add(row.getKey());
                 if (row.getValue().path("twice").asInt() == 0) return;
-                twice.add(row.getKey());
+                paidTwice.add(row.getKey());
                 if (row.getValue().path("runs").valueStream()
                         .noneMatch(run -> late.contains(run.path("user").asText())))
-                    silent.add(row.getKey());
+                    unreported.add(row.getKey());
             });
-            return new Verdict(lost, results.torn() + log.torn(), wrong, twice, silent, late.size(),
+            return new Verdict(lost, results.torn() + log.torn(), wrong, paidTwice, unreported, late.size(),
                     status.path("unknown").asInt(), status.path("failed").asInt(), status.path("pending").asInt(),
-                    open.stream().filter(id -> listed.contains(id) && succeeded.contains(id)).toList(),
-                    results.lines().size() - ids.size(), open);
+                    missing.stream().filter(id -> listed.contains(id) && succeeded.contains(id)).toList(),
+                    results.lines().size() - ids.size(), missing);
         }
 
         private static boolean isWrong(JsonNode line, Table table) {
@@ -259,14 +267,14 @@ final class Chaos implements Callable<Integer> {
                     || line.path("workflow_run_id").asText().isEmpty();
         }
 
-        /// Where the tool's `verify` and the server's own count disagree, but for rows that this version cannot show.
+        /// Compares the findings of `verify` with the server's record, except for rows this version cannot show.
         List<String> difference(JsonNode verified, Table table, JsonNode stats) throws IOException {
             var findings = verified.path("findings");
             var unseen = ids(findings.path("not_verifiable"));
             unseen.addAll(ids(findings.path("open")));
             var paidWithoutResult = new TreeSet<>(missing);
             paidWithoutResult.removeIf(id -> stats.path("by_row").path(id).path("succeeded").asInt() == 0);
-            var expected = Map.of("paid_twice", twice, "lost", paidWithoutResult, "differs", wrong,
+            var expected = Map.of("paid_twice", paidTwice, "lost", paidWithoutResult, "differs", wrong,
                     "without_run", List.<String>of(), "no_answer", List.<String>of());
             var differences = new ArrayList<String>();
             expected.forEach((kind, here) -> {
@@ -289,7 +297,7 @@ final class Chaos implements Callable<Integer> {
         }
 
         boolean isGood() {
-            return lost.isEmpty() && torn == 0 && wrong.isEmpty() && twice.isEmpty();
+            return lost.isEmpty() && torn == 0 && wrong.isEmpty() && paidTwice.isEmpty();
         }
     }
 
@@ -305,7 +313,7 @@ final class Chaos implements Callable<Integer> {
                     var node = JSON.reader().with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS).readTree(line);
                     if (node.isObject()) lines.add(node);
                     else torn++;
-                } catch (IOException _) { // that is what is counted
+                } catch (IOException _) {
                     torn++;
                 }
             }
@@ -313,7 +321,7 @@ final class Chaos implements Callable<Integer> {
         }
     }
 
-    /// The complete lines of a file that grows.
+    /// Counts the complete lines of a growing file.
     static final class Lines {
         private final Path file;
         private long read = 0;
@@ -326,9 +334,7 @@ final class Chaos implements Callable<Integer> {
         int count() {
             if (!Files.exists(file)) return count;
             try (var channel = FileChannel.open(file)) {
-                if (channel.size() < read) { // a torn end was cut off; it had no line's end
-                    read = channel.size();
-                }
+                read = Math.min(read, channel.size()); // the tool cuts off a torn line, which was not counted
                 var block = ByteBuffer.allocate(1 << 16);
                 for (int got = channel.read(block, read); got > 0; got = channel.read(block.clear(), read)) {
                     for (int i = 0; i < got; i++) if (block.get(i) == '\n') count++;
@@ -343,7 +349,6 @@ final class Chaos implements Callable<Integer> {
 
     // ── Processes ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The simulator in its own process.
     record Simulated(Process process, URI address) implements AutoCloseable {
         static Simulated start(List<String> options) throws IOException {
             var process = new ProcessBuilder(Tool.java(List.of("-Xmx1g"), "difyexec.Simulator", options))
@@ -353,7 +358,6 @@ final class Chaos implements Callable<Integer> {
             return new Simulated(process, URI.create(first));
         }
 
-        /// What the server counted, each row with its runs.
         JsonNode stats() throws IOException, InterruptedException {
             try (var http = HttpClient.newHttpClient()) {
                 return JSON.readTree(http.send(HttpRequest.newBuilder(address.resolve("/__stats")).build(),
@@ -378,14 +382,14 @@ final class Chaos implements Callable<Integer> {
             return command;
         }
 
-        /// Absolute: the child works in another folder.
+        /// Absolute paths, because the child runs in another folder.
         private static String classPath() {
             return Stream.of(System.getProperty("java.class.path").split(File.pathSeparator))
                     .filter(part -> !part.isEmpty()).map(part -> Path.of(part).toAbsolutePath().toString())
                     .collect(Collectors.joining(File.pathSeparator));
         }
 
-        /// Loaded classes of a small batch, so that the many starts are fast.
+        /// Archives the classes that a small batch loads, which makes the many starts faster.
         void archiveClasses() throws IOException, InterruptedException {
             var warm = folder.resolve("warm");
             Files.createDirectories(warm);
@@ -409,7 +413,6 @@ final class Chaos implements Callable<Integer> {
             return new Running(builder.start());
         }
 
-        /// What the tool's own check against the server finds.
         JsonNode verify() throws IOException {
             var builder = new ProcessBuilder(java(List.of(), "difyexec.DifyExec",
                     List.of("verify", "-o", "results.jsonl", "--json"))).directory(folder.toFile())
@@ -419,11 +422,11 @@ final class Chaos implements Callable<Integer> {
         }
 
         static JsonNode status(Path folder) throws IOException {
-            return JSON.readTree(said(folder, "status", "-i", "data.csv", "-o", "results.jsonl", "--json"));
+            return JSON.readTree(output(folder, "status", "-i", "data.csv", "-o", "results.jsonl", "--json"));
         }
 
-        /// What a command prints that asks no server.
-        static byte[] said(Path folder, String... command) throws IOException {
+        /// Runs a command that needs no server and returns its output.
+        static byte[] output(Path folder, String... command) throws IOException {
             var process = new ProcessBuilder(java(List.of(), "difyexec.DifyExec", List.of(command)))
                     .directory(folder.toFile()).redirectError(ProcessBuilder.Redirect.INHERIT).start();
             return process.getInputStream().readAllBytes();
@@ -437,7 +440,7 @@ final class Chaos implements Callable<Integer> {
     }
 
     record Running(Process process) implements AutoCloseable {
-        /// True: it still runs after so many ms, or once the condition holds.
+        /// Waits for the condition or for `millis`, and returns whether the process is still running.
         boolean runsUntil(long millis, BooleanSupplier condition) throws InterruptedException {
             long end = System.nanoTime() + millis * 1_000_000;
             while (System.nanoTime() < end && !condition.getAsBoolean())

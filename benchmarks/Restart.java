@@ -1,6 +1,6 @@
 ///usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
-//DESCRIPTION Restarts a simulated Dify in the middle of a batch, and prints how many runs the tool allows over time.
+//DESCRIPTION Restarts a simulated Dify during a batch and prints the concurrency limit over time.
 //SOURCES ../tests/Simulator.java
 //SOURCES ../tests/Given.java
 //DEPS org.junit.jupiter:junit-jupiter:6.1.0
@@ -19,60 +19,64 @@ import module java.base;
 import static difyexec.DifyExec.*;
 import static difyexec.Given.seconds;
 
-/// One batch for each case: the worker is killed, the API and the worker are, or both are restarted gracefully, while
-/// the batch streams or blocks. The engine, the client and the files are the tool's own; only the server is simulated.
+/// Runs one batch for each mode and each kind of restart, in real time. The engine, the client and the files are the
+/// tool's own; only the server is simulated.
 @Command(name = "restart", mixinStandardHelpOptions = true, sortOptions = false, usageHelpWidth = 100,
-        description = "Restarts a simulated Dify in the middle of a batch, and prints the number of places over time. "
-                + "Exit code 1 if the rows that did not die with the server took longer than 1.5 times the ideal time "
-                + "after it was back, or if there were fewer than two places for longer than 5 s.",
+        description = "Restart a simulated Dify during a batch and print the concurrency limit over time. Exit code 1 "
+                + "if, after the restart, the surviving rows take more than 1.5 times the ideal time, or the limit is "
+                + "below 2 for more than 5 s.",
         footer = {"", "Example: benchmarks/restart --dify 1.16.0"})
 final class Restart implements Callable<Integer> {
-    /// A worker that was just started needs this long for its first run.
+    /// A worker that has just started needs this long before its first run.
     private static final Duration WARM_UP = Duration.ofSeconds(2);
-    private static final Duration BEFORE = Duration.ofSeconds(6), RUN = Duration.ofSeconds(2), FEW = Duration.ofSeconds(5);
+    private static final Duration BEFORE = Duration.ofSeconds(6), RUN = Duration.ofSeconds(2);
+    private static final Duration LONGEST_LOW = Duration.ofSeconds(5);
 
-    @Option(names = "--rows", paramLabel = "N", defaultValue = "60", description = "Default: ${DEFAULT-VALUE}.")
+    @Option(names = "--rows", paramLabel = "N", defaultValue = "60",
+            description = "Run N rows in each batch (default: ${DEFAULT-VALUE}).")
     int rows;
 
     @Option(names = {"-c", "--concurrency"}, paramLabel = "N", defaultValue = "6",
-            description = "Default: ${DEFAULT-VALUE}.")
+            description = "Run N rows at a time (default: ${DEFAULT-VALUE}).")
     int places;
 
     @Option(names = "--away", paramLabel = "SEC", defaultValue = "20",
-            description = "How long the server is away (default: ${DEFAULT-VALUE}).")
+            description = "Keep the server down for SEC seconds (default: ${DEFAULT-VALUE}).")
     int away;
 
     @Option(names = "--timeout", paramLabel = "SEC", defaultValue = "300",
-            description = "The tool's TIMEOUT: so long are dead runs waited for (default: ${DEFAULT-VALUE}).")
+            description = "Run the tool with TIMEOUT=SEC, its wait for dead runs (default: ${DEFAULT-VALUE}).")
     int timeout;
 
     @Option(names = "--dify", paramLabel = "VERSION", defaultValue = "1.14.2",
-            description = SimulatedRun.VERSIONS + " (default: ${DEFAULT-VALUE}).")
+            description = "Simulate Dify " + SimulatedRun.VERSIONS + " (default: ${DEFAULT-VALUE}).")
     String version;
 
     @Option(names = "--every", paramLabel = "SEC", defaultValue = "5",
-            description = "Seconds between the columns of the table (default: ${DEFAULT-VALUE}).")
+            description = "Print a column for every SEC seconds (default: ${DEFAULT-VALUE}).")
     int every;
 
     @Spec CommandSpec spec;
 
     enum Kind { WORKER_KILLED, ALL_KILLED, GRACEFUL }
 
-    /// Places, and runs on their way, at a moment.
+    /// @param places  the concurrency limit
+    /// @param running requests in flight
     record Sample(Instant at, int places, int running, long done) {}
 
     /// @param back  when the server was back
     /// @param dead  rows whose runs died with the server
-    /// @param rest  rows that succeeded after it was back
-    /// @param ideal the rest, spread over the places that dead runs do not hold
+    /// @param rest  rows that succeeded after the restart
+    /// @param took  from the restart to the last success
+    /// @param ideal time for the rest with the places that dead runs leave free
     record Course(Kind kind, Mode mode, List<Sample> samples, Instant back, int dead, int rest, Duration took,
                   Duration ideal) {
         boolean isGood() {
-            return took.compareTo(ideal.multipliedBy(3).dividedBy(2)) <= 0 && fewFor().compareTo(FEW) <= 0;
+            return took.compareTo(ideal.multipliedBy(3).dividedBy(2)) <= 0 && longestLow().compareTo(LONGEST_LOW) <= 0;
         }
 
         /// The longest time with fewer than two places.
-        private Duration fewFor() {
+        private Duration longestLow() {
             var longest = Duration.ZERO;
             Instant since = null;
             for (var sample : samples) {
@@ -83,7 +87,7 @@ final class Restart implements Callable<Integer> {
             return longest;
         }
 
-        /// `6 (4)`, or nothing once all rows but the dead ones are done.
+        /// `6 (4)`, or an empty cell after the last success.
         String at(Duration time) {
             var moment = back.plus(time);
             if (time.compareTo(took) > 0) return "";
@@ -150,7 +154,7 @@ final class Restart implements Callable<Integer> {
         return new Course(kind, mode, samples, back, dead, ends.size(), took, ideal);
     }
 
-    /// A simulated Dify that can be killed and started again at its address.
+    /// A simulated Dify that can be killed and restarted at the same address.
     private static final class Server implements AutoCloseable {
         private final SimulatedDify dify;
         private SimulatedServer http;
@@ -196,8 +200,8 @@ final class Restart implements Callable<Integer> {
     private void print(List<Course> courses) {
         var out = spec.commandLine().getOut();
         var times = IntStream.range(-1, 10).mapToObj(at -> seconds((long) at * every)).toList();
-        out.println("| Dify " + version + ", -c " + places + ", " + rows + " rows, away " + away
-                + " s: places (running) at | " + times.stream().map(time -> time.toSeconds() + " s")
+        out.println("| Dify " + version + ", -c " + places + ", " + rows + " rows, down for "
+                + away + " s: limit (running) at | " + times.stream().map(time -> time.toSeconds() + " s")
                         .collect(Collectors.joining(" | ")) + " | dead | rest | took | ideal | |");
         out.println("|---|" + "--:|".repeat(times.size() + 4) + "---|");
         for (var course : courses) {

@@ -1,6 +1,6 @@
 ///usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
-//DESCRIPTION Runs one CSV in many processes that are killed and started again, merges them, and counts what was lost or paid twice.
+//DESCRIPTION Kills and restarts the shards of a batch, merges them, and counts rows lost or paid twice.
 //SOURCES Chaos.java
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 
@@ -18,49 +18,52 @@ import module java.base;
 
 import static java.nio.charset.StandardCharsets.UTF_8;
 
-/// As many processes as there are shards, each killed (SIGKILL) and started again as [Chaos] does it, against one
-/// simulator; then `merge`. The same rows in one process, which has all their slots and is never killed, are what time
-/// and files are held against.
+/// Runs each shard in a process that is killed and restarted as in [Chaos], all against one simulator, then runs
+/// `merge`. The time and the files are compared with those of a single process that runs all rows with the same total
+/// concurrency and is never killed.
 @Command(name = "shards", mixinStandardHelpOptions = true, sortOptions = false, usageHelpWidth = 100,
-        description = "Runs one CSV in many processes that are killed and started again, and merges them; counts what is "
-                + "lost or paid twice. Exit code 1 if anything is, or if the merged batch is not that of one process.",
+        description = "Kill and restart the shards of a batch, merge them, and count rows lost, torn, wrong and paid "
+                + "twice. Exit code 1 if there are any, or if the merged batch differs from that of one process.",
         footer = {"", "Example: benchmarks/shards --rows 2000 --shards 4 --kills 3 -- --places 20"})
 final class Shards implements Callable<Integer> {
-    private static final List<String> STANDINGS = List.of("total", "succeeded", "partial", "failed", "paused",
-            "unknown",
+    private static final List<String> COUNTS = List.of("total", "succeeded", "partial", "failed", "paused", "unknown",
             "pending", "lost_results", "unread_lines", "ids_not_in_input");
     private static final Pattern ROWS = Pattern.compile("(?s)class=\"rows\">(.*?)</script>");
 
-    @Option(names = "--rows", paramLabel = "N", defaultValue = "10000", description = "Default: ${DEFAULT-VALUE}.")
+    @Option(names = "--rows", paramLabel = "N", defaultValue = "10000",
+            description = "Write a CSV with N rows (default: ${DEFAULT-VALUE}).")
     int rows;
 
-    @Option(names = "--shards", paramLabel = "N", defaultValue = "8", description = "Default: ${DEFAULT-VALUE}.")
+    @Option(names = "--shards", paramLabel = "N", defaultValue = "8",
+            description = "Split the batch into N shards (default: ${DEFAULT-VALUE}).")
     int shards;
 
     @Option(names = "--kills", paramLabel = "N", defaultValue = "10",
-            description = "Of each process (default: ${DEFAULT-VALUE}).")
+            description = "Kill each shard N times (default: ${DEFAULT-VALUE}).")
     int kills;
 
-    @Option(names = "--seed", paramLabel = "N", defaultValue = "1", description = "Of kills, rows and trouble.")
+    @Option(names = "--seed", paramLabel = "N", defaultValue = "1",
+            description = "Seed for kills, rows and faults (default: ${DEFAULT-VALUE}).")
     long seed;
 
     @Option(names = "--dify", paramLabel = "VERSION", defaultValue = "1.14.2",
-            description = SimulatedRun.VERSIONS + " (default: ${DEFAULT-VALUE}).")
+            description = "Simulate Dify " + SimulatedRun.VERSIONS + " (default: ${DEFAULT-VALUE}).")
     String version;
 
     @Option(names = "--mode", paramLabel = "MODE", defaultValue = "blocking",
-            description = "streaming, blocking or auto (default: ${DEFAULT-VALUE}).")
+            description = "Run the tool with --mode streaming, blocking or auto (default: ${DEFAULT-VALUE}).")
     String mode;
 
     @Option(names = {"-c", "--concurrency"}, paramLabel = "N", defaultValue = "5",
-            description = "Of each process (default: ${DEFAULT-VALUE}).")
+            description = "Run N rows of each shard at a time (default: ${DEFAULT-VALUE}).")
     int concurrency;
 
-    @Option(names = "--folder", paramLabel = "DIR", description = "Keeps all files there (default: a temporary folder, "
-            + "kept and named if anything is wrong).")
+    @Option(names = "--folder", paramLabel = "DIR",
+            description = "Keep all files in DIR (default: a temporary folder, kept only if something is wrong).")
     Path folder;
 
-    @Parameters(paramLabel = "OPTION", description = "After --: options of the simulator, over those of chaos.")
+    @Parameters(paramLabel = "OPTION",
+            description = "Pass these options to the simulator, after the defaults of benchmarks/chaos.")
     List<String> server = List.of();
 
     @Spec CommandSpec spec;
@@ -76,29 +79,31 @@ final class Shards implements Callable<Integer> {
         var one = Files.createDirectories(folder.resolve("one"));
         var table = Chaos.Table.write(folder.resolve("data.csv"), rows, seed, false);
         Files.copy(folder.resolve("data.csv"), one.resolve("data.csv"), StandardCopyOption.REPLACE_EXISTING);
-        var many = inShards(table);
-        var alone = alone(one);
+        var sharded = runShards(table);
+        var single = runSingle(one);
         var differences = differences(folder, one);
-        print(many, alone, differences);
-        boolean isGood = many.verdict().isGood() && differences.isEmpty();
+        print(sharded, single, differences);
+        boolean isGood = sharded.verdict().isGood() && differences.isEmpty();
         if (isGood && !keep) Chaos.Tool.delete(folder);
         else spec.commandLine().getOut().println("files: " + folder);
         spec.commandLine().getOut().flush();
         return isGood ? 0 : 1;
     }
 
-    /// How the rows went in shards, and how long that took until all were merged.
-    record Many(Chaos.Verdict verdict, int starts, int kills, double seconds, double merge) {}
+    /// @param merge seconds that `merge` took, not included in `seconds`
+    record Sharded(Chaos.Verdict verdict, int starts, int kills, double seconds, double merge) {}
 
-    private Many inShards(Chaos.Table table) throws Exception {
+    private Sharded runShards(Chaos.Table table) throws Exception {
         try (var simulator = Chaos.Simulated.start(options()); var threads = Executors.newCachedThreadPool()) {
             tool(folder, simulator, List.of()).archiveClasses();
             var began = System.nanoTime();
             var running = new ArrayList<Future<Chaos.Starts>>();
             for (int index = 1; index <= shards; index++) {
                 var shard = new DifyExec.Shard(index, shards);
-                running.add(threads.submit(() -> Chaos.torment(tool(folder, simulator, List.of("--shard", "" + shard)),
-                        shard.of(folder.resolve("results.jsonl")), rows / shards, kills, seed * 1000 + shard.index())));
+                var tool = tool(folder, simulator, List.of("--shard", "" + shard));
+                var results = shard.of(folder.resolve("results.jsonl"));
+                running.add(threads.submit(() -> Chaos.runWithKills(tool, results, rows / shards, kills,
+                        seed * 1000 + shard.index())));
             }
             int starts = 0, killed = 0, exit = DifyExec.Exit.OK.code;
             for (var each : running) {
@@ -106,19 +111,21 @@ final class Shards implements Callable<Integer> {
                 killed += each.get().kills();
                 exit = Math.max(exit, each.get().lastExit());
             }
-            double seconds = since(began), before = System.nanoTime();
-            Chaos.Tool.said(folder, "merge", "-i", "data.csv", "-o", "results.jsonl");
-            double merge = (System.nanoTime() - before) / 1e9;
-            return new Many(Chaos.Verdict.of(folder, table, simulator.stats(), exit), starts, killed, seconds, merge);
+            double seconds = since(began);
+            var before = System.nanoTime();
+            Chaos.Tool.output(folder, "merge", "-i", "data.csv", "-o", "results.jsonl");
+            double merge = since(before);
+            var verdict = Chaos.Verdict.of(folder, table, simulator.stats(), exit);
+            return new Sharded(verdict, starts, killed, seconds, merge);
         }
     }
 
-    /// How long one process takes that has the slots of all, and is never killed.
-    private double alone(Path one) throws Exception {
+    /// Returns the seconds that one process takes with the concurrency of all shards together.
+    private double runSingle(Path one) throws Exception {
         try (var simulator = Chaos.Simulated.start(options())) {
             var began = System.nanoTime();
             var slots = List.of("-c", String.valueOf(concurrency * shards));
-            Chaos.torment(tool(one, simulator, slots), one.resolve("results.jsonl"), rows, 0, seed);
+            Chaos.runWithKills(tool(one, simulator, slots), one.resolve("results.jsonl"), rows, 0, seed);
             return since(began);
         }
     }
@@ -140,11 +147,11 @@ final class Shards implements Callable<Integer> {
                 Chaos.SERVER, server).flatMap(List::stream).toList();
     }
 
-    /// What differs besides runs, times and what attempts cost: in `status --json`, the export and the report's rows.
+    /// Compares `status --json`, the export and the report's rows, without run ids, times and costs.
     private static List<String> differences(Path merged, Path one) throws IOException {
         var differences = new ArrayList<String>();
         JsonNode left = Chaos.Tool.status(merged), right = Chaos.Tool.status(one);
-        for (var key : STANDINGS)
+        for (var key : COUNTS)
             if (!left.path(key).equals(right.path(key)))
                 differences.add("status " + key + ": " + left.path(key) + ", not " + right.path(key));
         if (!cells(merged).equals(cells(one))) differences.add("export");
@@ -153,16 +160,16 @@ final class Shards implements Callable<Integer> {
         return differences;
     }
 
-    /// Of each row the inputs, the outputs and how it ended.
+    /// Returns the exported rows up to their status.
     private static List<String> cells(Path folder) throws IOException {
-        var text = new String(Chaos.Tool.said(folder, "export", "-i", "data.csv", "-o", "results.jsonl", "-"), UTF_8);
+        var text = new String(Chaos.Tool.output(folder, "export", "-i", "data.csv", "-o", "results.jsonl", "-"), UTF_8);
         return Pattern.compile("\r\n").splitAsStream(text).map(row -> row.replaceFirst("succeeded,.*", "succeeded"))
                 .toList();
     }
 
-    /// Of each row in its table the id, the outcome, the cause, the inputs and the outputs.
+    /// Returns the id, outcome, cause, inputs and outputs of each row of the HTML report.
     private static List<JsonNode> report(Path folder) throws IOException {
-        Chaos.Tool.said(folder, "status", "-i", "data.csv", "-o", "results.jsonl", "--html", "report.html");
+        Chaos.Tool.output(folder, "status", "-i", "data.csv", "-o", "results.jsonl", "--html", "report.html");
         var rows = new ArrayList<JsonNode>();
         var tables = ROWS.matcher(Files.readString(folder.resolve("report.html")));
         while (tables.find())
@@ -171,15 +178,16 @@ final class Shards implements Callable<Integer> {
         return rows;
     }
 
-    private void print(Many many, double alone, List<String> differences) {
-        var verdict = many.verdict();
+    private void print(Sharded sharded, double single, List<String> differences) {
+        var verdict = sharded.verdict();
         var out = spec.commandLine().getOut();
-        out.println("| dify | mode | rows | shards | kills | starts | lost | torn | wrong | twice | unknown | failed | "
-                + "pending | s | merge s | one process s | differs | seed | server |");
+        out.println("| dify | mode | rows | shards | kills | starts | lost | torn | wrong | paid twice | unknown | "
+                + "failed | pending | s | merge s | one process s | differs | seed | server |");
         out.println("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|---|");
-        out.println("| " + Stream.of(version, mode, rows, shards, many.kills(), many.starts(), verdict.lost().size(),
-                verdict.torn(), verdict.wrong().size(), verdict.twice().size(), verdict.unknown(), verdict.failed(),
-                verdict.pending(), seconds(many.seconds()), seconds(many.merge()), seconds(alone),
+        out.println("| " + Stream.of(version, mode, rows, shards, sharded.kills(), sharded.starts(), 
+                verdict.lost().size(), verdict.torn(), verdict.wrong().size(), verdict.paidTwice().size(),
+                verdict.unknown(), verdict.failed(), verdict.pending(), seconds(sharded.seconds()),
+                seconds(sharded.merge()), seconds(single),
                 differences.isEmpty() ? "nothing" : String.join("; ", differences), seed, String.join(" ", server))
                 .map(String::valueOf).collect(Collectors.joining(" | ")) + " |");
         out.flush();
