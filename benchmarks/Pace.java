@@ -1,6 +1,6 @@
 ///usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
-//DESCRIPTION Measures the tool's speed, memory and manners against their bars, and prints a Markdown table.
+//DESCRIPTION Measures throughput, memory, start-up time and behaviour under faults against fixed limits.
 //SOURCES ../tests/Simulator.java
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 
@@ -20,37 +20,38 @@ import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static java.util.stream.Collectors.joining;
 
-/// Runs the tool as a user does, a process a batch, and holds what it took against a bar. Rates are ratios: `wrk`
-/// drives the same server just before and just after, so that a busy machine slows both.
+/// Runs the tool in one process per batch, as a user does, and compares each figure with a limit. Throughput is a
+/// ratio: `wrk` loads the same server just before and just after the tool, so a busy machine slows both.
 ///
-/// Servers: nginx with static answers (no latency), and [Simulator] in a process of its own (latency, limits).
+/// The servers are nginx with static answers (no latency) and [Simulator] in its own process (latency, limits).
 @Command(name = "pace", mixinStandardHelpOptions = true, sortOptions = false, usageHelpWidth = 100,
-        description = {"Measures speed, memory and manners of the tool against their bars; prints a Markdown table.",
-                "Needs nginx and wrk, which it installs where apt-get is there and may be used. Exit code 1 if a bar "
-                        + "is missed.", ""},
+        description = {"Measure throughput, memory, start-up time and behaviour under faults; print a Markdown table.",
+                "Needs nginx and wrk; root on a system with apt-get gets them installed. Exit code 1 if a limit is "
+                        + "missed.", ""},
         footer = {"", "Example: benchmarks/pace --runs 1 --only admits,rate"})
 final class Pace implements Callable<Integer> {
     @Option(names = "--runs", paramLabel = "N", defaultValue = "3",
-            description = "The table shows medians of so many (default: ${DEFAULT-VALUE}).")
+            description = "Measure N times and show medians (default: ${DEFAULT-VALUE}).")
     int runs;
 
     @Option(names = "--only", paramLabel = "NAME", split = ",", arity = "1..*",
-            description = "Only these rows of the table, by name or its beginning (--list names them).")
+            description = "Measure only these rows of the table, by name or prefix (see --list).")
     List<String> only = List.of();
 
-    @Option(names = "--list", description = "Name the rows and their bars; measure nothing.")
+    @Option(names = "--list", description = "List the rows and their limits, and exit.")
     boolean list;
 
-    @Option(names = "--quick", description = "A twentieth of the rows: shows that all works; its figures mean nothing.")
+    @Option(names = "--quick",
+            description = "Run a twentieth of the rows to check that everything works; ignore the figures.")
     boolean quick;
 
     @Option(names = "--java-option", paramLabel = "OPTION",
-            description = "A further JVM option for the tool, after those of its header: to profile it, or to try a "
-                    + "heap. '%%n' in it becomes the number of the start.")
+            description = "Add a JVM option for the tool, such as a profiler or a heap size; %%n is replaced with the "
+                    + "number of the process.")
     List<String> javaOptions = List.of();
 
     @Option(names = "--folder", paramLabel = "DIR",
-            description = "Keeps all files there (default: a temporary folder, deleted at the end).")
+            description = "Keep all files in DIR (default: a temporary folder, deleted at the end).")
     Path folder;
 
     @Spec CommandSpec spec;
@@ -62,22 +63,22 @@ final class Pace implements Callable<Integer> {
     @Override
     public Integer call() throws Exception {
         var measures = Measure.all().stream().filter(this::isAskedFor).toList();
-        if (list) measures.forEach(measure -> measure.bars().forEach(bar -> print(measure.name() + ": " + bar.what()
-                + ": " + bar.text())));
-        if (list || measures.isEmpty()) return list ? 0 : unknown();
+        if (list) measures.forEach(measure -> measure.limits().forEach(limit -> print(measure.name() + ": "
+                + limit.what() + ": " + limit.text())));
+        if (list || measures.isEmpty()) return list ? 0 : refuseNames();
         var programs = Programs.find();
         try (var bench = Bench.open(Optional.ofNullable(folder), programs, quick, javaOptions)) {
             var machine = Machine.here(programs, bench.tool());
             var rows = measures.stream().map(measure -> new Row(measure, new ArrayList<>())).toList();
             for (int run = 1; run <= runs; run++) for (var row : rows) {
                 var view = row.measure().view(bench);
-                row.trials().add(view);
+                row.runs().add(view);
                 spec.commandLine().getErr().println(row.measure().name() + " " + run + "/" + runs + ": " + view);
                 spec.commandLine().getErr().flush();
             }
             print(machine + "; " + (runs == 1 ? "one run" : "medians of " + runs + " runs")
                     + (quick ? " with a twentieth of the rows" : "") + ".\n");
-            print("| name | measure | bar | figure | met | all runs | the run of the figure |");
+            print("| name | measure | limit | median | met | all runs | details |");
             print("|---|---|--:|--:|---|--:|---|");
             rows.forEach(row -> row.lines().forEach(this::print));
             return rows.stream().allMatch(Row::isMet) ? 0 : 1;
@@ -88,9 +89,9 @@ final class Pace implements Callable<Integer> {
         return only.isEmpty() || only.stream().anyMatch(name -> measure.name().startsWith(name.strip()));
     }
 
-    private int unknown() {
-        spec.commandLine().getErr().println("pace: no row is named " + String.join(" or ", only)
-                + "; --list names them");
+    private int refuseNames() {
+        spec.commandLine().getErr().println("pace: no row named " + String.join(" or ", only)
+                + "\nhint: list the rows with --list");
         return 2;
     }
 
@@ -99,31 +100,31 @@ final class Pace implements Callable<Integer> {
         spec.commandLine().getOut().flush();
     }
 
-    // ── What is measured ────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Measures ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// What a figure must not fall under (`atLeast`) or exceed.
-    record Bar(String what, boolean atLeast, double limit, String unit) {
-        static Bar atLeast(String what, double limit, String unit) {
-            return new Bar(what, true, limit, unit);
+    /// A minimum (`atLeast`) or a maximum.
+    record Limit(String what, boolean atLeast, double bound, String unit) {
+        static Limit atLeast(String what, double bound, String unit) {
+            return new Limit(what, true, bound, unit);
         }
 
-        static Bar atMost(String what, double limit, String unit) {
-            return new Bar(what, false, limit, unit);
+        static Limit atMost(String what, double bound, String unit) {
+            return new Limit(what, false, bound, unit);
         }
 
         boolean isMet(double value) {
-            return atLeast ? value >= limit : value <= limit;
+            return atLeast ? value >= bound : value <= bound;
         }
 
         String text() {
-            return (atLeast ? "≥ " : "≤ ") + number(limit) + unit;
+            return (atLeast ? "≥ " : "≤ ") + number(bound) + unit;
         }
 
         String text(double value) {
             return number(value) + unit;
         }
 
-        /// Three digits that count; whole numbers as they are.
+        /// Three significant digits; whole numbers in full.
         private static String number(double value) {
             if (value == Math.rint(value)) return String.format(Locale.ROOT, "%.0f", value);
             double size = Math.abs(value);
@@ -131,30 +132,30 @@ final class Pace implements Callable<Integer> {
         }
     }
 
-    /// One figure of one run, and what else that run showed.
+    /// A figure, with details of the run it comes from.
     record Sample(double value, String detail) {}
 
-    /// One run of a measure: a sample for each of its bars, or why there is none.
+    /// One run of a measure: a sample for each of its limits, or the reason why it is invalid.
     sealed interface RunView {
         record Done(List<Sample> samples) implements RunView {
             @Override
             public String toString() {
-                return samples.stream().map(sample -> Bar.number(sample.value()) + " (" + sample.detail() + ")")
+                return samples.stream().map(sample -> Limit.number(sample.value()) + " (" + sample.detail() + ")")
                         .collect(joining("; "));
             }
         }
 
-        record Spoilt(String why) implements RunView {
+        record Invalid(String why) implements RunView {
             @Override
             public String toString() {
-                return "spoilt: " + why;
+                return "invalid: " + why;
             }
         }
     }
 
-    /// A run whose figures would be worth nothing: rows are missing, or a program did not do its part.
-    static final class SpoiltException extends RuntimeException {
-        SpoiltException(String why) {
+    /// The figures of a run mean nothing, because rows are missing or a program failed.
+    static final class InvalidRunException extends RuntimeException {
+        InvalidRunException(String why) {
             super(why);
         }
     }
@@ -164,115 +165,127 @@ final class Pace implements Callable<Integer> {
         List<Sample> measure(Bench bench) throws IOException, InterruptedException;
     }
 
-    /// @param bars one for each sample of `method`
-    record Measure(String name, List<Bar> bars, Method method) {
+    /// @param limits one for each sample of `method`
+    record Measure(String name, Method method, List<Limit> limits) {
+        private static Measure of(String name, Method method, Limit... limits) {
+            return new Measure(name, method, List.of(limits));
+        }
+
         static List<Measure> all() {
             var all = new ArrayList<Measure>();
             for (var version : List.of("1.14.2", "1.9.2")) for (var mode : List.of("blocking", "streaming"))
-                all.add(new Measure("steady-" + version + "-" + mode, List.of(Bar.atLeast("3,000 rows × 100 ms, "
-                        + "`-c 10`, " + mode + ", " + version + ": rows/s against `wrk -c10`"
-                        + (leavesEarly(version, mode) ? " (blocking: `wrk` would wait for the stream's own end)" : ""),
-                        0.96, "")), bench -> steady(bench, version, mode)));
+                all.add(of("steady-" + version + "-" + mode, bench -> steady(bench, version, mode),
+                        Limit.atLeast("3,000 rows × 100 ms, `-c 10`, " + mode + ", " + version
+                                + ": rows/s relative to `wrk -c10`" + (closesEarly(version, mode)
+                                ? " (blocking, because `wrk` would wait for the stream to close)" : ""), 0.96, "")));
             all.addAll(List.of(
-                    new Measure("wide", List.of(Bar.atLeast("2,000 rows × 1 s, `-c 200`: against the ideal 10 s", 0.93,
-                            "")), Pace::wide),
-                    new Measure("burst-blocking", List.of(Bar.atLeast("60,000 rows, no latency, `-c 64`, blocking: "
-                            + "rows/s against `wrk -c64`", 0.09, "")), bench -> burst(bench, "blocking", 64)),
-                    new Measure("burst-streaming", List.of(Bar.atLeast("the same, streaming", 0.07, "")),
-                            bench -> burst(bench, "streaming", 64)),
-                    new Measure("single", List.of(Bar.atLeast("60,000 rows, no latency, `-c 1`, blocking: rows/s "
-                            + "against `wrk -c1`", 0.22, "")), bench -> burst(bench, "blocking", 1)),
-                    new Measure("admits", List.of(Bar.atLeast("the server admits 4, `-c 32`, 400 rows × 200 ms: "
-                            + "against the ideal 20 s", 0.9, ""), Bar.atMost("the same: refused requests", 50, "")),
-                            Pace::admits),
-                    new Measure("door", List.of(Bar.atLeast("a server of ten connections, 500 rows × 300 ms, blocking, "
-                            + "`--timeout 15`: rows/s with `-c 20` against `-c 10`", 0.9, ""),
-                            Bar.atMost("the same: rows not succeeded", 0, "")), Pace::door),
-                    new Measure("million", List.of(Bar.atMost("1,000,000-row CSV, `--limit 5000`, `-c 64`: peak RSS",
-                            200, " MB"), Bar.atMost("the same: more than with 10,000 rows", 64, " MB")), Pace::million),
-                    new Measure("resume", List.of(Bar.atMost("resume over 1,000,000 rows with 999,000 done: to the "
-                            + "first run's request", 12, " s"), Bar.atMost("the same: peak RSS", 200, " MB")),
-                            Pace::resume),
-                    new Measure("retry", List.of(Bar.atMost("retry of 8,000 ids, no latency, `-c 64`: more than "
-                            + "`--version`", 3, " s")), Pace::retry),
-                    new Measure("status", List.of(Bar.atMost("`status` over 100,000 results: more than `--version`", 1,
-                            " s")), Pace::status),
-                    new Measure("check", List.of(Bar.atMost("`check` of 100,000 rows × 10 columns: more than "
-                            + "`--version`", 1.2, " s"), Bar.atMost("the same: peak RSS", 150, " MB")), Pace::check),
-                    new Measure("files", List.of(Bar.atMost("20 rows with a 20 MB file each, `-c 8`: peak RSS over "
-                            + "that without files", 60, " MB")), Pace::files),
-                    new Measure("rate", List.of(Bar.atLeast("`--rate 10/s`: smallest gap between starts", 80, " ms"),
-                            Bar.atMost("the same: mean gap off by", 2, " %")), Pace::rate),
-                    new Measure("down-refused", List.of(Bar.atMost("server down for 60 s in the middle of a batch "
-                            + "(connections refused): rows not succeeded", 0, ""),
-                            Bar.atMost("the same: probes at once", 1, "")), bench -> down(bench, Gate.State.REFUSING)),
-                    new Measure("down-502", List.of(Bar.atMost("the same behind a proxy that answers 502: rows not "
-                            + "succeeded", 0, ""), Bar.atMost("the same: probes at once", 1, "")),
-                            bench -> down(bench, Gate.State.BAD_GATEWAY)),
-                    new Measure("restart", List.of(Bar.atMost("server killed with 5 of 60 rows in its hands, which "
-                            + "then say running for ever; 0.2 s a row, `-c 5`, `--timeout 40`: from its restart to the "
-                            + "last of the other 55", 25, " s"),
-                            Bar.atMost("the same: rows of the 55 not succeeded", 0, ""),
-                            Bar.atLeast("the same: from the start of one of the 5 to unknown, least", 40, " s"),
-                            Bar.atMost("the same, most", 50, " s")), Pace::restart)));
+                    of("wide", Pace::wide,
+                            Limit.atLeast("2,000 rows × 1 s, `-c 200`: ideal 10 s / actual time", 0.93, "")),
+                    of("burst-blocking", bench -> burst(bench, "blocking", 64),
+                            Limit.atLeast("60,000 rows, no latency, `-c 64`, blocking: rows/s relative to `wrk -c64`",
+                                    0.09, "")),
+                    of("burst-streaming", bench -> burst(bench, "streaming", 64),
+                            Limit.atLeast("the same, streaming", 0.07, "")),
+                    of("single", bench -> burst(bench, "blocking", 1),
+                            Limit.atLeast("60,000 rows, no latency, `-c 1`, blocking: rows/s relative to `wrk -c1`",
+                                    0.22, "")),
+                    of("admits", Pace::admits,
+                            Limit.atLeast("server that admits 4 runs, `-c 32`, 400 rows × 200 ms: ideal 20 s / actual "
+                                    + "time", 0.9, ""),
+                            Limit.atMost("the same: refused requests", 50, "")),
+                    of("door", Pace::door,
+                            Limit.atLeast("server with 10 connections, 500 rows × 300 ms, blocking, `--timeout 15`: "
+                                    + "rows/s with `-c 20` relative to `-c 10`", 0.9, ""),
+                            Limit.atMost("the same: rows not succeeded", 0, "")),
+                    of("million", Pace::million,
+                            Limit.atMost("1,000,000-row CSV, `--limit 5000`, `-c 64`: peak RSS", 200, " MB"),
+                            Limit.atMost("the same: increase over 10,000 rows", 64, " MB")),
+                    of("resume", Pace::resume,
+                            Limit.atMost("resume 1,000,000 rows with 999,000 done: time to the first run", 12, " s"),
+                            Limit.atMost("the same: peak RSS", 200, " MB")),
+                    of("retry", Pace::retry,
+                            Limit.atMost("retry 8,000 rows, no latency, `-c 64`: time beyond `--version`", 3, " s")),
+                    of("status", Pace::status,
+                            Limit.atMost("`status` with 100,000 results: time beyond `--version`", 1, " s")),
+                    of("check", Pace::check,
+                            Limit.atMost("`check` of 100,000 rows × 10 columns: time beyond `--version`", 1.2, " s"),
+                            Limit.atMost("the same: peak RSS", 150, " MB")),
+                    of("files", Pace::files,
+                            Limit.atMost("20 rows with a 20 MB file each, `-c 8`: increase in peak RSS", 60, " MB")),
+                    of("rate", Pace::rate,
+                            Limit.atLeast("`--rate 10/s`: smallest gap between starts", 80, " ms"),
+                            Limit.atMost("the same: error of the mean gap", 2, " %")),
+                    of("down-refused", bench -> down(bench, Gate.State.REFUSING),
+                            Limit.atMost("server down for 60 s (connections refused): rows not succeeded", 0, ""),
+                            Limit.atMost("the same: concurrent probes", 1, "")),
+                    of("down-502", bench -> down(bench, Gate.State.BAD_GATEWAY),
+                            Limit.atMost("the same behind a proxy that answers 502: rows not succeeded", 0, ""),
+                            Limit.atMost("the same: concurrent probes", 1, "")),
+                    of("restart", Pace::restart,
+                            Limit.atMost("server restarted during 5 of 60 rows, whose runs stay `running`; 0.2 s per "
+                                    + "row, `-c 5`, `--timeout 40`: time from the restart to the last of the other 55 "
+                                    + "rows", 25, " s"),
+                            Limit.atMost("the same: other rows not succeeded", 0, ""),
+                            Limit.atLeast("the same: shortest time from a start of the 5 to unknown", 40, " s"),
+                            Limit.atMost("the same: longest time", 50, " s"))));
             return List.copyOf(all);
         }
 
         RunView view(Bench bench) throws IOException, InterruptedException {
             try {
                 return new RunView.Done(method.measure(bench));
-            } catch (SpoiltException problem) {
-                return new RunView.Spoilt(problem.getMessage());
+            } catch (InvalidRunException problem) {
+                return new RunView.Invalid(problem.getMessage());
             }
         }
     }
 
-    /// A measure with its runs so far: one or more lines of the table.
-    record Row(Measure measure, List<RunView> trials) {
+    /// A measure with its runs so far. Each limit gets a line in the table.
+    record Row(Measure measure, List<RunView> runs) {
         List<String> lines() {
-            return IntStream.range(0, measure.bars().size()).mapToObj(this::line).toList();
+            return IntStream.range(0, measure.limits().size()).mapToObj(this::line).toList();
         }
 
         private String line(int which) {
-            var bar = measure.bars().get(which);
+            var limit = measure.limits().get(which);
             var median = median(which);
-            return "| " + String.join(" | ", measure.name(), bar.what(), bar.text(),
-                    median.map(sample -> bar.text(sample.value())).orElse("–"), isMet(which) ? "yes" : "**no**",
-                    trials.stream().map(view -> switch (view) {
-                        case RunView.Done done -> Bar.number(done.samples().get(which).value());
-                        case RunView.Spoilt _ -> "spoilt";
+            return "| " + String.join(" | ", measure.name(), limit.what(), limit.text(),
+                    median.map(sample -> limit.text(sample.value())).orElse("–"), isMet(which) ? "yes" : "**no**",
+                    runs.stream().map(view -> switch (view) {
+                        case RunView.Done done -> Limit.number(done.samples().get(which).value());
+                        case RunView.Invalid _ -> "invalid";
                     }).collect(joining(", ")), detail(which, median)) + " |";
         }
 
         private String detail(int which, Optional<Sample> median) {
-            return trials.stream().filter(RunView.Spoilt.class::isInstance).findFirst().map(RunView::toString)
+            return runs.stream().filter(RunView.Invalid.class::isInstance).findFirst().map(RunView::toString)
                     .orElseGet(() -> median.map(Sample::detail).orElse("")).replace('|', '/');
         }
 
         boolean isMet() {
-            return IntStream.range(0, measure.bars().size()).allMatch(this::isMet);
+            return IntStream.range(0, measure.limits().size()).allMatch(this::isMet);
         }
 
-        /// A spoilt run meets nothing.
+        /// An invalid run meets no limit.
         private boolean isMet(int which) {
-            return trials.stream().noneMatch(RunView.Spoilt.class::isInstance)
-                    && median(which).filter(sample -> measure.bars().get(which).isMet(sample.value())).isPresent();
+            return runs.stream().noneMatch(RunView.Invalid.class::isInstance)
+                    && median(which).filter(sample -> measure.limits().get(which).isMet(sample.value())).isPresent();
         }
 
-        /// Of an even number, the worse of the two in the middle.
+        /// The worse of the two middle samples if their number is even.
         private Optional<Sample> median(int which) {
             var order = Comparator.comparingDouble(Sample::value);
-            var sorted = trials.stream().filter(RunView.Done.class::isInstance).map(RunView.Done.class::cast)
+            var sorted = runs.stream().filter(RunView.Done.class::isInstance).map(RunView.Done.class::cast)
                     .map(done -> done.samples().get(which))
-                    .sorted(measure.bars().get(which).atLeast() ? order.reversed() : order).toList();
+                    .sorted(measure.limits().get(which).atLeast() ? order.reversed() : order).toList();
             return sorted.isEmpty() ? Optional.empty() : Optional.of(sorted.get(sorted.size() / 2));
         }
     }
 
-    // ── How it is measured ──────────────────────────────────────────────────────────────────────────────────────────
+    // ── Methods ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// A stream of 1.14.2 stays open for a second after its last event; the tool has left by then.
-    private static boolean leavesEarly(String version, String mode) {
+    /// A stream of 1.14.2 stays open for a second after its last event, but the tool closes it at once.
+    private static boolean closesEarly(String version, String mode) {
         return version.equals("1.14.2") && mode.equals("streaming");
     }
 
@@ -282,7 +295,7 @@ final class Pace implements Callable<Integer> {
         var folder = bench.folder("steady");
         Data.write(folder.resolve("data.csv"), rows);
         try (var server = bench.simulator("--dify", version, "--latency", "100ms")) {
-            var wrk = bench.wrk(folder, server.address(), leavesEarly(version, mode) ? "blocking" : mode);
+            var wrk = bench.wrk(folder, server.address(), closesEarly(version, mode) ? "blocking" : mode);
             wrk.sample(clients, 2); // the server's own warm-up
             var rates = wrk.rates(clients, bench.seconds(4));
             var batch = bench.tool().run(folder, server.address(), "--mode", mode, "-c", String.valueOf(clients));
@@ -291,7 +304,7 @@ final class Pace implements Callable<Integer> {
         }
     }
 
-    /// Against the median: a neighbour who is busy slows single samples down.
+    /// Uses the median, because other processes slow down single samples.
     private static Sample ratio(double rate, List<Double> rates) {
         var sorted = rates.stream().sorted().toList();
         double median = (sorted.get((sorted.size() - 1) / 2) + sorted.get(sorted.size() / 2)) / 2;
@@ -347,7 +360,7 @@ final class Pace implements Callable<Integer> {
             var batch = throughDoor(bench, folder, server, 2 * places);
             var log = batch.log();
             return List.of(new Sample(fits.seconds() / log.seconds(), String.format(Locale.ROOT,
-                            "%.1f s, %.1f s with `-c 10`; slowed down %d times", log.seconds(), fits.seconds(),
+                            "%.1f s, %.1f s with `-c 10`; throttled %d times", log.seconds(), fits.seconds(),
                             log.throttled())),
                     new Sample(rows - log.ends().length, "exit code " + batch.exit()));
         }
@@ -364,7 +377,7 @@ final class Pace implements Callable<Integer> {
         int rows = bench.scaled(1_000_000), limit = bench.scaled(5000);
         var large = limited(bench, rows, limit);
         var small = limited(bench, bench.scaled(10_000), limit);
-        return List.of(new Sample(large.peak(), String.format(Locale.ROOT, "%.1f s in all", large.seconds())),
+        return List.of(new Sample(large.peak(), String.format(Locale.ROOT, "%.1f s in total", large.seconds())),
                 new Sample(large.peak() - small.peak(), String.format(Locale.ROOT, "%.0f MB with fewer rows",
                         small.peak())));
     }
@@ -384,9 +397,9 @@ final class Pace implements Callable<Integer> {
         bench.nginx().forgetRequests();
         var began = Instant.now();
         var batch = bench.tool().run(done.folder(), bench.nginx().site("logged"), "-c", "64").complete(rows);
-        var first = bench.nginx().firstRun().orElseThrow(() -> new SpoiltException("the server saw no run"));
+        var first = bench.nginx().firstRun().orElseThrow(() -> new InvalidRunException("the server received no run"));
         return List.of(new Sample(Duration.between(began, first).toMillis() / 1000.0, String.format(Locale.ROOT,
-                "%.1f s to the end of the call", batch.seconds())), new Sample(batch.peak(), done.size()));
+                "%.1f s in total", batch.seconds())), new Sample(batch.peak(), done.size()));
     }
 
     private static List<Sample> retry(Bench bench) throws IOException, InterruptedException {
@@ -460,28 +473,28 @@ final class Pace implements Callable<Integer> {
         }
     }
 
-    /// Counted from a second after the fall on: what was on its way by then is no probe.
+    /// Counts probes from one second after the server went down, because requests in flight are not probes.
     private static List<Sample> down(Bench bench, Gate.State state) throws IOException, InterruptedException {
         int rows = bench.quick() ? 300 : 1500, downFor = bench.quick() ? 5 : 60;
         var folder = bench.folder("down");
         Data.write(folder.resolve("data.csv"), rows);
         try (var server = bench.simulator("--latency", "200ms"); var gate = Gate.before(server.address())) {
             var running = bench.tool().begin(folder, gate.address(), "-c", "10");
-            running.untilEnds(rows / 3);
-            gate.fall(state);
+            running.awaitEnds(rows / 3);
+            gate.takeDown(state);
             var from = Instant.now().plusSeconds(1);
             Thread.sleep(Duration.ofSeconds(1));
             gate.countProbes();
             Thread.sleep(Duration.ofSeconds(downFor - 1));
             var until = Instant.now();
-            gate.rise();
+            gate.bringUp();
             var log = running.end().log();
-            long succeeded = log.ends().length, atOnce = state == Gate.State.REFUSING ? log.mostOpen(from, until)
-                    : gate.mostAtOnce();
+            long succeeded = log.ends().length, atOnce = state == Gate.State.REFUSING ? log.maxOpen(from, until)
+                    : gate.maxConcurrent();
             double back = LongStream.of(log.ends()).filter(end -> end > until.toEpochMilli()).min().orElse(0)
                     - until.toEpochMilli();
             return List.of(new Sample(rows - succeeded, String.format(Locale.ROOT,
-                            "exit code %d; the first result %.1f s after the server was back", running.end().exit(),
+                            "exit code %d; first result %.1f s after the server was back", running.end().exit(),
                             back / 1000)),
                     new Sample(atOnce, (state == Gate.State.REFUSING ? log.between(from, until) : gate.probes())
                             + " probes in " + (downFor - 1) + " s"));
@@ -495,15 +508,15 @@ final class Pace implements Callable<Integer> {
         try (var server = bench.simulator("--latency", "200ms"); var gate = Gate.before(server.address())) {
             var running = bench.tool().begin(folder, gate.address(), "--mode", "blocking", "--timeout", "40", "-c",
                     String.valueOf(killed));
-            running.untilStarts(killed);
+            running.awaitStarts(killed);
             Thread.sleep(Duration.ofSeconds(1));
-            gate.fall(Gate.State.REFUSING);
+            gate.takeDown(Gate.State.REFUSING);
             Thread.sleep(Duration.ofSeconds(2));
-            gate.rise();
+            gate.bringUp();
             long back = System.currentTimeMillis();
             var log = running.end().log();
             var unknown = log.unknown();
-            if (unknown.length != killed) throw new SpoiltException(unknown.length + " rows are unknown");
+            if (unknown.length != killed) throw new InvalidRunException(unknown.length + " rows are unknown");
             return List.of(new Sample((LongStream.of(log.ends()).max().orElse(back) - back) / 1000.0, "exit code "
                             + running.end().exit()),
                     new Sample(rows - killed - log.ends().length, log.ends().length + " succeeded"),
@@ -514,7 +527,7 @@ final class Pace implements Callable<Integer> {
 
     // ── Data ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// CSVs. An id has always as many digits, so that a line of one row becomes another's by putting its id in.
+    /// Writes CSVs. All ids have the same length, so replacing the id turns one row's log lines into another's.
     static final class Data {
         static String id(int row) {
             return "row-" + (10_000_000 + row);
@@ -531,9 +544,9 @@ final class Pace implements Callable<Integer> {
             write(file, rows, _ -> "");
         }
 
-        /// What stands before a text asks the simulator for trouble.
-        static void write(Path file, int rows, IntFunction<String> before) throws IOException {
-            write(file, "id,text", rows, row -> id(row) + ",\"" + before.apply(row) + cells(row).get("text") + "\"");
+        /// @param fault a prefix of the text that makes the simulator cause a fault, such as `[never] `
+        static void write(Path file, int rows, IntFunction<String> fault) throws IOException {
+            write(file, "id,text", rows, row -> id(row) + ",\"" + fault.apply(row) + cells(row).get("text") + "\"");
         }
 
         /// The ten columns of [Answers#TYPED].
@@ -556,7 +569,7 @@ final class Pace implements Callable<Integer> {
         }
     }
 
-    /// What nginx answers: made by the simulator's types, so that it is what a Dify 1.14.2 says, field for field.
+    /// The answers of nginx, generated with the simulator's types so that they have all fields of a Dify 1.14.2.
     static final class Answers {
         static final List<String> TYPED = List.of("id", "title", "text", "count", "price", "urgent", "language", "note",
                 "tags", "details");
@@ -596,7 +609,7 @@ final class Pace implements Callable<Integer> {
             return json("id", UUID.nameUUIDFromBytes("upload".getBytes(UTF_8)).toString(), "name", "file.pdf");
         }
 
-        /// `columns` by name, all of them texts but those whose name tells another type.
+        /// All columns are texts, except for the names in [#variable].
         static String form(List<String> columns) {
             return json("user_input_form", columns.stream().map(Answers::variable).toList(), "system_parameters",
                     SimulatedJson.object("image_file_size_limit", 10, "file_size_limit", 50,
@@ -624,11 +637,11 @@ final class Pace implements Callable<Integer> {
         }
     }
 
-    /// A batch that is made once and used by every run.
+    /// A batch that is created once and used by every run.
     ///
-    /// @param sizes of its files as they were made
+    /// @param sizes the original sizes of its files
     record Prepared(Path folder, Map<Path, Long> sizes) {
-        private static final int SEEN = 100; // rows that the tool itself runs
+        private static final int REAL = 100; // rows that the tool runs; the others are copies
 
         @FunctionalInterface
         interface Making {
@@ -643,11 +656,11 @@ final class Pace implements Callable<Integer> {
             return new Prepared(folder, sizes);
         }
 
-        /// The tool runs the first rows; the lines it wrote for the first are repeated under the ids of the others.
+        /// The tool runs the first rows. The lines of row 1 are then copied for the other rows.
         static Prepared done(Bench bench, Path folder, URI server, int rows, int done) throws IOException,
                 InterruptedException {
             Data.write(folder.resolve("data.csv"), rows);
-            bench.tool().run(folder, server, "--mode", "blocking", "--limit", String.valueOf(SEEN)).complete(SEEN);
+            bench.tool().run(folder, server, "--mode", "blocking", "--limit", String.valueOf(REAL)).complete(REAL);
             repeat(folder.resolve("results.jsonl"), done);
             repeat(folder.resolve("results.jsonl.log"), done);
             return of(folder);
@@ -655,21 +668,22 @@ final class Pace implements Callable<Integer> {
 
         private static void repeat(Path file, int done) throws IOException {
             var first = Data.id(1);
-            var hash = Cells.hash(Data.cells(1));
+            var hash = Cells.hash(Cells.number(Data.cells(1)));
             var lines = Files.readAllLines(file).stream().map(line -> line.replace("\uFEFF", ""))
                     .filter(line -> line.contains('"' + first + '"')).map(line -> line + "\n").toList();
             if (lines.stream().anyMatch(line -> line.contains("\"cells\"") && !line.contains(hash)))
-                throw new SpoiltException("the log has another hash of a row than it is made by here");
+                throw new InvalidRunException("unexpected cell hash in the log");
             try (var out = Files.newBufferedWriter(file, StandardOpenOption.APPEND)) {
-                for (int row = SEEN + 1; row <= done; row++) {
-                    var cells = lines.getFirst().contains("\"cells\"") ? Cells.hash(Data.cells(row)) : hash;
+                for (int row = REAL + 1; row <= done; row++) {
+                    var cells = lines.getFirst().contains("\"cells\"") 
+                            ? Cells.hash(Cells.number(Data.cells(row))) : hash;
                     for (var line : lines)
                         out.write(named(line.replace(first, Data.id(row)).replace(hash, cells), row));
                 }
             }
         }
 
-        /// The attempt's own name: `difyexec-<random>-<row>`.
+        /// Makes the attempt's name unique: `difyexec-<random>-<row>`.
         private static String named(String line, int row) {
             int user = line.indexOf("\"user\":\"");
             if (user < 0) return line;
@@ -677,7 +691,7 @@ final class Pace implements Callable<Integer> {
             return line.substring(0, line.lastIndexOf('-', end) + 1) + row + line.substring(end);
         }
 
-        /// What a run has added is cut off again.
+        /// Removes what a run has added.
         void reset() throws IOException {
             try (var files = Files.list(folder)) {
                 for (var file : files.toList()) {
@@ -700,10 +714,10 @@ final class Pace implements Callable<Integer> {
         }
     }
 
-    /// The attempt log of a batch, in ms since 1970.
+    /// The attempt log of a batch. Times are in ms since 1970 and sorted.
     ///
-    /// @param starts of requests
-    /// @param ends   of rows that succeeded, in order
+    /// @param starts times at which requests were sent
+    /// @param ends   times at which rows succeeded
     record Timeline(long[] starts, long[] ends, int throttled, List<JsonNode> events) {
         private static final ObjectMapper JSON = new ObjectMapper();
 
@@ -721,7 +735,7 @@ final class Pace implements Callable<Integer> {
                             if (event.path("outcome").asText().equals("succeeded")) ends.add(at(event));
                         }
                         case "throttle" -> throttled++;
-                        default -> {} // no start, no end
+                        default -> {}
                     }
                     if (kept.size() < 20_000) kept.add(event);
                 }
@@ -733,7 +747,7 @@ final class Pace implements Callable<Integer> {
             return Instant.parse(event.path("t").asText()).toEpochMilli();
         }
 
-        /// Rows a second, the first `skipped` not counted.
+        /// Rows per second, without the first `skipped` rows.
         double rate(int skipped) {
             int from = Math.min(skipped, ends.length / 2);
             return (ends.length - from) * 1000.0 / (ends[ends.length - 1] - ends[from - 1]);
@@ -743,7 +757,7 @@ final class Pace implements Callable<Integer> {
             return (ends[ends.length - 1] - starts[0]) / 1000.0;
         }
 
-        /// How long each row took that came to nothing, from its last start, in ms.
+        /// The time in ms from the last start of each unknown row to its end.
         long[] unknown() {
             var started = new HashMap<String, Long>();
             var took = LongStream.builder();
@@ -760,15 +774,15 @@ final class Pace implements Callable<Integer> {
                     .filter(event -> at(event) >= from.toEpochMilli() && at(event) <= until.toEpochMilli());
         }
 
-        /// How many requests a stretch of time saw: attempts and look-ups.
+        /// Counts attempts and look-ups.
         long between(Instant from, Instant until) {
             return during(from, until).map(event -> event.path("event").asText())
                     .filter(List.of("attempt", "look")::contains).count();
         }
 
-        /// The most requests that were open at once: of look-ups the log has the end alone, so each counts as open
-        /// for the ms it ended in.
-        long mostOpen(Instant from, Instant until) {
+        /// The highest number of concurrent requests. The log has only the end of a look-up, so a look-up counts as
+        /// open during the millisecond in which it ended.
+        long maxOpen(Instant from, Instant until) {
             int open = 0, most = 0;
             long lastLook = 0, looks = 0;
             for (var event : during(from, until).toList()) {
@@ -780,7 +794,7 @@ final class Pace implements Callable<Integer> {
                         lastLook = at(event);
                         most = (int) Math.max(most, open + looks);
                     }
-                    default -> {} // no request
+                    default -> {}
                 }
                 most = Math.max(most, open);
             }
@@ -790,7 +804,7 @@ final class Pace implements Callable<Integer> {
 
     // ── Processes ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Folder, servers and the tool of one call. Whatever ends it, also Ctrl-C, it leaves no process and no file.
+    /// The folder, the servers and the tool. Removes all files and processes at the end, even after Ctrl-C.
     static final class Bench implements AutoCloseable {
         private final Path root;
         private final boolean keep, quick;
@@ -837,7 +851,6 @@ final class Pace implements Callable<Integer> {
             return tool;
         }
 
-        /// A new folder, for one run.
         Path folder(String name) throws IOException {
             return Files.createDirectories(root.resolve(++folders + "-" + name));
         }
@@ -860,7 +873,7 @@ final class Pace implements Callable<Integer> {
             return new Wrk(programs.wrk(), children, folder, server, mode);
         }
 
-        /// Seconds of `--version`, the median of three.
+        /// The median time of three calls of `--version`, in seconds.
         double version() throws IOException, InterruptedException {
             var folder = folder("version");
             var all = new double[3];
@@ -879,7 +892,7 @@ final class Pace implements Callable<Integer> {
             try (var files = Files.walk(root)) {
                 for (var file : files.sorted(Comparator.reverseOrder()).toList()) Files.deleteIfExists(file);
             } catch (IOException | UncheckedIOException _) {
-                // the main thread, about to be ended, still made a file: once more
+                // the main thread was still writing; try again
             }
         }
 
@@ -890,13 +903,13 @@ final class Pace implements Callable<Integer> {
         }
     }
 
-    /// The processes that we started. Once closed, none can be started any more. Any thread may use it.
+    /// Tracks the processes that we start, and ends them all on close. Thread-safe.
     static final class Children implements AutoCloseable {
         private final Set<Process> alive = new HashSet<>();
         private boolean closed = false;
 
         synchronized Process start(ProcessBuilder builder) throws IOException {
-            if (closed) throw new IllegalStateException("on the way out");
+            if (closed) throw new IllegalStateException("shutting down");
             var process = builder.start();
             alive.add(process);
             alive.removeIf(each -> !each.isAlive());
@@ -909,7 +922,7 @@ final class Pace implements Callable<Integer> {
             alive.forEach(Children::end);
         }
 
-        /// With its own children: nginx leaves its workers behind when it is killed.
+        /// Kills the descendants too, because nginx's workers outlive it.
         static void end(Process process) {
             var all = Stream.concat(Stream.of(process.toHandle()), process.descendants()).toList();
             all.forEach(ProcessHandle::destroyForcibly);
@@ -917,7 +930,6 @@ final class Pace implements Callable<Integer> {
         }
     }
 
-    /// Where nginx and wrk are.
     record Programs(Path nginx, Path wrk) {
         static Programs find() throws IOException, InterruptedException {
             if (path("nginx").isEmpty() || path("wrk").isEmpty()) install();
@@ -926,18 +938,18 @@ final class Pace implements Callable<Integer> {
         }
 
         private static IllegalStateException missing(String program, String debian) {
-            return new IllegalStateException(program + " is missing: install it (on Debian: apt-get install "
+            return new IllegalStateException(program + " not found\nhint: install it (Debian: apt-get install "
                     + debian + ")");
         }
 
-        /// Daemons hide where ordinary users do not look.
+        /// Also searches the `sbin` folders, which are often not in an ordinary user's PATH.
         private static Optional<Path> path(String program) {
             return Stream.of((System.getenv("PATH") + File.pathSeparator + "/usr/sbin" + File.pathSeparator
                             + "/usr/local/sbin").split(File.pathSeparator))
                     .map(folder -> Path.of(folder, program)).filter(Files::isExecutable).findFirst();
         }
 
-        /// `RUNLEVEL`: the package would start a server of its own.
+        /// RUNLEVEL=1 keeps the package from starting its own server.
         private static void install() throws IOException, InterruptedException {
             if (path("apt-get").isEmpty() || !System.getProperty("user.name").equals("root")) return;
             System.err.println("Installing nginx-light and wrk …");
@@ -960,7 +972,7 @@ final class Pace implements Callable<Integer> {
         }
     }
 
-    /// nginx with one site for each purpose, all with static answers.
+    /// nginx with static answers and one site for each purpose.
     record Nginx(Path folder, Map<String, Integer> ports) {
         private static final Map<String, List<String>> FORMS = Map.of("blocking", List.of("id", "text"),
                 "streaming", List.of("id", "text"), "logged", List.of("id", "text"), "mended", List.of("id", "text"),
@@ -974,7 +986,7 @@ final class Pace implements Callable<Integer> {
                     "-e", "error.log").redirectErrorStream(true)
                     .redirectOutput(folder.resolve("out").toFile()));
             for (int tries = 0; !nginx.listens(); tries++) {
-                if (tries == 100) throw new IllegalStateException("nginx does not start: "
+                if (tries == 100) throw new IllegalStateException("nginx did not start: "
                         + Files.readString(folder.resolve("out")).strip());
                 Thread.sleep(50);
             }
@@ -1010,7 +1022,7 @@ final class Pace implements Callable<Integer> {
             Files.writeString(root.resolve("run.stream"), Answers.STREAMING);
         }
 
-        /// One worker, on the first core: it is faster than any client here, and its place does not change by chance.
+        /// One worker is faster than any client here. It is pinned to the first core for stable results.
         private String configuration() {
             return (System.getProperty("user.name").equals("root") ? "user root;\n" : "") + """
                     daemon off;
@@ -1034,8 +1046,8 @@ final class Pace implements Callable<Integer> {
                     .collect(joining()) + "}\n";
         }
 
-        /// A static file answers a POST by 405, which is then said in another way. An upload is taken whole before it
-        /// is answered, as by Dify: nginx does that when it hands it on.
+        /// nginx refuses a POST to a static file with 405, so `error_page` replaces the 405 with the answer. Uploads go
+        /// through `proxy_pass`, because nginx then reads the whole body before it answers, as Dify does.
         private String server(String site, int port) {
             return """
                         server {
@@ -1067,7 +1079,7 @@ final class Pace implements Callable<Integer> {
             Files.writeString(folder.resolve("requests.log"), "");
         }
 
-        /// When the first run since then was answered.
+        /// The time at which the first run after [#forgetRequests] was answered.
         Optional<Instant> firstRun() throws IOException {
             try (var lines = Files.lines(folder.resolve("requests.log"))) {
                 return lines.filter(line -> line.endsWith("/v1/workflows/run")).findFirst().map(line ->
@@ -1076,13 +1088,12 @@ final class Pace implements Callable<Integer> {
         }
     }
 
-    /// The simulator in its own process.
     record Simulated(Process process, URI address) implements AutoCloseable {
         static Simulated start(Children children, List<String> options) throws IOException {
             var process = children.start(new ProcessBuilder(Tool.java(List.of("-XX:+UseSerialGC", "-Xmx1g"),
                     "difyexec.Simulator", options)).redirectError(ProcessBuilder.Redirect.INHERIT));
             var first = new BufferedReader(new InputStreamReader(process.getInputStream(), UTF_8)).readLine();
-            if (first == null) throw new SpoiltException("the simulator did not start");
+            if (first == null) throw new InvalidRunException("the simulator did not start");
             return new Simulated(process, URI.create(first));
         }
 
@@ -1092,7 +1103,7 @@ final class Pace implements Callable<Integer> {
         }
     }
 
-    /// The reference: how many answers a second the server gives to a client that does nothing with them.
+    /// The reference: requests per second of a client that ignores the answers.
     record Wrk(Path program, Children children, Path folder, URI server, String mode) {
         private static final Pattern RATE = Pattern.compile("Requests/sec:\\s+([0-9.]+)");
 
@@ -1110,14 +1121,15 @@ final class Pace implements Callable<Integer> {
             command.addAll(List.of(program.toString(), "-c" + clients, "-t" + Math.min(clients, cores),
                     "-d" + seconds + "s", "--timeout", "30s", "-s", script.toString(), server + "/workflows/run"));
             var process = children.start(new ProcessBuilder(command).redirectErrorStream(true));
-            var said = new String(process.getInputStream().readAllBytes(), UTF_8);
+            var output = new String(process.getInputStream().readAllBytes(), UTF_8);
             process.waitFor();
-            var rate = RATE.matcher(said);
-            if (!rate.find() || said.contains("Non-2xx")) throw new SpoiltException("wrk: " + said.strip());
+            var rate = RATE.matcher(output);
+            if (!rate.find() || output.contains("Non-2xx"))
+                throw new InvalidRunException("wrk: " + output.strip());
             return Double.parseDouble(rate.group(1));
         }
 
-        /// A single client is several times faster when it happens to share the server's core: so it never does.
+        /// A single client is several times faster on the server's core, so it gets another one.
         private static List<String> onCore(int core) {
             return Programs.path("taskset").map(taskset -> List.of(taskset.toString(), "-c", String.valueOf(core)))
                     .orElse(List.of());
@@ -1134,20 +1146,23 @@ final class Pace implements Callable<Integer> {
         }
     }
 
-    /// A call of the tool that is over. `peak`: the most memory it held, in MB (resident).
+    /// A finished call of the tool.
+    ///
+    /// @param peak resident memory, in MB
     record Finished(Path folder, int exit, double seconds, double peak) {
         Finished exited(int code) throws IOException {
             if (exit == code) return this;
-            var said = Files.readString(folder.resolve("tool.out")).strip();
-            throw new SpoiltException("exit code " + exit + ": " + said.substring(Math.max(0, said.length() - 400)));
+            var output = Files.readString(folder.resolve("tool.out")).strip();
+            throw new InvalidRunException("exit code " + exit + ": "
+                    + output.substring(Math.max(0, output.length() - 400)));
         }
 
-        /// All rows have succeeded, and each has its line.
+        /// Checks that all rows succeeded and have a result.
         Finished complete(int rows) throws IOException {
             exited(Exit.OK.code);
             try (var lines = Files.lines(folder.resolve("results.jsonl"))) {
                 long count = lines.count();
-                if (count != rows) throw new SpoiltException(count + " results of " + rows + " rows");
+                if (count != rows) throw new InvalidRunException(count + " results of " + rows + " rows");
             }
             return this;
         }
@@ -1162,13 +1177,13 @@ final class Pace implements Callable<Integer> {
         }
     }
 
-    /// The tool as a child process, with the JVM options of its header: what is measured is what users get.
+    /// Runs the tool in a child process, with the JVM options of its header as for a user.
     record Tool(Children children, List<String> options, AtomicInteger starts) {
-        /// The launcher tells where the script is; without it, this folder is meant.
+        /// `./jbang` sets DIFYEXEC_HOME. Without it, looks in the current folder.
         static List<String> headerOptions() throws IOException {
             var script = Path.of(Objects.requireNonNullElse(System.getenv("DIFYEXEC_HOME"), "."), "DifyExec.java");
-            if (!Files.exists(script)) throw new IllegalStateException("there is no " + script
-                    + ": start benchmarks/pace, or work in the folder of DifyExec.java");
+            if (!Files.exists(script)) throw new IllegalStateException(script
+                    + " not found\nhint: start benchmarks/pace, or run in the folder of DifyExec.java");
             try (var lines = Files.lines(script)) {
                 return lines.takeWhile(line -> !line.isBlank()).filter(line -> line.startsWith("//RUNTIME_OPTIONS "))
                         .flatMap(line -> Stream.of(line.split(" +")).skip(1)).toList();
@@ -1184,7 +1199,7 @@ final class Pace implements Callable<Integer> {
             return command;
         }
 
-        /// Absolute: the child works in another folder.
+        /// Absolute paths, because the child runs in another folder.
         private static String classPath() {
             return Stream.of(System.getProperty("java.class.path").split(File.pathSeparator))
                     .filter(part -> !part.isEmpty()).map(part -> Path.of(part).toAbsolutePath().toString())
@@ -1212,7 +1227,7 @@ final class Pace implements Callable<Integer> {
                     server.toString()), Stream.of(options)).toList();
         }
 
-        /// Settings of whoever runs this benchmark must not change what is measured.
+        /// Removes the caller's settings from the environment, because they would change the figures.
         private Running begin(Path folder, List<String> arguments) throws IOException {
             var number = String.valueOf(starts.incrementAndGet());
             var builder = new ProcessBuilder(java(options.stream().map(option -> option.replace("%n", number)).toList(),
@@ -1226,7 +1241,7 @@ final class Pace implements Callable<Integer> {
         }
     }
 
-    /// A call of the tool that goes on. Its memory is looked at until it ends.
+    /// A running call of the tool.
     record Running(Path folder, Process process, long began, Future<Long> peak) {
         private static final Duration LONGEST = Duration.ofMinutes(15);
 
@@ -1236,7 +1251,8 @@ final class Pace implements Callable<Integer> {
             return new Running(folder, process, began, peak);
         }
 
-        /// kB. The kernel keeps the peak, but only while the process is there: what its last 10 ms add is missed.
+        /// Returns the peak memory in kB. The kernel reports it only while the process exists, so growth in the last 10
+        /// ms is missed.
         private static long watch(Process process) throws InterruptedException {
             long peak = 0;
             do {
@@ -1244,22 +1260,22 @@ final class Pace implements Callable<Integer> {
                     peak = Math.max(peak, lines.filter(line -> line.startsWith("VmHWM:")).findFirst()
                             .map(line -> Long.parseLong(line.replaceAll("\\D", ""))).orElse(0L));
                 } catch (IOException | UncheckedIOException _) {
-                    // it has just ended
+                    // the process has just ended
                 }
             } while (!process.waitFor(10, TimeUnit.MILLISECONDS));
             return peak;
         }
 
-        /// Waits for so many rows that succeeded.
-        void untilEnds(int rows) throws IOException, InterruptedException {
-            untilLines(rows, "results.jsonl", "");
+        /// Waits until `rows` rows have succeeded.
+        void awaitEnds(int rows) throws IOException, InterruptedException {
+            awaitLines(rows, "results.jsonl", "");
         }
 
-        void untilStarts(int rows) throws IOException, InterruptedException {
-            untilLines(rows, "results.jsonl.log", "\"event\":\"attempt\"");
+        void awaitStarts(int rows) throws IOException, InterruptedException {
+            awaitLines(rows, "results.jsonl.log", "\"event\":\"attempt\"");
         }
 
-        private void untilLines(int count, String file, String with) throws IOException, InterruptedException {
+        private void awaitLines(int count, String file, String with) throws IOException, InterruptedException {
             var written = folder.resolve(file);
             while (process.isAlive()) {
                 if (Files.exists(written)) try (var lines = Files.lines(written)) {
@@ -1267,13 +1283,13 @@ final class Pace implements Callable<Integer> {
                 }
                 Thread.sleep(100);
             }
-            throw new SpoiltException("the tool ended too early");
+            throw new InvalidRunException("the tool ended too early");
         }
 
         Finished end() throws IOException, InterruptedException {
             if (!process.waitFor(LONGEST.toMillis(), TimeUnit.MILLISECONDS)) {
                 Children.end(process);
-                throw new SpoiltException("not over after " + LONGEST.toMinutes() + " minutes");
+                throw new InvalidRunException("still running after " + LONGEST.toMinutes() + " minutes");
             }
             double seconds = (System.nanoTime() - began) / 1e9;
             try {
@@ -1284,8 +1300,7 @@ final class Pace implements Callable<Integer> {
         }
     }
 
-    /// Stands before a server and can take it away: connections are refused, or answered as by a proxy whose server is
-    /// down. What went through when it fell is cut.
+    /// A proxy that simulates a server going down: it drops open connections, then refuses new ones or answers 502.
     static final class Gate implements AutoCloseable {
         enum State { OPEN, REFUSING, BAD_GATEWAY }
 
@@ -1296,20 +1311,20 @@ final class Pace implements Callable<Integer> {
         private final int port, server;
         private final String path;
         private final Set<Socket> open = ConcurrentHashMap.newKeySet();
-        private final AtomicInteger probes = new AtomicInteger(), now = new AtomicInteger(), most = new AtomicInteger();
+        private final AtomicInteger probes = new AtomicInteger(), now = new AtomicInteger(), max = new AtomicInteger();
         private volatile State state = State.OPEN;
-        private volatile ServerSocket entrance;
+        private volatile ServerSocket listener;
 
-        private Gate(URI server, ServerSocket entrance) {
+        private Gate(URI server, ServerSocket listener) {
             this.server = server.getPort();
             this.path = server.getPath();
-            this.entrance = entrance;
-            this.port = entrance.getLocalPort();
+            this.listener = listener;
+            this.port = listener.getLocalPort();
         }
 
         static Gate before(URI server) throws IOException {
             var gate = new Gate(server, new ServerSocket(0, 1024, InetAddress.getLoopbackAddress()));
-            gate.accept(gate.entrance);
+            gate.accept(gate.listener);
             return gate;
         }
 
@@ -1317,31 +1332,31 @@ final class Pace implements Callable<Integer> {
             return URI.create("http://127.0.0.1:" + port + path);
         }
 
-        void fall(State how) throws IOException {
+        void takeDown(State how) throws IOException {
             state = how;
-            if (how == State.REFUSING) entrance.close();
+            if (how == State.REFUSING) listener.close();
             for (var socket : open) socket.close();
         }
 
-        void rise() throws IOException {
+        void bringUp() throws IOException {
             if (state == State.REFUSING) {
-                entrance = new ServerSocket(port, 1024, InetAddress.getLoopbackAddress());
-                accept(entrance);
+                listener = new ServerSocket(port, 1024, InetAddress.getLoopbackAddress());
+                accept(listener);
             }
             state = State.OPEN;
         }
 
         void countProbes() {
             probes.set(0);
-            most.set(0);
+            max.set(0);
         }
 
         int probes() {
             return probes.get();
         }
 
-        int mostAtOnce() {
-            return most.get();
+        int maxConcurrent() {
+            return max.get();
         }
 
         private void accept(ServerSocket at) {
@@ -1362,22 +1377,22 @@ final class Pace implements Callable<Integer> {
             try (client) {
                 client.setTcpNoDelay(true);
                 if (state == State.BAD_GATEWAY) refuse(client);
-                else hand(client);
+                else forward(client);
             } catch (IOException | InterruptedException _) {
-                // one of the two has left, or the gate fell
+                // a side has closed, or the server was taken down
             } finally {
                 open.remove(client);
             }
         }
 
-        private void hand(Socket client) throws IOException, InterruptedException {
-            try (var behind = new Socket(InetAddress.getLoopbackAddress(), server)) {
-                behind.setTcpNoDelay(true);
-                open.add(behind);
-                var back = Thread.startVirtualThread(() -> pump(behind, client));
-                pump(client, behind);
+        private void forward(Socket client) throws IOException, InterruptedException {
+            try (var upstream = new Socket(InetAddress.getLoopbackAddress(), server)) {
+                upstream.setTcpNoDelay(true);
+                open.add(upstream);
+                var back = Thread.startVirtualThread(() -> pump(upstream, client));
+                pump(client, upstream);
                 back.join();
-                open.remove(behind);
+                open.remove(upstream);
             }
         }
 
@@ -1386,15 +1401,15 @@ final class Pace implements Callable<Integer> {
                 from.getInputStream().transferTo(to.getOutputStream());
                 to.shutdownOutput();
             } catch (IOException _) {
-                // cut: the other way ends with it
+                // the connection was cut, which also ends the other direction
             }
         }
 
-        /// A proxy needs a moment to find its server gone; probes that come at once meet in it.
+        /// Waits before answering, as a proxy does, so that concurrent probes overlap.
         private void refuse(Socket client) throws IOException, InterruptedException {
             if (client.getInputStream().read() < 0) return;
             probes.incrementAndGet();
-            most.accumulateAndGet(now.incrementAndGet(), Math::max);
+            max.accumulateAndGet(now.incrementAndGet(), Math::max);
             try {
                 Thread.sleep(200);
                 client.getInputStream().skipNBytes(client.getInputStream().available());
@@ -1407,12 +1422,12 @@ final class Pace implements Callable<Integer> {
 
         @Override
         public void close() throws IOException {
-            entrance.close();
+            listener.close();
             for (var socket : open) socket.close();
         }
     }
 
-    /// What all was measured on, as one line.
+    /// The machine and the versions, in one line.
     record Machine(String text) {
         static Machine here(Programs programs, Tool tool) throws IOException {
             int cores = Runtime.getRuntime().availableProcessors();
