@@ -1,6 +1,6 @@
 ///usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
-//DESCRIPTION Cuts the power at any moment of a batch, and counts what is lost or paid twice.
+//DESCRIPTION Simulates power cuts during a batch and counts rows lost or paid twice.
 //SOURCES Simulator.java
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 
@@ -23,63 +23,66 @@ import static difyexec.DifyExec.commandLine;
 import static java.nio.charset.StandardCharsets.ISO_8859_1;
 import static java.nio.charset.StandardCharsets.UTF_8;
 
-/// Runs the real command under strace against [Simulator] in a process of its own. From the trace it rebuilds states of
-/// the folder that a power cut may leave: what was forced is there; of what was not, each file keeps any prefix of its
-/// bytes, and each new file, rename and removal may or may not have happened. For each state the simulator forgets the
-/// requests that were sent later, and the batch is continued with the real command.
+/// Runs the real command under strace against [Simulator] in its own process. From the trace it rebuilds states of the
+/// folder that a power cut can leave. Everything forced to disk (fsync) is there. Otherwise a file may keep any prefix
+/// of its bytes, and each new file, rename and removal may be missing. For each state, the simulator forgets the
+/// requests sent later, and the real command continues the batch.
 @Command(name = "powercut", mixinStandardHelpOptions = true, sortOptions = false, usageHelpWidth = 100,
-        description = "Cuts the power at random moments of a batch, continues it, and counts rows lost, wrong, paid "
-                + "twice and unknown, and starts refused. Exit code 1 if a row is lost, wrong or paid twice, a start is "
-                + "refused, or a request left before its attempt was on disk. Needs strace.",
+        description = "Simulate power cuts at random moments of a batch, continue it, and count rows lost, wrong, paid "
+                + "twice and unknown, and refused starts. Exit code 1 if a row is lost, wrong or paid twice, a "
+                + "start is refused, or a request was sent before its attempt was on disk. Needs strace.",
         footer = {"", "Example: benchmarks/powercut --mode streaming --states 100",
-            "A state that fails: benchmarks/powercut --mode streaming --replay DIR --state 17"})
+            "Repeat a failed state: benchmarks/powercut --mode streaming --replay DIR --state 17"})
 final class PowerCut implements Callable<Integer> {
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final String KEY = "app-powercut", LOG = "results.jsonl.log";
     private static final int SHARDS = 4;
 
-    /// `MERGE`: the power fails while four shards are merged.
+    /// `MERGE`: the power fails during the merge of four shards.
     enum Mode { BLOCKING, STREAMING, CHATFLOW, MERGE }
 
     @Option(names = "--mode", paramLabel = "MODE", defaultValue = "blocking",
-            description = "blocking, streaming, chatflow (streaming), or merge, of four shards (default: "
-                    + "${DEFAULT-VALUE}).")
+            description = "Test a blocking, streaming or chatflow (streaming) batch, or the merge of four shards "
+                    + "(default: ${DEFAULT-VALUE}).")
     Mode mode = Mode.BLOCKING;
 
-    @Option(names = "--states", paramLabel = "N", defaultValue = "500", description = "Default: ${DEFAULT-VALUE}.")
+    @Option(names = "--states", paramLabel = "N", defaultValue = "500",
+            description = "Test N states (default: ${DEFAULT-VALUE}).")
     int states = 500;
 
-    @Option(names = "--rows", paramLabel = "N", defaultValue = "200", description = "Default: ${DEFAULT-VALUE}.")
+    @Option(names = "--rows", paramLabel = "N", defaultValue = "200",
+            description = "Run a batch of N rows (default: ${DEFAULT-VALUE}).")
     int rows = 200;
 
     @Option(names = {"-c", "--concurrency"}, paramLabel = "N", defaultValue = "10",
-            description = "Default: ${DEFAULT-VALUE}.")
+            description = "Run N rows at a time (default: ${DEFAULT-VALUE}).")
     int concurrency = 10;
 
-    @Option(names = "--seed", paramLabel = "N", defaultValue = "1", description = "Of moments and states.")
+    @Option(names = "--seed", paramLabel = "N", defaultValue = "1",
+            description = "Seed for moments and states (default: ${DEFAULT-VALUE}).")
     long seed = 1;
 
     @Option(names = "--dify", paramLabel = "VERSION", defaultValue = "1.16.0",
-            description = SimulatedRun.VERSIONS + " (default: ${DEFAULT-VALUE}).")
+            description = "Simulate Dify " + SimulatedRun.VERSIONS + " (default: ${DEFAULT-VALUE}).")
     String version = "1.16.0";
 
     @Option(names = "--ignore-forcing",
-            description = "As if nothing had been forced: this has to find rows paid twice.")
+            description = "Ignore every fsync, to check that rows paid twice are found.")
     boolean ignoresForcing;
 
-    @Option(names = "--in-process", description = "Continue in this process, which is faster, not in one of its own.")
+    @Option(names = "--in-process", description = "Continue in this process instead of a new one (faster).")
     boolean inProcess;
 
-    @Option(names = "--replay", paramLabel = "DIR", description = "Use the trace that an earlier call has left there.")
+    @Option(names = "--replay", paramLabel = "DIR", description = "Use the trace of an earlier call in DIR.")
     Path replay;
 
-    @Option(names = "--state", paramLabel = "N", description = "Only this state.")
+    @Option(names = "--state", paramLabel = "N", description = "Test only state N.")
     Integer only;
 
     @Spec CommandSpec spec;
 
     private Path folder;
-    /// What a replay has instead of what is in the trace.
+    /// A replay replaces the address and the run ids of the trace.
     private final Map<String, String> replaced = new HashMap<>();
 
     static void main(String... args) {
@@ -98,33 +101,34 @@ final class PowerCut implements Callable<Integer> {
     public Integer call() throws Exception {
         folder = replay != null ? replay.toAbsolutePath() : Files.createTempDirectory("powercut-").toRealPath();
         var count = measure(System.out::println);
-        System.out.println("| mode | dify | states | early | lost | wrong | twice | unknown | refused | seed |");
+        System.out.println("| mode | dify | states | early | lost | wrong | paid twice | unknown | refused | seed |");
         System.out.println("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|");
         System.out.println("| " + Stream.of(mode.name().toLowerCase(Locale.ROOT), version, count.states, count.early,
-                count.lost, count.wrong, count.twice, count.unknown, count.refused, seed).map(String::valueOf)
+                count.lost, count.wrong, count.paidTwice, count.unknown, count.refused, seed).map(String::valueOf)
                 .collect(Collectors.joining(" | ")) + " |");
         if (count.isGood() && replay == null) delete(folder);
         else System.out.println("files: " + folder);
         return count.isGood() ? 0 : 1;
     }
 
-    /// `early`: requests that left before their attempt was on disk. The others count rows, and `refused` starts.
+    /// `early` counts requests sent before their attempt was on disk, and `refused` counts starts of the tool. The
+    /// others count rows.
     static final class Count {
-        int states, early, lost, wrong, twice, unknown, refused;
+        int states, early, lost, wrong, paidTwice, unknown, refused;
 
         boolean isGood() {
-            return early + lost + wrong + twice + refused == 0;
+            return early + lost + wrong + paidTwice + refused == 0;
         }
 
         @Override
         public String toString() {
-            return early + " early, " + lost + " lost, " + wrong + " wrong, " + twice + " paid twice, " + unknown
+            return early + " early, " + lost + " lost, " + wrong + " wrong, " + paidTwice + " paid twice, " + unknown
                     + " unknown, " + refused + " refused";
         }
     }
 
-    /// For a test: in this folder, with these options.
-    Count in(Path folder, Mode mode, int rows, int states, boolean ignoresForcing) throws Exception {
+    /// Used by tests.
+    Count measure(Path folder, Mode mode, int rows, int states, boolean ignoresForcing) throws Exception {
         this.ignoresForcing = ignoresForcing;
         this.folder = folder;
         this.mode = mode;
@@ -148,13 +152,13 @@ final class PowerCut implements Callable<Integer> {
                 var state = trace.state(random, ignoresForcing);
                 simulator.keep(mode == Mode.MERGE ? Set.of("*") : state.users());
                 var place = folder.resolve("states/" + number);
-                if (Files.exists(place)) delete(place); // of an earlier call
+                if (Files.exists(place)) delete(place); // left by an earlier call
                 Files.createDirectories(place);
                 restore(state, place);
                 judge(place, simulator, count);
                 count.states++;
                 if (count.toString().equals(before)) delete(place);
-                else out.accept("state " + number + ", line " + state.moment() + " of the trace: " + count);
+                else out.accept("state " + number + " (trace:" + state.moment() + "): " + count);
             }
         }
         return count;
@@ -179,8 +183,8 @@ final class PowerCut implements Callable<Integer> {
         var csv = new StringBuilder(isChatflow() ? "id,query\n" : "id,text\n");
         for (int row = 1; row <= rows; row++) csv.append("row-%d,\"%s\"\n".formatted(row, text("row-" + row)));
         Files.writeString(batch.resolve("data.csv"), csv);
-        if (mode == Mode.MERGE) for (int shard = 1; shard <= SHARDS; shard++) // the last one has rows left
-            continued(batch, simulator, "run", "--shard", shard + "/" + SHARDS, "--limit",
+        if (mode == Mode.MERGE) for (int shard = 1; shard <= SHARDS; shard++) // the last one is unfinished
+            run(batch, simulator, "run", "--shard", shard + "/" + SHARDS, "--limit",
                     "" + (shard == SHARDS ? 3 : rows));
         copy(batch, folder.resolve("base"));
         var words = new ArrayList<>(List.of("strace", "-f", "--seccomp-bpf", "-y", "-xx", "-s", "4194304", "-o",
@@ -189,12 +193,13 @@ final class PowerCut implements Callable<Integer> {
         words.addAll(arguments(mode == Mode.MERGE ? "merge" : "run"));
         int exit = start(words, batch, simulator);
         if (exit != 0 && !(mode == Mode.MERGE && exit == Exit.ROWS_FAILED.code))
-            throw new IllegalStateException("the traced call ended with " + exit + ": " + said(batch));
+            throw new IllegalStateException("the traced call ended with exit code " + exit + ": "
+                    + Files.readString(batch.resolve("output")));
         Files.writeString(folder.resolve("stats.json"), simulator.stats().toString());
         Files.writeString(folder.resolve("address"), simulator.address().toString());
     }
 
-    /// For a replay: a new simulator gets the requests again. [#restore] puts its address and run ids in.
+    /// Sends the requests of the trace to the new simulator of a replay. [#restore] inserts its address and run ids.
     private void resend(Simulated simulator) throws Exception {
         var sent = new LinkedHashMap<String, String>();
         try (var files = Files.list(folder.resolve("batch"))) {
@@ -229,8 +234,8 @@ final class PowerCut implements Callable<Integer> {
     }
 
     private void judge(Path place, Simulated simulator, Count count) throws Exception {
-        int exit = mode == Mode.MERGE ? continued(place, simulator, "merge") : Exit.OK.code;
-        if (exit == Exit.OK.code || exit == Exit.ROWS_FAILED.code) exit = continued(place, simulator, "run");
+        int exit = mode == Mode.MERGE ? run(place, simulator, "merge") : Exit.OK.code;
+        if (exit == Exit.OK.code || exit == Exit.ROWS_FAILED.code) exit = run(place, simulator, "run");
         if (exit != Exit.OK.code && exit != Exit.ROWS_FAILED.code) {
             count.refused++;
             return;
@@ -245,10 +250,10 @@ final class PowerCut implements Callable<Integer> {
         }
         if (exit == Exit.OK.code) count.lost += rows - ids.size();
         else count.unknown += rows - ids.size();
-        for (var row : simulator.stats().path("by_row")) if (row.path("twice").asInt() > 0) count.twice++;
+        for (var row : simulator.stats().path("by_row")) if (row.path("twice").asInt() > 0) count.paidTwice++;
     }
 
-    /// A line that cannot be read counts as a wrong one.
+    /// Returns an empty object for an unreadable line, so that it counts as wrong.
     private static List<JsonNode> lines(Path file) throws IOException {
         var lines = new ArrayList<JsonNode>();
         for (var line : Files.readString(file).replace("\uFEFF", "").split("\n")) {
@@ -270,16 +275,16 @@ final class PowerCut implements Callable<Integer> {
         return words;
     }
 
-    /// Returns the exit code of one call on a folder.
-    private int continued(Path place, Simulated simulator, String command, String... more) throws Exception {
+    /// Runs a command in the folder and returns its exit code.
+    private int run(Path place, Simulated simulator, String command, String... more) throws Exception {
         var words = arguments(command, more);
         if (!inProcess) return start(Stream.of(java(), words).flatMap(List::stream).toList(), place, simulator);
         words.replaceAll(word -> List.of("data.csv", "results.jsonl").contains(word)
                 ? place.resolve(word).toString() : word);
-        var said = new StringWriter();
-        int exit = commandLine(Env.of(settings(simulator))).setOut(new PrintWriter(said)).setErr(new PrintWriter(said))
-                .execute(words.toArray(String[]::new));
-        Files.writeString(place.resolve("said"), said.toString());
+        var output = new StringWriter();
+        int exit = commandLine(Env.of(settings(simulator))).setOut(new PrintWriter(output))
+                .setErr(new PrintWriter(output)).execute(words.toArray(String[]::new));
+        Files.writeString(place.resolve("output"), output.toString());
         return exit;
     }
 
@@ -290,13 +295,9 @@ final class PowerCut implements Callable<Integer> {
 
     private static int start(List<String> words, Path place, Simulated simulator) throws Exception {
         var builder = new ProcessBuilder(words).directory(place.toFile()).redirectErrorStream(true)
-                .redirectOutput(place.resolve("said").toFile());
+                .redirectOutput(place.resolve("output").toFile());
         builder.environment().putAll(settings(simulator));
         return builder.start().waitFor();
-    }
-
-    private static String said(Path place) throws IOException {
-        return Files.readString(place.resolve("said"));
     }
 
     private static List<String> java() {
@@ -321,7 +322,6 @@ final class PowerCut implements Callable<Integer> {
         }
     }
 
-    /// The simulator in a process of its own.
     private record Simulated(Process process, URI address, HttpClient http) implements AutoCloseable {
         static Simulated start(List<String> options) throws IOException {
             var words = new ArrayList<>(java());
@@ -337,7 +337,7 @@ final class PowerCut implements Callable<Integer> {
             return JSON.readTree(send(HttpRequest.newBuilder(address.resolve("/__stats"))));
         }
 
-        /// Leaves only the requests of these users in the ledger; `*` stands for all that there were at first.
+        /// Makes the simulator forget all requests except those of these users; `*` keeps all requests of the trace.
         void keep(Set<String> users) throws IOException, InterruptedException {
             send(HttpRequest.newBuilder(address.resolve("/__keep"))
                     .POST(HttpRequest.BodyPublishers.ofString(String.join("\n", users))));
@@ -360,10 +360,10 @@ final class PowerCut implements Callable<Integer> {
         }
     }
 
-    // ── The trace ───────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Trace ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// What strace saw of a folder and of requests. A call has begun at one line of the trace and ended at another: in
-    /// between it may have happened.
+    /// The changes of a folder, the fsyncs and the requests in a trace. Each call takes effect between the line at
+    /// which it starts and the line at which it ends.
     record Trace(Map<String, Inode> before, List<Op> ops, List<Force> forces, List<Send> sends) {
         static final String CALLS = "openat,creat,write,pwrite64,writev,pwritev,sendto,sendmsg,fsync,fdatasync,rename,"
                 + "renameat,renameat2,unlink,unlinkat,link,linkat,ftruncate,copy_file_range,sendfile";
@@ -373,7 +373,7 @@ final class PowerCut implements Callable<Integer> {
         private static final Pattern HEX = Pattern.compile("[<\"]((?:\\\\x[0-9a-f]{2})+)[>\"]");
         private static final Pattern USER = Pattern.compile("\"user\": ?\"([^\"]+-[0-9a-f]{16}-\\d+)\"");
 
-        /// A file, whatever its name.
+        /// A file, independent of its name.
         static final class Inode {
             byte[] base = {};
 
@@ -384,7 +384,7 @@ final class PowerCut implements Callable<Integer> {
             }
         }
 
-        /// A change of the folder or of a file. `from` and `to` are the lines of the trace where it began and ended.
+        /// A change of the folder or a file, between two lines of the trace.
         sealed interface Op {
             int from();
 
@@ -399,12 +399,12 @@ final class PowerCut implements Callable<Integer> {
             record Write(int from, int to, Inode inode, byte[] bytes) implements Op {}
         }
 
-        /// Null: the folder was forced.
+        /// @param inode the file, or null for the folder
         record Force(int from, int to, Inode inode) {}
 
         record Send(int at, String user) {}
 
-        /// @param users whose requests were sent
+        /// @param users the users of the requests sent so far
         record State(int moment, Map<String, byte[]> files, Set<String> users) {}
 
         private record Call(int from, String name, String arguments) {}
@@ -415,10 +415,10 @@ final class PowerCut implements Callable<Integer> {
                 for (var each : files.toList())
                     names.put(each.getFileName().toString(), Inode.of(Files.readAllBytes(each)));
             }
-            names.remove("said");
+            names.remove("output");
             var trace = new Trace(Map.copyOf(names), new ArrayList<>(), new ArrayList<>(), new ArrayList<>());
             var open = new HashMap<String, Call>();
-            var calls = new ArrayList<Call>(); // as they began
+            var calls = new ArrayList<Call>(); // in the order of their starts
             var ends = new HashMap<Call, Integer>();
             int number = 0;
             try (var lines = Files.lines(file, ISO_8859_1)) {
@@ -475,7 +475,7 @@ final class PowerCut implements Callable<Integer> {
                         forces.add(new Force(from, to, names.get(name(path, folder))));
                 }
                 case "write", "writev", "sendto", "sendmsg" -> {
-                    if (names.containsKey(name(path, folder)) && !name(path, folder).equals("said"))
+                    if (names.containsKey(name(path, folder)) && !name(path, folder).equals("output"))
                         ops.add(new Op.Write(from, to, names.get(name(path, folder)),
                                 String.join("", texts.subList(1, texts.size())).getBytes(ISO_8859_1)));
                     else if (path.startsWith("socket:")) texts.stream().skip(1).forEach(text ->
@@ -483,12 +483,12 @@ final class PowerCut implements Callable<Integer> {
                 }
                 default -> {
                     if (!name(path, folder).isEmpty())
-                        throw new IllegalStateException("the trace has a call that is not followed: " + call.name());
+                        throw new IllegalStateException("unsupported call in the trace: " + call.name());
                 }
             }
         }
 
-        /// Of a file of the folder.
+        /// Returns an empty string for a path outside the folder.
         private static String name(String path, String folder) {
             if (!path.startsWith("/")) return path.contains("/") ? "" : path;
             return path.startsWith(folder + "/") ? path.substring(folder.length() + 1) : "";
@@ -498,7 +498,7 @@ final class PowerCut implements Callable<Integer> {
             return new String(HexFormat.of().parseHex(text.replace("\\x", "")), ISO_8859_1);
         }
 
-        /// Requests that left before their attempt was on disk.
+        /// Counts requests that were sent before their attempt was on disk.
         int early() {
             int early = 0;
             for (var send : sends) {
@@ -510,7 +510,7 @@ final class PowerCut implements Callable<Integer> {
             return early;
         }
 
-        /// Moments are where something begins or ends.
+        /// Picks a moment at which a call starts or ends.
         State state(SplittableRandom random, boolean ignoresForcing) {
             var moments = Stream.of(ops.stream().flatMap(op -> Stream.of(op.from(), op.to())),
                     forces.stream().flatMap(force -> Stream.of(force.from(), force.to())),
@@ -528,8 +528,8 @@ final class PowerCut implements Callable<Integer> {
                     .collect(Collectors.toSet()));
         }
 
-        /// @param happened decides whether a change of the folder that was not forced is there
-        /// @param length   how much is there of a file, between what was forced and what was written
+        /// @param happened decides whether an unforced change of the folder took effect
+        /// @param length   picks a file's length between the forced and the written length
         private Map<String, byte[]> state(int moment, Predicate<Op> happened, IntBinaryOperator length) {
             var names = new TreeMap<>(before);
             for (var op : ops) {

@@ -234,7 +234,7 @@ final class PowerTest {
         }
     }
 
-    /// The short form of `benchmarks/powercut`.
+    /// A short version of `benchmarks/powercut`.
     @Nested
     @Timeout(300)
     @Execution(ExecutionMode.CONCURRENT)
@@ -249,16 +249,16 @@ final class PowerTest {
         @ParameterizedTest
         @CsvSource({"BLOCKING, 7", "STREAMING, 7", "CHATFLOW, 2", "MERGE, 4"})
         void losesNothingAndPaysForNothingTwice(PowerCut.Mode mode, int states) throws Exception {
-            var count = new PowerCut().in(folder, mode, 24, states, false);
+            var count = new PowerCut().measure(folder, mode, 24, states, false);
 
             assertTrue(count.isGood() && count.unknown == 0, count::toString);
         }
 
         @Test
         void paysTwiceIfNothingHadBeenForced() throws Exception {
-            var count = new PowerCut().in(folder, PowerCut.Mode.BLOCKING, 24, 5, true);
+            var count = new PowerCut().measure(folder, PowerCut.Mode.BLOCKING, 24, 5, true);
 
-            assertTrue(count.twice > 0, count::toString);
+            assertTrue(count.paidTwice > 0, count::toString);
         }
     }
 }
