@@ -108,11 +108,9 @@ final class DifyExec implements Runnable {
     static void main(String... args) {
         setProperties();
         var script = Objects.requireNonNullElse(System.getenv("DIFYEXEC_HOME"), "");
-        var env = new Env(System::getenv, new Env.Invocation(() -> { // asked for only when a command is printed
-            var info = ProcessHandle.current().info();
-            var words = Stream.concat(info.command().stream(), info.arguments().stream().flatMap(Stream::of));
-            return Env.Invocation.words(System::getenv, words.toList(), List.of(args), Path.of(""));
-        }), Path.of(""), Path.of(script));
+        var started = Env.started(System.getenv("DIFYEXEC_COMMAND"), List.of(args), System.getProperty("java.class.path"),
+                Files.exists(Path.of("DifyExec.java")));
+        var env = new Env(System::getenv, started, Path.of(""), Path.of(script));
         System.exit(commandLine(env, args).execute(args));
     }
 
@@ -480,9 +478,9 @@ final class DifyExec implements Runnable {
         private int report(Csv csv, ServerInfo server, Connection dify) throws InterruptedException {
             var out = setup.out();
             var form = dify.form(server, csv, input.csv);
-            var inspector = new Inspector(csv, form, setup.shape.allowUnmapped);
-            var index = csv.check(Optional.of(inspector));
-            var inspection = inspector.inspection();
+            var inspector = new Inspector(csv, form);
+            var index = csv.check(inspector);
+            var inspection = inspector.inspection(setup.shape.allowUnmapped);
             if (json) out.println(Json.MAPPER.valueToTree(inspection).toString());
             else CheckView.print(inspection, server, out);
             var shown = new BitSet();
@@ -1212,7 +1210,7 @@ final class DifyExec implements Runnable {
                         + " in " + Text.count(byId.size(), "row");
             }
 
-            /// Writes the CSV with the edits: same encoding, delimiter and line ends, whole or not at all.
+            /// Writes the CSV with the edits: same encoding and delimiter, whole or not at all.
             void save(Csv csv, Index index, Path to) {
                 var charset = csv.charset();
                 byId.forEach((id, cells) -> cells.forEach((column, cell) -> {
@@ -1220,12 +1218,9 @@ final class DifyExec implements Runnable {
                             + ", column " + Text.quoted(column) + " has a character that " + charset
                             + " cannot encode");
                 }));
-                AtomicFile.write(to, out -> {
-                    var writer = csv.writer(out);
-                    for (var rows = csv.with(this).rows(_ -> true, index); rows.hasNext(); )
-                        writer.write(csv.own(rows.next()));
-                    writer.flush();
-                });
+                var all = new BitSet();
+                all.set(0, index.rows());
+                AtomicFile.write(to, out -> csv.write(out, csv.with(this).rows(all, index)));
                 isSaved = true;
             }
         }
@@ -1485,7 +1480,7 @@ final class DifyExec implements Runnable {
         }
 
         /// `--timeout abc: not a duration`, or picocli's own message, and a hint on a second line.
-        private static int unusable(ParameterException problem, Env.Invocation invocation) {
+        private static int unusable(ParameterException problem, String invocation) {
             var line = problem.getCommandLine();
             var unmatched = problem instanceof CommandLine.UnmatchedArgumentException known ? known : null;
             if (problem instanceof CommandLine.MissingParameterException) // a mistyped word is the likelier reason
@@ -1697,9 +1692,9 @@ final class DifyExec implements Runnable {
             private Form checked(Batch.Wanted wanted, ServerInfo server) throws InterruptedException {
                 var csv = batch.csv().orElseThrow();
                 var form = dify.form(server, csv, work.input.csv);
-                var inspector = new Inspector(csv, form, work.setup.shape.allowUnmapped);
-                csv.rows(wanted.entries(), batch.index()).forEachRemaining(inspector::accept);
-                var inspection = inspector.inspection();
+                var inspector = new Inspector(csv, form);
+                csv.rows(wanted.entries(), batch.index()).forEachRemaining(inspector);
+                var inspection = inspector.inspection(work.setup.shape.allowUnmapped);
                 CheckView.problems(inspection, dify.err());
                 if (inspection.isFine()) return form;
                 throw new Unusable(work.input.csv + ": " + Text.count(inspection.faults().size()
@@ -1859,7 +1854,7 @@ final class DifyExec implements Runnable {
         NextCall next() {
             var parsed = spec.commandLine().getParseResult();
             boolean isInShell = !parsed.commandSpec().root().name().equals("difyexec");
-            return NextCall.of(parsed, isInShell ? "" : env.invocation().toString());
+            return NextCall.of(parsed, isInShell ? "" : env.invocation());
         }
     }
 
@@ -2039,8 +2034,7 @@ final class DifyExec implements Runnable {
             if (!setup.dify.noCheck) {
                 var folders = Variable.Folders.of(input, setup.dify.files);
                 var parameters = new FirstExchange(client, judge, err).form();
-                if (parameters.isPresent()) form = Form.of(parameters.get(), csv.columns(), folders,
-                        Release.of(server.version()).fillsIn());
+                if (parameters.isPresent()) form = Form.of(parameters.get(), csv.columns(), folders);
             }
             return server.kind() == AppKind.CHATFLOW ? form.asking(csv.shape().queryColumn(), csv.columns()) : form;
         }
@@ -3171,7 +3165,7 @@ final class DifyExec implements Runnable {
         void open(OutputStream out, Collection<String> head, int texts) throws IOException {
             this.texts = texts;
             if (path.toString().toLowerCase(Locale.ROOT).endsWith(".xlsx")) book = new BookWriter(out);
-            else cells = new CellWriter(Json.utf8(out), delimiter, true, "\r\n");
+            else cells = new CellWriter(Json.utf8(out).append('\uFEFF'), delimiter);
             write(head);
         }
 
@@ -3231,7 +3225,8 @@ final class DifyExec implements Runnable {
                     "tokens", "price", "currency", "edited");
 
             void write(OutputStream out) throws IOException {
-                var head = new LinkedHashSet<>(csv.titles());
+                var head = csv.inputs().stream().map(Csv.Input::title)
+                        .collect(Collectors.toCollection(LinkedHashSet::new));
                 for (var name : Stream.concat(outputs.stream().map("output."::concat), ENDING.stream()).toList())
                     while (!head.add(name)) name = "run." + name;
                 file.open(out, head, csv.columns().size() + outputs.size());
@@ -4857,7 +4852,7 @@ final class DifyExec implements Runnable {
         /// followed by a hash, so that the files of two rows never share a name.
         static String fileName(String id, String output, int number, String extension) {
             var row = safe(id, 100).replaceFirst("^\\.", "_");
-            var mark = row.equals(id) ? "" : "~" + Cells.hash(Cells.number(Map.of("", id)));
+            var mark = row.equals(id) ? "" : "~" + Cells.hash(Cells.of(Map.of("", id)));
             return row + mark + "-" + safe(output, 80) + "-" + number
                     + safe(extension.replaceFirst("^(?=[^.])", "."), 20);
         }
@@ -4918,8 +4913,7 @@ final class DifyExec implements Runnable {
             return values.entrySet().stream().allMatch(each -> switch (each.getValue()) {
                 case Value.Str(var text) -> isSame(text, inputs.path(each.getKey()));
                 case Value.Query(var text) -> isSame(text, query);
-                case Value.Raw _, Value.Remote _, Value.OnServer _, Value.Local _, Value.Several _, Value.None _,
-                        Value.Wrong _ -> true;
+                case Value.Raw _, Value.Local _, Value.Several _, Value.None _, Value.Wrong _ -> true;
             });
         }
 
@@ -5234,17 +5228,10 @@ final class DifyExec implements Runnable {
             return switch (value) {
                 case Value.Str(var text) -> text;
                 case Value.Raw(var json) -> new RawValue(json);
-                case Value.Remote(var kind, var address) -> file(kind, "remote_url", "url", address.toString());
-                case Value.OnServer(var kind, var id) -> file(kind, "local_file", "upload_file_id", id);
-                case Value.Local(var kind, _, var file) ->
-                        file(kind, "local_file", "upload_file_id", "<upload of " + file + ">");
+                case Value.Local local -> json(local.uploaded("<upload of " + local.file() + ">"));
                 case Value.Several(var files) -> files.stream().map(DifyClient::json).toList();
                 case Value.Query _, Value.None _, Value.Wrong _ -> null;
             };
-        }
-
-        private static Object file(String kind, String method, String field, String value) {
-            return object("type", kind, "transfer_method", method, field, value);
         }
 
         private HttpRequest get(String path) {
@@ -6023,7 +6010,9 @@ final class DifyExec implements Runnable {
 
         /// Rows as the CSV has them; without a CSV there are none.
         Iterator<Row> rows(IntPredicate wanted) {
-            return csv.map(known -> known.rows(wanted, index)).orElse(Collections.emptyIterator());
+            var entries = IntStream.range(0, index.rows()).filter(wanted)
+                    .collect(BitSet::new, BitSet::set, BitSet::or);
+            return csv.map(known -> known.rows(entries, index)).orElse(Collections.emptyIterator());
         }
 
         /// The entry of a row. An unknown id is refused with the ids that are most like it.
@@ -7997,16 +7986,17 @@ final class DifyExec implements Runnable {
     /// A table, streamed as often as needed: a CSV (RFC 4180), or a book or JSON lines by way of a copy in that form.
     /// Opening it reads the header, [#check] reads all of it.
     ///
-    /// @param columns  the names of a row's inputs: those of the file as `--map` renames them, then those of `--var`;
-    ///                 `#` comes first if the rows are numbered
-    /// @param idColumn the place of the ids among them
-    /// @param edits    applied to each row that is handed out
-    /// @param shard    the only rows that are handed out; empty: all
-    record Csv(TextFile file, Header header, Shape shape, List<String> columns, int idColumn,
+    /// @param edits applied to each row that is handed out
+    /// @param shard the only rows that are handed out; empty: all
+    record Csv(TextFile file, Header header, Shape shape, List<Input> inputs, Input idColumn,
             UnaryOperator<Row> edits, Optional<Shard> shard) implements AutoCloseable {
         private static final int SEARCHED = 100_000;
         private static final String NUMBERS = "#";
-        private static final Pattern OTHER_DELIMITER = Pattern.compile("id ?([|:^~¦]).*");
+
+        /// One input of each row. `title` is the column's name in the file, and `name` what `--map` makes of it.
+        ///
+        /// @param place of the column in the file; -1 for a row's number and for `--var`
+        record Input(String title, String name, int place) {}
 
         /// What the user chose about the input; empty or null where the file decides.
         ///
@@ -8049,79 +8039,80 @@ final class DifyExec implements Runnable {
         }
 
         static Csv open(Path input, Shape shape) {
-            var folder = new PrivateFolder(256 << 20);
+            var copies = new PrivateFiles(256 << 20);
             try {
-                var file = TextFile.of(input, shape, folder);
-                return of(file, Header.of(file, Optional.ofNullable(shape.delimiter())), shape);
+                var file = TextFile.of(input, shape, copies);
+                return of(file, Header.of(file, shape.delimiter()), shape);
             } catch (IOException | RuntimeException problem) {
-                folder.close();
+                copies.close();
                 throw problem instanceof RuntimeException known ? known
                         : new Unusable(TextFile.name(input) + ": " + Text.of(problem));
             }
         }
 
         private static Csv of(TextFile file, Header header, Shape shape) {
-            var titles = header.columns();
+            var inputs = new ArrayList<Input>();
             int id = idColumn(file, header, shape.idColumn());
-            for (var column : shape.map().keySet()) if (!titles.contains(column))
-                throw noColumn(file, header, "--map " + Text.shell(column + "=" + shape.map().get(column)) + ": ", column);
-            var columns = Stream.of(Stream.of(NUMBERS).filter(_ -> id < 0),
-                    titles.stream().map(title -> shape.map().getOrDefault(title, title)),
-                    shape.vars().keySet().stream()).flatMap(part -> part).toList();
-            for (var name : columns) if (Collections.frequency(columns, name) > 1) throw file.unusable(header.line(),
-                    "duplicate column " + Text.quoted(name) + (Collections.frequency(titles, name) > 1 ? ""
+            if (id < 0) inputs.add(new Input(NUMBERS, NUMBERS, -1));
+            for (int place = 0; place < header.names().size(); place++) {
+                var title = header.names().get(place);
+                if (!title.isEmpty()) inputs.add(new Input(title, shape.map().getOrDefault(title, title), place));
+            }
+            shape.vars().keySet().forEach(name -> inputs.add(new Input(name, name, -1)));
+            shape.map().forEach((column, name) -> {
+                if (!header.names().contains(column))
+                    throw noColumn(file, header, "--map " + Text.shell(column + "=" + name) + ": ", column);
+            });
+            var names = new HashSet<String>();
+            for (var input : inputs) if (!names.add(input.name())) throw file.unusable(header.line(), "duplicate column "
+                    + Text.quoted(input.name()) + (shape.map().isEmpty() && shape.vars().isEmpty() ? ""
                             : "\nhint: check --map and --var"));
-            var chosen = new Shape(id < 0 ? NUMBERS : titles.get(id), shape.encoding(), shape.delimiter(), file.sheet(),
+            var idColumn = inputs.stream().filter(input -> input.place() == id).findFirst().orElseThrow();
+            var chosen = new Shape(idColumn.title(), shape.encoding(), shape.delimiter(), file.sheet(),
                     shape.queryColumn().isEmpty() ? "query" : shape.queryColumn(), shape.map(), shape.vars());
-            return new Csv(file, header, chosen, columns, Math.max(id, 0), UnaryOperator.identity(), Optional.empty());
+            return new Csv(file, header, chosen, List.copyOf(inputs), idColumn, UnaryOperator.identity(), Optional.empty());
         }
 
         /// The place of the ids, or -1 to number the rows. Case counts only if it is needed to tell columns apart.
         private static int idColumn(TextFile file, Header header, String chosen) {
-            var columns = header.columns();
+            var names = header.names();
             var name = chosen.isEmpty() ? "id" : chosen;
-            var found = columns.contains(name) ? List.of(name)
-                    : columns.stream().filter(name::equalsIgnoreCase).toList();
-            if (found.size() == 1) return columns.indexOf(found.getFirst());
+            var found = names.contains(name) ? List.of(name) : names.stream().filter(name::equalsIgnoreCase).toList();
+            if (found.size() == 1) return names.indexOf(found.getFirst());
             if (name.equals(NUMBERS)) return -1;
             if (!name.equalsIgnoreCase("id")) throw noColumn(file, header, "", name);
-            var other = OTHER_DELIMITER.matcher(columns.getFirst());
             throw file.unusable(header.line(), (found.isEmpty() ? "no column \"id\"" : "more than one column \"id\"")
-                    + "\nhint: use " + (columns.size() == 1 && other.matches() ? "--delimiter '" + other.group(1) + "'"
-                    : unique(file, header).limit(5).map(column -> "--id-column " + Text.shell(column) + ", ")
-                            .collect(joining()) + "or --id-column '#' to number the rows"));
+                    + "\nhint: use " + unique(file, header).limit(5)
+                            .map(column -> "--id-column " + Text.shell(column) + ", ").collect(joining())
+                    + "or --id-column '#' to number the rows");
         }
 
         /// The columns whose values differ in all rows, or in the first of many.
         private static Stream<String> unique(TextFile file, Header header) {
             var names = header.names();
             var values = names.stream().map(_ -> new HashSet<String>()).toList();
-            int count = 0;
+            int rows = 0;
             try (var records = header.records(file)) {
-                records.nextFilled(); // the names
-                for (List<String> row; count < SEARCHED && (row = records.nextFilled()) != null; count++)
+                records.next(); // the names
+                for (List<String> row; rows < SEARCHED && (row = records.next()) != null; rows++)
                     for (int i = 0; i < Math.min(row.size(), names.size()); i++) values.get(i).add(row.get(i).strip());
-            } catch (IOException _) {
-                return Stream.empty(); // a proposal is not worth another error
             }
-            int rows = count;
+            int most = rows;
             return IntStream.range(0, names.size()).filter(i -> !names.get(i).isEmpty()
-                    && values.get(i).size() == rows && !values.get(i).contains("")).mapToObj(names::get);
+                    && values.get(i).size() == most && !values.get(i).contains("")).mapToObj(names::get);
         }
 
         private static Unusable noColumn(TextFile file, Header header, String option, String name) {
             return file.unusable(header.line(), option + "no column " + Text.quoted(name) + "\nhint: the columns are "
-                    + Text.text(String.join(", ", header.columns()), 300));
+                    + Text.text(header.names().stream().filter(known -> !known.isEmpty()).collect(joining(", ")), 300));
         }
 
-        /// Applies these edits to the rows as they are read.
         Csv with(UnaryOperator<Row> edits) {
-            return new Csv(file, header, shape, columns, idColumn, edits, shard);
+            return new Csv(file, header, shape, inputs, idColumn, edits, shard);
         }
 
-        /// Reads only the rows of a shard.
         Csv with(Optional<Shard> shard) {
-            return new Csv(file, header, shape, columns, idColumn, edits, shard);
+            return new Csv(file, header, shape, inputs, idColumn, edits, shard);
         }
 
         /// The input as it was named.
@@ -8133,8 +8124,13 @@ final class DifyExec implements Runnable {
             return file.charset();
         }
 
+        /// The names of a row's inputs.
+        List<String> columns() {
+            return inputs.stream().map(Input::name).toList();
+        }
+
         boolean isId(String column) {
-            return columns.get(idColumn).equals(column);
+            return idColumn.name().equals(column);
         }
 
         /// By `--map` or `--var`.
@@ -8142,56 +8138,53 @@ final class DifyExec implements Runnable {
             return shape.map().containsValue(column) || shape.vars().containsKey(column);
         }
 
-        private boolean isNumbered() {
-            return columns.size() > header.columns().size() + shape.vars().size();
-        }
-
-        /// Each column's name in the file.
-        List<String> titles() {
-            return Stream.of(columns.stream().limit(isNumbered() ? 1 : 0), header.columns().stream(),
-                    shape.vars().keySet().stream()).flatMap(part -> part).toList();
-        }
-
         String title(String column) {
-            return titles().get(columns.indexOf(column));
+            return input(column).title();
+        }
+
+        private Input input(String column) {
+            return inputs.stream().filter(input -> input.name().equals(column)).findFirst().orElseThrow();
         }
 
         /// `line 7`, in a book `Sheet1!C7`
         String where(long line, String column) {
-            return file.where(line, header.names().indexOf(title(column)));
+            return file.where(line, input(column).place());
         }
 
         List<String> notes() {
-            var notes = new ArrayList<>(header.notes());
+            var notes = new ArrayList<String>();
+            if (header.prefix().length() > 1)
+                notes.add("using the delimiter from line 1 (\"sep=" + header.delimiter() + "\")");
+            int unnamed = Collections.frequency(header.names(), "");
+            if (unnamed > 0) notes.add("ignoring " + Text.count(unnamed, "empty column")
+                    + " without a name (first: column " + (header.names().indexOf("") + 1) + ")");
             if (!file.note().isEmpty()) notes.add(file.note());
-            if (isNumbered()) notes.add("rows are numbered: inserting or removing rows later changes the ids behind them");
+            if (idColumn.place() < 0)
+                notes.add("rows are numbered: inserting or removing rows later changes the ids behind them");
             return notes;
         }
 
-        /// Reads every row once and indexes its id and its hash. All problems are reported together.
         Index check() {
-            return check(Optional.empty());
+            return check(_ -> {});
         }
 
-        /// @param inspector also checks each row's cells
-        Index check(Optional<Inspector> inspector) {
+        /// Reads every row once and indexes its id and its hash. All problems are reported together.
+        ///
+        /// @param inspector also gets each row
+        Index check(Consumer<Row> inspector) {
             var index = new Index();
             var problems = new Problems(file);
-            try (var rows = new Cursor()) {
-                for (var all = rows.next(); all != null; all = rows.next()) {
-                    var problem = problem(all);
+            try (var rows = new Rows()) {
+                while (rows.next()) {
+                    var problem = rows.problem();
                     if (problem.isEmpty()) {
-                        var cells = rows.cells(all);
-                        var id = cells.get(idColumn);
-                        long hash = rows.hashes.number(cells);
-                        int row = index.size(), entry = index.add(id, rows.line(), hash);
-                        if (entry < row)
-                            problem = Optional.of("duplicate id " + Text.quoted(id) + " (first seen on "
-                                    + file.where(index.line(entry), 0) + ")");
-                        else if (inspector.isPresent())
-                            inspector.get().accept(new Row(row, rows.line(), id, inputs(cells), hash, false));
+                        var row = rows.row();
+                        int known = index.size(), entry = index.add(row.id(), row.line(), row.cells());
+                        if (entry < known) problem = "duplicate id " + Text.quoted(row.id()) + " (first seen on "
+                                + file.where(index.line(entry), 0) + ")";
+                        else inspector.accept(row);
                     }
-                    problem.ifPresent(text -> problems.add(rows.line(), 0, text));
+                    if (!problem.isEmpty()) problems.add(rows.line(), 0, problem);
                 }
                 index.endOfRows(rows.ofOtherShards);
             }
@@ -8200,133 +8193,89 @@ final class DifyExec implements Runnable {
             return index;
         }
 
-        private Optional<String> problem(List<String> all) {
-            if (!header.fits(all))
-                return Optional.of(Text.count(all.size(), "cell") + ", but the header has " + header.names().size()
-                        + " (a missing or extra delimiter, or an unclosed quote?)");
-            for (int place = 0; place < all.size(); place++)
-                if (header.names().get(place).isEmpty() && !all.get(place).isBlank())
-                    return Optional.of("column " + (place + 1) + " has no name, but contains "
-                            + Text.quoted(all.get(place)));
-            var id = isNumbered() ? NUMBERS : header.named(all).get(idColumn);
-            if (id.isEmpty()) return Optional.of("blank id");
-            if (Secret.current().isIn(id)) return Optional.of("id contains the API key"); // masked in files
-            if (id.chars().anyMatch(Character::isISOControl))
-                return Optional.of("the id " + Text.quoted(id) + " contains a control character or a line break");
-            // the decoder of UTF-8 refuses half of a surrogate pair, some others do not
-            if (!charset().equals(UTF_8)) for (var cell : all)
-                if (Json.hasLoneSurrogate(cell))
-                    return Optional.of("the cell " + Text.quoted(cell) + " contains half of a surrogate pair");
-            return Optional.empty();
-        }
-
-        /// The wanted rows in the file's order. They must still be those that were checked.
-        Iterator<Row> rows(IntPredicate wanted, Index checked) {
-            return Spliterators.iterator(new Rows(wanted, Integer.MAX_VALUE, checked));
-        }
-
-        /// Reads no further than to the last wanted row.
+        /// The wanted rows in the file's order, and no further than the last one. They must still be those that were
+        /// checked.
         Iterator<Row> rows(BitSet wanted, Index checked) {
-            return Spliterators.iterator(new Rows(wanted::get, wanted.length(), checked));
-        }
+            var rows = new Rows();
+            if (wanted.isEmpty()) rows.close();
+            return Spliterators.iterator(new Spliterators.AbstractSpliterator<Row>(Long.MAX_VALUE, Spliterator.ORDERED) {
+                private int next = wanted.nextSetBit(0);
 
-        private final class Rows extends Spliterators.AbstractSpliterator<Row> {
-            private final Cursor cursor = new Cursor();
-            private final IntPredicate wanted;
-            private final Index checked;
-            private int index = 0, end;
-
-            Rows(IntPredicate wanted, int end, Index checked) {
-                super(Long.MAX_VALUE, ORDERED);
-                this.wanted = wanted;
-                this.end = Math.min(end, checked.rows() + 1); // one more row is a change, too
-                this.checked = checked;
-            }
-
-            @Override
-            public boolean tryAdvance(Consumer<? super Row> use) {
-                for (; index < end; index++) {
-                    var all = cursor.next();
-                    if (all == null && index < checked.rows()) throw changed();
-                    if (all == null) break;
-                    if (!wanted.test(index)) continue;
-                    if (index >= checked.rows() || !header.fits(all)) throw changed();
-                    var cells = cursor.cells(all);
-                    long hash = cursor.hashes.number(cells);
-                    if (checked.cells(index) != hash) throw changed();
-                    use.accept(edits.apply(new Row(index, cursor.line(), cells.get(idColumn), inputs(cells), hash,
-                            false)));
-                    if (++index == end) cursor.close(); // a caller that wants one row does not ask for another
+                @Override
+                public boolean tryAdvance(Consumer<? super Row> use) {
+                    if (next < 0) return false;
+                    while (rows.index < next) if (!rows.next()) throw changed();
+                    if (!rows.problem().isEmpty()) throw changed();
+                    var row = rows.row();
+                    if (checked.cells(next) != row.cells()) throw changed();
+                    next = wanted.nextSetBit(next + 1);
+                    if (next < 0) rows.close();
+                    use.accept(edits.apply(row));
                     return true;
                 }
-                end = 0;
-                cursor.close();
+
+                private Unusable changed() {
+                    return file.unusable(rows.line(), "the file was changed while it was in use"
+                            + "\nhint: run the same command again when the file is complete");
+                }
+            });
+        }
+
+        /// A position in the file, at first before the first row.
+        private final class Rows implements AutoCloseable {
+            private final Records records = header.records(file);
+            private final Cells hashes = new Cells(columns());
+            /// All of the row, also those of columns without a name.
+            List<String> cells;
+            int index = -1, number = 0, ofOtherShards = 0;
+
+            Rows() {
+                records.next(); // the names
+            }
+
+            /// Moves to the next row; false at the end. A row without an id belongs to every shard, so that each
+            /// reports it.
+            boolean next() {
+                for (cells = records.next(); cells != null; cells = records.next()) {
+                    number++;
+                    if (shard.isEmpty() || id().isEmpty() || shard.get().holds(id())) {
+                        index++;
+                        return true;
+                    }
+                    ofOtherShards++;
+                }
                 return false;
             }
 
-            private Unusable changed() {
-                return file.unusable(cursor.line(), "the file was changed while it was in use"
-                        + "\nhint: run the same command again when the file is complete");
-            }
-        }
-
-        private Map<String, String> inputs(List<String> cells) {
-            var inputs = LinkedHashMap.<String, String>newLinkedHashMap(cells.size());
-            for (int i = 0; i < cells.size(); i++) inputs.put(columns.get(i), cells.get(i));
-            return inputs;
-        }
-
-        /// A position in the file, behind the header.
-        private final class Cursor implements AutoCloseable {
-            private final Records records;
-            private final int idPlace = isNumbered() ? -1 : header.names().indexOf(header.columns().get(idColumn));
-            final Cells hashes = new Cells(columns);
-            int number = 0, ofOtherShards = 0;
-
-            Cursor() {
-                try {
-                    records = header.records(file);
-                } catch (IOException problem) {
-                    throw file.unreadable(problem, 1);
-                }
-                if (record() == null) throw new Unusable(file.name() + ": empty");
-            }
-
-            /// The next row's cells, also those of columns without a name; null at the end. A row without an id
-            /// belongs to every shard, so that each reports it.
-            List<String> next() {
-                for (var all = record(); all != null; all = record()) {
-                    number++;
-                    var id = idPlace < 0 ? Integer.toString(number) : idPlace < all.size() ? all.get(idPlace) : "";
-                    if (shard.isEmpty() || id.isEmpty() || shard.get().holds(id)) return all;
-                    ofOtherShards++;
-                }
-                return null;
-            }
-
-            private List<String> record() {
-                try {
-                    var all = records.nextFilled();
-                    if (all != null && idPlace >= 0 && idPlace < all.size()) all.set(idPlace, all.get(idPlace).strip());
-                    return all;
-                } catch (IOException problem) {
-                    throw file.unreadable(problem, line());
-                }
-            }
-
-            /// The cells of a row in the order of [Csv#columns].
-            List<String> cells(List<String> all) {
-                var named = header.named(all);
-                if (named.size() == columns.size()) return named;
-                var cells = new ArrayList<String>(columns.size());
-                if (idPlace < 0) cells.add(Integer.toString(number));
-                cells.addAll(named);
-                cells.addAll(shape.vars().values());
-                return cells;
+            private String id() {
+                int place = idColumn.place();
+                return place < 0 ? Integer.toString(number) : place < cells.size() ? cells.get(place).strip() : "";
             }
 
             long line() {
                 return records.line;
+            }
+
+            /// What is wrong with the row's shape or its id, or empty.
+            String problem() {
+                var names = header.names();
+                if (!header.fits(cells)) return Text.count(cells.size(), "cell") + ", but the header has " + names.size()
+                        + " (a missing or extra delimiter, or an unclosed quote?)";
+                for (int place = 0; place < cells.size(); place++)
+                    if (names.get(place).isEmpty() && !cells.get(place).isBlank()) return "column " + (place + 1)
+                            + " has no name, but contains " + Text.quoted(cells.get(place));
+                var id = id();
+                if (id.isEmpty()) return "blank id";
+                if (Secret.current().isIn(id)) return "id contains the API key"; // masked in files
+                return id.chars().noneMatch(Character::isISOControl) ? ""
+                        : "the id " + Text.quoted(id) + " contains a control character or a line break";
+            }
+
+            Row row() {
+                var values = LinkedHashMap.<String, String>newLinkedHashMap(inputs.size());
+                for (var input : inputs) values.put(input.name(), input == idColumn ? id()
+                        : input.place() < 0 ? shape.vars().get(input.name()) : cells.get(input.place()));
+                return new Row(index, line(), id(), values, hashes.number(values), false);
             }
 
             @Override
@@ -8335,91 +8284,68 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A writer for another CSV of this layout; the header is already written.
-        CellWriter writer(OutputStream to) throws IOException {
+        /// Writes rows as another CSV of this layout.
+        void write(OutputStream to, Iterator<Row> rows) throws IOException {
             var text = new OutputStreamWriter(to, charset().newEncoder());
             text.write(header.prefix());
-            var out = new CellWriter(text, header.delimiter(), false, header.lineEnd());
-            out.write(header.columns());
-            return out;
-        }
-
-        /// The cells of a row that the file has.
-        List<String> own(Row row) {
-            return row.inputs().values().stream().skip(isNumbered() ? 1 : 0).limit(header.columns().size()).toList();
+            var out = new CellWriter(text, header.delimiter());
+            var own = inputs.stream().filter(input -> input.place() >= 0).toList();
+            out.write(own.stream().map(Input::title).toList());
+            while (rows.hasNext()) {
+                var cells = rows.next().inputs();
+                out.write(own.stream().map(input -> cells.get(input.name())).toList());
+            }
+            out.flush();
         }
 
         /// Deletes the copy, if there is one.
         @Override
         public void close() {
-            file.folder().close();
+            file.copies().close();
         }
 
         /// The layout of a CSV.
         ///
-        /// @param prefix  the byte order mark and the line `sep=;`, if the file begins with them
-        /// @param line    the line of the column names
-        /// @param lineEnd the characters at its end
-        /// @param names   the names of all columns; empty for a column without a name
-        /// @param columns the names without the empty ones
-        record Header(String prefix, char delimiter, long line, String lineEnd, List<String> names,
-                List<String> columns) {
+        /// @param prefix the byte order mark and the line `sep=;`, if the file begins with them
+        /// @param line   the line of the column names
+        /// @param names  of all columns; empty for a column without a name
+        record Header(String prefix, char delimiter, long line, List<String> names) {
             private static final Pattern PREFIX = Pattern.compile("\uFEFF?((\"?)sep=(.)\\2(\r\n|\r|\n|$))?",
                     Pattern.CASE_INSENSITIVE);
 
-            /// Uses the delimiter that is given or in the line `sep=;`, else the one of comma, semicolon and tab that
-            /// gives the most columns. A delimiter that contradicts the quotes is out: no text follows `"id"`.
-            static Header of(TextFile file, Optional<Character> given) throws IOException {
-                var prefix = PREFIX.matcher(file.start());
+            /// @param given the delimiter, or null to take it from the line `sep=;` or the names
+            static Header of(TextFile file, Character given) throws IOException {
+                var start = file.start();
+                var prefix = PREFIX.matcher(start);
                 prefix.lookingAt();
-                var named = file.isCopy() ? Optional.of(',')
-                        : given.or(() -> Optional.ofNullable(prefix.group(3)).map(sep -> sep.charAt(0)));
-                Header best = null;
-                IOException fault = null;
-                for (char delimiter : named.map(List::of).orElse(List.of(',', ';', '\t'))) {
-                    var header = new Header(prefix.group(), delimiter, 0, "", List.of(), List.of());
-                    try (var records = header.records(file)) {
-                        var cells = records.nextFilled();
-                        if (cells == null) throw new Unusable(file.name() + ": empty, no header");
-                        var names = cells.stream().map(String::strip).toList();
-                        if (best == null || names.size() > best.names.size())
-                            best = new Header(prefix.group(), delimiter, records.line, records.lineEnd, names,
-                                    names.stream().filter(name -> !name.isEmpty()).toList());
-                    } catch (IOException problem) {
-                        fault = problem;
-                    }
+                char delimiter = file.isCopy() ? ',' : given != null ? given
+                        : prefix.group(3) != null ? prefix.group(3).charAt(0) : likely(start.substring(prefix.end()));
+                try (var records = new Header(prefix.group(), delimiter, 0, List.of()).records(file)) {
+                    var names = records.next();
+                    if (names == null) throw new Unusable(file.name() + ": empty, no header");
+                    return new Header(prefix.group(), delimiter, records.line,
+                            names.stream().map(String::strip).toList());
                 }
-                if (best == null) throw file.unreadable(fault, 1);
-                return best;
+            }
+
+            /// The one of comma, semicolon and tab that gives the most columns.
+            private static char likely(String text) {
+                var names = text.replaceAll("\"[^\"]*\"", "x").lines()
+                        .filter(line -> !line.replaceAll("[,;\t]", "").isBlank()).findFirst().orElse("");
+                return Stream.of(',', ';', '\t').max(Comparator.comparingLong(one -> // the first of equals
+                        names.chars().filter(c -> c == one).count())).orElseThrow();
             }
 
             /// The file's records, the column names first. Those of a copy have the numbers of the original.
-            Records records(TextFile file) throws IOException {
-                var reader = file.reader();
-                reader.skip(prefix.length());
+            Records records(TextFile file) {
                 boolean isJson = file.isCopy() && file.sheet().isEmpty(); // which has no line of names
-                return new Records(reader, delimiter, prefix.length() > 1 ? 2 : isJson ? 0 : 1, file.isCopy());
+                return new Records(file, delimiter, prefix.length(), prefix.length() > 1 ? 2 : isJson ? 0 : 1);
             }
 
             /// Whether a row has a cell for each column. Excel leaves out the last ones if they have no name.
             boolean fits(List<String> cells) {
                 return cells.size() == names.size() || cells.size() < names.size()
                         && names.subList(cells.size(), names.size()).stream().allMatch(String::isEmpty);
-            }
-
-            /// The cells of the columns that have a name.
-            List<String> named(List<String> cells) {
-                return columns.size() == names.size() ? cells : IntStream.range(0, cells.size()).filter(i -> !names.get(i).isEmpty())
-                        .mapToObj(cells::get).toList();
-            }
-
-            List<String> notes() {
-                var notes = new ArrayList<String>();
-                if (prefix.length() > 1) notes.add("using the delimiter from line 1 (\"sep=" + delimiter + "\")");
-                if (columns.size() < names.size())
-                    notes.add("ignoring " + Text.count(names.size() - columns.size(), "empty column")
-                            + " without a name (first: column " + (names.indexOf("") + 1) + ")");
-                return notes;
             }
         }
     }
@@ -8457,14 +8383,16 @@ final class DifyExec implements Runnable {
     /// @param sheet  of a book, else empty
     /// @param note   on the choice of the sheet, or empty
     record TextFile(Path input, Path path, Charset charset, boolean isCopy, String sheet, String note,
-            PrivateFolder folder) {
-        /// The first bytes of gzip, PNG, JPEG, PDF and Parquet, in hexadecimal.
-        private static final List<String> BINARY = List.of("1f8b", "89504e47", "ffd8ff", "25504446", "50415231");
-        private static final String ZIP = "504b0304", OLE = "d0cf11e0";
+            PrivateFiles copies) {
+        /// In place of bytes that the encoding does not allow. It is not a character, so no text contains it.
+        static final char INVALID = '\uFFFE';
+        /// The first bytes of gzip, PNG, JPEG, PDF, and .xls or an encrypted book, in hexadecimal.
+        private static final List<String> BINARY = List.of("1f8b", "89504e47", "ffd8ff", "25504446", "d0cf11e0");
+        private static final String ZIP = "504b0304";
         private static final Pattern JSON = Pattern.compile("\uFEFF?\\s*(\\[\\s*)?\\{\\s*[\"}]");
 
-        static TextFile of(Path input, Csv.Shape shape, PrivateFolder folder) throws IOException {
-            PrivateFolder.removeAbandoned();
+        static TextFile of(Path input, Csv.Shape shape, PrivateFiles copies) throws IOException {
+            PrivateFiles.removeAbandoned();
             boolean isStandardInput = input.toString().equals("-");
             if (!isStandardInput && !Files.exists(input)) throw new Unusable(input + ": no such file");
             if (!isStandardInput && Files.isDirectory(input)) throw new Unusable(input + ": is a folder, not a file");
@@ -8472,20 +8400,17 @@ final class DifyExec implements Runnable {
             var path = input;
             if (isStandardInput || !Files.isRegularFile(input))
                 try (var in = isStandardInput ? System.in : Files.newInputStream(input)) {
-                    path = folder.file(in::transferTo);
+                    path = copies.file(in::transferTo);
                 }
-            var file = new TextFile(input, path, UTF_8, false, "", "", folder);
+            var file = new TextFile(input, path, shape.encoding(), false, "", "", copies);
             var start = file.bytes();
             var magic = HexFormat.of().formatHex(start, 0, Math.min(4, start.length));
             if (magic.startsWith(ZIP)) return Book.copy(file, shape.sheet());
-            if (magic.startsWith(OLE)) throw new Unusable(file.name()
-                    + ": is an old Excel file (.xls), or has a password\nhint: save it as .xlsx without a password");
             if (BINARY.stream().anyMatch(magic::startsWith)) throw new Unusable(file.name()
-                    + ": is a binary file\nhint: export it as CSV, Excel (.xlsx) or JSON lines");
-            file = new TextFile(input, path, shape.encoding() != null ? shape.encoding()
-                    : magic.startsWith("fffe") ? StandardCharsets.UTF_16LE
-                    : magic.startsWith("feff") ? StandardCharsets.UTF_16BE : UTF_8, false, "", "", folder);
-            if (file.charset.equals(UTF_8)) file.refuseUtf16(start);
+                    + ": is a binary file\nhint: save it as .xlsx without a password, CSV or JSON lines");
+            if (shape.encoding() == null) file = new TextFile(input, path, magic.startsWith("fffe")
+                    ? StandardCharsets.UTF_16LE : magic.startsWith("feff") ? StandardCharsets.UTF_16BE : UTF_8, false, "",
+                    "", copies);
             boolean isJson = JSON.matcher(file.start()).lookingAt()
                     || input.toString().toLowerCase(Locale.ROOT).matches(".*\\.(jsonl|ndjson)");
             return isJson ? JsonRows.copy(file) : file;
@@ -8494,13 +8419,13 @@ final class DifyExec implements Runnable {
         /// This text as CSV.
         ///
         /// @param rows writes it
-        TextFile copied(String sheet, String note, Rows rows) throws IOException {
-            var copy = folder.file(out -> {
-                var cells = new CellWriter(new OutputStreamWriter(out, UTF_8), ',', true, "\n");
+        TextFile copied(Rows rows) throws IOException {
+            var copy = copies.file(out -> {
+                var cells = new CellWriter(Json.utf8(out), ',');
                 rows.write(cells);
                 cells.flush();
             });
-            return new TextFile(input, copy, UTF_8, true, sheet, note, folder);
+            return new TextFile(input, copy, UTF_8, true, sheet, note, copies);
         }
 
         interface Rows {
@@ -8517,16 +8442,8 @@ final class DifyExec implements Runnable {
 
         private byte[] bytes() throws IOException {
             try (var in = Files.newInputStream(path)) {
-                return in.readNBytes(4096);
+                return in.readNBytes(1 << 16);
             }
-        }
-
-        /// Every second byte of UTF-16's delimiters and Latin letters is 0.
-        private void refuseUtf16(byte[] start) {
-            for (int i = 0; i < start.length && start[i] != '\n' && start[i] != '\r'; i++)
-                if (start[i] == 0)
-                    throw unusable(1, "not UTF-8, but probably UTF-16 without a byte order mark\nhint: add --encoding "
-                            + (i % 2 == 0 ? "UTF-16BE" : "UTF-16LE") + ", or save the file as UTF-8");
         }
 
         /// The beginning of the text.
@@ -8534,10 +8451,11 @@ final class DifyExec implements Runnable {
             return new String(bytes(), charset);
         }
 
-        /// From the start, with its byte order mark. Bytes that the encoding does not allow are an error.
+        /// From the start, with its byte order mark.
         Reader reader() throws IOException {
             return new InputStreamReader(Files.newInputStream(path), charset.newDecoder()
-                    .onMalformedInput(CodingErrorAction.REPORT).onUnmappableCharacter(CodingErrorAction.REPORT));
+                    .onMalformedInput(CodingErrorAction.REPLACE).onUnmappableCharacter(CodingErrorAction.REPLACE)
+                    .replaceWith(String.valueOf(INVALID)));
         }
 
         /// `line 7`, in a book `Sheet1!C7`
@@ -8558,78 +8476,50 @@ final class DifyExec implements Runnable {
             return new Unusable(name() + (sheet.isEmpty() ? ":" + line : ": " + where(line, column)) + ": " + problem);
         }
 
-        /// @param line where the problem is, unless it is one of the encoding
-        Unusable unreadable(IOException problem, long line) {
-            if (!(problem instanceof CharacterCodingException)) return unusable(line, Text.of(problem));
-            return unusable(badLine(), "invalid " + charset + "\nhint: " + likely().map(name -> "add --encoding " + name
-                    + " (a guess)").orElse("name the encoding with --encoding") + ", or save the file as UTF-8");
-        }
-
-        /// The line of the first byte that the encoding does not allow.
-        private long badLine() {
-            char mark = '\uFFFE'; // not a character, so no text contains it
-            var decoder = charset.newDecoder().onMalformedInput(CodingErrorAction.REPLACE)
-                    .onUnmappableCharacter(CodingErrorAction.REPLACE).replaceWith(String.valueOf(mark));
-            try (var in = new LineNumberReader(new InputStreamReader(Files.newInputStream(path), decoder))) {
-                int next = in.read();
-                while (next >= 0 && next != mark) next = in.read();
-                return in.getLineNumber() + 1;
-            } catch (IOException _) {
-                return 1; // it is gone by now
-            }
-        }
-
-        /// A guess for a hint, never for decoding.
-        private Optional<String> likely() {
+        /// A line has bytes that the encoding does not allow. The likely one is only a hint.
+        Unusable invalid(long line) {
+            var hint = "name the encoding with --encoding";
             try {
-                return Optional.ofNullable(UniversalDetector.detectCharset(path)).filter(Charset::isSupported)
-                        .map(Charset::forName).filter(guess -> !guess.equals(charset)).map(Charset::name);
+                var guess = UniversalDetector.detectCharset(path);
+                if (guess != null && !guess.equals(charset.name()) && Charset.isSupported(guess))
+                    hint = "add --encoding " + Charset.forName(guess).name() + " (a guess)";
             } catch (IOException _) {
-                return Optional.empty(); // only a hint is lost
+                // no guess
             }
+            return unusable(line, "invalid " + charset + "\nhint: " + hint + ", or save the file as UTF-8");
         }
     }
 
     /// Reads JSON lines: an object on each. The columns are the names that any of them has.
     static final class JsonRows {
-        private static final ObjectReader OBJECT = Json.MAPPER.reader()
-                .with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS);
-
         static TextFile copy(TextFile file) throws IOException {
             var columns = new LinkedHashSet<String>();
-            read(file, columns, null);
-            return file.copied("", "", out -> {
+            read(file, object -> object.fieldNames().forEachRemaining(columns::add));
+            return file.copied(out -> {
                 out.write(columns);
-                read(file, columns, out);
+                read(file, object -> out.write(object.isEmpty() ? List.of()
+                        : columns.stream().map(name -> text(object.path(name))).toList()));
             });
         }
 
-        /// @param out null: the columns are collected
-        private static void read(TextFile file, Set<String> columns, CellWriter out) throws IOException {
+        private interface Rows {
+            void add(JsonNode object) throws IOException;
+        }
+
+        /// A blank line is an empty object.
+        private static void read(TextFile file, Rows rows) throws IOException {
             var problems = new Problems(file);
             try (var lines = new LineNumberReader(file.reader())) {
                 for (var line = lines.readLine(); line != null; line = lines.readLine()) {
+                    if (line.indexOf(TextFile.INVALID) >= 0) throw file.invalid(lines.getLineNumber());
                     var text = line.startsWith("\uFEFF") ? line.substring(1) : line;
-                    var object = text.isBlank() ? Json.MAPPER.createObjectNode() : parsed(text);
-                    if (!object.isObject()) problems.add(lines.getLineNumber(), 0, "not a JSON object on one line"
+                    var object = Json.parsed(text.isBlank() ? "{}" : text);
+                    if (object.isObject()) rows.add(object);
+                    else problems.add(lines.getLineNumber(), 0, "not a JSON object on one line"
                             + (text.startsWith("[") ? "\nhint: jq -c '.[]' makes such lines of an array" : ""));
-                    else if (out == null) object.fieldNames().forEachRemaining(columns::add);
-                    else out.write(object.isEmpty() ? List.of()
-                            : columns.stream().map(name -> text(object.path(name))).toList());
                 }
-            } catch (CharacterCodingException problem) {
-                throw file.unreadable(problem, 1);
             }
             problems.refuse();
-        }
-
-        private static JsonNode parsed(String line) {
-            try {
-                var node = OBJECT.readTree(line);
-                return Json.hasLoneSurrogate(node.toString()) ? Json.MAPPER.missingNode() : node;
-            } catch (JsonProcessingException | NumberFormatException _) {
-                return Json.MAPPER.missingNode();
-            }
         }
 
         private static String text(JsonNode value) {
@@ -8648,7 +8538,6 @@ final class DifyExec implements Runnable {
         private static final Pattern DECORATION = Pattern.compile(
                 "general|standard|\"[^\"]*\"|\\\\.|_.|\\*.|\\[(?![hms]+\\])[^]]*]|;.*", Pattern.CASE_INSENSITIVE);
 
-        private final TextFile file;
         private final Problems problems;
         private final Map<String, Format> formats = new HashMap<>();
         private long[] emptyFormula; // row and column of the first one whose result is empty, or was never computed
@@ -8664,7 +8553,6 @@ final class DifyExec implements Runnable {
         }
 
         private Book(TextFile file) {
-            this.file = file;
             this.problems = new Problems(file);
         }
 
@@ -8678,8 +8566,8 @@ final class DifyExec implements Runnable {
                                         + "\nhint: the sheets are " + Text.text(String.join(", ", names), 300))));
                 var note = names.size() == 1 || !wanted.isEmpty() ? "" : "reading the sheet "
                         + Text.quoted(sheet.getName()) + "; --sheet reads another one of " + names.size();
-                return file.copied(sheet.getName(), note, out -> new Book(new TextFile(file.input(), file.path(), UTF_8,
-                        true, sheet.getName(), note, file.folder())).read(sheet, out));
+                var named = new TextFile(file.input(), file.path(), UTF_8, false, sheet.getName(), note, file.copies());
+                return named.copied(out -> new Book(named).read(sheet, out));
             } catch (Unusable problem) {
                 throw problem;
             } catch (IOException | RuntimeException problem) {
@@ -8736,7 +8624,6 @@ final class DifyExec implements Runnable {
                     problems.add(row, column, "error value " + text);
                     yield "";
                 }
-                case String text when text.indexOf("_x") < 0 -> text;
                 case Object text -> ESCAPE.matcher(text.toString()).replaceAll(escape -> Matcher.quoteReplacement(
                         String.valueOf((char) Integer.parseInt(escape.group(1), 16))));
             };
@@ -8807,68 +8694,61 @@ final class DifyExec implements Runnable {
         /// In characters: a quote that is never closed must not fill the memory.
         private static final int LARGEST = 64 << 20;
 
+        private final TextFile file;
         private final Reader in;
         private final char delimiter;
-        private final boolean countsRecords;
         private final char[] buffer = new char[1 << 14];
         private final StringBuilder cell = new StringBuilder();
         private int at = 0, end = 0;
         private long next;
-        /// Where the last record began, or went wrong.
+        /// Where the last record began.
         long line;
-        /// The one that was read last.
-        String lineEnd = "\n";
 
-        /// @param line           the number of the first line that is read
-        /// @param countsRecords a line end inside quotes does not count
-        Records(Reader in, char delimiter, long line, boolean countsRecords) {
-            this.in = in;
+        /// @param skipped characters at the start
+        /// @param line    the number of the first line behind them
+        Records(TextFile file, char delimiter, int skipped, long line) {
+            this.file = file;
             this.delimiter = delimiter;
             this.line = next = line;
-            this.countsRecords = countsRecords;
+            try {
+                in = file.reader();
+                in.skip(skipped);
+            } catch (IOException problem) {
+                throw file.unusable(line, Text.of(problem));
+            }
         }
 
         /// The cells of the next record that is not blank; null at the end.
-        List<String> nextFilled() throws IOException {
-            var cells = next();
-            while (cells != null && cells.stream().allMatch(String::isBlank)) cells = next();
-            return cells;
+        List<String> next() {
+            while (true) {
+                line = next;
+                if (peek() < 0) return null;
+                var cells = new ArrayList<String>();
+                do {
+                    cell.setLength(0);
+                    if (peek() == '"') quoted();
+                    else takeTo(delimiter);
+                    cells.add(cell.toString());
+                } while (pass(delimiter));
+                lineEnd();
+                if (!cells.stream().allMatch(String::isBlank)) return cells;
+            }
         }
 
-        /// The cells of the next record, none if the line is empty; null at the end.
-        List<String> next() throws IOException {
-            line = next;
-            if (peek() < 0) return null;
-            var cells = new ArrayList<String>();
-            if (!isLineEnd(peek())) do {
-                cell.setLength(0);
-                if (peek() == '"') quoted();
-                else takeTo(delimiter);
-                cells.add(cell.toString());
-            } while (pass(delimiter));
-            if (peek() >= 0) passLineEnd();
-            return cells;
-        }
-
-        private void quoted() throws IOException {
+        private void quoted() {
             long opened = next;
             pass('"');
             while (true) {
                 takeTo('"');
-                if (peek() < 0) throw fault(opened, "unclosed quote");
+                if (peek() < 0) throw file.unusable(opened, "unclosed quote");
                 if (isLineEnd(peek())) {
-                    cell.append(passLineEnd());
-                    if (countsRecords) next--;
+                    cell.append(lineEnd());
+                    if (file.isCopy()) next--;
                 } else if (pass('"') && pass('"')) cell.append('"'); // a doubled quote means one
                 else break;
             }
             if (peek() >= 0 && peek() != delimiter && !isLineEnd(peek()))
-                throw fault(next, "text after a closing quote (double a quote inside a quoted cell)");
-        }
-
-        private IOException fault(long line, String problem) {
-            this.line = line;
-            return new IOException(problem);
+                throw file.unusable(next, "text after a closing quote (double a quote inside a quoted cell)");
         }
 
         private static boolean isLineEnd(int c) {
@@ -8876,33 +8756,37 @@ final class DifyExec implements Runnable {
         }
 
         /// Adds to the cell all characters before the next `stop` or line end.
-        private void takeTo(char stop) throws IOException {
+        private void takeTo(char stop) {
             while (peek() >= 0) {
                 int from = at;
-                while (at < end && buffer[at] != stop && !isLineEnd(buffer[at])) at++;
+                while (at < end && buffer[at] != stop && !isLineEnd(buffer[at]) && buffer[at] != TextFile.INVALID) at++;
                 cell.append(buffer, from, at - from);
-                if (cell.length() > LARGEST) throw fault(line, "a cell is larger than 64 MiB (an unclosed quote?)");
+                if (cell.length() > LARGEST)
+                    throw file.unusable(line, "a cell is larger than 64 MiB (an unclosed quote?)");
+                if (at < end && buffer[at] == TextFile.INVALID) throw file.invalid(next);
                 if (at < end) return;
             }
         }
 
         /// Passes and returns one line end: LF, CR LF or CR.
-        private String passLineEnd() throws IOException {
+        private String lineEnd() {
             next++;
-            return lineEnd = pass('\n') ? "\n" : pass('\r') & pass('\n') ? "\r\n" : "\r";
+            return pass('\n') ? "\n" : pass('\r') & pass('\n') ? "\r\n" : "\r";
         }
 
         /// Passes the next character if it is this one.
-        private boolean pass(char expected) throws IOException {
+        private boolean pass(char expected) {
             if (peek() != expected) return false;
             at++;
             return true;
         }
 
-        private int peek() throws IOException {
-            if (at == end) {
+        private int peek() {
+            if (at == end) try {
                 at = 0;
                 end = Math.max(0, in.read(buffer));
+            } catch (IOException problem) {
+                throw file.unusable(line, Text.of(problem));
             }
             return at < end ? buffer[at] : -1;
         }
@@ -8920,9 +8804,8 @@ final class DifyExec implements Runnable {
     /// Writes a CSV (RFC 4180). Quotes go around any cell that a reader could split or strip, also at a delimiter that
     /// this file does not use: some spreadsheets split cells at any of them.
     static final class CellWriter extends CSVWriter {
-        CellWriter(Writer out, char delimiter, boolean mark, String lineEnd) throws IOException {
-            super(new BufferedWriter(out), delimiter, DEFAULT_QUOTE_CHARACTER, DEFAULT_ESCAPE_CHARACTER, lineEnd);
-            if (mark) getWriter().write('\uFEFF');
+        CellWriter(Writer out, char delimiter) {
+            super(new BufferedWriter(out), delimiter, DEFAULT_QUOTE_CHARACTER, DEFAULT_ESCAPE_CHARACTER, "\r\n");
         }
 
         /// The other `writeNext` swallows exceptions.
@@ -8957,16 +8840,10 @@ final class DifyExec implements Runnable {
 
         /// Reads the answer of `GET /parameters`. Everything but `variable`, `type` and `required` may be missing or
         /// null.
-        ///
-        /// @param usesPresets whether this server fills in a variable's default for what is not sent (1.14 on)
-        static Form of(JsonNode parameters, List<String> columns, Variable.Folders folders, boolean usesPresets) {
+        static Form of(JsonNode parameters, List<String> columns, Variable.Folders folders) {
             var variables = new ArrayList<Variable>();
-            for (var item : parameters.path("user_input_form"))
-                for (var entry : item.properties()) {
-                    var variable = Variable.of(entry.getKey(), entry.getValue(), parameters.path("system_parameters"),
-                            folders);
-                    variables.add(usesPresets ? variable : variable.withoutPreset());
-                }
+            for (var item : parameters.path("user_input_form")) for (var entry : item.properties())
+                variables.add(Variable.of(entry.getKey(), entry.getValue(), parameters.path("system_parameters"), folders));
             return new Form(variables, columns, !parameters.path("user_input_form").isArray());
         }
 
@@ -8981,8 +8858,7 @@ final class DifyExec implements Runnable {
         }
 
         Value value(String column, String cell) {
-            var variable = byColumn.get(column);
-            return variable == null ? new Value.Str(cell) : variable.value(cell);
+            return variable(column).map(variable -> variable.value(cell)).orElseGet(() -> new Value.Str(cell));
         }
 
         /// The values that a row sends, by name. Those that are left out are not there.
@@ -8990,8 +8866,8 @@ final class DifyExec implements Runnable {
             var values = new LinkedHashMap<String, Value>();
             row.inputs().forEach((column, cell) -> {
                 var value = value(column, cell);
-                var name = variable(column).map(Variable::name).orElse(column);
-                if (!(value instanceof Value.None)) values.put(name, value);
+                if (!(value instanceof Value.None))
+                    values.put(variable(column).map(Variable::name).orElse(column), value);
             });
             return values;
         }
@@ -9013,20 +8889,16 @@ final class DifyExec implements Runnable {
         List<String> faults(Csv csv, boolean isLenient) {
             var faults = new ArrayList<String>();
             for (var variable : variables) {
-                var name = Text.quoted(variable.name());
-                var own = csv.columns().stream().filter(column -> byColumn.get(column) == variable).map(Text::quoted)
+                var own = byColumn.keySet().stream().filter(column -> byColumn.get(column) == variable).map(Text::quoted)
                         .toList();
                 if (own.size() > 1)
-                    faults.add("the columns " + String.join(" and ", own) + " both belong to the variable " + name
-                            + " (one by its name, one by its label)");
-                if (!own.isEmpty()) continue;
-                if (variable.isQuestion())
-                    faults.add("no column " + name + " for the chatflow's question; " + questionColumn(csv.columns())
-                            .map(column -> "did you mean --query-column " + Text.shell(column) + "?")
-                            .orElse("name it with --query-column"));
-                else if (!variable.required() && variable.hasBadPreset())
-                    faults.add("no column for the variable " + name
-                            + ", and its default in the workflow is not one of its options");
+                    faults.add("the columns " + String.join(" and ", own) + " both belong to the variable "
+                            + Text.quoted(variable.name()) + " (one by its name, one by its label)");
+                if (own.isEmpty() && variable.isQuestion())
+                    faults.add("no column " + Text.quoted(variable.name()) + " for the chatflow's question; "
+                            + questionColumn(csv.columns())
+                                    .map(column -> "did you mean --query-column " + Text.shell(column) + "?")
+                                    .orElse("name it with --query-column"));
             }
             if (!isLenient && !isText) faults.addAll(losses(csv));
             return faults;
@@ -9039,9 +8911,7 @@ final class DifyExec implements Runnable {
             var unfilled = unfilled();
             for (var name : columns.stream().filter(csv::isNamed).toList()) {
                 columns.remove(name);
-                losses.add("--map or --var names " + Text.quoted(name) + ", but the workflow has no such variable"
-                        + Nearest.of(name, unfilled.stream().map(Variable::name).toList())
-                                .map(near -> " (did you mean " + Text.quoted(near) + "?)").orElse(""));
+                losses.add("--map or --var names " + Text.quoted(name) + ", but the workflow has no such variable");
             }
             var pairs = new HashMap<Variable, String>();
             for (var column : columns) for (var variable : unfilled)
@@ -9074,17 +8944,11 @@ final class DifyExec implements Runnable {
         /// Remarks on the header.
         List<String> notes(Csv csv) {
             if (isText) return List.of();
-            var notes = new ArrayList<String>();
-            var columns = unmatched(csv);
-            var unfilled = unfilled();
-            if (!columns.isEmpty()) notes.add("Dify ignores columns that no variable has the name of: "
-                    + Text.first(10, columns.stream().map(Text::quoted)));
-            if (!unfilled.isEmpty()) notes.add("no column for these variables: "
-                    + Text.first(10, unfilled.stream().map(Variable::name).map(Text::quoted)));
-            byColumn.forEach((column, variable) -> variable.preset().filter(_ -> !variable.isText())
-                    .ifPresent(preset -> notes.add("for an empty " + Text.quoted(csv.title(column)) + " Dify uses "
-                            + Text.quoted(preset) + ", the default in the workflow")));
-            return notes;
+            var columns = Text.first(10, unmatched(csv).stream().map(Text::quoted));
+            var missing = Text.first(10, unfilled().stream().map(Variable::name).map(Text::quoted));
+            return Stream.of(columns.isEmpty() ? "" : "Dify ignores columns that no variable has the name of: " + columns,
+                    missing.isEmpty() ? "" : "no column for these variables: " + missing)
+                    .filter(note -> !note.isEmpty()).toList();
         }
 
         /// The variables that no column fills, without the question.
@@ -9095,9 +8959,9 @@ final class DifyExec implements Runnable {
         /// The columns that no variable takes, without the ids and a question that `--query-column` does not name yet.
         private List<String> unmatched(Csv csv) {
             boolean hasQuestion = variables.stream().filter(Variable::isQuestion).allMatch(byColumn::containsValue);
-            var question = hasQuestion ? Optional.empty() : questionColumn(csv.columns());
+            var question = hasQuestion ? "" : questionColumn(csv.columns()).orElse("");
             return csv.columns().stream().filter(column -> !byColumn.containsKey(column) && !csv.isId(column)
-                    && !question.equals(Optional.of(column))).collect(Collectors.toCollection(ArrayList::new));
+                    && !question.equals(column)).collect(Collectors.toCollection(ArrayList::new));
         }
     }
 
@@ -9105,15 +8969,12 @@ final class DifyExec implements Runnable {
     ///
     /// @param label   the name shown to people
     /// @param type    Dify's type, or `query` for a chatflow's question
-    /// @param preset  the value that the server uses if none is sent
     /// @param choices the values of a select, or proposals for a checkbox
     /// @param reader  turns a cell into a value; gets an empty cell only if that is a value of this type
-    record Variable(String name, String label, String type, boolean required, Optional<String> preset,
-            List<String> choices, Function<String, Value> reader) {
+    record Variable(String name, String label, String type, boolean required, List<String> choices,
+            Function<String, Value> reader) {
         private static final String QUESTION = "query";
-        private static final ObjectReader STRICT = Json.MAPPER.reader()
-                .with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
-                .without(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS);
+        private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+\\.?\\d*|\\.\\d+)");
 
         static Variable of(String type, JsonNode node, JsonNode system, Folders folders) {
             var choices = type.equals("checkbox") ? List.of("true", "false") : texts(node.path("options"));
@@ -9124,21 +8985,16 @@ final class DifyExec implements Runnable {
                 case "number" -> Variable::number;
                 case "checkbox" -> Variable::checkbox;
                 case "json_object" -> Variable::object;
-                case "file", "file-list" -> FileInput.of(type.equals("file-list"), node, system, folders)::read;
+                case "file", "file-list" -> new FileInput(type.equals("file-list"), folders, node, system)::read;
                 // `external_data_tool` and types we do not know: a run that gets a value for one fails
                 default -> _ -> new Value.Wrong("must be empty: Dify's API accepts no value for type " + type);
             };
             return new Variable(node.path("variable").asText(), node.path("label").asText(""), type,
-                    node.path("required").asBoolean(), Optional.ofNullable(node.get("default"))
-                            .filter(preset -> !preset.isNull()).map(JsonNode::asText), choices, reader);
+                    node.path("required").asBoolean(), choices, reader);
         }
 
         static Variable question(String column) {
-            return new Variable(column, "", QUESTION, true, Optional.empty(), List.of(), Value.Query::new);
-        }
-
-        Variable withoutPreset() {
-            return new Variable(name, label, type, required, Optional.empty(), choices, reader);
+            return new Variable(column, "", QUESTION, true, List.of(), Value.Query::new);
         }
 
         private static List<String> texts(JsonNode array) {
@@ -9154,11 +9010,6 @@ final class DifyExec implements Runnable {
             return type.equals("text-input") || type.equals("paragraph");
         }
 
-        /// The server then refuses a row that sends no value.
-        boolean hasBadPreset() {
-            return type.equals("select") && preset.filter(text -> !choices.contains(text)).isPresent();
-        }
-
         Value value(String cell) {
             boolean isEmpty = switch (type) {
                 case "select" -> cell.isEmpty();
@@ -9166,9 +9017,7 @@ final class DifyExec implements Runnable {
                 default -> cell.isBlank();
             };
             if (!isEmpty || isText()) return reader.apply(cell);
-            if (required) return new Value.Wrong("is required");
-            return hasBadPreset() ? new Value.Wrong("must not be empty: its default in the workflow is not one of its "
-                    + "options") : new Value.None();
+            return required ? new Value.Wrong("is required") : new Value.None();
         }
 
         /// The server counts code points, too.
@@ -9187,13 +9036,8 @@ final class DifyExec implements Runnable {
         /// Takes plain decimal notation. Exponents and underscores, which the server takes, are refused on purpose.
         private static Value number(String cell) {
             var text = cell.strip();
-            try {
-                if (text.chars().allMatch(c -> "+-.0123456789".indexOf(c) >= 0))
-                    return new Value.Raw(new BigDecimal(text).toPlainString());
-            } catch (NumberFormatException _) {
-                // reported below
-            }
-            return new Value.Wrong("must be a number such as 12, -0.5 or 1234567.89");
+            return NUMBER.matcher(text).matches() ? new Value.Raw(new BigDecimal(text).toPlainString())
+                    : new Value.Wrong("must be a number such as 12, -0.5 or 1234567.89");
         }
 
         private static Value checkbox(String cell) {
@@ -9206,12 +9050,8 @@ final class DifyExec implements Runnable {
 
         /// Takes any object. Whether it fits the variable's schema is for the server to check.
         private static Value object(String cell) {
-            try {
-                if (STRICT.readTree(cell).isObject()) return new Value.Raw(cell.strip());
-            } catch (JsonProcessingException | NumberFormatException _) {
-                // reported below
-            }
-            return new Value.Wrong("must be a JSON object such as {\"name\": \"value\"}");
+            return Json.parsed(cell).isObject() ? new Value.Raw(cell.strip())
+                    : new Value.Wrong("must be a JSON object such as {\"name\": \"value\"}");
         }
 
         /// The folders of local files.
@@ -9232,12 +9072,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A file as a URL or as `@path`, or a list of them with `;` between.
-        ///
-        /// @param most   the number of files that a list may have
-        /// @param system the server's limits, in MB
-        record FileInput(boolean isList, Folders folders, List<String> kinds, List<String> extensions,
-                List<String> methods, int most, JsonNode system) {
+        /// A file as a URL or as `@path`, or a list of them with `;` between. `system` has the server's limits, in MB.
+        record FileInput(boolean isList, Folders folders, JsonNode rules, JsonNode system) {
             private static final Map<String, List<String>> ENDINGS = Map.of(
                     "image", List.of("jpg", "jpeg", "png", "webp", "gif", "svg"),
                     "audio", List.of("mp3", "m4a", "wav", "amr", "mpga"),
@@ -9245,15 +9081,7 @@ final class DifyExec implements Runnable {
                     "document", List.of("txt", "markdown", "md", "mdx", "pdf", "html", "htm", "xlsx", "xls", "vtt",
                             "properties", "doc", "docx", "csv", "eml", "msg", "pptx", "ppt", "xml", "epub"));
             private static final Pattern SECOND = Pattern.compile(";\\s*(@|https?://)");
-
-            static FileInput of(boolean isList, JsonNode node, JsonNode system, Folders folders) {
-                int most = node.path("max_length").asInt(0);
-                return new FileInput(isList, folders, texts(node.path("allowed_file_types")),
-                        texts(node.path("allowed_file_extensions")).stream()
-                                .map(end -> end.replaceFirst("^\\.", "").toLowerCase(Locale.ROOT)).toList(),
-                        texts(node.path("allowed_file_upload_methods")),
-                        most > 0 ? most : system.path("workflow_file_upload_limit").asInt(10), system);
-            }
+            private static final String LOCAL = "local_file", REMOTE = "remote_url";
 
             Value read(String cell) {
                 if (!isList) return SECOND.matcher(cell).find()
@@ -9261,31 +9089,41 @@ final class DifyExec implements Runnable {
                 var values = Stream.of(cell.split(";")).map(String::strip).filter(part -> !part.isEmpty())
                         .map(this::one).toList();
                 for (var value : values) if (value instanceof Value.Wrong) return value;
+                int own = rules.path("max_length").asInt(0);
+                int most = own > 0 ? own : system.path("workflow_file_upload_limit").asInt(10);
                 return values.size() <= most ? new Value.Several(values)
                         : new Value.Wrong("has " + Text.count(values.size(), "file") + "; the limit is " + most);
             }
 
             private Value one(String part) {
-                return part.startsWith("@") ? local(part.substring(1)) : remote(part);
+                boolean isLocal = part.startsWith("@");
+                if (!takes(isLocal ? LOCAL : REMOTE))
+                    return new Value.Wrong(isLocal ? "takes a URL (https://…), not an uploaded file"
+                            : "takes an uploaded file (@path), not a URL");
+                return isLocal ? local(part.substring(1)) : remote(part);
+            }
+
+            private boolean takes(String method) {
+                var methods = texts(rules.path("allowed_file_upload_methods"));
+                return methods.isEmpty() || methods.contains(method);
             }
 
             private Value remote(String part) {
-                if (!takes("remote_url")) return new Value.Wrong("takes an uploaded file (@path), not a URL");
                 try {
                     var address = new URI(part.replace(" ", "%20"));
-                    var end = end(address.getPath());
+                    var end = end(Objects.requireNonNullElse(address.getPath(), ""));
+                    var kinds = texts(rules.path("allowed_file_types"));
                     // without an ending, only Dify's own look at the address can tell the kind
                     var kind = end.isEmpty() && !kinds.isEmpty() ? kinds.getFirst() : kind(end);
                     if (address.getHost() != null && String.valueOf(address.getScheme()).matches("https?"))
-                        return wrongKind(kind, end).orElseGet(() -> new Value.Remote(kind, address));
+                        return wrongKind(kind, end).orElseGet(() -> Value.file(kind, REMOTE, "url", address.toString()));
                 } catch (URISyntaxException _) {
                     // reported below
                 }
-                return new Value.Wrong("must be a URL (https://…)" + (takes("local_file") ? " or @path" : ""));
+                return new Value.Wrong("must be a URL (https://…)" + (takes(LOCAL) ? " or @path" : ""));
             }
 
             private Value local(String name) {
-                if (!takes("local_file")) return new Value.Wrong("takes a URL (https://…), not an uploaded file");
                 try {
                     var path = folders.base().resolve(name);
                     if (!Files.isRegularFile(path)) return new Value.Wrong("names a file that does not exist: " + path);
@@ -9295,32 +9133,26 @@ final class DifyExec implements Runnable {
                                 + " (allow another folder with --files DIR)");
                     if (!Files.isReadable(path)) return new Value.Wrong("names a file that cannot be read: " + path);
                     var kind = kind(end(name));
-                    return wrongKind(kind, end(name)).or(() -> tooLarge(file, kind))
+                    var limit = List.of("image", "audio", "video").contains(kind) ? kind + "_file_size_limit"
+                            : "file_size_limit";
+                    long most = system.path(limit).asLong(0), size = Files.size(file);
+                    if (most > 0 && size > most << 20) return new Value.Wrong("names a file of " + (size >> 20)
+                            + " MB; the limit is " + most + " MB");
+                    return wrongKind(kind, end(name))
                             .orElseGet(() -> new Value.Local(kind, path.getFileName().toString(), file));
                 } catch (InvalidPathException | IOException problem) {
                     return new Value.Wrong("names a file that cannot be read: " + Text.of(problem));
                 }
             }
 
-            private Optional<Value> tooLarge(Path file, String kind) {
-                boolean hasOwn = List.of("image", "audio", "video").contains(kind);
-                long most = system.path(hasOwn ? kind + "_file_size_limit" : "file_size_limit").asLong(0);
-                long size = file.toFile().length();
-                return most == 0 || size <= most << 20 ? Optional.empty()
-                        : Optional.of(new Value.Wrong("names a file of " + (size >> 20) + " MB; the limit is " + most
-                                + " MB"));
-            }
-
-            private boolean takes(String method) {
-                return methods.isEmpty() || methods.contains(method);
-            }
-
             private Optional<Value> wrongKind(String kind, String end) {
-                boolean isCustom = kinds.contains("custom");
-                if (kinds.isEmpty() || kinds.contains(kind) && !kind.equals("custom")
-                        || isCustom && extensions.contains(end)) return Optional.empty();
+                var kinds = texts(rules.path("allowed_file_types"));
+                var custom = !kinds.contains("custom") ? List.<String>of() : texts(rules.path("allowed_file_extensions"))
+                        .stream().map(one -> one.replaceFirst("^\\.", "").toLowerCase(Locale.ROOT)).toList();
+                if (kinds.isEmpty() || kinds.contains(kind) && !kind.equals("custom") || custom.contains(end))
+                    return Optional.empty();
                 return Optional.of(new Value.Wrong("takes files of type " + String.join(", ", kinds)
-                        + (isCustom && !extensions.isEmpty() ? " (" + String.join(", ", extensions) + ")" : "")
+                        + (custom.isEmpty() ? "" : " (" + String.join(", ", custom) + ")")
                         + ", not " + kind + (end.isEmpty() ? "" : " (." + end + ")")));
             }
 
@@ -9330,7 +9162,6 @@ final class DifyExec implements Runnable {
             }
 
             private static String end(String name) {
-                if (name == null) return "";
                 int dot = name.lastIndexOf('.');
                 return dot <= name.lastIndexOf('/') ? "" : name.substring(dot + 1).toLowerCase(Locale.ROOT);
             }
@@ -9344,19 +9175,18 @@ final class DifyExec implements Runnable {
         /// A chatflow's question, which is sent beside the inputs.
         record Query(String text) implements Value {}
 
-        /// A number with all its digits, `true`, `false` or an object: sent as this JSON.
+        /// Sent as this JSON: a number with all its digits, `true`, `false`, an object, or a file that Dify has or fetches.
         record Raw(String json) implements Value {}
-
-        /// A file that Dify fetches itself.
-        record Remote(String kind, URI address) implements Value {}
 
         /// A file on this machine, which has to be uploaded first.
         ///
         /// @param name as the cell names it
         /// @param file where it really is, all links followed
-        record Local(String kind, String name, Path file) implements Value {}
-
-        record OnServer(String kind, String id) implements Value {}
+        record Local(String kind, String name, Path file) implements Value {
+            Value uploaded(String id) {
+                return Value.file(kind, "local_file", "upload_file_id", id);
+            }
+        }
 
         record Several(List<Value> files) implements Value {}
 
@@ -9367,21 +9197,25 @@ final class DifyExec implements Runnable {
         /// `must be one of "a", "b"`.
         record Wrong(String why) implements Value {}
 
+        static Value file(String kind, String method, String field, String value) {
+            return new Raw(Json.text(object("type", kind, "transfer_method", method, field, value)));
+        }
+
         /// The local files in it.
         default Stream<Local> locals() {
             return switch (this) {
                 case Local local -> Stream.of(local);
                 case Several(var files) -> files.stream().flatMap(Value::locals);
-                case Str _, Query _, Raw _, Remote _, OnServer _, None _, Wrong _ -> Stream.empty();
+                case Str _, Query _, Raw _, None _, Wrong _ -> Stream.empty();
             };
         }
 
         /// This value with each local file replaced by its upload.
         default Value uploaded(Map<Local, String> ids) {
             return switch (this) {
-                case Local local -> new OnServer(local.kind(), ids.get(local));
+                case Local local -> local.uploaded(ids.get(local));
                 case Several(var files) -> new Several(files.stream().map(file -> file.uploaded(ids)).toList());
-                case Str _, Query _, Raw _, Remote _, OnServer _, None _, Wrong _ -> this;
+                case Str _, Query _, Raw _, None _, Wrong _ -> this;
             };
         }
     }
@@ -9410,77 +9244,67 @@ final class DifyExec implements Runnable {
     }
 
     /// Checks rows against the form, one after the other. Nothing is sent.
-    static final class Inspector {
+    static final class Inspector implements Consumer<Row> {
         private final Csv csv;
         private final Form form;
-        private final boolean isLenient;
         private final List<Profiler> profilers;
         private final List<Inspection.Problem> problems = new ArrayList<>();
         private long rows = 0;
 
-        /// @param isLenient columns and variables need not match
-        Inspector(Csv csv, Form form, boolean isLenient) {
+        Inspector(Csv csv, Form form) {
             this.csv = csv;
             this.form = form;
-            this.isLenient = isLenient;
-            profilers = csv.columns().stream().map(column -> new Profiler(csv, column, form.variable(column))).toList();
+            profilers = csv.columns().stream().map(Profiler::new).toList();
         }
 
-        void accept(Row row) {
+        @Override
+        public void accept(Row row) {
             rows++;
             for (var profiler : profilers) profiler.accept(row);
             problems.addAll(form.problems(row, csv));
         }
 
-        Inspection inspection() {
-            var all = Stream.of(csv.notes().stream(), form.notes(csv).stream(),
+        /// @param isLenient columns and variables need not match
+        Inspection inspection(boolean isLenient) {
+            var notes = Stream.of(csv.notes().stream(), form.notes(csv).stream(),
                     profilers.stream().flatMap(Profiler::notes)).flatMap(part -> part).toList();
-            return new Inspection(rows, form.faults(csv, isLenient), all,
-                    profilers.stream().map(one -> new Inspection.Profile(csv.title(one.column),
-                            one.variable.map(Variable::name).orElse(""), one.variable.map(Variable::type).orElse(""),
-                            one.variable.filter(Variable::required).isPresent(), one.filled, one.longest, one.example))
-                            .toList(), problems);
+            return new Inspection(rows, form.faults(csv, isLenient), notes,
+                    profilers.stream().map(Profiler::profile).toList(), problems);
         }
 
         /// Goes through the cells of a column.
-        private static final class Profiler {
-            private final Csv csv;
-            final String column;
-            final Optional<Variable> variable;
-            private final boolean isRequiredText;
-            private long empty = 0, withNul = 0;
-            private String firstEmpty = "", firstNul = "";
-            long filled = 0;
-            int longest = 0;
-            String example = "";
+        private final class Profiler {
+            private final String column;
+            private final Optional<Variable> variable;
+            private final boolean isRequired;
+            private String firstEmpty = "", example = "";
+            private long empty = 0, filled = 0;
+            private int longest = 0;
 
-            Profiler(Csv csv, String column, Optional<Variable> variable) {
-                this.csv = csv;
+            Profiler(String column) {
                 this.column = column;
-                this.variable = variable;
-                isRequiredText = variable.filter(known -> known.required() && known.isText()).isPresent();
+                variable = form.variable(column);
+                isRequired = variable.filter(Variable::required).isPresent();
             }
 
             void accept(Row row) {
                 var cell = row.inputs().get(column);
-                if (cell.indexOf('\0') >= 0 && withNul++ == 0) firstNul = place(row);
                 if (!cell.isBlank()) {
                     if (filled++ == 0) example = Text.text(cell, 24);
                     longest = Math.max(longest, cell.codePointCount(0, cell.length()));
-                } else if (isRequiredText && empty++ == 0) firstEmpty = place(row);
+                } else if (empty++ == 0)
+                    firstEmpty = csv.where(row.line(), column) + ", id " + Text.id(row.id());
             }
 
-            private String place(Row row) {
-                return " (first: " + csv.where(row.line(), column) + ", id " + Text.id(row.id()) + ")";
+            Inspection.Profile profile() {
+                return new Inspection.Profile(csv.title(column), variable.map(Variable::name).orElse(""),
+                        variable.map(Variable::type).orElse(""), isRequired, filled, longest, example);
             }
 
             Stream<String> notes() {
-                var name = Text.quoted(csv.title(column));
-                return Stream.of(
-                        empty == 0 ? "" : name + " is required but empty in " + Text.count(empty, "row") + firstEmpty
-                                + "; Dify accepts that",
-                        withNul == 0 ? "" : name + " contains the character NUL in " + Text.count(withNul, "row")
-                                + firstNul + "; Dify drops it").filter(note -> !note.isEmpty());
+                return empty == 0 || !isRequired || !variable.get().isText() ? Stream.empty()
+                        : Stream.of(Text.quoted(csv.title(column)) + " is required but empty in "
+                                + Text.count(empty, "row") + " (first: " + firstEmpty + "); Dify accepts that");
             }
         }
     }
@@ -9490,73 +9314,58 @@ final class DifyExec implements Runnable {
     static final class Index {
         private static final RowStatus[] STATUSES = RowStatus.values();
 
-        private final List<Page> pages = new ArrayList<>();
         private final Texts ids = new Texts();
+        /// By entry: the place of its id, with its line; its hash; its status.
+        private final LongList places = new LongList(), cells = new LongList(), statuses = new LongList();
         /// The versions of the workflow that made results, that of the last result last.
         final SequencedSet<String> versions = new LinkedHashSet<>();
         /// The number of rows of the CSV that belong to other shards and have no entry here.
         int ofOtherShards = 0;
-        private int size = 0, rows = -1;
+        private int rows = -1;
         /// Open addressing, at most two thirds full: an entry's number plus one, or 0.
         private int[] table = new int[4096];
-        /// Several readers of an event look up its id, one after the other.
-        private String lastId;
-        private int lastEntry;
-
-        /// A fixed number of entries. Pages are added and never copied, because a growing array exists twice.
-        private static final class Page {
-            static final int SIZE = 1 << 14;
-
-            final long[] cells = new long[SIZE];
-            final int[] places = new int[SIZE], lines = new int[SIZE];
-            final byte[] statuses = new byte[SIZE];
-        }
 
         /// The id's number, or -1.
         int find(String id) {
-            if (id.equals(lastId) && lastEntry >= 0) return lastEntry;
-            lastId = id;
-            return lastEntry = table[slot(id.getBytes(UTF_8))] - 1;
+            return table[slot(id.getBytes(UTF_8))] - 1;
         }
 
         /// Adds an id unless it is there. Returns its number in either case.
         ///
         /// @param line like `hash` (of its cells) 0 for an id that is in no CSV
         int add(String id, long line, long hash) {
-            if (size >= table.length / 3 * 2) {
+            if (size() >= table.length / 3 * 2) {
                 table = new int[table.length * 2];
-                for (int entry = 0; entry < size; entry++) table[slot(ids.get(place(entry)))] = entry + 1;
+                for (int entry = 0; entry < size(); entry++) table[slot(ids.get(place(entry)))] = entry + 1;
             }
             var bytes = id.getBytes(UTF_8);
             int slot = slot(bytes);
-            if (table[slot] != 0) return table[slot] - 1;
-            if (size % Page.SIZE == 0) pages.add(new Page());
-            var page = page(size);
-            page.places[size % Page.SIZE] = ids.add(bytes);
-            page.lines[size % Page.SIZE] = Math.toIntExact(line);
-            page.cells[size % Page.SIZE] = hash;
-            table[slot] = ++size;
-            return size - 1;
+            if (table[slot] == 0) {
+                places.add((long) ids.add(bytes) << Integer.SIZE | Math.toIntExact(line));
+                cells.add(hash);
+                statuses.add(0);
+                table[slot] = size();
+            }
+            return table[slot] - 1;
         }
 
         int findOrAdd(String id) {
-            if (find(id) < 0) lastEntry = add(id, 0, 0);
-            return lastEntry;
+            return add(id, 0, 0);
         }
 
         /// Marks the end of the CSV's ids. Later ones are known from the batch's files alone.
         void endOfRows(int ofOtherShards) {
-            rows = size;
+            rows = size();
             this.ofOtherShards = ofOtherShards;
         }
 
         /// The number of rows in the CSV; without a CSV, of known ids.
         int rows() {
-            return rows < 0 ? size : rows;
+            return rows < 0 ? size() : rows;
         }
 
         int size() {
-            return size;
+            return places.size();
         }
 
         String id(int entry) {
@@ -9564,15 +9373,15 @@ final class DifyExec implements Runnable {
         }
 
         long line(int entry) {
-            return page(entry).lines[entry % Page.SIZE];
+            return (int) places.get(entry);
         }
 
         long cells(int entry) {
-            return page(entry).cells[entry % Page.SIZE];
+            return cells.get(entry);
         }
 
         RowStatus status(int entry) {
-            return STATUSES[page(entry).statuses[entry % Page.SIZE]];
+            return STATUSES[(int) statuses.get(entry)];
         }
 
         IntStream onRetryList() {
@@ -9580,7 +9389,7 @@ final class DifyExec implements Runnable {
         }
 
         void setStatus(int entry, RowStatus status) {
-            page(entry).statuses[entry % Page.SIZE] = (byte) status.ordinal();
+            statuses.set(entry, status.ordinal());
         }
 
         long count(RowStatus status) {
@@ -9591,12 +9400,8 @@ final class DifyExec implements Runnable {
             return count(RowStatus.SUCCEEDED) + count(RowStatus.PARTIAL) == rows();
         }
 
-        private Page page(int entry) {
-            return pages.get(entry / Page.SIZE);
-        }
-
         private int place(int entry) {
-            return page(entry).places[entry % Page.SIZE];
+            return (int) (places.get(entry) >>> Integer.SIZE);
         }
 
         /// The place of the id in the table, or the free one for it.
@@ -10693,24 +10498,23 @@ final class DifyExec implements Runnable {
     /// one the more cautious is assumed.
     ///
     /// @param from         the first version that does so
-    /// @param fillsIn      it fills empty inputs with the form's defaults
     /// @param holdsRefused a row that is refused in its stream keeps its connection for 300 s
-    record Release(ModuleDescriptor.Version from, Listing listing, boolean fillsIn, boolean holdsRefused) {
+    record Release(ModuleDescriptor.Version from, Listing listing, boolean holdsRefused) {
         private static final Pattern SHAPE = Pattern.compile("\\d{1,4}\\.\\d{1,4}(\\.\\d{1,4})?");
         static final String NEWEST = "1.16.1";
-        private static final Release UNKNOWN = from("1.11", Listing.NOT_KNOWN, true, true);
+        private static final Release UNKNOWN = from("1.11", Listing.NOT_KNOWN, true);
         private static final List<Release> NEWEST_FIRST = List.of(
-                from("1.16", Listing.FROM_START, true, false),
-                from("1.14", Listing.FROM_START, true, true),
+                from("1.16", Listing.FROM_START, false),
+                from("1.14", Listing.FROM_START, true),
                 UNKNOWN,
-                from("0", Listing.AT_END, false, false));
+                from("0", Listing.AT_END, false));
 
         /// When a server lists a run: in its log, or among the conversations. `WITHOUT_END`: from its start, but never
         /// the end of a stream whose client has left.
         enum Listing { FROM_START, WITHOUT_END, AT_END, NOT_KNOWN }
 
-        private static Release from(String version, Listing listing, boolean fillsIn, boolean holdsRefused) {
-            return new Release(ModuleDescriptor.Version.parse(version), listing, fillsIn, holdsRefused);
+        private static Release from(String version, Listing listing, boolean holdsRefused) {
+            return new Release(ModuleDescriptor.Version.parse(version), listing, holdsRefused);
         }
 
         static Release of(String version) {
@@ -10749,13 +10553,13 @@ final class DifyExec implements Runnable {
         }
 
         Row(int index, long line, String id, Map<String, String> inputs) {
-            this(index, line, id, inputs, Cells.number(inputs), false);
+            this(index, line, id, inputs, Cells.of(inputs), false);
         }
 
         Row with(Map<String, String> edits) {
             var changed = new LinkedHashMap<>(inputs);
             changed.putAll(edits);
-            return changed.equals(inputs) ? this : new Row(index, line, id, changed, Cells.number(changed), true);
+            return changed.equals(inputs) ? this : new Row(index, line, id, changed, Cells.of(changed), true);
         }
 
         /// 16 hex digits that change with any cell or column name.
@@ -11936,40 +11740,27 @@ final class DifyExec implements Runnable {
             return text.contains(key.substring(0, SHORTEST)) ? mask(inBytes, text).getBytes(ISO_8859_1) : bytes;
         }
 
-        /// Holds back a line until it is whole, or flushed.
-        PrintWriter masking(PrintWriter out) {
-            return new PrintWriter(new Writer() {
-                private final StringBuilder waiting = new StringBuilder();
-
+        /// Holds back text until it is flushed, as each line is.
+        PrintWriter masking(PrintWriter to) {
+            return new PrintWriter(new StringWriter() {
                 @Override
-                public void write(char[] text, int from, int length) {
-                    waiting.append(text, from, length);
-                    pass(waiting.lastIndexOf("\n") + 1);
+                public void flush() {
+                    to.write(mask(toString()));
+                    getBuffer().setLength(0);
+                    to.flush();
                 }
-
-                private void pass(int end) {
-                    if (end > 0) out.write(mask(waiting.substring(0, end)));
-                    waiting.delete(0, end);
-                }
-
+            }, true) {
                 @Override
-                public void flush() throws IOException {
-                    pass(waiting.length());
-                    if (out.checkError()) throw new IOException("cannot be written");
-                }
-
-                @Override
-                public void close() throws IOException {
+                public boolean checkError() {
                     flush();
-                    out.close();
+                    return to.checkError();
                 }
-            }, true);
+            };
         }
 
         /// Holds back as much as may be the beginning of the key, until the next piece or the end.
         OutputStream masking(OutputStream out) {
-            if (key.isEmpty()) return out;
-            return new OutputStream() {
+            return key.isEmpty() ? out : new FilterOutputStream(out) {
                 private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
 
                 @Override
@@ -11980,18 +11771,20 @@ final class DifyExec implements Runnable {
                 @Override
                 public void write(byte[] bytes, int from, int length) throws IOException {
                     waiting.write(bytes, from, length);
-                    if (waiting.size() < 1 << 16) return;
+                    if (waiting.size() >= 1 << 16) pass(key.length());
+                }
+
+                private void pass(int kept) throws IOException {
                     var masked = mask(waiting.toByteArray());
-                    int end = masked.length - Math.min(masked.length, key.length());
-                    waiting.reset();
+                    int end = Math.max(0, masked.length - kept);
                     out.write(masked, 0, end);
+                    waiting.reset();
                     waiting.write(masked, end, masked.length - end);
                 }
 
                 @Override
                 public void flush() throws IOException {
-                    out.write(mask(waiting.toByteArray()));
-                    waiting.reset();
+                    pass(0);
                     out.flush();
                 }
             };
@@ -12000,7 +11793,9 @@ final class DifyExec implements Runnable {
 
     /// The settings of the process: its environment, then the `.env` files of the current folder and of the script's.
     /// Only [#needed] refuses a file that cannot be read.
-    record Env(UnaryOperator<String> environment, List<DotEnv> files, Invocation invocation) {
+    ///
+    /// @param invocation the words that started the tool, for commands to paste
+    record Env(UnaryOperator<String> environment, List<DotEnv> files, String invocation) {
         private static final List<String> OURS = List.of("DIFY_API_KEY", "DIFY_API_BASE_URL", "DIFY_WORKFLOW_ID",
                 "DIFY_CA_FILE");
         /// The key in `.env.example`.
@@ -12016,9 +11811,26 @@ final class DifyExec implements Runnable {
             }
         }
 
-        Env(UnaryOperator<String> environment, Invocation invocation, Path... folders) {
+        Env(UnaryOperator<String> environment, String invocation, Path... folders) {
             this(environment, Stream.of(folders).map(Path::toAbsolutePath).distinct()
                     .map(folder -> new DotEnv(folder.resolve(".env"))).toList(), invocation);
+        }
+
+        static Env of(Map<String, String> variables, Path... folders) {
+            return new Env(variables::get, "difyexec", folders);
+        }
+
+        /// The words before the arguments, as `./jbang` passes them on; the name of a command that it installed;
+        /// `java -jar`; or JBang with the script of the current folder.
+        ///
+        /// @param typed `DIFYEXEC_COMMAND`, or null
+        static String started(String typed, List<String> args, String classPath, boolean isInFolder) {
+            var words = typed == null ? List.<String>of() : List.of(typed.split("\037", -1));
+            int own = words.size() == 1 ? 1 : words.size() - args.size();
+            if (own > 0 && (words.size() == 1 || words.subList(own, words.size()).equals(args)))
+                return words.stream().limit(own).map(Text::shell).collect(joining(" "));
+            return classPath.endsWith(".jar") && !classPath.contains(File.pathSeparator)
+                    ? "java -jar " + Text.shell(classPath) : isInFolder ? "jbang DifyExec.java" : "difyexec";
         }
 
         /// With the file of `--env-file` instead of `.env`: the key has to be known before anything is printed.
@@ -12033,11 +11845,7 @@ final class DifyExec implements Runnable {
         }
 
         boolean reads(Path file) {
-            return files.stream().anyMatch(each -> each.file.equals(file.toAbsolutePath()));
-        }
-
-        static Env of(Map<String, String> variables, Path... folders) {
-            return new Env(variables::get, Invocation.INSTALLED, folders);
+            return files.stream().anyMatch(each -> each.file().equals(file.toAbsolutePath()));
         }
 
         /// The first place with a value, or with a line for it that cannot be read. Blank values and placeholders do
@@ -12071,16 +11879,16 @@ final class DifyExec implements Runnable {
 
         /// `DIFY_API_KEY is missing in .env (.env has a line that cannot be read)`
         String missing(String name) {
-            var malformed = files.stream().filter(DotEnv::isMalformed).map(file -> file.name).toList();
             return name + " is missing" + settings(name).findFirst().map(Setting::source).orElse("")
-                    + (malformed.isEmpty() ? "" : " (" + malformed.getFirst() + " has a line that cannot be read)");
+                    + files.stream().filter(DotEnv::isMalformed).findFirst()
+                            .map(file -> " (" + file.name() + " has a line that cannot be read)").orElse("");
         }
 
         /// Names in the files that look like ours and are not.
         List<String> unknownNames() {
-            return files.stream().flatMap(file -> file.read().keySet().stream()
+            return files.stream().flatMap(file -> file.values().keySet().stream()
                     .filter(name -> name.startsWith("DIFY_") && !OURS.contains(name))
-                    .map(name -> name + " in " + file.name + " is unknown; known are " + String.join(", ", OURS)))
+                    .map(name -> name + " in " + file.name() + " is unknown; known are " + String.join(", ", OURS)))
                     .toList();
         }
 
@@ -12112,38 +11920,43 @@ final class DifyExec implements Runnable {
 
         /// A `.env` file, read when first needed. Nothing in it is ever printed but names, and no exception of
         /// dotenv-java: its message quotes the line, which may hold the key.
-        private static final class DotEnv {
+        static final class DotEnv {
             private static final int LARGEST = 1 << 16;
 
             private final Path file;
-            final String name;
-            private Map<String, String> values; // null until it is read
+            private Map<String, String> values; // null until the file is read
             private String content = "", fault = "";
             private boolean isMalformed = false;
 
             DotEnv(Path file) {
                 this.file = file;
-                boolean isHere = file.getParent().equals(Path.of("").toAbsolutePath());
-                name = isHere ? file.getFileName().toString() : file.toString();
+            }
+
+            Path file() {
+                return file;
+            }
+
+            String name() {
+                return (file.getParent().equals(Path.of("").toAbsolutePath()) ? file.getFileName() : file).toString();
             }
 
             Optional<Setting> setting(String asked) {
-                var value = read().get(asked);
+                var value = values().get(asked);
                 boolean hasLine = value == null && isMalformed && Pattern.compile(
                         "(?m)^\\W*((export|setx?|env)\\W+)?" + asked + "\\b").matcher(content).find();
                 var unread = !hasLine ? fault
                         : "cannot be read\nhint: write " + asked + "=value, without export, in UTF-8";
-                return value == null && unread.isEmpty() ? Optional.empty()
-                        : Optional.of(new Setting(asked, Objects.requireNonNullElse(value, ""), " in " + name, unread));
+                return value == null && unread.isEmpty() ? Optional.empty() : Optional.of(new Setting(asked,
+                        Objects.requireNonNullElse(value, ""), " in " + name(), unread));
             }
 
             boolean isMalformed() {
-                read();
+                values();
                 return isMalformed;
             }
 
             /// dotenv-java leaves single quotes in a value.
-            Map<String, String> read() {
+            Map<String, String> values() {
                 if (values != null) return values;
                 values = new HashMap<>();
                 if (!Files.isRegularFile(file)) return values;
@@ -12164,52 +11977,6 @@ final class DifyExec implements Runnable {
                     fault = "the file cannot be read\nhint: save it as UTF-8 text of at most 64 kB";
                 }
                 return values;
-            }
-        }
-
-        /// The words that started the tool, for commands to paste:
-        ///
-        /// | started as | known by |
-        /// | --- | --- |
-        /// | `java -jar X.jar` | the words of the process |
-        /// | `./jbang`, or a link to it | `DIFYEXEC_COMMAND`: all words, as typed |
-        /// | a command of `./jbang app install` | `DIFYEXEC_COMMAND`: one word |
-        /// | JBang's own `jbang` | nothing: the script is in the folder, or a command is installed |
-        record Invocation(Supplier<List<String>> words) {
-            static final Invocation INSTALLED = new Invocation(() -> List.of("difyexec"));
-
-            /// @param process the words of the process, if known; the last of them are `args`
-            static List<String> words(UnaryOperator<String> environment, List<String> process, List<String> args,
-                    Path folder) {
-                var path = Objects.requireNonNullElse(environment.apply("PATH"), "");
-                var command = Objects.requireNonNullElse(environment.apply("DIFYEXEC_COMMAND"), "");
-                var words = before(args, process);
-                if (words.size() < 3 || !words.get(words.size() - 2).equals("-jar"))
-                    words = command.contains("\037") ? before(args, List.of(command.split("\037", -1)))
-                            : command.isEmpty() ? List.of() : List.of(command);
-                if (words.isEmpty()) return find("difyexec", path).isEmpty() && find("jbang", path).isPresent()
-                        && Files.exists(folder.resolve("DifyExec.java")) ? List.of("jbang", "DifyExec.java")
-                        : INSTALLED.words.get();
-                var program = Path.of(words.getFirst());
-                var name = program.getFileName().toString();
-                boolean isFoundByName = find(name, path).filter(program::equals).isPresent();
-                return isFoundByName ? Stream.concat(Stream.of(name), words.stream().skip(1)).toList() : words;
-            }
-
-            /// The words before the arguments, or none if those are not the last.
-            private static List<String> before(List<String> args, List<String> words) {
-                int size = Math.max(0, words.size() - args.size());
-                return words.subList(size, words.size()).equals(args) ? words.subList(0, size) : List.of();
-            }
-
-            private static Optional<Path> find(String name, String path) {
-                return Stream.of(path.split(File.pathSeparator)).filter(folder -> !folder.isEmpty())
-                        .map(folder -> Path.of(folder, name)).filter(Files::isExecutable).findFirst();
-            }
-
-            @Override
-            public String toString() {
-                return words.get().stream().map(Text::shell).collect(joining(" "));
             }
         }
     }
@@ -12283,6 +12050,9 @@ final class DifyExec implements Runnable {
                     }
                 }))
                 .build();
+        private static final ObjectReader STRICT = MAPPER.reader()
+                .with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
+                .without(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS);
         private static final ObjectWriter WRITER = MAPPER.writer()
                 .with(StreamWriteFeature.WRITE_BIGDECIMAL_AS_PLAIN);
         private static final Pattern LONE_SURROGATE = Pattern.compile("\\p{Cs}");
@@ -12323,8 +12093,13 @@ final class DifyExec implements Runnable {
                     .replaceWith(REPLACEMENT.getBytes(UTF_8)));
         }
 
-        static boolean hasLoneSurrogate(String text) {
-            return LONE_SURROGATE.matcher(text).find();
+        /// Exactly one value by the letter of RFC 8259, else a missing node.
+        static JsonNode parsed(String text) {
+            try {
+                return STRICT.readTree(text);
+            } catch (JsonProcessingException | NumberFormatException _) {
+                return MAPPER.missingNode();
+            }
         }
 
         static String wellFormed(String text) {
@@ -12539,32 +12314,24 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A folder for copies of the input, made when it is needed; only this user can read it. The next start deletes what
-    /// a killed process left, as nobody holds its lock then.
-    static final class PrivateFolder implements AutoCloseable {
-        private static final String PREFIX = "difyexec-", OWN = PREFIX + UUID.randomUUID(), LOCK = "lock",
-                COPY = ".copy";
-        private static final Path ALL = Path.of(System.getProperty("java.io.tmpdir"));
+    /// Copies of the input that only this user can read, deleted at the end. A lock beside them shows that they are in
+    /// use: the next start deletes what a killed process left.
+    static final class PrivateFiles implements AutoCloseable {
+        private static final String PREFIX = "difyexec-", OWN = PREFIX + UUID.randomUUID(), LOCK = ".lock";
+        private static final Path FOLDER = Path.of(System.getProperty("java.io.tmpdir"));
 
         private final long spare;
-        private Path folder;
+        private final List<Path> files = new ArrayList<>(); // the lock is the first
         private FileChannel lock;
 
         /// @param spare so many bytes of the disk stay free
-        PrivateFolder(long spare) {
+        PrivateFiles(long spare) {
             this.spare = spare;
         }
 
-        /// Makes a file in it.
+        /// Makes a file with this content.
         Path file(AtomicFile.Content content) throws IOException {
-            try {
-                while (folder == null) open();
-            } catch (IOException problem) {
-                throw unusable(problem);
-            }
-            var file = Files.createTempFile(folder, "", COPY);
-            file.toFile().deleteOnExit();
-            var disk = Files.getFileStore(file);
+            var file = create();
             try (var out = new FilterOutputStream(Files.newOutputStream(file)) {
                 private long written = 0;
 
@@ -12573,7 +12340,7 @@ final class DifyExec implements Runnable {
                     try {
                         out.write(bytes, from, length);
                         written += length;
-                        if (written > 1 << 20 && disk.getUsableSpace() < spare)
+                        if (written > 1 << 20 && FOLDER.toFile().getUsableSpace() < spare)
                             throw new IOException("too little space is left");
                     } catch (IOException problem) {
                         throw unusable(problem);
@@ -12585,35 +12352,39 @@ final class DifyExec implements Runnable {
             return file;
         }
 
-        private static Unusable unusable(IOException problem) {
-            return new Unusable(ALL + ": cannot hold a copy of the input (" + Text.of(problem)
-                    + ")\nhint: choose another folder with JAVA_TOOL_OPTIONS=-Djava.io.tmpdir=DIR");
-        }
-
-        /// Another process may take the folder for abandoned, and delete it, before it is locked.
-        private void open() throws IOException {
-            var made = Files.createTempDirectory(OWN);
-            var file = made.resolve(LOCK);
-            made.toFile().deleteOnExit();
-            file.toFile().deleteOnExit();
+        private Path create() {
             try {
-                lock = FileChannel.open(file, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
-                if (lock.tryLock() != null && Files.exists(file)) folder = made;
-                else lock.close();
-            } catch (NoSuchFileException _) {
-                // deleted
+                if (lock == null) {
+                    files.add(Files.createTempFile(FOLDER, OWN, LOCK));
+                    lock = FileChannel.open(files.getFirst(), StandardOpenOption.WRITE);
+                    lock.lock();
+                }
+                files.add(Files.createTempFile(FOLDER, files.getFirst().getFileName() + "-", ".copy"));
+                files.forEach(file -> file.toFile().deleteOnExit());
+                return files.getLast();
+            } catch (IOException problem) {
+                throw unusable(problem);
             }
         }
 
+        private static Unusable unusable(IOException problem) {
+            return new Unusable(FOLDER + ": cannot hold a copy of the input (" + Text.of(problem)
+                    + ")\nhint: choose another folder with JAVA_TOOL_OPTIONS=-Djava.io.tmpdir=DIR");
+        }
+
+        /// Leaves out the files of this process: closing a lock a second time would let go of it.
         static void removeAbandoned() {
-            try (var folders = Files.newDirectoryStream(ALL, PREFIX + "*")) {
-                for (var folder : folders) {
-                    boolean isOurs = folder.getFileName().toString().startsWith(OWN);
-                    if (isOurs || !Files.isDirectory(folder, LinkOption.NOFOLLOW_LINKS)) continue;
-                    try (var lock = FileChannel.open(folder.resolve(LOCK), StandardOpenOption.WRITE)) {
-                        if (lock.tryLock() != null) remove(folder);
+            try (var locks = Files.newDirectoryStream(FOLDER, PREFIX + "*" + LOCK)) {
+                for (var file : locks) {
+                    var name = file.getFileName().toString();
+                    if (name.startsWith(OWN) || !Files.isRegularFile(file, LinkOption.NOFOLLOW_LINKS)) continue;
+                    try (var lock = FileChannel.open(file, StandardOpenOption.WRITE);
+                            var copies = Files.newDirectoryStream(FOLDER, name + "-*")) {
+                        if (lock.tryLock() == null) continue;
+                        for (var copy : copies) Files.deleteIfExists(copy);
+                        Files.deleteIfExists(file);
                     } catch (IOException _) {
-                        folder.toFile().delete(); // if it is empty: it is in use, or another user's
+                        // another user's
                     }
                 }
             } catch (IOException | DirectoryIteratorException _) {
@@ -12621,22 +12392,15 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The lock goes last.
-        private static void remove(Path folder) throws IOException {
-            for (var name : Objects.requireNonNullElse(folder.toFile().list(), new String[0]))
-                if (name.endsWith(COPY)) Files.deleteIfExists(folder.resolve(name));
-            Files.deleteIfExists(folder.resolve(LOCK));
-            Files.deleteIfExists(folder);
-        }
-
         @Override
         public void close() {
-            if (folder != null) try (var _ = lock) {
-                remove(folder);
+            if (lock != null) try (var _ = lock) {
+                for (var file : files.reversed()) Files.deleteIfExists(file);
             } catch (IOException _) {
                 // for the next start
             }
-            folder = null;
+            files.clear();
+            lock = null;
         }
     }
 
@@ -12644,38 +12408,29 @@ final class DifyExec implements Runnable {
     /// not count. For one thread.
     static final class Cells {
         private final MessageDigest digest = sha256();
-        private final DataOutputStream bytes = new DataOutputStream(new BufferedOutputStream(
-                new DigestOutputStream(OutputStream.nullOutputStream(), digest), 1 << 12));
-        private final List<Column> columns;
+        private final ByteBuffer length = ByteBuffer.allocate(Integer.BYTES);
+        private final SortedMap<String, byte[]> names = new TreeMap<>();
 
-        private record Column(int index, byte[] name) {}
-
-        Cells(List<String> names) {
-            columns = IntStream.range(0, names.size()).boxed().sorted(Comparator.comparing(names::get))
-                    .map(index -> new Column(index, names.get(index).getBytes(UTF_8))).toList();
+        Cells(Collection<String> names) {
+            for (var name : names) this.names.put(name, name.getBytes(UTF_8));
         }
 
-        /// The hash of a row's cells, which are in the order of the names.
-        long number(List<String> cells) {
-            try {
-                for (var column : columns) {
-                    add(column.name());
-                    add(cells.get(column.index()).getBytes(UTF_8));
-                }
-                bytes.flush();
-                return ByteBuffer.wrap(digest.digest()).getLong();
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
-            }
+        /// The hash of a row's inputs, which have these names.
+        long number(Map<String, String> inputs) {
+            names.forEach((name, bytes) -> {
+                add(bytes);
+                add(inputs.get(name).getBytes(UTF_8));
+            });
+            return ByteBuffer.wrap(digest.digest()).getLong();
         }
 
-        private void add(byte[] text) throws IOException {
-            bytes.writeInt(text.length);
-            bytes.write(text);
+        private void add(byte[] text) {
+            digest.update(length.putInt(0, text.length).rewind());
+            digest.update(text);
         }
 
-        static long number(Map<String, String> inputs) {
-            return new Cells(List.copyOf(inputs.keySet())).number(List.copyOf(inputs.values()));
+        static long of(Map<String, String> inputs) {
+            return new Cells(inputs.keySet()).number(inputs);
         }
 
         /// 16 hexadecimal digits.

@@ -55,7 +55,8 @@ final class DocsTest extends WholeCommand {
             var launcher = """
                     #!/bin/sh
                     IFS=$(printf '\\037')
-                    [ "$1" = DifyExec.java ] && words="$0$IFS$*" && shift || words=$0
+                    case $0 in */bin/*) me=${0##*/} ;; *) me=$0 ;; esac
+                    [ "$1" = DifyExec.java ] && words="$me$IFS$*" && shift || words=$me
                     DIFYEXEC_COMMAND=$words exec""" + " " + java + " \"$@\"\n";
             Files.createDirectories(file("bin"));
             for (var name : List.of("jbang", "bin/jbang", "bin/difyexec"))

@@ -59,11 +59,11 @@ class FormTest {
                 .toList());
     }
 
-    static Form form(String fields, List<String> columns, boolean usesPresets) {
+    static Form form(String fields, List<String> columns) {
         try {
             var parameters = JSON.createObjectNode();
             parameters.set("user_input_form", JSON.readTree(fields));
-            return Form.of(parameters, columns, folders(Path.of("")), usesPresets);
+            return Form.of(parameters, columns, folders(Path.of("")));
         } catch (IOException problem) {
             throw new UncheckedIOException(problem);
         }
@@ -105,7 +105,7 @@ class FormTest {
                         && !List.of("text-input", "paragraph", "number").contains(type)) return Optional.empty();
                 cells.put(input.getKey(), cell.get());
             }
-            var form = form(fields, List.copyOf(cells.keySet()), !exchange.version().equals("1.9.2"));
+            var form = form(fields, List.copyOf(cells.keySet()));
             return Optional.of(DynamicTest.dynamicTest(exchange.version() + " " + about,
                     () -> compare(exchange, form, cells)));
         }
@@ -209,7 +209,7 @@ class FormTest {
                 ext       | ''                     | None[]
                 """)
         void aCellBecomesATypedValue(String column, String cell, String value) {
-            var form = form(FIELDS, List.of(column), true);
+            var form = form(FIELDS, List.of(column));
 
             assertEquals(value, form.value(column, cell).toString());
         }
@@ -236,19 +236,19 @@ class FormTest {
                 ext  | 'x'            | external_data_tool
                 """)
         void aCellThatIsNotAcceptedIsRefusedWithTheReason(String column, String cell, String facts) {
-            var value = form(FIELDS, List.of(column), true).value(column, cell);
+            var value = form(FIELDS, List.of(column)).value(column, cell);
 
             assertRefused(value, facts);
         }
 
         @Test
         void fiveCharactersOutsideTheBasicPlaneAreFive() {
-            assertInstanceOf(Value.Str.class, form(FIELDS, List.of("name"), true).value("name", "😀😀😀😀😀"));
+            assertInstanceOf(Value.Str.class, form(FIELDS, List.of("name")).value("name", "😀😀😀😀😀"));
         }
 
         @Test
         void aLabelNamesItsVariable() {
-            var form = form(FIELDS, List.of("Your name"), true);
+            var form = form(FIELDS, List.of("Your name"));
 
             assertEquals(Map.of("name", new Value.Str("Ann")),
                     form.values(new Row(0, 2, "1", new LinkedHashMap<>(Map.of("Your name", "Ann")))));
@@ -256,7 +256,7 @@ class FormTest {
 
         @Test
         void aMissingRequiredVariableIsAFaultAndANearMissIsNamed() {
-            var faults = form(FIELDS, List.of("id", "nam"), true).faults(csv("id", "nam"), false);
+            var faults = form(FIELDS, List.of("id", "nam")).faults(csv("id", "nam"), false);
 
             assertEquals(1, faults.size());
             assertTrue(faults.getFirst().contains("--map nam=name"), faults.getFirst());
@@ -264,44 +264,25 @@ class FormTest {
 
         @Test
         void anUnknownColumnIsNotedOnce() {
-            var notes = form(FIELDS, List.of("name", "other"), true).notes(csv("id", "name", "other"));
+            var notes = form(FIELDS, List.of("name", "other")).notes(csv("id", "name", "other"));
 
             assertEquals(1, notes.stream().filter(note -> note.contains("\"other\"")).count(), notes.toString());
         }
 
         @Test
-        void aDefaultThatIsNoOptionIsAFaultAlsoWithoutAColumn() {
-            var fields = """
-                    [{"select":{"variable":"pick","required":false,"options":["a","b"],"default":""}}]""";
-
-            assertEquals(1, form(fields, List.of("id"), true).faults(csv("id"), true).size());
-            assertEquals(List.of(), form(fields, List.of("id"), false).faults(csv("id"), true));
-            assertEquals(List.of(), form(fields, List.of("pick"), true).faults(csv("pick"), true));
-        }
-
-        @Test
         void nothingOfTheServerReachesTheTerminalAsAControl() {
-            var form = form("[{\"evil\\u001b[31m\":{\"variable\":\"x\"}}]", List.of("id", "x"), true);
+            var form = form("[{\"evil\\u001b[31m\":{\"variable\":\"x\"}}]", List.of("id", "x"));
             var row = new Row(0, 2, "1", new TreeMap<>(Map.of("id", "1", "x", "")));
-            var inspector = new Inspector(csv("id", "x"), form, false);
+            var inspector = new Inspector(csv("id", "x"), form);
             inspector.accept(row);
             var out = new StringWriter();
 
-            CheckView.print(inspector.inspection(), new ServerInfo("app\u001b[2J", AppKind.WORKFLOW, "1.14.2\u009b31m"),
+            CheckView.print(inspector.inspection(false), new ServerInfo("app\u001b[2J", AppKind.WORKFLOW, "1.14.2\u009b31m"),
                     new PrintWriter(out));
 
             assertTrue(out.toString().contains("evil"), out.toString());
             assertEquals(List.of(), out.toString().lines()
                     .filter(line -> line.chars().anyMatch(Character::isISOControl)).toList());
-        }
-
-        @Test
-        void aDefaultThatTheServerPutsInIsSaid() {
-            var fields = """
-                    [{"number":{"variable":"num","required":false,"default":"7"}}]""";
-
-            assertEquals(1, form(fields, List.of("num"), true).notes(csv("num")).size());
-            assertEquals(List.of(), form(fields, List.of("num"), false).notes(csv("num")));
         }
     }
 
@@ -318,7 +299,7 @@ class FormTest {
                 var parameters = JSON.readTree("{\"user_input_form\":[{\"" + type
                         + "\":{\"variable\":\"doc\",\"required\":false," + rules
                         + "}}],\"system_parameters\":{\"image_file_size_limit\":1,\"file_size_limit\":1}}");
-                return Form.of(parameters, List.of("doc"), folders(base, more), true).value("doc", cell);
+                return Form.of(parameters, List.of("doc"), folders(base, more)).value("doc", cell);
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem);
             }
@@ -407,8 +388,8 @@ class FormTest {
         void aListIsPartedBySemicolonsAndCounted() {
             var rules = "\"allowed_file_types\":[\"document\",\"image\"],\"max_length\":2";
 
-            assertEquals(new Value.Several(List.of(new Value.Remote("document", URI.create("https://h/a.pdf")),
-                    new Value.Remote("image", URI.create("https://h/b.png")))),
+            assertEquals(new Value.Several(List.of(Value.file("document", "remote_url", "url", "https://h/a.pdf"),
+                    Value.file("image", "remote_url", "url", "https://h/b.png"))),
                     read("file-list", "https://h/a.pdf; https://h/b.png", rules));
             assertRefused(read("file-list", "https://h/1.pdf;https://h/2.pdf;https://h/3.pdf", rules), "3 files;2");
         }

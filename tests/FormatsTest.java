@@ -167,9 +167,7 @@ final class FormatsTest extends WholeCommand {
 
             if (one.facts[0].matches("(?s)\\d+ \\{.*")) {
                 try (var csv = Csv.open(path, Csv.Shape.DEFAULT)) {
-                    var rows = new ArrayList<String>();
-                    csv.rows(_ -> true, csv.check()).forEachRemaining(row -> rows.add(row.line() + " " + row.inputs()));
-                    assertEquals(List.of(one.facts), rows);
+                    assertEquals(List.of(one.facts), Given.rows(csv).stream().map(row -> row.line() + " " + row.inputs()).toList());
                 }
                 return;
             }
@@ -180,23 +178,20 @@ final class FormatsTest extends WholeCommand {
 
         @Test
         void aBookAsLibreOfficeSavesItHasTheRowsOfItsCsv() throws IOException {
-            var rows = new ArrayList<List<List<String>>>();
+            var ids = new ArrayList<List<String>>();
             for (var name : List.of("sheet.xlsx", "utf-8.csv"))
                 try (var in = FormatsTest.class.getResourceAsStream("/recorded/sheets/" + name);
                         var csv = Csv.open(Files.write(folder.resolve(name), in.readAllBytes()), Csv.Shape.DEFAULT)) {
-                    var cells = new ArrayList<List<String>>();
-                    csv.rows(_ -> true, csv.check()).forEachRemaining(row -> cells.add(List.copyOf(row.inputs().values())));
-                    rows.add(cells);
+                    ids.add(Given.rows(csv).stream().map(Row::id).toList());
                 }
 
-            assertFalse(rows.getFirst().isEmpty());
-            assertEquals(rows.getLast().stream().map(List::getFirst).toList(),
-                    rows.getFirst().stream().map(List::getFirst).toList());
+            assertFalse(ids.getFirst().isEmpty());
+            assertEquals(ids.getLast(), ids.getFirst());
         }
 
         @Test
         void aCopyIsPrivateAndStopsBeforeTheDiskIsFull() throws IOException {
-            var copies = new PrivateFolder(Long.MAX_VALUE);
+            var copies = new PrivateFiles(Long.MAX_VALUE);
             var small = copies.file(out -> out.write(new byte[1000]));
             assertTrue(!Files.getFileStore(small).supportsFileAttributeView("posix")
                     || PosixFilePermissions.toString(Files.getPosixFilePermissions(small)).equals("rw-------"));
@@ -207,7 +202,7 @@ final class FormatsTest extends WholeCommand {
             assertEquals(Exit.UNUSABLE, full.exit);
             copies.close();
 
-            assertFalse(Files.exists(small.getParent()));
+            assertFalse(Files.exists(small));
         }
     }
 
@@ -321,8 +316,7 @@ final class FormatsTest extends WholeCommand {
                 assertEquals(0, call(Map.of(), "export", "-i", book, "-o", output(), file(name).toString()).code());
 
             try (var csv = Csv.open(file("out.xlsx"), Csv.Shape.DEFAULT)) {
-                var rows = new ArrayList<List<String>>();
-                csv.rows(_ -> true, csv.check()).forEachRemaining(row -> rows.add(List.copyOf(row.inputs().values())));
+                var rows = Given.rows(csv).stream().map(row -> List.copyOf(row.inputs().values())).toList();
                 assertEquals(List.of("00001", " =1+1 ", "0.5"), rows.getFirst().subList(0, 3));
                 assertEquals(List.of("b", "x<y\n+2", "7"), rows.getLast().subList(0, 3));
                 assertTrue(rows.stream().allMatch(row -> row.contains("succeeded")), rows.toString());
@@ -393,13 +387,8 @@ final class FormatsTest extends WholeCommand {
             }
             while (child.isAlive() && !content("results.jsonl.log").contains("\"attempt\"")) Thread.sleep(50);
             assertFalse(copies().isEmpty(), content("child.err"));
-            for (var copy : copies()) {
-                assertTrue(PosixFilePermissions.toString(Files.getPosixFilePermissions(copy)).startsWith("rw")
-                        && PosixFilePermissions.toString(Files.getPosixFilePermissions(copy.getParent()))
-                                .equals("rwx------"), copy.toString());
-                assertTrue(copy.endsWith("lock") || PosixFilePermissions.toString(Files.getPosixFilePermissions(copy))
-                        .equals("rw-------"), copy.toString());
-            }
+            for (var copy : copies()) assertEquals("rw-------",
+                    PosixFilePermissions.toString(Files.getPosixFilePermissions(copy)));
 
             assertEquals(0, new ProcessBuilder("kill", "-" + signal, "" + child.pid()).start().waitFor());
             assertTrue(child.waitFor(60, TimeUnit.SECONDS));

@@ -160,9 +160,23 @@ final class Given {
     /// A CSV with these columns, for what depends on nothing else of it.
     static Csv csv(String... columns) {
         var names = List.of(columns);
-        var file = new TextFile(Path.of("data.csv"), Path.of("data.csv"), UTF_8, false, "", "", new PrivateFolder(0));
-        return new Csv(file, new Csv.Header("", ',', 1, "\n", names, names), Csv.Shape.DEFAULT, names,
-                Math.max(0, names.indexOf("id")), UnaryOperator.identity(), Optional.empty());
+        var inputs = names.stream().map(name -> new Csv.Input(name, name, names.indexOf(name))).toList();
+        return new Csv(text(Path.of("data.csv")), new Csv.Header("", ',', 1, names), Csv.Shape.DEFAULT, inputs,
+                inputs.get(Math.max(0, names.indexOf("id"))), UnaryOperator.identity(), Optional.empty());
+    }
+
+    static TextFile text(Path file) {
+        return new TextFile(file, file, UTF_8, false, "", "", new PrivateFiles(0));
+    }
+
+    /// All rows of a CSV, after a check.
+    static List<Row> rows(Csv csv) {
+        var index = csv.check();
+        var all = new BitSet();
+        all.set(0, index.rows());
+        var rows = new ArrayList<Row>();
+        csv.rows(all, index).forEachRemaining(rows::add);
+        return rows;
     }
 
     static Event.AttemptEvent attempt(int second, String id, String user) {

@@ -97,7 +97,7 @@ final class OptionsTest {
         @Test
         void startsExamplesAsTheToolWasStarted() {
             var env = new Env(Map.of("NO_COLOR", "1")::get, List.of(),
-                    new Env.Invocation(() -> List.of("./jbang", "DifyExec.java")));
+                    "./jbang DifyExec.java");
             var out = new StringWriter();
             commandLine(env).setOut(new PrintWriter(out)).execute("status", "--help");
 
@@ -179,7 +179,7 @@ final class OptionsTest {
             var env = new Env(name -> {
                 if (name.equals("DIFY_CA_FILE")) throw new OutOfMemoryError("Java heap space");
                 return name.equals("DIFY_API_KEY") ? "app-x" : null;
-            }, List.of(), Env.Invocation.INSTALLED);
+            }, List.of(), "difyexec");
 
             assertEquals(Exit.STOPPED.code, commandLine(env).setErr(new PrintWriter(err)).execute("check", "-i", csv));
             assertEquals(2, err.toString().lines().count(), err::toString);

@@ -39,7 +39,7 @@ final class PasteTest extends WholeCommand {
         /// What is typed before the command.
         enum Way {
             LAUNCHER("./jbang DifyExec.java"), JBANG("jbang DifyExec.java"), INSTALLED("difyexec"),
-            JAR(Text.shell(JAVA.toString()) + " -XX:+UseSerialGC -jar 'one jar.jar'");
+            JAR("java -jar 'one jar.jar'");
 
             private final String words;
 
@@ -66,7 +66,7 @@ final class PasteTest extends WholeCommand {
             start(Way.LAUNCHER, "./jbang export fatjar --offline -O 'JAR/one jar.jar' DifyExec.java");
             start(Way.LAUNCHER, "./jbang app install --offline --name difyexec DifyExec.java");
             executable(Files.createDirectories(home.resolve("bin")).resolve("jbang"), "#!/bin/sh\nshift\nexec '" + JAVA
-                    + "' -cp '" + Way.JAR.folder().resolve("one jar.jar") + "' difyexec.DifyExec \"$@\"\n");
+                    + "' -cp '" + Way.JAR.folder().resolve("one jar.jar") + ":more.jar' difyexec.DifyExec \"$@\"\n");
         }
 
         /// A line as bash runs it in the folder of a way, and what it says.
@@ -89,7 +89,8 @@ final class PasteTest extends WholeCommand {
         /// What the PATH has besides the system's.
         private static String programs(Way way) {
             return switch (way) {
-                case LAUNCHER, JAR -> "";
+                case LAUNCHER -> "";
+                case JAR -> JAVA.getParent() + ":";
                 case JBANG -> home.resolve("bin") + ":";
                 case INSTALLED -> home.resolve(".jbang/bin") + ":";
             };
@@ -158,52 +159,20 @@ final class PasteTest extends WholeCommand {
 
     @Nested
     class TheInvocation {
-        private Env.Invocation of(String command, String process, String... args) {
-            var variables = Map.of("PATH", file("bin") + ":" + file("none"), "DIFYEXEC_COMMAND", command);
-            return new Env.Invocation(() -> Env.Invocation.words(variables::get, List.of(process.split(" ")),
-                    List.of(args), folder));
-        }
-
-        private void program(String name) throws IOException {
-            Files.createDirectories(file("bin"));
-            assertTrue(Files.createFile(file("bin/" + name)).toFile().setExecutable(true));
-        }
-
         @ParameterizedTest(name = "{0}, {1}: {2}")
-        @CsvSource(useHeadersInDisplayName = true, quoteCharacter = '"', textBlock = """
-                typed,                          process,                         command
-                ./jbang DifyExec.java status -V, java -cp x X status -V,         ./jbang DifyExec.java
-                ./jbang run -Da=b X.java status -V, java -cp x X status -V,      ./jbang run -Da=b X.java
-                /a/difyexec,                    java -cp x X status -V,          /a/difyexec
-                ./jbang test,                   java -cp x X status -V,          difyexec
-                "",                             java -cp x X status -V,          difyexec
-                "",                             java -Xmx1g -jar a.jar status -V, java -Xmx1g -jar a.jar
-                ./jbang test,                   java -jar a.jar status -V,       java -jar a.jar
+        @CsvSource(useHeadersInDisplayName = true, quoteCharacter = '"', nullValues = "-", textBlock = """
+                typed,                           classes,   in the folder, command
+                ./jbang DifyExec.java status -V, x.jar:y.jar, true,        ./jbang DifyExec.java
+                ./jbang run -Da=b X.java status -V, x.jar:y.jar, true,     ./jbang run -Da=b X.java
+                /a/difyexec,                     x.jar:y.jar, true,        /a/difyexec
+                ./jbang test,                    x.jar:y.jar, false,       difyexec
+                -,                               x.jar:y.jar, true,        jbang DifyExec.java
+                -,                               one jar.jar, true,        java -jar 'one jar.jar'
+                ./jbang test,                    a.jar,       false,       java -jar a.jar
                 """)
-        void isWhatStandsBeforeTheArguments(String typed, String process, String command) {
-            assertEquals(command, of(typed.replace(' ', '\037'), process, "status", "-V").toString());
-        }
-
-        @Test
-        void namesAProgramOfThePathWithoutItsFolder() throws IOException {
-            program("jbang");
-
-            assertEquals("jbang DifyExec.java", of(file("bin/jbang") + "\037DifyExec.java\037status", "java", "status")
-                    .toString());
-            assertEquals(file("jbang") + " DifyExec.java", of(file("jbang") + "\037DifyExec.java\037status", "java",
-                    "status").toString());
-        }
-
-        @Test
-        void byJBangItselfIsTheScriptOfTheFolderUnlessACommandIsInstalled() throws IOException {
-            program("jbang");
-            assertEquals("difyexec", of("", "java", "status").toString());
-
-            Files.createFile(file("DifyExec.java"));
-            assertEquals("jbang DifyExec.java", of("", "java", "status").toString());
-
-            program("difyexec");
-            assertEquals("difyexec", of("", "java", "status").toString());
+        void isWhatIsBeforeTheArguments(String typed, String classes, boolean isInFolder, String command) {
+            assertEquals(command, Env.started(typed == null ? null : typed.replace(' ', '\037'), List.of("status", "-V"),
+                    classes, isInFolder));
         }
     }
 

@@ -556,28 +556,27 @@ final class RulesTest {
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                version,    listing,    fills in, holds refused
-                1.9.2,      AT_END,     false,    false
-                1.10.1,     AT_END,     false,    false
-                0.15.3,     AT_END,     false,    false
-                1.11.0,     NOT_KNOWN,  true,     true
-                1.13.3,     NOT_KNOWN,  true,     true
-                1.14.0,     FROM_START, true,     true
-                1.14.2,     FROM_START, true,     true
-                1.14.0-rc1, FROM_START, true,     true
-                1.15.0,     FROM_START, true,     true
-                1.16.0,     FROM_START, true,     false
-                1.16.1,     FROM_START, true,     false
-                1.20.0,     FROM_START, true,     false
-                2.0.0,      FROM_START, true,     false
-                '',         NOT_KNOWN,  true,     true
-                dev,        NOT_KNOWN,  true,     true
-                1,          NOT_KNOWN,  true,     true
+                version,    listing,    holds refused
+                1.9.2,      AT_END,     false
+                1.10.1,     AT_END,     false
+                0.15.3,     AT_END,     false
+                1.11.0,     NOT_KNOWN,  true
+                1.13.3,     NOT_KNOWN,  true
+                1.14.0,     FROM_START, true
+                1.14.2,     FROM_START, true
+                1.14.0-rc1, FROM_START, true
+                1.15.0,     FROM_START, true
+                1.16.0,     FROM_START, false
+                1.16.1,     FROM_START, false
+                1.20.0,     FROM_START, false
+                2.0.0,      FROM_START, false
+                '',         NOT_KNOWN,  true
+                dev,        NOT_KNOWN,  true
+                1,          NOT_KNOWN,  true
                 """)
-        void whatNoAnswerShowsIsKnownByTheVersion(String version, Listing listing, boolean fillsIn, boolean holds) {
+        void whatNoAnswerShowsIsKnownByTheVersion(String version, Listing listing, boolean holds) {
             var release = Release.of(version);
             assertEquals(listing, release.listing());
-            assertEquals(fillsIn, release.fillsIn());
             assertEquals(holds, release.holdsRefused());
         }
 
