@@ -1657,7 +1657,7 @@ final class DifyExec implements Runnable {
                 var end = StatusView.json(StatusView.counts(batch.index()::count));
                 end.putAll(object("exit_code", code, "reason", stop.map(Stop::fact).orElse(null),
                         "seconds", tally.elapsed().toMillis() / 1000.0, "total_tokens", tally.tokens(),
-                        "cost", tally.spending.prices(), "files", object("results", files.results().toString(),
+                        "cost", tally.spending.prices, "files", object("results", files.results().toString(),
                                 "log", files.log().toString(), "retry", files.retry().toString())));
                 work.finish(end);
                 return code;
@@ -1711,10 +1711,8 @@ final class DifyExec implements Runnable {
                 boolean isWatched = work.view.isPresent(); // Ctrl-C then means this run, at once
                 var asked = isWatched && mode == Mode.AUTO ? Mode.STREAMING : mode;
                 var policy = batch.history().route(asked, server.kind(), server.version());
-                var settle = Optional.ofNullable(setup.retrying.settle).map(time -> new Limits.Settle(time, time))
-                        .orElse(Limits.Settle.DEFAULT);
-                var limits = new Limits(new Limits.Ends(pace.maxFailures, pace.maxTokens, pace.maxCost),
-                        isWatched ? Duration.ZERO : setup.retrying.grace, setup.dify.timeout, settle);
+                var limits = new Limits(pace.maxFailures, pace.maxTokens, pace.maxCost,
+                        isWatched ? Duration.ZERO : setup.retrying.grace, setup.dify.timeout, setup.retrying.settle);
                 var places = new Pace(pace.concurrency(), pace.wait, pace.rate);
                 var terms = new Engine.Terms(dify.judge(), limits, places, policy, new Attempt.Names(setup.dify.user));
                 var sender = new Sender(dify.client().to(server.kind()), form, Optional.ofNullable(work.out.saveFiles));
@@ -1782,9 +1780,9 @@ final class DifyExec implements Runnable {
             Long maxTokens;
 
             @Option(names = "--max-cost", paramLabel = "AMOUNT",
-                    description = "Stop at this cost, such as 5 or \"USD 5\"; running rows "
-                            + "finish. Implies streaming.")
-            Limits.MaxCost maxCost;
+                    description = "Stop at this cost, such as 5 or 0.5; running rows finish. "
+                            + "Implies streaming.")
+            BigDecimal maxCost;
 
             int concurrency() {
                 int slots = concurrency != null ? (int) Math.min(concurrency, Integer.MAX_VALUE) : wait != null ? 1 : 5;
@@ -2158,7 +2156,7 @@ final class DifyExec implements Runnable {
                     .registerConverter(int.class, Converters::count)
                     .registerConverter(Pace.Rate.class, Pace.Rate::of)
                     .registerConverter(Limits.Ceiling.class, Limits.Ceiling::of)
-                    .registerConverter(Limits.MaxCost.class, Limits.MaxCost::of)
+                    .registerConverter(BigDecimal.class, Limits::amount)
                     .registerConverter(Mode.class, oneOf(Mode.values()))
                     .registerConverter(Judge.RetryRuns.class, oneOf(Judge.RetryRuns.values()))
                     .registerConverter(Progress.Style.class, oneOf(Progress.Style.values()));
@@ -2461,14 +2459,14 @@ final class DifyExec implements Runnable {
             double share = (double) rest / tally.sampled();
             return Optional.of("Remaining " + Text.count(rest, "row") + ": about "
                     + Text.seconds(Duration.ofMillis((long) (tally.sampleTime().toMillis() * share)))
-                    + (spent.tokens() == 0 ? "" : ", " + Math.round(spent.tokens() * share) + " tokens")
+                    + (spent.tokens == 0 ? "" : ", " + Math.round(spent.tokens * share) + " tokens")
                     + cost(spent.times(share)));
         }
 
         /// `, 0.49 USD (no price for 3 runs)`
         static String cost(Usage.Spending spent) {
-            return cost(spent.prices()) + (spent.prices().isEmpty() || spent.unpriced() == 0 ? ""
-                    : " (no price for " + Text.count(spent.unpriced(), "run") + ")");
+            return cost(spent.prices) + (spent.prices.isEmpty() || spent.unpriced == 0 ? ""
+                    : " (no price for " + Text.count(spent.unpriced, "run") + ")");
         }
 
         static String cost(Map<String, BigDecimal> prices) {
@@ -2849,8 +2847,8 @@ final class DifyExec implements Runnable {
             if (rate(batch) > 0 && history.running().compareTo(RATED) >= 0)
                 figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
             if (!history.latencies.isEmpty()) figures.put("latency (s)", history.latencies.words());
-            if (history.spent.tokens() > 0) figures.put("tokens", Text.number(history.spent.tokens()));
-            if (!history.spent.prices().isEmpty()) figures.put("cost", Summary.cost(history.spent).substring(2));
+            if (history.spent.tokens > 0) figures.put("tokens", Text.number(history.spent.tokens));
+            if (!history.spent.prices.isEmpty()) figures.put("cost", Summary.cost(history.spent).substring(2));
             if (history.attempts > 0) figures.put("attempts", Text.number(history.attempts) + " ("
                     + Text.count(history.retries, "retry", "retries") + ")");
             if (history.inFlight() > 0) figures.put("unfinished", Text.number(history.inFlight())
@@ -2898,14 +2896,14 @@ final class DifyExec implements Runnable {
             json.putAll(object(
                     "attempts", history.attempts,
                     "retries", history.retries,
-                    "total_tokens", history.spent.tokens(),
+                    "total_tokens", history.spent.tokens,
                     "started_at", history.startedAt.map(Times::text).orElse(null),
                     "updated_at", history.updatedAt.map(Times::text).orElse(null),
                     "errors", Cause.json(Cause.groups(batch, index.onRetryList())),
                     "running_seconds", history.running().toMillis() / 1000.0,
                     "rows_per_second", Math.round(rate(batch) * 1000) / 1000.0,
                     "seconds", history.latencies.percentiles(),
-                    "cost", history.spent.prices(),
+                    "cost", history.spent.prices,
                     "in_flight", history.inFlight(),
                     "late", history.lateRuns,
                     "lost_results", history.lost().size(),
@@ -2914,7 +2912,7 @@ final class DifyExec implements Runnable {
                     "missing_files", history.missingFiles.json(),
                     "versions", List.copyOf(index.versions),
                     "changed_in_input", history.changed.cardinality(),
-                    "runs_without_price", history.spent.unpriced(),
+                    "runs_without_price", history.spent.unpriced,
                     "stopped", history.stopped.orElse(null)));
             return Json.text(json);
         }
@@ -2966,7 +2964,7 @@ final class DifyExec implements Runnable {
                 var all = StatusView.json(counts());
                 all.putAll(object("attempts", sum(shard -> shard.history().attempts),
                         "retries", sum(shard -> shard.history().retries),
-                        "total_tokens", sum(shard -> shard.history().spent.tokens()),
+                        "total_tokens", sum(shard -> shard.history().spent.tokens),
                         "in_flight", sum(shard -> shard.history().inFlight()), "shards", shards.stream().map(shard -> {
                             var json = object("shard", shard.files().shard().orElseThrow().toString(),
                                     "started", shard.files().isStarted());
@@ -3531,12 +3529,12 @@ final class DifyExec implements Runnable {
             Map<String, Double> before = one.latencies.percentiles(), after = two.latencies.percentiles();
             for (var name : List.of("p50", "p90")) figures.add(Figure.of("seconds " + name, 2,
                     before.getOrDefault(name, Double.NaN), after.getOrDefault(name, Double.NaN)));
-            figures.add(Figure.of("tokens", one.spent.tokens(), two.spent.tokens()));
-            Map<String, BigDecimal> paid = one.spent.prices(), later = two.spent.prices();
+            figures.add(Figure.of("tokens", one.spent.tokens, two.spent.tokens));
+            Map<String, BigDecimal> paid = one.spent.prices, later = two.spent.prices;
             for (var currency : union(paid.keySet(), later.keySet()))
                 figures.add(new Figure("cost " + Text.text(currency, 8), paid.get(currency), later.get(currency)));
-            if (one.spent.unpriced() + two.spent.unpriced() > 0 && !paid.isEmpty() | !later.isEmpty())
-                figures.add(Figure.of("runs without price", one.spent.unpriced(), two.spent.unpriced()));
+            if (one.spent.unpriced + two.spent.unpriced > 0 && !paid.isEmpty() | !later.isEmpty())
+                figures.add(Figure.of("runs without price", one.spent.unpriced, two.spent.unpriced));
             figures.add(Figure.of("retries", one.retries, two.retries));
             return figures;
         }
@@ -3720,7 +3718,6 @@ final class DifyExec implements Runnable {
     /// Runs the rows of an agenda to their outcomes. The calling thread owns everything that changes.
     static final class Engine {
         private static final Duration AFTER_STOP = Duration.ofSeconds(3), AFTER_SECOND = Duration.ofMillis(1500);
-        private static final int FIREWALLED = 5;
 
         private final Terms terms;
         private final Agenda agenda;
@@ -3734,7 +3731,7 @@ final class DifyExec implements Runnable {
         private final InstantSource clock;
         private final Map<Long, InFlight> running = new LinkedHashMap<>();
         private final int looksAtOnce;
-        private int looking = 0, firewalled = 0;
+        private int looking = 0;
         private Instant hardStop = Instant.MAX;
         private boolean taskStopsSent = false, linksNoted = false, damageNoted = false;
         private String version, lastPause = "";
@@ -3847,8 +3844,8 @@ final class DifyExec implements Runnable {
                 var due = agenda.next(now);
                 if (due.isEmpty()) break; // also if a CSV that was changed closes the agenda
                 var row = due.get().row();
-                var name = terms.names().next();
-                var attempt = new Attempt(name.sequence(), row, due.get().tries(), name.user(), terms.modes().mode(),
+                var user = terms.names().next();
+                var attempt = new Attempt(terms.names().count(), row, due.get().tries(), user, terms.modes().mode(),
                         row.hash(), now, row.isEdited());
                 var sent = new InFlight(attempt);
                 running.put(attempt.sequence(), sent);
@@ -3894,7 +3891,7 @@ final class DifyExec implements Runnable {
         private void look(Unresolved unresolved) {
             if (isOver(unresolved)) return;
             var now = clock.instant();
-            if (!unresolved.canBeFound()) {
+            if (unresolved.run().isEmpty() && !Attempt.Names.isUnique(unresolved.attempt().user())) {
                 agenda.release(unresolved);
                 act(unresolved, lookUpRules.step(unresolved, new LookUpResult.Absent(), here(unresolved), now));
                 return;
@@ -4002,17 +3999,17 @@ final class DifyExec implements Runnable {
                     if (hardStop.isBefore(Instant.MAX) && taskStopsSent) stopTask(sent);
                 }
                 case Heard.Quiet(var run) -> {
-                    if (!sent.lookedUp) agenda.unresolved(new Unresolved.QuietStream(attempt, Optional.of(run),
-                            sent.start, clock.instant()));
+                    var quiet = Unresolved.brief(attempt, Symptom.QUIET, Optional.of(run), clock.instant());
+                    if (!sent.lookedUp)
+                        agenda.unresolved(quiet.with(quiet.state().started(Optional.of(sent.start), Instant.MAX)));
                     sent.lookedUp = true;
                 }
             }
         }
 
-        /// Logged once, whatever names the run first: the head of its answer, an event of its stream, or an answer that
-        /// leaves its end open; and again when its task becomes known.
+        /// Logged once, whatever names the run first: an event of its stream, or an answer that leaves its end open.
         private void named(InFlight sent, RunRef run) {
-            if (sent.run.filter(known -> known.equals(run) || !known.task().isEmpty()).isPresent()) return;
+            if (sent.run.isPresent()) return;
             sent.run = Optional.of(run);
             batch.record(RunEvent.of(sent.attempt, run, clock.instant()));
         }
@@ -4083,7 +4080,6 @@ final class DifyExec implements Runnable {
                 case Response.Ran _, Response.TooLarge _ -> {
                     pace.succeeded();
                     health.served();
-                    firewalled = 0;
                 }
                 case Response.Refused refused when refused.status() >= 500
                         && !refused.inStream() -> health.failed(now, attempt.at());
@@ -4091,7 +4087,7 @@ final class DifyExec implements Runnable {
                 case Response.NotUploaded file when !file.mayPass() -> health.answered();
                 case Response.Cut _, Response.NotSent _, Response.NotUploaded _ -> health.failed(now, attempt.at());
             }
-            terms.modes().seen(attempt, seen, Duration.between(attempt.at(), now), onServer())
+            terms.modes().seen(seen, Duration.between(attempt.at(), now))
                     .ifPresent(change -> {
                         var mode = terms.modes().mode();
                         terms.limits().costUnseen(mode).ifPresentOrElse(this::stop, () -> {
@@ -4110,7 +4106,7 @@ final class DifyExec implements Runnable {
                 case Verdict.Done(var outcome) -> acknowledge(attempt, seen, outcome);
                 case Verdict.Again(var after, var why) -> {
                     tally.add(Tally.Counter.RETRIES);
-                    agenda.again(attempt.row(), attempt.tries().plus(1, 0), now.plus(after));
+                    agenda.again(attempt.row(), attempt.tries().plus(1, 0), now.plus(after), Optional.empty());
                     close(attempt, "again", seen, why);
                 }
                 case Verdict.Throttled(var after, var why) -> {
@@ -4118,11 +4114,11 @@ final class DifyExec implements Runnable {
                     if (onServer() > busy(now)) pace.pause(now.plus(after)); // runs that were cut off hold places
                     health.refused(now, onServer());
                     slowedDown(attempt, why);
-                    agenda.again(attempt.row(), attempt.tries().plus(0, 1), now.plus(after));
+                    agenda.again(attempt.row(), attempt.tries().plus(0, 1), now.plus(after), Optional.empty());
                     close(attempt, "throttled", seen, why);
                 }
                 case Verdict.Unreached(var after, var why) -> {
-                    agenda.again(attempt.row(), attempt.tries(), now.plus(after));
+                    agenda.again(attempt.row(), attempt.tries(), now.plus(after), Optional.empty());
                     close(attempt, "unreached", seen, why);
                 }
                 case Verdict.LookUp lookUp -> lookUpLater(attempt, start, seen, lookUp);
@@ -4165,9 +4161,6 @@ final class DifyExec implements Runnable {
                 checkLimits();
             });
             watcher.ended(outcome);
-            if (outcome.firewall() && ++firewalled >= FIREWALLED)
-                stop("a firewall refused " + FIREWALLED + " rows in a row (HTTP 403, HTML)"
-                        + "\nhint: ask its owner to let these requests through");
             if (seen instanceof Response.Ran ran) notice(attempt.row().id(), ran);
         }
 
@@ -4194,11 +4187,11 @@ final class DifyExec implements Runnable {
             if (agenda.stop().isPresent()) return; // the next start looks it up
             var now = clock.instant();
             var symptom = lookUp.symptom();
-            var deadline = symptom == Symptom.TIMED_OUT ? now.plus(terms.limits().afterTimeout(seen.run()))
+            boolean isAsked = seen.run().filter(run -> !run.task().isEmpty()).isPresent(); // to stop: it may take a moment
+            var deadline = symptom == Symptom.TIMED_OUT ? now.plusSeconds(isAsked ? 30 : 0)
                     : start.plus(terms.limits().timeout());
             var since = symptom == Symptom.SILENCE ? attempt.at() : now; // silent since the request
-            agenda.arose(new Unresolved.NoEnd(attempt, seen, symptom, lookUp.why(), since,
-                    Unresolved.LookUpState.first(symptom, since, deadline)), now);
+            agenda.arose(new Unresolved(attempt, seen, symptom, lookUp.why(), since, deadline), now);
         }
 
         private void looked(Unresolved unresolved, LookUpResult found, Instant sent) {
@@ -4211,8 +4204,7 @@ final class DifyExec implements Runnable {
             if (found instanceof LookUpResult.Running) terms.modes().listsRunning(unresolved);
             if (found instanceof LookUpResult.Ended(var ran)) watcher.ran(attempt, ran, now);
             batch.record(new LookEvent(now, attempt.user(), unresolved.run().map(RunRef::id).orElse(""), found.word()));
-            if (found.isThere() && (unresolved instanceof Unresolved.Recheck || unresolved instanceof Unresolved.Late)
-                    && agenda.isLate(attempt)) {
+            if (found.isThere() && (unresolved.is(Symptom.RESEND) || unresolved.is(Symptom.LATE)) && agenda.isLate(attempt)) {
                 var run = found.run().orElse(RunRef.NONE);
                 batch.record(new LateEvent(now, attempt.row().id(), attempt.user(), run.id(), found.word()));
                 tally.add(Tally.Counter.LATE);
@@ -4221,8 +4213,8 @@ final class DifyExec implements Runnable {
             }
             if (!isOver(unresolved)) {
                 var step = lookUpRules.step(unresolved, found, here(unresolved), now);
-                if (unresolved instanceof Unresolved.QuietStream) running.get(attempt.sequence()).lookedUp = false;
-                if (unresolved instanceof Unresolved.QuietStream && found instanceof LookUpResult.Ended) {
+                if (unresolved.is(Symptom.QUIET)) running.get(attempt.sequence()).lookedUp = false;
+                if (unresolved.is(Symptom.QUIET) && found instanceof LookUpResult.Ended) {
                     pace.ended(now); // the run of this stream has ended elsewhere
                     var worker = running.remove(attempt.sequence()).thread;
                     if (worker != null) worker.interrupt();
@@ -4234,12 +4226,12 @@ final class DifyExec implements Runnable {
 
         /// A stream that was quiet has ended.
         private boolean isOver(Unresolved unresolved) {
-            return unresolved instanceof Unresolved.QuietStream
+            return unresolved.is(Symptom.QUIET)
                     && !running.containsKey(unresolved.attempt().sequence());
         }
 
         private LookUpRules.Here here(Unresolved unresolved) {
-            if (unresolved instanceof Unresolved.Late) batch.flush(); // a look-up may just have found a success
+            if (unresolved.is(Symptom.LATE)) batch.flush(); // a look-up may just have found a success
             var sent = running.get(unresolved.attempt().sequence());
             return new LookUpRules.Here(terms.modes().listing(unresolved.attempt()), sent != null && sent.stopAsked,
                     batch.status(unresolved.attempt().row()).isSuccess());
@@ -4249,7 +4241,7 @@ final class DifyExec implements Runnable {
             var attempt = unresolved.attempt();
             switch (step) {
                 case LookUpRules.Step.Take(var ran, var verdict) -> {
-                    if (unresolved instanceof Unresolved.Late) tally.reopened(batch.status(attempt.row()));
+                    if (unresolved.is(Symptom.LATE)) tally.reopened(batch.status(attempt.row()));
                     batch.record(new HarvestEvent(clock.instant(), attempt.user(), ran.ref().id()));
                     tally.add(Tally.Counter.HARVESTED);
                     conclude(attempt, unresolved.start(), ran, verdict);
@@ -4268,8 +4260,10 @@ final class DifyExec implements Runnable {
                 }
                 case LookUpRules.Step.SendAgain(var tries, var rechecked) -> {
                     if (tries.failed() > attempt.tries().failed()) tally.add(Tally.Counter.RETRIES);
-                    if (rechecked) agenda.ready(attempt.row(), tries, clock.instant());
-                    else agenda.again(attempt.row(), tries, clock.instant());
+                    if (rechecked && !unresolved.is(Symptom.RESEND))
+                        agenda.ready(attempt.row(), tries, clock.instant());
+                    else agenda.again(attempt.row(), tries, clock.instant(),
+                            Optional.of(attempt).filter(_ -> rechecked));
                 }
                 case LookUpRules.Step.Abort(var why) -> stop(why);
                 case LookUpRules.Step.Nothing() -> {}
@@ -4363,7 +4357,7 @@ final class DifyExec implements Runnable {
         Optional<Waiting> next(Instant now) {
             var next = waiting.next(now);
             while (next.isEmpty() && hasFresh()) {
-                again(fresh.next(), Attempt.Tries.NONE, now);
+                again(fresh.next(), Attempt.Tries.NONE, now, Optional.empty());
                 next = waiting.next(now);
             }
             return next;
@@ -4378,11 +4372,13 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Another attempt, later. Runs of earlier attempts that may still appear are looked for first.
-        void again(Row row, Attempt.Tries tries, Instant due) {
+        /// Another attempt, later. Runs of earlier attempts that may still appear are looked for first, one by one: those
+        /// `after` this one that has none.
+        void again(Row row, Attempt.Tries tries, Instant due, Optional<Attempt> after) {
             var earlier = unseen(row);
-            if (earlier.isEmpty()) ready(row, tries, due);
-            else lookUps.add(Unresolved.Recheck.of(earlier, tries, due));
+            int next = 1 + after.map(one -> earlier.stream().map(Attempt::user).toList().indexOf(one.user())).orElse(-1);
+            if (next == earlier.size()) ready(row, tries, due);
+            else lookUps.add(Unresolved.brief(earlier.get(next).with(row, tries), Symptom.RESEND, Optional.empty(), due));
         }
 
         void ready(Row row, Attempt.Tries tries, Instant due) {
@@ -4391,14 +4387,14 @@ final class DifyExec implements Runnable {
 
         /// An attempt is unresolved from now on. Its request may have been sent as late as this: it was logged before,
         /// but its files were uploaded, or it waited for a connection.
-        void arose(Unresolved.NoEnd unresolved, Instant now) {
+        void arose(Unresolved unresolved, Instant now) {
             unresolved(unresolved.with(unresolved.state().at(now.plus(firstLook))));
         }
 
         void unresolved(Unresolved unresolved) {
             lookUps.add(unresolved);
-            if (unresolved instanceof Unresolved.NoEnd open && open.state().holdsPlace())
-                cutRuns.put(unresolved.attempt().row().index(), open.since());
+            if (unresolved.state().holdsPlace())
+                cutRuns.put(unresolved.attempt().row().index(), unresolved.since());
         }
 
         /// Frees the place of a run that was looked up, unless it stays unresolved and still holds one.
@@ -4419,7 +4415,7 @@ final class DifyExec implements Runnable {
         boolean isDone(Instant now) {
             if (!lookUps.isEmpty() || !waiting.isEmpty() || hasFresh()) return false;
             if (!lateAsked) unseen.values().forEach(attempts -> attempts.forEach(
-                    attempt -> lookUps.add(new Unresolved.Late(attempt, now))));
+                    attempt -> lookUps.add(Unresolved.brief(attempt, Symptom.LATE, Optional.empty(), now))));
             lateAsked = true;
             return lookUps.isEmpty();
         }
@@ -4720,7 +4716,7 @@ final class DifyExec implements Runnable {
             var values = form.values(attempt.row());
             for (var value : values.entrySet())
                 if (value.getValue() instanceof Value.Wrong wrong) // a file has changed since it was checked
-                    return new Response.NotUploaded(value.getKey() + " " + wrong.why(), false);
+                    return new Response.NotUploaded(value.getKey() + " " + wrong.why(), false, Optional.empty());
             var ids = new LinkedHashMap<Value.Local, String>();
             for (var file : values.values().stream().flatMap(Value::locals).distinct().toList())
                 switch (client.upload(file, attempt.user())) {
@@ -4761,11 +4757,11 @@ final class DifyExec implements Runnable {
         private static Response notUploaded(String upload, Response response) {
             return switch (response) {
                 case Response.Refused refused when List.of(400, 413, 415).contains(refused.status()) ->
-                        new Response.NotUploaded(upload + refused.why(), false);
+                        new Response.NotUploaded(upload + refused.why(), false, Optional.empty());
                 case Response.Refused refused when refused.status() < 300
                         || refused.isTransient() && refused.status() != 429 ->
                         new Response.NotUploaded(upload + "HTTP " + refused.status(), true, refused.pause());
-                case Response.Cut cut -> new Response.NotUploaded(upload + cut.why(), true);
+                case Response.Cut cut -> new Response.NotUploaded(upload + cut.why(), true, Optional.empty());
                 case Response.Refused _, Response.NotSent _, Response.NotUploaded _, Response.TooLarge _,
                         Response.Ran _ -> response;
             };
@@ -5171,7 +5167,7 @@ final class DifyExec implements Runnable {
                         });
             } catch (IOException problem) {
                 return new Reply.NotGot<>(
-                        new Response.NotUploaded(local.file() + ": " + Text.of(problem), false));
+                        new Response.NotUploaded(local.file() + ": " + Text.of(problem), false, Optional.empty()));
             }
         }
 
@@ -6066,7 +6062,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The rows of one call: those to send, and those whose earlier run is looked up first.
-        record Wanted(Batch batch, BitSet fresh, List<Unresolved.NoEnd> lookUps, Selection asked) {
+        record Wanted(Batch batch, BitSet fresh, List<Unresolved> lookUps, Selection asked) {
             BitSet entries() {
                 var all = (BitSet) fresh.clone();
                 lookUps.forEach(unresolved -> all.set(unresolved.attempt().row().index()));
@@ -6122,11 +6118,11 @@ final class DifyExec implements Runnable {
             return files.shard().map(shard -> shard.holds(id.strip())).orElse(true);
         }
 
-        private List<Unresolved.NoEnd> lookUps(BitSet rows, Duration timeout) {
+        private List<Unresolved> lookUps(BitSet rows, Duration timeout) {
             var unresolvedByRow = history.unresolvedByRow();
             unresolvedByRow.keySet().removeIf(entry -> !rows.get(entry));
             if (unresolvedByRow.isEmpty()) return List.of();
-            var lookUps = new ArrayList<Unresolved.NoEnd>();
+            var lookUps = new ArrayList<Unresolved>();
             rows(unresolvedByRow::containsKey).forEachRemaining(row -> lookUps.add(
                     history.unresolved(unresolvedByRow.get(row.index()), row, timeout)));
             return lookUps;
@@ -6621,7 +6617,7 @@ final class DifyExec implements Runnable {
             return all;
         }
 
-        Unresolved.NoEnd unresolved(Sent one, Row row, Duration timeout) {
+        Unresolved unresolved(Sent one, Row row, Duration timeout) {
             boolean lost = one.state() == State.LOST;
             var symptom = lost ? Symptom.LOST_RESULT
                     : one.run().filter(run -> stoppedTasks.contains(run.task())).isPresent() ? Symptom.INTERRUPTED
@@ -6629,8 +6625,8 @@ final class DifyExec implements Runnable {
             var cause = causes.getOrDefault(row.index(), symptom.text).split("; ")[0]; // without the look-up's failure
             var why = one.state() == State.UNSETTLED ? cause : symptom.text;
             var sentAt = one.event().t();
-            return new Unresolved.NoEnd(one.attempt(row), new Response.Cut(one.run(), symptom, why), symptom, why,
-                    sentAt, Unresolved.LookUpState.first(symptom, sentAt, lost ? sentAt : sentAt.plus(timeout)));
+            return new Unresolved(one.attempt(row), new Response.Cut(one.run(), symptom, why), symptom, why,
+                    sentAt, lost ? sentAt : sentAt.plus(timeout));
         }
 
         /// The mode's policy for a server of this version. It knows which unresolved attempts went to other servers.
@@ -9462,20 +9458,17 @@ final class DifyExec implements Runnable {
                 + "No matching enum found|Invalid (upload file|file url|input type)|Detected file type|"
                 + "File validation failed|Reached maximum retries|expected value type|does not match schema|"
                 + "this statement should be unreachable");
-
         private static final Pattern NO_MODEL = Pattern.compile(
                 "credentials is not initialized|No valid model provider credentials");
         private static final String OTHER_CODE = "400 (?!completion_request_error:)[^:]*: ";
         /// Refusals that stop the batch, by how `status code: message` begins; the first match counts. The texts get
-        /// Dify's message (1), the address (2), the status (3), advice about the address (4) and a redirection's target
-        /// (5). Dify's message about a malformed request quotes the request, so it is not repeated.
+        /// Dify's message, the address, the status, advice about the address and a redirection's target. A message about
+        /// a malformed request quotes the request, so it is not repeated.
         private static final List<Map.Entry<Pattern, String>> STOPS = List.of(
                 stop("3\\d\\d ", "%2$s redirects to %5$s"
                         + "\nhint: set DIFY_API_BASE_URL to the final address; it usually ends in /v1"),
-                stop("400 not_workflow_app:", "the API key belongs to an app that is not a workflow"
-                        + "\nhint: use the key of a workflow app"),
-                stop("400 not_chat_app:", "the API key belongs to an app that is no longer a chatflow"
-                        + "\nhint: use the key of a chatflow"),
+                stop("400 not_(workflow|chat)_app:", "the API key belongs to another kind of app"
+                        + "\nhint: use the key of a workflow app or a chatflow"),
                 stop("400 (provider_not_initialize|model_currently_not_support):",
                         "the workflow's model is not set up (%1$s)\nhint: check the model provider in Dify"),
                 stop("400 provider_quota_exceeded:", "the model provider's credit is used up (%1$s)"
@@ -9499,9 +9492,7 @@ final class DifyExec implements Runnable {
                                 + "DIFY_WORKFLOW_ID empty to run the version published now, or change the plan"),
                 stop("403 [^:]+:", "Dify denied access (403: %1$s)"
                         + "\nhint: enable the app's API in Dify, or ask the workspace's owner"),
-                stop("(404|410) ", "%2$s is not Dify's API (HTTP %3$s)\nhint: %4$s"),
-                stop("(405|415|426) ", "Dify rejected the request (HTTP %3$s: %1$s)"
-                        + "\nhint: check that %2$s is the API's address"),
+                stop("(404|405|410|415|426) ", "%2$s is not Dify's API (HTTP %3$s: %1$s)\nhint: %4$s"),
                 stop("407 ", "the proxy requires a user and a password (407)"
                         + "\nhint: put them into HTTPS_PROXY, http://user:password@host:port"),
                 stop("429 rate_limit_error:", "the plan's quota of runs is used up (%1$s)"
@@ -9534,8 +9525,7 @@ final class DifyExec implements Runnable {
                     ? again(attempt, ran.error(), Optional.empty()) : failed(words(ran));
         }
 
-        /// A failure that leads to another paid attempt, perhaps of a later call, or that looks made up. The stored run is
-        /// looked up first.
+        /// A failure that would be paid for again, or looks made up.
         private boolean isUnconfirmed(Response.Ran ran) {
             return ran.status() == Response.RunStatus.FAILED
                     && (ran.isBare() || isTransient(ran.error()) || isWorthAnother(ran.error()));
@@ -9574,12 +9564,10 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// The server's error, with an explanation where its words are unclear.
         private static String words(Response.Ran ran) {
             var error = ran.error();
-            if (error.isEmpty())
-                return ran.status() == Response.RunStatus.STOPPED ? "stopped on the server"
-                        : "the run failed and gave no reason";
+            if (error.isEmpty()) return ran.status() == Response.RunStatus.STOPPED ? "stopped on the server"
+                    : "the run failed and gave no reason";
             if (error.startsWith("Aborted: Maximum execution time")
                     || error.startsWith("Aborted: App execution exceeded"))
                 return error + " (the server's own limit, which --timeout cannot raise)";
@@ -9593,11 +9581,7 @@ final class DifyExec implements Runnable {
         }
 
         private boolean isWorthAnother(String error) {
-            return switch (failedRuns) {
-                case NEVER -> false;
-                case ALWAYS -> true;
-                case TRANSIENT -> isTransient(error);
-            };
+            return failedRuns == RetryRuns.ALWAYS || failedRuns == RetryRuns.TRANSIENT && isTransient(error);
         }
 
         private static boolean isTransient(String error) {
@@ -9608,23 +9592,27 @@ final class DifyExec implements Runnable {
             if (seen.isTooMany()) return throttled(attempt, seen);
             if (seen.inStream() && seen.code().isEmpty()) return refusedInWords(attempt, seen);
             int status = seen.status();
+            var message = message(seen);
             var answer = status + " " + seen.code().replace(':', ' ') + ": " + seen.message();
             var stop = STOPS.stream().filter(known -> known.getKey().matcher(answer).lookingAt()).findFirst();
             if (stop.isPresent()) return new Verdict.StopBatch(stop.get().getValue()
-                    .formatted(message(seen), access, status, access.advice(), seen.message()));
+                    .formatted(message, access, status, access.advice(), seen.message()));
+            if (status == 400 && seen.code().equals("completion_request_error"))
+                return again(attempt, seen.message(), seen.retryAfter());
+            if (status == 400 && seen.message().startsWith("queue listening stopped"))
+                return new Verdict.LookUp(Symptom.SERVER_ERROR, message);
+            var words = message.isEmpty() ? "" : ": " + message;
             return switch (status) {
-                case 400 -> badRequest(attempt, seen);
-                case 403 -> new Verdict.Done(
-                        new Outcome(RowStatus.FAILED, with("HTTP 403 from a firewall", seen), true));
-                case 413 -> failed(with("too large for the server (413)", seen));
+                case 400 -> failed(message.isEmpty() ? "HTTP 400" : seen.message());
+                case 403 -> failed("HTTP 403 from a firewall" + words);
+                case 413 -> failed("too large for the server (413)" + words);
                 case 429 -> throttled(attempt, seen);
                 default -> seen.isTransient() || status < 300
                         ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, seen.why())
-                        : failed("HTTP " + status + ": " + message(seen));
+                        : failed("HTTP " + status + words);
             };
         }
 
-        /// Without a code, as in an end that was made up.
         private Verdict refusedInWords(Attempt attempt, Response.Refused seen) {
             var words = seen.message();
             var code = NO_MODEL.matcher(words).find() ? "provider_not_initialize"
@@ -9633,23 +9621,11 @@ final class DifyExec implements Runnable {
             return BAD_ROW.matcher(words).find() ? failed(words) : new Verdict.LookUp(Symptom.STREAM_ERROR, words);
         }
 
-        private Verdict badRequest(Attempt attempt, Response.Refused seen) {
-            if (seen.code().equals("completion_request_error"))
-                return again(attempt, seen.message(), seen.retryAfter());
-            return seen.message().startsWith("queue listening stopped")
-                    ? new Verdict.LookUp(Symptom.SERVER_ERROR, message(seen))
-                    : failed(message(seen).isEmpty() ? "HTTP 400" : seen.message());
-        }
-
         private static String message(Response.Refused seen) {
             return Text.text(seen.message(), 200).strip();
         }
 
-        private static String with(String why, Response.Refused seen) {
-            return message(seen).isEmpty() ? why : why + ": " + message(seen);
-        }
-
-        private Verdict failed(String text) {
+        private static Verdict failed(String text) {
             return new Verdict.Done(new Outcome(RowStatus.FAILED, text));
         }
 
@@ -9657,10 +9633,10 @@ final class DifyExec implements Runnable {
             return new Verdict.Throttled(backoff.delay(attempt.tries().throttled(), seen.retryAfter()), message(seen));
         }
 
-        /// Another attempt, if one is left.
         Verdict again(Attempt attempt, String why, Optional<Duration> retryAfter) {
-            return backoff.allows(attempt.tries())
-                    ? new Verdict.Again(backoff.delay(attempt.tries().failed(), retryAfter), why) : failed(why);
+            int failed = attempt.tries().failed();
+            return failed < backoff.maxRetries() ? new Verdict.Again(backoff.delay(failed, retryAfter), why)
+                    : failed(why);
         }
 
         enum RetryRuns {
@@ -9673,67 +9649,60 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Decides what a look-up's result means, and whether a row with an unresolved attempt may be sent again.
-    ///
-    /// @param resendUnknown rows that an earlier call left unknown are sent again (`--resend-unknown`, or named ids)
+    /// Decides what a look-up's result means, and whether a row with an unresolved attempt may be sent again. Those that
+    /// an earlier call left unknown are sent with `--resend-unknown`, or if their ids are named.
     record LookUpRules(Judge judge, Limits limits, boolean resendUnknown) {
+        private static final String SAFER = "; --mode blocking is safer here";
+
+        record Here(Release.Listing listing, boolean stopAsked, boolean hasSuccess) {}
+
         Step step(Unresolved unresolved, LookUpResult found, Here here, Instant now) {
-            return switch (unresolved) {
-                case Unresolved.QuietStream quiet -> quiet(quiet, found, here);
-                case Unresolved.Recheck recheck -> recheck(recheck, found, here, now);
-                case Unresolved.Late late -> late(late, found, here);
-                case Unresolved.NoEnd open -> open(open, found, here, now);
+            return switch (unresolved.symptom()) {
+                case QUIET -> quiet(unresolved, found, here);
+                case RESEND -> recheck(unresolved, found, here, now);
+                case LATE -> late(unresolved, found, here);
+                default -> open(unresolved, found, here, now);
             };
         }
 
-        private Step quiet(Unresolved.QuietStream unresolved, LookUpResult found, Here here) {
+        private Step quiet(Unresolved unresolved, LookUpResult found, Here here) {
             if (!(found instanceof LookUpResult.Ended(var ran))) return new Step.Nothing();
-            if (here.stopAsked() && ran.status().isStopped()) return interrupted(ran, new Step.Nothing());
+            if (here.stopAsked() && !ran.status().isSuccess()) return interrupted(ran, new Step.Nothing());
             return ran.status() == Response.RunStatus.STOPPED
                     ? new Step.Judged(ran, new Verdict.LookUp(Symptom.STOPPED, "stopped: " + ran.error()))
                     : new Step.Take(ran, judge.afterLook(unresolved.attempt(), ran));
         }
 
-        /// The row is sent once none of its earlier attempts has a run. A run that has appeared is taken or waited for.
-        private Step recheck(Unresolved.Recheck unresolved, LookUpResult found, Here here, Instant now) {
-            return switch (found) {
-                case LookUpResult.Ended _, LookUpResult.Running _, LookUpResult.Unanswered _ ->
-                        open(unresolved.turnedUp(now.plus(limits.timeout())), found, here, now);
-                case LookUpResult.Silent silent when silent.isAnswer() -> // the deadline makes the row unknown
-                        open(unresolved.turnedUp(now.plus(limits.timeout())), found, here, now);
-                case LookUpResult.Absent() -> {
-                    var tries = unresolved.attempt().tries();
-                    yield unresolved.others().isEmpty() ? new Step.SendAgain(tries, true)
-                            : new Step.LookAgain(Unresolved.Recheck.of(unresolved.others(), tries, now));
-                }
-                case LookUpResult.Silent(var seen) ->
-                        silent(unresolved.attempt(), seen, new Step.LookAgain(unresolved.later(now)));
-            };
+        private Step recheck(Unresolved unresolved, LookUpResult found, Here here, Instant now) {
+            if (found instanceof LookUpResult.Absent)
+                return new Step.SendAgain(unresolved.attempt().tries(), true);
+            if (found instanceof LookUpResult.Silent silent && !silent.isAnswer())
+                return silent(unresolved.attempt(), silent.seen(), new Step.LookAgain(unresolved.later(now)));
+            return open(unresolved.turnedUp(now.plus(limits.timeout())), found, here, now);
         }
 
-        private Step late(Unresolved.Late unresolved, LookUpResult found, Here here) {
+        private Step late(Unresolved unresolved, LookUpResult found, Here here) {
             return found instanceof LookUpResult.Ended(var ran) && ran.status().isSuccess() && !here.hasSuccess()
                     && unresolved.attempt().isCurrent() ? new Step.Take(ran, judge.afterLook(unresolved.attempt(), ran))
                     : new Step.Nothing();
         }
 
-        private Step open(Unresolved.NoEnd unresolved, LookUpResult found, Here here, Instant now) {
+        private Step open(Unresolved unresolved, LookUpResult found, Here here, Instant now) {
             return switch (found) {
                 case LookUpResult.Ended(var ran) when ran.status().isSuccess() -> succeeded(unresolved, ran);
                 case LookUpResult.Ended(var ran) -> failed(unresolved, ran, now);
                 case LookUpResult.Running running -> running(unresolved, running, now);
                 case LookUpResult.Unanswered(var isOver) -> unanswered(unresolved, isOver, here.listing(), now);
-                case LookUpResult.Absent() when unresolved.symptom() == Symptom.UNCONFIRMED -> notStored(unresolved);
+                case LookUpResult.Absent() when unresolved.is(Symptom.UNCONFIRMED) -> notStored(unresolved);
                 case LookUpResult.Absent() -> absent(unresolved, here.listing(), now);
-                case LookUpResult.Silent(Response.Refused refused) when unresolved.isOverdue(now) ->
-                        silent(unresolved.attempt(), refused, unknown(unresolved, "its look-up got HTTP "
-                                + refused.status()));
+                case LookUpResult.Silent(Response.Refused refused) -> silent(unresolved.attempt(), refused,
+                        waited(unresolved, "its look-up got HTTP " + refused.status(), now));
                 case LookUpResult.Silent(var seen) ->
                         silent(unresolved.attempt(), seen, new Step.LookAgain(unresolved.later(now)));
             };
         }
 
-        private Step succeeded(Unresolved.NoEnd unresolved, Response.Ran ran) {
+        private Step succeeded(Unresolved unresolved, Response.Ran ran) {
             var attempt = unresolved.attempt();
             if (attempt.isCurrent()) return new Step.Take(ran, judge.afterLook(attempt, ran));
             if (attempt.isOfLostEdits()) return giveUp(unresolved, new Outcome(RowStatus.UNKNOWN, ran.ref().name()
@@ -9744,16 +9713,19 @@ final class DifyExec implements Runnable {
                             new Step.SendAgain(Attempt.Tries.NONE, false)));
         }
 
-        private Step failed(Unresolved.NoEnd unresolved, Response.Ran ran, Instant now) {
+        private Step failed(Unresolved unresolved, Response.Ran ran, Instant now) {
             var attempt = unresolved.attempt();
-            if (unresolved.symptom() == Symptom.RECHECK) return new Step.SendAgain(attempt.tries(), false);
+            if (unresolved.is(Symptom.RECHECK)) return new Step.SendAgain(attempt.tries(), false);
             if (ran.status() == Response.RunStatus.STOPPED && !unresolved.state().wasStopped()
-                    && unresolved.symptom() != Symptom.TIMED_OUT)
+                    && !unresolved.is(Symptom.TIMED_OUT))
                 return new Step.LookAgain(unresolved.with(unresolved.state().stopped(now)));
             if (attempt.isOfLostEdits()) // not sent again as something that nobody asked for
                 return new Step.Take(ran, new Verdict.Done(new Outcome(RowStatus.FAILED, ran.error())));
             return switch (unresolved.symptom()) {
-                case UNCONFIRMED -> confirmed(unresolved, ran);
+                case UNCONFIRMED -> { // the stream's end has the run's price, which the stored run lacks
+                    var end = unresolved.seen() instanceof Response.Ran seen && !seen.isBare() ? seen : ran;
+                    yield new Step.Judged(end, judge.confirmed(attempt, unresolved.seen(), end));
+                }
                 case INTERRUPTED -> interrupted(ran, new Step.SendAgain(Attempt.Tries.NONE, false));
                 case TIMED_OUT -> new Step.Take(ran,
                         new Verdict.Done(new Outcome(RowStatus.FAILED, "timed out: " + unresolved.why())));
@@ -9765,68 +9737,61 @@ final class DifyExec implements Runnable {
             return new Step.Close("interrupted", ran, "stopped on request", then);
         }
 
-        /// The stream's end has the run's price, which the stored run lacks; a made-up end has nothing.
-        private Step confirmed(Unresolved.NoEnd unresolved, Response.Ran stored) {
-            var seen = unresolved.seen() instanceof Response.Ran ran && !ran.isBare() ? ran : stored;
-            return new Step.Judged(seen, judge.confirmed(unresolved.attempt(), unresolved.seen(), seen));
-        }
-
-        private Step notStored(Unresolved.NoEnd unresolved) {
-            var verdict = judge.notStored(unresolved.attempt(), unresolved.seen());
-            boolean isOpen = verdict instanceof Verdict.LookUp;
-            return new Step.Judged(isOpen ? Response.nothing() : withoutRun(unresolved.seen()), verdict);
-        }
-
         /// There is no run of that id, unless it took steps: those are paid for.
-        private static Response withoutRun(Response seen) {
-            return switch (seen) {
+        private Step notStored(Unresolved unresolved) {
+            var verdict = judge.notStored(unresolved.attempt(), unresolved.seen());
+            return new Step.Judged(verdict instanceof Verdict.LookUp ? Response.nothing() : switch (unresolved.seen()) {
                 case Response.Refused error ->
                         Response.Refused.event(error.status(), error.code(), error.message(), Optional.empty());
-                case Response.Ran ran when ran.isBare() -> Response.nothing();
+                case Response.Ran ran when !ran.isBare() -> ran;
                 case Response.Ran _, Response.Cut _, Response.TooLarge _, Response.NotSent _,
-                        Response.NotUploaded _ -> seen;
-            };
+                        Response.NotUploaded _ -> Response.nothing();
+            }, verdict);
         }
 
-        private Step running(Unresolved.NoEnd unresolved, LookUpResult.Running found, Instant now) {
-            var run = found.ref();
-            var known = unresolved.with(run).started(found.age().map(now::minus), now, limits.timeout());
-            if (found.status() == Response.RunStatus.PAUSED) return giveUp(known, Outcome.PAUSED);
-            if (!known.isOverdue(now)) return new Step.LookAgain(known.with(known.state().later(now, true)));
-            return giveUp(known, new Outcome(RowStatus.UNKNOWN, "run " + run.id() + " is still running "
-                    + Text.seconds(Duration.between(known.start(), now)) + " after its start"));
+        private Step running(Unresolved unresolved, LookUpResult.Running found, Instant now) {
+            var known = unresolved.running(found, now, limits.timeout());
+            return found.status() == Response.RunStatus.PAUSED ? giveUp(known, Outcome.PAUSED)
+                    : waited(known, "run " + found.ref().id() + " is still running "
+                            + Text.seconds(Duration.between(known.start(), now)) + " after its start", now);
         }
 
-        private Step unanswered(Unresolved.NoEnd unresolved, boolean isOver, Release.Listing listing, Instant now) {
-            boolean mayCome = Proof.ofUnanswered(unresolved, isOver, listing) == Proof.WAIT;
-            if (mayCome && !unresolved.isOverdue(now))
-                return new Step.LookAgain(unresolved.with(unresolved.state().later(now, true)));
-            return unknown(unresolved, isOver ? "its run ended without an answer (stopped, or empty)"
-                    : "its message has no answer, which proves nothing" + (listing == Release.Listing.WITHOUT_END
-                            && unresolved.attempt().mode() == Mode.STREAMING ? "; --mode blocking is safer here" : ""));
+        /// A chatflow's message without an answer may still get one, but not if its run is over (1.16), nor if the
+        /// client of a stream has left (1.9).
+        private Step unanswered(Unresolved unresolved, boolean isOver, Release.Listing listing, Instant now) {
+            boolean isLeft = listing == Release.Listing.WITHOUT_END && unresolved.attempt().mode() == Mode.STREAMING;
+            if (isOver) return unknown(unresolved, "its run ended without an answer (stopped, or empty)");
+            var why = "its message has no answer, which proves nothing";
+            return isLeft ? unknown(unresolved, why + SAFER) : waited(unresolved, why, now);
         }
 
-        private Step absent(Unresolved.NoEnd unresolved, Release.Listing listing, Instant now) {
-            return switch (Proof.of(unresolved, listing)) {
-                case SETTLE -> now.isBefore(unresolved.since().plus(limits.settle().of(unresolved.attempt().mode())))
-                        ? new Step.LookAgain(unresolved.with(unresolved.state().later(now, false)))
-                        : notStarted(unresolved);
-                case WAIT -> !unresolved.isOverdue(now) ? new Step.LookAgain(unresolved.later(now))
-                        : unknown(unresolved, Proof.reason(unresolved));
-                case UNKNOWN -> unknown(unresolved, Proof.reason(unresolved));
-            };
+        /// What it proves that no run is found depends on how the server lists its runs. A run with an id exists, unless
+        /// the id was made up.
+        private Step absent(Unresolved unresolved, Release.Listing listing, Instant now) {
+            boolean isStream = unresolved.attempt().mode() == Mode.STREAMING;
+            var known = unresolved.run().filter(run -> !run.isMadeUp());
+            if (known.isPresent())
+                return waited(unresolved, "the server has no run " + known.get().id() + " any more", now);
+            if (!Attempt.Names.isUnique(unresolved.attempt().user()))
+                return unknown(unresolved, "with --user, runs cannot be found by name");
+            if (listing == Release.Listing.FROM_START || listing == Release.Listing.WITHOUT_END)
+                return now.isBefore(unresolved.since().plus(limits.settle(unresolved.attempt().mode())))
+                        ? new Step.LookAgain(unresolved.with(unresolved.state().later(now, false))) : notStarted(unresolved);
+            if (!isStream) return waited(unresolved,
+                    "no run was found within the time limit, and this server lists runs only when they end", now);
+            var why = "this server may not list a stream whose client has left" + SAFER;
+            return listing == Release.Listing.AT_END ? unknown(unresolved, why) : waited(unresolved, why, now);
         }
 
-        /// The request of a call that was killed does not count as a try.
-        private Step notStarted(Unresolved.NoEnd unresolved) {
-            var tries = unresolved.attempt().tries();
-            if (unresolved.attempt().isOfLostEdits())
-                return unknown(unresolved, "no run of this row as edited in the shell was started, and the edits are "
-                        + "gone; set them again and retry the row there");
-            var then = !unresolved.symptom().isOurs() ? new Step.SendAgain(tries, false)
-                    : judge.again(unresolved.attempt(), unresolved.why() + "; no run was started", Optional.empty())
-                            instanceof Verdict.Done(var outcome) ? giveUp(unresolved, outcome)
-                    : new Step.SendAgain(tries.plus(1, 0), false);
+        private Step notStarted(Unresolved unresolved) {
+            var attempt = unresolved.attempt();
+            if (attempt.isOfLostEdits()) return unknown(unresolved, "no run of this row as edited in the shell was "
+                    + "started, and the edits are gone; set them again and retry the row there");
+            Step then = new Step.SendAgain(attempt.tries(), false); // a call that was killed does not count as a try
+            if (unresolved.symptom().isOurs())
+                then = judge.again(attempt, unresolved.why() + "; no run was started", Optional.empty())
+                        instanceof Verdict.Done(var outcome) ? giveUp(unresolved, outcome)
+                        : new Step.SendAgain(attempt.tries().plus(1, 0), false);
             return new Step.Close("not_started", Response.nothing(), unresolved.why(), then);
         }
 
@@ -9838,94 +9803,40 @@ final class DifyExec implements Runnable {
                     : otherwise;
         }
 
-        private Step unknown(Unresolved.NoEnd unresolved, String why) {
+        private Step waited(Unresolved unresolved, String why, Instant now) {
+            return now.isBefore(unresolved.state().deadline()) ? new Step.LookAgain(unresolved.later(now))
+                    : unknown(unresolved, why);
+        }
+
+        private Step unknown(Unresolved unresolved, String why) {
             return giveUp(unresolved, new Outcome(RowStatus.UNKNOWN, unresolved.why() + "; " + why));
         }
 
         /// A row of an earlier call is sent again if that was asked for, whatever its run does.
-        private Step giveUp(Unresolved.NoEnd unresolved, Outcome outcome) {
+        private Step giveUp(Unresolved unresolved, Outcome outcome) {
             var cut = new Response.Cut(unresolved.run(), unresolved.symptom(), unresolved.why());
             return unresolved.symptom().isOurs() || !resendUnknown ? new Step.Judged(cut, new Verdict.Done(outcome))
                     : new Step.Close("resent", cut, outcome.text(), new Step.SendAgain(Attempt.Tries.NONE, true));
         }
 
-        /// The consequence of a look-up; `then` follows it.
         sealed interface Step {
             /// The end is taken from the server's records.
             record Take(Response.Ran ran, Verdict verdict) implements Step {}
-
-            /// The response that was seen decides: an end, a run that is too large, or one that is given up.
             record Judged(Response seen, Verdict verdict) implements Step {}
-
             record LookAgain(Unresolved unresolved) implements Step {}
-
             /// The attempt gets this end in the log.
             record Close(String end, Response seen, String why, Step then) implements Step {}
-
             record Say(String text, Step then) implements Step {}
-
-            /// @param rechecked its earlier attempts were looked up, or paying twice was asked for
+            /// @param rechecked this attempt has no run, or paying twice was asked for
             record SendAgain(Attempt.Tries tries, boolean rechecked) implements Step {}
-
             record Abort(String why) implements Step {}
-
             record Nothing() implements Step {}
-        }
-
-        /// @param stopAsked  this call has asked Dify to stop the run
-        /// @param hasSuccess the row has succeeded
-        record Here(Release.Listing listing, boolean stopAsked, boolean hasSuccess) {}
-
-        /// What it proves that no run is found, by how the server lists its runs.
-        ///
-        /// | listing | blocking | streaming |
-        /// | --- | --- | --- |
-        /// | from the start (1.14 on, or seen) | not started, after `--settle` | not started, after `--settle` |
-        /// | at the end (1.10 and before) | wait, then unknown | unknown at once: a left stream is never listed |
-        /// | not known | wait, then unknown | wait, then unknown |
-        ///
-        /// A chatflow's run is listed as its conversation, from the start. A message without an answer may still get
-        /// one, so it is waited for; not if the run is over (1.16), nor if the client of a stream has left (1.9).
-        ///
-        /// A run with an id exists, unless the id was made up, and is waited for. With a fixed `--user`, no run can be
-        /// found by name: unknown.
-        enum Proof {
-            SETTLE, WAIT, UNKNOWN;
-
-            static Proof of(Unresolved unresolved, Release.Listing listing) {
-                if (unresolved.run().filter(run -> !run.isMadeUp()).isPresent()) return WAIT;
-                if (!Attempt.Names.isUnique(unresolved.attempt().user())) return UNKNOWN;
-                return switch (listing) {
-                    case FROM_START, WITHOUT_END -> SETTLE;
-                    case AT_END -> unresolved.attempt().mode() == Mode.STREAMING ? UNKNOWN : WAIT;
-                    case NOT_KNOWN -> WAIT;
-                };
-            }
-
-            static Proof ofUnanswered(Unresolved unresolved, boolean isOver, Release.Listing listing) {
-                boolean isLeft = listing == Release.Listing.WITHOUT_END
-                        && unresolved.attempt().mode() == Mode.STREAMING;
-                return isOver || isLeft ? UNKNOWN : WAIT;
-            }
-
-            static String reason(Unresolved unresolved) {
-                if (unresolved.run().isPresent())
-                    return "the server has no run " + unresolved.run().get().id() + " any more";
-                if (!unresolved.canBeFound()) return "with --user, runs cannot be found by name";
-                return unresolved.attempt().mode() == Mode.STREAMING
-                        ? "this server may not list a stream whose client has left; --mode blocking is safer here"
-                        : "no run was found within the time limit, and this server lists runs only when they end";
-            }
         }
     }
 
     /// The wait before another attempt: `initial`, then twice as long each time, never over `max`. Up to half of it is
     /// taken off at random, so that rows do not come back together. A longer `Retry-After` wins.
     record Backoff(Duration initial, Duration max, int maxRetries) {
-        boolean allows(Attempt.Tries tries) {
-            return tries.failed() < maxRetries;
-        }
-
         Duration delay(int attempts) {
             double full = Math.min(initial.toMillis() * Math.pow(2, Math.min(attempts, 40)), max.toMillis());
             return Duration.ofMillis((long) (full * (0.5 + ThreadLocalRandom.current().nextDouble() / 2)));
@@ -9937,9 +9848,7 @@ final class DifyExec implements Runnable {
                     .map(asked -> Collections.min(List.of(asked, Pause.LONGEST))).orElse(delay);
         }
 
-        /// A `Retry-After`: no request of the batch is sent before, whichever row got it.
-        ///
-        /// @param isTooLong the call ends
+        /// A `Retry-After`: no request of the batch is sent before. One that is too long ends the call.
         record Pause(Instant until, boolean isTooLong) {
             static final Duration LONGEST = Duration.ofMinutes(10);
 
@@ -9947,7 +9856,6 @@ final class DifyExec implements Runnable {
                 return seen.pause().map(asked -> new Pause(now.plus(asked), asked.compareTo(LONGEST) > 0));
             }
 
-            /// `waiting until 14:02 (Retry-After)`
             String text() {
                 return isTooLong ? "the server asked us to retry after " + Times.local("yyyy-MM-dd HH:mm xxx", until)
                         + "\nhint: run the same command again then"
@@ -10045,8 +9953,7 @@ final class DifyExec implements Runnable {
     static final class Pace {
         /// Dify 1.14 takes 30 ms to the first event of a stream; a run that takes much longer has waited.
         private static final Duration QUEUED = Duration.ofSeconds(1);
-        private static final int GROWN = 4;
-        private static final int MOST_ROUNDS = 10;
+        private static final int GROWN = 4, MOST_ROUNDS = 10;
         private static final int SEVERAL = 2; // one run may wait for another reason: the server has just restarted
         private static final Duration SILENT = Duration.ofSeconds(10);
 
@@ -10074,18 +9981,13 @@ final class DifyExec implements Runnable {
             return busy < places && !now.isBefore(nextStart());
         }
 
-        /// How long a run may be silent before it counts as dead: four times as long as the slowest run that has
-        /// finished, and at least ten seconds.
+        /// How long a run may be silent before it counts as dead.
         Duration patience() {
             return Collections.max(List.of(SILENT, slowest.multipliedBy(GROWN)));
         }
 
         /// How many places are held by runs whose end may never come: half of all at most, so that the remaining rows
-        /// continue after a server's restart. Where there is only one place, a run that was cut off holds it as long as
-        /// the server may still be at work on it.
-        ///
-        /// @param cut   when each of the runs was cut off whose end is not known yet
-        /// @param quiet how many streams have been silent for longer than [#patience]
+        /// continue after a server's restart. A run that was cut off holds the only place for [#patience].
         int held(Collection<Instant> cut, int quiet, Instant now) {
             if (places > 1) return Math.min(cut.size() + quiet, places / 2);
             return cut.stream().anyMatch(since -> now.isBefore(since.plus(patience()))) ? 1 : 0;
@@ -10100,33 +10002,23 @@ final class DifyExec implements Runnable {
             if (atWork.size() > 2 * ceiling) atWork.remove();
         }
 
-        /// The most of the runs that finished last on which the server was at work at once.
         int mostAtWork() {
-            var changes = new TreeMap<Instant, Integer>();
-            for (var span : atWork) {
-                changes.merge(span.from(), 1, Integer::sum);
-                changes.merge(span.to(), -1, Integer::sum);
-            }
-            int most = 0, now = 0;
-            for (int change : changes.values()) most = Math.max(most, now += change);
-            return most;
+            return atWork.stream().mapToInt(run -> (int) atWork.stream().filter(other ->
+                    !other.from().isAfter(run.from()) && other.to().isAfter(run.from())).count()).max().orElse(0);
         }
 
-        /// Nothing starts before.
         void pause(Instant until) {
             if (until.isAfter(pausedUntil)) pausedUntil = until;
         }
 
+        /// A start that came a little late does not delay those after it; missed starts are not caught up.
         void started(Instant now) {
             wait.ifPresent(_ -> nextStart = Instant.MAX); // until its end is seen
-            rate.ifPresent(rate -> nextByRate = after(now, rate.interval()));
-        }
-
-        /// A start that came a little late does not delay those after it; missed starts are not caught up.
-        private Instant after(Instant now, Duration interval) {
-            var soonest = now.plus(interval.multipliedBy(9).dividedBy(10));
-            var planned = nextByRate.equals(Instant.MIN) ? now.plus(interval) : nextByRate.plus(interval);
-            return planned.isBefore(soonest) ? soonest : planned;
+            rate.map(Rate::interval).ifPresent(interval -> {
+                var soonest = now.plus(interval.multipliedBy(9).dividedBy(10));
+                var planned = (nextByRate.equals(Instant.MIN) ? now : nextByRate).plus(interval);
+                nextByRate = planned.isBefore(soonest) ? soonest : planned;
+            });
         }
 
         void ended(Instant now) {
@@ -10134,11 +10026,7 @@ final class DifyExec implements Runnable {
         }
 
         /// A run was refused as too many. The refusals of one round trip count as one cut: the runs that were sent
-        /// before it were counted as running, so each takes itself away.
-        ///
-        /// @param sequence of the run's attempt
-        /// @param running  other runs on the server
-        /// @param last     the sequence of the last attempt that was sent
+        /// before it (`last` was the last) were counted as running, so each takes itself away.
         void refused(long sequence, int running, long last) {
             if (sequence > cutAt) cut(running, last);
             else {
@@ -10148,10 +10036,7 @@ final class DifyExec implements Runnable {
         }
 
         /// A run waited on the server before it started. Several waits, over a second and far longer than the shortest,
-        /// are a queue.
-        ///
-        /// @param running runs on which the server is at work, as far as is known
-        /// @return whether there are fewer places now
+        /// are a queue. Returns whether there are fewer places now.
         boolean waited(Duration time, long sequence, int running, long last) {
             if (time.compareTo(shortestWait) < 0) shortestWait = time;
             boolean isQueued = time.compareTo(QUEUED) > 0 && time.compareTo(shortestWait.multipliedBy(GROWN)) > 0;
@@ -10205,7 +10090,6 @@ final class DifyExec implements Runnable {
             return Collections.max(List.of(nextStart, nextByRate, pausedUntil));
         }
 
-        /// Starts evenly spread: one every `interval`.
         record Rate(Duration interval) {
             static Rate of(String text) {
                 var match = Pattern.compile("(\\d{1,6}(?:\\.\\d{1,3})?)/([smh])").matcher(text.strip());
@@ -10226,7 +10110,7 @@ final class DifyExec implements Runnable {
 
         private final Backoff backoff;
         private int streak = 0, refusals = 0;
-        private boolean probing = false, refusedTooLong = false;
+        private boolean refusedTooLong = false;
         private Instant nextProbe = Instant.MIN, pausedAt = Instant.MAX, pausedUntil = Instant.MIN;
         private Instant silentSince = Instant.MAX, refusedSince = Instant.MAX, failedAt = Instant.MIN;
 
@@ -10239,22 +10123,20 @@ final class DifyExec implements Runnable {
         }
 
         Instant opens() {
-            return probing ? Instant.MAX : nextProbe.isAfter(pausedUntil) ? nextProbe : pausedUntil;
+            return nextProbe.isAfter(pausedUntil) ? nextProbe : pausedUntil;
         }
 
-        /// Nothing goes out before.
         void pause(Instant until) {
             if (until.isAfter(pausedUntil)) pausedUntil = until;
         }
 
         void started() {
-            probing = streak >= STREAK;
+            if (streak >= STREAK) nextProbe = Instant.MAX; // until its answer
         }
 
         /// Runs that were sent before the pause say nothing new: otherwise `-c 64` would wait as long as after 59 probes.
         void failed(Instant now, Instant sent) {
             if (streak >= STREAK && sent.isBefore(pausedAt)) return;
-            probing = false;
             failedAt = now;
             if (streak++ == 0) silentSince = now;
             if (streak == STREAK) pausedAt = now;
@@ -10263,31 +10145,27 @@ final class DifyExec implements Runnable {
         }
 
         void answered() {
-            probing = false;
             streak = 0;
             nextProbe = Instant.MIN;
             silentSince = Instant.MAX;
         }
 
-        /// The server has accepted a run.
         void served() {
             answered();
             refusals = 0;
         }
 
-        /// A run was refused as too many while so many others of ours were running.
         void refused(Instant now, int busy) {
             refusals = busy > 0 ? 0 : refusals + 1;
             if (refusals <= 1) refusedSince = now;
             refusedTooLong |= refusals >= STREAK && refusedSince.plus(REFUSED).isBefore(now);
         }
 
-        /// Why no row starts, in words.
         Optional<String> rest(Instant now) {
             if (now.isBefore(pausedUntil)) return Optional.of("waiting "
                     + Text.seconds(Duration.between(now, pausedUntil)) + " (Retry-After)");
             if (streak < STREAK) return Optional.empty();
-            return Optional.of("no answer, trying again " + (now.isBefore(nextProbe) && !probing
+            return Optional.of("no answer, trying again " + (now.isBefore(nextProbe) && nextProbe.isBefore(Instant.MAX)
                     ? "in " + Text.seconds(Duration.between(now, nextProbe)) : "now"));
         }
 
@@ -10298,31 +10176,32 @@ final class DifyExec implements Runnable {
                 return Optional.of(new Stop(Exit.STOPPED, "the server has not answered for "
                         + Text.seconds(Duration.between(silentSince, now))
                         + "\nhint: run the same command again when it is back"));
-            if (!refusedTooLong) return Optional.empty();
-            return Optional.of(new Stop(Exit.STOPPED, "the server rejects every run with \"too many requests\", though none of "
-                    + "ours is active\nhint: after a crash it does so for ten minutes; run the same command again then"));
+            return !refusedTooLong ? Optional.empty() : Optional.of(new Stop(Exit.STOPPED,
+                    "the server rejects every run with \"too many requests\", though none of ours is active"
+                            + "\nhint: after a crash it does so for ten minutes; with a limit of 1, try --mode blocking"));
         }
     }
 
-    /// Limits that end a call, and how long things may take.
-    record Limits(Ends ends, Duration grace, Duration timeout, Settle settle) {
-        private static final int FIRST = 20;
+    /// Limits that end a call, and how long things may take; null if not set.
+    record Limits(Ceiling maxFailures, Long maxTokens, BigDecimal maxCost, Duration grace, Duration timeout,
+            Duration settle) {
+        private static final int FIRST = 20, PRICED = 10;
         private static final String CONTINUE = "\nhint: the same command continues, with its limit counted from zero";
 
-        /// Limits that end a call early; null if not set.
-        record Ends(Ceiling maxFailures, Long maxTokens, MaxCost maxCost) {
-            static final Ends NONE = new Ends(null, null, null);
+        /// How long an interrupted run is looked for before it counts as not started. Streamed runs may queue.
+        Duration settle(Mode mode) {
+            return settle != null ? settle : Duration.ofSeconds(mode == Mode.STREAMING ? 300 : 30);
         }
 
         Optional<String> tooManyFailed(long failed, long done) {
-            return ends.maxFailures() == null || !ends.maxFailures().isReached(failed, done) ? Optional.empty()
+            return maxFailures == null || !maxFailures.isReached(failed, done) ? Optional.empty()
                     : Optional.of("--max-failures reached: " + Text.count(failed, "row") + " failed"
                             + "\nhint: see why with status, then run or retry");
         }
 
         /// The first rows of a batch without a success failed for one reason, and so would the others.
         Optional<String> allAlike(Map<String, Long> causes, long done) {
-            if (ends.maxFailures() != null || causes.size() != 1) return Optional.empty();
+            if (maxFailures != null || causes.size() != 1) return Optional.empty();
             var cause = causes.entrySet().iterator().next();
             return done < FIRST || cause.getValue() < done ? Optional.empty()
                     : Optional.of("the first " + done + " rows all failed: " + cause.getKey()
@@ -10330,61 +10209,37 @@ final class DifyExec implements Runnable {
         }
 
         Optional<String> usedUp(long tokens, Usage.Spending spent) {
-            if (ends.maxTokens() != null && tokens >= ends.maxTokens())
+            if (maxTokens != null && tokens >= maxTokens)
                 return Optional.of("--max-tokens reached: " + tokens + " tokens used" + CONTINUE);
-            return Optional.ofNullable(ends.maxCost()).flatMap(limit -> limit.reached(spent));
+            if (maxCost == null) return Optional.empty();
+            if (spent.prices.isEmpty()) return spent.unpriced < PRICED ? Optional.empty()
+                    : Optional.of("--max-cost does not work here: Dify reports no prices for this app's runs"
+                            + "\nhint: use --max-tokens");
+            var paid = new TreeMap<>(spent.prices);
+            paid.values().removeIf(price -> price.signum() == 0); // of models without a price, in any currency
+            var currencies = Text.text(String.join(" and ", paid.keySet()), 40);
+            if (paid.size() > 1) return Optional.of("--max-cost counts one currency, but Dify reports prices in "
+                    + currencies + "\nhint: use --max-tokens");
+            var total = paid.values().stream().findFirst().orElse(BigDecimal.ZERO);
+            return total.compareTo(maxCost) < 0 ? Optional.empty() : Optional.of("--max-cost reached: "
+                    + (total.stripTrailingZeros().toPlainString() + " " + currencies).strip() + " spent" + CONTINUE);
         }
 
-        /// Why the batch cannot continue in a mode that reports no prices.
+        /// An amount of money, in the currency that Dify reports.
+        static BigDecimal amount(String text) {
+            if (!text.strip().matches("\\d{1,12}(\\.\\d{1,12})?") || new BigDecimal(text.strip()).signum() == 0)
+                throw new TypeConversionException("not an amount above zero (like 5 or 0.5)");
+            return new BigDecimal(text.strip());
+        }
+
         Optional<String> costUnseen(Mode mode) {
-            return ends.maxCost() == null || mode != Mode.BLOCKING ? Optional.empty()
+            return maxCost == null || mode != Mode.BLOCKING ? Optional.empty()
                     : Optional.of("--max-cost does not work here: this server refuses streams, and only streams "
                             + "report prices\nhint: use --max-tokens");
         }
 
-        /// A run that was asked to stop may take a moment; one that cannot be asked gets one look.
-        Duration afterTimeout(Optional<RunRef> run) {
-            return run.filter(ref -> !ref.task().isEmpty()).isPresent() ? Duration.ofSeconds(30) : Duration.ZERO;
-        }
-
-        /// A limit of money for one call: `5` in the currency that Dify reports, `USD 5` in no other. Runs that are on
-        /// their way when it is reached finish, so the total can exceed it.
-        ///
-        /// @param currency empty where none is named
-        record MaxCost(BigDecimal amount, String currency) {
-            private static final int ENOUGH = 10; // runs, among them one that would have had a price
-
-            Optional<String> reached(Usage.Spending spent) {
-                var paid = new TreeMap<>(spent.prices()); // models without a price report 0, in any currency
-                paid.values().removeIf(price -> price.signum() == 0);
-                paid.remove("");
-                var currencies = paid.keySet();
-                var reported = Text.text(String.join(" and ", currencies), 40);
-                if (!currency.isEmpty() && currencies.stream().anyMatch(other -> !other.equals(currency)))
-                    return Optional.of("--max-cost is in " + currency + ", but Dify reports prices in " + reported
-                            + "\nhint: give the amount in that currency");
-                if (currencies.size() > 1) return Optional.of("--max-cost counts one currency, but Dify reports prices "
-                        + "in " + reported + "\nhint: use --max-tokens");
-                if (spent.prices().isEmpty() && spent.unpriced() >= ENOUGH) return Optional.of("--max-cost does not work here: Dify reports no prices for "
-                        + "this app's runs\nhint: use --max-tokens");
-                var total = spent.prices().values().stream().reduce(BigDecimal.ZERO, BigDecimal::add);
-                return total.compareTo(amount) < 0 ? Optional.empty() : Optional.of("--max-cost reached: "
-                        + total.stripTrailingZeros().toPlainString() + (reported.isEmpty() ? "" : " " + reported)
-                        + " spent" + CONTINUE);
-            }
-
-            static MaxCost of(String text) {
-                var match = Pattern.compile("(?:([A-Za-z]{3}) ?)?(\\d{1,12}(?:\\.\\d{1,12})?)").matcher(text.strip());
-                if (!match.matches() || new BigDecimal(match.group(2)).signum() == 0)
-                    throw new TypeConversionException("not an amount above zero (like 5, 0.5 or \"USD 5\")");
-                var currency = match.group(1) == null ? "" : match.group(1).toUpperCase(Locale.ROOT);
-                return new MaxCost(new BigDecimal(match.group(2)), currency);
-            }
-        }
-
         /// A number of rows (`20`), or a share (`5%`) of those that have ended.
         record Ceiling(long count, double share) {
-            /// More than the share, but all of them are 100 %.
             boolean isReached(long failed, long ended) {
                 return count > 0 ? failed >= count : ended >= 20 && (failed > share * ended || failed == ended);
             }
@@ -10396,15 +10251,6 @@ final class DifyExec implements Runnable {
                 if (number < 1 || !match.group(2).isEmpty() && number > 100)
                     throw new TypeConversionException("not a number of rows (20), a share (5%) or off");
                 return match.group(2).isEmpty() ? new Ceiling(number, 1) : new Ceiling(0, number / 100.0);
-            }
-        }
-
-        /// How long an interrupted run is looked for before it counts as not started. Streamed runs may queue.
-        record Settle(Duration blocking, Duration streaming) {
-            static final Settle DEFAULT = new Settle(Duration.ofSeconds(30), Duration.ofSeconds(300));
-
-            Duration of(Mode mode) {
-                return mode == Mode.STREAMING ? streaming : blocking;
             }
         }
     }
@@ -10419,17 +10265,15 @@ final class DifyExec implements Runnable {
         private final Set<String> sentElsewhere = new HashSet<>();
         private Mode mode;
         private Release.Listing listing;
-        private int refusedStreams = 0, refusedAlone = 0;
+        private int refusedStreams = 0;
         private boolean mayStream; // though nobody asked for it
 
-        /// @param earlier the mode that an earlier call of this batch changed to
         ModePolicy(Mode asked, Optional<Mode> earlier, AppKind app, String version) {
             this.mayStream = asked == Mode.AUTO;
             this.app = app;
             this.mode = earlier.filter(_ -> mayStream && app == AppKind.WORKFLOW).orElse(app.first(asked));
-            var release = Release.of(version);
-            this.listing = release.listing(app);
-            this.holdsRefused = release.holdsRefused();
+            this.listing = Release.of(version).listing(app);
+            this.holdsRefused = Release.of(version).holdsRefused();
         }
 
         Mode mode() {
@@ -10446,17 +10290,13 @@ final class DifyExec implements Runnable {
             if (Release.of(version).listing(app) != listing) sentElsewhere.add(user);
         }
 
-        /// A server that lists a running run lists from the start, unless it is known to do otherwise: up to 1.10, the
-        /// run's listener may have given up, or it was just stopped.
+        /// A server that lists a running run lists from the start. Not up to 1.10: the run's listener may have given up.
         void listsRunning(Unresolved unresolved) {
             if (unresolved.run().isEmpty() && listing == Release.Listing.NOT_KNOWN)
                 listing = Release.Listing.FROM_START;
         }
 
-        /// Returns a sentence if the mode changes.
-        ///
-        /// @param busy how many other runs of ours hold a place on the server
-        Optional<String> seen(Attempt attempt, Response seen, Duration took, int busy) {
+        Optional<String> seen(Response seen, Duration took) {
             if (mayStream && mode == Mode.BLOCKING && isProxyCut(seen, took)) {
                 mode = Mode.STREAMING;
                 return Optional.of("A proxy cut a run off after " + Text.seconds(took)
@@ -10464,22 +10304,11 @@ final class DifyExec implements Runnable {
             }
             if (seen instanceof Response.Refused refused && refused.inStream() && refused.run().isEmpty())
                 refusedStreams++;
-            if (attempt.mode() == Mode.STREAMING) refusedAlone = busy == 0
-                    && seen instanceof Response.Refused refused && refused.isTooMany() ? refusedAlone + 1 : 0;
-            if (mode == Mode.STREAMING && holdsRefused && refusedStreams >= REFUSED_STREAMS)
-                return toBlocking("rows were refused inside their streams, each holding a connection of the server for "
-                        + "5 minutes");
-            if (mode == Mode.STREAMING && refusedAlone >= REFUSED_STREAMS)
-                return toBlocking("streams in a row were refused as too many though no other run of ours was active "
-                        + "(with a limit of 1, Dify 1.14 and later refuse every stream)");
-            return Optional.empty();
-        }
-
-        /// For the rest of the call, even if streams were asked for: they would never be accepted.
-        private Optional<String> toBlocking(String why) {
+            if (mode != Mode.STREAMING || !holdsRefused || refusedStreams < REFUSED_STREAMS) return Optional.empty();
             mode = Mode.BLOCKING;
-            mayStream = false;
-            return Optional.of(REFUSED_STREAMS + " " + why + "; continuing in blocking mode.");
+            mayStream = false; // for the rest of the call, even if streams were asked for
+            return Optional.of(REFUSED_STREAMS + " rows were refused inside their streams, each holding a connection of "
+                    + "the server for 5 minutes; continuing in blocking mode.");
         }
 
         private static boolean isProxyCut(Response seen, Duration took) {
@@ -10489,37 +10318,29 @@ final class DifyExec implements Runnable {
                 case Response.Ran _, Response.TooLarge _, Response.NotSent _, Response.NotUploaded _ -> false;
             };
         }
-
     }
 
-    /// What no answer of a Dify shows, by its `X-Version`: this table is the one place that knows. All else is decided by
-    /// the answers. A version newer than those that were tested (1.9.2, 1.14.2, 1.16.0, 1.16.1) does as the newest of
-    /// them, and of the two newest, the rules for looking up are the more cautious ones: they are the same. Of an unknown
-    /// one the more cautious is assumed.
+    /// What no answer of a Dify shows, by its `X-Version`: this table is the one place that knows. A version newer than
+    /// those that were tested counts as the newest, and an unknown one as the most cautious.
     ///
-    /// @param from         the first version that does so
     /// @param holdsRefused a row that is refused in its stream keeps its connection for 300 s
-    record Release(ModuleDescriptor.Version from, Listing listing, boolean holdsRefused) {
+    record Release(String from, Listing listing, boolean holdsRefused) {
         private static final Pattern SHAPE = Pattern.compile("\\d{1,4}\\.\\d{1,4}(\\.\\d{1,4})?");
         static final String NEWEST = "1.16.1";
-        private static final Release UNKNOWN = from("1.11", Listing.NOT_KNOWN, true);
+        private static final Release UNKNOWN = new Release("1.11", Listing.NOT_KNOWN, true);
         private static final List<Release> NEWEST_FIRST = List.of(
-                from("1.16", Listing.FROM_START, false),
-                from("1.14", Listing.FROM_START, true),
+                new Release("1.16", Listing.FROM_START, false),
+                new Release("1.14", Listing.FROM_START, true),
                 UNKNOWN,
-                from("0", Listing.AT_END, false));
+                new Release("0", Listing.AT_END, false));
 
         /// When a server lists a run: in its log, or among the conversations. `WITHOUT_END`: from its start, but never
         /// the end of a stream whose client has left.
         enum Listing { FROM_START, WITHOUT_END, AT_END, NOT_KNOWN }
 
-        private static Release from(String version, Listing listing, boolean holdsRefused) {
-            return new Release(ModuleDescriptor.Version.parse(version), listing, holdsRefused);
-        }
-
         static Release of(String version) {
-            return parsed(version).flatMap(known -> NEWEST_FIRST.stream()
-                    .filter(release -> known.compareTo(release.from) >= 0).findFirst()).orElse(UNKNOWN);
+            return parsed(version).flatMap(known -> NEWEST_FIRST.stream().filter(release ->
+                    known.compareTo(ModuleDescriptor.Version.parse(release.from)) >= 0).findFirst()).orElse(UNKNOWN);
         }
 
         private static Optional<ModuleDescriptor.Version> parsed(String version) {
@@ -10527,7 +10348,6 @@ final class DifyExec implements Runnable {
             return match.lookingAt() ? Optional.of(ModuleDescriptor.Version.parse(match.group())) : Optional.empty();
         }
 
-        /// For a version that nobody has tested.
         static Optional<String> note(String version) {
             return parsed(version).filter(known -> known.compareTo(ModuleDescriptor.Version.parse(NEWEST)) > 0)
                     .map(_ -> "Note: Dify " + Text.text(version, 20) + " is newer than " + NEWEST
@@ -10542,10 +10362,8 @@ final class DifyExec implements Runnable {
 
     // ── Data ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// One row of the input. `index` counts from 0, `line` is the line of the file it begins in.
-    ///
-    /// @param cells    the hash of `inputs`
-    /// @param isEdited the shell has changed the inputs, and the CSV does not have the changes
+    /// One row of the input. `index` counts from 0, `line` is the line of the file it begins in, `cells` the hash of
+    /// `inputs`. If it is edited, the CSV does not have the changes that the shell made.
     record Row(int index, long line, String id, Map<String, String> inputs, long cells, boolean isEdited) {
         Row {
             if (id.isBlank()) throw new IllegalArgumentException("a row needs an id");
@@ -10562,27 +10380,23 @@ final class DifyExec implements Runnable {
             return changed.equals(inputs) ? this : new Row(index, line, id, changed, Cells.of(changed), true);
         }
 
-        /// 16 hex digits that change with any cell or column name.
         String hash() {
             return Cells.hash(cells);
         }
     }
 
-    /// One request for one row, found again on the server by its `user`. `cells` is the hash of its inputs.
-    ///
-    /// @param isEdited the shell had changed the row's inputs, and the CSV does not have the changes
+    /// One request for one row, found again on the server by its `user`. `sequence` is 0 for one of an earlier call, and
+    /// `cells` is the hash of what was sent.
     record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String cells, Instant at,
             boolean isEdited) {
         Attempt with(Row row, Tries tries) {
             return new Attempt(sequence, row, tries, user, mode, cells, at, isEdited);
         }
 
-        /// An attempt of an earlier call was before now, even if the clock was set back or is another machine's.
         Attempt before(Instant now) {
             return at.isAfter(now) ? new Attempt(sequence, row, tries, user, mode, cells, now, isEdited) : this;
         }
 
-        /// Of an earlier call: this one only looks its run up.
         boolean isEarlier() {
             return sequence == 0;
         }
@@ -10590,11 +10404,9 @@ final class DifyExec implements Runnable {
         /// Nobody saw the end of an earlier call's run, so Dify's own time counts.
         Duration took(Response seen, Instant now) {
             return isEarlier() && seen instanceof Response.Ran ran
-                    ? Duration.ofMillis((long) (ran.usage().seconds() * 1000))
-                    : Duration.between(at, now);
+                    ? Duration.ofMillis((long) (ran.usage().seconds() * 1000)) : Duration.between(at, now);
         }
 
-        /// The row has not changed since.
         boolean isCurrent() {
             return cells.equals(row.hash());
         }
@@ -10604,9 +10416,8 @@ final class DifyExec implements Runnable {
             return isEdited && !isCurrent();
         }
 
-        /// The tries of a row in this call. Only `failed` counts against `MAX_RETRIES`.
-        ///
-        /// @param earlier retries of earlier calls, which are part of `retry_count` only
+        /// The tries of a row in this call. Only `failed` counts against `MAX_RETRIES`; the retries of earlier calls are
+        /// part of `retry_count` only.
         record Tries(int failed, int throttled, int earlier) {
             static final Tries NONE = new Tries(0, 0, 0);
 
@@ -10623,26 +10434,22 @@ final class DifyExec implements Runnable {
         static final class Names {
             private static final Pattern UNIQUE = Pattern.compile("difyexec-[0-9a-f]{16}-\\d+");
 
-            private final String fixed, prefix;
+            private final String fixed, prefix = "difyexec-%016x-".formatted(new SecureRandom().nextLong());
             private long count = 0;
-
-            record Name(long sequence, String user) {}
 
             Names(String fixed) {
                 this.fixed = fixed == null ? "" : fixed;
-                this.prefix = "difyexec-%016x-".formatted(new SecureRandom().nextLong());
             }
 
-            Name next() {
+            String next() {
                 count++;
-                return new Name(count, fixed.isEmpty() ? prefix + count : fixed);
+                return fixed.isEmpty() ? prefix + count : fixed;
             }
 
             long count() {
                 return count;
             }
 
-            /// Whether a run found under this name can only be its attempt's.
             static boolean isUnique(String user) {
                 return UNIQUE.matcher(user).matches();
             }
@@ -10662,7 +10469,6 @@ final class DifyExec implements Runnable {
             return !id.isEmpty();
         }
 
-        /// In a sentence.
         String name() {
             return isNamed() ? "run " + Text.id(id) : "a run";
         }
@@ -10677,32 +10483,17 @@ final class DifyExec implements Runnable {
             return Duration.ofMillis(Math.clamp((long) (seconds * 1000), 0, most.toMillis()));
         }
 
-        /// The tokens that runs took, and their cost by currency. A run that was looked up has tokens and no price.
+        /// The tokens that runs took, and their cost by currency. `unpriced` runs took tokens and have no price.
         static final class Spending {
-            private final Map<String, BigDecimal> prices = new TreeMap<>();
-            private long tokens = 0, unpriced = 0;
+            final Map<String, BigDecimal> prices = new TreeMap<>();
+            long tokens = 0, unpriced = 0;
 
-            /// @param price null if none is reported
             void add(long more, BigDecimal price, String currency) {
                 tokens += more;
                 if (price != null) prices.merge(currency, price, BigDecimal::add);
                 else if (more > 0) unpriced++;
             }
 
-            long tokens() {
-                return tokens;
-            }
-
-            /// How many runs took tokens and have no price.
-            long unpriced() {
-                return unpriced;
-            }
-
-            Map<String, BigDecimal> prices() {
-                return Collections.unmodifiableMap(prices);
-            }
-
-            /// So many times as much, in round figures.
             Map<String, BigDecimal> times(double factor) {
                 var times = new TreeMap<>(prices);
                 times.replaceAll((_, price) -> price.multiply(BigDecimal.valueOf(factor)).round(new MathContext(3)));
@@ -10711,10 +10502,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The files of a run's outputs after `--save-files`.
-    ///
-    /// @param missing why each other file could not be saved, by its name
-    /// @param took    how long the downloads took, which is not the run's time
+    /// The files of a run's outputs after `--save-files`; `missing` says why others are not there.
     record SavedFiles(List<Path> saved, Map<String, String> missing, Duration took) {
         static final SavedFiles NONE = new SavedFiles(List.of(), Map.of(), Duration.ZERO);
     }
@@ -10728,7 +10516,6 @@ final class DifyExec implements Runnable {
                 return new Refused(status, dify, false, code, message, retryAfter, Optional.empty());
             }
 
-            /// A success that is not what was asked for.
             static Refused unexpected(String why) {
                 return http(200, false, "", why, Optional.empty());
             }
@@ -10753,7 +10540,6 @@ final class DifyExec implements Runnable {
                 return status == 429 || status == 503;
             }
 
-            /// The same request may succeed later.
             boolean isTransient() {
                 return status >= 500 || status == 408 || status == 425 || status == 429;
             }
@@ -10780,11 +10566,9 @@ final class DifyExec implements Runnable {
                 return new Ran(RunRef.NONE, RunStatus.SUCCEEDED, outputs, "", "", usage).with(message, outputs);
             }
 
-            /// A chatflow's that failed.
             static Ran failed(String error) {
                 return new Ran(RunRef.NONE, RunStatus.FAILED, "{}".getBytes(UTF_8),
-                        error.substring(error.startsWith(ChatMessage.FAILED) ? ChatMessage.FAILED.length() : 0), "",
-                        Usage.NONE);
+                        error.replaceFirst("^" + ChatMessage.FAILED, ""), "", Usage.NONE);
             }
 
             @Override
@@ -10817,7 +10601,8 @@ final class DifyExec implements Runnable {
 
             /// How a run may end that was asked to stop. A made-up end says nothing of the stop.
             boolean isStop() {
-                return status.isStopped() && (status == RunStatus.STOPPED || !isBare() || error.startsWith("Aborted:"));
+                return status == RunStatus.STOPPED
+                        || status == RunStatus.FAILED && (!isBare() || error.startsWith("Aborted:"));
             }
 
             /// The same end again, or an error that confirms a failure.
@@ -10836,27 +10621,18 @@ final class DifyExec implements Runnable {
 
         /// A run ended, but there is no memory for what it gave, or that is nested too deeply.
         record TooLarge(Optional<RunRef> run, String why) implements Response {}
-
         /// The request never left: refused connection, unknown host, TLS.
         record NotSent(String why) implements Response {}
 
-        /// A file of the row could not be uploaded, so nothing was started.
-        ///
-        /// @param mayPass the server was away or busy; else this file will not be taken another time either
-        record NotUploaded(String why, boolean mayPass, Optional<Duration> pause) implements Response {
-            NotUploaded(String why, boolean mayPass) {
-                this(why, mayPass, Optional.empty());
-            }
-        }
+        /// A file of the row could not be uploaded, so nothing was started. It `mayPass` if the server was away or busy.
+        record NotUploaded(String why, boolean mayPass, Optional<Duration> pause) implements Response {}
 
-        /// The server's words, or ours.
         String why();
 
         default Optional<RunRef> run() {
             return Optional.empty();
         }
 
-        /// How long the server asks us to wait.
         default Optional<Duration> pause() {
             return Optional.empty();
         }
@@ -10878,9 +10654,7 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// What a chatflow says besides its outputs.
-        ///
-        /// @param tokens that models took for it; 0 if it does not say, and then there is no price either
+        /// What a chatflow says besides its outputs. Without `tokens` there is no price either.
         record ChatMessage(String conversation, String id, long tokens, Optional<BigDecimal> price, String currency) {
             static final ChatMessage NONE = new ChatMessage("", "", 0, Optional.empty(), "");
             /// The beginning of an HTTP 400 about a run that took place and failed; other 400s are of refused inputs.
@@ -10895,7 +10669,6 @@ final class DifyExec implements Runnable {
         enum RunStatus {
             SUCCEEDED, PARTIAL, FAILED, STOPPED, PAUSED, RUNNING;
 
-            /// By Dify's word for it.
             static Optional<RunStatus> of(String word) {
                 var name = word.equals("partial-succeeded") ? "partial" : word.equals("scheduled") ? "running" : word;
                 return Stream.of(values()).filter(status -> status.word().equals(name)).findFirst();
@@ -10908,72 +10681,54 @@ final class DifyExec implements Runnable {
             boolean isSuccess() {
                 return this == SUCCEEDED || this == PARTIAL;
             }
-
-            /// How a run may end that was asked to stop.
-            boolean isStopped() {
-                return this == STOPPED || this == FAILED;
-            }
         }
     }
 
-    /// Why a run's end is not known.
+    /// Why an attempt is looked up.
     enum Symptom {
-        SERVER_ERROR("Dify answered with a server error"),
-        GATEWAY("a proxy answered in Dify's place"),
-        NO_ANSWER("the connection was lost before an answer"),
-        CUT("the answer broke off"),
-        STREAM_ERROR("the stream reported an error without a run"),
-        CONTRADICTED("the stream contradicts itself"),
-        UNCONFIRMED("the run was reported as failed"),
-        SILENCE("no event came"),
-        TIMED_OUT("the time limit passed"),
-        STOPPED("the run was stopped, not by us"),
+        // this call did not see the end of its run
+        SERVER_ERROR, GATEWAY, NO_ANSWER, CUT, STREAM_ERROR, CONTRADICTED, UNCONFIRMED, SILENCE, TIMED_OUT, STOPPED,
+        // nor did an earlier call
         CRASH("difyexec was killed during the run"),
         INTERRUPTED("difyexec was interrupted and stopped the run"),
         LOST_RESULT("its result is missing from the results file"),
-        RECHECK("an earlier request counted as not started");
+        RECHECK("an earlier request counted as not started"),
+        /// A stream has been silent for a while: its run may have ended.
+        QUIET,
+        /// It counted as not started, and is asked about before its row is sent again (`RESEND`) and at the end of a
+        /// call (`LATE`).
+        RESEND, LATE;
 
         final String text;
 
-        Symptom(String text) {
-            this.text = text;
+        Symptom(String... text) {
+            this.text = String.join("", text);
         }
 
-        /// Seen by this call, whose run may still be active; not found in the log of an earlier call.
+        /// Seen by this call, whose run may still be active.
         boolean isOurs() {
-            return this != CRASH && this != INTERRUPTED && this != LOST_RESULT && this != RECHECK;
+            return compareTo(CRASH) < 0;
         }
     }
 
     /// The decision about a response.
     sealed interface Verdict {
         record Done(Outcome outcome) implements Verdict {}
-
         record Again(Duration after, String why) implements Verdict {}
-
         /// Refused as too many at once: not the row's fault.
         record Throttled(Duration after, String why) implements Verdict {}
-
         /// The server was not reached: not the row's fault either.
         record Unreached(Duration after, String why) implements Verdict {}
-
         record LookUp(Symptom symptom, String why) implements Verdict {}
-
         record StopBatch(String why) implements Verdict {}
     }
 
     /// How a row ended, with its cause if it did not succeed.
-    ///
-    /// @param firewall it was refused by something in front of the server, whatever the row
-    record Outcome(RowStatus status, String text, boolean firewall) {
+    record Outcome(RowStatus status, String text) {
         static final Outcome SUCCEEDED = new Outcome(RowStatus.SUCCEEDED, "");
         /// Succeeded with failures that the workflow handled itself.
         static final Outcome PARTIAL = new Outcome(RowStatus.PARTIAL, "");
         static final Outcome PAUSED = new Outcome(RowStatus.PAUSED, "waits for a human");
-
-        Outcome(RowStatus status, String text) {
-            this(status, text, false);
-        }
     }
 
     /// One of the five outcomes, or none yet.
@@ -10987,7 +10742,6 @@ final class DifyExec implements Runnable {
             return this == SUCCEEDED || this == PARTIAL;
         }
 
-        /// In `.retry`.
         boolean isOnRetryList() {
             return this == FAILED || this == PAUSED || this == UNKNOWN;
         }
@@ -10996,7 +10750,6 @@ final class DifyExec implements Runnable {
             return name().toLowerCase(Locale.ROOT);
         }
 
-        /// `18 succeeded, 1 partial, 1 failed`
         static String counts(ToLongFunction<RowStatus> count, BiFunction<RowStatus, String, String> painted) {
             return Stream.of(values()).filter(status -> count.applyAsLong(status) > 0)
                     .map(status -> painted.apply(status, count.applyAsLong(status) + " " + status.word()))
@@ -11008,132 +10761,77 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// An attempt whose outcome must be looked up on the server.
-    sealed interface Unresolved {
-        Attempt attempt();
-
-        /// When it is looked up next.
-        Instant due();
-
-        /// Unknown runs are looked for by their attempt's name.
-        default Optional<RunRef> run() {
-            return Optional.empty();
+    /// An attempt whose outcome must be looked up on the server. If an unconfirmed failure was seen, it holds if nothing
+    /// else is found. `--settle` counts from `since`.
+    record Unresolved(Attempt attempt, Response seen, Symptom symptom, String why, Instant since, LookUpState state) {
+        Unresolved(Attempt attempt, Response seen, Symptom symptom, String why, Instant since, Instant deadline) {
+            this(attempt, seen, symptom, why, since,
+                    new LookUpState(since, 0, Optional.empty(), deadline, false, symptom.isOurs()));
         }
 
-        /// When the run started, as far as is known: not before it was sent.
-        default Instant start() {
-            return attempt().at();
+        /// An attempt whose row is looked up without a wait for its run.
+        static Unresolved brief(Attempt attempt, Symptom symptom, Optional<RunRef> run, Instant due) {
+            return new Unresolved(attempt, new Response.Cut(run, symptom, ""), symptom, "", due, Instant.MAX);
         }
 
-        /// By its id, or by a name that no other attempt has.
-        default boolean canBeFound() {
-            return run().isPresent() || Attempt.Names.isUnique(attempt().user());
+        /// Its run exists after all, and is waited for.
+        Unresolved turnedUp(Instant deadline) {
+            return new Unresolved(attempt, seen, Symptom.RECHECK, Symptom.RECHECK.text, since, deadline);
         }
 
-        default boolean is(Symptom symptom) {
-            return this instanceof NoEnd open && open.symptom() == symptom;
+        Optional<RunRef> run() {
+            return seen.run();
+        }
+
+        Instant start() {
+            return state.runStart().orElse(attempt.at());
+        }
+
+        Instant due() {
+            return state.due();
+        }
+
+        boolean is(Symptom symptom) {
+            return this.symptom == symptom;
         }
 
         /// A run over its time is stopped before it is looked for.
-        default boolean stopsFirst() {
-            return this instanceof NoEnd open && open.symptom() == Symptom.TIMED_OUT && open.state().looks() == 0
+        boolean stopsFirst() {
+            return symptom == Symptom.TIMED_OUT && state.looks() == 0
                     && run().filter(ref -> !ref.task().isEmpty()).isPresent();
         }
 
-        /// A stream has been silent for a while: its run may have ended.
-        record QuietStream(Attempt attempt, Optional<RunRef> run, Instant start, Instant due) implements Unresolved {}
-
-        /// Asked before a row is sent again, with the tries of `attempt`: whether that one, which counted as not
-        /// started, has a run after all. The row's `others` come after it.
-        record Recheck(Attempt attempt, List<Attempt> others, Instant due, int looks) implements Unresolved {
-            static Recheck of(List<Attempt> attempts, Attempt.Tries tries, Instant due) {
-                var first = attempts.getFirst();
-                return new Recheck(first.with(first.row(), tries), attempts.subList(1, attempts.size()), due, 0);
-            }
-
-            Recheck later(Instant now) {
-                return new Recheck(attempt, others, now.plus(LookUpState.pause(looks)), looks + 1);
-            }
-
-            NoEnd turnedUp(Instant deadline) {
-                return new NoEnd(attempt, Response.nothing(), Symptom.RECHECK, Symptom.RECHECK.text, due,
-                        LookUpState.first(Symptom.RECHECK, due, deadline));
-            }
+        Unresolved with(LookUpState state) {
+            return new Unresolved(attempt, seen, symptom, why, since, state);
         }
 
-        /// Asked at the end of a call: whether an attempt that counted as not started has a run after all.
-        record Late(Attempt attempt, Instant due) implements Unresolved {}
-
-        /// No end of the run was seen.
-        ///
-        /// @param seen  what was seen instead: an unconfirmed failure holds if nothing else is found
-        /// @param since `--settle` counts from here
-        record NoEnd(Attempt attempt, Response seen, Symptom symptom, String why, Instant since, LookUpState state)
-                implements Unresolved {
-            @Override
-            public Optional<RunRef> run() {
-                return seen.run();
-            }
-
-            @Override
-            public Instant start() {
-                return state.runStart().orElse(attempt.at());
-            }
-
-            @Override
-            public Instant due() {
-                return state.due();
-            }
-
-            boolean isOverdue(Instant now) {
-                return !now.isBefore(state.deadline());
-            }
-
-            NoEnd with(LookUpState state) {
-                return new NoEnd(attempt, seen, symptom, why, since, state);
-            }
-
-            NoEnd with(RunRef found) {
-                var known = run().isPresent() ? seen : new Response.Cut(Optional.of(found), symptom, why);
-                return new NoEnd(attempt, known, symptom, why, since, state);
-            }
-
-            NoEnd later(Instant now) {
-                return with(state.later(now, state.holdsPlace()));
-            }
-
-            /// Of an earlier call: all times are shifted if its attempt seems to lie ahead.
-            NoEnd before(Instant now) {
-                var ahead = Duration.between(now, attempt.at());
-                return ahead.isPositive() ? new NoEnd(attempt.before(now), seen, symptom, why, since.minus(ahead),
-                        state.started(state.runStart(), state.deadline().minus(ahead))) : this;
-            }
-
-            /// The time of a run counts from its own start once a look-up reports it: its request may have waited. The
-            /// server's clock may be wrong; the run started after it was sent, and before it was seen to run.
-            NoEnd started(Optional<Instant> reported, Instant now, Duration timeout) {
-                if (reported.isEmpty() || state.runStart().isPresent()) return this;
-                var start = reported.get().isBefore(attempt.at()) ? attempt.at()
-                        : reported.get().isAfter(now) ? now : reported.get();
-                var end = start.plus(timeout);
-                boolean isStopping = symptom == Symptom.TIMED_OUT && end.isBefore(state.deadline());
-                return with(state.started(Optional.of(start), isStopping ? state.deadline() : end));
-            }
+        Unresolved later(Instant now) {
+            return with(state.later(now, state.holdsPlace()));
         }
 
-        /// How far the look-ups of a run have come.
-        ///
-        /// @param runStart   as the server reports it
-        /// @param deadline   how long a running run is waited for
-        /// @param wasStopped the last look-up said so
-        /// @param holdsPlace the run may hold a place on the server
+        /// Of an earlier call: all times are shifted if its attempt seems to lie ahead.
+        Unresolved before(Instant now) {
+            var ahead = Duration.between(now, attempt.at());
+            return ahead.isPositive() ? new Unresolved(attempt.before(now), seen, symptom, why, since.minus(ahead),
+                    state.started(state.runStart(), state.deadline().minus(ahead))) : this;
+        }
+
+        /// Its run has been seen to run. The time of a run counts from its own start: its request may have waited. The
+        /// server's clock may be wrong; the run started after it was sent, and before it was seen.
+        Unresolved running(LookUpResult.Running found, Instant now, Duration timeout) {
+            var known = run().isPresent() ? seen : new Response.Cut(Optional.of(found.ref()), symptom, why);
+            var start = state.runStart().or(() -> found.age().map(now::minus).map(reported ->
+                    reported.isBefore(attempt.at()) ? attempt.at() : reported.isAfter(now) ? now : reported));
+            var deadline = start.map(from -> from.plus(timeout)) // a run that was stopped gets a moment to end
+                    .filter(end -> symptom != Symptom.TIMED_OUT || end.isAfter(state.deadline()));
+            return new Unresolved(attempt, known, symptom, why, since, new LookUpState(state.due(), state.looks(), start,
+                    deadline.orElse(state.deadline()), state.wasStopped(), true));
+        }
+
+        /// How far the look-ups of a run have come. The server says when it started and may say that it was stopped; a
+        /// running one is waited for until the deadline, and may hold a place there.
         record LookUpState(Instant due, int looks, Optional<Instant> runStart, Instant deadline, boolean wasStopped,
                 boolean holdsPlace) {
-            /// Before the first look-up.
-            static LookUpState first(Symptom symptom, Instant due, Instant deadline) {
-                return new LookUpState(due, 0, Optional.empty(), deadline, false, symptom.isOurs());
-            }
-
             LookUpState at(Instant due) {
                 return new LookUpState(due, looks, runStart, deadline, wasStopped, holdsPlace);
             }
@@ -11142,9 +10840,9 @@ final class DifyExec implements Runnable {
                 return new LookUpState(due, looks, runStart, deadline, wasStopped, holdsPlace);
             }
 
-            /// After a pause, which does not lead past the deadline.
+            /// After a pause, which grows from 0.5 s to 15 s and does not lead past the deadline.
             LookUpState later(Instant now, boolean holdsPlace) {
-                var next = now.plus(pause(looks));
+                var next = now.plusMillis(Math.min(15_000, (long) (500 * Math.pow(1.5, looks))));
                 return new LookUpState(now.isBefore(deadline) && next.isAfter(deadline) ? deadline : next, looks + 1,
                         runStart, deadline, wasStopped, holdsPlace);
             }
@@ -11152,11 +10850,6 @@ final class DifyExec implements Runnable {
             /// Dify may report `stopped` a moment before a run's real end.
             LookUpState stopped(Instant now) {
                 return new LookUpState(now.plusSeconds(2), looks + 1, runStart, deadline, true, false);
-            }
-
-            /// Pauses between look-ups grow from 0.5 s to 15 s.
-            static Duration pause(int looks) {
-                return Duration.ofMillis(Math.min(15_000, (long) (500 * Math.pow(1.5, looks))));
             }
         }
     }
@@ -11167,23 +10860,15 @@ final class DifyExec implements Runnable {
         LookUpResult FOREIGN = new Silent(Response.Refused.unexpected("the run is of another request"));
 
         record Ended(Response.Ran ran) implements LookUpResult {}
-
-        /// Not ended; also paused.
-        ///
-        /// @param age since its start, by the server's own clock
+        /// Not ended; also paused. Its `age` is by the server's own clock.
         record Running(RunRef ref, Response.RunStatus status, Optional<Duration> age) implements LookUpResult {}
-
-        /// A chatflow's message without an answer. It says no more about its run.
-        ///
-        /// @param isOver the run has ended
+        /// A chatflow's message without an answer. It says no more about its run than whether that is over.
         record Unanswered(boolean isOver) implements LookUpResult {}
-
         /// There is no such run: Dify said so, or listed all runs of the attempt, and there are none.
         record Absent() implements LookUpResult {}
 
         /// The look-up failed: no answer, or one from which nothing follows.
         record Silent(Response seen) implements LookUpResult {
-            /// The server does answer.
             boolean isAnswer() {
                 return seen instanceof Response.TooLarge
                         || seen instanceof Response.Refused refused && !refused.isTransient();
@@ -11198,12 +10883,8 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// A run of the attempt has been found, whether or not its id is known.
         default boolean isThere() {
-            return switch (this) {
-                case Ended _, Running _, Unanswered _ -> true;
-                case Absent _, Silent _ -> false;
-            };
+            return !(this instanceof Absent || this instanceof Silent);
         }
 
         default String word() {
@@ -11217,11 +10898,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Why a batch ends before its rows do, and the exit code that says so.
-    ///
-    /// @param why as that of [Unusable]
+    /// Why a batch ends before its rows do, as that of [Unusable], and the exit code that says so.
     record Stop(Exit exit, String why) {
-        /// Without the hint.
         String fact() {
             return Text.text(why.lines().findFirst().orElse(""), 1000);
         }
@@ -11243,17 +10921,12 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The kinds of app whose runs can be looked up.
     enum AppKind {
         WORKFLOW, CHATFLOW;
 
-        /// By the mode that Dify reports; empty for all other kinds.
         static Optional<AppKind> of(String mode) {
-            return switch (mode) {
-                case "workflow" -> Optional.of(WORKFLOW);
-                case "advanced-chat" -> Optional.of(CHATFLOW);
-                default -> Optional.empty();
-            };
+            return mode.equals("workflow") ? Optional.of(WORKFLOW)
+                    : mode.equals("advanced-chat") ? Optional.of(CHATFLOW) : Optional.empty();
         }
 
         /// What *auto* begins with: the blocking answer of a chatflow does not name its run.
@@ -11281,7 +10954,6 @@ final class DifyExec implements Runnable {
             return URI.create(baseUrl + path);
         }
 
-        /// What to do where the address is not that of Dify's API.
         String advice() {
             return baseUrl.getPath().isEmpty() ? "it has no path; set DIFY_API_BASE_URL to " + baseUrl + "/v1"
                     : "check DIFY_API_BASE_URL, it usually ends in /v1";
@@ -11304,29 +10976,20 @@ final class DifyExec implements Runnable {
 
     /// What a worker reports of a run in progress. Names and texts are as the server sends them.
     sealed interface Heard {
+        record Uploaded(String file, String upload) implements Heard {}
         /// The first event of a stream names its run.
         record Began(RunRef run) implements Heard {}
-
-        /// The run has succeeded, and its files are about to be saved. `recorded` completes once the log has its
-        /// id.
-        record Ended(RunRef run, CompletableFuture<Void> recorded) implements Heard {}
-
         /// A stream has been silent for a while after its first event.
         record Quiet(RunRef run) implements Heard {}
-
-        record Uploaded(String file, String upload) implements Heard {}
-
+        /// The run has succeeded, and its files are about to be saved once the log has its id.
+        record Ended(RunRef run, CompletableFuture<Void> recorded) implements Heard {}
         /// Any other event of the stream; a ping is none.
         record OtherEvent() implements Heard {}
 
-        /// The nodes and the text of a stream, for a person who watches.
+        /// For a person who watches.
         sealed interface Live extends Heard {}
-
         record NodeBegan(String title, String type) implements Live {}
-
-        /// `error` is empty where there is none.
         record NodeEnded(String title, String type, String status, double seconds, String error) implements Live {}
-
         record Chunk(String text) implements Live {}
     }
 

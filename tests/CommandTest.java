@@ -857,7 +857,7 @@ class CommandTest extends WholeCommand {
             rows(100);
             dify.rows(dify.paid("0.01", "USD"));
 
-            var call = dify.run("--max-cost", "USD 0.2", "-c", "1", "--mode", "auto");
+            var call = dify.run("--max-cost", "0.2", "-c", "1", "--mode", "auto");
 
             assertTrue(call.err().contains("  tokens: 140, 0.20 USD\n"), call.err());
             assertTrue(call.err().matches("(?s).*\nRemaining 80 rows: about [^,]*, 560 tokens, 0.800 USD\n.*"),
@@ -883,23 +883,17 @@ class CommandTest extends WholeCommand {
             assertEquals(0, dify.run("--max-cost", "2", "-c", "1", "--mode", "streaming").code());
         }
 
-        @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
-                typed | first | then | named
-                EUR 5 | USD   | USD  | EUR
-                5     | USD   | RMB  | RMB and USD
-                """)
-        void endsAtAPriceInAnotherCurrency(String typed, String first, String then, String named) throws IOException {
+        @Test
+        void endsAtAPriceInAnotherCurrency() throws IOException {
             rows(9);
-            dify.rows(dify.paid("0.1", then));
-            dify.row("1", dify.paid("0.1", first));
+            dify.rows(dify.paid("0.1", "RMB"));
+            dify.row("1", dify.paid("0.1", "USD"));
 
-            var call = dify.run("--max-cost", typed, "-c", "1", "--mode", "streaming");
+            var call = dify.run("--max-cost", "5", "-c", "1", "--mode", "streaming");
 
             assertEquals(4, call.code());
-            assertTrue(call.err().contains(named) && call.err().contains("USD") && call.err().contains("\nhint: "),
-                    call.err());
-            assertEquals(first.equals(then) ? 1 : 2, dify.runs());
+            assertTrue(call.err().contains("RMB and USD") && call.err().contains("\nhint: "), call.err());
+            assertEquals(2, dify.runs());
         }
 
         @Test

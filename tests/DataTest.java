@@ -11,7 +11,6 @@ import org.junit.jupiter.params.provider.ValueSource;
 import module java.base;
 
 import static difyexec.DifyExec.*;
-import static difyexec.DifyExec.Limits.Settle;
 import static difyexec.DifyExec.Response.RunStatus;
 import static difyexec.Given.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
@@ -99,9 +98,10 @@ final class DataTest {
 
         @Test
         void streamsSettleLongerThanBlockingRunsUnlessOneTimeIsGiven() {
-            assertEquals(seconds(30), Settle.DEFAULT.of(Mode.BLOCKING));
-            assertEquals(seconds(300), Settle.DEFAULT.of(Mode.STREAMING));
-            assertEquals(seconds(7), new Settle(seconds(7), seconds(7)).of(Mode.STREAMING));
+            var own = new Limits(null, null, null, null, null, null);
+            assertEquals(seconds(30), own.settle(Mode.BLOCKING));
+            assertEquals(seconds(300), own.settle(Mode.STREAMING));
+            assertEquals(seconds(7), new Limits(null, null, null, null, null, seconds(7)).settle(Mode.STREAMING));
         }
 
         @ParameterizedTest
@@ -173,12 +173,14 @@ final class DataTest {
         void theFirstWordOfARunsStartCounts() {
             var unresolved = unresolved(attempt(0, 0), cut(Symptom.CUT), 40);
 
-            var known = unresolved.started(Optional.of(NOON.plusSeconds(3)), NOON.plusSeconds(9), seconds(40))
-                    .started(Optional.of(NOON.plusSeconds(5)), NOON.plusSeconds(9), seconds(40));
+            var known = unresolved;
+            for (int age : new int[] {6, 4})
+                known = known.running((LookUpResult.Running) running("run-1", seconds(age)), NOON.plusSeconds(9), seconds(40));
 
             assertEquals(NOON.plusSeconds(43), known.state().deadline());
             assertEquals(NOON.plusSeconds(3), known.start());
-            assertEquals(unresolved, unresolved.started(Optional.empty(), NOON.plusSeconds(9), seconds(40)));
+            assertEquals(NOON, unresolved.running((LookUpResult.Running) running("run-1"), NOON.plusSeconds(9),
+                    seconds(40)).start());
         }
     }
 

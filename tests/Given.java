@@ -3,7 +3,6 @@ package difyexec;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import difyexec.DifyExec.Limits.Ceiling;
-import difyexec.DifyExec.Limits.MaxCost;
 import difyexec.DifyExec.Pace.Rate;
 
 import module java.base;
@@ -12,7 +11,6 @@ import static difyexec.DifyExec.*;
 import static difyexec.DifyExec.Attempt.Names;
 import static difyexec.DifyExec.Attempt.Tries;
 import static difyexec.DifyExec.Judge.RetryRuns;
-import static difyexec.DifyExec.Limits.Settle;
 import static difyexec.DifyExec.Response.RunStatus;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
@@ -197,14 +195,13 @@ final class Given {
             "Too many requests. Please try again later. The current maximum concurrent requests allowed for app is 2.");
     static final LookUpResult ABSENT = new LookUpResult.Absent();
 
-    static Unresolved.NoEnd noEnd(Attempt attempt, Response seen, Symptom symptom, String why, Instant since,
+    static Unresolved noEnd(Attempt attempt, Response seen, Symptom symptom, String why, Instant since,
             Instant deadline) {
-        return new Unresolved.NoEnd(attempt, seen, symptom, why, since,
-                Unresolved.LookUpState.first(symptom, since, deadline));
+        return new Unresolved(attempt, seen, symptom, why, since, deadline);
     }
 
     /// Of a cut at noon.
-    static Unresolved.NoEnd unresolved(Attempt attempt, Response.Cut cut, long seconds) {
+    static Unresolved unresolved(Attempt attempt, Response.Cut cut, long seconds) {
         return noEnd(attempt, cut, cut.symptom(), cut.why(), NOON, NOON.plusSeconds(seconds));
     }
 
@@ -362,11 +359,11 @@ final class Given {
         Backoff backoff = BACKOFF;
         RetryRuns failedRuns = RetryRuns.TRANSIENT;
         Mode mode = Mode.BLOCKING;
-        Settle settle = Settle.DEFAULT;
+        Duration settle = null;
         Ceiling maxFailures = null;
         Rate rate = null;
         Long maxTokens = null;
-        MaxCost maxCost = null;
+        BigDecimal maxCost = null;
         Duration wait = null, timeout = seconds(300), grace = seconds(20);
         Workflow workflow = this;
         boolean inRealTime = false;
@@ -424,7 +421,7 @@ final class Given {
                     .with(Instant.now(), route.mode(), mode == Mode.AUTO, slots));
             pace = new Pace(slots, wait, rate);
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),
-                    new Limits(new Limits.Ends(maxFailures, maxTokens, maxCost), grace, timeout, settle),
+                    new Limits(maxFailures, maxTokens, maxCost, grace, timeout, settle),
                     pace, route, new Names(user));
             engine = new Engine(wanted, terms, writer, inRealTime ? Engine.Ports.ofProcess(workflow, this)
                     : new Engine.Ports(workflow, this, world.clock, world.mailbox, world));

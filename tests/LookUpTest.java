@@ -1,7 +1,6 @@
 package difyexec;
 
 import difyexec.DifyExec.Limits.Ceiling;
-import difyexec.DifyExec.Limits.MaxCost;
 import difyexec.DifyExec.Pace.Rate;
 import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
@@ -14,7 +13,6 @@ import module java.base;
 
 import static difyexec.DifyExec.*;
 import static difyexec.DifyExec.Judge.RetryRuns;
-import static difyexec.DifyExec.Limits.Settle;
 import static difyexec.DifyExec.Response.RunStatus;
 import static difyexec.Given.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
@@ -848,7 +846,7 @@ final class LookUpTest {
         void aRunThatTurnsUpAfterItsRowWasSentAgainIsReportedAsLate() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-8"));
-            scene.found = unresolved -> unresolved instanceof Unresolved.Late ? ended(succeeded("run-7")) : ABSENT;
+            scene.found = unresolved -> unresolved.is(Symptom.LATE) ? ended(succeeded("run-7")) : ABSENT;
 
             var stop = scene.play();
 
@@ -880,7 +878,7 @@ final class LookUpTest {
         void aRunThatTurnsUpLateAndSucceededIsTakenWhereTheRowHasNoSuccess() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("no such city"));
-            scene.found = unresolved -> unresolved instanceof Unresolved.Late ? ended(succeeded("run-7")) : ABSENT;
+            scene.found = unresolved -> unresolved.is(Symptom.LATE) ? ended(succeeded("run-7")) : ABSENT;
 
             scene.play();
 
@@ -894,7 +892,7 @@ final class LookUpTest {
             scene.backoff = new Backoff(Duration.ZERO, Duration.ZERO, 2);
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), cut(Symptom.NO_ANSWER),
                     failed("no such city"));
-            scene.found = unresolved -> unresolved instanceof Unresolved.Late
+            scene.found = unresolved -> unresolved.is(Symptom.LATE)
                     ? ended(succeeded("run-of-" + unresolved.attempt().user())) : ABSENT;
 
             scene.play();
@@ -908,7 +906,7 @@ final class LookUpTest {
         void aRunThatTurnsUpBeforeItsRowWasSentAgainIsNotLate() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER));
-            scene.found = unresolved -> unresolved instanceof Unresolved.Recheck ? ended(succeeded("run-7")) : ABSENT;
+            scene.found = unresolved -> unresolved.is(Symptom.RESEND) ? ended(succeeded("run-7")) : ABSENT;
 
             scene.play();
 
@@ -938,7 +936,7 @@ final class LookUpTest {
         void aRunThatTurnedUpLateAndRunsIsWaitedForBeforeItsRowIsSentAtALaterStart() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("no such city"));
-            scene.found = unresolved -> unresolved instanceof Unresolved.Late ? running("run-7") : ABSENT;
+            scene.found = unresolved -> unresolved.is(Symptom.LATE) ? running("run-7") : ABSENT;
             scene.play();
             assertEquals(List.of("running"), Scene.texts("saw", scene.log("late")));
             scene.sent.clear();
@@ -1016,7 +1014,7 @@ final class LookUpTest {
             scene.answer = Answer.inTurn(cut(Symptom.CUT), succeeded("run-8"));
             scene.play();
             scene.resendUnknown = true;
-            scene.found = unresolved -> unresolved instanceof Unresolved.Late ? ended(succeeded("run-7")) : ABSENT;
+            scene.found = unresolved -> unresolved.is(Symptom.LATE) ? ended(succeeded("run-7")) : ABSENT;
 
             scene.play();
 
@@ -1035,29 +1033,6 @@ final class LookUpTest {
             var problem = assertThrows(IllegalStateException.class, scene::play);
 
             assertEquals(bug, problem.getCause());
-        }
-
-        @Test
-        void fivePagesOfAFirewallInARowStopTheBatch() throws Exception {
-            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f");
-            scene.answer = (_, _) -> html(403);
-
-            var stop = scene.play().orElseThrow();
-
-            assertEquals(Exit.STOPPED, stop.exit());
-            assertTrue(stop.why().contains("firewall"), stop.why());
-            assertEquals(List.of("a", "b", "c", "d", "e"), scene.retryIds());
-        }
-
-        @Test
-        void aRunInBetweenMakesItNoFirewallThatRefusesAll() throws Exception {
-            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f");
-            scene.answer = Answer.inTurn(html(403), html(403), html(403), succeeded("run-d"), html(403), html(403));
-
-            var stop = scene.play();
-
-            assertEquals(Optional.empty(), stop);
-            assertEquals(List.of("a", "b", "c", "e", "f"), scene.retryIds());
         }
 
         @Test
@@ -1233,42 +1208,6 @@ final class LookUpTest {
         }
 
         @Test
-        void aServerThatRefusesEveryStreamIsGivenBlockingRuns() throws Exception {
-            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f");
-            scene.mode = Mode.STREAMING;
-            scene.slots = 4;
-            scene.answer = (attempt, _) -> {
-                if (attempt.mode() == Mode.STREAMING || scene.busy > 1) return THROTTLED;
-                scene.world.pass(seconds(1));
-                return succeeded("run-" + attempt.row().id());
-            };
-
-            var stop = scene.play();
-
-            assertEquals(Optional.empty(), stop);
-            assertEquals(6, scene.resultIds().size());
-            assertEquals(1, scene.said.size());
-            assertTrue(scene.said.getFirst().contains("blocking mode"), scene.said.toString());
-            assertTrue(scene.log("throttle").size() < 12, "refused " + scene.log("throttle").size() + " times");
-            assertEquals("blocking", scene.log("session").getLast().path("mode").asText());
-        }
-
-        @Test
-        void aServerThatRefusesEveryStreamEndsABatchThatMustKnowItsPrices() throws Exception {
-            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f");
-            scene.mode = Mode.STREAMING;
-            scene.maxCost = new MaxCost(BigDecimal.ONE, "");
-            scene.answer = (_, _) -> THROTTLED;
-
-            var stop = scene.play().orElseThrow();
-
-            assertEquals(Exit.STOPPED, stop.exit());
-            assertTrue(stop.why().startsWith("--max-cost"), stop.why());
-            assertEquals(List.of(), scene.said);
-            assertEquals("streaming", scene.log("session").getLast().path("mode").asText());
-        }
-
-        @Test
         void aNewVersionInTheMiddleOfABatchIsSaidWithTheOptionThatPinsTheOldOne() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             var newer = new Response.Ran(run("run-b"), RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
@@ -1347,11 +1286,11 @@ final class LookUpTest {
                 case "failing" -> ended(failed("Rate Limit Error"));
                 default -> ended(succeeded("run-4"));
             };
-            scene.settle = new Settle(Duration.ZERO, Duration.ZERO);
+            scene.settle = Duration.ZERO;
             scene.interruptAfter(seconds(10));
             scene.play();
             scene.answer = answers;
-            scene.found = unresolved -> unresolved instanceof Unresolved.Late ? ended(succeeded("run-5"))
+            scene.found = unresolved -> unresolved.is(Symptom.LATE) ? ended(succeeded("run-5"))
                     : new LookUpResult.Running(run("run-6"), RunStatus.PAUSED, Optional.empty());
 
             scene.play();

@@ -486,8 +486,7 @@ final class PaceTest {
             assertEquals(mode, new ModePolicy(asked, Optional.ofNullable(earlier), app, "1.14.2").mode());
         }
 
-        /// Answers after so many seconds: `504/60`; `refused` and `throttled` in a stream, `throttled/0` with no other
-        /// run of ours active.
+        /// Answers after so many seconds: `504/60`; `refused` in a stream.
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, nullValues = "-", delimiter = '|', textBlock = """
                 app      | server | asked     | earlier   | answers                                 | mode
@@ -506,12 +505,6 @@ final class PaceTest {
                 WORKFLOW | 1.14.2 | STREAMING | -         | beside, beside, beside, beside          | STREAMING
                 CHATFLOW | 1.14.2 | AUTO      | -         | 504/60                                  | STREAMING
                 CHATFLOW | 1.14.2 | AUTO      | -         | refused, refused, refused               | BLOCKING
-                WORKFLOW | 1.14.2 | STREAMING | -         | throttled/0, throttled/0                | STREAMING
-                WORKFLOW | 1.14.2 | STREAMING | -         | throttled/0, throttled/0, throttled/0   | BLOCKING
-                WORKFLOW | 1.14.2 | AUTO      | STREAMING | throttled/0, throttled/0, throttled/0, 504/60 | BLOCKING
-                WORKFLOW | 1.14.2 | STREAMING | -         | throttled/0, throttled/0, throttled/1, throttled/0, throttled/0 | STREAMING
-                WORKFLOW | 1.14.2 | STREAMING | -         | throttled/0, throttled/0, ran/1, throttled/0, throttled/0 | STREAMING
-                WORKFLOW | 1.14.2 | STREAMING | -         | throttled/1, throttled/1, throttled/1, throttled/1 | STREAMING
                 """)
         void changesTheModeOnlyWhereAProxyCutsRunsOffOrStreamsAreRefused(AppKind app, String server, Mode asked,
                 Mode earlier, String answers, Mode mode) {
@@ -521,18 +514,15 @@ final class PaceTest {
             for (var answer : answers.split(", ")) {
                 var word = answer.split("/")[0];
                 int number = answer.contains("/") ? Integer.parseInt(answer.split("/")[1]) : 0;
-                boolean isThrottled = word.equals("throttled");
                 var seen = switch (word) {
                     case "ran" -> succeeded("run-1");
                     case "unsent" -> new Response.NotSent("refused");
                     case "refused" -> Response.Refused.event(500, "", "x is required in input form", Optional.empty());
                     case "beside" -> Response.Refused.event(400, "", "connection error", Optional.of(run("run-1")));
-                    case "throttled" -> THROTTLED;
                     default -> Character.isDigit(word.charAt(0)) ? html(Integer.parseInt(word))
                             : cut(Symptom.valueOf(word));
                 };
-                route.seen(attempt(isThrottled || before == Mode.STREAMING ? Mode.STREAMING : Mode.BLOCKING, Tries.NONE),
-                        seen, seconds(isThrottled ? 0 : number), isThrottled ? number : 1).ifPresent(said::add);
+                route.seen(seen, seconds(number)).ifPresent(said::add);
             }
 
             assertEquals(mode, route.mode());
@@ -545,7 +535,7 @@ final class PaceTest {
             var unresolved = unresolved(attempt(0, 0), cut(Symptom.CUT), 0);
             assertEquals(Listing.NOT_KNOWN, route.listing(attempt(0, 0)));
 
-            route.listsRunning(unresolved.with(run("run-1"))); // found by its id: says nothing of the list
+            route.listsRunning(unresolved(attempt(0, 0), cut(Symptom.CUT, run("run-1")), 0)); // found by its id: says nothing of the list
             assertEquals(Listing.NOT_KNOWN, route.listing(attempt(0, 0)));
             route.listsRunning(unresolved);
 

@@ -20,7 +20,6 @@ import module java.base;
 import static difyexec.ServerTest.*;
 import static difyexec.ServerTest.Ears;
 import static difyexec.DifyExec.*;
-import static difyexec.DifyExec.Limits.Settle;
 import static difyexec.DifyExec.Response.RunStatus;
 import static difyexec.DifyExec.Response.ChatMessage;
 import static com.github.tomakehurst.wiremock.client.WireMock.aResponse;
@@ -249,7 +248,7 @@ final class RecordingsTest {
         }
 
         private static LookUpRules lookUpRules() {
-            return new LookUpRules(judge(), new Limits(Limits.Ends.NONE, LONG, LONG, Settle.DEFAULT), false);
+            return new LookUpRules(judge(), new Limits(null, null, null, LONG, LONG, null), false);
         }
 
         /// By its words: as a refusal of the row, or of the batch; a stream's breaking off proves nothing.

@@ -1,9 +1,7 @@
 package difyexec;
 
 import difyexec.DifyExec.LookUpRules.Here;
-import difyexec.DifyExec.LookUpRules.Proof;
 import difyexec.DifyExec.LookUpRules.Step;
-import difyexec.DifyExec.Limits.MaxCost;
 import difyexec.DifyExec.Release.Listing;
 import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
@@ -17,7 +15,6 @@ import module java.base;
 import static difyexec.DifyExec.*;
 import static difyexec.DifyExec.Attempt.Tries;
 import static difyexec.DifyExec.Judge.RetryRuns;
-import static difyexec.DifyExec.Limits.Settle;
 import static difyexec.DifyExec.Response.RunStatus;
 import static difyexec.DifyExec.Usage.Spending;
 import static difyexec.Given.*;
@@ -92,8 +89,8 @@ final class RulesTest {
                 403    | workflow_version_execution_not_allowed | Not on this plan.     | stop      | DIFY_WORKFLOW_ID
                 404    | not_found                   | The requested URL was not found  | stop      | DIFY_API_BASE_URL
                 404    |                             | 404 Not Found                    | stop      | DIFY_API_BASE_URL
-                405    | method_not_allowed          | The method is not allowed        | stop      | address
-                415    | unsupported_media_type      | Did not attempt to load JSON dat | stop      | address
+                405    | method_not_allowed          | The method is not allowed        | stop      | DIFY_API_BASE_URL
+                415    | unsupported_media_type      | Did not attempt to load JSON dat | stop      | DIFY_API_BASE_URL
                 413    | file_too_large              |                                  | failed    | too large
                 413    | file_too_large              | File size exceeded. {message}    | failed    | File size
                 500    | internal_server_error       | The server encountered an intern | look up   |
@@ -139,7 +136,7 @@ final class RulesTest {
                 400,    failed,    a page
                 403,    failed,    a page
                 404,    stop,      DIFY_API_BASE_URL
-                405,    stop,      address
+                405,    stop,      DIFY_API_BASE_URL
                 407,    stop,      HTTPS_PROXY
                 408,    look up,   408
                 413,    failed,    too large
@@ -460,15 +457,6 @@ final class RulesTest {
             assertEquals(verdict, word(judge.verdict(attempt(0, 0), http(status, code, message))));
         }
 
-        @Test
-        void onlyAPageOfAFirewallCountsAsOne() {
-            var page = (Verdict.Done) judge.verdict(attempt(0, 0), html(403));
-            var large = (Verdict.Done) judge.verdict(attempt(0, 0), html(413));
-
-            assertTrue(page.outcome().firewall());
-            assertFalse(large.outcome().firewall());
-        }
-
         /// An HTTP 400 tells it, after the run was paid for.
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
@@ -498,62 +486,7 @@ final class RulesTest {
     }
 
     @Nested
-    class TheProof {
-        @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                listing,    mode,      run,   fixed, proof
-                FROM_START, BLOCKING,  false, false, SETTLE
-                FROM_START, STREAMING, false, false, SETTLE
-                AT_END,     BLOCKING,  false, false, WAIT
-                AT_END,     STREAMING, false, false, UNKNOWN
-                NOT_KNOWN,  BLOCKING,  false, false, WAIT
-                NOT_KNOWN,  STREAMING, false, false, WAIT
-                WITHOUT_END, BLOCKING,  false, false, SETTLE
-                WITHOUT_END, STREAMING, false, false, SETTLE
-                FROM_START, BLOCKING,  true,  false, WAIT
-                FROM_START, STREAMING, true,  false, WAIT
-                AT_END,     BLOCKING,  true,  false, WAIT
-                AT_END,     STREAMING, true,  false, WAIT
-                NOT_KNOWN,  BLOCKING,  true,  false, WAIT
-                NOT_KNOWN,  STREAMING, true,  false, WAIT
-                FROM_START, BLOCKING,  false, true,  UNKNOWN
-                FROM_START, STREAMING, false, true,  UNKNOWN
-                AT_END,     BLOCKING,  false, true,  UNKNOWN
-                NOT_KNOWN,  STREAMING, false, true,  UNKNOWN
-                FROM_START, BLOCKING,  true,  true,  WAIT
-                AT_END,     STREAMING, true,  true,  WAIT
-                """)
-        void aMissingTraceProvesWhatTheListingAllowsWhateverTheSymptom(Listing listing, Mode mode,
-                boolean run, boolean fixed, Proof proof) {
-            var own = attempt(mode, Tries.NONE);
-            var user = fixed ? "nightly" : own.user();
-            var asked = Given.sent(1, own.row(), own.tries(), user, mode, own.cells(), NOON);
-            for (var symptom : Symptom.values()) {
-                var unresolved = unresolved(asked, run ? cut(symptom, run("run-1")) : cut(symptom), 0);
-
-                assertEquals(proof, Proof.of(unresolved, listing), symptom.name());
-                assertFalse(Proof.reason(unresolved).isEmpty());
-            }
-        }
-
-        /// As the stream of a refused row begins in Dify 1.16.
-        @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                listing,    fixed, proof
-                FROM_START, false, SETTLE
-                NOT_KNOWN,  false, WAIT
-                AT_END,     false, UNKNOWN
-                FROM_START, true,  UNKNOWN
-                """)
-        void aRunThatNeverWasProvesNoMoreThanNone(Listing listing, boolean fixed, Proof proof) {
-            var own = attempt(Mode.STREAMING, Tries.NONE);
-            var asked = Given.sent(1, own.row(), own.tries(), fixed ? "nightly" : own.user(), own.mode(),
-                    own.cells(), NOON);
-            var unresolved = unresolved(asked, cut(Symptom.CRASH, new RunRef("one", "one")), 0);
-
-            assertEquals(proof, Proof.of(unresolved, listing));
-        }
-
+    class TheRelease {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 version,    listing,    holds refused
@@ -601,23 +534,6 @@ final class RulesTest {
             assertEquals(listing, Release.of(version).listing(AppKind.CHATFLOW));
             assertEquals(Release.of(version).listing(), Release.of(version).listing(AppKind.WORKFLOW));
         }
-
-        @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                listing,     mode,      is over, proof
-                FROM_START,  BLOCKING,  false,   WAIT
-                FROM_START,  STREAMING, false,   WAIT
-                WITHOUT_END, BLOCKING,  false,   WAIT
-                WITHOUT_END, STREAMING, false,   UNKNOWN
-                NOT_KNOWN,   STREAMING, false,   WAIT
-                FROM_START,  BLOCKING,  true,    UNKNOWN
-                FROM_START,  STREAMING, true,    UNKNOWN
-                """)
-        void aMessageWithoutAnAnswerIsWaitedForWhereOneMayCome(Listing listing, Mode mode, boolean isOver,
-                Proof proof) {
-            assertEquals(proof, Proof.ofUnanswered(unresolved(attempt(mode, Tries.NONE), cut(Symptom.NO_ANSWER), 0), isOver,
-                    listing));
-        }
     }
 
     /// What a look leads to, in a few words: `,` parts what comes one after the other.
@@ -629,7 +545,7 @@ final class RulesTest {
         private final LookUpRules lookUpRules = lookUpRules(false);
 
         private static LookUpRules lookUpRules(boolean resendUnknown) {
-            var limits = new Limits(Limits.Ends.NONE, seconds(20), seconds(300), Settle.DEFAULT);
+            var limits = new Limits(null, null, null, seconds(20), seconds(300), null);
             return new LookUpRules(new Judge(BACKOFF, RetryRuns.TRANSIENT, ACCESS), limits,
                     resendUnknown);
         }
@@ -665,13 +581,13 @@ final class RulesTest {
                     Usage.NONE);
         }
 
-        private static Unresolved.NoEnd unresolved(Symptom symptom, Attempt attempt, boolean known) {
+        private static Unresolved unresolved(Symptom symptom, Attempt attempt, boolean known) {
             Response seen = symptom == Symptom.UNCONFIRMED ? BARE
                     : known ? cut(symptom, run("run-1")) : cut(symptom);
-            return Given.noEnd(attempt, seen, symptom, symptom.text, NOON, NOON.plusSeconds(300));
+            return Given.noEnd(attempt, seen, symptom, symptom.name(), NOON, NOON.plusSeconds(300));
         }
 
-        private static Unresolved.NoEnd unresolved(Symptom symptom) {
+        private static Unresolved unresolved(Symptom symptom) {
             return unresolved(symptom, attempt(0, 0), true);
         }
 
@@ -811,13 +727,11 @@ final class RulesTest {
 
         @Test
         void whatTurnsUpWithoutAWordKeepsItsRowFromBeingSentAgain() {
-            var recheck = Unresolved.Recheck.of(List.of(attempt(Mode.BLOCKING, Tries.NONE)), Tries.NONE, NOON);
-
-            assertEquals("look", step(recheck, new LookUpResult.Unanswered(false)));
+            assertEquals("look", step(recheck(attempt(Mode.BLOCKING, Tries.NONE)), new LookUpResult.Unanswered(false)));
         }
 
         @ParameterizedTest
-        @EnumSource(value = Symptom.class, mode = EnumSource.Mode.EXCLUDE, names = "UNCONFIRMED")
+        @EnumSource(value = Symptom.class, mode = EnumSource.Mode.EXCLUDE, names = {"UNCONFIRMED", "QUIET", "RESEND", "LATE"})
         void aRunThatIsKnownIsNeverJudgedNotStarted(Symptom symptom) {
             for (var listing : Listing.values())
                 for (var mode : List.of(Mode.BLOCKING, Mode.STREAMING)) {
@@ -825,6 +739,17 @@ final class RulesTest {
                     assertEquals("look", step(unresolved, ABSENT, listing, 299));
                     assertEquals("unknown", step(unresolved, ABSENT, listing, 301));
                 }
+        }
+
+        /// As the stream of a refused row begins in Dify 1.16.
+        @Test
+        void aRunThatNeverWasProvesNoMoreThanNone() {
+            var unresolved = Given.noEnd(attempt(Mode.STREAMING, Tries.NONE), cut(Symptom.CRASH, new RunRef("one", "one")),
+                    Symptom.CRASH, "killed", NOON, NOON.plusSeconds(300));
+
+            assertEquals("look", step(unresolved, ABSENT, Listing.FROM_START, 299));
+            assertEquals("not_started, recheck 0", step(unresolved, ABSENT, Listing.FROM_START, 300));
+            assertEquals("unknown", step(unresolved, ABSENT, Listing.AT_END, 0));
         }
 
         @ParameterizedTest(name = "{0} after {1} failed attempts")
@@ -943,7 +868,7 @@ final class RulesTest {
                 STOPPED,   true,  'interrupted, nothing'
                 """)
         void theEndOfARunWhoseStreamIsQuietIsTaken(RunStatus status, boolean asked, String step) {
-            var quiet = new Unresolved.QuietStream(attempt(0, 0), Optional.of(run("run-1")), NOON, NOON);
+            var quiet = Unresolved.brief(attempt(0, 0), Symptom.QUIET, Optional.of(run("run-1")), NOON);
             var here = new Here(Listing.FROM_START, asked, false);
 
             assertEquals(step, word(lookUpRules.step(quiet, found(status), here, NOON), NOON));
@@ -956,8 +881,8 @@ final class RulesTest {
                     NOON);
         }
 
-        private static Unresolved.Recheck recheck(Attempt... earlier) {
-            return Unresolved.Recheck.of(List.of(earlier), new Tries(2, 0, 0), NOON);
+        private static Unresolved recheck(Attempt earlier) {
+            return Unresolved.brief(earlier.with(earlier.row(), new Tries(2, 0, 0)), Symptom.RESEND, Optional.empty(), NOON);
         }
 
         @ParameterizedTest
@@ -970,24 +895,12 @@ final class RulesTest {
                 PAUSED,    paused
                 """)
         void whatTurnsUpBeforeARowIsSentAgainIsTakenOrWaitedFor(RunStatus found, String step) {
-            assertEquals(step, step(recheck(earlier("u-1"), earlier("u-2")), found(found)));
-        }
-
-        @Test
-        void aRowIsSentAgainOnceNoneOfItsEarlierAttemptsHasTurnedUp() {
-            var first = recheck(earlier("u-1"), earlier("u-2"));
-
-            var second = ((Step.LookAgain) lookUpRules.step(first, ABSENT, HERE, NOON)).unresolved();
-
-            assertEquals("u-1", first.attempt().user());
-            assertEquals("u-2", second.attempt().user());
-            assertEquals(NOON, second.due());
-            assertEquals("send 2", step(second, ABSENT));
+            assertEquals(step, step(recheck(earlier("u-1")), found(found)));
         }
 
         @Test
         void anEarlierAttemptOfWhichTheServerSaysNothingIsAskedForAgain() {
-            var again = ((Step.LookAgain) lookUpRules.step(recheck(earlier("u-1"), earlier("u-2")), silent("503"),
+            var again = ((Step.LookAgain) lookUpRules.step(recheck(earlier("u-1")), silent("503"),
                     HERE, NOON)).unresolved();
 
             assertEquals("u-1", again.attempt().user());
@@ -1006,7 +919,7 @@ final class RulesTest {
             var waits = ((Step.LookAgain) lookUpRules.step(recheck(earlier("u-1")),
                     found(RunStatus.RUNNING), HERE, NOON.plusSeconds(50))).unresolved();
 
-            var unresolved = assertInstanceOf(Unresolved.NoEnd.class, waits);
+            var unresolved = assertInstanceOf(Unresolved.class, waits);
             assertEquals(Optional.of(run("run-1")), unresolved.run());
             assertEquals(NOON.plusSeconds(350), unresolved.state().deadline());
             assertTrue(unresolved.state().holdsPlace());
@@ -1026,7 +939,7 @@ final class RulesTest {
                 """)
         void aLateRunIsTakenWhereTheRowHasNoSuccessAndTheSameCells(RunStatus status, boolean success,
                 boolean same, String step) {
-            var late = new Unresolved.Late(same ? earlier("u-1") : stale(false), NOON);
+            var late = Unresolved.brief(same ? earlier("u-1") : stale(false), Symptom.LATE, Optional.empty(), NOON);
             var here = new Here(Listing.FROM_START, false, success);
 
             assertEquals(step, word(lookUpRules.step(late, found(status), here, NOON), NOON));
@@ -1049,51 +962,32 @@ final class RulesTest {
 
     @Nested
     class TheMostCost {
-        private final Spending spent = new Spending();
-
-        private void cost(String price, String currency) {
-            spent.add(10, new BigDecimal(price), currency);
-        }
-
-        private static MaxCost limit(String typed) {
-            return MaxCost.of(typed);
-        }
+        private static final Limits FIVE = new Limits(null, null, new BigDecimal(5), seconds(20), seconds(300), null);
 
         @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                typed,   amount, currency
-                5,       5,      ''
-                0.5,     0.5,    ''
-                USD 5,   5,      USD
-                usd0.25, 0.25,   USD
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                dollars, others, unpriced, stops
+                4.9,     -,      3,        false
+                4.9,     0.0,    3,        false
+                5,       -,      3,        true
+                1,       0.1,    0,        true
+                -,       -,      9,        false
+                -,       -,      10,       true
                 """)
-        void isAnAmountWithOrWithoutItsCurrency(String typed, BigDecimal amount, String currency) {
-            assertEquals(new MaxCost(amount, currency), limit(typed));
-        }
+        void isReachedOnceSoMuchIsSpentInTheOneCurrencyThatIsReported(BigDecimal dollars, BigDecimal others,
+                int unpriced, boolean stops) {
+            var spent = new Spending();
+            for (int run = 0; run < unpriced; run++) spent.add(10, null, "");
+            if (dollars != null) spent.add(10, dollars, "USD");
+            if (others != null) spent.add(10, others, "RMB");
 
-        @ParameterizedTest
-        @CsvSource({"0, false", "9, false", "10, true", "11, true"})
-        void isReachedOnceSoMuchIsSpent(int runs, boolean reached) {
-            for (int run = 0; run < runs; run++) cost("0.3", "USD");
-            spent.add(10, null, ""); // looked up
-
-            assertEquals(reached, limit("3").reached(spent).isPresent());
-        }
-
-        @Test
-        void takesNothingInAnotherCurrencyForNothing() {
-            cost("1", "USD");
-            cost("0.0", "RMB");
-
-            assertEquals(Optional.empty(), limit("USD 5").reached(spent));
+            assertEquals(stops, FIVE.usedUp(0, spent).isPresent());
         }
 
         @Test
         void cannotBeKeptToWithoutStreams() {
-            var limits = new Limits(new Limits.Ends(null, null, limit("5")), seconds(20), seconds(300), Settle.DEFAULT);
-
-            assertEquals(Optional.empty(), limits.costUnseen(Mode.STREAMING));
-            assertTrue(limits.costUnseen(Mode.BLOCKING).isPresent());
+            assertEquals(Optional.empty(), FIVE.costUnseen(Mode.STREAMING));
+            assertTrue(FIVE.costUnseen(Mode.BLOCKING).isPresent());
         }
     }
 

@@ -19,7 +19,6 @@ import org.junit.jupiter.params.provider.ValueSource;
 import module java.base;
 
 import static difyexec.DifyExec.*;
-import static difyexec.DifyExec.Attempt.Names;
 import static difyexec.DifyExec.Attempt.Tries;
 import static difyexec.DifyExec.Judge.RetryRuns;
 import static com.github.tomakehurst.wiremock.client.WireMock.aResponse;
@@ -111,7 +110,7 @@ class ServerTest {
         return Given.sent(1, row, Tries.NONE, user, mode, row.hash(), Instant.now());
     }
 
-    static Unresolved.NoEnd unresolved(String user, Optional<RunRef> run, Symptom symptom) {
+    static Unresolved unresolved(String user, Optional<RunRef> run, Symptom symptom) {
         var attempt = attempt(BLOCKING, user, Map.of("id", "r1"));
         var seen = new Response.Cut(run, symptom, "");
         return Given.noEnd(attempt, seen, symptom, "", attempt.at(), attempt.at().plus(LONG));
@@ -500,17 +499,6 @@ class ServerTest {
 
             dify.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/" + inPath + "/run")));
             dify.verify(1, postRequestedFor(anyUrl()));
-        }
-
-        @Test
-        void eachAttemptHasAUserOfItsOwnAndEachStartANewName() {
-            var names = new Names(null);
-            var users = new HashSet<String>();
-            for (int i = 0; i < 100; i++) users.add(names.next().user());
-            users.add(new Names(null).next().user());
-
-            assertEquals(101, users.size());
-            for (var user : users) assertTrue(user.matches("difyexec-[0-9a-f]{16}-\\d+"), user);
         }
 
         @Test
