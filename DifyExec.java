@@ -76,20 +76,11 @@ import static java.util.stream.Collectors.joining;
 /// Csv ──Row──▶ Agenda ──Attempt──▶ Engine ──▶ a virtual thread each: DifyClient ⇄ Dify
 ///                 ▲                  │  ▲                              │
 ///                 └──again, after────┤  └── mailbox: heard, ended ◀────┘
-///                       Judge: Seen ─▶ Verdict
+///                   Judge: Response ─▶ Verdict
 ///                                    └──Event──▶ log, results, retry list, Progress
 /// ```
 ///
 /// The engine's thread alone changes state; a worker makes one exchange and posts what it received.
-///
-/// | exit code | meaning |
-/// | --- | --- |
-/// | 0 | every requested row succeeded |
-/// | 1 | a bug |
-/// | 2 | the command line, settings or input cannot be used; no run was started |
-/// | 3 | done, but rows failed, are paused or unknown, or lack files of their outputs; `compare`: results differ |
-/// | 4 | stopped early: Dify refused or did not answer, a limit was reached, or a file cannot be written |
-/// | 130 | interrupted |
 @Command(name = "difyexec", mixinStandardHelpOptions = true, synopsisSubcommandLabel = "COMMAND",
         description = "Run a Dify workflow once for every row of a CSV file.",
         footerHeading = "%nExamples:%n",
@@ -130,7 +121,7 @@ final class DifyExec implements Runnable {
     static CommandLine commandLine(Env settings, String... args) {
         var env = settings.with(args);
         var secret = env.secret();
-        var line = new CommandLine(new DifyExec(), new Factory(env, _ -> UnaryOperator.identity())) {
+        var line = new CommandLine(new DifyExec(), new Factory(env, UnaryOperator.identity())) {
             @Override
             public CommandLine setOut(PrintWriter out) {
                 return super.setOut(secret.masking(out));
@@ -153,18 +144,6 @@ final class DifyExec implements Runnable {
     @Override
     public void run() {
         spec.commandLine().usage(spec.commandLine().getOut());
-    }
-
-    /// Gives the commands their environment and the shell's edits.
-    record Factory(Env env, Function<Path, UnaryOperator<Row>> edits) implements CommandLine.IFactory {
-        @Override
-        public <K> K create(Class<K> type) throws Exception {
-            return type == Setup.class ? type.cast(new Setup(env, edits))
-                    : type == Console.class ? type.cast(new Console(env))
-                    : type == Export.class ? type.cast(new Export(System.out))
-                    : type == Shell.class ? type.cast(new Shell(session -> new Factory(env, session::edits)))
-                    : CommandLine.defaultFactory().create(type);
-        }
     }
 
     // ── Commands ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -200,6 +179,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws Exception {
+            if (ids.size() == 1 && work.setup.isInShell()) work.view = Optional.of(new RunView(work.setup.out()));
             return work.start(ids.isEmpty() ? Batch.Selection.LISTED : Batch.Selection.named(ids, force));
         }
     }
@@ -233,36 +213,32 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws IOException {
             var named = BatchFiles.of(results.file);
-            boolean isOfShards = !named.isStarted() && !Shards.beside(named).isEmpty();
-            if (isOfShards && html != null)
-                throw new Unusable("--html needs a merged batch\nhint: run 'merge' first");
-            var files = isOfShards ? Shards.beside(named).getFirst() : named.requireStarted();
-            if (input == null) return isOfShards ? shards(named, Optional.empty()) : batch(files, Optional.empty());
-            files.refuse(input);
-            try (var csv = shape.open(input, files)) {
-                return isOfShards ? shards(named, Optional.of(csv)) : batch(files, Optional.of(csv));
+            if (!named.isStarted() && !Shards.beside(named).isEmpty()) return show(Shards.of(named));
+            var files = named.requireStarted();
+            try (var csv = input == null ? null : shape.open(input, files)) {
+                var batch = Batch.peek(files, Optional.ofNullable(csv), html != null, List.of());
+                if (html != null) {
+                    files.requireTarget(html, batch.inputs(), file -> force || WebPage.isOurs(file));
+                    AtomicFile.write(html, file -> WebPage.report(batch, file));
+                }
+                if (json) console.out().println(StatusView.json(batch));
+                else StatusView.print(batch, console.out(), console.paint(), console.next());
+                if (html != null) console.err().println("Report: " + html);
+                boolean isDone = batch.index().isComplete() && batch.history().missingFiles.isEmpty();
+                return (isDone ? Exit.OK : Exit.ROWS_FAILED).code;
             }
-        }
-
-        private int batch(BatchFiles files, Optional<Csv> csv) {
-            var batch = Batch.peek(files, csv, html != null, List.of());
-            if (html != null) {
-                files.requireTarget(html, batch.inputs(), file -> force || WebPage.isOurs(file));
-                AtomicFile.write(html, file -> WebPage.report(batch, file));
-            }
-            if (json) console.out().println(StatusView.json(batch));
-            else StatusView.print(batch, console.out(), console.paint(), console.next());
-            if (html != null) console.err().println("Report: " + html);
-            boolean isDone = batch.index().isComplete() && batch.history().missingFiles.isEmpty();
-            return (isDone ? Exit.OK : Exit.ROWS_FAILED).code;
         }
 
         /// Shows shards that were not merged yet.
-        private int shards(BatchFiles whole, Optional<Csv> csv) {
-            var view = StatusView.OfShards.of(Shards.of(whole), csv);
-            if (json) console.out().println(view.json());
-            else view.print(console.out(), console.paint(), console.next());
-            return (view.isComplete() ? Exit.OK : Exit.ROWS_FAILED).code;
+        private int show(Shards shards) {
+            if (html != null) throw new Unusable("--html needs a merged batch\nhint: run 'merge' first");
+            if (input != null) shards.files().forEach(files -> files.refuse(input));
+            try (var csv = input == null ? null : shape.open(input, shards.files().getFirst())) {
+                var view = StatusView.OfShards.of(shards, Optional.ofNullable(csv));
+                if (json) console.out().println(view.json());
+                else view.print(console.out(), console.paint(), console.next());
+                return (view.isComplete() ? Exit.OK : Exit.ROWS_FAILED).code;
+            }
         }
     }
 
@@ -296,11 +272,7 @@ final class DifyExec implements Runnable {
 
         @Mixin Console console;
 
-        private final OutputStream standardOutput;
-
-        Export(OutputStream standardOutput) {
-            this.standardOutput = standardOutput;
-        }
+        OutputStream standardOutput = System.out;
 
         @Override
         public Integer call() throws IOException {
@@ -432,10 +404,7 @@ final class DifyExec implements Runnable {
                 console.err().println("Merged " + merge.taken().size() + " of " + Text.count(merge.shards(), "shard")
                         + ": " + Text.count(index.rows(), "row") + ", "
                                 + RowStatus.counts(index::count, (_, text) -> text));
-                int strangers = index.size() - index.rows();
-                if (strangers > 0) console.err().println("Note: " + Text.count(strangers, "id is", "ids are")
-                        + " not in " + input + " (" + Text.first(3, IntStream.range(index.rows(), index.size())
-                                .mapToObj(index::id).map(Text::id)) + ").");
+                StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
                 console.next().print(batch, console.err());
                 return Exit.OK.code;
             }
@@ -463,7 +432,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws Exception {
-            setup.check(demo.version);
+            setup.check();
             var part = rows.shard();
             try (var whole = setup.open(input.csv, Optional.empty())) {
                 var csv = whole.with(part);
@@ -523,7 +492,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws Exception {
-            setup.check(null);
+            setup.check();
             var files = Verification.of(BatchFiles.of(results.file));
             long start = System.nanoTime();
             try (var dify = setup.connect(null, List.of(), Verification.Asking.AT_ONCE, setup.err())) {
@@ -549,12 +518,10 @@ final class DifyExec implements Runnable {
 
     // ── Shell ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Runs commands on one open batch. [Dialogue] reads them on a terminal, a script comes from anywhere else.
+    /// Runs commands on one open batch. They are typed on a terminal, or come from a script.
     ///
     /// ```
-    /// terminal or script ──line──▶ LineParser ──words──▶ commands of ShellSession: the open batch, edits
-    ///                                                      │
-    ///                                                      └──▶ BatchWriter.open (for one command) ──▶ Engine
+    /// Dialogue or script ──line──▶ ShellSession: the open batch, edits ──▶ its own commands, or those of the tool
     /// ```
     @Command(name = "shell", sortOptions = false,
             description = "Fix failed rows one by one. Reads commands from standard input if that is not a terminal.",
@@ -576,54 +543,23 @@ final class DifyExec implements Runnable {
 
         @Mixin Setup setup;
 
-        private final Function<ShellSession, CommandLine.IFactory> factories;
-
-        /// @param factories of commands that read rows as a session has edited them
-        Shell(Function<ShellSession, CommandLine.IFactory> factories) {
-            this.factories = factories;
-        }
-
         @Override
-        public Integer call() throws Exception {
-            setup.check(demo.version);
+        public Integer call() throws IOException {
             var session = session();
-            if (output != null) session.open(Optional.ofNullable(input), output, false);
-            if (Screen.on(0).isPresent()) return Dialogue.run(session, setup.env);
-            try {
-                return script(session, new InputStreamReader(System.in, UTF_8), keepGoing);
-            } catch (IOException problem) {
-                throw new Unusable("cannot read commands from standard input (" + Text.of(problem) + ")");
-            }
+            return Screen.on(0).isPresent() ? Dialogue.run(session, setup.env)
+                    : script(session, new InputStreamReader(System.in, UTF_8), keepGoing);
         }
 
         ShellSession session() {
+            setup.check();
             var session = new ShellSession(this);
-            addCommands(session);
+            if (output != null) session.open(Optional.ofNullable(input), output);
             return session;
-        }
-
-        /// Builds a session's command line: its own commands, then those of the tool. Options given to `shell` apply to
-        /// all of them.
-        void addCommands(ShellSession session) {
-            var factory = factories.apply(session);
-            var line = new CommandLine(session, factory);
-            ShellSession.ORDER.forEach(name -> line.addSubcommand(name, line.getCommandSpec().removeSubcommand(name)));
-            for (var command : setup.spec.commandLine().getParent().getSubcommands().values()) {
-                var type = command.getCommandSpec().userObject().getClass();
-                if (type != Shell.class && type != AutoComplete.GenerateCompletion.class
-                        && !line.getSubcommands().containsKey(command.getCommandName()))
-                    line.addSubcommand(new CommandLine(type, factory));
-            }
-            CommandLines.configured(line, session::defaultOf, setup.env)
-                    .setOut(session.out).setErr(session.err).setExpandAtFiles(false)
-                    .setExecutionStrategy(session::execute);
         }
 
         /// Returns the highest exit code. Failed rows do not end a script, an interrupt always does.
         static int script(ShellSession session, Reader commands, boolean keepGoing) throws IOException {
             var lines = new LineNumberReader(commands);
-            lines.mark(1);
-            if (lines.read() != '\uFEFF') lines.reset();
             int highest = Exit.OK.code, number = 1;
             for (var line = command(lines); line != null && !session.isLeft; line = command(lines)) {
                 int code = session.execute(line);
@@ -643,7 +579,7 @@ final class DifyExec implements Runnable {
         /// The next line, and those after it while a quote is open. Null at the end.
         static String command(BufferedReader lines) throws IOException {
             var line = lines.readLine();
-            while (line != null && LineParser.words(line).isEmpty()) {
+            while (line != null && words(line).isEmpty()) {
                 var more = lines.readLine();
                 if (more == null) break;
                 line += "\n" + more;
@@ -651,12 +587,24 @@ final class DifyExec implements Runnable {
             return line;
         }
 
-        /// The shell on a terminal. Only this type loads JLine's.
+        /// The words of a line, quoted as in `text="two words"`; empty while a quote is open. `#` starts a comment.
+        static Optional<List<String>> words(String line) {
+            if (line.startsWith("#")) return Optional.of(List.of());
+            try {
+                return Optional.of(new DefaultParser().eofOnUnclosedQuote(true)
+                        .parse(line, -1, Parser.ParseContext.ACCEPT_LINE).words().stream()
+                        .map(word -> word.replaceFirst("(?s)^([^=\"']*=)([\"'])(.*)\\2$", "$1$3")).toList());
+            } catch (EOFError _) {
+                return Optional.empty();
+            }
+        }
+
+        /// The shell on a terminal. Only this type loads JLine's terminal.
         static final class Dialogue {
             static int run(ShellSession session, Env env) throws IOException {
                 try (var terminal = TerminalBuilder.builder().system(true).dumb(true).build()) {
                     var reader = LineReaderBuilder.builder().terminal(terminal).appName("difyexec")
-                            .parser(new LineParser())
+                            .parser(new DefaultParser().eofOnUnclosedQuote(true))
                             .completer(new Completion(session))
                             .history(new DefaultHistory() {
                                 @Override
@@ -668,14 +616,29 @@ final class DifyExec implements Runnable {
                             .option(LineReader.Option.INSERT_TAB, false)
                             .variable(LineReader.SECONDARY_PROMPT_PATTERN, "  > ")
                             .variable(LineReader.BELL_STYLE, "none").build();
-                    stateFolder(env).ifPresent(folder ->
-                            reader.setVariable(LineReader.HISTORY_FILE, folder.resolve("history")));
-                    session.out.println("difyexec " + VERSION + (session.isOpen() ? " · " + session.summary() : ""));
-                    session.out.println("Start with: " + (session.isOpen() ? "" : "open CSV JSONL · ")
-                            + "failures --by error · show ID · retry ID   (help; Ctrl-D leaves)");
+                    remember(reader, env);
+                    session.out.println("difyexec " + VERSION + session.summary().map(text -> " · " + text).orElse(""));
+                    session.out.println("Start with: " + (session.summary().isPresent() ? "" : "open CSV JSONL · ")
+                            + "failures · show ID · retry ID   (help; Ctrl-D leaves)");
                     session.out.flush();
                     converse(session, reader);
                     return Exit.OK.code;
+                }
+            }
+
+            /// Keeps the history in a folder that only this user can read, as it has inputs in it. If there is no such
+            /// folder, the history ends with the session.
+            private static void remember(LineReader reader, Env env) {
+                var home = env.get("XDG_STATE_HOME");
+                var folder = Path.of(home.isEmpty() ? System.getProperty("user.home") + "/.local/state" : home, "difyexec");
+                if (!folder.isAbsolute()) return; // Java knows no home of this user
+                try {
+                    Files.createDirectories(folder);
+                    if (folder.getFileSystem().supportedFileAttributeViews().contains("posix"))
+                        Files.setPosixFilePermissions(folder, PosixFilePermissions.fromString("rwx------"));
+                    reader.setVariable(LineReader.HISTORY_FILE, folder.resolve("history"));
+                } catch (IOException _) {
+                    // not kept
                 }
             }
 
@@ -713,76 +676,31 @@ final class DifyExec implements Runnable {
                     }
                 }
             }
-
-            /// `difyexec` in `XDG_STATE_HOME`, `%LOCALAPPDATA%` or `~/.local/state`. Empty if it cannot be created: the
-            /// history then ends with the session.
-            static Optional<Path> stateFolder(Env env) {
-                var home = Path.of(System.getProperty("user.home"), ".local", "state").toString();
-                var folder = Stream.of(env.get("XDG_STATE_HOME"), env.get("LOCALAPPDATA"), home)
-                        .filter(path -> !path.isEmpty()).map(path -> Path.of(path, "difyexec"))
-                        .findFirst().orElseThrow();
-                if (!folder.isAbsolute()) return Optional.empty(); // Java knows no home of this user
-                try {
-                    Files.createDirectories(folder);
-                    if (folder.getFileSystem().supportedFileAttributeViews().contains("posix")) // it has inputs in it
-                        Files.setPosixFilePermissions(folder, PosixFilePermissions.fromString("rwx------"));
-                    return Optional.of(folder);
-                } catch (IOException _) {
-                    return Optional.empty();
-                }
-            }
         }
 
-        /// Blanks separate words. Quotes keep them together, a backslash takes the next character as it is, and a line
-        /// that begins with `#` is a comment.
-        static final class LineParser extends DefaultParser {
-            LineParser() {
-                eofOnUnclosedQuote(true);
-            }
-
-            /// Empty while a quote is open.
-            static Optional<List<String>> words(String line) {
-                try {
-                    var words = new LineParser().parse(line, -1, ParseContext.ACCEPT_LINE).words().stream()
-                            .map(word -> word.replaceFirst("(?s)^([^=\"']*=)([\"'])(.*)\\2$", "$1$3")).toList();
-                    return Optional.of(line.startsWith("#") ? List.of() : words);
-                } catch (EOFError _) {
-                    return Optional.empty();
-                }
-            }
-
-            /// An apostrophe in a comment opens no quote.
-            @Override
-            public boolean isQuoteChar(CharSequence line, int at) {
-                return super.isQuoteChar(line, at)
-                        && line.charAt(line.toString().lastIndexOf('\n', at) + 1) != '#';
-            }
-        }
-
-        /// Completes commands, options, ids, columns, the values of a select, and files. Picocli itself would propose
-        /// the values of every parameter at once.
+        /// Completes commands, options, ids, columns and files. Picocli itself would propose the values of every
+        /// parameter at once.
         record Completion(ShellSession session) implements Completer {
-            private static final int MOST = 10_000;
+            private static final int MOST = 1000;
 
             @Override
             public void complete(LineReader reader, ParsedLine line, List<Candidate> candidates) {
-                try {
-                    var arg = arg(line);
-                    var typed = line.word().substring(0, line.wordCursor());
-                    if (arg.isPresent() && arg.get().auxiliaryTypes()[0] == Path.class)
-                        new Completers.FileNameCompleter().complete(reader, line, candidates);
-                    else if (arg.isPresent()) candidates.addAll(candidates(arg.get().paramLabel(), typed));
-                    if (candidates.isEmpty())
-                        new PicocliJLineCompleter(session.shell.session().spec) // it takes a command line apart
-                                .complete(reader, line, candidates);
-                } catch (Unusable _) {
-                    // the CSV has changed: the next command says so
-                }
+                var commands = session.commandLine();
+                var typed = line.word().substring(0, line.wordCursor());
+                var arg = arg(commands.getSubcommands().get(line.words().getFirst()), line);
+                if (arg.isPresent() && arg.get().auxiliaryTypes()[0] == Path.class)
+                    new Completers.FileNameCompleter().complete(reader, line, candidates);
+                else arg.stream().flatMap(one -> one.paramLabel().equals("COMMAND")
+                        ? commands.getSubcommands().keySet().stream() : session.values(one.paramLabel()))
+                        .filter(word -> word.startsWith(typed)).limit(MOST)
+                        .forEach(word -> candidates.add(new Candidate(word, Text.text(word, Integer.MAX_VALUE), null,
+                                null, null, null, !word.endsWith("="), candidates.size())));
+                if (candidates.isEmpty()) new PicocliJLineCompleter(commands.getCommandSpec())
+                        .complete(reader, line, candidates);
             }
 
             /// The option or parameter that the word at the cursor belongs to.
-            private Optional<ArgSpec> arg(ParsedLine line) {
-                var command = session.spec.subcommands().get(line.words().getFirst());
+            private static Optional<ArgSpec> arg(CommandLine command, ParsedLine line) {
                 int at = line.wordIndex();
                 if (command == null || at < 1 || line.word().startsWith("-")) return Optional.empty();
                 var spec = command.getCommandSpec();
@@ -790,30 +708,6 @@ final class DifyExec implements Runnable {
                 if (option != null && option.arity().min() > 0) return Optional.of(option);
                 return spec.positionalParameters().stream().filter(one -> one.index().contains(at - 1))
                         .<ArgSpec>map(one -> one).findFirst();
-            }
-
-            private List<Candidate> candidates(String label, String typed) {
-                var open = session.isOpen() ? Optional.of(session.batch()) : Optional.<Batch>empty();
-                var columns = open.flatMap(Batch::csv).map(csv -> csv.columns().stream()
-                        .filter(column -> !csv.isId(column))).orElse(Stream.empty());
-                var words = (switch (label) {
-                    case "COMMAND" -> session.spec.subcommands().keySet().stream().sorted();
-                    case "ID" -> open.map(Batch::index).stream().flatMap(index -> IntStream.range(0, index.rows())
-                            .boxed().sorted(Comparator.comparing(entry -> !index.status(entry).isOnRetryList()))
-                            .map(index::id));
-                    case "COLUMN=VALUE" -> typed.contains("=") ? cells(typed.substring(0, typed.indexOf('=')))
-                            : columns.map(column -> column + "=");
-                    default -> Stream.<String>empty();
-                }).filter(word -> word.startsWith(typed)).limit(MOST + 1).toList();
-                if (words.size() > MOST) return List.of();
-                return IntStream.range(0, words.size()).mapToObj(at -> new Candidate(words.get(at),
-                        Text.text(words.get(at), Integer.MAX_VALUE), null, null, null, null,
-                        !words.get(at).endsWith("="), at)).toList();
-            }
-
-            private Stream<String> cells(String column) {
-                return session.form().form().variable(column).stream().flatMap(known -> known.choices().stream())
-                        .map(choice -> column + "=" + choice);
             }
         }
     }
@@ -824,63 +718,60 @@ final class DifyExec implements Runnable {
             footer = {"%nQuote a value with blanks or line breaks, and double a backslash:  set r-7 text=\"two words\"",
                     "'help COMMAND' shows the options of a command."})
     static final class ShellSession {
-        /// The order in `help`. Picocli would sort them by name.
-        static final List<String> ORDER = List.of("open", "failures", "show", "set", "unset", "edits", "retry", "save",
-                "exit", "help");
-
-        @Spec CommandSpec spec;
-
         final Edits edits = new Edits();
         final PrintWriter out, err;
         boolean isLeft = false;
 
-        final Shell shell;
-        private Batch batch;
-        private List<String> csvStamps, stamps;
-        private KnownForm form;
-
-        /// @param note why the form is not known, or empty
-        record KnownForm(Form form, String note) {}
+        private final Shell shell;
+        private Batch batch; // null until one is opened
+        private List<String> stamps;
+        private Form form; // null until it is needed
 
         ShellSession(Shell shell) {
             this.shell = shell;
-            this.out = shell.setup.spec.commandLine().getOut();
-            this.err = shell.setup.spec.commandLine().getErr();
+            this.out = shell.setup.out();
+            this.err = shell.setup.err();
         }
 
         int execute(String line) {
-            var words = Shell.LineParser.words(line).orElse(null);
-            if (words == null) {
-                err.println("difyexec: missing closing quote");
-                return Exit.UNUSABLE.code;
-            }
-            int code = words.isEmpty() ? Exit.OK.code : spec.commandLine().execute(words.toArray(String[]::new));
-            if (words.stream().anyMatch(word -> word.startsWith("-"))) shell.addCommands(this); // picocli keeps values
+            var words = Shell.words(line).orElse(null);
+            if (words == null) err.println("difyexec: missing closing quote");
+            int code = words == null ? Exit.UNUSABLE.code
+                    : words.isEmpty() ? Exit.OK.code : commandLine().execute(words.toArray(String[]::new));
             out.flush();
             err.flush();
             return code;
         }
 
-        /// Refuses one file of the open batch with one of another, which would mix the two.
-        int execute(CommandLine.ParseResult parsed) {
-            var command = parsed;
-            while (command.hasSubcommand()) command = command.subcommand();
-            var spec = command.commandSpec();
-            boolean takesBoth = spec.findOption("-i") != null && spec.findOption("-o") != null;
-            if (isOpen() && takesBoth && command.hasMatchedOption("-i") != command.hasMatchedOption("-o"))
-                throw new ParameterException(spec.commandLine(),
-                        "-i and -o go together\nhint: give both, or neither for the open batch");
-            if (spec.findOption("-i") != null && !command.hasMatchedOption("-i") && isCsvChanged())
-                throw new ParameterException(spec.commandLine(), csvChanged());
+        /// This session's commands, then those of the tool; new for each line, as picocli keeps the values of options.
+        CommandLine commandLine() {
+            var env = shell.setup.env;
+            var line = new CommandLine(this, new Factory(env, edits));
+            for (var command : shell.setup.spec.commandLine().getParent().getSubcommands().values()) {
+                var type = command.getCommandSpec().userObject().getClass();
+                if (!Set.of(Shell.class, CommandLine.HelpCommand.class, AutoComplete.GenerateCompletion.class)
+                        .contains(type)) line.addSubcommand(type);
+            }
+            return CommandLines.configured(line, this::defaultOf, env).setOut(out).setErr(err)
+                    .setExpandAtFiles(false).setExecutionStrategy(this::run);
+        }
+
+        /// With files of two batches, a command would mix them.
+        private int run(CommandLine.ParseResult parsed) {
+            var command = parsed.asCommandLineList().getLast();
+            var typed = command.getParseResult();
+            if (batch != null && (typed.hasMatchedOption("-i") || typed.hasMatchedOption("-o")))
+                throw new ParameterException(command, "-i and -o are those of the open batch\nhint: leave them out; "
+                        + "'open CSV JSONL' opens another batch");
             return new CommandLine.RunLast().execute(parsed);
         }
 
         /// The default of an option: the open batch, else the value given to `shell`, else the environment.
-        String defaultOf(ArgSpec arg) {
+        private String defaultOf(ArgSpec arg) {
             if (!(arg instanceof OptionSpec option)) return null; // the command's own
             var name = option.shortestName();
-            if (name.equals("-o") && isOpen()) return files().results().toString();
-            if (name.equals("-i") && csvPath().isPresent()) return csvPath().get().toString();
+            if (name.equals("-o") && batch != null) return batch.files().results().toString();
+            if (name.equals("-i") && batch != null && batch.csv().isPresent()) return batch.csv().get().path().toString();
             return shell.setup.spec.commandLine().getParseResult().matchedOptions().stream()
                     .filter(typed -> typed.shortestName().equals(name)).findFirst().map(OptionSpec::stringValues)
                     .map(values -> values.isEmpty() ? "true" : String.join(",", values))
@@ -891,39 +782,30 @@ final class DifyExec implements Runnable {
         void open(@Parameters(paramLabel = "CSV", description = "The rows.") Path input,
                 @Parameters(paramLabel = "JSONL", description = "The results. They may not exist yet.") Path output,
                 @Option(names = "--force", description = "Discard unsaved edits.") boolean force) {
-            open(Optional.of(input), output, force);
-            out.println(summary());
+            if (edits.isUnsaved() && !force) throw new Unusable(edits.count()
+                    + " not saved\nhint: 'save CSV' writes a CSV with them, 'open --force' discards them");
+            open(Optional.of(input), output);
+            edits.byId.clear();
+            form = null;
+            out.println(summary().orElseThrow());
         }
 
         @Command(name = "failures", description = "List rows that are failed, paused or unknown.")
-        void failures(
-                @Parameters(arity = "0..1", paramLabel = "TEXT", defaultValue = "",
-                        description = "Only rows with this text in their id or error.") String text,
-                @Option(names = "--by", paramLabel = "error", defaultValue = "row",
-                        description = "Group the rows by error, with counts.") String by,
-                @Option(names = "--all", description = "List all of them, not only the first 50.") boolean all) {
-            if (!by.matches("row|error")) throw new Unusable("--by " + Text.text(by, 60) + ": must be row or error");
-            var rows = failures(text);
+        void failures(@Parameters(arity = "0..1", paramLabel = "TEXT", defaultValue = "",
+                description = "Only rows with this text in their id or error.") String text) {
+            var index = batch().index();
+            var rows = index.onRetryList().mapToObj(entry -> "  " + Text.id(index.id(entry)) + "  "
+                    + Text.text(Cause.of(batch, entry).words(), 160)).filter(line ->
+                    line.toLowerCase(Locale.ROOT).contains(text.toLowerCase(Locale.ROOT))).toList();
             if (rows.isEmpty()) out.println("No failed, paused or unknown rows"
                     + (text.isEmpty() ? "." : " with " + Text.quoted(text) + " in their id or error."));
-            else if (by.equals("error"))
-                Cause.groups(batch, rows.stream().mapToInt(entry -> entry)).forEach((cause, ids) ->
-                        out.println("  " + cause.line(ids, all ? Integer.MAX_VALUE - 1 : 5)));
-            else {
-                out.printf(Locale.ROOT, "  %-20s %8s  %s%n", "id", "attempts", "error");
-                Text.some(rows, all ? Long.MAX_VALUE : 50, entry -> out.printf(Locale.ROOT, "  %-20s %8d  %s%n",
-                        Text.id(batch.index().id(entry)), batch.history().attemptsByRow.get(entry),
-                        Text.text(Cause.of(batch, entry).words(), 160)), "  %s (--all)", out);
-            }
+            Text.some(rows, 50, out::println, "  %s ('failures TEXT' lists fewer)", out);
         }
 
         @Command(name = "show", description = "Show a row: inputs, attempts, outputs.")
         void show(@Parameters(paramLabel = "ID", description = "The row.") String id,
                 @Option(names = "--full", description = "Show long values whole.") boolean full) throws IOException {
-            int entry = entry(id);
-            try (var ends = new LineOffsets.RowEnds(batch)) {
-                new RowView(full, out).print(batch, entry, edits, ends);
-            }
+            new RowView(full, out).print(batch(), batch.known(id.strip(), ""), edits);
         }
 
         @Command(name = "set", description = {"Change inputs of a row in this session.",
@@ -931,36 +813,32 @@ final class DifyExec implements Runnable {
         void set(@Parameters(paramLabel = "ID", description = "The row.") String id,
                 @Parameters(arity = "1..*", paramLabel = "COLUMN=VALUE", description = "The new cells.")
                 List<String> words) {
-            int entry = entry(id);
-            var cells = cells(words);
-            var row = batch.rows(one -> one == entry).next();
-            var known = form();
-            var edited = cells.keySet().stream().map(csv()::title).toList();
-            var problems = known.form().problems(row.with(cells), csv()).stream()
+            var csv = csv();
+            var row = row(id);
+            var cells = cells(words, csv);
+            var edited = cells.keySet().stream().map(csv::title).toList();
+            var problems = form(csv).problems(row.with(cells), csv).stream()
                     .filter(problem -> edited.contains(problem.column())).map(Inspection.Problem::text).toList();
             if (!problems.isEmpty())
                 throw new Unusable("row " + Text.id(row.id()) + ": " + String.join("; ", problems));
             edits.set(row, cells);
             print(row);
-            if (!known.note().isEmpty())
-                err.println("Not checked against the workflow's form: " + Text.text(known.note(), 500));
         }
 
         @Command(name = "unset", description = "Undo edits of a row.")
         void unset(@Parameters(paramLabel = "ID", description = "The row.") String id) {
-            var row = batch().index().id(entry(id));
-            if (!edits.unset(row)) throw new Unusable("row " + Text.id(row) + " has no edits");
+            if (edits.byId.remove(row(id).id()) == null) throw new Unusable("row " + Text.id(id) + " has no edits");
         }
 
         @Command(name = "edits", description = "Show the edits as a diff against the CSV.")
         void edits() {
-            var rows = edits.rows(batch());
-            rows.forEach(this::print);
-            out.println(rows.isEmpty() ? "No edits." : edits.count() + ". 'save CSV' writes a CSV with them.");
+            if (!edits.byId.isEmpty()) batch().rows(entry -> edits.byId.containsKey(batch.index().id(entry)))
+                    .forEachRemaining(this::print);
+            out.println(edits.byId.isEmpty() ? "No edits." : edits.count() + ". 'save CSV' writes a CSV with them.");
         }
 
         private void print(Row row) {
-            var cells = edits.of(row.id());
+            var cells = edits.of(row);
             out.println(Text.id(row.id()) + (cells.isEmpty() ? ": as in the CSV" : ""));
             cells.forEach((column, cell) -> {
                 out.println("  " + Text.text(column, 40));
@@ -971,16 +849,14 @@ final class DifyExec implements Runnable {
 
         @Command(name = "save", description = "Write the whole CSV with the edits.")
         void save(@Parameters(paramLabel = "CSV", description = "The file to write.") Path file,
-                @Option(names = "--force", description = "Overwrite the file.") boolean force) {
+                @Option(names = "--force", description = "Overwrite the file.") boolean force) throws IOException {
             var csv = csv();
-            boolean isOpenCsv = isOpen(file);
-            if (isOpenCsv && !force) throw new Unusable(file + " is the open CSV\nhint: use --force to overwrite it");
-            files().requireTarget(file, List.of(), _ -> force);
+            batch.files().requireTarget(file, List.of(), _ -> force);
+            boolean isOpenCsv = AtomicFile.isSame(file, csv.path());
             edits.save(csv, batch.index(), file);
-            var count = edits.count();
-            if (isOpenCsv) open(csvPath(), files().results(), false);
             out.println("Saved " + Text.count(batch.index().rows(), "row") + " to "
-                    + Text.text(file.toString(), 200) + " with " + count + ".");
+                    + Text.text(file.toString(), 200) + " with " + edits.count() + ".");
+            if (isOpenCsv) edits.byId.clear();
         }
 
         @Command(name = "exit", aliases = "quit", description = "Leave, as Ctrl-D does.")
@@ -988,59 +864,29 @@ final class DifyExec implements Runnable {
             isLeft = true;
         }
 
-        @Command(name = "retry", sortOptions = false, description = {"Run rows again, as edited.",
-                "A single row's run is shown as it happens. Ctrl-C stops it on the server."})
-        int retryRows(@Mixin Work work,
-                @Parameters(paramLabel = "ID", arity = "0..*", description = "The rows, or 'all' failed ones.")
-                List<String> typed,
-                @Option(names = "--by-error", paramLabel = "TEXT", description = "Rows with this text in their error.")
-                String error,
-                @Option(names = "--force", description = "Also run ids that have already succeeded.")
-                boolean force) throws Exception {
-            var ids = typed == null ? List.<String>of() : typed.stream().map(String::strip).distinct().toList();
-            if (!work.output.toAbsolutePath().normalize().equals(files().results().toAbsolutePath().normalize()))
-                throw new Unusable("retry works on the open batch\nhint: 'open CSV JSONL' opens another one");
-            if (ids.isEmpty() == (error == null)) throw new Unusable("name ids, or 'all', or --by-error TEXT");
-            boolean isNamed = error == null && !ids.equals(List.of("all"));
-            if (isNamed) ids.forEach(this::entry);
-            else ids = failures(error == null ? "" : error).stream().map(batch.index()::id).toList();
-            if (ids.isEmpty()) {
-                err.println("Nothing to do: no such rows.");
-                return Exit.OK.code;
-            }
-            if (ids.size() == 1) work.view = Optional.of(new RunView(out));
-            if (isNamed) return work.start(Batch.Selection.named(ids, force));
-            work.rows.ids = ids;
-            return work.start(Batch.Selection.LISTED);
-        }
-
-        /// Opens a batch instead of the one before. Edits belong to their CSV, so another CSV takes `force`.
-        void open(Optional<Path> input, Path output, boolean force) {
-            boolean isSame = input.isPresent() && isOpen(input.get());
-            if (!isSame && !force && edits.isUnsaved()) throw new Unusable(edits.count()
-                    + " not saved\nhint: 'save CSV' writes a CSV with them, 'open --force' discards them");
-            var now = stampsOf(input.stream());
-            var files = BatchFiles.of(output);
+        /// Opens a batch instead of the one before.
+        void open(Optional<Path> input, Path output) {
             if (input.filter(Path.of("-")::equals).isPresent()) throw new Unusable("standard input: the shell reads its "
                     + "commands from it\nhint: save the CSV to a file first");
-            var before = Optional.ofNullable(batch).flatMap(Batch::csv);
-            read(files, input.map(path -> shell.setup.open(path, Optional.of(files))));
-            before.ifPresent(Csv::close);
-            csvStamps = now;
-            form = null;
-            edits.rebase(isSame ? edits.rows(batch) : List.of());
-        }
-
-        /// Takes the stamps before it reads the files: what is written meanwhile is read next time.
-        private void read(BatchFiles files, Optional<Csv> csv) {
-            var now = stampsOf(files.all().stream());
-            batch = Batch.peek(files, csv, true, List.of());
+            var files = BatchFiles.of(output);
+            var now = stamps(files, input); // before the files are read: what is written meanwhile is read next time
+            var opened = Batch.peek(files, input.map(path -> shell.setup.open(path, Optional.of(files))), true,
+                    List.of());
+            if (batch != null) batch.csv().ifPresent(Csv::close);
+            batch = opened;
             stamps = now;
         }
 
-        /// Two equal stamps mean that a file was not written in between.
-        private static List<String> stampsOf(Stream<Path> files) {
-            return files.map(file -> {
+        /// The open batch, read again if one of its files or the CSV was written since.
+        private Batch batch() {
+            if (batch == null) throw new Unusable("no batch is open\nhint: 'open CSV JSONL' opens one");
+            var input = batch.csv().map(Csv::path);
+            if (!stamps(batch.files(), input).equals(stamps)) open(input, batch.files().results());
+            return batch;
+        }
+
+        private static List<String> stamps(BatchFiles files, Optional<Path> input) {
+            return Stream.concat(files.all().stream(), input.stream()).map(file -> {
                 try {
                     return Files.getLastModifiedTime(file) + " " + Files.size(file);
                 } catch (IOException _) {
@@ -1049,190 +895,134 @@ final class DifyExec implements Runnable {
             }).toList();
         }
 
-        boolean isOpen() {
-            return batch != null;
-        }
-
-        private boolean isOpen(Path input) {
-            try {
-                return csvPath().isPresent() && Files.exists(input) && Files.isSameFile(csvPath().get(), input);
-            } catch (IOException _) {
-                return false;
-            }
-        }
-
-        private BatchFiles files() {
-            if (batch == null) throw new Unusable("no batch is open\nhint: 'open CSV JSONL' opens one");
-            return batch.files();
-        }
-
-        private Optional<Path> csvPath() {
-            return Optional.ofNullable(batch).flatMap(Batch::csv).map(Csv::path);
-        }
-
-        private boolean isCsvChanged() {
-            return isOpen() && !csvStamps.equals(stampsOf(csvPath().stream()));
-        }
-
-        private String csvChanged() {
-            var csv = csvPath().orElseThrow().toString();
-            return csv + " has changed since it was opened\nhint: 'open " + Text.shell(csv) + " "
-                    + Text.shell(files().results().toString()) + "' reads it again and keeps your edits";
-        }
-
-        /// The batch, read again if its files have been written. Its CSV must not have changed since it was opened.
-        Batch batch() {
-            if (isCsvChanged()) throw new Unusable(csvChanged());
-            if (!stampsOf(files().all().stream()).equals(stamps)) read(files(), batch.csv());
-            return batch;
-        }
-
         private Csv csv() {
             return batch().csv().orElseThrow(() -> new Unusable("the batch is open without its CSV\nhint: 'open CSV "
-                    + Text.shell(files().results().toString()) + "' adds it"));
+                    + Text.shell(batch.files().results().toString()) + "' adds it"));
         }
 
-        private int entry(String id) {
-            return batch().known(id.strip(), "");
+        /// A row as it is in the CSV.
+        private Row row(String id) {
+            csv();
+            int entry = batch.known(id.strip(), "");
+            return batch.rows(one -> one == entry).next();
         }
 
-        private Map<String, String> cells(List<String> words) {
-            var columns = csv().columns();
+        private static Map<String, String> cells(List<String> words, Csv csv) {
             var cells = new LinkedHashMap<String, String>();
             for (var word : words) {
                 int end = word.indexOf('=');
                 if (end < 0) throw new Unusable(Text.quoted(word)
                         + " is not COLUMN=VALUE\nhint: quote a value with blanks, as in text=\"two words\"");
-                var name = columns.stream().filter(column -> word.startsWith(column + "="))
-                        .max(Comparator.comparingInt(String::length)) // a column's name may have a = in it
-                        .orElseThrow(() -> new Unusable("no column " + Text.quoted(word.substring(0, end)) + "\nhint: "
-                                + Nearest.of(word.substring(0, end), columns)
-                                        .map(near -> "did you mean " + Text.quoted(near) + "?")
-                                        .orElse("the columns are " + Text.text(String.join(", ", columns), 300))));
-                if (batch.csv().orElseThrow().isId(name)) throw new Unusable("the id of a row cannot be changed");
-                cells.put(name, word.substring(name.length() + 1));
+                var name = word.substring(0, end);
+                if (!csv.columns().contains(name)) throw new Unusable("no column " + Text.quoted(name) + "\nhint: "
+                        + Nearest.of(name, csv.columns()).map(near -> "did you mean " + Text.quoted(near) + "?")
+                                .orElse("the columns are " + Text.text(String.join(", ", csv.columns()), 300)));
+                if (csv.isId(name)) throw new Unusable("the id of a row cannot be changed");
+                cells.put(name, word.substring(end + 1));
             }
             return cells;
         }
 
-        /// Applied to the rows of a CSV that a command reads.
-        UnaryOperator<Row> edits(Path input) {
-            return isOpen(input) ? edits : UnaryOperator.identity();
-        }
-
-        /// The workflow's form. One that could not be fetched before is asked for again.
-        KnownForm form() {
-            var csv = csv();
-            if (form != null && form.note().isEmpty()) return form;
-            var messages = new StringWriter();
+        /// The workflow's form, or text for every cell as long as it cannot be fetched.
+        private Form form(Csv csv) {
+            if (form != null) return form;
             shell.setup.retrying.maxRetries = 0;
-            try (var dify = shell.setup.connect(shell.demo.version, csv.columns(), 1, new PrintWriter(messages))) {
-                form = new KnownForm(dify.form(dify.greet(""), csv, csv.path()), messages.toString().strip());
+            try (var dify = shell.setup.connect(shell.demo.version, csv.columns(), 1, err)) {
+                return form = dify.form(dify.greet(""), csv, csv.path());
             } catch (Unusable | IOException | InterruptedException problem) {
-                form = new KnownForm(Form.ofText(), Text.of(problem));
+                err.println("Not checked against the workflow's form: " + Text.of(problem));
+                return Form.ofText();
             }
-            return form;
         }
 
-        /// Rows with a text in their id or error, in any case.
-        private List<Integer> failures(String text) {
-            var index = batch().index();
-            var wanted = text.toLowerCase(Locale.ROOT);
-            return index.onRetryList().filter(entry -> Stream.of(index.id(entry), batch.history().cause(entry))
-                    .anyMatch(field -> field.toLowerCase(Locale.ROOT).contains(wanted))).boxed().toList();
+        /// What a parameter of a command can be, failed rows first.
+        Stream<String> values(String label) {
+            if (batch == null) return Stream.empty();
+            var index = batch.index();
+            return switch (label) {
+                case "ID" -> IntStream.range(0, index.rows()).boxed().sorted(Comparator.comparing(entry ->
+                        !index.status(entry).isOnRetryList())).map(index::id);
+                case "COLUMN=VALUE" -> batch.csv().stream().flatMap(csv -> csv.columns().stream()
+                        .filter(column -> !csv.isId(column))).map(column -> column + "=");
+                default -> Stream.empty();
+            };
         }
 
         /// `results.jsonl (2 failed) dify> `
         String prompt() {
-            if (!isOpen()) return "dify> ";
-            long failed = isCsvChanged() ? -1 : batch().index().onRetryList().count();
-            return Text.text(files().results().getFileName().toString(), 40)
-                    + (failed < 0 ? " (?)" : failed == 0 ? "" : " (" + failed + " failed)") + " dify> ";
+            if (batch == null) return "dify> ";
+            var name = Text.text(batch.files().results().getFileName().toString(), 40);
+            try {
+                long failed = batch().index().onRetryList().count();
+                return name + (failed == 0 ? "" : " (" + failed + " failed)") + " dify> ";
+            } catch (Unusable _) {
+                return name + " (?) dify> "; // the next command says why
+            }
         }
 
         /// `results.jsonl: 5 rows, 3 succeeded, 2 failed`
-        String summary() {
-            var index = batch().index();
-            return Text.text(files().results().toString(), 200) + ": " + Text.count(index.rows(), "row")
-                    + (index.rows() == 0 ? "" : ", " + RowStatus.counts(index::count, (_, text) -> text))
-                    + batch().history().stopped.map(why -> "; stopped early: " + Text.text(why, 200)).orElse("");
-        }
-
-        /// Cells that were changed in the shell, by row and column.
-        static final class Edits implements UnaryOperator<Row> {
-            private final Map<String, Map<String, String>> byId = new LinkedHashMap<>();
-            private boolean isSaved = true;
-
-            @Override
-            public Row apply(Row row) {
-                return row.with(of(row.id()));
-            }
-
-            Map<String, String> of(String id) {
-                return byId.getOrDefault(id, Map.of());
-            }
-
-            boolean isUnsaved() {
-                return !isSaved && !byId.isEmpty();
-            }
-
-            /// Keeps no cell that the CSV has, too, or has no column for.
-            void set(Row row, Map<String, String> cells) {
-                var edited = new LinkedHashMap<>(of(row.id()));
-                edited.putAll(cells);
-                edited.keySet().retainAll(row.inputs().keySet());
-                edited.entrySet().removeAll(row.inputs().entrySet());
-                byId.put(row.id(), edited);
-                byId.values().removeIf(Map::isEmpty);
-                isSaved &= cells.isEmpty();
-            }
-
-            boolean unset(String id) {
-                return byId.remove(id) != null;
-            }
-
-            /// Rows of the CSV that are edited.
-            List<Row> rows(Batch batch) {
-                var rows = new ArrayList<Row>();
-                batch.rows(entry -> byId.containsKey(batch.index().id(entry))).forEachRemaining(rows::add);
-                return rows;
-            }
-
-            /// The CSV is another one, or was read again.
-            void rebase(List<Row> rows) {
-                byId.keySet().retainAll(rows.stream().map(Row::id).toList());
-                rows.forEach(row -> set(row, Map.of()));
-            }
-
-            /// `3 edits in 2 rows`
-            String count() {
-                return Text.count(byId.values().stream().mapToLong(Map::size).sum(), "edit")
-                        + " in " + Text.count(byId.size(), "row");
-            }
-
-            /// Writes the CSV with the edits: same encoding and delimiter, whole or not at all.
-            void save(Csv csv, Index index, Path to) {
-                var charset = csv.charset();
-                byId.forEach((id, cells) -> cells.forEach((column, cell) -> {
-                    if (!charset.newEncoder().canEncode(cell)) throw new Unusable(to + ": row " + Text.id(id)
-                            + ", column " + Text.quoted(column) + " has a character that " + charset
-                            + " cannot encode");
-                }));
-                var all = new BitSet();
-                all.set(0, index.rows());
-                AtomicFile.write(to, out -> csv.write(out, csv.with(this).rows(all, index)));
-                isSaved = true;
-            }
+        Optional<String> summary() {
+            return Optional.ofNullable(batch).map(open -> Text.text(open.files().results().toString(), 200) + ": "
+                    + Text.count(open.index().rows(), "row") + (open.index().rows() == 0 ? ""
+                            : ", " + RowStatus.counts(open.index()::count, (_, text) -> text))
+                    + open.history().stopped.map(why -> "; stopped early: " + Text.text(why, 200)).orElse(""));
         }
     }
 
-    /// A retry of one row: nodes and text as they come, then the outcome.
-    static final class RunView implements Work.LiveView {
+    /// Cells that were changed in the shell. Applied to the rows that its commands read.
+    static final class Edits implements UnaryOperator<Row> {
+        final Map<String, Map<String, String>> byId = new LinkedHashMap<>();
+        private boolean isSaved = true;
+
+        @Override
+        public Row apply(Row row) {
+            return row.with(of(row));
+        }
+
+        /// The CSV may have lost a column since.
+        Map<String, String> of(Row row) {
+            var cells = new LinkedHashMap<>(byId.getOrDefault(row.id(), Map.of()));
+            cells.keySet().retainAll(row.inputs().keySet());
+            return cells;
+        }
+
+        boolean isUnsaved() {
+            return !isSaved && !byId.isEmpty();
+        }
+
+        /// Keeps no cell that the CSV has, too.
+        void set(Row row, Map<String, String> cells) {
+            var edited = of(row);
+            edited.putAll(cells);
+            edited.entrySet().removeAll(row.inputs().entrySet());
+            if (edited.isEmpty()) byId.remove(row.id());
+            else byId.put(row.id(), edited);
+            isSaved = false;
+        }
+
+        /// `3 edits in 2 rows`
+        String count() {
+            return Text.count(byId.values().stream().mapToLong(Map::size).sum(), "edit")
+                    + " in " + Text.count(byId.size(), "row");
+        }
+
+        /// Writes the CSV with the edits: same encoding and delimiter, whole or not at all.
+        void save(Csv csv, Index index, Path to) {
+            if (!csv.charset().newEncoder().canEncode(byId.toString()))
+                throw new Unusable(to + ": an edit has a character that " + csv.charset() + " cannot encode");
+            var all = new BitSet();
+            all.set(0, index.rows());
+            AtomicFile.write(to, out -> csv.write(out, csv.with(this).rows(all, index)));
+            isSaved = true;
+        }
+    }
+
+    /// A retry of one row: nodes and text as they come, then its outputs.
+    static final class RunView implements Watcher {
         private final PrintWriter out;
         private final long startedAt = System.nanoTime();
-        private Response.Ran last;
-        private Outcome outcome;
-        private boolean inText = false;
+        private byte[] outputs;
+        private boolean isInText = false;
 
         RunView(PrintWriter out) {
             this.out = out;
@@ -1252,10 +1042,9 @@ final class DifyExec implements Runnable {
                                 + (error.isEmpty() ? "" : ": " + Text.text(error, 300)));
                 case Heard.Chunk(var text) -> {
                     for (var part : text.split("(?<=\n)")) {
-                        if (part.isEmpty()) continue;
-                        if (!inText) out.print("            | ");
-                        out.print(Text.text(part.replace("\n", ""), Integer.MAX_VALUE));
-                        inText = true;
+                        out.print((isInText || part.isEmpty() ? "" : "            | ")
+                                + Text.text(part.replace("\n", ""), Integer.MAX_VALUE));
+                        isInText |= !part.isEmpty();
                         if (part.endsWith("\n")) end();
                     }
                 }
@@ -1264,20 +1053,20 @@ final class DifyExec implements Runnable {
         }
 
         private void node(String title, String type, String text) {
-            end();
-            out.println(String.format(Locale.ROOT, "  %6.2f s  ", (System.nanoTime() - startedAt) / 1e9)
-                    + Text.text(title, 40)
+            say(String.format(Locale.ROOT, "  %6.2f s  ", (System.nanoTime() - startedAt) / 1e9) + Text.text(title, 40)
                     + (type.isEmpty() || type.equals(title) ? "" : " (" + Text.text(type, 40) + ")") + " " + text);
         }
 
         @Override
         public void ran(Attempt attempt, Response.Ran ran, Instant at) {
-            last = ran;
+            outputs = ran.outputs();
         }
 
         @Override
         public void ended(Outcome outcome) {
-            this.outcome = outcome;
+            end();
+            if (outcome.status().isSuccess() && outputs != null)
+                new RowView(false, out).print(RunReader.tree(outputs));
         }
 
         @Override
@@ -1290,34 +1079,8 @@ final class DifyExec implements Runnable {
         /// Ends a line of text.
         @Override
         public void end() {
-            if (inText) out.println();
-            inText = false;
-        }
-
-        @Override
-        public int conclude(Optional<Stop> stop, Tally tally) throws IOException {
-            stop.ifPresent(reason -> {
-                if (reason.exit() == Exit.INTERRUPTED) out.println(); // after ^C
-                out.println(reason.text());
-            });
-            if (outcome != null) {
-                var word = outcome.status().word();
-                out.println(word.substring(0, 1).toUpperCase(Locale.ROOT) + word.substring(1)
-                        + (last == null ? "" : used(last.usage()) + last.run().map(run -> ", " + run.name()).orElse(""))
-                        + (outcome.text().isEmpty() ? "" : ": " + Text.text(outcome.text(), 500)));
-                if (outcome.status().isSuccess() && last != null)
-                    new RowView(false, out).print(Json.MAPPER.readTree(last.outputs()));
-            }
-            if (tally.count(Tally.Counter.HARVESTED) > 0 && tally.succeeded() > 0)
-                out.println("Recovered the result without running again.");
-            var exit = tally.succeeded() > 0 ? Exit.OK : Exit.ROWS_FAILED;
-            return stop.map(Stop::exit).orElse(exit).code;
-        }
-
-        /// ` in 1.25 s, 12 tokens, 0.0001 USD`
-        private static String used(Usage usage) {
-            return String.format(Locale.ROOT, " in %.2f s, ", usage.seconds()) + Text.count(usage.tokens(), "token")
-                    + usage.price().map(price -> Summary.cost(Map.of(usage.currency(), price))).orElse("");
+            if (isInText) out.println();
+            isInText = false;
         }
     }
 
@@ -1325,31 +1088,33 @@ final class DifyExec implements Runnable {
     record RowView(boolean full, PrintWriter out) {
         private static final int LONGEST = 300, LINES = 40;
 
-        void print(Batch batch, int entry, ShellSession.Edits edits, LineOffsets.RowEnds ends) throws IOException {
+        void print(Batch batch, int entry, Edits edits) throws IOException {
             var index = batch.index();
-            var id = index.id(entry);
-            out.println("Row " + Text.id(id) + ": " + index.status(entry).word() + batch.csv().map(csv -> ", line "
-                    + index.line(entry) + " of " + Text.text(csv.path().toString(), 200)).orElse(""));
-            batch.csv().ifPresent(_ -> {
-                out.println("Inputs");
-                var row = edits.apply(batch.rows(one -> one == entry).next());
-                row.inputs().forEach((column, cell) -> {
-                    out.print("  " + Text.text(column, 40) + (edits.of(id).containsKey(column) ? " (edited):" : ":"));
-                    boolean isShort = cell.lines().count() < 2;
-                    out.print(isShort && !cell.isEmpty() ? "" : "\n");
-                    print(isShort ? " " : "    ", cell);
-                });
-            });
-            var traces = ends.traces(entry);
-            out.println(traces.isEmpty() ? "No attempts" : "Attempts");
-            traces.forEach(this::print);
-            if (!index.status(entry).isSuccess()) return;
-            var end = ends.of(entry);
-            out.println("Outputs" + (end.edited() ? " (of edited inputs)" : ""));
-            print(Json.MAPPER.createObjectNode().setAll(end.outputs()));
+            out.println("Row " + Text.id(index.id(entry)) + ": " + index.status(entry).word() + batch.csv().map(csv ->
+                    ", line " + index.line(entry) + " of " + Text.text(csv.path().toString(), 200)).orElse(""));
+            if (batch.csv().isPresent()) inputs(batch.rows(one -> one == entry).next(), edits);
+            try (var ends = new LineOffsets.RowEnds(batch)) {
+                var traces = ends.traces(entry);
+                out.println(traces.isEmpty() ? "No attempts" : "Attempts");
+                traces.forEach(this::attempt);
+                if (!index.status(entry).isSuccess()) return;
+                var end = ends.of(entry);
+                out.println("Outputs" + (end.edited() ? " (of edited inputs)" : ""));
+                print(Json.MAPPER.createObjectNode().setAll(end.outputs()));
+            }
         }
 
-        private void print(LineOffsets.RowEnds.Trace trace) {
+        private void inputs(Row row, Edits edits) {
+            out.println("Inputs");
+            edits.apply(row).inputs().forEach((column, cell) -> {
+                out.print("  " + Text.text(column, 40) + (edits.of(row).containsKey(column) ? " (edited):" : ":"));
+                boolean isShort = cell.lines().count() < 2;
+                out.print(isShort && !cell.isEmpty() ? "" : "\n");
+                lines(isShort ? " " : "    ", cell);
+            });
+        }
+
+        private void attempt(LineOffsets.RowEnds.Trace trace) {
             out.println("  " + Times.local(trace.attempt.t()) + "  " + trace.attempt.mode()
                     + (trace.attempt.edited() ? ", edited" : "")
                     + (trace.ends.isEmpty() ? "  unfinished" + run(trace.run) : ""));
@@ -1367,10 +1132,10 @@ final class DifyExec implements Runnable {
 
         /// A text as it is, anything else as indented JSON.
         void print(JsonNode value) {
-            print("  ", value.isTextual() ? value.asText() : value.toPrettyString());
+            lines("  ", value.isTextual() ? value.asText() : value.toPrettyString());
         }
 
-        private void print(String start, String text) {
+        private void lines(String start, String text) {
             Text.some(text.lines().toList(), full ? Long.MAX_VALUE : LINES,
                     line -> out.println(start + Text.text(line, full ? Integer.MAX_VALUE : LONGEST)),
                     "  %s lines (--full)", out);
@@ -1378,6 +1143,16 @@ final class DifyExec implements Runnable {
     }
 
     // ── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Gives the options of commands their environment, and the shell's edits.
+    record Factory(Env env, UnaryOperator<Row> edits) implements CommandLine.IFactory {
+        @Override
+        public <K> K create(Class<K> type) throws Exception {
+            return type == Setup.class ? type.cast(new Setup(env, edits))
+                    : type == Console.class ? type.cast(new Console(env))
+                    : CommandLine.defaultFactory().create(type);
+        }
+    }
 
     /// The settings that every command line shares, also the shell's.
     static final class CommandLines {
@@ -1405,7 +1180,8 @@ final class DifyExec implements Runnable {
                             Ansi.of(env).on() ? CommandLine.Help.Ansi.ON : CommandLine.Help.Ansi.OFF)))
                     .setHelpSectionMap(sections)
                     .setHelpSectionKeys(keys)
-                    .setParameterExceptionHandler((problem, _) -> unusable(problem, env.invocation()))
+                    .setCaseInsensitiveEnumValuesAllowed(true)
+                    .setParameterExceptionHandler((problem, _) -> unusable(problem, env))
                     .setExecutionExceptionHandler(CommandLines::stopped)
                     .setExecutionStrategy(parsed -> execute(parsed, env.secret()));
             var columns = env.get("COLUMNS");
@@ -1429,7 +1205,8 @@ final class DifyExec implements Runnable {
             checkTyped(parsed.asCommandLineList().getLast());
             try {
                 int code = secret.during(() -> new CommandLine.RunLast().execute(parsed));
-                if (line.getOut().checkError() && !isPipeClosed()) throw new Unusable("standard output: cannot be written (" + LOST + ")");
+                if (line.getOut().checkError() && !isPipeClosed())
+                    throw new Unusable("standard output: cannot be written (" + LOST + ")");
                 return code;
             } catch (Unusable problem) {
                 throw new CommandLine.ExecutionException(line, problem.getMessage(), problem);
@@ -1480,23 +1257,28 @@ final class DifyExec implements Runnable {
         }
 
         /// `--timeout abc: not a duration`, or picocli's own message, and a hint on a second line.
-        private static int unusable(ParameterException problem, String invocation) {
+        private static int unusable(ParameterException problem, Env env) {
             var line = problem.getCommandLine();
             var unmatched = problem instanceof CommandLine.UnmatchedArgumentException known ? known : null;
             if (problem instanceof CommandLine.MissingParameterException) // a mistyped word is the likelier reason
                 for (var each = line; each != null && unmatched == null; each = each.getParent())
                     if (!each.getUnmatchedArguments().isEmpty()) unmatched =
                             new CommandLine.UnmatchedArgumentException(each, each.getUnmatchedArguments());
-            var arg = problem.getArgSpec();
-            var option = arg instanceof OptionSpec named ? named.longestName() + " " : "";
+            var variable = new EnvDefaults(env).setting(problem.getArgSpec())
+                    .filter(setting -> setting.text().equals(problem.getValue())).map(Env.Setting::place);
             var message = unmatched != null ? unknown(unmatched)
-                    : Text.text(arg != null && problem.getCause() instanceof TypeConversionException fault
-                            ? option + problem.getValue() + ": " + fault.getMessage() : problem.getMessage(), 1000);
+                    : Text.text(problem.getCause() instanceof TypeConversionException fault
+                            && problem.getArgSpec() instanceof OptionSpec option
+                            ? variable.orElse(option.longestName() + " " + problem.getValue()) + ": "
+                                    + fault.getMessage() : problem.getMessage(), 1000);
             var name = line.getParent() == null ? "" : " " + line.getCommandName();
-            boolean isInShell = !line.getCommandSpec().root().name().equals("difyexec");
             line.getErr().println("difyexec: " + message + (message.contains("\nhint: ") ? "" : "\nhint: see "
-                    + (isInShell ? "'help" + name + "'" : invocation + name + " --help")));
+                    + (isInShell(line) ? "'help" + name + "'" : env.invocation() + name + " --help")));
             return Exit.UNUSABLE.code;
+        }
+
+        static boolean isInShell(CommandLine line) {
+            return !line.getCommandSpec().root().name().equals("difyexec");
         }
 
         private static String unknown(CommandLine.UnmatchedArgumentException problem) {
@@ -1526,7 +1308,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The options of `run` and `retry`, and the one way to build and run a batch from them.
+    /// The options of `run` and `retry`, and their way from a command line to the engine.
     static final class Work {
         @Mixin InputOption input;
 
@@ -1540,23 +1322,147 @@ final class DifyExec implements Runnable {
         @ArgGroup(validate = false, order = 4, heading = "%nPace:%n") PaceOptions pace = new PaceOptions();
         @ArgGroup(validate = false, order = 6, heading = "%nOutput:%n") OutputOptions out = new OutputOptions();
 
-        /// Instead of the progress line.
-        Optional<LiveView> view = Optional.empty();
+        /// Shows the run of a single row as it happens, instead of the progress line.
+        Optional<Watcher> view = Optional.empty();
 
-        /// Shows the run of a single row as it happens.
-        interface LiveView extends Watcher {
-            /// Shows the outcome and returns the exit code.
-            int conclude(Optional<Stop> stop, Tally tally) throws IOException;
-        }
-
-        int start(Batch.Selection selection) throws Exception {
+        int start(Batch.Selection asked) throws Exception {
             try {
-                return run(selection);
+                return open(asked);
             } catch (Unusable problem) {
                 finish(object("exit_code", problem.exit.code, "reason", new Stop(problem.exit,
                         problem.getMessage()).fact()));
                 throw problem;
             }
+        }
+
+        /// Opens the input, the server and the batch.
+        private int open(Batch.Selection asked) throws Exception {
+            refuse(asked);
+            var files = BatchFiles.of(rows.shard().map(part -> part.of(output)).orElse(output));
+            if (asked.listed() && files.shard().isEmpty()) files.requireStarted(); // a shard without rows has none
+            files.refuse(input.csv);
+            try (var csv = setup.open(input.csv, Optional.of(files).filter(_ -> !rows.fresh))) {
+                out.makeFolder();
+                try (var dify = setup.connect(demo.version, csv.columns(), pace.concurrency(), setup.err())) {
+                    if (demo.version != null && view.isEmpty()) dify.err().println("Demo: using a simulated Dify "
+                            + Demo.VERSION + " in this process; nothing leaves this machine, nothing is spent.");
+                    try (var writer = BatchWriter.open(files, csv, out.noBom, rows.rebuild,
+                            rows.fresh ? Optional.of(dify.err()) : Optional.empty(), FileChannel::force)) {
+                        return run(rows.of(asked), dify, writer);
+                    }
+                }
+            }
+        }
+
+        private void refuse(Batch.Selection asked) {
+            setup.check();
+            if ((rows.fresh || rows.pendingOnly) && !asked.equals(Batch.Selection.PENDING))
+                throw new Unusable((rows.fresh ? "--fresh" : "--pending-only")
+                        + " cannot be used with retry\nhint: use it with run");
+            if (pace.maxCost != null && setup.dify.mode == Mode.BLOCKING) throw new Unusable("--max-cost cannot be "
+                    + "used with --mode blocking: only streams have prices\nhint: leave out --mode, or use --max-tokens");
+            if (output.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|tsv|xlsx?)"))
+                throw new Unusable(output + ": results are JSON lines, not a spreadsheet\nhint: use -o results.jsonl; "
+                        + "'export' then writes a spreadsheet");
+        }
+
+        /// Selects rows, asks the server about the app, checks the rows against its form, and runs them.
+        private int run(Batch.Selection asked, Connection dify, BatchWriter writer) throws Exception {
+            var batch = writer.batch();
+            var err = dify.err();
+            announceShard(batch, asked);
+            var wanted = batch.select(asked, setup.dify.timeout);
+            StatusView.notes(batch).forEach(note -> err.println("Note: " + note + "."));
+            if (wanted.rows() == 0 && batch.history().resent(false).isEmpty()) {
+                writer.finishOrRefuse();
+                err.println(batch.index().isComplete() ? "Nothing to do: every row has succeeded."
+                        : "Nothing to do: no selected row is pending.");
+                return finish(batch, Optional.empty(), Exit.OK, new Tally(0, null, InstantSource.system()));
+            }
+            if (demo.version == null && view.isEmpty() && out.progress != Progress.Style.OFF)
+                err.println("Connecting to " + setup.dify.baseUrl.getHost() + " …");
+            announceResumption(wanted);
+            var server = dify.greet(batch, "\n" + Text.count(wanted.rows(), "row is", "rows are")
+                    + " still pending; nothing was sent.");
+            var sender = new Sender(dify.client().to(server.kind()), checked(wanted, dify, server),
+                    Optional.ofNullable(out.saveFiles));
+            var terms = terms(batch.history(), server, dify.judge());
+            writer.record(SessionEvent.of(batch, dify.access().name(), server.app(), server.version(),
+                    String.join(" ", setup.next().words()), asked.force() || asked.rerunChanged()
+                            || asked.resendUnknown())
+                    .with(Instant.now(), terms.modes().mode(), mode() == Mode.AUTO, terms.pace().places()));
+            var engine = new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender,
+                    view.orElseGet(() -> new Progress(err, out.progress))));
+            var stop = engine.runToLastWords();
+            new Summary(batch, engine.tally, err, Ansi.ofErr(setup.env)).print(stop,
+                    rows.limit != null || pace.maxCost != null, setup.next());
+            return finish(batch, stop, stop.map(Stop::exit).orElse(engine.tally.isAllDone() ? Exit.OK
+                    : Exit.ROWS_FAILED), engine.tally);
+        }
+
+        /// `shard 3 of 8: 1,250 of 10,000 rows`
+        private void announceShard(Batch batch, Batch.Selection asked) {
+            var shard = batch.files().shard();
+            if (shard.isEmpty()) return;
+            int count = batch.index().rows();
+            setup.err().println("shard " + shard.get().index() + " of " + shard.get().count() + ": "
+                    + Text.number(count) + " of " + Text.number(count + batch.index().ofOtherShards) + " rows");
+            var others = Stream.concat(asked.ids().stream(), asked.among().stream()).map(String::strip)
+                    .distinct().filter(id -> !shard.get().holds(id)).toList();
+            batch.requireInCsv(others);
+            if (!others.isEmpty()) setup.err().println("Note: skipping " + Text.count(others.size(), "id")
+                    + " of other shards (" + Text.first(3, others.stream().map(Text::id)) + ").");
+        }
+
+        /// `Resuming: 332 of 800 rows done (8 failed will be retried)`
+        private void announceResumption(Batch.Wanted wanted) {
+            var batch = wanted.batch();
+            if (wanted.asked().isPart() || batch.history().session.isEmpty() || view.isPresent()) return;
+            long failed = wanted.entries().stream().filter(entry -> batch.index().status(entry) == RowStatus.FAILED)
+                    .count();
+            setup.err().println("Resuming: " + Text.number(batch.index().rows() - wanted.rows()) + " of "
+                    + Text.count(batch.index().rows(), "row") + " done"
+                    + (failed == 0 ? "" : " (" + Text.number(failed) + " failed will be retried)"));
+        }
+
+        /// The form, after checking every wanted row against it.
+        private Form checked(Batch.Wanted wanted, Connection dify, ServerInfo server) throws InterruptedException {
+            var csv = wanted.batch().csv().orElseThrow();
+            var form = dify.form(server, csv, input.csv);
+            var inspector = new Inspector(csv, form);
+            csv.rows(wanted.entries(), wanted.batch().index()).forEachRemaining(inspector);
+            var inspection = inspector.inspection(setup.shape.allowUnmapped);
+            CheckView.problems(inspection, dify.err());
+            if (inspection.isFine()) return form;
+            throw new Unusable(input.csv + ": " + Text.count(inspection.faults().size()
+                    + inspection.problems().size(), "problem") + "; nothing was sent\nhint: "
+                    + (inspection.problems().isEmpty() ? "use the options above, or --allow-unmapped to continue"
+                            : "fix the rows, or use --no-check to send all cells as text"));
+        }
+
+        private Engine.Terms terms(History history, ServerInfo server, Judge judge) {
+            var grace = view.isPresent() ? Duration.ZERO : setup.retrying.grace; // Ctrl-C means this run, at once
+            return new Engine.Terms(judge, new Limits(pace.maxFailures, pace.maxTokens, pace.maxCost, grace,
+                    setup.dify.timeout, setup.retrying.settle), new Pace(pace.concurrency(), pace.wait, pace.rate),
+                    history.route(mode(), server.kind(), server.version()), new Attempt.Names(setup.dify.user));
+        }
+
+        /// Prices and a view need a stream.
+        private Mode mode() {
+            return setup.dify.mode == Mode.AUTO && (pace.maxCost != null || view.isPresent()) ? Mode.STREAMING
+                    : setup.dify.mode;
+        }
+
+        /// The keys and their order are a promise.
+        private int finish(Batch batch, Optional<Stop> stop, Exit exit, Tally tally) throws InterruptedException {
+            var files = batch.files();
+            var end = StatusView.json(StatusView.counts(batch.index()::count));
+            end.putAll(object("exit_code", exit.code, "reason", stop.map(Stop::fact).orElse(null),
+                    "seconds", tally.elapsed().toMillis() / 1000.0, "total_tokens", tally.tokens(),
+                    "cost", tally.spending.prices, "files", object("results", files.results().toString(),
+                            "log", files.log().toString(), "retry", files.retry().toString())));
+            finish(end);
+            return exit.code;
         }
 
         /// Passes on how the call ended: `--json` and `--on-finish`.
@@ -1581,147 +1487,6 @@ final class DifyExec implements Runnable {
                     setup.err().println("Note: --on-finish failed (exit code " + process.exitValue() + ").");
             } catch (IOException problem) {
                 setup.err().println("Note: --on-finish failed (" + Text.of(problem) + ").");
-            }
-        }
-
-        /// Checks what it can without the server, opens the batch, asks the server about the app, and runs.
-        private int run(Batch.Selection selection) throws Exception {
-            setup.check(demo.version);
-            if (rows.fresh && !selection.equals(Batch.Selection.PENDING)) throw new Unusable(
-                    "--fresh cannot be used with retry\nhint: 'run --fresh' starts over");
-            if (rows.pendingOnly && !selection.equals(Batch.Selection.PENDING)) throw new Unusable(
-                    "--pending-only cannot be used with retry\nhint: 'run --pending-only' runs rows never tried");
-            if (pace.maxCost != null && setup.dify.mode == Mode.BLOCKING) throw new Unusable("--max-cost cannot be "
-                    + "used with --mode blocking: only streams have prices\nhint: leave out --mode, or use --max-tokens");
-            var mode = pace.maxCost != null ? Mode.STREAMING : setup.dify.mode;
-            var files = BatchFiles.of(rows.shard().map(part -> part.of(output)).orElse(output));
-            if (selection.listed() && files.shard().isEmpty()) files.requireStarted(); // a shard without rows has none
-            if (output.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|tsv|xlsx?)"))
-                throw new Unusable(output + ": results are JSON lines, not a spreadsheet\nhint: use -o results.jsonl; "
-                        + "'export' then writes a spreadsheet");
-            files.refuse(input.csv);
-            try (var csv = setup.open(input.csv, Optional.of(files).filter(_ -> !rows.fresh))) {
-                out.makeFolder();
-                try (var dify = setup.connect(demo.version, csv.columns(), pace.concurrency(), setup.err())) {
-                    if (dify.demo().isPresent() && view.isEmpty()) dify.err().println("Demo: using a simulated Dify "
-                            + Demo.VERSION + " in this process; nothing leaves this machine, nothing is spent.");
-                    try (var writer = BatchWriter.open(files, csv, out.noBom, rows.rebuild,
-                            rows.fresh ? Optional.of(dify.err()) : Optional.empty(), FileChannel::force)) {
-                        return new Call(this, mode, dify, writer, writer.batch()).run(rows.of(selection));
-                    }
-                }
-            }
-        }
-
-        /// One call of `run` or `retry` on an open batch, from checked options to an exit code.
-        private record Call(Work work, Mode mode, Connection dify, BatchWriter writer, Batch batch) {
-
-            int run(Batch.Selection selection) throws IOException, InterruptedException {
-                announceShard(selection);
-                var wanted = batch.select(selection, work.setup.dify.timeout);
-                StatusView.notes(batch).forEach(note -> dify.err().println("Note: " + note + "."));
-                var strangers = batch.files().retryIds().stream()
-                        .filter(id -> !batch.isRow(batch.index().find(id))).toList();
-                if (selection.listed() && !strangers.isEmpty()) dify.err().println(Text.count(strangers.size(),
-                        "id of .retry is", "ids of .retry are") + " not in the CSV: "
-                        + Text.first(5, strangers.stream().map(Text::id)));
-                if (wanted.rows() == 0 && batch.history().resent(false).isEmpty()) {
-                    writer.finishOrRefuse();
-                    dify.err().println(batch.index().isComplete() ? "Nothing to do: every row has succeeded."
-                            : "Nothing to do: no selected row is pending.");
-                    return finished(Optional.empty(), Exit.OK.code, new Tally(0, null, InstantSource.system()));
-                }
-                boolean isQuiet = dify.demo().isPresent() || work.view.isPresent()
-                        || work.out.progress == Progress.Style.OFF;
-                if (!isQuiet) dify.err().println("Connecting to " + work.setup.dify.baseUrl.getHost() + " …");
-                resuming(wanted);
-                var server = dify.greet(batch, "\n" + Text.count(wanted.rows(), "row is", "rows are")
-                        + " still pending; nothing was sent.");
-                var form = checked(wanted, server);
-                if (work.view.isPresent()) {
-                    var view = work.view.get();
-                    var engine = engine(server, form, wanted, view);
-                    return view.conclude(engine.runToLastWords(), engine.tally);
-                }
-                var engine = engine(server, form, wanted, new Progress(dify.err(), work.out.progress));
-                var stop = engine.runToLastWords();
-                new Summary(batch, engine.tally, dify.err(), Ansi.ofErr(work.setup.env)).print(stop,
-                        work.rows.limit != null || work.pace.maxCost != null, work.setup.next());
-                return finished(stop, stop.map(Stop::exit).orElse(engine.tally.isAllDone() ? Exit.OK
-                        : Exit.ROWS_FAILED).code, engine.tally);
-            }
-
-            /// The keys and their order are a promise.
-            private int finished(Optional<Stop> stop, int code, Tally tally) throws InterruptedException {
-                var files = batch.files();
-                var end = StatusView.json(StatusView.counts(batch.index()::count));
-                end.putAll(object("exit_code", code, "reason", stop.map(Stop::fact).orElse(null),
-                        "seconds", tally.elapsed().toMillis() / 1000.0, "total_tokens", tally.tokens(),
-                        "cost", tally.spending.prices, "files", object("results", files.results().toString(),
-                                "log", files.log().toString(), "retry", files.retry().toString())));
-                work.finish(end);
-                return code;
-            }
-
-            /// `Resuming: 332 of 800 rows done (8 failed will be retried)`
-            private void resuming(Batch.Wanted wanted) {
-                if (wanted.asked().isPart() || batch.history().session.isEmpty() || work.view.isPresent()) return;
-                long failed = wanted.entries().stream().filter(entry -> batch.index().status(entry) == RowStatus.FAILED)
-                        .count();
-                dify.err().println("Resuming: " + Text.number(batch.index().rows() - wanted.rows()) + " of "
-                        + Text.count(batch.index().rows(), "row") + " done"
-                        + (failed == 0 ? "" : " (" + Text.number(failed) + " failed will be retried)"));
-            }
-
-            /// `shard 3 of 8: 1,250 of 10,000 rows; -c 5 here, 40 if all 8 run`
-            private void announceShard(Batch.Selection selection) {
-                var shard = batch.files().shard();
-                if (shard.isEmpty()) return;
-                int rows = batch.index().rows(), slots = work.pace.concurrency(), count = shard.get().count();
-                dify.err().println("shard " + shard.get().index() + " of " + count + ": " + Text.number(rows) + " of "
-                        + Text.number(rows + batch.index().ofOtherShards) + " rows; -c " + slots + " here, "
-                        + Text.number((long) slots * count) + " if all " + count + " run");
-                var others = Stream.concat(selection.ids().stream(), selection.among().stream()).map(String::strip)
-                        .distinct().filter(id -> !shard.get().holds(id)).toList();
-                batch.requireInCsv(others);
-                if (!others.isEmpty()) dify.err().println("Note: skipping " + Text.count(others.size(), "id")
-                        + " of other shards (" + Text.first(3, others.stream().map(Text::id)) + ").");
-            }
-
-            /// The form, after checking every wanted row against it.
-            private Form checked(Batch.Wanted wanted, ServerInfo server) throws InterruptedException {
-                var csv = batch.csv().orElseThrow();
-                var form = dify.form(server, csv, work.input.csv);
-                var inspector = new Inspector(csv, form);
-                csv.rows(wanted.entries(), batch.index()).forEachRemaining(inspector);
-                var inspection = inspector.inspection(work.setup.shape.allowUnmapped);
-                CheckView.problems(inspection, dify.err());
-                if (inspection.isFine()) return form;
-                throw new Unusable(work.input.csv + ": " + Text.count(inspection.faults().size()
-                        + inspection.problems().size(), "problem")
-                        + "; nothing was sent\nhint: " + (inspection.problems().isEmpty()
-                                ? "use the options above, or --allow-unmapped to continue"
-                                : "fix the rows, or use --no-check to send all cells as text"));
-            }
-
-            /// Records the start of the call in the log.
-            private Engine engine(ServerInfo server, Form form, Batch.Wanted wanted, Watcher watcher) {
-                var setup = work.setup;
-                var pace = work.pace;
-                boolean isWatched = work.view.isPresent(); // Ctrl-C then means this run, at once
-                var asked = isWatched && mode == Mode.AUTO ? Mode.STREAMING : mode;
-                var policy = batch.history().route(asked, server.kind(), server.version());
-                var limits = new Limits(pace.maxFailures, pace.maxTokens, pace.maxCost,
-                        isWatched ? Duration.ZERO : setup.retrying.grace, setup.dify.timeout, setup.retrying.settle);
-                var places = new Pace(pace.concurrency(), pace.wait, pace.rate);
-                var terms = new Engine.Terms(dify.judge(), limits, places, policy, new Attempt.Names(setup.dify.user));
-                var sender = new Sender(dify.client().to(server.kind()), form, Optional.ofNullable(work.out.saveFiles));
-                var again = wanted.asked();
-                writer.record(SessionEvent.of(batch, dify.access().name(), server.app(), server.version(),
-                        String.join(" ", setup.next().words()), again.force() || again.rerunChanged()
-                                || again.resendUnknown())
-                        .with(Instant.now(), policy.mode(), asked == Mode.AUTO, places.places()));
-                return new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender, watcher));
             }
         }
 
@@ -1849,10 +1614,12 @@ final class DifyExec implements Runnable {
             return Ansi.of(env);
         }
 
+        boolean isInShell() {
+            return CommandLines.isInShell(spec.commandLine());
+        }
+
         NextCall next() {
-            var parsed = spec.commandLine().getParseResult();
-            boolean isInShell = !parsed.commandSpec().root().name().equals("difyexec");
-            return NextCall.of(parsed, isInShell ? "" : env.invocation());
+            return NextCall.of(spec.commandLine().getParseResult(), isInShell() ? "" : env.invocation());
         }
     }
 
@@ -1869,20 +1636,16 @@ final class DifyExec implements Runnable {
         @Option(names = {"-V", "--version"}, versionHelp = true, description = "Show the version.")
         boolean version;
 
-        private final Function<Path, UnaryOperator<Row>> edits;
+        private final UnaryOperator<Row> edits;
 
-        /// @param edits the shell's edits of a CSV's rows
-        Setup(Env env, Function<Path, UnaryOperator<Row>> edits) {
+        /// @param edits the shell's
+        Setup(Env env, UnaryOperator<Row> edits) {
             super(env);
             this.edits = edits;
         }
 
         /// Refuses settings that cannot be used.
-        ///
-        /// @param demo null without `--demo`
-        void check(String demo) throws Exception {
-            if (dify.user != null && dify.user.codePoints().count() > 255) // Dify answers 500 to every row
-                throw new Unusable("--user: must have at most 255 characters");
+        void check() {
             var zero = dify.timeout.isZero() ? "--timeout"
                     : retrying.settle != null && retrying.settle.isZero() ? "--settle" : "";
             if (!zero.isEmpty()) throw new Unusable(zero + " 0: must be greater than zero");
@@ -1890,14 +1653,11 @@ final class DifyExec implements Runnable {
                 throw new Unusable("--env-file " + dify.envFile + ": no such file");
             if (dify.envFile != null && !env.reads(dify.envFile))
                 throw new Unusable("--env-file: must be given when the shell is started");
-            new EnvDefaults(env).check(spec.commandLine().getParseResult(), demo != null);
         }
 
-        /// @param input the CSV as it was named, by which edits are kept
-        ///
         /// @param files of a batch whose earlier calls chose how to read it
         Csv open(Path input, Optional<BatchFiles> files) {
-            return shape.open(input, dify.queryColumn, files).with(edits.apply(input));
+            return shape.open(input, dify.queryColumn, files).with(edits);
         }
 
         /// Connects to the configured server, or to a demo with a variable for each column.
@@ -1922,7 +1682,6 @@ final class DifyExec implements Runnable {
             Path envFile;
 
             @Option(names = "--workflow-id", paramLabel = "ID", defaultValue = "",
-                    converter = Converters.VersionId.class,
                     description = "Pin a published version (env: DIFY_WORKFLOW_ID).")
             String workflowId;
 
@@ -1938,8 +1697,8 @@ final class DifyExec implements Runnable {
                     description = "Limit each run (env: TIMEOUT; default: ${DEFAULT-VALUE}).")
             Duration timeout;
 
-            @Option(names = "--files", paramLabel = "DIR", converter = Converters.ExistingFolder.class,
-                    hidden = true, description = "Also upload @path cells from this folder.")
+            @Option(names = "--files", paramLabel = "DIR", hidden = true,
+                    description = "Also upload @path cells from this folder.")
             Path files;
 
             @Option(names = "--no-check", hidden = true,
@@ -1954,10 +1713,11 @@ final class DifyExec implements Runnable {
             /// The key never comes from an option: everyone on the machine can see a command line.
             Access access(Env env, PrintWriter err) {
                 var key = key(env);
+                EnvDefaults.VARIABLES.values().forEach(env::needed);
                 if (baseUrl.getScheme().equals("http") && !Env.isLoopback(baseUrl.getHost()))
                     err.println("Warning: " + baseUrl + " is not https; the API key is sent unencrypted.");
                 env.unknownNames().forEach(name -> err.println("Warning: " + name));
-                return new Access(baseUrl, key, workflowId, env.proxy(baseUrl), env.needed("DIFY_CA_FILE"));
+                return new Access(baseUrl, key, workflowId.strip(), env.proxy(baseUrl), env.needed("DIFY_CA_FILE"));
             }
 
             private String key(Env env) {
@@ -2067,21 +1827,9 @@ final class DifyExec implements Runnable {
     }
 
     static final class DemoOption {
-        @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.VERSION, preprocessor = KindOnly.class,
-                paramLabel = "chatflow",
+        @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.VERSION, paramLabel = "chatflow",
                 description = "Use a simulated Dify: no key, no network, no cost.")
         String version;
-
-        /// In `retry … --demo r-2`, the word after `--demo` is a row.
-        static final class KindOnly implements CommandLine.IParameterPreprocessor {
-            @Override
-            public boolean preprocess(Stack<String> words, CommandSpec command, ArgSpec option,
-                    Map<String, Object> facts) {
-                boolean isNext = " ".equals(facts.get("separator")) && !words.isEmpty();
-                if (isNext && !words.peek().equals(Demo.CHATFLOW)) words.push(Demo.VERSION);
-                return false;
-            }
-        }
     }
 
     static final class CsvOptions {
@@ -2156,16 +1904,7 @@ final class DifyExec implements Runnable {
                     .registerConverter(int.class, Converters::count)
                     .registerConverter(Pace.Rate.class, Pace.Rate::of)
                     .registerConverter(Limits.Ceiling.class, Limits.Ceiling::of)
-                    .registerConverter(BigDecimal.class, Limits::amount)
-                    .registerConverter(Mode.class, oneOf(Mode.values()))
-                    .registerConverter(Judge.RetryRuns.class, oneOf(Judge.RetryRuns.values()))
-                    .registerConverter(Progress.Style.class, oneOf(Progress.Style.values()));
-        }
-
-        private static <E extends Enum<E>> ITypeConverter<E> oneOf(E[] words) {
-            return text -> Stream.of(words).filter(word -> word.name().equalsIgnoreCase(text.strip())).findFirst()
-                    .orElseThrow(() -> new TypeConversionException("must be one of "
-                            + Stream.of(words).map(Enum::toString).collect(joining(", "))));
+                    .registerConverter(BigDecimal.class, Limits::amount);
         }
 
         /// `90`, `1.5`, `90s`, `2m`, `1h`, `500ms`; a bare number is seconds.
@@ -2185,20 +1924,9 @@ final class DifyExec implements Runnable {
             return Duration.ofMillis(millis.longValue());
         }
 
-        static final class VersionId implements ITypeConverter<String> {
-            @Override
-            public String convert(String text) {
-                if (text.strip().startsWith("app-")) throw new TypeConversionException("this is a key, not the id of a "
-                        + "version; leave it out to use the published version");
-                return text.strip();
-            }
-        }
-
         /// An http or https address without a slash at its end.
         static URI address(String text) {
             var address = text.strip().replaceAll("/+$", "");
-            if (!Secret.current().mask(address).equals(address))
-                throw new TypeConversionException("contains an API key or a password");
             if (address.endsWith(RUN)) throw new TypeConversionException("this is the address of one request; the "
                     + "API's is " + address.replaceFirst(RUN + "$", ""));
             try {
@@ -2209,20 +1937,6 @@ final class DifyExec implements Runnable {
                 // refused below, in our words
             }
             throw new TypeConversionException("not an address, such as https://api.dify.ai/v1");
-        }
-
-        /// Follows links.
-        static final class ExistingFolder implements ITypeConverter<Path> {
-            @Override
-            public Path convert(String text) {
-                try {
-                    var folder = Path.of(text).toRealPath();
-                    if (Files.isDirectory(folder)) return folder;
-                } catch (IOException _) {
-                    // refused below
-                }
-                throw new TypeConversionException("no such folder");
-            }
         }
 
         private static Charset charset(String text) {
@@ -2251,49 +1965,21 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Variables and `.env` as defaults of options, so that `--max-retries` and `MAX_RETRIES` cannot drift apart.
+    /// Variables and `.env` as defaults of options.
     record EnvDefaults(Env env) implements IDefaultValueProvider {
-        private record Variable(String name, Function<String, ?> converter) {}
+        static final Map<String, String> VARIABLES = Map.of("--base-url", "DIFY_API_BASE_URL",
+                "--workflow-id", "DIFY_WORKFLOW_ID", "--max-retries", "MAX_RETRIES",
+                "--initial-retry-delay", "INITIAL_RETRY_DELAY", "--max-retry-delay", "MAX_RETRY_DELAY",
+                "--timeout", "TIMEOUT");
 
-        private static final Map<String, Variable> VARIABLES = Map.of(
-                "--base-url", new Variable("DIFY_API_BASE_URL", Converters::address),
-                "--workflow-id", new Variable("DIFY_WORKFLOW_ID", new Converters.VersionId()::convert),
-                "--max-retries", new Variable("MAX_RETRIES", Converters::count),
-                "--initial-retry-delay", new Variable("INITIAL_RETRY_DELAY", Converters::duration),
-                "--max-retry-delay", new Variable("MAX_RETRY_DELAY", Converters::duration),
-                "--timeout", new Variable("TIMEOUT", Converters::duration));
-
-        /// picocli converts every default before it reads the command line. So a bad one is skipped here, and refused
-        /// by [#check] unless an option replaces it.
         @Override
         public String defaultValue(ArgSpec arg) {
-            return arg instanceof OptionSpec option ? setting(option).filter(setting -> setting.fault().isEmpty())
-                    .map(Env.Setting::text).orElse(null) : null;
+            return setting(arg).filter(setting -> setting.fault().isEmpty()).map(Env.Setting::text).orElse(null);
         }
 
-        /// Refuses variables that cannot be used: `TIMEOUT in .env: not a duration`.
-        ///
-        /// @param demo only the environment has to be right, as no server is asked
-        void check(CommandLine.ParseResult typed, boolean demo) throws Exception {
-            for (var option : typed.commandSpec().options()) {
-                if (typed.hasMatchedOption(option)) continue;
-                var setting = setting(option).filter(known -> !known.fault().isEmpty());
-                if (setting.isEmpty() || demo && !setting.get().source().isEmpty()
-                        || typed.commandSpec().defaultValueProvider().defaultValue(option) != null) continue;
-                throw new Unusable(setting.get().place() + ": " + setting.get().fault());
-            }
-        }
-
-        private Optional<Env.Setting> setting(OptionSpec option) {
-            var variable = VARIABLES.get(option.longestName());
-            return variable == null ? Optional.empty() : env.setting(variable.name()).map(setting -> {
-                try {
-                    if (setting.fault().isEmpty()) variable.converter().apply(setting.text());
-                    return setting;
-                } catch (TypeConversionException problem) {
-                    return new Env.Setting(setting.name(), setting.text(), setting.source(), problem.getMessage());
-                }
-            });
+        Optional<Env.Setting> setting(ArgSpec arg) {
+            return arg instanceof OptionSpec option
+                    ? Optional.ofNullable(VARIABLES.get(option.longestName())).flatMap(env::setting) : Optional.empty();
         }
     }
 
@@ -3028,7 +2714,7 @@ final class DifyExec implements Runnable {
                     index.status(entry) == RowStatus.FAILED && history.isFirm(entry));
             if (!others.isEmpty()) print(others, history, results, out);
             else if (isFirm) {
-                if (start.isEmpty()) out.println("Next: failures --by error");
+                if (start.isEmpty()) out.println("Next: failures");
                 else only(FOR_SHELL).print("shell", Optional.of(history), results, out);
                 report(results, out);
             } else print(isPending ? "run" : "retry", Optional.of(history), results, out);
@@ -9061,7 +8747,7 @@ final class DifyExec implements Runnable {
                 var base = Files.isRegularFile(csv) ? csv.toAbsolutePath().getParent() : Path.of("").toAbsolutePath();
                 try {
                     var own = base.toRealPath();
-                    return new Folders(base, more == null ? List.of(own) : List.of(own, more));
+                    return new Folders(base, more == null ? List.of(own) : List.of(own, more.toRealPath()));
                 } catch (IOException problem) {
                     throw new Unusable(base + ": " + Text.of(problem));
                 }

@@ -431,7 +431,7 @@ final class ChatflowTest extends WholeCommand {
                     .setErr(new PrintWriter(new StringWriter()));
             outer.parseArgs("shell", "--mode", mode, "-i", input(), "-o", output());
             Shell shell = outer.getSubcommands().get("shell").getCommand();
-            ShellTest.opened(shell).execute("retry 1");
+            shell.session().execute("retry 1");
 
             var call = call(settings, typed("run", "--mode", mode));
 
@@ -553,7 +553,7 @@ final class ChatflowTest extends WholeCommand {
                     .setErr(new PrintWriter(out, true));
             outer.parseArgs("shell", "--demo=chatflow", "--query-column", "question", "-i", input(), "-o", output());
             Shell shell = outer.getSubcommands().get("shell").getCommand();
-            var session = ShellTest.opened(shell);
+            var session = shell.session();
 
             session.execute("retry 1");
 
@@ -570,7 +570,7 @@ final class ChatflowTest extends WholeCommand {
             outer.parseArgs("shell", "--demo=chatflow", "-i", input(), "-o", output());
             Shell shell = outer.getSubcommands().get("shell").getCommand();
 
-            int code = ShellTest.opened(shell).execute("retry 1");
+            int code = shell.session().execute("retry 1");
 
             assertEquals(2, code, out.toString());
             assertTrue(out.toString().contains("--query-column question"), out.toString());

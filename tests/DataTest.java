@@ -431,12 +431,6 @@ final class DataTest {
         }
 
         @Test
-        void aStateFolderIsMadeOnlyWhereAHomeIsKnown() {
-            assertEquals(Optional.empty(), Shell.Dialogue.stateFolder(env("XDG_STATE_HOME", "?")));
-            assertFalse(Files.exists(Path.of("?")));
-        }
-
-        @Test
         void aBlankValueCountsAsNone() {
             assertEquals(Optional.empty(), env("A", "  ").setting("A"));
         }

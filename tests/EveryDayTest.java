@@ -1,15 +1,11 @@
 package difyexec;
 
-import org.junit.jupiter.api.Nested;
-import org.junit.jupiter.api.Test;
-import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.*;
 
 import module java.base;
 
 import static difyexec.DifyExec.*;
-import static org.junit.jupiter.api.Assertions.assertEquals;
-import static org.junit.jupiter.api.Assertions.assertFalse;
-import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assertions.*;
 
 /// What a day with the tool needs: continuing a batch, watching it, seeing why it stopped, and what to do next.
 @Timeout(90)
@@ -80,7 +76,7 @@ final class EveryDayTest extends WholeCommand {
             var outer = commandLine(Env.of(Map.of()));
             outer.parseArgs("shell", "-i", input(), "-o", output());
             Shell shell = outer.getSubcommands().get("shell").getCommand();
-            assertTrue(ShellTest.opened(shell).summary().contains("401"));
+            assertTrue(shell.session().summary().orElseThrow().contains("401"));
             var json = tree(call(Map.of(), "status", "-o", output(), "--json").out());
             assertTrue(json.path("stopped").asText().contains("401"), json::toString);
 

@@ -2,22 +2,17 @@ package difyexec;
 
 import difyexec.DifyExec.Limits.Ceiling;
 import difyexec.DifyExec.Pace.Rate;
-import org.junit.jupiter.api.Nested;
-import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.*;
 import org.junit.jupiter.api.io.TempDir;
-import org.junit.jupiter.params.ParameterizedTest;
-import org.junit.jupiter.params.provider.CsvSource;
-import org.junit.jupiter.params.provider.ValueSource;
+import org.junit.jupiter.params.*;
+import org.junit.jupiter.params.provider.*;
 import picocli.CommandLine;
 
 import module java.base;
 
 import static difyexec.DifyExec.*;
 import static difyexec.Given.*;
-import static org.junit.jupiter.api.Assertions.assertEquals;
-import static org.junit.jupiter.api.Assertions.assertFalse;
-import static org.junit.jupiter.api.Assertions.assertThrows;
-import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assertions.*;
 
 /// Options: what is typed, and what it means.
 final class OptionsTest {
@@ -163,7 +158,7 @@ final class OptionsTest {
                 merge -i a.csv -o b/                                    | --output
                 compare - b.jsonl                                       | standard input
                 run -i a.csv -o b.jsonl --base-url //127.0.0.1/v1       | --base-url
-                run -i a.csv -o b.jsonl --mode fast                     | auto, blocking, streaming
+                run -i a.csv -o b.jsonl --mode fast                     | BLOCKING
                 """)
         void aValueThatCannotBeUsedIsRefused(String typed, String named) {
             var call = call(Stream.of(typed.split(" +")).map(word -> word.replace('_', ' ')).toArray(String[]::new));

@@ -627,7 +627,9 @@ class ViewsTest {
             batch().success("a", "größer", "{}").save();
             var bytes = new ByteArrayOutputStream();
             var env = Env.of(Map.of());
-            var command = new CommandLine(new Export(bytes), new Factory(env, _ -> UnaryOperator.identity()))
+            var export = new Export();
+            export.standardOutput = bytes;
+            var command = new CommandLine(export, new Factory(env, UnaryOperator.identity()))
                     .setDefaultValueProvider(new EnvDefaults(env));
 
             assertEquals(0, command.setErr(new PrintWriter(new StringWriter())).execute("-i", path("data.csv"), "-o",
@@ -643,11 +645,10 @@ class ViewsTest {
 
             for (var out : List.of(full, new PrintStream(full))) {
                 var err = new StringWriter();
-                var line = commandLine(Env.of(Map.of())).addSubcommand("to", new Export(out))
-                        .setErr(new PrintWriter(err, true));
-                line.getSubcommands().get("to").setExecutionExceptionHandler(line.getExecutionExceptionHandler());
+                var line = commandLine(Env.of(Map.of())).setErr(new PrintWriter(err, true));
+                line.getSubcommands().get("export").<Export>getCommand().standardOutput = out;
 
-                assertEquals(2, line.execute("to", "-i", path("data.csv"), "-o", path("results.jsonl"), "-"));
+                assertEquals(2, line.execute("export", "-i", path("data.csv"), "-o", path("results.jsonl"), "-"));
                 assertTrue(err.toString().startsWith("difyexec: standard output: cannot be written ("), err.toString());
             }
         }
