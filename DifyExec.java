@@ -230,9 +230,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Shows shards that were not merged yet.
-        private int show(Shards shards) {
+        private int show(Shards shards) throws IOException {
             if (html != null) throw new Unusable("--html needs a merged batch\nhint: run 'merge' first");
-            if (input != null) shards.files().forEach(files -> files.refuse(input));
+            if (input != null) for (var files : shards.files()) files.refuse(input);
             try (var csv = input == null ? null : shape.open(input, shards.files().getFirst())) {
                 var view = StatusView.OfShards.of(shards, Optional.ofNullable(csv));
                 if (json) console.out().println(view.json());
@@ -349,7 +349,7 @@ final class DifyExec implements Runnable {
             var batches = Stream.of(first, second).parallel().map(file -> Batch.peek(
                     BatchFiles.of(file).requireStarted(), Optional.empty(), true, List.of())).toList();
             for (var batch : batches) { // no file of either batch is overwritten
-                BadLine.note(batch.history().unreadable)
+                batch.history().unreadable()
                         .ifPresent(note -> console.err().println("Warning: " + note + "."));
                 if (csv != null) batch.files().requireTarget(csv, batch.inputs(), _ -> force);
                 if (html != null) batch.files().requireTarget(html, batch.inputs(),
@@ -1115,14 +1115,14 @@ final class DifyExec implements Runnable {
         }
 
         private void attempt(LineOffsets.RowEnds.Trace trace) {
-            out.println("  " + Times.local(trace.attempt.t()) + "  " + trace.attempt.mode()
-                    + (trace.attempt.edited() ? ", edited" : "")
-                    + (trace.ends.isEmpty() ? "  unfinished" + run(trace.run) : ""));
-            for (var end : trace.ends) out.println("    " + Text.text(end.outcome().replace('_', ' '), 40)
+            out.println("  " + Times.local(trace.attempt().t()) + "  " + trace.attempt().mode()
+                    + (trace.attempt().edited() ? ", edited" : "")
+                    + (trace.ends().isEmpty() ? "  unfinished" + run(trace.run()) : ""));
+            for (var end : trace.ends()) out.println("    " + Text.text(end.outcome().replace('_', ' '), 40)
                     + (end.http() == 0 ? "" : ", HTTP " + end.http())
                     + String.format(Locale.ROOT, " after %.2f s", end.seconds())
                     + (end.tokens() == 0 ? "" : ", " + Text.count(end.tokens(), "token"))
-                    + run(end.run().isEmpty() ? trace.run : end.run())
+                    + run(end.run().isEmpty() ? trace.run() : end.run())
                     + (end.error().isEmpty() ? "" : ": " + Text.text(end.error(), 500)));
         }
 
@@ -1374,7 +1374,9 @@ final class DifyExec implements Runnable {
             var wanted = batch.select(asked, setup.dify.timeout);
             StatusView.notes(batch).forEach(note -> err.println("Note: " + note + "."));
             if (wanted.rows() == 0 && batch.history().resent(false).isEmpty()) {
-                writer.finishOrRefuse();
+                writer.finish().ifPresent(stop -> {
+                    throw new Unusable(stop.exit(), stop.why());
+                });
                 err.println(batch.index().isComplete() ? "Nothing to do: every row has succeeded."
                         : "Nothing to do: no selected row is pending.");
                 return finish(batch, Optional.empty(), Exit.OK, new Tally(0, null, InstantSource.system()));
@@ -1390,7 +1392,7 @@ final class DifyExec implements Runnable {
             writer.record(SessionEvent.of(batch, dify.access().name(), server.app(), server.version(),
                     String.join(" ", setup.next().words()), asked.force() || asked.rerunChanged()
                             || asked.resendUnknown())
-                    .with(Instant.now(), terms.modes().mode(), mode() == Mode.AUTO, terms.pace().places()));
+                    .with(Instant.now(), terms.modes().mode(), mode() == Mode.AUTO));
             var engine = new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender,
                     view.orElseGet(() -> new Progress(err, out.progress))));
             var stop = engine.runToLastWords();
@@ -1861,7 +1863,7 @@ final class DifyExec implements Runnable {
                 description = "Use this field delimiter; \"tab\" for a tab (default: detected).")
         Character delimiter;
 
-        Csv open(Path input, BatchFiles files) {
+        Csv open(Path input, BatchFiles files) throws IOException {
             files.refuse(input);
             return open(input, "", Optional.of(files));
         }
@@ -2129,7 +2131,7 @@ final class DifyExec implements Runnable {
                     .ifPresent(figures::add);
             count(Tally.Counter.LATE, "%s finished after its row was sent again; see \"late\" in "
                     + batch.files().log(), "run", "runs").ifPresent(figures::add);
-            if (!tally.missingFiles.isEmpty()) figures.add(tally.missingFiles.toString());
+            if (tally.missingFiles > 0) figures.add(StatusView.missing(batch));
             return figures;
         }
 
@@ -2241,7 +2243,7 @@ final class DifyExec implements Runnable {
         private static void lines(Path file, Consumer<ObjectNode> use) throws IOException {
             try (var lines = new Lines(file)) {
                 while (lines.next()) lines.<ObjectNode>read(Lines.TREE).ifPresentOrElse(use, () ->
-                        lines.bad(true).ifPresent(line -> { // not so a last line that is still being written
+                        lines.bad().ifPresent(line -> { // not so a last line that is still being written
                             throw new Unusable(line + ": not a JSON object");
                         }));
             }
@@ -2528,9 +2530,9 @@ final class DifyExec implements Runnable {
         static Map<String, String> figures(Batch batch) {
             var history = batch.history();
             var figures = new LinkedHashMap<String, String>();
-            history.startedAt.ifPresent(start -> figures.put("time", Text.seconds(history.running()) + " ("
+            history.startedAt.ifPresent(start -> figures.put("time", Text.seconds(history.running) + " ("
                     + Times.local("yyyy-MM-dd HH:mm:ss", start) + " to " + Times.local(history.updatedAt.get()) + ")"));
-            if (rate(batch) > 0 && history.running().compareTo(RATED) >= 0)
+            if (rate(batch) > 0 && history.running.compareTo(RATED) >= 0)
                 figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
             if (!history.latencies.isEmpty()) figures.put("latency (s)", history.latencies.words());
             if (history.spent.tokens > 0) figures.put("tokens", Text.number(history.spent.tokens));
@@ -2544,7 +2546,7 @@ final class DifyExec implements Runnable {
 
         /// Rows with an outcome per second of all calls.
         private static double rate(Batch batch) {
-            long millis = batch.history().running().toMillis();
+            long millis = batch.history().running.toMillis();
             return millis == 0 ? 0 : (batch.index().rows() - batch.index().count(RowStatus.PENDING)) * 1000.0 / millis;
         }
 
@@ -2556,7 +2558,7 @@ final class DifyExec implements Runnable {
             var notes = new ArrayList<String>();
             if (!index.isComplete())
                 history.stopped.ifPresent(why -> notes.add("the last call stopped early: " + Text.text(why, 300)));
-            BadLine.note(history.unreadable).ifPresent(notes::add);
+            history.unreadable().ifPresent(notes::add);
             if (!changed.isEmpty()) notes.add(Text.count(changed.cardinality(), "succeeded row")
                     + " changed in the CSV (first: " + Text.id(index.id(changed.nextSetBit(0)))
                     + "); 'run --rerun-changed' runs " + (changed.cardinality() == 1 ? "it" : "them") + " again");
@@ -2568,10 +2570,18 @@ final class DifyExec implements Runnable {
                     + Text.first(5, answered.stream()) + "); 'retry ID' sends a row again");
             if (history.lateRuns > 0) notes.add(Text.count(history.lateRuns, "run")
                     + " finished after the row was sent again");
-            if (!history.missingFiles.isEmpty()) notes.add(history.missingFiles.toString());
+            if (!history.missingFiles.isEmpty()) notes.add(missing(batch));
             if (!history.lost().isEmpty()) notes.add(Text.count(history.lost().size(), "row")
                     + " succeeded according to the log but not in the results; 'run --rebuild' fetches them");
             return notes;
+        }
+
+        static String missing(Batch batch) {
+            var files = batch.history().missingFiles;
+            return Text.count(files.values().stream().mapToInt(Integer::intValue).sum(), "file") + " of "
+                    + Text.count(files.size(), "row") + " could not be saved ("
+                    + Text.first(3, files.keySet().stream().map(batch.index()::id).map(Text::id))
+                    + "); see 'missing' in the log, or run 'retry --force ID'";
         }
 
         /// The keys and their order are a promise; see docs/files.md.
@@ -2586,7 +2596,7 @@ final class DifyExec implements Runnable {
                     "started_at", history.startedAt.map(Times::text).orElse(null),
                     "updated_at", history.updatedAt.map(Times::text).orElse(null),
                     "errors", Cause.json(Cause.groups(batch, index.onRetryList())),
-                    "running_seconds", history.running().toMillis() / 1000.0,
+                    "running_seconds", history.running.toMillis() / 1000.0,
                     "rows_per_second", Math.round(rate(batch) * 1000) / 1000.0,
                     "seconds", history.latencies.percentiles(),
                     "cost", history.spent.prices,
@@ -2595,7 +2605,7 @@ final class DifyExec implements Runnable {
                     "lost_results", history.lost().size(),
                     "unread_lines", history.unreadable.size(),
                     "ids_not_in_input", index.size() - index.rows(),
-                    "missing_files", history.missingFiles.json(),
+                    "missing_files", history.missingJson(),
                     "versions", List.copyOf(index.versions),
                     "changed_in_input", history.changed.cardinality(),
                     "runs_without_price", history.spent.unpriced,
@@ -3033,9 +3043,9 @@ final class DifyExec implements Runnable {
         private static List<Map<String, Object>> attempts(int entry, LineOffsets.RowEnds ends, String run)
                 throws IOException {
             return ends.traces(entry).stream().map(trace -> {
-                var attempt = object("start", trace.attempt.t().toEpochMilli(),
-                        "mode", trace.attempt.mode().toString());
-                trace.ends.reversed().stream().findFirst().ifPresent(end -> attempt.putAll(filled(
+                var attempt = object("start", trace.attempt().t().toEpochMilli(),
+                        "mode", trace.attempt().mode().toString());
+                trace.ends().reversed().stream().findFirst().ifPresent(end -> attempt.putAll(filled(
                         "outcome", end.outcome(), "seconds", end.seconds(), "error", end.error(),
                         "run", end.run().equals(run) ? "" : end.run())));
                 return attempt;
@@ -3543,7 +3553,7 @@ final class DifyExec implements Runnable {
                 starts.add(sent);
             }
             batch.flush();
-            long logged = batch.logged();
+            long logged = batch.log.end;
             starts.forEach(sent -> work(() -> run(sent, logged), seen -> ended(sent.attempt, seen)));
             while (looking < looksAtOnce && health.isOpen(now)) {
                 var unresolved = agenda.lookUps.next(now);
@@ -3562,7 +3572,7 @@ final class DifyExec implements Runnable {
 
         /// @param logged so much of the log has to be on disk before the request leaves
         private Response run(InFlight sent, long logged) {
-            if (!batch.isOnDisk(logged) || agenda.stop().isPresent())
+            if (!batch.log.isOnDisk(logged) || agenda.stop().isPresent())
                 return new Response.NotSent("not sent: the batch was stopping");
             sent.thread = Thread.currentThread(); // not before: an interrupt would close the log
             var attempt = sent.attempt;
@@ -3585,7 +3595,8 @@ final class DifyExec implements Runnable {
             looking++;
             health.started();
             if (unresolved.stopsFirst())
-                batch.record(StopEvent.of(unresolved.attempt(), unresolved.run().get(), StopEvent.TIMED_OUT, now));
+                batch.record(new StopEvent(now, StopEvent.TIMED_OUT, unresolved.attempt().user(),
+                        unresolved.run().get().task()));
             work(() -> ports.workflow().look(unresolved), found -> looked(unresolved, found, now));
         }
 
@@ -3658,8 +3669,7 @@ final class DifyExec implements Runnable {
         private void heard(Attempt attempt, Heard heard) {
             var sent = running.get(attempt.sequence());
             switch (heard) {
-                case Heard.Uploaded(var file, var upload) -> {
-                    batch.record(new UploadEvent(clock.instant(), attempt.row().id(), attempt.user(), file, upload));
+                case Heard.Uploaded _ -> {
                     if (sent != null) sent.start = clock.instant(); // the request follows
                 }
                 case Heard.NodeBegan node -> watcher.heard(node);
@@ -3697,7 +3707,8 @@ final class DifyExec implements Runnable {
         private void named(InFlight sent, RunRef run) {
             if (sent.run.isPresent()) return;
             sent.run = Optional.of(run);
-            batch.record(RunEvent.of(sent.attempt, run, clock.instant()));
+            batch.record(new RunEvent(clock.instant(), sent.attempt.row().id(), sent.attempt.user(), run.id(),
+                    run.task()));
         }
 
         /// A run waited before it started. It runs now, and so do the streams that have had an event. A request without
@@ -3735,9 +3746,7 @@ final class DifyExec implements Runnable {
         /// The log gets this end of an attempt that is not its row's.
         private void close(Attempt attempt, String end, Response seen, String why) {
             var now = clock.instant();
-            var closed = EndEvent.of(attempt, now, attempt.took(seen, now), end, seen, why);
-            if (!closed.isNotStarted() || !batch.batch().history().isNotStarted(attempt)) // an earlier call recorded it
-                batch.record(closed);
+            batch.record(EndEvent.of(attempt, now, attempt.took(seen, now), end, seen, why));
             checkLimits();
         }
 
@@ -3778,7 +3787,8 @@ final class DifyExec implements Runnable {
                         var mode = terms.modes().mode();
                         terms.limits().costUnseen(mode).ifPresentOrElse(this::stop, () -> {
                             watcher.say(change);
-                            batch.changed(now, mode);
+                            var call = batch.batch().history().session.orElseThrow();
+                            batch.record(call.with(now, mode, call.auto()));
                         });
                     });
         }
@@ -3824,23 +3834,18 @@ final class DifyExec implements Runnable {
                 terms.limits().allAlike(tally.causes, tally.done()).ifPresent(this::stop);
         }
 
-        /// The result is on disk before its `end`: [BatchWriter#flush] writes in that order. A file that is missing is
-        /// in the log before both.
+        /// The result is on disk before its `end`: [BatchWriter#flush] writes in that order.
         private void acknowledge(Attempt attempt, Response seen, Outcome outcome) {
             var now = clock.instant();
             var files = seen instanceof Response.Ran ran ? ran.files().orElse(SavedFiles.NONE) : SavedFiles.NONE;
             var ended = now.minus(files.took());
             var took = attempt.took(seen, ended);
-            files.missing().forEach((file, why) -> {
-                var id = attempt.row().id();
-                var problem = Text.text(why, 200);
-                if (tally.missingFiles.isEmpty()) watcher.say("Row " + Text.id(id) + ": cannot save a file of its "
-                        + "outputs (" + problem + "); the summary lists all rows with missing files.");
-                tally.missingFiles.add(attempt.row());
-                batch.record(new MissingEvent(now, id, attempt.user(), file, problem));
-            });
+            if (tally.missingFiles == 0) files.missing().values().stream().findFirst().ifPresent(why ->
+                    watcher.say("Row " + Text.id(attempt.row().id()) + ": cannot save a file of its outputs ("
+                            + Text.text(why, 200) + "); the summary lists all rows with missing files."));
+            tally.missingFiles += files.missing().size();
             if (seen instanceof Response.Ran ran && outcome.status().isSuccess())
-                batch.result(new Results.Success(attempt, ran, ended, files.saved()));
+                batch.results.add(new Results.Success(attempt, ran, ended, files.saved()).json());
             var end = EndEvent.of(attempt, now, took, outcome.status().word(), seen, outcome.text());
             batch.settled(attempt.row(), outcome.status(), end, () -> {
                 tally.ended(attempt, outcome, took, now);
@@ -3983,7 +3988,7 @@ final class DifyExec implements Runnable {
             var run = sent.run.orElse(RunRef.NONE);
             if (sent.stopAsked || run.task().isEmpty()) return;
             sent.stopAsked = true;
-            batch.record(StopEvent.of(sent.attempt, run, StopEvent.INTERRUPTED, clock.instant()));
+            batch.record(new StopEvent(clock.instant(), StopEvent.INTERRUPTED, sent.attempt.user(), run.task()));
             tally.add(Tally.Counter.STOPPED);
             ports.workers().execute(() -> ports.workflow().stop(run, sent.attempt.user()));
         }
@@ -4157,7 +4162,8 @@ final class DifyExec implements Runnable {
         final LongList.Latencies latencies = new LongList.Latencies();
         /// Of the runs of this call: those of earlier calls have no price when they are looked up.
         final Usage.Spending spending = new Usage.Spending();
-        final History.MissingFiles missingFiles = new History.MissingFiles();
+        /// Files of outputs that could not be saved.
+        long missingFiles = 0;
         private long tokens = 0, sampled = 0;
         private Instant firstStart = Instant.MAX, lastEnd = Instant.MIN, lastTick = Instant.MAX;
         private Duration busy = Duration.ZERO;
@@ -4274,7 +4280,7 @@ final class DifyExec implements Runnable {
         }
 
         boolean isAllDone() {
-            return succeeded() >= asked && missingFiles.isEmpty();
+            return succeeded() >= asked && missingFiles == 0;
         }
 
         Duration elapsed() {
@@ -4408,7 +4414,7 @@ final class DifyExec implements Runnable {
                 switch (client.upload(file, attempt.user())) {
                     case Reply.Got(var id) -> {
                         ids.put(file, id);
-                        heard.accept(new Heard.Uploaded(file.name(), id));
+                        heard.accept(new Heard.Uploaded());
                     }
                     case Reply.NotGot(var response) -> {
                         return notUploaded("upload of " + file.name() + ": ", response);
@@ -5587,25 +5593,20 @@ final class DifyExec implements Runnable {
     // lost        the log records a success whose line is missing from the results
     // resent      a row was sent again while no run of an earlier attempt was known
     // late        such a run appeared after all: the row may have been paid twice
-    // harvest     the result of a run that an earlier attempt started is taken
     // torn        a last line without its end, left by a crash or a full disk
 
     // Batch: what the files say
 
-    /// Everything known about a batch, from its files and, where there is one, the CSV.
-    ///
-    /// @param offsets empty unless the batch was read to show single rows
+    /// Everything known about a batch, from its files and, where there is one, the CSV. The offsets are empty unless it was
+    /// read to show single rows.
     record Batch(BatchFiles files, Optional<Csv> csv, Index index, History history, LineOffsets offsets) {
-        /// Receives each result and each event while the files are read.
         interface Listener {
-            default void result(int entry, Lines line) throws IOException {}
+            void result(int entry, Lines line) throws IOException;
 
             default void event(Index index, Event event, long at) {}
         }
 
-        /// Reads the files without lock or writing; another process may be writing them.
-        ///
-        /// @param showsRows also note where the lines of each row are
+        /// Reads the files while another process may be writing them.
         static Batch peek(BatchFiles files, Optional<Csv> whole, boolean showsRows, List<Listener> also) {
             var csv = whole.map(all -> all.with(files.shard()));
             var offsets = new LineOffsets();
@@ -5615,14 +5616,13 @@ final class DifyExec implements Runnable {
                 var batch = new Batch(files, csv, index, history(files, index, listeners), offsets);
                 if (!batch.history.lost().isEmpty()) // the log was read after the results, which may have grown
                     Results.read(files.results(), index, listeners);
-                batch.requireSameBatch();
+                if (BatchFiles.head(files.results()).isEmpty()) batch.history.refuseLost(files.results());
                 return batch;
             } catch (IOException problem) {
                 throw new Unusable(files.results() + ": " + Text.of(problem));
             }
         }
 
-        /// The CSV's rows, once all files are known to be a batch's.
         static Index rows(BatchFiles files, Optional<Csv> csv) throws IOException {
             files.requireOurs();
             if (csv.isEmpty()) return new Index();
@@ -5644,53 +5644,29 @@ final class DifyExec implements Runnable {
             return history;
         }
 
-        /// Refuses files that have nothing in common, or nothing in them.
-        private void requireSameBatch() throws IOException {
-            boolean isNew = IntStream.range(0, index.rows())
-                    .allMatch(entry -> index.status(entry) == RowStatus.PENDING);
-            int strangers = index.size() - index.rows(), lost = history.lost().size();
-            if (isNew && strangers == 0 && history.session.isEmpty() && history.attempts == 0
-                    && history.unreadable.isEmpty() && !BatchFiles.head(files.results()).isEmpty())
-                throw new Unusable(files.results() + ": no results in this file");
-            if (lost > 0 && (!Files.exists(files.results()) || Files.size(files.results()) == 0))
-                throw new Unusable(files.results() + ": missing, but the log records "
-                        + Text.count(lost, "result") + " in it\nhint: 'run --rebuild' fetches "
-                        + (lost == 1 ? "it" : "them") + " from Dify by run id");
-            if (isNew && strangers > 0)
-                throw new Unusable(csv.orElseThrow().path() + ": none of its " + Text.count(index.rows(), "id")
-                        + " is in " + files.results() + ", which has " + Text.count(strangers, "other id", "other ids")
-                        + " (first: " + Text.id(index.id(index.rows())) + ")"
-                        + "\nhint: use the CSV of this batch, or choose another -o");
-        }
-
         /// Refuses a CSV that lacks rows of the results: they would be left out.
         void refuseStrangers(Path input) {
-            long strangers = index.size() - index.rows(), pending = index.count(RowStatus.PENDING);
+            long strangers = index.size() - index.rows();
             if (strangers > 0) throw new Unusable(input + ": lacks " + Text.count(strangers, "id") + " of "
-                    + files.results() + " (" + Text.first(3, IntStream.range(index.rows(), index.size())
-                            .mapToObj(index::id).map(Text::id)) + ")"
-                    + (pending == 0 ? "" : "; " + Text.count(pending, "of its rows is", "of its rows are") + " pending")
-                    + "\nhint: is it the right file? --force exports its rows anyway");
+                    + files.results() + " (first: " + Text.id(index.id(index.rows()))
+                    + ")\nhint: is it the right file? --force exports its rows anyway");
         }
 
         /// A batch belongs to one app on one server: elsewhere its runs cannot be looked up, and would be paid twice.
         void refuseOtherServer(String baseUrl, String app) {
             history.session.filter(_ -> history.attempts > 0).ifPresent(before -> {
-                if (!before.baseUrl().equals(baseUrl)) throw new Unusable(files.log() + ": this batch was started at "
-                        + before.baseUrl() + ", not at " + baseUrl + "\nhint: continue there, or choose another -o");
-                if (!app.isEmpty() && !before.app().isEmpty() && !before.app().equals(app))
+                if (!before.baseUrl().equals(baseUrl)
+                        || !app.isEmpty() && !before.app().isEmpty() && !before.app().equals(app))
                     throw new Unusable(files.log() + ": this batch was started with the app "
-                            + Text.quoted(before.app()) + ", not with " + Text.quoted(app)
-                            + "\nhint: use that app's key, or choose another -o");
+                            + Text.quoted(before.app()) + " at " + before.baseUrl() + ", not " + Text.quoted(app)
+                            + " at " + baseUrl + "\nhint: use that app's key, or choose another -o");
             });
         }
 
-        /// The CSV at hand, and that of the last call.
         List<Path> inputs() {
             return Stream.concat(csv.map(Csv::path).stream(), history.input(files.results()).stream()).toList();
         }
 
-        /// Rows as the CSV has them; without a CSV there are none.
         Iterator<Row> rows(IntPredicate wanted) {
             var entries = IntStream.range(0, index.rows()).filter(wanted)
                     .collect(BitSet::new, BitSet::set, BitSet::or);
@@ -5719,18 +5695,7 @@ final class DifyExec implements Runnable {
             return entry >= 0 && entry < index.rows();
         }
 
-        // Batch: the rows of one call
-
-        /// The rows that a call asks for.
-        ///
-        /// @param listed        only the ids in `.retry`
-        /// @param ids           only these, if any
-        /// @param force         also successes
-        /// @param among         of those only these, if any
-        /// @param limit         of the rest at most the first so many
-        /// @param rerunChanged  also successes whose row has changed in the CSV
-        /// @param resendUnknown rows whose outcome cannot be determined are sent again
-        /// @param pendingOnly   no rows that have an outcome, whatever it is
+        /// The rows that a call asks for: those in `.retry`, these ids or all; `among` them only these, if any.
         record Selection(boolean listed, List<String> ids, boolean force, List<String> among, long limit,
                 boolean rerunChanged, boolean resendUnknown, boolean pendingOnly) {
             static final Selection PENDING = named(List.of(), false),
@@ -5769,49 +5734,40 @@ final class DifyExec implements Runnable {
         }
 
         Wanted select(Selection asked, Duration timeout) throws IOException {
-            var rows = named(asked);
-            if (!asked.among().isEmpty()) rows.and(set(asked.among().stream().filter(this::isOfShard)
-                    .mapToInt(id -> known(id.strip(), "--ids: "))));
+            var rows = asked.listed() ? set(files.retryIds().stream().mapToInt(index::find).filter(this::isRow))
+                    : asked.ids().isEmpty() ? set(IntStream.range(0, index.rows())) : named(asked.ids(), "");
+            if (!asked.ids().isEmpty() && !asked.force())
+                rows.stream().filter(entry -> index.status(entry).isSuccess()).findFirst().ifPresent(entry -> {
+                    throw new Unusable("row " + Text.id(index.id(entry))
+                            + " has already succeeded\nhint: --force runs it again and pays again");
+                });
+            if (!asked.among().isEmpty()) rows.and(named(asked.among(), "--ids: "));
             if (!asked.force()) rows.andNot(set(rows.stream().filter(entry -> index.status(entry).isSuccess()
                     && !(asked.rerunChanged() && history.changed.get(entry)))));
             if (asked.pendingOnly())
                 rows.andNot(set(rows.stream().filter(entry -> index.status(entry) != RowStatus.PENDING)));
             if (asked.ids().isEmpty()) rows.andNot(history.answered);
             rows.stream().skip(asked.limit()).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
-            var lookUps = lookUps(rows, timeout);
-            lookUps.forEach(unresolved -> rows.clear(unresolved.attempt().row().index()));
+            var lookUps = new ArrayList<Unresolved>();
+            var unresolved = history.unresolvedByRow();
+            if (!unresolved.isEmpty())
+                rows(entry -> rows.get(entry) && unresolved.containsKey(entry)).forEachRemaining(row ->
+                        lookUps.add(history.unresolved(unresolved.get(row.index()), row, timeout)));
+            lookUps.forEach(one -> rows.clear(one.attempt().row().index()));
             var wanted = new Wanted(this, rows, lookUps, asked);
             history.merge.ifPresent(merge -> Shards.refuseUnmerged(files, merge, index, wanted.entries()));
             return wanted;
         }
 
-        private BitSet named(Selection asked) throws IOException {
-            if (asked.listed()) return set(files.retryIds().stream().mapToInt(index::find).filter(this::isRow));
-            if (asked.ids().isEmpty()) return set(IntStream.range(0, index.rows()));
-            return set(asked.ids().stream().filter(this::isOfShard).mapToInt(id -> {
-                int entry = known(id.strip(), "");
-                if (index.status(entry).isSuccess() && !asked.force()) throw new Unusable("row " + Text.id(id)
-                        + " has already succeeded\nhint: --force runs it again and pays again");
-                return entry;
-            }));
+        /// Ids of other shards are passed over.
+        private BitSet named(List<String> ids, String where) {
+            return set(ids.stream().map(String::strip)
+                    .filter(id -> files.shard().map(shard -> shard.holds(id)).orElse(true))
+                    .mapToInt(id -> known(id, where)));
         }
 
         private static BitSet set(IntStream entries) {
             return entries.collect(BitSet::new, BitSet::set, BitSet::or);
-        }
-
-        private boolean isOfShard(String id) {
-            return files.shard().map(shard -> shard.holds(id.strip())).orElse(true);
-        }
-
-        private List<Unresolved> lookUps(BitSet rows, Duration timeout) {
-            var unresolvedByRow = history.unresolvedByRow();
-            unresolvedByRow.keySet().removeIf(entry -> !rows.get(entry));
-            if (unresolvedByRow.isEmpty()) return List.of();
-            var lookUps = new ArrayList<Unresolved>();
-            rows(unresolvedByRow::containsKey).forEachRemaining(row -> lookUps.add(
-                    history.unresolved(unresolvedByRow.get(row.index()), row, timeout)));
-            return lookUps;
         }
     }
 
@@ -5819,38 +5775,25 @@ final class DifyExec implements Runnable {
 
     /// Writes a batch, as the only process that may: lock, results, log and retry list.
     static final class BatchWriter implements AutoCloseable {
-        private static final Duration RETRY_LIST_EVERY = Duration.ofSeconds(1),
-                FORCE_EVERY = Duration.ofMillis(500);
+        private static final Duration FORCE_EVERY = Duration.ofMillis(500), RETRY_LIST_EVERY = Duration.ofSeconds(2);
 
         private final Batch batch;
         private final BatchFiles.Lock lock;
-        private final LineFile results, log;
+        final LineFile results, log;
         /// Wait to be written; they count from then on.
         private final List<Event> events = new ArrayList<>();
-        private final List<Settled> settled = new ArrayList<>();
+        private final List<Runnable> settled = new ArrayList<>();
         private boolean retryListDue, cannotForceNoted = false;
         private long nextRetryList = 0;
         private Instant nextForce = Instant.MIN;
 
-        /// @param then what follows from the row's outcome
-        private record Settled(int entry, RowStatus status, Runnable then) {}
-
-        private BatchWriter(Batch batch, BatchFiles.Lock lock, boolean noBom, LineFile.Disk disk) throws IOException {
+        private BatchWriter(Batch batch, BatchFiles.Lock lock, LineFile results, LineFile log) {
             this.batch = batch;
             this.lock = lock;
-            this.results = new LineFile(batch.files().results(), noBom ? new byte[0] : Lines.BOM, disk);
-            this.log = new LineFile(batch.files().log(), new byte[0], disk);
-            try {
-                log.hold();
-                results.hold();
-            } catch (IOException problem) {
-                close();
-                throw problem;
-            }
+            this.results = results;
+            this.log = log;
         }
 
-        /// Checks files and rows, takes the lock, cuts off torn ends, and reads what earlier calls left.
-        ///
         /// @param fresh where to report that an earlier batch was moved aside; empty: it is continued
         static BatchWriter open(BatchFiles files, Csv whole, boolean noBom, boolean rebuild,
                 Optional<PrintWriter> fresh, LineFile.Disk disk) {
@@ -5858,36 +5801,34 @@ final class DifyExec implements Runnable {
             try {
                 var index = Batch.rows(files, Optional.of(csv));
                 var lock = files.take();
+                var results = new LineFile(files.results(), noBom ? new byte[0] : Lines.BOM, disk);
+                var log = new LineFile(files.log(), new byte[0], disk);
                 try {
                     if (fresh.isPresent()) {
                         Shards.refuseOthers(files, csv, Optional.empty());
                         files.moveAside(fresh.get());
                     }
-                    var torn = Stream.of(LineFile.mend(files.results()), LineFile.mend(files.log()))
-                            .flatMap(Optional::stream).toList();
+                    var torn = Stream.of(log.mend(), results.mend()).flatMap(Optional::stream).toList();
                     var history = Batch.history(files, index, List.of());
-                    BadLine.refuseHarmful(history.unreadable);
+                    history.unreadable().ifPresent(note -> {
+                        throw new Unusable(note + "; if one records a run, its row could be sent again"
+                                + "\nhint: restore the file from a copy, or delete the line");
+                    });
                     if (fresh.isEmpty()) Shards.refuseOthers(files, csv, Optional.of(history));
-                    if (!rebuild) refuseLost(files, index, history.lost());
+                    if (!rebuild) history.refuseLost(files.results());
                     var batch = new Batch(files, Optional.of(csv), index, history, new LineOffsets());
-                    var writer = new BatchWriter(batch, lock, noBom, disk);
+                    var writer = new BatchWriter(batch, lock, results, log);
                     torn.forEach(writer::record);
-                    writer.log.flush();
+                    log.flush();
                     return writer;
                 } catch (IOException | RuntimeException problem) {
-                    lock.close();
-                    throw problem;
+                    try (lock; results; log) {
+                        throw problem;
+                    }
                 }
             } catch (IOException problem) {
                 throw new Unusable(files.results() + ": cannot be used (" + Text.of(problem) + ")");
             }
-        }
-
-        private static void refuseLost(BatchFiles files, Index index, List<Integer> lost) {
-            if (!lost.isEmpty()) throw new Unusable(files.results() + ": results are missing for "
-                    + Text.count(lost.size(), "row that the log records", "rows that the log records")
-                    + " as succeeded (first: " + Text.id(index.id(lost.getFirst())) + ")\nhint: --rebuild fetches them "
-                    + "from Dify by run id; --fresh moves all files aside and starts over");
         }
 
         Batch batch() {
@@ -5898,36 +5839,21 @@ final class DifyExec implements Runnable {
             return batch.index().status(row.index());
         }
 
-        /// The call continues in another mode.
-        void changed(Instant now, Mode mode) {
-            var call = batch.history().session.orElseThrow();
-            record(call.with(now, mode, call.auto(), call.concurrency()));
-        }
-
         /// The event is in the log, and counts, after the next [#flush].
         void record(Event event) {
             log.add(event);
             events.add(event);
         }
 
-        /// The line is in the results after the next [#flush]. Long lines do not wait for each other.
-        void result(Results.Success line) {
-            results.add(line.json());
-            try {
-                if (results.isFull()) results.flush();
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem);
-            }
-        }
-
-        /// A row has its outcome. Its result, if it has one, was passed to [#result] before, and its end is written only
+        /// A row has its outcome. Its result, if it has one, was added to [#results] before, and its end is written only
         /// once that is on disk: after a power cut, an `end` in the log always has its result.
-        ///
-        /// @param then runs after the next [#flush]
         void settled(Row row, RowStatus status, EndEvent end, Runnable then) {
-            if (status.isSuccess()) results.whenOnDisk(() -> record(end));
+            if (status.isSuccess()) results.whenOnDisk.add(() -> record(end));
             else record(end);
-            settled.add(new Settled(row.index(), status, then));
+            settled.add(() -> {
+                if (status.isSuccess()) batch.index().setStatus(row.index(), status);
+                then.run();
+            });
             retryListDue = true;
         }
 
@@ -5943,32 +5869,19 @@ final class DifyExec implements Runnable {
         }
 
         private void writeRetryList() throws IOException {
-            long now = System.nanoTime();
             batch.files().writeRetryList(batch.index());
             retryListDue = false;
-            // a long list is written less often, so that it never takes more than a twentieth of the time
-            nextRetryList = System.nanoTime() + Math.max(RETRY_LIST_EVERY.toNanos(), 20 * (System.nanoTime() - now));
+            nextRetryList = System.nanoTime() + RETRY_LIST_EVERY.toNanos();
         }
 
-        /// How much of the log is written.
-        long logged() {
-            return log.end();
-        }
-
-        /// For any thread: waits until so much of the log is on disk. False: the disk failed.
-        boolean isOnDisk(long logged) {
-            return log.isOnDisk(logged);
-        }
-
-        /// Forces to disk what was written, in other threads: at once if an `end` waits for its result, else now and then.
-        ///
-        /// @param aside runs its first argument in another thread, and then the second in this one
+        /// Forces to disk what was written: at once if an `end` waits for its result, else now and then. `aside` runs its
+        /// first argument in another thread, and then the second in this one.
         void force(Instant now, BiConsumer<Runnable, Runnable> aside, Consumer<String> say) {
             boolean isDue = !now.isBefore(nextForce);
             if (isDue) nextForce = now.plus(FORCE_EVERY);
             results.force(isDue, aside, this::flush);
             log.force(isDue, aside, () -> {});
-            if (cannotForceNoted || !log.cannotForce()) return;
+            if (cannotForceNoted || !log.cannotForce) return;
             cannotForceNoted = true;
             say.accept("The file system of " + batch.files().log() + " cannot force data to disk; after a power cut, runs "
                     + "that were paid for may be missing from the log.");
@@ -5976,11 +5889,10 @@ final class DifyExec implements Runnable {
 
         private void count() {
             var rows = List.copyOf(settled);
-            for (var row : rows) if (row.status().isSuccess()) batch.index().setStatus(row.entry(), row.status());
+            settled.clear();
+            rows.forEach(Runnable::run);
             events.forEach(batch.history()::take);
             events.clear();
-            settled.clear();
-            rows.forEach(row -> row.then().run());
         }
 
         /// Writes everything, the retry list included, and forces it to disk. Present: that failed.
@@ -6003,29 +5915,16 @@ final class DifyExec implements Runnable {
             }
         }
 
-        void finishOrRefuse() {
-            finish().ifPresent(stop -> {
-                throw new Unusable(stop.exit(), stop.why());
-            });
-        }
-
         static Stop unwritable(IOException problem) {
-            return new Stop(Exit.STOPPED, "cannot write: " + Text.of(problem) + switch (problem) {
-                case LineFile.Touched _ -> "; the last lines of this call may be missing"
-                        + "\nhint: restore the file before you run this again: a run that is not in the log is not "
-                        + "looked up";
-                case AtomicFile.NotForced _ -> "; the last lines of this call may not be on disk"
-                        + "\nhint: check the disk, then run the same command again: it looks up what is missing";
-                default -> "; every result acknowledged so far is on disk"
-                        + "\nhint: make room, then run the same command again";
-            });
+            return new Stop(Exit.STOPPED, "cannot write: " + Text.of(problem) + "; the last lines of this call may be "
+                    + "missing\nhint: " + (problem instanceof LineFile.Touched
+                    ? "restore the file before you run this again: a run that is not in the log is not looked up"
+                    : "check the disk, then run the same command again: it looks up what is missing"));
         }
 
         @Override
         public void close() throws IOException {
-            try (lock; results; log) {
-                // in this order: the lock goes last
-            }
+            try (lock; results; log) {} // the lock goes last
         }
     }
 
@@ -6047,49 +5946,31 @@ final class DifyExec implements Runnable {
         private final Index index;
         private final Map<String, List<Sent>> sent = new LinkedHashMap<>();
         private final Set<String> stoppedTasks = new HashSet<>();
-        private final Map<String, Set<String>> missingByAttempt = new HashMap<>();
-        private final Map<Integer, String> causes = new HashMap<>();
-        private final BitSet firm = new BitSet(); // see isFirm
-        private Instant resumedAt = null;
-        private Duration before = Duration.ZERO;
+        /// The last end of each row that has not succeeded.
+        final Map<Integer, EndEvent> ends = new HashMap<>();
         final LongList attemptsByRow = new LongList();
-        /// Rows that succeeded, and have changed in the CSV since.
         final BitSet changed = new BitSet();
         /// Rows whose run was ended by Dify once its form was answered.
         final BitSet answered = new BitSet();
+        final SortedMap<Integer, Integer> missingFiles = new TreeMap<>();
         final Usage.Spending spent = new Usage.Spending();
         final LongList.Latencies latencies = new LongList.Latencies();
-        /// Lines of results and log that cannot be read.
-        final List<BadLine> unreadable = new ArrayList<>();
-        final MissingFiles missingFiles = new MissingFiles();
+        final List<String> unreadable = new ArrayList<>();
         final List<Instant> sessions = new ArrayList<>();
         Optional<Instant> startedAt = Optional.empty(), updatedAt = Optional.empty();
         Optional<SessionEvent> session = Optional.empty();
         Optional<MergeEvent> merge = Optional.empty();
         Optional<Mode> mode = Optional.empty();
         Optional<String> stopped = Optional.empty();
+        /// The duration of all sessions, without the time between them.
+        Duration running = Duration.ZERO;
         long attempts = 0, retries = 0;
-        /// Runs that appeared after their row was sent again.
         long lateRuns = 0;
 
         /// What is left to learn about an attempt. Of a row's attempts, the last in this order is looked up before the
         /// row may run; `RESENT` is not.
-        enum State {
-            /// Its row was sent again while no run of it was known: one may still appear.
-            RESENT,
-            /// A success whose line is missing from the results.
-            LOST,
-            /// Paused or unknown.
-            UNSETTLED,
-            /// No run of it was found.
-            NOT_STARTED,
-            /// It has no end.
-            OPEN
-        }
+        enum State { RESENT, LOST, UNSETTLED, NOT_STARTED, OPEN }
 
-        /// An attempt of the log.
-        ///
-        /// @param server the version of Dify that it was sent to, or empty
         record Sent(AttemptEvent event, String server, Optional<RunRef> run, State state) {
             /// An `end` names no task; that of the same run is kept.
             Sent with(String run, String task) {
@@ -6100,10 +5981,6 @@ final class DifyExec implements Runnable {
 
             Sent as(State state) {
                 return new Sent(event, server, run, state);
-            }
-
-            boolean isOf(String user) {
-                return event.user().equals(user);
             }
 
             /// Edits of that time may be in the CSV by now.
@@ -6134,7 +6011,7 @@ final class DifyExec implements Runnable {
                 case MergeEvent merged -> merge = Optional.of(merged);
                 case AttemptEvent attempt -> attempt(attempt);
                 case RunEvent run -> sent.computeIfPresent(run.id(), (_, row) -> {
-                    row.replaceAll(one -> one.isOf(run.user()) && one.state() == State.OPEN
+                    row.replaceAll(one -> one.event().user().equals(run.user()) && one.state() == State.OPEN
                             ? one.with(run.run(), run.task()) : one);
                     return row;
                 });
@@ -6144,9 +6021,7 @@ final class DifyExec implements Runnable {
                     if (stop.user().isEmpty()) stopped = Optional.of(stop.why());
                     else if (StopEvent.INTERRUPTED.equals(stop.why())) stoppedTasks.add(stop.task());
                 }
-                case MissingEvent missing -> missingByAttempt.computeIfAbsent(missing.id() + "\0" + missing.user(),
-                        _ -> new HashSet<>()).add(missing.file());
-                case UploadEvent _, LookEvent _, HarvestEvent _, ThrottleEvent _, TornEvent _ -> {}
+                case LookEvent _, HarvestEvent _, ThrottleEvent _, TornEvent _ -> {}
             }
         }
 
@@ -6154,15 +6029,16 @@ final class DifyExec implements Runnable {
             session = Optional.of(started);
             sessions.add(started.t());
             stopped = Optional.empty();
-            before = running();
-            resumedAt = null;
+            updatedAt = Optional.of(started.t()); // the time since the last call does not count
             seen(started.t());
             if (started.auto()) mode = Optional.ofNullable(started.mode());
         }
 
         private void seen(Instant now) {
             if (startedAt.isEmpty()) startedAt = Optional.of(now);
-            if (resumedAt == null) resumedAt = now;
+            var passed = updatedAt.map(before -> Duration.between(before, now)).orElse(Duration.ZERO);
+            if (passed.isNegative()) return; // an end that waited for the disk, or a clock that was set back
+            running = running.plus(passed);
             updatedAt = Optional.of(now);
         }
 
@@ -6182,11 +6058,11 @@ final class DifyExec implements Runnable {
         private void end(EndEvent end) {
             seen(end.t());
             spent.add(end.tokens(), end.price(), end.currency());
-            var known = remove(end.id(), one -> one.isOf(end.user()))
-                    .orElseGet(() -> new Sent(new AttemptEvent(end.t(), end.id(), end.n(), end.user(), Mode.BLOCKING,
+            var known = remove(end.id(), one -> one.event().user().equals(end.user()))
+                    .orElseGet(() -> new Sent(new AttemptEvent(end.t(), end.id(), 0, end.user(), Mode.BLOCKING,
                             end.cells(), end.edited()), "", Optional.empty(), State.OPEN)).with(end.run(), "");
             remove(end.id(), one -> one.state() == State.UNSETTLED);
-            if (end.isNotStarted()) add(known.as(State.NOT_STARTED));
+            if (Set.of("not_started", "resent").contains(end.outcome())) add(known.as(State.NOT_STARTED));
             var status = end.status();
             if (status.isEmpty()) return;
             int entry = index.findOrAdd(end.id());
@@ -6196,32 +6072,26 @@ final class DifyExec implements Runnable {
             if (status.get().isSuccess() || index.status(entry).isSuccess()) return;
             answered.set(entry, Judge.isAfterForm(end.error(), index.status(entry) == RowStatus.PAUSED));
             index.setStatus(entry, status.get());
-            causes.put(entry, Text.cause(end.error().isEmpty() ? end.cause() : end.error()));
-            firm.set(entry, end.http() / 100 == 4 || attemptsByRow.get(entry) > 1);
-        }
-
-        /// A failed row would fail again: Dify refused it, or it has failed twice.
-        boolean isFirm(int entry) {
-            return firm.get(entry);
+            ends.put(entry, end);
         }
 
         private void succeeded(int entry, Sent known, EndEvent end) {
             remove(end.id(), one -> one.state() == State.NOT_STARTED || one.state() == State.LOST
                     || one.state() == State.RESENT && one.run().isPresent());
             if (!index.status(entry).isSuccess()) add(known.as(State.LOST));
-            var missing = missingByAttempt.isEmpty() ? null : missingByAttempt.remove(end.id() + "\0" + end.user());
-            missingFiles.put(entry, end.id(), missing == null ? 0 : missing.size());
+            if (end.missing().isEmpty()) missingFiles.remove(entry);
+            else missingFiles.put(entry, end.missing().size());
             latencies.add(Math.round(end.seconds() * 1000));
             var cells = known.event().cells();
             changed.set(entry, index.cells(entry) != 0 && !known.event().edited() && !cells.isEmpty()
                     && HexFormat.fromHexDigitsToLong(cells) != index.cells(entry));
-            causes.remove(entry);
+            ends.remove(entry);
         }
 
         private void late(LateEvent found) {
             lateRuns++;
             int entry = index.findOrAdd(found.id());
-            remove(found.id(), one -> one.state() == State.RESENT && one.isOf(found.user()))
+            remove(found.id(), one -> one.state() == State.RESENT && one.event().user().equals(found.user()))
                     .filter(_ -> Set.of("running", "paused").contains(found.saw()) && !index.status(entry).isSuccess())
                     .ifPresent(one -> add(one.with(found.run(), "")));
         }
@@ -6230,7 +6100,6 @@ final class DifyExec implements Runnable {
             sent.computeIfAbsent(one.event().id(), _ -> new ArrayList<>(1)).add(one);
         }
 
-        /// Drops some of a row's attempts. Returns the last of them.
         private Optional<Sent> remove(String id, Predicate<Sent> which) {
             var row = sent.get(id);
             if (row == null) return Optional.empty();
@@ -6245,40 +6114,47 @@ final class DifyExec implements Runnable {
             return Optional.ofNullable(last);
         }
 
+        /// `2 lines cannot be read (results.jsonl:3, results.jsonl.log:7)`
+        Optional<String> unreadable() {
+            return unreadable.isEmpty() ? Optional.empty() : Optional.of(Text.count(unreadable.size(), "line")
+                    + " cannot be read (" + Text.first(3, unreadable.stream()) + ")");
+        }
+
         Optional<Path> input(Path results) {
             return session.map(last -> results.resolveSibling(last.input()).normalize()).filter(Files::isRegularFile);
         }
 
-        /// The duration of all sessions, without the time between them. A clock that was set back, or another
-        /// machine's, does not make it shorter.
-        Duration running() {
-            return resumedAt == null || updatedAt.get().isBefore(resumedAt) ? before
-                    : before.plus(Duration.between(resumedAt, updatedAt.get()));
+        String cause(int entry) {
+            return ends.containsKey(entry) ? Text.cause(ends.get(entry).error()) : "listed in .retry";
         }
 
-        /// Why a row has not succeeded. Rows are grouped by it.
-        String cause(int entry) {
-            return causes.getOrDefault(entry, "listed in .retry");
+        /// A failed row would fail again: Dify refused it, or it has failed twice.
+        boolean isFirm(int entry) {
+            return attemptsByRow.get(entry) > 1 || ends.containsKey(entry) && ends.get(entry).http() / 100 == 4;
         }
 
         private Stream<Sent> all(Predicate<State> which) {
             return sent.values().stream().flatMap(List::stream).filter(one -> which.test(one.state()));
         }
 
-        /// Attempts that have no end in the log: running or interrupted.
         long inFlight() {
             return all(state -> state == State.OPEN)
                     .filter(one -> !index.status(index.find(one.event().id())).isSuccess()).count();
         }
 
-        /// Rows that the log records as succeeded, and that have no line in the results.
         List<Integer> lost() {
             return all(state -> state == State.LOST).map(one -> index.find(one.event().id()))
                     .filter(entry -> !index.status(entry).isSuccess()).sorted().toList();
         }
 
-        /// Attempts whose row was sent again while no run of them was known.
-        ///
+        void refuseLost(Path results) {
+            var lost = lost();
+            if (!lost.isEmpty()) throw new Unusable(results + ": results are missing for "
+                    + Text.count(lost.size(), "row that the log records", "rows that the log records")
+                    + " as succeeded (first: " + Text.id(index.id(lost.getFirst()))
+                    + ")\nhint: restore the file; or 'run --rebuild' fetches them from Dify by run id");
+        }
+
         /// @param hasRun those whose run has appeared and may still succeed; else the others
         List<Attempt> resent(boolean hasRun) {
             return all(state -> state == State.RESENT).filter(one -> one.run().isPresent() == hasRun)
@@ -6286,19 +6162,11 @@ final class DifyExec implements Runnable {
                     .toList();
         }
 
-        /// True if the log has judged this attempt not started and nothing has changed since.
-        boolean isNotStarted(Attempt attempt) {
-            return sent.getOrDefault(attempt.row().id(), List.of()).stream()
-                    .anyMatch(one -> one.isOf(attempt.user()) && one.state() == State.NOT_STARTED);
-        }
-
-        /// The attempt to look up before its row may run, by the row's entry.
         Map<Integer, Sent> unresolvedByRow() {
             var all = new HashMap<Integer, Sent>();
             all(state -> state != State.RESENT).forEach(one -> {
                 int entry = index.find(one.event().id());
-                if (entry >= 0)
-                    all.merge(entry, one, (first, next) -> first.state().compareTo(next.state()) >= 0 ? first : next);
+                if (entry >= 0) all.merge(entry, one, BinaryOperator.maxBy(Comparator.comparing(Sent::state)));
             });
             return all;
         }
@@ -6308,8 +6176,8 @@ final class DifyExec implements Runnable {
             var symptom = lost ? Symptom.LOST_RESULT
                     : one.run().filter(run -> stoppedTasks.contains(run.task())).isPresent() ? Symptom.INTERRUPTED
                     : Symptom.CRASH;
-            var cause = causes.getOrDefault(row.index(), symptom.text).split("; ")[0]; // without the look-up's failure
-            var why = one.state() == State.UNSETTLED ? cause : symptom.text;
+            var why = one.state() == State.UNSETTLED && ends.containsKey(row.index())
+                    ? cause(row.index()).split("; ")[0] : symptom.text; // without the look-up's failure
             var sentAt = one.event().t();
             return new Unresolved(one.attempt(row), new Response.Cut(one.run(), symptom, why), symptom, why,
                     sentAt, lost ? sentAt : sentAt.plus(timeout));
@@ -6322,38 +6190,9 @@ final class DifyExec implements Runnable {
             return route;
         }
 
-        /// How many files of each row's outputs could not be saved, in the CSV's order.
-        static final class MissingFiles {
-            private final Map<Integer, OfRow> byRow = new TreeMap<>();
-
-            private record OfRow(String id, long files) {}
-
-            void add(Row row) {
-                var before = byRow.get(row.index());
-                put(row.index(), row.id(), before == null ? 1 : before.files() + 1);
-            }
-
-            /// @param files of its last run; 0: none is missing
-            void put(int entry, String id, long files) {
-                if (files > 0) byRow.put(entry, new OfRow(id, files));
-                else byRow.remove(entry);
-            }
-
-            boolean isEmpty() {
-                return byRow.isEmpty();
-            }
-
-            Map<String, Object> json() {
-                return object("count", byRow.values().stream().mapToLong(OfRow::files).sum(), "rows", byRow.size(),
-                        "ids", byRow.values().stream().limit(3).map(OfRow::id).toList());
-            }
-
-            @Override
-            public String toString() {
-                return Text.count((long) json().get("count"), "file") + " of " + Text.count(byRow.size(), "row")
-                        + " could not be saved (" + Text.first(3, byRow.values().stream().map(OfRow::id).map(Text::id))
-                        + "); see 'missing' in the log, or run 'retry --force ID'";
-            }
+        Map<String, Object> missingJson() {
+            return object("count", missingFiles.values().stream().mapToInt(Integer::intValue).sum(),
+                    "rows", missingFiles.size(), "ids", missingFiles.keySet().stream().limit(3).map(index::id).toList());
         }
     }
 
@@ -6364,7 +6203,6 @@ final class DifyExec implements Runnable {
     static final class LineOffsets implements Batch.Listener {
         private final LongList results = new LongList(), newest = new LongList();
         private final LongList events = new LongList(), before = new LongList();
-        /// How long each row's last attempt took.
         final LongList millis = new LongList();
 
         @Override
@@ -6374,35 +6212,24 @@ final class DifyExec implements Runnable {
 
         @Override
         public void event(Index index, Event event, long at) {
-            switch (event) {
-                case AttemptEvent attempt -> add(index.find(attempt.id()), at);
-                case RunEvent run -> add(index.find(run.id()), at);
-                case EndEvent end -> {
-                    int entry = index.find(end.id());
-                    add(entry, at);
-                    if (entry >= 0 && end.status().isPresent()) millis.set(entry, Math.round(end.seconds() * 1000));
-                }
-                case SessionEvent _, MergeEvent _, UploadEvent _, LookEvent _, HarvestEvent _, StopEvent _,
-                        ThrottleEvent _, LateEvent _, MissingEvent _, TornEvent _ -> {}
-            }
-        }
-
-        private void add(int entry, long at) {
+            int entry = switch (event) {
+                case AttemptEvent attempt -> index.find(attempt.id());
+                case RunEvent run -> index.find(run.id());
+                case EndEvent end -> index.find(end.id());
+                case SessionEvent _, MergeEvent _, LookEvent _, HarvestEvent _, StopEvent _, ThrottleEvent _,
+                        LateEvent _, TornEvent _ -> -1;
+            };
             if (entry < 0) return;
+            if (event instanceof EndEvent end && end.status().isPresent())
+                millis.set(entry, Math.round(end.seconds() * 1000));
             events.add(at);
             before.add(newest.get(entry));
             newest.set(entry, events.size());
         }
 
-        /// Reads single rows from the files.
-        static final class RowEnds implements AutoCloseable {
-            private final Batch batch;
-            private final Lines results, log;
-
+        record RowEnds(Batch batch, Lines results, Lines log) implements AutoCloseable {
             RowEnds(Batch batch) throws IOException {
-                this.batch = batch;
-                this.results = new Lines(batch.files().results());
-                this.log = new Lines(batch.files().log());
+                this(batch, new Lines(batch.files().results()), new Lines(batch.files().log()));
             }
 
             /// A success is in the results; any other end is the last one in the log.
@@ -6410,43 +6237,39 @@ final class DifyExec implements Runnable {
                 long place = batch.offsets().results.get(entry) - 1;
                 if (place >= 0 && batch.index().status(entry).isSuccess() && results.seek(place).bytes().length > 0)
                     return RowEnd.of(results);
-                for (var event : events(entry))
-                    if (event instanceof EndEvent end && end.status().isPresent()) return new RowEnd(Map.of(), Map.of(),
-                            end.run(), "", end.tokens() == 0 ? "" : Long.toString(end.tokens()), end.price() == null
-                            ? "" : end.price().toPlainString(), end.currency(), end.error(), false);
-                return RowEnd.NONE;
+                var end = batch.history().ends.get(entry);
+                return end == null ? RowEnd.NONE : new RowEnd(Map.of(), Map.of(), end.run(), "",
+                        end.tokens() == 0 ? "" : Long.toString(end.tokens()),
+                        end.price() == null ? "" : end.price().toPlainString(), end.currency(), end.error(), false);
             }
 
-            static final class Trace {
-                final AttemptEvent attempt;
-                final List<EndEvent> ends = new ArrayList<>();
-                String run = "";
-
-                Trace(AttemptEvent attempt) {
-                    this.attempt = attempt;
+            record Trace(AttemptEvent attempt, List<RunEvent> runs, List<EndEvent> ends) {
+                String run() {
+                    return runs.isEmpty() ? "" : runs.getLast().run();
                 }
             }
 
-            /// All attempts of a row, the oldest first. With a fixed `--user`, events belong to the last attempt.
             List<Trace> traces(int entry) throws IOException {
                 var traces = new ArrayList<Trace>();
-                for (var event : events(entry).reversed()) {
-                    if (event instanceof AttemptEvent attempt) traces.add(new Trace(attempt));
-                    if (event instanceof RunEvent run) last(traces, run.user()).ifPresent(one -> one.run = run.run());
-                    if (event instanceof EndEvent end) last(traces, end.user()).ifPresent(one -> one.ends.add(end));
+                var last = new HashMap<String, Trace>(); // by user
+                for (var event : events(entry)) {
+                    if (event instanceof AttemptEvent attempt) {
+                        traces.add(new Trace(attempt, new ArrayList<>(), new ArrayList<>()));
+                        last.put(attempt.user(), traces.getLast());
+                    }
+                    if (event instanceof RunEvent run && last.containsKey(run.user()))
+                        last.get(run.user()).runs.add(run);
+                    if (event instanceof EndEvent end && last.containsKey(end.user()))
+                        last.get(end.user()).ends.add(end);
                 }
                 return traces;
             }
 
-            private static Optional<Trace> last(List<Trace> traces, String user) {
-                return traces.reversed().stream().filter(trace -> trace.attempt.user().equals(user)).findFirst();
-            }
-
             private List<Event> events(int entry) throws IOException {
                 var offsets = batch.offsets();
-                var events = new ArrayList<Event>();
+                var events = new LinkedList<Event>();
                 for (long event = offsets.newest.get(entry); event > 0; event = offsets.before.get(event - 1))
-                    events.add(Event.read(log.seek(offsets.events.get(event - 1)).bytes()).orElseThrow());
+                    events.addFirst(Event.read(log.seek(offsets.events.get(event - 1)).bytes()).orElseThrow());
                 return events;
             }
 
@@ -6457,11 +6280,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The end of a row, as views show it.
-    ///
-    /// @param outputs by name; empty without a success
-    /// @param seconds as Dify measured them; like the texts after it empty if it is not known
-    /// @param edited  the shell had changed the inputs: they are not the CSV's
+    /// The end of a row, as views show it. Texts that are not known are empty.
     record RowEnd(Map<String, JsonNode> inputs, Map<String, JsonNode> outputs, String run, String seconds,
             String tokens, String price, String currency, String error, boolean edited) {
         static final RowEnd NONE = new RowEnd(Map.of(), Map.of(), "", "", "", "", "", "", false);
@@ -6487,18 +6306,14 @@ final class DifyExec implements Runnable {
             return values;
         }
 
-        /// A text as it is; anything else as JSON.
         static String text(JsonNode value) {
             return value.isTextual() ? value.textValue() : value.isMissingNode() ? "" : value.toString();
         }
     }
 
-    /// The files of a batch, named after its results.
-    ///
-    /// @param shard the one that the results are named after
+    /// The files of a batch, or of one shard, named after its results.
     record BatchFiles(Path results, Path retry, Path log, Path lock, Optional<Shard> shard) {
         private static final Pattern BLANK = Pattern.compile("^(?:\u00EF\u00BB\u00BF)*[ \\t\\r\\n]*");
-        private static final String MARK = "\uFEFF"; // left by editors and `cat`: not part of an id
         private static final String ELSEWHERE = "\nhint: move it away, or choose another -o";
 
         static BatchFiles of(Path output) {
@@ -6511,10 +6326,9 @@ final class DifyExec implements Runnable {
 
         /// Only a regular file can be locked, cut and replaced safely. What a link points to may be another batch's.
         private static void requireRegular(Path file) {
-            var kind = file.toString().equals("-") ? "standard output" : Files.isSymbolicLink(file) ? "a symbolic link"
-                    : Files.isDirectory(file) ? "a folder"
-                    : Files.exists(file) && !Files.isRegularFile(file) ? "a device or a pipe" : "";
-            if (!kind.isEmpty()) throw new Unusable(file + ": " + kind + ", not a file" + ELSEWHERE);
+            boolean exists = Files.exists(file, LinkOption.NOFOLLOW_LINKS);
+            if (file.toString().equals("-") || exists && !Files.isRegularFile(file, LinkOption.NOFOLLOW_LINKS))
+                throw new Unusable(file + ": not a regular file (a folder, link, pipe or device)" + ELSEWHERE);
             var folder = file.toAbsolutePath().getParent();
             if (!Files.isDirectory(folder)) throw new Unusable(file + ": no such folder: " + folder);
         }
@@ -6527,30 +6341,22 @@ final class DifyExec implements Runnable {
             return List.of(results, retry, log, lock);
         }
 
-        /// The ids in `<output>.retry`, each once.
+        /// The ids in `<output>.retry`, each once. Editors and `cat` leave byte order marks.
         List<String> retryIds() throws IOException {
-            try (var lines = Files.lines(retry, UTF_8)) {
-                return lines.map(line -> (line.startsWith(MARK) ? line.substring(1) : line).strip())
-                        .filter(id -> !id.isEmpty()).distinct().toList();
-            } catch (NoSuchFileException _) {
-                return List.of();
-            } catch (UncheckedIOException problem) {
-                throw new Unusable(retry + ": not UTF-8\nhint: save it as UTF-8, one id per line");
-            }
+            if (!Files.exists(retry)) return List.of();
+            return new String(Files.readAllBytes(retry), UTF_8).lines()
+                    .map(line -> line.replaceFirst("^\uFEFF", "").strip()).filter(id -> !id.isEmpty()).distinct().toList();
         }
 
         /// The retry list has the CSV's order, is replaced as a whole, and is gone when empty.
         void writeRetryList(Index index) throws IOException {
             var ids = index.onRetryList().mapToObj(index::id).iterator();
-            if (ids.hasNext()) AtomicFile.replace(retry, out -> {
+            if (!ids.hasNext()) Files.deleteIfExists(retry);
+            else AtomicFile.replace(retry, out -> {
                 var writer = new BufferedWriter(new OutputStreamWriter(out, UTF_8));
-                while (ids.hasNext()) {
-                    var id = ids.next();
-                    writer.append(id.startsWith(MARK) ? MARK : "").append(id).append('\n');
-                }
+                while (ids.hasNext()) writer.append(ids.next()).append('\n');
                 writer.flush();
             });
-            else Files.deleteIfExists(retry);
         }
 
         /// Refuses files of others: nothing of theirs is written to, cut, replaced or moved.
@@ -6561,60 +6367,48 @@ final class DifyExec implements Runnable {
                 throw new Unusable(log + ": the first line is not an event of difyexec" + ELSEWHERE);
         }
 
-        /// Refuses a retry list of others. All its ids are in the CSV, or the batch knows one of them: rows may have
-        /// been removed from the CSV.
+        /// Refuses a retry list of others. Rows of a batch may have been removed from the CSV.
         void requireOurs(Index csv) throws IOException {
             var ids = retryIds();
-            if (ids.stream().allMatch(id -> csv.find(id) >= 0)) return;
-            var batch = new Index();
-            Results.read(results, batch, List.of());
-            History.read(log, batch, List.of());
-            if (batch.size() == 0 || ids.stream().noneMatch(id -> csv.find(id) >= 0 || batch.find(id) >= 0))
-                throw new Unusable(retry + ": not a list of ids of this batch" + ELSEWHERE);
+            boolean hasBatch = !head(results).isEmpty() || !head(log).isEmpty();
+            if (!ids.isEmpty() && (hasBatch ? ids.stream().noneMatch(id -> csv.find(id) >= 0)
+                    : !ids.stream().allMatch(id -> csv.find(id) >= 0)))
+                throw new Unusable(retry + ": not a list of ids of this CSV" + ELSEWHERE);
         }
 
-        /// Refuses to write a report or a spreadsheet over a file of the batch or an input, or over another file that
-        /// may not be replaced.
-        void requireTarget(Path file, List<Path> inputs, Predicate<Path> mayBeReplaced) {
+        void requireTarget(Path file, List<Path> inputs, Predicate<Path> mayBeReplaced) throws IOException {
             requireRegular(file);
-            if (isAny(all(), file))
-                throw new Unusable(file + ": the batch has a file of this name\nhint: choose another name");
-            if (isAny(inputs, file)) throw new Unusable(file + " is both input and output\nhint: choose another name");
+            if (isAny(all(), file) || isAny(inputs, file))
+                throw new Unusable(file + " is a file of the batch or its input\nhint: choose another name");
             if (Files.exists(file) && !mayBeReplaced.test(file))
                 throw new Unusable(file + " already exists\nhint: use --force to overwrite it");
         }
 
-        /// Refuses an input that is one of these files: it would be destroyed.
-        void refuse(Path input) {
+        void refuse(Path input) throws IOException {
             if (isAny(all(), input)) throw new Unusable(input + " is both input and output\nhint: choose another -o");
         }
 
-        private static boolean isAny(List<Path> files, Path file) {
-            try {
-                for (var one : files) if (AtomicFile.isSame(one, file)) return true;
-                return false;
-            } catch (IOException problem) {
-                throw new Unusable(file + ": " + Text.of(problem));
-            }
+        private static boolean isAny(List<Path> files, Path file) throws IOException {
+            for (var one : files) if (AtomicFile.isSame(one, file)) return true;
+            return false;
         }
 
         /// Adds what earlier calls chose about the input: the last one on these files, else one on shards of the batch.
         Csv.Shape choices(Csv.Shape typed) {
             var whole = shard.isEmpty() ? this : of(Shard.whole(results));
             try {
-                for (var files : Stream.concat(Stream.of(this), Shards.beside(whole).stream()).toList())
-                    for (var call : Event.calls(files.log).reversed())
-                        if (call instanceof SessionEvent session)
-                            return typed.after(session.choices(), files.log);
+                for (var files : Stream.concat(Stream.of(this), Shards.beside(whole).stream()).toList()) {
+                    var sessions = Event.sessions(files.log);
+                    if (!sessions.isEmpty()) return typed.after(sessions.getLast().choices(), files.log);
+                }
                 return typed;
             } catch (IOException problem) {
                 throw new Unusable(log + ": " + Text.of(problem));
             }
         }
 
-        /// Recognizes a file of ours by its first line that is not blank.
-        ///
-        /// @param beginning recognizes a line that a crash has cut off, or a very long one
+        /// By the first line that is not blank. A line that a crash has cut off, or a very long one, is recognized by its
+        /// beginning.
         static boolean isOurs(Path file, Predicate<byte[]> isLine, Pattern beginning) {
             var head = head(file);
             int end = head.indexOf('\n');
@@ -6635,21 +6429,18 @@ final class DifyExec implements Runnable {
         }
 
         boolean isStarted() {
-            return !head(log).isEmpty() || Files.exists(retry) || Files.exists(results);
+            return !head(log).isEmpty() || Files.exists(retry) || !head(results).isEmpty();
         }
 
         BatchFiles requireStarted() {
-            if (!head(log).isEmpty() || Files.exists(retry) || !head(results).isEmpty()) return this;
-            if (!Files.exists(results) && !Shards.beside(this).isEmpty()) throw new Unusable(results
-                    + ": not merged yet; only shards of this batch exist\nhint: 'merge' makes one batch of them");
-            throw new Unusable(results + (Files.exists(results) ? ": empty" : ": no such batch")
-                    + ", and no .retry or .log exists\nhint: start a batch with 'run'");
+            if (isStarted()) return this;
+            throw new Unusable(results + (!Shards.beside(this).isEmpty()
+                    ? ": not merged yet; only shards of this batch exist\nhint: 'merge' makes one batch of them"
+                    : ": no such batch, and no .retry or .log exists\nhint: start a batch with 'run'"));
         }
 
-        /// `--fresh`: the earlier batch keeps its files under another name. The caller holds the lock.
         void moveAside(PrintWriter err) throws IOException {
-            var stamp = "." + DateTimeFormatter.ofPattern("yyyyMMdd'T'HHmmss.SSS'Z'").withZone(ZoneOffset.UTC)
-                    .format(Instant.now());
+            var stamp = "." + Instant.now().toString().replaceAll("[-:]", "");
             for (var file : List.of(results, retry, log)) {
                 if (!Files.exists(file)) continue;
                 Files.move(file, sibling(file, stamp));
@@ -6658,46 +6449,22 @@ final class DifyExec implements Runnable {
             AtomicFile.forceFolder(results);
         }
 
-        /// Claims the batch for this process. A whole batch and shards of another number exclude each other, also when
-        /// they start at the same moment: one process after another takes its own lock and looks at theirs. Removes
-        /// what killed and refused calls left.
+        /// A whole batch and shards of another number exclude each other: each process takes its own lock first and then
+        /// looks at theirs, so that of two that start together at most one goes on.
         Lock take() throws IOException {
-            if (shard.isEmpty()) {
-                var own = claim(Lock.start(this), this);
-                own.starter.release();
-                return own;
-            }
-            var whole = of(Shard.whole(results));
-            try (var start = Lock.start(whole)) {
-                if (!start.claim()) throw locked(whole.lock);
-                return claim(new Lock(this), whole);
-            }
-        }
-
-        private Lock claim(Lock own, BatchFiles whole) throws IOException {
+            var own = Lock.of(this);
             try {
-                if (!own.claim()) throw locked(lock);
-                for (var file : List.of(results, log)) // if the lock was deleted, or the file has a second name
-                    if (Lock.isHeld(file)) throw locked(file);
-                for (var other : Shards.named(whole)) {
-                    if (other.equals(this)) continue;
-                    boolean isHeld = Lock.isHeld(other.lock);
-                    if (isHeld && (shard.isEmpty() || shard.get().count() != Shards.shard(other).count()))
-                        throw new Unusable(other.lock + ": shard " + Shards.shard(other)
-                                + " is running\nhint: wait for it, or choose another -o");
-                    if (!isHeld && !other.isStarted()) other.removeLock();
-                }
+                var whole = shard.isEmpty() ? this : of(Shard.whole(results));
+                if (shard.isPresent() && Lock.isHeld(whole.lock)) throw locked(whole.lock);
+                for (var other : Shards.named(whole))
+                    if (shard.isEmpty() || Shards.shard(other).count() != shard.get().count())
+                        if (Lock.isHeld(other.lock)) throw locked(other.lock);
                 for (var file : List.of(results, retry, log)) AtomicFile.removeAbandoned(file);
                 return own;
             } catch (IOException | RuntimeException problem) {
                 own.close();
                 throw problem;
             }
-        }
-
-        /// Of a call from which nothing came. A lock file with text in it is not ours.
-        void removeLock() throws IOException {
-            if (Files.exists(lock) && Files.size(lock) == 0) Files.delete(lock);
         }
 
         private static Unusable locked(Path file) {
@@ -6707,74 +6474,24 @@ final class DifyExec implements Runnable {
 
         /// Held by the one process that writes a batch. It has a file of its own: a process loses its locks on a file
         /// when it closes any channel of that file.
-        static final class Lock implements AutoCloseable {
-            /// A process that starts holds another byte than one that writes.
-            private static final int WRITER = 0, STARTER = 1;
-
-            private final BatchFiles files;
-            private final Object key;
-            private final FileChannel channel;
-            private FileLock writer;
-            FileLock starter;
-
-            Lock(BatchFiles files) throws IOException {
-                this.files = files;
+        record Lock(BatchFiles files, FileChannel channel) implements AutoCloseable {
+            static Lock of(BatchFiles files) throws IOException {
+                FileChannel.open(files.lock, StandardOpenOption.CREATE, StandardOpenOption.WRITE,
+                        LinkOption.NOFOLLOW_LINKS).close();
+                var key = key(files.lock);
+                var lock = new Lock(files, FileChannel.open(files.lock, StandardOpenOption.WRITE,
+                        LinkOption.NOFOLLOW_LINKS));
                 try {
-                    Files.createFile(files.lock);
-                } catch (FileAlreadyExistsException _) {
-                    // of an earlier call
-                }
-                key = key(files.lock);
-                channel = FileChannel.open(files.lock, StandardOpenOption.WRITE, LinkOption.NOFOLLOW_LINKS);
-            }
-
-            /// Waits, up to a minute, while another process looks at the locks.
-            static Lock start(BatchFiles whole) throws IOException {
-                for (long tries = 0; tries < 3000; tries++) {
-                    try {
-                        var lock = new Lock(whole);
-                        lock.starter = lock.lock(STARTER);
-                        if (lock.starter != null) return lock;
-                        lock.channel.close();
-                    } catch (NoSuchFileException _) {
-                        // a call that was refused has just removed it
-                    }
-                    LockSupport.parkNanos(20_000_000);
-                }
-                throw locked(whole.lock);
-            }
-
-            boolean claim() throws IOException {
-                writer = lock(WRITER);
-                return writer != null;
-            }
-
-            /// Null: another process holds it, or has removed the file.
-            private FileLock lock(int at) throws IOException {
-                try {
-                    var held = channel.tryLock(at, 1, false);
-                    return held != null && Objects.equals(key, key(files.lock)) ? held : null;
+                    if (lock.channel.tryLock(0, 1, false) != null && Objects.equals(key, key(files.lock))) return lock;
                 } catch (OverlappingFileLockException | NoSuchFileException _) {
-                    return null;
+                    // this process holds it, or another one has just ended and removed it
                 }
+                lock.channel.close();
+                throw locked(files.lock);
             }
 
-            /// A name for the file behind a path; null where the system has none.
             static Object key(Path path) throws IOException {
                 return Files.readAttributes(path, BasicFileAttributes.class).fileKey();
-            }
-
-            /// A file to write to. It holds a byte beyond all others: on Windows nobody can read what is locked.
-            static FileChannel holding(Path path) throws IOException {
-                var channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.WRITE,
-                        LinkOption.NOFOLLOW_LINKS);
-                try {
-                    if (channel.tryLock(Long.MAX_VALUE - 1, 1, false) != null) return channel;
-                } catch (OverlappingFileLockException _) {
-                    // held by this process
-                }
-                channel.close();
-                throw new IOException(path + ": another difyexec process is writing to it");
             }
 
             static boolean isHeld(Path path) throws IOException {
@@ -6786,22 +6503,21 @@ final class DifyExec implements Runnable {
                 }
             }
 
+            /// Removes the file if nothing came of the call. A lock file with text in it is not ours.
             @Override
             public void close() throws IOException {
                 try (channel) {
-                    if (writer != null && !files.isStarted()) files.removeLock();
+                    if (!files.isStarted() && channel.size() == 0) Files.deleteIfExists(files.lock);
                 }
             }
         }
     }
 
-    /// The shards of a batch that have files in its folder, by their number.
     record Shards(BatchFiles whole, int count, List<BatchFiles> files) {
         static Shards of(BatchFiles whole) {
             var files = beside(whole);
-            if (files.isEmpty()) throw new Unusable(whole.results() + ": no shards found, such as "
-                    + new Shard(1, 8).of(Shard.whole(whole.results())).getFileName()
-                    + "\nhint: start them with 'run --shard I/N'");
+            if (files.isEmpty()) throw new Unusable(whole.results()
+                    + ": no shards found\nhint: start them with 'run --shard I/N'");
             int count = shard(files.getFirst()).count();
             for (var other : files) requireCount(other, shard(other).count(), count);
             return new Shards(whole, count, files);
@@ -6828,8 +6544,7 @@ final class DifyExec implements Runnable {
                 return all.map(file -> output.resolveSibling(
                                 file.getFileName().toString().replaceFirst("\\.(log|lock|retry)$", ""))).distinct()
                         .filter(file -> Shard.in(file).filter(shard -> shard.of(output).equals(file)).isPresent())
-                        .map(BatchFiles::of).sorted(Comparator.comparing(Shards::shard,
-                                Comparator.comparingInt(Shard::count).thenComparingInt(Shard::index))).toList();
+                        .map(BatchFiles::of).sorted(Comparator.comparing(BatchFiles::results)).toList();
             } catch (IOException problem) {
                 throw new Unusable(output + ": " + Text.of(problem));
             }
@@ -6842,40 +6557,36 @@ final class DifyExec implements Runnable {
                     .sorted(Comparator.comparing(Shard::index)).toList();
         }
 
-        /// Refuses a start that could send a row which another process has sent. The caller holds the lock, so none of
-        /// the others is running.
-        ///
-        /// @param history empty: the batch starts again from nothing
+        /// Refuses a start that could send a row which another process has sent. Without a history, the batch starts again
+        /// from nothing.
         static void refuseOthers(BatchFiles files, Csv csv, Optional<History> history) throws IOException {
-            history.flatMap(known -> known.session).ifPresent(session -> {
-                var own = files.shard().map(Shard::toString).orElse("");
-                var before = history.get().merge.isPresent() ? "" : session.shard();
-                if (!own.equals(before)) throw new Unusable(files.log() + ": this batch was started "
-                        + (before.isEmpty() ? "without --shard" : "with --shard " + before)
-                        + (own.isEmpty() ? " and is not merged\nhint: merge its shards"
-                                : "\nhint: continue like that, or choose another -o"));
-                if (!own.isEmpty()) requireSameRows(files.log(), session, csv);
-            });
-            if (files.shard().isPresent())
-                refuseOtherBatch(files, csv, history.isPresent() && history.get().session.isEmpty());
-            else for (var part : beside(files)) { // it may have done more than was merged
-                var taken = history.flatMap(known -> known.merge)
-                        .map(event -> event.taken().get(shard(part).index()));
-                if (!taken.equals(Optional.of(LineFile.wholeLines(part.log()))))
+            var session = history.flatMap(known -> known.session);
+            if (files.shard().isPresent()) {
+                if (session.isPresent()) requireSame(files, session.get(), csv);
+                refuseOtherBatch(files, csv, history.isPresent() && session.isEmpty());
+                return;
+            }
+            var merge = history.flatMap(known -> known.merge);
+            if (merge.isEmpty() && session.filter(last -> !last.shard().isEmpty()).isPresent())
+                throw new Unusable(files.log() + ": not merged yet\nhint: 'merge' makes one batch of the shards");
+            for (var part : beside(files)) // it may have done more than was merged
+                if (!merge.map(event -> event.taken().get(shard(part).index()))
+                        .equals(Optional.of(LineFile.wholeLines(part.log()))))
                     throw new Unusable(part.log() + ": not merged yet; its rows would be paid for twice"
                             + "\nhint: 'merge' first, or continue with --shard " + shard(part));
-            }
         }
 
         /// Shards that read the CSV differently would have other ids, and other rows.
-        static void requireSameRows(Path log, SessionEvent session, Csv csv) {
-            var form = "id column %s, encoding %s, delimiter %s";
-            var then = form.formatted(Text.quoted(session.choices().idColumn()), session.encoding(),
-                    Text.quoted(session.delimiter()));
-            var now = form.formatted(Text.quoted(csv.shape().idColumn()), csv.charset().name(),
-                    Text.quoted(String.valueOf(csv.header().delimiter())));
-            if (!now.equals(then)) throw new Unusable(log + ": this shard was started with " + then + ", not " + now
-                    + "\nhint: use the same options for all shards");
+        static void requireSame(BatchFiles files, SessionEvent session, Csv csv) {
+            var then = session.choices();
+            var now = csv.shape();
+            if (!session.shard().equals(shard(files).toString())) throw new Unusable(files.log() + ": started "
+                    + (session.shard().isEmpty() ? "without --shard" : "with --shard " + session.shard())
+                    + "\nhint: continue like that, name the files as they were, or choose another -o");
+            if (!then.idColumn().equals(now.idColumn()) || !Objects.equals(then.encoding(), now.encoding())
+                    || !Objects.equals(then.delimiter(), now.delimiter()))
+                throw new Unusable(files.log() + ": started with another --id-column, --encoding or --delimiter"
+                        + "\nhint: use the same options for all shards");
         }
 
         /// @param isBlank whether nothing is known of what the shard did, though it was not started with `--fresh`
@@ -6884,18 +6595,27 @@ final class DifyExec implements Runnable {
             var whole = BatchFiles.of(Shard.whole(files.results()));
             for (var other : beside(whole)) {
                 requireCount(other, shard(other).count(), own.count());
-                for (var call : Event.calls(other.log()))
-                    if (call instanceof SessionEvent session) requireSameRows(other.log(), session, csv);
+                for (var session : Event.sessions(other.log())) requireSame(other, session, csv);
             }
-            var merged = Merged.of(whole.log());
-            if (merged.isStartedWhole) throw new Unusable(whole.log()
-                    + ": this batch was started without --shard\nhint: continue without it, or choose another -o");
-            for (var shard : merged.shards) requireCount(whole, shard.count(), own.count());
-            if (!merged.shards.contains(own)) return;
-            if (merged.isContinued) throw new Unusable(whole.log() + ": includes shard " + own
-                    + ", and run or retry has continued it\nhint: continue without --shard");
-            if (isBlank) throw new Unusable(files.log() + ": missing or empty, but shard " + own + " was merged; its "
-                    + "rows would be paid for twice\nhint: bring it back, or continue without --shard");
+            var sessions = Event.sessions(whole.log());
+            var merged = merged(sessions);
+            for (var shard : merged) requireCount(whole, shard.count(), own.count());
+            if (isContinued(whole, sessions) && (merged.isEmpty() || merged.contains(own))) throw new Unusable(whole.log()
+                    + ": run or retry was used without --shard\nhint: continue like that, or choose another -o");
+            if (isBlank && merged.contains(own)) throw new Unusable(files.log() + ": missing or empty, but shard " + own
+                    + " was merged; its rows would be paid for twice"
+                    + "\nhint: bring it back, or continue without --shard");
+        }
+
+        private static Set<Shard> merged(List<SessionEvent> sessions) {
+            return sessions.stream().map(SessionEvent::shard).filter(shard -> !shard.isEmpty()).map(Shard::parse)
+                    .collect(Collectors.toCollection(LinkedHashSet::new));
+        }
+
+        /// Whether the whole batch is more than its shards.
+        private static boolean isContinued(BatchFiles whole, List<SessionEvent> sessions) {
+            return sessions.stream().anyMatch(session -> session.shard().isEmpty())
+                    || BatchFiles.head(whole.log()).isEmpty() && !BatchFiles.head(whole.results()).isEmpty();
         }
 
         /// Refuses rows of shards that were not merged: they may have been paid for elsewhere.
@@ -6907,73 +6627,38 @@ final class DifyExec implements Runnable {
                     + "); they would be paid for twice\nhint: merge those first, or choose other rows with --ids");
         }
 
-        /// Refuses to merge over a batch that is more than its shards.
         void requireMergeable(Index index, boolean partial) throws IOException {
-            var merged = Merged.of(whole.log());
-            boolean hasOtherResults = BatchFiles.head(whole.log()).isEmpty()
-                    && !BatchFiles.head(whole.results()).isEmpty();
-            if (merged.isStartedWhole || hasOtherResults) throw new Unusable(whole.results()
-                    + ": this batch was started without --shard\nhint: move its files away, or choose another -o");
-            if (merged.isContinued) throw new Unusable(whole.log()
-                    + ": run or retry has continued the merged batch\nhint: continue without --shard");
+            var sessions = Event.sessions(whole.log());
+            if (isContinued(whole, sessions)) throw new Unusable(whole.log() + ": run or retry was used without --shard"
+                    + "\nhint: continue like that, or move the files of " + whole.results() + " away");
+            for (var part : files) {
+                part.requireOurs();
+                if (BatchFiles.head(part.log()).isEmpty()) throw new Unusable(part.log()
+                        + ": missing or empty\nhint: copy it here; a shard cannot be merged without its log");
+            }
             var here = files.stream().map(Shards::shard).collect(Collectors.toSet());
-            for (var shard : merged.shards) if (!here.contains(shard))
+            for (var shard : merged(sessions)) if (!here.contains(shard))
                 throw new Unusable(whole.log() + ": includes shard " + shard + ", whose files are missing"
                         + "\nhint: bring them back");
-            var known = here.stream().map(Shard::index).collect(Collectors.toSet());
-            var missing = others(known, count, index, IntStream.range(0, index.rows()));
+            var missing = others(here.stream().map(Shard::index).collect(Collectors.toSet()), count, index,
+                    IntStream.range(0, index.rows()));
             if (!partial && !missing.isEmpty()) throw new Unusable(whole.results() + ": no files for shard "
                     + Text.first(8, missing.stream().distinct().map(Shard::toString)) + ", with "
                     + Text.count(missing.size(), "row") + "\nhint: copy them here, or merge what exists with --partial");
-        }
-
-        /// What the log of the whole batch says about its shards.
-        private static final class Merged {
-            final Set<Shard> shards = new LinkedHashSet<>();
-            boolean isStartedWhole = false, isContinued = false;
-
-            static Merged of(Path log) throws IOException {
-                var merged = new Merged();
-                boolean isMerged = false;
-                for (var call : Event.calls(log)) {
-                    if (!(call instanceof SessionEvent session)) isMerged = true;
-                    else if (!session.shard().isEmpty()) merged.shards.add(Shard.parse(session.shard()));
-                    else if (isMerged) merged.isContinued = true;
-                    else merged.isStartedWhole = true;
-                }
-                return merged;
-            }
         }
     }
 
     /// Makes one batch of its shards: their logs by time, their results one after another, and the retry list. The log
     /// takes its place first, and gets its last line, the `merge` event, when everything else is there. Without that
     /// line `run` refuses the batch, and a second merge makes it again.
-    static final class Merger {
-        private final Shards shards;
-        private final Csv csv;
-        private final Index index;
-        private final History history;
-
-        private Merger(Shards shards, Csv csv, Index index) {
-            this.shards = shards;
-            this.csv = csv;
-            this.index = index;
-            this.history = new History(index);
-        }
-
+    record Merger(Shards shards, Csv csv, Index index, History history) {
         static Batch merge(BatchFiles whole, Csv csv, boolean partial, boolean noBom) {
             try {
                 var index = Batch.rows(whole, Optional.of(csv));
                 try (var _ = whole.take()) { // while it is held, no shard can start
                     var shards = Shards.of(whole);
                     shards.requireMergeable(index, partial);
-                    for (var part : shards.files()) {
-                        part.requireOurs();
-                        if (BatchFiles.head(part.log()).isEmpty()) throw new Unusable(part.log()
-                                + ": missing or empty\nhint: copy it here; a shard cannot be merged without its log");
-                    }
-                    return new Merger(shards, csv, index).write(noBom);
+                    return new Merger(shards, csv, index, new History(index)).write(noBom);
                 }
             } catch (IOException problem) {
                 throw new Unusable(whole.results() + ": cannot be merged (" + Text.of(problem) + ")");
@@ -7002,12 +6687,9 @@ final class DifyExec implements Runnable {
         private void results(OutputStream stream, boolean noBom) throws IOException {
             var out = new BufferedOutputStream(stream, 1 << 16);
             if (!noBom) out.write(Lines.BOM);
-            for (var part : shards.files()) Results.read(part.results(), index, List.of(new Batch.Listener() {
-                @Override
-                public void result(int entry, Lines line) throws IOException {
-                    requireOwn(part, index.id(entry));
-                    line.copyTo(out);
-                }
+            for (var part : shards.files()) Results.read(part.results(), index, List.of((entry, line) -> {
+                requireOwn(part, index.id(entry));
+                line.copyTo(out);
             }));
             out.flush();
         }
@@ -7020,51 +6702,30 @@ final class DifyExec implements Runnable {
 
         private void log(OutputStream stream) throws IOException {
             var out = new BufferedOutputStream(stream, 1 << 16);
-            var parts = new ArrayList<Part>();
-            try {
-                for (var files : shards.files()) parts.add(new Part(files));
-                var next = new PriorityQueue<>(Comparator.comparing((Part part) -> part.t)
-                        .thenComparing(part -> Shards.shard(part.files).index()));
-                for (var part : parts) if (part.next()) next.add(part);
-                for (var part = next.poll(); part != null; part = next.poll()) {
-                    var event = part.event.orElse(null);
-                    if (event instanceof AttemptEvent attempt) requireOwn(part.files, attempt.id());
-                    if (event instanceof SessionEvent session) requireSame(part.files, session);
-                    if (event != null) history.take(event);
-                    part.log.copyTo(out);
-                    if (part.next()) next.add(part);
+            var next = new PriorityQueue<Part>(Comparator.comparing(part -> part.t));
+            for (var files : shards.files()) new Part(files).next(next);
+            for (var part = next.poll(); part != null; part = next.poll()) {
+                if (part.event instanceof AttemptEvent attempt) requireOwn(part.files, attempt.id());
+                if (part.event instanceof SessionEvent session) {
+                    session.requireFormat(part.files.log());
+                    Shards.requireSame(part.files, session, csv);
+                    var last = history.session.orElse(session);
+                    if (!last.baseUrl().equals(session.baseUrl()) || !last.app().equals(session.app()))
+                        throw new Unusable(part.files.log() + ": ran another app, or on another server, than the other "
+                                + "shards\nhint: only shards of one app can be merged");
                 }
-            } finally {
-                for (var part : parts) part.log.close();
+                if (part.event != null) history.take(part.event);
+                part.log.copyTo(out);
+                part.next(next);
             }
-            history.lost().stream().findFirst().map(index::id).ifPresent(id -> {
-                throw new Unusable(shards.whole().results() + ": results are missing for "
-                        + Text.count(history.lost().size(), "row") + " that the logs record as succeeded (first: "
-                        + Text.id(id) + ", of shard " + Shard.of(id, shards.count())
-                        + ")\nhint: copy the shard's results too, or run that shard with --rebuild");
-            });
+            history.refuseLost(shards.whole().results());
             out.flush();
         }
 
-        private void requireSame(BatchFiles part, SessionEvent session) {
-            session.requireFormat(part.log());
-            if (!Shards.shard(part).toString().equals(session.shard())) throw new Unusable(part.log()
-                    + ": written with --shard " + session.shard() + ", not " + Shards.shard(part)
-                    + "\nhint: name the files as they were");
-            Shards.requireSameRows(part.log(), session, csv);
-            history.session.ifPresent(before -> {
-                if (!before.baseUrl().equals(session.baseUrl()) || !before.app().equals(session.app()))
-                    throw new Unusable(part.log() + ": ran the app " + Text.quoted(session.app()) + " at "
-                            + session.baseUrl() + ", another shard " + Text.quoted(before.app()) + " at "
-                            + before.baseUrl() + "\nhint: only shards of one app can be merged");
-            });
-        }
-
-        /// The log of a shard, one line at a time, up to its last whole line.
         private static final class Part {
             final BatchFiles files;
             final Lines log;
-            Optional<Event> event = Optional.empty();
+            Event event;
             Instant t = Instant.MIN;
 
             Part(BatchFiles files) throws IOException {
@@ -7072,11 +6733,14 @@ final class DifyExec implements Runnable {
                 this.log = new Lines(files.log());
             }
 
-            boolean next() throws IOException {
-                if (!log.next() || !log.isWhole()) return false;
-                event = Event.read(log.bytes());
-                event.ifPresent(read -> t = read.t());
-                return true;
+            void next(Collection<Part> waiting) throws IOException {
+                if (!log.next() || !log.isWhole()) {
+                    log.close();
+                    return;
+                }
+                event = log.<Event>read(Event.READER).orElse(null);
+                if (event != null) t = event.t();
+                waiting.add(this);
             }
         }
     }
@@ -7093,65 +6757,54 @@ final class DifyExec implements Runnable {
         private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
         private final JsonGenerator json = Json.writing(waiting).setRootValueSeparator(null);
         private final Disk disk;
-        private final ArrayDeque<Runnable> whenOnDisk = new ArrayDeque<>();
+        /// Run in the thread that writes, once the lines added before are on disk.
+        final ArrayDeque<Runnable> whenOnDisk = new ArrayDeque<>();
         private FileChannel channel;
         private Object key;
         /// Where our last line ends, and the file; and how much of it is on disk.
-        private volatile long end, forced;
-        private volatile boolean cannotForce = false;
+        volatile long end, forced;
+        volatile boolean cannotForce = false;
         private volatile AtomicFile.NotForced failure;
         private boolean isForcing = false;
 
-        /// Forces a file's data to disk, as [FileChannel#force] does.
         interface Disk {
             void force(FileChannel channel, boolean all) throws IOException;
         }
 
-        /// Another program has saved, cut, deleted or appended to the file: a line of ours could be lost, or glued to
-        /// one of theirs.
+        /// Another program has changed the file: a line of ours could be lost, or glued to one of theirs.
         static final class Touched extends IOException {
             Touched(Path path) {
                 super(path + " was changed by another program");
             }
         }
 
-        /// @param head what a new file begins with
         LineFile(Path path, byte[] head, Disk disk) {
             this.path = path;
             this.head = head;
             this.disk = disk;
         }
 
-        /// Adds a line of JSON, for [#flush] to write.
+        /// Adds a line of JSON, for [#flush] to write; long lines do not wait for each other.
         void add(Object line) {
             try {
                 WRITER.writeValue(json, line);
                 json.writeRaw('\n');
+                if (waiting.size() >= FULL) flush();
             } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
+                throw new UncheckedIOException(problem);
             }
-        }
-
-        /// More lines should not wait in memory.
-        boolean isFull() {
-            return waiting.size() >= FULL;
         }
 
         boolean flush() throws IOException {
             json.flush();
-            boolean any = waiting.size() > 0;
-            if (any) append();
-            return any;
-        }
-
-        private void append() throws IOException {
+            if (waiting.size() == 0) return false;
             if (channel == null) open();
             if (failure != null) throw failure;
             requireUntouched();
             try {
-                channel.position(end);
-                if (end == 0) write(head);
-                write(Secret.current().mask(waiting.toByteArray())); // a server may return the key as an id
+                var out = Channels.newOutputStream(channel.position(end));
+                if (end == 0) out.write(head);
+                out.write(Secret.current().mask(waiting.toByteArray())); // a server may return the key as an id
             } catch (IOException problem) {
                 channel.truncate(end);
                 throw new IOException(path + ": " + Text.of(problem), problem);
@@ -7159,15 +6812,20 @@ final class DifyExec implements Runnable {
             end = channel.position();
             requireUntouched(); // while we wrote
             waiting.reset();
+            return true;
         }
 
-        /// Keeps other processes from a file that exists, by whatever name they call it.
-        void hold() throws IOException {
-            if (Files.exists(path)) open();
-        }
-
+        /// Opens the file and holds a byte beyond all others: on Windows nobody can read what is locked.
         private void open() throws IOException {
-            channel = BatchFiles.Lock.holding(path);
+            channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.READ,
+                    StandardOpenOption.WRITE, LinkOption.NOFOLLOW_LINKS);
+            try {
+                if (channel.tryLock(Long.MAX_VALUE - 1, 1, false) == null) throw new OverlappingFileLockException();
+            } catch (OverlappingFileLockException _) { // held by this process, or another
+                channel.close();
+                channel = null;
+                throw new IOException(path + ": another difyexec process is writing to it");
+            }
             key = BatchFiles.Lock.key(path);
             end = channel.size();
             try {
@@ -7187,24 +6845,7 @@ final class DifyExec implements Runnable {
             throw new Touched(path);
         }
 
-        private void write(byte[] bytes) throws IOException {
-            for (var rest = ByteBuffer.wrap(bytes); rest.hasRemaining(); ) channel.write(rest);
-        }
-
-        /// How much of the file is written.
-        long end() {
-            return end;
-        }
-
-        /// Runs in the thread that writes, once the lines added so far are on disk.
-        void whenOnDisk(Runnable then) {
-            whenOnDisk.add(then);
-        }
-
         /// Forces what was written, in another thread, so that more can be written meanwhile; the next time covers that.
-        ///
-        /// @param isDue also if nothing waits for it
-        /// @param then  runs after what waits
         void force(boolean isDue, BiConsumer<Runnable, Runnable> aside, Runnable then) {
             if (failure != null) throw new UncheckedIOException(failure);
             if (isForcing || whenOnDisk.isEmpty() && (!isDue || end == forced)) return;
@@ -7219,55 +6860,44 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// For any thread: waits until so much of the file is on disk. One thread forces for all that wait. False: the
-        /// disk failed.
+        /// For any thread: waits until so much is on disk. One thread forces for all. False: the disk failed.
         boolean isOnDisk(long place) {
-            if (forced < place) force(place);
+            if (forced < place) synchronized (this) {
+                long written = end;
+                try {
+                    if (forced < place && failure == null) {
+                        if (!cannotForce) disk.force(channel, false);
+                        forced = written;
+                    }
+                } catch (IOException problem) {
+                    if (AtomicFile.cannotForce(problem)) cannotForce = true;
+                    else failure = new AtomicFile.NotForced(path, problem);
+                }
+            }
             return failure == null;
         }
 
-        private synchronized void force(long place) {
-            if (forced >= place || failure != null) return;
-            long written = end;
-            try {
-                if (!cannotForce) disk.force(channel, false);
-                forced = written;
-            } catch (IOException problem) {
-                if (AtomicFile.cannotForce(problem)) cannotForce = true;
-                else failure = new AtomicFile.NotForced(path, problem);
-            }
-        }
-
-        boolean cannotForce() {
-            return cannotForce;
-        }
-
-        /// Forces what was written, before anything else is done.
         void force() throws IOException {
             if (channel != null) requireUntouched();
             if (!isOnDisk(end)) throw failure;
             while (!whenOnDisk.isEmpty()) whenOnDisk.remove().run();
         }
 
-        /// Cuts off a last line that a crash or a full disk has torn, and returns its place. If only the line's end is
-        /// missing, it is added.
-        static Optional<TornEvent> mend(Path path) throws IOException {
+        /// Keeps other processes from a file that exists, by whatever name they call it, and cuts off a last line that a
+        /// crash or a full disk has torn. If only the line's end is missing, it is added.
+        Optional<TornEvent> mend() throws IOException {
             if (!Files.exists(path)) return Optional.empty();
-            try (var channel = FileChannel.open(path, StandardOpenOption.READ, StandardOpenOption.WRITE)) {
-                long size = channel.size();
-                var last = lastLine(channel, size);
-                if (last.length == 0 || Arrays.equals(last, Lines.BOM)) return Optional.empty();
-                if (Lines.isObject(last)) {
-                    channel.write(ByteBuffer.wrap(new byte[] {'\n'}), size);
-                    return Optional.empty();
-                }
-                channel.truncate(size - last.length);
-                return Optional.of(new TornEvent(Instant.now(), path.getFileName().toString(), size - last.length,
-                        last.length));
-            }
+            open();
+            var last = lastLine(channel, end);
+            if (last.length == 0 || Arrays.equals(last, Lines.BOM)) return Optional.empty();
+            boolean isWhole = Lines.read(Lines.TREE, last, 0, last.length).isPresent();
+            if (isWhole) channel.write(ByteBuffer.wrap(new byte[] {'\n'}), end);
+            else channel.truncate(end - last.length);
+            end = channel.size();
+            return isWhole ? Optional.empty() : Optional.of(new TornEvent(Instant.now(),
+                    path.getFileName().toString(), end, last.length));
         }
 
-        /// The length of a file without a last line that lacks its end.
         static long wholeLines(Path path) throws IOException {
             if (!Files.exists(path)) return 0;
             try (var channel = FileChannel.open(path)) {
@@ -7275,7 +6905,6 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// What follows the last line end.
         private static byte[] lastLine(FileChannel channel, long size) throws IOException {
             try (var arena = Arena.ofConfined()) {
                 var bytes = channel.map(FileChannel.MapMode.READ_ONLY, 0, size, arena);
@@ -7291,7 +6920,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The results file: a line a success.
     static final class Results {
         private static final String SUCCESS = "success", PARTIAL = "partial-succeeded";
         /// The original tool puts a blank after each colon and comma.
@@ -7299,13 +6927,12 @@ final class DifyExec implements Runnable {
                 \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
         private static final ObjectReader READER = Lines.MAPPER.readerFor(Head.class);
 
-        /// Marks every id that succeeded, and passes on its line. Returns the lines that cannot be read.
-        static List<BadLine> read(Path results, Index index, List<Batch.Listener> listeners) throws IOException {
-            var bad = new ArrayList<BadLine>();
+        static List<String> read(Path results, Index index, List<Batch.Listener> listeners) throws IOException {
+            var bad = new ArrayList<String>();
             try (var lines = new Lines(results)) {
                 while (lines.next()) {
-                    var head = lines.<Head>read(READER).filter(Head::isResult);
-                    if (head.isEmpty()) lines.bad(true).ifPresent(bad::add);
+                    var head = lines.<Head>read(READER).filter(one -> !one.id().isBlank() && !one.status().isEmpty());
+                    if (head.isEmpty()) lines.bad().ifPresent(bad::add);
                     if (head.filter(Head::isSuccess).isEmpty()) continue;
                     int entry = index.findOrAdd(head.get().id().strip());
                     index.setStatus(entry, head.get().workflowStatus().equals(PARTIAL) ? RowStatus.PARTIAL
@@ -7323,16 +6950,11 @@ final class DifyExec implements Runnable {
 
         /// The fields of a line that say whose result it is. The original tool may write lines of other statuses.
         record Head(String id, String status, String workflowStatus, String workflowId) {
-            boolean isResult() {
-                return !id.isBlank() && !status.isEmpty();
-            }
-
             boolean isSuccess() {
-                return isResult() && status.equals(SUCCESS);
+                return !id.isBlank() && status.equals(SUCCESS);
             }
         }
 
-        /// A line of the results: the fields of the original tool, then ours.
         record Success(Attempt attempt, Response.Ran ran, Instant executedAt, List<Path> files) {
             Map<String, Object> json() {
                 var usage = ran.usage();
@@ -7360,37 +6982,32 @@ final class DifyExec implements Runnable {
     @JsonPropertyOrder("event")
     @JsonInclude(JsonInclude.Include.NON_EMPTY)
     sealed interface Event {
-        int FORMAT = 2;
+        int FORMAT = 3;
         Pattern BEGINNING = Pattern.compile("""
                 \\{"event":"(?:session|torn|end)","t":"\\d{4}-""");
         ObjectReader READER = Lines.MAPPER.rebuild().registerSubtypes(Stream.of(Event.class.getPermittedSubclasses())
                 .map(type -> new NamedType(type, kind(type))).toArray(NamedType[]::new)).build().readerFor(Event.class);
 
-        /// Passes on every event in order, with the offset of its line. Returns the lines that cannot be read.
-        static List<BadLine> scan(Path log, ObjLongConsumer<Event> use) throws IOException {
-            var bad = new ArrayList<BadLine>();
+        static List<String> scan(Path log, ObjLongConsumer<Event> use) throws IOException {
+            var bad = new ArrayList<String>();
             try (var lines = new Lines(log)) {
                 while (lines.next()) {
                     var event = lines.<Event>read(READER);
                     if (event.isPresent()) use.accept(event.get(), lines.place());
-                    else { // only these may hide a request
-                        var kind = lines.<JsonNode>read(Lines.TREE).map(tree -> tree.path("event").asText()).orElse("");
-                        lines.bad(Set.of("", "attempt", "session", "merge").contains(kind)).ifPresent(bad::add);
-                    }
+                    else lines.bad().ifPresent(bad::add);
                 }
             }
             return bad;
         }
 
-        /// The calls on a batch and its merges. Lines of other events are not parsed.
-        static List<Event> calls(Path log) throws IOException {
-            var calls = new ArrayList<Event>();
+        /// The calls on a batch. Lines of other events are not parsed.
+        static List<SessionEvent> sessions(Path log) throws IOException {
+            var sessions = new ArrayList<SessionEvent>();
             try (var lines = new Lines(log)) {
-                while (lines.next())
-                    if (lines.startsWith("{\"event\":\"session\"") || lines.startsWith("{\"event\":\"merge\""))
-                        lines.<Event>read(READER).ifPresent(calls::add);
+                while (lines.next()) if (lines.startsWith("{\"event\":\"session\""))
+                    lines.<SessionEvent>read(READER).ifPresent(sessions::add);
             }
-            return calls;
+            return sessions;
         }
 
         static Optional<Event> read(byte[] line) {
@@ -7404,7 +7021,6 @@ final class DifyExec implements Runnable {
             return kind(getClass());
         }
 
-        /// `AttemptEvent` is `attempt` in the log.
         private static String kind(Class<?> type) {
             return type.getSimpleName().replace("Event", "").toLowerCase(Locale.ROOT);
         }
@@ -7413,8 +7029,7 @@ final class DifyExec implements Runnable {
         /// `auto`: the tool chose the mode, and a later call of *auto* continues in it. `options` is for people only.
         /// `again`: rows could be sent again although an earlier run of them succeeded or may still succeed.
         record SessionEvent(Instant t, int format, String tool, String baseUrl, String app, String server, Mode mode,
-                boolean auto, int concurrency, String input, String encoding, String delimiter,
-                Csv.Shape choices, String shard, String options,
+                boolean auto, String input, Csv.Shape choices, String shard, String options,
                 @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean again) implements Event {
             public SessionEvent {
                 if (choices == null) choices = Csv.Shape.DEFAULT;
@@ -7427,34 +7042,26 @@ final class DifyExec implements Runnable {
                 var folder = batch.files().results().toAbsolutePath().normalize().getParent();
                 boolean isSameDisk = folder.getRoot().equals(input.getRoot());
                 return new SessionEvent(Instant.now(), FORMAT, "difyexec " + VERSION, baseUrl, app, server, null, false,
-                        0, (isSameDisk ? folder.relativize(input) : input).toString(),
-                        csv.charset().name(), String.valueOf(csv.header().delimiter()), csv.shape(),
+                        (isSameDisk ? folder.relativize(input) : input).toString(), csv.shape(),
                         batch.files().shard().map(Shard::toString).orElse(""), options, again);
             }
 
-            SessionEvent with(Instant t, Mode mode, boolean auto, int concurrency) {
-                return new SessionEvent(t, format, tool, baseUrl, app, server, mode, auto, concurrency, input, encoding,
-                        delimiter, choices, shard, options, again);
+            SessionEvent with(Instant t, Mode mode, boolean auto) {
+                return new SessionEvent(t, format, tool, baseUrl, app, server, mode, auto, input, choices, shard,
+                        options, again);
             }
 
             /// Another log format cannot be continued: a line with another meaning could hide a request.
             void requireFormat(Path log) {
-                if (format == FORMAT) return;
-                var by = tool.isEmpty() ? "another version" : Text.text(tool, 60);
-                throw new Unusable(log + ": log format " + format + ", written by " + by + "; this version uses format "
-                        + FORMAT + "\nhint: " + (format > FORMAT ? "use that version, or choose another -o"
-                                : "finish the batch with that version, or move its files away"));
+                if (format != FORMAT) throw new Unusable(log + ": log format " + format + ", written by "
+                        + (tool.isEmpty() ? "another version" : Text.text(tool, 60)) + "; this version uses format "
+                        + FORMAT + "\nhint: use that version, or choose another -o");
             }
         }
 
-        /// The last line that `merge` writes.
-        ///
         /// @param taken how many bytes it took of the log of each shard, by the shard's number
-        record MergeEvent(Instant t, int shards, SortedMap<Integer, Long> taken) implements Event {
-            public MergeEvent {
-                taken = taken == null ? Collections.emptySortedMap() : Collections.unmodifiableSortedMap(taken);
-            }
-        }
+        record MergeEvent(Instant t, int shards, @JsonProperty(required = true) SortedMap<Integer, Long> taken)
+                implements Event {}
 
         /// In the log before the request is sent. `n` counts the row's retries; `edited`: the shell changed its inputs.
         record AttemptEvent(Instant t, @JsonProperty(required = true) String id, int n, String user,
@@ -7466,40 +7073,31 @@ final class DifyExec implements Runnable {
             }
         }
 
-        record RunEvent(Instant t, String id, String user, String run, String task) implements Event {
-            static RunEvent of(Attempt attempt, RunRef run, Instant now) {
-                return new RunEvent(now, attempt.row().id(), attempt.user(), run.id(), run.task());
-            }
-        }
+        record RunEvent(Instant t, String id, String user, String run, String task) implements Event {}
 
         /// An attempt is over. `outcome`: one of the five, or what else became of it; see docs/files.md.
         @JsonInclude(JsonInclude.Include.NON_DEFAULT)
         record EndEvent(Instant t, @JsonProperty(required = true) String id, String user,
-                @JsonProperty(required = true) String outcome, String cells, String run, int n, int http,
-                String cause, String error, double seconds, long tokens, int steps, BigDecimal price, String currency,
-                boolean edited) implements Event {
-            /// The row's status; empty if the row has no outcome yet.
+                @JsonProperty(required = true) String outcome, String cells, String run, int http, String error,
+                double seconds, long tokens, BigDecimal price, String currency, boolean edited,
+                @JsonInclude(JsonInclude.Include.NON_EMPTY) List<String> missing) implements Event {
             Optional<RowStatus> status() {
                 return RowStatus.of(outcome);
             }
 
             static EndEvent of(Attempt attempt, Instant now, Duration took, String outcome, Response seen,
                     String error) {
-                var usage = seen instanceof Response.Ran ran ? ran.usage() : Usage.NONE;
+                var ran = Optional.of(seen).filter(Response.Ran.class::isInstance).map(Response.Ran.class::cast);
+                var usage = ran.map(Response.Ran::usage).orElse(Usage.NONE);
+                var missing = ran.flatMap(Response.Ran::files).orElse(SavedFiles.NONE).missing().entrySet().stream()
+                        .map(file -> file.getKey() + ": " + Text.text(file.getValue(), 200)).toList();
                 return new EndEvent(now, attempt.row().id(), attempt.user(), outcome, attempt.cells(),
-                        seen.run().map(RunRef::id).orElse(""), attempt.tries().retries(),
+                        seen.run().map(RunRef::id).orElse(""),
                         seen instanceof Response.Refused refused ? refused.status() : 0,
-                        RowStatus.of(outcome).isEmpty() ? "" : Text.cause(error),
-                        Text.text(error, Text.LONGEST_ERROR), took.toMillis() / 1000.0, usage.tokens(), usage.steps(),
-                        usage.price().orElse(null), usage.currency(), attempt.isEdited());
-            }
-
-            boolean isNotStarted() {
-                return outcome.equals("not_started") || outcome.equals("resent");
+                        Text.text(error, Text.LONGEST_ERROR), took.toMillis() / 1000.0, usage.tokens(),
+                        usage.price().orElse(null), usage.currency(), attempt.isEdited(), missing);
             }
         }
-
-        record UploadEvent(Instant t, String id, String user, String file, String upload) implements Event {}
 
         record LookEvent(Instant t, String user, String run, String saw) implements Event {}
 
@@ -7508,10 +7106,6 @@ final class DifyExec implements Runnable {
         /// A task was asked to stop, or (without `user`) the batch ended early.
         record StopEvent(Instant t, String why, String user, String task) implements Event {
             static final String INTERRUPTED = "interrupted", TIMED_OUT = "timed out";
-
-            static StopEvent of(Attempt attempt, RunRef run, String why, Instant now) {
-                return new StopEvent(now, why, attempt.user(), run.task());
-            }
         }
 
         record ThrottleEvent(Instant t, String user, String why, int limit) implements Event {}
@@ -7519,30 +7113,7 @@ final class DifyExec implements Runnable {
         record LateEvent(Instant t, @JsonProperty(required = true) String id, String user, String run, String saw)
                 implements Event {}
 
-        /// A file of a row's outputs could not be saved. `file` is the name it would have.
-        record MissingEvent(Instant t, String id, String user, String file, String why) implements Event {}
-
-        /// A last line without its end was cut off a file. `at`: where it began, `bytes`: how long it was.
         record TornEvent(Instant t, String file, long at, long bytes) implements Event {}
-    }
-
-    /// A line of the results or the log that cannot be read.
-    ///
-    /// @param isHarmful it may hide a success or a request, so that continuing could send a row again
-    record BadLine(Path file, long number, boolean isHarmful) {
-        static void refuseHarmful(List<BadLine> lines) {
-            lines.stream().filter(BadLine::isHarmful).findFirst().ifPresent(line -> {
-                throw new Unusable(line.file + ":" + line.number + ": cannot read this line; if it records a run, the "
-                        + "row could be sent again\nhint: restore the file from a copy, or delete the line");
-            });
-        }
-
-        /// `2 lines cannot be read (results.jsonl:3, results.jsonl.log:7)`
-        static Optional<String> note(List<BadLine> lines) {
-            return lines.isEmpty() ? Optional.empty() : Optional.of(Text.count(lines.size(), "line")
-                    + " cannot be read (" + Text.first(3, lines.stream().map(line -> line.file + ":" + line.number))
-                    + ")");
-        }
     }
 
     /// The lines of a file, in order or by where they begin, without byte order marks, which `cat` leaves anywhere.
@@ -7553,6 +7124,8 @@ final class DifyExec implements Runnable {
                 .enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
                 .withConfigOverride(String.class, text ->
                         text.setSetterInfo(JsonSetter.Value.forValueNulls(Nulls.AS_EMPTY)))
+                .withConfigOverride(List.class, list ->
+                        list.setSetterInfo(JsonSetter.Value.forValueNulls(Nulls.AS_EMPTY)))
                 .withConfigOverride(Instant.class, time ->
                         time.setSetterInfo(JsonSetter.Value.forValueNulls(Nulls.FAIL)))
                 .addModule(new SimpleModule().addDeserializer(Instant.class,
@@ -7632,7 +7205,6 @@ final class DifyExec implements Runnable {
             out.write('\n');
         }
 
-        /// The line as JSON; empty if it is anything but one whole value of this type.
         <T> Optional<T> read(ObjectReader reader) {
             return read(reader, page, start, end - start);
         }
@@ -7646,15 +7218,10 @@ final class DifyExec implements Runnable {
             }
         }
 
-        static boolean isObject(byte[] line) {
-            return read(TREE, line, 0, line.length).isPresent();
-        }
-
-        /// The line, which cannot be read. Empty: it is blank, or its end is not written yet.
-        Optional<BadLine> bad(boolean isHarmful) {
-            int at = start;
-            while (at < end && (page[at] == ' ' || page[at] == '\t' || page[at] == '\r')) at++;
-            return at == end || !isWhole() ? Optional.empty() : Optional.of(new BadLine(path, number, isHarmful));
+        /// The place of the line, which cannot be read, unless it is blank or its end is not written yet.
+        Optional<String> bad() {
+            boolean isBad = isWhole() && !new String(bytes(), ISO_8859_1).isBlank();
+            return isBad ? Optional.of(path + ":" + number) : Optional.empty();
         }
 
         @Override
@@ -10662,7 +10229,7 @@ final class DifyExec implements Runnable {
 
     /// What a worker reports of a run in progress. Names and texts are as the server sends them.
     sealed interface Heard {
-        record Uploaded(String file, String upload) implements Heard {}
+        record Uploaded() implements Heard {}
         /// The first event of a stream names its run.
         record Began(RunRef run) implements Heard {}
         /// A stream has been silent for a while after its first event.

@@ -148,7 +148,7 @@ final class Given {
 
     static Event.SessionEvent session(int second, String server) {
         return new Event.SessionEvent(NOON.plusSeconds(second), Event.FORMAT, "difyexec 1", "http://x/v1", "app",
-                server, Mode.STREAMING, true, 5, "data.csv", "UTF-8", ",", null, "", "-c 5", false);
+                server, Mode.STREAMING, true, "data.csv", null, "", "-c 5", false);
     }
 
     static Csv.Shape shape(String idColumn, Charset encoding, Character delimiter) {
@@ -183,8 +183,8 @@ final class Given {
 
     static Event.EndEvent end(int second, String id, String user, String outcome, String run,
             String error) {
-        return new Event.EndEvent(NOON.plusSeconds(second), id, user, outcome, "", run, 0, 0, "", error, 1, 10, 1,
-                new BigDecimal("0.5"), "USD", false);
+        return new Event.EndEvent(NOON.plusSeconds(second), id, user, outcome, "", run, 0, error, 1, 10,
+                new BigDecimal("0.5"), "USD", false, List.of());
     }
 
     static String local(String pattern, Instant time) {
@@ -418,7 +418,7 @@ final class Given {
             var wanted = batch.select(asked, timeout);
             var route = batch.history().route(mode, app, server);
             writer.record(Event.SessionEvent.of(batch, ACCESS.name(), "My app", server, "", false)
-                    .with(Instant.now(), route.mode(), mode == Mode.AUTO, slots));
+                    .with(Instant.now(), route.mode(), mode == Mode.AUTO));
             pace = new Pace(slots, wait, rate);
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),
                     new Limits(maxFailures, maxTokens, maxCost, grace, timeout, settle),

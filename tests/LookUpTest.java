@@ -255,7 +255,7 @@ final class LookUpTest {
 
             assertTrue(scene.looked.getFirst().stopsFirst());
             assertEquals(List.of("failed"), scene.outcomes("a"));
-            assertTrue(scene.log("end").getFirst().path("cause").asText().startsWith("timed out"));
+            assertTrue(scene.log("end").getFirst().path("error").asText().startsWith("timed out"));
             assertEquals(List.of("run-7"), Scene.texts("run", scene.log("run")));
             var stop = scene.log("stop").getFirst();
             assertEquals("timed out", stop.path("why").asText());

@@ -286,8 +286,9 @@ final class ProcessTest extends WholeCommand {
                     codes.add(child.exitValue());
                 }
 
-                assertEquals(started, Collections.frequency(codes, Exit.OK.code), content("child.err"));
-                assertEquals(2 - started, Collections.frequency(codes, Exit.UNUSABLE.code), content("child.err"));
+                int ended = Collections.frequency(codes, Exit.OK.code); // each of two may see the other's lock
+                assertTrue(ended == started || ended == 0 && started == 1, content("child.err"));
+                assertEquals(2 - ended, Collections.frequency(codes, Exit.UNUSABLE.code), content("child.err"));
                 var ran = codes.getFirst() == Exit.OK.code ? first : second;
                 if (started == 2) assertEquals(12, sent.size());
                 else assertTrue(sent.stream().allMatch(id -> ran.isEmpty() || Shard.parse(ran).holds(id)), ran + sent);

@@ -453,8 +453,8 @@ class ShellTest {
             var session = reopened();
 
             for (var name : List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry"))
-                assertTrue(session.refused("save --force " + file(name)).contains("the batch has a file of this name"));
-            assertTrue(session.refused("save --force /dev/null").contains("/dev/null: a device or a pipe"));
+                assertTrue(session.refused("save --force " + file(name)).contains("is a file of the batch"));
+            assertTrue(session.refused("save --force /dev/null").contains("/dev/null: not a regular file"));
             assertTrue(session.refused("save -").startsWith("difyexec: -: "));
 
             assertEquals(List.of("data.csv"), names());
