@@ -40,6 +40,10 @@ class ConformanceTest {
             ".* proxy_errors\\[1\\]", "the body limit of a proxy is not played",
             "(1.9.2|1.14.2) proxy_timeout\\[4\\]", "a proxy that buffers streams is not played",
             ".* slots_after_kill\\[2\\]", "the slots come back after ten minutes",
+            ".* events_route\\[.*|.* GET /v1/workflow/.*/events", "difyexec does not reconnect to a run",
+            "1.16.0 human\\[(11|18)\\]", "ended while another client had reconnected",
+            ".* log_filters\\[.*", "difyexec asks the log by user alone",
+            ".* GET /v1/(meta|site)", "not asked by difyexec",
             ".* chatflow_moderated_in\\[(6|9)\\]", "the input that moderation adds is not played");
 
     private static Map<Pattern, String> patterns(String... patternsAndReasons) {
@@ -50,7 +54,8 @@ class ConformanceTest {
     }
 
     private static boolean isLeftOut(Recorded.Exchange exchange) {
-        return LEFT_OUT.keySet().stream().anyMatch(pattern -> pattern.matcher(exchange.toString()).matches());
+        return LEFT_OUT.keySet().stream()
+                .anyMatch(pattern -> pattern.matcher(exchange + " " + exchange.line()).matches());
     }
 
     // ── The recorded apps ───────────────────────────────────────────────────────────────────────────────────────────
@@ -427,19 +432,6 @@ class ConformanceTest {
             until(later, () -> dify.offsets().withRun(run).map(SimulatedJob::status).orElse("").equals(later));
         }
 
-        @ParameterizedTest(name = "{0}, {1}: [{2}]")
-        @CsvSource({"1.16.0, blocking, broken-absent", "1.16.0, blocking, worker-ended",
-                "1.14.2, streaming, broken", "1.14.2, streaming, worker-ended"})
-        void breaksOnlyItsStreams(String version, String mode, String fault) throws Exception {
-            start(version, 0, Optional.empty());
-
-            var wire = run(mode, "[" + fault + "]");
-
-            wire.awaitEnd();
-            assertTrue(wire.text().matches("(?s).*\"status\": ?\"succeeded\", ?\"outputs\": ?\\{\"answer\".*"),
-                    wire.text());
-        }
-
         @ParameterizedTest(name = "{0}: {1}")
         @CsvSource({"1.14.2, succeeded", "1.16.0, stopped"})
         void stopsWhatItsWorkerHasInHandWhenThatIsAskedToEnd(String version, String status) throws Exception {
@@ -456,17 +448,6 @@ class ConformanceTest {
             assertEquals(status, stored.path("status").asText());
             assertEquals(end.at("/data/error"), stored.path("error"));
             assertEquals("succeeded", last(left).at("/data/status").asText(), "what was queued waits for the next");
-        }
-
-        @Test
-        void losesItsWorkerForARowThatAsksForIt() throws Exception {
-            start(VERSION, 0, Optional.empty());
-
-            var first = last(run("streaming", "[worker-ended]"));
-            var second = last(run("streaming", "[worker-ended]"));
-
-            assertEquals("stopped", first.at("/data/status").asText());
-            assertEquals("succeeded", second.at("/data/status").asText());
         }
 
         @ParameterizedTest
@@ -525,28 +506,6 @@ class ConformanceTest {
             }
         }
 
-        private static List<String> names(Wire wire) throws InterruptedException {
-            wire.awaitEnd();
-            return Recorded.tree(wire.type(), wire.text()).valueStream().map(event -> event.path("event").asText())
-                    .filter(name -> !name.startsWith("node_")).distinct().toList();
-        }
-
-        @ParameterizedTest(name = "{0}, {1}: {2}")
-        @CsvSource(textBlock = """
-                1.9.2,  0, workflow_started message workflow_finished
-                1.9.2,  1, workflow_started message
-                1.14.2, 0, workflow_started message message_end
-                """)
-        void isCutWithinItsLastEventOrTheOneBefore(String version, int side, String events) throws Exception {
-            start(version, "--drop-after", "100%", "--seed",
-                    Place.seed("u", die -> die % 3 == 0 && die / 3 % 2 == side));
-
-            var wire = question("streaming", "u", "x");
-
-            assertEquals(events, String.join(" ", names(wire)));
-            assertEquals(false, wire.isWhole());
-        }
-
         /// So many of 40 rows whose connection breaks are found once all have run.
         private long found(boolean isAskedAtOnce) throws Exception {
             start("1.16.0", "--speed", "1", "--latency", "0", "--drop-before", "100%");
@@ -572,21 +531,6 @@ class ConformanceTest {
         @Test
         void showsEachRowThatIsFirstLookedForLater() throws Exception {
             assertEquals(40, found(false));
-        }
-
-        @Test
-        void hidesARowForGoodThatIsLookedForAtTheInstantOfItsRequest() throws Exception {
-            start("1.16.0", "--speed", "1");
-            var users = IntStream.range(0, 20).mapToObj(i -> "user-" + i).toList();
-
-            for (var user : users) {
-                var looks = ask("GET", "/conversations?user=" + user, "");
-                question("blocking", user, "x").awaitEnd();
-                looks.awaitEnd();
-            }
-
-            long found = users.stream().filter(this::isFound).count();
-            assertTrue(found > 0 && found < 20, "found: " + found);
         }
     }
 
@@ -680,15 +624,6 @@ class ConformanceTest {
                     other(place, "blocking", "other", 3000, 200, "[kill!]");
                     other(place, "blocking", "other", 3000, 200, "[kill!]");
                 }
-                case "log_filters 0" -> {
-                    int failing = version.startsWith("1.16") ? 99 : 500, third = version.equals("1.16.1") ? 200 : failing;
-                    for (int status : List.of(failing, failing, third, 200, 200, 200))
-                        other(place, "blocking", "other", 0, status, "x").awaitEnd();
-                }
-                case "log_filters 12" -> {
-                    var word = exchange.path().replaceAll(".*keyword=", "");
-                    aliases.put(word, begun.get(0).awaitValue("/workflow_run_id").substring(0, word.length()));
-                }
                 case "versions_blocking 0", "versions_streaming 0" ->
                         aliases.put(id(exchange), app(place).published());
                 case "publish_again 2" -> {
@@ -698,24 +633,6 @@ class ConformanceTest {
                     app(place).publish(again.fields(version), Optional.of(again.graph()));
                 }
                 case "publish_again 7", "publish_again 8" -> aliases.put(id(exchange), app(place).draft());
-                case "human 9", "human 16" -> {
-                    begin(numbered(exchange.number() + 1));
-                    begun.get(exchange.number() + 1).awaitEvents(1);
-                }
-                case "events_route 0" -> {
-                    var tree = other(place, "streaming", user(numbered(2)), 9000, 200, "x").awaitEvents(2);
-                    aliases.put(id(exchange), tree.at("/0/workflow_run_id").asText());
-                    aliases.put(id(numbered(3)), tree.at("/0/task_id").asText());
-                }
-                case "events_route 5" -> {
-                    for (int number = 5; number < 9; number++) begin(numbered(number));
-                }
-                case "events_route 10" -> {
-                    var user = user(exchange);
-                    other(place, "blocking", user, 9000, 200, "x");
-                    until("its log row", () -> offsets(place).listed(user).findFirst().isPresent());
-                    aliases.put(id(exchange), offsets(place).listed(user).findFirst().orElseThrow().began.join().id());
-                }
                 default -> {}
             }
         }
@@ -727,10 +644,6 @@ class ConformanceTest {
         private static String id(Recorded.Exchange exchange) {
             return Pattern.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").matcher(exchange.path()).results()
                     .map(MatchResult::group).findFirst().orElseThrow();
-        }
-
-        private static String user(Recorded.Exchange exchange) {
-            return exchange.path().replaceAll(".*user=([^&]*).*", "$1");
         }
 
         /// A run that was not recorded; begun when this returns.
@@ -793,7 +706,7 @@ class ConformanceTest {
             var headers = new LinkedHashMap<String, String>();
             exchange.request().path("headers").properties().forEach(each -> headers.put(each.getKey(),
                     each.getValue().asText().replace("app-MASKED", key)));
-            return request(exchange.method(), shifted(resolved(exchange.path())), headers, body(exchange));
+            return request(exchange.method(), resolved(exchange.path()), headers, body(exchange));
         }
 
         private static byte[] request(String method, String path, Map<String, String> headers, byte[] body) {
@@ -840,15 +753,6 @@ class ConformanceTest {
             while (match.find()) match.appendReplacement(resolved, Matcher.quoteReplacement(
                     begun.get(Integer.parseInt(match.group(1))).awaitValue(match.group(2))));
             return match.appendTail(resolved).toString();
-        }
-
-        /// Times in a query lay around the recorded run; here they lie around now.
-        private static String shifted(String path) {
-            if (!path.contains("created_at__before")) return path;
-            var now = Instant.now().truncatedTo(ChronoUnit.SECONDS);
-            boolean around = path.contains("created_at__after");
-            return path.replaceAll("(created_at__after)=[^&]*", "$1=" + now.minusSeconds(20))
-                    .replaceAll("(created_at__before)=[^&]*", "$1=" + now.plusSeconds(around ? 20 : -20));
         }
 
         // Comparing

@@ -283,29 +283,6 @@ final class LookUpTest {
             assertEquals(List.of("failed"), next.outcomes("a"));
         }
 
-        /// Streams of ten seconds, three at a time, those of the ids named after a wait of twelve.
-        private Scene queued(String... ids) throws Exception {
-            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f");
-            scene.mode = Mode.STREAMING;
-            scene.slots = 3;
-            scene.answer = (attempt, told) -> {
-                boolean queued = List.of(ids).contains(attempt.row().id());
-                var waited = queued ? seconds(12) : Duration.ofMillis(30);
-                scene.world.pass(waited);
-                told.accept(new Heard.Began(run("run-" + attempt.row().id())));
-                scene.world.pass(seconds(10));
-                return took("run-" + attempt.row().id(), 10);
-            };
-            scene.play();
-            assertEquals(6, scene.resultIds().size());
-            return scene;
-        }
-
-        @Test
-        void oneStreamThatWaitsMeansNothing() throws Exception {
-            assertEquals(List.of(), queued("c").log("throttle"));
-        }
-
         @Test
         void streamsThatWaitForTheirFirstEventSlowTheBatchDownToThoseThatRun() throws Exception {
             var ids = IntStream.rangeClosed(1, 30).mapToObj(String::valueOf).toArray(String[]::new);
@@ -1220,21 +1197,6 @@ final class LookUpTest {
         }
 
         @Test
-        void aVersionThatIsNewSinceAnEarlierCallIsSaidToo() throws Exception {
-            var earlier = Scene.of(folder, "a");
-            earlier.answer = (_, _) -> succeeded("run-a");
-            earlier.play();
-            var scene = Scene.of(folder, "a", "b");
-            scene.answer = (_, _) -> new Response.Ran(run("run-b"), RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
-                    "workflow-2", Usage.NONE);
-
-            scene.play();
-
-            assertEquals(1, scene.said.size());
-            assertTrue(scene.said.getFirst().contains("--workflow-id workflow-1"), scene.said.toString());
-        }
-
-        @Test
         void noVersionIsNewThatTheLastRowRanToo() throws Exception {
             var ids = new ArrayList<String>();
             var said = new ArrayList<String>();
@@ -1248,19 +1210,6 @@ final class LookUpTest {
             }
 
             assertEquals(List.of("", "workflow-1 workflow-2", "workflow-2 workflow-1", ""), said);
-        }
-
-        @Test
-        void anErrorTextThatIsCutInTheMiddleOfAnEmojiStopsNothing() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            scene.answer = Answer.inTurn(failed("x".repeat(499) + "😀"), succeeded("run-b"));
-
-            var stop = scene.play();
-
-            assertEquals(Optional.empty(), stop);
-            assertTrue(scene.error("a").startsWith("xxx"));
-            assertEquals(List.of("b"), scene.resultIds());
-            assertEquals(List.of("a"), scene.retryIds());
         }
 
         @Test

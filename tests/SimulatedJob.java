@@ -37,8 +37,6 @@ final class SimulatedJob {
     final CompletableFuture<Told> resumed = new CompletableFuture<>();
     /// Its worker is gone: nothing more is stored or told.
     final CompletableFuture<Void> killed = new CompletableFuture<>();
-    /// Someone listens to a run that was paused.
-    volatile boolean followed;
     /// The client of a stream of 1.9.2 was there to the end.
     volatile boolean heard;
     private final CompletableFuture<Halt> halt = new CompletableFuture<>();
@@ -120,13 +118,6 @@ final class SimulatedJob {
         Duration linger() {
             return run.question().isEmpty() || isAnswered() || status().equals("paused")
                     ? run.app().version().linger() : Duration.ZERO;
-        }
-
-        /// As someone who comes too late is told: in one event, under the run's own id.
-        Map<String, Object> afterwards() {
-            var event = SimulatedJson.object("event", "workflow_finished", "task_id", run.id());
-            last().forEach(event::putIfAbsent);
-            return event;
         }
     }
 
@@ -329,7 +320,7 @@ final class SimulatedJob {
         var outputs = streaming ? course.ending().outputs() : question.isEmpty() ? Map.of() : Map.of("answer",
                 SimulatedGraph.FIRST_PART, "files", Map.of("value_type", "array[file]", "value", List.of()));
         corrections = SimulatedJson.object("outputs", outputs, "error",
-                followed ? OF_TASK : "Aborted: Client response stream closed before app execution completed");
+                "Aborted: Client response stream closed before app execution completed");
         again = run.end(new SimulatedRun.State.Stopped(), 0, Instant.now());
         var start = course.closing().subList(0, 1);
         resumed.complete(new Told(again, Optional.of(new SimulatedGraph.Course(List.of(), start, null)), BY_LISTENER));
