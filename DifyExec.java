@@ -447,7 +447,7 @@ final class DifyExec implements Runnable {
         private int report(Csv csv, ServerInfo server, Connection dify) throws InterruptedException {
             var out = setup.out();
             var form = dify.form(server, csv, input.csv);
-            var inspector = new Inspector(csv, form);
+            var inspector = new Inspection.Inspector(csv, form);
             var index = csv.check(inspector);
             var inspection = inspector.inspection(setup.shape.allowUnmapped);
             if (json) out.println(Json.MAPPER.valueToTree(inspection).toString());
@@ -771,7 +771,7 @@ final class DifyExec implements Runnable {
             if (!(arg instanceof OptionSpec option)) return null; // the command's own
             var name = option.shortestName();
             if (name.equals("-o") && batch != null) return batch.files().results().toString();
-            if (name.equals("-i") && batch != null && batch.csv().isPresent()) return batch.csv().get().path().toString();
+            if (name.equals("-i") && batch != null && batch.csv().isPresent()) return batch.csv().get().file().input().toString();
             return shell.setup.spec.commandLine().getParseResult().matchedOptions().stream()
                     .filter(typed -> typed.shortestName().equals(name)).findFirst().map(OptionSpec::stringValues)
                     .map(values -> values.isEmpty() ? "true" : String.join(",", values))
@@ -852,7 +852,7 @@ final class DifyExec implements Runnable {
                 @Option(names = "--force", description = "Overwrite the file.") boolean force) throws IOException {
             var csv = csv();
             batch.files().requireTarget(file, List.of(), _ -> force);
-            boolean isOpenCsv = AtomicFile.isSame(file, csv.path());
+            boolean isOpenCsv = AtomicFile.isSame(file, csv.file().input());
             edits.save(csv, batch.index(), file);
             out.println("Saved " + Text.count(batch.index().rows(), "row") + " to "
                     + Text.text(file.toString(), 200) + " with " + edits.count() + ".");
@@ -880,7 +880,7 @@ final class DifyExec implements Runnable {
         /// The open batch, read again if one of its files or the CSV was written since.
         private Batch batch() {
             if (batch == null) throw new Unusable("no batch is open\nhint: 'open CSV JSONL' opens one");
-            var input = batch.csv().map(Csv::path);
+            var input = batch.csv().map(known -> known.file().input());
             if (!stamps(batch.files(), input).equals(stamps)) open(input, batch.files().results());
             return batch;
         }
@@ -928,7 +928,7 @@ final class DifyExec implements Runnable {
             if (form != null) return form;
             shell.setup.retrying.maxRetries = 0;
             try (var dify = shell.setup.connect(shell.demo.version, csv.columns(), 1, err)) {
-                return form = dify.form(dify.greet(""), csv, csv.path());
+                return form = dify.form(dify.greet(""), csv, csv.file().input());
             } catch (Unusable | IOException | InterruptedException problem) {
                 err.println("Not checked against the workflow's form: " + Text.of(problem));
                 return Form.ofText();
@@ -1008,8 +1008,8 @@ final class DifyExec implements Runnable {
 
         /// Writes the CSV with the edits: same encoding and delimiter, whole or not at all.
         void save(Csv csv, Index index, Path to) {
-            if (!csv.charset().newEncoder().canEncode(byId.toString()))
-                throw new Unusable(to + ": an edit has a character that " + csv.charset() + " cannot encode");
+            if (!csv.file().charset().newEncoder().canEncode(byId.toString()))
+                throw new Unusable(to + ": an edit has a character that " + csv.file().charset() + " cannot encode");
             var all = new BitSet();
             all.set(0, index.rows());
             AtomicFile.write(to, out -> csv.write(out, csv.with(this).rows(all, index)));
@@ -1091,7 +1091,7 @@ final class DifyExec implements Runnable {
         void print(Batch batch, int entry, Edits edits) throws IOException {
             var index = batch.index();
             out.println("Row " + Text.id(index.id(entry)) + ": " + index.status(entry).word() + batch.csv().map(csv ->
-                    ", line " + index.line(entry) + " of " + Text.text(csv.path().toString(), 200)).orElse(""));
+                    ", line " + index.line(entry) + " of " + Text.text(csv.file().input().toString(), 200)).orElse(""));
             if (batch.csv().isPresent()) inputs(batch.rows(one -> one == entry).next(), edits);
             try (var ends = new LineOffsets.RowEnds(batch)) {
                 var traces = ends.traces(entry);
@@ -1431,7 +1431,7 @@ final class DifyExec implements Runnable {
         private Form checked(Batch.Wanted wanted, Connection dify, ServerInfo server) throws InterruptedException {
             var csv = wanted.batch().csv().orElseThrow();
             var form = dify.form(server, csv, input.csv);
-            var inspector = new Inspector(csv, form);
+            var inspector = new Inspection.Inspector(csv, form);
             csv.rows(wanted.entries(), wanted.batch().index()).forEachRemaining(inspector);
             var inspection = inspector.inspection(setup.shape.allowUnmapped);
             CheckView.problems(inspection, dify.err());
@@ -3441,7 +3441,7 @@ final class DifyExec implements Runnable {
                 Executor workers) {
             /// The time of day, and a virtual thread for each piece of work.
             static Ports ofProcess(Workflow workflow, Watcher watcher) {
-                return new Ports(workflow, watcher, new MonotonicClock(InstantSource.system(), System::nanoTime),
+                return new Ports(workflow, watcher, Times.clock(InstantSource.system(), System::nanoTime),
                         new LinkedBlockingQueue<>(), Thread::startVirtualThread);
             }
         }
@@ -4540,7 +4540,7 @@ final class DifyExec implements Runnable {
         /// followed by a hash, so that the files of two rows never share a name.
         static String fileName(String id, String output, int number, String extension) {
             var row = safe(id, 100).replaceFirst("^\\.", "_");
-            var mark = row.equals(id) ? "" : "~" + Cells.hash(Cells.of(Map.of("", id)));
+            var mark = row.equals(id) ? "" : "~" + HexFormat.of().toHexDigits(Cells.of(Map.of("", id)));
             return row + mark + "-" + safe(output, 80) + "-" + number
                     + safe(extension.replaceFirst("^(?=[^.])", "."), 20);
         }
@@ -5664,7 +5664,7 @@ final class DifyExec implements Runnable {
         }
 
         List<Path> inputs() {
-            return Stream.concat(csv.map(Csv::path).stream(), history.input(files.results()).stream()).toList();
+            return Stream.concat(csv.map(known -> known.file().input()).stream(), history.input(files.results()).stream()).toList();
         }
 
         Iterator<Row> rows(IntPredicate wanted) {
@@ -7038,7 +7038,7 @@ final class DifyExec implements Runnable {
             static SessionEvent of(Batch batch, String baseUrl, String app, String server, String options,
                     boolean again) {
                 var csv = batch.csv().orElseThrow();
-                var input = csv.path().toAbsolutePath().normalize();
+                var input = csv.file().input().toAbsolutePath().normalize();
                 var folder = batch.files().results().toAbsolutePath().normalize().getParent();
                 boolean isSameDisk = folder.getRoot().equals(input.getRoot());
                 return new SessionEvent(Instant.now(), FORMAT, "difyexec " + VERSION, baseUrl, app, server, null, false,
@@ -7234,23 +7234,16 @@ final class DifyExec implements Runnable {
 
     /// A table, streamed as often as needed: a CSV (RFC 4180), or a book or JSON lines by way of a copy in that form.
     /// Opening it reads the header, [#check] reads all of it.
-    ///
-    /// @param edits applied to each row that is handed out
-    /// @param shard the only rows that are handed out; empty: all
     record Csv(TextFile file, Header header, Shape shape, List<Input> inputs, Input idColumn,
             UnaryOperator<Row> edits, Optional<Shard> shard) implements AutoCloseable {
         private static final int SEARCHED = 100_000;
         private static final String NUMBERS = "#";
 
-        /// One input of each row. `title` is the column's name in the file, and `name` what `--map` makes of it.
-        ///
-        /// @param place of the column in the file; -1 for a row's number and for `--var`
+        /// `title` is the column's name in the file, `name` what `--map` makes of it. A row's number and `--var` have
+        /// no place: -1.
         record Input(String title, String name, int place) {}
 
         /// What the user chose about the input; empty or null where the file decides.
-        ///
-        /// @param map  the variables of columns that have another name
-        /// @param vars the value of a variable for all rows
         @JsonInclude(JsonInclude.Include.NON_EMPTY)
         record Shape(String idColumn, Charset encoding, Character delimiter, String sheet, String queryColumn,
                 Map<String, String> map, Map<String, String> vars) {
@@ -7288,14 +7281,14 @@ final class DifyExec implements Runnable {
         }
 
         static Csv open(Path input, Shape shape) {
-            var copies = new PrivateFiles(256 << 20);
+            var copies = new TextFile.Copies(256 << 20);
             try {
                 var file = TextFile.of(input, shape, copies);
                 return of(file, Header.of(file, shape.delimiter()), shape);
             } catch (IOException | RuntimeException problem) {
                 copies.close();
                 throw problem instanceof RuntimeException known ? known
-                        : new Unusable(TextFile.name(input) + ": " + Text.of(problem));
+                        : new Unusable(input + ": " + Text.of(problem));
             }
         }
 
@@ -7364,27 +7357,12 @@ final class DifyExec implements Runnable {
             return new Csv(file, header, shape, inputs, idColumn, edits, shard);
         }
 
-        /// The input as it was named.
-        Path path() {
-            return file.input();
-        }
-
-        Charset charset() {
-            return file.charset();
-        }
-
-        /// The names of a row's inputs.
         List<String> columns() {
             return inputs.stream().map(Input::name).toList();
         }
 
         boolean isId(String column) {
             return idColumn.name().equals(column);
-        }
-
-        /// By `--map` or `--var`.
-        boolean isNamed(String column) {
-            return shape.map().containsValue(column) || shape.vars().containsKey(column);
         }
 
         String title(String column) {
@@ -7418,11 +7396,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads every row once and indexes its id and its hash. All problems are reported together.
-        ///
-        /// @param inspector also gets each row
         Index check(Consumer<Row> inspector) {
             var index = new Index();
-            var problems = new Problems(file);
+            var problems = new TextFile.Problems(file);
             try (var rows = new Rows()) {
                 while (rows.next()) {
                     var problem = rows.problem();
@@ -7433,7 +7409,7 @@ final class DifyExec implements Runnable {
                                 + file.where(index.line(entry), 0) + ")";
                         else inspector.accept(row);
                     }
-                    if (!problem.isEmpty()) problems.add(rows.line(), 0, problem);
+                    if (!problem.isEmpty()) problems.add(rows.records.line, 0, problem);
                 }
                 index.endOfRows(rows.ofOtherShards);
             }
@@ -7445,36 +7421,24 @@ final class DifyExec implements Runnable {
         /// The wanted rows in the file's order, and no further than the last one. They must still be those that were
         /// checked.
         Iterator<Row> rows(BitSet wanted, Index checked) {
+            if (wanted.isEmpty()) return Collections.emptyIterator();
             var rows = new Rows();
-            if (wanted.isEmpty()) rows.close();
-            return Spliterators.iterator(new Spliterators.AbstractSpliterator<Row>(Long.MAX_VALUE, Spliterator.ORDERED) {
-                private int next = wanted.nextSetBit(0);
-
-                @Override
-                public boolean tryAdvance(Consumer<? super Row> use) {
-                    if (next < 0) return false;
-                    while (rows.index < next) if (!rows.next()) throw changed();
-                    if (!rows.problem().isEmpty()) throw changed();
-                    var row = rows.row();
-                    if (checked.cells(next) != row.cells()) throw changed();
-                    next = wanted.nextSetBit(next + 1);
-                    if (next < 0) rows.close();
-                    use.accept(edits.apply(row));
-                    return true;
-                }
-
-                private Unusable changed() {
-                    return file.unusable(rows.line(), "the file was changed while it was in use"
-                            + "\nhint: run the same command again when the file is complete");
-                }
-            });
+            return wanted.stream().mapToObj(entry -> {
+                boolean isThere = true;
+                while (isThere && rows.index < entry) isThere = rows.next();
+                var row = isThere && rows.problem().isEmpty() ? rows.row() : null;
+                if (row == null || checked.cells(entry) != row.cells()) throw file.unusable(rows.records.line,
+                        "the file was changed while it was in use"
+                                + "\nhint: run the same command again when the file is complete");
+                if (entry == wanted.length() - 1) rows.close();
+                return edits.apply(row);
+            }).iterator();
         }
 
         /// A position in the file, at first before the first row.
         private final class Rows implements AutoCloseable {
-            private final Records records = header.records(file);
+            final Records records = header.records(file);
             private final Cells hashes = new Cells(columns());
-            /// All of the row, also those of columns without a name.
             List<String> cells;
             int index = -1, number = 0, ofOtherShards = 0;
 
@@ -7501,10 +7465,6 @@ final class DifyExec implements Runnable {
                 return place < 0 ? Integer.toString(number) : place < cells.size() ? cells.get(place).strip() : "";
             }
 
-            long line() {
-                return records.line;
-            }
-
             /// What is wrong with the row's shape or its id, or empty.
             String problem() {
                 var names = header.names();
@@ -7524,7 +7484,7 @@ final class DifyExec implements Runnable {
                 var values = LinkedHashMap.<String, String>newLinkedHashMap(inputs.size());
                 for (var input : inputs) values.put(input.name(), input == idColumn ? id()
                         : input.place() < 0 ? shape.vars().get(input.name()) : cells.get(input.place()));
-                return new Row(index, line(), id(), values, hashes.number(values), false);
+                return new Row(index, records.line, id(), values, hashes.number(values), false);
             }
 
             @Override
@@ -7533,9 +7493,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Writes rows as another CSV of this layout.
         void write(OutputStream to, Iterator<Row> rows) throws IOException {
-            var text = new OutputStreamWriter(to, charset().newEncoder());
+            var text = new OutputStreamWriter(to, file.charset().newEncoder());
             text.write(header.prefix());
             var out = new CellWriter(text, header.delimiter());
             var own = inputs.stream().filter(input -> input.place() >= 0).toList();
@@ -7547,7 +7506,6 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
-        /// Deletes the copy, if there is one.
         @Override
         public void close() {
             file.copies().close();
@@ -7562,13 +7520,11 @@ final class DifyExec implements Runnable {
             private static final Pattern PREFIX = Pattern.compile("\uFEFF?((\"?)sep=(.)\\2(\r\n|\r|\n|$))?",
                     Pattern.CASE_INSENSITIVE);
 
-            /// @param given the delimiter, or null to take it from the line `sep=;` or the names
-            static Header of(TextFile file, Character given) throws IOException {
-                var start = file.start();
-                var prefix = PREFIX.matcher(start);
+            static Header of(TextFile file, Character given) {
+                var prefix = PREFIX.matcher(file.start());
                 prefix.lookingAt();
                 char delimiter = file.isCopy() ? ',' : given != null ? given
-                        : prefix.group(3) != null ? prefix.group(3).charAt(0) : likely(start.substring(prefix.end()));
+                        : prefix.group(3) != null ? prefix.group(3).charAt(0) : likely(file.start().substring(prefix.end()));
                 try (var records = new Header(prefix.group(), delimiter, 0, List.of()).records(file)) {
                     var names = records.next();
                     if (names == null) throw new Unusable(file.name() + ": empty, no header");
@@ -7597,42 +7553,127 @@ final class DifyExec implements Runnable {
                         && names.subList(cells.size(), names.size()).stream().allMatch(String::isEmpty);
             }
         }
-    }
 
-    /// The problems of an input's rows, each with its place.
-    static final class Problems {
-        private static final int SHOWN = 20;
+        /// Reads the records of a CSV, each as its cells, with their blanks and line ends. Unclear quotes are an error.
+        ///
+        /// opencsv's reader does not fit: if it is to keep CR LF inside quotes, a CR alone ends no line and a blank line
+        /// inside quotes is an error; a quote inside a bare cell (`5" pipe`) swallows the rows that follow; and it reports
+        /// neither text after a closing quote nor the line of an unclosed one.
+        private static final class Records implements AutoCloseable {
+            /// In characters: a quote that is never closed must not fill the memory.
+            private static final int LARGEST = 64 << 20;
 
-        private final TextFile file;
-        private final List<String> shown = new ArrayList<>();
-        private Unusable only;
-        private long count = 0;
+            private final TextFile file;
+            private final Reader in;
+            private final char delimiter;
+            private final char[] buffer = new char[1 << 14];
+            private final StringBuilder cell = new StringBuilder();
+            private int at = 0, end = 0;
+            private long next;
+            /// Where the last record began.
+            long line;
 
-        Problems(TextFile file) {
-            this.file = file;
-        }
+            Records(TextFile file, char delimiter, int skipped, long line) {
+                this.file = file;
+                this.delimiter = delimiter;
+                this.line = next = line;
+                try {
+                    in = file.reader();
+                    in.skip(skipped);
+                } catch (IOException problem) {
+                    throw file.unusable(line, Text.of(problem));
+                }
+            }
 
-        void add(long line, int column, String problem) {
-            if (count++ == 0) only = file.unusable(line, column, problem);
-            if (count <= SHOWN) shown.add("\n  " + file.where(line, column) + ": " + problem);
-        }
+            /// The cells of the next record that is not blank; null at the end.
+            List<String> next() {
+                while (true) {
+                    line = next;
+                    if (peek() < 0) return null;
+                    var cells = new ArrayList<String>();
+                    do {
+                        cell.setLength(0);
+                        if (peek() == '"') quoted();
+                        else takeTo(delimiter);
+                        cells.add(cell.toString());
+                    } while (pass(delimiter));
+                    lineEnd();
+                    if (!cells.stream().allMatch(String::isBlank)) return cells;
+                }
+            }
 
-        void refuse() {
-            if (count == 1) throw only;
-            if (count > 1) throw new Unusable(file.name() + ": " + count + " problems" + String.join("", shown)
-                    + (count > SHOWN ? "\n  … and " + (count - SHOWN) + " more" : ""));
+            private void quoted() {
+                long opened = next;
+                pass('"');
+                while (true) {
+                    takeTo('"');
+                    if (peek() < 0) throw file.unusable(opened, "unclosed quote");
+                    if (isLineEnd(peek())) {
+                        cell.append(lineEnd());
+                        if (file.isCopy()) next--;
+                    } else if (pass('"') && pass('"')) cell.append('"'); // a doubled quote means one
+                    else break;
+                }
+                if (peek() >= 0 && peek() != delimiter && !isLineEnd(peek()))
+                    throw file.unusable(next, "text after a closing quote (double a quote inside a quoted cell)");
+            }
+
+            private static boolean isLineEnd(int c) {
+                return c == '\n' || c == '\r';
+            }
+
+            /// Adds to the cell all characters before the next `stop` or line end.
+            private void takeTo(char stop) {
+                while (peek() >= 0) {
+                    int from = at;
+                    while (at < end && buffer[at] != stop && !isLineEnd(buffer[at]) && buffer[at] != TextFile.INVALID) at++;
+                    cell.append(buffer, from, at - from);
+                    if (cell.length() > LARGEST)
+                        throw file.unusable(line, "a cell is larger than 64 MiB (an unclosed quote?)");
+                    if (at < end && buffer[at] == TextFile.INVALID) throw file.invalid(next);
+                    if (at < end) return;
+                }
+            }
+
+            /// Passes and returns one line end: LF, CR LF or CR.
+            private String lineEnd() {
+                next++;
+                return pass('\n') ? "\n" : pass('\r') & pass('\n') ? "\r\n" : "\r";
+            }
+
+            /// Passes the next character if it is this one.
+            private boolean pass(char expected) {
+                if (peek() != expected) return false;
+                at++;
+                return true;
+            }
+
+            private int peek() {
+                if (at == end) try {
+                    at = 0;
+                    end = Math.max(0, in.read(buffer));
+                } catch (IOException problem) {
+                    throw file.unusable(line, Text.of(problem));
+                }
+                return at < end ? buffer[at] : -1;
+            }
+
+            @Override
+            public void close() {
+                try {
+                    in.close();
+                } catch (IOException _) {
+                    // it was only read from
+                }
+            }
         }
     }
 
     /// The text that is read for an input: itself, or a copy that only this user can read.
     ///
-    /// @param input  as it was named; `-` is standard input
-    /// @param path   the file that is read
     /// @param isCopy it is CSV made of a book or of JSON lines; each record has the number of its original
-    /// @param sheet  of a book, else empty
-    /// @param note   on the choice of the sheet, or empty
-    record TextFile(Path input, Path path, Charset charset, boolean isCopy, String sheet, String note,
-            PrivateFiles copies) {
+    record TextFile(Path input, Path path, Charset charset, String start, boolean isCopy, String sheet, String note,
+            Copies copies) {
         /// In place of bytes that the encoding does not allow. It is not a character, so no text contains it.
         static final char INVALID = '\uFFFE';
         /// The first bytes of gzip, PNG, JPEG, PDF, and .xls or an encrypted book, in hexadecimal.
@@ -7640,67 +7681,51 @@ final class DifyExec implements Runnable {
         private static final String ZIP = "504b0304";
         private static final Pattern JSON = Pattern.compile("\uFEFF?\\s*(\\[\\s*)?\\{\\s*[\"}]");
 
-        static TextFile of(Path input, Csv.Shape shape, PrivateFiles copies) throws IOException {
-            PrivateFiles.removeAbandoned();
+        static TextFile of(Path input, Csv.Shape shape, Copies copies) throws IOException {
+            Copies.removeAbandoned();
             boolean isStandardInput = input.toString().equals("-");
-            if (!isStandardInput && !Files.exists(input)) throw new Unusable(input + ": no such file");
-            if (!isStandardInput && Files.isDirectory(input)) throw new Unusable(input + ": is a folder, not a file");
-            if (!isStandardInput && !Files.isReadable(input)) throw new Unusable(input + ": permission denied");
+            var fault = isStandardInput ? "" : !Files.exists(input) ? "no such file"
+                    : Files.isDirectory(input) ? "is a folder, not a file"
+                    : !Files.isReadable(input) ? "permission denied" : "";
+            if (!fault.isEmpty()) throw new Unusable(input + ": " + fault);
             var path = input;
             if (isStandardInput || !Files.isRegularFile(input))
                 try (var in = isStandardInput ? System.in : Files.newInputStream(input)) {
                     path = copies.file(in::transferTo);
                 }
-            var file = new TextFile(input, path, shape.encoding(), false, "", "", copies);
-            var start = file.bytes();
+            byte[] start;
+            try (var in = Files.newInputStream(path)) {
+                start = in.readNBytes(1 << 16);
+            }
             var magic = HexFormat.of().formatHex(start, 0, Math.min(4, start.length));
+            var charset = shape.encoding() != null ? shape.encoding() : magic.startsWith("fffe")
+                    ? StandardCharsets.UTF_16LE : magic.startsWith("feff") ? StandardCharsets.UTF_16BE : UTF_8;
+            var file = new TextFile(input, path, charset, new String(start, charset), false, "", "", copies);
             if (magic.startsWith(ZIP)) return Book.copy(file, shape.sheet());
             if (BINARY.stream().anyMatch(magic::startsWith)) throw new Unusable(file.name()
                     + ": is a binary file\nhint: save it as .xlsx without a password, CSV or JSON lines");
-            if (shape.encoding() == null) file = new TextFile(input, path, magic.startsWith("fffe")
-                    ? StandardCharsets.UTF_16LE : magic.startsWith("feff") ? StandardCharsets.UTF_16BE : UTF_8, false, "",
-                    "", copies);
-            boolean isJson = JSON.matcher(file.start()).lookingAt()
+            boolean isJson = JSON.matcher(file.start).lookingAt()
                     || input.toString().toLowerCase(Locale.ROOT).matches(".*\\.(jsonl|ndjson)");
             return isJson ? JsonRows.copy(file) : file;
         }
 
-        /// This text as CSV.
-        ///
-        /// @param rows writes it
-        TextFile copied(Rows rows) throws IOException {
+        TextFile copied(Use<CellWriter> rows) throws IOException {
             var copy = copies.file(out -> {
                 var cells = new CellWriter(Json.utf8(out), ',');
-                rows.write(cells);
+                rows.of(cells);
                 cells.flush();
             });
-            return new TextFile(input, copy, UTF_8, true, sheet, note, copies);
+            return new TextFile(input, copy, UTF_8, "", true, sheet, note, copies);
         }
 
-        interface Rows {
-            void write(CellWriter out) throws IOException;
+        interface Use<T> {
+            void of(T it) throws IOException;
         }
 
         String name() {
-            return name(input);
-        }
-
-        static String name(Path input) {
             return input.toString().equals("-") ? "standard input" : input.toString();
         }
 
-        private byte[] bytes() throws IOException {
-            try (var in = Files.newInputStream(path)) {
-                return in.readNBytes(1 << 16);
-            }
-        }
-
-        /// The beginning of the text.
-        String start() throws IOException {
-            return new String(bytes(), charset);
-        }
-
-        /// From the start, with its byte order mark.
         Reader reader() throws IOException {
             return new InputStreamReader(Files.newInputStream(path), charset.newDecoder()
                     .onMalformedInput(CodingErrorAction.REPLACE).onUnmappableCharacter(CodingErrorAction.REPLACE)
@@ -7715,7 +7740,6 @@ final class DifyExec implements Runnable {
             return (sheet.matches("\\w+") ? sheet : "'" + sheet + "'") + "!" + letters.reverse() + line;
         }
 
-        /// `data.csv:7: duplicate id "r-3"`
         Unusable unusable(long line, String problem) {
             return unusable(line, 0, problem);
         }
@@ -7737,44 +7761,151 @@ final class DifyExec implements Runnable {
             }
             return unusable(line, "invalid " + charset + "\nhint: " + hint + ", or save the file as UTF-8");
         }
-    }
 
-    /// Reads JSON lines: an object on each. The columns are the names that any of them has.
-    static final class JsonRows {
-        static TextFile copy(TextFile file) throws IOException {
-            var columns = new LinkedHashSet<String>();
-            read(file, object -> object.fieldNames().forEachRemaining(columns::add));
-            return file.copied(out -> {
-                out.write(columns);
-                read(file, object -> out.write(object.isEmpty() ? List.of()
-                        : columns.stream().map(name -> text(object.path(name))).toList()));
-            });
+        static final class Problems {
+            private static final int SHOWN = 20;
+
+            private final TextFile file;
+            private final List<String> shown = new ArrayList<>();
+            private Unusable only;
+            private long count = 0;
+
+            Problems(TextFile file) {
+                this.file = file;
+            }
+
+            void add(long line, int column, String problem) {
+                if (count++ == 0) only = file.unusable(line, column, problem);
+                if (count <= SHOWN) shown.add("\n  " + file.where(line, column) + ": " + problem);
+            }
+
+            void refuse() {
+                if (count == 1) throw only;
+                if (count > 1) throw new Unusable(file.name() + ": " + count + " problems" + String.join("", shown)
+                        + (count > SHOWN ? "\n  … and " + (count - SHOWN) + " more" : ""));
+            }
         }
 
-        private interface Rows {
-            void add(JsonNode object) throws IOException;
+        /// Reads JSON lines: an object on each. The columns are the names that any of them has.
+        private static final class JsonRows {
+            static TextFile copy(TextFile file) throws IOException {
+                var columns = new LinkedHashSet<String>();
+                read(file, object -> object.fieldNames().forEachRemaining(columns::add));
+                return file.copied(out -> {
+                    out.write(columns);
+                    read(file, object -> out.write(object.isEmpty() ? List.of()
+                            : columns.stream().map(name -> text(object.path(name))).toList()));
+                });
+            }
+
+            private static void read(TextFile file, Use<JsonNode> rows) throws IOException {
+                var problems = new Problems(file);
+                try (var lines = new LineNumberReader(file.reader())) {
+                    for (var line = lines.readLine(); line != null; line = lines.readLine()) {
+                        if (line.indexOf(INVALID) >= 0) throw file.invalid(lines.getLineNumber());
+                        var text = line.startsWith("\uFEFF") ? line.substring(1) : line;
+                        var object = Json.parsed(text.isBlank() ? "{}" : text);
+                        if (object.isObject()) rows.of(object);
+                        else problems.add(lines.getLineNumber(), 0, "not a JSON object on one line"
+                                + (text.startsWith("[") ? "\nhint: jq -c '.[]' makes such lines of an array" : ""));
+                    }
+                }
+                problems.refuse();
+            }
+
+            private static String text(JsonNode value) {
+                if (value.isNull() || value.isMissingNode()) return "";
+                return value.isNumber() ? Book.plain(value.decimalValue()) : value.isValueNode() ? value.asText()
+                        : Json.text(value);
+            }
         }
 
-        /// A blank line is an empty object.
-        private static void read(TextFile file, Rows rows) throws IOException {
-            var problems = new Problems(file);
-            try (var lines = new LineNumberReader(file.reader())) {
-                for (var line = lines.readLine(); line != null; line = lines.readLine()) {
-                    if (line.indexOf(TextFile.INVALID) >= 0) throw file.invalid(lines.getLineNumber());
-                    var text = line.startsWith("\uFEFF") ? line.substring(1) : line;
-                    var object = Json.parsed(text.isBlank() ? "{}" : text);
-                    if (object.isObject()) rows.add(object);
-                    else problems.add(lines.getLineNumber(), 0, "not a JSON object on one line"
-                            + (text.startsWith("[") ? "\nhint: jq -c '.[]' makes such lines of an array" : ""));
+        /// Copies of the input that only this user can read, deleted at the end. A lock beside them shows that they are in
+        /// use: the next start deletes what a killed process left.
+        static final class Copies implements AutoCloseable {
+            private static final String PREFIX = "difyexec-", OWN = PREFIX + UUID.randomUUID(), LOCK = ".lock";
+            private static final Path FOLDER = Path.of(System.getProperty("java.io.tmpdir"));
+
+            private final long spare;
+            private final List<Path> files = new ArrayList<>(); // the lock is the first
+            private FileChannel lock;
+
+            Copies(long spare) {
+                this.spare = spare;
+            }
+
+            Path file(AtomicFile.Content content) throws IOException {
+                var file = create();
+                try (var out = new FilterOutputStream(Files.newOutputStream(file)) {
+                    private long written = 0;
+
+                    @Override
+                    public void write(byte[] bytes, int from, int length) {
+                        try {
+                            out.write(bytes, from, length);
+                            written += length;
+                            if (written > 1 << 20 && FOLDER.toFile().getUsableSpace() < spare)
+                                throw new IOException("too little space is left");
+                        } catch (IOException problem) {
+                            throw unusable(problem);
+                        }
+                    }
+                }) {
+                    content.write(out);
+                }
+                return file;
+            }
+
+            private Path create() {
+                try {
+                    if (lock == null) {
+                        files.add(Files.createTempFile(FOLDER, OWN, LOCK));
+                        lock = FileChannel.open(files.getFirst(), StandardOpenOption.WRITE);
+                        lock.lock();
+                    }
+                    files.add(Files.createTempFile(FOLDER, files.getFirst().getFileName() + "-", ".copy"));
+                    files.forEach(file -> file.toFile().deleteOnExit());
+                    return files.getLast();
+                } catch (IOException problem) {
+                    throw unusable(problem);
                 }
             }
-            problems.refuse();
-        }
 
-        private static String text(JsonNode value) {
-            if (value.isNull() || value.isMissingNode()) return "";
-            return value.isNumber() ? Book.plain(value.decimalValue()) : value.isValueNode() ? value.asText()
-                    : Json.text(value);
+            private static Unusable unusable(IOException problem) {
+                return new Unusable(FOLDER + ": cannot hold a copy of the input (" + Text.of(problem)
+                        + ")\nhint: choose another folder with JAVA_TOOL_OPTIONS=-Djava.io.tmpdir=DIR");
+            }
+
+            /// Leaves out the files of this process: closing a lock a second time would let go of it.
+            static void removeAbandoned() {
+                try (var locks = Files.newDirectoryStream(FOLDER, PREFIX + "*" + LOCK)) {
+                    for (var file : locks) {
+                        var name = file.getFileName().toString();
+                        if (name.startsWith(OWN) || !Files.isRegularFile(file, LinkOption.NOFOLLOW_LINKS)) continue;
+                        try (var lock = FileChannel.open(file, StandardOpenOption.WRITE);
+                                var copies = Files.newDirectoryStream(FOLDER, name + "-*")) {
+                            if (lock.tryLock() == null) continue;
+                            for (var copy : copies) Files.deleteIfExists(copy);
+                            Files.deleteIfExists(file);
+                        } catch (IOException _) {
+                            // another user's
+                        }
+                    }
+                } catch (IOException | DirectoryIteratorException _) {
+                    // the rest is for the next start
+                }
+            }
+
+            @Override
+            public void close() {
+                if (lock != null) try (var _ = lock) {
+                    for (var file : files.reversed()) Files.deleteIfExists(file);
+                } catch (IOException _) {
+                    // for the next start
+                }
+                files.clear();
+                lock = null;
+            }
         }
     }
 
@@ -7787,7 +7918,7 @@ final class DifyExec implements Runnable {
         private static final Pattern DECORATION = Pattern.compile(
                 "general|standard|\"[^\"]*\"|\\\\.|_.|\\*.|\\[(?![hms]+\\])[^]]*]|;.*", Pattern.CASE_INSENSITIVE);
 
-        private final Problems problems;
+        private final TextFile.Problems problems;
         private final Map<String, Format> formats = new HashMap<>();
         private long[] emptyFormula; // row and column of the first one whose result is empty, or was never computed
         private boolean hasResults = false;
@@ -7802,10 +7933,9 @@ final class DifyExec implements Runnable {
         }
 
         private Book(TextFile file) {
-            this.problems = new Problems(file);
+            this.problems = new TextFile.Problems(file);
         }
 
-        /// @param wanted the sheet, else the first one with data
         static TextFile copy(TextFile file, String wanted) {
             try (var book = new ReadableWorkbook(file.path().toFile(), new ReadingOptions(true, false))) {
                 var names = book.getSheets().map(Sheet::getName).toList();
@@ -7815,7 +7945,8 @@ final class DifyExec implements Runnable {
                                         + "\nhint: the sheets are " + Text.text(String.join(", ", names), 300))));
                 var note = names.size() == 1 || !wanted.isEmpty() ? "" : "reading the sheet "
                         + Text.quoted(sheet.getName()) + "; --sheet reads another one of " + names.size();
-                var named = new TextFile(file.input(), file.path(), UTF_8, false, sheet.getName(), note, file.copies());
+                var named = new TextFile(file.input(), file.path(), UTF_8, "", false, sheet.getName(), note,
+                        file.copies());
                 return named.copied(out -> new Book(named).read(sheet, out));
             } catch (Unusable problem) {
                 throw problem;
@@ -7934,122 +8065,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Reads the records of a CSV, each as its cells, with their blanks and line ends. Unclear quotes are an error.
-    ///
-    /// opencsv's reader does not fit: if it is to keep CR LF inside quotes, a CR alone ends no line and a blank line
-    /// inside quotes is an error; a quote inside a bare cell (`5" pipe`) swallows the rows that follow; and it reports
-    /// neither text after a closing quote nor the line of an unclosed one.
-    static final class Records implements AutoCloseable {
-        /// In characters: a quote that is never closed must not fill the memory.
-        private static final int LARGEST = 64 << 20;
-
-        private final TextFile file;
-        private final Reader in;
-        private final char delimiter;
-        private final char[] buffer = new char[1 << 14];
-        private final StringBuilder cell = new StringBuilder();
-        private int at = 0, end = 0;
-        private long next;
-        /// Where the last record began.
-        long line;
-
-        /// @param skipped characters at the start
-        /// @param line    the number of the first line behind them
-        Records(TextFile file, char delimiter, int skipped, long line) {
-            this.file = file;
-            this.delimiter = delimiter;
-            this.line = next = line;
-            try {
-                in = file.reader();
-                in.skip(skipped);
-            } catch (IOException problem) {
-                throw file.unusable(line, Text.of(problem));
-            }
-        }
-
-        /// The cells of the next record that is not blank; null at the end.
-        List<String> next() {
-            while (true) {
-                line = next;
-                if (peek() < 0) return null;
-                var cells = new ArrayList<String>();
-                do {
-                    cell.setLength(0);
-                    if (peek() == '"') quoted();
-                    else takeTo(delimiter);
-                    cells.add(cell.toString());
-                } while (pass(delimiter));
-                lineEnd();
-                if (!cells.stream().allMatch(String::isBlank)) return cells;
-            }
-        }
-
-        private void quoted() {
-            long opened = next;
-            pass('"');
-            while (true) {
-                takeTo('"');
-                if (peek() < 0) throw file.unusable(opened, "unclosed quote");
-                if (isLineEnd(peek())) {
-                    cell.append(lineEnd());
-                    if (file.isCopy()) next--;
-                } else if (pass('"') && pass('"')) cell.append('"'); // a doubled quote means one
-                else break;
-            }
-            if (peek() >= 0 && peek() != delimiter && !isLineEnd(peek()))
-                throw file.unusable(next, "text after a closing quote (double a quote inside a quoted cell)");
-        }
-
-        private static boolean isLineEnd(int c) {
-            return c == '\n' || c == '\r';
-        }
-
-        /// Adds to the cell all characters before the next `stop` or line end.
-        private void takeTo(char stop) {
-            while (peek() >= 0) {
-                int from = at;
-                while (at < end && buffer[at] != stop && !isLineEnd(buffer[at]) && buffer[at] != TextFile.INVALID) at++;
-                cell.append(buffer, from, at - from);
-                if (cell.length() > LARGEST)
-                    throw file.unusable(line, "a cell is larger than 64 MiB (an unclosed quote?)");
-                if (at < end && buffer[at] == TextFile.INVALID) throw file.invalid(next);
-                if (at < end) return;
-            }
-        }
-
-        /// Passes and returns one line end: LF, CR LF or CR.
-        private String lineEnd() {
-            next++;
-            return pass('\n') ? "\n" : pass('\r') & pass('\n') ? "\r\n" : "\r";
-        }
-
-        /// Passes the next character if it is this one.
-        private boolean pass(char expected) {
-            if (peek() != expected) return false;
-            at++;
-            return true;
-        }
-
-        private int peek() {
-            if (at == end) try {
-                at = 0;
-                end = Math.max(0, in.read(buffer));
-            } catch (IOException problem) {
-                throw file.unusable(line, Text.of(problem));
-            }
-            return at < end ? buffer[at] : -1;
-        }
-
-        @Override
-        public void close() {
-            try {
-                in.close();
-            } catch (IOException _) {
-                // it was only read from
-            }
-        }
-    }
-
     /// Writes a CSV (RFC 4180). Quotes go around any cell that a reader could split or strip, also at a delimiter that
     /// this file does not use: some spreadsheets split cells at any of them.
     static final class CellWriter extends CSVWriter {
@@ -8078,7 +8093,8 @@ final class DifyExec implements Runnable {
             var byColumn = new LinkedHashMap<String, Variable>();
             for (var column : columns)
                 variables.stream().filter(variable -> variable.name().equals(column)).findFirst()
-                        .or(() -> variables.stream().filter(variable -> variable.label().equals(column)).findFirst())
+                        .or(() -> variables.stream().filter(variable -> variable.label().equals(column)
+                                && !columns.contains(variable.name())).findFirst())
                         .ifPresent(variable -> byColumn.put(column, variable));
             this(List.copyOf(variables), Collections.unmodifiableMap(byColumn), isText);
         }
@@ -8096,7 +8112,6 @@ final class DifyExec implements Runnable {
             return new Form(variables, columns, !parameters.path("user_input_form").isArray());
         }
 
-        /// Adds the column of a chatflow's question, as if that were a variable.
         Form asking(String column, List<String> columns) {
             return new Form(Stream.concat(Stream.of(Variable.question(column)), variables.stream()).toList(), columns,
                     isText);
@@ -8121,7 +8136,6 @@ final class DifyExec implements Runnable {
             return values;
         }
 
-        /// The cells that the workflow does not accept.
         List<Inspection.Problem> problems(Row row, Csv csv) {
             var problems = new ArrayList<Inspection.Problem>();
             row.inputs().forEach((column, cell) -> {
@@ -8132,23 +8146,14 @@ final class DifyExec implements Runnable {
             return problems;
         }
 
-        /// Problems of the header. With any of them nothing may be sent.
-        ///
-        /// @param isLenient columns and variables need not match
+        /// Problems of the header, with which nothing may be sent. Lenient: columns and variables need not match.
         List<String> faults(Csv csv, boolean isLenient) {
             var faults = new ArrayList<String>();
-            for (var variable : variables) {
-                var own = byColumn.keySet().stream().filter(column -> byColumn.get(column) == variable).map(Text::quoted)
-                        .toList();
-                if (own.size() > 1)
-                    faults.add("the columns " + String.join(" and ", own) + " both belong to the variable "
-                            + Text.quoted(variable.name()) + " (one by its name, one by its label)");
-                if (own.isEmpty() && variable.isQuestion())
-                    faults.add("no column " + Text.quoted(variable.name()) + " for the chatflow's question; "
-                            + questionColumn(csv.columns())
-                                    .map(column -> "did you mean --query-column " + Text.shell(column) + "?")
-                                    .orElse("name it with --query-column"));
-            }
+            for (var variable : variables) if (variable.isQuestion() && !byColumn.containsValue(variable))
+                faults.add("no column " + Text.quoted(variable.name()) + " for the chatflow's question; "
+                        + questionColumn(csv.columns())
+                                .map(column -> "did you mean --query-column " + Text.shell(column) + "?")
+                                .orElse("name it with --query-column"));
             if (!isLenient && !isText) faults.addAll(losses(csv));
             return faults;
         }
@@ -8158,10 +8163,6 @@ final class DifyExec implements Runnable {
             var losses = new ArrayList<String>();
             var columns = unmatched(csv);
             var unfilled = unfilled();
-            for (var name : columns.stream().filter(csv::isNamed).toList()) {
-                columns.remove(name);
-                losses.add("--map or --var names " + Text.quoted(name) + ", but the workflow has no such variable");
-            }
             var pairs = new HashMap<Variable, String>();
             for (var column : columns) for (var variable : unfilled)
                 if (Nearest.isClose(column, variable.name())) pairs.putIfAbsent(variable, column);
@@ -8190,7 +8191,6 @@ final class DifyExec implements Runnable {
                     .or(() -> Nearest.of("query", columns));
         }
 
-        /// Remarks on the header.
         List<String> notes(Csv csv) {
             if (isText) return List.of();
             var columns = Text.first(10, unmatched(csv).stream().map(Text::quoted));
@@ -8216,9 +8216,7 @@ final class DifyExec implements Runnable {
 
     /// One variable of the workflow's form.
     ///
-    /// @param label   the name shown to people
     /// @param type    Dify's type, or `query` for a chatflow's question
-    /// @param choices the values of a select, or proposals for a checkbox
     /// @param reader  turns a cell into a value; gets an empty cell only if that is a value of this type
     record Variable(String name, String label, String type, boolean required, List<String> choices,
             Function<String, Value> reader) {
@@ -8303,13 +8301,8 @@ final class DifyExec implements Runnable {
                     : new Value.Wrong("must be a JSON object such as {\"name\": \"value\"}");
         }
 
-        /// The folders of local files.
-        ///
-        /// @param base   where an `@path` starts
-        /// @param within the folders that it must not leave, all links followed
+        /// Where an `@path` starts, and the folders that it must not leave, all links followed.
         record Folders(Path base, List<Path> within) {
-            /// @param csv  the input as it was named; for `-` or a pipe, the current folder
-            /// @param more the folder of `--files`, or null
             static Folders of(Path csv, Path more) {
                 var base = Files.isRegularFile(csv) ? csv.toAbsolutePath().getParent() : Path.of("").toAbsolutePath();
                 try {
@@ -8439,7 +8432,6 @@ final class DifyExec implements Runnable {
 
         record Several(List<Value> files) implements Value {}
 
-        /// The cell is empty and nothing is sent.
         record None() implements Value {}
 
         /// The workflow would not accept the cell. `why` continues a sentence that starts with the variable:
@@ -8450,7 +8442,6 @@ final class DifyExec implements Runnable {
             return new Raw(Json.text(object("type", kind, "transfer_method", method, field, value)));
         }
 
-        /// The local files in it.
         default Stream<Local> locals() {
             return switch (this) {
                 case Local local -> Stream.of(local);
@@ -8459,7 +8450,6 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// This value with each local file replaced by its upload.
         default Value uploaded(Map<Local, String> ids) {
             return switch (this) {
                 case Local local -> local.uploaded(ids.get(local));
@@ -8472,9 +8462,6 @@ final class DifyExec implements Runnable {
     /// The result of checking rows against the form.
     record Inspection(long rows, List<String> faults, List<String> notes, List<Profile> columns,
             List<Problem> problems) {
-        /// A cell that the workflow does not accept.
-        ///
-        /// @param place `line 7`, in a book `Sheet1!C7`
         record Problem(long line, String place, String id, String column, String value, String message) {
             /// `tone = "blue" must be one of "red", "green"`
             String text() {
@@ -8490,70 +8477,68 @@ final class DifyExec implements Runnable {
         boolean isFine() {
             return faults.isEmpty() && problems.isEmpty();
         }
-    }
 
-    /// Checks rows against the form, one after the other. Nothing is sent.
-    static final class Inspector implements Consumer<Row> {
-        private final Csv csv;
-        private final Form form;
-        private final List<Profiler> profilers;
-        private final List<Inspection.Problem> problems = new ArrayList<>();
-        private long rows = 0;
+        /// Checks rows against the form, one after the other. Nothing is sent.
+        static final class Inspector implements Consumer<Row> {
+            private final Csv csv;
+            private final Form form;
+            private final List<Profiler> profilers;
+            private final List<Inspection.Problem> problems = new ArrayList<>();
+            private long rows = 0;
 
-        Inspector(Csv csv, Form form) {
-            this.csv = csv;
-            this.form = form;
-            profilers = csv.columns().stream().map(Profiler::new).toList();
-        }
-
-        @Override
-        public void accept(Row row) {
-            rows++;
-            for (var profiler : profilers) profiler.accept(row);
-            problems.addAll(form.problems(row, csv));
-        }
-
-        /// @param isLenient columns and variables need not match
-        Inspection inspection(boolean isLenient) {
-            var notes = Stream.of(csv.notes().stream(), form.notes(csv).stream(),
-                    profilers.stream().flatMap(Profiler::notes)).flatMap(part -> part).toList();
-            return new Inspection(rows, form.faults(csv, isLenient), notes,
-                    profilers.stream().map(Profiler::profile).toList(), problems);
-        }
-
-        /// Goes through the cells of a column.
-        private final class Profiler {
-            private final String column;
-            private final Optional<Variable> variable;
-            private final boolean isRequired;
-            private String firstEmpty = "", example = "";
-            private long empty = 0, filled = 0;
-            private int longest = 0;
-
-            Profiler(String column) {
-                this.column = column;
-                variable = form.variable(column);
-                isRequired = variable.filter(Variable::required).isPresent();
+            Inspector(Csv csv, Form form) {
+                this.csv = csv;
+                this.form = form;
+                profilers = csv.columns().stream().map(Profiler::new).toList();
             }
 
-            void accept(Row row) {
-                var cell = row.inputs().get(column);
-                if (!cell.isBlank()) {
-                    if (filled++ == 0) example = Text.text(cell, 24);
-                    longest = Math.max(longest, cell.codePointCount(0, cell.length()));
-                } else if (empty++ == 0)
-                    firstEmpty = csv.where(row.line(), column) + ", id " + Text.id(row.id());
+            @Override
+            public void accept(Row row) {
+                rows++;
+                for (var profiler : profilers) profiler.accept(row);
+                problems.addAll(form.problems(row, csv));
             }
 
-            Inspection.Profile profile() {
-                return new Inspection.Profile(csv.title(column), variable.map(Variable::name).orElse(""),
-                        variable.map(Variable::type).orElse(""), isRequired, filled, longest, example);
+            Inspection inspection(boolean isLenient) {
+                var notes = Stream.of(csv.notes().stream(), form.notes(csv).stream(),
+                        profilers.stream().flatMap(Profiler::notes)).flatMap(part -> part).toList();
+                return new Inspection(rows, form.faults(csv, isLenient), notes,
+                        profilers.stream().map(Profiler::profile).toList(), problems);
             }
 
-            Stream<String> notes() {
-                return empty == 0 || !isRequired || !variable.get().isText() ? Stream.empty()
-                        : Stream.of(Text.quoted(csv.title(column)) + " is required but empty in "
-                                + Text.count(empty, "row") + " (first: " + firstEmpty + "); Dify accepts that");
+            private final class Profiler {
+                private final String column;
+                private final Optional<Variable> variable;
+                private final boolean isRequired;
+                private String firstEmpty = "", example = "";
+                private long empty = 0, filled = 0;
+                private int longest = 0;
+
+                Profiler(String column) {
+                    this.column = column;
+                    variable = form.variable(column);
+                    isRequired = variable.filter(Variable::required).isPresent();
+                }
+
+                void accept(Row row) {
+                    var cell = row.inputs().get(column);
+                    if (!cell.isBlank()) {
+                        if (filled++ == 0) example = Text.text(cell, 24);
+                        longest = Math.max(longest, cell.codePointCount(0, cell.length()));
+                    } else if (empty++ == 0)
+                        firstEmpty = csv.where(row.line(), column) + ", id " + Text.id(row.id());
+                }
+
+                Inspection.Profile profile() {
+                    return new Inspection.Profile(csv.title(column), variable.map(Variable::name).orElse(""),
+                            variable.map(Variable::type).orElse(""), isRequired, filled, longest, example);
+                }
+
+                Stream<String> notes() {
+                    return empty == 0 || !isRequired || !variable.get().isText() ? Stream.empty()
+                            : Stream.of(Text.quoted(csv.title(column)) + " is required but empty in "
+                                    + Text.count(empty, "row") + " (first: " + firstEmpty + "); Dify accepts that");
+                }
             }
         }
     }
@@ -8568,15 +8553,13 @@ final class DifyExec implements Runnable {
         private final LongList places = new LongList(), cells = new LongList(), statuses = new LongList();
         /// The versions of the workflow that made results, that of the last result last.
         final SequencedSet<String> versions = new LinkedHashSet<>();
-        /// The number of rows of the CSV that belong to other shards and have no entry here.
         int ofOtherShards = 0;
         private int rows = -1;
         /// Open addressing, at most two thirds full: an entry's number plus one, or 0.
         private int[] table = new int[4096];
 
-        /// The id's number, or -1.
         int find(String id) {
-            return table[slot(id.getBytes(UTF_8))] - 1;
+            return table[slot(UTF_8.encode(id))] - 1;
         }
 
         /// Adds an id unless it is there. Returns its number in either case.
@@ -8588,7 +8571,7 @@ final class DifyExec implements Runnable {
                 for (int entry = 0; entry < size(); entry++) table[slot(ids.get(place(entry)))] = entry + 1;
             }
             var bytes = id.getBytes(UTF_8);
-            int slot = slot(bytes);
+            int slot = slot(ByteBuffer.wrap(bytes));
             if (table[slot] == 0) {
                 places.add((long) ids.add(bytes) << Integer.SIZE | Math.toIntExact(line));
                 cells.add(hash);
@@ -8618,7 +8601,7 @@ final class DifyExec implements Runnable {
         }
 
         String id(int entry) {
-            return new String(ids.get(place(entry)), UTF_8);
+            return UTF_8.decode(ids.get(place(entry))).toString();
         }
 
         long line(int entry) {
@@ -8654,25 +8637,22 @@ final class DifyExec implements Runnable {
         }
 
         /// The place of the id in the table, or the free one for it.
-        private int slot(byte[] id) {
-            int hash = Arrays.hashCode(id) * 0x9E3779B9, mask = table.length - 1, slot = (hash ^ hash >>> 15) & mask;
-            var text = ByteBuffer.wrap(id);
-            while (table[slot] != 0 && !ids.view(place(table[slot] - 1)).equals(text)) slot = slot + 1 & mask;
+        private int slot(ByteBuffer id) {
+            int hash = id.hashCode() * 0x9E3779B9, mask = table.length - 1, slot = (hash ^ hash >>> 15) & mask;
+            while (table[slot] != 0 && !ids.get(place(table[slot] - 1)).equals(id)) slot = slot + 1 & mask;
             return slot;
         }
 
         /// Short texts as bytes, end to end in large blocks, each behind its length. A place is a number of 32 bits:
         /// the block, then the offset in it.
         private static final class Texts {
-            private static final int BITS = 20, BLOCK = 1 << BITS, BLOCKS = 1 << Integer.SIZE - BITS;
+            private static final int BITS = 20, BLOCK = 1 << BITS;
 
             private final List<ByteBuffer> blocks = new ArrayList<>();
 
-            /// Returns the place of the text.
             int add(byte[] text) {
                 int room = Integer.BYTES + text.length;
                 if (blocks.isEmpty() || blocks.getLast().remaining() < room) {
-                    if (blocks.size() == BLOCKS) throw new Unusable("more than 4 GB of ids");
                     blocks.add(ByteBuffer.allocate(Math.max(BLOCK, room)));
                 }
                 var block = blocks.getLast();
@@ -8681,14 +8661,7 @@ final class DifyExec implements Runnable {
                 return place;
             }
 
-            byte[] get(int place) {
-                var text = view(place);
-                var bytes = new byte[text.remaining()];
-                text.get(bytes);
-                return bytes;
-            }
-
-            ByteBuffer view(int place) {
+            ByteBuffer get(int place) {
                 var block = blocks.get(place >>> BITS);
                 int head = place & BLOCK - 1;
                 return block.slice(head + Integer.BYTES, block.getInt(head));
@@ -9634,7 +9607,7 @@ final class DifyExec implements Runnable {
         }
 
         String hash() {
-            return Cells.hash(cells);
+            return HexFormat.of().toHexDigits(cells);
         }
     }
 
@@ -10709,12 +10682,9 @@ final class DifyExec implements Runnable {
 
     /// The settings of the process: its environment, then the `.env` files of the current folder and of the script's.
     /// Only [#needed] refuses a file that cannot be read.
-    ///
-    /// @param invocation the words that started the tool, for commands to paste
     record Env(UnaryOperator<String> environment, List<DotEnv> files, String invocation) {
         private static final List<String> OURS = List.of("DIFY_API_KEY", "DIFY_API_BASE_URL", "DIFY_WORKFLOW_ID",
                 "DIFY_CA_FILE");
-        /// The key in `.env.example`.
         static final String PLACEHOLDER = "app-your-key-here";
         private static final String ENV_FILE = "--env-file";
 
@@ -10732,14 +10702,8 @@ final class DifyExec implements Runnable {
                     .map(folder -> new DotEnv(folder.resolve(".env"))).toList(), invocation);
         }
 
-        static Env of(Map<String, String> variables, Path... folders) {
-            return new Env(variables::get, "difyexec", folders);
-        }
-
         /// The words before the arguments, as `./jbang` passes them on; the name of a command that it installed;
         /// `java -jar`; or JBang with the script of the current folder.
-        ///
-        /// @param typed `DIFYEXEC_COMMAND`, or null
         static String started(String typed, List<String> args, String classPath, boolean isInFolder) {
             var words = typed == null ? List.<String>of() : List.of(typed.split("\037", -1));
             int own = words.size() == 1 ? 1 : words.size() - args.size();
@@ -10771,7 +10735,6 @@ final class DifyExec implements Runnable {
                     || !setting.text().isBlank() && !setting.text().strip().equals(PLACEHOLDER)).findFirst();
         }
 
-        /// Refuses a line that cannot be read.
         Optional<Setting> needed(String name) {
             var setting = setting(name);
             if (setting.isPresent() && !setting.get().fault().isEmpty())
@@ -10788,7 +10751,6 @@ final class DifyExec implements Runnable {
             return Stream.concat(set, files.stream().flatMap(file -> file.setting(name).stream()));
         }
 
-        /// The API key, to be masked; known to commands that do not use it, too.
         Secret secret() {
             return new Secret(get("DIFY_API_KEY").strip());
         }
@@ -10837,8 +10799,6 @@ final class DifyExec implements Runnable {
         /// A `.env` file, read when first needed. Nothing in it is ever printed but names, and no exception of
         /// dotenv-java: its message quotes the line, which may hold the key.
         static final class DotEnv {
-            private static final int LARGEST = 1 << 16;
-
             private final Path file;
             private Map<String, String> values; // null until the file is read
             private String content = "", fault = "";
@@ -10879,7 +10839,6 @@ final class DifyExec implements Runnable {
                 var loader = Dotenv.configure().directory(file.getParent().toString())
                         .filename(file.getFileName().toString());
                 try {
-                    if (Files.size(file) > LARGEST) throw new IOException();
                     content = Files.readString(file);
                     try {
                         loader.load();
@@ -10890,7 +10849,7 @@ final class DifyExec implements Runnable {
                             values.put(entry.getKey(), entry.getValue().strip().replaceFirst("^'(.*)'$", "$1")));
                 } catch (IOException | DotenvException _) {
                     isMalformed = true;
-                    fault = "the file cannot be read\nhint: save it as UTF-8 text of at most 64 kB";
+                    fault = "the file cannot be read\nhint: save it as UTF-8 text";
                 }
                 return values;
             }
@@ -10898,26 +10857,14 @@ final class DifyExec implements Runnable {
     }
 
     /// The terminal at a standard stream, by JLine, which takes 0.2 s to load.
-    static final class Screen {
-        private static final Duration FRESH = Duration.ofMillis(150);
-
-        private final TerminalProvider provider;
-        private final SystemStream stream;
-        private long asked = System.nanoTime() - FRESH.toNanos();
-        private int width;
-
-        private Screen(TerminalProvider provider, SystemStream stream) {
-            this.provider = provider;
-            this.stream = stream;
-        }
-
+    record Screen(TerminalProvider provider, SystemStream stream) {
         /// Empty if standard input (0), output (1) or error (2) is not a terminal.
         static Optional<Screen> on(int descriptor) {
             if (!mayBeTerminal(descriptor)) return Optional.empty();
             try {
                 var provider = TerminalProvider.load(System.getProperty("org.jline.terminal.provider", "ffm"));
                 var stream = SystemStream.values()[descriptor];
-                return Optional.of(new Screen(provider, stream)).filter(_ -> provider.isSystemStream(stream));
+                return provider.isSystemStream(stream) ? Optional.of(new Screen(provider, stream)) : Optional.empty();
             } catch (IOException _) {
                 return Optional.empty(); // plain lines are right everywhere
             }
@@ -10932,12 +10879,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// In columns, asked for before each redraw.
         int width() {
-            if (System.nanoTime() - asked < FRESH.toNanos()) return width;
-            asked = System.nanoTime();
             int columns = provider.systemStreamWidth(stream);
-            return width = columns > 20 ? columns : 80;
+            return columns > 20 ? columns : 80;
         }
     }
 
@@ -11023,34 +10967,19 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The time of day, but never going back: if the clock is set back, plans would have to wait for that much longer.
-    /// Any thread may ask.
-    static final class MonotonicClock implements InstantSource {
-        private final InstantSource time;
-        private final LongSupplier nanos;
-        private Instant last;
-        private long lastAt;
-
-        MonotonicClock(InstantSource time, LongSupplier nanos) {
-            this.time = time;
-            this.nanos = nanos;
-            this.last = time.instant();
-            this.lastAt = nanos.getAsLong();
-        }
-
-        @Override
-        public synchronized Instant instant() {
-            var now = time.instant();
-            long nano = nanos.getAsLong();
-            var next = last.plusNanos(nano - lastAt);
-            last = now.isBefore(next) ? next : now;
-            lastAt = nano;
-            return last;
-        }
-    }
-
     /// UTC to the millisecond: `2026-01-16T12:00:00.123Z`.
     static final class Times {
+        /// The time of day; if the clock is set back, the start and what has passed since. Plans would have to wait.
+        static InstantSource clock(InstantSource time, LongSupplier nanos) {
+            var start = time.instant();
+            long first = nanos.getAsLong();
+            return () -> {
+                var now = time.instant();
+                var passed = start.plusNanos(nanos.getAsLong() - first);
+                return now.isBefore(passed) ? passed : now;
+            };
+        }
+
         static String text(Instant time) {
             return time.truncatedTo(ChronoUnit.MILLIS).toString();
         }
@@ -11095,7 +11024,6 @@ final class DifyExec implements Runnable {
             return Optional.of(shard).filter(one -> one.index >= 1 && one.index <= one.count);
         }
 
-        /// The shard that a file is named after.
         static Optional<Shard> in(Path file) {
             var name = NAMED.matcher(file.getFileName().toString());
             return name.matches() ? of(name.group(2), name.group(3)) : Optional.empty();
@@ -11152,17 +11080,14 @@ final class DifyExec implements Runnable {
             var temporary = file.resolveSibling(prefix(file) + UUID.randomUUID() + ".tmp");
             var permissions = Files.exists(file) && file.getFileSystem().supportedFileAttributeViews().contains("posix")
                     ? Optional.of(Files.getPosixFilePermissions(file)) : Optional.<Set<PosixFilePermission>>empty();
-            try (var channel = FileChannel.open(temporary,
-                    Set.of(StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE),
-                    permissions.map(_ -> PosixFilePermissions.fromString("rw-------")).stream()
-                            .map(PosixFilePermissions::asFileAttribute).toArray(FileAttribute<?>[]::new))) {
+            try (var channel = FileChannel.open(temporary, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE)) {
                 try {
+                    if (permissions.isPresent()) Files.setPosixFilePermissions(temporary, permissions.get());
                     channel.tryLock(); // held while this process writes: see removeAbandoned
                     var masking = Secret.current().masking(Channels.newOutputStream(channel));
                     content.write(masking);
                     masking.flush();
                     force(temporary, channel);
-                    if (permissions.isPresent()) Files.setPosixFilePermissions(temporary, permissions.get());
                     Files.move(temporary, file, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
                 } finally {
                     Files.deleteIfExists(temporary);
@@ -11190,14 +11115,12 @@ final class DifyExec implements Runnable {
         /// Makes a file that was created or renamed in its folder survive a power cut.
         static void forceFolder(Path file) throws IOException {
             var folder = file.toAbsolutePath().getParent();
-            FileChannel channel;
-            try {
-                channel = FileChannel.open(folder);
-            } catch (IOException _) {
-                return; // not every system opens folders; the file itself is forced
-            }
-            try (channel) {
+            try (var channel = FileChannel.open(folder)) {
                 force(folder, channel);
+            } catch (NotForced problem) {
+                throw problem;
+            } catch (IOException _) {
+                // not every system opens folders; the file itself is forced
             }
         }
 
@@ -11230,96 +11153,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Copies of the input that only this user can read, deleted at the end. A lock beside them shows that they are in
-    /// use: the next start deletes what a killed process left.
-    static final class PrivateFiles implements AutoCloseable {
-        private static final String PREFIX = "difyexec-", OWN = PREFIX + UUID.randomUUID(), LOCK = ".lock";
-        private static final Path FOLDER = Path.of(System.getProperty("java.io.tmpdir"));
-
-        private final long spare;
-        private final List<Path> files = new ArrayList<>(); // the lock is the first
-        private FileChannel lock;
-
-        /// @param spare so many bytes of the disk stay free
-        PrivateFiles(long spare) {
-            this.spare = spare;
-        }
-
-        /// Makes a file with this content.
-        Path file(AtomicFile.Content content) throws IOException {
-            var file = create();
-            try (var out = new FilterOutputStream(Files.newOutputStream(file)) {
-                private long written = 0;
-
-                @Override
-                public void write(byte[] bytes, int from, int length) {
-                    try {
-                        out.write(bytes, from, length);
-                        written += length;
-                        if (written > 1 << 20 && FOLDER.toFile().getUsableSpace() < spare)
-                            throw new IOException("too little space is left");
-                    } catch (IOException problem) {
-                        throw unusable(problem);
-                    }
-                }
-            }) {
-                content.write(out);
-            }
-            return file;
-        }
-
-        private Path create() {
-            try {
-                if (lock == null) {
-                    files.add(Files.createTempFile(FOLDER, OWN, LOCK));
-                    lock = FileChannel.open(files.getFirst(), StandardOpenOption.WRITE);
-                    lock.lock();
-                }
-                files.add(Files.createTempFile(FOLDER, files.getFirst().getFileName() + "-", ".copy"));
-                files.forEach(file -> file.toFile().deleteOnExit());
-                return files.getLast();
-            } catch (IOException problem) {
-                throw unusable(problem);
-            }
-        }
-
-        private static Unusable unusable(IOException problem) {
-            return new Unusable(FOLDER + ": cannot hold a copy of the input (" + Text.of(problem)
-                    + ")\nhint: choose another folder with JAVA_TOOL_OPTIONS=-Djava.io.tmpdir=DIR");
-        }
-
-        /// Leaves out the files of this process: closing a lock a second time would let go of it.
-        static void removeAbandoned() {
-            try (var locks = Files.newDirectoryStream(FOLDER, PREFIX + "*" + LOCK)) {
-                for (var file : locks) {
-                    var name = file.getFileName().toString();
-                    if (name.startsWith(OWN) || !Files.isRegularFile(file, LinkOption.NOFOLLOW_LINKS)) continue;
-                    try (var lock = FileChannel.open(file, StandardOpenOption.WRITE);
-                            var copies = Files.newDirectoryStream(FOLDER, name + "-*")) {
-                        if (lock.tryLock() == null) continue;
-                        for (var copy : copies) Files.deleteIfExists(copy);
-                        Files.deleteIfExists(file);
-                    } catch (IOException _) {
-                        // another user's
-                    }
-                }
-            } catch (IOException | DirectoryIteratorException _) {
-                // the rest is for the next start
-            }
-        }
-
-        @Override
-        public void close() {
-            if (lock != null) try (var _ = lock) {
-                for (var file : files.reversed()) Files.deleteIfExists(file);
-            } catch (IOException _) {
-                // for the next start
-            }
-            files.clear();
-            lock = null;
-        }
-    }
-
     /// Identifies a row's content: a SHA-256 over its names and cells, each behind its length. The columns' order does
     /// not count. For one thread.
     static final class Cells {
@@ -11331,7 +11164,6 @@ final class DifyExec implements Runnable {
             for (var name : names) this.names.put(name, name.getBytes(UTF_8));
         }
 
-        /// The hash of a row's inputs, which have these names.
         long number(Map<String, String> inputs) {
             names.forEach((name, bytes) -> {
                 add(bytes);
@@ -11347,11 +11179,6 @@ final class DifyExec implements Runnable {
 
         static long of(Map<String, String> inputs) {
             return new Cells(inputs.keySet()).number(inputs);
-        }
-
-        /// 16 hexadecimal digits.
-        static String hash(long number) {
-            return HexFormat.of().toHexDigits(number);
         }
 
         static MessageDigest sha256() {
@@ -11388,7 +11215,6 @@ final class DifyExec implements Runnable {
             set(size, number);
         }
 
-        /// Milliseconds of the rows that succeeded.
         static final class Latencies {
             private final LongList millis = new LongList();
 
@@ -11454,7 +11280,6 @@ final class DifyExec implements Runnable {
 
     /// Text for people: no control characters, bounded length, independent of the locale.
     static final class Text {
-        /// The log keeps no more of a message.
         static final int LONGEST_ERROR = 500;
         /// Controls, marks of direction and line ends act on a terminal.
         private static final Pattern CONTROL = Pattern.compile("[\\p{Cc}\\p{Cf}\\p{Zl}\\p{Zp}]");
@@ -11528,7 +11353,6 @@ final class DifyExec implements Runnable {
             return whole / 3600 + " h " + whole % 3600 / 60 + " min";
         }
 
-        /// `1,234,567`
         static String number(long number) {
             return String.format(Locale.ROOT, "%,d", number);
         }
@@ -11541,7 +11365,6 @@ final class DifyExec implements Runnable {
             return count + " " + (count == 1 ? one : many);
         }
 
-        /// Quotes a word for a shell if necessary.
         static String shell(String word) {
             return word.matches("[\\p{L}\\p{N}_./:@%+=,-]+") ? word : "'" + word.replace("'", "'\\''") + "'";
         }

@@ -122,7 +122,7 @@ final class AgendaTest {
             var output = folder.resolve("results.jsonl");
             var err = new StringWriter();
 
-            int code = commandLine(Env.of(Map.of())).setErr(new PrintWriter(err))
+            int code = commandLine(Given.env(Map.of())).setErr(new PrintWriter(err))
                     .execute("run", "--demo", "-i", csv.toString(), "-o", output.toString(), "-c", "1",
                             "--max-failures", "2", "--progress", "off");
 

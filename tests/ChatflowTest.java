@@ -427,7 +427,7 @@ final class ChatflowTest extends WholeCommand {
         void isNotPaidAgainWhereTheShellHasRunIt(String version, String mode) throws IOException {
             var settings = start(Simulator.Setup.Kind.CHATFLOW, "--dify", version, "--columns", "id");
             csv("id,query", "1,Why?", "2,Who?");
-            var outer = commandLine(Env.of(settings)).setOut(new PrintWriter(new StringWriter()))
+            var outer = commandLine(Given.env(settings)).setOut(new PrintWriter(new StringWriter()))
                     .setErr(new PrintWriter(new StringWriter()));
             outer.parseArgs("shell", "--mode", mode, "-i", input(), "-o", output());
             Shell shell = outer.getSubcommands().get("shell").getCommand();
@@ -549,7 +549,7 @@ final class ChatflowTest extends WholeCommand {
         void isRetriedInTheShellWhereItsAnswerComesIn() throws IOException {
             csv("id,question", "1,Why?");
             var out = new StringWriter();
-            var outer = commandLine(Env.of(Map.of())).setOut(new PrintWriter(out, true))
+            var outer = commandLine(Given.env(Map.of())).setOut(new PrintWriter(out, true))
                     .setErr(new PrintWriter(out, true));
             outer.parseArgs("shell", "--demo=chatflow", "--query-column", "question", "-i", input(), "-o", output());
             Shell shell = outer.getSubcommands().get("shell").getCommand();
@@ -565,7 +565,7 @@ final class ChatflowTest extends WholeCommand {
         void isNotSentByTheShellWithoutAQuestion() throws IOException {
             csv("id,question", "1,Why?");
             var out = new StringWriter();
-            var outer = commandLine(Env.of(Map.of())).setOut(new PrintWriter(out, true))
+            var outer = commandLine(Given.env(Map.of())).setOut(new PrintWriter(out, true))
                     .setErr(new PrintWriter(out, true));
             outer.parseArgs("shell", "--demo=chatflow", "-i", input(), "-o", output());
             Shell shell = outer.getSubcommands().get("shell").getCommand();

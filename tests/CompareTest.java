@@ -31,7 +31,7 @@ final class CompareTest {
         var out = new StringWriter();
         var err = new StringWriter();
         var words = Stream.concat(Stream.of("compare", path("a.jsonl"), path("b.jsonl")), Stream.of(more));
-        int code = commandLine(Env.of(Map.of("NO_COLOR", "1"))).setOut(new PrintWriter(out, true))
+        int code = commandLine(Given.env(Map.of("NO_COLOR", "1"))).setOut(new PrintWriter(out, true))
                 .setErr(new PrintWriter(err, true)).execute(words.toArray(String[]::new));
         return new Call(code, out.toString(), err.toString());
     }
@@ -273,7 +273,7 @@ final class CompareTest {
             new Side().row("r", "{\"answer\":\"yes\"}").save("results.3-of-8.jsonl");
 
             var out = new StringWriter();
-            int code = commandLine(Env.of(Map.of())).setOut(new PrintWriter(out)).execute("compare", path("a.jsonl"),
+            int code = commandLine(Given.env(Map.of())).setOut(new PrintWriter(out)).execute("compare", path("a.jsonl"),
                     path("results.3-of-8.jsonl"));
 
             assertEquals(Exit.OK.code, code, out::toString);
@@ -485,7 +485,7 @@ final class CompareTest {
 
             for (var words : List.of(List.of("status"), List.of("status", "--json"))) {
                 var all = Stream.concat(words.stream(), Stream.of("-o", path("a.jsonl"))).toArray(String[]::new);
-                commandLine(Env.of(Map.of())).setOut(new PrintWriter(out)).execute(all);
+                commandLine(Given.env(Map.of())).setOut(new PrintWriter(out)).execute(all);
             }
 
             assertTrue(out.toString().contains("2 rows · versions v-1, v-2\n"), out::toString);

@@ -321,7 +321,7 @@ class ConformanceTest {
 
             int code;
             try (var server = SimulatedServer.start(0, 0, dify)) {
-                code = commandLine(Env.of(Map.of("DIFY_API_KEY", "app-x",
+                code = commandLine(Given.env(Map.of("DIFY_API_KEY", "app-x",
                                 "DIFY_API_BASE_URL", server.baseUrl().toString())))
                         .setOut(new PrintWriter(Writer.nullWriter())).setErr(new PrintWriter(Writer.nullWriter()))
                         .execute("run", "-i", folder.resolve("data.csv").toString(), "-o",

@@ -73,7 +73,7 @@ final class EveryDayTest extends WholeCommand {
             var status = call(Map.of(), "status", "-o", output(), "-i", input(), "--html", file("r.html").toString());
             assertTrue(status.out().contains("401"), status.out());
             assertTrue(content("r.html").contains("401"));
-            var outer = commandLine(Env.of(Map.of()));
+            var outer = commandLine(Given.env(Map.of()));
             outer.parseArgs("shell", "-i", input(), "-o", output());
             Shell shell = outer.getSubcommands().get("shell").getCommand();
             assertTrue(shell.session().summary().orElseThrow().contains("401"));
@@ -245,7 +245,7 @@ final class EveryDayTest extends WholeCommand {
 
         private Call with(Map<String, String> settings, String... args) throws IOException {
             var err = new StringWriter();
-            int code = commandLine(Env.of(settings, folder), args).setErr(new PrintWriter(err, true)).execute(args);
+            int code = commandLine(Given.env(settings, folder), args).setErr(new PrintWriter(err, true)).execute(args);
             return new Call(code, "", err.toString());
         }
 

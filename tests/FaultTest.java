@@ -83,7 +83,7 @@ class FaultTest {
 
     private static Call call(Map<String, String> settings, String... args) {
         var err = new StringWriter();
-        int code = commandLine(Env.of(settings)).setOut(new PrintWriter(Writer.nullWriter()))
+        int code = commandLine(Given.env(settings)).setOut(new PrintWriter(Writer.nullWriter()))
                 .setErr(new PrintWriter(err, true)).execute(args);
         return new Call(code, err.toString());
     }

@@ -273,7 +273,7 @@ class FormTest {
         void nothingOfTheServerReachesTheTerminalAsAControl() {
             var form = form("[{\"evil\\u001b[31m\":{\"variable\":\"x\"}}]", List.of("id", "x"));
             var row = new Row(0, 2, "1", new TreeMap<>(Map.of("id", "1", "x", "")));
-            var inspector = new Inspector(csv("id", "x"), form);
+            var inspector = new Inspection.Inspector(csv("id", "x"), form);
             inspector.accept(row);
             var out = new StringWriter();
 

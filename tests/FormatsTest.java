@@ -191,7 +191,7 @@ final class FormatsTest extends WholeCommand {
 
         @Test
         void aCopyIsPrivateAndStopsBeforeTheDiskIsFull() throws IOException {
-            var copies = new PrivateFiles(Long.MAX_VALUE);
+            var copies = new TextFile.Copies(Long.MAX_VALUE);
             var small = copies.file(out -> out.write(new byte[1000]));
             assertTrue(!Files.getFileStore(small).supportsFileAttributeView("posix")
                     || PosixFilePermissions.toString(Files.getPosixFilePermissions(small)).equals("rw-------"));

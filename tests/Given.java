@@ -163,8 +163,12 @@ final class Given {
                 inputs.get(Math.max(0, names.indexOf("id"))), UnaryOperator.identity(), Optional.empty());
     }
 
+    static Env env(Map<String, String> variables, Path... folders) {
+        return new Env(variables::get, "difyexec", folders);
+    }
+
     static TextFile text(Path file) {
-        return new TextFile(file, file, UTF_8, false, "", "", new PrivateFiles(0));
+        return new TextFile(file, file, UTF_8, "", false, "", "", new TextFile.Copies(0));
     }
 
     /// All rows of a CSV, after a check.

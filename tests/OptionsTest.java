@@ -30,7 +30,7 @@ final class OptionsTest {
         var settings = Map.of("DIFY_API_KEY", "app-secret-of-mine", "COLUMNS", columns + "", "NO_COLOR", "1");
         var out = new StringWriter();
         var err = new StringWriter();
-        int code = commandLine(Env.of(settings), args).setOut(new PrintWriter(out)).setErr(new PrintWriter(err))
+        int code = commandLine(Given.env(settings), args).setOut(new PrintWriter(out)).setErr(new PrintWriter(err))
                 .execute(args);
         return new Call(code, out.toString(), err.toString());
     }
@@ -83,7 +83,7 @@ final class OptionsTest {
                 assertTrue(examples.size() > 1, command);
                 for (var example : examples) {
                     assertTrue(example.startsWith("  difyexec " + command), example);
-                    commandLine(Env.of(Map.of()))
+                    commandLine(Given.env(Map.of()))
                             .parseArgs(example.replaceAll("^  difyexec | <.*| \\|.*", "").split(" "));
                 }
             }
@@ -108,7 +108,7 @@ final class OptionsTest {
     @Nested
     class TheTree {
         private static Set<String> commands(String... args) {
-            return commandLine(Env.of(Map.of()), args).getSubcommands().keySet();
+            return commandLine(Given.env(Map.of()), args).getSubcommands().keySet();
         }
 
         @Test

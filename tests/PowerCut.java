@@ -282,7 +282,7 @@ final class PowerCut implements Callable<Integer> {
         words.replaceAll(word -> List.of("data.csv", "results.jsonl").contains(word)
                 ? place.resolve(word).toString() : word);
         var output = new StringWriter();
-        int exit = commandLine(Env.of(settings(simulator))).setOut(new PrintWriter(output))
+        int exit = commandLine(Given.env(settings(simulator))).setOut(new PrintWriter(output))
                 .setErr(new PrintWriter(output)).execute(words.toArray(String[]::new));
         Files.writeString(place.resolve("output"), output.toString());
         return exit;

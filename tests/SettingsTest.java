@@ -238,7 +238,7 @@ final class SettingsTest extends WholeCommand {
         private final Dify dify = dify();
 
         private Object value(String option, Map<String, String> settings, String... more) {
-            var line = commandLine(Env.of(settings));
+            var line = commandLine(Given.env(settings));
             line.parseArgs(typed("run", more));
             return line.getSubcommands().get("run").getCommandSpec().findOption(option).getValue();
         }
@@ -290,7 +290,7 @@ final class SettingsTest extends WholeCommand {
         /// The settings of an environment, and below it those of a `.env` file.
         private Env withFile(Map<String, String> settings, String content) throws IOException {
             Files.writeString(file(".env"), content);
-            return Env.of(settings, folder);
+            return Given.env(settings, folder);
         }
 
         /// `.env` files as people write them, with `@` for the key.
@@ -338,7 +338,7 @@ final class SettingsTest extends WholeCommand {
         void aFileAsPeopleWriteItWorksOrIsNamedWithTheVariable(Written written) throws IOException {
             rows(1);
             Files.write(file(".env"), written.bytes);
-            var env = Env.of(Map.of("DIFY_API_BASE_URL", dify.url()), folder);
+            var env = Given.env(Map.of("DIFY_API_BASE_URL", dify.url()), folder);
 
             for (var call : List.of(call(env, typed("run")), call(env, "check", "-i", input()),
                     call(env, typed("run", "--timeout", "5", "--max-retries", "0", "--base-url", dify.url())))) {
@@ -490,7 +490,7 @@ final class SettingsTest extends WholeCommand {
             rows(1);
             Files.writeString(file(".env"), "DIFY_BASE_URL=http://other.test/v1\nDIFY_CA_FILE=\nOTHER=1\n");
 
-            var call = call(Env.of(dify.settings(), folder), typed("run"));
+            var call = call(Given.env(dify.settings(), folder), typed("run"));
 
             assertEquals(0, call.code(), call.err());
             var warnings = call.err().lines().filter(line -> line.startsWith("Warning")).toList();
@@ -547,7 +547,7 @@ final class SettingsTest extends WholeCommand {
             Files.writeString(file("other.env"), "DIFY_API_KEY=app-AbCdEfGhIjKlMnOpQrStUvWx\n");
 
             for (var name : List.of(".env", "other.env")) {
-                var call = call(Env.of(Map.of(), folder), "run", "--demo", "-i", file(name).toString(), "-o", output());
+                var call = call(Given.env(Map.of(), folder), "run", "--demo", "-i", file(name).toString(), "-o", output());
                 assertEquals(2, call.code());
                 assertTrue(call.err().contains("***"), call.err());
                 assertFalse(call.err().contains("AbCdEf"), call.err());
@@ -778,7 +778,7 @@ final class SettingsTest extends WholeCommand {
                     """.formatted(server, app));
             var err = new StringWriter();
 
-            int code = commandLine(Env.of(Map.of())).setErr(new PrintWriter(err, true))
+            int code = commandLine(Given.env(Map.of())).setErr(new PrintWriter(err, true))
                     .execute("run", "--demo", "-i", input.toString(), "-o", output.toString());
 
             assertEquals(2, code, err.toString());

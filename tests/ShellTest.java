@@ -59,7 +59,7 @@ class ShellTest {
         private final StringWriter said = new StringWriter();
 
         Session(Map<String, String> settings, String... args) {
-            var outer = commandLine(Env.of(settings));
+            var outer = commandLine(Given.env(settings));
             var both = new PrintWriter(said, true);
             outer.setOut(both).setErr(both);
             outer.parseArgs(Stream.concat(Stream.of("shell"), Stream.of(args)).toArray(String[]::new));
@@ -114,7 +114,7 @@ class ShellTest {
     /// Five rows after their first run in the demo.
     private Session five() throws IOException {
         Files.writeString(file("data.csv"), FIVE);
-        var run = commandLine(Env.of(Map.of())).setErr(new PrintWriter(Writer.nullWriter()));
+        var run = commandLine(Given.env(Map.of())).setErr(new PrintWriter(Writer.nullWriter()));
         assertEquals(3, run.execute("run", "--demo", "-i", file("data.csv").toString(), "-o",
                 file("results.jsonl").toString(), "--progress", "off"));
         return reopened();
@@ -596,7 +596,7 @@ class ShellTest {
         }
 
         private int run(Dify dify, String... more) {
-            var run = commandLine(Env.of(dify.settings())).setErr(new PrintWriter(Writer.nullWriter()));
+            var run = commandLine(Given.env(dify.settings())).setErr(new PrintWriter(Writer.nullWriter()));
             return run.execute(Stream.concat(Stream.of("run", "-i", file("data.csv").toString(), "-o",
                     file("results.jsonl").toString(), "--progress", "off"), Stream.of(more)).toArray(String[]::new));
         }

@@ -54,7 +54,7 @@ class ViewsTest {
     private Call call(String... args) {
         var out = new StringWriter();
         var err = new StringWriter();
-        int code = commandLine(Env.of(Map.of("NO_COLOR", "1"))).setOut(new PrintWriter(out, true))
+        int code = commandLine(Given.env(Map.of("NO_COLOR", "1"))).setOut(new PrintWriter(out, true))
                 .setErr(new PrintWriter(err, true)).execute(args);
         return new Call(code, out.toString(), err.toString());
     }
@@ -224,7 +224,7 @@ class ViewsTest {
         void saysThatStandardOutputCannotBeWritten(String words) throws IOException {
             mixed().save();
             var err = new StringWriter();
-            var line = commandLine(Env.of(Map.of())).setOut(new PrintWriter(full())).setErr(new PrintWriter(err, true));
+            var line = commandLine(Given.env(Map.of())).setOut(new PrintWriter(full())).setErr(new PrintWriter(err, true));
 
             int code = line.execute((words + path("results.jsonl")).split(" "));
 
@@ -319,8 +319,8 @@ class ViewsTest {
         void isColouredOnATerminalAlone(RowStatus status) {
             assertTrue(new Ansi(true).by(status, "x").matches("\u001b\\[\\d+mx\u001b\\[0m"));
             assertEquals("x", new Ansi(false).by(status, "x"));
-            assertFalse(Ansi.of(Env.of(Map.of("NO_COLOR", "1"))).on());
-            assertFalse(Ansi.of(Env.of(Map.of("TERM", "dumb"))).on());
+            assertFalse(Ansi.of(Given.env(Map.of("NO_COLOR", "1"))).on());
+            assertFalse(Ansi.of(Given.env(Map.of("TERM", "dumb"))).on());
         }
 
         @Test
@@ -627,7 +627,7 @@ class ViewsTest {
         void goesToStandardOutputAsUtf8() throws IOException {
             batch().success("a", "größer", "{}").save();
             var bytes = new ByteArrayOutputStream();
-            var env = Env.of(Map.of());
+            var env = Given.env(Map.of());
             var export = new Export();
             export.standardOutput = bytes;
             var command = new CommandLine(export, new Factory(env, UnaryOperator.identity()))
@@ -646,7 +646,7 @@ class ViewsTest {
 
             for (var out : List.of(full, new PrintStream(full))) {
                 var err = new StringWriter();
-                var line = commandLine(Env.of(Map.of())).setErr(new PrintWriter(err, true));
+                var line = commandLine(Given.env(Map.of())).setErr(new PrintWriter(err, true));
                 line.getSubcommands().get("export").<Export>getCommand().standardOutput = out;
 
                 assertEquals(2, line.execute("export", "-i", path("data.csv"), "-o", path("results.jsonl"), "-"));

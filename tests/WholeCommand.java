@@ -82,7 +82,7 @@ abstract class WholeCommand {
     }
 
     Call call(Map<String, String> settings, String... args) throws IOException {
-        return call(Env.of(settings), args);
+        return call(Given.env(settings), args);
     }
 
     Call call(Env env, String... args) throws IOException {
