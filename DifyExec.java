@@ -221,7 +221,7 @@ final class DifyExec implements Runnable {
                     files.requireTarget(html, batch.inputs(), file -> force || WebPage.isOurs(file));
                     AtomicFile.write(html, file -> WebPage.report(batch, file));
                 }
-                if (json) console.out().println(StatusView.json(batch));
+                if (json) console.out().println(Json.text(StatusView.json(batch)));
                 else StatusView.print(batch, console.out(), console.paint(), console.next());
                 if (html != null) console.err().println("Report: " + html);
                 boolean isDone = batch.index().isComplete() && batch.history().missingFiles.isEmpty();
@@ -235,7 +235,7 @@ final class DifyExec implements Runnable {
             if (input != null) for (var files : shards.files()) files.refuse(input);
             try (var csv = input == null ? null : shape.open(input, shards.files().getFirst())) {
                 var view = StatusView.OfShards.of(shards, Optional.ofNullable(csv));
-                if (json) console.out().println(view.json());
+                if (json) console.out().println(Json.text(view.json()));
                 else view.print(console.out(), console.paint(), console.next());
                 return (view.isComplete() ? Exit.OK : Exit.ROWS_FAILED).code;
             }
@@ -1990,7 +1990,7 @@ final class DifyExec implements Runnable {
     /// Progress on stderr: one line redrawn on a terminal, else a plain line every ten seconds.
     static final class Progress implements Watcher {
         private static final Duration REDRAW = Duration.ofMillis(200), PLAIN = Duration.ofSeconds(10);
-        private static final int MOST_CAUSES = 20, SHORTEST_CAUSE = 12;
+        private static final int MOST_CAUSES = 20, SHORTEST_CAUSE = 12; // causes, characters
 
         private final PrintWriter err;
         private final boolean off;
@@ -2026,10 +2026,9 @@ final class DifyExec implements Runnable {
         /// Plain output has each cause once; the line on a terminal has the most frequent one.
         @Override
         public void ended(Outcome outcome) {
-            if (off || screen.isPresent() || outcome.status() != RowStatus.FAILED || causes.size() > MOST_CAUSES
+            if (off || screen.isPresent() || outcome.status() != RowStatus.FAILED || causes.size() == MOST_CAUSES
                     || !causes.add(Text.cause(outcome.text()))) return;
-            err.println(causes.size() > MOST_CAUSES ? "Further causes are in the log."
-                    : "Failed: " + Text.cause(outcome.text()));
+            err.println("Failed: " + Text.cause(outcome.text()));
             err.flush();
         }
 
@@ -2104,12 +2103,10 @@ final class DifyExec implements Runnable {
                             tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
             figures(stop.isPresent()).forEach(figure -> err.println("  " + figure));
             if (part) estimate(Math.max(batch.index().count(RowStatus.PENDING), open), tally).ifPresent(err::println);
-            var groups = Cause.groups(batch, batch.index().onRetryList()); // also of earlier calls
             long known = Stream.of(RowStatus.values()).filter(RowStatus::isOnRetryList)
                     .mapToLong(tally::countOfAll).sum();
             if (batch.index().onRetryList().count() > known) err.println("  In the whole batch:");
-            Text.some(List.copyOf(groups.entrySet()), Cause.SHOWN, group -> err.println("  " + paint.by(
-                    group.getKey().outcome(), group.getKey().line(group.getValue(), 3))), "  %s causes", err);
+            Cause.print(batch, err, paint);
             next.print(batch, err);
             err.flush();
         }
@@ -2391,25 +2388,20 @@ final class DifyExec implements Runnable {
 
             /// Asks at the pace of `--rate`, and up to four times where the server says when to ask again.
             private Finding ask(ObjectNode sent, String path, Function<JsonNode, Finding> read) {
-                var reply = paced(path);
-                for (int tries = 1; tries < 4 && reply instanceof Reply.NotGot(var response)
-                        && response.pause().isPresent(); tries++) {
-                    LockSupport.parkNanos(response.pause().get().toNanos());
-                    reply = paced(path);
+                for (int tries = 1; ; tries++) {
+                    synchronized (files) {
+                        rate.ifPresent(limit -> LockSupport.parkNanos(limit.interval().toNanos()));
+                    }
+                    var reply = client.stored(path);
+                    if (tries < 4 && reply instanceof Reply.NotGot(var response) && response.pause().isPresent())
+                        LockSupport.parkNanos(response.pause().get().toNanos());
+                    else return switch (reply) {
+                        case Reply.Got(var stored) -> read.apply(stored);
+                        case Reply.NotGot(Response.Refused gone) when gone.status() == 404 ->
+                                finding(Kind.NOT_VERIFIABLE, sent, "run " + text(sent, "run") + " is gone");
+                        case Reply.NotGot(var response) -> finding(Kind.NO_ANSWER, sent, response.why());
+                    };
                 }
-                return switch (reply) {
-                    case Reply.Got(var stored) -> read.apply(stored);
-                    case Reply.NotGot(Response.Refused gone) when gone.status() == 404 ->
-                            finding(Kind.NOT_VERIFIABLE, sent, "run " + text(sent, "run") + " is gone");
-                    case Reply.NotGot(var response) -> finding(Kind.NO_ANSWER, sent, response.why());
-                };
-            }
-
-            private Reply<JsonNode> paced(String path) {
-                synchronized (files) {
-                    rate.ifPresent(limit -> LockSupport.parkNanos(limit.interval().toNanos()));
-                }
-                return client.stored(path);
             }
 
             /// `outputs /answer, `, or empty.
@@ -2465,15 +2457,8 @@ final class DifyExec implements Runnable {
             bars(counts(batch.index()::count), 10, RowStatus::word, paint::by).forEach(out::println);
             out.println();
             figures(batch).forEach((name, figure) -> out.println("  " + paint.faint("%-15s".formatted(name)) + figure));
-            var groups = Cause.groups(batch, batch.index().onRetryList());
-            if (!groups.isEmpty()) out.println("\n  " + paint.bold("Not succeeded"));
-            int longest = paint.on() ? Math.max(40, Screen.on(1).map(Screen::width).orElse(80) - 13) : 160;
-            Text.some(List.copyOf(groups.entrySet()), Cause.SHOWN, group -> {
-                var ids = group.getValue();
-                out.println(paint.by(group.getKey().outcome(), "%,8d".formatted(ids.size())) + " × "
-                        + Text.text(group.getKey().words(), longest));
-                out.println(" ".repeat(11) + paint.faint(Text.first(3, ids.stream().map(Text::id))));
-            }, "         %s causes", out);
+            if (batch.index().onRetryList().findAny().isPresent()) out.println();
+            Cause.print(batch, out, paint);
             var notes = notes(batch);
             if (!notes.isEmpty()) out.println();
             notes.forEach(note -> out.println("  Note: " + note));
@@ -2585,7 +2570,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The keys and their order are a promise; see docs/files.md.
-        static String json(Batch batch) {
+        static Map<String, Object> json(Batch batch) {
             var index = batch.index();
             var history = batch.history();
             var json = json(counts(index::count));
@@ -2610,7 +2595,7 @@ final class DifyExec implements Runnable {
                     "changed_in_input", history.changed.cardinality(),
                     "runs_without_price", history.spent.unpriced,
                     "stopped", history.stopped.orElse(null)));
-            return Json.text(json);
+            return json;
         }
 
         /// All shards of a batch that is not merged yet, with a line for each, as a table or one JSON object.
@@ -2656,20 +2641,17 @@ final class DifyExec implements Runnable {
                 next.print(missing, started.getFirst().history(), results, out);
             }
 
-            String json() {
+            Map<String, Object> json() {
                 var all = StatusView.json(counts());
                 all.putAll(object("attempts", sum(shard -> shard.history().attempts),
                         "retries", sum(shard -> shard.history().retries),
                         "total_tokens", sum(shard -> shard.history().spent.tokens),
                         "in_flight", sum(shard -> shard.history().inFlight()), "shards", shards.stream().map(shard -> {
-                            var json = object("shard", shard.files().shard().orElseThrow().toString(),
-                                    "started", shard.files().isStarted());
-                            json.putAll(StatusView.json(StatusView.counts(shard.index()::count)));
-                            json.put("in_flight", shard.history().inFlight());
-                            json.put("updated_at", shard.history().updatedAt.map(Times::text).orElse(null));
+                            var json = object("shard", shard.files().shard().orElseThrow().toString());
+                            json.putAll(StatusView.json(shard));
                             return json;
                         }).toList()));
-                return Json.text(all);
+                return all;
             }
         }
     }
@@ -2712,17 +2694,14 @@ final class DifyExec implements Runnable {
             var history = batch.history();
             var results = batch.files().results();
             boolean isPending = index.count(RowStatus.PENDING) > 0, hasFailed = index.count(RowStatus.FAILED) > 0;
-            if (index.isComplete()) {
-                completed(batch, out);
-                return;
-            }
-            if (!isPending && !hasFailed)
+            if (!index.isComplete() && !isPending && !hasFailed)
                 out.println("Unresolved rows are looked up on the next run; --resend-unknown sends them again.");
             var others = history.merge.map(merge -> Shards.others(merge.taken().keySet(), merge.shards(), index,
                     IntStream.range(0, index.rows()))).orElse(List.of());
             boolean isFirm = !isPending && hasFailed && index.onRetryList().allMatch(entry ->
                     index.status(entry) == RowStatus.FAILED && history.isFirm(entry));
-            if (!others.isEmpty()) print(others, history, results, out);
+            if (index.isComplete()) completed(batch, out);
+            else if (!others.isEmpty()) print(others, history, results, out);
             else if (isFirm) {
                 if (start.isEmpty()) out.println("Next: failures");
                 else only(FOR_SHELL).print("shell", Optional.of(history), results, out);
@@ -2734,9 +2713,8 @@ final class DifyExec implements Runnable {
         private void completed(Batch batch, PrintWriter out) {
             var results = batch.files().results();
             var shard = batch.files().shard();
-            if (batch.csv().isEmpty()) out.println("All recorded rows succeeded. Pass -i "
-                    + csv(Optional.of(batch.history()), results) + " to include rows not yet run.");
-            else out.println("All rows succeeded.");
+            out.println(batch.csv().isPresent() ? "All rows succeeded."
+                    : "All recorded rows succeeded. Pass -i to include rows not yet run.");
             if (batch.csv().isEmpty() || command.equals("export")) return;
             if (shard.isEmpty()) {
                 with(List.of("out.csv")).print("export", Optional.empty(), results, out);
@@ -2777,15 +2755,10 @@ final class DifyExec implements Runnable {
                 print("run", Optional.empty(), results, out);
         }
 
-        /// As typed, else as the log has it.
-        private String csv(Optional<History> known, Path results) {
-            return Text.shell(input.or(() -> known.flatMap(history -> history.input(results)).map(Path::toString))
-                    .orElse("CSV"));
-        }
-
         private void print(String command, Optional<History> known, Path results, PrintWriter out) {
             var line = new ArrayList<>(start.isEmpty() ? List.of(command) : List.of(start, command));
-            if (!start.isEmpty() || input.isPresent()) line.addAll(List.of("-i", csv(known, results)));
+            if (!start.isEmpty() || input.isPresent()) line.addAll(List.of("-i", Text.shell(input.or(() ->
+                    known.flatMap(history -> history.input(results)).map(Path::toString)).orElse("CSV"))));
             if (!start.isEmpty() || output.isPresent())
                 line.addAll(List.of("-o", Text.shell(output.orElse(results.toString()))));
             line.addAll(words);
@@ -2800,8 +2773,6 @@ final class DifyExec implements Runnable {
 
     /// Why rows failed or are unresolved.
     record Cause(RowStatus outcome, String text) {
-        static final int SHOWN = 10;
-
         static Cause of(Batch batch, int entry) {
             return new Cause(batch.index().status(entry), batch.history().cause(entry));
         }
@@ -2819,6 +2790,11 @@ final class DifyExec implements Runnable {
         /// `unknown: the answer broke off`; for failed rows, the text alone.
         String words() {
             return outcome == RowStatus.FAILED ? text : outcome.word() + ": " + text;
+        }
+
+        static void print(Batch batch, PrintWriter out, Ansi paint) {
+            Text.some(List.copyOf(groups(batch, batch.index().onRetryList()).entrySet()), 10, group -> out.println("  "
+                    + paint.by(group.getKey().outcome(), group.getKey().line(group.getValue(), 3))), "  %s causes", out);
         }
 
         /// `3 × unknown: the answer broke off (r-1, r-2, …)`
@@ -2900,15 +2876,11 @@ final class DifyExec implements Runnable {
 
         /// The names of all outputs, in the order in which they first appear.
         static final class OutputNames implements Batch.Listener {
-            private static final int MOST = 10_000;
-
             final Set<String> names = new LinkedHashSet<>();
 
             @Override
             public void result(int entry, Lines line) throws IOException {
                 names.addAll(RowEnd.of(line).outputs().keySet());
-                if (names.size() > MOST) throw new Unusable("the results have more than " + Text.number(MOST)
-                        + " different outputs: too many columns for a spreadsheet");
             }
         }
 
@@ -3065,8 +3037,8 @@ final class DifyExec implements Runnable {
         private final Map<String, Long> outputs = new LinkedHashMap<>();
         /// Names of inputs other than the id, and pointers of the outputs to compare.
         private final Set<String> inputNames = new LinkedHashSet<>(), pointers = new LinkedHashSet<>();
-        /// Numbers of the rows that differ, and of those with different inputs.
-        private final BitSet unequal = new BitSet(), otherInputs = new BitSet();
+        private final BitSet unequal = new BitSet(); // numbers of the rows that differ
+        private long otherInputs = 0;
         private final int[] others; // each row's entry in the second batch, or -1
         private final LineOffsets.RowEnds firstEnds, secondEnds;
 
@@ -3126,16 +3098,12 @@ final class DifyExec implements Runnable {
 
         /// A figure of both, null if unknown.
         record Figure(String name, BigDecimal first, BigDecimal second) {
-            static Figure of(String name, long first, long second) {
-                return new Figure(name, BigDecimal.valueOf(first), BigDecimal.valueOf(second));
-            }
-
-            static Figure of(String name, int digits, double first, double second) {
+            static Figure of(String name, int digits, Number first, Number second) {
                 return new Figure(name, rounded(first, digits), rounded(second, digits));
             }
 
-            private static BigDecimal rounded(double figure, int digits) {
-                return Double.isNaN(figure) ? null : BigDecimal.valueOf(figure).setScale(digits, RoundingMode.HALF_UP);
+            private static BigDecimal rounded(Number figure, int digits) {
+                return figure == null ? null : new BigDecimal(figure.toString()).setScale(digits, RoundingMode.HALF_UP);
             }
 
             BigDecimal difference() {
@@ -3208,7 +3176,7 @@ final class DifyExec implements Runnable {
         private void count(int number, Pair pair) {
             matches.merge(pair.match(), 1L, Long::sum);
             unequal.set(number, pair.match() != Match.SAME && pair.match() != Match.NEITHER);
-            otherInputs.set(number, pair.hasOtherInputs());
+            if (pair.hasOtherInputs()) otherInputs++;
             pair.differences().keySet().forEach(pointer -> outputs.merge(pointer, 1L, Long::sum));
             for (var end : List.of(pair.first(), pair.second())) {
                 inputNames.addAll(end.inputs().keySet());
@@ -3220,19 +3188,24 @@ final class DifyExec implements Runnable {
         /// Of the logs: without one, time and cost are unknown.
         private List<Figure> figures() {
             History one = first.history(), two = second.history();
-            var figures = new ArrayList<>(List.of(Figure.of("rows", first.index().size(), second.index().size()),
+            var figures = new ArrayList<>(List.of(Figure.of("rows", 0, first.index().size(), second.index().size()),
                     Figure.of("percent succeeded", 1, succeeded(first.index()), succeeded(second.index()))));
             Map<String, Double> before = one.latencies.percentiles(), after = two.latencies.percentiles();
-            for (var name : List.of("p50", "p90")) figures.add(Figure.of("seconds " + name, 2,
-                    before.getOrDefault(name, Double.NaN), after.getOrDefault(name, Double.NaN)));
-            figures.add(Figure.of("tokens", one.spent.tokens, two.spent.tokens));
+            for (var name : List.of("p50", "p90"))
+                figures.add(Figure.of("seconds " + name, 2, before.get(name), after.get(name)));
+            figures.add(Figure.of("tokens", 0, one.spent.tokens, two.spent.tokens));
             Map<String, BigDecimal> paid = one.spent.prices, later = two.spent.prices;
             for (var currency : union(paid.keySet(), later.keySet()))
                 figures.add(new Figure("cost " + Text.text(currency, 8), paid.get(currency), later.get(currency)));
-            if (one.spent.unpriced + two.spent.unpriced > 0 && !paid.isEmpty() | !later.isEmpty())
-                figures.add(Figure.of("runs without price", one.spent.unpriced, two.spent.unpriced));
-            figures.add(Figure.of("retries", one.retries, two.retries));
+            if (one.spent.unpriced + two.spent.unpriced > 0 && paid.size() + later.size() > 0)
+                figures.add(Figure.of("runs without price", 0, one.spent.unpriced, two.spent.unpriced));
+            figures.add(Figure.of("retries", 0, one.retries, two.retries));
             return figures;
+        }
+
+        private List<String> notes() {
+            return otherInputs == 0 ? List.of() : List.of("the inputs of " + Text.count(otherInputs, "row")
+                    + " differ, too");
         }
 
         private static double succeeded(Index index) {
@@ -3269,8 +3242,6 @@ final class DifyExec implements Runnable {
         /// A page with all rows, differences marked.
         void page(OutputStream out) throws IOException {
             var pointers = List.copyOf(outputs.keySet());
-            var notes = otherInputs.isEmpty() ? List.of() : List.of("the inputs of "
-                    + Text.count(otherInputs.cardinality(), "row") + " differ, too");
             var figures = figures().stream().map(figure -> List.of(figure.name(), Figure.text(figure.first()),
                     Figure.text(figure.second()), figure.change())).toList();
             var totals = new LinkedHashMap<String, Long>();
@@ -3279,7 +3250,7 @@ final class DifyExec implements Runnable {
                             .collect(joining(" and ")),
                     "about", "first: " + StatusView.headline(first, Ansi.OFF) + "; second: "
                             + StatusView.headline(second, Ansi.OFF),
-                    "totals", totals, "comparison", figures, "notes", notes,
+                    "totals", totals, "comparison", figures, "notes", notes(),
                     "causes", pointers.stream().map(pointer -> object("cause", pointer, "count", outputs.get(pointer)))
                             .toList()), others.length, number -> row(pair(number), pointers));
         }
@@ -3311,9 +3282,7 @@ final class DifyExec implements Runnable {
             outputs.forEach((output, rows) -> out.println("  "
                     + paint.faint("%-24s".formatted("differ in " + Text.text(output, 200)))
                     + String.format(Locale.ROOT, "%,8d", rows) + (rows == 1 ? " row" : " rows")));
-            if (!otherInputs.isEmpty()) out.println("\n  Note: the inputs of "
-                    + Text.count(otherInputs.cardinality(), "row") + " differ, too (first: "
-                    + Text.id(first.index().id(otherInputs.nextSetBit(0))) + ")");
+            for (var note : notes()) out.println("\n  Note: " + note);
             int[] rows = unequal.stream().limit(all ? Long.MAX_VALUE : SHOWN).toArray();
             for (int number : rows) print(pair(number), out, paint);
             int more = unequal.cardinality() - rows.length;
@@ -3344,7 +3313,7 @@ final class DifyExec implements Runnable {
             var figures = object();
             for (var figure : figures()) figures.put(figure.name().replace(' ', '_'), object("first", figure.first(),
                     "second", figure.second(), "difference", figure.difference()));
-            head.putAll(object("inputs_differ", otherInputs.cardinality(), "outputs", outputs, "figures", figures));
+            head.putAll(object("inputs_differ", otherInputs, "outputs", outputs, "figures", figures));
             var text = Json.text(head);
             out.print(text.substring(0, text.length() - 1) + ",\"rows\":[");
             int[] rows = unequal.stream().toArray();
@@ -3353,18 +3322,13 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
-        private Map<String, Object> json(Pair pair) {
-            var row = object("id", pair.id(), "kind", pair.match().key(), "differences",
-                    pair.all().stream().map(difference -> {
-                        var json = object("pointer", difference.pointer());
-                        if (!difference.first().isMissingNode()) json.put("first", difference.first());
-                        if (!difference.second().isMissingNode()) json.put("second", difference.second());
-                        return json;
-                    }).toList());
-            if (!pair.first().error().isEmpty()) row.put("error_first", pair.first().error());
-            if (!pair.second().error().isEmpty()) row.put("error_second", pair.second().error());
-            if (pair.hasOtherInputs()) row.put("inputs_differ", true);
-            return row;
+        private static Map<String, Object> json(Pair pair) {
+            return WebPage.filled("id", pair.id(), "kind", pair.match().key(), "differences",
+                    pair.all().stream().map(difference -> WebPage.filled("pointer", difference.pointer(),
+                            "first", difference.first().isMissingNode() ? null : difference.first(),
+                            "second", difference.second().isMissingNode() ? null : difference.second())).toList(),
+                    "error_first", pair.first().error(), "error_second", pair.second().error(),
+                    "inputs_differ", pair.hasOtherInputs());
         }
     }
 
@@ -10227,7 +10191,6 @@ final class DifyExec implements Runnable {
         static final String VERSION = "1.16.1", CHATFLOW = "chatflow";
         /// The published version of the workflow, and an earlier one that a call can pin.
         private static final String PUBLISHED = uuid("workflow"), EARLIER = uuid("workflow, the version before");
-        private static final int LISTED = 20;
 
         private final boolean isChatflow;
         private final List<String> columns;
@@ -10245,20 +10208,23 @@ final class DifyExec implements Runnable {
             this.columns = List.copyOf(columns);
             server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 1024);
             server.setExecutor(threads);
-            route("/v1/info", exchange -> send(exchange, 200, object("name", "demo", "description", "",
-                    "tags", List.of(), "mode", isChatflow ? "advanced-chat" : "workflow", "author_name", "demo")));
-            route("/v1/parameters", this::parameters);
+            route("/v1/info", exchange -> send(exchange, 200,
+                    object("name", "demo", "mode", isChatflow ? "advanced-chat" : "workflow")));
+            route("/v1/parameters", exchange -> send(exchange, 200, object("user_input_form", columns.stream()
+                    .map(column -> object("paragraph", object("label", column, "variable", column, "type", "paragraph",
+                            "required", false))).toList())));
             route("/v1/workflows/run", exchange -> run(exchange, PUBLISHED));
-            route("/v1/workflows/run/", this::detail);
-            route("/v1/workflows/logs", exchange -> list(exchange, "created_by_end_user_session_id", Job::logRow));
-            route("/v1/workflows/tasks/", exchange -> stop(exchange, 4));
             route("/v1/workflows/", exchange -> run(exchange, part(exchange, 3)));
             route("/v1/chat-messages", exchange -> run(exchange, PUBLISHED));
-            route("/v1/chat-messages/", exchange -> stop(exchange, 3));
+            route("/v1/workflows/run/", this::detail);
+            route("/v1/workflows/logs", exchange -> list(exchange, "created_by_end_user_session_id",
+                    job -> object("id", uuid(job.id() + "log"), "workflow_run", job.stored(),
+                            "created_by_end_user", object("session_id", job.user()))));
             route("/v1/conversations", exchange -> list(exchange, "user",
-                    job -> object("id", job.message().get("conversation_id"), "inputs", job.inputs())));
-            route("/v1/messages", exchange -> list(exchange, "user", job -> job.message().get("conversation_id")
-                    .equals(asked(exchange, "conversation_id")) ? job.message() : null));
+                    job -> object("id", uuid(job.id() + "conversation"), "inputs", job.inputs())));
+            route("/v1/messages", exchange -> list(exchange, "user", Job::message));
+            route("/v1/workflows/tasks/", exchange -> stop(exchange, 4));
+            route("/v1/chat-messages/", exchange -> stop(exchange, 3));
             server.start();
         }
 
@@ -10278,11 +10244,8 @@ final class DifyExec implements Runnable {
             threads.shutdownNow();
         }
 
-        // Runs
-
         /// @param error null without one
-        private record End(String status, Map<String, Object> outputs, String error, int steps, int tokens,
-                Instant at) {
+        private record End(String status, Map<String, Object> outputs, String error, int tokens, Instant at) {
             /// 1.50 USD per million tokens.
             Map<String, Object> price() {
                 return object("total_tokens", tokens, "total_price", BigDecimal.valueOf(tokens * 15L, 7)
@@ -10290,101 +10253,65 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// A run, or a chatflow's message.
+        ///
         /// @param inputs those of a chatflow include its query
         private record Job(boolean isChatflow, String workflow, String id, String task, String user,
                 Map<String, String> inputs, Instant created, CompletableFuture<End> end) {
             void fail(String status, String error) {
-                end.complete(new End(status, Map.of(), error, 2, 0, Instant.now()));
-            }
-
-            String text() {
-                return inputs.values().stream().map(String::valueOf).collect(joining("\n"));
-            }
-
-            /// The chatflow's query, or else the longest text apart from the id.
-            String question() {
-                if (isChatflow) return inputs.get("query");
-                return inputs.entrySet().stream()
-                        .filter(input -> !input.getKey().equals("id") && input.getValue() != null)
-                        .map(Map.Entry::getValue).max(Comparator.comparingInt(String::length))
-                        .orElse(String.valueOf(inputs.get("id")));
+                end.complete(new End(status, Map.of(), error, 0, Instant.now()));
             }
 
             private End now() {
-                return end.getNow(new End("running", Map.of(), null, 0, 0, created));
+                return end.getNow(new End("running", Map.of(), null, 0, created));
+            }
+
+            private double seconds() {
+                return Duration.between(created, now().at()).toNanos() / 1000 / 1e6;
             }
 
             Map<String, Object> stored() {
                 var now = now();
                 return object("id", id, "workflow_id", workflow, "status", now.status(), "outputs", now.outputs(),
-                        "error", now.error(), "elapsed_time", seconds(created, now.at()),
-                        "total_tokens", now.tokens(), "total_steps", now.steps(),
-                        "created_at", created.getEpochSecond(),
+                        "error", now.error(), "elapsed_time", seconds(), "total_tokens", now.tokens(),
+                        "total_steps", now.status().equals("succeeded") ? 3 : 2, "created_at", created.getEpochSecond(),
                         "finished_at", end.isDone() ? now.at().getEpochSecond() : null);
             }
 
             Map<String, Object> message() {
                 var now = now();
                 boolean isFailed = now.status().equals("failed");
-                return object("event", "message", "task_id", task, "id", uuid(id + "message"),
-                        "message_id", uuid(id + "message"), "conversation_id", uuid(id + "conversation"),
-                        "inputs", inputs, "query", inputs.get("query"),
-                        "answer", now.outputs().getOrDefault("answer", ""),
-                        "metadata", object("usage", now.price()), "total_tokens", now.tokens(),
-                        "status", isFailed ? "error" : "normal",
+                return chatEvent("message", "id", uuid(id + "message"), "inputs", inputs, "query", inputs.get("query"),
+                        "answer", now.outputs().getOrDefault("answer", ""), "metadata", object("usage", now.price()),
+                        "total_tokens", now.tokens(), "status", isFailed ? "error" : "normal",
                         "error", isFailed ? "Run failed: " + now.error() : null,
-                        "provider_response_latency", isFailed ? 0.0 : seconds(created, now.at()));
-            }
-
-            Map<String, Object> logRow() {
-                var run = stored();
-                run.remove("outputs");
-                return object("id", uuid(id + "log"), "workflow_run", run, "created_from", "service-api",
-                        "created_by_role", "end_user", "created_by_end_user", object("id", uuid(user),
-                                "type", "service-api", "is_anonymous", false, "session_id", user),
-                        "created_at", created.getEpochSecond());
-            }
-
-            /// The events until the model is called.
-            List<Map<String, Object>> opening() {
-                return List.of(event("workflow_started", object("id", id, "workflow_id", workflow, "inputs", inputs,
-                                "created_at", created.getEpochSecond())),
-                        node("node_started", "start"),
-                        node("node_finished", "start", "status", "succeeded", "outputs", inputs, "elapsed_time", 0),
-                        node("node_started", "llm"));
+                        "provider_response_latency", isFailed ? 0.0 : seconds());
             }
 
             /// Waits for the end; the last event ends the stream.
             List<Map<String, Object>> closing() {
                 var how = end.join();
-                double seconds = seconds(created, how.at());
                 var events = new ArrayList<Map<String, Object>>();
-                if (how.status().equals("failed")) events.add(node("node_finished", "llm", "status", "failed",
-                        "error", how.error(), "elapsed_time", seconds));
-                if (how.status().equals("succeeded")) {
-                    var text = how.outputs().get("answer").toString();
-                    for (var word : text.split("(?<= )")) events.add(isChatflow ? chatEvent("message", "answer", word)
-                            : event("text_chunk", object("text", word,
-                                    "from_variable_selector", List.of("llm", "text"))));
-                    events.add(node("node_finished", "llm", "status", "succeeded", "outputs", object("text", text),
-                            "elapsed_time", seconds, "execution_metadata", how.price()));
-                    events.add(node("node_started", "end"));
-                    events.add(node("node_finished", "end", "status", "succeeded", "outputs", how.outputs(),
-                            "elapsed_time", 0));
-                    if (isChatflow) events.add(chatEvent("message_end", "metadata", object("usage", how.price()),
-                            "files", List.of()));
-                }
+                var text = how.outputs().getOrDefault("answer", "").toString();
+                for (var word : text.split("(?<= )")) if (!word.isEmpty()) events.add(isChatflow
+                        ? chatEvent("message", "answer", word)
+                        : event("text_chunk", object("text", word, "from_variable_selector", List.of("llm", "text"))));
+                if (!how.status().equals("stopped")) events.add(node("node_finished", "status", how.status(), "error",
+                        how.error(), "outputs", object("text", text), "elapsed_time", seconds(),
+                        "execution_metadata", how.price()));
+                if (isChatflow && how.status().equals("succeeded")) events.add(chatEvent("message_end", "metadata",
+                        object("usage", how.price()), "files", List.of()));
                 events.add(event("workflow_finished", stored()));
                 return events;
             }
 
-            private Map<String, Object> node(String event, String node, Object... more) {
-                var data = object("id", uuid(id + node), "node_id", node, "node_type", node, "title", node);
+            Map<String, Object> node(String event, Object... more) {
+                var data = object("id", uuid(id + "llm"), "node_id", "llm", "node_type", "llm", "title", "llm");
                 data.putAll(object(more));
                 return event(event, data);
             }
 
-            private Map<String, Object> event(String name, Map<String, Object> data) {
+            Map<String, Object> event(String name, Map<String, Object> data) {
                 return isChatflow ? chatEvent(name, "workflow_run_id", id, "data", data)
                         : object("event", name, "task_id", task, "workflow_run_id", id, "data", data);
             }
@@ -10407,30 +10334,35 @@ final class DifyExec implements Runnable {
         /// | `[drop]` | loses its connection the first time that its `id` comes, and succeeds |
         private Job start(String workflow, JsonNode body) {
             var inputs = new LinkedHashMap<String, String>();
-            columns.forEach(column -> inputs.put(column, body.path("inputs").path(column).asText(null)));
+            columns.forEach(column -> inputs.put(column, body.path("inputs").path(column).asText("")));
             if (isChatflow) inputs.put("query", body.path("query").asText());
             var job = new Job(isChatflow, workflow, UUID.randomUUID().toString(), UUID.randomUUID().toString(),
                     body.path("user").asText(), inputs, Instant.now(), new CompletableFuture<>());
             jobs.addFirst(job);
-            int millis = job.text().contains("[slow]") ? 5000 : 80 + Math.floorMod(job.text().hashCode(), 221);
-            CompletableFuture.delayedExecutor(millis, MILLISECONDS, Runnable::run)
-                    .execute(() -> finish(job, job.text()));
+            var text = String.join("\n", inputs.values());
+            int millis = text.contains("[slow]") ? 5000 : 80 + Math.floorMod(text.hashCode(), 221);
+            CompletableFuture.delayedExecutor(millis, MILLISECONDS, Runnable::run).execute(() -> {
+                if (text.contains("[fail]")) job.fail("failed", "Run failed: the model refused this input");
+                else if (isFirst("[flaky]", job))
+                    job.fail("failed", "[openai] Rate Limit Error, 429 Too Many Requests");
+                else job.end().complete(new End("succeeded", object("answer", (workflow.equals(EARLIER)
+                        ? "Answer to: " : "Demo answer to: ") + question(inputs), "row_id", inputs.get("id")), null,
+                        16 + text.codePointCount(0, text.length()) / 3, Instant.now()));
+            });
             return job;
         }
 
-        private void finish(Job job, String text) {
-            if (text.contains("[fail]")) job.fail("failed", "Run failed: the model refused this input");
-            else if (isFirst("[flaky]", job)) job.fail("failed", "[openai] Rate Limit Error, 429 Too Many Requests");
-            else job.end().complete(new End("succeeded", object("answer", (job.workflow().equals(EARLIER)
-                    ? "Answer to: " : "Demo answer to: ") + job.question(), "row_id", job.inputs().get("id")), null, 3,
-                    16 + text.codePointCount(0, text.length()) / 3, Instant.now()));
+        /// The chatflow's query, or else the longest text apart from the id.
+        private String question(Map<String, String> inputs) {
+            if (isChatflow) return inputs.get("query");
+            return inputs.entrySet().stream().filter(input -> !input.getKey().equals("id")).map(Map.Entry::getValue)
+                    .max(Comparator.comparingInt(String::length)).orElse(inputs.get("id"));
         }
 
         private boolean isFirst(String marker, Job job) {
-            return job.text().contains(marker) && met.add(marker + job.inputs().get("id"));
+            return job.inputs().values().stream().anyMatch(value -> value.contains(marker))
+                    && met.add(marker + job.inputs().get("id"));
         }
-
-        // Routes
 
         private void route(String path, HttpHandler handler) {
             server.createContext(path, exchange -> {
@@ -10439,24 +10371,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        private void parameters(HttpExchange exchange) throws IOException {
-            var form = columns.stream().map(column -> object("paragraph", object("label", column, "variable", column,
-                    "type", "paragraph", "required", false, "max_length", null, "options", List.of()))).toList();
-            send(exchange, 200, object("user_input_form", form, "system_parameters", object(
-                    "image_file_size_limit", 10, "video_file_size_limit", 100, "audio_file_size_limit", 50,
-                    "file_size_limit", 15, "workflow_file_upload_limit", 10)));
-        }
-
         private void run(HttpExchange exchange, String workflow) throws IOException {
-            if (!has(workflow)) {
-                refuse(exchange, 404, "not_found", "Workflow not found with id: " + workflow);
-                return;
-            }
             var body = Json.MAPPER.readTree(exchange.getRequestBody().readAllBytes());
-            if (isChatflow && body.path("query").asText("").isEmpty()) {
-                refuse(exchange, 400, "invalid_param", "query is required");
-                return;
-            }
             var job = start(workflow, body);
             boolean isDropped = isFirst("[drop]", job);
             if (body.path("response_mode").asText().equals("streaming")) {
@@ -10464,8 +10380,8 @@ final class DifyExec implements Runnable {
                 return;
             }
             var how = job.end().join();
-            if (isChatflow && how.status().equals("failed"))
-                refuse(exchange, 400, "invalid_param", "Run failed: " + how.error());
+            if (isChatflow && how.status().equals("failed")) send(exchange, 400, object("code", "invalid_param",
+                    "message", "Run failed: " + how.error(), "status", 400));
             else if (isDropped) exchange.close(); // closes the connection, as no answer has been started
             else send(exchange, 200, isChatflow ? job.message()
                     : object("task_id", job.task(), "workflow_run_id", job.id(), "data", job.stored()));
@@ -10476,7 +10392,9 @@ final class DifyExec implements Runnable {
             exchange.sendResponseHeaders(200, 0);
             var out = exchange.getResponseBody();
             out.write("event: ping\n\n".getBytes(UTF_8));
-            for (var event : job.opening()) write(out, event);
+            write(out, job.event("workflow_started", object("id", job.id(), "workflow_id", job.workflow(), "inputs",
+                    job.inputs(), "created_at", job.created().getEpochSecond())));
+            write(out, job.node("node_started"));
             if (isDropped) {
                 out.write("data: {\"event\": \"text_".getBytes(UTF_8));
                 out.flush();
@@ -10488,23 +10406,17 @@ final class DifyExec implements Runnable {
 
         private void detail(HttpExchange exchange) throws IOException {
             var job = jobs.stream().filter(one -> one.id().equals(part(exchange, 4))).findFirst();
-            if (job.isEmpty()) {
-                refuse(exchange, 404, "not_found", "Workflow run not found.");
-                return;
-            }
-            var detail = job.get().stored();
-            detail.put("inputs", Json.text(job.get().inputs()));
-            send(exchange, 200, detail);
+            var detail = job.map(Job::stored).orElseGet(() -> object("code", "not_found"));
+            job.ifPresent(found -> detail.put("inputs", Json.text(found.inputs())));
+            send(exchange, job.isPresent() ? 200 : 404, detail);
         }
 
-        /// The newest jobs of the user that this parameter names.
-        ///
-        /// @param entry null for a job that is not listed
+        /// The jobs of the user that this parameter names.
         private void list(HttpExchange exchange, String parameter, Function<Job, Object> entry) throws IOException {
-            var listed = jobs.stream().filter(job -> job.user().equals(asked(exchange, parameter))).map(entry)
-                    .filter(Objects::nonNull).toList();
-            send(exchange, 200, object("page", 1, "limit", LISTED, "total", listed.size(),
-                    "has_more", listed.size() > LISTED, "data", listed.stream().limit(LISTED).toList()));
+            var user = URLDecoder.decode(exchange.getRequestURI().getRawQuery()
+                    .replaceFirst(".*\\b" + parameter + "=([^&]*).*", "$1"), UTF_8);
+            var listed = jobs.stream().filter(job -> job.user().equals(user)).map(entry).toList();
+            send(exchange, 200, object("total", listed.size(), "has_more", false, "data", listed));
         }
 
         private void stop(HttpExchange exchange, int taskAt) throws IOException {
@@ -10513,19 +10425,10 @@ final class DifyExec implements Runnable {
             send(exchange, 200, object("result", "success"));
         }
 
-        private static String asked(HttpExchange exchange, String name) {
-            return URLDecoder.decode(exchange.getRequestURI().getRawQuery()
-                    .replaceFirst(".*\\b" + name + "=([^&]*).*", "$1"), UTF_8);
-        }
-
         /// `/v1/workflows/run/abc`: part 4 is `abc`.
         private static String part(HttpExchange exchange, int number) {
             var parts = exchange.getRequestURI().getPath().split("/");
             return parts.length > number ? parts[number] : "";
-        }
-
-        private static void refuse(HttpExchange exchange, int status, String code, String message) throws IOException {
-            send(exchange, status, object("code", code, "message", message, "status", status));
         }
 
         private static void send(HttpExchange exchange, int status, Map<String, Object> answer) throws IOException {
@@ -10539,10 +10442,6 @@ final class DifyExec implements Runnable {
         private static void write(OutputStream out, Map<String, Object> event) throws IOException {
             out.write(("data: " + Json.text(event) + "\n\n").getBytes(UTF_8));
             out.flush();
-        }
-
-        private static double seconds(Instant from, Instant to) {
-            return Duration.between(from, to).toNanos() / 1000 / 1e6;
         }
 
         private static String uuid(String name) {
@@ -11393,22 +11292,21 @@ final class DifyExec implements Runnable {
                 <body>
                 <header><h1 id="title"></h1><p id="about"></p></header>
                 <main>
-                <noscript><p>This page needs JavaScript.</p></noscript>
                 <div id="overview"></div>
+                <section id="charts"></section>
                 <section class="card" id="rows">
                 <h2>Rows</h2>
                 <div class="tools">
-                <label>Search
-                <input id="search" type="search" autocomplete="off" placeholder="id, input, output, error">
-                </label>
-                <label><span id="outcome-label">Outcome</span>
-                <select id="outcome"><option value="">all</option></select></label>
-                <label><span id="cause-label">Cause</span>
-                <select id="cause"><option value="">all</option></select></label>
+                <input id="search" type="search" autocomplete="off" placeholder="Search" aria-label="Search">
+                <select id="outcome" aria-label="Outcome"><option value="">all rows</option></select>
+                <select id="cause" aria-label="Cause"><option value="">all causes</option></select>
+                <button type="button" id="copy">Copy ids</button>
+                <button type="button" id="download">Download CSV</button>
                 <output id="count" aria-live="polite"></output>
                 </div>
                 <table id="table"><thead><tr id="heads"></tr></thead><tbody id="body"></tbody></table>
-                <p id="more"></p>
+                <p id="none" hidden>No rows match. <button type="button" id="reset">Show all rows</button></p>
+                <p><button type="button" id="more"></button></p>
                 </section>
                 </main>
                 <dialog id="detail" aria-labelledby="detail-id">
@@ -11427,88 +11325,69 @@ final class DifyExec implements Runnable {
                   --card: light-dark(#fff, #1b1e22); --ink: light-dark(#1d2024, #e7e9ec);
                   --soft: light-dark(#5c636c, #a0a8b1); --line: light-dark(#dfe1e4, #31363c);
                   --accent: light-dark(#1f57b5, #86b3ff); }
-                .first, .plain { --hue: light-dark(#3c6fc4, #7aa7f5); }
+                .first, .only { --hue: light-dark(#3c6fc4, #7aa7f5); }
                 .second { --hue: light-dark(#b0561b, #e8955c); }
                 .succeeded, .same, ins { --hue: light-dark(#2c7a4b, #56b97f); }
                 .partial, .different { --hue: light-dark(#9a6200, #dca03c); }
                 .failed, .neither, del { --hue: light-dark(#bc3226, #f27a71); }
-                .paused, .only { --hue: light-dark(#0b6e80, #4cb9cc); }
+                .paused { --hue: light-dark(#0b6e80, #4cb9cc); }
                 .unknown { --hue: light-dark(#7446ad, #b99af0); }
                 .pending { --hue: light-dark(#6d747c, #949ca5); }
 
                 * { box-sizing: border-box; }
                 body { margin: 0 auto; max-width: 75rem; padding: 1.5rem 1.25rem 3rem; background: var(--back);
-                  color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
-                  font-variant-numeric: tabular-nums; }
-                h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; letter-spacing: -.01em; }
+                  color: var(--ink); font: 15px/1.5 system-ui, sans-serif; font-variant-numeric: tabular-nums; }
+                main { display: flex; flex-direction: column; }
+                h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; }
                 h2 { margin: 0 0 .6rem; font-size: 1rem; }
                 header p { margin: .2rem 0 1.2rem; }
-                header p, small, dt, th, figcaption .key, .ids, label, #count, #more, .cut { color: var(--soft); }
-                dt, th, figcaption .key, label, .cut { font-size: .85rem; }
-                h1, dd, .causes td, .bar h2, #detail-body dt, pre { overflow-wrap: anywhere; }
-                .causes td, #table th, #table td, pre { unicode-bidi: isolate; }
-                .card, dialog, input, select, .bar button { background: var(--card); border: 1px solid var(--line); }
+                header p, small, dt, th, .ids, #count, .cut { color: var(--soft); }
+                dt, th, .cut { font-size: .85rem; font-weight: 500; }
+                h1, p, dd, .causes td, .bar h2, dt, pre { overflow-wrap: anywhere; }
+                td, th, pre { unicode-bidi: isolate; }
+                dd, pre { margin: 0; }
                 .card { margin: 0 0 1rem; padding: 1rem 1.1rem; border-radius: 8px; }
-                .key::before, .chip::before { content: ""; display: inline-block; width: .65rem; height: .65rem;
-                  margin-right: .4rem; border-radius: 2px; background: var(--hue); }
+                .card, dialog, input, select, button { background: var(--card); border: 1px solid var(--line); }
                 .chip { color: var(--hue); }
-                .chip::before { width: .5rem; height: .5rem; border-radius: 50%; }
-                small { font-size: inherit; }
-                dd { margin: 0; }
+                .chip::before { content: ""; display: inline-block; width: .6rem; height: .6rem; margin-right: .4rem;
+                  border-radius: 50%; background: var(--hue); }
 
                 svg { display: block; width: 100%; }
                 .totals svg { height: 12px; border-radius: 3px; }
                 .totals ul, .totals dl, .tools { display: flex; flex-wrap: wrap; }
                 .totals ul { gap: .3rem 1.6rem; margin: .7rem 0 1rem; padding: 0; list-style: none; }
                 .totals dl { gap: .8rem 2.4rem; margin: 0; padding-top: .9rem; border-top: 1px solid var(--line); }
-                .figures { width: auto; }
-                .figures .number { padding-left: 2rem; }
-
-                .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 25rem), 1fr));
-                  gap: 1rem; margin-bottom: 1rem; }
-                figure.card { margin: 0; padding: .8rem .9rem .6rem; }
+                .totals table { width: auto; }
+                .totals .number { padding-left: 2rem; }
+                #charts { display: grid; gap: 0 1rem;
+                  grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
+                .few #charts { order: 1; }
                 figcaption { margin-bottom: .3rem; font-weight: 600; }
-                figcaption .key { display: inline-block; margin-right: .5rem; font-weight: 400; }
-                figcaption .key:first-child { margin-left: 1rem; }
+                figcaption .chip { margin-left: 1rem; font-weight: 400; }
                 figure text { fill: var(--soft); font-size: 11px; }
-                figure text.label { fill: var(--ink); stroke: var(--card); stroke-width: 4px; paint-order: stroke; }
                 .end { text-anchor: end; }
                 .middle { text-anchor: middle; }
                 .grid { stroke: var(--line); }
-                .mark { stroke: var(--ink); stroke-dasharray: 3 3; opacity: .75; }
-                rect, .area { fill: var(--hue); }
-                .area { opacity: .14; }
-                .hit { fill: var(--ink); opacity: 0; }
-                g:hover > .hit { opacity: .07; }
-                .line { fill: none; stroke: var(--hue); stroke-width: 1.6; stroke-linejoin: round; }
+                .mark { stroke: var(--ink); stroke-dasharray: 3 3; }
+                rect { fill: var(--hue); }
 
                 table { width: 100%; border-collapse: collapse; text-align: left; }
-                th { font-weight: 500; }
                 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-                figure td, figure th { padding-top: .2rem; padding-bottom: .2rem; }
                 th:first-child, td:first-child { padding-left: 0; }
                 .number { text-align: right; }
-                .causes .number { width: 4.5rem; }
-
-                button, input, select { font: inherit; color: inherit; }
-                input, select, .bar button { padding: .3rem .55rem; border-radius: 6px; max-width: 100%; }
-                .bar button { cursor: pointer; }
-                .bar button:disabled { opacity: .45; cursor: default; }
-                .cause, #table button { padding: 0; border: 0; background: none; text-align: inherit; cursor: pointer; }
+                button, input, select { padding: .3rem .55rem; border-radius: 6px; max-width: 100%; font: inherit;
+                  color: inherit; }
+                button { cursor: pointer; }
+                button:disabled { opacity: .45; }
+                table button { padding: 0; border: 0; background: none; text-align: inherit; }
                 td button { color: var(--accent); }
-                td button:hover { text-decoration: underline; }
-                :focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
-                .tools { gap: .5rem 1.1rem; align-items: center; margin-bottom: .7rem; }
-                input, select { color: var(--ink); font-size: .95rem; }
-                #search { width: 16rem; }
-                #cause { width: 15rem; }
+                .tools { gap: .5rem; align-items: center; margin-bottom: .7rem; }
                 #count { margin-left: auto; }
+                #cause { width: 15rem; }
 
                 #table { table-layout: fixed; }
                 #table thead { position: sticky; top: 0; background: var(--card); }
-                #table tr { height: 36px; }
-                #table th, #table td { padding-top: 0; padding-bottom: 0; vertical-align: middle;
-                  white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+                #table th, #table td { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
                 #table th:nth-child(1) { width: 22%; }
                 #table th:nth-child(2) { width: 8rem; }
                 #table th.number { width: 6.2rem; }
@@ -11518,47 +11397,39 @@ final class DifyExec implements Runnable {
 
                 dialog { width: min(60rem, calc(100vw - 2rem)); max-height: calc(100vh - 3rem);
                   padding: 0 1.2rem 1.2rem; border-radius: 10px; color: var(--ink); }
-                dialog::backdrop { background: rgb(0 0 0 / .4); }
                 .bar { position: sticky; top: 0; display: flex; gap: .5rem; align-items: center;
                   padding: 1rem 0 .7rem; background: var(--card); }
                 .bar h2 { flex: 1; margin: 0; }
-                #detail-body h3 { margin: 1.1rem 0 .4rem; font-size: .95rem; }
-                #detail-body dl { display: grid; grid-template-columns: minmax(6rem, 11rem) 1fr; gap: .4rem 1rem;
-                  margin: 0; }
-                pre { margin: 0; white-space: pre-wrap;
-                  font: .87rem/1.5 ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
-                .scrolls { overflow-x: auto; }
-                ins, del { background: color-mix(in srgb, var(--hue) 18%, transparent); }
-                ins { text-decoration: none; }
+                h3 { margin: 1.1rem 0 .4rem; font-size: .95rem; }
+                dialog dl { display: grid; grid-template-columns: minmax(6rem, 11rem) 1fr; gap: .4rem 1rem; margin: 0; }
+                dialog div { overflow-x: auto; }
+                pre { white-space: pre-wrap; font: .87rem/1.5 ui-monospace, Menlo, Consolas, monospace; }
+                ins, del { background: color-mix(in srgb, var(--hue) 18%, transparent); text-decoration: none; }
 
                 @media (max-width: 40rem) {
                   body { padding: 1rem .75rem 2rem; font-size: 14px; }
-                  .totals dl { gap: .6rem 1.6rem; }
-                  .figures .number { padding: .35rem 0 .35rem .6rem; }
+                  #charts { order: 1; }
                   .wide, .ids, #table .number { display: none; }
-                  .tools label, #search, #outcome, #cause { width: 100%; }
+                  .totals .number { padding-left: .6rem; }
+                  .tools > *, #cause { width: 100%; }
                   #table th:nth-child(1) { width: 24%; }
                   #table th:nth-child(2) { width: 6.9rem; }
-                  #detail-body dl { grid-template-columns: 1fr; }
+                  dialog dl { grid-template-columns: 1fr; }
                 }
                 @media print {
-                  @page { margin: 14mm; }
-                  :root { font-size: 11px; color-scheme: light; }
+                  :root { color-scheme: light; }
                   * { print-color-adjust: exact; }
                   body { max-width: none; padding: 0; background: none; font-size: 11px; }
-                  .card { border-color: #ccc; break-inside: avoid; }
-                  .charts { grid-template-columns: 1fr 1fr; }
-                  #rows { break-inside: auto; }
-                  .tools label, dialog, .wide { display: none; }
-                  tr { break-inside: avoid; }
-                  #table tr { height: auto; }
-                  #table td { padding-top: .2rem; padding-bottom: .2rem; white-space: normal; }
+                  figure, tr { break-inside: avoid; }
+                  #charts { grid-template-columns: 1fr 1fr; }
+                  input, select, .tools button, dialog, .wide, #none, #more { display: none; }
+                  #table td { white-space: normal; overflow-wrap: anywhere; }
                 }
                 """;
 
         static final String SCRIPT = """
                 'use strict';
-                const DRAWN = 200; // rows at a time
+                const DRAWN = 200, FEW = 20; // rows
                 const at = id => document.getElementById(id);
                 const batch = JSON.parse(at('batch').textContent);
                 const isComparison = 'comparison' in batch;
@@ -11588,18 +11459,82 @@ final class DifyExec implements Runnable {
                 }
 
                 const button = text => Object.assign(element('button', '', text), {type: 'button'});
-                const key = name => element('span', 'key ' + name, name);
                 const chip = name => element('span', 'chip ' + name, name);
                 const sum = values => values.reduce((a, b) => a + b, 0);
                 const number = count => count.toLocaleString('en-US');
-                const counted = (count, things) => short(count) + ' ' + things.replace(count === 1 ? /s$/ : '', '');
                 const fixed = seconds => seconds ? seconds.toFixed(2) : '';
+                const short = value => +value.toPrecision(3);
                 const plain = value => value.text ?? value.json ?? value;
+                const counted = count => number(count) + (count === 1 ? ' row' : ' rows');
+                const label = ({outcome, cause}) => (outcome && outcome !== 'failed' ? outcome + ': ' : '') + cause;
 
-                // 0.25, 340, 12.5k, 3.9M
-                function short(value) {
-                  const [unit, name] = value < 1e4 ? [1, ''] : value < 1e6 ? [1e3, 'k'] : [1e6, 'M'];
-                  return +(value / unit).toPrecision(4) + name;
+                // rows that need a person come first
+                const needs = ({outcome}) =>
+                  !['succeeded', 'partial', 'pending', 'same', 'neither'].includes(outcome);
+
+                function totals() {
+                  const counts = Object.entries(batch.totals).filter(([, rows]) => rows), list = element('ul', '');
+                  const bar = svg('svg', {viewBox: '0 0 1000 12', preserveAspectRatio: 'none', 'aria-hidden': true});
+                  let x = 0;
+                  for (const [name, rows] of counts) {
+                    const width = 1000 * rows / sum(Object.values(batch.totals));
+                    bar.append(svg('rect', {class: name, x, width: Math.max(1, width), height: 12}));
+                    list.append(element('li', '', chip(name), ' ', element('b', '', number(rows)), ' ',
+                      element('small', '', (width / 10).toFixed(1) + ' %')));
+                    at('outcome').append(new Option(name, name));
+                    x += width;
+                  }
+                  const heads = [['', ''], ...[chip('first'), chip('second'), 'difference'].map(head => [head, 'number'])];
+                  const figures = isComparison ? table('', heads, batch.comparison)
+                    : element('dl', '', ...Object.entries(batch.figures).map(([name, figure]) =>
+                      element('div', '', element('dt', '', name), element('dd', '', figure))));
+                  return element('section', 'card totals', bar, list, figures,
+                    ...batch.notes.map(note => element('p', '', 'Note: ' + note)));
+                }
+
+                function causes() {
+                  batch.causes.slice(0, 500).forEach((cause, n) =>
+                    at('cause').append(new Option(label(cause).slice(0, 80) + ` (${number(cause.count)})`, n)));
+                  if (isComparison) at('cause').options[0].text = 'all differences';
+                  if (isComparison || batch.causes.length === 0) return [];
+                  const lines = batch.causes.slice(0, 50).map((cause, n) => [number(cause.count),
+                    Object.assign(button(cause.cause), {onclick: () => filterBy(n)}), chip(cause.outcome),
+                    cause.ids.join(', ') + (cause.count > cause.ids.length ? ', …' : '')]);
+                  return [element('section', 'card', element('h2', '', 'Failures by cause'), table('causes',
+                    [['Rows', 'number'], ['Cause', ''], ['Outcome', ''], ['Examples', 'ids']], lines))];
+                }
+
+                function filterBy(cause) {
+                  at('cause').value = cause;
+                  choose();
+                  at('rows').scrollIntoView();
+                }
+
+                function charts() {
+                  const isSuccess = ({outcome}) => outcome === 'succeeded' || outcome === 'partial';
+                  const ends = rows.flatMap(row => row.attempts ?? []).filter(({outcome}) => outcome in batch.totals)
+                    .map(one => ({...one, end: one.start / 1000 + (one.seconds ?? 0)})).sort((a, b) => a.end - b.end);
+                  const seconds = isComparison ? [['first', rows], ['second', rows.map(row => row.second)]]
+                    : [['succeeded', ends.filter(isSuccess)]];
+                  const latencies = seconds.map(([name, all]) =>
+                    [name, all.map(one => one.seconds).filter(value => value).sort((a, b) => a - b)]);
+                  const share = percent => latencies[0][1][Math.ceil(latencies[0][1].length * percent / 100) - 1];
+                  draw('Latency in seconds', latencies, isComparison ? [] : [50, 90, 99].map(percent =>
+                    ['p' + percent, share(percent)]));
+                  if (isComparison) return;
+
+                  // a pause that is longer than any row takes is between two calls
+                  const pause = 60 + ends.reduce((most, {seconds}) => Math.max(most, 3 * (seconds ?? 0)), 0);
+                  let time = ends[0]?.seconds ?? 0;
+                  ends.forEach((one, n) => one.time = time += n ? Math.min(one.end - ends[n - 1].end, pause) : 0);
+                  const [unit, factor] = time < 120 ? ['seconds', 1] : time < 7200 ? ['minutes', 60] : ['hours', 3600];
+                  const times = which => ends.filter(one => isSuccess(one) === which).map(({time}) => time / factor);
+                  draw(`Completed rows by ${unit} of run time`,
+                    [['succeeded', times(true)], ['failed', times(false)]], []);
+
+                  function draw(title, series, marks) {
+                    if (series.some(([, values]) => values.length)) at('charts').append(chart(title, series, marks));
+                  }
                 }
 
                 // 1, 2 or 5 times a power of ten
@@ -11608,237 +11543,72 @@ final class DifyExec implements Runnable {
                   return [1, 2, 5, 10].map(times => times * ten).find(step => least <= step);
                 }
 
-                function overview() {
-                  document.title = at('title').textContent = batch.title;
-                  at('about').textContent = batch.about;
-                  at('overview').append(totals(), ...causes());
-                  if (!isComparison) return;
-                  at('outcome-label').textContent = 'Kind';
-                  at('cause-label').textContent = 'Differs in';
-                }
-
-                function totals() {
-                  const all = sum(Object.values(batch.totals)), list = element('ul', '');
-                  const bar = svg('svg', {viewBox: '0 0 1000 12', preserveAspectRatio: 'none', 'aria-hidden': true});
-                  let x = 0;
-                  for (const [name, rows] of Object.entries(batch.totals)) {
-                    const width = 1000 * rows / all;
-                    bar.append(svg('rect', {class: name, x, width: Math.max(1, width), height: 12}));
-                    list.append(element('li', '', key(name), ' ', element('b', '', number(rows)), ' ',
-                      element('small', '', (width / 10).toFixed(1) + ' %')));
-                    x += width;
-                  }
-                  const figures = element('dl', '', ...Object.entries(batch.figures ?? {}).map(([name, figure]) =>
-                    element('div', '', element('dt', '', name), element('dd', '', figure))));
-                  return element('section', 'card totals', bar, list, isComparison ? comparison() : figures,
-                    ...batch.notes.map(note => element('p', '', 'Note: ' + note)));
-                }
-
-                const comparison = () => table('figures',
-                  [['', ''], [key('first'), 'number'], [key('second'), 'number'], ['difference', 'number']],
-                  batch.comparison.map(({name, first, second, change}) => [name, first, second, change]));
-
-                function causes() {
-                  batch.causes.slice(0, 500).forEach((cause, n) =>
-                    at('cause').append(new Option(label(cause).slice(0, 80) + ` (${number(cause.count)})`, n)));
-                  if (isComparison || batch.causes.length === 0) return [];
-                  const lines = batch.causes.slice(0, 50).map((cause, n) => [number(cause.count),
-                    Object.assign(button(cause.cause), {className: 'cause', onclick: () => filterBy(n)}),
-                    chip(cause.outcome), cause.ids.join(', ') + (cause.count > cause.ids.length ? ', …' : '')]);
-                  return [element('section', 'card', element('h2', '', 'Failures by cause'), table('causes',
-                    [['Rows', 'number'], ['Cause', ''], ['Outcome', ''], ['Examples', 'ids']], lines))];
-                }
-
-                const label = ({outcome, cause}) => (outcome && outcome !== 'failed' ? outcome + ': ' : '') + cause;
-
-                function filterBy(cause) {
-                  at('cause').value = cause;
-                  choose();
-                  at('rows').scrollIntoView();
-                }
-
-                // the attempts of one batch over its run time: pauses between sessions are left out
-                function overRunTime(attempts, sessions) {
-                  const all = attempts.map(one => ({...one, end: one.start + 1000 * (one.seconds ?? 0)}));
-                  const first = all.reduce((first, {start}) => Math.min(first, start), Infinity);
-                  const last = before => all.filter(({start}) => start < before)
-                    .reduce((last, {end}) => Math.max(last, Math.min(end, before)), first);
-                  const pauses = sessions.slice(1).map(start => ({start, length: Math.max(0, start - last(start))}));
-                  const time = at => pauses.filter(({start}) => start <= at)
-                    .reduce((time, {length}) => time - length, at - first);
-                  const cutOff = ({start}) => Math.max(start, last(sessions.find(next => next > start) ?? Infinity));
-                  return all.map(one => ({...one, start: time(one.start),
-                    end: time(one.outcome ? one.end : cutOff(one))}));
-                }
-
-                function buckets(end, most) {
-                  const width = tick(end, most);
-                  return {width, count: Math.max(1, Math.ceil(end / width + 1e-9))};
-                }
-
-                // few rows get few bars: else each would be a single row
-                const bars = count => Math.min(60, Math.max(10, Math.round(3 * Math.sqrt(count))));
-
-                // adds up a value of each item, in the bucket of its place
-                function sums(items, {width, count}, place, value) {
-                  const values = Array(count).fill(0);
-                  for (const item of items) values[Math.min(count - 1, Math.floor(place(item) / width))] += value(item);
-                  return values;
-                }
-
-                const isSuccess = ({outcome}) => outcome === 'succeeded' || outcome === 'partial';
-                const isEnd = one => isSuccess(one) || ['failed', 'paused', 'unknown'].includes(one.outcome);
-
-                // of one batch, or of two drawn over one another
-                function charts() {
-                  const sides = Object.entries(batch.sessions).map(([name, sessions]) => ({name, look: name || 'plain',
-                    attempts: overRunTime(rows.flatMap(row => (row[name] ?? row).attempts), sessions)}));
-                  const end = sides.flatMap(({attempts}) => attempts).reduce((last, one) => Math.max(last, one.end), 0);
-                  const figures = end ? [...latency(sides), ...overTime(sides, end)] : [];
-                  at('overview').append(element('section', 'charts', ...figures.map(chart)));
-                }
-
-                // a long tail goes to the last bucket
-                function latency(sides) {
-                  const seconds = sides.map(({attempts}) => attempts.filter(isSuccess).map(one => one.seconds ?? 0)
-                    .sort((a, b) => a - b));
-                  if (seconds.some(all => all.length === 0)) return [];
-                  const share = (all, percent) => all[Math.ceil(all.length * percent / 100) - 1];
-                  const isCut = seconds.some(all => all.at(-1) > 3 * share(all, 99));
-                  const ends = seconds.map(all => Math.min(all.at(-1), isCut ? 1.5 * share(all, 99) : Infinity));
-                  const spread = buckets(Math.max(...ends, .01), isComparison ? 60 : bars(seconds[0].length));
-                  const marks = sides.flatMap(({name}, n) => (isComparison ? [50] : [50, 90, 99])
-                    .map(percent => [name + ' p' + percent, share(seconds[n], percent)]));
-                  const series = sides.map(({name}, n) =>
-                    ({name, look: name || 'succeeded', values: sums(seconds[n], spread, at => at, () => 1)}));
-                  return [{title: 'Latency' + (isCut ? ' (last bucket: this and longer)' : ''), unit: 'rows',
-                    x: 'seconds', width: spread.width, whole: true, bars: !isComparison, marks, series}];
-                }
-
-                function overTime(sides, end) {
-                  const [time, millis] = end < 12e4 ? ['seconds', 1e3]
-                    : end < 72e5 ? ['minutes', 6e4] : ['hours', 36e5];
-                  const make = (title, unit, {width}, series, more) => ({title, unit, x: time + ' of run time',
-                    width: width / millis, whole: true, series, ...more});
-                  const fine = buckets(end, 60), coarse = isComparison ? fine : buckets(end, bars(rows.length));
-                  const ends = (side, spread, value) => sums(side.attempts, spread, one => one.end, value);
-                  const soFar = values => values.map((total => value => total += value)(0));
-                  const each = values => sides.map(side => ({name: side.name, look: side.look, values: values(side)}));
-
-                  const completed = isComparison ? each(side => ends(side, coarse, isEnd)) : [
-                    {name: 'succeeded', look: 'succeeded', values: ends(sides[0], coarse, isSuccess)},
-                    {name: 'not succeeded', look: 'failed',
-                      values: ends(sides[0], coarse, one => isEnd(one) && !isSuccess(one))}];
-                  const rate = end < 1e4 ? {} : {unit: 'rows per second', perSecond: coarse.width / 1000, whole: false};
-                  const tokens = each(side => soFar(ends(side, fine, one => one.tokens ?? 0)));
-                  const priced = sides.flatMap(({attempts}) => attempts).filter(one => one.price);
-                  const currencies = [...new Set(priced.map(one => one.currency))];
-                  const cost = currencies.flatMap((currency, n) => sides.map(side => ({
-                    name: (side.name + ' ' + currency).trim(),
-                    look: side.name || ['plain', 'partial', 'unknown'][n % 3],
-                    values: soFar(ends(side, fine, one => one.currency === currency ? one.price ?? 0 : 0))})));
-                  return [make('Completed rows', 'rows', coarse, completed, {bars: !isComparison, ...rate}),
-                    make('Requests in flight', 'requests', fine, each(side => inFlight(side.attempts, fine))),
-                    make('Tokens used so far', 'tokens', fine, tokens),
-                    make('Cost so far', currencies.length === 1 ? currencies[0] : '', fine, cost, {whole: false})]
-                    .filter(({series}) => series.some(({values}) => values.some(value => value)));
-                }
-
-                // on average
-                function inFlight(attempts, {width, count}) {
-                  const values = Array(count).fill(0);
-                  for (const {start, end} of attempts)
-                    for (let n = Math.floor(start / width); n * width < end; n++)
-                      values[n] += (Math.min(end, (n + 1) * width) - Math.max(start, n * width)) / width;
-                  return values;
-                }
-
-                // bars or lines over buckets of equal width; pointing at a bucket shows its values
-                function chart({title, unit, x, width, perSecond, whole, bars, series, marks = []}) {
-                  const WIDE = 420, HIGH = 200, LEFT = 46, RIGHT = 12, BOTTOM = 34, LINE = 13;
-                  const buckets = [...series[0].values.keys()], end = buckets.length * width, per = perSecond || 1;
-                  const top = 18 + LINE * marks.length;
-                  const of = n => series.map(({values}) => values[n]);
-                  const highest = Math.max(...buckets.map(n => (bars ? sum(of(n)) : Math.max(...of(n))) / per)) || 1;
-                  const step = Math.max(tick(highest, 4), whole ? 1 : 0);
-                  const ceiling = Math.ceil(highest / step - 1e-9) * step;
-                  const over = at => LEFT + (WIDE - LEFT - RIGHT) * at / end;
-                  const down = value => HIGH - BOTTOM - (HIGH - top - BOTTOM) * value / per / ceiling;
+                // how many values of each series are in each range; pointing at a range shows them
+                function chart(title, series, marks) {
+                  const LEFT = 40, RIGHT = 408, TOP = 28, BOTTOM = 170;
+                  const all = series.flatMap(([, values]) => values).sort((a, b) => a - b);
+                  const tail = 4 * all[Math.ceil(all.length * .99) - 1], last = Math.min(all.at(-1), tail) || .01;
+                  const width = tick(last, Math.min(40, Math.max(10, 3 * Math.sqrt(all.length)))); // few rows, few bars
+                  const count = Math.floor(last / width + 1e-9) + 1, end = count * width;
+                  const ranges = [...Array(count).keys()];
+                  const place = value => Math.min(count - 1, Math.floor(value / width + 1e-9));
+                  const counts = series.map(([, values]) => {
+                    const counts = Array(count).fill(0);
+                    for (const value of values) counts[place(value)]++;
+                    return counts;
+                  });
+                  const join = isComparison ? (...values) => Math.max(...values) : (...values) => sum(values);
+                  const highest = Math.max(...ranges.map(n => join(...counts.map(of => of[n]))));
+                  const step = Math.max(1, tick(highest, 4)), ceiling = Math.ceil(highest / step) * step;
+                  const over = value => LEFT + (RIGHT - LEFT) * Math.min(1, value / end);
+                  const down = rows => BOTTOM - (BOTTOM - TOP) * rows / ceiling;
                   const text = (x, y, look, words) => svg('text', {x, y, class: look}, words);
                   const ticks = (last, step) =>
                     Array.from({length: Math.floor(last / step + 1e-3) + 1}, (_, n) => n * step);
 
-                  function tooltip(n) {
-                    const range = `${short(n * width)} to ${short((n + 1) * width)} ${x}: `;
-                    const each = series.map(one => short(one.values[n]) + ' ' + one.name).join(', ');
-                    if (series.length > 1 && !bars) return range + each;
-                    const all = counted(sum(of(n)), perSecond ? 'rows' : unit);
-                    return range + all + (series.length > 1 ? ` (${each})` : '');
-                  }
-
-                  function bar(n) {
-                    let below = 0;
-                    return series.filter(({values}) => values[n]).map(({look, values}) => {
-                      const bottom = down(below), y = down(below += values[n]);
-                      return svg('rect', {class: look, x: over((n + .07) * width), y, height: bottom - y,
-                        width: Math.max(.6, (over(width) - LEFT) * .86)});
-                    });
-                  }
-
-                  function line({look, values}) {
-                    const points = values.map((value, n) => `${over((n + .5) * width)} ${down(value)}`).join('L');
-                    const area = `M${over(width / 2)} ${down(0)}L${points}L${over(end - width / 2)} ${down(0)}Z`;
-                    return [svg('path', {class: 'area ' + look, d: area}),
-                      svg('path', {class: 'line ' + look, d: 'M' + points})];
-                  }
-
-                  function mark([name, seconds], n) {
-                    const x = over(Math.min(seconds, end)), isLeft = x > WIDE - 90, y = LINE * n;
-                    return [svg('path', {class: 'mark', d: `M${x} ${4 + y}V${down(0)}`}),
-                      text(isLeft ? x - 5 : x + 5, 13 + y, isLeft ? 'label end' : 'label',
-                        `${name} ${fixed(seconds)} s`)];
-                  }
-
-                  const grid = ticks(ceiling, step).map(value => [value, down(value * per)]).flatMap(([value, y]) =>
-                    [svg('path', {class: 'grid', d: `M${LEFT} ${y}H${WIDE - RIGHT}`}),
-                      text(LEFT - 6, y + 4, 'end', short(value))]);
-                  const scale = ticks(end, tick(end, 8)).map(at =>
-                    text(over(at), HIGH - BOTTOM + 15, 'middle', short(at)));
-                  const hits = buckets.map(n => svg('g', {}, svg('title', {}, tooltip(n)),
-                    svg('rect', {class: 'hit', x: over(n * width), y: top, width: over(width) - LEFT,
-                      height: down(0) - top}), ...bars ? bar(n) : []));
-                  const image = svg('svg', {viewBox: `0 0 ${WIDE} ${HIGH}`, role: 'img',
-                      'aria-label': `${title}: up to ${short(highest)} ${unit}, over ${short(end)} ${x}`},
-                    ...grid, ...scale, text(WIDE - RIGHT, top - 6, 'end unit', unit),
-                    text(WIDE - RIGHT, HIGH - 4, 'end unit', x), ...bars ? [] : series.flatMap(line), ...hits,
-                    ...marks.flatMap(mark));
-                  const legend = series.filter(one => one.name && series.length > 1)
-                    .map(one => element('span', 'key ' + one.look, one.name));
-                  return element('figure', 'card', element('figcaption', '', title, ...legend), image);
+                  const grid = ticks(ceiling, step).flatMap(rows => [
+                    text(LEFT - 6, down(rows) + 4, 'end', number(rows)),
+                    svg('path', {class: 'grid', d: `M${LEFT} ${down(rows)}H${RIGHT}`})]);
+                  const scale = ticks(end, tick(end, 8)).map(value =>
+                    text(over(value), BOTTOM + 16, 'middle', short(value)));
+                  const wide = (over(width) - LEFT) * .86 / (isComparison ? series.length : 1);
+                  const bars = ranges.map(n => { // stacked, those of a comparison side by side
+                    const words = series.map(([name], of) => number(counts[of][n]) + ' ' + name).join(', ');
+                    return svg('g', {}, svg('title', {}, `${short(n * width)} to ${short((n + 1) * width)}: ${words}`),
+                      ...series.map(([name], of) => svg('rect', {class: name, width: wide,
+                        x: over((n + .07) * width) + (isComparison ? wide * of : 0),
+                        y: down(isComparison ? counts[of][n] : sum(counts.slice(0, of + 1).map(of => of[n]))),
+                        height: BOTTOM - down(counts[of][n])})));
+                  });
+                  const lines = marks.flatMap(([name, value], n) => [
+                    svg('path', {class: 'mark', d: `M${over(value)} ${TOP - 4}V${BOTTOM}`}),
+                    text(LEFT + (n + .5) * (RIGHT - LEFT) / marks.length, 12, 'middle', `${name} ${fixed(value)} s`)]);
+                  const legend = series.length > 1 ? series.map(([name]) => chip(name)) : [];
+                  return element('figure', 'card', element('figcaption', '', title, ...legend),
+                    svg('svg', {viewBox: '0 0 420 192', role: 'img'}, ...grid, ...scale, ...bars, ...lines));
                 }
 
-                const marked = pieces => pieces.map(({both, first, second}) =>
-                  both ?? (first !== undefined ? element('del', '', first) : element('ins', '', second)));
-                const near = text => text.length > 40 ? text.slice(0, 15) + ' … ' + text.slice(-20) : text;
-                const lastError = row => row.error ?? row.attempts.at(-1)?.error ?? '';
+                const marked = ({before, first, second, after}) =>
+                  [before, first && element('del', '', first), second && element('ins', '', second), after];
+                const lastError = row => row.error ?? row.attempts?.at(-1)?.error;
                 const errors = row => [row.error, row.second?.error].filter(error => error).join(' · ');
 
                 function result(row) {
                   if (isComparison) return errors(row) || row.differences.map(({pointer}) => pointer).join(' ');
-                  if ('cause' in row) return lastError(row) || label(batch.causes[row.cause]);
+                  if ('cause' in row) return lastError(row) ?? label(batch.causes[row.cause]);
                   return Object.values(row.outputs).map(plain).join(' · ').slice(0, 300);
                 }
 
                 function preview(row) {
                   if (!isComparison || errors(row)) return result(row);
-                  return row.differences.flatMap(({pointer, pieces}) => [element('small', '', pointer + ' '),
-                    ...marked(pieces.map(piece => piece.both ? {both: near(piece.both)} : piece)), ' ']);
+                  return row.differences.flatMap(({pointer, change}) => [element('small', '', pointer + ' '),
+                    ...marked({...change, before: change.before.slice(-20)}), ' ']);
                 }
 
                 const columns = [
                   {key: 'id', title: 'Id', by: row => row.id, show: row => button(row.id)},
-                  {key: 'outcome', title: isComparison ? 'Kind' : 'Outcome', show: row => chip(row.outcome),
-                    by: row => Object.keys(batch.totals).indexOf(row.outcome)},
+                  {key: 'outcome', title: isComparison ? 'Kind' : 'Outcome', by: row => row.outcome,
+                    show: row => chip(row.outcome)},
                   {key: 'seconds', title: isComparison ? 'First, s' : 'Seconds', look: 'number',
                     by: row => row.seconds ?? 0, show: row => fixed(row.seconds)},
                   ...(isComparison ? [{key: 'second', title: 'Second, s', look: 'number wide',
@@ -11858,12 +11628,7 @@ final class DifyExec implements Runnable {
                 }
 
                 const strings = value => value === Object(value) ? Object.values(value).flatMap(strings) : [value];
-
-                function haystack(n) {
-                  const {id, run, error, second, inputs, outputs, attempts, differences} = rows[n];
-                  return haystacks[n] ??= strings([id, run, error, second?.run, second?.error, inputs, outputs,
-                    differences, attempts.map(attempt => attempt.error)]).join('\\n').toLowerCase();
-                }
+                const haystack = n => haystacks[n] ??= strings(rows[n]).join('\\n').toLowerCase();
 
                 function choose() {
                   const needle = at('search').value.trim().toLowerCase();
@@ -11872,30 +11637,28 @@ final class DifyExec implements Runnable {
                     && (cause === '' || rows[n].cause === +cause || rows[n].differsIn?.includes(+cause))
                     && (needle === '' || haystack(n).includes(needle)));
                   if (sort.key) order();
-                  at('count').textContent = number(chosen.length) + ' of ' + number(rows.length)
-                    + (rows.length === 1 ? ' row' : ' rows');
+                  at('count').textContent = number(chosen.length) + ' of ' + counted(rows.length);
+                  at('none').hidden = chosen.length > 0;
                   at('body').replaceChildren();
                   drawn = 0;
                   shown = -1;
-                  draw();
+                  draw(DRAWN);
                 }
 
-                // the next rows, when the reader gets there
-                function draw() {
-                  const next = chosen.slice(drawn, drawn + DRAWN);
+                function draw(most) {
+                  const next = chosen.slice(drawn, drawn + most);
                   at('body').append(...next.map((n, i) => line(n, drawn + i)));
                   drawn += next.length;
-                  at('more').textContent = drawn < chosen.length ? `Showing the first ${number(drawn)} rows.` : '';
+                  at('more').hidden = drawn === chosen.length;
+                  at('more').textContent = `Show more (${number(chosen.length - drawn)} left)`;
                 }
 
+                const compare = new Intl.Collator('en', {numeric: true}).compare;
+
                 function order() {
-                  const {by} = columns.find(({key}) => key === sort.key);
+                  const {by} = columns.find(({key}) => key === sort.key), up = sort.down ? -1 : 1;
                   const values = new Map(chosen.map(n => [n, by(rows[n])]));
-                  const compare = new Intl.Collator('en', {numeric: true}).compare, up = sort.down ? -1 : 1;
-                  chosen.sort((a, b) => {
-                    const x = values.get(a), y = values.get(b);
-                    return up * (typeof x === 'string' ? compare(x, y) : x - y) || a - b;
-                  });
+                  chosen.sort((a, b) => up * compare(values.get(a), values.get(b)) || a - b);
                 }
 
                 function line(n, place) {
@@ -11903,6 +11666,26 @@ final class DifyExec implements Runnable {
                     element('td', look, ...[show(rows[n])].flat())));
                   made.dataset.place = place;
                   return made;
+                }
+
+                // the rows that are chosen, as a CSV that a spreadsheet opens without running anything
+                function csv() {
+                  const safe = value => ('' + value).replace(/^[=+@\\t\\r-](?!\\d)/, "'$&");
+                  const cells = [columns.map(({title}) => title), ...chosen.map(n => columns.map(({by}) => by(rows[n])))];
+                  return '\\uFEFF' + cells.map(line => line.map(cell => '"' + safe(cell).replaceAll('"', '""') + '"')
+                    .join(',') + '\\r\\n').join('');
+                }
+
+                function download() {
+                  const link = element('a', '');
+                  link.href = URL.createObjectURL(new Blob([csv()], {type: 'text/csv'}));
+                  link.download = 'rows.csv';
+                  link.click();
+                }
+
+                async function copy() {
+                  await navigator.clipboard.writeText(chosen.map(n => rows[n].id).join('\\n') + '\\n');
+                  at('count').textContent = counted(chosen.length) + ' copied';
                 }
 
                 // only if no digit is lost: 12345678901234567890 stays as it is
@@ -11917,23 +11700,23 @@ final class DifyExec implements Runnable {
                   ? [element('h3', '', title), element('dl', '', ...items)] : [];
 
                 const values = (title, named) => part(title, Object.entries(named).flatMap(([name, value]) => {
+                  if (value === undefined) return [];
                   const cell = element('dd', '', element('pre', '', value.json ? pretty(value.json) : plain(value)));
                   if (value.length && value.text)
                     cell.append(element('div', 'cut', 'cut here; ' + number(value.length) + ' characters in all'));
                   return [element('dt', '', name), cell];
                 }));
 
-                const differences = row => part('Differences', (row.differences ?? []).flatMap(
-                  ({pointer, note, pieces}) => [element('dt', '', pointer),
-                    element('dd', '', element('pre', '', ...marked(pieces)), element('div', 'cut', note))]));
+                const differences = row => part('Differences', (row.differences ?? []).flatMap(({pointer, change}) =>
+                  [element('dt', '', pointer), element('dd', '', element('pre', '', ...marked(change)))]));
 
-                function attempts(title, attempts) {
+                function attempts(attempts) {
                   const time = start => new Date(start).toISOString().replace('T', ' ').replace('Z', '');
                   const lines = attempts.map(({start, mode, outcome, seconds, error, run}) => [time(start), mode,
                     outcome ?? 'unfinished', fixed(seconds), (error ?? '') + (run ? ' (run ' + run + ')' : '')]);
                   const heads = ['Start (UTC)', 'Mode', 'Outcome', 'Seconds', 'Error'].map(title => [title, '']);
                   return lines.length
-                    ? [element('h3', '', title), element('div', 'scrolls', table('', heads, lines))] : [];
+                    ? [element('h3', '', 'Attempts'), element('div', '', table('', heads, lines))] : [];
                 }
 
                 function show(place) {
@@ -11941,14 +11724,12 @@ final class DifyExec implements Runnable {
                   const row = rows[chosen[place]];
                   const facts = {run: row.run, seconds: row.seconds, tokens: row.tokens, price: row.price,
                     error: lastError(row), 'second run': row.second?.run, 'second seconds': row.second?.seconds,
-                    'second error': row.second?.error, note: row.inputsDiffer && 'the inputs differ, too'};
-                  const known = Object.fromEntries(Object.entries(facts).filter(([, fact]) => fact));
+                    'second error': row.second?.error};
                   at('detail-id').textContent = row.id;
-                  at('detail-body').replaceChildren(chip(row.outcome), ...differences(row), ...values('Run', known),
+                  at('detail-body').replaceChildren(chip(row.outcome), ...differences(row), ...values('Run', facts),
                     ...values(row.edited ? 'Inputs as edited in the shell' : 'Inputs', row.inputs),
                     ...values(row.differences?.length ? 'Outputs of the first' : 'Outputs', row.outputs),
-                    ...attempts(isComparison ? 'Attempts of the first' : 'Attempts', row.attempts),
-                    ...attempts('Attempts of the second', row.second?.attempts ?? []));
+                    ...attempts(row.attempts ?? []));
                   at('before').disabled = place === 0;
                   at('after').disabled = place === chosen.length - 1;
                   if (!at('detail').open) at('detail').showModal();
@@ -11969,32 +11750,31 @@ final class DifyExec implements Runnable {
                 let soon;
                 at('search').oninput = () => { clearTimeout(soon); soon = setTimeout(choose, 120); };
                 for (const id of ['outcome', 'cause']) at(id).onchange = choose;
-                new IntersectionObserver(([more]) => { if (more.isIntersecting) draw(); }, {rootMargin: '50%'})
-                  .observe(at('more'));
-                onkeydown = event => { // n and p: the next and the previous row
-                  const place = shown + ({n: 1, p: -1}[event.key] ?? NaN);
-                  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches('input, select')) return;
-                  if (place in chosen) show(place);
+                at('reset').onclick = () => {
+                  for (const id of ['search', 'outcome', 'cause']) at(id).value = '';
+                  choose();
                 };
+                at('copy').onclick = copy;
+                at('download').onclick = download;
+                at('more').onclick = () => draw(DRAWN);
                 at('close').onclick = () => at('detail').close();
                 at('before').onclick = () => show(shown - 1);
                 at('after').onclick = () => show(shown + 1);
+                onbeforeprint = () => draw(Math.max(0, 1 + chosen.findLastIndex(n => needs(rows[n])) - drawn));
 
-                (async function read() {
-                  overview();
-                  at('heads').append(...columns.map(header));
-                  for (const name of Object.keys(batch.totals)) at('outcome').append(new Option(name, name));
-                  for (const block of document.querySelectorAll('script.rows')) {
-                    rows.push(...JSON.parse(block.textContent));
-                    block.remove();
-                    if (rows.length <= 5000) choose();
-                    await new Promise(resume => setTimeout(resume));
-                  }
-                  charts();
-                  at('outcome').value = batch.chosen ?? '';
-                  document.documentElement.dataset.ready = 'yes';
-                  choose();
-                })();
+                for (const block of document.querySelectorAll('script.rows')) {
+                  rows.push(...JSON.parse(block.textContent));
+                  block.remove();
+                }
+                rows.sort((a, b) => needs(b) - needs(a));
+                document.body.classList.toggle('few', isComparison || rows.length < FEW);
+                document.title = at('title').textContent = batch.title;
+                at('about').textContent = batch.about;
+                at('overview').append(totals(), ...causes());
+                at('heads').append(...columns.map(header));
+                charts();
+                choose();
+                document.documentElement.dataset.ready = 'yes';
                 """;
     }
 }
