@@ -893,6 +893,22 @@ final class LookUpTest {
         }
 
         @Test
+        void aRowIsSentAgainOnceNoneOfItsEarlierAttemptsHasTurnedUp() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), cut(Symptom.NO_ANSWER));
+            scene.found = unresolved -> unresolved.is(Symptom.RESEND) && scene.sent.size() == 2
+                    && unresolved.attempt().user().equals(scene.sent.getLast().user()) ? ended(succeeded("run-7")) : ABSENT;
+
+            scene.play();
+
+            assertEquals(2, scene.sent.size());
+            assertEquals(List.of("run-7"), scene.resultRuns());
+            String first = scene.sent.getFirst().user(), second = scene.sent.getLast().user();
+            assertEquals(List.of(first, first, second), scene.looked.stream()
+                    .filter(look -> look.is(Symptom.RESEND)).map(look -> look.attempt().user()).toList());
+        }
+
+        @Test
         void aRunThatTurnsUpRunningIsReportedOnceAndWaitedFor() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("Rate Limit Error"));
