@@ -3763,7 +3763,7 @@ final class DifyExec implements Runnable {
             if (seen instanceof Response.Ran ran && !(verdict instanceof Verdict.LookUp))
                 tally.used(attempt, ran.usage());
             switch (verdict) {
-                case Verdict.Done(var outcome) -> acknowledge(attempt, seen, outcome);
+                case Outcome outcome -> acknowledge(attempt, seen, outcome);
                 case Verdict.Again(var after, var why) -> {
                     tally.add(Tally.Counter.RETRIES);
                     agenda.again(attempt.row(), attempt.tries().plus(1, 0), now.plus(after), Optional.empty());
@@ -4353,7 +4353,7 @@ final class DifyExec implements Runnable {
             if (response instanceof Response.Refused refused && refused.status() < 300) return Optional.of(notDify());
             return switch (judge.verdict(NOBODY, response)) {
                 case Verdict.StopBatch(var why) -> Optional.of(why);
-                case Verdict.Done(var outcome) ->
+                case Outcome outcome ->
                         Optional.of(judge.access() + " refuses: " + Text.text(outcome.text(), LONGEST));
                 case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _, Verdict.LookUp _ -> Optional.empty();
             };
@@ -8700,10 +8700,10 @@ final class DifyExec implements Runnable {
                         unconfirmed(message(refused));
                 case Response.Refused refused -> refused(attempt, refused);
                 case Response.Cut(_, var symptom, var why) -> new Verdict.LookUp(symptom, why);
-                case Response.TooLarge(_, var why) -> failed(why); // paid for: another run would be as large
+                case Response.TooLarge(_, var why) -> Outcome.failed(why); // paid for: another run would be as large
                 case Response.NotSent(var why) -> new Verdict.Unreached(backoff.delay(0), why);
                 case Response.NotUploaded(var why, var mayPass, var retryAfter) -> mayPass
-                        ? again(attempt, why, retryAfter) : failed(why);
+                        ? again(attempt, why, retryAfter) : Outcome.failed(why);
             };
         }
 
@@ -8712,7 +8712,7 @@ final class DifyExec implements Runnable {
         Verdict afterLook(Attempt attempt, Response.Ran ran) {
             if (ran.status() != Response.RunStatus.STOPPED) return ran(attempt, ran);
             return ran.error().contains("worker is shutting down") && failedRuns != RetryRuns.NEVER
-                    ? again(attempt, ran.error(), Optional.empty()) : failed(words(ran));
+                    ? again(attempt, ran.error(), Optional.empty()) : Outcome.failed(words(ran));
         }
 
         /// A failure that would be paid for again, or looks made up.
@@ -8744,13 +8744,13 @@ final class DifyExec implements Runnable {
 
         private Verdict ran(Attempt attempt, Response.Ran ran) {
             return switch (ran.status()) {
-                case SUCCEEDED -> new Verdict.Done(Outcome.SUCCEEDED);
-                case PARTIAL -> new Verdict.Done(Outcome.PARTIAL);
-                case PAUSED -> new Verdict.Done(Outcome.PAUSED);
+                case SUCCEEDED -> Outcome.SUCCEEDED;
+                case PARTIAL -> Outcome.PARTIAL;
+                case PAUSED -> Outcome.PAUSED;
                 case STOPPED -> new Verdict.LookUp(Symptom.STOPPED, "the run was stopped: " + ran.error());
                 case RUNNING -> new Verdict.LookUp(Symptom.CUT, "the answer came before the end of the run");
                 case FAILED -> isWorthAnother(ran.error()) ? again(attempt, ran.error(), Optional.empty())
-                        : failed(words(ran));
+                        : Outcome.failed(words(ran));
             };
         }
 
@@ -8793,13 +8793,13 @@ final class DifyExec implements Runnable {
                 return new Verdict.LookUp(Symptom.SERVER_ERROR, message);
             var words = message.isEmpty() ? "" : ": " + message;
             return switch (status) {
-                case 400 -> failed(message.isEmpty() ? "HTTP 400" : seen.message());
-                case 403 -> failed("HTTP 403 from a firewall" + words);
-                case 413 -> failed("too large for the server (413)" + words);
+                case 400 -> Outcome.failed(message.isEmpty() ? "HTTP 400" : seen.message());
+                case 403 -> Outcome.failed("HTTP 403 from a firewall" + words);
+                case 413 -> Outcome.failed("too large for the server (413)" + words);
                 case 429 -> throttled(attempt, seen);
                 default -> seen.isTransient() || status < 300
                         ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, seen.why())
-                        : failed("HTTP " + status + words);
+                        : Outcome.failed("HTTP " + status + words);
             };
         }
 
@@ -8808,15 +8808,11 @@ final class DifyExec implements Runnable {
             var code = NO_MODEL.matcher(words).find() ? "provider_not_initialize"
                     : words.startsWith("No class mapping found") ? "invalid_param" : "";
             if (!code.isEmpty()) return refused(attempt, Response.Refused.event(400, code, words, seen.run()));
-            return BAD_ROW.matcher(words).find() ? failed(words) : new Verdict.LookUp(Symptom.STREAM_ERROR, words);
+            return BAD_ROW.matcher(words).find() ? Outcome.failed(words) : new Verdict.LookUp(Symptom.STREAM_ERROR, words);
         }
 
         private static String message(Response.Refused seen) {
             return Text.text(seen.message(), 200).strip();
-        }
-
-        private static Verdict failed(String text) {
-            return new Verdict.Done(new Outcome(RowStatus.FAILED, text));
         }
 
         private Verdict throttled(Attempt attempt, Response.Refused seen) {
@@ -8826,7 +8822,7 @@ final class DifyExec implements Runnable {
         Verdict again(Attempt attempt, String why, Optional<Duration> retryAfter) {
             int failed = attempt.tries().failed();
             return failed < backoff.maxRetries() ? new Verdict.Again(backoff.delay(failed, retryAfter), why)
-                    : failed(why);
+                    : Outcome.failed(why);
         }
 
         enum RetryRuns {
@@ -8910,15 +8906,14 @@ final class DifyExec implements Runnable {
                     && !unresolved.is(Symptom.TIMED_OUT))
                 return new Step.LookAgain(unresolved.with(unresolved.state().stopped(now)));
             if (attempt.isOfLostEdits()) // not sent again as something that nobody asked for
-                return new Step.Take(ran, new Verdict.Done(new Outcome(RowStatus.FAILED, ran.error())));
+                return new Step.Take(ran, Outcome.failed(ran.error()));
             return switch (unresolved.symptom()) {
                 case UNCONFIRMED -> { // the stream's end has the run's price, which the stored run lacks
                     var end = unresolved.seen() instanceof Response.Ran seen && !seen.isBare() ? seen : ran;
                     yield new Step.Judged(end, judge.confirmed(attempt, unresolved.seen(), end));
                 }
                 case INTERRUPTED -> interrupted(ran, new Step.SendAgain(Attempt.Tries.NONE, false));
-                case TIMED_OUT -> new Step.Take(ran,
-                        new Verdict.Done(new Outcome(RowStatus.FAILED, "timed out: " + unresolved.why())));
+                case TIMED_OUT -> new Step.Take(ran, Outcome.failed("timed out: " + unresolved.why()));
                 default -> new Step.Take(ran, judge.afterLook(attempt, ran));
             };
         }
@@ -8980,7 +8975,7 @@ final class DifyExec implements Runnable {
             Step then = new Step.SendAgain(attempt.tries(), false); // a call that was killed does not count as a try
             if (unresolved.symptom().isOurs())
                 then = judge.again(attempt, unresolved.why() + "; no run was started", Optional.empty())
-                        instanceof Verdict.Done(var outcome) ? giveUp(unresolved, outcome)
+                        instanceof Outcome outcome ? giveUp(unresolved, outcome)
                         : new Step.SendAgain(attempt.tries().plus(1, 0), false);
             return new Step.Close("not_started", Response.nothing(), unresolved.why(), then);
         }
@@ -9005,7 +9000,7 @@ final class DifyExec implements Runnable {
         /// A row of an earlier call is sent again if that was asked for, whatever its run does.
         private Step giveUp(Unresolved unresolved, Outcome outcome) {
             var cut = new Response.Cut(unresolved.run(), unresolved.symptom(), unresolved.why());
-            return unresolved.symptom().isOurs() || !resendUnknown ? new Step.Judged(cut, new Verdict.Done(outcome))
+            return unresolved.symptom().isOurs() || !resendUnknown ? new Step.Judged(cut, outcome)
                     : new Step.Close("resent", cut, outcome.text(), new Step.SendAgain(Attempt.Tries.NONE, true));
         }
 
@@ -9903,7 +9898,6 @@ final class DifyExec implements Runnable {
 
     /// The decision about a response.
     sealed interface Verdict {
-        record Done(Outcome outcome) implements Verdict {}
         record Again(Duration after, String why) implements Verdict {}
         /// Refused as too many at once: not the row's fault.
         record Throttled(Duration after, String why) implements Verdict {}
@@ -9914,11 +9908,15 @@ final class DifyExec implements Runnable {
     }
 
     /// How a row ended, with its cause if it did not succeed.
-    record Outcome(RowStatus status, String text) {
+    record Outcome(RowStatus status, String text) implements Verdict {
         static final Outcome SUCCEEDED = new Outcome(RowStatus.SUCCEEDED, "");
         /// Succeeded with failures that the workflow handled itself.
         static final Outcome PARTIAL = new Outcome(RowStatus.PARTIAL, "");
         static final Outcome PAUSED = new Outcome(RowStatus.PAUSED, "waits for a human");
+
+        static Outcome failed(String text) {
+            return new Outcome(RowStatus.FAILED, text);
+        }
     }
 
     /// One of the five outcomes, or none yet.

@@ -108,7 +108,7 @@ final class RecordingsTest {
             var verdict = judge().verdict(attempt, seen);
             assertTrue(List.of(expected.word().split(" or ")).contains(Expected.word(verdict)),
                     () -> exchange + ": " + seen + " is to be " + expected.word() + " and is " + verdict);
-            if (verdict instanceof Verdict.Done(var outcome) && outcome.status() == RowStatus.FAILED)
+            if (verdict instanceof Outcome outcome && outcome.status() == RowStatus.FAILED)
                 assertTrue(outcome.text().contains(expected.text().strip()), () -> exchange + ": " + outcome);
             if (!expected.run().isNull() && exchange.isQuestion()) sameAnswer(exchange, expected.run(), ran(seen));
             else if (!expected.run().isNull()) sameRun(exchange, expected.run(), ran(seen));
@@ -258,7 +258,7 @@ final class RecordingsTest {
                     .map(event -> event.path("message").asText(event.at("/data/error").asText("")))
                     .filter(text -> !text.isEmpty()).findFirst().orElseThrow();
             var told = switch (step.verdict()) {
-                case Verdict.Done(var outcome) -> outcome.text();
+                case Outcome outcome -> outcome.text();
                 case Verdict.StopBatch(var why) -> why;
                 case Verdict verdict -> verdict.toString();
             };

@@ -33,7 +33,7 @@ final class RulesTest {
         /// A word for a verdict: what becomes of the row, or `stop`.
         private static String word(Verdict verdict) {
             return switch (verdict) {
-                case Verdict.Done(var outcome) -> outcome.status().word();
+                case Outcome outcome -> outcome.status().word();
                 case Verdict.Again _ -> "again";
                 case Verdict.Throttled _ -> "throttled";
                 case Verdict.Unreached _ -> "unreached";
@@ -44,7 +44,7 @@ final class RulesTest {
 
         private static String said(Verdict verdict) {
             return switch (verdict) {
-                case Verdict.Done(var outcome) -> outcome.text();
+                case Outcome outcome -> outcome.text();
                 case Verdict.Again(_, var why) -> why;
                 case Verdict.Throttled(_, var why) -> why;
                 case Verdict.Unreached(_, var why) -> why;
@@ -392,7 +392,7 @@ final class RulesTest {
             assertEquals(verdict, word(judged));
             assertEquals(verdict, word(new Judge(BACKOFF, RetryRuns.ALWAYS, ACCESS).afterLook(attempt(tried, 0), stopped)));
             assertEquals("failed", word(new Judge(BACKOFF, RetryRuns.NEVER, ACCESS).afterLook(attempt(tried, 0), stopped)));
-            if (judged instanceof Verdict.Done(var failed))
+            if (judged instanceof Outcome failed)
                 assertTrue(failed.text().startsWith(error) && failed.text().contains(says), failed.text());
         }
 
@@ -457,9 +457,7 @@ final class RulesTest {
         void aPausedRunWaitsForAHuman() {
             var paused = ran("run-1", RunStatus.PAUSED, "");
 
-            var seen = (Verdict.Done) judge.verdict(attempt(0, 0), paused);
-
-            assertEquals(new Outcome(RowStatus.PAUSED, "waits for a human"), seen.outcome());
+            assertEquals(Outcome.PAUSED, judge.verdict(attempt(0, 0), paused));
         }
     }
 
@@ -531,7 +529,7 @@ final class RulesTest {
         private static String word(Step step, Instant now) {
             return switch (step) {
                 case Step.Take(_, var verdict) -> "take " + TheJudge.word(verdict);
-                case Step.Judged(Response.Cut cut, Verdict.Done(var outcome)) when !cut.why().isEmpty() ->
+                case Step.Judged(Response.Cut cut, Outcome outcome) when !cut.why().isEmpty() ->
                         outcome.status().word();
                 case Step.Judged(_, var verdict) -> "judge " + TheJudge.word(verdict);
                 case Step.LookAgain(var unresolved) when unresolved.due().equals(now.plusSeconds(2)) -> "look in 2 s";

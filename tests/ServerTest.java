@@ -425,7 +425,7 @@ class ServerTest {
 
         static String word(Verdict verdict) {
             return switch (verdict) {
-                case Verdict.Done(var outcome) -> outcome.status().word();
+                case Outcome outcome -> outcome.status().word();
                 case Verdict.Again _ -> "again";
                 case Verdict.Throttled _ -> "throttled";
                 case Verdict.Unreached _ -> "unreached";
