@@ -6213,10 +6213,15 @@ final class DifyExec implements Runnable {
                 }
             }
 
+            /// With a fixed `--user`, events belong to the last attempt.
             List<Trace> traces(int entry) throws IOException {
+                var offsets = batch.offsets();
+                var events = new LinkedList<Event>();
+                for (long event = offsets.newest.get(entry); event > 0; event = offsets.before.get(event - 1))
+                    events.addFirst(Event.read(log.seek(offsets.events.get(event - 1)).bytes()).orElseThrow());
                 var traces = new ArrayList<Trace>();
                 var last = new HashMap<String, Trace>(); // by user
-                for (var event : events(entry)) {
+                for (var event : events) {
                     if (event instanceof AttemptEvent attempt) {
                         traces.add(new Trace(attempt, new ArrayList<>(), new ArrayList<>()));
                         last.put(attempt.user(), traces.getLast());
@@ -6227,14 +6232,6 @@ final class DifyExec implements Runnable {
                         last.get(end.user()).ends.add(end);
                 }
                 return traces;
-            }
-
-            private List<Event> events(int entry) throws IOException {
-                var offsets = batch.offsets();
-                var events = new LinkedList<Event>();
-                for (long event = offsets.newest.get(entry); event > 0; event = offsets.before.get(event - 1))
-                    events.addFirst(Event.read(log.seek(offsets.events.get(event - 1)).bytes()).orElseThrow());
-                return events;
             }
 
             @Override

@@ -357,16 +357,6 @@ final class BatchTest {
             assertTrue(problem.getMessage().contains(scene.output + ":2)"), problem.getMessage());
         }
 
-        @Test
-        void twoMarksHideNoSuccess() throws Exception {
-            var scene = Scene.of(folder, "a");
-            Files.writeString(scene.output, json("\uFEFF\uFEFF{'id':'a','status':'success'}\n"));
-
-            scene.play();
-
-            assertEquals(List.of(), scene.ids());
-        }
-
         @ParameterizedTest
         @ValueSource(strings = {"UTF-16", "UTF-16LE", "UTF-16BE"})
         void resultsSavedAsUtf16AreRefusedAndLeftAsTheyAre(String encoding) throws IOException {
@@ -504,17 +494,6 @@ final class BatchTest {
 
         private static EndEvent lacking(String id, String... files) {
             return new EndEvent(NOON, id, "u", "succeeded", "", "", 0, "", 1, 10, null, "", false, List.of(files));
-        }
-
-        @Test
-        void linesThatCannotBeReadAreReportedByTheirNumbers() throws IOException {
-            var batch = batch(new Log().session("1.16.0").line("{\"event\":\"end\",\"t\":\"2026-01-").line("garbage")
-                    .end("a", "u", "failed", ""));
-
-            assertEquals(2, batch.history().unreadable.size());
-            var note = String.join("", StatusView.notes(batch));
-            assertTrue(note.contains(".log:2, ") && note.contains(".log:3)"), note);
-            assertEquals(RowStatus.FAILED, batch.index().status(0));
         }
 
         @Test
@@ -734,39 +713,6 @@ final class BatchTest {
         }
 
         @Test
-        void resultsThatAreGoneAreToldAndNotRunAgain() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            scene.play();
-            Files.delete(scene.output);
-
-            var problem = assertThrows(Unusable.class, scene::open);
-
-            assertEquals(Exit.UNUSABLE, problem.exit);
-            var said = problem.getMessage();
-            assertTrue(said.startsWith(scene.output + ": ") && said.contains("2 rows"), said);
-            assertTrue(said.contains("--rebuild"), said);
-        }
-
-        @Test
-        void resultsThatAreGoneAreFetchedAgainByTheirRunIds() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            scene.play();
-            var lines = Files.readAllLines(scene.output);
-            Files.write(scene.output, lines.subList(0, 1));
-            scene.sent.clear();
-            scene.rebuild = true;
-            scene.world.startAt(Instant.now().plusSeconds(1)); // lost results are asked for from now on
-            scene.found = unresolved -> ended(succeeded(unresolved.run().orElseThrow().id()));
-
-            scene.play();
-
-            count(0, 1, scene);
-            assertEquals("run-b", scene.looked.getFirst().run().orElseThrow().id());
-            assertEquals(List.of("a", "b"), scene.resultIds());
-            assertEquals("run-b", scene.results().get(1).path("workflow_run_id").asText());
-        }
-
-        @Test
         void aResultThatTheServerHasNoMoreIsUnknownAndNotPaidAgain() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.play();
@@ -782,27 +728,12 @@ final class BatchTest {
             assertEquals(List.of("a"), scene.retryIds());
         }
 
-        @Test
-        void resultsThatAreDeletedUnderTheBatchAreTold() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            scene.answer = (attempt, _) -> {
-                if (attempt.row().id().equals("b")) assertTrue(scene.output.toFile().delete());
-                return succeeded("run-" + attempt.row().id());
-            };
-
-            var stop = scene.play().orElseThrow();
-
-            assertEquals(Exit.STOPPED, stop.exit());
-            assertTrue(stop.why().contains("results.jsonl"), stop.why());
-        }
-
-        /// As an editor does that saves them.
         @ParameterizedTest
-        @CsvSource({"'', false", "'', true", ".log, false", ".log, true"})
-        void aFileThatIsReplacedUnderTheBatchEndsItBeforeItSendsMore(String name, boolean inPlace) throws Exception {
+        @CsvSource({"'', replace", "'', cut", "'', delete", ".log, replace", ".log, cut"})
+        void aFileThatIsChangedUnderTheBatchEndsItBeforeItSendsMore(String name, String how) throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
             scene.answer = (attempt, _) -> {
-                if (attempt.row().id().equals("b")) replace(scene.file(name), inPlace);
+                if (attempt.row().id().equals("b")) change(scene.file(name), how);
                 return succeeded("run-" + attempt.row().id());
             };
 
@@ -810,35 +741,19 @@ final class BatchTest {
 
             assertEquals(Exit.STOPPED, stop.exit());
             assertTrue(stop.why().contains(scene.file(name) + " was changed by another program"), stop.why());
-            assertEquals(List.of("a", "b"), scene.sent.stream().map(attempt -> attempt.row().id()).toList());
+            assertEquals(List.of("a", "b"), scene.ids());
         }
 
-        private static void replace(Path file, boolean inPlace) {
+        /// `replace`: as an editor does that saves it.
+        private static void change(Path file, String how) {
             try {
-                if (inPlace) Files.write(file, Arrays.copyOf(Files.readAllBytes(file), 30));
+                if (how.equals("cut")) Files.write(file, Arrays.copyOf(Files.readAllBytes(file), 30));
+                else if (how.equals("delete")) Files.delete(file);
                 else Files.move(Files.copy(file, file.resolveSibling("copy")), file,
                         StandardCopyOption.REPLACE_EXISTING);
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem);
             }
-        }
-
-        @Test
-        void aTornLastLineIsCutOffAndItsRowLookedUp() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            scene.play();
-            var bytes = Files.readAllBytes(scene.output);
-            Files.write(scene.output, Arrays.copyOf(bytes, bytes.length - 40));
-            scene.sent.clear();
-            scene.rebuild = true;
-            scene.world.startAt(Instant.now().plusSeconds(1)); // lost results are asked for from now on
-            scene.found = unresolved -> ended(succeeded(unresolved.run().orElseThrow().id()));
-
-            scene.play();
-
-            count(0, 1, scene);
-            assertEquals(List.of("a", "b"), scene.resultIds());
-            assertEquals("results.jsonl", scene.log("torn").getFirst().path("file").asText());
         }
 
         @Test
@@ -949,26 +864,6 @@ final class BatchTest {
             assertTrue(nobody.getMessage().contains("\"z\""), nobody.getMessage());
             assertTrue(noOption.getMessage().startsWith("--ids: "), noOption.getMessage());
         }
-
-        @Test
-        void theFilesOfTheOriginalToolAreTakenOver() throws Exception {
-            var scene = Scene.of(folder, "a", "b", "c");
-            Files.writeString(scene.output,
-                    json("\uFEFF{'id': 'a', 'status': 'success', 'outputs': {'outputs': {'x': 1}}}\n"));
-            Files.writeString(scene.file(".retry"), "\uFEFFb\nb\n");
-
-            assertEquals(List.of("b", "c"), selected(scene, Batch.Selection.PENDING, _ -> {}));
-            assertEquals(List.of("b"), selected(scene, Batch.Selection.LISTED, _ -> {}));
-        }
-
-        @Test
-        void anInputThatIsAlsoAnOutputIsRefused() throws IOException {
-            var output = Files.writeString(folder.resolve("data.csv"), "id\na\n");
-
-            var problem = assertThrows(Unusable.class, () -> BatchFiles.of(output).refuse(output));
-
-            assertTrue(problem.getMessage().startsWith(output.toString()), problem.getMessage());
-        }
     }
 
     @Nested
@@ -1014,13 +909,6 @@ final class BatchTest {
             assertEquals(150_006, mend(path).orElseThrow().bytes());
 
             assertEquals(first, Files.readString(path));
-        }
-
-        @Test
-        void aFileThatIsNotThereIsNotMade() throws IOException {
-            mend(folder.resolve("none"));
-
-            assertFalse(Files.exists(folder.resolve("none")));
         }
 
         @Test

@@ -81,18 +81,12 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void thatIsNotInUtf8IsNamedWithItsLine() throws IOException {
+        void thatIsNotInUtf8IsNamedWithItsLineAndAFolderToo() throws IOException {
             Files.write(file("data.csv"), "id,text\n1,a\n2,caf\u00e9\n".getBytes(StandardCharsets.ISO_8859_1));
-
             refused(dify.run(), "csv:3:", "UTF-8");
 
-            assertEquals(Set.of("data.csv"), names());
-        }
-
-        @Test
-        void thatIsAFolderIsNamed() throws IOException {
+            Files.delete(file("data.csv"));
             Files.createDirectory(file("data.csv"));
-
             refused(dify.run(), "data.csv: is a folder");
 
             assertEquals(Set.of("data.csv"), names());
@@ -194,37 +188,17 @@ final class FilesTest extends WholeCommand {
             bad();
 
             var call = dify.run();
+            var check = check();
 
-            assertEquals(2, call.code());
+            assertEquals(List.of(2, 2), List.of(call.code(), check.code()));
             assertTrue(call.sentence().contains("3 problems"), call.err());
+            assertEquals("", check.err());
             for (var facts : List.of("line 3, id 2.*text.*too long.*8.*5", "line 4, id 3.*lang.*\"fr\".*\"en\", \"ja\"",
                     "line 4, id 3.*count.*many"))
-                assertTrue(call.err().lines().anyMatch(line -> line.matches(facts + ".*")), call.err());
+                for (var said : List.of(call.err(), check.out()))
+                    assertTrue(said.lines().anyMatch(line -> line.matches(".*" + facts + ".*")), said);
             assertEquals(0, dify.runs());
             assertEquals(Set.of("data.csv"), names());
-        }
-
-        @Test
-        void isACommandToo() throws IOException {
-            bad();
-
-            var call = check();
-
-            assertEquals(2, call.code());
-            assertTrue(call.out().contains("line 3, id 2: text = \"too long\""), call.out());
-            assertEquals("", call.err());
-            assertEquals(Set.of("data.csv"), names());
-            assertEquals(0, dify.runs());
-        }
-
-        @Test
-        void isFineWithAFineFile() throws IOException {
-            csv("id,text,Language,count", "1,fine,en,1");
-
-            var call = check();
-
-            assertEquals(0, call.code(), call.err());
-            assertTrue(call.out().contains("No problems"), call.out());
         }
 
         @Test
@@ -270,26 +244,20 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void showsTheRequestsWithoutTheKey() throws IOException {
+        void showsTheRequestsWithoutTheKeyAndBesideTheJson() throws IOException {
             csv("id,text,lang,count", "1,fine,en,1", "2,fine,ja,");
+            var request = text("{'id':'1','text':'fine','lang':'en','count':1}");
 
             var call = check("--show", "1");
+            var json = check("--json", "--show", "1");
 
-            assertTrue(call.out().contains(text("{'id':'1','text':'fine','lang':'en','count':1}")), call.out());
+            assertEquals(List.of(0, 0), List.of(call.code(), json.code()), call.err());
+            assertTrue(call.out().contains(request) && call.out().contains("No problems"), call.out());
             assertFalse(call.out().contains("\"ja\""), call.out());
             assertTrue(call.out().contains("curl -X POST " + dify.url() + "/workflows/run "), call.out());
+            assertEquals(2, tree(json.out()).path("rows").asInt(), json.out());
+            assertTrue(json.err().contains(request), json.err());
             assertEquals(0, dify.runs());
-        }
-
-        @Test
-        void showsTheRequestsBesideTheJsonNotBehindIt() throws IOException {
-            csv("id,text,lang,count", "1,fine,en,1");
-
-            var call = check("--json", "--show", "1");
-
-            assertEquals(1, tree(call.out()).path("rows").asInt(), call.out());
-            assertEquals(1, call.out().lines().count(), call.out());
-            assertTrue(call.err().contains(text("{'id':'1','text':'fine','lang':'en','count':1}")), call.err());
         }
 
         private LoggedRequest posted() {
@@ -340,19 +308,6 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void aWorkbookWithTheNameOfACsvEndsEveryCommand() throws IOException {
-            try (var zip = new ZipOutputStream(Files.newOutputStream(file("data.csv")))) {
-                zip.putNextEntry(new ZipEntry("xl/workbook.xml"));
-            }
-
-            for (var call : List.of(call(Map.of(), "check", "--demo", "-i", input()),
-                    call(Map.of(), "run", "--demo", "-i", input(), "-o", output()))) {
-                assertEquals(2, call.code());
-                assertTrue(call.sentence().contains("data.csv: ") && call.err().contains("\nhint: "), call.err());
-            }
-        }
-
-        @Test
         void showsTheAddressThatARunGoesTo() throws Exception {
             csv("id,text,lang,count", "1,fine,en,1");
             var settings = new HashMap<>(dify.settings());
@@ -364,15 +319,6 @@ final class FilesTest extends WholeCommand {
 
             assertEquals(dify.url().replace("/v1", posted().getUrl()), curl(call).get(2));
             assertTrue(curl(call).get(2).endsWith("/workflows/v%201%2F2/run"), curl(call)::toString);
-        }
-
-        @Test
-        void showsTheDemosAddress() throws Exception {
-            csv("id,text", "1,fine");
-
-            var call = call(Map.of(), "check", "-i", input(), "--show", "1", "--demo");
-
-            assertTrue(curl(call).get(2).matches("http://127\\.0\\.0\\.1:\\d+/v1/workflows/run"), call.out());
         }
 
         @Test
@@ -573,8 +519,8 @@ final class FilesTest extends WholeCommand {
             var call = call(dify.settings(), outside("check", "--files", file("none").toString()));
 
             assertEquals(2, call.code());
-            assertTrue(call.sentence().contains("--files " + file("none")), call.sentence());
-            assertEquals(0, dify.requests());
+            assertTrue(call.sentence().contains(file("none").toString()), call.sentence());
+            assertEquals(0, dify.runs());
         }
 
         /// While `a.txt` goes up, a link to what must not go out takes the place of `b.txt`.
@@ -679,18 +625,6 @@ final class FilesTest extends WholeCommand {
                     matching(".*"))).size(), "the link is signed: the key is not for it");
         }
 
-        @ParameterizedTest
-        @ValueSource(strings = {"missing.csv", "empty.csv"})
-        void haveNoFolderWhereTheInputCannotBeOpened(String input) throws IOException {
-            Files.createFile(file("empty.csv"));
-
-            var call = call(dify.settings(), "run", "-i", file(input).toString(), "-o", output(), "--save-files",
-                    file("out").toString());
-
-            assertEquals(2, call.code(), call.err());
-            assertFalse(Files.exists(file("out")));
-        }
-
         @Test
         void madeByTheWorkflowAreWarnedOfOnceWhenNobodyFetchesThem() throws IOException {
             csv("id,doc,docs", "1,,", "2,,");
@@ -720,11 +654,12 @@ final class FilesTest extends WholeCommand {
             assertEquals(1, missing().size());
         }
 
-        @Test
-        void thatCannotBeFetchedCostTheRowNothing() throws IOException {
+        @ParameterizedTest
+        @CsvSource({"403, 1", "503, 2"})
+        void thatCannotBeFetchedCostTheRowNothing(int status, int tries) throws IOException {
             csv("id,doc,docs", "1,,");
             givesAFile(".txt");
-            dify.server.stubFor(get(urlEqualTo("/v1/f?sign=x")).willReturn(aResponse().withStatus(403)));
+            fileIs(aResponse().withStatus(status), aResponse().withStatus(status), aResponse().withBody("made"));
 
             var call = save();
 
@@ -732,8 +667,9 @@ final class FilesTest extends WholeCommand {
             assertEquals(List.of("1"), ids());
             assertEquals("", content("results.jsonl.retry"));
             assertEquals("{}", saved());
-            assertTrue(call.err().contains("HTTP 403"), call.err());
-            assertEquals("[\"1-made-1.txt: HTTP 403\"]", missing().toString());
+            assertTrue(call.err().contains("HTTP " + status), call.err());
+            assertEquals("[\"1-made-1.txt: HTTP " + status + "\"]", missing().toString());
+            assertEquals(tries, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/f?sign=x"))).size());
         }
 
         @Test
@@ -769,18 +705,6 @@ final class FilesTest extends WholeCommand {
                 assertEquals("{1-made-1.txt=made}", saved());
             }
             assertEquals(8, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/f?sign=x"))).size());
-        }
-
-        @Test
-        void areTriedTwiceAtMost() throws IOException {
-            csv("id,doc,docs", "1,,");
-            givesAFile(".txt");
-            fileIs(aResponse().withStatus(503), aResponse().withStatus(503), aResponse().withBody("made"));
-
-            var call = save();
-
-            assertEquals(3, call.code(), call.err());
-            assertEquals("[\"1-made-1.txt: HTTP 503\"]", missing().toString());
         }
 
         @Test
@@ -1005,19 +929,6 @@ final class FilesTest extends WholeCommand {
             for (var url : List.of(dify.url(), other.url())) assertTrue(call.sentence().contains(url), call.err());
             assertEquals(0, other.runs());
             assertEquals("succeeded=1 pending=1", status());
-        }
-
-        @Test
-        void ofANewerFormatAreLeftAlone() throws IOException {
-            rows(1);
-            Files.writeString(file("results.jsonl.log"),
-                    "{\"event\":\"session\",\"t\":\"2030-01-01T00:00:00Z\",\"format\":9,\"tool\":\"difyexec 9\"}\n");
-
-            var call = dify.run();
-
-            assertEquals(2, call.code());
-            assertTrue(call.sentence().contains("difyexec 9"), call.err());
-            assertEquals(0, dify.requests());
         }
 
         @Test

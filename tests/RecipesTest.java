@@ -43,29 +43,18 @@ final class RecipesTest extends WholeCommand {
                     "there is no " + program + " here");
     }
 
-    private Process start(Map<String, String> settings, String out, String... words) throws IOException {
-        var builder = new ProcessBuilder(words).directory(folder.toFile()).redirectErrorStream(true)
-                .redirectInput(ProcessBuilder.Redirect.from(new File("/dev/null"))).redirectOutput(file(out).toFile());
+    /// Runs a program to its end; gives what it said.
+    private String said(Map<String, String> settings, int code, String... words) throws Exception {
+        var builder = new ProcessBuilder(words).directory(folder.toFile()).redirectErrorStream(true).redirectInput(
+                ProcessBuilder.Redirect.from(new File("/dev/null"))).redirectOutput(file("said.out").toFile());
         builder.environment().clear();
         builder.environment().putAll(Map.of("PATH", file("bin") + ":/usr/bin:/bin:/usr/sbin:/usr/local/bin",
                 "HOME", folder.toString(), "LC_ALL", "C.UTF-8"));
         builder.environment().putAll(settings);
-        return builder.start();
-    }
-
-    /// Runs a program to its end; gives what it said.
-    private String said(Map<String, String> settings, int code, String... words) throws Exception {
-        var process = start(settings, "said.out", words);
-        assertEquals(code, process.waitFor(), () -> String.join(" ", words) + "\n" + saidSoFar());
-        return content("said.out");
-    }
-
-    private String saidSoFar() {
-        try {
-            return content("said.out");
-        } catch (IOException problem) {
-            throw new UncheckedIOException(problem);
-        }
+        int ended = builder.start().waitFor();
+        var said = content("said.out");
+        assertEquals(code, ended, String.join(" ", words) + "\n" + said);
+        return said;
     }
 
     /// Each row has what one process makes of it, and was sent once.
@@ -124,91 +113,18 @@ final class RecipesTest extends WholeCommand {
             said(Map.of("JOB_COMPLETION_INDEX", "0"), Exit.UNUSABLE.code, "sh", "-c", script());
         }
 
+        /// Each task as the array job starts it.
         @Test
         void forSlurmMakesTheBatchOfOneProcess() throws Exception {
-            need("munged", "slurmctld", "slurmd", "sbatch");
-            try (var slurm = new Slurm()) {
-                slurm.begin();
-
-                said(slurm.settings, Exit.OK.code, "sbatch", "--wait", recipe("slurm.sh"), "data.csv", "results.jsonl");
+            for (int task = 1; task <= 4; task++) {
+                var told = said(Map.of("SLURM_ARRAY_TASK_ID", String.valueOf(task)), Exit.OK.code, "sh",
+                        recipe("slurm.sh"), "data.csv", "results.jsonl");
+                assertTrue(told.contains("shard " + task + " of 4: "), told);
             }
-            assertTrue(content("shard-2.out").contains("shard 2 of 4: "), content("shard-2.out"));
             var merge = call(Map.of(), "merge", "-i", input(), "-o", output());
             assertEquals(Exit.OK.code, merge.code(), merge.err());
 
             isWhatOneProcessMakes(12);
-        }
-    }
-
-    /// One node, with all its files in the test's folder.
-    private final class Slurm implements AutoCloseable {
-        final Map<String, String> settings = Map.of("SLURM_CONF", file("slurm.conf").toString());
-        private final List<Process> servers = new ArrayList<>();
-
-        void begin() throws Exception {
-            Files.createDirectories(file("state"));
-            Files.createDirectories(file("spool"));
-            var key = new byte[1024];
-            new SplittableRandom().nextBytes(key);
-            Files.write(file("munge.key"), key);
-            Files.setPosixFilePermissions(file("munge.key"), PosixFilePermissions.fromString("rw-------"));
-            var node = said(Map.of(), 0, "hostname", "-s").strip();
-            Files.writeString(file("slurm.conf"), configuration(node));
-            serve("munged", "--foreground", "--force", "--key-file=" + file("munge.key"), "--socket="
-                    + file("munge.socket"), "--pid-file=" + file("munged.pid"), "--log-file=" + file("munged.log"),
-                    "--seed-file=" + file("munged.seed"));
-            serve("slurmctld", "-D", "-c");
-            serve("slurmd", "-D", "-c", "-N", node);
-            for (var end = Instant.now().plusSeconds(15); Instant.now().isBefore(end); ) {
-                var asked = start(settings, "sinfo.out", "sinfo", "--noheader", "--format=%T");
-                if (asked.waitFor() == 0 && content("sinfo.out").strip().equals("idle")) return;
-                for (var server : servers) Assumptions.assumeFalse(server.waitFor(100, TimeUnit.MILLISECONDS),
-                        "Slurm does not start here: " + content("munged.out") + content("slurmctld.out")
-                                + content("slurmd.out"));
-            }
-            Assumptions.abort("Slurm does not start here within 15 s: " + content("sinfo.out"));
-        }
-
-        private void serve(String... words) throws IOException {
-            servers.add(start(settings, words[0] + ".out", words));
-        }
-
-        private String configuration(String node) throws IOException {
-            var user = System.getProperty("user.name");
-            try (var first = new ServerSocket(0); var second = new ServerSocket(0)) {
-                return """
-                        ClusterName=test
-                        SlurmctldHost=%1$s(127.0.0.1)
-                        SlurmUser=%2$s
-                        SlurmdUser=%2$s
-                        SlurmctldPort=%3$d
-                        SlurmdPort=%4$d
-                        AuthType=auth/munge
-                        AuthInfo=socket=%5$s/munge.socket
-                        CredType=cred/munge
-                        StateSaveLocation=%5$s/state
-                        SlurmdSpoolDir=%5$s/spool
-                        SlurmctldPidFile=%5$s/slurmctld.pid
-                        SlurmdPidFile=%5$s/slurmd.pid
-                        ProctrackType=proctrack/pgid
-                        TaskPlugin=task/none
-                        JobAcctGatherType=jobacct_gather/none
-                        MailProg=/bin/true
-                        ReturnToService=2
-                        SchedulerParameters=sched_interval=1,batch_sched_delay=0
-                        SlurmdParameters=config_overrides
-                        NodeName=%1$s NodeAddr=127.0.0.1 CPUs=4 State=UNKNOWN
-                        PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
-                        """.formatted(node, user, first.getLocalPort(), second.getLocalPort(), folder);
-            }
-        }
-
-        @Override
-        public void close() throws InterruptedException {
-            for (var server : servers.reversed()) {
-                server.destroy();
-                if (!server.waitFor(5, TimeUnit.SECONDS)) server.destroyForcibly().waitFor();
-            }
         }
     }
 }
