@@ -1058,7 +1058,7 @@ final class DifyExec implements Runnable {
         }
 
         @Override
-        public void ran(Attempt attempt, Response.Ran ran, Instant at) {
+        public void ran(Response.Ran ran) {
             outputs = ran.outputs();
         }
 
@@ -1460,7 +1460,7 @@ final class DifyExec implements Runnable {
             var files = batch.files();
             var end = StatusView.json(StatusView.counts(batch.index()::count));
             end.putAll(object("exit_code", exit.code, "reason", stop.map(Stop::fact).orElse(null),
-                    "seconds", tally.elapsed().toMillis() / 1000.0, "total_tokens", tally.tokens(),
+                    "seconds", tally.elapsed().toMillis() / 1000.0, "total_tokens", tally.tokens,
                     "cost", tally.spending.prices, "files", object("results", files.results().toString(),
                             "log", files.log().toString(), "retry", files.retry().toString())));
             finish(end);
@@ -2048,9 +2048,9 @@ final class DifyExec implements Runnable {
 
         /// `12/20 (60 %) · 3.2/s · 2 failed · 8 s left · 5 running · 684 tokens`: from the left, whole items that fit.
         static String line(Tally tally, int columns) {
-            long others = tally.countOfOthers(), done = others + tally.done(), asked = others + tally.asked;
+            long others = tally.others.values().stream().mapToLong(Long::longValue).sum(), done = others + tally.done(), asked = others + tally.asked;
             var now = tally.now;
-            var slowedTo = tally.slowedTo();
+            int places = tally.pace.places();
             var items = Stream.of(done + "/" + asked + (asked == 0 ? "" : " (" + 100 * done / asked + " %)"),
                     now.rest().orElse(""),
                     tally.rate() == 0 ? "" : String.format(Locale.ROOT, "%.1f/s", tally.rate()),
@@ -2058,10 +2058,10 @@ final class DifyExec implements Runnable {
                     some(tally.countOfAll(RowStatus.UNKNOWN), "unknown"),
                     some(tally.countOfAll(RowStatus.PAUSED), "paused"),
                     tally.timeLeft().map(left -> Text.seconds(left) + " left").orElse(""),
-                    now.running() + " running" + (slowedTo.isPresent() ? " (limit " + slowedTo.getAsInt() + ")" : ""),
+                    now.running() + " running" + (places < tally.pace.ceiling ? " (limit " + places + ")" : ""),
                     some(now.waiting(), "waiting"),
                     some(now.lookUps(), "looked up"),
-                    some(tally.tokens(), "tokens"),
+                    some(tally.tokens, "tokens"),
                     Summary.cost(tally.spending.times(1)).replaceFirst("^, ", "")).filter(item -> !item.isEmpty());
             var line = new StringBuilder();
             for (var item : items.toList()) {
@@ -2113,35 +2113,34 @@ final class DifyExec implements Runnable {
 
         /// @param early whether the call stopped early: runs may then be active on the server
         private List<String> figures(boolean early) {
-            long stopped = early ? tally.count(Tally.Counter.STOPPED) : 0;
+            long stopped = early ? tally.stopped : 0;
             long open = early ? batch.history().inFlight() : 0;
             var figures = new ArrayList<String>();
             if (stopped > 0) figures.add("asked Dify to stop " + Text.count(stopped, "run"));
             if (open > 0) figures.add(Text.count(open, "run") + " may still be active; the next run looks "
                     + (open == 1 ? "it" : "them") + " up");
             if (!tally.latencies.isEmpty()) figures.add("latency (s): " + tally.latencies.words());
-            if (tally.tokens() > 0) figures.add("tokens: " + tally.tokens() + cost(tally.spending));
-            count(Tally.Counter.RETRIES, "%s", "retry", "retries").ifPresent(figures::add);
-            count(Tally.Counter.HARVESTED, "%s recovered without running again", "result", "results")
+            if (tally.tokens > 0) figures.add("tokens: " + tally.tokens + cost(tally.spending));
+            count(tally.retries, "%s", "retry", "retries").ifPresent(figures::add);
+            count(tally.harvested, "%s recovered without running again", "result", "results")
                     .ifPresent(figures::add);
-            count(Tally.Counter.THROTTLED, "throttled %s; concurrency " + tally.concurrency(), "time", "times")
+            count(tally.throttled, "throttled %s; concurrency " + tally.pace.span(), "time", "times")
                     .ifPresent(figures::add);
-            count(Tally.Counter.LATE, "%s finished after its row was sent again; see \"late\" in "
+            count(tally.late, "%s finished after its row was sent again; see \"late\" in "
                     + batch.files().log(), "run", "runs").ifPresent(figures::add);
             if (tally.missingFiles > 0) figures.add(StatusView.missing(batch));
             return figures;
         }
 
-        private Optional<String> count(Tally.Counter counter, String sentence, String one, String many) {
-            long count = tally.count(counter);
+        private Optional<String> count(long count, String sentence, String one, String many) {
             return count == 0 ? Optional.empty() : Optional.of(sentence.formatted(Text.count(count, one, many)));
         }
 
         /// Scales the rows that ran: `Remaining 980 rows: about 12 min, 31000 tokens, 0.49 USD`
         static Optional<String> estimate(long rest, Tally tally) {
             var spent = tally.spending;
-            if (rest == 0 || tally.sampled() == 0) return Optional.empty();
-            double share = (double) rest / tally.sampled();
+            if (rest == 0 || tally.sampled == 0) return Optional.empty();
+            double share = (double) rest / tally.sampled;
             return Optional.of("Remaining " + Text.count(rest, "row") + ": about "
                     + Text.seconds(Duration.ofMillis((long) (tally.sampleTime().toMillis() * share)))
                     + (spent.tokens == 0 ? "" : ", " + Math.round(spent.tokens * share) + " tokens")
@@ -3434,7 +3433,7 @@ final class DifyExec implements Runnable {
             volatile Instant lastEvent; // of a stream
             Instant start; // TIMEOUT counts from here: the request, then a stream's first event
             Optional<RunRef> run = Optional.empty();
-            boolean isStreaming, isSaving, stopAsked, lookedUp;
+            boolean isStreaming, stopAsked, lookedUp;
 
             InFlight(Attempt attempt) {
                 this.attempt = attempt;
@@ -3466,10 +3465,10 @@ final class DifyExec implements Runnable {
             try {
                 while (!isOver()) {
                     startDue();
-                    batch.force(clock.instant(), (work, then) -> work(() -> {
-                        work.run();
-                        return work;
-                    }, _ -> then.run()), watcher::say);
+                    batch.force(clock.instant(), (task, then) -> work(() -> {
+                        task.run();
+                        return then;
+                    }), watcher::say);
                     tally.now = new Tally.Now(running.size(), agenda.waiting.size(),
                             agenda.lookUps.size() + looking, rest(clock.instant()));
                     tally.passed(clock.instant());
@@ -3479,17 +3478,17 @@ final class DifyExec implements Runnable {
                     batch.flush();
                     health.verdict(clock.instant(), running.size() + looking).ifPresent(agenda::close);
                 }
-                agenda.stop().ifPresent(stop -> batch.record(new StopEvent(clock.instant(), stop.fact(), "", "")));
+                agenda.stop.ifPresent(stop -> batch.record(new StopEvent(clock.instant(), stop.fact(), "", "")));
                 batch.flush();
             } catch (UncheckedIOException problem) {
                 agenda.close(BatchWriter.unwritable(problem.getCause()));
             }
             watcher.end();
-            return agenda.stop();
+            return agenda.stop;
         }
 
         private boolean isOver() {
-            if (agenda.stop().isEmpty())
+            if (agenda.stop.isEmpty())
                 return running.isEmpty() && looking == 0 && agenda.isDone(clock.instant());
             if (!running.isEmpty() && hardStop.isAfter(clock.instant())) return false;
             return running.isEmpty() || taskStopsSent || !stopTasks(AFTER_STOP);
@@ -3498,7 +3497,7 @@ final class DifyExec implements Runnable {
         /// Writes every attempt that may start to the log. Its worker sends it once it is on disk: see [#run].
         private void startDue() {
             var now = clock.instant();
-            if (agenda.stop().isPresent()) return;
+            if (agenda.stop.isPresent()) return;
             var starts = new ArrayList<InFlight>();
             while (health.isOpen(now) && hasRoom(now, now)) {
                 var due = agenda.next(now);
@@ -3518,12 +3517,12 @@ final class DifyExec implements Runnable {
             }
             batch.flush();
             long logged = batch.log.end;
-            starts.forEach(sent -> work(() -> run(sent, logged), seen -> ended(sent.attempt, seen)));
-            while (looking < looksAtOnce && health.isOpen(now)) {
-                var unresolved = agenda.lookUps.next(now);
-                if (unresolved.isEmpty()) break;
-                look(unresolved.get());
-            }
+            for (var sent : starts) work(() -> {
+                var seen = run(sent, logged);
+                return () -> ended(sent.attempt, seen);
+            });
+            while (looking < looksAtOnce && health.isOpen(now) && !agenda.nextLook().isAfter(now))
+                look(agenda.lookUps.remove());
         }
 
         private void stop(String why) {
@@ -3536,15 +3535,14 @@ final class DifyExec implements Runnable {
 
         /// @param logged so much of the log has to be on disk before the request leaves
         private Response run(InFlight sent, long logged) {
-            if (!batch.log.isOnDisk(logged) || agenda.stop().isPresent())
+            if (!batch.log.isOnDisk(logged) || agenda.stop.isPresent())
                 return new Response.NotSent("not sent: the batch was stopping");
             sent.thread = Thread.currentThread(); // not before: an interrupt would close the log
-            var attempt = sent.attempt;
-            return ports.workflow().run(attempt, heard -> {
+            return ports.workflow().run(sent.attempt, heard -> {
                 if (!(heard instanceof Heard.Quiet)) sent.lastEvent = clock.instant();
                 // the texts of all rows would be too much for the mailbox
                 if (watcher.isLive() || !(heard instanceof Heard.Live || heard instanceof Heard.OtherEvent))
-                    ports.mailbox().add(() -> heard(attempt, heard));
+                    ports.mailbox().add(() -> heard(sent, heard));
             });
         }
 
@@ -3561,29 +3559,29 @@ final class DifyExec implements Runnable {
             if (unresolved.stopsFirst())
                 batch.record(new StopEvent(now, StopEvent.TIMED_OUT, unresolved.attempt().user(),
                         unresolved.run().get().task()));
-            work(() -> ports.workflow().look(unresolved), found -> looked(unresolved, found, now));
+            work(() -> {
+                var found = ports.workflow().look(unresolved);
+                return () -> looked(unresolved, found, now);
+            });
         }
 
-        /// Work for another thread, and what this one does about its result. Work that breaks is reported, too, so that
-        /// nothing waits for it.
-        private <T> void work(Supplier<T> work, Consumer<T> then) {
+        /// Work for another thread, which returns what this one does then. Work that breaks is reported, too, so that
+        /// nothing waits for it. If it has no memory left, the next start looks up what became of its run.
+        private void work(Supplier<Runnable> work) {
             ports.workers().execute(() -> {
+                Runnable then;
                 try {
-                    var result = work.get();
-                    ports.mailbox().add(() -> then.accept(result));
-                } catch (OutOfMemoryError _) {
-                    var worker = Thread.currentThread();
-                    ports.mailbox().add(() -> { // the next start looks up what became of its run
-                        running.values().removeIf(sent -> sent.thread == worker);
-                        if (agenda.stop().isEmpty()) hardStop = clock.instant().plus(terms.limits().grace());
-                        stop("out of memory\nhint: run the same command again with a lower -c or "
-                                + "JDK_JAVA_OPTIONS=-Xmx4g");
-                    });
+                    then = work.get();
+                } catch (OutOfMemoryError problem) {
+                    then = () -> {
+                        throw problem;
+                    };
                 } catch (Throwable problem) {
-                    ports.mailbox().add(() -> {
+                    then = () -> {
                         throw new IllegalStateException("a worker broke", problem);
-                    });
+                    };
                 }
+                ports.mailbox().add(then);
             });
         }
 
@@ -3591,64 +3589,57 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             var redrawn = now.plusMillis(200); // the progress line moves on
             var nextLook = looking < looksAtOnce
-                    ? Collections.max(List.of(agenda.lookUps.due(), health.opens())) : Instant.MAX;
-            var next = Collections.min(agenda.stop().isPresent() ? List.of(redrawn, hardStop)
+                    ? Collections.max(List.of(agenda.nextLook(), health.opens())) : Instant.MAX;
+            var next = Collections.min(agenda.stop.isPresent() ? List.of(redrawn, hardStop)
                     : List.of(redrawn, nextStart(now), nextLook));
             return Duration.between(now, next).isPositive() ? Duration.between(now, next) : Duration.ofMillis(1);
         }
 
         /// When a row may start next. If no place is free, a message will end the wait.
         private Instant nextStart(Instant now) {
-            var row = agenda.nextRow(now);
-            return hasRoom(Instant.MAX, now) ? Collections.max(List.of(row, pace.nextStart(), health.opens()))
-                    : Instant.MAX;
+            return !hasRoom(Instant.MAX, now) ? Instant.MAX
+                    : Collections.max(List.of(agenda.nextRow(now), pace.nextStart(), health.opens()));
         }
 
         /// Why no row starts, apart from those that run.
         private Optional<String> rest(Instant now) {
-            if (agenda.stop().isPresent()) return Optional.empty();
-            return health.rest(now).or(() -> {
-                var next = running.isEmpty() ? nextStart(now) : now;
-                if (!next.isAfter(now)) return Optional.empty();
-                if (next.isBefore(Instant.MAX))
-                    return Optional.of("next start in " + Text.seconds(Duration.between(now, next)));
-                return Optional.of("waiting for run look-ups")
-                        .filter(_ -> agenda.lookUps.size() + looking > 0);
-            });
+            if (agenda.stop.isPresent()) return Optional.empty();
+            var next = running.isEmpty() ? nextStart(now) : now;
+            return health.rest(now).or(() -> next.isAfter(now) && next.isBefore(Instant.MAX)
+                    ? Optional.of("next start in " + Text.seconds(Duration.between(now, next))) : Optional.empty());
         }
 
         /// Places that are taken, for what starts next. The worker of a run that has started may have been killed if no
         /// event of its stream has come for so long; the server's pings are no events.
         private int busy(Instant now) {
-            int quiet = (int) running.values().stream().filter(sent -> sent.isStreaming && !sent.isSaving
+            int quiet = (int) running.values().stream().filter(sent -> sent.isStreaming
                     && now.isAfter(sent.lastEvent.plus(pace.patience()))).count();
-            return running.size() - quiet + pace.held(agenda.cutRuns(), quiet, now);
+            return running.size() - quiet + pace.held(agenda.cutRuns.values(), quiet, now);
         }
 
         /// Runs of ours that the server may be working on.
         private int onServer() {
-            return running.size() + agenda.cutRuns().size();
+            return running.size() + agenda.cutRuns.values().size();
         }
 
-        private void heard(Attempt attempt, Heard heard) {
-            var sent = running.get(attempt.sequence());
+        private void heard(InFlight sent, Heard heard) {
+            var attempt = sent.attempt;
+            boolean isOpen = running.containsKey(attempt.sequence()); // else its end is known already
             switch (heard) {
                 case Heard.Uploaded _ -> {
-                    if (sent != null) sent.start = clock.instant(); // the request follows
+                    sent.start = clock.instant(); // the request follows
                 }
                 case Heard.NodeBegan node -> watcher.heard(node);
                 case Heard.NodeEnded node -> watcher.heard(node);
                 case Heard.Chunk text -> watcher.heard(text);
                 case Heard.OtherEvent _ -> {}
                 case Heard.Ended(var run, var recorded) -> {
-                    if (sent != null) {
-                        sent.isSaving = true;
-                        named(sent, run);
-                    }
+                    sent.isStreaming = false;
+                    if (isOpen) named(sent, run);
                     batch.flush();
                     recorded.complete(null);
                 }
-                case Heard.Began _, Heard.Quiet _ when sent == null -> {} // its end is known already
+                case Heard.Began _, Heard.Quiet _ when !isOpen -> {}
                 case Heard.Began(var run) -> {
                     var waited = Duration.between(sent.start, clock.instant());
                     sent.start = clock.instant();
@@ -3656,7 +3647,7 @@ final class DifyExec implements Runnable {
                     named(sent, run);
                     health.answered();
                     noteWait(attempt, waited, "first event after " + Text.seconds(waited));
-                    if (hardStop.isBefore(Instant.MAX) && taskStopsSent) stopTask(sent);
+                    if (taskStopsSent) stopTask(sent);
                 }
                 case Heard.Quiet(var run) -> {
                     var quiet = Unresolved.brief(attempt, Symptom.QUIET, Optional.of(run), clock.instant());
@@ -3686,7 +3677,7 @@ final class DifyExec implements Runnable {
         }
 
         private void slowedDown(Attempt attempt, String why) {
-            tally.add(Tally.Counter.THROTTLED);
+            tally.throttled++;
             batch.record(new ThrottleEvent(clock.instant(), attempt.user(), why, pace.places()));
         }
 
@@ -3699,10 +3690,10 @@ final class DifyExec implements Runnable {
                 close(attempt, "interrupted", ran, "stopped on request");
                 return;
             }
-            adapt(sent, seen, now);
+            adapt(attempt, seen, now);
             var verdict = terms.judge().verdict(attempt, seen);
             if (verdict instanceof Verdict.LookUp) seen.run().ifPresent(run -> named(sent, run));
-            else if (seen instanceof Response.Ran ran) watcher.ran(attempt, ran, now);
+            else if (seen instanceof Response.Ran ran) watcher.ran(ran);
             conclude(attempt, sent.start, seen, verdict);
             heed(seen, now);
         }
@@ -3716,22 +3707,22 @@ final class DifyExec implements Runnable {
 
         /// A pause that the server asks for holds for the whole batch.
         private void heed(Response seen, Instant now) {
-            if (agenda.stop().isPresent()) return;
-            Backoff.Pause.of(seen, now).ifPresent(pause -> {
-                if (pause.isTooLong()) stop(pause.text());
-                else {
-                    health.pause(pause.until());
-                    if (!pause.text().equals(lastPause)) watcher.say(pause.text());
-                    lastPause = pause.text();
-                }
-            });
+            var pause = Backoff.Pause.of(seen, now);
+            if (pause.isEmpty() || agenda.stop.isPresent()) return;
+            var text = pause.get().text();
+            if (pause.get().isTooLong()) stop(text);
+            else {
+                health.pause(pause.get().until());
+                if (!text.equals(lastPause)) watcher.say(text);
+                lastPause = text;
+            }
         }
 
         /// What an answer says about the server, apart from its row.
-        private void adapt(InFlight sent, Response seen, Instant now) {
-            var attempt = sent.attempt;
+        private void adapt(Attempt attempt, Response seen, Instant now) {
+            var took = Duration.between(attempt.at(), now);
             if (seen instanceof Response.Ran ran) {
-                pace.finished(ran.usage().within(Duration.between(attempt.at(), now)), now);
+                pace.finished(ran.usage().within(took), now);
                 ran.waited().ifPresent(waited -> noteWait(attempt, waited,
                         "waited " + Text.seconds(waited) + " at the server's door"));
             }
@@ -3746,15 +3737,14 @@ final class DifyExec implements Runnable {
                 case Response.NotUploaded file when !file.mayPass() -> health.answered();
                 case Response.Cut _, Response.NotSent _, Response.NotUploaded _ -> health.failed(now, attempt.at());
             }
-            terms.modes().seen(seen, Duration.between(attempt.at(), now))
-                    .ifPresent(change -> {
-                        var mode = terms.modes().mode();
-                        terms.limits().costUnseen(mode).ifPresentOrElse(this::stop, () -> {
-                            watcher.say(change);
-                            var call = batch.batch().history().session.orElseThrow();
-                            batch.record(call.with(now, mode, call.auto()));
-                        });
-                    });
+            terms.modes().seen(seen, took).ifPresent(change -> {
+                var mode = terms.modes().mode();
+                terms.limits().costUnseen(mode).ifPresentOrElse(this::stop, () -> {
+                    watcher.say(change);
+                    var call = batch.batch().history().session.orElseThrow();
+                    batch.record(call.with(now, mode, call.auto()));
+                });
+            });
         }
 
         /// @param start the time of its run counts from here
@@ -3763,9 +3753,9 @@ final class DifyExec implements Runnable {
             if (seen instanceof Response.Ran ran && !(verdict instanceof Verdict.LookUp))
                 tally.used(attempt, ran.usage());
             switch (verdict) {
-                case Outcome outcome -> acknowledge(attempt, seen, outcome);
+                case Outcome outcome -> settle(attempt, seen, outcome, now);
                 case Verdict.Again(var after, var why) -> {
-                    tally.add(Tally.Counter.RETRIES);
+                    tally.retries++;
                     agenda.again(attempt.row(), attempt.tries().plus(1, 0), now.plus(after), Optional.empty());
                     close(attempt, "again", seen, why);
                 }
@@ -3781,7 +3771,14 @@ final class DifyExec implements Runnable {
                     agenda.again(attempt.row(), attempt.tries(), now.plus(after), Optional.empty());
                     close(attempt, "unreached", seen, why);
                 }
-                case Verdict.LookUp lookUp -> lookUpLater(attempt, start, seen, lookUp);
+                case Verdict.LookUp(var symptom, var why) -> {
+                    if (agenda.stop.isPresent()) return; // the next start looks it up
+                    boolean mayStop = seen.run().filter(run -> !run.task().isEmpty()).isPresent(); // within a moment
+                    var deadline = symptom != Symptom.TIMED_OUT ? start.plus(terms.limits().timeout())
+                            : now.plusSeconds(mayStop ? 30 : 0);
+                    var since = symptom == Symptom.SILENCE ? attempt.at() : now; // silent since the request
+                    agenda.arose(new Unresolved(attempt, seen, symptom, why, since, deadline), now);
+                }
                 case Verdict.StopBatch(var why) -> {
                     close(attempt, "refused", seen, new Stop(Exit.STOPPED, why).fact());
                     stop(why);
@@ -3792,21 +3789,21 @@ final class DifyExec implements Runnable {
         private void checkLimits() {
             terms.limits().tooManyFailed(tally.count(RowStatus.FAILED), tally.done()).ifPresent(this::stop);
             if (agenda.nextRow(clock.instant()).equals(Instant.MAX)) return; // nothing is left to send
-            terms.limits().usedUp(tally.tokens(), tally.spending).ifPresent(this::stop);
+            terms.limits().usedUp(tally.tokens, tally.spending).ifPresent(this::stop);
             var index = batch.batch().index();
             if (index.count(RowStatus.SUCCEEDED) + index.count(RowStatus.PARTIAL) == 0)
                 terms.limits().allAlike(tally.causes, tally.done()).ifPresent(this::stop);
         }
 
-        /// The result is on disk before its `end`: [BatchWriter#flush] writes in that order.
-        private void acknowledge(Attempt attempt, Response seen, Outcome outcome) {
-            var now = clock.instant();
+        /// The row has its outcome. The result is on disk before its `end`: [BatchWriter#flush] writes in that order.
+        private void settle(Attempt attempt, Response seen, Outcome outcome, Instant now) {
+            var id = Text.id(attempt.row().id());
             var files = seen instanceof Response.Ran ran ? ran.files().orElse(SavedFiles.NONE) : SavedFiles.NONE;
             var ended = now.minus(files.took());
             var took = attempt.took(seen, ended);
             if (tally.missingFiles == 0) files.missing().values().stream().findFirst().ifPresent(why ->
-                    watcher.say("Row " + Text.id(attempt.row().id()) + ": cannot save a file of its outputs ("
-                            + Text.text(why, 200) + "); the summary lists all rows with missing files."));
+                    watcher.say("Row " + id + ": cannot save a file of its outputs (" + Text.text(why, 200)
+                            + "); the summary lists all rows with missing files."));
             tally.missingFiles += files.missing().size();
             if (seen instanceof Response.Ran ran && outcome.status().isSuccess())
                 batch.results.add(new Results.Success(attempt, ran, ended, files.saved()).json());
@@ -3816,7 +3813,7 @@ final class DifyExec implements Runnable {
                 checkLimits();
             });
             watcher.ended(outcome);
-            if (seen instanceof Response.Ran ran) notice(attempt.row().id(), ran);
+            if (seen instanceof Response.Ran ran) notice(id, ran);
         }
 
         /// Reports a new version, and once each that a character is damaged and that links expire.
@@ -3829,24 +3826,13 @@ final class DifyExec implements Runnable {
             var outputs = new String(ran.outputs(), UTF_8);
             if (!damageNoted && outputs.contains("\uFFFD")) {
                 damageNoted = true;
-                watcher.say("The outputs of row " + Text.id(id) + " contain U+FFFD, which replaces a damaged character "
+                watcher.say("The outputs of row " + id + " contain U+FFFD, which replaces a damaged character "
                         + "such as half an emoji.");
             }
             if (linksNoted || !ran.status().isSuccess() || ran.files().isPresent()) return;
             linksNoted = outputs.contains("\"__dify__file__\"");
             if (linksNoted) watcher.say("The outputs contain links to files that expire within minutes; "
                     + "--save-files DIR saves the files.");
-        }
-
-        private void lookUpLater(Attempt attempt, Instant start, Response seen, Verdict.LookUp lookUp) {
-            if (agenda.stop().isPresent()) return; // the next start looks it up
-            var now = clock.instant();
-            var symptom = lookUp.symptom();
-            boolean isAsked = seen.run().filter(run -> !run.task().isEmpty()).isPresent(); // to stop: it may take a moment
-            var deadline = symptom == Symptom.TIMED_OUT ? now.plusSeconds(isAsked ? 30 : 0)
-                    : start.plus(terms.limits().timeout());
-            var since = symptom == Symptom.SILENCE ? attempt.at() : now; // silent since the request
-            agenda.arose(new Unresolved(attempt, seen, symptom, lookUp.why(), since, deadline), now);
         }
 
         private void looked(Unresolved unresolved, LookUpResult found, Instant sent) {
@@ -3857,12 +3843,13 @@ final class DifyExec implements Runnable {
             if (found instanceof LookUpResult.Silent silent && !silent.isAnswer()) health.failed(now, sent);
             else health.answered();
             if (found instanceof LookUpResult.Running) terms.modes().listsRunning(unresolved);
-            if (found instanceof LookUpResult.Ended(var ran)) watcher.ran(attempt, ran, now);
+            if (found instanceof LookUpResult.Ended(var ran)) watcher.ran(ran);
             batch.record(new LookEvent(now, attempt.user(), unresolved.run().map(RunRef::id).orElse(""), found.word()));
-            if (found.isThere() && (unresolved.is(Symptom.RESEND) || unresolved.is(Symptom.LATE)) && agenda.isLate(attempt)) {
+            boolean mayBeLate = unresolved.is(Symptom.RESEND) || unresolved.is(Symptom.LATE);
+            if (mayBeLate && found.isThere() && agenda.isLate(attempt)) {
                 var run = found.run().orElse(RunRef.NONE);
                 batch.record(new LateEvent(now, attempt.row().id(), attempt.user(), run.id(), found.word()));
-                tally.add(Tally.Counter.LATE);
+                tally.late++;
                 watcher.say("Row " + Text.id(attempt.row().id()) + ": " + run.name()
                         + " appeared after the row was sent again; it may have been paid twice.");
             }
@@ -3898,7 +3885,7 @@ final class DifyExec implements Runnable {
                 case LookUpRules.Step.Take(var ran, var verdict) -> {
                     if (unresolved.is(Symptom.LATE)) tally.reopened(batch.status(attempt.row()));
                     batch.record(new HarvestEvent(clock.instant(), attempt.user(), ran.ref().id()));
-                    tally.add(Tally.Counter.HARVESTED);
+                    tally.harvested++;
                     conclude(attempt, unresolved.start(), ran, verdict);
                 }
                 case LookUpRules.Step.Judged(var seen, var verdict) ->
@@ -3914,7 +3901,7 @@ final class DifyExec implements Runnable {
                     act(unresolved, then);
                 }
                 case LookUpRules.Step.SendAgain(var tries, var rechecked) -> {
-                    if (tries.failed() > attempt.tries().failed()) tally.add(Tally.Counter.RETRIES);
+                    if (tries.failed() > attempt.tries().failed()) tally.retries++;
                     if (rechecked && !unresolved.is(Symptom.RESEND))
                         agenda.ready(attempt.row(), tries, clock.instant());
                     else agenda.again(attempt.row(), tries, clock.instant(),
@@ -3926,25 +3913,24 @@ final class DifyExec implements Runnable {
         }
 
         private void interrupted(String signal) {
-            var now = clock.instant();
-            if (agenda.stop().filter(stop -> stop.exit() == Exit.INTERRUPTED).isPresent()) {
+            var grace = terms.limits().grace();
+            if (agenda.stop.filter(stop -> stop.exit() == Exit.INTERRUPTED).isPresent()) {
                 stopTasks(AFTER_SECOND);
                 return;
             }
             agenda.close(new Stop(Exit.INTERRUPTED,
                     signal.equals("INT") ? "interrupted" : "interrupted by SIG" + signal));
-            hardStop = now.plus(terms.limits().grace());
-            if (!running.isEmpty() && terms.limits().grace().isPositive()) watcher.say("Stopping. "
+            hardStop = clock.instant().plus(grace);
+            if (!running.isEmpty() && grace.isPositive()) watcher.say("Stopping. "
                     + Text.count(running.size(), "running row has", "running rows have") + " up to "
-                    + Text.seconds(terms.limits().grace()) + " to finish; Ctrl-C again stops at once.");
+                    + Text.seconds(grace) + " to finish; Ctrl-C again stops at once.");
         }
 
         /// Asks Dify to stop what runs, and waits a moment for the ends. False: there is nothing to wait for.
         private boolean stopTasks(Duration patience) {
-            boolean first = !taskStopsSent;
+            if (!taskStopsSent) running.values().forEach(this::stopTask);
             taskStopsSent = true;
             hardStop = clock.instant().plus(patience);
-            if (first) running.values().forEach(this::stopTask);
             return running.values().stream().anyMatch(sent -> sent.stopAsked);
         }
 
@@ -3953,46 +3939,28 @@ final class DifyExec implements Runnable {
             if (sent.stopAsked || run.task().isEmpty()) return;
             sent.stopAsked = true;
             batch.record(new StopEvent(clock.instant(), StopEvent.INTERRUPTED, sent.attempt.user(), run.task()));
-            tally.add(Tally.Counter.STOPPED);
+            tally.stopped++;
             ports.workers().execute(() -> ports.workflow().stop(run, sent.attempt.user()));
         }
     }
 
     /// Rows not started yet, rows that wait for another attempt, and runs to look up, each with its time.
     static final class Agenda {
-        final Schedule<Unresolved> lookUps = new Schedule<>(Unresolved::due,
-                Comparator.comparing(unresolved -> unresolved.attempt().at()));
-        final Schedule<Waiting> waiting = new Schedule<>(Waiting::due, (_, _) -> 0);
+        final Queue<Unresolved> lookUps = new PriorityQueue<>(Comparator.comparing(Unresolved::due)
+                .thenComparing(unresolved -> unresolved.attempt().at()));
+        final Queue<Waiting> waiting = new PriorityQueue<>(Comparator.comparing(Waiting::due));
         private final Iterator<Row> fresh;
         private final Duration firstLook;
-        private final Map<Integer, Instant> cutRuns = new HashMap<>();
+        /// When each run was cut off that may still hold a place on the server, by row.
+        final Map<Integer, Instant> cutRuns = new HashMap<>();
         /// Attempts whose run is not known and may still appear, by row. If a run is known when its row is sent
         /// again, it is not late, whatever becomes of it.
         private final Map<Integer, List<Attempt>> unseen = new LinkedHashMap<>();
         private final Set<String> resent = new HashSet<>(); // users of such attempts
         private boolean lateAsked = false;
-        private volatile Optional<Stop> stop = Optional.empty(); // workers read it
+        volatile Optional<Stop> stop = Optional.empty(); // workers read it
 
         record Waiting(Row row, Attempt.Tries tries, Instant due) {}
-
-        /// Things with a time, the next one first.
-        static final class Schedule<T> extends PriorityQueue<T> {
-            private final Function<T, Instant> due;
-
-            /// @param among the order of those that are due at the same time
-            Schedule(Function<T, Instant> due, Comparator<T> among) {
-                super(Comparator.comparing(due).thenComparing(among));
-                this.due = due;
-            }
-
-            Instant due() {
-                return isEmpty() ? Instant.MAX : due.apply(peek());
-            }
-
-                Optional<T> next(Instant now) {
-                return due().isAfter(now) ? Optional.empty() : Optional.of(poll());
-            }
-        }
 
         /// @param firstLook how long after its request a run is looked for at first
         /// @param now       the call's start: earlier ones sent before, whatever the clock did since
@@ -4000,22 +3968,26 @@ final class DifyExec implements Runnable {
             var batch = wanted.batch();
             this.fresh = batch.csv().orElseThrow().rows(wanted.fresh(), batch.index());
             this.firstLook = firstLook;
-            var history = batch.history();
-            history.resent(false).forEach(attempt -> {
-                unseen(attempt.before(now));
-                resent(attempt.row());
-            });
-            history.resent(true).forEach(attempt -> unseen(attempt.before(now)));
+            for (boolean isUnsent : List.of(false, true))
+                for (var attempt : batch.history().resent(isUnsent)) {
+                    unseen(attempt.before(now));
+                    if (!isUnsent) resent(attempt.row());
+                }
             wanted.lookUps().forEach(unresolved -> arose(unresolved.before(now), now));
         }
 
         Optional<Waiting> next(Instant now) {
-            var next = waiting.next(now);
-            while (next.isEmpty() && hasFresh()) {
+            while (nextWaiting().isAfter(now) && hasFresh())
                 again(fresh.next(), Attempt.Tries.NONE, now, Optional.empty());
-                next = waiting.next(now);
-            }
-            return next;
+            return nextWaiting().isAfter(now) ? Optional.empty() : Optional.of(waiting.remove());
+        }
+
+        private Instant nextWaiting() {
+            return waiting.isEmpty() ? Instant.MAX : waiting.peek().due();
+        }
+
+        Instant nextLook() {
+            return lookUps.isEmpty() ? Instant.MAX : lookUps.peek().due();
         }
 
         private boolean hasFresh() {
@@ -4030,10 +4002,11 @@ final class DifyExec implements Runnable {
         /// Another attempt, later. Runs of earlier attempts that may still appear are looked for first, one by one: those
         /// `after` this one that has none.
         void again(Row row, Attempt.Tries tries, Instant due, Optional<Attempt> after) {
-            var earlier = unseen(row);
+            var earlier = unseen.getOrDefault(row.index(), List.of());
             int next = 1 + after.map(one -> earlier.stream().map(Attempt::user).toList().indexOf(one.user())).orElse(-1);
             if (next == earlier.size()) ready(row, tries, due);
-            else lookUps.add(Unresolved.brief(earlier.get(next).with(row, tries), Symptom.RESEND, Optional.empty(), due));
+            else lookUps.add(Unresolved.brief(earlier.get(next).with(row, tries), Symptom.RESEND, Optional.empty(),
+                    due));
         }
 
         void ready(Row row, Attempt.Tries tries, Instant due) {
@@ -4062,10 +4035,6 @@ final class DifyExec implements Runnable {
             if (stop.isEmpty() || reason.exit() == Exit.INTERRUPTED) stop = Optional.of(reason);
         }
 
-        Optional<Stop> stop() {
-            return stop;
-        }
-
         /// At the end, each run that counted as not started is looked for once more.
         boolean isDone(Instant now) {
             if (!lookUps.isEmpty() || !waiting.isEmpty() || hasFresh()) return false;
@@ -4077,28 +4046,16 @@ final class DifyExec implements Runnable {
 
         /// When the next row is due: at once, unless all that are left wait for another attempt.
         Instant nextRow(Instant now) {
-            return hasFresh() ? now : waiting.due();
-        }
-
-        /// When each run was cut off that may still hold a place on the server, also while it is looked up.
-        Collection<Instant> cutRuns() {
-            return cutRuns.values();
+            return hasFresh() ? now : nextWaiting();
         }
 
         void unseen(Attempt attempt) {
             unseen.computeIfAbsent(attempt.row().index(), _ -> new ArrayList<>()).add(attempt);
         }
 
-        /// Those of a row. An attempt from the log knows only the row's id, so it gets the whole row.
-        private List<Attempt> unseen(Row row) {
-            var known = unseen.getOrDefault(row.index(), List.of());
-            if (!known.isEmpty()) known.replaceAll(attempt -> attempt.with(row, attempt.tries()));
-            return List.copyOf(known);
-        }
-
         /// Another attempt of the row is sent: a run of an earlier one that appears from now on is late.
         void resent(Row row) {
-            unseen(row).forEach(attempt -> resent.add(attempt.user()));
+            unseen.getOrDefault(row.index(), List.of()).forEach(attempt -> resent.add(attempt.user()));
         }
 
         /// A run of the attempt has appeared. Returns whether it is late: its row was sent again.
@@ -4113,7 +4070,7 @@ final class DifyExec implements Runnable {
         private static final Duration SUSPENDED = Duration.ofSeconds(5);
 
         final long asked;
-        private final Pace pace;
+        final Pace pace;
         private final InstantSource clock;
         private final Instant startedAt;
         private final Map<RowStatus, Long> ended = new EnumMap<>(RowStatus.class);
@@ -4121,24 +4078,21 @@ final class DifyExec implements Runnable {
         final Map<RowStatus, Long> others = new EnumMap<>(RowStatus.class);
         /// Why rows failed, with the number of rows.
         final Map<String, Long> causes = new HashMap<>();
-        private final Map<Counter, Long> counters = new EnumMap<>(Counter.class);
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
         final LongList.Latencies latencies = new LongList.Latencies();
         /// Of the runs of this call: those of earlier calls have no price when they are looked up.
         final Usage.Spending spending = new Usage.Spending();
-        /// Files of outputs that could not be saved.
-        long missingFiles = 0;
-        private long tokens = 0, sampled = 0;
+        /// Rows that ran in this call, without those whose earlier run was looked up. They show what others take.
+        long sampled = 0;
+        /// `missingFiles`: files of outputs that could not be saved. `harvested`: runs looked up instead of run again.
+        /// `stopped`: tasks that Dify was asked to stop.
+        long missingFiles = 0, tokens = 0, retries = 0, throttled = 0, harvested = 0, late = 0, stopped = 0;
         private Instant firstStart = Instant.MAX, lastEnd = Instant.MIN, lastTick = Instant.MAX;
         private Duration busy = Duration.ZERO;
         Now now = new Now(0, 0, 0, Optional.empty());
 
         /// @param rest why no row starts, in words
         record Now(int running, int waiting, int lookUps, Optional<String> rest) {}
-
-        /// `HARVESTED`: a run was looked up instead of run again. `STOPPED`: Dify was asked to stop a task at the end
-        /// of the call.
-        enum Counter { RETRIES, THROTTLED, HARVESTED, LATE, STOPPED }
 
         Tally(long asked, Pace pace, InstantSource clock) {
             this.asked = asked;
@@ -4188,24 +4142,11 @@ final class DifyExec implements Runnable {
             if (!attempt.isEarlier()) spending.add(usage.tokens(), usage.price().orElse(null), usage.currency());
         }
 
-        /// How many rows ran in this call, except those whose earlier run was looked up. They show what others take.
-        long sampled() {
-            return sampled;
-        }
-
         /// From the first start of these rows to their last end; shorter where they were too few to fill all places.
         Duration sampleTime() {
             var time = Duration.between(firstStart, lastEnd);
             var shared = busy.dividedBy(pace.places());
             return sampled >= 4L * pace.places() || shared.compareTo(time) > 0 ? time : shared;
-        }
-
-        void add(Counter counter) {
-            counters.merge(counter, 1L, Long::sum);
-        }
-
-        long count(Counter counter) {
-            return counters.getOrDefault(counter, 0L);
         }
 
         long count(RowStatus status) {
@@ -4215,24 +4156,6 @@ final class DifyExec implements Runnable {
         /// Rows of the whole batch with this outcome, as far as the call covers it.
         long countOfAll(RowStatus status) {
             return count(status) + others.getOrDefault(status, 0L);
-        }
-
-        long countOfOthers() {
-            return others.values().stream().mapToLong(Long::longValue).sum();
-        }
-
-        long tokens() {
-            return tokens;
-        }
-
-        /// `2–4 of 8`: how many runs were allowed at a time.
-        String concurrency() {
-            return pace.span();
-        }
-
-        /// The number of places, while the server admits fewer than were asked for.
-        OptionalInt slowedTo() {
-            return pace.places() < pace.ceiling ? OptionalInt.of(pace.places()) : OptionalInt.empty();
         }
 
         long done() {
@@ -4277,7 +4200,7 @@ final class DifyExec implements Runnable {
         default void heard(Heard.Live event) {}
 
         /// A run has come to an end, by its own answer or by a look; what the end means is not said yet.
-        default void ran(Attempt attempt, Response.Ran ran, Instant at) {}
+        default void ran(Response.Ran ran) {}
 
         default void ended(Outcome outcome) {}
 
@@ -4299,29 +4222,30 @@ final class DifyExec implements Runnable {
 
         /// @param left what a refusal means for the rows, or empty
         ServerInfo server(String left) throws InterruptedException {
-            for (int tries = 0; ; tries++)
-                switch (client.info()) {
-                    case Reply.Got(var info) -> {
-                        String mode = info.path("mode").asText(""), version = info.path("version").asText();
-                        Release.note(version).ifPresent(err::println);
-                        var kind = AppKind.of(mode).orElseThrow(() -> refused(mode.isEmpty() ? notDify()
-                                : "the key belongs to an app of mode " + Text.quoted(mode)
-                                        + "\nhint: use the key of a workflow or a chatflow", left));
-                        return new ServerInfo(info.path("name").asText(), kind, version);
-                    }
-                    case Reply.NotGot(var response) -> await(response, tries, left);
-                }
+            var info = asked(client::info, _ -> true, left).orElseThrow();
+            String mode = info.path("mode").asText(""), version = info.path("version").asText();
+            Release.note(version).ifPresent(err::println);
+            var kind = AppKind.of(mode).orElseThrow(() -> refused(mode.isEmpty() ? notDify()
+                    : "the key belongs to an app of mode " + Text.quoted(mode)
+                            + "\nhint: use the key of a workflow or a chatflow", left));
+            return new ServerInfo(info.path("name").asText(), kind, version);
         }
 
         Optional<JsonNode> form() throws InterruptedException {
+            // Dify's own refusals have a code; one without may be a proxy's, of this path alone
+            return asked(() -> client.stored("/parameters"), response -> response instanceof Response.Refused refused
+                    && (refused.isBusy() || !refused.code().isEmpty() && refusal(refused).isPresent()), "");
+        }
+
+        /// @param isForAll whether the command cannot do without an answer in place of this response
+        private Optional<JsonNode> asked(Supplier<Reply<JsonNode>> question, Predicate<Response> isForAll, String left)
+                throws InterruptedException {
             for (int tries = 0; ; tries++)
-                switch (client.stored("/parameters")) {
-                    case Reply.Got(var parameters) -> {
-                        return Optional.of(parameters);
+                switch (question.get()) {
+                    case Reply.Got(var answer) -> {
+                        return Optional.of(answer);
                     }
-                    // Dify's own refusals have a code; one without may be a proxy's, of this path alone
-                    case Reply.NotGot(Response.Refused refused) when refused.isBusy()
-                            || !refused.code().isEmpty() && refusal(refused).isPresent() -> await(refused, tries, "");
+                    case Reply.NotGot(var response) when isForAll.test(response) -> await(response, tries, left);
                     case Reply.NotGot(var response) -> {
                         err.println("Warning: cannot read the workflow's form (" + Text.text(response.why(), LONGEST)
                                 + "): every cell is sent as text, unchecked.");
@@ -4414,8 +4338,8 @@ final class DifyExec implements Runnable {
             return switch (response) {
                 case Response.Refused refused when List.of(400, 413, 415).contains(refused.status()) ->
                         new Response.NotUploaded(upload + refused.why(), false, Optional.empty());
-                case Response.Refused refused when refused.status() < 300
-                        || refused.isTransient() && refused.status() != 429 ->
+                case Response.Refused refused when refused.status() != 429
+                        && (refused.status() < 300 || refused.isTransient()) ->
                         new Response.NotUploaded(upload + "HTTP " + refused.status(), true, refused.pause());
                 case Response.Cut cut -> new Response.NotUploaded(upload + cut.why(), true, Optional.empty());
                 case Response.Refused _, Response.NotSent _, Response.NotUploaded _, Response.TooLarge _,
@@ -5297,7 +5221,8 @@ final class DifyExec implements Runnable {
                 } catch (IOException problem) {
                     return instead.apply(problem instanceof Exceeded && !answer.isStream
                             ? new Response.TooLarge(Optional.empty(), problem.getMessage())
-                            : answer.cut(question.overdue(), broken(problem, "in the middle of the answer")));
+                            : answer.cut(question.overdue(), "the connection broke in the middle of the answer ("
+                                    + Text.of(problem) + ")"));
                 }
             } catch (TimeoutException _) {
                 sending.cancel(true);
@@ -5314,29 +5239,18 @@ final class DifyExec implements Runnable {
         private Response unsent(Throwable problem) {
             var causes = Stream.iterate(problem, Objects::nonNull, Throwable::getCause).toList();
             var cause = causes.stream().filter(Transport::isBeforeSending).findFirst();
-            if (cause.isEmpty()) return new Response.Cut(Symptom.NO_ANSWER, broken(problem, "without an answer"));
+            if (cause.isEmpty()) return new Response.Cut(Symptom.NO_ANSWER,
+                    "the connection broke without an answer (" + Text.of(problem) + ")");
             boolean isUntrusted = causes.stream().anyMatch(CertPathBuilderException.class::isInstance);
             return new Response.NotSent((!isUntrusted ? Text.of(cause.get())
                     : "the server's certificate is not trusted; DIFY_CA_FILE can add its authority")
                     + proxy.map(by -> ", through the proxy " + by.getHost()).orElse(""));
         }
 
-        /// The JDK has no type for a server that does not speak TLS; other TLS errors may come after the request.
         private static boolean isBeforeSending(Throwable problem) {
-            return switch (problem) {
-                case ConnectException _, HttpConnectTimeoutException _, UnresolvedAddressException _,
-                        UnknownHostException _, SSLHandshakeException _ -> true;
-                case SSLException tls -> String.valueOf(tls.getMessage()).toLowerCase(Locale.ROOT)
-                        .contains("unrecognized ssl message");
-                default -> false;
-            };
-        }
-
-        /// The JDK calls an end that comes too early after the part of it that read there.
-        private static String broken(Throwable problem, String where) {
-            var words = Text.of(problem);
-            return words.matches("(?i).*(received no bytes|EOF reached|chunked transfer|fixed content-length|closed).*")
-                    ? "the connection was closed " + where : words;
+            return problem instanceof ConnectException || problem instanceof HttpConnectTimeoutException
+                    || problem instanceof UnresolvedAddressException || problem instanceof UnknownHostException
+                    || problem instanceof SSLHandshakeException;
         }
 
         private static boolean isOf(HttpHeaders headers, String type) {

@@ -490,7 +490,7 @@ final class Given {
         }
 
         @Override
-        public void ran(Attempt attempt, Response.Ran ran, Instant at) {
+        public void ran(Response.Ran ran) {
             heard.add(ran.ref().id());
         }
 

@@ -1140,15 +1140,6 @@ final class LookUpTest {
         }
 
         @Test
-        void thatOnlyLookUpsAreLeftIsShown() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = (_, _) -> cut(Symptom.CUT, run("run-a"));
-            scene.found = _ -> scene.looked.size() < 3 ? running("run-a") : ended(succeeded("run-a"));
-
-            assertTrue(shown(scene).contains("waiting for run look-ups"));
-        }
-
-        @Test
         void betweenTheEndOfOneRequestAndTheStartOfTheNextPassesTheWait() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
             scene.wait = seconds(7);

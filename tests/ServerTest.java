@@ -614,14 +614,6 @@ class ServerTest {
         }
 
         @Test
-        void aServerThatDoesNotSpeakTlsWasNotReached() throws IOException {
-            try (var wire = new Wire(connection -> connection.say("HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n"));
-                    var client = client(URI.create(wire.url().toString().replace("http:", "https:")))) {
-                assertInstanceOf(Response.NotSent.class, run(client, BLOCKING));
-            }
-        }
-
-        @Test
         void aServerWithAnUnknownCertificateWasNotReached() {
             var dify = new WireMockServer(options().dynamicPort().dynamicHttpsPort().bindAddress("127.0.0.1"));
             dify.start();
