@@ -248,9 +248,7 @@ final class DifyExec implements Runnable {
                     "  difyexec export -i data.csv -o results.jsonl --failed f.csv",
                     "  difyexec export -i data.csv -o results.jsonl - | less"})
     static final class Export implements Callable<Integer> {
-        @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV",
-                description = "Read rows from this file.")
-        Path input;
+        @Mixin InputOption input;
 
         @Mixin ResultsOption results;
 
@@ -279,12 +277,12 @@ final class DifyExec implements Runnable {
             var files = BatchFiles.of(results.file).requireStarted();
             boolean toFile = !file.toString().equals("-");
             var names = new Spreadsheet.OutputNames();
-            try (var csv = shape.open(input, files)) {
+            try (var csv = shape.open(input.csv, files)) {
                 var batch = Batch.peek(files, Optional.of(csv), true, failed ? List.of() : List.of(names));
                 if (toFile) files.requireTarget(file, batch.inputs(), _ -> force);
                 if (toFile && !file.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|xlsx)"))
                     throw new Unusable(file + ": must end in .csv or .xlsx");
-                if (!force) batch.refuseStrangers(input);
+                if (!force) batch.refuseStrangers(input.csv);
                 StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
                 var sheet = new Spreadsheet(file, csv.header().delimiter(), raw);
                 var export = new Spreadsheet.OfBatch(batch, csv, names.names, failed, sheet);
@@ -376,9 +374,7 @@ final class DifyExec implements Runnable {
             footerHeading = "%nExamples:%n", footer = {"  difyexec merge -i data.csv -o results.jsonl",
                     "  difyexec merge -i data.csv -o results.jsonl --partial"})
     static final class Merge implements Callable<Integer> {
-        @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV",
-                description = "Read rows from this file.")
-        Path input;
+        @Mixin InputOption input;
 
         @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL",
                 description = "Write merged results here; the same -o as in 'run --shard'.")
@@ -397,7 +393,7 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws IOException {
             var files = BatchFiles.of(output);
-            try (var csv = shape.open(input, files)) {
+            try (var csv = shape.open(input.csv, files)) {
                 var batch = Merger.merge(files, csv, partial, noBom);
                 var index = batch.index();
                 var merge = batch.history().merge.orElseThrow();
@@ -446,7 +442,7 @@ final class DifyExec implements Runnable {
 
         private int report(Csv csv, ServerInfo server, Connection dify) throws InterruptedException {
             var out = setup.out();
-            var form = dify.form(server, csv, input.csv);
+            var form = dify.form(server, csv);
             var inspector = new Inspection.Inspector(csv, form);
             var index = csv.check(inspector);
             var inspection = inspector.inspection(setup.shape.allowUnmapped);
@@ -617,9 +613,8 @@ final class DifyExec implements Runnable {
                             .variable(LineReader.SECONDARY_PROMPT_PATTERN, "  > ")
                             .variable(LineReader.BELL_STYLE, "none").build();
                     remember(reader, env);
-                    session.out.println("difyexec " + VERSION + session.summary().map(text -> " · " + text).orElse(""));
-                    session.out.println("Start with: " + (session.summary().isPresent() ? "" : "open CSV JSONL · ")
-                            + "failures · show ID · retry ID   (help; Ctrl-D leaves)");
+                    session.out.println("difyexec " + VERSION + session.summary().map(text -> " · " + text).orElse("")
+                            + "\nStart with: failures, show ID, retry ID, help. Ctrl-D leaves.");
                     session.out.flush();
                     converse(session, reader);
                     return Exit.OK.code;
@@ -629,8 +624,9 @@ final class DifyExec implements Runnable {
             /// Keeps the history in a folder that only this user can read, as it has inputs in it. If there is no such
             /// folder, the history ends with the session.
             private static void remember(LineReader reader, Env env) {
-                var home = env.get("XDG_STATE_HOME");
-                var folder = Path.of(home.isEmpty() ? System.getProperty("user.home") + "/.local/state" : home, "difyexec");
+                var chosen = env.get("XDG_STATE_HOME");
+                var state = chosen.isEmpty() ? System.getProperty("user.home") + "/.local/state" : chosen;
+                var folder = Path.of(state, "difyexec");
                 if (!folder.isAbsolute()) return; // Java knows no home of this user
                 try {
                     Files.createDirectories(folder);
@@ -760,9 +756,10 @@ final class DifyExec implements Runnable {
         private int run(CommandLine.ParseResult parsed) {
             var command = parsed.asCommandLineList().getLast();
             var typed = command.getParseResult();
-            if (batch != null && (typed.hasMatchedOption("-i") || typed.hasMatchedOption("-o")))
-                throw new ParameterException(command, "-i and -o are those of the open batch\nhint: leave them out; "
-                        + "'open CSV JSONL' opens another batch");
+            if (typed.hasMatchedOption("--env-file")
+                    || batch != null && (typed.hasMatchedOption("-i") || typed.hasMatchedOption("-o")))
+                throw new ParameterException(command, "-i, -o and --env-file are those of the shell\nhint: leave them "
+                        + "out; 'open CSV JSONL' opens another batch");
             return new CommandLine.RunLast().execute(parsed);
         }
 
@@ -771,7 +768,7 @@ final class DifyExec implements Runnable {
             if (!(arg instanceof OptionSpec option)) return null; // the command's own
             var name = option.shortestName();
             if (name.equals("-o") && batch != null) return batch.files().results().toString();
-            if (name.equals("-i") && batch != null && batch.csv().isPresent()) return batch.csv().get().file().input().toString();
+            if (name.equals("-i") && csvPath().isPresent()) return csvPath().get().toString();
             return shell.setup.spec.commandLine().getParseResult().matchedOptions().stream()
                     .filter(typed -> typed.shortestName().equals(name)).findFirst().map(OptionSpec::stringValues)
                     .map(values -> values.isEmpty() ? "true" : String.join(",", values))
@@ -866,8 +863,6 @@ final class DifyExec implements Runnable {
 
         /// Opens a batch instead of the one before.
         void open(Optional<Path> input, Path output) {
-            if (input.filter(Path.of("-")::equals).isPresent()) throw new Unusable("standard input: the shell reads its "
-                    + "commands from it\nhint: save the CSV to a file first");
             var files = BatchFiles.of(output);
             var now = stamps(files, input); // before the files are read: what is written meanwhile is read next time
             var opened = Batch.peek(files, input.map(path -> shell.setup.open(path, Optional.of(files))), true,
@@ -880,9 +875,12 @@ final class DifyExec implements Runnable {
         /// The open batch, read again if one of its files or the CSV was written since.
         private Batch batch() {
             if (batch == null) throw new Unusable("no batch is open\nhint: 'open CSV JSONL' opens one");
-            var input = batch.csv().map(known -> known.file().input());
-            if (!stamps(batch.files(), input).equals(stamps)) open(input, batch.files().results());
+            if (!stamps(batch.files(), csvPath()).equals(stamps)) open(csvPath(), batch.files().results());
             return batch;
+        }
+
+        private Optional<Path> csvPath() {
+            return Optional.ofNullable(batch).flatMap(Batch::csv).map(csv -> csv.file().input());
         }
 
         private static List<String> stamps(BatchFiles files, Optional<Path> input) {
@@ -928,7 +926,7 @@ final class DifyExec implements Runnable {
             if (form != null) return form;
             shell.setup.retrying.maxRetries = 0;
             try (var dify = shell.setup.connect(shell.demo.version, csv.columns(), 1, err)) {
-                return form = dify.form(dify.greet(""), csv, csv.file().input());
+                return form = dify.form(dify.greet(""), csv);
             } catch (Unusable | IOException | InterruptedException problem) {
                 err.println("Not checked against the workflow's form: " + Text.of(problem));
                 return Form.ofText();
@@ -1360,7 +1358,7 @@ final class DifyExec implements Runnable {
                 throw new Unusable((rows.fresh ? "--fresh" : "--pending-only")
                         + " cannot be used with retry\nhint: use it with run");
             if (pace.maxCost != null && setup.dify.mode == Mode.BLOCKING) throw new Unusable("--max-cost cannot be "
-                    + "used with --mode blocking: only streams have prices\nhint: leave out --mode, or use --max-tokens");
+                    + "used with --mode blocking: only streams have prices\nhint: leave out --mode");
             if (output.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|tsv|xlsx?)"))
                 throw new Unusable(output + ": results are JSON lines, not a spreadsheet\nhint: use -o results.jsonl; "
                         + "'export' then writes a spreadsheet");
@@ -1430,7 +1428,7 @@ final class DifyExec implements Runnable {
         /// The form, after checking every wanted row against it.
         private Form checked(Batch.Wanted wanted, Connection dify, ServerInfo server) throws InterruptedException {
             var csv = wanted.batch().csv().orElseThrow();
-            var form = dify.form(server, csv, input.csv);
+            var form = dify.form(server, csv);
             var inspector = new Inspection.Inspector(csv, form);
             csv.rows(wanted.entries(), wanted.batch().index()).forEachRemaining(inspector);
             var inspection = inspector.inspection(setup.shape.allowUnmapped);
@@ -1640,7 +1638,6 @@ final class DifyExec implements Runnable {
 
         private final UnaryOperator<Row> edits;
 
-        /// @param edits the shell's
         Setup(Env env, UnaryOperator<Row> edits) {
             super(env);
             this.edits = edits;
@@ -1653,18 +1650,14 @@ final class DifyExec implements Runnable {
             if (!zero.isEmpty()) throw new Unusable(zero + " 0: must be greater than zero");
             if (dify.envFile != null && !Files.isRegularFile(dify.envFile))
                 throw new Unusable("--env-file " + dify.envFile + ": no such file");
-            if (dify.envFile != null && !env.reads(dify.envFile))
-                throw new Unusable("--env-file: must be given when the shell is started");
         }
 
-        /// @param files of a batch whose earlier calls chose how to read it
+        /// Reads the input as it was chosen for the batch of these files.
         Csv open(Path input, Optional<BatchFiles> files) {
             return shape.open(input, dify.queryColumn, files).with(edits);
         }
 
         /// Connects to the configured server, or to a demo with a variable for each column.
-        ///
-        /// @param runs the most at a time
         Connection connect(String demo, List<String> columns, int runs, PrintWriter err) throws IOException {
             var server = Optional.ofNullable(demo == null ? null : new Demo(demo, columns));
             var version = Demo.has(dify.workflowId.strip()) ? dify.workflowId.strip() : ""; // a real app's is not here
@@ -1765,15 +1758,11 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A connection to Dify, for as long as a command needs it.
-    ///
-    /// @param err takes warnings about the server
+    /// A connection to Dify, for as long as a command needs it. `err` takes warnings.
     record Connection(Setup setup, Access access, DifyClient client, Judge judge, Optional<Demo> demo,
             PrintWriter err) implements AutoCloseable {
 
-        /// Asks the server for its version and app. A refusal ends the command.
-        ///
-        /// @param left what a refusal means for the rows, or empty
+        /// Asks the server for its version and app. A refusal ends the command; `left` says what it means for the rows.
         ServerInfo greet(String left) throws InterruptedException {
             return new FirstExchange(client, judge, err).server(left);
         }
@@ -1787,15 +1776,10 @@ final class DifyExec implements Runnable {
         }
 
         /// The workflow's form, or text for every cell with `--no-check`.
-        ///
-        /// @param input the CSV as it was named: `@path` cells are relative to its folder
-        Form form(ServerInfo server, Csv csv, Path input) throws InterruptedException {
-            var form = Form.ofText();
-            if (!setup.dify.noCheck) {
-                var folders = Variable.Folders.of(input, setup.dify.files);
-                var parameters = new FirstExchange(client, judge, err).form();
-                if (parameters.isPresent()) form = Form.of(parameters.get(), csv.columns(), folders);
-            }
+        Form form(ServerInfo server, Csv csv) throws InterruptedException {
+            var form = setup.dify.noCheck ? Form.ofText() : new FirstExchange(client, judge, err).form()
+                    .map(parameters -> Form.of(parameters, csv.columns(),
+                            Variable.Folders.of(csv.file().input(), setup.dify.files))).orElse(Form.ofText());
             return server.kind() == AppKind.CHATFLOW ? form.asking(csv.shape().queryColumn(), csv.columns()) : form;
         }
 
@@ -1893,8 +1877,7 @@ final class DifyExec implements Runnable {
 
     /// Converts option values. Messages complete `--timeout abc: …`.
     static final class Converters {
-        private static final Pattern DURATION = Pattern.compile("(\\d+(?:\\.\\d+)?)\\s*(ms|s|m|h)?");
-        private static final String RUN = "/workflows/run";
+        private static final Pattern DURATION = Pattern.compile("(\\d{1,8}(?:\\.\\d+)?)\\s*(ms|s|m|h)?");
 
         /// By the type of an option: a `Long` is at least 1, an `int` at least 0.
         static CommandLine register(CommandLine line) {
@@ -1920,17 +1903,12 @@ final class DifyExec implements Runnable {
                 case "h" -> 3_600_000;
                 case null, default -> 1000;
             };
-            var millis = new BigDecimal(match.group(1)).multiply(BigDecimal.valueOf(unit));
-            if (millis.compareTo(BigDecimal.valueOf(Duration.ofDays(365).toMillis())) > 0)
-                throw new TypeConversionException("longer than a year");
-            return Duration.ofMillis(millis.longValue());
+            return Duration.ofMillis(new BigDecimal(match.group(1)).multiply(BigDecimal.valueOf(unit)).longValue());
         }
 
         /// An http or https address without a slash at its end.
         static URI address(String text) {
             var address = text.strip().replaceAll("/+$", "");
-            if (address.endsWith(RUN)) throw new TypeConversionException("this is the address of one request; the "
-                    + "API's is " + address.replaceFirst(RUN + "$", ""));
             try {
                 var uri = new URI(address);
                 if (uri.getHost() != null && Set.of("http", "https").contains(String.valueOf(uri.getScheme()))
@@ -10530,10 +10508,6 @@ final class DifyExec implements Runnable {
                         List.of(new DotEnv(Path.of(file).toAbsolutePath())), invocation);
             }
             return this;
-        }
-
-        boolean reads(Path file) {
-            return files.stream().anyMatch(each -> each.file().equals(file.toAbsolutePath()));
         }
 
         /// The first place with a value, or with a line for it that cannot be read. Blank values and placeholders do

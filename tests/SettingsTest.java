@@ -12,10 +12,8 @@ import static com.github.tomakehurst.wiremock.client.WireMock.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 
-/// The commands as a user types them: exit code, what is printed, and the files. Every call is searched for the key.
+/// Whole commands: settings, command lines, servers that stop a batch. Every call is searched for the key.
 @Timeout(90)
-
-/// Whole commands: settings, command lines, servers that stop a batch.
 final class SettingsTest extends WholeCommand {
     @Nested
     class TheServer {
@@ -36,17 +34,6 @@ final class SettingsTest extends WholeCommand {
         private Call run(String... more) throws IOException {
             rows(20);
             return dify.run(Stream.concat(Stream.of("-c", "" + SLOTS), Stream.of(more)).toArray(String[]::new));
-        }
-
-        @Test
-        void thatRefusesSomeRunsIsSaidToHaveSlowedTheBatchDown() throws IOException {
-            rows(4);
-            dify.row("2", dify.refused(429, "too_many_requests", "Too many requests."), dify.ended("succeeded", ""));
-
-            var call = dify.run("-c", "2");
-
-            assertEquals(0, call.code(), call.err());
-            assertTrue(call.err().contains("  throttled 1 time; concurrency "), call.err());
         }
 
         @ParameterizedTest
@@ -206,30 +193,16 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void thatRefusedIsAskedAgainByTheSameCommand() throws IOException {
-            dify.rows(dify.refused(400, "invalid_param", "Workflow not published"));
-            assertEquals(4, run().code());
-            dify.rows(dify.ended("succeeded", ""));
+        void stopsABatchWithAHintThatIsNotInTheLog() throws IOException {
+            rows(2);
+            dify.rows(dify.refused(400, "provider_quota_exceeded", "Quota exceeded"));
 
-            var call = dify.run();
+            var call = dify.run("-c", "1");
 
-            assertEquals(0, call.code(), call.err());
-            assertEquals("succeeded=20", status());
-        }
-
-        @Test
-        void thatRefusesEveryStreamIsGivenBlockingRuns() throws IOException {
-            dify.server.stubFor(post(urlPathEqualTo("/v1/workflows/run")).atPriority(1)
-                    .withRequestBody(matchingJsonPath("$.response_mode", equalTo("streaming")))
-                    .willReturn(dify.refused(400, "invalid_param", "Too many requests. Please try again later. The "
-                            + "current maximum concurrent requests allowed for app is 1.")));
-
-            rows(20);
-            var call = dify.run("--mode", "streaming");
-
-            assertEquals(0, call.code(), call.err());
-            assertTrue(call.err().contains("blocking mode"), call.err());
-            assertTrue(dify.runs() < 20 + 10, () -> dify.runs() + " requests for 20 rows");
+            assertEquals(4, call.code());
+            assertTrue(call.err().contains("\nhint: "), call.err());
+            var why = events("stop").getLast().path("why").asText();
+            assertTrue(why.endsWith("(Quota exceeded)") && call.err().contains(why), why);
         }
     }
 
@@ -394,22 +367,6 @@ final class SettingsTest extends WholeCommand {
                     typed("run"));
             assertTrue(ofAnotherShape.sentence().contains("TIMEOUT=***: "), ofAnotherShape.err());
             assertEquals(0, dify.requests());
-        }
-
-        @ParameterizedTest
-        @CsvSource(delimiter = '|', textBlock = """
-                http://127.0.0.1:1/v1/workflows/run  | the API's is http://127.0.0.1:1/v1
-                http://127.0.0.1:1/v1/workflows/run/ | the API's is http://127.0.0.1:1/v1
-                https://dify.example/workflows/run   | the API's is https://dify.example
-                """)
-        void anAddressThatCannotBeTheApisIsRefusedAtOnce(String address, String said) throws IOException {
-            rows(1);
-
-            for (var call : List.of(call(dify.settings("DIFY_API_BASE_URL", address), typed("run")),
-                    call(dify.settings(), typed("run", "--base-url", address)))) {
-                assertEquals(2, call.code());
-                assertTrue(call.sentence().contains(said), call.err());
-            }
         }
 
         @ParameterizedTest
@@ -623,60 +580,6 @@ final class SettingsTest extends WholeCommand {
     }
 
     @Nested
-    class AHint {
-        private final Dify dify = dify();
-
-        @Test
-        void saysInALineOfItsOwnWhatToDo() throws IOException {
-            rows(1);
-
-            var call = call(dify.settings("DIFY_API_KEY", ""), typed("run"));
-
-            assertEquals(2, call.code());
-            assertTrue(call.hint().orElse("none").contains(".env"), call.err());
-        }
-
-        @Test
-        void standsBelowWhatTheServerRefuses() throws IOException {
-            rows(1);
-            dify.info(dify.refused(401, "unauthorized", "Access token is invalid"));
-
-            var call = dify.run();
-
-            assertEquals(4, call.code());
-            assertEquals(3, call.err().lines().count(), call.err());
-            assertTrue(call.sentence().contains("401: Access token is invalid"), call.err());
-            assertTrue(call.hint().orElseThrow().contains("DIFY_API_KEY"), call.err());
-        }
-
-        @Test
-        void standsBelowWhatStopsTheBatchAndNotInTheLog() throws IOException {
-            rows(2);
-            dify.rows(dify.refused(400, "provider_quota_exceeded", "Quota exceeded"));
-
-            var call = dify.run("-c", "1");
-
-            assertEquals(4, call.code());
-            assertTrue(call.err().contains("\nhint: "), call.err());
-            var why = events("stop").getLast().path("why").asText();
-            assertTrue(why.endsWith("(Quota exceeded)") && call.err().contains(why), why);
-        }
-
-        @Test
-        void namesTheAddressWhereALoginPageAnswers() throws IOException {
-            rows(1);
-            dify.info(aResponse().withHeader("Content-Type", "text/html; charset=utf-8")
-                    .withBody("<!DOCTYPE html><form><input name=u><input type=\"password\"></form>"));
-
-            var call = dify.run();
-
-            assertEquals(4, call.code());
-            assertTrue(call.sentence().contains(dify.url()), call.err());
-            assertTrue(call.hint().orElseThrow().contains("DIFY_API_BASE_URL"), call.err());
-        }
-    }
-
-    @Nested
     class TheCommandLine {
         private final Dify dify = dify();
 
@@ -687,6 +590,7 @@ final class SettingsTest extends WholeCommand {
                 run -i IN -o OUT -c                  | -c
                 run -i IN -o OUT --max-tokens many   | --max-tokens
                 run -i IN -o OUT --max-cost 0        | --max-cost 0
+                run -i IN -o OUT --max-cost 5 --mode blocking | --max-cost
                 run -i IN -o OUT --limit 0           | --limit 0
                 run -i IN -o OUT --wait 1 -c 5       | -c 5
                 run -i IN -o OUT --max-retries -1    | --max-retries -1
@@ -734,28 +638,9 @@ final class SettingsTest extends WholeCommand {
         }
 
         @ParameterizedTest
-        @ValueSource(strings = {"-h", "--help", "run -h", "run --help", "retry --help", "status --help"})
-        void helpIsAnAnswer(String typed) throws IOException {
-            var call = call(Map.of("DIFY_API_KEY", KEY, "TIMEOUT", "5"), typed.split(" "));
-
-            assertEquals(0, call.code(), call.err());
-            assertTrue(call.out().startsWith("Usage: difyexec"), call.out());
-            assertEquals("", call.err());
-        }
-
-        @ParameterizedTest
         @ValueSource(strings = {"-V", "--version", "run --version", "status -V"})
         void theVersionIsOneLine(String typed) throws IOException {
             assertEquals("difyexec " + VERSION, call(Map.of(), typed.split(" ")).out().strip());
-        }
-
-        @Test
-        void theCompletionIsAScript() throws IOException {
-            var call = call(Map.of(), "generate-completion");
-
-            assertEquals(0, call.code(), call.err());
-            assertTrue(call.out().startsWith("#!/usr/bin/env bash"), call.out());
-            assertTrue(call.out().contains("--max-failures"));
         }
     }
 
