@@ -8896,14 +8896,21 @@ final class DifyExec implements Runnable {
         sealed interface Step {
             /// The end is taken from the server's records.
             record Take(Response.Ran ran, Verdict verdict) implements Step {}
+
             record Judged(Response seen, Verdict verdict) implements Step {}
+
             record LookAgain(Unresolved unresolved) implements Step {}
+
             /// The attempt gets this end in the log.
             record Close(String end, Response seen, String why, Step then) implements Step {}
+
             record Say(String text, Step then) implements Step {}
+
             /// @param rechecked this attempt has no run, or paying twice was asked for
             record SendAgain(Attempt.Tries tries, boolean rechecked) implements Step {}
+
             record Abort(String why) implements Step {}
+
             record Nothing() implements Step {}
         }
     }
@@ -9695,6 +9702,7 @@ final class DifyExec implements Runnable {
 
         /// A run ended, but there is no memory for what it gave, or that is nested too deeply.
         record TooLarge(Optional<RunRef> run, String why) implements Response {}
+
         /// The request never left: refused connection, unknown host, TLS.
         record NotSent(String why) implements Response {}
 
@@ -9788,11 +9796,15 @@ final class DifyExec implements Runnable {
     /// The decision about a response.
     sealed interface Verdict {
         record Again(Duration after, String why) implements Verdict {}
+
         /// Refused as too many at once: not the row's fault.
         record Throttled(Duration after, String why) implements Verdict {}
+
         /// The server was not reached: not the row's fault either.
         record Unreached(Duration after, String why) implements Verdict {}
+
         record LookUp(Symptom symptom, String why) implements Verdict {}
+
         record StopBatch(String why) implements Verdict {}
     }
 
@@ -9937,10 +9949,13 @@ final class DifyExec implements Runnable {
         LookUpResult FOREIGN = new Silent(Response.Refused.unexpected("the run is of another request"));
 
         record Ended(Response.Ran ran) implements LookUpResult {}
+
         /// Not ended; also paused. Its `age` is by the server's own clock.
         record Running(RunRef ref, Response.RunStatus status, Optional<Duration> age) implements LookUpResult {}
+
         /// A chatflow's message without an answer. It says no more about its run than whether that is over.
         record Unanswered(boolean isOver) implements LookUpResult {}
+
         /// There is no such run: Dify said so, or listed all runs of the attempt, and there are none.
         record Absent() implements LookUpResult {}
 
@@ -10054,19 +10069,26 @@ final class DifyExec implements Runnable {
     /// What a worker reports of a run in progress. Names and texts are as the server sends them.
     sealed interface Heard {
         record Uploaded() implements Heard {}
+
         /// The first event of a stream names its run.
         record Began(RunRef run) implements Heard {}
+
         /// A stream has been silent for a while after its first event.
         record Quiet(RunRef run) implements Heard {}
+
         /// The run has succeeded, and its files are about to be saved once the log has its id.
         record Ended(RunRef run, CompletableFuture<Void> recorded) implements Heard {}
+
         /// Any other event of the stream; a ping is none.
         record OtherEvent() implements Heard {}
 
         /// For a person who watches.
         sealed interface Live extends Heard {}
+
         record NodeBegan(String title, String type) implements Live {}
+
         record NodeEnded(String title, String type, String status, double seconds, String error) implements Live {}
+
         record Chunk(String text) implements Live {}
     }
 

@@ -583,21 +583,6 @@ final class LookUpTest {
         }
 
         @Test
-        void rowsWithoutARunCountAsFailuresToo() throws Exception {
-            var scene = Scene.of(folder, "a", "b", "c");
-            scene.backoff = new Backoff(seconds(1), seconds(4), 0);
-            scene.maxFailures = new Ceiling(1, 1);
-            scene.slots = 1;
-            scene.answer = (_, _) -> cut(Symptom.NO_ANSWER);
-            scene.found = _ -> ABSENT;
-
-            var stop = scene.play().orElseThrow();
-
-            assertEquals("--max-failures reached: 1 row failed", stop.fact());
-            assertEquals(Exit.STOPPED, stop.exit());
-        }
-
-        @Test
         void aCsvThatIsCutShortStopsTheBatchAndSaysSo() throws Exception {
             var ids = IntStream.range(0, 2_000).mapToObj("%063d"::formatted).toArray(String[]::new);
             var scene = Scene.of(folder, ids); // more than is read ahead
@@ -622,18 +607,6 @@ final class LookUpTest {
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem);
             }
-        }
-
-        @Test
-        void tooManyTokensStopTheBatch() throws Exception {
-            var scene = Scene.of(folder, "a", "b", "c");
-            scene.maxTokens = 20L;
-
-            var stop = scene.play().orElseThrow();
-
-            assertEquals(Exit.STOPPED, stop.exit());
-            assertTrue(stop.why().contains("--max-tokens"), stop.why());
-            assertEquals(List.of("a", "b"), scene.resultIds());
         }
 
         @Test
@@ -803,20 +776,6 @@ final class LookUpTest {
             assertEquals(3, next.tally.succeeded());
             assertEquals(Optional.of("Remaining 3 rows: about 24 s, 30 tokens"),
                     Summary.estimate(3, next.tally));
-        }
-
-        @Test
-        void withoutARowThatRanThereIsNoEstimate() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            scene.crash(1);
-            var next = Scene.of(folder, "a", "b");
-            next.selection = Batch.Selection.named(List.of("a"), false);
-            next.found = _ -> ended(succeeded("run-a"));
-
-            next.play();
-
-            assertEquals(1, next.tally.succeeded());
-            assertEquals(Optional.empty(), Summary.estimate(1, next.tally));
         }
 
         @Test
@@ -1050,22 +1009,6 @@ final class LookUpTest {
         }
 
         @Test
-        void aRowWhoseOldRunSaysRunningForEverIsSentAgainWhenAskedFor() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.crash(1);
-            scene.world.startAt(NOON.plusSeconds(3600));
-            scene.answer = Answer.inTurn(succeeded("run-8"));
-            scene.found = _ -> running("run-7");
-            scene.play();
-            assertEquals(List.of("unknown"), scene.outcomes("a"));
-            scene.selection = Batch.Selection.named(List.of("a"), false);
-
-            scene.play();
-
-            assertEquals(List.of("run-8"), scene.resultRuns());
-        }
-
-        @Test
         void aPausedRowWhoseHumanHasAnsweredIsHarvested() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(ran("run-7", RunStatus.PAUSED, ""));
@@ -1151,22 +1094,6 @@ final class LookUpTest {
             scene.play();
 
             assertEquals(List.of(NOON, NOON.plusSeconds(9), NOON.plusSeconds(18)),
-                    scene.sent.stream().map(Attempt::at).toList());
-        }
-
-        @Test
-        void startsAreSpreadEvenlyByTheRate() throws Exception {
-            var scene = Scene.of(folder, "a", "b", "c", "d");
-            scene.slots = 4;
-            scene.rate = new Rate(seconds(2));
-            scene.answer = (attempt, _) -> {
-                scene.world.pass(seconds(30));
-                return succeeded("run-" + attempt.row().id());
-            };
-
-            scene.play();
-
-            assertEquals(List.of(NOON, NOON.plusSeconds(2), NOON.plusSeconds(4), NOON.plusSeconds(6)),
                     scene.sent.stream().map(Attempt::at).toList());
         }
 

@@ -97,20 +97,6 @@ final class RulesTest {
                 500    | unknown                     | Internal Server Error            | look up   |
                 400    | invalid_param               | name is required in input form   | failed    | is required
                 400    | invalid_param               | (type 'text-input') x in input f | failed    | (type
-                400    | invalid_param               | x in input form must be less tha | failed    | less
-                400    | invalid_param               | x in input form must be one of t | failed    |
-                400    | invalid_param               | x in input form must be a valid  | failed    |
-                400    | invalid_param               | x in input form must be a valid  | failed    |
-                400    | invalid_param               | x in input form must be a dict   | failed    |
-                400    | invalid_param               | Invalid input type for ['x']     | failed    |
-                400    | invalid_param               | x in input form must be a list o | failed    |
-                400    | invalid_param               | transfer_method is required in f | failed    |
-                400    | invalid_param               | 'ftp' is not a valid FileTransfe | failed    |
-                400    | invalid_param               | No matching enum found for value | failed    |
-                400    | invalid_param               | Invalid upload file id format    | failed    |
-                400    | invalid_param               | Invalid file url                 | failed    |
-                400    | invalid_param               | Detected file type does not matc | failed    |
-                400    | invalid_param               | File validation failed for file: | failed    |
                 400    | invalid_param               | Reached maximum retries (3) for  | failed    |
                 400    | invalid_param               |                                  | failed    | HTTP 400
                 400    | something_new               | a text of a later version        | failed    | a text of a later
@@ -166,19 +152,12 @@ final class RulesTest {
                 400    | completion_request_error | Completion request failed.                      | again
                 500    | internal_server_error    | Internal Server Error, please contact support.  | look up
                 500    |                          | name is required in input form                  | failed
-                500    |                          | (type 'text-input') x in input form must be a   | failed
                 500    |                          | x in input form must be less than 48 characters | failed
-                500    |                          | x in input form must be one of the following:   | failed
-                500    |                          | x in input form must be a valid number          | failed
                 500    |                          | expected value type int, float or str, got      | failed
-                500    |                          | x in input form must be a dict                  | failed
                 500    |                          | Invalid input type for ['x']                    | failed
                 500    |                          | this statement should be unreachable.           | failed
-                500    |                          | x in input form must be a file                  | failed
-                500    |                          | x in input form must be less than 5 files       | failed
                 500    |                          | transfer_method is required in file mapping     | failed
                 500    |                          | 'ftp' is not a valid FileTransferMethod         | failed
-                500    |                          | Invalid upload file id                          | failed
                 500    |                          | Invalid upload file                             | failed
                 500    |                          | Invalid file url                                | failed
                 500    |                          | Detected file type does not match the specified | failed
