@@ -3373,14 +3373,12 @@ final class DifyExec implements Runnable {
         private boolean taskStopsSent = false, linksNoted = false, damageNoted = false;
         private String version, lastPause = "";
 
-        /// The rules of one call, and the names of its attempts' users.
         record Terms(Judge judge, Limits limits, Pace pace, ModePolicy modes, Attempt.Names names) {}
 
         /// The world outside an engine. Workers and signals put messages into the mailbox, and the engine's thread takes
         /// them out.
         record Ports(Workflow workflow, Watcher watcher, InstantSource clock, BlockingQueue<Runnable> mailbox,
                 Executor workers) {
-            /// The time of day, and a virtual thread for each piece of work.
             static Ports ofProcess(Workflow workflow, Watcher watcher) {
                 return new Ports(workflow, watcher, Times.clock(InstantSource.system(), System::nanoTime),
                         new LinkedBlockingQueue<>(), Thread::startVirtualThread);
@@ -3579,7 +3577,6 @@ final class DifyExec implements Runnable {
                     : Collections.max(List.of(agenda.nextRow(now), pace.nextStart(), health.opens()));
         }
 
-        /// Why no row starts, apart from those that run.
         private Optional<String> rest(Instant now) {
             if (agenda.stop.isPresent()) return Optional.empty();
             var next = running.isEmpty() ? nextStart(now) : now;
@@ -3595,7 +3592,6 @@ final class DifyExec implements Runnable {
             return running.size() - quiet + pace.held(agenda.cutRuns.values(), quiet, now);
         }
 
-        /// Runs of ours that the server may be working on.
         private int onServer() {
             return running.size() + agenda.cutRuns.values().size();
         }
@@ -3696,7 +3692,6 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// What an answer says about the server, apart from its row.
         private void adapt(Attempt attempt, Response seen, Instant now) {
             var took = Duration.between(attempt.at(), now);
             if (seen instanceof Response.Ran ran) {
@@ -3844,7 +3839,6 @@ final class DifyExec implements Runnable {
             if (found instanceof LookUpResult.Silent(var seen)) heed(seen, now);
         }
 
-        /// A stream that was quiet has ended.
         private boolean isOver(Unresolved unresolved) {
             return unresolved.is(Symptom.QUIET)
                     && !running.containsKey(unresolved.attempt().sequence());
@@ -4054,7 +4048,6 @@ final class DifyExec implements Runnable {
         private final Map<RowStatus, Long> ended = new EnumMap<>(RowStatus.class);
         /// Rows that are not part of this call, where it is to finish the batch.
         final Map<RowStatus, Long> others = new EnumMap<>(RowStatus.class);
-        /// Why rows failed, with the number of rows.
         final Map<String, Long> causes = new HashMap<>();
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
         final LongList.Latencies latencies = new LongList.Latencies();
@@ -4069,7 +4062,6 @@ final class DifyExec implements Runnable {
         private Duration busy = Duration.ZERO;
         Now now = new Now(0, 0, 0, Optional.empty());
 
-        /// @param rest why no row starts, in words
         record Now(int running, int waiting, int lookUps, Optional<String> rest) {}
 
         Tally(long asked, Pace pace, InstantSource clock) {
@@ -4110,7 +4102,6 @@ final class DifyExec implements Runnable {
             busy = busy.plus(took);
         }
 
-        /// A row that has ended ends again, with a success.
         void reopened(RowStatus status) {
             ended.computeIfPresent(status, (_, count) -> count - 1);
         }
@@ -4131,7 +4122,6 @@ final class DifyExec implements Runnable {
             return ended.getOrDefault(status, 0L);
         }
 
-        /// Rows of the whole batch with this outcome, as far as the call covers it.
         long countOfAll(RowStatus status) {
             return count(status) + others.getOrDefault(status, 0L);
         }
@@ -4152,7 +4142,6 @@ final class DifyExec implements Runnable {
             return Duration.between(startedAt, clock.instant());
         }
 
-        /// Rows per second, over the last rows that ended.
         double rate() {
             if (recent.size() < 2) return 0;
             long span = Math.max(1, Duration.between(recent.peekFirst(), clock.instant()).toMillis());
@@ -4170,7 +4159,6 @@ final class DifyExec implements Runnable {
     interface Watcher {
         default void watch(Tally tally) {}
 
-        /// It wants to hear of nodes and text as they come.
         default boolean isLive() {
             return false;
         }
@@ -4189,7 +4177,6 @@ final class DifyExec implements Runnable {
 
     // ── Dify ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The app behind the key and the server's version.
     record ServerInfo(String app, AppKind kind, String version) {}
 
     /// Asks the server who it is, up to `MAX_RETRIES` times more while it is away or busy. The calling thread waits.
@@ -4331,7 +4318,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Saves the files of a run's outputs in a folder.
     record FileSaver(DifyClient client, Path folder) {
         SavedFiles save(String id, byte[] outputs) {
             long start = System.nanoTime();
@@ -4351,9 +4337,7 @@ final class DifyExec implements Runnable {
             return new SavedFiles(saved, missing, Duration.ofNanos(System.nanoTime() - start));
         }
 
-        /// The file gets its name once it is whole; until then it has a random one.
-        ///
-        /// @param size in bytes, or not above 0 where Dify does not know it
+        /// The file gets its name once it is whole; until then it has a random one. Dify may not know its size.
         private Path save(URI address, long size, Path place) throws IOException {
             var part = folder.resolve(".difyexec-" + UUID.randomUUID() + ".part");
             try {
@@ -4488,14 +4472,10 @@ final class DifyExec implements Runnable {
         private static final String PAGE = "a web page (from a proxy?)";
         private static final long LARGEST_FILE = 1L << 30;
 
-        /// @param most how many bytes an answer may have
-        DifyClient(Access access, Duration timeout, Duration firstEvent, long most) {
-            this(new Transport(access, most), access, AppKind.WORKFLOW, timeout, firstEvent);
-        }
-
         /// @param runs how many there may be at a time
         static DifyClient of(Access access, Duration timeout, int runs) {
-            return new DifyClient(access, timeout, FIRST_EVENT, Transport.share(runs));
+            return new DifyClient(new Transport(access, Transport.share(runs)), access, AppKind.WORKFLOW, timeout,
+                    FIRST_EVENT);
         }
 
         DifyClient to(AppKind kind) {
@@ -4518,18 +4498,20 @@ final class DifyExec implements Runnable {
             boolean streaming = attempt.mode() == Mode.STREAMING;
             var post = post(startAddress(), "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
             var sent = new Sent(attempt.user(), inputs);
-            var response = wire.exchange(new Transport.Question(post, streaming ? firstEvent : timeout,
-                    streaming ? Symptom.SILENCE : Symptom.TIMED_OUT), wire::lastBody,
-                    answer -> answer.status != 200 ? refused(answer)
-                            : answer.isStream ? stream(answer, sent, heard) : blocking(answer),
-                    Function.identity());
+            var limit = streaming ? firstEvent : timeout;
+            var overdue = streaming ? Symptom.SILENCE : Symptom.TIMED_OUT;
+            var reply = wire.exchange(post, limit, overdue, wire::lastBody, answer -> answer.status != 200
+                    ? refused(answer) : answer.isStream ? stream(answer, sent, heard) : blocking(answer));
+            var response = switch (reply) {
+                case Reply.Got(var read) -> read;
+                case Reply.NotGot(var broken) -> broken;
+            };
             // the run of a chatflow took place and was paid for, though Dify answers as it does to refused inputs
             return isChat() && response instanceof Response.Refused refused && refused.status() == 400
                     && !refused.inStream() && refused.message().startsWith(Response.ChatMessage.FAILED)
                     ? Response.Ran.failed(refused.message()) : response;
         }
 
-        /// Where runs are started; the body of a chatflow's request names a pinned version.
         URI startAddress() {
             return access.at(isChat() ? "/chat-messages" : access.workflowId().isEmpty() ? "/workflows/run"
                     : "/workflows/" + encoded(access.workflowId()) + "/run");
@@ -4703,7 +4685,6 @@ final class DifyExec implements Runnable {
             ask(post(access.at(path), "application/json", body), LOOK, Transport.Answer::beginning);
         }
 
-        /// Uploads a file under the attempt's user, streamed from disk, and returns its id.
         Reply<String> upload(Value.Local local, String user) {
             var head = "--%1$s\r\nContent-Disposition: form-data; name=\"user\"\r\n\r\n%2$s\r\n"
                     + "--%1$s\r\nContent-Disposition: form-data; name=\"file\"; filename=\"%3$s\"\r\n"
@@ -4730,8 +4711,6 @@ final class DifyExec implements Runnable {
         }
 
         /// Fetches a file of an output, whole. The link is signed, so the key is not sent.
-        ///
-        /// @param size in bytes, or not above 0 where it is not known
         Reply<Path> download(URI link, long size, Path to) {
             return ask(request(link).build(), timeout, answer -> {
                 var tooLarge = "larger than 1 GiB";
@@ -4743,7 +4722,6 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// What Dify has stored under a path; `/parameters` is the form of the version that is published now.
         Reply<JsonNode> stored(String path) {
             return ask(get(path), LOOK, DifyClient::tree);
         }
@@ -4804,7 +4782,7 @@ final class DifyExec implements Runnable {
         /// A request that starts no run. Dify answers an upload with 201. A success that is not what was asked for
         /// counts as a refusal.
         private <T> Reply<T> ask(HttpRequest request, Duration limit, Transport.Reading<T> reading) {
-            return wire.exchange(new Transport.Question(request, limit, Symptom.NO_ANSWER),
+            var reply = wire.<Reply<T>>exchange(request, limit, Symptom.NO_ANSWER,
                     _ -> BodySubscribers.ofInputStream(), answer -> {
                         if (answer.status != 200 && !(answer.status == 201 && request.method().equals("POST")))
                             return new Reply.NotGot<>(refused(answer));
@@ -4813,7 +4791,8 @@ final class DifyExec implements Runnable {
                         } catch (JsonProcessingException problem) {
                             return new Reply.NotGot<>(Response.Refused.unexpected(problem.getOriginalMessage()));
                         }
-                    }, Reply.NotGot::new);
+                    });
+            return reply.then(Function.identity());
         }
 
         private static JsonNode tree(Transport.Answer answer) throws IOException {
@@ -4851,7 +4830,6 @@ final class DifyExec implements Runnable {
         private final StringBuilder answer = new StringBuilder();
         private boolean isReplaced = false;
 
-        /// The JSON object of an answer.
         static ObjectNode object(InputStream in) throws IOException {
             try {
                 if (Json.MAPPER.readTree(in) instanceof ObjectNode object) return object;
@@ -4999,7 +4977,6 @@ final class DifyExec implements Runnable {
                     });
         }
 
-        /// When the run finished, by the server's clock; 0 if it does not say.
         long finishedAt() {
             return data().path("finished_at").asLong(0);
         }
@@ -5044,8 +5021,6 @@ final class DifyExec implements Runnable {
             return bytes(outputs);
         }
 
-        /// A stored run.
-        ///
         /// @param now by the server's clock
         LookUpResult found(RunRef asked, Instant now) {
             taskId = asked.task();
@@ -5125,7 +5100,6 @@ final class DifyExec implements Runnable {
             clock.scheduleWithFixedDelay(() -> open.forEach(Answer::tick), TICK, TICK, MILLISECONDS);
         }
 
-        /// A fair share of Java's memory, where there may be so many runs at a time.
         static long share(int runs) {
             return Math.max(1 << 20, Runtime.getRuntime().maxMemory() / (10L * runs));
         }
@@ -5177,40 +5151,36 @@ final class DifyExec implements Runnable {
             T read(Answer answer) throws IOException;
         }
 
-        /// @param limit   to the head of the answer, and on to its end unless the reader sets another
-        /// @param overdue what it means when that passes
-        record Question(HttpRequest request, Duration limit, Symptom overdue) {}
-
         /// Sends, reads and lets go of the connection.
         ///
-        /// @param instead what is made of a request or an answer that breaks
-        <T> T exchange(Question question, BodyHandler<InputStream> body, Reading<T> reading,
-                Function<Response, T> instead) {
+        /// @param limit   to the head of the answer, and on to its end unless the reader sets another
+        /// @param overdue what it means when that passes
+        <T> Reply<T> exchange(HttpRequest request, Duration limit, Symptom overdue, BodyHandler<InputStream> body,
+                Reading<T> reading) {
             long start = System.nanoTime();
-            var limit = question.limit();
             CompletableFuture<HttpResponse<InputStream>> sending;
             synchronized (this) {
-                sending = http.join().sendAsync(question.request(), body);
+                sending = http.join().sendAsync(request, body);
             }
             try (var answer = new Answer(sending.get(limit.toNanos(), NANOSECONDS), start)) {
                 answer.limit(limit.minus(answer.waited));
                 try {
-                    return reading.read(answer);
+                    return new Reply.Got<>(reading.read(answer));
                 } catch (IOException problem) {
-                    return instead.apply(problem instanceof Exceeded && !answer.isStream
+                    return new Reply.NotGot<>(problem instanceof Exceeded && !answer.isStream
                             ? new Response.TooLarge(Optional.empty(), problem.getMessage())
-                            : answer.cut(question.overdue(), "the connection broke in the middle of the answer ("
+                            : answer.cut(overdue, "the connection broke in the middle of the answer ("
                                     + Text.of(problem) + ")"));
                 }
             } catch (TimeoutException _) {
                 sending.cancel(true);
-                return instead.apply(new Response.Cut(question.overdue(), "no answer within " + Text.seconds(limit)));
+                return new Reply.NotGot<>(new Response.Cut(overdue, "no answer within " + Text.seconds(limit)));
             } catch (ExecutionException problem) {
-                return instead.apply(unsent(problem.getCause()));
+                return new Reply.NotGot<>(unsent(problem.getCause()));
             } catch (InterruptedException _) {
                 sending.cancel(true);
                 Thread.currentThread().interrupt(); // for a caller that would ask again
-                return instead.apply(new Response.Cut(Symptom.NO_ANSWER, "given up"));
+                return new Reply.NotGot<>(new Response.Cut(Symptom.NO_ANSWER, "given up"));
             }
         }
 
@@ -5302,7 +5272,6 @@ final class DifyExec implements Runnable {
             final boolean isPage, isStream;
             /// Of Dify itself; empty if something in front of it has answered.
             final String version;
-            /// From sending to the head.
             final Duration waited;
             private final HttpResponse<InputStream> http;
             private final BufferedReader lines;
@@ -5345,7 +5314,6 @@ final class DifyExec implements Runnable {
                         + "JDK_JAVA_OPTIONS=-Xmx4g gives it more");
             }
 
-            /// The body, up to so many bytes; the time of each arrival is noted.
             InputStream body(long most, String tooLarge) {
                 left = most;
                 return new FilterInputStream(http.body()) {
@@ -5378,7 +5346,6 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Whether more of the stream is here already.
             boolean hasMore() throws IOException {
                 return lines.ready();
             }
@@ -5408,9 +5375,7 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// The body ended early: for this reason, unless the limit has ended it.
-            ///
-            /// @param silence what it means if the limit passed before the first event
+            /// The body ended early: for this reason, unless the limit has ended it, perhaps before the first event.
             Response.Cut cut(Symptom silence, String why) {
                 return !over ? new Response.Cut(run, Symptom.CUT, why) : new Response.Cut(run,
                         run.isPresent() ? Symptom.TIMED_OUT : silence, "no end within the time limit");

@@ -144,20 +144,6 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
-        void isOverShortlyAfterTheEndOfItsRunThoughItsStreamStaysOpen() throws IOException {
-            try (var wire = new ServerTest.Wire(connection -> {
-                connection.request();
-                connection.startStream();
-                connection.chunk(started() + finished());
-                connection.hold();
-            }); var client = ServerTest.client(wire.url()).to(AppKind.CHATFLOW)) {
-                var seen = client.run(ServerTest.attempt(Mode.STREAMING), ServerTest.asked(attempt), heard::add);
-
-                assertEquals("{\"answer\":\"So.\"}", new String(ServerTest.ran(seen).outputs(), UTF_8));
-            }
-        }
-
-        @Test
         void hasWhatComesAMomentAfterTheEndOfItsRun() throws IOException {
             try (var wire = new ServerTest.Wire(connection -> {
                 connection.request();
@@ -465,32 +451,6 @@ final class ChatflowTest extends WholeCommand {
             assertTrue(call.sentence().contains("\"" + kind + "\""), call.sentence());
             assertTrue(call.hint().isPresent());
         }
-
-        /// The same spreadsheet through an app of either kind.
-        private List<Object> told(Simulator.Setup.Kind kind) throws IOException {
-            var settings = start(kind, "--columns", kind == Simulator.Setup.Kind.CHATFLOW ? "id" : "id,query");
-            csv("id,query", "1,Why?", "2,[fail]", "3,\"a,b\"");
-            var told = new ArrayList<Object>();
-            for (var command : List.of("run", "retry")) told.add(call(settings, typed(command)).code());
-            told.add(call(settings, "export", "-i", input(), "-o", output(), file("sheet.csv").toString()).code());
-            told.add(call(settings, "status", "-o", output(), "--html", file("report.html").toString()).code());
-            told.add(status());
-            told.add(names());
-            told.add(ids());
-            told.add(content("sheet.csv").replace("\uFEFF", "").lines().findFirst().orElseThrow()
-                    .replaceAll("output\\.\\w+", "output").replaceAll("(,output)+", ",output"));
-            told.add(content("results.jsonl.retry"));
-            for (var name : names()) Files.delete(file(name));
-            return told;
-        }
-
-        @Test
-        void hasTheFilesOfAWorkflowsBatch() throws IOException {
-            var ofWorkflow = told(Simulator.Setup.Kind.WORKFLOW);
-
-            assertEquals(ofWorkflow, told(Simulator.Setup.Kind.CHATFLOW));
-            assertTrue(ofWorkflow.contains("succeeded=3"), ofWorkflow.toString());
-        }
     }
 
     @Nested
@@ -536,16 +496,6 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
-        void isAskedUncheckedToo() throws IOException {
-            csv("id,query", "1,Why?");
-
-            var call = call(Map.of(), typed("run", "--demo=chatflow", "--no-check"));
-
-            assertEquals(0, call.code(), call.err());
-            assertEquals("Demo answer to: Why?", result("1").at("/outputs/answer").asText());
-        }
-
-        @Test
         void isRetriedInTheShellWhereItsAnswerComesIn() throws IOException {
             csv("id,question", "1,Why?");
             var out = new StringWriter();
@@ -559,22 +509,6 @@ final class ChatflowTest extends WholeCommand {
 
             assertTrue(out.toString().contains("| Demo answer to: Why?"), out.toString());
             assertEquals("Demo answer to: Why?", result("1").at("/outputs/answer").asText());
-        }
-
-        @Test
-        void isNotSentByTheShellWithoutAQuestion() throws IOException {
-            csv("id,question", "1,Why?");
-            var out = new StringWriter();
-            var outer = commandLine(Given.env(Map.of())).setOut(new PrintWriter(out, true))
-                    .setErr(new PrintWriter(out, true));
-            outer.parseArgs("shell", "--demo=chatflow", "-i", input(), "-o", output());
-            Shell shell = outer.getSubcommands().get("shell").getCommand();
-
-            int code = shell.session().execute("retry 1");
-
-            assertEquals(2, code, out.toString());
-            assertTrue(out.toString().contains("--query-column question"), out.toString());
-            assertFalse(content("results.jsonl.log").contains("\"attempt\""));
         }
     }
 }

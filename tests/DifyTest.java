@@ -41,36 +41,27 @@ final class DifyTest {
         }
 
         @Test
-        void eachEventIsItsData() {
-            assertEvents(List.of("{\"a\":1}", "{\"b\":2}"), "data: {\"a\":1}\n\ndata: {\"b\":2}\n\n");
-        }
-
-        @Test
-        void aPingWithoutDataIsNoEvent() {
-            assertEvents(List.of("one", "two"),
-                    "event: ping\n\ndata: one\n\nevent: ping\n\nevent: ping\n\ndata: two\n\n");
-        }
-
-        @Test
-        void severalLinesOfDataAreJoinedByANewline() {
-            assertEvents(List.of("{\n\"a\":\n1}", "next"), "data: {\ndata: \"a\":\ndata: 1}\n\ndata: next\n\n");
-        }
-
-        @Test
-        void linesMayEndAsWindowsEndsThem() {
-            assertEvents(List.of("one\ntwo", "three"),
-                    "data: one\r\ndata: two\r\n\r\nevent: ping\r\n\r\ndata: three\r\n\r\n");
-        }
-
-        @Test
-        void commentsAndOtherFieldsArePassedOver() {
+        void eachEventIsItsDataAndAllElseIsPassedOver() {
+            assertEvents(List.of(), "");
+            assertEvents(List.of(), "\n\n\n");
+            assertEvents(List.of(), "dat");
+            assertEvents(List.of("one", "two"), "event: ping\n\ndata: one\n\nevent: ping\n\nevent: ping\n\ndata: two\n\n");
             assertEvents(List.of("one\ntwo", "three"), ": hello\n\nid: 7\nevent: message\ndata: one\n: in between\n"
                     + "retry: 5\ndata: two\n\ndatabase: no\ndata: three\n\n");
         }
 
         @Test
-        void oneBlankAfterTheColonIsNoPartOfTheData() {
+        void linesMayEndAsWindowsEndsThemAndOneBlankAfterTheColonIsNoPartOfTheData() {
+            assertEvents(List.of("one\ntwo", "three"),
+                    "data: one\r\ndata: two\r\n\r\nevent: ping\r\n\r\ndata: three\r\n\r\n");
             assertEvents(List.of("a", "a", " a", ""), "data:a\n\ndata: a\n\ndata:  a\n\ndata:\n\n");
+        }
+
+        @Test
+        void theLastEventMayBeCutOff() {
+            assertEvents(List.of("one", "two"), "data: one\n\ndata: two");
+            assertEvents(List.of("one", "two"), "data: one\n\ndata: two\n");
+            assertEvents(List.of("{\"half\":"), "data: {\"half\":");
         }
 
         @Test
@@ -79,28 +70,10 @@ final class DifyTest {
         }
 
         @Test
-        void theLastEventNeedsNoBlankLine() {
-            assertEvents(List.of("one", "two"), "data: one\n\ndata: two");
-            assertEvents(List.of("one", "two"), "data: one\n\ndata: two\n");
-        }
-
-        @Test
-        void nothingIsNoEvent() {
-            assertEvents(List.of(), "");
-            assertEvents(List.of(), "\n\n\n");
-            assertEvents(List.of(), "dat");
-        }
-
-        @Test
         void aLineMayBeMegabytesLong() {
             var text = "ä".repeat(3 << 20);
 
             assertEquals(List.of(text, "end"), events("data: " + text + "\n\ndata: end\n\n", 100_000));
-        }
-
-        @Test
-        void anEventThatTheStreamEndsInIsItsBeginning() {
-            assertEvents(List.of("{\"half\":"), "data: {\"half\":");
         }
     }
 
@@ -235,25 +208,14 @@ final class DifyTest {
         }
 
         @Test
-        void aMessagesIdIsNotTheRuns() throws IOException {
+        void theIdsOfNodesAndMessagesAreNotTheRuns() throws IOException {
             events("{'event':'message','id':'m1','message_id':'m1','answer':'x'}");
-
             assertEquals(Optional.empty(), reader.ref());
-        }
 
-        @Test
-        void anEventWithoutANameTellsNothingOfTheRunButItsIds() throws IOException {
             events(event("", "{'id':'n1','status':'succeeded','outputs':{}}"),
+                    event("node_started", "{'id':'n1','workflow_id':'no'}"),
+                    event("iteration_completed", "{'id':'n2','status':'succeeded'}"),
                     "{'workflow_run_id':'r1','data':{'id':'n2'},'event':null}");
-
-            assertEquals(Optional.of(new RunRef("r1", "t1")), reader.ref());
-            assertEquals(Optional.empty(), ran());
-        }
-
-        @Test
-        void aNodesIdIsNotTheRuns() throws IOException {
-            events(event("node_started", "{'id':'n1','workflow_id':'no'}"),
-                    event("iteration_completed", "{'id':'n2','status':'succeeded'}"));
 
             assertEquals(Optional.of(new RunRef("r1", "t1")), reader.ref());
             assertEquals(Optional.empty(), ran());

@@ -635,16 +635,6 @@ class FaultTest {
         }
 
         @Test
-        void seesTheHelpInColumns() throws Exception {
-            begin(Map.of(), "run", "--help");
-            ends(0, Duration.ofSeconds(20));
-
-            var whole = new ProcessBuilder("tmux", "-S", socket(), "capture-pane", "-p", "-S", "-99").start();
-            var text = new String(whole.getInputStream().readAllBytes(), UTF_8);
-            assertTrue(text.lines().anyMatch(line -> line.matches(" +--ids=A,B  +\\w.*")), text);
-        }
-
-        @Test
         void endsAtOnceAtTheSecondCtrlCAndStopsWhatRuns() throws Exception {
             var dify = new Dify("--latency", "30s");
             rows(9, id -> "text " + id);
