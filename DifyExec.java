@@ -285,9 +285,9 @@ final class DifyExec implements Runnable {
                 if (!force) batch.refuseStrangers(input.csv);
                 StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
                 var sheet = new Spreadsheet(file, csv.header().delimiter(), raw);
-                var export = new Spreadsheet.OfBatch(batch, csv, names.names, failed, sheet);
-                if (toFile) AtomicFile.write(file, export::write);
-                else CommandLines.write(standardOutput, export::write);
+                AtomicFile.Content content = out -> sheet.export(batch, csv, names.names, failed, out);
+                if (toFile) AtomicFile.write(file, content);
+                else CommandLines.write(standardOutput, content);
                 sheet.report(console.err());
                 console.next().print(batch, console.err());
                 return Exit.OK.code;
@@ -364,7 +364,7 @@ final class DifyExec implements Runnable {
                 }
                 if (html != null) AtomicFile.write(html, both::page);
                 if (html != null) console.err().println("Page: " + html);
-                return (both.isEqual() ? Exit.OK : Exit.ROWS_FAILED).code;
+                return (both.unequal.isEmpty() ? Exit.OK : Exit.ROWS_FAILED).code;
             }
         }
     }
@@ -489,12 +489,12 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws Exception {
             setup.check();
-            var files = Verification.of(BatchFiles.of(results.file));
+            var files = Verification.Records.of(BatchFiles.of(results.file));
             long start = System.nanoTime();
-            try (var dify = setup.connect(null, List.of(), Verification.Asking.AT_ONCE, setup.err())) {
+            try (var dify = setup.connect(null, List.of(), Verification.AT_ONCE, setup.err())) {
                 var server = dify.greet("");
                 var ids = files.ids(sample, seed);
-                var found = new Verification.Asking(files, dify.client(), server.kind() == AppKind.CHATFLOW,
+                var found = new Verification(files, dify.client(), server.kind() == AppKind.CHATFLOW,
                         Optional.ofNullable(rate)).about(ids, setup.err());
                 long attempts = ids.stream().mapToLong(id -> files.attempts().getOrDefault(id, List.of()).size()).sum();
                 var seconds = Duration.ofNanos(System.nanoTime() - start);
@@ -2148,8 +2148,8 @@ final class DifyExec implements Runnable {
             int name = name(Screen.on(1).map(Screen::width).orElse(0));
             line(name, out, "column", "variable", "type", "required", "filled", "longest", "example");
             for (var column : inspection.columns())
-                line(name, out, Text.text(column.column(), name), orDash(column.variable(), name),
-                        orDash(column.type(), name), column.required() ? "yes" : "", column.filled(), column.longest(), column.example());
+                line(name, out, Text.text(column.column(), name), Text.text(column.variable(), name), column.type(),
+                        column.required() ? "yes" : "", column.filled(), column.longest(), column.example());
             problems(inspection, out);
             if (inspection.isFine()) out.println("No problems found.");
             out.flush();
@@ -2162,10 +2162,6 @@ final class DifyExec implements Runnable {
 
         private static void line(int name, PrintWriter out, Object... cells) {
             out.println(("  %-" + name + "s %-" + name + "s %-12s %-8s %9s %9s  %s").formatted(cells));
-        }
-
-        private static String orDash(String text, int longest) {
-            return text.isEmpty() ? "-" : Text.text(text, longest);
         }
 
         /// Notes, and the first problems with the number of others.
@@ -2189,46 +2185,49 @@ final class DifyExec implements Runnable {
 
     /// Compares a batch with the server's own records. It reads log and results on its own and shares no decision with
     /// the engine, so that a mistake there shows here.
-    ///
-    /// @param attempts by id, with the fields of all their lines, and of their session `server` and `again`: its call
-    ///                 was to send rows again that had succeeded or were unresolved
-    record Verification(Map<String, List<ObjectNode>> attempts, Map<String, JsonNode> results) {
-        static Verification of(BatchFiles files) throws IOException {
-            var read = new Verification(new LinkedHashMap<>(), new LinkedHashMap<>());
-            var session = Json.MAPPER.createObjectNode();
-            lines(files.log(), line -> {
-                var sent = read.attempts.getOrDefault(text(line, "id"), new ArrayList<>());
-                switch (text(line, "event")) {
-                    case "session" -> session.removeAll().setAll(line.retain("server", "again"));
-                    case "attempt" -> {
-                        sent.add(line.setAll(session));
-                        read.attempts.put(text(line, "id"), sent);
+    record Verification(Records records, DifyClient client, boolean isChat, Optional<Pace.Rate> rate) {
+        static final int AT_ONCE = 4;
+
+        /// @param attempts by id, with the fields of all their lines, and of their session `server` and `again`: its
+        ///                 call was to send rows again that had succeeded or were unresolved
+        record Records(Map<String, List<ObjectNode>> attempts, Map<String, JsonNode> results) {
+            static Records of(BatchFiles files) throws IOException {
+                var read = new Records(new LinkedHashMap<>(), new LinkedHashMap<>());
+                var session = Json.MAPPER.createObjectNode();
+                lines(files.log(), line -> {
+                    var sent = read.attempts.getOrDefault(text(line, "id"), new ArrayList<>());
+                    switch (text(line, "event")) {
+                        case "session" -> session.removeAll().setAll(line.retain("server", "again"));
+                        case "attempt" -> {
+                            sent.add(line.setAll(session));
+                            read.attempts.put(text(line, "id"), sent);
+                        }
+                        case "run", "end" -> sent.stream().filter(one -> one.path("user").equals(line.path("user")))
+                                .forEach(one -> one.setAll(line));
+                        default -> {} // says nothing about a run
                     }
-                    case "run", "end" -> sent.stream().filter(one -> one.path("user").equals(line.path("user")))
-                            .forEach(one -> one.setAll(line));
-                    default -> {} // says nothing about a run
-                }
-            });
-            if (read.attempts.isEmpty()) throw new Unusable(files.log() + ": no attempts to verify");
-            lines(files.results(), line -> read.results.put(text(line, "id"), line));
-            return read;
-        }
-
-        private static void lines(Path file, Consumer<ObjectNode> use) throws IOException {
-            try (var lines = new Lines(file)) {
-                while (lines.next()) lines.<ObjectNode>read(Lines.TREE).ifPresentOrElse(use, () ->
-                        lines.bad().ifPresent(line -> { // not so a last line that is still being written
-                            throw new Unusable(line + ": not a JSON object");
-                        }));
+                });
+                if (read.attempts.isEmpty()) throw new Unusable(files.log() + ": no attempts to verify");
+                lines(files.results(), line -> read.results.put(text(line, "id"), line));
+                return read;
             }
-        }
 
-        /// All ids, or some at random.
-        List<String> ids(Long sample, Long seed) {
-            var all = new ArrayList<>(Comparison.union(attempts.keySet(), results.keySet()));
-            if (sample == null) return all;
-            Collections.shuffle(all, seed == null ? new Random() : new Random(seed));
-            return all.subList(0, (int) Math.min(all.size(), sample));
+            private static void lines(Path file, Consumer<ObjectNode> use) throws IOException {
+                try (var lines = new Lines(file)) {
+                    while (lines.next()) lines.<ObjectNode>read(Lines.TREE).ifPresentOrElse(use, () ->
+                            lines.bad().ifPresent(line -> { // not so a last line that is still being written
+                                throw new Unusable(line + ": not a JSON object");
+                            }));
+                }
+            }
+
+            /// All ids, or some at random.
+            List<String> ids(Long sample, Long seed) {
+                var all = new ArrayList<>(Comparison.union(attempts.keySet(), results.keySet()));
+                if (sample == null) return all;
+                Collections.shuffle(all, seed == null ? new Random() : new Random(seed));
+                return all.subList(0, (int) Math.min(all.size(), sample));
+            }
         }
 
         /// In the order of the report.
@@ -2267,163 +2266,157 @@ final class DifyExec implements Runnable {
             return node.path(name).asText();
         }
 
-        /// Asks the server, four rows at a time.
-        record Asking(Verification files, DifyClient client, boolean isChat, Optional<Pace.Rate> rate) {
-            static final int AT_ONCE = 4;
+        Map<Kind, List<Finding>> about(List<String> ids, PrintWriter err) {
+            var screen = Screen.on(2);
+            var done = new AtomicInteger();
+            return ids.stream().gather(Gatherers.mapConcurrent(AT_ONCE, this::row)).peek(_ -> {
+                if (done.incrementAndGet() % 20 > 0 || screen.isEmpty()) return;
+                err.print(done + "/" + ids.size() + " rows\r"); // the next line is longer
+                err.flush();
+            }).flatMap(List::stream).collect(Collectors.groupingBy(Finding::kind, TreeMap::new, Collectors.toList()));
+        }
 
-            Map<Kind, List<Finding>> about(List<String> ids, PrintWriter err) {
-                var screen = Screen.on(2);
-                var done = new AtomicInteger();
-                return ids.stream().gather(Gatherers.mapConcurrent(AT_ONCE, this::row)).peek(_ -> {
-                    if (done.incrementAndGet() % 20 > 0 || screen.isEmpty()) return;
-                    err.print(done + "/" + ids.size() + " rows\r"); // the next line is longer
-                    err.flush();
-                }).flatMap(List::stream).collect(Collectors.groupingBy(Finding::kind, TreeMap::new, Collectors.toList()));
+        private List<Finding> row(String id) {
+            var found = new ArrayList<Finding>();
+            var attempts = records.attempts().getOrDefault(id, List.of());
+            var line = records.results().get(id);
+            var own = attempts.reversed().stream().filter(sent -> line != null && !text(sent, "outcome")
+                    .equals("failed") && text(sent, "run").equals(text(line, "workflow_run_id"))).findFirst();
+            if (line != null) found.add(own.map(sent -> result(sent, line)).orElseGet(() ->
+                    new Finding(Kind.WITHOUT_RUN, id, "no attempt has run " + text(line, "workflow_run_id"))));
+            boolean isPaid = own.isPresent(), isAsked = own.filter(sent -> sent.path("again").asBoolean()).isPresent();
+            for (var sent : attempts) if (own.filter(result -> result == sent).isEmpty()) {
+                var run = new RunRef(text(sent, "run"), text(sent, "task"));
+                var fate = !run.isNamed() || run.isMadeUp() ? byName(sent) : byId(sent, stored -> fate(sent, stored));
+                boolean isOver = !text(sent, "outcome").isEmpty(), hasSucceeded = fate.kind() == Kind.MATCHES;
+                boolean mayCount = hasSucceeded || fate.kind() == Kind.OPEN && isOver;
+                found.add(new Finding(!mayCount ? fate.kind() : isPaid ? isAsked || sent.path("again").asBoolean()
+                        ? Kind.SENT_AGAIN : Kind.PAID_TWICE
+                        : hasSucceeded && isOver ? Kind.LOST : Kind.OPEN, id, fate.text()));
+                isPaid |= mayCount;
             }
+            return found;
+        }
 
-            private List<Finding> row(String id) {
-                var found = new ArrayList<Finding>();
-                var attempts = files.attempts().getOrDefault(id, List.of());
-                var line = files.results().get(id);
-                var own = attempts.reversed().stream().filter(sent -> line != null && !text(sent, "outcome")
-                        .equals("failed") && text(sent, "run").equals(text(line, "workflow_run_id"))).findFirst();
-                if (line != null) found.add(own.map(sent -> result(sent, line)).orElseGet(() ->
-                        new Finding(Kind.WITHOUT_RUN, id, "no attempt has run " + text(line, "workflow_run_id"))));
-                boolean isPaid = own.isPresent(), isAsked = own.filter(sent -> sent.path("again").asBoolean()).isPresent();
-                for (var sent : attempts) if (own.filter(result -> result == sent).isEmpty()) {
-                    var run = new RunRef(text(sent, "run"), text(sent, "task"));
-                    var fate = !run.isNamed() || run.isMadeUp() ? byName(sent) : byId(sent, stored -> fate(sent, stored));
-                    boolean isOver = !text(sent, "outcome").isEmpty(), hasSucceeded = fate.kind() == Kind.MATCHES;
-                    boolean mayCount = hasSucceeded || fate.kind() == Kind.OPEN && isOver;
-                    found.add(new Finding(!mayCount ? fate.kind() : isPaid ? isAsked || sent.path("again").asBoolean()
-                            ? Kind.SENT_AGAIN : Kind.PAID_TWICE
-                            : hasSucceeded && isOver ? Kind.LOST : Kind.OPEN, id, fate.text()));
-                    isPaid |= mayCount;
+        /// A result against the run that the server has recorded, a chatflow's against its message.
+        private Finding result(ObjectNode sent, JsonNode line) {
+            Function<JsonNode, Finding> compared = stored -> {
+                var difference = difference(line, stored);
+                return finding(difference.isEmpty() ? Kind.MATCHES : Kind.DIFFERS, sent,
+                        difference + "run " + text(sent, "run"));
+            };
+            if (isChat) return messages(sent, text(line, "conversation_id"),
+                    message -> message.path("id").equals(line.path("message_id")),
+                    message -> text(message, "answer").isEmpty() // 1.9 stores none if its stream was cut
+                            ? byId(sent, stored -> compared.apply(parsed(stored.path("outputs"))))
+                            : compared.apply(message));
+            var found = byId(sent, compared);
+            var other = found.kind() == Kind.NOT_VERIFIABLE ? byName(sent) : found;
+            return other == found || other.kind() != Kind.MATCHES ? found
+                    : finding(Kind.DIFFERS, sent, "its attempt has another run, " + other.text());
+        }
+
+        private static Finding finding(Kind kind, ObjectNode sent, String text) {
+            return new Finding(kind, text(sent, "id"), text);
+        }
+
+        private Finding byId(ObjectNode sent, Function<JsonNode, Finding> read) {
+            return ask(sent, "/workflows/run/" + DifyClient.encoded(text(sent, "run")), read);
+        }
+
+        private Finding byName(ObjectNode sent) {
+            var user = text(sent, "user");
+            if (!Attempt.Names.isUnique(user)) return finding(Kind.NOT_VERIFIABLE, sent, "its user is not its own");
+            boolean isListed = isChat || Release.of(text(sent, "server")).listing() == Release.Listing.FROM_START;
+            return ask(sent, (isChat ? "/conversations?limit=20&user="
+                    : "/workflows/logs?limit=20&created_by_end_user_session_id=") + DifyClient.encoded(user), list -> {
+                var data = list.path("data");
+                if (!data.isArray() || list.path("has_more").asBoolean())
+                    return finding(Kind.NO_ANSWER, sent, "not a complete list");
+                if (data.isEmpty())
+                    return finding(isListed ? Kind.NEVER_STARTED : Kind.NOT_VERIFIABLE, sent, "no run of " + user);
+                return isChat ? messages(sent, data.at("/0/id").asText(), _ -> true, message -> fate(sent, message))
+                        : fate(sent, data.at("/0/workflow_run"));
+            });
+        }
+
+        private Finding messages(ObjectNode sent, String conversation, Predicate<JsonNode> which,
+                Function<JsonNode, Finding> read) {
+            return ask(sent, "/messages?limit=20&user=" + DifyClient.encoded(text(sent, "user")) + "&conversation_id="
+                    + DifyClient.encoded(conversation), list -> list.path("data").valueStream().filter(which)
+                    .findFirst().map(read).orElseGet(() -> finding(Kind.NOT_VERIFIABLE, sent, "its message is gone")));
+        }
+
+        /// By the status of a run or of a chatflow's message, which is `normal` also before its answer.
+        private static Finding fate(ObjectNode sent, JsonNode stored) {
+            return finding(switch (text(stored, "status")) {
+                case "succeeded", "partial-succeeded" -> Kind.MATCHES; // as far as can be said without a result
+                case "normal" -> text(stored, "answer").isEmpty() ? Kind.NOT_VERIFIABLE : Kind.MATCHES;
+                case "running", "scheduled", "paused" -> Kind.OPEN;
+                case "failed", "stopped", "error" -> Kind.FAILED;
+                default -> Kind.NO_ANSWER;
+            }, sent, "run " + text(stored, "id") + " of " + text(sent, "user"));
+        }
+
+        /// Asks at the pace of `--rate`, and up to four times where the server says when to ask again.
+        private Finding ask(ObjectNode sent, String path, Function<JsonNode, Finding> read) {
+            for (int tries = 1; ; tries++) {
+                synchronized (records) {
+                    rate.ifPresent(limit -> LockSupport.parkNanos(limit.interval().toNanos()));
                 }
-                return found;
-            }
-
-            /// A result against the run that the server has recorded, a chatflow's against its message.
-            private Finding result(ObjectNode sent, JsonNode line) {
-                Function<JsonNode, Finding> compared = stored -> {
-                    var difference = difference(line, stored);
-                    return finding(difference.isEmpty() ? Kind.MATCHES : Kind.DIFFERS, sent,
-                            difference + "run " + text(sent, "run"));
+                var reply = client.stored(path);
+                if (tries < 4 && reply instanceof Reply.NotGot(var response) && response.pause().isPresent())
+                    LockSupport.parkNanos(response.pause().get().toNanos());
+                else return switch (reply) {
+                    case Reply.Got(var stored) -> read.apply(stored);
+                    case Reply.NotGot(Response.Refused gone) when gone.status() == 404 ->
+                            finding(Kind.NOT_VERIFIABLE, sent, "run " + text(sent, "run") + " is gone");
+                    case Reply.NotGot(var response) -> finding(Kind.NO_ANSWER, sent, response.why());
                 };
-                if (isChat) return messages(sent, text(line, "conversation_id"),
-                        message -> message.path("id").equals(line.path("message_id")),
-                        message -> text(message, "answer").isEmpty() // 1.9 stores none if its stream was cut
-                                ? byId(sent, stored -> compared.apply(parsed(stored.path("outputs"))))
-                                : compared.apply(message));
-                var found = byId(sent, compared);
-                var other = found.kind() == Kind.NOT_VERIFIABLE ? byName(sent) : found;
-                return other == found || other.kind() != Kind.MATCHES ? found
-                        : finding(Kind.DIFFERS, sent, "its attempt has another run, " + other.text());
             }
+        }
 
-            private static Finding finding(Kind kind, ObjectNode sent, String text) {
-                return new Finding(kind, text(sent, "id"), text);
-            }
+        /// `outputs /answer, `, or empty.
+        private String difference(JsonNode line, JsonNode stored) {
+            if (isChat) return stored.path("answer").equals(line.at("/outputs/answer")) ? "" : "outputs /answer, ";
+            if (!text(stored, "status").equals(line.path("workflow_status").asText("succeeded"))) return "status, ";
+            var outputs = new JsonDiff(false).of("", files(line.path("outputs")), files(parsed(stored.path("outputs"))));
+            if (!outputs.isEmpty()) return "outputs " + outputs.getFirst().pointer() + ", ";
+            var sent = parsed(stored.path("inputs"));
+            return line.path("inputs").propertyStream().filter(cell -> sent.has(cell.getKey())
+                    && !isSame(cell.getValue().asText(), sent.get(cell.getKey()))).findFirst()
+                    .map(cell -> "inputs /" + cell.getKey() + ", ").orElse("");
+        }
 
-            private Finding byId(ObjectNode sent, Function<JsonNode, Finding> read) {
-                return ask(sent, "/workflows/run/" + DifyClient.encoded(text(sent, "run")), read);
-            }
+        /// A cell is text, and what was sent for it is typed. Dify stores an uploaded file as an object of its own.
+        private static boolean isSame(String cell, JsonNode sent) {
+            var typed = parsed(TextNode.valueOf(cell));
+            return cell.isBlank() || cell.equals(sent.asText())
+                    || sent.isBoolean() && sent.asBoolean() == cell.strip().matches("(?i)true|yes|1|on")
+                    || sent.isContainerNode() && !typed.isContainerNode()
+                    || !sent.isTextual() && new JsonDiff(false).of("", typed, sent).isEmpty();
+        }
 
-            private Finding byName(ObjectNode sent) {
-                var user = text(sent, "user");
-                if (!Attempt.Names.isUnique(user)) return finding(Kind.NOT_VERIFIABLE, sent, "its user is not its own");
-                boolean isListed = isChat || Release.of(text(sent, "server")).listing() == Release.Listing.FROM_START;
-                return ask(sent, (isChat ? "/conversations?limit=20&user="
-                        : "/workflows/logs?limit=20&created_by_end_user_session_id=") + DifyClient.encoded(user), list -> {
-                    var data = list.path("data");
-                    if (!data.isArray() || list.path("has_more").asBoolean())
-                        return finding(Kind.NO_ANSWER, sent, "not a complete list");
-                    if (data.isEmpty())
-                        return finding(isListed ? Kind.NEVER_STARTED : Kind.NOT_VERIFIABLE, sent, "no run of " + user);
-                    return isChat ? messages(sent, data.at("/0/id").asText(), _ -> true, message -> fate(sent, message))
-                            : fate(sent, data.at("/0/workflow_run"));
-                });
+        /// Older versions store JSON as text.
+        private static JsonNode parsed(JsonNode value) {
+            try {
+                return value.isTextual() ? Json.MAPPER.readTree(value.asText()) : value;
+            } catch (JsonProcessingException _) {
+                return value;
             }
+        }
 
-            private Finding messages(ObjectNode sent, String conversation, Predicate<JsonNode> which,
-                    Function<JsonNode, Finding> read) {
-                return ask(sent, "/messages?limit=20&user=" + DifyClient.encoded(text(sent, "user")) + "&conversation_id="
-                        + DifyClient.encoded(conversation), list -> list.path("data").valueStream().filter(which)
-                        .findFirst().map(read).orElseGet(() -> finding(Kind.NOT_VERIFIABLE, sent, "its message is gone")));
-            }
-
-            /// By the status of a run or of a chatflow's message, which is `normal` also before its answer.
-            private static Finding fate(ObjectNode sent, JsonNode stored) {
-                return finding(switch (text(stored, "status")) {
-                    case "succeeded", "partial-succeeded" -> Kind.MATCHES; // as far as can be said without a result
-                    case "normal" -> text(stored, "answer").isEmpty() ? Kind.NOT_VERIFIABLE : Kind.MATCHES;
-                    case "running", "scheduled", "paused" -> Kind.OPEN;
-                    case "failed", "stopped", "error" -> Kind.FAILED;
-                    default -> Kind.NO_ANSWER;
-                }, sent, "run " + text(stored, "id") + " of " + text(sent, "user"));
-            }
-
-            /// Asks at the pace of `--rate`, and up to four times where the server says when to ask again.
-            private Finding ask(ObjectNode sent, String path, Function<JsonNode, Finding> read) {
-                for (int tries = 1; ; tries++) {
-                    synchronized (files) {
-                        rate.ifPresent(limit -> LockSupport.parkNanos(limit.interval().toNanos()));
-                    }
-                    var reply = client.stored(path);
-                    if (tries < 4 && reply instanceof Reply.NotGot(var response) && response.pause().isPresent())
-                        LockSupport.parkNanos(response.pause().get().toNanos());
-                    else return switch (reply) {
-                        case Reply.Got(var stored) -> read.apply(stored);
-                        case Reply.NotGot(Response.Refused gone) when gone.status() == 404 ->
-                                finding(Kind.NOT_VERIFIABLE, sent, "run " + text(sent, "run") + " is gone");
-                        case Reply.NotGot(var response) -> finding(Kind.NO_ANSWER, sent, response.why());
-                    };
-                }
-            }
-
-            /// `outputs /answer, `, or empty.
-            private String difference(JsonNode line, JsonNode stored) {
-                if (isChat) return stored.path("answer").equals(line.at("/outputs/answer")) ? "" : "outputs /answer, ";
-                if (!text(stored, "status").equals(line.path("workflow_status").asText("succeeded"))) return "status, ";
-                var outputs = new JsonDiff(false).of("", files(line.path("outputs")), files(parsed(stored.path("outputs"))));
-                if (!outputs.isEmpty()) return "outputs " + outputs.getFirst().pointer() + ", ";
-                var sent = parsed(stored.path("inputs"));
-                return line.path("inputs").propertyStream().filter(cell -> sent.has(cell.getKey())
-                        && !isSame(cell.getValue().asText(), sent.get(cell.getKey()))).findFirst()
-                        .map(cell -> "inputs /" + cell.getKey() + ", ").orElse("");
-            }
-
-            /// A cell is text, and what was sent for it is typed. Dify stores an uploaded file as an object of its own.
-            private static boolean isSame(String cell, JsonNode sent) {
-                var typed = parsed(TextNode.valueOf(cell));
-                return cell.isBlank() || cell.equals(sent.asText())
-                        || sent.isBoolean() && sent.asBoolean() == cell.strip().matches("(?i)true|yes|1|on")
-                        || sent.isContainerNode() && !typed.isContainerNode()
-                        || !sent.isTextual() && new JsonDiff(false).of("", typed, sent).isEmpty();
-            }
-
-            /// Older versions store JSON as text.
-            private static JsonNode parsed(JsonNode value) {
-                try {
-                    return value.isTextual() ? Json.MAPPER.readTree(value.asText()) : value;
-                } catch (JsonProcessingException _) {
-                    return value;
-                }
-            }
-
-            /// Files by name and size: their links change from answer to answer.
-            private static JsonNode files(JsonNode value) {
-                var copy = value.deepCopy();
-                copy.findParents("dify_model_identity").forEach(file ->
-                        ((ObjectNode) file).retain("filename", "size", "dify_model_identity"));
-                return copy;
-            }
+        /// Files by name and size: their links change from answer to answer.
+        private static JsonNode files(JsonNode value) {
+            var copy = value.deepCopy();
+            copy.findParents("dify_model_identity").forEach(file ->
+                    ((ObjectNode) file).retain("filename", "size", "dify_model_identity"));
+            return copy;
         }
     }
 
     /// The progress of a batch by its files, as a table or one JSON object.
     static final class StatusView {
-        private static final Duration RATED = Duration.ofSeconds(10); // a rate over less depends on a few rows
         private static final int BAR = 30;
         private static final List<RowStatus> ORDER = List.of(RowStatus.SUCCEEDED, RowStatus.PARTIAL, RowStatus.FAILED,
                 RowStatus.PAUSED, RowStatus.UNKNOWN, RowStatus.PENDING);
@@ -2494,7 +2487,7 @@ final class DifyExec implements Runnable {
             var figures = new LinkedHashMap<String, String>();
             history.startedAt.ifPresent(start -> figures.put("time", Text.seconds(history.running) + " ("
                     + Times.local("yyyy-MM-dd HH:mm:ss", start) + " to " + Times.local(history.updatedAt.get()) + ")"));
-            if (rate(batch) > 0 && history.running.compareTo(RATED) >= 0)
+            if (rate(batch) > 0 && history.running.toSeconds() >= 10) // less would depend on a few rows
                 figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
             if (!history.latencies.isEmpty()) figures.put("latency (s)", history.latencies.words());
             if (history.spent.tokens > 0) figures.put("tokens", Text.number(history.spent.tokens));
@@ -2790,6 +2783,8 @@ final class DifyExec implements Runnable {
     /// A CSV that spreadsheet programs open unharmed: UTF-8 with byte order mark, CR LF, and no formulas. Or a book.
     static final class Spreadsheet {
         private static final int LONGEST_IN_EXCEL = 32_767;
+        private static final List<String> ENDING = List.of("status", "error", "run_id", "attempts", "seconds", "tokens",
+                "price", "currency", "edited");
         private static final Pattern CONTROLS = Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F]");
         private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?");
 
@@ -2801,7 +2796,6 @@ final class DifyExec implements Runnable {
         private int texts;
         private long rows = -1, escaped = 0, tooLong = 0; // the first row is the header
 
-        /// @param raw whether every cell stays as it is
         Spreadsheet(Path path, char delimiter, boolean raw) {
             this.path = path;
             this.delimiter = delimiter;
@@ -2861,37 +2855,31 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The batch in the input's order and with its delimiter: the input's columns, `output.<name>` for each
-        /// output, then each row's outcome.
-        record OfBatch(Batch batch, Csv csv, Collection<String> outputs, boolean failed, Spreadsheet file) {
-            private static final List<String> ENDING = List.of("status", "error", "run_id", "attempts", "seconds",
-                    "tokens", "price", "currency", "edited");
-
-            void write(OutputStream out) throws IOException {
-                var head = csv.inputs().stream().map(Csv.Input::title)
-                        .collect(Collectors.toCollection(LinkedHashSet::new));
-                for (var name : Stream.concat(outputs.stream().map("output."::concat), ENDING.stream()).toList())
-                    while (!head.add(name)) name = "run." + name;
-                file.open(out, head, csv.columns().size() + outputs.size());
-                try (var ends = new LineOffsets.RowEnds(batch)) {
-                    var rows = batch.rows(entry -> !failed || batch.index().status(entry).isOnRetryList());
-                    while (rows.hasNext()) file.write(cells(rows.next(), ends));
+        /// A batch in the input's order: the input's columns, `output.<name>` for each output, then each row's outcome.
+        void export(Batch batch, Csv csv, Collection<String> outputs, boolean failed, OutputStream out)
+                throws IOException {
+            var head = csv.inputs().stream().map(Csv.Input::title)
+                    .collect(Collectors.toCollection(LinkedHashSet::new));
+            for (var name : Stream.concat(outputs.stream().map("output."::concat), ENDING.stream()).toList())
+                while (!head.add(name)) name = "run." + name;
+            open(out, head, csv.columns().size() + outputs.size());
+            try (var ends = new LineOffsets.RowEnds(batch)) {
+                var rows = batch.rows(entry -> !failed || batch.index().status(entry).isOnRetryList());
+                while (rows.hasNext()) {
+                    var row = rows.next();
+                    var end = ends.of(row.index());
+                    var cells = new ArrayList<>(row.inputs().values());
+                    for (var name : outputs) cells.add(cell(end.outputs().get(name)));
+                    long attempts = batch.history().attemptsByRow.get(row.index());
+                    long millis = batch.offsets().millis.get(row.index());
+                    cells.addAll(List.of(batch.index().status(row.index()).word(), end.error(), end.run(),
+                            attempts == 0 ? "" : Long.toString(attempts),
+                            millis == 0 ? end.seconds() : BigDecimal.valueOf(millis, 3).toPlainString(),
+                            end.tokens(), end.price(), end.currency(), end.edited() ? "true" : ""));
+                    write(cells);
                 }
-                file.finish();
             }
-
-            private List<String> cells(Row row, LineOffsets.RowEnds ends) throws IOException {
-                var end = ends.of(row.index());
-                var cells = new ArrayList<>(row.inputs().values());
-                for (var name : outputs) cells.add(cell(end.outputs().get(name)));
-                long attempts = batch.history().attemptsByRow.get(row.index());
-                long millis = batch.offsets().millis.get(row.index());
-                cells.addAll(List.of(batch.index().status(row.index()).word(), end.error(), end.run(),
-                        attempts == 0 ? "" : Long.toString(attempts),
-                        millis == 0 ? end.seconds() : BigDecimal.valueOf(millis, 3).toPlainString(),
-                        end.tokens(), end.price(), end.currency(), end.edited() ? "true" : ""));
-                return cells;
-            }
+            finish();
         }
     }
 
@@ -3014,7 +3002,7 @@ final class DifyExec implements Runnable {
         private final Map<String, Long> outputs = new LinkedHashMap<>();
         /// Names of inputs other than the id, and pointers of the outputs to compare.
         private final Set<String> inputNames = new LinkedHashSet<>(), pointers = new LinkedHashSet<>();
-        private final BitSet unequal = new BitSet(); // numbers of the rows that differ
+        final BitSet unequal = new BitSet(); // numbers of the rows that differ
         private long otherInputs = 0;
         private final int[] others; // each row's entry in the second batch, or -1
         private final LineOffsets.RowEnds firstEnds, secondEnds;
@@ -3040,10 +3028,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// What to compare.
-        ///
-        /// @param part    a JSON pointer into the outputs; empty: all
-        /// @param ignored names of outputs
+        /// What to compare: a part of the outputs by its JSON pointer, or all but the ignored ones.
         record Scope(String part, Set<String> ignored, JsonDiff diff) {
             /// By pointer.
             Map<String, JsonNode> of(Map<String, JsonNode> outputs) {
@@ -3115,10 +3100,6 @@ final class DifyExec implements Runnable {
             if (matches.get(Match.SAME) + matches.get(Match.DIFFERENT) > 0 && pointers.isEmpty()
                     && !scope.part().isEmpty()) throw new Unusable("--output " + Text.text(scope.part(), 100)
                             + ": no row of either file has this part in its outputs");
-        }
-
-        boolean isEqual() {
-            return unequal.isEmpty();
         }
 
         private Pair pair(int number) throws IOException {
@@ -11145,506 +11126,492 @@ final class DifyExec implements Runnable {
     static final class Html {
         /// With the hashes of style and script, the version, and the style.
         static final String HEAD = """
-                <!doctype html>
-                <html lang="en">
-                <head>
-                <meta charset="utf-8">
-                <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src '%s'; \
-                script-src '%s'; base-uri 'none'; form-action 'none'">
-                <meta name="viewport" content="width=device-width, initial-scale=1">
-                <meta name="generator" content="difyexec %s">
-                <title>difyexec</title>
-                <style>%s</style>
-                </head>
-                """;
+        <!doctype html>
+        <html lang="en">
+        <head>
+        <meta charset="utf-8">
+        <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src '%s'; \
+        script-src '%s'; base-uri 'none'; form-action 'none'">
+        <meta name="viewport" content="width=device-width, initial-scale=1">
+        <meta name="generator" content="difyexec %s">
+        <title>difyexec</title>
+        <style>%s</style>
+        </head>
+        """;
 
         static final String BODY = """
-                <body>
-                <header><h1 id="title"></h1><p id="about"></p></header>
-                <main>
-                <div id="overview"></div>
-                <section id="charts"></section>
-                <section class="card" id="rows">
-                <h2>Rows</h2>
-                <div class="tools">
-                <input id="search" type="search" autocomplete="off" placeholder="Search" aria-label="Search">
-                <select id="outcome" aria-label="Outcome"><option value="">all rows</option></select>
-                <select id="cause" aria-label="Cause"><option value="">all causes</option></select>
-                <button type="button" id="copy">Copy ids</button>
-                <button type="button" id="download">Download CSV</button>
-                <output id="count" aria-live="polite"></output>
-                </div>
-                <table id="table"><thead><tr id="heads"></tr></thead><tbody id="body"></tbody></table>
-                <p id="none" hidden>No rows match. <button type="button" id="reset">Show all rows</button></p>
-                <p><button type="button" id="more"></button></p>
-                </section>
-                </main>
-                <dialog id="detail" aria-labelledby="detail-id">
-                <div class="bar">
-                <h2 id="detail-id"></h2>
-                <button type="button" id="before">Previous</button>
-                <button type="button" id="after">Next</button>
-                <button type="button" id="close">Close</button>
-                </div>
-                <div id="detail-body"></div>
-                </dialog>
-                """;
+        <body>
+        <header><h1 id="title"></h1><p id="about"></p></header>
+        <main>
+        <div id="overview"></div>
+        <section id="charts"></section>
+        <section class="card" id="rows">
+        <h2>Rows</h2>
+        <div class="tools">
+        <input id="search" type="search" autocomplete="off" placeholder="Search" aria-label="Search">
+        <select id="outcome" aria-label="Outcome"><option value="">all rows</option></select>
+        <select id="cause" aria-label="Cause"><option value="">all causes</option></select>
+        <button type="button" id="copy">Copy ids</button>
+        <button type="button" id="download">Download CSV</button>
+        <output id="count" aria-live="polite"></output>
+        </div>
+        <table id="table"><thead><tr id="heads"></tr></thead><tbody id="body"></tbody></table>
+        <p id="none" hidden>No rows match. <button type="button" id="reset">Show all rows</button></p>
+        <p><button type="button" id="more"></button></p>
+        </section>
+        </main>
+        <dialog id="detail" aria-labelledby="detail-id">
+        <div class="bar">
+        <h2 id="detail-id"></h2>
+        <button type="button" id="before">Previous</button>
+        <button type="button" id="after">Next</button>
+        <button type="button" id="close">Close</button>
+        </div>
+        <div id="detail-body"></div>
+        </dialog>
+        """;
 
         static final String STYLE = """
-                :root { color-scheme: light dark; --back: light-dark(#f6f6f4, #131518);
-                  --card: light-dark(#fff, #1b1e22); --ink: light-dark(#1d2024, #e7e9ec);
-                  --soft: light-dark(#5c636c, #a0a8b1); --line: light-dark(#dfe1e4, #31363c);
-                  --accent: light-dark(#1f57b5, #86b3ff); }
-                .first, .only { --hue: light-dark(#3c6fc4, #7aa7f5); }
-                .second { --hue: light-dark(#b0561b, #e8955c); }
-                .succeeded, .same, ins { --hue: light-dark(#2c7a4b, #56b97f); }
-                .partial, .different { --hue: light-dark(#9a6200, #dca03c); }
-                .failed, .neither, del { --hue: light-dark(#bc3226, #f27a71); }
-                .paused { --hue: light-dark(#0b6e80, #4cb9cc); }
-                .unknown { --hue: light-dark(#7446ad, #b99af0); }
-                .pending { --hue: light-dark(#6d747c, #949ca5); }
+        :root { color-scheme: light dark; --back: light-dark(#f6f6f4, #131518);
+          --card: light-dark(#fff, #1b1e22); --ink: light-dark(#1d2024, #e7e9ec);
+          --soft: light-dark(#5c636c, #a0a8b1); --line: light-dark(#dfe1e4, #31363c);
+          --accent: light-dark(#1f57b5, #86b3ff); }
+        .first, .only { --hue: light-dark(#3c6fc4, #7aa7f5); }
+        .second { --hue: light-dark(#b0561b, #e8955c); }
+        .succeeded, .same, ins { --hue: light-dark(#2c7a4b, #56b97f); }
+        .partial, .different { --hue: light-dark(#9a6200, #dca03c); }
+        .failed, .neither, del { --hue: light-dark(#bc3226, #f27a71); }
+        .paused { --hue: light-dark(#0b6e80, #4cb9cc); }
+        .unknown { --hue: light-dark(#7446ad, #b99af0); }
+        .pending { --hue: light-dark(#6d747c, #949ca5); }
 
-                * { box-sizing: border-box; }
-                body { margin: 0 auto; max-width: 75rem; padding: 1.5rem 1.25rem 3rem; background: var(--back);
-                  color: var(--ink); font: 15px/1.5 system-ui, sans-serif; font-variant-numeric: tabular-nums; }
-                main { display: flex; flex-direction: column; }
-                h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; }
-                h2 { margin: 0 0 .6rem; font-size: 1rem; }
-                header p { margin: .2rem 0 1.2rem; }
-                header p, small, dt, th, .ids, #count, .cut { color: var(--soft); }
-                dt, th, .cut { font-size: .85rem; font-weight: 500; }
-                h1, p, dd, .causes td, .bar h2, dt, pre { overflow-wrap: anywhere; }
-                td, th, pre { unicode-bidi: isolate; }
-                dd, pre { margin: 0; }
-                .card { margin: 0 0 1rem; padding: 1rem 1.1rem; border-radius: 8px; }
-                .card, dialog, input, select, button { background: var(--card); border: 1px solid var(--line); }
-                .chip { color: var(--hue); }
-                .chip::before { content: ""; display: inline-block; width: .6rem; height: .6rem; margin-right: .4rem;
-                  border-radius: 50%; background: var(--hue); }
+        * { box-sizing: border-box; }
+        body { margin: 0 auto; max-width: 75rem; padding: 1.5rem 1.25rem 3rem; background: var(--back);
+          color: var(--ink); font: 15px/1.5 system-ui, sans-serif; font-variant-numeric: tabular-nums; }
+        main { display: flex; flex-direction: column; }
+        h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; }
+        h2 { margin: 0 0 .6rem; font-size: 1rem; }
+        header p { margin: .2rem 0 1.2rem; }
+        header p, small, dt, th, .ids, #count, .cut { color: var(--soft); }
+        dt, th, .cut { font-size: .85rem; font-weight: 500; }
+        h1, p, dd, .causes td, .bar h2, dt, pre { overflow-wrap: anywhere; }
+        td, th, pre { unicode-bidi: isolate; }
+        dd, pre { margin: 0; }
+        .card { margin: 0 0 1rem; padding: 1rem 1.1rem; border-radius: 8px; }
+        .card, dialog, input, select, button { background: var(--card); border: 1px solid var(--line); }
+        .chip { color: var(--hue); }
+        .chip::before { content: ""; display: inline-block; width: .6rem; height: .6rem; margin-right: .4rem;
+          border-radius: 50%; background: var(--hue); }
 
-                svg { display: block; width: 100%; }
-                .totals svg { height: 12px; border-radius: 3px; }
-                .totals ul, .totals dl, .tools { display: flex; flex-wrap: wrap; }
-                .totals ul { gap: .3rem 1.6rem; margin: .7rem 0 1rem; padding: 0; list-style: none; }
-                .totals dl { gap: .8rem 2.4rem; margin: 0; padding-top: .9rem; border-top: 1px solid var(--line); }
-                .totals table { width: auto; }
-                .totals .number { padding-left: 2rem; }
-                #charts { display: grid; gap: 0 1rem;
-                  grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
-                .few #charts { order: 1; }
-                figcaption { margin-bottom: .3rem; font-weight: 600; }
-                figcaption .chip { margin-left: 1rem; font-weight: 400; }
-                figure text { fill: var(--soft); font-size: 11px; }
-                .end { text-anchor: end; }
-                .middle { text-anchor: middle; }
-                .grid { stroke: var(--line); }
-                .mark { stroke: var(--ink); stroke-dasharray: 3 3; }
-                rect { fill: var(--hue); }
+        svg { display: block; width: 100%; }
+        .totals svg { height: 12px; border-radius: 3px; }
+        .totals ul, .totals dl, .tools { display: flex; flex-wrap: wrap; }
+        .totals ul { gap: .3rem 1.6rem; margin: .7rem 0 1rem; padding: 0; list-style: none; }
+        .totals dl { gap: .8rem 2.4rem; margin: 0; padding-top: .9rem; border-top: 1px solid var(--line); }
+        .totals table { width: auto; }
+        .totals .number { padding-left: 2rem; }
+        #charts { display: grid; gap: 0 1rem;
+          grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
+        .few #charts { order: 1; }
+        figcaption { margin-bottom: .3rem; font-weight: 600; }
+        figcaption .chip { margin-left: 1rem; font-weight: 400; }
+        figure text { fill: var(--soft); font-size: 11px; }
+        .grid { stroke: var(--line); }
+        .mark { stroke: var(--ink); stroke-dasharray: 3 3; }
+        rect { fill: var(--hue); }
 
-                table { width: 100%; border-collapse: collapse; text-align: left; }
-                th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-                th:first-child, td:first-child { padding-left: 0; }
-                .number { text-align: right; }
-                button, input, select { padding: .3rem .55rem; border-radius: 6px; max-width: 100%; font: inherit;
-                  color: inherit; }
-                button { cursor: pointer; }
-                button:disabled { opacity: .45; }
-                table button { padding: 0; border: 0; background: none; text-align: inherit; }
-                td button { color: var(--accent); }
-                .tools { gap: .5rem; align-items: center; margin-bottom: .7rem; }
-                #count { margin-left: auto; }
-                #cause { width: 15rem; }
+        table { width: 100%; border-collapse: collapse; text-align: left; }
+        th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+        th:first-child, td:first-child { padding-left: 0; }
+        .number { text-align: right; }
+        button, input, select { padding: .3rem .55rem; border-radius: 6px; max-width: 100%; font: inherit;
+          color: inherit; }
+        button { cursor: pointer; }
+        button:disabled { opacity: .45; }
+        table button { padding: 0; border: 0; background: none; text-align: inherit; }
+        td button { color: var(--accent); }
+        .tools { gap: .5rem; align-items: center; margin-bottom: .7rem; }
+        #count { margin-left: auto; }
+        #cause { width: 15rem; }
 
-                #table { table-layout: fixed; }
-                #table thead { position: sticky; top: 0; background: var(--card); }
-                #table th, #table td { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
-                #table th:nth-child(1) { width: 22%; }
-                #table th:nth-child(2) { width: 8rem; }
-                #table th.number { width: 6.2rem; }
-                #body tr:hover { background: color-mix(in srgb, var(--accent) 7%, transparent); cursor: pointer; }
-                [aria-sort=ascending] button::after { content: " \\2191"; }
-                [aria-sort=descending] button::after { content: " \\2193"; }
+        #table { table-layout: fixed; }
+        #table thead { position: sticky; top: 0; background: var(--card); }
+        #table th, #table td { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+        #table th:nth-child(1) { width: 22%; }
+        #table th:nth-child(2) { width: 8rem; }
+        #table th.number { width: 6.2rem; }
+        #body tr:hover { background: color-mix(in srgb, var(--accent) 7%, transparent); cursor: pointer; }
+        [aria-sort=ascending] button::after { content: " \\2191"; }
+        [aria-sort=descending] button::after { content: " \\2193"; }
 
-                dialog { width: min(60rem, calc(100vw - 2rem)); max-height: calc(100vh - 3rem);
-                  padding: 0 1.2rem 1.2rem; border-radius: 10px; color: var(--ink); }
-                .bar { position: sticky; top: 0; display: flex; gap: .5rem; align-items: center;
-                  padding: 1rem 0 .7rem; background: var(--card); }
-                .bar h2 { flex: 1; margin: 0; }
-                h3 { margin: 1.1rem 0 .4rem; font-size: .95rem; }
-                dialog dl { display: grid; grid-template-columns: minmax(6rem, 11rem) 1fr; gap: .4rem 1rem; margin: 0; }
-                dialog div { overflow-x: auto; }
-                pre { white-space: pre-wrap; font: .87rem/1.5 ui-monospace, Menlo, Consolas, monospace; }
-                ins, del { background: color-mix(in srgb, var(--hue) 18%, transparent); text-decoration: none; }
+        dialog { width: min(60rem, calc(100vw - 2rem)); max-height: calc(100vh - 3rem);
+          padding: 0 1.2rem 1.2rem; border-radius: 10px; color: var(--ink); }
+        .bar { position: sticky; top: 0; display: flex; gap: .5rem; align-items: center;
+          padding: 1rem 0 .7rem; background: var(--card); }
+        .bar h2 { flex: 1; margin: 0; }
+        h3 { margin: 1.1rem 0 .4rem; font-size: .95rem; }
+        dialog dl { display: grid; grid-template-columns: minmax(6rem, 11rem) 1fr; gap: .4rem 1rem; margin: 0; }
+        dialog div { overflow-x: auto; }
+        pre { white-space: pre-wrap; font: .87rem/1.5 ui-monospace, Menlo, Consolas, monospace; }
+        ins, del { background: color-mix(in srgb, var(--hue) 18%, transparent); text-decoration: none; }
 
-                @media (max-width: 40rem) {
-                  body { padding: 1rem .75rem 2rem; font-size: 14px; }
-                  #charts { order: 1; }
-                  .wide, .ids, #table .number { display: none; }
-                  .totals .number { padding-left: .6rem; }
-                  .tools > *, #cause { width: 100%; }
-                  #table th:nth-child(1) { width: 24%; }
-                  #table th:nth-child(2) { width: 6.9rem; }
-                  dialog dl { grid-template-columns: 1fr; }
-                }
-                @media print {
-                  :root { color-scheme: light; }
-                  * { print-color-adjust: exact; }
-                  body { max-width: none; padding: 0; background: none; font-size: 11px; }
-                  figure, tr { break-inside: avoid; }
-                  #charts { grid-template-columns: 1fr 1fr; }
-                  input, select, .tools button, dialog, .wide, #none, #more { display: none; }
-                  #table td { white-space: normal; overflow-wrap: anywhere; }
-                }
-                """;
+        @media (max-width: 40rem) {
+          body { padding: 1rem .75rem 2rem; font-size: 14px; }
+          #charts { order: 1; }
+          .wide, .ids, #table .number { display: none; }
+          .totals .number { padding-left: .6rem; }
+          .tools > *, #cause { width: 100%; }
+          #table th:nth-child(1) { width: 24%; }
+          #table th:nth-child(2) { width: 6.9rem; }
+          dialog dl { grid-template-columns: 1fr; }
+        }
+        @media print {
+          :root { color-scheme: light; }
+          * { print-color-adjust: exact; }
+          body { max-width: none; padding: 0; background: none; font-size: 11px; }
+          figure, tr { break-inside: avoid; }
+          #charts { grid-template-columns: 1fr 1fr; }
+          input, select, .tools button, dialog, .wide, #none, #more { display: none; }
+          #table td { white-space: normal; overflow-wrap: anywhere; }
+        }
+        """;
 
         static final String SCRIPT = """
-                'use strict';
-                const DRAWN = 200, FEW = 20; // rows
-                const at = id => document.getElementById(id);
-                const batch = JSON.parse(at('batch').textContent);
-                const isComparison = 'comparison' in batch;
-                const rows = [], haystacks = [];
-                let chosen = [], drawn = 0, sort = {key: '', down: false}, shown = -1;
+        'use strict';
+        const DRAWN = 200; // rows
+        const at = id => document.getElementById(id);
+        const batch = JSON.parse(at('batch').textContent);
+        const isComparison = 'comparison' in batch;
+        const rows = [], haystacks = [];
+        let chosen = [], drawn = 0, sort = {key: '', down: false}, shown = -1;
 
-                function element(name, look, ...content) {
-                  const made = document.createElement(name);
-                  made.className = look;
-                  made.append(...content);
-                  return made;
-                }
+        function element(name, look, ...content) {
+          const made = document.createElement(name);
+          made.className = look;
+          made.append(...content);
+          return made;
+        }
 
-                function svg(name, attributes, ...content) {
-                  const made = document.createElementNS('http://www.w3.org/2000/svg', name);
-                  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-                  made.append(...content);
-                  return made;
-                }
+        function svg(name, attributes, ...content) {
+          const made = document.createElementNS('http://www.w3.org/2000/svg', name);
+          for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+          made.append(...content);
+          return made;
+        }
 
-                // columns: pairs of title and class
-                function table(look, columns, lines) {
-                  const row = (name, cells) => element('tr', '',
-                    ...cells.map((cell, n) => element(name, columns[n][1], cell)));
-                  return element('table', look, element('thead', '', row('th', columns.map(([title]) => title))),
-                    element('tbody', '', ...lines.map(line => row('td', line))));
-                }
+        // columns: pairs of title and class
+        function table(look, columns, lines) {
+          const row = (name, cells) => element('tr', '',
+            ...cells.map((cell, n) => element(name, columns[n][1], cell)));
+          return element('table', look, element('thead', '', row('th', columns.map(([title]) => title))),
+            element('tbody', '', ...lines.map(line => row('td', line))));
+        }
 
-                const button = text => Object.assign(element('button', '', text), {type: 'button'});
-                const chip = name => element('span', 'chip ' + name, name);
-                const sum = values => values.reduce((a, b) => a + b, 0);
-                const number = count => count.toLocaleString('en-US');
-                const fixed = seconds => seconds ? seconds.toFixed(2) : '';
-                const short = value => +value.toPrecision(3);
-                const plain = value => value.text ?? value.json ?? value;
-                const counted = count => number(count) + (count === 1 ? ' row' : ' rows');
-                const label = ({outcome, cause}) => (outcome && outcome !== 'failed' ? outcome + ': ' : '') + cause;
+        const button = text => Object.assign(element('button', '', text), {type: 'button'});
+        const chip = name => element('span', 'chip ' + name, name);
+        const sum = values => values.reduce((a, b) => a + b, 0);
+        const number = count => count.toLocaleString('en-US');
+        const fixed = seconds => seconds ? seconds.toFixed(2) : '';
+        const short = value => +value.toPrecision(3);
+        const plain = value => value.text ?? value.json ?? value;
+        const counted = count => number(count) + (count === 1 ? ' row' : ' rows');
+        const label = ({outcome, cause}) => (outcome && outcome !== 'failed' ? outcome + ': ' : '') + cause;
 
-                // rows that need a person come first
-                const needs = ({outcome}) =>
-                  !['succeeded', 'partial', 'pending', 'same', 'neither'].includes(outcome);
+        // rows that need a person come first
+        const needs = ({outcome}) =>
+          !['succeeded', 'partial', 'pending', 'same', 'neither'].includes(outcome);
 
-                function totals() {
-                  const counts = Object.entries(batch.totals).filter(([, rows]) => rows), list = element('ul', '');
-                  const bar = svg('svg', {viewBox: '0 0 1000 12', preserveAspectRatio: 'none', 'aria-hidden': true});
-                  let x = 0;
-                  for (const [name, rows] of counts) {
-                    const width = 1000 * rows / sum(Object.values(batch.totals));
-                    bar.append(svg('rect', {class: name, x, width: Math.max(1, width), height: 12}));
-                    list.append(element('li', '', chip(name), ' ', element('b', '', number(rows)), ' ',
-                      element('small', '', (width / 10).toFixed(1) + ' %')));
-                    at('outcome').append(new Option(name, name));
-                    x += width;
-                  }
-                  const heads = [['', ''], ...[chip('first'), chip('second'), 'difference'].map(head => [head, 'number'])];
-                  const figures = isComparison ? table('', heads, batch.comparison)
-                    : element('dl', '', ...Object.entries(batch.figures).map(([name, figure]) =>
-                      element('div', '', element('dt', '', name), element('dd', '', figure))));
-                  return element('section', 'card totals', bar, list, figures,
-                    ...batch.notes.map(note => element('p', '', 'Note: ' + note)));
-                }
+        function totals() {
+          const counts = Object.entries(batch.totals).filter(([, rows]) => rows), list = element('ul', '');
+          const bar = svg('svg', {viewBox: '0 0 1000 12', preserveAspectRatio: 'none', 'aria-hidden': true});
+          let x = 0;
+          for (const [name, rows] of counts) {
+            const width = 1000 * rows / sum(Object.values(batch.totals));
+            bar.append(svg('rect', {class: name, x, width: Math.max(1, width), height: 12}));
+            list.append(element('li', '', chip(name), ' ', element('b', '', number(rows)), ' ',
+              element('small', '', (width / 10).toFixed(1) + ' %')));
+            at('outcome').append(new Option(name, name));
+            x += width;
+          }
+          const heads = [['', ''], ...[chip('first'), chip('second'), 'difference'].map(head => [head, 'number'])];
+          const figures = isComparison ? table('', heads, batch.comparison)
+            : element('dl', '', ...Object.entries(batch.figures).map(([name, figure]) =>
+              element('div', '', element('dt', '', name), element('dd', '', figure))));
+          return element('section', 'card totals', bar, list, figures,
+            ...batch.notes.map(note => element('p', '', 'Note: ' + note)));
+        }
 
-                function causes() {
-                  batch.causes.slice(0, 500).forEach((cause, n) =>
-                    at('cause').append(new Option(label(cause).slice(0, 80) + ` (${number(cause.count)})`, n)));
-                  if (isComparison) at('cause').options[0].text = 'all differences';
-                  if (isComparison || batch.causes.length === 0) return [];
-                  const lines = batch.causes.slice(0, 50).map((cause, n) => [number(cause.count),
-                    Object.assign(button(cause.cause), {onclick: () => filterBy(n)}), chip(cause.outcome),
-                    cause.ids.join(', ') + (cause.count > cause.ids.length ? ', …' : '')]);
-                  return [element('section', 'card', element('h2', '', 'Failures by cause'), table('causes',
-                    [['Rows', 'number'], ['Cause', ''], ['Outcome', ''], ['Examples', 'ids']], lines))];
-                }
+        function causes() {
+          batch.causes.slice(0, 500).forEach((cause, n) =>
+            at('cause').append(new Option(label(cause).slice(0, 80) + ` (${number(cause.count)})`, n)));
+          if (isComparison) at('cause').options[0].text = 'all differences';
+          if (isComparison || batch.causes.length === 0) return [];
+          const lines = batch.causes.slice(0, 50).map((cause, n) => [number(cause.count),
+            Object.assign(button(cause.cause), {onclick: () => filter(n)}), chip(cause.outcome),
+            cause.ids.join(', ') + (cause.count > cause.ids.length ? ', …' : '')]);
+          return [element('section', 'card', element('h2', '', 'Failures by cause'), table('causes',
+            [['Rows', 'number'], ['Cause', ''], ['Outcome', ''], ['Examples', 'ids']], lines))];
+        }
 
-                function filterBy(cause) {
-                  at('cause').value = cause;
-                  choose();
-                  at('rows').scrollIntoView();
-                }
+        function charts() {
+          const isSuccess = ({outcome}) => outcome === 'succeeded' || outcome === 'partial';
+          const ends = rows.flatMap(row => row.attempts ?? []).filter(({outcome}) => outcome in batch.totals)
+            .map(one => ({...one, end: one.start / 1000 + (one.seconds ?? 0)})).sort((a, b) => a.end - b.end);
+          const seconds = ends.filter(isSuccess).map(({seconds}) => seconds ?? 0).sort((a, b) => a - b);
+          const share = percent => seconds[Math.ceil(seconds.length * percent / 100) - 1];
+          if (seconds.length) at('charts').append(chart('Latency in seconds', [['succeeded', seconds]],
+            [50, 90, 99].map(percent => ['p' + percent, share(percent)])));
+          if (!ends.length) return;
 
-                function charts() {
-                  const isSuccess = ({outcome}) => outcome === 'succeeded' || outcome === 'partial';
-                  const ends = rows.flatMap(row => row.attempts ?? []).filter(({outcome}) => outcome in batch.totals)
-                    .map(one => ({...one, end: one.start / 1000 + (one.seconds ?? 0)})).sort((a, b) => a.end - b.end);
-                  const seconds = isComparison ? [['first', rows], ['second', rows.map(row => row.second)]]
-                    : [['succeeded', ends.filter(isSuccess)]];
-                  const latencies = seconds.map(([name, all]) =>
-                    [name, all.map(one => one.seconds).filter(value => value).sort((a, b) => a - b)]);
-                  const share = percent => latencies[0][1][Math.ceil(latencies[0][1].length * percent / 100) - 1];
-                  draw('Latency in seconds', latencies, isComparison ? [] : [50, 90, 99].map(percent =>
-                    ['p' + percent, share(percent)]));
-                  if (isComparison) return;
+          // a pause that is longer than any row takes is between two calls
+          const pause = 60 + ends.reduce((most, {seconds}) => Math.max(most, 3 * (seconds ?? 0)), 0);
+          let time = ends[0].seconds ?? 0;
+          ends.forEach((one, n) => one.time = time += n ? Math.min(one.end - ends[n - 1].end, pause) : 0);
+          const [unit, factor] = time < 120 ? ['seconds', 1] : time < 7200 ? ['minutes', 60] : ['hours', 3600];
+          const times = which => ends.filter(one => isSuccess(one) === which).map(({time}) => time / factor);
+          at('charts').append(chart(`Completed rows by ${unit} of run time`,
+            [['succeeded', times(true)], ['failed', times(false)]], []));
+        }
 
-                  // a pause that is longer than any row takes is between two calls
-                  const pause = 60 + ends.reduce((most, {seconds}) => Math.max(most, 3 * (seconds ?? 0)), 0);
-                  let time = ends[0]?.seconds ?? 0;
-                  ends.forEach((one, n) => one.time = time += n ? Math.min(one.end - ends[n - 1].end, pause) : 0);
-                  const [unit, factor] = time < 120 ? ['seconds', 1] : time < 7200 ? ['minutes', 60] : ['hours', 3600];
-                  const times = which => ends.filter(one => isSuccess(one) === which).map(({time}) => time / factor);
-                  draw(`Completed rows by ${unit} of run time`,
-                    [['succeeded', times(true)], ['failed', times(false)]], []);
+        // 1, 2 or 5 times a power of ten
+        function tick(whole, parts) {
+          const least = whole / parts, ten = 10 ** Math.floor(Math.log10(least));
+          return [1, 2, 5, 10].map(times => times * ten).find(step => least <= step);
+        }
 
-                  function draw(title, series, marks) {
-                    if (series.some(([, values]) => values.length)) at('charts').append(chart(title, series, marks));
-                  }
-                }
+        // how many values of each series are in each range; pointing at a range shows them
+        function chart(title, series, marks) {
+          const LEFT = 40, RIGHT = 408, TOP = 28, BOTTOM = 170;
+          const all = series.flatMap(([, values]) => values).sort((a, b) => a - b);
+          const tail = 4 * all[Math.ceil(all.length * .99) - 1], last = Math.min(all.at(-1), tail) || .01;
+          const width = tick(last, Math.min(40, Math.max(10, 3 * Math.sqrt(all.length)))); // few rows, few bars
+          const count = Math.floor(last / width + 1e-9) + 1, end = count * width;
+          const ranges = [...Array(count).keys()];
+          const place = value => Math.min(count - 1, Math.floor(value / width + 1e-9));
+          const counts = series.map(([, values]) => {
+            const counts = Array(count).fill(0);
+            for (const value of values) counts[place(value)]++;
+            return counts;
+          });
+          const highest = Math.max(...ranges.map(n => sum(counts.map(of => of[n]))));
+          const step = Math.max(1, tick(highest, 4)), ceiling = Math.ceil(highest / step) * step;
+          const over = value => LEFT + (RIGHT - LEFT) * Math.min(1, value / end);
+          const down = rows => BOTTOM - (BOTTOM - TOP) * rows / ceiling;
+          const text = (x, y, anchor, words) => svg('text', {x, y, 'text-anchor': anchor}, words);
+          const ticks = (last, step) =>
+            Array.from({length: Math.floor(last / step + 1e-3) + 1}, (_, n) => n * step);
 
-                // 1, 2 or 5 times a power of ten
-                function tick(whole, parts) {
-                  const least = whole / parts, ten = 10 ** Math.floor(Math.log10(least));
-                  return [1, 2, 5, 10].map(times => times * ten).find(step => least <= step);
-                }
+          const grid = ticks(ceiling, step).flatMap(rows => [
+            text(LEFT - 6, down(rows) + 4, 'end', number(rows)),
+            svg('path', {class: 'grid', d: `M${LEFT} ${down(rows)}H${RIGHT}`})]);
+          const scale = ticks(end, tick(end, 8)).map(value =>
+            text(over(value), BOTTOM + 16, 'middle', short(value)));
+          const bars = ranges.map(n => { // stacked
+            const words = series.map(([name], of) => number(counts[of][n]) + ' ' + name).join(', ');
+            return svg('g', {}, svg('title', {}, `${short(n * width)} to ${short((n + 1) * width)}: ${words}`),
+              ...series.map(([name], of) => svg('rect', {class: name,
+                x: over((n + .07) * width), y: down(sum(counts.slice(0, of + 1).map(of => of[n]))),
+                width: (over(width) - LEFT) * .86, height: BOTTOM - down(counts[of][n])})));
+          });
+          const lines = marks.flatMap(([name, value], n) => [
+            svg('path', {class: 'mark', d: `M${over(value)} ${TOP - 4}V${BOTTOM}`}),
+            text(LEFT + (n + .5) * (RIGHT - LEFT) / marks.length, 12, 'middle', `${name} ${fixed(value)} s`)]);
+          const legend = series.length > 1 ? series.map(([name]) => chip(name)) : [];
+          return element('figure', 'card', element('figcaption', '', title, ...legend),
+            svg('svg', {viewBox: '0 0 420 192', role: 'img'}, ...grid, ...scale, ...bars, ...lines));
+        }
 
-                // how many values of each series are in each range; pointing at a range shows them
-                function chart(title, series, marks) {
-                  const LEFT = 40, RIGHT = 408, TOP = 28, BOTTOM = 170;
-                  const all = series.flatMap(([, values]) => values).sort((a, b) => a - b);
-                  const tail = 4 * all[Math.ceil(all.length * .99) - 1], last = Math.min(all.at(-1), tail) || .01;
-                  const width = tick(last, Math.min(40, Math.max(10, 3 * Math.sqrt(all.length)))); // few rows, few bars
-                  const count = Math.floor(last / width + 1e-9) + 1, end = count * width;
-                  const ranges = [...Array(count).keys()];
-                  const place = value => Math.min(count - 1, Math.floor(value / width + 1e-9));
-                  const counts = series.map(([, values]) => {
-                    const counts = Array(count).fill(0);
-                    for (const value of values) counts[place(value)]++;
-                    return counts;
-                  });
-                  const join = isComparison ? (...values) => Math.max(...values) : (...values) => sum(values);
-                  const highest = Math.max(...ranges.map(n => join(...counts.map(of => of[n]))));
-                  const step = Math.max(1, tick(highest, 4)), ceiling = Math.ceil(highest / step) * step;
-                  const over = value => LEFT + (RIGHT - LEFT) * Math.min(1, value / end);
-                  const down = rows => BOTTOM - (BOTTOM - TOP) * rows / ceiling;
-                  const text = (x, y, look, words) => svg('text', {x, y, class: look}, words);
-                  const ticks = (last, step) =>
-                    Array.from({length: Math.floor(last / step + 1e-3) + 1}, (_, n) => n * step);
+        const marked = ({before, first, second, after}) =>
+          [before, first && element('del', '', first), second && element('ins', '', second), after];
+        const lastError = row => row.error ?? row.attempts?.at(-1)?.error;
+        const errors = row => [row.error, row.second?.error].filter(error => error).join(' · ');
 
-                  const grid = ticks(ceiling, step).flatMap(rows => [
-                    text(LEFT - 6, down(rows) + 4, 'end', number(rows)),
-                    svg('path', {class: 'grid', d: `M${LEFT} ${down(rows)}H${RIGHT}`})]);
-                  const scale = ticks(end, tick(end, 8)).map(value =>
-                    text(over(value), BOTTOM + 16, 'middle', short(value)));
-                  const wide = (over(width) - LEFT) * .86 / (isComparison ? series.length : 1);
-                  const bars = ranges.map(n => { // stacked, those of a comparison side by side
-                    const words = series.map(([name], of) => number(counts[of][n]) + ' ' + name).join(', ');
-                    return svg('g', {}, svg('title', {}, `${short(n * width)} to ${short((n + 1) * width)}: ${words}`),
-                      ...series.map(([name], of) => svg('rect', {class: name, width: wide,
-                        x: over((n + .07) * width) + (isComparison ? wide * of : 0),
-                        y: down(isComparison ? counts[of][n] : sum(counts.slice(0, of + 1).map(of => of[n]))),
-                        height: BOTTOM - down(counts[of][n])})));
-                  });
-                  const lines = marks.flatMap(([name, value], n) => [
-                    svg('path', {class: 'mark', d: `M${over(value)} ${TOP - 4}V${BOTTOM}`}),
-                    text(LEFT + (n + .5) * (RIGHT - LEFT) / marks.length, 12, 'middle', `${name} ${fixed(value)} s`)]);
-                  const legend = series.length > 1 ? series.map(([name]) => chip(name)) : [];
-                  return element('figure', 'card', element('figcaption', '', title, ...legend),
-                    svg('svg', {viewBox: '0 0 420 192', role: 'img'}, ...grid, ...scale, ...bars, ...lines));
-                }
+        function result(row) {
+          if (isComparison) return errors(row) || row.differences.map(({pointer}) => pointer).join(' ');
+          if ('cause' in row) return lastError(row) ?? label(batch.causes[row.cause]);
+          return Object.values(row.outputs).map(plain).join(' · ').slice(0, 300);
+        }
 
-                const marked = ({before, first, second, after}) =>
-                  [before, first && element('del', '', first), second && element('ins', '', second), after];
-                const lastError = row => row.error ?? row.attempts?.at(-1)?.error;
-                const errors = row => [row.error, row.second?.error].filter(error => error).join(' · ');
+        function preview(row) {
+          if (!isComparison || errors(row)) return result(row);
+          return row.differences.flatMap(({pointer, change}) => [element('small', '', pointer + ' '),
+            ...marked({...change, before: change.before.slice(-20)}), ' ']);
+        }
 
-                function result(row) {
-                  if (isComparison) return errors(row) || row.differences.map(({pointer}) => pointer).join(' ');
-                  if ('cause' in row) return lastError(row) ?? label(batch.causes[row.cause]);
-                  return Object.values(row.outputs).map(plain).join(' · ').slice(0, 300);
-                }
+        const columns = [
+          {key: 'id', title: 'Id', by: row => row.id, show: row => button(row.id)},
+          {key: 'outcome', title: isComparison ? 'Kind' : 'Outcome', by: row => row.outcome,
+            show: row => chip(row.outcome)},
+          {key: 'seconds', title: isComparison ? 'First, s' : 'Seconds', look: 'number',
+            by: row => row.seconds ?? 0, show: row => fixed(row.seconds)},
+          ...(isComparison ? [{key: 'second', title: 'Second, s', look: 'number wide',
+            by: row => row.second.seconds ?? 0, show: row => fixed(row.second.seconds)}]
+          : [{key: 'tokens', title: 'Tokens', look: 'number wide',
+            by: row => +(row.tokens ?? 0), show: row => row.tokens ?? ''},
+          {key: 'attempts', title: 'Attempts', look: 'number wide',
+            by: row => row.attempts.length, show: row => row.attempts.length || ''}]),
+          {key: 'result', title: isComparison ? 'Differences' : 'Output or error', by: result, show: preview}];
 
-                function preview(row) {
-                  if (!isComparison || errors(row)) return result(row);
-                  return row.differences.flatMap(({pointer, change}) => [element('small', '', pointer + ' '),
-                    ...marked({...change, before: change.before.slice(-20)}), ' ']);
-                }
+        function header({key, title, look = ''}) {
+          const th = element('th', look, button(title));
+          th.scope = 'col';
+          th.dataset.key = key;
+          th.firstChild.onclick = () => sortBy(th);
+          return th;
+        }
 
-                const columns = [
-                  {key: 'id', title: 'Id', by: row => row.id, show: row => button(row.id)},
-                  {key: 'outcome', title: isComparison ? 'Kind' : 'Outcome', by: row => row.outcome,
-                    show: row => chip(row.outcome)},
-                  {key: 'seconds', title: isComparison ? 'First, s' : 'Seconds', look: 'number',
-                    by: row => row.seconds ?? 0, show: row => fixed(row.seconds)},
-                  ...(isComparison ? [{key: 'second', title: 'Second, s', look: 'number wide',
-                    by: row => row.second.seconds ?? 0, show: row => fixed(row.second.seconds)}]
-                  : [{key: 'tokens', title: 'Tokens', look: 'number wide',
-                    by: row => +(row.tokens ?? 0), show: row => row.tokens ?? ''},
-                  {key: 'attempts', title: 'Attempts', look: 'number wide',
-                    by: row => row.attempts.length, show: row => row.attempts.length || ''}]),
-                  {key: 'result', title: isComparison ? 'Differences' : 'Output or error', by: result, show: preview}];
+        const strings = value => value === Object(value) ? Object.values(value).flatMap(strings) : [value];
+        const haystack = n => haystacks[n] ??= strings(rows[n]).join('\\n').toLowerCase();
 
-                function header({key, title, look = ''}) {
-                  const th = element('th', look, button(title));
-                  th.scope = 'col';
-                  th.dataset.key = key;
-                  th.firstChild.onclick = () => sortBy(th);
-                  return th;
-                }
+        function choose() {
+          const needle = at('search').value.trim().toLowerCase();
+          const outcome = at('outcome').value, cause = at('cause').value;
+          chosen = [...rows.keys()].filter(n => (outcome === '' || rows[n].outcome === outcome)
+            && (cause === '' || rows[n].cause === +cause || rows[n].differsIn?.includes(+cause))
+            && (needle === '' || haystack(n).includes(needle)));
+          if (sort.key) order();
+          at('count').textContent = number(chosen.length) + ' of ' + counted(rows.length);
+          at('none').hidden = chosen.length > 0;
+          at('body').replaceChildren();
+          drawn = 0;
+          shown = -1;
+          draw(DRAWN);
+        }
 
-                const strings = value => value === Object(value) ? Object.values(value).flatMap(strings) : [value];
-                const haystack = n => haystacks[n] ??= strings(rows[n]).join('\\n').toLowerCase();
+        function filter(cause) {
+          for (const id of ['search', 'outcome']) at(id).value = '';
+          at('cause').value = cause;
+          choose();
+          at('rows').scrollIntoView();
+        }
 
-                function choose() {
-                  const needle = at('search').value.trim().toLowerCase();
-                  const outcome = at('outcome').value, cause = at('cause').value;
-                  chosen = [...rows.keys()].filter(n => (outcome === '' || rows[n].outcome === outcome)
-                    && (cause === '' || rows[n].cause === +cause || rows[n].differsIn?.includes(+cause))
-                    && (needle === '' || haystack(n).includes(needle)));
-                  if (sort.key) order();
-                  at('count').textContent = number(chosen.length) + ' of ' + counted(rows.length);
-                  at('none').hidden = chosen.length > 0;
-                  at('body').replaceChildren();
-                  drawn = 0;
-                  shown = -1;
-                  draw(DRAWN);
-                }
+        function draw(most) {
+          const next = chosen.slice(drawn, drawn + most);
+          at('body').append(...next.map((n, i) => line(n, drawn + i)));
+          drawn += next.length;
+          at('more').hidden = drawn === chosen.length;
+          at('more').textContent = `Show more (${number(chosen.length - drawn)} left)`;
+        }
 
-                function draw(most) {
-                  const next = chosen.slice(drawn, drawn + most);
-                  at('body').append(...next.map((n, i) => line(n, drawn + i)));
-                  drawn += next.length;
-                  at('more').hidden = drawn === chosen.length;
-                  at('more').textContent = `Show more (${number(chosen.length - drawn)} left)`;
-                }
+        const compare = new Intl.Collator('en', {numeric: true}).compare;
 
-                const compare = new Intl.Collator('en', {numeric: true}).compare;
+        function order() {
+          const {by} = columns.find(({key}) => key === sort.key), up = sort.down ? -1 : 1;
+          const values = new Map(chosen.map(n => [n, by(rows[n])]));
+          chosen.sort((a, b) => up * compare(values.get(a), values.get(b)) || a - b);
+        }
 
-                function order() {
-                  const {by} = columns.find(({key}) => key === sort.key), up = sort.down ? -1 : 1;
-                  const values = new Map(chosen.map(n => [n, by(rows[n])]));
-                  chosen.sort((a, b) => up * compare(values.get(a), values.get(b)) || a - b);
-                }
+        function line(n, place) {
+          const made = element('tr', '', ...columns.map(({look = '', show}) =>
+            element('td', look, ...[show(rows[n])].flat())));
+          made.dataset.place = place;
+          return made;
+        }
 
-                function line(n, place) {
-                  const made = element('tr', '', ...columns.map(({look = '', show}) =>
-                    element('td', look, ...[show(rows[n])].flat())));
-                  made.dataset.place = place;
-                  return made;
-                }
+        // the rows that are chosen, as a CSV that a spreadsheet opens without running anything
+        function csv() {
+          const safe = value => ('' + value).replace(/^[=+@\\t\\r-](?!\\d)/, "'$&");
+          const cells = [columns.map(({title}) => title), ...chosen.map(n => columns.map(({by}) => by(rows[n])))];
+          return '\\uFEFF' + cells.map(line => line.map(cell => '"' + safe(cell).replaceAll('"', '""') + '"')
+            .join(',') + '\\r\\n').join('');
+        }
 
-                // the rows that are chosen, as a CSV that a spreadsheet opens without running anything
-                function csv() {
-                  const safe = value => ('' + value).replace(/^[=+@\\t\\r-](?!\\d)/, "'$&");
-                  const cells = [columns.map(({title}) => title), ...chosen.map(n => columns.map(({by}) => by(rows[n])))];
-                  return '\\uFEFF' + cells.map(line => line.map(cell => '"' + safe(cell).replaceAll('"', '""') + '"')
-                    .join(',') + '\\r\\n').join('');
-                }
+        function download() {
+          const link = element('a', '');
+          link.href = URL.createObjectURL(new Blob([csv()], {type: 'text/csv'}));
+          link.download = 'rows.csv';
+          link.click();
+        }
 
-                function download() {
-                  const link = element('a', '');
-                  link.href = URL.createObjectURL(new Blob([csv()], {type: 'text/csv'}));
-                  link.download = 'rows.csv';
-                  link.click();
-                }
+        async function copy() {
+          await navigator.clipboard.writeText(chosen.map(n => rows[n].id).join('\\n') + '\\n');
+          at('count').textContent = counted(chosen.length) + ' copied';
+        }
 
-                async function copy() {
-                  await navigator.clipboard.writeText(chosen.map(n => rows[n].id).join('\\n') + '\\n');
-                  at('count').textContent = counted(chosen.length) + ' copied';
-                }
+        // only if no digit is lost: 12345678901234567890 stays as it is
+        function pretty(text) {
+          try {
+            const value = JSON.parse(text);
+            return JSON.stringify(value) === text.replace(/\\s+/g, '') ? JSON.stringify(value, null, 2) : text;
+          } catch { return text; }
+        }
 
-                // only if no digit is lost: 12345678901234567890 stays as it is
-                function pretty(text) {
-                  try {
-                    const value = JSON.parse(text);
-                    return JSON.stringify(value) === text.replace(/\\s+/g, '') ? JSON.stringify(value, null, 2) : text;
-                  } catch { return text; }
-                }
+        const part = (title, items) => items.length
+          ? [element('h3', '', title), element('dl', '', ...items)] : [];
 
-                const part = (title, items) => items.length
-                  ? [element('h3', '', title), element('dl', '', ...items)] : [];
+        const values = (title, named) => part(title, Object.entries(named).flatMap(([name, value]) => {
+          if (value === undefined) return [];
+          const cell = element('dd', '', element('pre', '', value.json ? pretty(value.json) : plain(value)));
+          if (value.length && value.text)
+            cell.append(element('div', 'cut', 'cut here; ' + number(value.length) + ' characters in all'));
+          return [element('dt', '', name), cell];
+        }));
 
-                const values = (title, named) => part(title, Object.entries(named).flatMap(([name, value]) => {
-                  if (value === undefined) return [];
-                  const cell = element('dd', '', element('pre', '', value.json ? pretty(value.json) : plain(value)));
-                  if (value.length && value.text)
-                    cell.append(element('div', 'cut', 'cut here; ' + number(value.length) + ' characters in all'));
-                  return [element('dt', '', name), cell];
-                }));
+        const differences = row => part('Differences', (row.differences ?? []).flatMap(({pointer, change}) =>
+          [element('dt', '', pointer), element('dd', '', element('pre', '', ...marked(change)))]));
 
-                const differences = row => part('Differences', (row.differences ?? []).flatMap(({pointer, change}) =>
-                  [element('dt', '', pointer), element('dd', '', element('pre', '', ...marked(change)))]));
+        function attempts(attempts) {
+          const time = start => new Date(start).toISOString().replace('T', ' ').replace('Z', '');
+          const lines = attempts.map(({start, mode, outcome, seconds, error, run}) => [time(start), mode,
+            outcome ?? 'unfinished', fixed(seconds), (error ?? '') + (run ? ' (run ' + run + ')' : '')]);
+          const heads = ['Start (UTC)', 'Mode', 'Outcome', 'Seconds', 'Error'].map(title => [title, '']);
+          return lines.length
+            ? [element('h3', '', 'Attempts'), element('div', '', table('', heads, lines))] : [];
+        }
 
-                function attempts(attempts) {
-                  const time = start => new Date(start).toISOString().replace('T', ' ').replace('Z', '');
-                  const lines = attempts.map(({start, mode, outcome, seconds, error, run}) => [time(start), mode,
-                    outcome ?? 'unfinished', fixed(seconds), (error ?? '') + (run ? ' (run ' + run + ')' : '')]);
-                  const heads = ['Start (UTC)', 'Mode', 'Outcome', 'Seconds', 'Error'].map(title => [title, '']);
-                  return lines.length
-                    ? [element('h3', '', 'Attempts'), element('div', '', table('', heads, lines))] : [];
-                }
+        function show(place) {
+          shown = place;
+          const row = rows[chosen[place]];
+          const facts = {run: row.run, seconds: row.seconds, tokens: row.tokens, price: row.price,
+            error: lastError(row), 'second run': row.second?.run, 'second seconds': row.second?.seconds,
+            'second error': row.second?.error};
+          at('detail-id').textContent = row.id;
+          at('detail-body').replaceChildren(chip(row.outcome), ...differences(row), ...values('Run', facts),
+            ...values(row.edited ? 'Inputs as edited in the shell' : 'Inputs', row.inputs),
+            ...values(row.differences?.length ? 'Outputs of the first' : 'Outputs', row.outputs),
+            ...attempts(row.attempts ?? []));
+          at('before').disabled = place === 0;
+          at('after').disabled = place === chosen.length - 1;
+          if (!at('detail').open) at('detail').showModal();
+          at('detail').scrollTop = 0;
+        }
 
-                function show(place) {
-                  shown = place;
-                  const row = rows[chosen[place]];
-                  const facts = {run: row.run, seconds: row.seconds, tokens: row.tokens, price: row.price,
-                    error: lastError(row), 'second run': row.second?.run, 'second seconds': row.second?.seconds,
-                    'second error': row.second?.error};
-                  at('detail-id').textContent = row.id;
-                  at('detail-body').replaceChildren(chip(row.outcome), ...differences(row), ...values('Run', facts),
-                    ...values(row.edited ? 'Inputs as edited in the shell' : 'Inputs', row.inputs),
-                    ...values(row.differences?.length ? 'Outputs of the first' : 'Outputs', row.outputs),
-                    ...attempts(row.attempts ?? []));
-                  at('before').disabled = place === 0;
-                  at('after').disabled = place === chosen.length - 1;
-                  if (!at('detail').open) at('detail').showModal();
-                  at('detail').scrollTop = 0;
-                }
+        function sortBy(th) {
+          sort = {key: th.dataset.key, down: sort.key === th.dataset.key && !sort.down};
+          for (const other of at('heads').children) other.removeAttribute('aria-sort');
+          th.setAttribute('aria-sort', sort.down ? 'descending' : 'ascending');
+          choose();
+        }
 
-                function sortBy(th) {
-                  sort = {key: th.dataset.key, down: sort.key === th.dataset.key && !sort.down};
-                  for (const other of at('heads').children) other.removeAttribute('aria-sort');
-                  th.setAttribute('aria-sort', sort.down ? 'descending' : 'ascending');
-                  choose();
-                }
+        at('body').onclick = event => {
+          const row = event.target.closest('tr');
+          if (row) show(+row.dataset.place);
+        };
+        let soon;
+        at('search').oninput = () => { clearTimeout(soon); soon = setTimeout(choose, 120); };
+        for (const id of ['outcome', 'cause']) at(id).onchange = choose;
+        at('reset').onclick = () => filter('');
+        at('copy').onclick = copy;
+        at('download').onclick = download;
+        at('more').onclick = () => draw(DRAWN);
+        at('close').onclick = () => at('detail').close();
+        at('before').onclick = () => show(shown - 1);
+        at('after').onclick = () => show(shown + 1);
+        onbeforeprint = () => draw(Math.max(0, 1 + chosen.findLastIndex(n => needs(rows[n])) - drawn));
 
-                at('body').onclick = event => {
-                  const row = event.target.closest('tr');
-                  if (row) show(+row.dataset.place);
-                };
-                let soon;
-                at('search').oninput = () => { clearTimeout(soon); soon = setTimeout(choose, 120); };
-                for (const id of ['outcome', 'cause']) at(id).onchange = choose;
-                at('reset').onclick = () => {
-                  for (const id of ['search', 'outcome', 'cause']) at(id).value = '';
-                  choose();
-                };
-                at('copy').onclick = copy;
-                at('download').onclick = download;
-                at('more').onclick = () => draw(DRAWN);
-                at('close').onclick = () => at('detail').close();
-                at('before').onclick = () => show(shown - 1);
-                at('after').onclick = () => show(shown + 1);
-                onbeforeprint = () => draw(Math.max(0, 1 + chosen.findLastIndex(n => needs(rows[n])) - drawn));
-
-                for (const block of document.querySelectorAll('script.rows')) {
-                  rows.push(...JSON.parse(block.textContent));
-                  block.remove();
-                }
-                rows.sort((a, b) => needs(b) - needs(a));
-                document.body.classList.toggle('few', isComparison || rows.length < FEW);
-                document.title = at('title').textContent = batch.title;
-                at('about').textContent = batch.about;
-                at('overview').append(totals(), ...causes());
-                at('heads').append(...columns.map(header));
-                charts();
-                choose();
-                document.documentElement.dataset.ready = 'yes';
-                """;
+        for (const block of document.querySelectorAll('script.rows')) {
+          rows.push(...JSON.parse(block.textContent));
+          block.remove();
+        }
+        rows.sort((a, b) => needs(b) - needs(a));
+        document.body.classList.toggle('few', rows.length < 20);
+        document.title = at('title').textContent = batch.title;
+        at('about').textContent = batch.about;
+        at('overview').append(totals(), ...causes());
+        at('heads').append(...columns.map(header));
+        if (!isComparison) charts();
+        choose();
+        document.documentElement.dataset.ready = 'yes';
+        """;
     }
 }

@@ -113,25 +113,6 @@ final class AgendaTest {
     }
 
     @Nested
-    class TheSession {
-        @TempDir Path folder;
-
-        @Test
-        void theRetryListIsWholeAlsoWhenTheBatchStopsEarly() throws IOException {
-            var csv = Files.writeString(folder.resolve("data.csv"), "id,text\na,[fail]\nb,[fail]\nc,x\n");
-            var output = folder.resolve("results.jsonl");
-            var err = new StringWriter();
-
-            int code = commandLine(Given.env(Map.of())).setErr(new PrintWriter(err))
-                    .execute("run", "--demo", "-i", csv.toString(), "-o", output.toString(), "-c", "1",
-                            "--max-failures", "2", "--progress", "off");
-
-            assertEquals(Exit.STOPPED.code, code, err.toString());
-            assertEquals(List.of("a", "b"), Files.readAllLines(folder.resolve("results.jsonl.retry")));
-        }
-    }
-
-    @Nested
     class TheTally {
         private final World world = new World();
         private final Tally tally = new Tally(10, new Pace(5, null, null), world.clock);
@@ -163,16 +144,6 @@ final class AgendaTest {
             assertEquals(2, tally.count(RowStatus.SUCCEEDED));
             assertEquals(1, tally.count(RowStatus.UNKNOWN));
             assertFalse(tally.isAllDone());
-        }
-
-        @Test
-        void isAllDoneOnlyWhenEveryRowAskedForSucceeded() {
-            for (int row = 0; row < 9; row++) end(Outcome.SUCCEEDED);
-            assertFalse(tally.isAllDone());
-
-            end(Outcome.PARTIAL);
-
-            assertTrue(tally.isAllDone());
         }
 
         @Test
@@ -255,26 +226,17 @@ final class AgendaTest {
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
-                columns | line
-                8       | 1240/500
-                20      | 1240/5000 (24 %)
-                45      | 1240/5000 (24 %) · 10.2/s · 124 failed
-                79      | 1240/5000 (24 %) · 10.2/s · 124 failed · 6 min 8 s left · 5 running · 2 waiting
+                columns | waits for   | line
+                8       |             | 1240/500
+                20      |             | 1240/5000 (24 %)
+                45      |             | 1240/5000 (24 %) · 10.2/s · 124 failed
+                79      |             | 1240/5000 (24 %) · 10.2/s · 124 failed · 6 min 8 s left · 5 running · 2 waiting
+                150     |             | 1240/5000 (24 %) · 10.2/s · 124 failed (no) · 6 min 8 s left · 5 running \
+                · 2 waiting · 12400 tokens · 1.24 USD
+                45      | Retry-After | 1240/5000 (24 %) · Retry-After · 10.2/s
                 """)
-        void leavesOutOnTheRightWhatDoesNotFit(int columns, String line) {
-            assertEquals(line, line(Optional.empty(), columns));
-        }
-
-        @Test
-        void hasTokensAndCostWhereThereIsRoom() {
-            assertEquals("1240/5000 (24 %) · 10.2/s · 124 failed (no) · 6 min 8 s left · 5 running · 2 waiting · "
-                    + "12400 tokens · 1.24 USD", line(Optional.empty(), 150));
-        }
-
-        @Test
-        void hasWhatTheBatchWaitsForInANarrowWindow() {
-            assertEquals("1240/5000 (24 %) · waiting 12 s (Retry-After)",
-                    line(Optional.of("waiting 12 s (Retry-After)"), 50));
+        void leavesOutOnTheRightWhatDoesNotFit(int columns, String rest, String line) {
+            assertEquals(line, line(Optional.ofNullable(rest), columns));
         }
     }
 }

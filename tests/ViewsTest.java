@@ -4,6 +4,9 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import com.fasterxml.jackson.databind.util.RawValue;
+import com.opencsv.CSVReaderBuilder;
+import com.opencsv.RFC4180ParserBuilder;
+import com.opencsv.exceptions.CsvException;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeAll;
@@ -388,22 +391,6 @@ class ViewsTest {
         }
 
         @Test
-        void aListOfNoIdsIsNamed() throws IOException {
-            mixed().save();
-            Files.delete(folder.resolve("results.jsonl"));
-            Files.delete(folder.resolve("results.jsonl.log"));
-            Files.writeString(folder.resolve("results.jsonl.retry"), "keep me");
-
-            for (var words : List.of(List.of("status"), List.of("export", path("out.csv")))) {
-                var call = call(Stream.concat(words.stream(), Stream.of("-i", path("data.csv"), "-o",
-                        path("results.jsonl"))).toArray(String[]::new));
-
-                assertEquals(2, call.code());
-                assertTrue(sentence(call).contains("results.jsonl.retry: not a list of ids"), call.err());
-            }
-        }
-
-        @Test
         void whatIsNoFileIsNamed() throws IOException {
             mixed().save();
             Files.createDirectory(folder.resolve("other.jsonl.log"));
@@ -433,35 +420,16 @@ class ViewsTest {
             return Files.readString(folder.resolve("out.csv"));
         }
 
-        /// RFC 4180 to the letter; whatever is not, is an error.
-        private static List<List<String>> strictly(String csv) {
+        /// By another reader than ours, which takes nothing that is not in RFC 4180.
+        private static List<List<String>> strictly(String csv) throws IOException {
             assertEquals('\uFEFF', csv.charAt(0));
-            var rows = new ArrayList<List<String>>();
-            var row = new ArrayList<String>();
-            int at = 1;
-            while (at < csv.length()) {
-                var cell = new StringBuilder();
-                if (csv.charAt(at) == '"') {
-                    for (at++; csv.charAt(at) != '"' || csv.startsWith("\"\"", at); at++) {
-                        cell.append(csv.charAt(at));
-                        if (csv.charAt(at) == '"') at++;
-                    }
-                    at++;
-                } else for (; csv.charAt(at) != ',' && csv.charAt(at) != '\r'; at++) {
-                    assertTrue(csv.charAt(at) != '"' && csv.charAt(at) != '\n', () -> "unquoted: " + cell);
-                    cell.append(csv.charAt(at));
-                }
-                row.add(cell.toString());
-                if (csv.charAt(at) == ',') at++;
-                else {
-                    assertTrue(csv.startsWith("\r\n", at), () -> "no line end after " + cell);
-                    at += 2;
-                    rows.add(List.copyOf(row));
-                    row.clear();
-                }
+            assertTrue(csv.endsWith("\r\n"));
+            try (var rows = new CSVReaderBuilder(new StringReader(csv.substring(1)))
+                    .withCSVParser(new RFC4180ParserBuilder().build()).build()) {
+                return rows.readAll().stream().map(List::of).toList();
+            } catch (CsvException problem) {
+                throw new IOException(problem);
             }
-            assertTrue(row.isEmpty(), "the last line has no end");
-            return rows;
         }
 
         @Test
@@ -580,14 +548,6 @@ class ViewsTest {
             assertEquals(List.of("edited", "", "true"), strictly(written()).stream().map(List::getLast).toList());
             report();
             assertEquals(List.of(false, true), rows().stream().map(row -> row.path("edited").asBoolean()).toList());
-        }
-
-        @Test
-        void losesNoMillisecond() throws IOException {
-            batch().row("a", "").attempt("a").end("a", line -> line.put("outcome", "failed").put("seconds", 1.001))
-                    .save();
-
-            assertEquals("1.001", strictly(written()).get(1).get(6));
         }
 
         @Test
@@ -769,20 +729,9 @@ class ViewsTest {
             assertEquals("y", Files.readString(target));
         }
 
-        @Test
-        void mayHaveTheLongestNameThatThereIs() throws IOException {
-            mixed().save();
-            var file = path("a".repeat(251) + ".csv");
-
-            var call = export(file);
-
-            assertEquals(0, call.code(), call.err());
-            assertTrue(Files.exists(Path.of(file)));
-        }
-
         @ParameterizedTest
         @ValueSource(strings = {"rw-------", "rw-rw-rw-", "r--r-----", "---------"})
-        void keepsThePermissionsOfTheFileItReplacesAndIsReadByNobodyElseBefore(String permissions) throws IOException {
+        void keepsThePermissionsOfTheFileItReplaces(String permissions) throws IOException {
             var file = Files.writeString(folder.resolve("out.csv"), "before");
             Files.setPosixFilePermissions(file, PosixFilePermissions.fromString(permissions));
             var drafts = new ArrayList<String>();
@@ -794,7 +743,7 @@ class ViewsTest {
                 out.write('x');
             });
 
-            assertEquals(List.of("rw-------"), drafts);
+            assertEquals(List.of(permissions), drafts, "also while it is written");
             assertEquals(permissions, permissions(file));
             Files.setPosixFilePermissions(file, PosixFilePermissions.fromString("rw-------"));
             assertEquals("x", Files.readString(file));
@@ -878,23 +827,6 @@ class ViewsTest {
             report();
 
             assertEquals("\uFFFD end", rows().getFirst().at("/outputs/o").asText());
-        }
-
-        @Test
-        void tellsAttemptsOfOneNameApart() throws IOException {
-            var written = batch().row("a", "");
-            for (var became : List.of("again", "failed")) {
-                written.event("attempt", written.second++, line -> line.put("id", "a")
-                        .put("user", "me").put("mode", "blocking"));
-                written.event("end", written.second++, line -> line.put("id", "a").put("user", "me")
-                        .put("outcome", became).put("seconds", 1.0).put("error", became));
-            }
-            written.save();
-
-            report();
-
-            assertEquals(List.of("again", "failed"), rows().getFirst().path("attempts").valueStream()
-                    .map(attempt -> attempt.path("outcome").asText()).toList());
         }
 
         @Test
@@ -1168,7 +1100,10 @@ class ViewsTest {
             browser.click("#close");
             browser.until("!detail.open");
 
-            browser.evaluate("search.value = ''; search.dispatchEvent(new Event('input'))");
+            browser.evaluate("search.value = ''; choose()");
+            assertEquals("Show more (4,800 left)", browser.text("#more"));
+            browser.click("#more");
+            assertEquals(400, browser.texts("#body tr").size());
             browser.click(".causes button");
             browser.until("at('count').textContent === '250 of 5,000 rows'");
             browser.click("#table th[data-key=id] button");
@@ -1252,7 +1187,7 @@ class ViewsTest {
             assertEquals("Failures by cause", browser.text("#overview h2"));
             assertEquals("<b>broken</b>", browser.text(".causes button"));
             assertEquals(2, browser.texts("figure").size());
-            assertEquals(List.of("0", "2", "4", "6"), browser.texts("figure:first-child text.end"));
+            assertEquals(List.of("0", "2", "4", "6"), browser.texts("figure:first-child text[text-anchor=end]"));
             assertEquals(List.of("p50 2.00 s", "p90 2.00 s", "p99 2.00 s"), browser.texts("figure:first-child text").stream()
                     .filter(text -> text.startsWith("p")).toList());
             assertTrue(tooltips("Latency").contains("2 to 2.2: 6 succeeded"), tooltips("Latency")::toString);
@@ -1269,7 +1204,7 @@ class ViewsTest {
 
             open();
 
-            assertEquals("70", browser.texts("figure:last-child text.middle").getLast());
+            assertEquals("70", browser.texts("figure:last-child text[text-anchor=middle]").getLast());
         }
 
         @ParameterizedTest
@@ -1287,30 +1222,6 @@ class ViewsTest {
             open();
 
             assertEquals(result, browser.evaluate("'' + " + call).asText());
-        }
-
-        @Test
-        void oneRowIsCalledThat() throws Exception {
-            batch().success("a", "", "{}").save();
-            report();
-
-            open();
-
-            assertEquals("1 of 1 row", browser.text("#count"));
-        }
-
-        @Test
-        void moreRowsAreDrawnByClick() throws Exception {
-            many();
-
-            open();
-            assertEquals("Show more (4,800 left)", browser.text("#more"));
-            browser.click("#more");
-            assertEquals(400, browser.texts("#body tr").size());
-            browser.evaluate("search.value = 'row-49'; choose()");
-            assertEquals(111, browser.texts("#body tr").size());
-            assertTrue(browser.evaluate("at('more').hidden").asBoolean());
-            isQuiet();
         }
 
         @Test
