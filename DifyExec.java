@@ -91,16 +91,15 @@ final class DifyExec implements Runnable {
     /// Commands that need no other, and commands that need all.
     private static final List<Class<?>> ALONE = List.of(Run.class, Retry.class, Status.class, Export.class,
             Compare.class, Merge.class, Check.class, Verify.class),
-            WITH_ALL = List.of(Shell.class, AutoComplete.GenerateCompletion.class,
-            CommandLine.HelpCommand.class);
+            WITH_ALL = List.of(Shell.class, AutoComplete.GenerateCompletion.class, CommandLine.HelpCommand.class);
 
     @Spec CommandSpec spec;
 
     static void main(String... args) {
         setProperties();
         var script = Objects.requireNonNullElse(System.getenv("DIFYEXEC_HOME"), "");
-        var started = Env.started(System.getenv("DIFYEXEC_COMMAND"), List.of(args), System.getProperty("java.class.path"),
-                Files.exists(Path.of("DifyExec.java")));
+        var started = Env.started(System.getenv("DIFYEXEC_COMMAND"), List.of(args),
+                System.getProperty("java.class.path"), Files.exists(Path.of("DifyExec.java")));
         var env = new Env(System::getenv, started, Path.of(""), Path.of(script));
         System.exit(commandLine(env, args).execute(args));
     }
@@ -758,8 +757,8 @@ final class DifyExec implements Runnable {
             var typed = command.getParseResult();
             if (typed.hasMatchedOption("--env-file")
                     || batch != null && (typed.hasMatchedOption("-i") || typed.hasMatchedOption("-o")))
-                throw new ParameterException(command, "-i, -o and --env-file are those of the shell\nhint: leave them "
-                        + "out; 'open CSV JSONL' opens another batch");
+                throw new CommandLine.ExecutionException(command, "", new Unusable("-i, -o and --env-file are those "
+                        + "of the shell\nhint: leave them out; 'open CSV JSONL' opens another batch"));
             return new CommandLine.RunLast().execute(parsed);
         }
 
@@ -1231,7 +1230,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Whether the reader, such as `head`, has all that it wants. Writing once more tells, but for a PrintStream.
+        /// Whether the reader, such as `head`, has closed the pipe. A PrintStream hides why it failed: this one does not.
         private static boolean isPipeClosed() {
             try {
                 new FileOutputStream(FileDescriptor.out).write('\n');
@@ -1877,8 +1876,6 @@ final class DifyExec implements Runnable {
 
     /// Converts option values. Messages complete `--timeout abc: …`.
     static final class Converters {
-        private static final Pattern DURATION = Pattern.compile("(\\d{1,8}(?:\\.\\d+)?)\\s*(ms|s|m|h)?");
-
         /// By the type of an option: a `Long` is at least 1, an `int` at least 0.
         static CommandLine register(CommandLine line) {
             return line.registerConverter(Duration.class, Converters::duration)
@@ -1886,7 +1883,7 @@ final class DifyExec implements Runnable {
                     .registerConverter(Charset.class, Converters::charset)
                     .registerConverter(Character.class, Converters::delimiter)
                     .registerConverter(Long.class, text -> number(text, 1))
-                    .registerConverter(int.class, Converters::count)
+                    .registerConverter(int.class, text -> (int) Math.min(Integer.MAX_VALUE, number(text, 0)))
                     .registerConverter(Pace.Rate.class, Pace.Rate::of)
                     .registerConverter(Limits.Ceiling.class, Limits.Ceiling::of)
                     .registerConverter(BigDecimal.class, Limits::amount);
@@ -1894,7 +1891,7 @@ final class DifyExec implements Runnable {
 
         /// `90`, `1.5`, `90s`, `2m`, `1h`, `500ms`; a bare number is seconds.
         static Duration duration(String text) {
-            var match = DURATION.matcher(text.strip());
+            var match = Pattern.compile("(\\d{1,8}(?:\\.\\d+)?)\\s*(ms|s|m|h)?").matcher(text.strip());
             if (!match.matches())
                 throw new TypeConversionException("not a duration, such as 90, 1.5, 90s, 2m or 500ms");
             int unit = switch (match.group(2)) {
@@ -1932,10 +1929,6 @@ final class DifyExec implements Runnable {
             if (text.length() != 1 || "\"\r\n".contains(text))
                 throw new TypeConversionException("must be one character, or \"tab\"");
             return text.charAt(0);
-        }
-
-        static int count(String text) {
-            return (int) Math.min(Integer.MAX_VALUE, number(text, 0));
         }
 
         private static long number(String text, long least) {

@@ -336,7 +336,7 @@ class ShellTest {
         void showsTheRunOfAnAttemptWithoutAnEnd() throws IOException {
             Files.writeString(file("data.csv"), "id\na\n");
             Files.writeString(file("results.jsonl.log"), """
-                    {"event":"session","t":"2026-01-16T12:00:00Z","format":2}
+                    {"event":"session","t":"2026-01-16T12:00:00Z","format":3}
                     {"event":"attempt","t":"2026-01-16T12:00:00Z","id":"a","user":"u","mode":"streaming"}
                     {"event":"run","t":"2026-01-16T12:00:01Z","id":"a","user":"u","run":"r1","task":"t1"}
                     """);
