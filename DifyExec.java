@@ -8681,7 +8681,8 @@ final class DifyExec implements Runnable {
 
         private Step quiet(Unresolved unresolved, LookUpResult found, Here here) {
             if (!(found instanceof LookUpResult.Ended(var ran))) return new Step.Nothing();
-            if (here.stopAsked() && !ran.status().isSuccess()) return interrupted(ran, new Step.Nothing());
+            if (here.stopAsked() && !ran.status().isSuccess())
+                return new Step.Close("interrupted", ran, "stopped on request", new Step.Nothing());
             return ran.status() == Response.RunStatus.STOPPED
                     ? new Step.Judged(ran, new Verdict.LookUp(Symptom.STOPPED, "stopped: " + ran.error()))
                     : new Step.Take(ran, judge.afterLook(unresolved.attempt(), ran));
@@ -8692,7 +8693,9 @@ final class DifyExec implements Runnable {
                 return new Step.SendAgain(unresolved.attempt().tries(), true);
             if (found instanceof LookUpResult.Silent silent && !silent.isAnswer())
                 return silent(unresolved.attempt(), silent.seen(), new Step.LookAgain(unresolved.later(now)));
-            return open(unresolved.turnedUp(now.plus(limits.timeout())), found, here, now);
+            var known = new Unresolved(unresolved.attempt(), unresolved.seen(), Symptom.RECHECK, Symptom.RECHECK.text,
+                    unresolved.since(), now.plus(limits.timeout()));
+            return open(known, found, here, now);
         }
 
         private Step late(Unresolved unresolved, LookUpResult found, Here here) {
@@ -8740,25 +8743,22 @@ final class DifyExec implements Runnable {
                     var end = unresolved.seen() instanceof Response.Ran seen && !seen.isBare() ? seen : ran;
                     yield new Step.Judged(end, judge.confirmed(attempt, unresolved.seen(), end));
                 }
-                case INTERRUPTED -> interrupted(ran, new Step.SendAgain(Attempt.Tries.NONE, false));
+                case INTERRUPTED -> new Step.Close("interrupted", ran, "stopped on request",
+                        new Step.SendAgain(Attempt.Tries.NONE, false));
                 case TIMED_OUT -> new Step.Take(ran, Outcome.failed("timed out: " + unresolved.why()));
                 default -> new Step.Take(ran, judge.afterLook(attempt, ran));
             };
         }
 
-        private static Step interrupted(Response.Ran ran, Step then) {
-            return new Step.Close("interrupted", ran, "stopped on request", then);
-        }
-
         /// There is no run of that id, unless it took steps: those are paid for.
         private Step notStored(Unresolved unresolved) {
             var verdict = judge.notStored(unresolved.attempt(), unresolved.seen());
-            return new Step.Judged(verdict instanceof Verdict.LookUp ? Response.nothing() : switch (unresolved.seen()) {
+            return new Step.Judged(verdict instanceof Verdict.LookUp ? Response.NOTHING : switch (unresolved.seen()) {
                 case Response.Refused error ->
                         Response.Refused.event(error.status(), error.code(), error.message(), Optional.empty());
                 case Response.Ran ran when !ran.isBare() -> ran;
                 case Response.Ran _, Response.Cut _, Response.TooLarge _, Response.NotSent _,
-                        Response.NotUploaded _ -> Response.nothing();
+                        Response.NotUploaded _ -> Response.NOTHING;
             }, verdict);
         }
 
@@ -8805,7 +8805,7 @@ final class DifyExec implements Runnable {
                 then = judge.again(attempt, unresolved.why() + "; no run was started", Optional.empty())
                         instanceof Outcome outcome ? giveUp(unresolved, outcome)
                         : new Step.SendAgain(attempt.tries().plus(1, 0), false);
-            return new Step.Close("not_started", Response.nothing(), unresolved.why(), then);
+            return new Step.Close("not_started", Response.NOTHING, unresolved.why(), then);
         }
 
         /// A failed look-up is repeated, unless its answer concerns the whole batch or the run is too large.
@@ -9529,6 +9529,8 @@ final class DifyExec implements Runnable {
 
     /// The result of one exchange, not yet judged.
     sealed interface Response {
+        Response NOTHING = new Cut(Symptom.NO_ANSWER, "");
+
         /// An answer without a run. `dify`: written by Dify itself (`X-Version`), not by something in front of it.
         record Refused(int status, boolean dify, boolean inStream, String code, String message,
                 Optional<Duration> retryAfter, Optional<RunRef> run) implements Response {
@@ -9574,7 +9576,6 @@ final class DifyExec implements Runnable {
         /// is how long its request waited before it began, where the answer shows it; `message` is a chatflow's.
         record Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage,
                 Optional<SavedFiles> files, Optional<Duration> waited, ChatMessage message) implements Response {
-
             Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage) {
                 this(ref, status, outputs, error, workflowId, usage, Optional.empty(), Optional.empty(),
                         ChatMessage.NONE);
@@ -9658,10 +9659,6 @@ final class DifyExec implements Runnable {
             return Optional.empty();
         }
 
-        static Response nothing() {
-            return new Cut(Symptom.NO_ANSWER, "");
-        }
-
         /// What a stream with these ends means: the first one, if it is of the run that the stream began with, and no
         /// other contradicts it. An error keeps its words, but where there is a run, that run decides.
         static Response ofEnds(Optional<RunRef> run, List<Response> ends) {
@@ -9705,7 +9702,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Why an attempt is looked up.
     enum Symptom {
         // this call did not see the end of its run
         SERVER_ERROR, GATEWAY, NO_ANSWER, CUT, STREAM_ERROR, CONTRADICTED, UNCONFIRMED, SILENCE, TIMED_OUT, STOPPED,
@@ -9800,11 +9796,6 @@ final class DifyExec implements Runnable {
         /// An attempt whose row is looked up without a wait for its run.
         static Unresolved brief(Attempt attempt, Symptom symptom, Optional<RunRef> run, Instant due) {
             return new Unresolved(attempt, new Response.Cut(run, symptom, ""), symptom, "", due, Instant.MAX);
-        }
-
-        /// Its run exists after all, and is waited for.
-        Unresolved turnedUp(Instant deadline) {
-            return new Unresolved(attempt, seen, Symptom.RECHECK, Symptom.RECHECK.text, since, deadline);
         }
 
         Optional<RunRef> run() {
@@ -10021,7 +10012,6 @@ final class DifyExec implements Runnable {
         /// Any other event of the stream; a ping is none.
         record OtherEvent() implements Heard {}
 
-        /// For a person who watches.
         sealed interface Live extends Heard {}
 
         record NodeBegan(String title, String type) implements Live {}

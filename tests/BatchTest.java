@@ -767,7 +767,7 @@ final class BatchTest {
                 writer.flush();
                 assertEquals(1, writer.batch().history().inFlight());
 
-                var end = EndEvent.of(attempt, NOON, seconds(1), "failed", Response.nothing(), "no");
+                var end = EndEvent.of(attempt, NOON, seconds(1), "failed", Response.NOTHING, "no");
                 writer.settled(attempt.row(), RowStatus.FAILED, end, () -> {});
                 assertEquals(RowStatus.PENDING, writer.status(attempt.row()));
                 writer.flush();
