@@ -5392,8 +5392,8 @@ final class DifyExec implements Runnable {
 
     // Batch: what the files say
 
-    /// Everything known about a batch, from its files and, where there is one, the CSV. The offsets are empty unless it was
-    /// read to show single rows.
+    /// Everything known about a batch, from its files and, where there is one, the CSV. Only a batch that was read to
+    /// show single rows has offsets.
     record Batch(BatchFiles files, Optional<Csv> csv, Index index, History history, LineOffsets offsets) {
         interface Listener {
             void result(int entry, Lines line) throws IOException;
@@ -5459,7 +5459,8 @@ final class DifyExec implements Runnable {
         }
 
         List<Path> inputs() {
-            return Stream.concat(csv.map(known -> known.file().input()).stream(), history.input(files.results()).stream()).toList();
+            return Stream.concat(csv.map(known -> known.file().input()).stream(),
+                    history.input(files.results()).stream()).toList();
         }
 
         Iterator<Row> rows(IntPredicate wanted) {
@@ -5640,8 +5641,8 @@ final class DifyExec implements Runnable {
             events.add(event);
         }
 
-        /// A row has its outcome. Its result, if it has one, was added to [#results] before, and its end is written only
-        /// once that is on disk: after a power cut, an `end` in the log always has its result.
+        /// A row has its outcome. Its result, if any, was added to [#results] before, and its end is written only once
+        /// that is on disk: after a power cut, an `end` in the log always has its result.
         void settled(Row row, RowStatus status, EndEvent end, Runnable then) {
             if (status.isSuccess()) results.whenOnDisk.add(() -> record(end));
             else record(end);
@@ -5669,8 +5670,8 @@ final class DifyExec implements Runnable {
             nextRetryList = System.nanoTime() + RETRY_LIST_EVERY.toNanos();
         }
 
-        /// Forces to disk what was written: at once if an `end` waits for its result, else now and then. `aside` runs its
-        /// first argument in another thread, and then the second in this one.
+        /// Forces to disk what was written: at once if an `end` waits for its result, else now and then. `aside` runs
+        /// its first argument in another thread, and then the second in this one.
         void force(Instant now, BiConsumer<Runnable, Runnable> aside, Consumer<String> say) {
             boolean isDue = !now.isBefore(nextForce);
             if (isDue) nextForce = now.plus(FORCE_EVERY);
@@ -5678,8 +5679,8 @@ final class DifyExec implements Runnable {
             log.force(isDue, aside, () -> {});
             if (cannotForceNoted || !log.cannotForce) return;
             cannotForceNoted = true;
-            say.accept("The file system of " + batch.files().log() + " cannot force data to disk; after a power cut, runs "
-                    + "that were paid for may be missing from the log.");
+            say.accept("The file system of " + batch.files().log() + " cannot force data to disk; after a power cut, "
+                    + "runs that were paid for may be missing from the log.");
         }
 
         private void count() {
@@ -5909,7 +5910,6 @@ final class DifyExec implements Runnable {
             return Optional.ofNullable(last);
         }
 
-        /// `2 lines cannot be read (results.jsonl:3, results.jsonl.log:7)`
         Optional<String> unreadable() {
             return unreadable.isEmpty() ? Optional.empty() : Optional.of(Text.count(unreadable.size(), "line")
                     + " cannot be read (" + Text.first(3, unreadable.stream()) + ")");
@@ -5987,7 +5987,8 @@ final class DifyExec implements Runnable {
 
         Map<String, Object> missingJson() {
             return object("count", missingFiles.values().stream().mapToInt(Integer::intValue).sum(),
-                    "rows", missingFiles.size(), "ids", missingFiles.keySet().stream().limit(3).map(index::id).toList());
+                    "rows", missingFiles.size(),
+                    "ids", missingFiles.keySet().stream().limit(3).map(index::id).toList());
         }
     }
 
@@ -6058,9 +6059,9 @@ final class DifyExec implements Runnable {
                         last.put(attempt.user(), traces.getLast());
                     }
                     if (event instanceof RunEvent run && last.containsKey(run.user()))
-                        last.get(run.user()).runs.add(run);
+                        last.get(run.user()).runs().add(run);
                     if (event instanceof EndEvent end && last.containsKey(end.user()))
-                        last.get(end.user()).ends.add(end);
+                        last.get(end.user()).ends().add(end);
                 }
                 return traces;
             }
@@ -6137,7 +6138,8 @@ final class DifyExec implements Runnable {
         List<String> retryIds() throws IOException {
             if (!Files.exists(retry)) return List.of();
             return new String(Files.readAllBytes(retry), UTF_8).lines()
-                    .map(line -> line.replaceFirst("^\uFEFF", "").strip()).filter(id -> !id.isEmpty()).distinct().toList();
+                    .map(line -> line.replaceFirst("^\uFEFF", "").strip())
+                    .filter(id -> !id.isEmpty()).distinct().toList();
         }
 
         /// The retry list has the CSV's order, is replaced as a whole, and is gone when empty.
@@ -6199,8 +6201,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// By the first line that is not blank. A line that a crash has cut off, or a very long one, is recognized by its
-        /// beginning.
+        /// By the first line that is not blank. A line that a crash has cut off, or a very long one, is recognized by
+        /// its beginning.
         static boolean isOurs(Path file, Predicate<byte[]> isLine, Pattern beginning) {
             var head = head(file);
             int end = head.indexOf('\n');
@@ -6241,8 +6243,8 @@ final class DifyExec implements Runnable {
             AtomicFile.forceFolder(results);
         }
 
-        /// A whole batch and shards of another number exclude each other: each process takes its own lock first and then
-        /// looks at theirs, so that of two that start together at most one goes on.
+        /// A whole batch and shards of another number exclude each other: each process takes its own lock first and
+        /// then looks at theirs, so that of two that start together at most one continues.
         Lock take() throws IOException {
             var own = Lock.of(this);
             try {
@@ -6349,8 +6351,8 @@ final class DifyExec implements Runnable {
                     .sorted(Comparator.comparing(Shard::index)).toList();
         }
 
-        /// Refuses a start that could send a row which another process has sent. Without a history, the batch starts again
-        /// from nothing.
+        /// Refuses a start that could send a row which another process has sent. Without a history, the batch starts
+        /// from scratch.
         static void refuseOthers(BatchFiles files, Csv csv, Optional<History> history) throws IOException {
             var session = history.flatMap(known -> known.session);
             if (files.shard().isPresent()) {
@@ -6392,8 +6394,9 @@ final class DifyExec implements Runnable {
             var sessions = Event.sessions(whole.log());
             var merged = merged(sessions);
             for (var shard : merged) requireCount(whole, shard.count(), own.count());
-            if (isContinued(whole, sessions) && (merged.isEmpty() || merged.contains(own))) throw new Unusable(whole.log()
-                    + ": run or retry was used without --shard\nhint: continue like that, or choose another -o");
+            if (isContinued(whole, sessions) && (merged.isEmpty() || merged.contains(own)))
+                throw new Unusable(whole.log() + ": run or retry was used without --shard"
+                        + "\nhint: continue like that, or choose another -o");
             if (isBlank && merged.contains(own)) throw new Unusable(files.log() + ": missing or empty, but shard " + own
                     + " was merged; its rows would be paid for twice"
                     + "\nhint: bring it back, or continue without --shard");
@@ -6436,7 +6439,7 @@ final class DifyExec implements Runnable {
                     IntStream.range(0, index.rows()));
             if (!partial && !missing.isEmpty()) throw new Unusable(whole.results() + ": no files for shard "
                     + Text.first(8, missing.stream().distinct().map(Shard::toString)) + ", with "
-                    + Text.count(missing.size(), "row") + "\nhint: copy them here, or merge what exists with --partial");
+                    + Text.count(missing.size(), "row") + "\nhint: copy them here, or use --partial");
         }
     }
 
@@ -6637,7 +6640,7 @@ final class DifyExec implements Runnable {
             throw new Touched(path);
         }
 
-        /// Forces what was written, in another thread, so that more can be written meanwhile; the next time covers that.
+        /// Forces what was written, in another thread, so that more can be written meanwhile.
         void force(boolean isDue, BiConsumer<Runnable, Runnable> aside, Runnable then) {
             if (failure != null) throw new UncheckedIOException(failure);
             if (isForcing || whenOnDisk.isEmpty() && (!isDue || end == forced)) return;
@@ -6675,8 +6678,8 @@ final class DifyExec implements Runnable {
             while (!whenOnDisk.isEmpty()) whenOnDisk.remove().run();
         }
 
-        /// Keeps other processes from a file that exists, by whatever name they call it, and cuts off a last line that a
-        /// crash or a full disk has torn. If only the line's end is missing, it is added.
+        /// Keeps other processes from a file that exists, by whatever name, and cuts off a last line that a crash or a
+        /// full disk has torn. If only the line's end is missing, it is added.
         Optional<TornEvent> mend() throws IOException {
             if (!Files.exists(path)) return Optional.empty();
             open();
@@ -6892,7 +6895,6 @@ final class DifyExec implements Runnable {
         }
 
         record LookEvent(Instant t, String user, String run, String saw) implements Event {}
-
         record HarvestEvent(Instant t, String user, String run) implements Event {}
 
         /// A task was asked to stop, or (without `user`) the batch ended early.
@@ -6901,10 +6903,8 @@ final class DifyExec implements Runnable {
         }
 
         record ThrottleEvent(Instant t, String user, String why, int limit) implements Event {}
-
         record LateEvent(Instant t, @JsonProperty(required = true) String id, String user, String run, String saw)
                 implements Event {}
-
         record TornEvent(Instant t, String file, long at, long bytes) implements Event {}
     }
 
