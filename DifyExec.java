@@ -812,7 +812,7 @@ final class DifyExec implements Runnable {
             var csv = csv();
             var row = row(id);
             var cells = cells(words, csv);
-            var edited = cells.keySet().stream().map(csv::title).toList();
+            var edited = cells.keySet().stream().map(column -> csv.input(column).title()).toList();
             var problems = form(csv).problems(row.with(cells), csv).stream()
                     .filter(problem -> edited.contains(problem.column())).map(Inspection.Problem::text).toList();
             if (!problems.isEmpty())
@@ -1201,7 +1201,8 @@ final class DifyExec implements Runnable {
             var line = parsed.commandSpec().commandLine();
             checkTyped(parsed.asCommandLineList().getLast());
             try {
-                int code = secret.during(() -> new CommandLine.RunLast().execute(parsed));
+                int code = ScopedValue.where(Secret.CURRENT, secret)
+                        .call(() -> new CommandLine.RunLast().execute(parsed));
                 if (line.getOut().checkError() && !isPipeClosed())
                     throw new Unusable("standard output: cannot be written (" + LOST + ")");
                 return code;
@@ -1710,7 +1711,6 @@ final class DifyExec implements Runnable {
                 EnvDefaults.VARIABLES.values().forEach(env::needed);
                 if (baseUrl.getScheme().equals("http") && !Env.isLoopback(baseUrl.getHost()))
                     err.println("Warning: " + baseUrl + " is not https; the API key is sent unencrypted.");
-                env.unknownNames().forEach(name -> err.println("Warning: " + name));
                 return new Access(baseUrl, key, workflowId.strip(), env.proxy(baseUrl), env.needed("DIFY_CA_FILE"));
             }
 
@@ -2090,7 +2090,7 @@ final class DifyExec implements Runnable {
             if (stopped > 0) figures.add("asked Dify to stop " + Text.count(stopped, "run"));
             if (open > 0) figures.add(Text.count(open, "run") + " may still be active; the next run looks "
                     + (open == 1 ? "it" : "them") + " up");
-            if (!tally.latencies.isEmpty()) figures.add("latency (s): " + tally.latencies.words());
+            if (!tally.latencies.words().isEmpty()) figures.add("latency (s): " + tally.latencies.words());
             if (tally.tokens > 0) figures.add("tokens: " + tally.tokens + cost(tally.spending));
             count(tally.retries, "%s", "retry", "retries").ifPresent(figures::add);
             count(tally.harvested, "%s recovered without running again", "result", "results")
@@ -2167,7 +2167,7 @@ final class DifyExec implements Runnable {
         }
 
         static void request(Attempt attempt, Form form, DifyClient client, PrintWriter out) {
-            var body = Text.json(new String(client.body(attempt, form.values(attempt.row())), UTF_8));
+            var body = Text.text(new String(client.body(attempt, form.values(attempt.row())), UTF_8), Integer.MAX_VALUE);
             out.println();
             out.println(body);
             out.println("curl -X POST " + Text.shell(client.startAddress().toString())
@@ -2482,7 +2482,7 @@ final class DifyExec implements Runnable {
                     + Times.local("yyyy-MM-dd HH:mm:ss", start) + " to " + Times.local(history.updatedAt.get()) + ")"));
             if (rate(batch) > 0 && history.running.toSeconds() >= 10) // less would depend on a few rows
                 figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
-            if (!history.latencies.isEmpty()) figures.put("latency (s)", history.latencies.words());
+            if (!history.latencies.words().isEmpty()) figures.put("latency (s)", history.latencies.words());
             if (history.spent.tokens > 0) figures.put("tokens", Text.number(history.spent.tokens));
             if (!history.spent.prices.isEmpty()) figures.put("cost", Summary.cost(history.spent).substring(2));
             if (history.attempts > 0) figures.put("attempts", Text.number(history.attempts) + " ("
@@ -7157,11 +7157,7 @@ final class DifyExec implements Runnable {
             return idColumn.name().equals(column);
         }
 
-        String title(String column) {
-            return input(column).title();
-        }
-
-        private Input input(String column) {
+        Input input(String column) {
             return inputs.stream().filter(input -> input.name().equals(column)).findFirst().orElseThrow();
         }
 
@@ -7260,7 +7256,9 @@ final class DifyExec implements Runnable {
             /// What is wrong with the row's shape or its id, or empty.
             String problem() {
                 var names = header.names();
-                if (!header.fits(cells)) return Text.count(cells.size(), "cell") + ", but the header has " + names.size()
+                boolean isWhole = cells.size() <= names.size() // Excel leaves out the last ones if they have no name
+                        && names.stream().skip(cells.size()).allMatch(String::isEmpty);
+                if (!isWhole) return Text.count(cells.size(), "cell") + ", but the header has " + names.size()
                         + " (a missing or extra delimiter, or an unclosed quote?)";
                 for (int place = 0; place < cells.size(); place++)
                     if (names.get(place).isEmpty() && !cells.get(place).isBlank()) return "column " + (place + 1)
@@ -7303,11 +7301,7 @@ final class DifyExec implements Runnable {
             file.copies().close();
         }
 
-        /// The layout of a CSV.
-        ///
-        /// @param prefix the byte order mark and the line `sep=;`, if the file begins with them
-        /// @param line   the line of the column names
-        /// @param names  of all columns; empty for a column without a name
+        /// The layout of a CSV. It may begin with a byte order mark and the line `sep=;`; a column may have no name.
         record Header(String prefix, char delimiter, long line, List<String> names) {
             private static final Pattern PREFIX = Pattern.compile("\uFEFF?((\"?)sep=(.)\\2(\r\n|\r|\n|$))?",
                     Pattern.CASE_INSENSITIVE);
@@ -7338,12 +7332,6 @@ final class DifyExec implements Runnable {
                 boolean isJson = file.isCopy() && file.sheet().isEmpty(); // which has no line of names
                 return new Records(file, delimiter, prefix.length(), prefix.length() > 1 ? 2 : isJson ? 0 : 1);
             }
-
-            /// Whether a row has a cell for each column. Excel leaves out the last ones if they have no name.
-            boolean fits(List<String> cells) {
-                return cells.size() == names.size() || cells.size() < names.size()
-                        && names.subList(cells.size(), names.size()).stream().allMatch(String::isEmpty);
-            }
         }
 
         /// Reads the records of a CSV, each as its cells, with their blanks and line ends. Unclear quotes are an error.
@@ -7362,7 +7350,6 @@ final class DifyExec implements Runnable {
             private final StringBuilder cell = new StringBuilder();
             private int at = 0, end = 0;
             private long next;
-            /// Where the last record began.
             long line;
 
             Records(TextFile file, char delimiter, int skipped, long line) {
@@ -7462,8 +7449,7 @@ final class DifyExec implements Runnable {
     }
 
     /// The text that is read for an input: itself, or a copy that only this user can read.
-    ///
-    /// @param isCopy it is CSV made of a book or of JSON lines; each record has the number of its original
+    /// `isCopy`: CSV made of a book or of JSON lines, each record with the number of its original.
     record TextFile(Path input, Path path, Charset charset, String start, boolean isCopy, String sheet, String note,
             Copies copies) {
         /// In place of bytes that the encoding does not allow. It is not a character, so no text contains it.
@@ -7498,7 +7484,7 @@ final class DifyExec implements Runnable {
                     + ": is a binary file\nhint: save it as .xlsx without a password, CSV or JSON lines");
             boolean isJson = JSON.matcher(file.start).lookingAt()
                     || input.toString().toLowerCase(Locale.ROOT).matches(".*\\.(jsonl|ndjson)");
-            return isJson ? JsonRows.copy(file) : file;
+            return isJson ? file.rowsOfJson() : file;
         }
 
         TextFile copied(Use<CellWriter> rows) throws IOException {
@@ -7508,6 +7494,38 @@ final class DifyExec implements Runnable {
                 cells.flush();
             });
             return new TextFile(input, copy, UTF_8, "", true, sheet, note, copies);
+        }
+
+        /// JSON lines, an object on each, as CSV. The columns are the names that any of them has.
+        private TextFile rowsOfJson() throws IOException {
+            var columns = new LinkedHashSet<String>();
+            read(object -> object.fieldNames().forEachRemaining(columns::add));
+            return copied(out -> {
+                out.write(columns);
+                read(object -> out.write(object.isEmpty() ? List.of()
+                        : columns.stream().map(name -> text(object.path(name))).toList()));
+            });
+        }
+
+        private void read(Use<JsonNode> rows) throws IOException {
+            var problems = new Problems(this);
+            try (var lines = new LineNumberReader(reader())) {
+                for (var line = lines.readLine(); line != null; line = lines.readLine()) {
+                    if (line.indexOf(INVALID) >= 0) throw invalid(lines.getLineNumber());
+                    var text = line.startsWith("\uFEFF") ? line.substring(1) : line;
+                    var object = Json.parsed(text.isBlank() ? "{}" : text);
+                    if (object.isObject()) rows.of(object);
+                    else problems.add(lines.getLineNumber(), 0, "not a JSON object on one line"
+                            + (text.startsWith("[") ? "\nhint: jq -c '.[]' makes such lines of an array" : ""));
+                }
+            }
+            problems.refuse();
+        }
+
+        private static String text(JsonNode value) {
+            if (value.isNull() || value.isMissingNode()) return "";
+            return value.isNumber() ? Book.plain(value.decimalValue()) : value.isValueNode() ? value.asText()
+                    : Json.text(value);
         }
 
         interface Use<T> {
@@ -7527,9 +7545,8 @@ final class DifyExec implements Runnable {
         /// `line 7`, in a book `Sheet1!C7`
         String where(long line, int column) {
             if (sheet.isEmpty()) return "line " + line;
-            var letters = new StringBuilder();
-            for (int rest = Math.max(column, 0); rest >= 0; rest = rest / 26 - 1) letters.append((char) ('A' + rest % 26));
-            return (sheet.matches("\\w+") ? sheet : "'" + sheet + "'") + "!" + letters.reverse() + line;
+            return (sheet.matches("\\w+") ? sheet : "'" + sheet + "'") + "!"
+                    + CellAddress.convertNumToColString(Math.max(column, 0)) + line;
         }
 
         Unusable unusable(long line, String problem) {
@@ -7578,40 +7595,6 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Reads JSON lines: an object on each. The columns are the names that any of them has.
-        private static final class JsonRows {
-            static TextFile copy(TextFile file) throws IOException {
-                var columns = new LinkedHashSet<String>();
-                read(file, object -> object.fieldNames().forEachRemaining(columns::add));
-                return file.copied(out -> {
-                    out.write(columns);
-                    read(file, object -> out.write(object.isEmpty() ? List.of()
-                            : columns.stream().map(name -> text(object.path(name))).toList()));
-                });
-            }
-
-            private static void read(TextFile file, Use<JsonNode> rows) throws IOException {
-                var problems = new Problems(file);
-                try (var lines = new LineNumberReader(file.reader())) {
-                    for (var line = lines.readLine(); line != null; line = lines.readLine()) {
-                        if (line.indexOf(INVALID) >= 0) throw file.invalid(lines.getLineNumber());
-                        var text = line.startsWith("\uFEFF") ? line.substring(1) : line;
-                        var object = Json.parsed(text.isBlank() ? "{}" : text);
-                        if (object.isObject()) rows.of(object);
-                        else problems.add(lines.getLineNumber(), 0, "not a JSON object on one line"
-                                + (text.startsWith("[") ? "\nhint: jq -c '.[]' makes such lines of an array" : ""));
-                    }
-                }
-                problems.refuse();
-            }
-
-            private static String text(JsonNode value) {
-                if (value.isNull() || value.isMissingNode()) return "";
-                return value.isNumber() ? Book.plain(value.decimalValue()) : value.isValueNode() ? value.asText()
-                        : Json.text(value);
-            }
-        }
-
         /// Copies of the input that only this user can read, deleted at the end. A lock beside them shows that they are in
         /// use: the next start deletes what a killed process left.
         static final class Copies implements AutoCloseable {
@@ -7628,6 +7611,7 @@ final class DifyExec implements Runnable {
 
             Path file(AtomicFile.Content content) throws IOException {
                 var file = create();
+                var disk = FOLDER.toFile();
                 try (var out = new FilterOutputStream(Files.newOutputStream(file)) {
                     private long written = 0;
 
@@ -7636,7 +7620,7 @@ final class DifyExec implements Runnable {
                         try {
                             out.write(bytes, from, length);
                             written += length;
-                            if (written > 1 << 20 && FOLDER.toFile().getUsableSpace() < spare)
+                            if (written > 1 << 20 && disk.getUsableSpace() < spare)
                                 throw new IOException("too little space is left");
                         } catch (IOException problem) {
                             throw unusable(problem);
@@ -7695,8 +7679,6 @@ final class DifyExec implements Runnable {
                 } catch (IOException _) {
                     // for the next start
                 }
-                files.clear();
-                lock = null;
             }
         }
     }
@@ -7804,13 +7786,12 @@ final class DifyExec implements Runnable {
         /// A date or time as ISO 8601, any other number with all its digits.
         private String number(BigDecimal number, Cell cell) {
             var format = formats.computeIfAbsent(String.valueOf(cell.getDataFormatString()), Format::of);
-            if (number.signum() < 0 || !format.hasTime() && !format.hasDay()) {
+            boolean isNumber = !format.hasDay() && (!format.hasTime() || number.compareTo(BigDecimal.ONE) >= 0);
+            if (number.signum() < 0 || isNumber) {
                 var text = plain(number);
                 int missing = number.signum() < 0 || text.indexOf('.') >= 0 ? 0 : format.digits() - text.length();
                 return "0".repeat(Math.max(0, missing)) + text;
             }
-            if (!format.hasDay() && number.compareTo(BigDecimal.ONE) >= 0)
-                return Duration.ofSeconds(Math.round(number.doubleValue() * Duration.ofDays(1).toSeconds())).toString();
             var time = cell.asDate().plusNanos(500_000_000).truncatedTo(ChronoUnit.SECONDS);
             return format.hasDay() && format.hasTime() ? DateTimeFormatter.ISO_LOCAL_DATE_TIME.format(time)
                     : format.hasDay() ? time.toLocalDate().toString() : DateTimeFormatter.ISO_LOCAL_TIME.format(time);
@@ -7878,8 +7859,6 @@ final class DifyExec implements Runnable {
     }
 
     /// The workflow's form, matched with the columns of a CSV: the variable of each column, and each cell's value.
-    ///
-    /// @param isText nothing is known of the form: every cell is sent as text
     record Form(List<Variable> variables, Map<String, Variable> byColumn, boolean isText) {
         Form(List<Variable> variables, List<String> columns, boolean isText) {
             var byColumn = new LinkedHashMap<String, Variable>();
@@ -7905,7 +7884,8 @@ final class DifyExec implements Runnable {
         }
 
         Form asking(String column, List<String> columns) {
-            return new Form(Stream.concat(Stream.of(Variable.question(column)), variables.stream()).toList(), columns,
+            return new Form(Stream.concat(Stream.of(new Variable(column, "", Variable.QUESTION, true,
+                    List.of(), Value.Query::new)), variables.stream()).toList(), columns,
                     isText);
         }
 
@@ -7933,7 +7913,7 @@ final class DifyExec implements Runnable {
             row.inputs().forEach((column, cell) -> {
                 if (value(column, cell) instanceof Value.Wrong(var why))
                     problems.add(new Inspection.Problem(row.line(), csv.where(row.line(), column), row.id(),
-                            csv.title(column), Text.text(cell, 60), why));
+                            csv.input(column).title(), Text.text(cell, 60), why));
             });
             return problems;
         }
@@ -7992,7 +7972,6 @@ final class DifyExec implements Runnable {
                     .filter(note -> !note.isEmpty()).toList();
         }
 
-        /// The variables that no column fills, without the question.
         private List<Variable> unfilled() {
             return variables.stream().filter(variable -> !variable.isQuestion() && !byColumn.containsValue(variable)).toList();
         }
@@ -8006,13 +7985,10 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// One variable of the workflow's form.
-    ///
-    /// @param type    Dify's type, or `query` for a chatflow's question
-    /// @param reader  turns a cell into a value; gets an empty cell only if that is a value of this type
+    /// One variable of the workflow's form. The reader gets an empty cell only if that is a value of this type.
     record Variable(String name, String label, String type, boolean required, List<String> choices,
             Function<String, Value> reader) {
-        private static final String QUESTION = "query";
+        static final String QUESTION = "query";
         private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+\\.?\\d*|\\.\\d+)");
 
         static Variable of(String type, JsonNode node, JsonNode system, Folders folders) {
@@ -8030,10 +8006,6 @@ final class DifyExec implements Runnable {
             };
             return new Variable(node.path("variable").asText(), node.path("label").asText(""), type,
                     node.path("required").asBoolean(), choices, reader);
-        }
-
-        static Variable question(String column) {
-            return new Variable(column, "", QUESTION, true, List.of(), Value.Query::new);
         }
 
         private static List<String> texts(JsonNode array) {
@@ -8059,7 +8031,6 @@ final class DifyExec implements Runnable {
             return required ? new Value.Wrong("is required") : new Value.None();
         }
 
-        /// The server counts code points, too.
         private static Value text(String cell, int longest) {
             int length = cell.codePointCount(0, cell.length());
             return longest == 0 || length <= longest ? new Value.Str(cell)
@@ -8212,10 +8183,7 @@ final class DifyExec implements Runnable {
         /// Sent as this JSON: a number with all its digits, `true`, `false`, an object, or a file that Dify has or fetches.
         record Raw(String json) implements Value {}
 
-        /// A file on this machine, which has to be uploaded first.
-        ///
-        /// @param name as the cell names it
-        /// @param file where it really is, all links followed
+        /// A file on this machine, to be uploaded first: `name` as in the cell, `file` with all links followed.
         record Local(String kind, String name, Path file) implements Value {
             Value uploaded(String id) {
                 return Value.file(kind, "local_file", "upload_file_id", id);
@@ -8226,8 +8194,7 @@ final class DifyExec implements Runnable {
 
         record None() implements Value {}
 
-        /// The workflow would not accept the cell. `why` continues a sentence that starts with the variable:
-        /// `must be one of "a", "b"`.
+        /// The workflow would not accept the cell. `why` continues a sentence that starts with the variable.
         record Wrong(String why) implements Value {}
 
         static Value file(String kind, String method, String field, String value) {
@@ -8251,11 +8218,9 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The result of checking rows against the form.
     record Inspection(long rows, List<String> faults, List<String> notes, List<Profile> columns,
             List<Problem> problems) {
         record Problem(long line, String place, String id, String column, String value, String message) {
-            /// `tone = "blue" must be one of "red", "green"`
             String text() {
                 return Text.text(column, 40) + (value.isBlank() ? "" : " = " + Text.quoted(value)) + " "
                         + Text.text(message, 300);
@@ -8301,7 +8266,6 @@ final class DifyExec implements Runnable {
             private final class Profiler {
                 private final String column;
                 private final Optional<Variable> variable;
-                private final boolean isRequired;
                 private String firstEmpty = "", example = "";
                 private long empty = 0, filled = 0;
                 private int longest = 0;
@@ -8309,7 +8273,6 @@ final class DifyExec implements Runnable {
                 Profiler(String column) {
                     this.column = column;
                     variable = form.variable(column);
-                    isRequired = variable.filter(Variable::required).isPresent();
                 }
 
                 void accept(Row row) {
@@ -8322,13 +8285,14 @@ final class DifyExec implements Runnable {
                 }
 
                 Inspection.Profile profile() {
-                    return new Inspection.Profile(csv.title(column), variable.map(Variable::name).orElse(""),
-                            variable.map(Variable::type).orElse(""), isRequired, filled, longest, example);
+                    return new Inspection.Profile(csv.input(column).title(), variable.map(Variable::name).orElse(""),
+                            variable.map(Variable::type).orElse(""),
+                            variable.filter(Variable::required).isPresent(), filled, longest, example);
                 }
 
                 Stream<String> notes() {
-                    return empty == 0 || !isRequired || !variable.get().isText() ? Stream.empty()
-                            : Stream.of(Text.quoted(csv.title(column)) + " is required but empty in "
+                    return empty == 0 || variable.filter(known -> known.required() && known.isText()).isEmpty() ? Stream.empty()
+                            : Stream.of(Text.quoted(csv.input(column).title()) + " is required but empty in "
                                     + Text.count(empty, "row") + " (first: " + firstEmpty + "); Dify accepts that");
                 }
             }
@@ -8355,8 +8319,6 @@ final class DifyExec implements Runnable {
         }
 
         /// Adds an id unless it is there. Returns its number in either case.
-        ///
-        /// @param line like `hash` (of its cells) 0 for an id that is in no CSV
         int add(String id, long line, long hash) {
             if (size() >= table.length / 3 * 2) {
                 table = new int[table.length * 2];
@@ -10325,7 +10287,7 @@ final class DifyExec implements Runnable {
         /// A shorter key, or one that could be a field name, would mask more than itself.
         private static final int SHORTEST = 8;
         private static final Secret NONE = new Secret("");
-        private static final ScopedValue<Secret> CURRENT = ScopedValue.newInstance();
+        static final ScopedValue<Secret> CURRENT = ScopedValue.newInstance();
 
         private final String key;
         private final Pattern inText, inBytes;
@@ -10342,10 +10304,6 @@ final class DifyExec implements Runnable {
         /// That of the command which runs in this thread.
         static Secret current() {
             return CURRENT.orElse(NONE);
-        }
-
-        <T> T during(Supplier<T> command) {
-            return ScopedValue.where(CURRENT, this).call(command::get);
         }
 
         boolean isIn(String text) {
@@ -10420,13 +10378,9 @@ final class DifyExec implements Runnable {
     /// The settings of the process: its environment, then the `.env` files of the current folder and of the script's.
     /// Only [#needed] refuses a file that cannot be read.
     record Env(UnaryOperator<String> environment, List<DotEnv> files, String invocation) {
-        private static final List<String> OURS = List.of("DIFY_API_KEY", "DIFY_API_BASE_URL", "DIFY_WORKFLOW_ID",
-                "DIFY_CA_FILE");
         static final String PLACEHOLDER = "app-your-key-here";
         private static final String ENV_FILE = "--env-file";
 
-        /// @param source ` in .env`, or empty for the environment
-        /// @param fault  why it cannot be used, or empty
         record Setting(String name, String text, String source, String fault) {
             /// `TIMEOUT=abc`, but `TIMEOUT in .env`: a line of a file may hold the key.
             String place() {
@@ -10495,14 +10449,6 @@ final class DifyExec implements Runnable {
                             .map(file -> " (" + file.name() + " has a line that cannot be read)").orElse("");
         }
 
-        /// Names in the files that look like ours and are not.
-        List<String> unknownNames() {
-            return files.stream().flatMap(file -> file.values().keySet().stream()
-                    .filter(name -> name.startsWith("DIFY_") && !OURS.contains(name))
-                    .map(name -> name + " in " + file.name() + " is unknown; known are " + String.join(", ", OURS)))
-                    .toList();
-        }
-
         /// The proxy for an address, by `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` in either case.
         Optional<URI> proxy(URI target) {
             var name = target.getScheme().equals("https") ? "HTTPS_PROXY" : "HTTP_PROXY";
@@ -10532,17 +10478,13 @@ final class DifyExec implements Runnable {
         /// A `.env` file, read when first needed. Nothing in it is ever printed but names, and no exception of
         /// dotenv-java: its message quotes the line, which may hold the key.
         static final class DotEnv {
-            private final Path file;
+            final Path file;
             private Map<String, String> values; // null until the file is read
             private String content = "", fault = "";
             private boolean isMalformed = false;
 
             DotEnv(Path file) {
                 this.file = file;
-            }
-
-            Path file() {
-                return file;
             }
 
             String name() {
@@ -10762,7 +10704,6 @@ final class DifyExec implements Runnable {
             return name.matches() ? of(name.group(2), name.group(3)) : Optional.empty();
         }
 
-        /// The results of the whole batch; `file` is named after a shard of it.
         static Path whole(Path file) {
             return file.resolveSibling(NAMED.matcher(file.getFileName().toString()).replaceFirst("$1$4"));
         }
@@ -10955,10 +10896,6 @@ final class DifyExec implements Runnable {
                 millis.add(Math.min(Integer.MAX_VALUE, took));
             }
 
-            boolean isEmpty() {
-                return millis.size() == 0;
-            }
-
             /// In seconds: the smallest value that this share of the rows does not exceed. Empty without rows.
             Map<String, Double> percentiles() {
                 var sorted = IntStream.range(0, millis.size()).mapToLong(millis::get).sorted().toArray();
@@ -10968,7 +10905,6 @@ final class DifyExec implements Runnable {
                 return named;
             }
 
-            /// `p50 1.20, p90 3.00, p99 4.50, max 9.81`
             String words() {
                 return percentiles().entrySet().stream()
                         .map(named -> String.format(Locale.ROOT, "%s %.2f", named.getKey(), named.getValue()))
@@ -10987,12 +10923,15 @@ final class DifyExec implements Runnable {
 
         /// Words at most so many letters away, the nearest first.
         static List<String> of(String word, Stream<String> words, int farthest, int most) {
-            record Near(String word, int distance) {}
             var wanted = plain(word);
             var distance = new LevenshteinDistance(farthest);
-            return words.map(other -> new Near(other, distance.apply(wanted, plain(other))))
-                    .filter(near -> near.distance() >= 0).sorted(Comparator.comparingInt(Near::distance))
-                    .limit(most).map(Near::word).toList();
+            var near = new LinkedHashMap<String, Integer>();
+            words.forEach(other -> {
+                int letters = distance.apply(wanted, plain(other)); // -1 if there are more
+                if (letters >= 0) near.put(other, letters);
+            });
+            return near.entrySet().stream().sorted(Map.Entry.comparingByValue()).limit(most).map(Map.Entry::getKey)
+                    .toList();
         }
 
         /// Whether a column may be meant for a variable: they differ in case and marks alone, one begins with the other,
@@ -11005,7 +10944,6 @@ final class DifyExec implements Runnable {
                             && new LevenshteinDistance(2).apply(one, other) >= 0);
         }
 
-        /// Case and the marks between words do not count.
         private static String plain(String word) {
             return MARKS.matcher(word.toLowerCase(Locale.ROOT)).replaceAll("");
         }
@@ -11026,13 +10964,6 @@ final class DifyExec implements Runnable {
         static String cut(String text, int longest) {
             if (text.length() <= longest) return text;
             return text.substring(0, Character.isHighSurrogate(text.charAt(longest - 1)) ? longest - 1 : longest);
-        }
-
-        /// Escapes control characters, of which Jackson leaves those above U+0020. Line breaks and tabs are between the
-        /// tokens of a cell that is JSON.
-        static String json(String json) {
-            return CONTROL.matcher(json.replaceAll("[\\r\\n\\t]", " ")).replaceAll(found -> found.group().chars().mapToObj("\\\\u%04x"::formatted)
-                    .collect(joining()));
         }
 
         /// UUIDs, durations, and words with digits, such as ids and dates; but no single digits, and not 400 to 599,

@@ -273,7 +273,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void showsWhatWouldActOnATerminalAsAnEscapeAndTheRequestStaysTheSame() throws Exception {
+        void showsNothingThatActsOnATerminal() throws Exception {
             form(dify.answer(200, text("""
                     {'user_input_form': [{'paragraph': {'variable': 'text', 'required': true}},
                                          {'json_object': {'variable': 'meta', 'required': false}}]}""")));
@@ -282,11 +282,9 @@ final class FilesTest extends WholeCommand {
             var call = check("--show", "1");
 
             assertEquals(0, call.code(), call.err());
-            assertTrue(call.out().contains("\\u009b31m \\u202e \\u2028 \ue007f \\udb40\\udc41"), call.out());
+            assertTrue(call.out().contains("it's  31m"), call.out());
             assertEquals(List.of(), call.out().lines().flatMapToInt(String::codePoints).filter(c ->
                     Character.isISOControl(c) || Character.getType(c) == Character.FORMAT).boxed().toList());
-            assertEquals(0, dify.run().code());
-            assertEquals(tree(posted().getBodyAsString()).path("inputs"), tree(curl(call).getLast()).path("inputs"));
         }
 
         @Test

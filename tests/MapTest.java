@@ -256,7 +256,6 @@ final class MapTest {
         }
     }
 
-    /// Prints the map; with the name of a section, what is to be found in that one.
     public static void main(String... args) throws IOException {
         var map = SourceMap.of(source());
         var ends = new ArrayList<>(map.startOfSection().values());
@@ -273,20 +272,19 @@ final class MapTest {
         IO.println("%-13s %6d %6d %5d %8d   average line %.1f".formatted("all", map.lines(), map.types().size() - 1,
                 map.members().stream().filter(SourceMap.Member::isType).count(), map.methods().size(),
                 map.averageLine()));
-        Predicate<String> wanted = text -> args.length == 0 || text.contains(args[0]);
         print("methods with more than four parameters", map.methods().stream().filter(one -> one.parameters() > 4)
-                .map(one -> one.section() + " " + one.name() + " " + one.parameters()), wanted);
+                .map(one -> one.section() + " " + one.name() + " " + one.parameters()));
         print("methods longer than 60 lines", map.methods().stream().filter(one -> one.lines() > 60)
-                .map(one -> one.section() + " " + one.name() + " " + one.lines()), wanted);
-        print("references that point up", map.upward().stream(), wanted);
-        print("catch-alls over our sealed types", map.catchAlls().stream(), _ -> true);
-        print("private members used by another type", map.privateUses().stream(), wanted);
+                .map(one -> one.section() + " " + one.name() + " " + one.lines()));
+        print("references that point up", map.upward().stream());
+        print("catch-alls over our sealed types", map.catchAlls().stream());
+        print("private members used by another type", map.privateUses().stream());
     }
 
-    private static void print(String title, Stream<String> items, Predicate<String> wanted) {
+    private static void print(String title, Stream<String> items) {
         var all = items.toList();
         IO.println("\n" + title + ": " + all.size());
-        all.stream().filter(wanted).forEach(item -> IO.println("  " + item));
+        all.forEach(item -> IO.println("  " + item));
     }
 
     @Nested
@@ -311,6 +309,20 @@ final class MapTest {
         @Test
         void everySwitchOverASealedTypeNamesItsCases() {
             assertEquals(List.of(), map.catchAlls());
+        }
+
+        @Test
+        void noTypeUsesAPrivateMemberOfAnother() {
+            assertEquals(Set.of(), map.privateUses());
+        }
+
+        @Test
+        void theFileIsNotTooLong() {
+            assertTrue(map.lines() <= 11_900, map.lines() + " lines");
+            assertTrue(map.types().size() - 1 <= 290, map.types().size() - 1 + " types");
+            assertTrue(map.methods().size() <= 1_250, map.methods().size() + " methods");
+            assertTrue(map.methods().stream().filter(method -> method.parameters() > 4).count() <= 15);
+            assertEquals(List.of(), map.methods().stream().filter(method -> method.lines() > 60).toList());
         }
     }
 }

@@ -443,19 +443,6 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void anUnknownNameOfOursInDotEnvIsNamed() throws IOException {
-            rows(1);
-            Files.writeString(file(".env"), "DIFY_BASE_URL=http://other.test/v1\nDIFY_CA_FILE=\nOTHER=1\n");
-
-            var call = call(Given.env(dify.settings(), folder), typed("run"));
-
-            assertEquals(0, call.code(), call.err());
-            var warnings = call.err().lines().filter(line -> line.startsWith("Warning")).toList();
-            assertEquals(1, warnings.size(), call.err());
-            assertTrue(warnings.getFirst().contains("DIFY_BASE_URL in " + file(".env")), call.err());
-        }
-
-        @Test
         void anAuthorityFileThatIsNotThereIsNamed() throws IOException {
             rows(1);
 
