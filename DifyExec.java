@@ -4495,10 +4495,9 @@ final class DifyExec implements Runnable {
             var symptom = !answer.version.isEmpty() ? Symptom.CUT : Symptom.GATEWAY;
             var reader = new RunReader();
             try {
-                reader.add(RunReader.object(answer.body()));
+                reader.add(objectOf(answer));
             } catch (JsonProcessingException problem) {
-                return new Response.Cut(symptom, answer.isPage ? "HTTP 200, " + PAGE
-                        : "HTTP 200, but not JSON: " + problem.getOriginalMessage());
+                return new Response.Cut(symptom, "HTTP 200, " + problem.getOriginalMessage());
             }
             var ran = isChat() ? reader.answered()
                     : reader.ran().map(end -> end.after(waited(answer, reader.finishedAt(), end.usage())));
@@ -4622,7 +4621,7 @@ final class DifyExec implements Runnable {
 
         private LookUpResult detail(RunRef run, Sent sent) {
             var reply = this.<LookUpResult>ask(get("/workflows/run/" + encoded(run.id())), LOOK, answer -> {
-                var detail = RunReader.object(answer.body());
+                var detail = objectOf(answer);
                 if (detail.path("id").isNull() && detail.path("status").isNull())
                     return new LookUpResult.Absent(); // 1.9
                 var id = RunReader.text(detail, "id");
@@ -4702,10 +4701,7 @@ final class DifyExec implements Runnable {
 
         /// `GET /info`, asked before anything is spent, with the `version` of its head.
         Reply<JsonNode> info() {
-            return ask(get("/info"), LOOK, answer -> {
-                if (tree(answer) instanceof ObjectNode info) return info.put("version", answer.version);
-                throw unexpected("not a JSON object");
-            });
+            return ask(get("/info"), LOOK, answer -> objectOf(answer).put("version", answer.version));
         }
 
         // Requests and answers
@@ -4771,7 +4767,17 @@ final class DifyExec implements Runnable {
 
         private static JsonNode tree(Transport.Answer answer) throws IOException {
             if (answer.isPage) throw unexpected(PAGE);
-            return Json.MAPPER.reader().with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS).readTree(answer.body());
+            try {
+                return Json.MAPPER.reader().with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
+                        .readTree(answer.body());
+            } catch (StreamConstraintsException problem) {
+                throw new Transport.Exceeded("the answer is nested too deeply: " + problem.getOriginalMessage());
+            }
+        }
+
+        private static ObjectNode objectOf(Transport.Answer answer) throws IOException {
+            if (tree(answer) instanceof ObjectNode object) return object;
+            throw unexpected("not a JSON object");
         }
 
         private static Response.Refused refused(Transport.Answer answer) throws IOException {
@@ -4804,18 +4810,9 @@ final class DifyExec implements Runnable {
         private final StringBuilder answer = new StringBuilder();
         private boolean isReplaced = false;
 
-        static ObjectNode object(InputStream in) throws IOException {
-            try {
-                if (Json.MAPPER.readTree(in) instanceof ObjectNode object) return object;
-                throw new JsonParseException(null, "not a JSON object");
-            } catch (StreamConstraintsException problem) {
-                throw new Transport.Exceeded("the answer is nested too deeply: " + problem.getOriginalMessage());
-            }
-        }
-
         static ObjectNode tree(byte[] outputs) {
             try {
-                return object(new ByteArrayInputStream(outputs));
+                return (ObjectNode) Json.MAPPER.readTree(outputs);
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: they are JSON that we wrote
             }

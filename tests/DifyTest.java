@@ -5,7 +5,6 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
-import org.junit.jupiter.params.provider.ValueSource;
 
 import module java.base;
 
@@ -15,7 +14,6 @@ import static difyexec.Given.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertInstanceOf;
-import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 /// What is read from the server: streams, events, answers.
@@ -83,15 +81,11 @@ final class DifyTest {
         private final RunReader reader = new RunReader();
 
         private void read(String json) throws IOException {
-            reader.add(RunReader.object(in(json)));
+            reader.add(Json.MAPPER.readTree(json));
         }
 
         private Optional<Response.Ran> ran() {
             return reader.ran();
-        }
-
-        private static InputStream in(String json) {
-            return new ByteArrayInputStream(json.getBytes(UTF_8));
         }
 
         private static String outputs(Response seen) {
@@ -147,27 +141,11 @@ final class DifyTest {
         }
 
         @Test
-        void whatIsNestedTooDeeplyIsLikeAnAnswerThatIsTooLarge() {
-            var deep = "[".repeat(3000) + "]".repeat(3000);
-
-            assertThrows(Transport.Exceeded.class, () -> events(
-                    "{'event':'workflow_finished','workflow_run_id':'r1','task_id':'t1','data':{'id':'r1',"
-                            + "'status':'succeeded','outputs':{'a':" + deep + "}}}"));
-        }
-
-        @Test
         void anAnswerWithoutAStatusIsNoRun() throws IOException {
             read(("{\"workflow_run_id\": \"r1\", \"data\": {\"id\": \"r1\"}}"));
 
             assertEquals(Optional.empty(), ran());
             assertEquals(Optional.of(new RunRef("r1", "")), reader.ref());
-        }
-
-        @ParameterizedTest
-        @ValueSource(strings = {"", "[]", "'text'", "<html>", "{'workflow_run_id': 'r1', 'data': {'status': 'succ",
-                "{'a': 1"})
-        void whatIsNoWholeObjectIsNoAnswer(String text) {
-            assertThrows(IOException.class, () -> read((json(text))));
         }
 
         /// Events of the run `r1`, whose task is `t1`.

@@ -867,6 +867,15 @@ class ServerTest {
         }
 
         @Test
+        void isAlsoOneThatIsNestedTooDeeply() throws IOException {
+            var deep = "{\"a\":" + "[".repeat(3000) + "]".repeat(3000) + "}";
+
+            assertInstanceOf(Response.TooLarge.class, by(connection -> connection.answer(Events.blocking(deep)),
+                    client -> run(client, BLOCKING)));
+            assertEquals(Symptom.CUT, cut(streamed(Events.started(), Events.finished(deep))).symptom());
+        }
+
+        @Test
         void isLookedUpInVain() throws IOException {
             var found = by(connection -> connection.answer(Events.ended("succeeded", LARGE)), client ->
                     ServerTest.look(client, unresolved("u", Optional.of(Events.REF), Symptom.CUT)));
