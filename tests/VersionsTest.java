@@ -99,7 +99,7 @@ final class VersionsTest extends WholeCommand {
             for (var again : List.of("run", "retry", "run")) {
                 var call = call(settings, typed(again, "--mode", mode));
                 assertEquals(2, started(), again);
-                assertTrue(call.hint().orElseThrow().contains("retry ID"), call.err());
+                assertTrue(call.err().contains("'retry ID'"), call.err());
             }
             call(settings, typed("retry", "1", "--mode", mode));
             assertEquals(3, started());
