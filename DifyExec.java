@@ -3515,8 +3515,7 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Work for another thread, which returns what this one does then. Work that breaks is reported, too, so that
-        /// nothing waits for it. If it has no memory left, the next start looks up what became of its run.
+        /// Work for another thread, which returns what this one does then, also if it breaks.
         private void work(Supplier<Runnable> work) {
             ports.workers().execute(() -> {
                 Runnable then;
@@ -3558,8 +3557,7 @@ final class DifyExec implements Runnable {
                     ? Optional.of("next start in " + Text.seconds(Duration.between(now, next))) : Optional.empty());
         }
 
-        /// Places that are taken, for what starts next. The worker of a run that has started may have been killed if no
-        /// event of its stream has come for so long; the server's pings are no events.
+        /// Places that are taken. A stream without events (pings are none) for so long may have lost its worker.
         private int busy(Instant now) {
             int quiet = (int) running.values().stream().filter(sent -> sent.isStreaming
                     && now.isAfter(sent.lastEvent.plus(pace.patience()))).count();
@@ -3614,8 +3612,7 @@ final class DifyExec implements Runnable {
                     run.task()));
         }
 
-        /// A run waited before it started. It runs now, and so do the streams that have had an event. A request without
-        /// an answer runs if it was sent before this one, and not just by a hair.
+        /// A run waited before it started. Streams that have had an event run, and requests that were sent well before.
         private void noteWait(Attempt attempt, Duration waited, String why) {
             var before = clock.instant().minus(waited.plus(waited.dividedBy(10)));
             int inside = (int) running.values().stream().filter(other -> other.attempt.mode() == Mode.STREAMING
@@ -3899,8 +3896,7 @@ final class DifyExec implements Runnable {
         private final Duration firstLook;
         /// When each run was cut off that may still hold a place on the server, by row.
         final Map<Integer, Instant> cutRuns = new HashMap<>();
-        /// Attempts whose run is not known and may still appear, by row. If a run is known when its row is sent
-        /// again, it is not late, whatever becomes of it.
+        /// Attempts whose run is not known and may still appear, by row.
         private final Map<Integer, List<Attempt>> unseen = new LinkedHashMap<>();
         private final Set<String> resent = new HashSet<>(); // users of such attempts
         private boolean lateAsked = false;
@@ -3945,8 +3941,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Another attempt, later. Runs of earlier attempts that may still appear are looked for first, one by one: those
-        /// `after` this one that has none.
+        /// Another attempt, later. Runs of earlier attempts that may still appear are looked for first, one by one.
+        ///
+        /// @param after the last one that was looked for
         void again(Row row, Attempt.Tries tries, Instant due, Optional<Attempt> after) {
             var earlier = unseen.getOrDefault(row.index(), List.of());
             int next = 1 + after.map(one -> earlier.stream().map(Attempt::user).toList().indexOf(one.user())).orElse(-1);
@@ -3959,8 +3956,7 @@ final class DifyExec implements Runnable {
             waiting.add(new Waiting(row, tries, due));
         }
 
-        /// An attempt is unresolved from now on. Its request may have been sent as late as this: it was logged before,
-        /// but its files were uploaded, or it waited for a connection.
+        /// An attempt is unresolved from now on. Its request may have been sent long after it was logged.
         void arose(Unresolved unresolved, Instant now) {
             unresolved(unresolved.with(unresolved.state().at(now.plus(firstLook))));
         }
@@ -4045,8 +4041,7 @@ final class DifyExec implements Runnable {
             this.startedAt = clock.instant();
         }
 
-        /// Some time has passed, a fraction of a second. If it was longer, the process was suspended: that time does not
-        /// count.
+        /// Called several times a second. A longer time does not count: the process was suspended.
         void passed(Instant now) {
             var before = lastTick;
             var gap = before.isBefore(now) ? Duration.between(before, now) : Duration.ZERO;
@@ -4271,8 +4266,7 @@ final class DifyExec implements Runnable {
             client.stop(run, user);
         }
 
-        /// A refused key and a throttled upload are handled as those of a run; a refused file fails the row. An upload
-        /// starts no run, so it never leaves one to look up.
+        /// A refused key and a throttled upload are handled as those of a run; a refused file fails the row.
         private static Response notUploaded(String upload, Response response) {
             return switch (response) {
                 case Response.Refused refused when List.of(400, 413, 415).contains(refused.status()) ->
@@ -4360,8 +4354,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// `<id>-<output>-<n><ext>`, with nothing in it that leads out of the folder. An id that had to be changed is
-        /// followed by a hash, so that the files of two rows never share a name.
+        /// `<id>-<output>-<n><ext>`, within the folder. An id that had to be changed is followed by a hash.
         static String fileName(String id, String output, int number, String extension) {
             var row = safe(id, 100).replaceFirst("^\\.", "_");
             var mark = row.equals(id) ? "" : "~" + HexFormat.of().toHexDigits(Cells.of(Map.of("", id)));
@@ -4377,8 +4370,7 @@ final class DifyExec implements Runnable {
             return UTF_8.decode(name.flip()).toString();
         }
 
-        /// Gives a whole file its name, or the next free one (`a~2.pdf`): no other file is overwritten. A file that has
-        /// the same bytes is kept instead, so a row that runs again leaves no second copy.
+        /// Gives a whole file its name, or the next free one (`a~2.pdf`). One with the same bytes is kept instead.
         static Path named(Path part, Path place) throws IOException {
             var name = place.getFileName().toString();
             int dot = name.lastIndexOf('.') < 0 ? name.length() : name.lastIndexOf('.');
@@ -4505,8 +4497,7 @@ final class DifyExec implements Runnable {
                     : new Response.Cut(reader.ref(), symptom, "HTTP 200 without the end of a run");
         }
 
-        /// How long it took until the run began: to the answer, less the time of the run itself, and less the time after
-        /// its end, for Dify 1.16.1 can hold an answer back for 300 s.
+        /// How long it took until the run began. Dify 1.16.1 can hold an answer back for 300 s after the run's end.
         private static Optional<Duration> waited(Transport.Answer answer, long finishedAt, Usage usage) {
             if (usage.seconds() <= 0) return Optional.empty();
             long sent = answer.date("Date").map(Instant::getEpochSecond).orElse(0L);
@@ -4538,9 +4529,8 @@ final class DifyExec implements Runnable {
             return answer.cut(Symptom.SILENCE, "the stream ended without an end of the run");
         }
 
-        /// With the ends that come after the first: in the same packet, or within a moment where more may follow. After
-        /// an error that is a made-up end (1.16; 1.14 keeps the stream open and sends nothing); after the end of a
-        /// chatflow's run on 1.9, the metadata of its answer.
+        /// With the ends that are here already, or come in a moment where more may follow: after an error, an end that
+        /// 1.16 makes up; after a chatflow's run on 1.9, the metadata of its answer.
         private List<Response> ends(Response first, Transport.Answer answer, RunReader reader) {
             var ends = new ArrayList<>(List.of(first));
             boolean mayFollow = first instanceof Response.Refused || isChat() && !reader.hasMetadata();
@@ -4605,8 +4595,7 @@ final class DifyExec implements Runnable {
                                             : new Reply.Got<>(Optional.of(messages.getFirst()))));
         }
 
-        /// The entries of a list that is whole and holds this request's entries alone. Nothing may be concluded from
-        /// any other answer, least of all that there is no run.
+        /// The entries of a list that is whole and holds this request's alone. Any other answer proves nothing.
         private Reply<List<JsonNode>> list(String path, Predicate<JsonNode> isOurs) {
             return ask(get(path), LOOK, answer -> {
                 var list = tree(answer);
@@ -4710,8 +4699,7 @@ final class DifyExec implements Runnable {
             return URLEncoder.encode(part, UTF_8).replace("+", "%20");
         }
 
-        /// The body of an attempt's request. A chatflow's row gets a conversation of its own: none is named, and Dify
-        /// makes up no name for it, which can cost a model call.
+        /// A chatflow's row gets a conversation of its own. A name for it could cost a model call.
         byte[] body(Attempt attempt, Map<String, Value> inputs) {
             var sent = new LinkedHashMap<String, Object>();
             var body = object("inputs", sent);
@@ -4749,8 +4737,7 @@ final class DifyExec implements Runnable {
             return HttpRequest.newBuilder(address).header("User-Agent", "difyexec/" + VERSION);
         }
 
-        /// A request that starts no run. Dify answers an upload with 201. A success that is not what was asked for
-        /// counts as a refusal.
+        /// A request that starts no run. A success that is not what was asked for counts as a refusal.
         private <T> Reply<T> ask(HttpRequest request, Duration limit, Transport.Reading<T> reading) {
             var reply = wire.<Reply<T>>exchange(request, limit, Symptom.NO_ANSWER,
                     _ -> BodySubscribers.ofInputStream(), answer -> {
@@ -4964,8 +4951,8 @@ final class DifyExec implements Runnable {
                     isUnclear ? Optional.empty() : price(usage), text(usage, "currency"));
         }
 
-        /// The end of a chatflow's streamed run. The run's own outputs keep text that moderation has replaced. Without
-        /// an answer in them it is looked up: what was streamed may not be all.
+        /// The end of a chatflow's streamed run, whose outputs keep text that moderation has replaced. Without an answer
+        /// in them it is looked up.
         Response completed(Response.Ran ran) {
             var outputs = tree(ran.outputs());
             if (ran.status().isSuccess() && isReplaced) outputs.put("answer", answer.toString());
@@ -4974,8 +4961,7 @@ final class DifyExec implements Runnable {
             return ran.with(message(), withSources(outputs, metadata));
         }
 
-        /// A chatflow's answer. A blocking one names its run only if that waits for a human; an empty one proves no
-        /// success.
+        /// A chatflow's answer. A blocking one names its run only if that waits for a human.
         Optional<Response.Ran> answered() {
             if (is("workflow_paused")) return ran().map(ran -> ran.with(message(), ran.outputs()));
             if (event().isEmpty()) answer.append(text(last, "answer"));
@@ -5011,8 +4997,8 @@ final class DifyExec implements Runnable {
                     .filter(id -> !id.isEmpty()).findFirst().map(id -> new RunRef(id, ""));
         }
 
-        /// A chatflow's success with its message. After a pause the message may hold a part, or a part twice, and that
-        /// of a stream whose client left stays empty on 1.9: then the run's own answer counts.
+        /// A chatflow's success with its message. After a pause that may hold a part, or nothing if its client left
+        /// (1.9): then the run's own answer counts.
         static LookUpResult withMessage(LookUpResult found, Optional<JsonNode> message) {
             if (!(found instanceof LookUpResult.Ended(var ran)) || !ran.status().isSuccess()) return found;
             var outputs = tree(ran.outputs());
@@ -5040,7 +5026,6 @@ final class DifyExec implements Runnable {
     }
 
     /// HTTP/1.1 to Dify: one request and the reading of its answer at a time; whatever breaks becomes a [Response].
-    /// Without redirects, with the proxy and the certificate authorities of the settings.
     static final class Transport implements AutoCloseable {
         private static final Duration CONNECT = Duration.ofSeconds(20), QUIET = Duration.ofSeconds(30);
         private static final int LONGEST_REFUSAL = 64 << 10, TICK = 100;
@@ -5052,8 +5037,7 @@ final class DifyExec implements Runnable {
         /// It loads while the caller reads its files: that takes a quarter of a second.
         private volatile CompletableFuture<HttpClient> http;
         private final Optional<URI> proxy;
-        /// The answers that are being read. One thread looks at all of them, ten times a second: an alarm for each
-        /// would have to be set and cancelled twice a row.
+        /// The answers that are being read. One thread looks at all of them: an alarm for each would cost more.
         private final Set<Answer> open = ConcurrentHashMap.newKeySet();
         private final ScheduledExecutorService clock = Executors.newSingleThreadScheduledExecutor(
                 Thread.ofPlatform().daemon().name("watches").factory());
@@ -5176,17 +5160,14 @@ final class DifyExec implements Runnable {
             return headers.firstValue("Content-Type").orElse("").startsWith(type);
         }
 
-        /// The body of a run's answer. No connection that has brought a whole one is used again. Nothing in a blocking
-        /// answer says whose it is, and a broken proxy may send one answer too many: each later row would get the
-        /// answer of the row before it. This costs a few round trips a row, and it lets requests in that wait for one
-        /// of Dify's ten connections.
+        /// The body of a run's answer. Its connection is not used again: nothing in a blocking answer says whose it is,
+        /// and if a broken proxy sends one answer too many, each later row would get that of the row before.
         BodySubscriber<InputStream> lastBody(HttpResponse.ResponseInfo head) {
             var body = BodySubscribers.ofInputStream();
             if (isOf(head.headers(), "text/event-stream")) return body;
             long length = head.headers().firstValueAsLong("Content-Length").orElse(0);
             if (length > 0) return new LastBody(body, length);
-            // the JDK puts this connection back into the client's pool before its reader sees the end: later requests
-            // go through another client, and this one ends with its last answer
+            // the JDK keeps this connection for the client's next request: that gets another client
             synchronized (this) {
                 http.join().shutdown();
                 http = CompletableFuture.completedFuture(builder.build());
@@ -5236,8 +5217,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// An answer that is being read. It is ended if it takes too long: the JDK's own time-out ends at the head. A
-        /// stream that has been quiet for a while is reported.
+        /// An answer that is being read, with a time limit: the JDK's own ends at the head.
         final class Answer implements AutoCloseable {
             final int status;
             final boolean isPage, isStream;
@@ -5363,8 +5343,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The data of the next server-sent event, several lines joined by a newline. Comments, pings without data and
-        /// other fields are passed over. Empty: the stream has ended; that may have cut the last event off.
+        /// The data of the next server-sent event. Empty: the stream has ended, which may have cut the last one off.
         static Optional<String> event(BufferedReader lines) throws IOException {
             var data = new ArrayList<String>();
             for (var line = lines.readLine(); line != null && (data.isEmpty() || !line.isEmpty()); line = lines.readLine())
