@@ -11271,7 +11271,7 @@ final class DifyExec implements Runnable {
 
         // how many values of each series are in each range; pointing at a range shows them
         function chart(title, series, marks) {
-          const LEFT = 40, RIGHT = 408, TOP = 28, BOTTOM = 170;
+          const LEFT = 40, RIGHT = 408, TOP = 14 + 12 * marks.length, BOTTOM = 170;
           const all = series.flatMap(([, values]) => values).sort((a, b) => a - b);
           const tail = 4 * all[Math.ceil(all.length * .99) - 1], last = Math.min(all.at(-1), tail) || .01;
           const width = tick(last, Math.min(40, Math.max(10, 3 * Math.sqrt(all.length)))); // few rows, few bars
@@ -11304,8 +11304,8 @@ final class DifyExec implements Runnable {
                 width: (over(width) - LEFT) * .86, height: BOTTOM - down(counts[of][n])})));
           });
           const lines = marks.flatMap(([name, value], n) => [
-            svg('path', {class: 'mark', d: `M${over(value)} ${TOP - 4}V${BOTTOM}`}),
-            text(LEFT + (n + .5) * (RIGHT - LEFT) / marks.length, 12, 'middle', `${name} ${fixed(value)} s`)]);
+            svg('path', {class: 'mark', d: `M${over(value)} ${TOP - 2}V${BOTTOM}`}),
+            text(Math.min(over(value), RIGHT - 66), 10 + 12 * n, 'start', `${name} ${fixed(value)} s`)]);
           const legend = series.length > 1 ? series.map(([name]) => chip(name)) : [];
           return element('figure', 'card', element('figcaption', '', title, ...legend),
             svg('svg', {viewBox: '0 0 420 192', role: 'img'}, ...grid, ...scale, ...bars, ...lines));

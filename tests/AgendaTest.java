@@ -131,22 +131,6 @@ final class AgendaTest {
         }
 
         @Test
-        void countsEachOutcomeByItself() {
-            end(Outcome.SUCCEEDED);
-            end(Outcome.SUCCEEDED);
-            end(Outcome.PARTIAL);
-            end(new Outcome(RowStatus.FAILED, "no"));
-            end(new Outcome(RowStatus.PAUSED, "waits"));
-            end(new Outcome(RowStatus.UNKNOWN, "who knows"));
-
-            assertEquals(6, tally.done());
-            assertEquals(3, tally.succeeded());
-            assertEquals(2, tally.count(RowStatus.SUCCEEDED));
-            assertEquals(1, tally.count(RowStatus.UNKNOWN));
-            assertFalse(tally.isAllDone());
-        }
-
-        @Test
         void theTimeLeftIsThatOfTheRowsLeftAtTheRecentRate() {
             tally.started(world.now());
             assertEquals(Optional.empty(), tally.timeLeft());
