@@ -401,7 +401,7 @@ class CommandTest extends WholeCommand {
 
             var last = status().out().lines().toList().getLast();
 
-            assertTrue(last.contains("-i " + input() + " "), last);
+            assertTrue(last.contains(" -i "), last);
         }
 
         @Test
@@ -685,7 +685,7 @@ class CommandTest extends WholeCommand {
 
             assertEquals(4, call.code());
             assertTrue(call.err().contains("--max-cost"), call.err());
-            int runs = events("attempt").size();
+            int runs = results().size();
             assertTrue(runs >= 20 && runs <= 21, runs + " runs");
             assertEquals("succeeded=" + runs + " pending=" + (100 - runs), status());
             for (var attempt : events("attempt")) assertEquals("streaming", attempt.path("mode").asText());
