@@ -3910,10 +3910,10 @@ final class DifyExec implements Runnable {
             var batch = wanted.batch();
             this.fresh = batch.csv().orElseThrow().rows(wanted.fresh(), batch.index());
             this.firstLook = firstLook;
-            for (boolean isUnsent : List.of(false, true))
-                for (var attempt : batch.history().resent(isUnsent)) {
+            for (boolean hasRun : List.of(false, true))
+                for (var attempt : batch.history().resent(hasRun)) {
                     unseen(attempt.before(now));
-                    if (!isUnsent) resent(attempt.row());
+                    if (!hasRun) resent(attempt.row());
                 }
             wanted.lookUps().forEach(unresolved -> arose(unresolved.before(now), now));
         }
@@ -5063,12 +5063,12 @@ final class DifyExec implements Runnable {
             builder.proxy(ProxySelector.of(new InetSocketAddress(proxy.getHost(),
                     proxy.getPort() < 0 ? 80 : proxy.getPort())));
             if (proxy.getUserInfo() == null) return;
-            var login = (proxy.getUserInfo() + ":").split(":", 3);
+            var login = proxy.getUserInfo().split(":", 2);
             builder.authenticator(new Authenticator() {
                 @Override
                 protected PasswordAuthentication getPasswordAuthentication() {
                     return getRequestorType() != RequestorType.PROXY ? null
-                            : new PasswordAuthentication(login[0], login[1].toCharArray());
+                            : new PasswordAuthentication(login[0], (login.length > 1 ? login[1] : "").toCharArray());
                 }
             });
         }
