@@ -3646,7 +3646,8 @@ final class DifyExec implements Runnable {
         /// The log gets this end of an attempt that is not its row's.
         private void close(Attempt attempt, String end, Response seen, String why) {
             var now = clock.instant();
-            batch.record(EndEvent.of(attempt, now, attempt.took(seen, now), end, seen, why));
+            if (!batch.batch().history().isClosed(attempt, end)) // an earlier call recorded it
+                batch.record(EndEvent.of(attempt, now, attempt.took(seen, now), end, seen, why));
             checkLimits();
         }
 
@@ -5715,6 +5716,8 @@ final class DifyExec implements Runnable {
     /// | any other `end` | dropped, and `UNSETTLED` with it |
     /// | `late` | `RESENT` is dropped, or keeps the run if that may still give the row a success |
     static final class History {
+        private static final Set<String> NOT_STARTED = Set.of("not_started", "resent");
+
         private final Index index;
         private final Map<String, List<Sent>> sent = new LinkedHashMap<>();
         private final Set<String> stoppedTasks = new HashSet<>();
@@ -5834,7 +5837,7 @@ final class DifyExec implements Runnable {
                     .orElseGet(() -> new Sent(new AttemptEvent(end.t(), end.id(), 0, end.user(), Mode.BLOCKING,
                             end.cells(), end.edited()), "", Optional.empty(), State.OPEN)).with(end.run(), "");
             remove(end.id(), one -> one.state() == State.UNSETTLED);
-            if (Set.of("not_started", "resent").contains(end.outcome())) add(known.as(State.NOT_STARTED));
+            if (NOT_STARTED.contains(end.outcome())) add(known.as(State.NOT_STARTED));
             var status = end.status();
             if (status.isEmpty()) return;
             int entry = index.findOrAdd(end.id());
@@ -5906,6 +5909,12 @@ final class DifyExec implements Runnable {
 
         private Stream<Sent> all(Predicate<State> which) {
             return sent.values().stream().flatMap(List::stream).filter(one -> which.test(one.state()));
+        }
+
+        /// Whether the log says already that this attempt counts as not started.
+        boolean isClosed(Attempt attempt, String end) {
+            return NOT_STARTED.contains(end) && all(state -> state == State.NOT_STARTED)
+                    .anyMatch(one -> one.event().user().equals(attempt.user()));
         }
 
         long inFlight() {

@@ -252,6 +252,24 @@ final class EarlierCallsTest {
         }
 
         @Test
+        void anAttemptIsOnRecordOnceAsNotStartedHoweverOftenItIsLookedUp() throws Exception {
+            Scene.of(folder, "a").crash(1);
+            for (int start = 1; start <= 3; start++) {
+                var scene = Scene.of(folder, "a");
+                scene.world.startAt(NOON.plusSeconds(3600));
+                scene.found = _ -> {
+                    scene.engine.interrupt("INT"); // before the row is sent again
+                    return ABSENT;
+                };
+
+                scene.play();
+
+                assertEquals(1, scene.looked.size());
+                assertEquals(List.of("not_started"), scene.outcomes("a"));
+            }
+        }
+
+        @Test
         void aRowThatWasEditedAfterACrashRunsAnewAndTakesNoOldResult() throws Exception {
             var scene = new Scene(folder, "id,text\na,old\n");
             scene.crash(1);
