@@ -2677,7 +2677,8 @@ final class DifyExec implements Runnable {
             var results = batch.files().results();
             var shard = batch.files().shard();
             out.println(batch.csv().isPresent() ? "All rows succeeded."
-                    : "All recorded rows succeeded. Pass -i to include rows not yet run.");
+                    : "All recorded rows succeeded. Pass -i " + batch.history().input(results).map(Path::toString)
+                            .map(Text::shell).orElse("CSV") + " to include rows not yet run.");
             if (batch.csv().isEmpty() || command.equals("export")) return;
             if (shard.isEmpty()) {
                 with(List.of("out.csv")).print("export", Optional.empty(), results, out);
