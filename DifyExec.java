@@ -5278,6 +5278,12 @@ final class DifyExec implements Runnable {
                         if (left < 0) throw new Exceeded(tooLarge);
                         return count;
                     }
+
+                    /// The JDK counts a break as one byte: a reader must not run into it before it has passed on the rest.
+                    @Override
+                    public int available() throws IOException {
+                        return Math.max(0, super.available() - 1);
+                    }
                 };
             }
 
