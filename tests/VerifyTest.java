@@ -1,6 +1,5 @@
 package difyexec;
 
-import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
@@ -10,9 +9,7 @@ import org.junit.jupiter.params.provider.CsvSource;
 import module java.base;
 
 import static difyexec.DifyExec.*;
-import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
-import static org.junit.jupiter.api.Assertions.assertTrue;
 
 /// `verify`: batches and planted faults, against a simulated server.
 final class VerifyTest extends WholeCommand {

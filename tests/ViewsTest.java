@@ -508,18 +508,12 @@ class ViewsTest {
                     rows.get(1).subList(2, 7));
         }
 
-        @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, delimiter = '/', textBlock = """
-                delimiter / row
-                ;         / a;"x,y";"p;q";succeeded
-                |         / a|"x,y"|"p;q"|succeeded
-                """)
-        void keepsTheDelimiterOfTheInput(String delimiter, String row) throws IOException {
+        @Test
+        void keepsTheDelimiterOfTheInput() throws IOException {
             batch().success("a", "x,y", "{\"o\":\"p;q\"}").save();
-            Files.writeString(folder.resolve("data.csv"), "id,text\na,\"x,y\"\n".replaceFirst(",", delimiter)
-                    .replaceFirst("\na,", "\na" + delimiter));
+            Files.writeString(folder.resolve("data.csv"), "id|text\na|\"x,y\"\n");
 
-            assertTrue(written("--delimiter", delimiter).lines().toList().get(1).startsWith(row));
+            assertTrue(written("--delimiter", "|").contains("\r\na|\"x,y\"|\"p;q\"|succeeded|"));
         }
 
         @Test
@@ -943,10 +937,8 @@ class ViewsTest {
         }
 
         List<String> texts(String selector) throws Exception {
-            var texts = new ArrayList<String>();
-            evaluate("[...document.querySelectorAll('" + selector + "')].map(e => e.textContent)")
-                    .forEach(text -> texts.add(text.asText()));
-            return texts;
+            return evaluate("[...document.querySelectorAll('" + selector + "')].map(e => e.textContent)").valueStream()
+                    .map(JsonNode::asText).toList();
         }
 
         void until(String condition) throws Exception {
