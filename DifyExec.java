@@ -2141,8 +2141,9 @@ final class DifyExec implements Runnable {
             int name = name(Screen.on(1).map(Screen::width).orElse(0));
             line(name, out, "column", "variable", "type", "required", "filled", "longest", "example");
             for (var column : inspection.columns())
-                line(name, out, Text.text(column.column(), name), Text.text(column.variable(), name), column.type(),
-                        column.required() ? "yes" : "", column.filled(), column.longest(), column.example());
+                line(name, out, Text.text(column.column(), name), Text.text(column.variable(), name),
+                        Text.text(column.type(), 20), column.required() ? "yes" : "", column.filled(),
+                        column.longest(), column.example());
             problems(inspection, out);
             if (inspection.isFine()) out.println("No problems found.");
             out.flush();
@@ -7096,7 +7097,7 @@ final class DifyExec implements Runnable {
             var idColumn = inputs.stream().filter(input -> input.place() == id).findFirst().orElseThrow();
             var chosen = new Shape(idColumn.title(), shape.encoding(), shape.delimiter(), file.sheet(),
                     shape.queryColumn().isEmpty() ? "query" : shape.queryColumn(), shape.map(), shape.vars());
-            return new Csv(file, header, chosen, List.copyOf(inputs), idColumn, UnaryOperator.identity(), Optional.empty());
+            return new Csv(file, header, chosen, inputs, idColumn, UnaryOperator.identity(), Optional.empty());
         }
 
         /// The place of the ids, or -1 to number the rows. Case counts only if it is needed to tell columns apart.
@@ -7153,7 +7154,6 @@ final class DifyExec implements Runnable {
             return inputs.stream().filter(input -> input.name().equals(column)).findFirst().orElseThrow();
         }
 
-        /// `line 7`, in a book `Sheet1!C7`
         String where(long line, String column) {
             return file.where(line, input(column).place());
         }
@@ -7302,7 +7302,8 @@ final class DifyExec implements Runnable {
                 var prefix = PREFIX.matcher(file.start());
                 prefix.lookingAt();
                 char delimiter = file.isCopy() ? ',' : given != null ? given
-                        : prefix.group(3) != null ? prefix.group(3).charAt(0) : likely(file.start().substring(prefix.end()));
+                        : prefix.group(3) != null ? prefix.group(3).charAt(0)
+                        : likely(file.start().substring(prefix.end()));
                 try (var records = new Header(prefix.group(), delimiter, 0, List.of()).records(file)) {
                     var names = records.next();
                     if (names == null) throw new Unusable(file.name() + ": empty, no header");
@@ -7311,8 +7312,7 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// The one of comma, semicolon and tab that gives the most columns.
-            private static char likely(String text) {
+                private static char likely(String text) {
                 var names = text.replaceAll("\"[^\"]*\"", "x").lines()
                         .filter(line -> !line.replaceAll("[,;\t]", "").isBlank()).findFirst().orElse("");
                 return Stream.of(',', ';', '\t').max(Comparator.comparingLong(one -> // the first of equals
@@ -7328,9 +7328,8 @@ final class DifyExec implements Runnable {
 
         /// Reads the records of a CSV, each as its cells, with their blanks and line ends. Unclear quotes are an error.
         ///
-        /// opencsv's reader does not fit: if it is to keep CR LF inside quotes, a CR alone ends no line and a blank line
-        /// inside quotes is an error; a quote inside a bare cell (`5" pipe`) swallows the rows that follow; and it reports
-        /// neither text after a closing quote nor the line of an unclosed one.
+        /// opencsv's reader does not fit: it lets a quote inside a bare cell (`5" pipe`) swallow the rows that follow,
+        /// and reports neither text after a closing quote nor the line of an unclosed one.
         private static final class Records implements AutoCloseable {
             /// In characters: a quote that is never closed must not fill the memory.
             private static final int LARGEST = 64 << 20;
@@ -7397,7 +7396,8 @@ final class DifyExec implements Runnable {
             private void takeTo(char stop) {
                 while (peek() >= 0) {
                     int from = at;
-                    while (at < end && buffer[at] != stop && !isLineEnd(buffer[at]) && buffer[at] != TextFile.INVALID) at++;
+                    while (at < end && buffer[at] != stop && !isLineEnd(buffer[at])
+                            && buffer[at] != TextFile.INVALID) at++;
                     cell.append(buffer, from, at - from);
                     if (cell.length() > LARGEST)
                         throw file.unusable(line, "a cell is larger than 64 MiB (an unclosed quote?)");
@@ -7871,7 +7871,8 @@ final class DifyExec implements Runnable {
         static Form of(JsonNode parameters, List<String> columns, Variable.Folders folders) {
             var variables = new ArrayList<Variable>();
             for (var item : parameters.path("user_input_form")) for (var entry : item.properties())
-                variables.add(Variable.of(entry.getKey(), entry.getValue(), parameters.path("system_parameters"), folders));
+                variables.add(Variable.of(entry.getKey(), entry.getValue(), parameters.path("system_parameters"),
+                        folders));
             return new Form(variables, columns, !parameters.path("user_input_form").isArray());
         }
 
@@ -7933,10 +7934,12 @@ final class DifyExec implements Runnable {
             pairs.forEach((variable, column) -> losses.add("column " + Text.quoted(column)
                     + " matches no variable; did you mean " + map(column, variable) + "?"));
             for (var variable : unfilled) if (variable.required() && !pairs.containsKey(variable))
-                losses.add("no column for the required variable " + Text.quoted(variable.name()) + remedy(columns, variable));
-            if (losses.isEmpty() && byColumn.keySet().stream().allMatch(csv::isId) && (columns.size() + unfilled.size() > 0))
-                losses.add("no column but the id reaches the workflow" + (unfilled.isEmpty() ? ", which has no variables"
-                        : remedy(columns, unfilled.getFirst())));
+                losses.add("no column for the required variable " + Text.quoted(variable.name())
+                        + remedy(columns, variable));
+            boolean onlyIdMatches = byColumn.keySet().stream().allMatch(csv::isId);
+            if (losses.isEmpty() && onlyIdMatches && columns.size() + unfilled.size() > 0)
+                losses.add("no column but the id reaches the workflow" + (unfilled.isEmpty()
+                        ? ", which has no variables" : remedy(columns, unfilled.getFirst())));
             return losses;
         }
 
@@ -7965,7 +7968,8 @@ final class DifyExec implements Runnable {
         }
 
         private List<Variable> unfilled() {
-            return variables.stream().filter(variable -> !variable.isQuestion() && !byColumn.containsValue(variable)).toList();
+            return variables.stream()
+                    .filter(variable -> !variable.isQuestion() && !byColumn.containsValue(variable)).toList();
         }
 
         /// The columns that no variable takes, without the ids and a question that `--query-column` does not name yet.
@@ -8172,7 +8176,7 @@ final class DifyExec implements Runnable {
         /// A chatflow's question, which is sent beside the inputs.
         record Query(String text) implements Value {}
 
-        /// Sent as this JSON: a number with all its digits, `true`, `false`, an object, or a file that Dify has or fetches.
+        /// Sent as this JSON: a number with all its digits, a boolean, an object, or a file that Dify has or fetches.
         record Raw(String json) implements Value {}
 
         /// A file on this machine, to be uploaded first: `name` as in the cell, `file` with all links followed.
@@ -8283,7 +8287,8 @@ final class DifyExec implements Runnable {
                 }
 
                 Stream<String> notes() {
-                    return empty == 0 || variable.filter(known -> known.required() && known.isText()).isEmpty() ? Stream.empty()
+                    return empty == 0 || !variable.map(known -> known.required() && known.isText()).orElse(false)
+                            ? Stream.empty()
                             : Stream.of(Text.quoted(csv.input(column).title()) + " is required but empty in "
                                     + Text.count(empty, "row") + " (first: " + firstEmpty + "); Dify accepts that");
                 }
