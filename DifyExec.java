@@ -81,6 +81,15 @@ import static java.util.stream.Collectors.joining;
 /// ```
 ///
 /// The engine's thread alone changes state; a worker makes one exchange and posts what it received.
+///
+/// | exit code | meaning |
+/// | --- | --- |
+/// | 0 | every requested row succeeded |
+/// | 1 | internal error |
+/// | 2 | unusable command line, settings or input; nothing was sent |
+/// | 3 | done, but some rows failed, are paused or unknown; `compare`, `verify`: something was found |
+/// | 4 | stopped early: refused, no answer, a limit, or a file that cannot be written |
+/// | 130 | interrupted |
 @Command(name = "difyexec", mixinStandardHelpOptions = true, synopsisSubcommandLabel = "COMMAND",
         description = "Run a Dify workflow once for every row of a CSV file.",
         footerHeading = "%nExamples:%n",
@@ -137,7 +146,9 @@ final class DifyExec implements Runnable {
         if (named.isEmpty()) WITH_ALL.forEach(line::addSubcommand);
         line.getOut(); // sets the writers of the whole tree
         line.getErr();
-        return CommandLines.configured(line, new EnvDefaults(env), env);
+        boolean isHelp = Stream.of(args).anyMatch(Set.of("-h", "--help", "--help-all")::contains);
+        var defaults = new EnvDefaults(isHelp ? new Env(_ -> null, "") : env); // help also if a setting is unusable
+        return CommandLines.configured(line, defaults, env);
     }
 
     @Override
@@ -846,6 +857,8 @@ final class DifyExec implements Runnable {
         @Command(name = "save", description = "Write the whole CSV with the edits.")
         void save(@Parameters(paramLabel = "CSV", description = "The file to write.") Path file,
                 @Option(names = "--force", description = "Overwrite the file.") boolean force) throws IOException {
+            if (file.toString().toLowerCase(Locale.ROOT).endsWith(".xlsx"))
+                throw new Unusable(file + ": 'save' writes CSV\nhint: save it as a .csv file");
             var csv = csv();
             batch.files().requireTarget(file, List.of(), _ -> force);
             boolean isOpenCsv = AtomicFile.isSame(file, csv.file().input());
@@ -1711,6 +1724,7 @@ final class DifyExec implements Runnable {
                 EnvDefaults.VARIABLES.values().forEach(env::needed);
                 if (baseUrl.getScheme().equals("http") && !Env.isLoopback(baseUrl.getHost()))
                     err.println("Warning: " + baseUrl + " is not https; the API key is sent unencrypted.");
+                env.unknownNames().forEach(name -> err.println("Warning: " + name + " is not a setting of difyexec."));
                 return new Access(baseUrl, key, workflowId.strip(), env.proxy(baseUrl), env.needed("DIFY_CA_FILE"));
             }
 
@@ -5437,9 +5451,9 @@ final class DifyExec implements Runnable {
             history.session.filter(_ -> history.attempts > 0).ifPresent(before -> {
                 if (!before.baseUrl().equals(baseUrl)
                         || !app.isEmpty() && !before.app().isEmpty() && !before.app().equals(app))
-                    throw new Unusable(files.log() + ": this batch was started with the app "
-                            + Text.quoted(before.app()) + " at " + before.baseUrl() + ", not " + Text.quoted(app)
-                            + " at " + baseUrl + "\nhint: use that app's key, or choose another -o");
+                    throw new Unusable(files.log() + ": this batch was started with another app or server ("
+                            + before.app() + " at " + before.baseUrl() + "), not this one (" + app + " at " + baseUrl
+                            + ")\nhint: use that app's key, or choose another -o");
             });
         }
 
@@ -7150,6 +7164,11 @@ final class DifyExec implements Runnable {
             return idColumn.name().equals(column);
         }
 
+        /// By `--map` or `--var`.
+        boolean isNamed(String column) {
+            return shape.map().containsValue(column) || shape.vars().containsKey(column);
+        }
+
         Input input(String column) {
             return inputs.stream().filter(input -> input.name().equals(column)).findFirst().orElseThrow();
         }
@@ -7928,6 +7947,12 @@ final class DifyExec implements Runnable {
             var losses = new ArrayList<String>();
             var columns = unmatched(csv);
             var unfilled = unfilled();
+            for (var name : columns.stream().filter(csv::isNamed).toList()) {
+                columns.remove(name);
+                losses.add("--map or --var names " + Text.quoted(name) + ", but the workflow has no such variable"
+                        + Nearest.of(name, unfilled.stream().map(Variable::name).toList())
+                                .map(near -> "; did you mean " + Text.quoted(near) + "?").orElse(""));
+            }
             var pairs = new HashMap<Variable, String>();
             for (var column : columns) for (var variable : unfilled)
                 if (Nearest.isClose(column, variable.name())) pairs.putIfAbsent(variable, column);
@@ -10444,6 +10469,14 @@ final class DifyExec implements Runnable {
             return name + " is missing" + settings(name).findFirst().map(Setting::source).orElse("")
                     + files.stream().filter(DotEnv::isMalformed).findFirst()
                             .map(file -> " (" + file.name() + " has a line that cannot be read)").orElse("");
+        }
+
+        /// A misspelled address would send the key to another server.
+        List<String> unknownNames() {
+            var known = Set.of("DIFY_API_KEY", "DIFY_API_BASE_URL", "DIFY_WORKFLOW_ID", "DIFY_CA_FILE");
+            return files.stream().flatMap(file -> file.values().keySet().stream()
+                    .filter(name -> name.startsWith("DIFY_") && !known.contains(name))
+                    .map(name -> name + " in " + file.name())).sorted().toList();
         }
 
         /// The proxy for an address, by `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` in either case.

@@ -244,6 +244,20 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
+        void thatAnOptionNamesMustExistInTheWorkflow() throws IOException {
+            form("q", "extra");
+            csv("id,q,Note", "1,a,b");
+
+            for (var options : List.of(List.of("--map", "Note=extras"), List.of("--var", "extras=b"))) {
+                var call = dify.run(options.toArray(String[]::new));
+
+                assertEquals(Exit.UNUSABLE.code, call.code(), call.err());
+                assertTrue(call.err().contains("\"extras\"") && call.err().contains("\"extra\""), call.err());
+            }
+            assertEquals(0, dify.runs());
+        }
+
+        @Test
         void thatMatchNothingAreListedButNotTheIdsOrTheQuestion() throws IOException {
             form("q", "extra");
             csv("id,q,other", "1,a,b");

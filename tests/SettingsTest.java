@@ -443,6 +443,27 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
+        void anUnknownNameOfOursInDotEnvIsNamed() throws IOException {
+            rows(1);
+            Files.writeString(file(".env"), "DIFY_BASE_URL=http://other.test/v1\nDIFY_CA_FILE=\nOTHER=1\n");
+
+            var call = call(Given.env(dify.settings(), folder), typed("run"));
+
+            assertEquals(0, call.code(), call.err());
+            var warnings = call.err().lines().filter(line -> line.startsWith("Warning")).toList();
+            assertEquals(1, warnings.size(), call.err());
+            assertTrue(warnings.getFirst().contains("DIFY_BASE_URL in " + file(".env")), call.err());
+        }
+
+        @Test
+        void helpNeedsNoUsableSettings() throws IOException {
+            var settings = Map.of("TIMEOUT", "abc");
+
+            assertEquals(0, call(Given.env(settings, folder), "run", "--help").code());
+            assertEquals(2, call(Given.env(settings, folder), typed("run", "--demo")).code());
+        }
+
+        @Test
         void anAuthorityFileThatIsNotThereIsNamed() throws IOException {
             rows(1);
 
@@ -638,7 +659,7 @@ final class SettingsTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 server,               app,         said
-                demo,                 another app, '"another app"'
+                demo,                 another app, another app
                 http://dify.other/v1, '',          http://dify.other/v1
                 """)
         void isRefusedSinceItsRunsCouldNotBeLookedUp(String server, String app, String said) throws IOException {

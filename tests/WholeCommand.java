@@ -88,7 +88,7 @@ abstract class WholeCommand {
     Call call(Env env, String... args) throws IOException {
         var out = new StringWriter();
         var err = new StringWriter();
-        int code = commandLine(env).setOut(new PrintWriter(out, true)).setErr(new PrintWriter(err, true))
+        int code = commandLine(env, args).setOut(new PrintWriter(out, true)).setErr(new PrintWriter(err, true))
                 .execute(args);
         var call = new Call(code, out.toString(), err.toString());
         keyIsNowhere(call);
