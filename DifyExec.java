@@ -20,31 +20,70 @@
 
 package difyexec;
 
-import com.fasterxml.jackson.annotation.*;
-import com.fasterxml.jackson.core.*;
+import com.fasterxml.jackson.annotation.JsonInclude;
+import com.fasterxml.jackson.annotation.JsonProperty;
+import com.fasterxml.jackson.annotation.JsonPropertyOrder;
+import com.fasterxml.jackson.annotation.JsonSetter;
+import com.fasterxml.jackson.annotation.JsonTypeInfo;
+import com.fasterxml.jackson.annotation.JsonValue;
+import com.fasterxml.jackson.annotation.Nulls;
+import com.fasterxml.jackson.core.JsonFactory;
+import com.fasterxml.jackson.core.JsonGenerator;
+import com.fasterxml.jackson.core.JsonParseException;
+import com.fasterxml.jackson.core.JsonPointer;
+import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.core.StreamReadConstraints;
+import com.fasterxml.jackson.core.StreamReadFeature;
+import com.fasterxml.jackson.core.StreamWriteFeature;
 import com.fasterxml.jackson.core.exc.StreamConstraintsException;
 import com.fasterxml.jackson.core.json.JsonReadFeature;
 import com.fasterxml.jackson.core.util.JsonRecyclerPools;
-import com.fasterxml.jackson.databind.*;
+import com.fasterxml.jackson.databind.DeserializationContext;
+import com.fasterxml.jackson.databind.DeserializationFeature;
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectReader;
+import com.fasterxml.jackson.databind.ObjectWriter;
+import com.fasterxml.jackson.databind.PropertyNamingStrategies;
+import com.fasterxml.jackson.databind.SerializationFeature;
 import com.fasterxml.jackson.databind.cfg.JsonNodeFeature;
 import com.fasterxml.jackson.databind.deser.std.FromStringDeserializer;
 import com.fasterxml.jackson.databind.json.JsonMapper;
 import com.fasterxml.jackson.databind.jsontype.NamedType;
 import com.fasterxml.jackson.databind.module.SimpleModule;
-import com.fasterxml.jackson.databind.node.*;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import com.fasterxml.jackson.databind.node.TextNode;
 import com.fasterxml.jackson.databind.ser.std.ToStringSerializerBase;
 import com.fasterxml.jackson.databind.util.RawValue;
 import com.opencsv.CSVWriter;
-import io.github.cdimascio.dotenv.*;
+import io.github.cdimascio.dotenv.Dotenv;
+import io.github.cdimascio.dotenv.DotenvException;
 import java.net.Authenticator;
-import java.net.http.HttpRequest.*;
-import java.net.http.HttpResponse.*;
+import java.net.http.HttpRequest.BodyPublisher;
+import java.net.http.HttpRequest.BodyPublishers;
+import java.net.http.HttpResponse.BodyHandler;
+import java.net.http.HttpResponse.BodySubscriber;
+import java.net.http.HttpResponse.BodySubscribers;
 import java.util.concurrent.ExecutionException;
 import org.apache.commons.text.similarity.LevenshteinDistance;
-import org.dhatim.fastexcel.*;
-import org.dhatim.fastexcel.reader.*;
+import org.dhatim.fastexcel.Workbook;
+import org.dhatim.fastexcel.Worksheet;
+import org.dhatim.fastexcel.reader.Cell;
+import org.dhatim.fastexcel.reader.CellAddress;
+import org.dhatim.fastexcel.reader.CellType;
+import org.dhatim.fastexcel.reader.ReadableWorkbook;
+import org.dhatim.fastexcel.reader.ReadingOptions;
+import org.dhatim.fastexcel.reader.Sheet;
+import org.dhatim.fastexcel.reader.SheetVisibility;
 import org.jline.builtins.Completers;
-import org.jline.reader.*;
+import org.jline.reader.Candidate;
+import org.jline.reader.Completer;
+import org.jline.reader.EOFError;
+import org.jline.reader.EndOfFileException;
+import org.jline.reader.LineReader;
+import org.jline.reader.LineReaderBuilder;
+import org.jline.reader.ParsedLine;
+import org.jline.reader.Parser;
+import org.jline.reader.UserInterruptException;
 import org.jline.reader.impl.DefaultParser;
 import org.jline.reader.impl.history.DefaultHistory;
 import org.jline.terminal.TerminalBuilder;
@@ -54,8 +93,18 @@ import org.jline.utils.Signals;
 import org.mozilla.universalchardet.UniversalDetector;
 import picocli.AutoComplete;
 import picocli.CommandLine;
-import picocli.CommandLine.*;
-import picocli.CommandLine.Model.*;
+import picocli.CommandLine.ArgGroup;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.IDefaultValueProvider;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Model.ArgSpec;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Model.OptionSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.ParameterException;
+import picocli.CommandLine.Parameters;
+import picocli.CommandLine.Spec;
+import picocli.CommandLine.TypeConversionException;
 import picocli.shell.jline3.PicocliJLineCompleter;
 
 import module java.base;
@@ -129,7 +178,7 @@ final class DifyExec implements Runnable {
     static CommandLine commandLine(Env settings, String... args) {
         var env = settings.with(args);
         var secret = env.secret();
-        var line = new CommandLine(new DifyExec(), new Factory(env, UnaryOperator.identity())) {
+        var line = new CommandLine(new DifyExec(), new CommandLines.Factory(env, UnaryOperator.identity())) {
             @Override
             public CommandLine setOut(PrintWriter out) {
                 return super.setOut(secret.masking(out));
@@ -404,7 +453,7 @@ final class DifyExec implements Runnable {
         public Integer call() throws IOException {
             var files = BatchFiles.of(output);
             try (var csv = shape.open(input.csv, files)) {
-                var batch = Merger.merge(files, csv, partial, noBom);
+                var batch = Shards.Merger.merge(files, csv, partial, noBom);
                 var index = batch.index();
                 var merge = batch.history().merge.orElseThrow();
                 console.err().println("Merged " + merge.taken().size() + " of " + Text.count(merge.shards(), "shard")
@@ -752,7 +801,7 @@ final class DifyExec implements Runnable {
         /// This session's commands, then those of the tool; new for each line, as picocli keeps the values of options.
         CommandLine commandLine() {
             var env = shell.setup.env;
-            var line = new CommandLine(this, new Factory(env, edits));
+            var line = new CommandLine(this, new CommandLines.Factory(env, edits));
             for (var command : shell.setup.spec.commandLine().getParent().getSubcommands().values()) {
                 var type = command.getCommandSpec().userObject().getClass();
                 if (!Set.of(Shell.class, CommandLine.HelpCommand.class, AutoComplete.GenerateCompletion.class)
@@ -977,58 +1026,58 @@ final class DifyExec implements Runnable {
                             : ", " + RowStatus.counts(open.index()::count, (_, text) -> text))
                     + open.history().stopped.map(why -> "; stopped early: " + Text.text(why, 200)).orElse(""));
         }
-    }
 
-    /// Cells that were changed in the shell. Applied to the rows that its commands read.
-    static final class Edits implements UnaryOperator<Row> {
-        final Map<String, Map<String, String>> byId = new LinkedHashMap<>();
-        private boolean isSaved = true;
+        /// Cells that were changed in the shell. Applied to the rows that its commands read.
+        static final class Edits implements UnaryOperator<Row> {
+            final Map<String, Map<String, String>> byId = new LinkedHashMap<>();
+            private boolean isSaved = true;
 
-        @Override
-        public Row apply(Row row) {
-            return row.with(of(row));
-        }
+            @Override
+            public Row apply(Row row) {
+                return row.with(of(row));
+            }
 
-        /// The CSV may have lost a column since.
-        Map<String, String> of(Row row) {
-            var cells = new LinkedHashMap<>(byId.getOrDefault(row.id(), Map.of()));
-            cells.keySet().retainAll(row.inputs().keySet());
-            return cells;
-        }
+            /// The CSV may have lost a column since.
+            Map<String, String> of(Row row) {
+                var cells = new LinkedHashMap<>(byId.getOrDefault(row.id(), Map.of()));
+                cells.keySet().retainAll(row.inputs().keySet());
+                return cells;
+            }
 
-        boolean isUnsaved() {
-            return !isSaved && !byId.isEmpty();
-        }
+            boolean isUnsaved() {
+                return !isSaved && !byId.isEmpty();
+            }
 
-        /// Keeps no cell that the CSV has, too.
-        void set(Row row, Map<String, String> cells) {
-            var edited = of(row);
-            edited.putAll(cells);
-            edited.entrySet().removeAll(row.inputs().entrySet());
-            if (edited.isEmpty()) byId.remove(row.id());
-            else byId.put(row.id(), edited);
-            isSaved = false;
-        }
+            /// Keeps no cell that the CSV has, too.
+            void set(Row row, Map<String, String> cells) {
+                var edited = of(row);
+                edited.putAll(cells);
+                edited.entrySet().removeAll(row.inputs().entrySet());
+                if (edited.isEmpty()) byId.remove(row.id());
+                else byId.put(row.id(), edited);
+                isSaved = false;
+            }
 
-        /// `3 edits in 2 rows`
-        String count() {
-            return Text.count(byId.values().stream().mapToLong(Map::size).sum(), "edit")
-                    + " in " + Text.count(byId.size(), "row");
-        }
+            /// `3 edits in 2 rows`
+            String count() {
+                return Text.count(byId.values().stream().mapToLong(Map::size).sum(), "edit")
+                        + " in " + Text.count(byId.size(), "row");
+            }
 
-        /// Writes the CSV with the edits: same encoding and delimiter, whole or not at all.
-        void save(Csv csv, Index index, Path to) {
-            if (!csv.file().charset().newEncoder().canEncode(byId.toString()))
-                throw new Unusable(to + ": an edit has a character that " + csv.file().charset() + " cannot encode");
-            var all = new BitSet();
-            all.set(0, index.rows());
-            AtomicFile.write(to, out -> csv.write(out, csv.with(this).rows(all, index)));
-            isSaved = true;
+            /// Writes the CSV with the edits: same encoding and delimiter, whole or not at all.
+            void save(Csv csv, Index index, Path to) {
+                if (!csv.file().charset().newEncoder().canEncode(byId.toString()))
+                    throw new Unusable(to + ": an edit has a character that " + csv.file().charset() + " cannot encode");
+                var all = new BitSet();
+                all.set(0, index.rows());
+                AtomicFile.write(to, out -> csv.write(out, csv.with(this).rows(all, index)));
+                isSaved = true;
+            }
         }
     }
 
     /// A retry of one row: nodes and text as they come, then its outputs.
-    static final class RunView implements Watcher {
+    static final class RunView implements Engine.Watcher {
         private final PrintWriter out;
         private final long startedAt = System.nanoTime();
         private byte[] outputs;
@@ -1098,7 +1147,7 @@ final class DifyExec implements Runnable {
     record RowView(boolean full, PrintWriter out) {
         private static final int LONGEST = 300, LINES = 40;
 
-        void print(Batch batch, int entry, Edits edits) throws IOException {
+        void print(Batch batch, int entry, ShellSession.Edits edits) throws IOException {
             var index = batch.index();
             out.println("Row " + Text.id(index.id(entry)) + ": " + index.status(entry).word() + batch.csv().map(csv ->
                     ", line " + index.line(entry) + " of " + Text.text(csv.file().input().toString(), 200)).orElse(""));
@@ -1114,7 +1163,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private void inputs(Row row, Edits edits) {
+        private void inputs(Row row, ShellSession.Edits edits) {
             out.println("Inputs");
             edits.apply(row).inputs().forEach((column, cell) -> {
                 out.print("  " + Text.text(column, 40) + (edits.of(row).containsKey(column) ? " (edited):" : ":"));
@@ -1153,16 +1202,6 @@ final class DifyExec implements Runnable {
     }
 
     // ── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    /// Gives the options of commands their environment, and the shell's edits.
-    record Factory(Env env, UnaryOperator<Row> edits) implements CommandLine.IFactory {
-        @Override
-        public <K> K create(Class<K> type) throws Exception {
-            return type == Setup.class ? type.cast(new Setup(env, edits))
-                    : type == Console.class ? type.cast(new Console(env))
-                    : CommandLine.defaultFactory().create(type);
-        }
-    }
 
     /// The settings that every command line shares, also the shell's.
     static final class CommandLines {
@@ -1317,6 +1356,80 @@ final class DifyExec implements Runnable {
             line.getErr().println("difyexec: " + unusable.getMessage());
             return unusable.exit.code;
         }
+
+        /// Gives the options of commands their environment, and the shell's edits.
+        record Factory(Env env, UnaryOperator<Row> edits) implements CommandLine.IFactory {
+            @Override
+            public <K> K create(Class<K> type) throws Exception {
+                return type == Setup.class ? type.cast(new Setup(env, edits))
+                        : type == Console.class ? type.cast(new Console(env))
+                        : CommandLine.defaultFactory().create(type);
+            }
+        }
+
+        /// Converts option values. Messages complete `--timeout abc: …`.
+        static final class Converters {
+            /// By the type of an option: a `Long` is at least 1, an `int` at least 0.
+            static CommandLine register(CommandLine line) {
+                return line.registerConverter(Duration.class, Converters::duration)
+                        .registerConverter(URI.class, Converters::address)
+                        .registerConverter(Charset.class, Converters::charset)
+                        .registerConverter(Character.class, Converters::delimiter)
+                        .registerConverter(Long.class, text -> number(text, 1))
+                        .registerConverter(int.class, text -> (int) Math.min(Integer.MAX_VALUE, number(text, 0)))
+                        .registerConverter(Pace.Rate.class, Pace.Rate::of)
+                        .registerConverter(Limits.Ceiling.class, Limits.Ceiling::of)
+                        .registerConverter(BigDecimal.class, Limits::amount);
+            }
+
+            /// `90`, `1.5`, `90s`, `2m`, `1h`, `500ms`; a bare number is seconds.
+            static Duration duration(String text) {
+                var match = Pattern.compile("(\\d{1,8}(?:\\.\\d+)?)\\s*(ms|s|m|h)?").matcher(text.strip());
+                if (!match.matches())
+                    throw new TypeConversionException("not a duration, such as 90, 1.5, 90s, 2m or 500ms");
+                int unit = switch (match.group(2)) {
+                    case "ms" -> 1;
+                    case "m" -> 60_000;
+                    case "h" -> 3_600_000;
+                    case null, default -> 1000;
+                };
+                return Duration.ofMillis(new BigDecimal(match.group(1)).multiply(BigDecimal.valueOf(unit)).longValue());
+            }
+
+            /// An http or https address without a slash at its end.
+            static URI address(String text) {
+                var address = text.strip().replaceAll("/+$", "");
+                try {
+                    var uri = new URI(address);
+                    if (uri.getHost() != null && Set.of("http", "https").contains(String.valueOf(uri.getScheme()))
+                            && uri.getFragment() == null && uri.getQuery() == null && uri.getUserInfo() == null) return uri;
+                } catch (URISyntaxException _) {
+                    // refused below, in our words
+                }
+                throw new TypeConversionException("not an address, such as https://api.dify.ai/v1");
+            }
+
+            private static Charset charset(String text) {
+                try {
+                    return Charset.forName(text.strip());
+                } catch (IllegalArgumentException _) {
+                    throw new TypeConversionException("unknown encoding; try UTF-8, Shift_JIS, GB18030 or windows-1252");
+                }
+            }
+
+            private static char delimiter(String text) {
+                if (text.equals("tab") || text.equals("\\t")) return '\t';
+                if (text.length() != 1 || "\"\r\n".contains(text))
+                    throw new TypeConversionException("must be one character, or \"tab\"");
+                return text.charAt(0);
+            }
+
+            private static long number(String text, long least) {
+                if (!text.strip().matches("\\d{1,15}") || Long.parseLong(text.strip()) < least)
+                    throw new TypeConversionException("must be a whole number, at least " + least);
+                return Long.parseLong(text.strip());
+            }
+        }
     }
 
     /// The options of `run` and `retry`, and their way from a command line to the engine.
@@ -1334,7 +1447,7 @@ final class DifyExec implements Runnable {
         @ArgGroup(validate = false, order = 6, heading = "%nOutput:%n") OutputOptions out = new OutputOptions();
 
         /// Shows the run of a single row as it happens, instead of the progress line.
-        Optional<Watcher> view = Optional.empty();
+        Optional<Engine.Watcher> view = Optional.empty();
 
         int start(Batch.Selection asked) throws Exception {
             try {
@@ -1888,70 +2001,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Converts option values. Messages complete `--timeout abc: …`.
-    static final class Converters {
-        /// By the type of an option: a `Long` is at least 1, an `int` at least 0.
-        static CommandLine register(CommandLine line) {
-            return line.registerConverter(Duration.class, Converters::duration)
-                    .registerConverter(URI.class, Converters::address)
-                    .registerConverter(Charset.class, Converters::charset)
-                    .registerConverter(Character.class, Converters::delimiter)
-                    .registerConverter(Long.class, text -> number(text, 1))
-                    .registerConverter(int.class, text -> (int) Math.min(Integer.MAX_VALUE, number(text, 0)))
-                    .registerConverter(Pace.Rate.class, Pace.Rate::of)
-                    .registerConverter(Limits.Ceiling.class, Limits.Ceiling::of)
-                    .registerConverter(BigDecimal.class, Limits::amount);
-        }
-
-        /// `90`, `1.5`, `90s`, `2m`, `1h`, `500ms`; a bare number is seconds.
-        static Duration duration(String text) {
-            var match = Pattern.compile("(\\d{1,8}(?:\\.\\d+)?)\\s*(ms|s|m|h)?").matcher(text.strip());
-            if (!match.matches())
-                throw new TypeConversionException("not a duration, such as 90, 1.5, 90s, 2m or 500ms");
-            int unit = switch (match.group(2)) {
-                case "ms" -> 1;
-                case "m" -> 60_000;
-                case "h" -> 3_600_000;
-                case null, default -> 1000;
-            };
-            return Duration.ofMillis(new BigDecimal(match.group(1)).multiply(BigDecimal.valueOf(unit)).longValue());
-        }
-
-        /// An http or https address without a slash at its end.
-        static URI address(String text) {
-            var address = text.strip().replaceAll("/+$", "");
-            try {
-                var uri = new URI(address);
-                if (uri.getHost() != null && Set.of("http", "https").contains(String.valueOf(uri.getScheme()))
-                        && uri.getFragment() == null && uri.getQuery() == null && uri.getUserInfo() == null) return uri;
-            } catch (URISyntaxException _) {
-                // refused below, in our words
-            }
-            throw new TypeConversionException("not an address, such as https://api.dify.ai/v1");
-        }
-
-        private static Charset charset(String text) {
-            try {
-                return Charset.forName(text.strip());
-            } catch (IllegalArgumentException _) {
-                throw new TypeConversionException("unknown encoding; try UTF-8, Shift_JIS, GB18030 or windows-1252");
-            }
-        }
-
-        private static char delimiter(String text) {
-            if (text.equals("tab") || text.equals("\\t")) return '\t';
-            if (text.length() != 1 || "\"\r\n".contains(text))
-                throw new TypeConversionException("must be one character, or \"tab\"");
-            return text.charAt(0);
-        }
-
-        private static long number(String text, long least) {
-            if (!text.strip().matches("\\d{1,15}") || Long.parseLong(text.strip()) < least)
-                throw new TypeConversionException("must be a whole number, at least " + least);
-            return Long.parseLong(text.strip());
-        }
-    }
-
     /// Variables and `.env` as defaults of options.
     record EnvDefaults(Env env) implements IDefaultValueProvider {
         static final Map<String, String> VARIABLES = Map.of("--base-url", "DIFY_API_BASE_URL",
@@ -1973,7 +2022,7 @@ final class DifyExec implements Runnable {
     // ── Views ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Progress on stderr: one line redrawn on a terminal, else a plain line every ten seconds.
-    static final class Progress implements Watcher {
+    static final class Progress implements Engine.Watcher {
         private static final Duration REDRAW = Duration.ofMillis(200), PLAIN = Duration.ofSeconds(10);
         private static final int MOST_CAUSES = 20, SHORTEST_CAUSE = 12; // causes, characters
 
@@ -2373,13 +2422,13 @@ final class DifyExec implements Runnable {
                     rate.ifPresent(limit -> LockSupport.parkNanos(limit.interval().toNanos()));
                 }
                 var reply = client.stored(path);
-                if (tries < 4 && reply instanceof Reply.NotGot(var response) && response.pause().isPresent())
+                if (tries < 4 && reply instanceof DifyClient.Reply.NotGot(var response) && response.pause().isPresent())
                     LockSupport.parkNanos(response.pause().get().toNanos());
                 else return switch (reply) {
-                    case Reply.Got(var stored) -> read.apply(stored);
-                    case Reply.NotGot(Response.Refused gone) when gone.status() == 404 ->
+                    case DifyClient.Reply.Got(var stored) -> read.apply(stored);
+                    case DifyClient.Reply.NotGot(Response.Refused gone) when gone.status() == 404 ->
                             finding(Kind.NOT_VERIFIABLE, sent, "run " + text(sent, "run") + " is gone");
-                    case Reply.NotGot(var response) -> finding(Kind.NO_ANSWER, sent, response.why());
+                    case DifyClient.Reply.NotGot(var response) -> finding(Kind.NO_ANSWER, sent, response.why());
                 };
             }
         }
@@ -2801,7 +2850,7 @@ final class DifyExec implements Runnable {
         private final char delimiter;
         private final boolean raw;
         private CellWriter cells; // null: a book is written
-        private BookWriter book;
+        private Book.BookWriter book;
         private int texts;
         private long rows = -1, escaped = 0, tooLong = 0; // the first row is the header
 
@@ -2814,7 +2863,7 @@ final class DifyExec implements Runnable {
         /// @param texts how many columns are text, whatever their cells look like
         void open(OutputStream out, Collection<String> head, int texts) throws IOException {
             this.texts = texts;
-            if (path.toString().toLowerCase(Locale.ROOT).endsWith(".xlsx")) book = new BookWriter(out);
+            if (path.toString().toLowerCase(Locale.ROOT).endsWith(".xlsx")) book = new Book.BookWriter(out);
             else cells = new CellWriter(Json.utf8(out).append('\uFEFF'), delimiter);
             write(head);
         }
@@ -2842,7 +2891,7 @@ final class DifyExec implements Runnable {
 
         /// Empty for a missing value.
         static String cell(JsonNode value) {
-            return value == null || value.isNull() ? "" : RowEnd.text(value);
+            return value == null || value.isNull() ? "" : LineOffsets.RowEnd.text(value);
         }
 
         void report(PrintWriter err) {
@@ -2860,7 +2909,7 @@ final class DifyExec implements Runnable {
 
             @Override
             public void result(int entry, Lines line) throws IOException {
-                names.addAll(RowEnd.of(line).outputs().keySet());
+                names.addAll(LineOffsets.RowEnd.of(line).outputs().keySet());
             }
         }
 
@@ -2967,7 +3016,7 @@ final class DifyExec implements Runnable {
         static Map<String, Object> values(Map<String, JsonNode> values) {
             var shown = new LinkedHashMap<String, Object>();
             values.forEach((name, value) -> {
-                var text = RowEnd.text(value);
+                var text = LineOffsets.RowEnd.text(value);
                 shown.put(Text.cut(name, 200), text.length() > LONGEST
                         ? object("text", Text.cut(text, LONGEST), "length", text.length())
                         : value.isTextual() ? text : object("json", text));
@@ -3055,7 +3104,7 @@ final class DifyExec implements Runnable {
         /// A row of both. Each entry is its batch's, or -1.
         ///
         /// @param differences in each output, by its pointer
-        record Pair(String id, Match match, int firstEntry, int secondEntry, RowEnd first, RowEnd second,
+        record Pair(String id, Match match, int firstEntry, int secondEntry, LineOffsets.RowEnd first, LineOffsets.RowEnd second,
                 Map<String, List<JsonDiff.Difference>> differences) {
             List<JsonDiff.Difference> all() {
                 return differences.values().stream().flatMap(List::stream).toList();
@@ -3115,8 +3164,8 @@ final class DifyExec implements Runnable {
             int from = number < first.index().size() ? number : -1, to = others[number];
             var match = Match.of(from < 0 ? RowStatus.PENDING : first.index().status(from),
                     to < 0 ? RowStatus.PENDING : second.index().status(to));
-            var before = from < 0 ? RowEnd.NONE : firstEnds.of(from);
-            var after = to < 0 ? RowEnd.NONE : secondEnds.of(to);
+            var before = from < 0 ? LineOffsets.RowEnd.NONE : firstEnds.of(from);
+            var after = to < 0 ? LineOffsets.RowEnd.NONE : secondEnds.of(to);
             var differences = new LinkedHashMap<String, List<JsonDiff.Difference>>();
             if (match == Match.SAME) {
                 Map<String, JsonNode> one = values(before), two = values(after);
@@ -3130,7 +3179,7 @@ final class DifyExec implements Runnable {
                     differences.isEmpty() ? match : Match.DIFFERENT, from, to, before, after, differences);
         }
 
-        private Map<String, JsonNode> values(RowEnd end) {
+        private Map<String, JsonNode> values(LineOffsets.RowEnd end) {
             return scope.of(end.outputs());
         }
 
@@ -3224,7 +3273,7 @@ final class DifyExec implements Runnable {
 
         /// Inputs and outputs are those of the first run that succeeded.
         private Map<String, Object> row(Pair pair, List<String> pointers) throws IOException {
-            RowEnd one = pair.first(), two = pair.second(), shown = one.outputs().isEmpty() ? two : one;
+            LineOffsets.RowEnd one = pair.first(), two = pair.second(), shown = one.outputs().isEmpty() ? two : one;
             return WebPage.filled("id", pair.id(), "outcome", pair.match().word(),
                     "differsIn", pair.differences().keySet().stream().map(pointers::indexOf).toList(),
                     "seconds", WebPage.seconds(first, pair.firstEntry()), "run", one.run(), "error", one.error(),
@@ -3759,7 +3808,7 @@ final class DifyExec implements Runnable {
         /// The row has its outcome. The result is on disk before its `end`: [BatchWriter#flush] writes in that order.
         private void settle(Attempt attempt, Response seen, Outcome outcome, Instant now) {
             var id = Text.id(attempt.row().id());
-            var files = seen instanceof Response.Ran ran ? ran.files().orElse(SavedFiles.NONE) : SavedFiles.NONE;
+            var files = seen instanceof Response.Ran ran ? ran.files().orElse(Response.SavedFiles.NONE) : Response.SavedFiles.NONE;
             var ended = now.minus(files.took());
             var took = attempt.took(seen, ended);
             if (tally.missingFiles == 0) files.missing().values().stream().findFirst().ifPresent(why ->
@@ -3901,6 +3950,26 @@ final class DifyExec implements Runnable {
             batch.record(new StopEvent(clock.instant(), StopEvent.INTERRUPTED, sent.attempt.user(), run.task()));
             tally.stopped++;
             ports.workers().execute(() -> ports.workflow().stop(run, sent.attempt.user()));
+        }
+
+        /// Follows a call: the progress of a batch, or a retry in the shell.
+        interface Watcher {
+            default void watch(Tally tally) {}
+
+            default boolean isLive() {
+                return false;
+            }
+
+            default void heard(Heard.Live event) {}
+
+            /// A run has come to an end, by its own answer or by a look; what the end means is not said yet.
+            default void ran(Response.Ran ran) {}
+
+            default void ended(Outcome outcome) {}
+
+            void say(String sentence);
+
+            void end();
         }
     }
 
@@ -4141,26 +4210,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Follows a call: the progress of a batch, or a retry in the shell.
-    interface Watcher {
-        default void watch(Tally tally) {}
-
-        default boolean isLive() {
-            return false;
-        }
-
-        default void heard(Heard.Live event) {}
-
-        /// A run has come to an end, by its own answer or by a look; what the end means is not said yet.
-        default void ran(Response.Ran ran) {}
-
-        default void ended(Outcome outcome) {}
-
-        void say(String sentence);
-
-        void end();
-    }
-
     // ── Dify ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     record ServerInfo(String app, AppKind kind, String version) {}
@@ -4189,15 +4238,15 @@ final class DifyExec implements Runnable {
         }
 
         /// @param isForAll whether the command cannot do without an answer in place of this response
-        private Optional<JsonNode> asked(Supplier<Reply<JsonNode>> question, Predicate<Response> isForAll, String left)
+        private Optional<JsonNode> asked(Supplier<DifyClient.Reply<JsonNode>> question, Predicate<Response> isForAll, String left)
                 throws InterruptedException {
             for (int tries = 0; ; tries++)
                 switch (question.get()) {
-                    case Reply.Got(var answer) -> {
+                    case DifyClient.Reply.Got(var answer) -> {
                         return Optional.of(answer);
                     }
-                    case Reply.NotGot(var response) when isForAll.test(response) -> await(response, tries, left);
-                    case Reply.NotGot(var response) -> {
+                    case DifyClient.Reply.NotGot(var response) when isForAll.test(response) -> await(response, tries, left);
+                    case DifyClient.Reply.NotGot(var response) -> {
                         err.println("Warning: cannot read the workflow's form (" + Text.text(response.why(), LONGEST)
                                 + "): every cell is sent as text, unchecked.");
                         return Optional.empty();
@@ -4251,11 +4300,11 @@ final class DifyExec implements Runnable {
             var ids = new LinkedHashMap<Value.Local, String>();
             for (var file : values.values().stream().flatMap(Value::locals).distinct().toList())
                 switch (client.upload(file, attempt.user())) {
-                    case Reply.Got(var id) -> {
+                    case DifyClient.Reply.Got(var id) -> {
                         ids.put(file, id);
                         heard.accept(new Heard.Uploaded());
                     }
-                    case Reply.NotGot(var response) -> {
+                    case DifyClient.Reply.NotGot(var response) -> {
                         return notUploaded("upload of " + file.name() + ": ", response);
                     }
                 }
@@ -4301,145 +4350,105 @@ final class DifyExec implements Runnable {
             return saveFiles.isEmpty() || !ran.status().isSuccess() ? ran
                     : ran.with(new FileSaver(client, saveFiles.get()).save(attempt.row().id(), ran.outputs()));
         }
-    }
 
-    record FileSaver(DifyClient client, Path folder) {
-        SavedFiles save(String id, byte[] outputs) {
-            long start = System.nanoTime();
-            var saved = new ArrayList<Path>();
-            var missing = new LinkedHashMap<String, String>();
-            for (var output : RunReader.tree(outputs).properties())
-                for (var file : output.getValue().findParents("dify_model_identity")) {
-                    var name = fileName(id, output.getKey(), saved.size() + missing.size() + 1,
-                            file.path("extension").asText(""));
+        record FileSaver(DifyClient client, Path folder) {
+            Response.SavedFiles save(String id, byte[] outputs) {
+                long start = System.nanoTime();
+                var saved = new ArrayList<Path>();
+                var missing = new LinkedHashMap<String, String>();
+                for (var output : RunReader.tree(outputs).properties())
+                    for (var file : output.getValue().findParents("dify_model_identity")) {
+                        var name = fileName(id, output.getKey(), saved.size() + missing.size() + 1,
+                                file.path("extension").asText(""));
+                        try {
+                            saved.add(save(address(file.path("url").asText("")), file.path("size").asLong(0),
+                                    folder.resolve(name)));
+                        } catch (IOException problem) {
+                            missing.put(name, Text.of(problem));
+                        }
+                    }
+                return new Response.SavedFiles(saved, missing, Duration.ofNanos(System.nanoTime() - start));
+            }
+
+            /// The file gets its name once it is whole; until then it has a random one. Dify may not know its size.
+            private Path save(URI address, long size, Path place) throws IOException {
+                var part = folder.resolve(".difyexec-" + UUID.randomUUID() + ".part");
+                try {
+                    Files.createFile(part); // nothing is fetched into a folder that cannot be written
+                    var reply = client.download(address, size, part);
+                    if (reply instanceof DifyClient.Reply.NotGot(var first) && !new LookUpResult.Silent(first).isAnswer()) {
+                        LockSupport.parkNanos(Duration.ofSeconds(1).toNanos());
+                        reply = client.download(address, size, part);
+                    }
+                    if (reply instanceof DifyClient.Reply.NotGot(var response)) throw new IOException(response.why());
+                    try (var channel = FileChannel.open(part, StandardOpenOption.WRITE)) {
+                        AtomicFile.force(part, channel);
+                    }
+                    var file = named(part, place);
+                    AtomicFile.forceFolder(file);
+                    return file;
+                } finally {
+                    part.toFile().delete();
+                }
+            }
+
+            /// A workflow made the address out of a row, so it is not trusted with what only this machine can reach.
+            URI address(String link) throws IOException {
+                if (link.isBlank()) throw new IOException("the output has no address"); // it would lead to the API itself
+                try {
+                    var address = client.access().baseUrl().resolve(link.strip());
+                    if (!String.valueOf(address.getScheme()).matches("https?") || address.getHost() == null)
+                        throw new IOException("not an http or https address");
+                    var near = near(address);
+                    if (!near.isEmpty() && !near.equals(near(client.access().baseUrl())))
+                        throw new IOException("a " + near + " address");
+                    return address;
+                } catch (IllegalArgumentException _) {
+                    throw new IOException("not an address");
+                }
+            }
+
+            /// Empty for what other machines can reach, too; a host that only a proxy can resolve is nowhere near.
+            private static String near(URI address) {
+                try {
+                    var ips = List.of(InetAddress.getAllByName(address.getHost()));
+                    return ips.stream().anyMatch(InetAddress::isLinkLocalAddress) ? "link-local"
+                            : ips.stream().anyMatch(ip -> ip.isLoopbackAddress() || ip.isAnyLocalAddress()) ? "loopback" : "";
+                } catch (UnknownHostException _) {
+                    return "";
+                }
+            }
+
+            /// `<id>-<output>-<n><ext>`, within the folder. An id that had to be changed is followed by a hash.
+            static String fileName(String id, String output, int number, String extension) {
+                var row = safe(id, 100).replaceFirst("^\\.", "_");
+                var mark = row.equals(id) ? "" : "~" + HexFormat.of().toHexDigits(Cells.of(Map.of("", id)));
+                return row + mark + "-" + safe(output, 80) + "-" + number
+                        + safe(extension.replaceFirst("^(?=[^.])", "."), 20);
+            }
+
+            /// As many whole characters as fit into so many bytes: a file system allows a name 255 of them.
+            private static String safe(String text, int bytes) {
+                var name = ByteBuffer.allocate(bytes);
+                UTF_8.newEncoder().encode(
+                        CharBuffer.wrap(text.replaceAll("[^\\p{L}\\p{N}._-]", "_").replace("..", "__")), name, true);
+                return UTF_8.decode(name.flip()).toString();
+            }
+
+            /// Gives a whole file its name, or the next free one (`a~2.pdf`). One with the same bytes is kept instead.
+            static Path named(Path part, Path place) throws IOException {
+                var name = place.getFileName().toString();
+                int dot = name.lastIndexOf('.') < 0 ? name.length() : name.lastIndexOf('.');
+                for (int number = 1; ; number++) {
+                    var path = number == 1 ? place
+                            : place.resolveSibling(name.substring(0, dot) + "~" + number + name.substring(dot));
                     try {
-                        saved.add(save(address(file.path("url").asText("")), file.path("size").asLong(0),
-                                folder.resolve(name)));
-                    } catch (IOException problem) {
-                        missing.put(name, Text.of(problem));
+                        return Files.move(part, path);
+                    } catch (FileAlreadyExistsException _) {
+                        if (Files.isRegularFile(path) && Files.mismatch(part, path) < 0) return path;
                     }
                 }
-            return new SavedFiles(saved, missing, Duration.ofNanos(System.nanoTime() - start));
-        }
-
-        /// The file gets its name once it is whole; until then it has a random one. Dify may not know its size.
-        private Path save(URI address, long size, Path place) throws IOException {
-            var part = folder.resolve(".difyexec-" + UUID.randomUUID() + ".part");
-            try {
-                Files.createFile(part); // nothing is fetched into a folder that cannot be written
-                var reply = client.download(address, size, part);
-                if (reply instanceof Reply.NotGot(var first) && !new LookUpResult.Silent(first).isAnswer()) {
-                    LockSupport.parkNanos(Duration.ofSeconds(1).toNanos());
-                    reply = client.download(address, size, part);
-                }
-                if (reply instanceof Reply.NotGot(var response)) throw new IOException(response.why());
-                try (var channel = FileChannel.open(part, StandardOpenOption.WRITE)) {
-                    AtomicFile.force(part, channel);
-                }
-                var file = named(part, place);
-                AtomicFile.forceFolder(file);
-                return file;
-            } finally {
-                part.toFile().delete();
             }
-        }
-
-        /// A workflow made the address out of a row, so it is not trusted with what only this machine can reach.
-        URI address(String link) throws IOException {
-            if (link.isBlank()) throw new IOException("the output has no address"); // it would lead to the API itself
-            try {
-                var address = client.access().baseUrl().resolve(link.strip());
-                if (!String.valueOf(address.getScheme()).matches("https?") || address.getHost() == null)
-                    throw new IOException("not an http or https address");
-                var near = near(address);
-                if (!near.isEmpty() && !near.equals(near(client.access().baseUrl())))
-                    throw new IOException("a " + near + " address");
-                return address;
-            } catch (IllegalArgumentException _) {
-                throw new IOException("not an address");
-            }
-        }
-
-        /// Empty for what other machines can reach, too; a host that only a proxy can resolve is nowhere near.
-        private static String near(URI address) {
-            try {
-                var ips = List.of(InetAddress.getAllByName(address.getHost()));
-                return ips.stream().anyMatch(InetAddress::isLinkLocalAddress) ? "link-local"
-                        : ips.stream().anyMatch(ip -> ip.isLoopbackAddress() || ip.isAnyLocalAddress()) ? "loopback" : "";
-            } catch (UnknownHostException _) {
-                return "";
-            }
-        }
-
-        /// `<id>-<output>-<n><ext>`, within the folder. An id that had to be changed is followed by a hash.
-        static String fileName(String id, String output, int number, String extension) {
-            var row = safe(id, 100).replaceFirst("^\\.", "_");
-            var mark = row.equals(id) ? "" : "~" + HexFormat.of().toHexDigits(Cells.of(Map.of("", id)));
-            return row + mark + "-" + safe(output, 80) + "-" + number
-                    + safe(extension.replaceFirst("^(?=[^.])", "."), 20);
-        }
-
-        /// As many whole characters as fit into so many bytes: a file system allows a name 255 of them.
-        private static String safe(String text, int bytes) {
-            var name = ByteBuffer.allocate(bytes);
-            UTF_8.newEncoder().encode(
-                    CharBuffer.wrap(text.replaceAll("[^\\p{L}\\p{N}._-]", "_").replace("..", "__")), name, true);
-            return UTF_8.decode(name.flip()).toString();
-        }
-
-        /// Gives a whole file its name, or the next free one (`a~2.pdf`). One with the same bytes is kept instead.
-        static Path named(Path part, Path place) throws IOException {
-            var name = place.getFileName().toString();
-            int dot = name.lastIndexOf('.') < 0 ? name.length() : name.lastIndexOf('.');
-            for (int number = 1; ; number++) {
-                var path = number == 1 ? place
-                        : place.resolveSibling(name.substring(0, dot) + "~" + number + name.substring(dot));
-                try {
-                    return Files.move(part, path);
-                } catch (FileAlreadyExistsException _) {
-                    if (Files.isRegularFile(path) && Files.mismatch(part, path) < 0) return path;
-                }
-            }
-        }
-    }
-
-    /// What an exchange brought: the answer, or what happened instead.
-    sealed interface Reply<T> {
-        record Got<T>(T value) implements Reply<T> {}
-
-        record NotGot<T>(Response response) implements Reply<T> {}
-
-        default <U> Reply<U> then(Function<T, Reply<U>> next) {
-            return switch (this) {
-                case Got(var value) -> next.apply(value);
-                case NotGot(var response) -> new NotGot<>(response);
-            };
-        }
-    }
-
-    /// What a request carried. An answer counts for a row only if it agrees.
-    ///
-    /// @param values empty where the row has changed since
-    record Sent(String user, Map<String, Value> values) {
-        boolean matches(JsonNode inputs) {
-            return matches(inputs, inputs.path("sys.query"));
-        }
-
-        /// Whether a run with these inputs may be this request's. A unique user proves it. Of the values, only text
-        /// comes back as it was sent: Dify converts the others, and drops those that the workflow does not declare.
-        boolean matches(JsonNode inputs, JsonNode query) {
-            var stored = inputs.path("sys.user_id");
-            if (stored.isTextual() && (!stored.asText().equals(user) || Attempt.Names.isUnique(user)))
-                return stored.asText().equals(user);
-            return values.entrySet().stream().allMatch(each -> switch (each.getValue()) {
-                case Value.Str(var text) -> isSame(text, inputs.path(each.getKey()));
-                case Value.Query(var text) -> isSame(text, query);
-                case Value.Raw _, Value.Local _, Value.Several _, Value.None _, Value.Wrong _ -> true;
-            });
-        }
-
-        private static boolean isSame(String text, JsonNode stored) {
-            return !stored.isTextual() || stored.asText().equals(Json.wellFormed(text).replace("\0", ""));
         }
     }
 
@@ -4480,7 +4489,7 @@ final class DifyExec implements Runnable {
         Response run(Attempt attempt, Map<String, Value> inputs, Consumer<Heard> heard) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
             var post = post(startAddress(), "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
-            var sent = new Sent(attempt.user(), inputs);
+            var sent = new SentInputs(attempt.user(), inputs);
             var limit = streaming ? firstEvent : timeout;
             var overdue = streaming ? Symptom.SILENCE : Symptom.TIMED_OUT;
             var reply = wire.exchange(post, limit, overdue, wire::lastBody, answer -> answer.status != 200
@@ -4523,7 +4532,7 @@ final class DifyExec implements Runnable {
             return Optional.of(waited.isNegative() ? Duration.ZERO : waited);
         }
 
-        private Response stream(Transport.Answer answer, Sent sent, Consumer<Heard> heard) throws IOException {
+        private Response stream(Transport.Answer answer, SentInputs sent, Consumer<Heard> heard) throws IOException {
             var reader = new RunReader();
             for (var event = answer.event(); event.isPresent(); event = answer.event()) {
                 reader.add(event.get());
@@ -4570,7 +4579,7 @@ final class DifyExec implements Runnable {
         /// Looks a run up by its id, or else by its attempt's name. A run over its time is stopped before.
         LookUpResult look(Unresolved unresolved, Map<String, Value> values) {
             var user = unresolved.attempt().user();
-            var sent = new Sent(user, values);
+            var sent = new SentInputs(user, values);
             boolean isUnique = Attempt.Names.isUnique(user);
             if (unresolved.stopsFirst()) stop(unresolved.run().get(), user);
             if (unresolved.run().isEmpty()) return byName(sent);
@@ -4587,7 +4596,7 @@ final class DifyExec implements Runnable {
                     : found(message(sent), message -> RunReader.withMessage(found, message));
         }
 
-        private LookUpResult byName(Sent sent) {
+        private LookUpResult byName(SentInputs sent) {
             if (isChat()) return found(message(sent), message -> message.isEmpty() ? new LookUpResult.Absent()
                     : RunReader.pausedRun(message.get()).map(run -> RunReader.withMessage(detail(run, sent), message))
                             .orElseGet(() -> RunReader.found(message.get())));
@@ -4599,7 +4608,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The one message of an attempt's conversation; empty without a conversation.
-        private Reply<Optional<JsonNode>> message(Sent sent) {
+        private Reply<Optional<JsonNode>> message(SentInputs sent) {
             var user = encoded(sent.user());
             return list("/conversations?limit=20&user=" + user, conversation ->
                     !conversation.path("id").asText("").isEmpty() && sent.matches(conversation.path("inputs")))
@@ -4625,7 +4634,7 @@ final class DifyExec implements Runnable {
             });
         }
 
-        private LookUpResult detail(RunRef run, Sent sent) {
+        private LookUpResult detail(RunRef run, SentInputs sent) {
             var reply = this.<LookUpResult>ask(get("/workflows/run/" + encoded(run.id())), LOOK, answer -> {
                 var detail = objectOf(answer);
                 if (detail.path("id").isNull() && detail.path("status").isNull())
@@ -4800,6 +4809,46 @@ final class DifyExec implements Runnable {
             }
             return Response.Refused.http(status, !answer.version.isEmpty(), code, message, answer.retryAfter());
         }
+
+        /// What an exchange brought: the answer, or what happened instead.
+        sealed interface Reply<T> {
+            record Got<T>(T value) implements Reply<T> {}
+
+            record NotGot<T>(Response response) implements Reply<T> {}
+
+            default <U> Reply<U> then(Function<T, Reply<U>> next) {
+                return switch (this) {
+                    case Got(var value) -> next.apply(value);
+                    case NotGot(var response) -> new NotGot<>(response);
+                };
+            }
+        }
+
+        /// What a request carried. An answer counts for a row only if it agrees.
+        ///
+        /// @param values empty where the row has changed since
+        record SentInputs(String user, Map<String, Value> values) {
+            boolean matches(JsonNode inputs) {
+                return matches(inputs, inputs.path("sys.query"));
+            }
+
+            /// Whether a run with these inputs may be this request's. A unique user proves it. Of the values, only text
+            /// comes back as it was sent: Dify converts the others, and drops those that the workflow does not declare.
+            boolean matches(JsonNode inputs, JsonNode query) {
+                var stored = inputs.path("sys.user_id");
+                if (stored.isTextual() && (!stored.asText().equals(user) || Attempt.Names.isUnique(user)))
+                    return stored.asText().equals(user);
+                return values.entrySet().stream().allMatch(each -> switch (each.getValue()) {
+                    case Value.Str(var text) -> isSame(text, inputs.path(each.getKey()));
+                    case Value.Query(var text) -> isSame(text, query);
+                    case Value.Raw _, Value.Local _, Value.Several _, Value.None _, Value.Wrong _ -> true;
+                });
+            }
+
+            private static boolean isSame(String text, JsonNode stored) {
+                return !stored.isTextual() || stored.asText().equals(Json.wellFormed(text).replace("\0", ""));
+            }
+        }
     }
 
     /// Reads one answer, or the events of one stream: later ones do not repeat everything.
@@ -4880,7 +4929,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Whether the last payload carries inputs that were not sent.
-        boolean isForeign(Sent sent) {
+        boolean isForeign(DifyClient.SentInputs sent) {
             return isOfRun() && ofRun("inputs").filter(inputs -> !sent.matches(inputs)).isPresent();
         }
 
@@ -5127,7 +5176,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param limit   to the head of the answer, and on to its end unless the reader sets another
         /// @param overdue what it means when that passes
-        <T> Reply<T> exchange(HttpRequest request, Duration limit, Symptom overdue, BodyHandler<InputStream> body,
+        <T> DifyClient.Reply<T> exchange(HttpRequest request, Duration limit, Symptom overdue, BodyHandler<InputStream> body,
                 Reading<T> reading) {
             long start = System.nanoTime();
             CompletableFuture<HttpResponse<InputStream>> sending;
@@ -5137,22 +5186,22 @@ final class DifyExec implements Runnable {
             try (var answer = new Answer(sending.get(limit.toNanos(), NANOSECONDS), start)) {
                 answer.limit(limit.minus(answer.waited));
                 try {
-                    return new Reply.Got<>(reading.read(answer));
+                    return new DifyClient.Reply.Got<>(reading.read(answer));
                 } catch (IOException problem) {
-                    return new Reply.NotGot<>(problem instanceof Exceeded && !answer.isStream
+                    return new DifyClient.Reply.NotGot<>(problem instanceof Exceeded && !answer.isStream
                             ? new Response.TooLarge(Optional.empty(), problem.getMessage())
                             : answer.cut(overdue, "the connection broke in the middle of the answer ("
                                     + Text.of(problem) + ")"));
                 }
             } catch (TimeoutException _) {
                 sending.cancel(true);
-                return new Reply.NotGot<>(new Response.Cut(overdue, "no answer within " + Text.seconds(limit)));
+                return new DifyClient.Reply.NotGot<>(new Response.Cut(overdue, "no answer within " + Text.seconds(limit)));
             } catch (ExecutionException problem) {
-                return new Reply.NotGot<>(unsent(problem.getCause()));
+                return new DifyClient.Reply.NotGot<>(unsent(problem.getCause()));
             } catch (InterruptedException _) {
                 sending.cancel(true);
                 Thread.currentThread().interrupt(); // for a caller that would ask again
-                return new Reply.NotGot<>(new Response.Cut(Symptom.NO_ANSWER, "given up"));
+                return new DifyClient.Reply.NotGot<>(new Response.Cut(Symptom.NO_ANSWER, "given up"));
             }
         }
 
@@ -5780,7 +5829,7 @@ final class DifyExec implements Runnable {
                 return new Sent(event, server, run, state);
             }
 
-            /// Edits of that time may be in the CSV by now.
+            /// ShellSession.Edits of that time may be in the CSV by now.
             Attempt attempt(Row row) {
                 boolean isEdited = event.edited() && (row.isEdited() || !event.cells().equals(row.hash()));
                 return new Attempt(0, row, new Attempt.Tries(0, 0, event.n()), event.user(), event.mode(),
@@ -6078,36 +6127,36 @@ final class DifyExec implements Runnable {
                 try (results; log) {} // both, whatever happens
             }
         }
-    }
 
-    /// The end of a row, as views show it. Texts that are not known are empty.
-    record RowEnd(Map<String, JsonNode> inputs, Map<String, JsonNode> outputs, String run, String seconds,
-            String tokens, String price, String currency, String error, boolean edited) {
-        static final RowEnd NONE = new RowEnd(Map.of(), Map.of(), "", "", "", "", "", "", false);
+        /// The end of a row, as views show it. Texts that are not known are empty.
+        record RowEnd(Map<String, JsonNode> inputs, Map<String, JsonNode> outputs, String run, String seconds,
+                String tokens, String price, String currency, String error, boolean edited) {
+            static final RowEnd NONE = new RowEnd(Map.of(), Map.of(), "", "", "", "", "", "", false);
 
-        static RowEnd of(Lines line) {
-            var tree = line.<ObjectNode>read(Lines.TREE).orElseThrow(() -> new Unusable(line.path
-                    + ": cannot read the JSON of the line at byte " + line.place()));
-            var outputs = tree.path("outputs");
-            // the original tool put the outputs into an object of that name; its lines have no `workflow_status`
-            if (!tree.has("workflow_status") && outputs.size() == 1 && outputs.path("outputs").isObject())
-                outputs = outputs.path("outputs");
-            return new RowEnd(values(tree.path("inputs")), values(outputs), tree.path("workflow_run_id").asText(),
-                    text(tree.path("elapsed_time")), tree.path("total_tokens").asText(),
-                    text(tree.path("total_price")), tree.path("currency").asText(), "",
-                    tree.path("edited").asBoolean());
-        }
+            static RowEnd of(Lines line) {
+                var tree = line.<ObjectNode>read(Lines.TREE).orElseThrow(() -> new Unusable(line.path
+                        + ": cannot read the JSON of the line at byte " + line.place()));
+                var outputs = tree.path("outputs");
+                // the original tool put the outputs into an object of that name; its lines have no `workflow_status`
+                if (!tree.has("workflow_status") && outputs.size() == 1 && outputs.path("outputs").isObject())
+                    outputs = outputs.path("outputs");
+                return new RowEnd(values(tree.path("inputs")), values(outputs), tree.path("workflow_run_id").asText(),
+                        text(tree.path("elapsed_time")), tree.path("total_tokens").asText(),
+                        text(tree.path("total_price")), tree.path("currency").asText(), "",
+                        tree.path("edited").asBoolean());
+            }
 
-        private static Map<String, JsonNode> values(JsonNode node) {
-            if (node.isMissingNode()) return Map.of();
-            if (!node.isObject()) return Map.of("outputs", node);
-            var values = new LinkedHashMap<String, JsonNode>();
-            node.properties().forEach(value -> values.put(value.getKey(), value.getValue()));
-            return values;
-        }
+            private static Map<String, JsonNode> values(JsonNode node) {
+                if (node.isMissingNode()) return Map.of();
+                if (!node.isObject()) return Map.of("outputs", node);
+                var values = new LinkedHashMap<String, JsonNode>();
+                node.properties().forEach(value -> values.put(value.getKey(), value.getValue()));
+                return values;
+            }
 
-        static String text(JsonNode value) {
-            return value.isTextual() ? value.textValue() : value.isMissingNode() ? "" : value.toString();
+            static String text(JsonNode value) {
+                return value.isTextual() ? value.textValue() : value.isMissingNode() ? "" : value.toString();
+            }
         }
     }
 
@@ -6448,101 +6497,101 @@ final class DifyExec implements Runnable {
                     + Text.first(8, missing.stream().distinct().map(Shard::toString)) + ", with "
                     + Text.count(missing.size(), "row") + "\nhint: copy them here, or use --partial");
         }
-    }
 
-    /// Makes one batch of its shards: their logs by time, their results one after another, and the retry list. The log
-    /// takes its place first, and gets its last line, the `merge` event, when everything else is there. Without that
-    /// line `run` refuses the batch, and a second merge makes it again.
-    record Merger(Shards shards, Csv csv, Index index, History history) {
-        static Batch merge(BatchFiles whole, Csv csv, boolean partial, boolean noBom) {
-            try {
-                var index = Batch.rows(whole, Optional.of(csv));
-                try (var _ = whole.take()) { // while it is held, no shard can start
-                    var shards = Shards.of(whole);
-                    shards.requireMergeable(index, partial);
-                    return new Merger(shards, csv, index, new History(index)).write(noBom);
+        /// Makes one batch of its shards: their logs by time, their results one after another, and the retry list. The log
+        /// takes its place first, and gets its last line, the `merge` event, when everything else is there. Without that
+        /// line `run` refuses the batch, and a second merge makes it again.
+        record Merger(Shards shards, Csv csv, Index index, History history) {
+            static Batch merge(BatchFiles whole, Csv csv, boolean partial, boolean noBom) {
+                try {
+                    var index = Batch.rows(whole, Optional.of(csv));
+                    try (var _ = whole.take()) { // while it is held, no shard can start
+                        var shards = Shards.of(whole);
+                        shards.requireMergeable(index, partial);
+                        return new Merger(shards, csv, index, new History(index)).write(noBom);
+                    }
+                } catch (IOException problem) {
+                    throw new Unusable(whole.results() + ": cannot be merged (" + Text.of(problem) + ")");
                 }
-            } catch (IOException problem) {
-                throw new Unusable(whole.results() + ": cannot be merged (" + Text.of(problem) + ")");
             }
-        }
 
-        private Batch write(boolean noBom) throws IOException {
-            var whole = shards.whole();
-            AtomicFile.replace(whole.results(), results -> {
-                results(results, noBom);
-                AtomicFile.replace(whole.log(), this::log);
-            });
-            whole.writeRetryList(index);
-            var taken = new TreeMap<Integer, Long>();
-            for (var part : shards.files()) taken.put(Shards.shard(part).index(), LineFile.wholeLines(part.log()));
-            var merge = new MergeEvent(Instant.now(), shards.count(), taken);
-            history.take(merge);
-            try (var log = new LineFile(whole.log(), new byte[0], FileChannel::force)) {
-                log.add(merge);
-                log.flush();
-                log.force();
-            }
-            return new Batch(whole, Optional.of(csv), index, history, new LineOffsets());
-        }
-
-        private void results(OutputStream stream, boolean noBom) throws IOException {
-            var out = new BufferedOutputStream(stream, 1 << 16);
-            if (!noBom) out.write(Lines.BOM);
-            for (var part : shards.files()) Results.read(part.results(), index, List.of((entry, line) -> {
-                requireOwn(part, index.id(entry));
-                line.copyTo(out);
-            }));
-            out.flush();
-        }
-
-        private static void requireOwn(BatchFiles part, String id) {
-            var shard = Shards.shard(part);
-            if (!shard.holds(id)) throw new Unusable(part.results() + ": row " + Text.id(id) + " belongs to shard "
-                    + Shard.of(id, shard.count()) + "\nhint: restore the files of shard " + shard);
-        }
-
-        private void log(OutputStream stream) throws IOException {
-            var out = new BufferedOutputStream(stream, 1 << 16);
-            var next = new PriorityQueue<Part>(Comparator.comparing(part -> part.t));
-            for (var files : shards.files()) new Part(files).next(next);
-            for (var part = next.poll(); part != null; part = next.poll()) {
-                if (part.event instanceof AttemptEvent attempt) requireOwn(part.files, attempt.id());
-                if (part.event instanceof SessionEvent session) {
-                    session.requireFormat(part.files.log());
-                    Shards.requireSame(part.files, session, csv);
-                    var last = history.session.orElse(session);
-                    if (!last.baseUrl().equals(session.baseUrl()) || !last.app().equals(session.app()))
-                        throw new Unusable(part.files.log() + ": ran another app, or on another server, than the other "
-                                + "shards\nhint: only shards of one app can be merged");
+            private Batch write(boolean noBom) throws IOException {
+                var whole = shards.whole();
+                AtomicFile.replace(whole.results(), results -> {
+                    results(results, noBom);
+                    AtomicFile.replace(whole.log(), this::log);
+                });
+                whole.writeRetryList(index);
+                var taken = new TreeMap<Integer, Long>();
+                for (var part : shards.files()) taken.put(Shards.shard(part).index(), LineFile.wholeLines(part.log()));
+                var merge = new MergeEvent(Instant.now(), shards.count(), taken);
+                history.take(merge);
+                try (var log = new LineFile(whole.log(), new byte[0], FileChannel::force)) {
+                    log.add(merge);
+                    log.flush();
+                    log.force();
                 }
-                if (part.event != null) history.take(part.event);
-                part.log.copyTo(out);
-                part.next(next);
-            }
-            history.refuseLost(shards.whole().results());
-            out.flush();
-        }
-
-        private static final class Part {
-            final BatchFiles files;
-            final Lines log;
-            Event event;
-            Instant t = Instant.MIN;
-
-            Part(BatchFiles files) throws IOException {
-                this.files = files;
-                this.log = new Lines(files.log());
+                return new Batch(whole, Optional.of(csv), index, history, new LineOffsets());
             }
 
-            void next(Collection<Part> waiting) throws IOException {
-                if (!log.next() || !log.isWhole()) {
-                    log.close();
-                    return;
+            private void results(OutputStream stream, boolean noBom) throws IOException {
+                var out = new BufferedOutputStream(stream, 1 << 16);
+                if (!noBom) out.write(Lines.BOM);
+                for (var part : shards.files()) Results.read(part.results(), index, List.of((entry, line) -> {
+                    requireOwn(part, index.id(entry));
+                    line.copyTo(out);
+                }));
+                out.flush();
+            }
+
+            private static void requireOwn(BatchFiles part, String id) {
+                var shard = Shards.shard(part);
+                if (!shard.holds(id)) throw new Unusable(part.results() + ": row " + Text.id(id) + " belongs to shard "
+                        + Shard.of(id, shard.count()) + "\nhint: restore the files of shard " + shard);
+            }
+
+            private void log(OutputStream stream) throws IOException {
+                var out = new BufferedOutputStream(stream, 1 << 16);
+                var next = new PriorityQueue<Part>(Comparator.comparing(part -> part.t));
+                for (var files : shards.files()) new Part(files).next(next);
+                for (var part = next.poll(); part != null; part = next.poll()) {
+                    if (part.event instanceof AttemptEvent attempt) requireOwn(part.files, attempt.id());
+                    if (part.event instanceof SessionEvent session) {
+                        session.requireFormat(part.files.log());
+                        Shards.requireSame(part.files, session, csv);
+                        var last = history.session.orElse(session);
+                        if (!last.baseUrl().equals(session.baseUrl()) || !last.app().equals(session.app()))
+                            throw new Unusable(part.files.log() + ": ran another app, or on another server, than the other "
+                                    + "shards\nhint: only shards of one app can be merged");
+                    }
+                    if (part.event != null) history.take(part.event);
+                    part.log.copyTo(out);
+                    part.next(next);
                 }
-                event = log.<Event>read(Event.READER).orElse(null);
-                if (event != null) t = event.t();
-                waiting.add(this);
+                history.refuseLost(shards.whole().results());
+                out.flush();
+            }
+
+            private static final class Part {
+                final BatchFiles files;
+                final Lines log;
+                Event event;
+                Instant t = Instant.MIN;
+
+                Part(BatchFiles files) throws IOException {
+                    this.files = files;
+                    this.log = new Lines(files.log());
+                }
+
+                void next(Collection<Part> waiting) throws IOException {
+                    if (!log.next() || !log.isWhole()) {
+                        log.close();
+                        return;
+                    }
+                    event = log.<Event>read(Event.READER).orElse(null);
+                    if (event != null) t = event.t();
+                    waiting.add(this);
+                }
             }
         }
     }
@@ -6891,7 +6940,7 @@ final class DifyExec implements Runnable {
                     String error) {
                 var ran = Optional.of(seen).filter(Response.Ran.class::isInstance).map(Response.Ran.class::cast);
                 var usage = ran.map(Response.Ran::usage).orElse(Usage.NONE);
-                var missing = ran.flatMap(Response.Ran::files).orElse(SavedFiles.NONE).missing().entrySet().stream()
+                var missing = ran.flatMap(Response.Ran::files).orElse(Response.SavedFiles.NONE).missing().entrySet().stream()
                         .map(file -> file.getKey() + ": " + Text.text(file.getValue(), 200)).toList();
                 return new EndEvent(now, attempt.row().id(), attempt.user(), outcome, attempt.cells(),
                         seen.run().map(RunRef::id).orElse(""),
@@ -7813,39 +7862,39 @@ final class DifyExec implements Runnable {
             if (Math.abs((long) number.scale()) > 1000) return number.toString();
             return (number.scale() <= 0 ? number : number.round(new MathContext(15)).stripTrailingZeros()).toPlainString();
         }
-    }
 
-    /// Writes an Excel book of one sheet. No cell is a formula.
-    static final class BookWriter {
-        private static final int MOST_ROWS = 1 << 20, MOST_COLUMNS = 1 << 14, LONGEST = 32_767;
-        private final Workbook book;
-        private final Worksheet sheet;
-        private int row = 0;
+        /// Writes an Excel book of one sheet. No cell is a formula.
+        static final class BookWriter {
+            private static final int MOST_ROWS = 1 << 20, MOST_COLUMNS = 1 << 14, LONGEST = 32_767;
+            private final Workbook book;
+            private final Worksheet sheet;
+            private int row = 0;
 
-        BookWriter(OutputStream out) {
-            book = new Workbook(out, "difyexec", null);
-            sheet = book.newWorksheet("Results");
-            sheet.freezePane(0, 1);
-        }
-
-        /// @param texts the number of cells that are text; those behind them are numbers where they look like one
-        void write(Collection<String> cells, int texts) throws IOException {
-            if (row == MOST_ROWS || cells.size() > MOST_COLUMNS) throw new Unusable("too large for an Excel book ("
-                    + Text.number(MOST_ROWS) + " rows, " + Text.number(MOST_COLUMNS) + " columns)\nhint: export a .csv");
-            int column = 0;
-            for (var whole : cells) {
-                var cell = whole.substring(0, Math.min(LONGEST, whole.length()));
-                if (Secret.current().isIn(cell)) cell = Secret.current().mask(cell);
-                if (row > 0 && column >= texts && cell.matches("\\d{1,15}(\\.\\d+)?"))
-                    sheet.value(row, column++, new BigDecimal(cell));
-                else if (cell.equals(cell.strip())) sheet.inlineString(row, column++, cell);
-                else sheet.value(row, column++, cell); // only this way keeps blanks at the ends
+            BookWriter(OutputStream out) {
+                book = new Workbook(out, "difyexec", null);
+                sheet = book.newWorksheet("Results");
+                sheet.freezePane(0, 1);
             }
-            if (++row % 1000 == 0) sheet.flush();
-        }
 
-        void finish() throws IOException {
-            book.finish();
+            /// @param texts the number of cells that are text; those behind them are numbers where they look like one
+            void write(Collection<String> cells, int texts) throws IOException {
+                if (row == MOST_ROWS || cells.size() > MOST_COLUMNS) throw new Unusable("too large for an Excel book ("
+                        + Text.number(MOST_ROWS) + " rows, " + Text.number(MOST_COLUMNS) + " columns)\nhint: export a .csv");
+                int column = 0;
+                for (var whole : cells) {
+                    var cell = whole.substring(0, Math.min(LONGEST, whole.length()));
+                    if (Secret.current().isIn(cell)) cell = Secret.current().mask(cell);
+                    if (row > 0 && column >= texts && cell.matches("\\d{1,15}(\\.\\d+)?"))
+                        sheet.value(row, column++, new BigDecimal(cell));
+                    else if (cell.equals(cell.strip())) sheet.inlineString(row, column++, cell);
+                    else sheet.value(row, column++, cell); // only this way keeps blanks at the ends
+                }
+                if (++row % 1000 == 0) sheet.flush();
+            }
+
+            void finish() throws IOException {
+                book.finish();
+            }
         }
     }
 
@@ -9506,11 +9555,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The files of a run's outputs after `--save-files`; `missing` says why others are not there.
-    record SavedFiles(List<Path> saved, Map<String, String> missing, Duration took) {
-        static final SavedFiles NONE = new SavedFiles(List.of(), Map.of(), Duration.ZERO);
-    }
-
     /// The result of one exchange, not yet judged.
     sealed interface Response {
         Response NOTHING = new Cut(Symptom.NO_ANSWER, "");
@@ -9683,6 +9727,11 @@ final class DifyExec implements Runnable {
             boolean isSuccess() {
                 return this == SUCCEEDED || this == PARTIAL;
             }
+        }
+
+        /// The files of a run's outputs after `--save-files`; `missing` says why others are not there.
+        record SavedFiles(List<Path> saved, Map<String, String> missing, Duration took) {
+            static final SavedFiles NONE = new SavedFiles(List.of(), Map.of(), Duration.ZERO);
         }
     }
 

@@ -24,12 +24,12 @@ final class AgendaTest {
     class FilesOfOutputs {
         @TempDir Path folder;
 
-        private static Response.Ran with(SavedFiles files, String id) {
+        private static Response.Ran with(Response.SavedFiles files, String id) {
             return succeeded("run-" + id).with(files);
         }
 
-        private static SavedFiles saved(String... names) {
-            return new SavedFiles(Stream.of(names).map(Path::of).toList(), Map.of(), seconds(30));
+        private static Response.SavedFiles saved(String... names) {
+            return new Response.SavedFiles(Stream.of(names).map(Path::of).toList(), Map.of(), seconds(30));
         }
 
         private static List<String> files(JsonNode result) {
@@ -54,7 +54,7 @@ final class AgendaTest {
         @Test
         void thatAreMissingAreOnRecordWithTheirRowsEndAndItsResultIsKept() throws Exception {
             var scene = Scene.of(folder, "a", "b");
-            scene.answer = (attempt, _) -> with(new SavedFiles(List.of(), new TreeMap<>(Map.of("1.txt", "HTTP 403",
+            scene.answer = (attempt, _) -> with(new Response.SavedFiles(List.of(), new TreeMap<>(Map.of("1.txt", "HTTP 403",
                     "2.txt", "HTTP 503")), seconds(1)), attempt.row().id());
 
             assertEquals(Optional.empty(), scene.play());

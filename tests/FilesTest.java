@@ -614,7 +614,7 @@ final class FilesTest extends WholeCommand {
             var call = dify.run("--save-files", file("out").toString());
 
             assertEquals(0, call.code(), call.err());
-            var saved = file("out").resolve(FileSaver.fileName("../1", "made", 1, ".txt"));
+            var saved = file("out").resolve(Sender.FileSaver.fileName("../1", "made", 1, ".txt"));
             assertEquals("made", Files.readString(saved));
             assertEquals(List.of(saved.toString()),
                     StreamSupport.stream(result("../1").path("files").spliterator(), false)
@@ -759,7 +759,7 @@ final class FilesTest extends WholeCommand {
                 """)
         void areNotFetchedFromThisMachineUnlessDifyIsOnIt(String base, String link, boolean allowed) {
             try (var client = ServerTest.client(URI.create(base), Duration.ofMillis(1))) {
-                var saver = new FileSaver(client, file("out"));
+                var saver = new Sender.FileSaver(client, file("out"));
 
                 if (allowed) assertDoesNotThrow(() -> saver.address(link));
                 else assertThrows(IOException.class, () -> saver.address(link));

@@ -409,7 +409,7 @@ class FormTest {
                 日本          | out   | pdf       | 日本-out-1.pdf
                 """)
         void aNameNeverLeadsOutOfTheFolder(String id, String output, String extension, String name) {
-            var made = FileSaver.fileName(id, output, 1, extension);
+            var made = Sender.FileSaver.fileName(id, output, 1, extension);
 
             assertFalse(made.contains("/") || made.contains("..") || made.startsWith("."), made);
             if (!name.equals("-")) assertEquals(name, made);
@@ -418,7 +418,7 @@ class FormTest {
         /// A file with these bytes is to be named `a.b.txt` in a folder.
         private static String named(Path folder, String bytes) throws IOException {
             var draft = Files.writeString(folder.resolve("draft"), bytes);
-            var path = FileSaver.named(draft, folder.resolve("a.b.txt"));
+            var path = Sender.FileSaver.named(draft, folder.resolve("a.b.txt"));
             Files.deleteIfExists(draft);
             assertEquals(bytes, Files.readString(path));
             return path.getFileName().toString();
@@ -440,14 +440,14 @@ class FormTest {
         void twoRowsNeverShareAName() {
             var ids = List.of("a/b", "a_b", "a b", "a?b", ".a", "_a", "x".repeat(200), "x".repeat(201));
 
-            assertEquals(ids.size(), ids.stream().map(id -> FileSaver.fileName(id, "out", 1, ".txt")).distinct()
+            assertEquals(ids.size(), ids.stream().map(id -> Sender.FileSaver.fileName(id, "out", 1, ".txt")).distinct()
                     .count());
         }
 
         @Test
         void aNameIsNeverTooLongForAFileSystem() {
             for (var letter : List.of("x", "ß", "語", "𠮷")) {
-                var made = FileSaver.fileName(letter.repeat(300), letter.repeat(300), 1_000_000,
+                var made = Sender.FileSaver.fileName(letter.repeat(300), letter.repeat(300), 1_000_000,
                         letter.repeat(90));
 
                 assertTrue(made.getBytes(java.nio.charset.StandardCharsets.UTF_8).length <= 255, made);

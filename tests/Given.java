@@ -349,7 +349,7 @@ final class Given {
 
     /// A batch in a folder, a workflow that answers as told, and an engine between them: as one call of the tool.
     /// Calls on the same folder come one after the other, as a user's do.
-    static final class Scene implements Workflow, Watcher {
+    static final class Scene implements Workflow, Engine.Watcher {
         final World world = new World();
         final Path csv, output;
         final List<Attempt> sent = new ArrayList<>();

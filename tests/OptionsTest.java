@@ -199,14 +199,14 @@ final class OptionsTest {
                 ' 7 s ', 7000
                 """)
         void aDurationIsSecondsUnlessItNamesItsUnit(String text, long millis) {
-            assertEquals(Duration.ofMillis(millis), Converters.duration(text));
+            assertEquals(Duration.ofMillis(millis), CommandLines.Converters.duration(text));
         }
 
         @ParameterizedTest
         @ValueSource(strings = {"", "abc", "-1", "1,5", ".5", "5 minutes", "1e3", "5d", "٣",
                 "99999999999999999999"})
         void whatIsNoDurationIsRefused(String text) {
-            assertThrows(CommandLine.TypeConversionException.class, () -> Converters.duration(text));
+            assertThrows(CommandLine.TypeConversionException.class, () -> CommandLines.Converters.duration(text));
         }
 
         @ParameterizedTest
@@ -218,7 +218,7 @@ final class OptionsTest {
                 http://[::1]:5001/v1,           http://[::1]:5001/v1
                 """)
         void anAddressEndsWithoutASlash(String text, URI address) {
-            assertEquals(address, Converters.address(text));
+            assertEquals(address, CommandLines.Converters.address(text));
         }
 
         @ParameterizedTest
@@ -227,7 +227,7 @@ final class OptionsTest {
                 "https://me:secret@dify.example/v1"})
         void whatIsNoAddressIsRefusedWithoutRepeatingIt(String text) {
             var problem = assertThrows(CommandLine.TypeConversionException.class,
-                    () -> Converters.address(text));
+                    () -> CommandLines.Converters.address(text));
 
             assertFalse(problem.getMessage().contains("secret"));
         }

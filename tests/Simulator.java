@@ -220,7 +220,7 @@ final class Simulator implements Callable<Integer> {
 
     static CommandLine commandLine() {
         return new CommandLine(new Simulator()).setOverwrittenOptionsAllowed(true)
-                .registerConverter(Duration.class, Converters::duration)
+                .registerConverter(Duration.class, CommandLines.Converters::duration)
                 .registerConverter(SimulatedRun.Version.class, SimulatedRun.Version::of)
                 .registerConverter(Setup.Kind.class, Setup.Kind::of)
                 .registerConverter(Share.class, Share::of).registerConverter(Span.class, Span::of);
@@ -303,8 +303,8 @@ final class Simulator implements Callable<Integer> {
     record Span(Duration from, Duration to) {
         static Span of(String text) {
             var ends = text.split("\\.\\.", 2);
-            var to = Converters.duration(ends[ends.length - 1]);
-            return new Span(ends.length == 1 ? to : Converters.duration(ends[0]), to);
+            var to = CommandLines.Converters.duration(ends[ends.length - 1]);
+            return new Span(ends.length == 1 ? to : CommandLines.Converters.duration(ends[0]), to);
         }
 
         Duration at(double share) {
@@ -368,7 +368,7 @@ final class Simulator implements Callable<Integer> {
                 for (var each : Fault.values()) if (text.contains("[" + each.word() + "!]")
                         || start == 1 && text.contains("[" + each.word() + "]")) fault = each;
                 for (var match : TIMES.matcher(text).results().toList()) {
-                    var time = Converters.duration(match.group(2));
+                    var time = CommandLines.Converters.duration(match.group(2));
                     if (match.group(1).equals("queue")) queue = time;
                     else latency = time;
                 }

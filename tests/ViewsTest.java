@@ -567,7 +567,7 @@ class ViewsTest {
             var env = Given.env(Map.of());
             var export = new Export();
             export.standardOutput = bytes;
-            var command = new CommandLine(export, new Factory(env, UnaryOperator.identity()))
+            var command = new CommandLine(export, new CommandLines.Factory(env, UnaryOperator.identity()))
                     .setDefaultValueProvider(new EnvDefaults(env));
 
             assertEquals(0, command.setErr(new PrintWriter(new StringWriter())).execute("-i", path("data.csv"), "-o",
