@@ -456,7 +456,8 @@ final class DifyExec implements Runnable {
                 var batch = Shards.Merger.merge(files, csv, partial, noBom);
                 var index = batch.index();
                 var merge = batch.history().merge.orElseThrow();
-                console.err().println("Merged " + merge.taken().size() + " of " + Text.count(merge.shards(), "shard")
+                console.err().println("Merged " + merge.taken().size() + " of "
+                        + Text.count(merge.shards(), "shard")
                         + ": " + Text.count(index.rows(), "row") + ", "
                                 + RowStatus.counts(index::count, (_, text) -> text));
                 StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
@@ -555,7 +556,8 @@ final class DifyExec implements Runnable {
                 var ids = files.ids(sample, seed);
                 var found = new Verification(files, dify.client(), server.kind() == AppKind.CHATFLOW,
                         Optional.ofNullable(rate)).about(ids, setup.err());
-                long attempts = ids.stream().mapToLong(id -> files.attempts().getOrDefault(id, List.of()).size()).sum();
+                long attempts = ids.stream()
+                        .mapToLong(id -> files.attempts().getOrDefault(id, List.of()).size()).sum();
                 var seconds = Duration.ofNanos(System.nanoTime() - start);
                 var findings = object();
                 found.forEach((kind, all) -> findings.put(kind.key(), all));
@@ -587,7 +589,8 @@ final class DifyExec implements Runnable {
         @Option(names = {"-i", "--input"}, paramLabel = "CSV", description = "Open the batch with these rows.")
         Path input;
 
-        @Option(names = {"-o", "--output"}, paramLabel = "JSONL", description = "Open the batch with these results.")
+        @Option(names = {"-o", "--output"}, paramLabel = "JSONL",
+                description = "Open the batch with these results.")
         Path output;
 
         @Mixin DemoOption demo;
@@ -672,7 +675,8 @@ final class DifyExec implements Runnable {
                             .variable(LineReader.SECONDARY_PROMPT_PATTERN, "  > ")
                             .variable(LineReader.BELL_STYLE, "none").build();
                     remember(reader, env);
-                    session.out.println("difyexec " + VERSION + session.summary().map(text -> " · " + text).orElse("")
+                    session.out.println("difyexec " + VERSION
+                            + session.summary().map(text -> " · " + text).orElse("")
                             + "\nStart with: failures, show ID, retry ID, help. Ctrl-D leaves.");
                     session.out.flush();
                     converse(session, reader);
@@ -710,7 +714,8 @@ final class DifyExec implements Runnable {
                     }
                     var edits = session.edits.count();
                     if (!session.isLeft || !session.edits.isUnsaved() || edits.equals(warned)) continue;
-                    session.out.println(edits + " not saved\nhint: 'save CSV' writes a CSV with them, leave again to "
+                    session.out.println(edits
+                            + " not saved\nhint: 'save CSV' writes a CSV with them, leave again to "
                             + "discard them");
                     session.out.flush();
                     session.isLeft = false;
@@ -748,7 +753,8 @@ final class DifyExec implements Runnable {
                 else arg.stream().flatMap(one -> one.paramLabel().equals("COMMAND")
                         ? commands.getSubcommands().keySet().stream() : session.values(one.paramLabel()))
                         .filter(word -> word.startsWith(typed)).limit(MOST)
-                        .forEach(word -> candidates.add(new Candidate(word, Text.text(word, Integer.MAX_VALUE), null,
+                        .forEach(word -> candidates.add(new Candidate(word,
+                                Text.text(word, Integer.MAX_VALUE), null,
                                 null, null, null, !word.endsWith("="), candidates.size())));
                 if (candidates.isEmpty()) new PicocliJLineCompleter(commands.getCommandSpec())
                         .complete(reader, line, candidates);
@@ -817,7 +823,8 @@ final class DifyExec implements Runnable {
             var typed = command.getParseResult();
             if (typed.hasMatchedOption("--env-file")
                     || batch != null && (typed.hasMatchedOption("-i") || typed.hasMatchedOption("-o")))
-                throw new CommandLine.ExecutionException(command, "", new Unusable("-i, -o and --env-file are those "
+                throw new CommandLine.ExecutionException(command, "",
+                        new Unusable("-i, -o and --env-file are those "
                         + "of the shell\nhint: leave them out; 'open CSV JSONL' opens another batch"));
             return new CommandLine.RunLast().execute(parsed);
         }
@@ -860,7 +867,8 @@ final class DifyExec implements Runnable {
 
         @Command(name = "show", description = "Show a row: inputs, attempts, outputs.")
         void show(@Parameters(paramLabel = "ID", description = "The row.") String id,
-                @Option(names = "--full", description = "Show long values whole.") boolean full) throws IOException {
+                @Option(names = "--full",
+                        description = "Show long values whole.") boolean full) throws IOException {
             new RowView(full, out).print(batch(), batch.known(id.strip(), ""), edits);
         }
 
@@ -890,7 +898,8 @@ final class DifyExec implements Runnable {
         void edits() {
             if (!edits.byId.isEmpty()) batch().rows(entry -> edits.byId.containsKey(batch.index().id(entry)))
                     .forEachRemaining(this::print);
-            out.println(edits.byId.isEmpty() ? "No edits." : edits.count() + ". 'save CSV' writes a CSV with them.");
+            out.println(edits.byId.isEmpty() ? "No edits."
+                    : edits.count() + ". 'save CSV' writes a CSV with them.");
         }
 
         private void print(Row row) {
@@ -955,7 +964,8 @@ final class DifyExec implements Runnable {
         }
 
         private Csv csv() {
-            return batch().csv().orElseThrow(() -> new Unusable("the batch is open without its CSV\nhint: 'open CSV "
+            return batch().csv().orElseThrow(() ->
+                    new Unusable("the batch is open without its CSV\nhint: 'open CSV "
                     + Text.shell(batch.files().results().toString()) + "' adds it"));
         }
 
@@ -1067,7 +1077,8 @@ final class DifyExec implements Runnable {
             /// Writes the CSV with the edits: same encoding and delimiter, whole or not at all.
             void save(Csv csv, Index index, Path to) {
                 if (!csv.file().charset().newEncoder().canEncode(byId.toString()))
-                    throw new Unusable(to + ": an edit has a character that " + csv.file().charset() + " cannot encode");
+                    throw new Unusable(to + ": an edit has a character that " + csv.file().charset()
+                            + " cannot encode");
                 var all = new BitSet();
                 all.set(0, index.rows());
                 AtomicFile.write(to, out -> csv.write(out, csv.with(this).rows(all, index)));
@@ -1112,7 +1123,8 @@ final class DifyExec implements Runnable {
         }
 
         private void node(String title, String type, String text) {
-            say(String.format(Locale.ROOT, "  %6.2f s  ", (System.nanoTime() - startedAt) / 1e9) + Text.text(title, 40)
+            say(String.format(Locale.ROOT, "  %6.2f s  ", (System.nanoTime() - startedAt) / 1e9)
+                    + Text.text(title, 40)
                     + (type.isEmpty() || type.equals(title) ? "" : " (" + Text.text(type, 40) + ")") + " " + text);
         }
 
@@ -1149,8 +1161,10 @@ final class DifyExec implements Runnable {
 
         void print(Batch batch, int entry, ShellSession.Edits edits) throws IOException {
             var index = batch.index();
-            out.println("Row " + Text.id(index.id(entry)) + ": " + index.status(entry).word() + batch.csv().map(csv ->
-                    ", line " + index.line(entry) + " of " + Text.text(csv.file().input().toString(), 200)).orElse(""));
+            out.println("Row " + Text.id(index.id(entry)) + ": " + index.status(entry).word()
+                    + batch.csv().map(csv ->
+                    ", line " + index.line(entry) + " of "
+                            + Text.text(csv.file().input().toString(), 200)).orElse(""));
             if (batch.csv().isPresent()) inputs(batch.rows(one -> one == entry).next(), edits);
             try (var ends = new LineOffsets.RowEnds(batch)) {
                 var traces = ends.traces(entry);
@@ -1234,7 +1248,8 @@ final class DifyExec implements Runnable {
                     .setExecutionExceptionHandler(CommandLines::stopped)
                     .setExecutionStrategy(parsed -> execute(parsed, env.secret()));
             var columns = env.get("COLUMNS");
-            return columns.matches("\\d{2,5}") ? line.setUsageHelpWidth(Math.clamp(Integer.parseInt(columns), 60, 120))
+            return columns.matches("\\d{2,5}")
+                    ? line.setUsageHelpWidth(Math.clamp(Integer.parseInt(columns), 60, 120))
                     : line.setUsageHelpAutoWidth(true);
         }
 
@@ -1261,7 +1276,8 @@ final class DifyExec implements Runnable {
             } catch (Unusable problem) {
                 throw new CommandLine.ExecutionException(line, problem.getMessage(), problem);
             } catch (OutOfMemoryError _) {
-                var problem = new Unusable(Exit.STOPPED, "out of memory (" + (Runtime.getRuntime().maxMemory() >> 20)
+                var problem = new Unusable(Exit.STOPPED,
+                        "out of memory (" + (Runtime.getRuntime().maxMemory() >> 20)
                         + " MB)\nhint: set JAVA_TOOL_OPTIONS=-Xmx4g to use up to 4 GB");
                 throw new CommandLine.ExecutionException(line, problem.getMessage(), problem);
             }
@@ -1283,7 +1299,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Whether the reader, such as `head`, has closed the pipe. A PrintStream hides why it failed: this one does not.
+        /// Whether the reader, such as `head`, has closed the pipe. A PrintStream hides why it failed: this one does
+        /// not.
         private static boolean isPipeClosed() {
             try {
                 new FileOutputStream(FileDescriptor.out).write('\n');
@@ -1393,7 +1410,8 @@ final class DifyExec implements Runnable {
                     case "h" -> 3_600_000;
                     case null, default -> 1000;
                 };
-                return Duration.ofMillis(new BigDecimal(match.group(1)).multiply(BigDecimal.valueOf(unit)).longValue());
+                return Duration.ofMillis(new BigDecimal(match.group(1))
+                        .multiply(BigDecimal.valueOf(unit)).longValue());
             }
 
             /// An http or https address without a slash at its end.
@@ -1402,7 +1420,8 @@ final class DifyExec implements Runnable {
                 try {
                     var uri = new URI(address);
                     if (uri.getHost() != null && Set.of("http", "https").contains(String.valueOf(uri.getScheme()))
-                            && uri.getFragment() == null && uri.getQuery() == null && uri.getUserInfo() == null) return uri;
+                            && uri.getFragment() == null && uri.getQuery() == null
+                            && uri.getUserInfo() == null) return uri;
                 } catch (URISyntaxException _) {
                     // refused below, in our words
                 }
@@ -1413,7 +1432,8 @@ final class DifyExec implements Runnable {
                 try {
                     return Charset.forName(text.strip());
                 } catch (IllegalArgumentException _) {
-                    throw new TypeConversionException("unknown encoding; try UTF-8, Shift_JIS, GB18030 or windows-1252");
+                    throw new TypeConversionException(
+                            "unknown encoding; try UTF-8, Shift_JIS, GB18030 or windows-1252");
                 }
             }
 
@@ -1486,7 +1506,8 @@ final class DifyExec implements Runnable {
             if (pace.maxCost != null && setup.dify.mode == Mode.BLOCKING) throw new Unusable("--max-cost cannot be "
                     + "used with --mode blocking: only streams have prices\nhint: leave out --mode");
             if (output.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|tsv|xlsx?)"))
-                throw new Unusable(output + ": results are JSON lines, not a spreadsheet\nhint: use -o results.jsonl; "
+                throw new Unusable(output
+                        + ": results are JSON lines, not a spreadsheet\nhint: use -o results.jsonl; "
                         + "'export' then writes a spreadsheet");
         }
 
@@ -1642,7 +1663,8 @@ final class DifyExec implements Runnable {
 
             Batch.Selection of(Batch.Selection asked) {
                 return new Batch.Selection(asked.listed(), asked.ids(), asked.force(), List.copyOf(ids),
-                        limit == null ? Long.MAX_VALUE : limit, rerunChanged, resendUnknown || asked.resendUnknown(),
+                        limit == null ? Long.MAX_VALUE : limit, rerunChanged,
+                        resendUnknown || asked.resendUnknown(),
                         pendingOnly);
             }
         }
@@ -1676,7 +1698,8 @@ final class DifyExec implements Runnable {
             BigDecimal maxCost;
 
             int concurrency() {
-                int slots = concurrency != null ? (int) Math.min(concurrency, Integer.MAX_VALUE) : wait != null ? 1 : 5;
+                int slots = concurrency != null ? (int) Math.min(concurrency, Integer.MAX_VALUE)
+                        : wait != null ? 1 : 5;
                 if (slots > MOST) throw new Unusable("-c " + concurrency + ": must be at most " + MOST);
                 if (wait != null && slots > 1) throw new Unusable("--wait cannot be used with -c " + slots
                         + "\nhint: --wait runs one row at a time; leave one of them out");
@@ -1753,7 +1776,8 @@ final class DifyExec implements Runnable {
     static final class Setup extends Console {
         @ArgGroup(validate = false, order = 1, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
         @ArgGroup(validate = false, order = 3, heading = "%nServer:%n") DifyOptions dify = new DifyOptions();
-        @ArgGroup(validate = false, order = 5, heading = "%nRetrying:%n") RetryOptions retrying = new RetryOptions();
+        @ArgGroup(validate = false, order = 5, heading = "%nRetrying:%n") RetryOptions retrying =
+                new RetryOptions();
 
         @Option(names = {"-h", "--help", "--help-all"}, usageHelp = true,
                 description = "Show this help; --help-all shows every option.")
@@ -1787,7 +1811,8 @@ final class DifyExec implements Runnable {
         Connection connect(String demo, List<String> columns, int runs, PrintWriter err) throws IOException {
             var server = Optional.ofNullable(demo == null ? null : new Demo(demo, columns));
             var version = Demo.has(dify.workflowId.strip()) ? dify.workflowId.strip() : ""; // a real app's is not here
-            var access = server.map(local -> new Access(local.baseUrl(), Access.DEMO_KEY, version, Optional.empty(),
+            var access = server.map(local ->
+                    new Access(local.baseUrl(), Access.DEMO_KEY, version, Optional.empty(),
                     Optional.empty())).orElseGet(() -> dify.access(env, err));
             var backoff = new Backoff(retrying.initialDelay, retrying.maxDelay, retrying.maxRetries);
             return new Connection(this, access, DifyClient.of(access, dify.timeout, runs),
@@ -1799,7 +1824,8 @@ final class DifyExec implements Runnable {
                     description = "Call the API at this address (env: DIFY_API_BASE_URL; default: ${DEFAULT-VALUE}).")
             URI baseUrl;
 
-            @Option(names = "--env-file", paramLabel = "FILE", description = "Read settings from this file, not .env.")
+            @Option(names = "--env-file", paramLabel = "FILE",
+                    description = "Read settings from this file, not .env.")
             Path envFile;
 
             @Option(names = "--workflow-id", paramLabel = "ID", defaultValue = "",
@@ -1837,18 +1863,22 @@ final class DifyExec implements Runnable {
                 EnvDefaults.VARIABLES.values().forEach(env::needed);
                 if (baseUrl.getScheme().equals("http") && !Env.isLoopback(baseUrl.getHost()))
                     err.println("Warning: " + baseUrl + " is not https; the API key is sent unencrypted.");
-                env.unknownNames().forEach(name -> err.println("Warning: " + name + " is not a setting of difyexec."));
-                return new Access(baseUrl, key, workflowId.strip(), env.proxy(baseUrl), env.needed("DIFY_CA_FILE"));
+                env.unknownNames().forEach(name ->
+                        err.println("Warning: " + name + " is not a setting of difyexec."));
+                return new Access(baseUrl, key, workflowId.strip(), env.proxy(baseUrl),
+                        env.needed("DIFY_CA_FILE"));
             }
 
             private String key(Env env) {
                 var setting = env.needed("DIFY_API_KEY");
-                if (setting.isEmpty()) throw new Unusable(env.missing("DIFY_API_KEY") + "\nhint: try --demo, or put "
+                if (setting.isEmpty()) throw new Unusable(env.missing("DIFY_API_KEY")
+                        + "\nhint: try --demo, or put "
                         + "these lines into .env (in Dify: API Access, API Key):\nDIFY_API_BASE_URL=" + baseUrl
                         + "\nDIFY_API_KEY=" + Env.PLACEHOLDER);
                 var key = setting.get().text().strip();
                 if (!key.matches("[!-~&&[^\"\\\\]]+"))
-                    throw new Unusable("DIFY_API_KEY" + setting.get().source() + " contains a character that no key "
+                    throw new Unusable("DIFY_API_KEY" + setting.get().source()
+                            + " contains a character that no key "
                             + "has (such as a blank, a quote or a non-ASCII letter)\nhint: copy it again");
                 return key;
             }
@@ -1906,7 +1936,8 @@ final class DifyExec implements Runnable {
             var form = setup.dify.noCheck ? Form.ofText() : new FirstExchange(client, judge, err).form()
                     .map(parameters -> Form.of(parameters, csv.columns(),
                             Variable.Folders.of(csv.file().input(), setup.dify.files))).orElse(Form.ofText());
-            return server.kind() == AppKind.CHATFLOW ? form.asking(csv.shape().queryColumn(), csv.columns()) : form;
+            return server.kind() == AppKind.CHATFLOW
+                    ? form.asking(csv.shape().queryColumn(), csv.columns()) : form;
         }
 
         @Override
@@ -2015,7 +2046,8 @@ final class DifyExec implements Runnable {
 
         Optional<Env.Setting> setting(ArgSpec arg) {
             return arg instanceof OptionSpec option
-                    ? Optional.ofNullable(VARIABLES.get(option.longestName())).flatMap(env::setting) : Optional.empty();
+                    ? Optional.ofNullable(VARIABLES.get(option.longestName())).flatMap(env::setting)
+                    : Optional.empty();
         }
     }
 
@@ -2082,7 +2114,8 @@ final class DifyExec implements Runnable {
 
         /// `12/20 (60 %) · 3.2/s · 2 failed · 8 s left · 5 running · 684 tokens`: from the left, whole items that fit.
         static String line(Tally tally, int columns) {
-            long others = tally.others.values().stream().mapToLong(Long::longValue).sum(), done = others + tally.done(), asked = others + tally.asked;
+            long others = tally.others.values().stream().mapToLong(Long::longValue).sum(),
+                    done = others + tally.done(), asked = others + tally.asked;
             var now = tally.now;
             int places = tally.pace.places();
             var items = Stream.of(done + "/" + asked + (asked == 0 ? "" : " (" + 100 * done / asked + " %)"),
@@ -2103,7 +2136,8 @@ final class DifyExec implements Runnable {
                 line.append(line.isEmpty() ? "" : " · ").append(item);
             }
             int room = columns - line.length() - 3, at = line.indexOf(" failed");
-            if (at > 0 && room >= SHORTEST_CAUSE) tally.causes.entrySet().stream().max(Map.Entry.comparingByValue())
+            if (at > 0 && room >= SHORTEST_CAUSE) tally.causes.entrySet().stream()
+                    .max(Map.Entry.comparingByValue())
                     .ifPresent(cause -> line.insert(at + 7, " (" + Text.text(cause.getKey(), room) + ")"));
             return Text.cut(line.toString(), columns);
         }
@@ -2136,7 +2170,8 @@ final class DifyExec implements Runnable {
                     + String.format(Locale.ROOT, " (%.1f rows/s)",
                             tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
             figures(stop.isPresent()).forEach(figure -> err.println("  " + figure));
-            if (part) estimate(Math.max(batch.index().count(RowStatus.PENDING), open), tally).ifPresent(err::println);
+            if (part) estimate(Math.max(batch.index().count(RowStatus.PENDING), open), tally)
+                    .ifPresent(err::println);
             long known = Stream.of(RowStatus.values()).filter(RowStatus::isOnRetryList)
                     .mapToLong(tally::countOfAll).sum();
             if (batch.index().onRetryList().count() > known) err.println("  In the whole batch:");
@@ -2231,7 +2266,8 @@ final class DifyExec implements Runnable {
         }
 
         static void request(Attempt attempt, Form form, DifyClient client, PrintWriter out) {
-            var body = Text.text(new String(client.body(attempt, form.values(attempt.row())), UTF_8), Integer.MAX_VALUE);
+            var body = Text.text(new String(client.body(attempt, form.values(attempt.row())), UTF_8),
+                    Integer.MAX_VALUE);
             out.println();
             out.println(body);
             out.println("curl -X POST " + Text.shell(client.startAddress().toString())
@@ -2259,7 +2295,8 @@ final class DifyExec implements Runnable {
                             sent.add(line.setAll(session));
                             read.attempts.put(text(line, "id"), sent);
                         }
-                        case "run", "end" -> sent.stream().filter(one -> one.path("user").equals(line.path("user")))
+                        case "run", "end" -> sent.stream()
+                                .filter(one -> one.path("user").equals(line.path("user")))
                                 .forEach(one -> one.setAll(line));
                         default -> {} // says nothing about a run
                     }
@@ -2330,7 +2367,8 @@ final class DifyExec implements Runnable {
                 if (done.incrementAndGet() % 20 > 0 || screen.isEmpty()) return;
                 err.print(done + "/" + ids.size() + " rows\r"); // the next line is longer
                 err.flush();
-            }).flatMap(List::stream).collect(Collectors.groupingBy(Finding::kind, TreeMap::new, Collectors.toList()));
+            }).flatMap(List::stream).collect(Collectors.groupingBy(Finding::kind, TreeMap::new,
+                    Collectors.toList()));
         }
 
         private List<Finding> row(String id) {
@@ -2341,10 +2379,12 @@ final class DifyExec implements Runnable {
                     .equals("failed") && text(sent, "run").equals(text(line, "workflow_run_id"))).findFirst();
             if (line != null) found.add(own.map(sent -> result(sent, line)).orElseGet(() ->
                     new Finding(Kind.WITHOUT_RUN, id, "no attempt has run " + text(line, "workflow_run_id"))));
-            boolean isPaid = own.isPresent(), isAsked = own.filter(sent -> sent.path("again").asBoolean()).isPresent();
+            boolean isPaid = own.isPresent(),
+                    isAsked = own.filter(sent -> sent.path("again").asBoolean()).isPresent();
             for (var sent : attempts) if (own.filter(result -> result == sent).isEmpty()) {
                 var run = new RunRef(text(sent, "run"), text(sent, "task"));
-                var fate = !run.isNamed() || run.isMadeUp() ? byName(sent) : byId(sent, stored -> fate(sent, stored));
+                var fate = !run.isNamed() || run.isMadeUp() ? byName(sent)
+                        : byId(sent, stored -> fate(sent, stored));
                 boolean isOver = !text(sent, "outcome").isEmpty(), hasSucceeded = fate.kind() == Kind.MATCHES;
                 boolean mayCount = hasSucceeded || fate.kind() == Kind.OPEN && isOver;
                 found.add(new Finding(!mayCount ? fate.kind() : isPaid ? isAsked || sent.path("again").asBoolean()
@@ -2383,25 +2423,30 @@ final class DifyExec implements Runnable {
 
         private Finding byName(ObjectNode sent) {
             var user = text(sent, "user");
-            if (!Attempt.Names.isUnique(user)) return finding(Kind.NOT_VERIFIABLE, sent, "its user is not its own");
+            if (!Attempt.Names.isUnique(user)) return finding(Kind.NOT_VERIFIABLE, sent,
+                    "its user is not its own");
             boolean isListed = isChat || Release.of(text(sent, "server")).listing() == Release.Listing.FROM_START;
             return ask(sent, (isChat ? "/conversations?limit=20&user="
-                    : "/workflows/logs?limit=20&created_by_end_user_session_id=") + DifyClient.encoded(user), list -> {
+                    : "/workflows/logs?limit=20&created_by_end_user_session_id=")
+                    + DifyClient.encoded(user), list -> {
                 var data = list.path("data");
                 if (!data.isArray() || list.path("has_more").asBoolean())
                     return finding(Kind.NO_ANSWER, sent, "not a complete list");
                 if (data.isEmpty())
                     return finding(isListed ? Kind.NEVER_STARTED : Kind.NOT_VERIFIABLE, sent, "no run of " + user);
-                return isChat ? messages(sent, data.at("/0/id").asText(), _ -> true, message -> fate(sent, message))
+                return isChat ? messages(sent, data.at("/0/id").asText(), _ -> true,
+                        message -> fate(sent, message))
                         : fate(sent, data.at("/0/workflow_run"));
             });
         }
 
         private Finding messages(ObjectNode sent, String conversation, Predicate<JsonNode> which,
                 Function<JsonNode, Finding> read) {
-            return ask(sent, "/messages?limit=20&user=" + DifyClient.encoded(text(sent, "user")) + "&conversation_id="
+            return ask(sent, "/messages?limit=20&user=" + DifyClient.encoded(text(sent, "user"))
+                    + "&conversation_id="
                     + DifyClient.encoded(conversation), list -> list.path("data").valueStream().filter(which)
-                    .findFirst().map(read).orElseGet(() -> finding(Kind.NOT_VERIFIABLE, sent, "its message is gone")));
+                    .findFirst().map(read).orElseGet(() ->
+                            finding(Kind.NOT_VERIFIABLE, sent, "its message is gone")));
         }
 
         /// By the status of a run or of a chatflow's message, which is `normal` also before its answer.
@@ -2422,7 +2467,8 @@ final class DifyExec implements Runnable {
                     rate.ifPresent(limit -> LockSupport.parkNanos(limit.interval().toNanos()));
                 }
                 var reply = client.stored(path);
-                if (tries < 4 && reply instanceof DifyClient.Reply.NotGot(var response) && response.pause().isPresent())
+                if (tries < 4 && reply instanceof DifyClient.Reply.NotGot(var response)
+                        && response.pause().isPresent())
                     LockSupport.parkNanos(response.pause().get().toNanos());
                 else return switch (reply) {
                     case DifyClient.Reply.Got(var stored) -> read.apply(stored);
@@ -2436,8 +2482,10 @@ final class DifyExec implements Runnable {
         /// `outputs /answer, `, or empty.
         private String difference(JsonNode line, JsonNode stored) {
             if (isChat) return stored.path("answer").equals(line.at("/outputs/answer")) ? "" : "outputs /answer, ";
-            if (!text(stored, "status").equals(line.path("workflow_status").asText("succeeded"))) return "status, ";
-            var outputs = new JsonDiff(false).of("", files(line.path("outputs")), files(parsed(stored.path("outputs"))));
+            if (!text(stored, "status")
+                    .equals(line.path("workflow_status").asText("succeeded"))) return "status, ";
+            var outputs = new JsonDiff(false)
+                    .of("", files(line.path("outputs")), files(parsed(stored.path("outputs"))));
             if (!outputs.isEmpty()) return "outputs " + outputs.getFirst().pointer() + ", ";
             var sent = parsed(stored.path("inputs"));
             return line.path("inputs").propertyStream().filter(cell -> sent.has(cell.getKey())
@@ -2475,7 +2523,8 @@ final class DifyExec implements Runnable {
     /// The progress of a batch by its files, as a table or one JSON object.
     static final class StatusView {
         private static final int BAR = 30;
-        private static final List<RowStatus> ORDER = List.of(RowStatus.SUCCEEDED, RowStatus.PARTIAL, RowStatus.FAILED,
+        private static final List<RowStatus> ORDER =
+                List.of(RowStatus.SUCCEEDED, RowStatus.PARTIAL, RowStatus.FAILED,
                 RowStatus.PAUSED, RowStatus.UNKNOWN, RowStatus.PENDING);
 
         static void print(Batch batch, PrintWriter out, Ansi paint, NextCall next) {
@@ -2483,7 +2532,8 @@ final class DifyExec implements Runnable {
             out.println();
             bars(counts(batch.index()::count), 10, RowStatus::word, paint::by).forEach(out::println);
             out.println();
-            figures(batch).forEach((name, figure) -> out.println("  " + paint.faint("%-15s".formatted(name)) + figure));
+            figures(batch).forEach((name, figure) ->
+                    out.println("  " + paint.faint("%-15s".formatted(name)) + figure));
             if (batch.index().onRetryList().findAny().isPresent()) out.println();
             Cause.print(batch, out, paint);
             var notes = notes(batch);
@@ -2499,8 +2549,10 @@ final class DifyExec implements Runnable {
             var versions = batch.index().versions;
             return paint.bold(batch.files().results().toString()) + ": " + Text.number(batch.index().rows())
                     + (batch.index().rows() == 1 ? " row" : " rows") + paint.faint(batch.history().session
-                            .map(session -> " · " + Text.text("app " + session.app() + ", Dify " + session.server(), 80))
-                            .orElse("") + (versions.isEmpty() ? "" : versions.size() == 1 ? " · version " : " · versions ")
+                            .map(session -> " · " + Text.text("app " + session.app() + ", Dify "
+                                    + session.server(), 80))
+                            .orElse("") + (versions.isEmpty() ? "" : versions.size() == 1 ? " · version "
+                                    : " · versions ")
                             + Text.first(3, versions.stream().map(version -> Text.text(version, 40))));
         }
 
@@ -2516,7 +2568,8 @@ final class DifyExec implements Runnable {
             double all = sum(counts);
             return counts.entrySet().stream().filter(entry -> entry.getValue() > 0).map(entry -> {
                 double share = entry.getValue() / all;
-                return "  " + paint.apply(entry.getKey(), ("%-" + wide + "s").formatted(word.apply(entry.getKey())))
+                return "  " + paint.apply(entry.getKey(),
+                        ("%-" + wide + "s").formatted(word.apply(entry.getKey())))
                         + String.format(Locale.ROOT, " %,11d  %5.1f %%  ", entry.getValue(), 100 * share)
                         + paint.apply(entry.getKey(), "█".repeat((int) Math.max(1, Math.round(BAR * share))));
             }).toList();
@@ -2543,7 +2596,8 @@ final class DifyExec implements Runnable {
             var history = batch.history();
             var figures = new LinkedHashMap<String, String>();
             history.startedAt.ifPresent(start -> figures.put("time", Text.seconds(history.running) + " ("
-                    + Times.local("yyyy-MM-dd HH:mm:ss", start) + " to " + Times.local(history.updatedAt.get()) + ")"));
+                    + Times.local("yyyy-MM-dd HH:mm:ss", start) + " to "
+                    + Times.local(history.updatedAt.get()) + ")"));
             if (rate(batch) > 0 && history.running.toSeconds() >= 10) // less would depend on a few rows
                 figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
             if (!history.latencies.words().isEmpty()) figures.put("latency (s)", history.latencies.words());
@@ -2559,7 +2613,8 @@ final class DifyExec implements Runnable {
         /// Rows with an outcome per second of all calls.
         private static double rate(Batch batch) {
             long millis = batch.history().running.toMillis();
-            return millis == 0 ? 0 : (batch.index().rows() - batch.index().count(RowStatus.PENDING)) * 1000.0 / millis;
+            return millis == 0 ? 0 : (batch.index().rows() - batch.index()
+                    .count(RowStatus.PENDING)) * 1000.0 / millis;
         }
 
         /// What is unusual about a batch: also reported before it continues.
@@ -2574,9 +2629,11 @@ final class DifyExec implements Runnable {
             if (!changed.isEmpty()) notes.add(Text.count(changed.cardinality(), "succeeded row")
                     + " changed in the CSV (first: " + Text.id(index.id(changed.nextSetBit(0)))
                     + "); 'run --rerun-changed' runs " + (changed.cardinality() == 1 ? "it" : "them") + " again");
-            if (index.size() > index.rows()) notes.add(Text.count(index.size() - index.rows(), "id of the batch is",
+            if (index.size() > index.rows()) notes.add(Text.count(index.size() - index.rows(),
+                    "id of the batch is",
                     "ids of the batch are") + " not in the CSV (first: " + Text.id(index.id(index.rows())) + ")");
-            var answered = history.answered.stream().filter(batch::isRow).mapToObj(index::id).map(Text::id).toList();
+            var answered = history.answered.stream().filter(batch::isRow).mapToObj(index::id)
+                    .map(Text::id).toList();
             if (!answered.isEmpty()) notes.add(Text.count(answered.size(), "row is", "rows are")
                     + " not sent again, because Dify ended the run after its form was answered ("
                     + Text.first(5, answered.stream()) + "); 'retry ID' sends a row again");
@@ -2632,12 +2689,14 @@ final class DifyExec implements Runnable {
             static OfShards of(Shards shards, Optional<Csv> csv) {
                 var whole = shards.whole().results();
                 return new OfShards(whole, IntStream.rangeClosed(1, shards.count()).mapToObj(number -> Batch.peek(
-                        BatchFiles.of(new Shard(number, shards.count()).of(whole)), csv, false, List.of())).toList(),
+                        BatchFiles.of(new Shard(number, shards.count()).of(whole)), csv, false,
+                        List.of())).toList(),
                         csv.isPresent());
             }
 
             boolean isComplete() {
-                return shards.stream().allMatch(shard -> shard.index().isComplete() && (hasCsv || shard.files().isStarted())
+                return shards.stream().allMatch(shard -> shard.index().isComplete()
+                        && (hasCsv || shard.files().isStarted())
                         && shard.history().missingFiles.isEmpty());
             }
 
@@ -2659,12 +2718,14 @@ final class DifyExec implements Runnable {
                     var counts = RowStatus.counts(shard.index()::count, paint::by);
                     out.println("  " + paint.faint("%-7s".formatted(shard.files().shard().orElseThrow()))
                             + (counts.isEmpty() ? "" : counts + " · ") + shard.history().updatedAt.map(at ->
-                                    shard.history().inFlight() + " in flight · " + Times.local(at)).orElse("not started"));
+                                    shard.history().inFlight() + " in flight · " + Times.local(at))
+                                            .orElse("not started"));
                 }
                 out.println();
                 // without a CSV, every shard that has not started is assumed to have rows
                 var missing = shards.stream().filter(shard -> !shard.files().isStarted()
-                        && (!hasCsv || shard.index().rows() > 0)).map(shard -> shard.files().shard().orElseThrow()).toList();
+                        && (!hasCsv || shard.index().rows() > 0))
+                        .map(shard -> shard.files().shard().orElseThrow()).toList();
                 next.print(missing, started.getFirst().history(), results, out);
             }
 
@@ -2673,7 +2734,8 @@ final class DifyExec implements Runnable {
                 all.putAll(object("attempts", sum(shard -> shard.history().attempts),
                         "retries", sum(shard -> shard.history().retries),
                         "total_tokens", sum(shard -> shard.history().spent.tokens),
-                        "in_flight", sum(shard -> shard.history().inFlight()), "shards", shards.stream().map(shard -> {
+                        "in_flight", sum(shard -> shard.history().inFlight()), "shards",
+                        shards.stream().map(shard -> {
                             var json = object("shard", shard.files().shard().orElseThrow().toString());
                             json.putAll(StatusView.json(shard));
                             return json;
@@ -2693,7 +2755,8 @@ final class DifyExec implements Runnable {
         private static final Set<String> ONE_OFF = Set.of("--fresh", "--pending-only", "--on-finish", "--rebuild",
                 "--force", "--resend-unknown", "--rerun-changed", "--limit", "--ids", "--json", "--html", "--show",
                 "--failed", "--raw", "--partial", "--input", "--output");
-        private static final String FOR_SHELL = "--(demo|base-url|workflow-id|files|no-check|user|env-file|timeout)\\b.*",
+        private static final String FOR_SHELL =
+                "--(demo|base-url|workflow-id|files|no-check|user|env-file|timeout)\\b.*",
                 FOR_MERGE = "--(id-column|encoding|delimiter)\\b.*";
 
         static NextCall of(CommandLine.ParseResult parsed, String start) {
@@ -2807,7 +2870,8 @@ final class DifyExec implements Runnable {
 
         /// The ids of rows by cause, the most frequent cause first.
         static Map<Cause, List<String>> groups(Batch batch, IntStream rows) {
-            var groups = rows.boxed().collect(Collectors.groupingBy(entry -> Cause.of(batch, entry), LinkedHashMap::new,
+            var groups = rows.boxed()
+                    .collect(Collectors.groupingBy(entry -> Cause.of(batch, entry), LinkedHashMap::new,
                     Collectors.mapping(batch.index()::id, Collectors.toList())));
             var sorted = new LinkedHashMap<Cause, List<String>>();
             groups.entrySet().stream().sorted(Comparator.comparingInt(group -> -group.getValue().size()))
@@ -2821,8 +2885,10 @@ final class DifyExec implements Runnable {
         }
 
         static void print(Batch batch, PrintWriter out, Ansi paint) {
-            Text.some(List.copyOf(groups(batch, batch.index().onRetryList()).entrySet()), 10, group -> out.println("  "
-                    + paint.by(group.getKey().outcome(), group.getKey().line(group.getValue(), 3))), "  %s causes", out);
+            Text.some(List.copyOf(groups(batch, batch.index().onRetryList()).entrySet()), 10,
+                    group -> out.println("  "
+                    + paint.by(group.getKey().outcome(), group.getKey().line(group.getValue(), 3))),
+                    "  %s causes", out);
         }
 
         /// `3 × unknown: the answer broke off (r-1, r-2, …)`
@@ -2832,7 +2898,8 @@ final class DifyExec implements Runnable {
         }
 
         static List<Map<String, Object>> json(Map<Cause, List<String>> groups) {
-            return groups.entrySet().stream().map(group -> object("outcome", group.getKey().outcome().word(), "cause",
+            return groups.entrySet().stream()
+                    .map(group -> object("outcome", group.getKey().outcome().word(), "cause",
                     group.getKey().text(), "count", group.getValue().size(),
                     "ids", group.getValue().stream().limit(3).toList())).toList();
         }
@@ -2841,7 +2908,8 @@ final class DifyExec implements Runnable {
     /// A CSV that spreadsheet programs open unharmed: UTF-8 with byte order mark, CR LF, and no formulas. Or a book.
     static final class Spreadsheet {
         private static final int LONGEST_IN_EXCEL = 32_767;
-        private static final List<String> ENDING = List.of("status", "error", "run_id", "attempts", "seconds", "tokens",
+        private static final List<String> ENDING =
+                List.of("status", "error", "run_id", "attempts", "seconds", "tokens",
                 "price", "currency", "edited");
         private static final Pattern CONTROLS = Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F]");
         private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?");
@@ -2983,7 +3051,8 @@ final class DifyExec implements Runnable {
                                     "cause", causes.get(Cause.of(batch, entry)),
                                     "seconds", seconds(batch, entry), "tokens", end.tokens(),
                                     "price", (end.price() + " " + end.currency()).strip(), "run", end.run(),
-                                    "edited", end.edited(), "inputs", values(inputs), "outputs", values(end.outputs()),
+                                    "edited", end.edited(), "inputs", values(inputs), "outputs",
+                                    values(end.outputs()),
                                     "attempts", attempts(entry, ends, end.run()));
                         });
             }
@@ -3097,14 +3166,16 @@ final class DifyExec implements Runnable {
                 if (part.isEmpty()) return values;
                 var pointer = JsonPointer.compile(part);
                 var whole = values.getOrDefault(JsonDiff.pointer(pointer.getMatchingProperty()), MISSING);
-                return whole.at(pointer.tail()).isMissingNode() ? Map.of() : Map.of(part, whole.at(pointer.tail()));
+                return whole.at(pointer.tail()).isMissingNode() ? Map.of()
+                        : Map.of(part, whole.at(pointer.tail()));
             }
         }
 
         /// A row of both. Each entry is its batch's, or -1.
         ///
         /// @param differences in each output, by its pointer
-        record Pair(String id, Match match, int firstEntry, int secondEntry, LineOffsets.RowEnd first, LineOffsets.RowEnd second,
+        record Pair(String id, Match match, int firstEntry, int secondEntry, LineOffsets.RowEnd first,
+                LineOffsets.RowEnd second,
                 Map<String, List<JsonDiff.Difference>> differences) {
             List<JsonDiff.Difference> all() {
                 return differences.values().stream().flatMap(List::stream).toList();
@@ -3123,7 +3194,8 @@ final class DifyExec implements Runnable {
             }
 
             private static BigDecimal rounded(Number figure, int digits) {
-                return figure == null ? null : new BigDecimal(figure.toString()).setScale(digits, RoundingMode.HALF_UP);
+                return figure == null ? null
+                        : new BigDecimal(figure.toString()).setScale(digits, RoundingMode.HALF_UP);
             }
 
             BigDecimal difference() {
@@ -3204,7 +3276,8 @@ final class DifyExec implements Runnable {
         /// Of the logs: without one, time and cost are unknown.
         private List<Figure> figures() {
             History one = first.history(), two = second.history();
-            var figures = new ArrayList<>(List.of(Figure.of("rows", 0, first.index().size(), second.index().size()),
+            var figures = new ArrayList<>(List.of(Figure.of("rows", 0, first.index().size(),
+                    second.index().size()),
                     Figure.of("percent succeeded", 1, succeeded(first.index()), succeeded(second.index()))));
             Map<String, Double> before = one.latencies.percentiles(), after = two.latencies.percentiles();
             for (var name : List.of("p50", "p90"))
@@ -3267,13 +3340,15 @@ final class DifyExec implements Runnable {
                     "about", "first: " + StatusView.headline(first, Ansi.OFF) + "; second: "
                             + StatusView.headline(second, Ansi.OFF),
                     "totals", totals, "comparison", figures, "notes", notes(),
-                    "causes", pointers.stream().map(pointer -> object("cause", pointer, "count", outputs.get(pointer)))
+                    "causes", pointers.stream()
+                    .map(pointer -> object("cause", pointer, "count", outputs.get(pointer)))
                             .toList()), others.length, number -> row(pair(number), pointers));
         }
 
         /// Inputs and outputs are those of the first run that succeeded.
         private Map<String, Object> row(Pair pair, List<String> pointers) throws IOException {
-            LineOffsets.RowEnd one = pair.first(), two = pair.second(), shown = one.outputs().isEmpty() ? two : one;
+            LineOffsets.RowEnd one = pair.first(), two = pair.second(),
+                    shown = one.outputs().isEmpty() ? two : one;
             return WebPage.filled("id", pair.id(), "outcome", pair.match().word(),
                     "differsIn", pair.differences().keySet().stream().map(pointers::indexOf).toList(),
                     "seconds", WebPage.seconds(first, pair.firstEntry()), "run", one.run(), "error", one.error(),
@@ -3327,7 +3402,8 @@ final class DifyExec implements Runnable {
             var head = object();
             matches.forEach((match, rows) -> head.put(match.key(), rows));
             var figures = object();
-            for (var figure : figures()) figures.put(figure.name().replace(' ', '_'), object("first", figure.first(),
+            for (var figure : figures()) figures.put(figure.name().replace(' ', '_'),
+                    object("first", figure.first(),
                     "second", figure.second(), "difference", figure.difference()));
             head.putAll(object("inputs_differ", otherInputs, "outputs", outputs, "figures", figures));
             var text = Json.text(head);
@@ -3414,8 +3490,8 @@ final class DifyExec implements Runnable {
 
         record Terms(Judge judge, Limits limits, Pace pace, ModePolicy modes, Attempt.Names names) {}
 
-        /// The world outside an engine. Workers and signals put messages into the mailbox, and the engine's thread takes
-        /// them out.
+        /// The world outside an engine. Workers and signals put messages into the mailbox, and the engine's thread
+        /// takes them out.
         record Ports(Workflow workflow, Watcher watcher, InstantSource clock, BlockingQueue<Runnable> mailbox,
                 Executor workers) {
             static Ports ofProcess(Workflow workflow, Watcher watcher) {
@@ -3519,7 +3595,8 @@ final class DifyExec implements Runnable {
                 if (due.isEmpty()) break; // also if a CSV that was changed closes the agenda
                 var row = due.get().row();
                 var user = terms.names().next();
-                var attempt = new Attempt(terms.names().count(), row, due.get().tries(), user, terms.modes().mode(),
+                var attempt = new Attempt(terms.names().count(), row, due.get().tries(), user,
+                        terms.modes().mode(),
                         row.hash(), now, row.isEdited());
                 var sent = new InFlight(attempt);
                 running.put(attempt.sequence(), sent);
@@ -3619,7 +3696,8 @@ final class DifyExec implements Runnable {
             if (agenda.stop.isPresent()) return Optional.empty();
             var next = running.isEmpty() ? nextStart(now) : now;
             return health.rest(now).or(() -> next.isAfter(now) && next.isBefore(Instant.MAX)
-                    ? Optional.of("next start in " + Text.seconds(Duration.between(now, next))) : Optional.empty());
+                    ? Optional.of("next start in " + Text.seconds(Duration.between(now, next)))
+                    : Optional.empty());
         }
 
         /// Places that are taken. A stream without events (pings are none) for so long may have lost its worker.
@@ -3745,7 +3823,8 @@ final class DifyExec implements Runnable {
                         && !refused.inStream() -> health.failed(now, attempt.at());
                 case Response.Refused _ -> health.answered();
                 case Response.NotUploaded file when !file.mayPass() -> health.answered();
-                case Response.Cut _, Response.NotSent _, Response.NotUploaded _ -> health.failed(now, attempt.at());
+                case Response.Cut _, Response.NotSent _,
+                        Response.NotUploaded _ -> health.failed(now, attempt.at());
             }
             terms.modes().seen(seen, took).ifPresent(change -> {
                 var mode = terms.modes().mode();
@@ -3808,7 +3887,8 @@ final class DifyExec implements Runnable {
         /// The row has its outcome. The result is on disk before its `end`: [BatchWriter#flush] writes in that order.
         private void settle(Attempt attempt, Response seen, Outcome outcome, Instant now) {
             var id = Text.id(attempt.row().id());
-            var files = seen instanceof Response.Ran ran ? ran.files().orElse(Response.SavedFiles.NONE) : Response.SavedFiles.NONE;
+            var files = seen instanceof Response.Ran ran ? ran.files().orElse(Response.SavedFiles.NONE)
+                    : Response.SavedFiles.NONE;
             var ended = now.minus(files.took());
             var took = attempt.took(seen, ended);
             if (tally.missingFiles == 0) files.missing().values().stream().findFirst().ifPresent(why ->
@@ -3854,7 +3934,8 @@ final class DifyExec implements Runnable {
             else health.answered();
             if (found instanceof LookUpResult.Running) terms.modes().listsRunning(unresolved);
             if (found instanceof LookUpResult.Ended(var ran)) watcher.ran(ran);
-            batch.record(new LookEvent(now, attempt.user(), unresolved.run().map(RunRef::id).orElse(""), found.word()));
+            batch.record(new LookEvent(now, attempt.user(), unresolved.run().map(RunRef::id).orElse(""),
+                    found.word()));
             boolean mayBeLate = unresolved.is(Symptom.RESEND) || unresolved.is(Symptom.LATE);
             if (mayBeLate && found.isThere() && agenda.isLate(attempt)) {
                 var run = found.run().orElse(RunRef.NONE);
@@ -3884,7 +3965,8 @@ final class DifyExec implements Runnable {
         private LookUpRules.Here here(Unresolved unresolved) {
             if (unresolved.is(Symptom.LATE)) batch.flush(); // a look-up may just have found a success
             var sent = running.get(unresolved.attempt().sequence());
-            return new LookUpRules.Here(terms.modes().listing(unresolved.attempt()), sent != null && sent.stopAsked,
+            return new LookUpRules.Here(terms.modes().listing(unresolved.attempt()),
+                    sent != null && sent.stopAsked,
                     batch.status(unresolved.attempt().row()).isSuccess());
         }
 
@@ -4032,7 +4114,8 @@ final class DifyExec implements Runnable {
         /// @param after the last one that was looked for
         void again(Row row, Attempt.Tries tries, Instant due, Optional<Attempt> after) {
             var earlier = unseen.getOrDefault(row.index(), List.of());
-            int next = 1 + after.map(one -> earlier.stream().map(Attempt::user).toList().indexOf(one.user())).orElse(-1);
+            int next = 1 + after.map(one -> earlier.stream().map(Attempt::user).toList()
+                    .indexOf(one.user())).orElse(-1);
             if (next == earlier.size()) ready(row, tries, due);
             else lookUps.add(Unresolved.brief(earlier.get(next).with(row, tries), Symptom.RESEND, Optional.empty(),
                     due));
@@ -4233,21 +4316,25 @@ final class DifyExec implements Runnable {
 
         Optional<JsonNode> form() throws InterruptedException {
             // Dify's own refusals have a code; one without may be a proxy's, of this path alone
-            return asked(() -> client.stored("/parameters"), response -> response instanceof Response.Refused refused
+            return asked(() -> client.stored("/parameters"),
+                    response -> response instanceof Response.Refused refused
                     && (refused.isBusy() || !refused.code().isEmpty() && refusal(refused).isPresent()), "");
         }
 
         /// @param isForAll whether the command cannot do without an answer in place of this response
-        private Optional<JsonNode> asked(Supplier<DifyClient.Reply<JsonNode>> question, Predicate<Response> isForAll, String left)
+        private Optional<JsonNode> asked(Supplier<DifyClient.Reply<JsonNode>> question,
+                Predicate<Response> isForAll, String left)
                 throws InterruptedException {
             for (int tries = 0; ; tries++)
                 switch (question.get()) {
                     case DifyClient.Reply.Got(var answer) -> {
                         return Optional.of(answer);
                     }
-                    case DifyClient.Reply.NotGot(var response) when isForAll.test(response) -> await(response, tries, left);
+                    case DifyClient.Reply.NotGot(var response) when isForAll.test(response) ->
+                            await(response, tries, left);
                     case DifyClient.Reply.NotGot(var response) -> {
-                        err.println("Warning: cannot read the workflow's form (" + Text.text(response.why(), LONGEST)
+                        err.println("Warning: cannot read the workflow's form ("
+                                + Text.text(response.why(), LONGEST)
                                 + "): every cell is sent as text, unchecked.");
                         return Optional.empty();
                     }
@@ -4261,7 +4348,8 @@ final class DifyExec implements Runnable {
             var why = refusal(response).or(() -> pause.filter(Backoff.Pause::isTooLong).map(Backoff.Pause::text));
             if (why.isPresent()) throw refused(why.get(), left);
             if (tries >= judge.backoff().maxRetries())
-                throw refused("no answer from " + judge.access() + " after " + Text.count(tries + 1, "try", "tries")
+                throw refused("no answer from " + judge.access() + " after "
+                        + Text.count(tries + 1, "try", "tries")
                         + problem + "\nhint: check DIFY_API_BASE_URL, the network, and that Dify is up", left);
             if (pause.isPresent()) err.println(pause.get().text());
             else if (tries == 0) err.println("No answer from " + judge.access() + problem + "; trying again …");
@@ -4274,12 +4362,14 @@ final class DifyExec implements Runnable {
         }
 
         private Optional<String> refusal(Response response) {
-            if (response instanceof Response.Refused refused && refused.status() < 300) return Optional.of(notDify());
+            if (response instanceof Response.Refused refused
+                    && refused.status() < 300) return Optional.of(notDify());
             return switch (judge.verdict(NOBODY, response)) {
                 case Verdict.StopBatch(var why) -> Optional.of(why);
                 case Outcome outcome ->
                         Optional.of(judge.access() + " refuses: " + Text.text(outcome.text(), LONGEST));
-                case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _, Verdict.LookUp _ -> Optional.empty();
+                case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _,
+                        Verdict.LookUp _ -> Optional.empty();
             };
         }
 
@@ -4324,7 +4414,8 @@ final class DifyExec implements Runnable {
         public LookUpResult look(Unresolved unresolved) {
             var attempt = unresolved.attempt();
             var found = client.look(unresolved, attempt.isCurrent() ? form.values(attempt.row()) : Map.of());
-            return found instanceof LookUpResult.Ended(var ran) ? new LookUpResult.Ended(saved(attempt, ran)) : found;
+            return found instanceof LookUpResult.Ended(var ran)
+                    ? new LookUpResult.Ended(saved(attempt, ran)) : found;
         }
 
         @Override
@@ -4376,7 +4467,8 @@ final class DifyExec implements Runnable {
                 try {
                     Files.createFile(part); // nothing is fetched into a folder that cannot be written
                     var reply = client.download(address, size, part);
-                    if (reply instanceof DifyClient.Reply.NotGot(var first) && !new LookUpResult.Silent(first).isAnswer()) {
+                    if (reply instanceof DifyClient.Reply.NotGot(var first)
+                            && !new LookUpResult.Silent(first).isAnswer()) {
                         LockSupport.parkNanos(Duration.ofSeconds(1).toNanos());
                         reply = client.download(address, size, part);
                     }
@@ -4394,7 +4486,8 @@ final class DifyExec implements Runnable {
 
             /// A workflow made the address out of a row, so it is not trusted with what only this machine can reach.
             URI address(String link) throws IOException {
-                if (link.isBlank()) throw new IOException("the output has no address"); // it would lead to the API itself
+                if (link.isBlank()) // it would lead to the API itself
+                    throw new IOException("the output has no address");
                 try {
                     var address = client.access().baseUrl().resolve(link.strip());
                     if (!String.valueOf(address.getScheme()).matches("https?") || address.getHost() == null)
@@ -4413,7 +4506,8 @@ final class DifyExec implements Runnable {
                 try {
                     var ips = List.of(InetAddress.getAllByName(address.getHost()));
                     return ips.stream().anyMatch(InetAddress::isLinkLocalAddress) ? "link-local"
-                            : ips.stream().anyMatch(ip -> ip.isLoopbackAddress() || ip.isAnyLocalAddress()) ? "loopback" : "";
+                            : ips.stream().anyMatch(ip -> ip.isLoopbackAddress() || ip.isAnyLocalAddress())
+                            ? "loopback" : "";
                 } catch (UnknownHostException _) {
                     return "";
                 }
@@ -4431,7 +4525,8 @@ final class DifyExec implements Runnable {
             private static String safe(String text, int bytes) {
                 var name = ByteBuffer.allocate(bytes);
                 UTF_8.newEncoder().encode(
-                        CharBuffer.wrap(text.replaceAll("[^\\p{L}\\p{N}._-]", "_").replace("..", "__")), name, true);
+                        CharBuffer.wrap(text.replaceAll("[^\\p{L}\\p{N}._-]", "_")
+                                .replace("..", "__")), name, true);
                 return UTF_8.decode(name.flip()).toString();
             }
 
@@ -4528,11 +4623,13 @@ final class DifyExec implements Runnable {
             if (usage.seconds() <= 0) return Optional.empty();
             long sent = answer.date("Date").map(Instant::getEpochSecond).orElse(0L);
             long late = sent - finishedAt - 1; // whole seconds, by the server's clock
-            var waited = answer.waited.minus(usage.within(answer.waited)).minusSeconds(late > 0 && late <= 300 ? late : 0);
+            var waited = answer.waited.minus(usage.within(answer.waited))
+                    .minusSeconds(late > 0 && late <= 300 ? late : 0);
             return Optional.of(waited.isNegative() ? Duration.ZERO : waited);
         }
 
-        private Response stream(Transport.Answer answer, SentInputs sent, Consumer<Heard> heard) throws IOException {
+        private Response stream(Transport.Answer answer, SentInputs sent,
+                Consumer<Heard> heard) throws IOException {
             var reader = new RunReader();
             for (var event = answer.event(); event.isPresent(); event = answer.event()) {
                 reader.add(event.get());
@@ -4585,12 +4682,14 @@ final class DifyExec implements Runnable {
             if (unresolved.run().isEmpty()) return byName(sent);
             var run = unresolved.run().get();
             var found = detail(run, sent);
-            boolean isMadeUp = unresolved.is(Symptom.UNCONFIRMED) || unresolved.is(Symptom.CONTRADICTED) || run.isMadeUp();
+            boolean isMadeUp = unresolved.is(Symptom.UNCONFIRMED) || unresolved.is(Symptom.CONTRADICTED)
+                    || run.isMadeUp();
             if (isUnique && (found == LookUpResult.FOREIGN || isMadeUp && found instanceof LookUpResult.Absent)) {
                 var own = byName(sent);
                 return own.isThere() || found instanceof LookUpResult.Absent ? own : found;
             }
-            if (!isChat() || !(found instanceof LookUpResult.Ended(var ran)) || !ran.status().isSuccess()) return found;
+            if (!isChat() || !(found instanceof LookUpResult.Ended(var ran))
+                    || !ran.status().isSuccess()) return found;
             // a success with the answer that people see: moderation may have replaced it in the message
             return !isUnique ? RunReader.withMessage(found, Optional.empty())
                     : found(message(sent), message -> RunReader.withMessage(found, message));
@@ -4598,7 +4697,8 @@ final class DifyExec implements Runnable {
 
         private LookUpResult byName(SentInputs sent) {
             if (isChat()) return found(message(sent), message -> message.isEmpty() ? new LookUpResult.Absent()
-                    : RunReader.pausedRun(message.get()).map(run -> RunReader.withMessage(detail(run, sent), message))
+                    : RunReader.pausedRun(message.get())
+                    .map(run -> RunReader.withMessage(detail(run, sent), message))
                             .orElseGet(() -> RunReader.found(message.get())));
             var rows = list("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(sent.user()),
                     row -> row.at("/created_by_end_user/session_id").asText("").equals(sent.user())
@@ -4682,11 +4782,14 @@ final class DifyExec implements Runnable {
             try {
                 if (!local.file().toRealPath().equals(local.file()))
                     throw new IOException("a link has taken its place");
-                var type = Objects.requireNonNullElse(Files.probeContentType(local.file()), "application/octet-stream");
-                var body = BodyPublishers.concat(BodyPublishers.ofString(head.formatted(boundary, user, name, type)),
+                var type = Objects.requireNonNullElse(Files.probeContentType(local.file()),
+                        "application/octet-stream");
+                var body = BodyPublishers.concat(BodyPublishers.ofString(head.formatted(boundary,
+                        user, name, type)),
                         BodyPublishers.ofFile(local.file()),
                         BodyPublishers.ofString("\r\n--" + boundary + "--\r\n"));
-                return ask(post(access.at("/files/upload"), "multipart/form-data; boundary=" + boundary, body), timeout,
+                return ask(post(access.at("/files/upload"), "multipart/form-data; boundary=" + boundary,
+                        body), timeout,
                         answer -> {
                             var id = tree(answer).path("id").asText("");
                             if (id.isEmpty()) throw unexpected("no id of the upload");
@@ -4704,8 +4807,10 @@ final class DifyExec implements Runnable {
                 var tooLarge = "larger than 1 GiB";
                 long expected = answer.header("Content-Length").map(Long::parseLong).orElse(size);
                 if (Math.max(expected, size) > LARGEST_FILE) throw new Transport.Exceeded(tooLarge);
-                long length = Files.copy(answer.body(LARGEST_FILE, tooLarge), to, StandardCopyOption.REPLACE_EXISTING);
-                if (size > 0 && length != size) throw new IOException("cut off: got " + length + " of " + size + " bytes");
+                long length = Files.copy(answer.body(LARGEST_FILE, tooLarge), to,
+                        StandardCopyOption.REPLACE_EXISTING);
+                if (size > 0 && length != size) throw new IOException("cut off: got " + length + " of "
+                        + size + " bytes");
                 return to;
             });
         }
@@ -4992,7 +5097,8 @@ final class DifyExec implements Runnable {
             var run = data();
             return !isOfRun() || runId.isEmpty() ? Optional.empty()
                     : Response.RunStatus.of(text(run, "status")).map(status -> {
-                        var usage = new Usage(run.path("elapsed_time").asDouble(0), run.path("total_tokens").asLong(0),
+                        var usage = new Usage(run.path("elapsed_time").asDouble(0),
+                                run.path("total_tokens").asLong(0),
                                 run.path("total_steps").asInt(0), paid().map(Map.Entry::getValue),
                                 paid().map(Map.Entry::getKey).orElse(""));
                         return new Response.Ran(new RunRef(runId, taskId), status,
@@ -5017,8 +5123,8 @@ final class DifyExec implements Runnable {
                     isUnclear ? Optional.empty() : price(usage), text(usage, "currency"));
         }
 
-        /// The end of a chatflow's streamed run, whose outputs keep text that moderation has replaced. Without an answer
-        /// in them it is looked up.
+        /// The end of a chatflow's streamed run, whose outputs keep text that moderation has replaced. Without an
+        /// answer in them it is looked up.
         Response completed(Response.Ran ran) {
             var outputs = tree(ran.outputs());
             if (ran.status().isSuccess() && isReplaced) outputs.put("answer", answer.toString());
@@ -5069,8 +5175,10 @@ final class DifyExec implements Runnable {
             if (!(found instanceof LookUpResult.Ended(var ran)) || !ran.status().isSuccess()) return found;
             var outputs = tree(ran.outputs());
             var answer = message.map(stored -> text(stored, "answer")).orElse("");
-            if (!answer.isEmpty() && message.flatMap(RunReader::pausedRun).isEmpty()) outputs.put("answer", answer);
-            return new LookUpResult.Ended(ran.with(message.map(RunReader::stored).orElse(Response.ChatMessage.NONE),
+            boolean isPaused = message.flatMap(RunReader::pausedRun).isPresent();
+            if (!answer.isEmpty() && !isPaused) outputs.put("answer", answer);
+            return new LookUpResult.Ended(ran.with(message.map(RunReader::stored)
+                    .orElse(Response.ChatMessage.NONE),
                     withSources(outputs, message.orElseGet(Json.MAPPER::missingNode))));
         }
 
@@ -5134,7 +5242,8 @@ final class DifyExec implements Runnable {
                 @Override
                 protected PasswordAuthentication getPasswordAuthentication() {
                     return getRequestorType() != RequestorType.PROXY ? null
-                            : new PasswordAuthentication(login[0], (login.length > 1 ? login[1] : "").toCharArray());
+                            : new PasswordAuthentication(login[0],
+                                    (login.length > 1 ? login[1] : "").toCharArray());
                 }
             });
         }
@@ -5176,7 +5285,8 @@ final class DifyExec implements Runnable {
         ///
         /// @param limit   to the head of the answer, and on to its end unless the reader sets another
         /// @param overdue what it means when that passes
-        <T> DifyClient.Reply<T> exchange(HttpRequest request, Duration limit, Symptom overdue, BodyHandler<InputStream> body,
+        <T> DifyClient.Reply<T> exchange(HttpRequest request, Duration limit, Symptom overdue,
+                BodyHandler<InputStream> body,
                 Reading<T> reading) {
             long start = System.nanoTime();
             CompletableFuture<HttpResponse<InputStream>> sending;
@@ -5195,7 +5305,8 @@ final class DifyExec implements Runnable {
                 }
             } catch (TimeoutException _) {
                 sending.cancel(true);
-                return new DifyClient.Reply.NotGot<>(new Response.Cut(overdue, "no answer within " + Text.seconds(limit)));
+                return new DifyClient.Reply.NotGot<>(new Response.Cut(overdue,
+                        "no answer within " + Text.seconds(limit)));
             } catch (ExecutionException problem) {
                 return new DifyClient.Reply.NotGot<>(unsent(problem.getCause()));
             } catch (InterruptedException _) {
@@ -5315,7 +5426,8 @@ final class DifyExec implements Runnable {
             Optional<Duration> retryAfter() {
                 return header("Retry-After").filter(text -> text.matches("\\d{1,9}")).map(Long::parseLong)
                         .map(Duration::ofSeconds).or(() -> date("Retry-After")
-                                .map(until -> Duration.between(Instant.now(), until)).filter(Duration::isPositive));
+                                .map(until -> Duration.between(Instant.now(), until))
+                                .filter(Duration::isPositive));
             }
 
             Optional<Instant> date(String name) {
@@ -5343,7 +5455,8 @@ final class DifyExec implements Runnable {
                         return count;
                     }
 
-                    /// The JDK counts a break as one byte: a reader must not run into it before it has passed on the rest.
+                    /// The JDK counts a break as one byte: a reader must not run into it before it has passed on the
+                    /// rest.
                     @Override
                     public int available() throws IOException {
                         return Math.max(0, super.available() - 1);
@@ -5418,7 +5531,8 @@ final class DifyExec implements Runnable {
         /// The data of the next server-sent event. Empty: the stream has ended, which may have cut the last one off.
         static Optional<String> event(BufferedReader lines) throws IOException {
             var data = new ArrayList<String>();
-            for (var line = lines.readLine(); line != null && (data.isEmpty() || !line.isEmpty()); line = lines.readLine())
+            for (var line = lines.readLine(); line != null
+                    && (data.isEmpty() || !line.isEmpty()); line = lines.readLine())
                 if (line.startsWith("data:")) data.add(line.substring(line.startsWith("data: ") ? 6 : 5));
             return data.isEmpty() ? Optional.empty() : Optional.of(String.join("\n", data));
         }
@@ -5501,7 +5615,8 @@ final class DifyExec implements Runnable {
                 if (!before.baseUrl().equals(baseUrl)
                         || !app.isEmpty() && !before.app().isEmpty() && !before.app().equals(app))
                     throw new Unusable(files.log() + ": this batch was started with another app or server ("
-                            + before.app() + " at " + before.baseUrl() + "), not this one (" + app + " at " + baseUrl
+                            + before.app() + " at " + before.baseUrl() + "), not this one (" + app
+                            + " at " + baseUrl
                             + ")\nhint: use that app's key, or choose another -o");
             });
         }
@@ -5546,7 +5661,8 @@ final class DifyExec implements Runnable {
                     LISTED = new Selection(true, List.of(), false, List.of(), Long.MAX_VALUE, false, false, false);
 
             static Selection named(List<String> ids, boolean force) {
-                return new Selection(false, List.copyOf(ids), force, List.of(), Long.MAX_VALUE, false, !ids.isEmpty(),
+                return new Selection(false, List.copyOf(ids), force, List.of(), Long.MAX_VALUE, false,
+                        !ids.isEmpty(),
                         false);
             }
 
@@ -5619,7 +5735,8 @@ final class DifyExec implements Runnable {
 
     /// Writes a batch, as the only process that may: lock, results, log and retry list.
     static final class BatchWriter implements AutoCloseable {
-        private static final Duration FORCE_EVERY = Duration.ofMillis(500), RETRY_LIST_EVERY = Duration.ofSeconds(2);
+        private static final Duration FORCE_EVERY = Duration.ofMillis(500),
+                RETRY_LIST_EVERY = Duration.ofSeconds(2);
 
         private final Batch batch;
         private final BatchFiles.Lock lock;
@@ -5727,7 +5844,8 @@ final class DifyExec implements Runnable {
             log.force(isDue, aside, () -> {});
             if (cannotForceNoted || !log.cannotForce) return;
             cannotForceNoted = true;
-            say.accept("The file system of " + batch.files().log() + " cannot force data to disk; after a power cut, "
+            say.accept("The file system of " + batch.files().log()
+                    + " cannot force data to disk; after a power cut, "
                     + "runs that were paid for may be missing from the log.");
         }
 
@@ -5760,7 +5878,8 @@ final class DifyExec implements Runnable {
         }
 
         static Stop unwritable(IOException problem) {
-            return new Stop(Exit.STOPPED, "cannot write: " + Text.of(problem) + "; the last lines of this call may be "
+            return new Stop(Exit.STOPPED,
+                    "cannot write: " + Text.of(problem) + "; the last lines of this call may be "
                     + "missing\nhint: " + (problem instanceof LineFile.Touched
                     ? "restore the file before you run this again: a run that is not in the log is not looked up"
                     : "check the disk, then run the same command again: it looks up what is missing"));
@@ -5938,7 +6057,8 @@ final class DifyExec implements Runnable {
             lateRuns++;
             int entry = index.findOrAdd(found.id());
             remove(found.id(), one -> one.state() == State.RESENT && one.event().user().equals(found.user()))
-                    .filter(_ -> Set.of("running", "paused").contains(found.saw()) && !index.status(entry).isSuccess())
+                    .filter(_ -> Set.of("running", "paused").contains(found.saw())
+                            && !index.status(entry).isSuccess())
                     .ifPresent(one -> add(one.with(found.run(), "")));
         }
 
@@ -5966,7 +6086,8 @@ final class DifyExec implements Runnable {
         }
 
         Optional<Path> input(Path results) {
-            return session.map(last -> results.resolveSibling(last.input()).normalize()).filter(Files::isRegularFile);
+            return session.map(last -> results.resolveSibling(last.input()).normalize())
+                    .filter(Files::isRegularFile);
         }
 
         String cause(int entry) {
@@ -6009,7 +6130,8 @@ final class DifyExec implements Runnable {
         /// @param hasRun those whose run has appeared and may still succeed; else the others
         List<Attempt> resent(boolean hasRun) {
             return all(state -> state == State.RESENT).filter(one -> one.run().isPresent() == hasRun)
-                    .map(one -> one.attempt(new Row(index.findOrAdd(one.event().id()), 0, one.event().id(), Map.of())))
+                    .map(one -> one.attempt(new Row(index.findOrAdd(one.event().id()), 0,
+                            one.event().id(), Map.of())))
                     .toList();
         }
 
@@ -6087,12 +6209,14 @@ final class DifyExec implements Runnable {
             /// A success is in the results; any other end is the last one in the log.
             RowEnd of(int entry) throws IOException {
                 long place = batch.offsets().results.get(entry) - 1;
-                if (place >= 0 && batch.index().status(entry).isSuccess() && results.seek(place).bytes().length > 0)
+                if (place >= 0 && batch.index().status(entry).isSuccess()
+                        && results.seek(place).bytes().length > 0)
                     return RowEnd.of(results);
                 var end = batch.history().ends.get(entry);
                 return end == null ? RowEnd.NONE : new RowEnd(Map.of(), Map.of(), end.run(), "",
                         end.tokens() == 0 ? "" : Long.toString(end.tokens()),
-                        end.price() == null ? "" : end.price().toPlainString(), end.currency(), end.error(), false);
+                        end.price() == null ? "" : end.price().toPlainString(), end.currency(),
+                        end.error(), false);
             }
 
             record Trace(AttemptEvent attempt, List<RunEvent> runs, List<EndEvent> ends) {
@@ -6140,7 +6264,8 @@ final class DifyExec implements Runnable {
                 // the original tool put the outputs into an object of that name; its lines have no `workflow_status`
                 if (!tree.has("workflow_status") && outputs.size() == 1 && outputs.path("outputs").isObject())
                     outputs = outputs.path("outputs");
-                return new RowEnd(values(tree.path("inputs")), values(outputs), tree.path("workflow_run_id").asText(),
+                return new RowEnd(values(tree.path("inputs")), values(outputs),
+                        tree.path("workflow_run_id").asText(),
                         text(tree.path("elapsed_time")), tree.path("total_tokens").asText(),
                         text(tree.path("total_price")), tree.path("currency").asText(), "",
                         tree.path("edited").asBoolean());
@@ -6235,7 +6360,8 @@ final class DifyExec implements Runnable {
         }
 
         void refuse(Path input) throws IOException {
-            if (isAny(all(), input)) throw new Unusable(input + " is both input and output\nhint: choose another -o");
+            if (isAny(all(), input)) throw new Unusable(input
+                    + " is both input and output\nhint: choose another -o");
         }
 
         private static boolean isAny(List<Path> files, Path file) throws IOException {
@@ -6332,7 +6458,8 @@ final class DifyExec implements Runnable {
                 var lock = new Lock(files, FileChannel.open(files.lock, StandardOpenOption.WRITE,
                         LinkOption.NOFOLLOW_LINKS));
                 try {
-                    if (lock.channel.tryLock(0, 1, false) != null && Objects.equals(key, key(files.lock))) return lock;
+                    if (lock.channel.tryLock(0, 1, false) != null
+                            && Objects.equals(key, key(files.lock))) return lock;
                 } catch (OverlappingFileLockException | NoSuchFileException _) {
                     // this process holds it, or another one has just ended and removed it
                 }
@@ -6453,7 +6580,8 @@ final class DifyExec implements Runnable {
             if (isContinued(whole, sessions) && (merged.isEmpty() || merged.contains(own)))
                 throw new Unusable(whole.log() + ": run or retry was used without --shard"
                         + "\nhint: continue like that, or choose another -o");
-            if (isBlank && merged.contains(own)) throw new Unusable(files.log() + ": missing or empty, but shard " + own
+            if (isBlank && merged.contains(own)) throw new Unusable(files.log()
+                    + ": missing or empty, but shard " + own
                     + " was merged; its rows would be paid for twice"
                     + "\nhint: bring it back, or continue without --shard");
         }
@@ -6474,13 +6602,15 @@ final class DifyExec implements Runnable {
             var rows = others(merge.taken().keySet(), merge.shards(), index, wanted.stream());
             if (rows.isEmpty()) return;
             throw new Unusable(files.results() + ": " + Text.count(rows.size(), "row belongs", "rows belong")
-                    + " to shards that were not merged (" + Text.first(8, rows.stream().distinct().map(Shard::toString))
+                    + " to shards that were not merged ("
+                    + Text.first(8, rows.stream().distinct().map(Shard::toString))
                     + "); they would be paid for twice\nhint: merge those first, or choose other rows with --ids");
         }
 
         void requireMergeable(Index index, boolean partial) throws IOException {
             var sessions = Event.sessions(whole.log());
-            if (isContinued(whole, sessions)) throw new Unusable(whole.log() + ": run or retry was used without --shard"
+            if (isContinued(whole, sessions)) throw new Unusable(whole.log()
+                    + ": run or retry was used without --shard"
                     + "\nhint: continue like that, or move the files of " + whole.results() + " away");
             for (var part : files) {
                 part.requireOurs();
@@ -6498,9 +6628,9 @@ final class DifyExec implements Runnable {
                     + Text.count(missing.size(), "row") + "\nhint: copy them here, or use --partial");
         }
 
-        /// Makes one batch of its shards: their logs by time, their results one after another, and the retry list. The log
-        /// takes its place first, and gets its last line, the `merge` event, when everything else is there. Without that
-        /// line `run` refuses the batch, and a second merge makes it again.
+        /// Makes one batch of its shards: their logs by time, their results one after another, and the retry list.
+        /// The log takes its place first, and gets its last line, the `merge` event, when everything else is there.
+        /// Without that line `run` refuses the batch, and a second merge makes it again.
         record Merger(Shards shards, Csv csv, Index index, History history) {
             static Batch merge(BatchFiles whole, Csv csv, boolean partial, boolean noBom) {
                 try {
@@ -6523,7 +6653,8 @@ final class DifyExec implements Runnable {
                 });
                 whole.writeRetryList(index);
                 var taken = new TreeMap<Integer, Long>();
-                for (var part : shards.files()) taken.put(Shards.shard(part).index(), LineFile.wholeLines(part.log()));
+                for (var part : shards.files()) taken.put(Shards.shard(part).index(),
+                        LineFile.wholeLines(part.log()));
                 var merge = new MergeEvent(Instant.now(), shards.count(), taken);
                 history.take(merge);
                 try (var log = new LineFile(whole.log(), new byte[0], FileChannel::force)) {
@@ -6546,7 +6677,8 @@ final class DifyExec implements Runnable {
 
             private static void requireOwn(BatchFiles part, String id) {
                 var shard = Shards.shard(part);
-                if (!shard.holds(id)) throw new Unusable(part.results() + ": row " + Text.id(id) + " belongs to shard "
+                if (!shard.holds(id)) throw new Unusable(part.results() + ": row " + Text.id(id)
+                        + " belongs to shard "
                         + Shard.of(id, shard.count()) + "\nhint: restore the files of shard " + shard);
             }
 
@@ -6561,7 +6693,8 @@ final class DifyExec implements Runnable {
                         Shards.requireSame(part.files, session, csv);
                         var last = history.session.orElse(session);
                         if (!last.baseUrl().equals(session.baseUrl()) || !last.app().equals(session.app()))
-                            throw new Unusable(part.files.log() + ": ran another app, or on another server, than the other "
+                            throw new Unusable(part.files.log()
+                                    + ": ran another app, or on another server, than the other "
                                     + "shards\nhint: only shards of one app can be merged");
                     }
                     if (part.event != null) history.take(part.event);
@@ -6671,7 +6804,8 @@ final class DifyExec implements Runnable {
             channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.READ,
                     StandardOpenOption.WRITE, LinkOption.NOFOLLOW_LINKS);
             try {
-                if (channel.tryLock(Long.MAX_VALUE - 1, 1, false) == null) throw new OverlappingFileLockException();
+                if (channel.tryLock(Long.MAX_VALUE - 1, 1, false) == null)
+                    throw new OverlappingFileLockException();
             } catch (OverlappingFileLockException _) { // held by this process, or another
                 channel.close();
                 channel = null;
@@ -6782,7 +6916,8 @@ final class DifyExec implements Runnable {
             var bad = new ArrayList<String>();
             try (var lines = new Lines(results)) {
                 while (lines.next()) {
-                    var head = lines.<Head>read(READER).filter(one -> !one.id().isBlank() && !one.status().isEmpty());
+                    var head = lines.<Head>read(READER)
+                            .filter(one -> !one.id().isBlank() && !one.status().isEmpty());
                     if (head.isEmpty()) lines.bad().ifPresent(bad::add);
                     if (head.filter(Head::isSuccess).isEmpty()) continue;
                     int entry = index.findOrAdd(head.get().id().strip());
@@ -6810,7 +6945,8 @@ final class DifyExec implements Runnable {
             Map<String, Object> json() {
                 var usage = ran.usage();
                 var line = object("id", attempt.row().id(), "status", SUCCESS, "inputs", attempt.row().inputs(),
-                        "outputs", new RawValue(new String(ran.outputs(), UTF_8)), "workflow_run_id", ran.ref().id(),
+                        "outputs", new RawValue(new String(ran.outputs(), UTF_8)), "workflow_run_id",
+                        ran.ref().id(),
                         "executed_at", Times.text(executedAt), "retry_count", attempt.tries().retries(),
                         "workflow_status", ran.status() == Response.RunStatus.PARTIAL ? PARTIAL : "succeeded",
                         "workflow_id", ran.workflowId(), "elapsed_time", usage.seconds(),
@@ -6836,8 +6972,10 @@ final class DifyExec implements Runnable {
         int FORMAT = 3;
         Pattern BEGINNING = Pattern.compile("""
                 \\{"event":"(?:session|torn|end)","t":"\\d{4}-""");
-        ObjectReader READER = Lines.MAPPER.rebuild().registerSubtypes(Stream.of(Event.class.getPermittedSubclasses())
-                .map(type -> new NamedType(type, kind(type))).toArray(NamedType[]::new)).build().readerFor(Event.class);
+        ObjectReader READER = Lines.MAPPER.rebuild()
+                .registerSubtypes(Stream.of(Event.class.getPermittedSubclasses())
+                .map(type -> new NamedType(type, kind(type))).toArray(NamedType[]::new)).build()
+                .readerFor(Event.class);
 
         static List<String> scan(Path log, ObjLongConsumer<Event> use) throws IOException {
             var bad = new ArrayList<String>();
@@ -6879,7 +7017,8 @@ final class DifyExec implements Runnable {
         /// A call started to work on the batch, or changed its mode. `input` is relative to the folder of the results;
         /// `auto`: the tool chose the mode, and a later call of *auto* continues in it. `options` is for people only.
         /// `again`: rows could be sent again although an earlier run of them succeeded or may still succeed.
-        record SessionEvent(Instant t, int format, String tool, String baseUrl, String app, String server, Mode mode,
+        record SessionEvent(Instant t, int format, String tool, String baseUrl, String app,
+                String server, Mode mode,
                 boolean auto, String input, Csv.Shape choices, String shard, String options,
                 @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean again) implements Event {
             public SessionEvent {
@@ -6892,7 +7031,8 @@ final class DifyExec implements Runnable {
                 var input = csv.file().input().toAbsolutePath().normalize();
                 var folder = batch.files().results().toAbsolutePath().normalize().getParent();
                 boolean isSameDisk = folder.getRoot().equals(input.getRoot());
-                return new SessionEvent(Instant.now(), FORMAT, "difyexec " + VERSION, baseUrl, app, server, null, false,
+                return new SessionEvent(Instant.now(), FORMAT, "difyexec " + VERSION, baseUrl, app,
+                        server, null, false,
                         (isSameDisk ? folder.relativize(input) : input).toString(), csv.shape(),
                         batch.files().shard().map(Shard::toString).orElse(""), options, again);
             }
@@ -6905,7 +7045,8 @@ final class DifyExec implements Runnable {
             /// Another log format cannot be continued: a line with another meaning could hide a request.
             void requireFormat(Path log) {
                 if (format != FORMAT) throw new Unusable(log + ": log format " + format + ", written by "
-                        + (tool.isEmpty() ? "another version" : Text.text(tool, 60)) + "; this version uses format "
+                        + (tool.isEmpty() ? "another version" : Text.text(tool, 60))
+                        + "; this version uses format "
                         + FORMAT + "\nhint: use that version, or choose another -o");
             }
         }
@@ -6919,7 +7060,8 @@ final class DifyExec implements Runnable {
                 @JsonProperty(required = true) Mode mode, String cells,
                 @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean edited) implements Event {
             static AttemptEvent of(Attempt attempt) {
-                return new AttemptEvent(attempt.at(), attempt.row().id(), attempt.tries().retries(), attempt.user(),
+                return new AttemptEvent(attempt.at(), attempt.row().id(), attempt.tries().retries(),
+                        attempt.user(),
                         attempt.mode(), attempt.cells(), attempt.isEdited());
             }
         }
@@ -6940,7 +7082,8 @@ final class DifyExec implements Runnable {
                     String error) {
                 var ran = Optional.of(seen).filter(Response.Ran.class::isInstance).map(Response.Ran.class::cast);
                 var usage = ran.map(Response.Ran::usage).orElse(Usage.NONE);
-                var missing = ran.flatMap(Response.Ran::files).orElse(Response.SavedFiles.NONE).missing().entrySet().stream()
+                var missing = ran.flatMap(Response.Ran::files).orElse(Response.SavedFiles.NONE).missing()
+                        .entrySet().stream()
                         .map(file -> file.getKey() + ": " + Text.text(file.getValue(), 200)).toList();
                 return new EndEvent(now, attempt.row().id(), attempt.user(), outcome, attempt.cells(),
                         seen.run().map(RunRef::id).orElse(""),
@@ -7045,7 +7188,8 @@ final class DifyExec implements Runnable {
         }
 
         boolean startsWith(String beginning) {
-            return new String(page, start, Math.min(beginning.length(), end - start), ISO_8859_1).equals(beginning);
+            return new String(page, start, Math.min(beginning.length(), end - start), ISO_8859_1)
+                    .equals(beginning);
         }
 
         void copyTo(OutputStream out) throws IOException {
@@ -7115,7 +7259,8 @@ final class DifyExec implements Runnable {
 
             private static <T> T one(String option, T now, T before, Path log) {
                 if (before == null || before.equals("")) return now;
-                if (now == null || now.equals("") || now.toString().equalsIgnoreCase(before.toString())) return before;
+                if (now == null || now.equals("")
+                        || now.toString().equalsIgnoreCase(before.toString())) return before;
                 throw new Unusable(log + ": this batch was started with " + option + " "
                         + Text.shell(before.toString()) + ", not " + Text.shell(now.toString())
                         + "\nhint: leave out " + option + ", or choose another -o");
@@ -7154,7 +7299,8 @@ final class DifyExec implements Runnable {
                     throw noColumn(file, header, "--map " + Text.shell(column + "=" + name) + ": ", column);
             });
             var names = new HashSet<String>();
-            for (var input : inputs) if (!names.add(input.name())) throw file.unusable(header.line(), "duplicate column "
+            for (var input : inputs) if (!names.add(input.name())) throw file.unusable(header.line(),
+                    "duplicate column "
                     + Text.quoted(input.name()) + (shape.map().isEmpty() && shape.vars().isEmpty() ? ""
                             : "\nhint: check --map and --var"));
             var idColumn = inputs.stream().filter(input -> input.place() == id).findFirst().orElseThrow();
@@ -7167,11 +7313,13 @@ final class DifyExec implements Runnable {
         private static int idColumn(TextFile file, Header header, String chosen) {
             var names = header.names();
             var name = chosen.isEmpty() ? "id" : chosen;
-            var found = names.contains(name) ? List.of(name) : names.stream().filter(name::equalsIgnoreCase).toList();
+            var found = names.contains(name) ? List.of(name)
+                    : names.stream().filter(name::equalsIgnoreCase).toList();
             if (found.size() == 1) return names.indexOf(found.getFirst());
             if (name.equals(NUMBERS)) return -1;
             if (!name.equalsIgnoreCase("id")) throw noColumn(file, header, "", name);
-            throw file.unusable(header.line(), (found.isEmpty() ? "no column \"id\"" : "more than one column \"id\"")
+            throw file.unusable(header.line(),
+                    (found.isEmpty() ? "no column \"id\"" : "more than one column \"id\"")
                     + "\nhint: use " + unique(file, header).limit(5)
                             .map(column -> "--id-column " + Text.shell(column) + ", ").collect(joining())
                     + "or --id-column '#' to number the rows");
@@ -7185,7 +7333,8 @@ final class DifyExec implements Runnable {
             try (var records = header.records(file)) {
                 records.next(); // the names
                 for (List<String> row; rows < SEARCHED && (row = records.next()) != null; rows++)
-                    for (int i = 0; i < Math.min(row.size(), names.size()); i++) values.get(i).add(row.get(i).strip());
+                    for (int i = 0; i < Math.min(row.size(), names.size()); i++) values.get(i)
+                            .add(row.get(i).strip());
             }
             int most = rows;
             return IntStream.range(0, names.size()).filter(i -> !names.get(i).isEmpty()
@@ -7193,8 +7342,10 @@ final class DifyExec implements Runnable {
         }
 
         private static Unusable noColumn(TextFile file, Header header, String option, String name) {
-            return file.unusable(header.line(), option + "no column " + Text.quoted(name) + "\nhint: the columns are "
-                    + Text.text(header.names().stream().filter(known -> !known.isEmpty()).collect(joining(", ")), 300));
+            return file.unusable(header.line(),
+                    option + "no column " + Text.quoted(name) + "\nhint: the columns are "
+                    + Text.text(header.names().stream().filter(known -> !known.isEmpty())
+                            .collect(joining(", ")), 300));
         }
 
         Csv with(UnaryOperator<Row> edits) {
@@ -7262,7 +7413,8 @@ final class DifyExec implements Runnable {
                 index.endOfRows(rows.ofOtherShards);
             }
             problems.refuse();
-            if (index.size() + index.ofOtherShards == 0) throw new Unusable(file.name() + ": no rows below the header");
+            if (index.size() + index.ofOtherShards == 0) throw new Unusable(file.name()
+                    + ": no rows below the header");
             return index;
         }
 
@@ -7510,7 +7662,8 @@ final class DifyExec implements Runnable {
 
     /// The text that is read for an input: itself, or a copy that only this user can read.
     /// `isCopy`: CSV made of a book or of JSON lines, each record with the number of its original.
-    record TextFile(Path input, Path path, Charset charset, String start, boolean isCopy, String sheet, String note,
+    record TextFile(Path input, Path path, Charset charset, String start, boolean isCopy,
+            String sheet, String note,
             Copies copies) {
         /// In place of bytes that the encoding does not allow. It is not a character, so no text contains it.
         static final char INVALID = '\uFFFE';
@@ -7615,7 +7768,8 @@ final class DifyExec implements Runnable {
 
         /// `book.xlsx: Sheet1!C7: error value #N/A`
         Unusable unusable(long line, int column, String problem) {
-            return new Unusable(name() + (sheet.isEmpty() ? ":" + line : ": " + where(line, column)) + ": " + problem);
+            return new Unusable(name() + (sheet.isEmpty() ? ":" + line : ": " + where(line, column))
+                    + ": " + problem);
         }
 
         /// A line has bytes that the encoding does not allow. The likely one is only a hint.
@@ -7655,8 +7809,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Copies of the input that only this user can read, deleted at the end. A lock beside them shows that they are in
-        /// use: the next start deletes what a killed process left.
+        /// Copies of the input that only this user can read, deleted at the end. A lock beside them shows that they
+        /// are in use: the next start deletes what a killed process left.
         static final class Copies implements AutoCloseable {
             private static final String PREFIX = "difyexec-", OWN = PREFIX + UUID.randomUUID(), LOCK = ".lock";
             private static final Path FOLDER = Path.of(System.getProperty("java.io.tmpdir"));
@@ -7717,7 +7871,8 @@ final class DifyExec implements Runnable {
                 try (var locks = Files.newDirectoryStream(FOLDER, PREFIX + "*" + LOCK)) {
                     for (var file : locks) {
                         var name = file.getFileName().toString();
-                        if (name.startsWith(OWN) || !Files.isRegularFile(file, LinkOption.NOFOLLOW_LINKS)) continue;
+                        if (name.startsWith(OWN) || !Files.isRegularFile(file,
+                                LinkOption.NOFOLLOW_LINKS)) continue;
                         try (var lock = FileChannel.open(file, StandardOpenOption.WRITE);
                                 var copies = Files.newDirectoryStream(FOLDER, name + "-*")) {
                             if (lock.tryLock() == null) continue;
@@ -7774,7 +7929,8 @@ final class DifyExec implements Runnable {
             try (var book = new ReadableWorkbook(file.path().toFile(), new ReadingOptions(true, false))) {
                 var names = book.getSheets().map(Sheet::getName).toList();
                 var sheet = book.getSheets().filter(one -> wanted.isEmpty() ? hasData(one)
-                        : one.getName().equalsIgnoreCase(wanted)).findFirst().orElseThrow(() -> new Unusable(file.name()
+                        : one.getName().equalsIgnoreCase(wanted)).findFirst()
+                        .orElseThrow(() -> new Unusable(file.name()
                                 + (wanted.isEmpty() ? ": no sheet with data" : ": no sheet " + Text.quoted(wanted)
                                         + "\nhint: the sheets are " + Text.text(String.join(", ", names), 300))));
                 var note = names.size() == 1 || !wanted.isEmpty() ? "" : "reading the sheet "
@@ -7854,13 +8010,15 @@ final class DifyExec implements Runnable {
             }
             var time = cell.asDate().plusNanos(500_000_000).truncatedTo(ChronoUnit.SECONDS);
             return format.hasDay() && format.hasTime() ? DateTimeFormatter.ISO_LOCAL_DATE_TIME.format(time)
-                    : format.hasDay() ? time.toLocalDate().toString() : DateTimeFormatter.ISO_LOCAL_TIME.format(time);
+                    : format.hasDay() ? time.toLocalDate().toString()
+                    : DateTimeFormatter.ISO_LOCAL_TIME.format(time);
         }
 
         /// Without exponent; fractions have the 15 digits that Excel has.
         static String plain(BigDecimal number) {
             if (Math.abs((long) number.scale()) > 1000) return number.toString();
-            return (number.scale() <= 0 ? number : number.round(new MathContext(15)).stripTrailingZeros()).toPlainString();
+            return (number.scale() <= 0 ? number : number.round(new MathContext(15)).stripTrailingZeros())
+                    .toPlainString();
         }
 
         /// Writes an Excel book of one sheet. No cell is a formula.
@@ -7879,7 +8037,8 @@ final class DifyExec implements Runnable {
             /// @param texts the number of cells that are text; those behind them are numbers where they look like one
             void write(Collection<String> cells, int texts) throws IOException {
                 if (row == MOST_ROWS || cells.size() > MOST_COLUMNS) throw new Unusable("too large for an Excel book ("
-                        + Text.number(MOST_ROWS) + " rows, " + Text.number(MOST_COLUMNS) + " columns)\nhint: export a .csv");
+                        + Text.number(MOST_ROWS) + " rows, " + Text.number(MOST_COLUMNS)
+                        + " columns)\nhint: export a .csv");
                 int column = 0;
                 for (var whole : cells) {
                     var cell = whole.substring(0, Math.min(LONGEST, whole.length()));
@@ -8036,7 +8195,8 @@ final class DifyExec implements Runnable {
             if (isText) return List.of();
             var columns = Text.first(10, unmatched(csv).stream().map(Text::quoted));
             var missing = Text.first(10, unfilled().stream().map(Variable::name).map(Text::quoted));
-            return Stream.of(columns.isEmpty() ? "" : "Dify ignores columns that no variable has the name of: " + columns,
+            return Stream.of(columns.isEmpty() ? ""
+                    : "Dify ignores columns that no variable has the name of: " + columns,
                     missing.isEmpty() ? "" : "no column for these variables: " + missing)
                     .filter(note -> !note.isEmpty()).toList();
         }
@@ -8048,7 +8208,8 @@ final class DifyExec implements Runnable {
 
         /// The columns that no variable takes, without the ids and a question that `--query-column` does not name yet.
         private List<String> unmatched(Csv csv) {
-            boolean hasQuestion = variables.stream().filter(Variable::isQuestion).allMatch(byColumn::containsValue);
+            boolean hasQuestion = variables.stream().filter(Variable::isQuestion)
+                    .allMatch(byColumn::containsValue);
             var question = hasQuestion ? "" : questionColumn(csv.columns()).orElse("");
             return csv.columns().stream().filter(column -> !byColumn.containsKey(column) && !csv.isId(column)
                     && !question.equals(column)).collect(Collectors.toCollection(ArrayList::new));
@@ -8110,7 +8271,8 @@ final class DifyExec implements Runnable {
         private static Value select(String cell, List<String> options) {
             if (options.contains(cell)) return new Value.Str(cell);
             return new Value.Wrong("must be one of " + Text.first(20, options.stream().map(Text::quoted))
-                    + Nearest.of(cell, options).map(near -> "; did you mean " + Text.quoted(near) + "?").orElse(""));
+                    + Nearest.of(cell, options)
+                    .map(near -> "; did you mean " + Text.quoted(near) + "?").orElse(""));
         }
 
         /// Takes plain decimal notation. Exponents and underscores, which the server takes, are refused on purpose.
@@ -8137,7 +8299,8 @@ final class DifyExec implements Runnable {
         /// Where an `@path` starts, and the folders that it must not leave, all links followed.
         record Folders(Path base, List<Path> within) {
             static Folders of(Path csv, Path more) {
-                var base = Files.isRegularFile(csv) ? csv.toAbsolutePath().getParent() : Path.of("").toAbsolutePath();
+                var base = Files.isRegularFile(csv) ? csv.toAbsolutePath().getParent()
+                        : Path.of("").toAbsolutePath();
                 try {
                     var own = base.toRealPath();
                     return new Folders(base, more == null ? List.of(own) : List.of(own, more.toRealPath()));
@@ -8191,7 +8354,8 @@ final class DifyExec implements Runnable {
                     // without an ending, only Dify's own look at the address can tell the kind
                     var kind = end.isEmpty() && !kinds.isEmpty() ? kinds.getFirst() : kind(end);
                     if (address.getHost() != null && String.valueOf(address.getScheme()).matches("https?"))
-                        return wrongKind(kind, end).orElseGet(() -> Value.file(kind, REMOTE, "url", address.toString()));
+                        return wrongKind(kind, end)
+                                .orElseGet(() -> Value.file(kind, REMOTE, "url", address.toString()));
                 } catch (URISyntaxException _) {
                     // reported below
                 }
@@ -8222,7 +8386,8 @@ final class DifyExec implements Runnable {
 
             private Optional<Value> wrongKind(String kind, String end) {
                 var kinds = texts(rules.path("allowed_file_types"));
-                var custom = !kinds.contains("custom") ? List.<String>of() : texts(rules.path("allowed_file_extensions"))
+                var custom = !kinds.contains("custom") ? List.<String>of()
+                        : texts(rules.path("allowed_file_extensions"))
                         .stream().map(one -> one.replaceFirst("^\\.", "").toLowerCase(Locale.ROOT)).toList();
                 if (kinds.isEmpty() || kinds.contains(kind) && !kind.equals("custom") || custom.contains(end))
                     return Optional.empty();
@@ -8232,7 +8397,8 @@ final class DifyExec implements Runnable {
             }
 
             private static String kind(String end) {
-                return ENDINGS.entrySet().stream().filter(kind -> kind.getValue().contains(end)).map(Map.Entry::getKey)
+                return ENDINGS.entrySet().stream().filter(kind -> kind.getValue().contains(end))
+                        .map(Map.Entry::getKey)
                         .findFirst().orElse("custom");
             }
 
@@ -8355,7 +8521,8 @@ final class DifyExec implements Runnable {
                 }
 
                 Inspection.Profile profile() {
-                    return new Inspection.Profile(csv.input(column).title(), variable.map(Variable::name).orElse(""),
+                    return new Inspection.Profile(csv.input(column).title(),
+                            variable.map(Variable::name).orElse(""),
                             variable.map(Variable::type).orElse(""),
                             variable.filter(Variable::required).isPresent(), filled, longest, example);
                 }
@@ -8364,7 +8531,8 @@ final class DifyExec implements Runnable {
                     return empty == 0 || !variable.map(known -> known.required() && known.isText()).orElse(false)
                             ? Stream.empty()
                             : Stream.of(Text.quoted(csv.input(column).title()) + " is required but empty in "
-                                    + Text.count(empty, "row") + " (first: " + firstEmpty + "); Dify accepts that");
+                                    + Text.count(empty, "row") + " (first: " + firstEmpty
+                                    + "); Dify accepts that");
                 }
             }
         }
@@ -8513,8 +8681,8 @@ final class DifyExec implements Runnable {
                 "credentials is not initialized|No valid model provider credentials");
         private static final String OTHER_CODE = "400 (?!completion_request_error:)[^:]*: ";
         /// Refusals that stop the batch, by how `status code: message` begins; the first match counts. The texts get
-        /// Dify's message, the address, the status, advice about the address and a redirection's target. A message about
-        /// a malformed request quotes the request, so it is not repeated.
+        /// Dify's message, the address, the status, advice about the address and a redirection's target. A message
+        /// about a malformed request quotes the request, so it is not repeated.
         private static final List<Map.Entry<Pattern, String>> STOPS = List.of(
                 stop("3\\d\\d ", "%2$s redirects to %5$s"
                         + "\nhint: set DIFY_API_BASE_URL to the final address; it usually ends in /v1"),
@@ -8588,7 +8756,8 @@ final class DifyExec implements Runnable {
 
         /// The stored run has failed, too. The error's words may concern the whole batch, as those of a refusal.
         Verdict confirmed(Attempt attempt, Response said, Response.Ran failed) {
-            var verdict = said instanceof Response.Refused error ? refused(attempt, error) : afterLook(attempt, failed);
+            var verdict = said instanceof Response.Refused error ? refused(attempt, error)
+                    : afterLook(attempt, failed);
             return verdict instanceof Verdict.LookUp ? afterLook(attempt, failed) : verdict;
         }
 
@@ -8669,7 +8838,8 @@ final class DifyExec implements Runnable {
             var code = NO_MODEL.matcher(words).find() ? "provider_not_initialize"
                     : words.startsWith("No class mapping found") ? "invalid_param" : "";
             if (!code.isEmpty()) return refused(attempt, Response.Refused.event(400, code, words, seen.run()));
-            return BAD_ROW.matcher(words).find() ? Outcome.failed(words) : new Verdict.LookUp(Symptom.STREAM_ERROR, words);
+            return BAD_ROW.matcher(words).find() ? Outcome.failed(words)
+                    : new Verdict.LookUp(Symptom.STREAM_ERROR, words);
         }
 
         private static String message(Response.Refused seen) {
@@ -8677,7 +8847,8 @@ final class DifyExec implements Runnable {
         }
 
         private Verdict throttled(Attempt attempt, Response.Refused seen) {
-            return new Verdict.Throttled(backoff.delay(attempt.tries().throttled(), seen.retryAfter()), message(seen));
+            return new Verdict.Throttled(backoff.delay(attempt.tries().throttled(), seen.retryAfter()),
+                    message(seen));
         }
 
         Verdict again(Attempt attempt, String why, Optional<Duration> retryAfter) {
@@ -8696,8 +8867,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Decides what a look-up's result means, and whether a row with an unresolved attempt may be sent again. Those that
-    /// an earlier call left unknown are sent with `--resend-unknown`, or if their ids are named.
+    /// Decides what a look-up's result means, and whether a row with an unresolved attempt may be sent again. Those
+    /// that an earlier call left unknown are sent with `--resend-unknown`, or if their ids are named.
     record LookUpRules(Judge judge, Limits limits, boolean resendUnknown) {
         private static final String SAFER = "; --mode blocking is safer here";
 
@@ -8726,14 +8897,16 @@ final class DifyExec implements Runnable {
                 return new Step.SendAgain(unresolved.attempt().tries(), true);
             if (found instanceof LookUpResult.Silent silent && !silent.isAnswer())
                 return silent(unresolved.attempt(), silent.seen(), new Step.LookAgain(unresolved.later(now)));
-            var known = new Unresolved(unresolved.attempt(), unresolved.seen(), Symptom.RECHECK, Symptom.RECHECK.text,
+            var known = new Unresolved(unresolved.attempt(), unresolved.seen(), Symptom.RECHECK,
+                    Symptom.RECHECK.text,
                     unresolved.since(), now.plus(limits.timeout()));
             return open(known, found, here, now);
         }
 
         private Step late(Unresolved unresolved, LookUpResult found, Here here) {
             return found instanceof LookUpResult.Ended(var ran) && ran.status().isSuccess() && !here.hasSuccess()
-                    && unresolved.attempt().isCurrent() ? new Step.Take(ran, judge.afterLook(unresolved.attempt(), ran))
+                    && unresolved.attempt().isCurrent()
+                    ? new Step.Take(ran, judge.afterLook(unresolved.attempt(), ran))
                     : new Step.Nothing();
         }
 
@@ -8786,7 +8959,8 @@ final class DifyExec implements Runnable {
         /// There is no run of that id, unless it took steps: those are paid for.
         private Step notStored(Unresolved unresolved) {
             var verdict = judge.notStored(unresolved.attempt(), unresolved.seen());
-            return new Step.Judged(verdict instanceof Verdict.LookUp ? Response.NOTHING : switch (unresolved.seen()) {
+            return new Step.Judged(verdict instanceof Verdict.LookUp ? Response.NOTHING
+                    : switch (unresolved.seen()) {
                 case Response.Refused error ->
                         Response.Refused.event(error.status(), error.code(), error.message(), Optional.empty());
                 case Response.Ran ran when !ran.isBare() -> ran;
@@ -8805,14 +8979,15 @@ final class DifyExec implements Runnable {
         /// A chatflow's message without an answer may still get one, but not if its run is over (1.16), nor if the
         /// client of a stream has left (1.9).
         private Step unanswered(Unresolved unresolved, boolean isOver, Release.Listing listing, Instant now) {
-            boolean isLeft = listing == Release.Listing.WITHOUT_END && unresolved.attempt().mode() == Mode.STREAMING;
+            boolean isLeft = listing == Release.Listing.WITHOUT_END
+                    && unresolved.attempt().mode() == Mode.STREAMING;
             if (isOver) return unknown(unresolved, "its run ended without an answer (stopped, or empty)");
             var why = "its message has no answer, which proves nothing";
             return isLeft ? unknown(unresolved, why + SAFER) : waited(unresolved, why, now);
         }
 
-        /// What it proves that no run is found depends on how the server lists its runs. A run with an id exists, unless
-        /// the id was made up.
+        /// What it proves that no run is found depends on how the server lists its runs. A run with an id exists,
+        /// unless the id was made up.
         private Step absent(Unresolved unresolved, Release.Listing listing, Instant now) {
             boolean isStream = unresolved.attempt().mode() == Mode.STREAMING;
             var known = unresolved.run().filter(run -> !run.isMadeUp());
@@ -8822,7 +8997,8 @@ final class DifyExec implements Runnable {
                 return unknown(unresolved, "with --user, runs cannot be found by name");
             if (listing == Release.Listing.FROM_START || listing == Release.Listing.WITHOUT_END)
                 return now.isBefore(unresolved.since().plus(limits.settle(unresolved.attempt().mode())))
-                        ? new Step.LookAgain(unresolved.with(unresolved.state().later(now, false))) : notStarted(unresolved);
+                        ? new Step.LookAgain(unresolved.with(unresolved.state().later(now, false)))
+                        : notStarted(unresolved);
             if (!isStream) return waited(unresolved,
                     "no run was found within the time limit, and this server lists runs only when they end", now);
             var why = "this server may not list a stream whose client has left" + SAFER;
@@ -8831,7 +9007,8 @@ final class DifyExec implements Runnable {
 
         private Step notStarted(Unresolved unresolved) {
             var attempt = unresolved.attempt();
-            if (attempt.isOfLostEdits()) return unknown(unresolved, "no run of this row as edited in the shell was "
+            if (attempt.isOfLostEdits()) return unknown(unresolved,
+                    "no run of this row as edited in the shell was "
                     + "started, and the edits are gone; set them again and retry the row there");
             Step then = new Step.SendAgain(attempt.tries(), false); // a call that was killed does not count as a try
             if (unresolved.symptom().isOurs())
@@ -8910,7 +9087,8 @@ final class DifyExec implements Runnable {
             }
 
             String text() {
-                return isTooLong ? "the server asked us to retry after " + Times.local("yyyy-MM-dd HH:mm xxx", until)
+                return isTooLong ? "the server asked us to retry after "
+                        + Times.local("yyyy-MM-dd HH:mm xxx", until)
                         + "\nhint: run the same command again then"
                         : "waiting until " + Times.local("HH:mm", until) + " (Retry-After)";
             }
@@ -8921,7 +9099,8 @@ final class DifyExec implements Runnable {
     ///
     /// @param trim whether to ignore whitespace
     record JsonDiff(boolean trim) {
-        private static final int MOST_IN_ONE_OUTPUT = 100, CONTEXT = 20, LONGEST = 2_000; // differences, words, characters
+        /// In differences, words and characters.
+        private static final int MOST_IN_ONE_OUTPUT = 100, CONTEXT = 20, LONGEST = 2_000;
         /// A word with the space after it. Scripts without spaces have a word for each character.
         private static final Pattern WORD = Pattern.compile(
                 "(?:[\\p{L}\\p{M}\\p{N}_&&[^\\p{IsIdeographic}\\p{IsHiragana}\\p{IsKatakana}]]+|\\S)\\s*+|\\s+");
@@ -8946,7 +9125,8 @@ final class DifyExec implements Runnable {
             if (first.isObject() && second.isObject()) {
                 var names = new LinkedHashSet<String>();
                 Stream.of(first, second).forEach(node -> node.fieldNames().forEachRemaining(names::add));
-                for (var name : names) compare(pointer + pointer(name), first.path(name), second.path(name), found);
+                for (var name : names) compare(pointer + pointer(name), first.path(name),
+                        second.path(name), found);
             } else if (first.isArray() && second.isArray()) {
                 for (int i = 0; i < Math.max(first.size(), second.size()); i++)
                     compare(pointer + "/" + i, first.path(i), second.path(i), found);
@@ -8971,12 +9151,14 @@ final class DifyExec implements Runnable {
 
         Change change(Difference difference) {
             if (!difference.first().isTextual() || !difference.second().isTextual()) return new Change("",
-                    joined(List.of(difference.first().toString())), joined(List.of(difference.second().toString())), "");
+                    joined(List.of(difference.first().toString())),
+                    joined(List.of(difference.second().toString())), "");
             List<String> first = words(difference.first()), second = words(difference.second());
             int head = alike(first, second);
             List<String> one = first.subList(head, first.size()), two = second.subList(head, second.size());
             int tail = alike(one.reversed(), two.reversed()), end = one.size() - tail;
-            return new Change(joined(first.subList(Math.max(0, head - CONTEXT), head)), joined(one.subList(0, end)),
+            return new Change(joined(first.subList(Math.max(0, head - CONTEXT), head)),
+                    joined(one.subList(0, end)),
                     joined(two.subList(0, two.size() - tail)),
                     joined(one.subList(end, Math.min(end + CONTEXT, one.size()))));
         }
@@ -8987,7 +9169,8 @@ final class DifyExec implements Runnable {
 
         private static int alike(List<String> first, List<String> second) {
             int many = 0;
-            while (many < Math.min(first.size(), second.size()) && first.get(many).equals(second.get(many))) many++;
+            while (many < Math.min(first.size(), second.size())
+                    && first.get(many).equals(second.get(many))) many++;
             return many;
         }
 
@@ -9187,7 +9370,8 @@ final class DifyExec implements Runnable {
             if (streak >= STREAK) nextProbe = Instant.MAX; // until its answer
         }
 
-        /// Runs that were sent before the pause say nothing new: otherwise `-c 64` would wait as long as after 59 probes.
+        /// Runs that were sent before the pause say nothing new: otherwise `-c 64` would wait as long as after 59
+        /// probes.
         void failed(Instant now, Instant sent) {
             if (streak >= STREAK && sent.isBefore(pausedAt)) return;
             failedAt = now;
@@ -9218,7 +9402,8 @@ final class DifyExec implements Runnable {
             if (now.isBefore(pausedUntil)) return Optional.of("waiting "
                     + Text.seconds(Duration.between(now, pausedUntil)) + " (Retry-After)");
             if (streak < STREAK) return Optional.empty();
-            return Optional.of("no answer, trying again " + (now.isBefore(nextProbe) && nextProbe.isBefore(Instant.MAX)
+            return Optional.of("no answer, trying again "
+                    + (now.isBefore(nextProbe) && nextProbe.isBefore(Instant.MAX)
                     ? "in " + Text.seconds(Duration.between(now, nextProbe)) : "now"));
         }
 
@@ -9231,7 +9416,8 @@ final class DifyExec implements Runnable {
                         + "\nhint: run the same command again when it is back"));
             return !refusedTooLong ? Optional.empty() : Optional.of(new Stop(Exit.STOPPED,
                     "the server rejects every run with \"too many requests\", though none of ours is active"
-                            + "\nhint: after a crash it does so for ten minutes; with a limit of 1, try --mode blocking"));
+                            + "\nhint: after a crash it does so for ten minutes; with a limit of 1, "
+                            + "try --mode blocking"));
         }
     }
 
@@ -9239,7 +9425,8 @@ final class DifyExec implements Runnable {
     record Limits(Ceiling maxFailures, Long maxTokens, BigDecimal maxCost, Duration grace, Duration timeout,
             Duration settle) {
         private static final int FIRST = 20, PRICED = 10;
-        private static final String CONTINUE = "\nhint: the same command continues, with its limit counted from zero";
+        private static final String CONTINUE =
+                "\nhint: the same command continues, with its limit counted from zero";
 
         /// How long an interrupted run is looked for before it counts as not started. Streamed runs may queue.
         Duration settle(Mode mode) {
@@ -9275,7 +9462,8 @@ final class DifyExec implements Runnable {
                     + currencies + "\nhint: use --max-tokens");
             var total = paid.values().stream().findFirst().orElse(BigDecimal.ZERO);
             return total.compareTo(maxCost) < 0 ? Optional.empty() : Optional.of("--max-cost reached: "
-                    + (total.stripTrailingZeros().toPlainString() + " " + currencies).strip() + " spent" + CONTINUE);
+                    + (total.stripTrailingZeros().toPlainString() + " " + currencies).strip()
+                    + " spent" + CONTINUE);
         }
 
         /// An amount of money, in the currency that Dify reports.
@@ -9343,7 +9531,8 @@ final class DifyExec implements Runnable {
             if (Release.of(version).listing(app) != listing) sentElsewhere.add(user);
         }
 
-        /// A server that lists a running run lists from the start. Not up to 1.10: the run's listener may have given up.
+        /// A server that lists a running run lists from the start. Not up to 1.10: the run's listener may have given
+        /// up.
         void listsRunning(Unresolved unresolved) {
             if (unresolved.run().isEmpty() && listing == Release.Listing.NOT_KNOWN)
                 listing = Release.Listing.FROM_START;
@@ -9357,10 +9546,12 @@ final class DifyExec implements Runnable {
             }
             if (seen instanceof Response.Refused refused && refused.inStream() && refused.run().isEmpty())
                 refusedStreams++;
-            if (mode != Mode.STREAMING || !holdsRefused || refusedStreams < REFUSED_STREAMS) return Optional.empty();
+            boolean isHeld = holdsRefused && refusedStreams >= REFUSED_STREAMS;
+            if (mode != Mode.STREAMING || !isHeld) return Optional.empty();
             mode = Mode.BLOCKING;
             mayStream = false; // for the rest of the call, even if streams were asked for
-            return Optional.of(REFUSED_STREAMS + " rows were refused inside their streams, each holding a connection of "
+            return Optional.of(REFUSED_STREAMS
+                    + " rows were refused inside their streams, each holding a connection of "
                     + "the server for 5 minutes; continuing in blocking mode.");
         }
 
@@ -9393,12 +9584,14 @@ final class DifyExec implements Runnable {
 
         static Release of(String version) {
             return parsed(version).flatMap(known -> NEWEST_FIRST.stream().filter(release ->
-                    known.compareTo(ModuleDescriptor.Version.parse(release.from)) >= 0).findFirst()).orElse(UNKNOWN);
+                    known.compareTo(ModuleDescriptor.Version.parse(release.from)) >= 0).findFirst())
+                            .orElse(UNKNOWN);
         }
 
         private static Optional<ModuleDescriptor.Version> parsed(String version) {
             var match = SHAPE.matcher(version);
-            return match.lookingAt() ? Optional.of(ModuleDescriptor.Version.parse(match.group())) : Optional.empty();
+            return match.lookingAt() ? Optional.of(ModuleDescriptor.Version.parse(match.group()))
+                    : Optional.empty();
         }
 
         static Optional<String> note(String version) {
@@ -9438,7 +9631,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// One request for one row, found again on the server by its `user`. `sequence` is 0 for one of an earlier call, and
+    /// One request for one row, found again on the server by its `user`. `sequence` is 0 for one of an earlier call,
+    /// and
     /// `cells` is the hash of what was sent.
     record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String cells, Instant at,
             boolean isEdited) {
@@ -9469,8 +9663,8 @@ final class DifyExec implements Runnable {
             return isEdited && !isCurrent();
         }
 
-        /// The tries of a row in this call. Only `failed` counts against `MAX_RETRIES`; the retries of earlier calls are
-        /// part of `retry_count` only.
+        /// The tries of a row in this call. Only `failed` counts against `MAX_RETRIES`; the retries of earlier calls
+        /// are part of `retry_count` only.
         record Tries(int failed, int throttled, int earlier) {
             static final Tries NONE = new Tries(0, 0, 0);
 
@@ -9549,7 +9743,8 @@ final class DifyExec implements Runnable {
 
             Map<String, BigDecimal> times(double factor) {
                 var times = new TreeMap<>(prices);
-                times.replaceAll((_, price) -> price.multiply(BigDecimal.valueOf(factor)).round(new MathContext(3)));
+                times.replaceAll((_, price) -> price.multiply(BigDecimal.valueOf(factor))
+                        .round(new MathContext(3)));
                 return times;
             }
         }
@@ -9562,7 +9757,8 @@ final class DifyExec implements Runnable {
         /// An answer without a run. `dify`: written by Dify itself (`X-Version`), not by something in front of it.
         record Refused(int status, boolean dify, boolean inStream, String code, String message,
                 Optional<Duration> retryAfter, Optional<RunRef> run) implements Response {
-            static Refused http(int status, boolean dify, String code, String message, Optional<Duration> retryAfter) {
+            static Refused http(int status, boolean dify, String code, String message,
+                    Optional<Duration> retryAfter) {
                 return new Refused(status, dify, false, code, message, retryAfter, Optional.empty());
             }
 
@@ -9631,11 +9827,13 @@ final class DifyExec implements Runnable {
             }
 
             Ran with(SavedFiles files) {
-                return new Ran(ref, status, outputs, error, workflowId, usage, Optional.of(files), waited, message);
+                return new Ran(ref, status, outputs, error, workflowId, usage, Optional.of(files),
+                        waited, message);
             }
 
             Ran with(ChatMessage message, byte[] outputs) {
-                return new Ran(ref, status, outputs, error, workflowId, message.usage(usage), files, waited, message);
+                return new Ran(ref, status, outputs, error, workflowId, message.usage(usage), files,
+                        waited, message);
             }
 
             Ran after(Optional<Duration> waited) {
@@ -9674,7 +9872,8 @@ final class DifyExec implements Runnable {
         /// The request never left: refused connection, unknown host, TLS.
         record NotSent(String why) implements Response {}
 
-        /// A file of the row could not be uploaded, so nothing was started. It `mayPass` if the server was away or busy.
+        /// A file of the row could not be uploaded, so nothing was started. It `mayPass` if the server was away or
+        /// busy.
         record NotUploaded(String why, boolean mayPass, Optional<Duration> pause) implements Response {}
 
         String why();
@@ -9701,7 +9900,8 @@ final class DifyExec implements Runnable {
         }
 
         /// What a chatflow says besides its outputs. Without `tokens` there is no price either.
-        record ChatMessage(String conversation, String id, long tokens, Optional<BigDecimal> price, String currency) {
+        record ChatMessage(String conversation, String id, long tokens, Optional<BigDecimal> price,
+                String currency) {
             static final ChatMessage NONE = new ChatMessage("", "", 0, Optional.empty(), "");
             /// The beginning of an HTTP 400 about a run that took place and failed; other 400s are of refused inputs.
             static final String FAILED = "Run failed: ";
@@ -9716,7 +9916,8 @@ final class DifyExec implements Runnable {
             SUCCEEDED, PARTIAL, FAILED, STOPPED, PAUSED, RUNNING;
 
             static Optional<RunStatus> of(String word) {
-                var name = word.equals("partial-succeeded") ? "partial" : word.equals("scheduled") ? "running" : word;
+                var name = word.equals("partial-succeeded") ? "partial" : word.equals("scheduled")
+                        ? "running" : word;
                 return Stream.of(values()).filter(status -> status.word().equals(name)).findFirst();
             }
 
@@ -9737,7 +9938,8 @@ final class DifyExec implements Runnable {
 
     enum Symptom {
         // this call did not see the end of its run
-        SERVER_ERROR, GATEWAY, NO_ANSWER, CUT, STREAM_ERROR, CONTRADICTED, UNCONFIRMED, SILENCE, TIMED_OUT, STOPPED,
+        SERVER_ERROR, GATEWAY, NO_ANSWER, CUT, STREAM_ERROR, CONTRADICTED, UNCONFIRMED, SILENCE,
+                TIMED_OUT, STOPPED,
         // nor did an earlier call
         CRASH("difyexec was killed during the run"),
         INTERRUPTED("difyexec was interrupted and stopped the run"),
@@ -9818,9 +10020,10 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// An attempt whose outcome must be looked up on the server. If an unconfirmed failure was seen, it holds if nothing
-    /// else is found. `--settle` counts from `since`.
-    record Unresolved(Attempt attempt, Response seen, Symptom symptom, String why, Instant since, LookUpState state) {
+    /// An attempt whose outcome must be looked up on the server. If an unconfirmed failure was seen, it holds if
+    /// nothing else is found. `--settle` counts from `since`.
+    record Unresolved(Attempt attempt, Response seen, Symptom symptom, String why, Instant since,
+            LookUpState state) {
         Unresolved(Attempt attempt, Response seen, Symptom symptom, String why, Instant since, Instant deadline) {
             this(attempt, seen, symptom, why, since,
                     new LookUpState(since, 0, Optional.empty(), deadline, false, symptom.isOurs()));
@@ -9876,13 +10079,15 @@ final class DifyExec implements Runnable {
                     reported.isBefore(attempt.at()) ? attempt.at() : reported.isAfter(now) ? now : reported));
             var deadline = start.map(from -> from.plus(timeout)) // a run that was stopped gets a moment to end
                     .filter(end -> symptom != Symptom.TIMED_OUT || end.isAfter(state.deadline()));
-            return new Unresolved(attempt, known, symptom, why, since, new LookUpState(state.due(), state.looks(), start,
+            return new Unresolved(attempt, known, symptom, why, since,
+                    new LookUpState(state.due(), state.looks(), start,
                     deadline.orElse(state.deadline()), state.wasStopped(), true));
         }
 
         /// How far the look-ups of a run have come. The server says when it started and may say that it was stopped; a
         /// running one is waited for until the deadline, and may hold a place there.
-        record LookUpState(Instant due, int looks, Optional<Instant> runStart, Instant deadline, boolean wasStopped,
+        record LookUpState(Instant due, int looks, Optional<Instant> runStart, Instant deadline,
+                boolean wasStopped,
                 boolean holdsPlace) {
             LookUpState at(Instant due) {
                 return new LookUpState(due, looks, runStart, deadline, wasStopped, holdsPlace);
@@ -9895,8 +10100,8 @@ final class DifyExec implements Runnable {
             /// After a pause, which grows from 0.5 s to 15 s and does not lead past the deadline.
             LookUpState later(Instant now, boolean holdsPlace) {
                 var next = now.plusMillis(Math.min(15_000, (long) (500 * Math.pow(1.5, looks))));
-                return new LookUpState(now.isBefore(deadline) && next.isAfter(deadline) ? deadline : next, looks + 1,
-                        runStart, deadline, wasStopped, holdsPlace);
+                boolean isLast = now.isBefore(deadline) && next.isAfter(deadline);
+                return new LookUpState(isLast ? deadline : next, looks + 1, runStart, deadline, wasStopped, holdsPlace);
             }
 
             /// Dify may report `stopped` a moment before a run's real end.
@@ -9997,7 +10202,8 @@ final class DifyExec implements Runnable {
     }
 
     /// Where Dify is and how to get in. The key is not part of the text form.
-    record Access(URI baseUrl, String key, String workflowId, Optional<URI> proxy, Optional<Env.Setting> authorities) {
+    record Access(URI baseUrl, String key, String workflowId, Optional<URI> proxy,
+            Optional<Env.Setting> authorities) {
         static final String DEMO_KEY = "app-demo";
 
         /// How a batch remembers where it runs; a demo is always the same place.
@@ -10073,7 +10279,8 @@ final class DifyExec implements Runnable {
         /// @param kind as it follows `--demo=`
         Demo(String kind, List<String> columns) throws IOException {
             if (!List.of(VERSION, CHATFLOW).contains(kind))
-                throw new Unusable("--demo=" + kind + ": the demo simulates Dify " + VERSION + " only\nhint: use --demo"
+                throw new Unusable("--demo=" + kind + ": the demo simulates Dify " + VERSION
+                        + " only\nhint: use --demo"
                         + ", or --demo=" + CHATFLOW + " for a chatflow");
             this.isChatflow = kind.equals(CHATFLOW);
             this.columns = List.copyOf(columns);
@@ -10082,7 +10289,8 @@ final class DifyExec implements Runnable {
             route("/v1/info", exchange -> send(exchange, 200,
                     object("name", "demo", "mode", isChatflow ? "advanced-chat" : "workflow")));
             route("/v1/parameters", exchange -> send(exchange, 200, object("user_input_form", columns.stream()
-                    .map(column -> object("paragraph", object("label", column, "variable", column, "type", "paragraph",
+                    .map(column -> object("paragraph",
+                            object("label", column, "variable", column, "type", "paragraph",
                             "required", false))).toList())));
             route("/v1/workflows/run", exchange -> run(exchange, PUBLISHED));
             route("/v1/workflows/", exchange -> run(exchange, part(exchange, 3)));
@@ -10145,15 +10353,18 @@ final class DifyExec implements Runnable {
                 var now = now();
                 return object("id", id, "workflow_id", workflow, "status", now.status(), "outputs", now.outputs(),
                         "error", now.error(), "elapsed_time", seconds(), "total_tokens", now.tokens(),
-                        "total_steps", now.status().equals("succeeded") ? 3 : 2, "created_at", created.getEpochSecond(),
+                        "total_steps", now.status().equals("succeeded") ? 3 : 2, "created_at",
+                        created.getEpochSecond(),
                         "finished_at", end.isDone() ? now.at().getEpochSecond() : null);
             }
 
             Map<String, Object> message() {
                 var now = now();
                 boolean isFailed = now.status().equals("failed");
-                return chatEvent("message", "id", uuid(id + "message"), "inputs", inputs, "query", inputs.get("query"),
-                        "answer", now.outputs().getOrDefault("answer", ""), "metadata", object("usage", now.price()),
+                return chatEvent("message", "id", uuid(id + "message"), "inputs", inputs, "query",
+                        inputs.get("query"),
+                        "answer", now.outputs().getOrDefault("answer", ""), "metadata",
+                        object("usage", now.price()),
                         "total_tokens", now.tokens(), "status", isFailed ? "error" : "normal",
                         "error", isFailed ? "Run failed: " + now.error() : null,
                         "provider_response_latency", isFailed ? 0.0 : seconds());
@@ -10166,8 +10377,10 @@ final class DifyExec implements Runnable {
                 var text = how.outputs().getOrDefault("answer", "").toString();
                 for (var word : text.split("(?<= )")) if (!word.isEmpty()) events.add(isChatflow
                         ? chatEvent("message", "answer", word)
-                        : event("text_chunk", object("text", word, "from_variable_selector", List.of("llm", "text"))));
-                if (!how.status().equals("stopped")) events.add(node("node_finished", "status", how.status(), "error",
+                        : event("text_chunk", object("text", word, "from_variable_selector",
+                                List.of("llm", "text"))));
+                if (!how.status().equals("stopped")) events.add(node("node_finished", "status",
+                        how.status(), "error",
                         how.error(), "outputs", object("text", text), "elapsed_time", seconds(),
                         "execution_metadata", how.price()));
                 if (isChatflow && how.status().equals("succeeded")) events.add(chatEvent("message_end", "metadata",
@@ -10217,7 +10430,8 @@ final class DifyExec implements Runnable {
                 else if (isFirst("[flaky]", job))
                     job.fail("failed", "[openai] Rate Limit Error, 429 Too Many Requests");
                 else job.end().complete(new End("succeeded", object("answer", (workflow.equals(EARLIER)
-                        ? "Answer to: " : "Demo answer to: ") + question(inputs), "row_id", inputs.get("id")), null,
+                        ? "Answer to: " : "Demo answer to: ") + question(inputs), "row_id",
+                        inputs.get("id")), null,
                         16 + text.codePointCount(0, text.length()) / 3, Instant.now()));
             });
             return job;
@@ -10226,7 +10440,8 @@ final class DifyExec implements Runnable {
         /// The chatflow's query, or else the longest text apart from the id.
         private String question(Map<String, String> inputs) {
             if (isChatflow) return inputs.get("query");
-            return inputs.entrySet().stream().filter(input -> !input.getKey().equals("id")).map(Map.Entry::getValue)
+            return inputs.entrySet().stream().filter(input -> !input.getKey().equals("id"))
+                    .map(Map.Entry::getValue)
                     .max(Comparator.comparingInt(String::length)).orElse(inputs.get("id"));
         }
 
@@ -10263,7 +10478,8 @@ final class DifyExec implements Runnable {
             exchange.sendResponseHeaders(200, 0);
             var out = exchange.getResponseBody();
             out.write("event: ping\n\n".getBytes(UTF_8));
-            write(out, job.event("workflow_started", object("id", job.id(), "workflow_id", job.workflow(), "inputs",
+            write(out, job.event("workflow_started",
+                    object("id", job.id(), "workflow_id", job.workflow(), "inputs",
                     job.inputs(), "created_at", job.created().getEpochSecond())));
             write(out, job.node("node_started"));
             if (isDropped) {
@@ -10283,7 +10499,8 @@ final class DifyExec implements Runnable {
         }
 
         /// The jobs of the user that this parameter names.
-        private void list(HttpExchange exchange, String parameter, Function<Job, Object> entry) throws IOException {
+        private void list(HttpExchange exchange, String parameter,
+                Function<Job, Object> entry) throws IOException {
             var user = URLDecoder.decode(exchange.getRequestURI().getRawQuery()
                     .replaceFirst(".*\\b" + parameter + "=([^&]*).*", "$1"), UTF_8);
             var listed = jobs.stream().filter(job -> job.user().equals(user)).map(entry).toList();
@@ -10302,7 +10519,8 @@ final class DifyExec implements Runnable {
             return parts.length > number ? parts[number] : "";
         }
 
-        private static void send(HttpExchange exchange, int status, Map<String, Object> answer) throws IOException {
+        private static void send(HttpExchange exchange, int status,
+                Map<String, Object> answer) throws IOException {
             var body = Json.text(answer).getBytes(UTF_8);
             exchange.getResponseHeaders().set("Content-Type", "application/json");
             exchange.sendResponseHeaders(status, body.length);
@@ -10535,7 +10753,8 @@ final class DifyExec implements Runnable {
             var exempt = needed("NO_PROXY").or(() -> needed("no_proxy")).map(Setting::text).orElse("");
             var host = target.getHost().toLowerCase(Locale.ROOT);
             boolean isExempt = Stream.of(exempt.toLowerCase(Locale.ROOT).split(",")).map(String::strip)
-                    .filter(domain -> !domain.isEmpty()).anyMatch(domain -> domain.equals("*") || host.equals(domain)
+                    .filter(domain -> !domain.isEmpty())
+                    .anyMatch(domain -> domain.equals("*") || host.equals(domain)
                             || host.endsWith("." + domain.replaceFirst("^\\*?\\.", "")));
             if (proxy.isEmpty() || isLoopback(host) || isExempt) return Optional.empty();
             var text = proxy.get().text().strip();
@@ -10567,7 +10786,8 @@ final class DifyExec implements Runnable {
             }
 
             String name() {
-                return (file.getParent().equals(Path.of("").toAbsolutePath()) ? file.getFileName() : file).toString();
+                return (file.getParent().equals(Path.of("").toAbsolutePath()) ? file.getFileName()
+                        : file).toString();
             }
 
             Optional<Setting> setting(String asked) {
@@ -10618,7 +10838,8 @@ final class DifyExec implements Runnable {
             try {
                 var provider = TerminalProvider.load(System.getProperty("org.jline.terminal.provider", "ffm"));
                 var stream = SystemStream.values()[descriptor];
-                return provider.isSystemStream(stream) ? Optional.of(new Screen(provider, stream)) : Optional.empty();
+                return provider.isSystemStream(stream) ? Optional.of(new Screen(provider, stream))
+                        : Optional.empty();
             } catch (IOException _) {
                 return Optional.empty(); // plain lines are right everywhere
             }
@@ -10657,7 +10878,8 @@ final class DifyExec implements Runnable {
                 .propertyNamingStrategy(PropertyNamingStrategies.SNAKE_CASE)
                 .enable(DeserializationFeature.USE_BIG_DECIMAL_FOR_FLOATS)
                 .disable(JsonNodeFeature.STRIP_TRAILING_BIGDECIMAL_ZEROES)
-                .addModule(new SimpleModule().addSerializer(Instant.class, new ToStringSerializerBase(Instant.class) {
+                .addModule(new SimpleModule()
+                        .addSerializer(Instant.class, new ToStringSerializerBase(Instant.class) {
                     @Override
                     public String valueToString(Object time) {
                         return Times.text((Instant) time);
@@ -10752,7 +10974,8 @@ final class DifyExec implements Runnable {
             if (text.length() != 24 || text.charAt(10) != 'T' || text.charAt(19) != '.' || text.charAt(23) != 'Z')
                 return Instant.parse(text);
             long day = LocalDate.of(digits(text, 0, 4), digits(text, 5, 7), digits(text, 8, 10)).toEpochDay();
-            int second = LocalTime.of(digits(text, 11, 13), digits(text, 14, 16), digits(text, 17, 19)).toSecondOfDay();
+            int second = LocalTime.of(digits(text, 11, 13), digits(text, 14, 16), digits(text, 17, 19))
+                    .toSecondOfDay();
             return Instant.ofEpochSecond(day * 86_400 + second, digits(text, 20, 23) * 1_000_000L);
         }
 
@@ -10761,16 +10984,18 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// One of the `count` parts of a batch, numbered from 1. A row belongs to the part that the hash of its id names, so
-    /// it stays there when other rows come or go.
+    /// One of the `count` parts of a batch, numbered from 1. A row belongs to the part that the hash of its id names,
+    /// so it stays there when other rows come or go.
     record Shard(int index, int count) {
         private static final Pattern TYPED = Pattern.compile("(\\d{1,5})/(\\d{1,5})"),
                 NAMED = Pattern.compile("(.+)\\.(\\d{1,5})-of-(\\d{1,5})(\\.[^.]*)?");
 
         static Shard parse(String text) {
             var typed = TYPED.matcher(text.strip());
-            return (typed.matches() ? of(typed.group(1), typed.group(2)) : Optional.<Shard>empty()).orElseThrow(() ->
-                    new Unusable("--shard " + Text.text(text, 60) + ": must be I/N, such as 3/8, with I from 1 to N"));
+            return (typed.matches() ? of(typed.group(1), typed.group(2)) : Optional.<Shard>empty())
+                    .orElseThrow(() ->
+                    new Unusable("--shard " + Text.text(text, 60)
+                            + ": must be I/N, such as 3/8, with I from 1 to N"));
         }
 
         private static Optional<Shard> of(String index, String count) {
@@ -10795,7 +11020,8 @@ final class DifyExec implements Runnable {
             if (named.isPresent()) return output;
             var name = output.getFileName().toString();
             int end = name.lastIndexOf('.') > 0 ? name.lastIndexOf('.') : name.length();
-            return output.resolveSibling(name.substring(0, end) + "." + index + "-of-" + count + name.substring(end));
+            return output.resolveSibling(name.substring(0, end) + "." + index + "-of-" + count
+                    + name.substring(end));
         }
 
         boolean holds(String id) {
@@ -10831,9 +11057,12 @@ final class DifyExec implements Runnable {
 
         static void replace(Path file, Content content) throws IOException {
             var temporary = file.resolveSibling(prefix(file) + UUID.randomUUID() + ".tmp");
-            var permissions = Files.exists(file) && file.getFileSystem().supportedFileAttributeViews().contains("posix")
-                    ? Optional.of(Files.getPosixFilePermissions(file)) : Optional.<Set<PosixFilePermission>>empty();
-            try (var channel = FileChannel.open(temporary, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE)) {
+            var permissions = Files.exists(file)
+                    && file.getFileSystem().supportedFileAttributeViews().contains("posix")
+                    ? Optional.of(Files.getPosixFilePermissions(file))
+                    : Optional.<Set<PosixFilePermission>>empty();
+            try (var channel = FileChannel.open(temporary, StandardOpenOption.CREATE_NEW,
+                    StandardOpenOption.WRITE)) {
                 try {
                     if (permissions.isPresent()) Files.setPosixFilePermissions(temporary, permissions.get());
                     channel.tryLock(); // held while this process writes: see removeAbandoned
@@ -10841,7 +11070,8 @@ final class DifyExec implements Runnable {
                     content.write(masking);
                     masking.flush();
                     force(temporary, channel);
-                    Files.move(temporary, file, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+                    Files.move(temporary, file, StandardCopyOption.ATOMIC_MOVE,
+                            StandardCopyOption.REPLACE_EXISTING);
                 } finally {
                     Files.deleteIfExists(temporary);
                 }
@@ -10895,7 +11125,8 @@ final class DifyExec implements Runnable {
 
         /// EINVAL or ENOTSUP, as some network mounts answer.
         static boolean cannotForce(IOException problem) {
-            return Set.of("Invalid argument", "Operation not supported").contains(String.valueOf(problem.getMessage()));
+            return Set.of("Invalid argument", "Operation not supported")
+                    .contains(String.valueOf(problem.getMessage()));
         }
 
         /// Whether both name one file, which may not exist yet.
@@ -10979,7 +11210,8 @@ final class DifyExec implements Runnable {
             Map<String, Double> percentiles() {
                 var sorted = IntStream.range(0, millis.size()).mapToLong(millis::get).sorted().toArray();
                 var named = new LinkedHashMap<String, Double>();
-                if (sorted.length > 0) object("p50", 0.5, "p90", 0.9, "p99", 0.99, "max", 1.0).forEach((name, share) ->
+                if (sorted.length > 0) object("p50", 0.5, "p90", 0.9, "p99", 0.99, "max", 1.0)
+                        .forEach((name, share) ->
                         named.put(name, sorted[(int) Math.ceil((double) share * sorted.length) - 1] / 1000.0));
                 return named;
             }
@@ -11013,8 +11245,8 @@ final class DifyExec implements Runnable {
                     .toList();
         }
 
-        /// Whether a column may be meant for a variable: they differ in case and marks alone, one begins with the other,
-        /// or two letters of five or more differ.
+        /// Whether a column may be meant for a variable: they differ in case and marks alone, one begins with the
+        /// other, or two letters of five or more differ.
         static boolean isClose(String column, String variable) {
             var one = plain(column);
             var other = plain(variable);
@@ -11036,7 +11268,8 @@ final class DifyExec implements Runnable {
 
         static String text(String text, int longest) {
             var cut = cut(text, longest);
-            return Json.wellFormed(CONTROL.matcher(cut).replaceAll(" ")) + (cut.length() < text.length() ? "…" : "");
+            return Json.wellFormed(CONTROL.matcher(cut).replaceAll(" "))
+                    + (cut.length() < text.length() ? "…" : "");
         }
 
         /// Never cuts a surrogate pair in half.

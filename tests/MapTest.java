@@ -319,6 +319,8 @@ final class MapTest {
         @Test
         void theFileIsNotTooLong() {
             assertTrue(map.lines() <= 11_900, map.lines() + " lines");
+            assertTrue(map.averageLine() <= 52.0, map.averageLine() + " characters per line");
+            assertTrue(map.members().stream().filter(SourceMap.Member::isType).count() <= 105);
             assertTrue(map.types().size() - 1 <= 290, map.types().size() - 1 + " types");
             assertTrue(map.methods().size() <= 1_250, map.methods().size() + " methods");
             assertTrue(map.methods().stream().filter(method -> method.parameters() > 4).count() <= 15);
