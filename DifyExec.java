@@ -549,7 +549,7 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws Exception {
             setup.check();
-            var files = Verification.Records.of(BatchFiles.of(results.file));
+            var files = Verification.Evidence.of(BatchFiles.of(results.file));
             long start = System.nanoTime();
             try (var dify = setup.connect(null, List.of(), Verification.AT_ONCE, setup.err())) {
                 var server = dify.greet("");
@@ -2278,14 +2278,14 @@ final class DifyExec implements Runnable {
 
     /// Compares a batch with the server's own records. It reads log and results on its own and shares no decision with
     /// the engine, so that a mistake there shows here.
-    record Verification(Records records, DifyClient client, boolean isChat, Optional<Pace.Rate> rate) {
+    record Verification(Evidence evidence, DifyClient client, boolean isChat, Optional<Pace.Rate> rate) {
         static final int AT_ONCE = 4;
 
         /// @param attempts by id, with the fields of all their lines, and of their session `server` and `again`: its
         ///                 call was to send rows again that had succeeded or were unresolved
-        record Records(Map<String, List<ObjectNode>> attempts, Map<String, JsonNode> results) {
-            static Records of(BatchFiles files) throws IOException {
-                var read = new Records(new LinkedHashMap<>(), new LinkedHashMap<>());
+        record Evidence(Map<String, List<ObjectNode>> attempts, Map<String, JsonNode> results) {
+            static Evidence of(BatchFiles files) throws IOException {
+                var read = new Evidence(new LinkedHashMap<>(), new LinkedHashMap<>());
                 var session = Json.MAPPER.createObjectNode();
                 lines(files.log(), line -> {
                     var sent = read.attempts.getOrDefault(text(line, "id"), new ArrayList<>());
@@ -2373,8 +2373,8 @@ final class DifyExec implements Runnable {
 
         private List<Finding> row(String id) {
             var found = new ArrayList<Finding>();
-            var attempts = records.attempts().getOrDefault(id, List.of());
-            var line = records.results().get(id);
+            var attempts = evidence.attempts().getOrDefault(id, List.of());
+            var line = evidence.results().get(id);
             var own = attempts.reversed().stream().filter(sent -> line != null && !text(sent, "outcome")
                     .equals("failed") && text(sent, "run").equals(text(line, "workflow_run_id"))).findFirst();
             if (line != null) found.add(own.map(sent -> result(sent, line)).orElseGet(() ->
@@ -2463,7 +2463,7 @@ final class DifyExec implements Runnable {
         /// Asks at the pace of `--rate`, and up to four times where the server says when to ask again.
         private Finding ask(ObjectNode sent, String path, Function<JsonNode, Finding> read) {
             for (int tries = 1; ; tries++) {
-                synchronized (records) {
+                synchronized (evidence) {
                     rate.ifPresent(limit -> LockSupport.parkNanos(limit.interval().toNanos()));
                 }
                 var reply = client.stored(path);
@@ -3722,7 +3722,7 @@ final class DifyExec implements Runnable {
                 case Heard.NodeEnded node -> watcher.heard(node);
                 case Heard.Chunk text -> watcher.heard(text);
                 case Heard.OtherEvent _ -> {}
-                case Heard.Ended(var run, var recorded) -> {
+                case Heard.Finished(var run, var recorded) -> {
                     sent.isStreaming = false;
                     if (isOpen) named(sent, run);
                     batch.flush();
@@ -4404,7 +4404,7 @@ final class DifyExec implements Runnable {
             // if this call dies during the downloads, the next one finds the run
             ran.run().ifPresent(run -> {
                 var recorded = new CompletableFuture<Void>();
-                heard.accept(new Heard.Ended(run, recorded));
+                heard.accept(new Heard.Finished(run, recorded));
                 recorded.completeOnTimeout(null, 10, TimeUnit.SECONDS).join();
             });
             return saved(attempt, ran);
@@ -6945,9 +6945,8 @@ final class DifyExec implements Runnable {
             Map<String, Object> json() {
                 var usage = ran.usage();
                 var line = object("id", attempt.row().id(), "status", SUCCESS, "inputs", attempt.row().inputs(),
-                        "outputs", new RawValue(new String(ran.outputs(), UTF_8)), "workflow_run_id",
-                        ran.ref().id(),
-                        "executed_at", Times.text(executedAt), "retry_count", attempt.tries().retries(),
+                        "outputs", new RawValue(new String(ran.outputs(), UTF_8)),
+                        "workflow_run_id", ran.ref().id(), "executed_at", Times.text(executedAt), "retry_count", attempt.tries().retries(),
                         "workflow_status", ran.status() == Response.RunStatus.PARTIAL ? PARTIAL : "succeeded",
                         "workflow_id", ran.workflowId(), "elapsed_time", usage.seconds(),
                         "total_tokens", usage.tokens(), "total_steps", usage.steps());
@@ -10246,7 +10245,7 @@ final class DifyExec implements Runnable {
         record Quiet(RunRef run) implements Heard {}
 
         /// The run has succeeded, and its files are about to be saved once the log has its id.
-        record Ended(RunRef run, CompletableFuture<Void> recorded) implements Heard {}
+        record Finished(RunRef run, CompletableFuture<Void> recorded) implements Heard {}
 
         /// Any other event of the stream; a ping is none.
         record OtherEvent() implements Heard {}

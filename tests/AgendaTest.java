@@ -72,7 +72,7 @@ final class AgendaTest {
             var scene = Scene.of(folder, "a");
             scene.answer = (_, heard) -> {
                 var recorded = new CompletableFuture<Void>();
-                heard.accept(new Heard.Ended(run("run-a"), recorded));
+                heard.accept(new Heard.Finished(run("run-a"), recorded));
                 scene.world.pass(seconds(1));
                 assertTrue(recorded.isDone());
                 throw new IllegalStateException("the power fails");
