@@ -1471,7 +1471,7 @@ final class DifyExec implements Runnable {
 
         int start(Batch.Selection asked) throws Exception {
             try {
-                return open(asked);
+                return openAndRun(asked);
             } catch (Unusable problem) {
                 finish(object("exit_code", problem.exit.code, "reason", new Stop(problem.exit,
                         problem.getMessage()).fact()));
@@ -1479,9 +1479,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Opens the input, the server and the batch.
-        private int open(Batch.Selection asked) throws Exception {
-            refuse(asked);
+        private int openAndRun(Batch.Selection asked) throws Exception {
+            checkOptions(asked);
             var files = BatchFiles.of(rows.shard().map(part -> part.of(output)).orElse(output));
             if (asked.listed() && files.shard().isEmpty()) files.requireStarted(); // a shard without rows has none
             files.refuse(input.csv);
@@ -1498,7 +1497,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private void refuse(Batch.Selection asked) {
+        private void checkOptions(Batch.Selection asked) {
             setup.check();
             if ((rows.fresh || rows.pendingOnly) && !asked.equals(Batch.Selection.PENDING))
                 throw new Unusable((rows.fresh ? "--fresh" : "--pending-only")
@@ -1540,7 +1539,7 @@ final class DifyExec implements Runnable {
                     .with(Instant.now(), terms.modes().mode(), mode() == Mode.AUTO));
             var engine = new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender,
                     view.orElseGet(() -> new Progress(err, out.progress))));
-            var stop = engine.runToLastWords();
+            var stop = engine.runUntilWritten();
             new Summary(batch, engine.tally, err, Ansi.ofErr(setup.env)).print(stop,
                     rows.limit != null || pace.maxCost != null, setup.next());
             return finish(batch, stop, stop.map(Stop::exit).orElse(engine.tally.isAllDone() ? Exit.OK
@@ -1627,7 +1626,7 @@ final class DifyExec implements Runnable {
                 try (var in = process.outputWriter(UTF_8)) {
                     in.write(json + "\n");
                 } catch (IOException _) {
-                    // it does not read
+                    // The command does not read its input.
                 }
                 process.inputReader().lines().forEach(setup.err()::println);
                 if (process.waitFor() != 0)
@@ -3476,7 +3475,7 @@ final class DifyExec implements Runnable {
         private final LookUpRules lookUpRules;
         private final Pace pace;
         private final Health health;
-        private final BatchWriter batch;
+        private final BatchWriter writer;
         final Tally tally;
         private final Watcher watcher;
         private final Ports ports;
@@ -3500,7 +3499,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        Engine(Batch.Wanted wanted, Terms terms, BatchWriter batch, Ports ports) {
+        Engine(Batch.Wanted wanted, Terms terms, BatchWriter writer, Ports ports) {
             this.ports = ports;
             this.watcher = ports.watcher();
             this.clock = ports.clock();
@@ -3509,11 +3508,11 @@ final class DifyExec implements Runnable {
             this.lookUpRules = new LookUpRules(terms.judge(), terms.limits(), wanted.asked().resendUnknown());
             this.pace = terms.pace();
             this.health = new Health(terms.judge().backoff());
-            this.batch = batch;
+            this.writer = writer;
             this.tally = new Tally(wanted.rows(), pace, clock);
             tally.others.putAll(wanted.others());
             this.looksAtOnce = Math.max(2, pace.ceiling / 4);
-            var versions = batch.batch().index().versions;
+            var versions = writer.batch().index().versions;
             this.version = versions.isEmpty() ? "" : versions.getLast();
         }
 
@@ -3537,14 +3536,15 @@ final class DifyExec implements Runnable {
             ports.mailbox().add(() -> interrupted(signal));
         }
 
-        /// [#run], with Ctrl-C, SIGTERM and SIGHUP as interrupts. Whatever stops it, the files are completed.
-        Optional<Stop> runToLastWords() throws InterruptedException {
+        /// Runs with Ctrl-C, SIGTERM and SIGHUP as interrupts, and completes the files whatever stopped it. If both stop
+        /// early, the first reason counts.
+        Optional<Stop> runUntilWritten() throws InterruptedException {
             var former = new LinkedHashMap<String, Object>();
             for (var name : List.of("INT", "TERM", "HUP"))
                 former.put(name, Signals.register(name, () -> interrupt(name)));
             try {
                 var early = run();
-                var unwritten = batch.finish();
+                var unwritten = writer.finish();
                 return early.isPresent() ? early : unwritten;
             } finally {
                 former.forEach(Signals::unregister);
@@ -3556,28 +3556,26 @@ final class DifyExec implements Runnable {
             try {
                 while (!isOver()) {
                     startDue();
-                    batch.force(clock.instant(), (task, then) -> work(() -> {
-                        task.run();
-                        return then;
-                    }), watcher::say);
+                    writer.force(clock.instant(), this::inBackground, watcher::say);
                     tally.now = new Tally.Now(running.size(), agenda.waiting.size(),
                             agenda.lookUps.size() + looking, rest(clock.instant()));
                     tally.passed(clock.instant());
                     watcher.watch(tally);
                     var message = ports.mailbox().poll(untilNext().toNanos(), NANOSECONDS);
                     for (; message != null; message = ports.mailbox().poll()) message.run();
-                    batch.flush();
-                    health.verdict(clock.instant(), running.size() + looking).ifPresent(agenda::close);
+                    writer.flush();
+                    health.verdict(clock.instant(), running.size() + looking).ifPresent(agenda::stopWith);
                 }
-                agenda.stop.ifPresent(stop -> batch.record(new StopEvent(clock.instant(), stop.fact(), "", "")));
-                batch.flush();
+                agenda.stop.ifPresent(stop -> writer.record(new StopEvent(clock.instant(), stop.fact(), "", "")));
+                writer.flush();
             } catch (UncheckedIOException problem) {
-                agenda.close(BatchWriter.unwritable(problem.getCause()));
+                agenda.stopWith(BatchWriter.unwritable(problem.getCause()));
             }
             watcher.end();
             return agenda.stop;
         }
 
+        /// After the grace period Dify is asked to stop what still runs, and the loop waits a moment for the ends.
         private boolean isOver() {
             if (agenda.stop.isEmpty())
                 return running.isEmpty() && looking == 0 && agenda.isDone(clock.instant());
@@ -3585,7 +3583,7 @@ final class DifyExec implements Runnable {
             return running.isEmpty() || taskStopsSent || !stopTasks(AFTER_STOP);
         }
 
-        /// Writes every attempt that may start to the log. Its worker sends it once it is on disk: see [#run].
+        /// Writes every attempt that may start to the log. Its worker sends it once it is on disk: see [#send].
         private void startDue() {
             var now = clock.instant();
             if (agenda.stop.isPresent()) return;
@@ -3603,22 +3601,22 @@ final class DifyExec implements Runnable {
                 pace.started(now);
                 tally.started(now);
                 health.started();
-                batch.record(AttemptEvent.of(attempt));
-                agenda.resent(row);
+                writer.record(AttemptEvent.of(attempt));
+                agenda.markResent(row);
                 starts.add(sent);
             }
-            batch.flush();
-            long logged = batch.log.end;
+            writer.flush();
+            long logged = writer.log.end;
             for (var sent : starts) work(() -> {
-                var seen = run(sent, logged);
-                return () -> ended(sent.attempt, seen);
+                var seen = send(sent, logged);
+                return () -> answered(sent.attempt, seen);
             });
             while (looking < looksAtOnce && health.isOpen(now) && !agenda.nextLook().isAfter(now))
                 look(agenda.lookUps.remove());
         }
 
         private void stop(String why) {
-            agenda.close(new Stop(Exit.STOPPED, why));
+            agenda.stopWith(new Stop(Exit.STOPPED, why));
         }
 
         private boolean hasRoom(Instant when, Instant now) {
@@ -3626,8 +3624,8 @@ final class DifyExec implements Runnable {
         }
 
         /// @param logged so much of the log has to be on disk before the request leaves
-        private Response run(InFlight sent, long logged) {
-            if (!batch.log.isOnDisk(logged) || agenda.stop.isPresent())
+        private Response send(InFlight sent, long logged) {
+            if (!writer.log.forceUpTo(logged) || agenda.stop.isPresent())
                 return new Response.NotSent("not sent: the batch was stopping");
             sent.thread = Thread.currentThread(); // not before: an interrupt would close the log
             return ports.workflow().run(sent.attempt, heard -> {
@@ -3639,7 +3637,7 @@ final class DifyExec implements Runnable {
         }
 
         private void look(Unresolved unresolved) {
-            if (isOver(unresolved)) return;
+            if (hasEnded(unresolved)) return;
             var now = clock.instant();
             if (unresolved.run().isEmpty() && !Attempt.Names.isUnique(unresolved.attempt().user())) {
                 agenda.release(unresolved);
@@ -3649,7 +3647,7 @@ final class DifyExec implements Runnable {
             looking++;
             health.started();
             if (unresolved.stopsFirst())
-                batch.record(new StopEvent(now, StopEvent.TIMED_OUT, unresolved.attempt().user(),
+                writer.record(new StopEvent(now, StopEvent.TIMED_OUT, unresolved.attempt().user(),
                         unresolved.run().get().task()));
             work(() -> {
                 var found = ports.workflow().look(unresolved);
@@ -3657,7 +3655,14 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Work for another thread, which returns what this one does then, also if it breaks.
+        private void inBackground(Runnable task, Runnable after) {
+            work(() -> {
+                task.run();
+                return after;
+            });
+        }
+
+        /// Runs this on a worker thread. The action that it returns, or its error, then runs on the engine's thread.
         private void work(Supplier<Runnable> work) {
             ports.workers().execute(() -> {
                 Runnable then;
@@ -3724,8 +3729,8 @@ final class DifyExec implements Runnable {
                 case Heard.OtherEvent _ -> {}
                 case Heard.Finished(var run, var recorded) -> {
                     sent.isStreaming = false;
-                    if (isOpen) named(sent, run);
-                    batch.flush();
+                    if (isOpen) logRun(sent, run);
+                    writer.flush();
                     recorded.complete(null);
                 }
                 case Heard.Began _, Heard.Quiet _ when !isOpen -> {}
@@ -3733,7 +3738,7 @@ final class DifyExec implements Runnable {
                     var waited = Duration.between(sent.start, clock.instant());
                     sent.start = clock.instant();
                     sent.isStreaming = true;
-                    named(sent, run);
+                    logRun(sent, run);
                     health.answered();
                     noteWait(attempt, waited, "first event after " + Text.seconds(waited));
                     if (taskStopsSent) stopTask(sent);
@@ -3741,17 +3746,17 @@ final class DifyExec implements Runnable {
                 case Heard.Quiet(var run) -> {
                     var quiet = Unresolved.brief(attempt, Symptom.QUIET, Optional.of(run), clock.instant());
                     if (!sent.lookedUp)
-                        agenda.unresolved(quiet.with(quiet.state().started(Optional.of(sent.start), Instant.MAX)));
+                        agenda.lookUp(quiet.with(quiet.state().started(Optional.of(sent.start), Instant.MAX)));
                     sent.lookedUp = true;
                 }
             }
         }
 
         /// Logged once, whatever names the run first: an event of its stream, or an answer that leaves its end open.
-        private void named(InFlight sent, RunRef run) {
+        private void logRun(InFlight sent, RunRef run) {
             if (sent.run.isPresent()) return;
             sent.run = Optional.of(run);
-            batch.record(new RunEvent(clock.instant(), sent.attempt.row().id(), sent.attempt.user(), run.id(),
+            writer.record(new RunEvent(clock.instant(), sent.attempt.row().id(), sent.attempt.user(), run.id(),
                     run.task()));
         }
 
@@ -3766,35 +3771,35 @@ final class DifyExec implements Runnable {
 
         private void slowedDown(Attempt attempt, String why) {
             tally.throttled++;
-            batch.record(new ThrottleEvent(clock.instant(), attempt.user(), why, pace.places()));
+            writer.record(new ThrottleEvent(clock.instant(), attempt.user(), why, pace.places()));
         }
 
-        private void ended(Attempt attempt, Response seen) {
+        private void answered(Attempt attempt, Response seen) {
             var sent = running.remove(attempt.sequence());
             if (sent == null) return; // its end is known already
             var now = clock.instant();
             pace.ended(now);
             if (seen instanceof Response.Ran ran && sent.stopAsked && ran.isStop()) {
-                close(attempt, "interrupted", ran, "stopped on request");
+                logEnd(attempt, "interrupted", ran, "stopped on request");
                 return;
             }
             adapt(attempt, seen, now);
             var verdict = terms.judge().verdict(attempt, seen);
-            if (verdict instanceof Verdict.LookUp) seen.run().ifPresent(run -> named(sent, run));
+            if (verdict instanceof Verdict.LookUp) seen.run().ifPresent(run -> logRun(sent, run));
             else if (seen instanceof Response.Ran ran) watcher.ran(ran);
-            conclude(attempt, sent.start, seen, verdict);
+            apply(attempt, sent.start, seen, verdict);
             heed(seen, now);
         }
 
-        /// The log gets this end of an attempt that is not its row's.
-        private void close(Attempt attempt, String end, Response seen, String why) {
+        /// Logs the end of an attempt that leaves its row open.
+        private void logEnd(Attempt attempt, String end, Response seen, String why) {
             var now = clock.instant();
-            if (!batch.batch().history().isClosed(attempt, end)) // an earlier call recorded it
-                batch.record(EndEvent.of(attempt, now, attempt.took(seen, now), end, seen, why));
+            if (!writer.batch().history().isClosed(attempt, end)) // an earlier call recorded it
+                writer.record(EndEvent.of(attempt, now, attempt.took(seen, now), end, seen, why));
             checkLimits();
         }
 
-        /// A pause that the server asks for holds for the whole batch.
+        /// A pause that the server asks for holds for the whole writer.
         private void heed(Response seen, Instant now) {
             var pause = Backoff.Pause.of(seen, now);
             if (pause.isEmpty() || agenda.stop.isPresent()) return;
@@ -3830,35 +3835,35 @@ final class DifyExec implements Runnable {
                 var mode = terms.modes().mode();
                 terms.limits().costUnseen(mode).ifPresentOrElse(this::stop, () -> {
                     watcher.say(change);
-                    var call = batch.batch().history().session.orElseThrow();
-                    batch.record(call.with(now, mode, call.auto()));
+                    var call = writer.batch().history().session.orElseThrow();
+                    writer.record(call.with(now, mode, call.auto()));
                 });
             });
         }
 
         /// @param start the time of its run counts from here
-        private void conclude(Attempt attempt, Instant start, Response seen, Verdict verdict) {
+        private void apply(Attempt attempt, Instant start, Response seen, Verdict verdict) {
             var now = clock.instant();
             if (seen instanceof Response.Ran ran && !(verdict instanceof Verdict.LookUp))
                 tally.used(attempt, ran.usage());
             switch (verdict) {
-                case Outcome outcome -> settle(attempt, seen, outcome, now);
+                case Outcome outcome -> finishRow(attempt, seen, outcome, now);
                 case Verdict.Again(var after, var why) -> {
                     tally.retries++;
-                    agenda.again(attempt.row(), attempt.tries().plus(1, 0), now.plus(after), Optional.empty());
-                    close(attempt, "again", seen, why);
+                    agenda.retry(attempt.row(), attempt.tries().plus(1, 0), now.plus(after), Optional.empty());
+                    logEnd(attempt, "again", seen, why);
                 }
                 case Verdict.Throttled(var after, var why) -> {
                     pace.refused(attempt.sequence(), onServer(), terms.names().count());
                     if (onServer() > busy(now)) pace.pause(now.plus(after)); // runs that were cut off hold places
                     health.refused(now, onServer());
                     slowedDown(attempt, why);
-                    agenda.again(attempt.row(), attempt.tries().plus(0, 1), now.plus(after), Optional.empty());
-                    close(attempt, "throttled", seen, why);
+                    agenda.retry(attempt.row(), attempt.tries().plus(0, 1), now.plus(after), Optional.empty());
+                    logEnd(attempt, "throttled", seen, why);
                 }
                 case Verdict.Unreached(var after, var why) -> {
-                    agenda.again(attempt.row(), attempt.tries(), now.plus(after), Optional.empty());
-                    close(attempt, "unreached", seen, why);
+                    agenda.retry(attempt.row(), attempt.tries(), now.plus(after), Optional.empty());
+                    logEnd(attempt, "unreached", seen, why);
                 }
                 case Verdict.LookUp(var symptom, var why) -> {
                     if (agenda.stop.isPresent()) return; // the next start looks it up
@@ -3866,10 +3871,10 @@ final class DifyExec implements Runnable {
                     var deadline = symptom != Symptom.TIMED_OUT ? start.plus(terms.limits().timeout())
                             : now.plusSeconds(mayStop ? 30 : 0);
                     var since = symptom == Symptom.SILENCE ? attempt.at() : now; // silent since the request
-                    agenda.arose(new Unresolved(attempt, seen, symptom, why, since, deadline), now);
+                    agenda.lookUpFirst(new Unresolved(attempt, seen, symptom, why, since, deadline), now);
                 }
                 case Verdict.StopBatch(var why) -> {
-                    close(attempt, "refused", seen, new Stop(Exit.STOPPED, why).fact());
+                    logEnd(attempt, "refused", seen, new Stop(Exit.STOPPED, why).fact());
                     stop(why);
                 }
             }
@@ -3879,13 +3884,13 @@ final class DifyExec implements Runnable {
             terms.limits().tooManyFailed(tally.count(RowStatus.FAILED), tally.done()).ifPresent(this::stop);
             if (agenda.nextRow(clock.instant()).equals(Instant.MAX)) return; // nothing is left to send
             terms.limits().usedUp(tally.tokens, tally.spending).ifPresent(this::stop);
-            var index = batch.batch().index();
+            var index = writer.batch().index();
             if (index.count(RowStatus.SUCCEEDED) + index.count(RowStatus.PARTIAL) == 0)
                 terms.limits().allAlike(tally.causes, tally.done()).ifPresent(this::stop);
         }
 
         /// The row has its outcome. The result is on disk before its `end`: [BatchWriter#flush] writes in that order.
-        private void settle(Attempt attempt, Response seen, Outcome outcome, Instant now) {
+        private void finishRow(Attempt attempt, Response seen, Outcome outcome, Instant now) {
             var id = Text.id(attempt.row().id());
             var files = seen instanceof Response.Ran ran ? ran.files().orElse(Response.SavedFiles.NONE)
                     : Response.SavedFiles.NONE;
@@ -3896,9 +3901,9 @@ final class DifyExec implements Runnable {
                             + "); the summary lists all rows with missing files."));
             tally.missingFiles += files.missing().size();
             if (seen instanceof Response.Ran ran && outcome.status().isSuccess())
-                batch.results.add(new Results.Success(attempt, ran, ended, files.saved()).json());
+                writer.results.add(new Results.Success(attempt, ran, ended, files.saved()).json());
             var end = EndEvent.of(attempt, now, took, outcome.status().word(), seen, outcome.text());
-            batch.settled(attempt.row(), outcome.status(), end, () -> {
+            writer.recordOutcome(attempt.row(), outcome.status(), end, () -> {
                 tally.ended(attempt, outcome, took, now);
                 checkLimits();
             });
@@ -3934,17 +3939,17 @@ final class DifyExec implements Runnable {
             else health.answered();
             if (found instanceof LookUpResult.Running) terms.modes().listsRunning(unresolved);
             if (found instanceof LookUpResult.Ended(var ran)) watcher.ran(ran);
-            batch.record(new LookEvent(now, attempt.user(), unresolved.run().map(RunRef::id).orElse(""),
+            writer.record(new LookEvent(now, attempt.user(), unresolved.run().map(RunRef::id).orElse(""),
                     found.word()));
             boolean mayBeLate = unresolved.is(Symptom.RESEND) || unresolved.is(Symptom.LATE);
             if (mayBeLate && found.isThere() && agenda.isLate(attempt)) {
                 var run = found.run().orElse(RunRef.NONE);
-                batch.record(new LateEvent(now, attempt.row().id(), attempt.user(), run.id(), found.word()));
+                writer.record(new LateEvent(now, attempt.row().id(), attempt.user(), run.id(), found.word()));
                 tally.late++;
                 watcher.say("Row " + Text.id(attempt.row().id()) + ": " + run.name()
                         + " appeared after the row was sent again; it may have been paid twice.");
             }
-            if (!isOver(unresolved)) {
+            if (!hasEnded(unresolved)) {
                 var step = lookUpRules.step(unresolved, found, here(unresolved), now);
                 if (unresolved.is(Symptom.QUIET)) running.get(attempt.sequence()).lookedUp = false;
                 if (unresolved.is(Symptom.QUIET) && found instanceof LookUpResult.Ended) {
@@ -3957,45 +3962,45 @@ final class DifyExec implements Runnable {
             if (found instanceof LookUpResult.Silent(var seen)) heed(seen, now);
         }
 
-        private boolean isOver(Unresolved unresolved) {
+        private boolean hasEnded(Unresolved unresolved) {
             return unresolved.is(Symptom.QUIET)
                     && !running.containsKey(unresolved.attempt().sequence());
         }
 
         private LookUpRules.Here here(Unresolved unresolved) {
-            if (unresolved.is(Symptom.LATE)) batch.flush(); // a look-up may just have found a success
+            if (unresolved.is(Symptom.LATE)) writer.flush(); // a look-up may just have found a success
             var sent = running.get(unresolved.attempt().sequence());
             return new LookUpRules.Here(terms.modes().listing(unresolved.attempt()),
                     sent != null && sent.stopAsked,
-                    batch.status(unresolved.attempt().row()).isSuccess());
+                    writer.status(unresolved.attempt().row()).isSuccess());
         }
 
         private void act(Unresolved unresolved, LookUpRules.Step step) {
             var attempt = unresolved.attempt();
             switch (step) {
                 case LookUpRules.Step.Take(var ran, var verdict) -> {
-                    if (unresolved.is(Symptom.LATE)) tally.reopened(batch.status(attempt.row()));
-                    batch.record(new HarvestEvent(clock.instant(), attempt.user(), ran.ref().id()));
+                    if (unresolved.is(Symptom.LATE)) tally.reopened(writer.status(attempt.row()));
+                    writer.record(new HarvestEvent(clock.instant(), attempt.user(), ran.ref().id()));
                     tally.harvested++;
-                    conclude(attempt, unresolved.start(), ran, verdict);
+                    apply(attempt, unresolved.start(), ran, verdict);
                 }
                 case LookUpRules.Step.Judged(var seen, var verdict) ->
-                        conclude(attempt, unresolved.start(), seen, verdict);
-                case LookUpRules.Step.LookAgain(var next) -> agenda.unresolved(next);
+                        apply(attempt, unresolved.start(), seen, verdict);
+                case LookUpRules.Step.LookAgain(var next) -> agenda.lookUp(next);
                 case LookUpRules.Step.Say(var text, var then) -> {
                     watcher.say(text);
                     act(unresolved, then);
                 }
                 case LookUpRules.Step.Close(var end, var seen, var why, var then) -> {
-                    close(attempt, end, seen, why);
-                    if (seen instanceof Response.Cut && seen.run().isEmpty()) agenda.unseen(attempt);
+                    logEnd(attempt, end, seen, why);
+                    if (seen instanceof Response.Cut && seen.run().isEmpty()) agenda.addUnseen(attempt);
                     act(unresolved, then);
                 }
                 case LookUpRules.Step.SendAgain(var tries, var rechecked) -> {
                     if (tries.failed() > attempt.tries().failed()) tally.retries++;
                     if (rechecked && !unresolved.is(Symptom.RESEND))
-                        agenda.ready(attempt.row(), tries, clock.instant());
-                    else agenda.again(attempt.row(), tries, clock.instant(),
+                        agenda.enqueue(attempt.row(), tries, clock.instant());
+                    else agenda.retry(attempt.row(), tries, clock.instant(),
                             Optional.of(attempt).filter(_ -> rechecked));
                 }
                 case LookUpRules.Step.Abort(var why) -> stop(why);
@@ -4009,7 +4014,7 @@ final class DifyExec implements Runnable {
                 stopTasks(AFTER_SECOND);
                 return;
             }
-            agenda.close(new Stop(Exit.INTERRUPTED,
+            agenda.stopWith(new Stop(Exit.INTERRUPTED,
                     signal.equals("INT") ? "interrupted" : "interrupted by SIG" + signal));
             hardStop = clock.instant().plus(grace);
             if (!running.isEmpty() && grace.isPositive()) watcher.say("Stopping. "
@@ -4029,7 +4034,7 @@ final class DifyExec implements Runnable {
             var run = sent.run.orElse(RunRef.NONE);
             if (sent.stopAsked || run.task().isEmpty()) return;
             sent.stopAsked = true;
-            batch.record(new StopEvent(clock.instant(), StopEvent.INTERRUPTED, sent.attempt.user(), run.task()));
+            writer.record(new StopEvent(clock.instant(), StopEvent.INTERRUPTED, sent.attempt.user(), run.task()));
             tally.stopped++;
             ports.workers().execute(() -> ports.workflow().stop(run, sent.attempt.user()));
         }
@@ -4066,7 +4071,7 @@ final class DifyExec implements Runnable {
         final Map<Integer, Instant> cutRuns = new HashMap<>();
         /// Attempts whose run is not known and may still appear, by row.
         private final Map<Integer, List<Attempt>> unseen = new LinkedHashMap<>();
-        private final Set<String> resent = new HashSet<>(); // users of such attempts
+        private final Set<String> resentUsers = new HashSet<>(); // users of such attempts
         private boolean lateAsked = false;
         volatile Optional<Stop> stop = Optional.empty(); // workers read it
 
@@ -4080,15 +4085,15 @@ final class DifyExec implements Runnable {
             this.firstLook = firstLook;
             for (boolean hasRun : List.of(false, true))
                 for (var attempt : batch.history().resent(hasRun)) {
-                    unseen(attempt.before(now));
-                    if (!hasRun) resent(attempt.row());
+                    addUnseen(attempt.before(now));
+                    if (!hasRun) markResent(attempt.row());
                 }
-            wanted.lookUps().forEach(unresolved -> arose(unresolved.before(now), now));
+            wanted.lookUps().forEach(unresolved -> lookUpFirst(unresolved.before(now), now));
         }
 
         Optional<Waiting> next(Instant now) {
             while (nextWaiting().isAfter(now) && hasFresh())
-                again(fresh.next(), Attempt.Tries.NONE, now, Optional.empty());
+                retry(fresh.next(), Attempt.Tries.NONE, now, Optional.empty());
             return nextWaiting().isAfter(now) ? Optional.empty() : Optional.of(waiting.remove());
         }
 
@@ -4104,7 +4109,7 @@ final class DifyExec implements Runnable {
             try {
                 return fresh.hasNext();
             } catch (Unusable changed) {
-                close(new Stop(Exit.STOPPED, changed.getMessage()));
+                stopWith(new Stop(Exit.STOPPED, changed.getMessage()));
                 return false;
             }
         }
@@ -4112,25 +4117,25 @@ final class DifyExec implements Runnable {
         /// Another attempt, later. Runs of earlier attempts that may still appear are looked for first, one by one.
         ///
         /// @param after the last one that was looked for
-        void again(Row row, Attempt.Tries tries, Instant due, Optional<Attempt> after) {
+        void retry(Row row, Attempt.Tries tries, Instant due, Optional<Attempt> after) {
             var earlier = unseen.getOrDefault(row.index(), List.of());
             int next = 1 + after.map(one -> earlier.stream().map(Attempt::user).toList()
                     .indexOf(one.user())).orElse(-1);
-            if (next == earlier.size()) ready(row, tries, due);
+            if (next == earlier.size()) enqueue(row, tries, due);
             else lookUps.add(Unresolved.brief(earlier.get(next).with(row, tries), Symptom.RESEND, Optional.empty(),
                     due));
         }
 
-        void ready(Row row, Attempt.Tries tries, Instant due) {
+        void enqueue(Row row, Attempt.Tries tries, Instant due) {
             waiting.add(new Waiting(row, tries, due));
         }
 
         /// An attempt is unresolved from now on. Its request may have been sent long after it was logged.
-        void arose(Unresolved unresolved, Instant now) {
-            unresolved(unresolved.with(unresolved.state().at(now.plus(firstLook))));
+        void lookUpFirst(Unresolved unresolved, Instant now) {
+            lookUp(unresolved.with(unresolved.state().at(now.plus(firstLook))));
         }
 
-        void unresolved(Unresolved unresolved) {
+        void lookUp(Unresolved unresolved) {
             lookUps.add(unresolved);
             if (unresolved.state().holdsPlace())
                 cutRuns.put(unresolved.attempt().row().index(), unresolved.since());
@@ -4142,7 +4147,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Nothing new starts from here on. The first reason stays, but an interrupt wins.
-        void close(Stop reason) {
+        void stopWith(Stop reason) {
             if (stop.isEmpty() || reason.exit() == Exit.INTERRUPTED) stop = Optional.of(reason);
         }
 
@@ -4160,19 +4165,19 @@ final class DifyExec implements Runnable {
             return hasFresh() ? now : nextWaiting();
         }
 
-        void unseen(Attempt attempt) {
+        void addUnseen(Attempt attempt) {
             unseen.computeIfAbsent(attempt.row().index(), _ -> new ArrayList<>()).add(attempt);
         }
 
         /// Another attempt of the row is sent: a run of an earlier one that appears from now on is late.
-        void resent(Row row) {
-            unseen.getOrDefault(row.index(), List.of()).forEach(attempt -> resent.add(attempt.user()));
+        void markResent(Row row) {
+            unseen.getOrDefault(row.index(), List.of()).forEach(attempt -> resentUsers.add(attempt.user()));
         }
 
         /// A run of the attempt has appeared. Returns whether it is late: its row was sent again.
         boolean isLate(Attempt attempt) {
             return unseen.getOrDefault(attempt.row().index(), new ArrayList<>())
-                    .removeIf(other -> other.user().equals(attempt.user())) && resent.contains(attempt.user());
+                    .removeIf(other -> other.user().equals(attempt.user())) && resentUsers.contains(attempt.user());
         }
     }
 
@@ -5741,9 +5746,9 @@ final class DifyExec implements Runnable {
         private final Batch batch;
         private final BatchFiles.Lock lock;
         final LineFile results, log;
-        /// Wait to be written; they count from then on.
+        /// Added but not yet written; the history takes them once they are.
         private final List<Event> events = new ArrayList<>();
-        private final List<Runnable> settled = new ArrayList<>();
+        private final List<Runnable> outcomes = new ArrayList<>();
         private boolean retryListDue, cannotForceNoted = false;
         private long nextRetryList = 0;
         private Instant nextForce = Instant.MIN;
@@ -5755,7 +5760,7 @@ final class DifyExec implements Runnable {
             this.log = log;
         }
 
-        /// @param fresh where to report that an earlier batch was moved aside; empty: it is continued
+        /// @param fresh where to report that an earlier batch was moved background; empty: it is continued
         static BatchWriter open(BatchFiles files, Csv whole, boolean noBom, boolean rebuild,
                 Optional<PrintWriter> fresh, LineFile.Disk disk) {
             var csv = whole.with(files.shard());
@@ -5783,7 +5788,7 @@ final class DifyExec implements Runnable {
                     log.flush();
                     return writer;
                 } catch (IOException | RuntimeException problem) {
-                    try (lock; results; log) {
+                    try (lock; results; log) { // closes all three first
                         throw problem;
                     }
                 }
@@ -5808,10 +5813,10 @@ final class DifyExec implements Runnable {
 
         /// A row has its outcome. Its result, if any, was added to [#results] before, and its end is written only once
         /// that is on disk: after a power cut, an `end` in the log always has its result.
-        void settled(Row row, RowStatus status, EndEvent end, Runnable then) {
+        void recordOutcome(Row row, RowStatus status, EndEvent end, Runnable then) {
             if (status.isSuccess()) results.whenOnDisk.add(() -> record(end));
             else record(end);
-            settled.add(() -> {
+            outcomes.add(() -> {
                 if (status.isSuccess()) batch.index().setStatus(row.index(), status);
                 then.run();
             });
@@ -5822,7 +5827,7 @@ final class DifyExec implements Runnable {
             try {
                 results.flush();
                 log.flush();
-                count();
+                applyWritten();
                 if (retryListDue && System.nanoTime() >= nextRetryList) writeRetryList();
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem);
@@ -5835,13 +5840,13 @@ final class DifyExec implements Runnable {
             nextRetryList = System.nanoTime() + RETRY_LIST_EVERY.toNanos();
         }
 
-        /// Forces to disk what was written: at once if an `end` waits for its result, else now and then. `aside` runs
-        /// its first argument in another thread, and then the second in this one.
-        void force(Instant now, BiConsumer<Runnable, Runnable> aside, Consumer<String> say) {
+        /// Forces to disk what was written: at once if an `end` waits for its result, else now and then. `background`
+        /// runs its first argument in another thread, and then the second in this one.
+        void force(Instant now, BiConsumer<Runnable, Runnable> background, Consumer<String> say) {
             boolean isDue = !now.isBefore(nextForce);
             if (isDue) nextForce = now.plus(FORCE_EVERY);
-            results.force(isDue, aside, this::flush);
-            log.force(isDue, aside, () -> {});
+            results.forceInBackground(isDue, background, this::flush);
+            log.forceInBackground(isDue, background, () -> {});
             if (cannotForceNoted || !log.cannotForce) return;
             cannotForceNoted = true;
             say.accept("The file system of " + batch.files().log()
@@ -5849,9 +5854,9 @@ final class DifyExec implements Runnable {
                     + "runs that were paid for may be missing from the log.");
         }
 
-        private void count() {
-            var rows = List.copyOf(settled);
-            settled.clear();
+        private void applyWritten() {
+            var rows = List.copyOf(outcomes);
+            outcomes.clear();
             rows.forEach(Runnable::run);
             events.forEach(batch.history()::take);
             events.clear();
@@ -5863,10 +5868,10 @@ final class DifyExec implements Runnable {
                 boolean any = true;
                 while (any) { // what waited for the disk may add lines
                     any = results.flush();
-                    results.force();
+                    results.forceNow();
                     any |= log.flush();
-                    count();
-                    log.force();
+                    applyWritten();
+                    log.forceNow();
                 }
                 writeRetryList();
                 return Optional.empty();
@@ -6660,7 +6665,7 @@ final class DifyExec implements Runnable {
                 try (var log = new LineFile(whole.log(), new byte[0], FileChannel::force)) {
                     log.add(merge);
                     log.flush();
-                    log.force();
+                    log.forceNow();
                 }
                 return new Batch(whole, Optional.of(csv), index, history, new LineOffsets());
             }
@@ -6831,13 +6836,13 @@ final class DifyExec implements Runnable {
         }
 
         /// Forces what was written, in another thread, so that more can be written meanwhile.
-        void force(boolean isDue, BiConsumer<Runnable, Runnable> aside, Runnable then) {
+        void forceInBackground(boolean isDue, BiConsumer<Runnable, Runnable> background, Runnable then) {
             if (failure != null) throw new UncheckedIOException(failure);
             if (isForcing || whenOnDisk.isEmpty() && (!isDue || end == forced)) return;
             isForcing = true;
             int waiting = whenOnDisk.size();
             long written = end;
-            aside.accept(() -> isOnDisk(written), () -> {
+            background.accept(() -> forceUpTo(written), () -> {
                 isForcing = false;
                 if (failure != null) throw new UncheckedIOException(failure);
                 for (int i = 0; i < waiting; i++) whenOnDisk.remove().run();
@@ -6845,8 +6850,9 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// For any thread: waits until so much is on disk. One thread forces for all. False: the disk failed.
-        boolean isOnDisk(long place) {
+        /// For any thread: returns once the file is on disk up to here. One thread forces for all. False: the disk
+        /// failed.
+        boolean forceUpTo(long place) {
             if (forced < place) synchronized (this) {
                 long written = end;
                 try {
@@ -6862,9 +6868,9 @@ final class DifyExec implements Runnable {
             return failure == null;
         }
 
-        void force() throws IOException {
+        void forceNow() throws IOException {
             if (channel != null) requireUntouched();
-            if (!isOnDisk(end)) throw failure;
+            if (!forceUpTo(end)) throw failure;
             while (!whenOnDisk.isEmpty()) whenOnDisk.remove().run();
         }
 
@@ -6946,7 +6952,8 @@ final class DifyExec implements Runnable {
                 var usage = ran.usage();
                 var line = object("id", attempt.row().id(), "status", SUCCESS, "inputs", attempt.row().inputs(),
                         "outputs", new RawValue(new String(ran.outputs(), UTF_8)),
-                        "workflow_run_id", ran.ref().id(), "executed_at", Times.text(executedAt), "retry_count", attempt.tries().retries(),
+                        "workflow_run_id", ran.ref().id(), "executed_at", Times.text(executedAt),
+                        "retry_count", attempt.tries().retries(),
                         "workflow_status", ran.status() == Response.RunStatus.PARTIAL ? PARTIAL : "succeeded",
                         "workflow_id", ran.workflowId(), "elapsed_time", usage.seconds(),
                         "total_tokens", usage.tokens(), "total_steps", usage.steps());
@@ -7531,7 +7538,7 @@ final class DifyExec implements Runnable {
                 }
             }
 
-                private static char likely(String text) {
+            private static char likely(String text) {
                 var names = text.replaceAll("\"[^\"]*\"", "x").lines()
                         .filter(line -> !line.replaceAll("[,;\t]", "").isBlank()).findFirst().orElse("");
                 return Stream.of(',', ';', '\t').max(Comparator.comparingLong(one -> // the first of equals

@@ -768,7 +768,7 @@ final class BatchTest {
                 assertEquals(1, writer.batch().history().inFlight());
 
                 var end = EndEvent.of(attempt, NOON, seconds(1), "failed", Response.NOTHING, "no");
-                writer.settled(attempt.row(), RowStatus.FAILED, end, () -> {});
+                writer.recordOutcome(attempt.row(), RowStatus.FAILED, end, () -> {});
                 assertEquals(RowStatus.PENDING, writer.status(attempt.row()));
                 writer.flush();
                 assertEquals(RowStatus.FAILED, writer.status(attempt.row()));
@@ -787,7 +787,7 @@ final class BatchTest {
                 Files.createDirectory(scene.output); // where no line can be written
                 writer.results.add(line("x"));
                 var end = EndEvent.of(attempt, NOON, seconds(1), "succeeded", succeeded("run-7"), "");
-                writer.settled(attempt.row(), RowStatus.SUCCEEDED, end, () -> {
+                writer.recordOutcome(attempt.row(), RowStatus.SUCCEEDED, end, () -> {
                     throw new AssertionError("its result is not on disk");
                 });
 
