@@ -5782,6 +5782,8 @@ final class DifyExec implements Runnable {
                     });
                     if (fresh.isEmpty()) Shards.refuseOthers(files, csv, Optional.of(history));
                     if (!rebuild) history.refuseLost(files.results());
+                    log.hold();
+                    results.hold();
                     var batch = new Batch(files, Optional.of(csv), index, history, new LineOffsets());
                     var writer = new BatchWriter(batch, lock, results, log);
                     torn.forEach(writer::record);
@@ -6874,19 +6876,27 @@ final class DifyExec implements Runnable {
             while (!whenOnDisk.isEmpty()) whenOnDisk.remove().run();
         }
 
-        /// Keeps other processes from a file that exists, by whatever name, and cuts off a last line that a crash or a
-        /// full disk has torn. If only the line's end is missing, it is added.
+        /// Keeps other processes from a file that exists, by whatever name. The caller no longer reads it: a process
+        /// loses its locks on a file when it closes any channel of that file.
+        void hold() throws IOException {
+            if (Files.exists(path)) open();
+        }
+
+        /// Cuts off a last line that a crash or a full disk has torn. If only the line's end is missing, it is added.
         Optional<TornEvent> mend() throws IOException {
-            if (!Files.exists(path)) return Optional.empty();
-            open();
-            var last = lastLine(channel, end);
-            if (last.length == 0 || Arrays.equals(last, Lines.BOM)) return Optional.empty();
-            boolean isWhole = Lines.read(Lines.TREE, last, 0, last.length).isPresent();
-            if (isWhole) channel.write(ByteBuffer.wrap(new byte[] {'\n'}), end);
-            else channel.truncate(end - last.length);
-            end = channel.size();
-            return isWhole ? Optional.empty() : Optional.of(new TornEvent(Instant.now(),
-                    path.getFileName().toString(), end, last.length));
+            hold();
+            if (channel == null) return Optional.empty();
+            try (var _ = channel) {
+                var last = lastLine(channel, end);
+                if (last.length == 0 || Arrays.equals(last, Lines.BOM)) return Optional.empty();
+                boolean isWhole = Lines.read(Lines.TREE, last, 0, last.length).isPresent();
+                if (isWhole) channel.write(ByteBuffer.wrap(new byte[] {'\n'}), end);
+                else channel.truncate(end - last.length);
+                return isWhole ? Optional.empty() : Optional.of(new TornEvent(Instant.now(),
+                        path.getFileName().toString(), channel.size(), last.length));
+            } finally {
+                channel = null;
+            }
         }
 
         static long wholeLines(Path path) throws IOException {

@@ -254,6 +254,22 @@ final class ProcessTest extends WholeCommand {
             }
         }
 
+        @Test
+        void thatContinuesKeepsAnotherFromItsFilesThoughItsLockIsDeleted() throws Exception {
+            try (var dify = new Holding("blocking", 1, 1)) {
+                rows(2);
+                call(dify.settings(), typed("run", "--mode", "blocking", "--limit", "1"));
+                start(dify.settings(), List.of(), typed("run", "--mode", "blocking"));
+                dify.held.await();
+                Files.delete(folder.resolve("results.jsonl.lock"));
+
+                var second = call(dify.settings(), typed("run", "--mode", "blocking"));
+
+                assertEquals(2, second.code(), second.err());
+                assertEquals(2, dify.posts.get());
+            }
+        }
+
         /// The server answers its first question to each only when it has been asked twice, or after a while.
         @ParameterizedTest
         @CsvSource({"1/2, '', 1", "1/2, 1/3, 1", "1/2, 2/2, 2", "2/2, 2/2, 1"})
