@@ -4118,7 +4118,8 @@ final class DifyExec implements Runnable {
         ///
         /// @param after the last one that was looked for
         void retry(Row row, Attempt.Tries tries, Instant due, Optional<Attempt> after) {
-            var earlier = unseen.getOrDefault(row.index(), List.of());
+            var earlier = unseen.getOrDefault(row.index(), new ArrayList<>());
+            earlier.replaceAll(one -> one.with(row, one.tries())); // one from the log knows only the row's id
             int next = 1 + after.map(one -> earlier.stream().map(Attempt::user).toList()
                     .indexOf(one.user())).orElse(-1);
             if (next == earlier.size()) enqueue(row, tries, due);
@@ -4166,7 +4167,9 @@ final class DifyExec implements Runnable {
         }
 
         void addUnseen(Attempt attempt) {
-            unseen.computeIfAbsent(attempt.row().index(), _ -> new ArrayList<>()).add(attempt);
+            var earlier = unseen.computeIfAbsent(attempt.row().index(), _ -> new ArrayList<>());
+            earlier.removeIf(one -> one.user().equals(attempt.user())); // `retry` goes by users
+            earlier.add(attempt);
         }
 
         /// Another attempt of the row is sent: a run of an earlier one that appears from now on is late.

@@ -868,6 +868,40 @@ final class LookUpTest {
         }
 
         @Test
+        void anAnswerThatProvesNothingOnlyDelaysARowThatIsToBeSentAgain() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-8"));
+            var odd = new ArrayDeque<LookUpResult>(List.of(
+                    new LookUpResult.Silent(Response.Refused.http(409, false, "", "a page", Optional.empty()))));
+            scene.found = unresolved -> {
+                assertTrue(scene.looked.size() < 50, "looked up for ever");
+                return !unresolved.is(Symptom.RESEND) || odd.isEmpty() ? ABSENT : odd.remove();
+            };
+
+            scene.play();
+
+            assertEquals(List.of("run-8"), scene.resultRuns());
+        }
+
+        @Test
+        void aRunOfAnEarlierCallThatTurnsUpLateIsTakenWhereItsRowFails() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.crash(1);
+            scene.world.startAt(NOON.plusSeconds(3600));
+            scene.crash(1); // the row was sent again
+            var first = scene.looked.getFirst().attempt().user();
+            scene.world.startAt(NOON.plusSeconds(7200));
+            scene.answer = Answer.inTurn(failed("no such city"));
+            scene.found = unresolved -> unresolved.is(Symptom.LATE) && unresolved.attempt().user().equals(first)
+                    ? ended(succeeded("run-7")) : ABSENT;
+
+            scene.play();
+
+            assertEquals(List.of("run-7"), scene.resultRuns());
+            assertEquals(List.of(), scene.retryIds());
+        }
+
+        @Test
         void aRunThatTurnsUpRunningIsReportedOnceAndWaitedFor() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("Rate Limit Error"));
