@@ -6355,10 +6355,12 @@ final class DifyExec implements Runnable {
         /// Refuses a retry list of others. Rows of a batch may have been removed from the CSV.
         void requireOurs(Index csv) throws IOException {
             var ids = retryIds();
-            boolean hasBatch = !head(results).isEmpty() || !head(log).isEmpty();
-            if (!ids.isEmpty() && (hasBatch ? ids.stream().noneMatch(id -> csv.find(id) >= 0)
-                    : !ids.stream().allMatch(id -> csv.find(id) >= 0)))
-                throw new Unusable(retry + ": not a list of ids of this CSV" + ELSEWHERE);
+            if (ids.stream().allMatch(id -> csv.find(id) >= 0)) return;
+            var batch = new Index();
+            Results.read(results, batch, List.of());
+            History.read(log, batch, List.of());
+            if (batch.size() == 0 || ids.stream().noneMatch(id -> csv.find(id) >= 0 || batch.find(id) >= 0))
+                throw new Unusable(retry + ": not a list of ids of this batch" + ELSEWHERE);
         }
 
         void requireTarget(Path file, List<Path> inputs, Predicate<Path> mayBeReplaced) throws IOException {
