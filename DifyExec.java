@@ -3296,8 +3296,9 @@ final class DifyExec implements Runnable {
                     + " differ, too");
         }
 
-        private static double succeeded(Index index) {
-            return 100.0 * (index.count(RowStatus.SUCCEEDED) + index.count(RowStatus.PARTIAL)) / index.rows();
+        private static Double succeeded(Index index) {
+            return index.rows() == 0 ? null
+                    : 100.0 * (index.count(RowStatus.SUCCEEDED) + index.count(RowStatus.PARTIAL)) / index.rows();
         }
 
         @Override

@@ -202,6 +202,17 @@ final class CompareTest {
         }
 
         @Test
+        void knowsNoShareOfABatchThatWasStoppedBeforeItsFirstRow() throws IOException {
+            each();
+            var log = folder.resolve("b.jsonl.log");
+            Files.writeString(log, Files.readString(log).lines().findFirst().orElseThrow() + "\n");
+            Files.delete(folder.resolve("b.jsonl"));
+
+            assertEquals("{\"first\":66.7,\"second\":null,\"difference\":null}",
+                    told().at("/figures/percent_succeeded").toString());
+        }
+
+        @Test
         void ofAFileWithItselfFindsNothing() throws IOException {
             each();
 
