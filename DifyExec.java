@@ -457,8 +457,7 @@ final class DifyExec implements Runnable {
                 var index = batch.index();
                 var merge = batch.history().merge.orElseThrow();
                 console.err().println("Merged " + merge.taken().size() + " of "
-                        + Text.count(merge.shards(), "shard")
-                        + ": " + Text.count(index.rows(), "row") + ", "
+                        + Text.count(merge.shards(), "shard") + ": " + Text.count(index.rows(), "row") + ", "
                                 + RowStatus.counts(index::count, (_, text) -> text));
                 StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
                 console.next().print(batch, console.err());
@@ -492,7 +491,7 @@ final class DifyExec implements Runnable {
             var part = rows.shard();
             try (var whole = setup.open(input.csv, Optional.empty())) {
                 var csv = whole.with(part);
-                try (var dify = setup.connect(demo.version, csv.columns(), 1, setup.err())) {
+                try (var dify = setup.connect(demo.version, csv, 1, setup.err())) {
                     int code = report(csv, dify.greet(""), dify);
                     if (code == Exit.OK.code && !json) setup.next().begin(part, setup.out());
                     return code;
@@ -551,7 +550,7 @@ final class DifyExec implements Runnable {
             setup.check();
             var files = Verification.Evidence.of(BatchFiles.of(results.file));
             long start = System.nanoTime();
-            try (var dify = setup.connect(null, List.of(), Verification.AT_ONCE, setup.err())) {
+            try (var dify = setup.connect(null, null, Verification.AT_ONCE, setup.err())) {
                 var server = dify.greet("");
                 var ids = files.ids(sample, seed);
                 var found = new Verification(files, dify.client(), server.kind() == AppKind.CHATFLOW,
@@ -996,7 +995,7 @@ final class DifyExec implements Runnable {
         private Form form(Csv csv) {
             if (form != null) return form;
             shell.setup.retrying.maxRetries = 0;
-            try (var dify = shell.setup.connect(shell.demo.version, csv.columns(), 1, err)) {
+            try (var dify = shell.setup.connect(shell.demo.version, csv, 1, err)) {
                 return form = dify.form(dify.greet(""), csv);
             } catch (Unusable | IOException | InterruptedException problem) {
                 err.println("Not checked against the workflow's form: " + Text.of(problem));
@@ -1234,8 +1233,9 @@ final class DifyExec implements Runnable {
             var sections = new HashMap<>(line.getHelpSectionMap());
             sections.put("rarelyUsed", CommandLines::rarelyUsed);
             var start = line.getCommandName().equals("difyexec") ? "  " + env.invocation() + " " : "  ";
-            sections.put(CommandLine.Model.UsageMessageSpec.SECTION_KEY_FOOTER,
-                    help -> help.footer().replace("  difyexec ", start));
+            var end = CommandLine.Model.UsageMessageSpec.SECTION_KEY_FOOTER;
+            sections.put(end, help -> help.footer().replaceAll(start.isBlank() ? " -[io] \\S+" : "$^", "")
+                    .replace("  difyexec ", start));
             Converters.register(line)
                     .setAbbreviatedOptionsAllowed(false)
                     .setDefaultValueProvider(defaults)
@@ -1339,8 +1339,10 @@ final class DifyExec implements Runnable {
                             ? variable.orElse(option.longestName() + " " + problem.getValue()) + ": "
                                     + fault.getMessage() : problem.getMessage(), 1000);
             var name = line.getParent() == null ? "" : " " + line.getCommandName();
-            line.getErr().println("difyexec: " + message + (message.contains("\nhint: ") ? "" : "\nhint: see "
-                    + (isInShell(line) ? "'help" + name + "'" : env.invocation() + name + " --help")));
+            line.getErr().println("difyexec: " + message + (message.contains("\nhint: ") ? "" : "\nhint: "
+                    + (!isInShell(line) ? "see " + env.invocation() + name + " --help"
+                    : message.contains("required option") ? "'open CSV JSONL' opens a batch"
+                    : "see 'help" + name + "'")));
             return Exit.UNUSABLE.code;
         }
 
@@ -1486,7 +1488,7 @@ final class DifyExec implements Runnable {
             files.refuse(input.csv);
             try (var csv = setup.open(input.csv, Optional.of(files).filter(_ -> !rows.fresh))) {
                 out.makeFolder();
-                try (var dify = setup.connect(demo.version, csv.columns(), pace.concurrency(), setup.err())) {
+                try (var dify = setup.connect(demo.version, csv, pace.concurrency(), setup.err())) {
                     if (demo.version != null && view.isEmpty()) dify.err().println("Demo: using a simulated Dify "
                             + Demo.VERSION + " in this process; nothing leaves this machine, nothing is spent.");
                     try (var writer = BatchWriter.open(files, csv, out.noBom, rows.rebuild,
@@ -1505,8 +1507,7 @@ final class DifyExec implements Runnable {
             if (pace.maxCost != null && setup.dify.mode == Mode.BLOCKING) throw new Unusable("--max-cost cannot be "
                     + "used with --mode blocking: only streams have prices\nhint: leave out --mode");
             if (output.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|tsv|xlsx?)"))
-                throw new Unusable(output
-                        + ": results are JSON lines, not a spreadsheet\nhint: use -o results.jsonl; "
+                throw new Unusable(output + ": results are JSON lines, not a spreadsheet\nhint: use -o results.jsonl; "
                         + "'export' then writes a spreadsheet");
         }
 
@@ -1806,13 +1807,13 @@ final class DifyExec implements Runnable {
             return shape.open(input, dify.queryColumn, files).with(edits);
         }
 
-        /// Connects to the configured server, or to a demo with a variable for each column.
-        Connection connect(String demo, List<String> columns, int runs, PrintWriter err) throws IOException {
-            var server = Optional.ofNullable(demo == null ? null : new Demo(demo, columns));
+        /// Connects to the configured server, or to a demo with a variable for each column but a chatflow's question.
+        Connection connect(String demo, Csv csv, int runs, PrintWriter err) throws IOException {
+            var server = Optional.ofNullable(demo == null ? null : new Demo(demo, csv.columns().stream()
+                    .filter(name -> !demo.equals(Demo.CHATFLOW) || !name.equals(csv.shape().queryColumn())).toList()));
             var version = Demo.has(dify.workflowId.strip()) ? dify.workflowId.strip() : ""; // a real app's is not here
-            var access = server.map(local ->
-                    new Access(local.baseUrl(), Access.DEMO_KEY, version, Optional.empty(),
-                    Optional.empty())).orElseGet(() -> dify.access(env, err));
+            var access = server.map(local -> new Access(local.baseUrl(), Access.DEMO_KEY, version, Optional.empty(),
+                    Optional.empty())).orElseGet(() -> dify.access(env, spec.findOption("--demo") != null, err));
             var backoff = new Backoff(retrying.initialDelay, retrying.maxDelay, retrying.maxRetries);
             return new Connection(this, access, DifyClient.of(access, dify.timeout, runs),
                     new Judge(backoff, retrying.failedRuns, access), server, err);
@@ -1857,27 +1858,25 @@ final class DifyExec implements Runnable {
             String user;
 
             /// The key never comes from an option: everyone on the machine can see a command line.
-            Access access(Env env, PrintWriter err) {
-                var key = key(env);
+            Access access(Env env, boolean hasDemo, PrintWriter err) {
+                var key = key(env, hasDemo);
                 EnvDefaults.VARIABLES.values().forEach(env::needed);
                 if (baseUrl.getScheme().equals("http") && !Env.isLoopback(baseUrl.getHost()))
                     err.println("Warning: " + baseUrl + " is not https; the API key is sent unencrypted.");
                 env.unknownNames().forEach(name ->
                         err.println("Warning: " + name + " is not a setting of difyexec."));
-                return new Access(baseUrl, key, workflowId.strip(), env.proxy(baseUrl),
-                        env.needed("DIFY_CA_FILE"));
+                return new Access(baseUrl, key, workflowId.strip(), env.proxy(baseUrl), env.needed("DIFY_CA_FILE"));
             }
 
-            private String key(Env env) {
+            private String key(Env env, boolean hasDemo) {
                 var setting = env.needed("DIFY_API_KEY");
                 if (setting.isEmpty()) throw new Unusable(env.missing("DIFY_API_KEY")
-                        + "\nhint: try --demo, or put "
-                        + "these lines into .env (in Dify: API Access, API Key):\nDIFY_API_BASE_URL=" + baseUrl
+                        + "\nhint: " + (hasDemo ? "try --demo, or " : "") + "put these lines into .env "
+                        + "(in Dify: API Access, API Key):\nDIFY_API_BASE_URL=" + baseUrl
                         + "\nDIFY_API_KEY=" + Env.PLACEHOLDER);
                 var key = setting.get().text().strip();
                 if (!key.matches("[!-~&&[^\"\\\\]]+"))
-                    throw new Unusable("DIFY_API_KEY" + setting.get().source()
-                            + " contains a character that no key "
+                    throw new Unusable("DIFY_API_KEY" + setting.get().source() + " contains a character that no key "
                             + "has (such as a blank, a quote or a non-ASCII letter)\nhint: copy it again");
                 return key;
             }
@@ -2695,8 +2694,7 @@ final class DifyExec implements Runnable {
 
             boolean isComplete() {
                 return shards.stream().allMatch(shard -> shard.index().isComplete()
-                        && (hasCsv || shard.files().isStarted())
-                        && shard.history().missingFiles.isEmpty());
+                        && (hasCsv || shard.files().isStarted()) && shard.history().missingFiles.isEmpty());
             }
 
             private long sum(ToLongFunction<Batch> figure) {
@@ -3537,8 +3535,8 @@ final class DifyExec implements Runnable {
             ports.mailbox().add(() -> interrupted(signal));
         }
 
-        /// Runs with Ctrl-C, SIGTERM and SIGHUP as interrupts, and completes the files whatever stopped it. If both stop
-        /// early, the first reason counts.
+        /// Runs with Ctrl-C, SIGTERM and SIGHUP as interrupts, and completes the files whatever stopped it. If both
+        /// stop early, the first reason counts.
         Optional<Stop> runUntilWritten() throws InterruptedException {
             var former = new LinkedHashMap<String, Object>();
             for (var name : List.of("INT", "TERM", "HUP"))
@@ -3964,8 +3962,7 @@ final class DifyExec implements Runnable {
         }
 
         private boolean hasEnded(Unresolved unresolved) {
-            return unresolved.is(Symptom.QUIET)
-                    && !running.containsKey(unresolved.attempt().sequence());
+            return unresolved.is(Symptom.QUIET) && !running.containsKey(unresolved.attempt().sequence());
         }
 
         private LookUpRules.Here here(Unresolved unresolved) {
@@ -5624,10 +5621,14 @@ final class DifyExec implements Runnable {
                 if (!before.baseUrl().equals(baseUrl)
                         || !app.isEmpty() && !before.app().isEmpty() && !before.app().equals(app))
                     throw new Unusable(files.log() + ": this batch was started with another app or server ("
-                            + before.app() + " at " + before.baseUrl() + "), not this one (" + app
-                            + " at " + baseUrl
-                            + ")\nhint: use that app's key, or choose another -o");
+                            + place(before.app(), before.baseUrl()) + "), not this one (" + place(app, baseUrl)
+                            + ")\nhint: " + (before.baseUrl().equals("demo") ? "add --demo" : "use that app's key")
+                            + ", or choose another -o");
             });
+        }
+
+        private static String place(String app, String baseUrl) {
+            return baseUrl.equals("demo") ? "--demo" : app.isEmpty() ? baseUrl : app + " at " + baseUrl;
         }
 
         List<Path> inputs() {
@@ -6142,8 +6143,7 @@ final class DifyExec implements Runnable {
         List<Attempt> resent(boolean hasRun) {
             return all(state -> state == State.RESENT).filter(one -> one.run().isPresent() == hasRun)
                     .map(one -> one.attempt(new Row(index.findOrAdd(one.event().id()), 0,
-                            one.event().id(), Map.of())))
-                    .toList();
+                            one.event().id(), Map.of()))).toList();
         }
 
         Map<Integer, Sent> unresolvedByRow() {
@@ -6594,8 +6594,7 @@ final class DifyExec implements Runnable {
                 throw new Unusable(whole.log() + ": run or retry was used without --shard"
                         + "\nhint: continue like that, or choose another -o");
             if (isBlank && merged.contains(own)) throw new Unusable(files.log()
-                    + ": missing or empty, but shard " + own
-                    + " was merged; its rows would be paid for twice"
+                    + ": missing or empty, but shard " + own + " was merged; its rows would be paid for twice"
                     + "\nhint: bring it back, or continue without --shard");
         }
 
@@ -7147,8 +7146,7 @@ final class DifyExec implements Runnable {
                             protected Instant _deserialize(String text, DeserializationContext context) {
                                 return Times.parse(text);
                             }
-                        }))
-                .build();
+                        })).build();
         static final ObjectReader TREE = MAPPER.readerFor(ObjectNode.class);
         /// What a seek reads before its line: the lines of a row are often close to each other.
         private static final int BACK = 1 << 14;
@@ -7364,9 +7362,8 @@ final class DifyExec implements Runnable {
         }
 
         private static Unusable noColumn(TextFile file, Header header, String option, String name) {
-            return file.unusable(header.line(),
-                    option + "no column " + Text.quoted(name) + "\nhint: the columns are "
-                    + Text.text(header.names().stream().filter(known -> !known.isEmpty())
+            return file.unusable(header.line(), option + "no column " + Text.quoted(name)
+                    + "\nhint: the columns are " + Text.text(header.names().stream().filter(known -> !known.isEmpty())
                             .collect(joining(", ")), 300));
         }
 
@@ -8218,7 +8215,7 @@ final class DifyExec implements Runnable {
             var columns = Text.first(10, unmatched(csv).stream().map(Text::quoted));
             var missing = Text.first(10, unfilled().stream().map(Variable::name).map(Text::quoted));
             return Stream.of(columns.isEmpty() ? ""
-                    : "Dify ignores columns that no variable has the name of: " + columns,
+                    : "Dify ignores columns without a matching variable: " + columns,
                     missing.isEmpty() ? "" : "no column for these variables: " + missing)
                     .filter(note -> !note.isEmpty()).toList();
         }
@@ -9110,8 +9107,7 @@ final class DifyExec implements Runnable {
 
             String text() {
                 return isTooLong ? "the server asked us to retry after "
-                        + Times.local("yyyy-MM-dd HH:mm xxx", until)
-                        + "\nhint: run the same command again then"
+                        + Times.local("yyyy-MM-dd HH:mm xxx", until) + "\nhint: run the same command again then"
                         : "waiting until " + Times.local("HH:mm", until) + " (Retry-After)";
             }
         }
@@ -10302,8 +10298,7 @@ final class DifyExec implements Runnable {
         Demo(String kind, List<String> columns) throws IOException {
             if (!List.of(VERSION, CHATFLOW).contains(kind))
                 throw new Unusable("--demo=" + kind + ": the demo simulates Dify " + VERSION
-                        + " only\nhint: use --demo"
-                        + ", or --demo=" + CHATFLOW + " for a chatflow");
+                        + " only\nhint: use --demo, or --demo=" + CHATFLOW + " for a chatflow");
             this.isChatflow = kind.equals(CHATFLOW);
             this.columns = List.copyOf(columns);
             server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 1024);
@@ -10906,8 +10901,7 @@ final class DifyExec implements Runnable {
                     public String valueToString(Object time) {
                         return Times.text((Instant) time);
                     }
-                }))
-                .build();
+                })).build();
         private static final ObjectReader STRICT = MAPPER.reader()
                 .with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
                 .without(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS);

@@ -335,7 +335,7 @@ final class DataTest {
             options.baseUrl = URI.create(baseUrl);
             options.timeout = seconds(300);
             options.workflowId = "";
-            return options.access(env, new PrintWriter(err));
+            return options.access(env, true, new PrintWriter(err));
         }
 
         @Test

@@ -120,7 +120,7 @@ final class DocsTest extends WholeCommand {
                         .forEach(run::add);
 
             assertTrue(run.size() >= 15, run::toString);
-            assertTrue(run.contains("./jbang DifyExec.java run --demo -i examples/reviews.csv -o results.jsonl"));
+            assertTrue(run.contains("./jbang DifyExec.java run --demo -i examples/reviews.csv -o reviews.jsonl"));
         }
 
         @Test
