@@ -2496,6 +2496,8 @@ final class DifyExec implements Runnable {
             var typed = parsed(TextNode.valueOf(cell));
             return cell.isBlank() || cell.equals(sent.asText())
                     || sent.isBoolean() && sent.asBoolean() == cell.strip().matches("(?i)true|yes|1|on")
+                    || sent.isNumber() && cell.strip().matches("[+-]?(\\d+\\.?\\d*|\\.\\d+)")
+                            && new BigDecimal(cell.strip()).compareTo(sent.decimalValue()) == 0
                     || sent.isContainerNode() && !typed.isContainerNode()
                     || !sent.isTextual() && new JsonDiff(false).of("", typed, sent).isEmpty();
         }

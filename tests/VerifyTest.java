@@ -74,6 +74,18 @@ final class VerifyTest extends WholeCommand {
         }
 
         @Test
+        void comparesNumbersByValue() throws IOException {
+            var form = Files.writeString(file("form.json"),
+                    "[{\"number\":{\"variable\":\"n\",\"label\":\"n\",\"type\":\"number\",\"required\":true}}]");
+            var settings = start("--dify", "1.16.0", "--form", form.toString());
+            csv("id,n", "1,007", "2,+7", "3,5.", "4,.50");
+            var run = call(settings, typed("run", "--mode", "blocking"));
+            assertEquals(0, run.code(), run.err());
+
+            assertEquals("matches=4", counts(verify(settings)));
+        }
+
+        @Test
         void asksForTheRunWhereTheMessageHasNoAnswer() throws IOException {
             var settings = start("--app", "chatflow", "--dify", "1.9.2", "--columns", "id", "--drop-after", "100%");
             csv("id,query", "1,one", "2,two");
