@@ -195,9 +195,7 @@ final class DifyExec implements Runnable {
         if (named.isEmpty()) WITH_ALL.forEach(line::addSubcommand);
         line.getOut(); // sets the writers of the whole tree
         line.getErr();
-        boolean isHelp = Stream.of(args).anyMatch(Set.of("-h", "--help", "--help-all")::contains);
-        var defaults = new EnvDefaults(isHelp ? new Env(_ -> null, "") : env); // help also if a setting is unusable
-        return CommandLines.configured(line, defaults, env);
+        return CommandLines.configured(line, new EnvDefaults(env, args), env);
     }
 
     @Override
@@ -526,7 +524,8 @@ final class DifyExec implements Runnable {
             description = {"Check results and attempts against the server's own records.",
                     "Read-only; works while the batch runs. One request per result, up to three per other attempt."},
             footerHeading = "%nExamples:%n", footer = {"  difyexec verify -o results.jsonl",
-                    "  difyexec verify -o results.jsonl --sample 100", "  difyexec verify -o results.jsonl --json"})
+                    "  difyexec verify -o results.jsonl --sample 100",
+                    "  difyexec verify -o results.jsonl --json"})
     static final class Verify implements Callable<Integer> {
         @Mixin ResultsOption results;
 
@@ -842,7 +841,8 @@ final class DifyExec implements Runnable {
 
         @Command(name = "open", description = "Open a batch.")
         void open(@Parameters(paramLabel = "CSV", description = "The rows.") Path input,
-                @Parameters(paramLabel = "JSONL", description = "The results. They may not exist yet.") Path output,
+                @Parameters(paramLabel = "JSONL",
+                        description = "The results. They may not exist yet.") Path output,
                 @Option(names = "--force", description = "Discard unsaved edits.") boolean force) {
             if (edits.isUnsaved() && !force) throw new Unusable(edits.count()
                     + " not saved\nhint: 'save CSV' writes a CSV with them, 'open --force' discards them");
@@ -890,7 +890,8 @@ final class DifyExec implements Runnable {
 
         @Command(name = "unset", description = "Undo edits of a row.")
         void unset(@Parameters(paramLabel = "ID", description = "The row.") String id) {
-            if (edits.byId.remove(row(id).id()) == null) throw new Unusable("row " + Text.id(id) + " has no edits");
+            if (edits.byId.remove(row(id).id()) == null) throw new Unusable("row " + Text.id(id)
+                    + " has no edits");
         }
 
         @Command(name = "edits", description = "Show the edits as a diff against the CSV.")
@@ -1507,7 +1508,8 @@ final class DifyExec implements Runnable {
             if (pace.maxCost != null && setup.dify.mode == Mode.BLOCKING) throw new Unusable("--max-cost cannot be "
                     + "used with --mode blocking: only streams have prices\nhint: leave out --mode");
             if (output.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|tsv|xlsx?)"))
-                throw new Unusable(output + ": results are JSON lines, not a spreadsheet\nhint: use -o results.jsonl; "
+                throw new Unusable(output
+                        + ": results are JSON lines, not a spreadsheet\nhint: use -o results.jsonl; "
                         + "'export' then writes a spreadsheet");
         }
 
@@ -1565,7 +1567,8 @@ final class DifyExec implements Runnable {
         private void announceResumption(Batch.Wanted wanted) {
             var batch = wanted.batch();
             if (wanted.asked().isPart() || batch.history().session.isEmpty() || view.isPresent()) return;
-            long failed = wanted.entries().stream().filter(entry -> batch.index().status(entry) == RowStatus.FAILED)
+            long failed = wanted.entries().stream()
+                    .filter(entry -> batch.index().status(entry) == RowStatus.FAILED)
                     .count();
             setup.err().println("Resuming: " + Text.number(batch.index().rows() - wanted.rows()) + " of "
                     + Text.count(batch.index().rows(), "row") + " done"
@@ -1810,9 +1813,11 @@ final class DifyExec implements Runnable {
         /// Connects to the configured server, or to a demo with a variable for each column but a chatflow's question.
         Connection connect(String demo, Csv csv, int runs, PrintWriter err) throws IOException {
             var server = Optional.ofNullable(demo == null ? null : new Demo(demo, csv.columns().stream()
-                    .filter(name -> !demo.equals(Demo.CHATFLOW) || !name.equals(csv.shape().queryColumn())).toList()));
+                    .filter(name -> !demo.equals(Demo.CHATFLOW)
+                            || !name.equals(csv.shape().queryColumn())).toList()));
             var version = Demo.has(dify.workflowId.strip()) ? dify.workflowId.strip() : ""; // a real app's is not here
-            var access = server.map(local -> new Access(local.baseUrl(), Access.DEMO_KEY, version, Optional.empty(),
+            var access = server.map(local ->
+                    new Access(local.baseUrl(), Access.DEMO_KEY, version, Optional.empty(),
                     Optional.empty())).orElseGet(() -> dify.access(env, spec.findOption("--demo") != null, err));
             var backoff = new Backoff(retrying.initialDelay, retrying.maxDelay, retrying.maxRetries);
             return new Connection(this, access, DifyClient.of(access, dify.timeout, runs),
@@ -1865,7 +1870,10 @@ final class DifyExec implements Runnable {
                     err.println("Warning: " + baseUrl + " is not https; the API key is sent unencrypted.");
                 env.unknownNames().forEach(name ->
                         err.println("Warning: " + name + " is not a setting of difyexec."));
-                return new Access(baseUrl, key, workflowId.strip(), env.proxy(baseUrl), env.needed("DIFY_CA_FILE"));
+                if (workflowId.strip().startsWith("app-")) throw new Unusable("--workflow-id (DIFY_WORKFLOW_ID) is "
+                        + "an API key, not the id of a version\nhint: put the key into DIFY_API_KEY");
+                return new Access(baseUrl, key, workflowId.strip(), env.proxy(baseUrl),
+                        env.needed("DIFY_CA_FILE"));
             }
 
             private String key(Env env, boolean hasDemo) {
@@ -1876,7 +1884,8 @@ final class DifyExec implements Runnable {
                         + "\nDIFY_API_KEY=" + Env.PLACEHOLDER);
                 var key = setting.get().text().strip();
                 if (!key.matches("[!-~&&[^\"\\\\]]+"))
-                    throw new Unusable("DIFY_API_KEY" + setting.get().source() + " contains a character that no key "
+                    throw new Unusable("DIFY_API_KEY" + setting.get().source()
+                            + " contains a character that no key "
                             + "has (such as a blank, a quote or a non-ASCII letter)\nhint: copy it again");
                 return key;
             }
@@ -2031,7 +2040,8 @@ final class DifyExec implements Runnable {
     }
 
     /// Variables and `.env` as defaults of options.
-    record EnvDefaults(Env env) implements IDefaultValueProvider {
+    /// Settings as defaults of options. Not read if the option was typed, nor for help: they may be unusable.
+    record EnvDefaults(Env env, String... typed) implements IDefaultValueProvider {
         static final Map<String, String> VARIABLES = Map.of("--base-url", "DIFY_API_BASE_URL",
                 "--workflow-id", "DIFY_WORKFLOW_ID", "--max-retries", "MAX_RETRIES",
                 "--initial-retry-delay", "INITIAL_RETRY_DELAY", "--max-retry-delay", "MAX_RETRY_DELAY",
@@ -2043,7 +2053,10 @@ final class DifyExec implements Runnable {
         }
 
         Optional<Env.Setting> setting(ArgSpec arg) {
-            return arg instanceof OptionSpec option
+            boolean isUnread = Stream.of(typed).map(word -> word.split("=", 2)[0])
+                    .anyMatch(word -> Set.of("-h", "--help", "--help-all").contains(word)
+                            || arg instanceof OptionSpec option && List.of(option.names()).contains(word));
+            return !isUnread && arg instanceof OptionSpec option
                     ? Optional.ofNullable(VARIABLES.get(option.longestName())).flatMap(env::setting)
                     : Optional.empty();
         }
@@ -4180,7 +4193,8 @@ final class DifyExec implements Runnable {
         /// A run of the attempt has appeared. Returns whether it is late: its row was sent again.
         boolean isLate(Attempt attempt) {
             return unseen.getOrDefault(attempt.row().index(), new ArrayList<>())
-                    .removeIf(other -> other.user().equals(attempt.user())) && resentUsers.contains(attempt.user());
+                    .removeIf(other -> other.user().equals(attempt.user()))
+                    && resentUsers.contains(attempt.user());
         }
     }
 
@@ -7365,7 +7379,8 @@ final class DifyExec implements Runnable {
 
         private static Unusable noColumn(TextFile file, Header header, String option, String name) {
             return file.unusable(header.line(), option + "no column " + Text.quoted(name)
-                    + "\nhint: the columns are " + Text.text(header.names().stream().filter(known -> !known.isEmpty())
+                    + "\nhint: the columns are "
+                    + Text.text(header.names().stream().filter(known -> !known.isEmpty())
                             .collect(joining(", ")), 300));
         }
 
@@ -7825,7 +7840,8 @@ final class DifyExec implements Runnable {
 
             void refuse() {
                 if (count == 1) throw only;
-                if (count > 1) throw new Unusable(file.name() + ": " + count + " problems" + String.join("", shown)
+                if (count > 1) throw new Unusable(file.name() + ": " + count + " problems"
+                        + String.join("", shown)
                         + (count > SHOWN ? "\n  … and " + (count - SHOWN) + " more" : ""));
             }
         }
@@ -8337,7 +8353,8 @@ final class DifyExec implements Runnable {
                     "image", List.of("jpg", "jpeg", "png", "webp", "gif", "svg"),
                     "audio", List.of("mp3", "m4a", "wav", "amr", "mpga"),
                     "video", List.of("mp4", "mov", "mpeg", "webm"),
-                    "document", List.of("txt", "markdown", "md", "mdx", "pdf", "html", "htm", "xlsx", "xls", "vtt",
+                    "document", List.of("txt", "markdown", "md", "mdx", "pdf", "html", "htm",
+                            "xlsx", "xls", "vtt",
                             "properties", "doc", "docx", "csv", "eml", "msg", "pptx", "ppt", "xml", "epub"));
             private static final Pattern SECOND = Pattern.compile(";\\s*(@|https?://)");
             private static final String LOCAL = "local_file", REMOTE = "remote_url";
@@ -10087,8 +10104,9 @@ final class DifyExec implements Runnable {
         /// Of an earlier call: all times are shifted if its attempt seems to lie ahead.
         Unresolved before(Instant now) {
             var ahead = Duration.between(now, attempt.at());
-            return ahead.isPositive() ? new Unresolved(attempt.before(now), seen, symptom, why, since.minus(ahead),
-                    state.started(state.runStart(), state.deadline().minus(ahead))) : this;
+            if (!ahead.isPositive()) return this;
+            return new Unresolved(attempt.before(now), seen, symptom, why, since.minus(ahead),
+                    state.started(state.runStart(), state.deadline().minus(ahead)));
         }
 
         /// Its run has been seen to run. The time of a run counts from its own start: its request may have waited. The
@@ -10121,7 +10139,8 @@ final class DifyExec implements Runnable {
             LookUpState later(Instant now, boolean holdsPlace) {
                 var next = now.plusMillis(Math.min(15_000, (long) (500 * Math.pow(1.5, looks))));
                 boolean isLast = now.isBefore(deadline) && next.isAfter(deadline);
-                return new LookUpState(isLast ? deadline : next, looks + 1, runStart, deadline, wasStopped, holdsPlace);
+                return new LookUpState(isLast ? deadline : next, looks + 1, runStart, deadline,
+                        wasStopped, holdsPlace);
             }
 
             /// Dify may report `stopped` a moment before a run's real end.
@@ -10275,7 +10294,8 @@ final class DifyExec implements Runnable {
 
         record NodeBegan(String title, String type) implements Live {}
 
-        record NodeEnded(String title, String type, String status, double seconds, String error) implements Live {}
+        record NodeEnded(String title, String type, String status, double seconds,
+                String error) implements Live {}
 
         record Chunk(String text) implements Live {}
     }
@@ -10402,8 +10422,8 @@ final class DifyExec implements Runnable {
                         how.status(), "error",
                         how.error(), "outputs", object("text", text), "elapsed_time", seconds(),
                         "execution_metadata", how.price()));
-                if (isChatflow && how.status().equals("succeeded")) events.add(chatEvent("message_end", "metadata",
-                        object("usage", how.price()), "files", List.of()));
+                if (isChatflow && how.status().equals("succeeded"))
+                    events.add(chatEvent("message_end", "metadata", object("usage", how.price()), "files", List.of()));
                 events.add(event("workflow_finished", stored()));
                 return events;
             }
@@ -10623,7 +10643,8 @@ final class DifyExec implements Runnable {
         }
 
         private static String mask(Pattern pattern, String text) {
-            return pattern.matcher(text).replaceAll(found -> found.group().startsWith("app-") ? "app-***" : "***");
+            return pattern.matcher(text)
+                    .replaceAll(found -> found.group().startsWith("app-") ? "app-***" : "***");
         }
 
         byte[] mask(byte[] bytes) {
@@ -10984,7 +11005,8 @@ final class DifyExec implements Runnable {
         }
 
         static String local(String pattern, Instant time) {
-            return DateTimeFormatter.ofPattern(pattern, Locale.ROOT).withZone(ZoneId.systemDefault()).format(time);
+            return DateTimeFormatter.ofPattern(pattern, Locale.ROOT)
+                    .withZone(ZoneId.systemDefault()).format(time);
         }
 
         /// Reads any such time; our own form digit by digit, as a long log has a million of them.
@@ -11259,7 +11281,8 @@ final class DifyExec implements Runnable {
                 int letters = distance.apply(wanted, plain(other)); // -1 if there are more
                 if (letters >= 0) near.put(other, letters);
             });
-            return near.entrySet().stream().sorted(Map.Entry.comparingByValue()).limit(most).map(Map.Entry::getKey)
+            return near.entrySet().stream().sorted(Map.Entry.comparingByValue()).limit(most)
+                    .map(Map.Entry::getKey)
                     .toList();
         }
 
@@ -11320,7 +11343,8 @@ final class DifyExec implements Runnable {
         /// `r-1, r-2, …`
         static String first(int most, Stream<String> all) {
             var some = all.limit(most + 1).toList();
-            return some.size() > most ? String.join(", ", some.subList(0, most)) + ", …" : String.join(", ", some);
+            return some.size() > most ? String.join(", ", some.subList(0, most)) + ", …"
+                    : String.join(", ", some);
         }
 
         static String quoted(String text) {
@@ -11335,7 +11359,8 @@ final class DifyExec implements Runnable {
                 if (cause instanceof UnresolvedAddressException || cause instanceof UnknownHostException)
                     return "unknown host";
             if (message != null && !message.isBlank()) return text(message, 300);
-            return problem instanceof ConnectException ? "connection refused" : problem.getClass().getSimpleName();
+            return problem instanceof ConnectException ? "connection refused"
+                    : problem.getClass().getSimpleName();
         }
 
         /// `0.4 s`, `12 s`, `3 min 5 s`, `2 h 10 min`

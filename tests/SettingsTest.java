@@ -464,6 +464,28 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
+        void aTypedOptionWinsOverAnUnusableSetting() throws IOException {
+            rows(1);
+
+            var settings = dify.settings("TIMEOUT", "abc");
+
+            assertEquals(2, call(settings, typed("run")).code());
+            assertEquals(0, call(settings, typed("run", "--timeout", "5")).code());
+        }
+
+        @Test
+        void aKeyIsNotTakenForAWorkflowId() throws IOException {
+            rows(1);
+
+            var call = call(dify.settings("DIFY_WORKFLOW_ID", "app-secret"), typed("run"));
+
+            assertEquals(2, call.code(), call.err());
+            assertTrue(call.err().contains("DIFY_WORKFLOW_ID"), call.err());
+            assertFalse(call.err().contains("app-secret"), call.err());
+            assertEquals(0, dify.runs());
+        }
+
+        @Test
         void anAuthorityFileThatIsNotThereIsNamed() throws IOException {
             rows(1);
 
