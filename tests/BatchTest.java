@@ -81,7 +81,7 @@ final class BatchTest {
                 {'event':'click','t':'2026-01-16                                       | none
                 {'event':'session','t':'2026-01-16T12:00:00Z'\\n                        | none
                 """)
-        void saysWhoseAFileIs(String text, String kind) throws IOException {
+        void saysWhichRowAFileBelongsTo(String text, String kind) throws IOException {
             assertEquals(kind, kind(json(text).translateEscapes()));
         }
 
@@ -103,7 +103,7 @@ final class BatchTest {
         @TempDir Path folder;
 
         @Test
-        void linesAreInTheFileOnceTheyAreFlushedAndOnlyANewFileBeginsWithTheHead() throws IOException {
+        void flushedLinesAreInTheFileAndOnlyANewFileStartsWithTheHead() throws IOException {
             var path = folder.resolve("lines");
             for (var line : List.of("one", "two"))
                 try (var file = new LineFile(path, Lines.BOM, FileChannel::force)) {
@@ -118,7 +118,7 @@ final class BatchTest {
         }
 
         @Test
-        void aWriteThatFailsIsToldAndItsLinesAreNotForgotten() throws IOException {
+        void aFailedWriteIsReportedAndItsLinesAreKept() throws IOException {
             var path = Files.createDirectory(folder.resolve("lines"));
             try (var file = new LineFile(path, new byte[0], FileChannel::force)) {
                 file.add("one");
@@ -342,7 +342,7 @@ final class BatchTest {
         }
 
         @Test
-        void aLastLineWithoutItsEndMayStillBeWritten() throws IOException {
+        void anUnfinishedLastLineMayStillBeWritten() throws IOException {
             assertEquals("a;", read(json("{'id':'a','status':'success'}\n{'id':'b','st")));
         }
 
@@ -600,7 +600,7 @@ final class BatchTest {
         }
 
         @Test
-        void editsThatTheCsvHasByNowAreNone() {
+        void editsThatAreInTheCsvByNowDoNotCount() {
             for (var cells : List.of("0123456789abcdef", row("a").hash())) {
                 var event = new AttemptEvent(NOON, "a", 0, "u", Mode.BLOCKING, cells, true);
 
@@ -643,7 +643,7 @@ final class BatchTest {
         }
 
         @Test
-        void aLinkToTheResultsIsNoName() throws IOException {
+        void aLinkToTheResultsUsesTheSameLock() throws IOException {
             var scene = Scene.of(folder, "a");
             Files.createFile(scene.output);
             var link = Files.createSymbolicLink(folder.resolve("link.jsonl"), scene.output);
@@ -673,7 +673,7 @@ final class BatchTest {
         }
 
         @Test
-        void aBatchThatIsRefusedLetsItsLockGo() throws IOException {
+        void aRefusedBatchReleasesItsLock() throws IOException {
             var scene = Scene.of(folder, "a");
             Files.writeString(scene.file(".log"),
                     json("{'event':'session','t':'2030-01-01T00:00:00Z','format':9,'tool':'difyexec 9.9'}\n"));
@@ -713,7 +713,7 @@ final class BatchTest {
         }
 
         @Test
-        void aResultThatTheServerHasNoMoreIsUnknownAndNotPaidAgain() throws Exception {
+        void aResultTheServerNoLongerHasIsUnknownAndNotPaidAgain() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.play();
             Files.delete(scene.output);
@@ -730,7 +730,7 @@ final class BatchTest {
 
         @ParameterizedTest
         @CsvSource({"'', replace", "'', cut", "'', delete", ".log, replace", ".log, cut"})
-        void aFileThatIsChangedUnderTheBatchEndsItBeforeItSendsMore(String name, String how) throws Exception {
+        void aFileChangedDuringTheBatchStopsItBeforeItSendsMore(String name, String how) throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
             scene.answer = (attempt, _) -> {
                 if (attempt.row().id().equals("b")) change(scene.file(name), how);
@@ -757,7 +757,7 @@ final class BatchTest {
         }
 
         @Test
-        void whatIsWrittenIsKnownOnceItIsOnDisk() throws IOException {
+        void writtenLinesAreReportedWhenTheyAreOnDisk() throws IOException {
             var attempt = Given.sent(1, row("a"), Tries.NONE, "u1", Mode.BLOCKING, "",
                     NOON);
             try (var writer = Scene.of(folder, "a").open()) {
@@ -849,7 +849,7 @@ final class BatchTest {
         }
 
         @Test
-        void whatCannotBeSelectedIsTold() throws Exception {
+        void anInvalidSelectionIsReported() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.play();
 
@@ -870,7 +870,7 @@ final class BatchTest {
     class TheTornEnd {
         @TempDir Path folder;
 
-        private static Optional<TornEvent> mend(Path path) throws IOException {
+        private static Optional<TornEvent> repair(Path path) throws IOException {
             try (var file = new LineFile(path, new byte[0], FileChannel::force)) {
                 return file.mend();
             }
@@ -893,7 +893,7 @@ final class BatchTest {
             whole = whole.translateEscapes();
             var path = Files.writeString(folder.resolve("file"), whole + last);
 
-            var torn = mend(path);
+            var torn = repair(path);
 
             var end = last.endsWith("}") ? "\n" : "";
             assertEquals(cut ? whole : whole + last + end, Files.readString(path));
@@ -906,13 +906,13 @@ final class BatchTest {
             var first = "{\"a\":\"" + "x".repeat(200_000) + "\"}\n";
             var path = Files.writeString(folder.resolve("file"), first + "{\"b\":\"" + "\0".repeat(150_000));
 
-            assertEquals(150_006, mend(path).orElseThrow().bytes());
+            assertEquals(150_006, repair(path).orElseThrow().bytes());
 
             assertEquals(first, Files.readString(path));
         }
 
         @Test
-        void aMarkAloneIsFollowedByNoSecondOne() throws Exception {
+        void aByteOrderMarkIsNotWrittenTwice() throws Exception {
             var scene = Scene.of(folder, "a");
             Files.write(scene.output, Lines.BOM);
 

@@ -103,7 +103,7 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
-        void isSentBesideTheInputsInAConversationOfItsOwn() {
+        void isSentWithTheInputsInItsOwnConversation() {
             asked(Mode.BLOCKING);
 
             dify.verify(1, postRequestedFor(urlEqualTo("/v1/chat-messages")).withRequestBody(equalToJson("""
@@ -132,7 +132,7 @@ final class ChatflowTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(booleans = {true, false})
-        void hasItsAnswerWithWhatThatRestsOnWhereverTheEndOfTheMessageStands(boolean isLast) throws IOException {
+        void hasItsAnswerWithItsSourcesWhereverTheMessageEndIs(boolean isLast) throws IOException {
             var seen = ServerTest.ran(isLast ? streamed(started(), finished(), messageEnd())
                     : streamed(started(), messageEnd(), finished()));
 
@@ -169,7 +169,7 @@ final class ChatflowTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(booleans = {true, false})
-        void hasTheWordsThatReplacedItsAnswerAlsoWhereItsRunKeepsTheOld(boolean isLast) {
+        void hasTheReplacementAnswerEvenIfItsRunKeepsTheOld(boolean isLast) {
             var pieces = event("message", Events.json("'answer':'So.'"))
                     + event("message_replace", Events.json("'answer':'Not'"))
                     + event("message", Events.json("'answer':' said.'"));
@@ -258,7 +258,7 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
-        void isFoundByItsRunWithWhatItsMessageTells() {
+        void isFoundByItsRunWithTheDataOfItsMessage() {
             stored("So.", "'status':'normal','retriever_resources':" + RESOURCES);
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/r")).willReturn(aResponse().withBody(Events.json(
                     "{'id':'r','status':'succeeded','outputs':{'answer':'So.','files':[]}}"))));
@@ -287,7 +287,7 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
-        void hasNotBegunWhereItsUserHasNoConversation() {
+        void hasNotStartedIfItsUserHasNoConversation() {
             dify.stubFor(get(urlPathEqualTo("/v1/conversations")).willReturn(aResponse().withBody("{\"data\":[]}")));
 
             assertEquals(new LookUpResult.Absent(), found(Optional.empty(), Symptom.NO_ANSWER));
@@ -300,7 +300,7 @@ final class ChatflowTest extends WholeCommand {
                 ``     | 'status':'error','error':'Run failed: no city' | failed {}
                 ``     | 'status':'normal'                              | unanswered
                 """)
-        void isSettledByItsOwnMessageWhereItsStreamToldAnothersEnd(String answer, String message, String expected) {
+        void isSettledByItsOwnMessageIfItsStreamHadAnotherRunsEnd(String answer, String message, String expected) {
             stored(answer, message);
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/other")).willReturn(aResponse().withBody(Events.json(
                     "{'id':'other','status':'succeeded','outputs':{'answer':'Theirs.'},'inputs':{'sys.user_id':'x'}}"))));
@@ -394,7 +394,7 @@ final class ChatflowTest extends WholeCommand {
         /// Also where no answer named its run.
         @ParameterizedTest
         @CsvSource({"1.16.0, auto", "1.16.0, blocking", "1.9.2, blocking"})
-        void isFetchedAgainWhereItsResultsWereLost(String version, String mode) throws IOException {
+        void isFetchedAgainIfItsResultsWereLost(String version, String mode) throws IOException {
             var settings = start(Simulator.Setup.Kind.CHATFLOW, "--dify", version, "--columns", "id");
             csv("id,query", "1,Why?", "2,Who?");
             call(settings, typed("run", "--mode", mode));
@@ -428,7 +428,7 @@ final class ChatflowTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"--mode=auto", "--no-check"})
-        void isNotSentWhereACellSaysNothing(String option) throws IOException {
+        void isNotSentIfItsCellIsBlank(String option) throws IOException {
             var settings = start(Simulator.Setup.Kind.CHATFLOW, "--columns", "id");
             csv("id,query", "1,Why?", "2,");
 
@@ -441,7 +441,7 @@ final class ChatflowTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"chat", "agent-chat", "completion"})
-        void isNotPutToAnAppWithoutRuns(String kind) throws IOException {
+        void isNotSentToAnAppWithoutRuns(String kind) throws IOException {
             var settings = start(Simulator.Setup.Kind.of(kind));
             csv("id,query", "1,Why?");
 
@@ -486,7 +486,7 @@ final class ChatflowTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource({"'id,Question', --query-column Question", "'id,querry', --query-column querry",
                 "'id,tone', --query-column"})
-        void suggestsAColumnWhereItIsAskedNothing(String header, String option) throws IOException {
+        void suggestsAColumnIfTheQuestionIsMissing(String header, String option) throws IOException {
             csv(header, "1,x");
 
             var call = call(Map.of(), typed("run", "--demo=chatflow"));

@@ -77,7 +77,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void fallsBackOnTheWordsOfAFailureThatWasNeverStored() throws IOException {
+        void fallsBackOnTheMessageOfAFailureThatWasNotStored() throws IOException {
             csv("id,text", "1,x", "2,x");
             dify.row("1", dify.stream(event("workflow_started", "1", "") + madeUp("1", "x is required in input form")));
             dify.row("2", dify.stream(event("workflow_started", "2", "") + madeUp("2", "Connection refused")),
@@ -92,7 +92,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void keepsTheWordsOfAnErrorBeforeAMadeUpEndThatWasNeverStored() throws IOException {
+        void keepsTheErrorBeforeAMadeUpEndThatWasNotStored() throws IOException {
             csv("id,text", "1,x", "2,x");
             dify.rows(dify.stream(text("data: {'event':'error','workflow_run_id':null,'code':'invalid_param',"
                     + "'status':400,'message':'No class mapping found for node type: x'}\n\n")
@@ -204,7 +204,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void runAsksOnlyForRowsWithoutASuccess() throws IOException {
+        void runSendsOnlyRowsThatHaveNotSucceeded() throws IOException {
             firstRun();
 
             var call = dify.run();
@@ -237,7 +237,7 @@ class CommandTest extends WholeCommand {
                 '1,3', run --ids 1, '2\n4\n'
                 none,  retry,       '2\n4\n'
                 """)
-        void aListThatIsNotTrueAnyMoreIsMadeAnewThoughNothingIsToBeDone(String list, String typed, String expected)
+        void anOutdatedListIsRewrittenEvenIfNothingIsLeftToRun(String list, String typed, String expected)
                 throws IOException {
             firstRun();
             if (list == null) Files.delete(file("results.jsonl.retry"));
@@ -264,7 +264,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void retryOfASuccessWantsForce() throws IOException {
+        void retryOfASuccessNeedsForce() throws IOException {
             firstRun();
 
             var refused = dify.command("retry", "3");
@@ -280,7 +280,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void retryBeginsNoBatchAndMovesNoneAside() throws IOException {
+        void retryStartsNoBatchAndMovesNoneAside() throws IOException {
             firstRun();
 
             for (var words : List.of(List.of("--fresh"), List.of("3", "--fresh"))) {
@@ -298,7 +298,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void aForcedRunThatFailsLeavesTheSuccess() throws IOException {
+        void aForcedRunThatFailsKeepsTheSuccess() throws IOException {
             rows(1);
             dify.run();
             dify.row("1", dify.ended("failed", "no"));
@@ -395,7 +395,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void doesNotCallABatchCompleteWhoseCsvItDoesNotSee() throws IOException {
+        void doesNotCallABatchCompleteWithoutItsCsv() throws IOException {
             rows(3);
             dify.run("--limit", "2");
 
@@ -470,7 +470,7 @@ class CommandTest extends WholeCommand {
             "lang in input form must be one of the following: ['en', 'ja']", "num in input form must be a valid number",
             "(type 'select') lang in input form must be a string", "doc in input form must be a list of files",
             "Invalid upload file", "File validation failed for file: a.txt"})
-        void whoseDataAreRefusedFailsAndTheOthersGoOn(String message) throws IOException {
+        void whoseDataIsRefusedFailsAndTheOthersContinue(String message) throws IOException {
             var dify = dify();
             rows(3);
             dify.row("2", dify.refused(400, "invalid_param", message));
@@ -485,7 +485,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void whoseDataAreRefusedInsideAStreamFailsAndIsNotLookedUp() throws IOException {
+        void whoseDataIsRefusedInsideAStreamFailsAndIsNotLookedUp() throws IOException {
             var dify = new Dify("1.14.2", "streaming");
             rows(3);
             dify.row("2", dify.stream(text(
@@ -581,7 +581,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void isToldAgainWithTheReasonOfTheCallThatLostIt() throws IOException {
+        void isReportedAgainWithTheReasonOfTheCallThatLostIt() throws IOException {
             var dify = new Dify("1.9.2", "blocking");
             rows(1);
             dify.row("1", aResponse().withFault(Fault.EMPTY_RESPONSE));
@@ -630,7 +630,7 @@ class CommandTest extends WholeCommand {
         private final Dify dify = dify();
 
         @Test
-        void mayBeTheFirstPendingRows() throws IOException {
+        void canBeTheFirstPendingRows() throws IOException {
             rows(5);
 
             assertEquals(0, dify.run("--limit", "2").code());
@@ -653,7 +653,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void endsWithTheFailuresThatAreAllowed() throws IOException {
+        void stopsAtTheAllowedNumberOfFailures() throws IOException {
             rows(20);
             dify.rows(dify.ended("failed", "no"));
 
@@ -666,7 +666,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void endsWithTheTokensThatAreAllowed() throws IOException {
+        void stopsAtTheTokenLimit() throws IOException {
             rows(20);
 
             var call = dify.run("--max-tokens", "25", "-c", "1");
@@ -677,7 +677,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void endsOnceItHasCostAsMuchAsIsAllowed() throws IOException {
+        void stopsWhenTheCostLimitIsReached() throws IOException {
             rows(100);
             dify.rows(dify.paid("0.0000105", "USD"));
 
@@ -704,7 +704,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void endsWhereALimitOfCostSeesNoPrices() throws IOException {
+        void stopsIfTheCostLimitSeesNoPrices() throws IOException {
             rows(30);
 
             var call = dify.run("--max-cost", "5", "-c", "1", "--mode", "streaming");
@@ -723,7 +723,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void endsAtAPriceInAnotherCurrency() throws IOException {
+        void stopsAtAPriceInAnotherCurrency() throws IOException {
             rows(9);
             dify.rows(dify.paid("0.1", "RMB"));
             dify.row("1", dify.paid("0.1", "USD"));
@@ -770,13 +770,13 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void waitsBetweenRowsWhenToldTo() throws IOException {
+        void waitsBetweenRowsOnRequest() throws IOException {
             rows(4);
-            var begun = System.nanoTime();
+            var started = System.nanoTime();
 
             assertEquals(0, dify.run("--wait", "60ms").code());
 
-            assertTrue(System.nanoTime() - begun >= 180_000_000L);
+            assertTrue(System.nanoTime() - started >= 180_000_000L);
             var times = dify.server.getAllServeEvents().stream().filter(CommandTest::isRun)
                     .map(event -> event.getRequest().getLoggedDate().toInstant()).sorted().toList();
             for (int i = 1; i < 4; i++)

@@ -39,7 +39,7 @@ final class CompareTest {
         return folder.resolve(name).toString();
     }
 
-    private JsonNode told(String... more) throws IOException {
+    private JsonNode diff(String... more) throws IOException {
         var call = compare(Stream.concat(Stream.of("--json"), Stream.of(more)).toArray(String[]::new));
         assertEquals("", call.err());
         return JSON.readTree(call.out());
@@ -138,33 +138,33 @@ final class CompareTest {
         void namesEachPlaceOfNestedOutputs() throws IOException {
             outputs("{\"a\":{\"b/c\":[{\"d\":1},2]},\"e\":1}", "{\"a\":{\"b/c\":[{\"d\":2},2,3]}}");
 
-            var told = told();
+            var diff = diff();
 
             assertEquals(List.of("/a/b~1c/0/d", "/a/b~1c/2", "/e"),
-                    told.at("/rows/0/differences").findValuesAsText("pointer"));
-            assertEquals("{\"pointer\":\"/e\",\"first\":1}", told.at("/rows/0/differences/2").toString());
-            assertEquals("{\"/a\":1,\"/e\":1}", told.path("outputs").toString());
+                    diff.at("/rows/0/differences").findValuesAsText("pointer"));
+            assertEquals("{\"pointer\":\"/e\",\"first\":1}", diff.at("/rows/0/differences/2").toString());
+            assertEquals("{\"/a\":1,\"/e\":1}", diff.path("outputs").toString());
         }
 
         @Test
         void countsEachKindOfRowInTheOrderOfTheFirst() throws IOException {
             each();
 
-            var told = told();
+            var diff = diff();
 
-            for (var kind : Comparison.Match.values()) assertEquals(1, told.path(kind.key()).asInt(), kind.key());
-            assertEquals(List.of("other", "gone", "broke", "mended", "new"), told.path("rows").findValuesAsText("id"));
+            for (var kind : Comparison.Match.values()) assertEquals(1, diff.path(kind.key()).asInt(), kind.key());
+            assertEquals(List.of("other", "gone", "broke", "mended", "new"), diff.path("rows").findValuesAsText("id"));
             assertEquals(List.of("different", "only_first", "failed_second", "failed_first", "only_second"),
-                    told.path("rows").findValuesAsText("kind"));
-            assertEquals("the line went dead", told.at("/rows/2/error_second").asText());
-            assertEquals("no such city", told.at("/rows/3/error_first").asText());
+                    diff.path("rows").findValuesAsText("kind"));
+            assertEquals("the line went dead", diff.at("/rows/2/error_second").asText());
+            assertEquals("no such city", diff.at("/rows/3/error_first").asText());
         }
 
         @Test
         void putsFiguresOfTheLogsSideBySide() throws IOException {
             each();
 
-            var figures = told().path("figures");
+            var figures = diff().path("figures");
 
             assertEquals("{\"first\":2.0,\"second\":4.0,\"difference\":2.0}", figures.path("seconds_p50").toString());
             assertEquals("{\"first\":0,\"second\":1,\"difference\":1}", figures.path("retries").toString());
@@ -178,9 +178,9 @@ final class CompareTest {
             var log = folder.resolve("b.jsonl.log");
             Files.writeString(log, Files.readString(log).replaceAll(",\"price\":[^,}]+", ""));
 
-            var unpriced = told().path("figures");
+            var unpriced = diff().path("figures");
             Files.delete(log);
-            var unlogged = told().path("figures");
+            var unlogged = diff().path("figures");
 
             assertEquals("{\"first\":3.0,\"second\":null,\"difference\":null}", unpriced.path("cost_USD").toString());
             assertEquals("6", unpriced.at("/runs_without_price/second").toString());
@@ -209,7 +209,7 @@ final class CompareTest {
             Files.delete(folder.resolve("b.jsonl"));
 
             assertEquals("{\"first\":66.7,\"second\":null,\"difference\":null}",
-                    told().at("/figures/percent_succeeded").toString());
+                    diff().at("/figures/percent_succeeded").toString());
         }
 
         @Test
@@ -227,17 +227,17 @@ final class CompareTest {
         }
 
         @Test
-        void isOfOnePartWhereOneIsNamed() throws IOException {
+        void comparesOnlyTheGivenOutputs() throws IOException {
             outputs("{\"a\":{\"x\":1,\"y\":1},\"b\":1}", "{\"a\":{\"x\":1,\"y\":2},\"b\":2}");
 
             assertEquals(Exit.OK.code, compare("--output", "/a/x").code());
-            assertEquals("{\"/a/y\":1}", told("--output", "/a/y").path("outputs").toString());
-            assertEquals("{\"/a\":1}", told("--ignore", "b").path("outputs").toString());
+            assertEquals("{\"/a/y\":1}", diff("--output", "/a/y").path("outputs").toString());
+            assertEquals("{\"/a\":1}", diff("--ignore", "b").path("outputs").toString());
             assertEquals(Exit.OK.code, compare("--ignore", "a", "--ignore", "b").code());
         }
 
         @Test
-        void tellsThatInputsDiffer() throws IOException {
+        void reportsThatInputsDiffer() throws IOException {
             new Side().row("r", "{\"text\":\"one\"}", "{\"a\":1}").save("a.jsonl");
             new Side().row("r", "{\"text\":\"two\"}", "{\"a\":1}").save("b.jsonl");
 
@@ -245,7 +245,7 @@ final class CompareTest {
 
             assertEquals(Exit.OK.code, call.code());
             assertTrue(call.out().contains("Note: the inputs of 1 row differ, too\n"), call.out());
-            assertEquals(1, told().path("inputs_differ").asInt());
+            assertEquals(1, diff().path("inputs_differ").asInt());
         }
 
         @Test
@@ -326,7 +326,7 @@ final class CompareTest {
         }
 
         @Test
-        void areCutAwayFromTheDifference() {
+        void areShortenedAroundTheDifference() {
             var many = "word ".repeat(1_000);
 
             assertEquals("word ".repeat(20) + "[" + "x".repeat(2_000) + "…|y ]" + "word ".repeat(20),
@@ -399,7 +399,7 @@ final class CompareTest {
         }
 
         @Test
-        void canBeOfOnePart() throws IOException {
+        void canBeLimitedToOneOutput() throws IOException {
             outputs("{\"a\":{\"x\":\"one\"},\"b\":1}", "{\"a\":{\"x\":\"two\"},\"b\":1}");
 
             compare("--output", "/a/x", "--csv", path("out.csv"));

@@ -307,7 +307,7 @@ class ConformanceTest {
                 1.14.2,  streaming, 500
                 1.16.0,  blocking,  400
                 """)
-        void failsOnceInTheServersWordsWhileOthersGoOn(String version, String mode, int http) throws Exception {
+        void failsOnceWithTheServersMessageWhileOthersContinue(String version, String mode, int http) throws Exception {
             var form = folder.resolve("form.json");
             Files.writeString(form, "[" + field("text-input", "id", "'required':true") + ","
                     + field("file", "doc", KINDS) + "]");
@@ -522,14 +522,14 @@ class ConformanceTest {
         }
 
         @Test
-        void hidesARowForGoodThatIsLookedForTheMomentItsConnectionBreaks() throws Exception {
+        void permanentlyHidesARowLookedUpTheMomentItsConnectionBreaks() throws Exception {
             long found = found(true);
 
             assertTrue(found > 0 && found < 40, "found: " + found);
         }
 
         @Test
-        void showsEachRowThatIsFirstLookedForLater() throws Exception {
+        void showsEachRowThatIsLookedUpLater() throws Exception {
             assertEquals(40, found(false));
         }
     }
@@ -551,7 +551,7 @@ class ConformanceTest {
         private final List<Recorded.Exchange> exchanges;
         private final Map<Place, SimulatedDify> apps = new HashMap<>();
         private final Map<Place, SimulatedServer> servers = new HashMap<>();
-        private final Map<Integer, Wire> begun = new TreeMap<>();
+        private final Map<Integer, Wire> inFlight = new TreeMap<>();
         private final List<Wire> others = new ArrayList<>();
         /// What stands in a recorded request for something else here: ids that no recorded answer gave.
         private final Map<String, String> aliases = new HashMap<>();
@@ -577,7 +577,7 @@ class ConformanceTest {
         private List<Recorded.Exchange> needed(Recorded.Exchange exchange) {
             var path = URLDecoder.decode(exchange.path(), UTF_8);
             return exchanges.stream().filter(each -> each.number() > exchange.number())
-                    .filter(each -> !begun.containsKey(each.number()))
+                    .filter(each -> !inFlight.containsKey(each.number()))
                     .filter(each -> path.contains("@" + each.number() + "/") || each.isRun() && exchange.isAsking()
                             && path.contains("session_id=" + each.user())).toList();
         }
@@ -596,17 +596,17 @@ class ConformanceTest {
                 }
                 case "chatflow_stop 0", "chatflow_stop_later 0" -> {
                     beginRun(exchange);
-                    begun.get(0).awaitEvents(4);
+                    inFlight.get(0).awaitEvents(4);
                     begin(numbered(1));
                 }
                 case "worker_ended_streaming 1" -> {
                     begin(exchange);
-                    begun.get(1).awaitEvents(5);
+                    inFlight.get(1).awaitEvents(5);
                     app(place).endWorker();
                 }
                 case "worker_killed_streaming 1" -> {
                     begin(exchange);
-                    begun.get(1).awaitEvents(5);
+                    inFlight.get(1).awaitEvents(5);
                     app(place).killWorker();
                 }
                 case "keys_changed 8", "keys 1", "keys 5" -> key = "nosuch";
@@ -628,7 +628,7 @@ class ConformanceTest {
                         aliases.put(id(exchange), app(place).published());
                 case "publish_again 2" -> {
                     begin(exchange);
-                    begun.get(2).awaitEvents(2);
+                    inFlight.get(2).awaitEvents(2);
                     var again = APPS.get("published again");
                     app(place).publish(again.fields(version), Optional.of(again.graph()));
                 }
@@ -673,24 +673,24 @@ class ConformanceTest {
             var deadline = System.nanoTime() + Duration.ofSeconds(4).toNanos();
             while (true) {
                 boolean starts = exchange.isRun() || exchange.isQuestion();
-                if (!begun.containsKey(exchange.number()) && starts && exchange.status() == 0)
+                if (!inFlight.containsKey(exchange.number()) && starts && exchange.status() == 0)
                     beginRun(exchange);
                 else begin(exchange);
-                var difference = difference(exchange, begun.get(exchange.number()));
+                var difference = difference(exchange, inFlight.get(exchange.number()));
                 if (difference.isEmpty() || !exchange.isAsking() || exchange.name().equals("detail_at_finish")
                         || System.nanoTime() > deadline) return difference;
-                begun.remove(exchange.number()).close();
+                inFlight.remove(exchange.number()).close();
                 LockSupport.parkNanos(5_000_000);
             }
         }
 
         private void begin(Recorded.Exchange exchange) throws Exception {
-            if (begun.containsKey(exchange.number())) return;
+            if (inFlight.containsKey(exchange.number())) return;
             var place = place(exchange);
             boolean goesOn = exchange.name().equals("http_details") && !exchange.raw().matches("(?s)[A-Z]+ .*");
-            var wire = goesOn ? begun.get(exchange.number() - 1).send(bytes(exchange))
+            var wire = goesOn ? inFlight.get(exchange.number() - 1).send(bytes(exchange))
                     : Wire.open(server(place), bytes(exchange));
-            begun.put(exchange.number(), wire);
+            inFlight.put(exchange.number(), wire);
         }
 
         /// Returns when the server has taken the run.
@@ -751,7 +751,7 @@ class ConformanceTest {
             var match = Pattern.compile("@(\\d+)(/[^@]*)@").matcher(text);
             var resolved = new StringBuilder();
             while (match.find()) match.appendReplacement(resolved, Matcher.quoteReplacement(
-                    begun.get(Integer.parseInt(match.group(1))).awaitValue(match.group(2))));
+                    inFlight.get(Integer.parseInt(match.group(1))).awaitValue(match.group(2))));
             return match.appendTail(resolved).toString();
         }
 
@@ -825,7 +825,7 @@ class ConformanceTest {
 
         @Override
         public void close() throws IOException {
-            for (var wire : begun.values()) wire.close();
+            for (var wire : inFlight.values()) wire.close();
             for (var wire : others) wire.close();
             for (var server : servers.values()) server.close();
         }

@@ -37,7 +37,7 @@ final class DataTest {
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', nullValues = "-", textBlock = """
-                began with | told                     | seen as   | of run | because
+                began with | reported                 | seen as   | of run | because
                 A          | succeeded A              | Ran       | A      | -
                 A          | succeeded A, succeeded A | Ran       | A      | -
                 A          | failed A, error          | Ran       | A      | -
@@ -54,9 +54,9 @@ final class DataTest {
                 A          | error, succeeded A       | Refused   | A      | -
                 A          | error, failed B          | Refused   | A      | -
                 """)
-        void aStreamsEndIsBelievedIfItIsOfItsRunAndTheOnlyOne(String began, String told, String kind, String run,
+        void aStreamsEndIsTrustedIfItIsTheOnlyOneAndOfItsRun(String began, String reported, String kind, String run,
                 String why) {
-            var seen = Response.ofEnds(Optional.ofNullable(began).map(id -> run(id)), ends(told));
+            var seen = Response.ofEnds(Optional.ofNullable(began).map(id -> run(id)), ends(reported));
 
             assertEquals(kind, seen.getClass().getSimpleName());
             assertEquals(Optional.ofNullable(run), seen.run().map(RunRef::id));
@@ -67,7 +67,7 @@ final class DataTest {
         }
 
         @Test
-        void theTaskOfARunMayBeLearntAtItsEnd() {
+        void theTaskOfARunMayBecomeKnownAtItsEnd() {
             var began = Optional.of(new RunRef("A", ""));
 
             assertInstanceOf(Response.Ran.class, Response.ofEnds(began, ends("succeeded A")));
@@ -122,7 +122,7 @@ final class DataTest {
 
         @ParameterizedTest
         @EnumSource(RowStatus.class)
-        void aStandingIsFoundByTheWordThatTheLogHasForIt(RowStatus status) {
+        void aStatusIsFoundByItsWordInTheLog(RowStatus status) {
             assertEquals(Optional.of(status), RowStatus.of(status.word()));
         }
 
@@ -195,7 +195,7 @@ final class DataTest {
                 100,  0.050, 0.090, 0.099, 0.100
                 1000, 0.500, 0.900, 0.990, 1.000
                 """)
-        void aPercentileIsTheSmallestValueThatSoManyDoNotExceed(int rows, double p50, double p90, double p99,
+        void aPercentileIsTheSmallestValueThatCoversItsShare(int rows, double p50, double p90, double p99,
                 double max) {
             var latencies = new LongList.Latencies();
             IntStream.rangeClosed(1, rows).map(n -> rows + 1 - n).forEach(latencies::add);
@@ -204,7 +204,7 @@ final class DataTest {
         }
 
         @Test
-        void aTimeBeyondAllBoundsIsKeptAsTheLongest() {
+        void anOverlongTimeIsKeptAsTheLongestPossible() {
             var latencies = new LongList.Latencies();
             assertEquals("", latencies.words());
 
@@ -217,7 +217,7 @@ final class DataTest {
     @Nested
     class ThePlainText {
         @Test
-        void controlCharactersAndThoseThatTurnTextAroundAreBlanks() {
+        void controlAndBidiCharactersBecomeBlanks() {
             assertEquals("a b c d e f g", Text.text("a\u001bb\u202ec\u0000d\u2028e\u009bf\u200bg", 100));
             assertEquals(" [31mred ", Text.text("\u001b[31mred\n", 100));
             assertEquals("größer 日本語 😀", Text.text("größer 日本語 😀", 100));
@@ -270,7 +270,7 @@ final class DataTest {
         }
 
         @Test
-        void aLongCauseIsCutBehindWhatDiffers() {
+        void aLongCauseIsCutAfterThePartThatDiffers() {
             var tail = " " + "word ".repeat(100);
 
             assertEquals(Text.cause("row 1234567" + tail), Text.cause("row 12" + tail));
@@ -309,7 +309,7 @@ final class DataTest {
         }
 
         @Test
-        void problemsAreToldInWords() {
+        void problemsAreReportedInWords() {
             assertEquals("permission denied: x", Text.of(new AccessDeniedException("x")));
             assertEquals("no such file: x", Text.of(new NoSuchFileException("x")));
             assertEquals("unknown host", Text.of(new UnknownHostException("dify.example")));
@@ -423,7 +423,7 @@ final class DataTest {
                 http://127.0.0.1/v1,      false
                 http://[::1]:5001/v1,     false
                 """)
-        void aKeyThatWouldTravelUnprotectedIsWarnedAbout(String address, boolean warned) {
+        void aKeySentUnencryptedCausesAWarning(String address, boolean warned) {
             var err = new StringWriter();
 
             access(env("DIFY_API_KEY", "app-secret"), address, err);
@@ -475,7 +475,7 @@ final class DataTest {
         @ValueSource(strings = {"socks5://me:secret@proxy.example:1080", "http://me:secret@", "me:secret@:3128",
                 "http://me:secret@pro xy:3128", "https://me:secret@proxy.example",
                 "http://me:secret@proxy.example:99999"})
-        void aProxyThatCannotBeUsedIsToldWithoutItsPassword(String value) {
+        void anUnusableProxyIsReportedWithoutItsPassword(String value) {
             var problem = assertThrows(Unusable.class,
                     () -> env("HTTPS_PROXY", value).proxy(URI.create("https://dify.example/v1")));
 
@@ -503,7 +503,7 @@ final class DataTest {
         }
 
         @Test
-        void goesOnWhereTheTimeOfDayIsSetBack() {
+        void continuesWhenTheTimeOfDayIsSetBack() {
             after(3, Duration.ZERO);
 
             assertEquals(NOON.plusSeconds(5), after(2, Duration.ofHours(-1)));

@@ -39,7 +39,7 @@ final class DifyTest {
         }
 
         @Test
-        void eachEventIsItsDataAndAllElseIsPassedOver() {
+        void eachEventIsItsDataAndAllElseIsIgnored() {
             assertEvents(List.of(), "");
             assertEvents(List.of(), "\n\n\n");
             assertEvents(List.of(), "dat");
@@ -49,7 +49,7 @@ final class DifyTest {
         }
 
         @Test
-        void linesMayEndAsWindowsEndsThemAndOneBlankAfterTheColonIsNoPartOfTheData() {
+        void linesCanEndInCrLfAndOneBlankAfterTheColonIsNotData() {
             assertEvents(List.of("one\ntwo", "three"),
                     "data: one\r\ndata: two\r\n\r\nevent: ping\r\n\r\ndata: three\r\n\r\n");
             assertEvents(List.of("a", "a", " a", ""), "data:a\n\ndata: a\n\ndata:  a\n\ndata:\n\n");
@@ -63,7 +63,7 @@ final class DifyTest {
         }
 
         @Test
-        void aCharacterOfSeveralBytesMayComeInPieces() {
+        void aMultiByteCharacterCanArriveInPieces() {
             assertEvents(List.of("größer 日本語 😀", "ß"), "data: größer 日本語 😀\n\ndata: ß\n\n");
         }
 
@@ -115,7 +115,7 @@ final class DifyTest {
 
         @ParameterizedTest
         @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
-                told                                        | kept
+                reported                                    | kept
                 {}                                          | {}
                 null                                        | {}
                 {"n": 123456789012345678901234567890}       | {"n":123456789012345678901234567890}
@@ -129,8 +129,8 @@ final class DifyTest {
                 {"\\ud83d\\ude00": "\\ud83d\\ud83d\\ude00"}  | {"😀":"\uFFFD😀"}
                 "{\\"text\\": \\"\\\\ud83d end\\"}"            | {"text":"\uFFFD end"}
                 """)
-        void outputsKeepTheirNumbersAsWritten(String told, String kept) throws IOException {
-            assertEquals(kept, outputs(answered(told)));
+        void outputsKeepTheirNumbersAsWritten(String reported, String kept) throws IOException {
+            assertEquals(kept, outputs(answered(reported)));
         }
 
         @Test
@@ -141,7 +141,7 @@ final class DifyTest {
         }
 
         @Test
-        void anAnswerWithoutAStatusIsNoRun() throws IOException {
+        void anAnswerWithoutAStatusIsNotARun() throws IOException {
             read(("{\"workflow_run_id\": \"r1\", \"data\": {\"id\": \"r1\"}}"));
 
             assertEquals(Optional.empty(), ran());
@@ -200,7 +200,7 @@ final class DifyTest {
         }
 
         @Test
-        void eventsAndFieldsOfLaterVersionsArePassedOver() throws IOException {
+        void eventsAndFieldsOfLaterVersionsAreIgnored() throws IOException {
             events(event("reasoning_chunk", "{'id':'x','status':'failed','reasoning':[{}]}"));
             assertEquals(Optional.empty(), ran());
             assertEquals(Optional.of(new RunRef("r1", "t1")), reader.ref());
@@ -235,14 +235,14 @@ final class DifyTest {
                 1,       USD,  much,  USD,    -,     ''
                 1E99999, USD,  1,     USD,    -,     ''
                 """)
-        void aRunHasAPriceInOneCurrencyOnly(String one, String its, String other, String theirs, BigDecimal price,
+        void aRunHasAPriceInOnlyOneCurrency(String one, String its, String other, String theirs, BigDecimal price,
                 String currency) throws IOException {
             var data = "{'id':'n','execution_metadata':{'total_price':'%s','currency':'%s'}}";
             events(event("node_finished", data.formatted(one, its)), event("node_finished", data.formatted(other, theirs)),
                     event("workflow_finished", "{'id':'r1','status':'succeeded'}"));
 
             var usage = ran().orElseThrow().usage();
-            assertEquals(0, usage.price().map(told -> told.compareTo(price)).orElse(price == null ? 0 : 1));
+            assertEquals(0, usage.price().map(reported -> reported.compareTo(price)).orElse(price == null ? 0 : 1));
             assertEquals(currency, usage.currency());
         }
 
@@ -268,7 +268,7 @@ final class DifyTest {
                 null                                    | {}
                 "{\\"n\\": 12345678901234567890}"       | {"n":12345678901234567890}
                 """)
-        void aDetailTellsItsOutputsAsAnObjectOrAsText(String outputs, String kept) throws IOException {
+        void aDetailHasItsOutputsAsAnObjectOrAsText(String outputs, String kept) throws IOException {
             var found = assertInstanceOf(LookUpResult.Ended.class, detail("succeeded", outputs));
 
             assertEquals(kept, outputs(found.ran()));
@@ -288,7 +288,7 @@ final class DifyTest {
                 failed,            failed
                 stopped,           stopped
                 """)
-        void onlyFinalStatesAreAnEnd(String status, String word) throws IOException {
+        void onlyFinalStatusesAreAnEnd(String status, String word) throws IOException {
             assertEquals(word, detail(status, "{}").word());
         }
 
@@ -304,7 +304,7 @@ final class DifyTest {
                 '"yesterday"',         -
                 1768564740000,         0
                 """)
-        void aDetailTellsHowLongItsRunHasBeenRunning(String createdAt, Long age) throws IOException {
+        void aDetailShowsHowLongItsRunHasBeenRunning(String createdAt, Long age) throws IOException {
             var found = assertInstanceOf(LookUpResult.Running.class,
                     found("{\"id\":\"r1\",\"status\":\"running\",\"created_at\":" + createdAt + "}"));
             assertEquals(Optional.ofNullable(age).map(Given::seconds), found.age());

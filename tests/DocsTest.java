@@ -187,30 +187,30 @@ final class DocsTest extends WholeCommand {
         void listsTheKeysOfStatusInTheirOrder() throws IOException {
             rows(1);
             call(Map.of(), typed("run", "--demo"));
-            var told = page("docs/files.md").split("\\| key \\| meaning \\|")[1].lines().skip(2)
+            var documented = page("docs/files.md").split("\\| key \\| meaning \\|")[1].lines().skip(2)
                     .takeWhile(line -> line.startsWith("|")).map(line -> line.split("\\|")[1])
                     .flatMap(cell -> Pattern.compile("`(\\w+)`").matcher(cell).results().map(key -> key.group(1)))
                     .collect(Collectors.joining(" "));
 
             var status = tree(call(Map.of(), "status", "--json", "-i", input(), "-o", output()).out());
 
-            assertEquals(keys(status), told);
+            assertEquals(keys(status), documented);
         }
 
         @Test
         void listsTheKeysOfCheckInTheirOrder() throws IOException {
             rows(1);
-            var told = page("docs/inputs.md").split("\\| key \\| value \\|")[1].lines().skip(2)
+            var documented = page("docs/inputs.md").split("\\| key \\| value \\|")[1].lines().skip(2)
                     .takeWhile(line -> line.startsWith("|")).map(line -> line.split("`")[1])
                     .collect(Collectors.joining(" "));
 
             var check = tree(call(Map.of(), "check", "--demo", "--json", "-i", input()).out());
 
-            assertEquals(keys(check), told);
+            assertEquals(keys(check), documented);
         }
 
         @Test
-        void ofCheckIsRightThatAnUnreadableFileIsToldInWords() throws IOException {
+        void saysCorrectlyHowCheckReportsAnUnreadableFile() throws IOException {
             Files.writeString(Path.of(input()), "id,text\n1,a\n1,b\n");
 
             var call = call(Map.of(), "check", "--demo", "--json", "-i", input());
@@ -221,7 +221,7 @@ final class DocsTest extends WholeCommand {
 
         /// They have inputs and outputs in them.
         @Test
-        void namesNoOutputThatGitWouldTake() throws IOException {
+        void namesNoOutputThatGitWouldTrack() throws IOException {
             var output = Pattern.compile("(?:--html|--csv|export -i \\S+ -o \\S+) ([a-z][\\w-]*\\.(?:html|csv))");
             var named = new TreeSet<String>();
             for (var page : pages()) output.matcher(Files.readString(page)).results()

@@ -22,7 +22,7 @@ final class EarlierCallsTest {
         @TempDir Path folder;
 
         @Test
-        void whatWasLeftRunningIsLookedUpAtTheNextStart() throws Exception {
+        void runsLeftRunningAreLookedUpAtTheNextStart() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.interruptAfter(seconds(1));
             scene.answer = (_, _) -> {
@@ -45,12 +45,12 @@ final class EarlierCallsTest {
         }
 
         @Test
-        void aRunThatWasStoppedByUsAndWhoseEndWasNotSeenRunsAnewAtTheNextStart() throws Exception {
+        void aStoppedRunWithAnUnseenEndRunsAgainAtTheNextStart() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
             scene.interruptAfter(seconds(1));
-            scene.answer = (_, told) -> {
-                told.accept(new Heard.Began(run("run-7")));
+            scene.answer = (_, listener) -> {
+                listener.accept(new Heard.Began(run("run-7")));
                 scene.world.pass(seconds(3600));
                 throw new AssertionError("nobody waits for so long");
             };
@@ -74,7 +74,7 @@ final class EarlierCallsTest {
             scene.user = "nightly";
             scene.mode = Mode.STREAMING;
             scene.interruptAfter(seconds(1));
-            scene.answer = (attempt, told) -> scene.untilStopped(run("run-" + attempt.row().id()), told);
+            scene.answer = (attempt, listener) -> scene.untilStopped(run("run-" + attempt.row().id()), listener);
             scene.play();
             var next = Scene.of(folder, "a", "b");
             next.user = "nightly";
@@ -104,7 +104,7 @@ final class EarlierCallsTest {
         /// As one does whose clock was ahead, or on a machine whose clock still is.
         @ParameterizedTest
         @EnumSource(names = {"RUNNING", "ABSENT"})
-        void aCallWithAClockFarAheadKeepsNoLaterOneWaiting(Left left) throws Exception {
+        void aCallWithAClockFarAheadDoesNotDelayLaterCalls(Left left) throws Exception {
             var scene = Scene.of(folder, "a");
             scene.crash(1);
             var log = scene.file(".log");
@@ -124,7 +124,7 @@ final class EarlierCallsTest {
         }
 
         @Test
-        void aRunIdThatWasSeenBeforeACrashIsWhatIsLookedUp() throws Exception {
+        void aRunIdSeenBeforeACrashIsLookedUp() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
             scene.answer = scene.streamed("run-7", seconds(1), succeeded("run-7"));
@@ -139,13 +139,13 @@ final class EarlierCallsTest {
         }
 
         @Test
-        void aRowWhoseRefusalInAStreamACrashCutOffIsRefusedAtTheNextStart() throws Exception {
+        void aRefusalInAStreamCutOffByACrashIsFoundAtTheNextStart() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
             scene.server = "1.16.0";
             var madeUp = new RunRef("one", "one");
-            scene.answer = (_, told) -> {
-                told.accept(new Heard.Began(madeUp));
+            scene.answer = (_, listener) -> {
+                listener.accept(new Heard.Began(madeUp));
                 scene.world.pass(seconds(1));
                 return new Response.Ran(madeUp, Response.RunStatus.FAILED, "{}".getBytes(UTF_8),
                         "x is required in input form", "", Usage.NONE);
@@ -177,7 +177,7 @@ final class EarlierCallsTest {
         }
 
         @Test
-        void whatTheFirstOfThreeServersLeftInDoubtIsNotSentAgain() throws Exception {
+        void rowsLeftUnresolvedByTheFirstOfThreeServersAreNotSentAgain() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
             scene.server = "1.9.2";
@@ -192,7 +192,7 @@ final class EarlierCallsTest {
         }
 
         @Test
-        void whatTheFirstOfThreeServersLeftInDoubtKeepsNoRowOfTheOthersUnknown() throws Exception {
+        void rowsOfLaterServersAreNotUnknownBecauseOfTheFirstOfThree() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.mode = Mode.STREAMING;
             scene.server = "1.9.2";
@@ -212,7 +212,7 @@ final class EarlierCallsTest {
 
         @ParameterizedTest
         @EnumSource(value = Mode.class, names = {"BLOCKING", "STREAMING"})
-        void aBatchGoesOnAfterTheUpgradeOfItsServerWithoutPayingTwice(Mode mode) throws Exception {
+        void aBatchContinuesAfterAServerUpgradeWithoutPayingTwice(Mode mode) throws Exception {
             var scene = Scene.of(folder, "succeeded", "running", "lost", "fresh");
             scene.mode = mode;
             scene.slots = 3;
@@ -237,7 +237,7 @@ final class EarlierCallsTest {
         }
 
         @Test
-        void theRetriesOfAnEarlierStartAreToldAndBeingKilledIsNone() throws Exception {
+        void earlierRetriesAreReportedAndAKillDoesNotCountAsOne() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.backoff = new Backoff(seconds(1), seconds(1), 2);
             scene.answer = Answer.inTurn(failed("Rate Limit Error"), succeeded("run-7"), failed("Rate Limit Error"),
@@ -252,7 +252,7 @@ final class EarlierCallsTest {
         }
 
         @Test
-        void anAttemptIsOnRecordOnceAsNotStartedHoweverOftenItIsLookedUp() throws Exception {
+        void anAttemptIsRecordedOnceAsNotStartedHoweverOftenItIsLookedUp() throws Exception {
             Scene.of(folder, "a").crash(1);
             for (int start = 1; start <= 3; start++) {
                 var scene = Scene.of(folder, "a");
@@ -270,7 +270,7 @@ final class EarlierCallsTest {
         }
 
         @Test
-        void aRowThatWasEditedAfterACrashRunsAnewAndTakesNoOldResult() throws Exception {
+        void aRowEditedAfterACrashRunsAgainAndIgnoresTheOldResult() throws Exception {
             var scene = new Scene(folder, "id,text\na,old\n");
             scene.crash(1);
             var next = new Scene(folder, "id,text\na,new\n");
@@ -286,7 +286,7 @@ final class EarlierCallsTest {
         }
 
         @Test
-        void anEditedRowOfAChatflowWhoseRunIsFoundWithoutItsIdRunsAnewOnce() throws Exception {
+        void anEditedChatflowRowRunsAgainOnceIfItsRunIsFoundWithoutItsId() throws Exception {
             new Scene(folder, "id,query\na,old\n").crash(1);
             var next = new Scene(folder, "id,query\na,new\n");
             next.app = AppKind.CHATFLOW;

@@ -58,7 +58,7 @@ final class EngineTest {
         }
 
         @Test
-        void aResultThatCannotBeWrittenHasNoEndAndStopsTheBatch() throws Exception {
+        void aResultThatCannotBeWrittenHasNoEndEventAndStopsTheBatch() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             var engine = Thread.currentThread();
             scene.answer = (_, _) -> {
@@ -80,7 +80,7 @@ final class EngineTest {
         }
 
         @Test
-        void aFailedRunIsTriedAgainAfterItsBackOff() throws Exception {
+        void aFailedRunIsRetriedAfterItsBackOff() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.backoff = new Backoff(seconds(10), seconds(60), 3);
             scene.answer = Answer.inTurn(failed("Rate Limit Error"), failed("Rate Limit Error"), succeeded("run-a"));
@@ -96,7 +96,7 @@ final class EngineTest {
         }
 
         @Test
-        void aRowThatWaitsGivesItsSlotAway() throws Exception {
+        void aWaitingRowFreesItsSlot() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.answer = Answer.byRow(Map.of("a", List.of(failed("Rate Limit Error"))));
 
@@ -106,7 +106,7 @@ final class EngineTest {
         }
 
         @Test
-        void anAnswerThatThereIsNoRoomForFailsItsRowForGood() throws Exception {
+        void anAnswerTooLargeForMemoryFailsItsRowPermanently() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.failedRuns = RetryRuns.ALWAYS;
             scene.answer = Answer.byRow(Map.of("a", List.of(new Response.TooLarge(Optional.of(run("run-a")),
@@ -123,7 +123,7 @@ final class EngineTest {
         }
 
         @Test
-        void aRunWhoseDetailThereIsNoRoomForFailsItsRowForGood() throws Exception {
+        void aRunDetailTooLargeForMemoryFailsItsRowPermanently() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.CUT, run("run-a")));
             scene.found = unresolved -> new LookUpResult.Silent(new Response.TooLarge(unresolved.run(), "too large"));
@@ -154,7 +154,7 @@ final class EngineTest {
         }
 
         @Test
-        void aRowThatFailsOnceTooOftenFails() throws Exception {
+        void aRowThatExceedsItsRetriesFails() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(failed("Connection Error"), failed("Connection Error"),
                     failed("Connection Error"), failed("Connection Error"));
@@ -217,7 +217,7 @@ final class EngineTest {
         }
 
         @Test
-        void noMoreRunsThanSlotsGoOnAtOnce() throws Exception {
+        void noMoreRunsThanSlotsAreActiveAtOnce() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f", "g");
             scene.slots = 3;
             scene.answer = (attempt, _) -> {
@@ -232,7 +232,7 @@ final class EngineTest {
         }
 
         @Test
-        void aThrottledRowUsesNoRetryUp() throws Exception {
+        void aThrottledRowUsesNoRetry() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.backoff = new Backoff(seconds(1), seconds(2), 0);
             scene.answer = Answer.inTurn(THROTTLED, succeeded("run-b"), THROTTLED, THROTTLED, succeeded("run-a"));
@@ -246,7 +246,7 @@ final class EngineTest {
         }
 
         @Test
-        void aServerThatTakesTwoAtOnceIsGivenTwo() throws Exception {
+        void aServerThatRunsTwoAtOnceGetsTwo() throws Exception {
             var ids = IntStream.range(0, 20).mapToObj(n -> "row" + n).toArray(String[]::new);
             var scene = Scene.of(folder, ids);
             scene.slots = 6;
@@ -334,7 +334,7 @@ final class EngineTest {
         }
 
         @Test
-        void rowsWaitForWhatALookUpOrAnUploadIsTold() throws Exception {
+        void rowsWaitIfALookUpOrAnUploadIsThrottled() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
             scene.answer = (attempt, _) -> switch ((int) attempt.sequence()) {
                 case 1 -> cut(Symptom.CUT);
@@ -365,7 +365,7 @@ final class EngineTest {
         }
 
         @Test
-        void refusalsThatComeTogetherAreToldOnce() throws Exception {
+        void simultaneousRefusalsAreReportedOnce() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
             scene.slots = 3;
             scene.answer = (attempt, _) -> {
@@ -380,7 +380,7 @@ final class EngineTest {
         }
 
         @Test
-        void tenMinutesAreWaitedForAndAreNoSilence() throws Exception {
+        void aRequestedPauseOfTenMinutesIsKeptAndIsNotSilence() throws Exception {
             var ids = IntStream.rangeClosed(1, 8).mapToObj(String::valueOf).toArray(String[]::new);
             var scene = Scene.of(folder, ids);
             scene.slots = 8;
@@ -471,7 +471,7 @@ final class EngineTest {
         }
 
         @Test
-        void aCutRunThatSucceededIsHarvestedAndNotRunAgain() throws Exception {
+        void aCutRunThatSucceededIsRecoveredAndNotRunAgain() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER));
             scene.found = _ -> scene.looked.size() < 3 ? running("run-7") : ended(succeeded("run-7"));
@@ -564,15 +564,15 @@ final class EngineTest {
         }
 
         /// A scene of one row whose streams tell this of their runs, one after the other.
-        private Scene streamed(Response... told) throws IOException {
+        private Scene streamed(Response... responses) throws IOException {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
-            scene.answer = Answer.inTurn(told);
+            scene.answer = Answer.inTurn(responses);
             return scene;
         }
 
         @Test
-        void aFailureThatIsStoredIsWhatItWasSaidToBeWithItsPrice() throws Exception {
+        void aStoredFailureKeepsTheReportedErrorAndPrice() throws Exception {
             var priced = new Response.Ran(run("run-7"), RunStatus.FAILED, "{}".getBytes(UTF_8),
                     "Rate Limit Error", "workflow-1", new Usage(1, 10, 3, Optional.of(BigDecimal.ONE), "USD"));
             var scene = streamed(priced, succeeded("run-8"));
@@ -589,10 +589,10 @@ final class EngineTest {
 
         /// A batch has no use for the words of its streams, which are many.
         @Test
-        void whatTheStreamOfARowSaysStaysWithItsWorker() throws Exception {
+        void theTextOfAStreamStaysWithItsWorker() throws Exception {
             var scene = streamed();
-            scene.answer = (_, told) -> {
-                told.accept(new Heard.Chunk("Good"));
+            scene.answer = (_, listener) -> {
+                listener.accept(new Heard.Chunk("Good"));
                 return succeeded("run-7");
             };
 
@@ -603,7 +603,7 @@ final class EngineTest {
         }
 
         @Test
-        void whoLooksOnHearsOfAnEndThatALookHasFound() throws Exception {
+        void observersAreNotifiedOfAnEndFoundByALookUp() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = (_, _) -> cut(Symptom.CUT, run("run-7"));
             scene.found = _ -> ended(succeeded("run-7"));
@@ -616,8 +616,8 @@ final class EngineTest {
         @Test
         void aFailureThatACrashLeftUnconfirmedIsLookedUpAtTheNextStart() throws Exception {
             var scene = streamed();
-            scene.answer = (_, told) -> {
-                told.accept(new Heard.Began(run("run-7")));
+            scene.answer = (_, listener) -> {
+                listener.accept(new Heard.Began(run("run-7")));
                 return madeUp("run-7", "Rate Limit Error");
             };
             scene.found = _ -> {
@@ -635,7 +635,7 @@ final class EngineTest {
 
         @ParameterizedTest
         @CsvSource({"CHATFLOW, 2", "WORKFLOW, 0"})
-        void aChatflowsRunIsLookedForNoSoonerThanTwoSecondsAfterItsRequest(AppKind app, long after) throws Exception {
+        void aChatflowsRunIsNotLookedUpWithinTwoSecondsOfItsRequest(AppKind app, long after) throws Exception {
             var scene = Scene.of(folder, "a");
             scene.app = app;
             scene.answer = (_, _) -> {
@@ -656,7 +656,7 @@ final class EngineTest {
 
         @ParameterizedTest
         @CsvSource({"CHATFLOW, 0, 2", "CHATFLOW, -3600, 2", "CHATFLOW, 3600, 2", "WORKFLOW, -3600, 0"})
-        void whatAnEarlierCallLeftIsLookedForAtOnceThoughTheClockWasSetSince(AppKind app, long moved, long after)
+        void attemptsOfAnEarlierCallAreLookedUpAtOnceThoughTheClockWasSet(AppKind app, long moved, long after)
                 throws Exception {
             var scene = Scene.of(folder, "a");
             scene.app = app;
@@ -674,7 +674,7 @@ final class EngineTest {
         }
 
         @Test
-        void aRunThatIsNotNamedIsToldAsLateToo() throws Exception {
+        void anUnidentifiedRunIsAlsoReportedAsLate() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.app = AppKind.CHATFLOW;
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("Rate Limit Error"));
@@ -690,7 +690,7 @@ final class EngineTest {
         }
 
         @Test
-        void aRunThatTurnsUpBeforeTheNextAttemptIsTakenInItsPlace() throws Exception {
+        void aRunThatAppearsBeforeTheNextAttemptIsUsedInstead() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("Rate Limit Error"));
             scene.found = unresolved -> scene.sent.size() < 2 ? ABSENT
@@ -705,7 +705,7 @@ final class EngineTest {
         }
 
         @Test
-        void aRowThatTheServerBreaksOnEachTimeFailsAfterItsRetries() throws Exception {
+        void aRowThatBreaksTheServerEachTimeFailsAfterItsRetries() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.answer = (attempt, _) -> attempt.row().id().equals("b") ? succeeded("run-b")
                     : http(500, "internal_server_error", "The server encountered an internal error");
@@ -760,7 +760,7 @@ final class EngineTest {
         }
 
         @Test
-        void theTimeOfARunThatWaitedAtTheDoorCountsFromItsOwnStart() throws Exception {
+        void theTimeOfARunThatWaitedForAConnectionCountsFromItsOwnStart() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.slots = 2;
             var began = NOON.plusSeconds(299);

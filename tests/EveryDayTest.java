@@ -16,7 +16,7 @@ final class EveryDayTest extends WholeCommand {
         private final Dify dify = new Dify("1.16.0", "blocking");
 
         /// Of eight rows, three have succeeded and one has failed.
-        private void begun() throws IOException {
+        private void startBatch() throws IOException {
             rows(8);
             dify.row("2", dify.ended("failed", "no"));
             assertEquals(3, dify.run("--limit", "4").code());
@@ -26,7 +26,7 @@ final class EveryDayTest extends WholeCommand {
 
         @Test
         void countsTheWholeBatch() throws IOException {
-            begun();
+            startBatch();
 
             var call = dify.run();
 
@@ -38,8 +38,8 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void leavesFailedRowsAloneIfToldTo() throws IOException {
-            begun();
+        void leavesFailedRowsAloneOnRequest() throws IOException {
+            startBatch();
 
             var call = dify.run("--pending-only");
 
@@ -51,7 +51,7 @@ final class EveryDayTest extends WholeCommand {
 
         @Test
         void aPartOfTheBatchIsCountedAlone() throws IOException {
-            begun();
+            startBatch();
 
             var call = dify.run("--limit", "2");
 
@@ -128,7 +128,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void isBesideTheCountWhereThereIsRoom() {
+        void isNextToTheCountIfThereIsRoom() {
             var tally = new Tally(40, new Pace(5, null, null), InstantSource.system());
             tally.ended(Given.attempt(0, 0), new Outcome(RowStatus.FAILED, "city is required"), Duration.ZERO,
                     Instant.now());
@@ -160,7 +160,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void afterASecondFailureIsNoThirdOne() throws IOException {
+        void afterASecondFailureIsTheShell() throws IOException {
             rows(2);
             dify.row("1", dify.ended("failed", "no"));
 
@@ -262,7 +262,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void isShownWhereTheKeyIsMissing() throws IOException {
+        void isShownIfTheKeyIsMissing() throws IOException {
             rows(1);
 
             var call = with(Map.of(), typed("run"));

@@ -155,7 +155,7 @@ class FaultTest {
         return child;
     }
 
-    private String told() throws IOException {
+    private String err() throws IOException {
         return Files.readString(folder.resolve("child.err"));
     }
 
@@ -209,7 +209,7 @@ class FaultTest {
 
         /// Shards may come from a machine whose disk may only be read here.
         @Test
-        void orOneThatMayOnlyBeReadTellsWhetherAShardRuns() throws Exception {
+        void orAReadOnlyDiskShowsWhetherAShardRuns() throws Exception {
             var disk = Files.createDirectory(folder.resolve("disk"));
             assumeTrue(has("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk.toString()),
                     "no disk can be mounted");
@@ -236,7 +236,7 @@ class FaultTest {
             assertEquals(4, full.code(), full.err());
             assertTrue(full.err().contains("cannot write"), full.err());
             var kept = lines(output).stream().map(line -> line.path("id").asText()).collect(Collectors.toSet());
-            assertEquals(kept.size(), told("succeeded", full), full::err);
+            assertEquals(kept.size(), count("succeeded", full), full::err);
             assertEquals(kept.size() < ROWS, full.err().contains("Next: difyexec"), full::err);
             for (var line : lines(disk.resolve("results.jsonl.log")))
                 if (line.path("event").asText().equals("end") && line.path("outcome").asText().equals("succeeded"))
@@ -255,13 +255,13 @@ class FaultTest {
     }
 
     /// So many rows, by the summary.
-    private static int told(String outcome, Call call) {
+    private static int count(String outcome, Call call) {
         var count = Pattern.compile("(\\d+) " + outcome).matcher(call.err());
         return count.find() ? Integer.parseInt(count.group(1)) : 0;
     }
 
     @Nested
-    class FilesThatWereHarmed {
+    class DamagedFiles {
         private void cutLastLine(String name) throws IOException {
             var file = folder.resolve(name);
             var bytes = Files.readAllBytes(file);
@@ -271,7 +271,7 @@ class FaultTest {
         }
 
         @Test
-        void aTornLastLineIsMendedAndItsRowHarvested() throws Exception {
+        void aTornLastLineIsRepairedAndItsRowRecovered() throws Exception {
             var dify = new Dify("--latency", "5ms");
             rows(5, id -> "text " + id);
             assertEquals(0, call(dify.settings(), quiet("-c", "1", "--mode", "blocking")).code());
@@ -291,7 +291,7 @@ class FaultTest {
 
         /// A file may have a kilobyte here: the log, which is longer, cannot grow.
         @Test
-        void aTornLogThatCannotBeWrittenIsToldInASentence() throws Exception {
+        void aTornUnwritableLogIsReportedInOneSentence() throws Exception {
             var dify = new Dify("--latency", "5ms");
             rows(10, id -> "text " + id);
             assertEquals(0, call(dify.settings(), quiet()).code());
@@ -301,8 +301,8 @@ class FaultTest {
                     java(quiet()).stream()).toArray(String[]::new);
             var child = start(new ProcessBuilder(words), dify.settings());
 
-            assertEquals(2, child.waitFor(), told());
-            assertTrue(told().contains("results.jsonl.log: File too large)"), told());
+            assertEquals(2, child.waitFor(), err());
+            assertTrue(err().contains("results.jsonl.log: File too large)"), err());
         }
 
         @Test
@@ -370,7 +370,7 @@ class FaultTest {
                 kill,           streaming, 0,    6
                 kill,           blocking,  3,    3
                 """)
-        void paysForNoRowTwiceAndGivesNoneAnothersResult(String fault, String mode, int code, int results)
+        void paysForNoRowTwiceAndMixesUpNoResults(String fault, String mode, int code, int results)
                 throws Exception {
             var dify = new Dify("--dify", "1.16.0", "--latency", "200ms", "--silence", "1s");
             rows(6, id -> id % 2 == 0 ? "[" + fault + "]" : "[queue 500ms]");
@@ -392,7 +392,7 @@ class FaultTest {
     class AProcess {
         @ParameterizedTest
         @ValueSource(strings = {"blocking", "streaming"})
-        void thatStoodStillLongerThanItsTimeoutLosesNothing(String mode) throws Exception {
+        void thatWasSuspendedLongerThanItsTimeoutLosesNothing(String mode) throws Exception {
             var dify = new Dify("--latency", "1s");
             rows(6, id -> "text " + id);
             var child = start(dify.settings(), quiet("-c", "3", "--mode", mode, "--timeout", "2s", "--settle", "1s"));
@@ -403,7 +403,7 @@ class FaultTest {
             assertEquals(0, shell("kill", "-CONT", "" + child.pid()));
 
             assertTrue(child.waitFor(30, TimeUnit.SECONDS));
-            assertEquals(0, child.exitValue(), told());
+            assertEquals(0, child.exitValue(), err());
             hasEachOnce(6, results());
             dify.hasPaidOnceFor(6);
         }
@@ -480,7 +480,7 @@ class FaultTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"blocking", "streaming"})
-        void failsItsRowAndTheBatchGoesOn(String mode) throws Exception {
+        void failsItsRowAndTheBatchContinues(String mode) throws Exception {
             this.mode = mode;
             rows(12, id -> "text " + id);
             var settings = new HashMap<>(settingsFor(dify()));
@@ -488,15 +488,15 @@ class FaultTest {
 
             var child = start(settings, quiet("-c", "4", "--mode", mode, "--retry-failed-runs", "always"));
 
-            assertTrue(child.waitFor(40, TimeUnit.SECONDS), told() + Files.readString(folder.resolve("results.jsonl.log")));
-            assertEquals(3, child.exitValue(), told());
+            assertTrue(child.waitFor(40, TimeUnit.SECONDS), err() + Files.readString(folder.resolve("results.jsonl.log")));
+            assertEquals(3, child.exitValue(), err());
             assertEquals(List.of("3"), Files.readAllLines(folder.resolve("results.jsonl.retry")));
             assertEquals(11, results().size());
             assertEquals(oneTo(12), Set.copyOf(sent));
             assertEquals(12, sent.size(), "each run was paid for once");
             var end = events("end").stream().filter(line -> line.path("id").asText().equals("3")).toList();
             assertEquals(List.of("failed"), end.stream().map(line -> line.path("outcome").asText()).toList());
-            assertTrue(told().contains("1 × the answer is larger than the memory for it"), told());
+            assertTrue(err().contains("1 × the answer is larger than the memory for it"), err());
         }
     }
 

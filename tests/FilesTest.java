@@ -128,7 +128,7 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource({"UTF-8, ','", "UTF-8, ;", "UTF-16LE, '\t'", "UTF-16BE, ','"})
-        void goesOutCellByCellAsItStands(String charset, String delimiter) throws IOException {
+        void isSentCellByCellAsIs(String charset, String delimiter) throws IOException {
             var text = "id,zip,text\n1,007,\"a, \"\"b\"\"\r\nc; あ😀 \"\n2,, x ".replace(",", delimiter)
                     .replace("a" + delimiter, "a,");
             Files.write(file("data.csv"), ("\uFEFF" + text).getBytes(charset));
@@ -144,7 +144,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void mayHaveItsIdsInAnotherColumn() throws IOException {
+        void canHaveItsIdsInAnotherColumn() throws IOException {
             csv("text,key", "a,1", "b,2");
 
             assertEquals(0, dify.run("--id-column", "key").code());
@@ -184,7 +184,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void holdsEveryCellAgainstTheFormBeforeAnythingIsSent() throws IOException {
+        void checksEveryCellAgainstTheFormBeforeSendingAnything() throws IOException {
             bad();
 
             var call = dify.run();
@@ -244,7 +244,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void showsTheRequestsWithoutTheKeyAndBesideTheJson() throws IOException {
+        void showsTheRequestsWithoutTheKeyNextToTheJson() throws IOException {
             csv("id,text,lang,count", "1,fine,en,1", "2,fine,ja,");
             var request = text("{'id':'1','text':'fine','lang':'en','count':1}");
 
@@ -338,7 +338,7 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(ints = {404, 502})
-        void isWarnedOfWhenTheFormIsOutOfReach(int status) throws IOException {
+        void warnsIfTheFormCannotBeRead(int status) throws IOException {
             bad();
             form(aResponse().withStatus(status).withBody("<html>no</html>"));
 
@@ -457,7 +457,7 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(ints = {408, 425, 429, 500, 502, 503, 504})
-        void whoseUploadMayPassLeaveNoRunToLookUp(int status) throws IOException {
+        void whoseUploadMaySucceedLaterLeaveNoRunToLookUp(int status) throws IOException {
             Files.writeString(file("a.txt"), "x");
             csv("id,doc,docs", "1,@a.txt,");
             uploads(dify.answer(status, "later"), uploaded());
@@ -624,7 +624,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void madeByTheWorkflowAreWarnedOfOnceWhenNobodyFetchesThem() throws IOException {
+        void madeByTheWorkflowCauseOneWarningIfTheyAreNotFetched() throws IOException {
             csv("id,doc,docs", "1,,", "2,,");
             givesAFile(".txt");
 
@@ -671,7 +671,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void thatCouldNotBeFetchedAreToldByTheStatusUntilTheRowHasThem() throws IOException {
+        void thatCouldNotBeFetchedAreShownByStatusUntilTheRowHasThem() throws IOException {
             csv("id,doc,docs", "1,,");
             givesAFile(".txt");
             fileIs(aResponse().withStatus(403), aResponse().withBody("made"));
@@ -780,7 +780,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void areNeverWrittenOverAnother() throws IOException {
+        void neverOverwriteAnother() throws IOException {
             csv("id,doc,docs", "1,,");
             givesAFile(".txt");
             Files.createDirectories(file("out"));
@@ -838,7 +838,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void tornByACrashAreMendedAndTheRowRunsAgain() throws IOException {
+        void tornByACrashAreRepairedAndTheRowRunsAgain() throws IOException {
             rows(3);
             dify.run();
             var whole = content("results.jsonl");
@@ -858,7 +858,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void mayBeginWithABlankLine() throws IOException {
+        void canStartWithABlankLine() throws IOException {
             rows(2);
             dify.run("--limit", "1");
             Files.writeString(file("results.jsonl"), "\n" + content("results.jsonl").replace("\uFEFF", ""));
@@ -961,34 +961,34 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void tellOfResultsThatAreNotOfThisCsv() throws IOException {
+        void reportIdsThatAreNotInTheCsv() throws IOException {
             rows(2);
             assertFalse(dify.run().err().contains("not in the CSV"));
             csv("id,text", "2,text 2", "a,another", "b,another");
 
-            var told = dify.run();
+            var second = dify.run();
 
-            assertTrue(told.err().lines().anyMatch("Note: 1 id of the batch is not in the CSV (first: 1)."::equals),
-                    told.err());
+            assertTrue(second.err().lines().anyMatch("Note: 1 id of the batch is not in the CSV (first: 1)."::equals),
+                    second.err());
             assertEquals(4, ids().size());
             csv("id,text", "c,another");
-            told = dify.run();
-            assertTrue(told.err().contains("4 ids of the batch are not in the CSV (first: "), told.err());
+            second = dify.run();
+            assertTrue(second.err().contains("4 ids of the batch are not in the CSV (first: "), second.err());
             var status = call(Map.of(), "status", "-i", input(), "-o", output());
             assertTrue(status.out().contains("  Note: 4 ids of the batch are not in the CSV (first: "), status.out());
         }
 
         @Test
-        void tellOfRowsThatChangedSince() throws IOException {
+        void reportRowsThatChangedSince() throws IOException {
             rows(3);
             dify.run();
             csv("id,text", "1,text 1", "2,changed", "3,text 3", "4,new");
 
-            var told = dify.run();
-            assertEquals(0, told.code());
+            var second = dify.run();
+            assertEquals(0, second.code());
             assertEquals(4, dify.runs());
-            assertTrue(told.err().contains("1 succeeded row changed in the CSV (first: 2)"), told.err());
-            assertTrue(told.err().contains("--rerun-changed"), told.err());
+            assertTrue(second.err().contains("1 succeeded row changed in the CSV (first: 2)"), second.err());
+            assertTrue(second.err().contains("--rerun-changed"), second.err());
             var status = call(Map.of(), "status", "-i", input(), "-o", output());
             assertTrue(status.out().contains("  Note: 1 succeeded row changed in the CSV (first: 2); "
                     + "'run --rerun-changed' runs it again\n"), status.out());
@@ -1040,7 +1040,7 @@ final class FilesTest extends WholeCommand {
                 "{\n  \"id\": \"1\",\n  \"status\": \"success\"\n}\n", "{\"id\":\"1\",\"name\":\"Bo",
                 "{\"id\":\"1\",\"status\":\"open\",\"title\":\"a ticket of theirs\"}\n",
                 "DIFY_API_KEY=" + SECRET + "\n", "\u0000\u0001\u0002\u007fELF", "\u00ff\u00fek\u0000e\u0000"})
-        void areLeftAsTheyAre(String text) throws IOException {
+        void areLeftUnchanged(String text) throws IOException {
             rows(2);
 
             for (var name : List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry")) {
@@ -1054,7 +1054,7 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"results.jsonl", "results.jsonl.log", "results.jsonl.retry"})
-        void areLeftAsTheyAreBesideABatch(String name) throws IOException {
+        void areLeftUnchangedNextToABatch(String name) throws IOException {
             rows(2);
             dify.row("2", dify.ended("failed", "no"));
             dify.run();
@@ -1067,7 +1067,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void andOnesIdsWithoutABatchDoNotMix() throws IOException {
+        void areNotOverwrittenByARetryListWithoutABatch() throws IOException {
             rows(2);
             Files.writeString(file("results.jsonl.retry"), "1\nkeep me\n");
 
@@ -1130,7 +1130,7 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"", ".log", ".retry", ".lock"})
-        void areNoFoldersPipesOrLinks(String suffix) throws Exception {
+        void areNotFoldersPipesOrLinks(String suffix) throws Exception {
             rows(1);
             var name = "results.jsonl" + suffix;
 
@@ -1150,7 +1150,7 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"-", "/dev/null", "/dev/stdout", "/proc/stat"})
-        void areNoDevices(String output) throws IOException {
+        void areNotDevices(String output) throws IOException {
             Assumptions.assumeTrue(output.equals("-") || Files.exists(Path.of(output)));
             rows(1);
 

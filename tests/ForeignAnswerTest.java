@@ -125,7 +125,7 @@ final class ForeignAnswerTest extends WholeCommand {
         @ValueSource(strings = {"", "{}", "[]", "null", "{'data':null}", "{'data':[],'has_more':true}", "{'data':[{}]}",
                 "{'data':[{'id':'m','query':'another question','answer':'Theirs.','status':'normal'}]}",
                 "{'data':[{'id':'m','query':'text 1','inputs':{'id':'another row'},'answer':'Theirs.'}]}"})
-        void ofAMessageTakesNoOtherRows(String messages) throws IOException {
+        void ofAMessageIgnoresThatOfAnotherRow(String messages) throws IOException {
             var dify = new Looked(true, "1.16.0", (path, _) -> path.equals("/conversations")
                     ? text("{'data':[{'id':'c','inputs':{'id':'1'}}]}") : text(messages));
 
@@ -137,7 +137,7 @@ final class ForeignAnswerTest extends WholeCommand {
         }
 
         @Test
-        void ofAMessageTakesTheRowsOwn() throws IOException {
+        void ofAMessageUsesTheRowsOwn() throws IOException {
             var dify = new Looked(true, "1.16.0", (path, _) -> path.equals("/conversations")
                     ? text("{'data':[{'id':'c','inputs':{'id':'1'}}],'has_more':false}")
                     : text("{'data':[{'id':'m','query':'text 1','inputs':{'id':'1'},'answer':'Mine.','status':'normal'}]}"));
@@ -154,7 +154,7 @@ final class ForeignAnswerTest extends WholeCommand {
                 {"id":"another row"}               | unknown=1
                 {"id":"1","sys.user_id":"another"} | unknown=1
                 """)
-        void ofARunTakesItOnlyWithTheRowsInputs(String inputs, String status) throws IOException {
+        void ofARunUsesItOnlyIfItHasTheRowsInputs(String inputs, String status) throws IOException {
             var dify = new Looked(false, "1.14.2", (path, _) -> path.equals("/workflows/logs")
                     ? text("{'data':[" + LOGGED.formatted("{'id':'r'}", "USER") + "],'has_more':false,'total':1}")
                     : text("{'id':'r','status':'succeeded','outputs':{},'inputs':%s}", inputs));

@@ -251,7 +251,7 @@ class FormTest {
         }
 
         @Test
-        void aMissingRequiredVariableIsAFaultAndANearMissIsNamed() {
+        void aMissingRequiredVariableIsAnErrorThatNamesANearMiss() {
             var faults = form(FIELDS, List.of("id", "nam")).faults(csv("id", "nam"), false);
 
             assertEquals(1, faults.size());
@@ -266,7 +266,7 @@ class FormTest {
         }
 
         @Test
-        void nothingOfTheServerReachesTheTerminalAsAControl() {
+        void serverTextCannotControlTheTerminal() {
             var form = form("[{\"evil\\u001b[31m\":{\"variable\":\"x\"}}]", List.of("id", "x"));
             var row = new Row(0, 2, "1", new TreeMap<>(Map.of("id", "1", "x", "")));
             var inspector = new Inspection.Inspector(csv("id", "x"), form);
@@ -327,7 +327,7 @@ class FormTest {
                 @to-other.txt        | false | true
                 @out/other/more.txt  | false | true
                 """)
-        void aPathLeadsToNoOtherFolderThanTheCsvsAndThatOfFiles(String cell, boolean taken, boolean more)
+        void aPathStaysInTheFolderOfTheCsvOrOfFiles(String cell, boolean taken, boolean more)
                 throws IOException {
             var data = Files.createDirectories(folder.resolve("data/deep")).getParent();
             var other = Files.createDirectories(folder.resolve("other")).toRealPath();
@@ -375,7 +375,7 @@ class FormTest {
         }
 
         @Test
-        void aListIsPartedBySemicolonsAndCounted() {
+        void aListIsSplitAtSemicolonsAndCounted() {
             var rules = "\"allowed_file_types\":[\"document\",\"image\"],\"max_length\":2";
 
             assertEquals(new Value.Several(List.of(Value.file("document", "remote_url", "url", "https://h/a.pdf"),
@@ -386,7 +386,7 @@ class FormTest {
 
         @ParameterizedTest
         @CsvSource({"'',", "';',", "' ; ;',"})
-        void aListOfNothingIsEmpty(String cell) {
+        void aBlankListIsEmpty(String cell) {
             assertEquals(new Value.None(), read("file-list", cell, "\"max_length\":2"));
             assertRefused(read("file-list", cell, "\"required\":true"), "required");
         }
@@ -425,7 +425,7 @@ class FormTest {
         }
 
         @Test
-        void aFileGetsAFreeNameOrThatOfItsTwin(@TempDir Path folder) throws IOException {
+        void aFileGetsAFreeNameOrThatOfAnIdenticalFile(@TempDir Path folder) throws IOException {
             assertEquals("a.b.txt", named(folder, "one"));
             assertEquals("a.b~2.txt", named(folder, "two"));
             assertEquals("a.b.txt", named(folder, "one"));

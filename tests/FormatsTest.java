@@ -177,7 +177,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void aBookAsLibreOfficeSavesItHasTheRowsOfItsCsv() throws IOException {
+        void aLibreOfficeSpreadsheetHasTheRowsOfItsCsv() throws IOException {
             var ids = new ArrayList<List<String>>();
             for (var name : List.of("sheet.xlsx", "utf-8.csv"))
                 try (var in = FormatsTest.class.getResourceAsStream("/recorded/sheets/" + name);
@@ -305,7 +305,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void mayBeNumbered() throws IOException {
+        void canBeNumbered() throws IOException {
             csv("text", "a", "b");
 
             var call = dify.run("--id-column", "#");
@@ -318,7 +318,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void ofABookGoThereAndBack() throws Exception {
+        void ofASpreadsheetSurviveARoundTrip() throws Exception {
             form("text", "n");
             var book = Files.write(file("data.xlsx"), book("A1=s:id", "B1=s:text", "C1=s:n", "A2=n5:1", "B2=s: =1+1 ",
                     "C2=n:0.5", "A4=s:b", "B4=s:x<y\n+2", "C4=n:7")).toString();
@@ -348,7 +348,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void goToNoFileOfAnotherKind() throws IOException {
+        void goToTheFileOfTheirKind() throws IOException {
             rows(1);
             for (var name : List.of("r.csv", "r.TSV", "r.xls", "r.xlsx")) {
                 var call = call(dify.settings(), "run", "-i", input(), "-o", file(name).toString());

@@ -328,7 +328,7 @@ final class Given {
 
     /// What the workflow says to one attempt.
     @FunctionalInterface interface Answer {
-        Response to(Attempt attempt, Consumer<Heard> told) throws InterruptedException;
+        Response to(Attempt attempt, Consumer<Heard> listener) throws InterruptedException;
 
         /// One after the other, and no more.
         static Answer inTurn(Response... answers) {
@@ -394,8 +394,8 @@ final class Given {
 
         /// A stream whose first event names the run at once, and which ends so long after it.
         Answer streamed(String run, Duration time, Response end) {
-            return (_, told) -> {
-                told.accept(new Heard.Began(Given.run(run)));
+            return (_, listener) -> {
+                listener.accept(new Heard.Began(Given.run(run)));
                 world.pass(time);
                 return end;
             };
@@ -436,8 +436,8 @@ final class Given {
         /// A call that dies once its workflow has been asked `after` times; what it was doing stays open in the log.
         void crash(int after) {
             var before = answer;
-            answer = (attempt, told) -> {
-                var seen = before.to(attempt, told);
+            answer = (attempt, listener) -> {
+                var seen = before.to(attempt, listener);
                 if (sent.size() >= after) throw new IllegalStateException("the power fails");
                 return seen;
             };
@@ -447,11 +447,11 @@ final class Given {
         }
 
         @Override
-        public Response run(Attempt attempt, Consumer<Heard> told) {
+        public Response run(Attempt attempt, Consumer<Heard> listener) {
             sent.add(attempt);
             busiest = Math.max(busiest, ++busy);
             try {
-                return answer.to(attempt, told);
+                return answer.to(attempt, listener);
             } catch (InterruptedException _) {
                 return cut(Symptom.NO_ANSWER);
             } finally {
@@ -507,8 +507,8 @@ final class Given {
         }
 
         /// A stream that begins its run and goes on until the run is asked to stop.
-        Response untilStopped(RunRef run, Consumer<Heard> told) throws InterruptedException {
-            told.accept(new Heard.Began(run));
+        Response untilStopped(RunRef run, Consumer<Heard> listener) throws InterruptedException {
+            listener.accept(new Heard.Began(run));
             world.waitFor(alarm -> alarms.put(run.task(), alarm));
             return new Response.Ran(run, RunStatus.FAILED, "{}".getBytes(UTF_8),
                     "Aborted: User requested stop", "workflow-1", Usage.NONE);

@@ -67,7 +67,7 @@ final class InputTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"UTF-8", "UTF-16LE", "UTF-16BE"})
-        void aByteOrderMarkNamesTheEncodingAndIsNoPartOfTheFirstColumn(String charset) throws IOException {
+        void aByteOrderMarkSetsTheEncodingAndIsNotPartOfTheFirstColumn(String charset) throws IOException {
             var bytes = "\uFEFFid,text\na,größer 日本語 😀\n".getBytes(charset);
 
             assertEquals(List.of(List.of("a", "größer 日本語 😀")), cells(Given.rows(open(bytes, null))));
@@ -92,7 +92,7 @@ final class InputTest {
                 windows-1252, größer
                 UTF-8,        größer
                 """)
-        void anEncodingThatIsNamedIsTaken(Charset encoding, String text) throws IOException {
+        void aGivenEncodingIsUsed(Charset encoding, String text) throws IOException {
             var path = Files.writeString(folder.resolve("data.csv"), "id,text\na," + text + "\n", encoding);
 
             var csv = Csv.open(path, shape(null, encoding, null));
@@ -169,7 +169,7 @@ final class InputTest {
         }
 
         @Test
-        void aCellMayBeTenMegabytesLongAndHoldNul() throws IOException {
+        void aCellCanBeTenMegabytesLongAndContainNul() throws IOException {
             var cell = "x\0" + "é,\n".repeat(2 << 20);
 
             assertEquals(List.of(cell), texts(rows("id,text\na,\"" + cell + "\"\n")));
@@ -189,7 +189,7 @@ final class InputTest {
         }
 
         @Test
-        void isLetGoWithTheLastRowThatIsWanted() throws IOException {
+        void isReleasedWithTheLastWantedRow() throws IOException {
             var open = Path.of("/proc/self/fd");
             assumeTrue(Files.isDirectory(open));
             var csv = open("id,text\na,1\nb,2\n");
@@ -268,7 +268,7 @@ final class InputTest {
         }
 
         @Test
-        void everythingThatIsWrongIsToldAtOnce() {
+        void allProblemsAreReportedAtOnce() {
             var message = problem("id,text\na,1\nb\n,3\na,4\n");
 
             assertTrue(message.startsWith("data.csv: 3 problems\n"), message);
@@ -286,7 +286,7 @@ final class InputTest {
         }
 
         @Test
-        void aColumnOfIdsThatIsNotThereIsToldWithThoseThatAre() {
+        void aMissingIdColumnIsReportedWithTheExistingColumns() {
             var problem = assertThrows(Unusable.class, () -> open("a,b\n1,2\n".getBytes(UTF_8), "c"));
 
             assertTrue(problem.getMessage().contains("\"c\"") && problem.getMessage().endsWith("a, b"),
@@ -294,7 +294,7 @@ final class InputTest {
         }
 
         @Test
-        void aFileThatIsNotThereAndAFolderAreToldApart() {
+        void aMissingFileAndAFolderAreDistinguished() {
             var missing = folder.resolve("none.csv");
 
             var first = assertThrows(Unusable.class, () -> Csv.open(missing, Csv.Shape.DEFAULT));
@@ -322,7 +322,7 @@ final class InputTest {
         @ParameterizedTest
         @ValueSource(strings = {"id,text/a,1/b/c,3/", "id,text/a,1/b,9/c,3/", "id,text/a,1/c,3/b,2/",
                 "id,text/a,1/z,2/c,3/", "id,text/a,1/,2/c,3/", "id,text/new,0/a,1/b,2/c,3/"})
-        void aFileThatWasChangedSinceItWasCheckedIsToldAndNotMisread(String changed) throws IOException {
+        void aFileChangedSinceItsCheckIsReportedAndNotMisread(String changed) throws IOException {
             var csv = open("id,text\na,1\nb,2\nc,3\n");
             var index = csv.check();
             Files.writeString(folder.resolve("data.csv"), changed.replace('/', '\n'));
@@ -336,7 +336,7 @@ final class InputTest {
         /// At the end of a row, in the middle of one, in the middle of a quoted cell, and to nothing but the header.
         @ParameterizedTest
         @ValueSource(strings = {"id,text/a,1/b,2/", "id,text/a,1/b,2/c,'3", "id,text/a,1/b,2/c,'3/3", "id,text/"})
-        void aFileThatWasCutShortIsToldAndNotTakenForItsEnd(String left) throws IOException {
+        void aTruncatedFileIsReportedAndNotTakenAsComplete(String left) throws IOException {
             var csv = open("id,text\na,1\nb,2\nc,\"3\n33\"\nd,4\n");
             var index = csv.check();
             Files.writeString(folder.resolve("data.csv"), left.replace('/', '\n').replace('\'', '"'));
@@ -348,7 +348,7 @@ final class InputTest {
         }
 
         @Test
-        void aCutBehindTheLastRowThatIsWantedDoesNoHarm() throws IOException {
+        void aCutAfterTheLastWantedRowDoesNoHarm() throws IOException {
             var csv = open("id,text\na,1\nb,2\nc,3\n");
             var index = csv.check();
             Files.writeString(folder.resolve("data.csv"), "id,text\na,1\nb,2\n");
@@ -400,7 +400,7 @@ final class InputTest {
         @ValueSource(strings = {"sep=;\nid;text\na;x,y\n", "\uFEFFsep=|\r\nid|text\r\na|x,y\r\n",
                 "\"SEP=;\"\n\"id\";\"text\"\na;\"x,y\"\n", "sep=,\nid,text\na,\"x,y\"\n",
                 "sep=\t\nid\ttext\na\tx,y\n"})
-        void maySayInItsFirstLineWhatPartsTheCells(String text) throws IOException {
+        void canNameItsDelimiterInItsFirstLine(String text) throws IOException {
             var csv = open(text);
 
             assertEquals(List.of("3 {id=a, text=x,y}"), rows(csv));
@@ -408,7 +408,7 @@ final class InputTest {
         }
 
         @Test
-        void obeysTheOptionWhereItsFirstLineSaysAnotherDelimiter() throws IOException {
+        void prefersTheOptionToTheDelimiterOfItsFirstLine() throws IOException {
             var path = file("sep=;\nid|text\na|x;y\n".getBytes(UTF_8));
 
             var csv = Csv.open(path, shape(null, null, '|'));
@@ -417,7 +417,7 @@ final class InputTest {
         }
 
         @Test
-        void mayHaveColumnsWithoutNamesThatAreEmpty() throws IOException {
+        void canHaveEmptyColumnsWithoutNames() throws IOException {
             var csv = open(",id, ,text,,\n,a,,1,,\n,b,,2\n,c, ,3,\n");
 
             assertEquals(List.of("2 {id=a, text=1}", "3 {id=b, text=2}", "4 {id=c, text=3}"), rows(csv));
@@ -425,7 +425,7 @@ final class InputTest {
         }
 
         @Test
-        void mayHaveBlankRowsAndBlankLines() throws IOException {
+        void canHaveBlankRowsAndBlankLines() throws IOException {
             var csv = open(",\nid,text\n , \n\na,1\n\"\",\nb,2\n,\n,,,\n\n");
 
             assertEquals(List.of("5 {id=a, text=1}", "7 {id=b, text=2}"), rows(csv));
@@ -441,7 +441,7 @@ final class InputTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"1f8b0800", "89504e470d0a1a0a", "255044462d312e37", "ffd8ffe0", "504b0304"})
-        void isNoGzipPngPdfJpegOrZip(String start) throws IOException {
+        void isNotGzipPngPdfJpegOrZip(String start) throws IOException {
             var message = refused(HexFormat.of().parseHex(start));
 
             assertTrue(message.matches("data.csv: .*\nhint: .*"), message);
@@ -474,7 +474,7 @@ final class InputTest {
                 ` a`         / `" a"`
                 `a\u3000`    / `"a\u3000"`
                 """)
-        void inQuotesStandsWhatAReaderCouldPartOrStrip(String cell, String written) throws IOException {
+        void quotesWhatAReaderCouldSplitOrStrip(String cell, String written) throws IOException {
             assertEquals(written.translateEscapes() + "\r\n", written(cell.translateEscapes(), '|'));
         }
 

@@ -31,9 +31,9 @@ final class LookUpTest {
         void theTimeOfAStreamCountsFromItsFirstEventAlsoWhenItIsCut() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
-            scene.answer = (_, told) -> {
+            scene.answer = (_, listener) -> {
                 scene.world.pass(seconds(20)); // in the queue
-                told.accept(new Heard.Began(run("run-a")));
+                listener.accept(new Heard.Began(run("run-a")));
                 scene.world.pass(seconds(290));
                 return cut(Symptom.CUT, run("run-a"));
             };
@@ -47,7 +47,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aStreamThatNeverSaidAThingIsNotWaitedForTwice() throws Exception {
+        void aSilentStreamIsNotWaitedForTwice() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
             scene.server = "";
@@ -104,7 +104,7 @@ final class LookUpTest {
         }
 
         @Test
-        void whatAKilledServerLeavesRunningForEverDoesNotHoldUpTheRowsThatAreLeft() throws Exception {
+        void runsLeftBehindByAKilledServerDoNotDelayTheOtherRows() throws Exception {
             var ids = IntStream.rangeClosed(1, 60).mapToObj(String::valueOf).toArray(String[]::new);
             var scene = Scene.of(folder, ids);
             scene.slots = 5;
@@ -134,7 +134,7 @@ final class LookUpTest {
         }
 
         @Test
-        void runsThatWereCutHoldHalfOfThePlacesAtMost() throws Exception {
+        void cutRunsTakeHalfTheSlotsAtMost() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f", "g", "h");
             scene.slots = 4;
             scene.lookTakes = seconds(1);
@@ -166,7 +166,7 @@ final class LookUpTest {
                 2,       10
                 6,       24
                 """)
-        void aCutRunHoldsTheOnlyPlaceAsLongAsTheServerMayBeAtWorkOnIt(long slowest, long after) throws Exception {
+        void aCutRunHoldsTheOnlySlotWhileTheServerMayStillRunIt(long slowest, long after) throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
             scene.answer = (attempt, _) -> {
                 if (attempt.row().id().equals("b")) return cut(Symptom.NO_ANSWER);
@@ -203,7 +203,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aRunThatTheServerDoesNotListHoldsNoPlace() throws Exception {
+        void aRunTheServerDoesNotListTakesNoSlot() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.answer = Answer.byRow(Map.of("a", List.of(cut(Symptom.NO_ANSWER))));
 
@@ -231,7 +231,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aRunThatWasReportedStoppedAndSucceededAllTheSameIsHarvestedAndCountedOnce() throws Exception {
+        void aRunReportedAsStoppedThatSucceededIsRecoveredAndCountedOnce() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.maxTokens = 25L; // each run uses 10
             var stopped = ran("run-7", RunStatus.STOPPED, "Stopped by user.");
@@ -264,7 +264,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aRunThatWasStoppedForItsTimeRunsAnewAtNoLaterStart() throws Exception {
+        void aRunStoppedForItsTimeIsNotRunAgainAtALaterStart() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
             scene.answer = Answer.inTurn(cut(Symptom.TIMED_OUT, run("run-7")));
@@ -327,16 +327,16 @@ final class LookUpTest {
                 return !scene.world.now().isBefore(gone) && scene.world.now().isBefore(back);
             }
 
-            private Response run(Attempt attempt, Consumer<Heard> told) throws InterruptedException {
+            private Response run(Attempt attempt, Consumer<Heard> listener) throws InterruptedException {
                 if (isAway()) return new Response.NotSent("refused");
                 var sent = scene.world.now();
                 var wait = sent.isBefore(back) || isWarm ? Duration.ofMillis(30) : firstWait;
                 isWarm = !sent.isBefore(back);
                 scene.world.pass(wait);
-                told.accept(new Heard.Began(Given.run("run-" + attempt.row().id())));
+                listener.accept(new Heard.Began(Given.run("run-" + attempt.row().id())));
                 boolean dies = sent.isBefore(gone) && !scene.world.now().plusSeconds(2).isBefore(gone);
                 scene.world.pass(dies ? Duration.between(scene.world.now(), gone) : seconds(2));
-                return dies ? dying.to(attempt, told) : took("run-" + attempt.row().id(), 2);
+                return dies ? dying.to(attempt, listener) : took("run-" + attempt.row().id(), 2);
             }
 
             /// All rows but those that died are done within 1.5 times as long as they take on so many places.
@@ -360,7 +360,7 @@ final class LookUpTest {
         }
 
         @Test
-        void rowsContinueBesideTheStreamsOfAWorkerThatWasKilled() throws Exception {
+        void rowsContinueDespiteTheStreamsOfAKilledWorker() throws Exception {
             var clock = new AtomicReference<World>();
             var restart = new Restart(0, 0, (attempt, _) -> {
                 clock.get().pass(seconds(295)); // its pings go on
@@ -405,11 +405,11 @@ final class LookUpTest {
             }
 
             /// A stream that waits in the queue for its first event.
-            Response stream(Attempt attempt, Consumer<Heard> told) throws InterruptedException {
+            Response stream(Attempt attempt, Consumer<Heard> listener) throws InterruptedException {
                 if (inside < places) inside++;
                 else scene.world.waitFor(alarm -> outside.add(new Waiting(scene.world.now(), alarm)));
                 var id = "run-" + attempt.row().id();
-                told.accept(new Heard.Began(run(id)));
+                listener.accept(new Heard.Began(run(id)));
                 scene.world.pass(Duration.ofMillis(millis.applyAsLong(attempt)));
                 close();
                 return took(id, millis.applyAsLong(attempt) / 1000.0);
@@ -462,7 +462,7 @@ final class LookUpTest {
                 3,      5000,  5000
                 3,      2000,  9000
                 """)
-        void rowsThatWaitAtTheServersDoorSlowTheBatchDownToThoseInside(int places, long least, long most)
+        void rowsWaitingForAConnectionSlowTheBatchDownToThoseServed(int places, long least, long most)
                 throws Exception {
             var limits = new ArrayList<Integer>();
             ToLongFunction<Attempt> millis = attempt -> least
@@ -479,16 +479,16 @@ final class LookUpTest {
         }
 
         @Test
-        void aQuietStreamIsAskedAboutAndItsEndTakenFromTheRecords() throws Exception {
+        void aQuietStreamIsLookedUpAndItsEndTakenFromTheRecords() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.mode = Mode.STREAMING;
-            scene.answer = (attempt, told) -> {
+            scene.answer = (attempt, listener) -> {
                 if (attempt.row().id().equals("b")) return succeeded("run-b");
-                told.accept(new Heard.Began(run("run-7")));
+                listener.accept(new Heard.Began(run("run-7")));
                 scene.world.pass(seconds(30));
-                told.accept(new Heard.Quiet(run("run-7")));
+                listener.accept(new Heard.Quiet(run("run-7")));
                 scene.world.pass(seconds(30));
-                told.accept(new Heard.Quiet(run("run-7")));
+                listener.accept(new Heard.Quiet(run("run-7")));
                 scene.world.waitFor(_ -> {});
                 throw new AssertionError("nothing wakes a stream that was given up");
             };
@@ -503,12 +503,12 @@ final class LookUpTest {
         }
 
         @Test
-        void aQuietStreamThatHasEndedByItselfIsNotAskedAbout() throws Exception {
+        void aQuietStreamThatHasEndedIsNotLookedUp() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
-            scene.answer = (_, told) -> {
-                told.accept(new Heard.Began(run("run-7")));
-                told.accept(new Heard.Quiet(run("run-7")));
+            scene.answer = (_, listener) -> {
+                listener.accept(new Heard.Began(run("run-7")));
+                listener.accept(new Heard.Quiet(run("run-7")));
                 return succeeded("run-7");
             };
 
@@ -523,10 +523,10 @@ final class LookUpTest {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
             scene.lookTakes = seconds(5);
-            scene.answer = (_, told) -> {
-                told.accept(new Heard.Began(run("run-7")));
+            scene.answer = (_, listener) -> {
+                listener.accept(new Heard.Began(run("run-7")));
                 scene.world.pass(seconds(30));
-                told.accept(new Heard.Quiet(run("run-7")));
+                listener.accept(new Heard.Quiet(run("run-7")));
                 scene.world.waitFor(_ -> {});
                 throw new AssertionError("nothing wakes a stream that was given up");
             };
@@ -583,7 +583,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aCsvThatIsCutShortStopsTheBatchAndSaysSo() throws Exception {
+        void aTruncatedCsvStopsTheBatchWithAMessage() throws Exception {
             var ids = IntStream.range(0, 2_000).mapToObj("%063d"::formatted).toArray(String[]::new);
             var scene = Scene.of(folder, ids); // more than is read ahead
             scene.slots = 2;
@@ -610,7 +610,7 @@ final class LookUpTest {
         }
 
         @Test
-        void anInterruptLetsRunningRowsEndAndStartsNoOther() throws Exception {
+        void anInterruptLetsRunningRowsFinishAndStartsNoOthers() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
             scene.slots = 2;
             scene.interruptAfter(seconds(1));
@@ -667,7 +667,7 @@ final class LookUpTest {
             var scene = Scene.of(folder, "a", "b");
             scene.mode = Mode.STREAMING;
             scene.interruptAfter(seconds(1));
-            scene.answer = (attempt, told) -> scene.untilStopped(run("run-" + attempt.row().id()), told);
+            scene.answer = (attempt, listener) -> scene.untilStopped(run("run-" + attempt.row().id()), listener);
 
             var stop = scene.play().orElseThrow();
 
@@ -688,14 +688,14 @@ final class LookUpTest {
                 SUCCEEDED, succeeded
                 STOPPED,   interrupted succeeded
                 """)
-        void anEndThatIsMadeUpWhileItsRunIsAskedToStopProvesNothing(RunStatus stored, String outcomes)
+        void anEndMadeUpWhileItsRunIsBeingStoppedProvesNothing(RunStatus stored, String outcomes)
                 throws Exception {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
             scene.server = "1.16.0";
             scene.interruptAfter(seconds(1));
-            scene.answer = (_, told) -> {
-                scene.untilStopped(run("run-7"), told);
+            scene.answer = (_, listener) -> {
+                scene.untilStopped(run("run-7"), listener);
                 return new Response.Ran(run("run-7"), RunStatus.FAILED, "{}".getBytes(UTF_8),
                         "Workflow stream ended without a terminal event", "", Usage.NONE);
             };
@@ -717,7 +717,7 @@ final class LookUpTest {
             scene.mode = Mode.STREAMING;
             scene.interruptAfter(seconds(1));
             scene.interruptAfter(seconds(2));
-            scene.answer = (attempt, told) -> scene.untilStopped(run("run-" + attempt.row().id()), told);
+            scene.answer = (attempt, listener) -> scene.untilStopped(run("run-" + attempt.row().id()), listener);
 
             var stop = scene.play().orElseThrow();
 
@@ -779,7 +779,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aRunThatTurnsUpAfterItsRowWasSentAgainIsReportedAsLate() throws Exception {
+        void aRunThatAppearsAfterItsRowWasSentAgainIsReportedAsLate() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-8"));
             scene.found = unresolved -> unresolved.is(Symptom.LATE) ? ended(succeeded("run-7")) : ABSENT;
@@ -795,7 +795,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aRunThatTurnsUpLateIsReportedAtALaterStartToo() throws Exception {
+        void aLateRunIsAlsoReportedAtALaterStart() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-8"));
             scene.play();
@@ -811,7 +811,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aRunThatTurnsUpLateAndSucceededIsTakenWhereTheRowHasNoSuccess() throws Exception {
+        void aLateSuccessIsUsedIfTheRowHasNotSucceeded() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("no such city"));
             scene.found = unresolved -> unresolved.is(Symptom.LATE) ? ended(succeeded("run-7")) : ABSENT;
@@ -823,7 +823,7 @@ final class LookUpTest {
         }
 
         @Test
-        void ofTwoRunsOfARowThatTurnUpAtOnceOneIsTaken() throws Exception {
+        void oneOfTwoRunsOfARowFoundTogetherIsUsed() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.backoff = new Backoff(Duration.ZERO, Duration.ZERO, 2);
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), cut(Symptom.NO_ANSWER),
@@ -839,7 +839,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aRunThatTurnsUpBeforeItsRowWasSentAgainIsNotLate() throws Exception {
+        void aRunThatAppearsBeforeItsRowWasSentAgainIsNotLate() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER));
             scene.found = unresolved -> unresolved.is(Symptom.RESEND) ? ended(succeeded("run-7")) : ABSENT;
@@ -852,7 +852,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aRowIsSentAgainOnceNoneOfItsEarlierAttemptsHasTurnedUp() throws Exception {
+        void aRowIsSentAgainAfterNoneOfItsEarlierAttemptsAppeared() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), cut(Symptom.NO_ANSWER));
             scene.found = unresolved -> unresolved.is(Symptom.RESEND) && scene.sent.size() == 2
@@ -884,7 +884,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aRunOfAnEarlierCallThatTurnsUpLateIsTakenWhereItsRowFails() throws Exception {
+        void aLateRunOfAnEarlierCallIsUsedIfItsRowFails() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.crash(1);
             scene.world.startAt(NOON.plusSeconds(3600));
@@ -902,7 +902,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aRunThatTurnsUpRunningIsReportedOnceAndWaitedFor() throws Exception {
+        void aLateActiveRunIsReportedOnceAndWaitedFor() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("Rate Limit Error"));
             scene.found = unresolved -> {
@@ -919,7 +919,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aRunThatTurnedUpLateAndRunsIsWaitedForBeforeItsRowIsSentAtALaterStart() throws Exception {
+        void aLateActiveRunIsWaitedForBeforeItsRowIsSentAtALaterStart() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("no such city"));
             scene.found = unresolved -> unresolved.is(Symptom.LATE) ? running("run-7") : ABSENT;
@@ -979,7 +979,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aRunThatWasKnownHoldsUpNoFurtherAttemptOfItsRow() throws Exception {
+        void aKnownRunDoesNotDelayFurtherAttemptsOfItsRow() throws Exception {
             var scene = dead(Optional.empty());
             scene.answer = Answer.inTurn(failed("Rate Limit Error"), succeeded("run-9"));
             scene.found = unresolved -> unresolved.is(Symptom.UNCONFIRMED) ? ended(failed("Rate Limit Error"))
@@ -993,7 +993,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aRunOfWhichNobodyKnewWhenItsRowWasSentAgainByWishIsLate() throws Exception {
+        void aRunUnknownWhenItsRowWasResentOnRequestIsLate() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.server = "1.9.2";
             scene.mode = Mode.STREAMING;
@@ -1043,7 +1043,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aPausedRowWhoseHumanHasAnsweredIsHarvested() throws Exception {
+        void aPausedRowIsRecoveredAfterItsFormIsAnswered() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(ran("run-7", RunStatus.PAUSED, ""));
             scene.play();
@@ -1058,7 +1058,7 @@ final class LookUpTest {
         @ParameterizedTest
         @ValueSource(strings = {"Aborted: Client response stream closed before app execution completed",
             "Aborted: App task was stopped"})
-        void aPausedRowWhoseRunWasEndedAfterItsFormHasFailedWithThatCause(String error) throws Exception {
+        void aPausedRowFailsIfDifyEndedItsRunAfterTheForm(String error) throws Exception {
             var scene = Scene.of(folder, "a");
             scene.server = "1.16.0";
             scene.failedRuns = RetryRuns.ALWAYS;
@@ -1117,7 +1117,7 @@ final class LookUpTest {
         }
 
         @Test
-        void betweenTheEndOfOneRequestAndTheStartOfTheNextPassesTheWait() throws Exception {
+        void theWaitSeparatesTheEndOfOneRequestFromTheStartOfTheNext() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
             scene.wait = seconds(7);
             scene.answer = (attempt, _) -> {
@@ -1132,7 +1132,7 @@ final class LookUpTest {
         }
 
         @Test
-        void afterAProxyCutARunOffTheBatchGoesOnInStreams() throws Exception {
+        void afterAProxyCutARunTheBatchContinuesWithStreams() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.mode = Mode.AUTO;
             scene.answer = Answer.byRow(Map.of("a", List.of(html(504))));
@@ -1153,7 +1153,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aNewVersionInTheMiddleOfABatchIsSaidWithTheOptionThatPinsTheOldOne() throws Exception {
+        void aNewVersionDuringABatchIsReportedWithTheOptionThatPinsTheOldOne() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             var newer = new Response.Ran(run("run-b"), RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
                     "workflow-2", Usage.NONE);
@@ -1165,7 +1165,7 @@ final class LookUpTest {
         }
 
         @Test
-        void noVersionIsNewThatTheLastRowRanToo() throws Exception {
+        void theVersionOfTheLastRowIsNotReportedAsNew() throws Exception {
             var ids = new ArrayList<String>();
             var said = new ArrayList<String>();
             for (var version : List.of("workflow-1", "workflow-2", "workflow-1", "workflow-1")) {
@@ -1193,10 +1193,10 @@ final class LookUpTest {
                     "busy", List.of(THROTTLED), "cut", List.of(cut(Symptom.CUT, run("run-4"))),
                     "lost", List.of(cut(Symptom.CUT)),
                     "human", List.of(ran("run-6", RunStatus.PAUSED, ""))));
-            scene.answer = (attempt, told) -> {
-                if (attempt.row().id().equals("last")) return scene.untilStopped(run("run-7"), told);
-                if (attempt.row().id().equals("streamed")) told.accept(new Heard.Began(run("run-1")));
-                return answers.to(attempt, told);
+            scene.answer = (attempt, listener) -> {
+                if (attempt.row().id().equals("last")) return scene.untilStopped(run("run-7"), listener);
+                if (attempt.row().id().equals("streamed")) listener.accept(new Heard.Began(run("run-1")));
+                return answers.to(attempt, listener);
             };
             scene.found = unresolved -> switch (unresolved.attempt().row().id()) {
                 case "lost" -> ABSENT;

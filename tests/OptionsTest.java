@@ -205,7 +205,7 @@ final class OptionsTest {
         @ParameterizedTest
         @ValueSource(strings = {"", "abc", "-1", "1,5", ".5", "5 minutes", "1e3", "5d", "٣",
                 "99999999999999999999"})
-        void whatIsNoDurationIsRefused(String text) {
+        void anInvalidDurationIsRefused(String text) {
             assertThrows(CommandLine.TypeConversionException.class, () -> CommandLines.Converters.duration(text));
         }
 
@@ -225,7 +225,7 @@ final class OptionsTest {
         @ValueSource(strings = {"", "api.dify.ai/v1", "ftp://dify.example", "file:/v1", "https://", "https:///v1",
                 "http://two words", "https://dify.example/v1?key=1", "https://dify.example/v1#top",
                 "https://me:secret@dify.example/v1"})
-        void whatIsNoAddressIsRefusedWithoutRepeatingIt(String text) {
+        void anInvalidAddressIsRefusedWithoutRepeatingIt(String text) {
             var problem = assertThrows(CommandLine.TypeConversionException.class,
                     () -> CommandLines.Converters.address(text));
 
@@ -252,7 +252,7 @@ final class OptionsTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"", "0", "-1", "0%", "101%", "1.5%", "5 %", "%", "many", "9999999999"})
-        void whatIsNoCeilingIsRefused(String text) {
+        void anInvalidCeilingIsRefused(String text) {
             assertThrows(CommandLine.TypeConversionException.class, () -> Ceiling.of(text));
         }
 
@@ -271,7 +271,7 @@ final class OptionsTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"", "10", "0/s", "0.0/m", "-1/s", "10/d", "ten/s", "10 /s", "1/0"})
-        void whatIsNoRateIsRefused(String text) {
+        void anInvalidRateIsRefused(String text) {
             assertThrows(CommandLine.TypeConversionException.class, () -> Rate.of(text));
         }
 
@@ -293,7 +293,7 @@ final class OptionsTest {
 
         @ParameterizedTest
         @CsvSource(nullValues = "-", value = {"10001, -", "99999999999, -", "2, 1"})
-        void aConcurrencyThatCannotBeIsRefused(long concurrency, Integer wait) {
+        void anInvalidConcurrencyIsRefused(long concurrency, Integer wait) {
             var pace = new Work.PaceOptions();
             pace.concurrency = concurrency;
             pace.wait = wait == null ? null : seconds(wait);

@@ -57,7 +57,7 @@ final class PaceTest {
         }
 
         @Test
-        void severalWaitsAreOneCutToWhatTheServerRuns() {
+        void severalWaitsCutThePaceOnceToWhatTheServerRuns() {
             pace.waited(Duration.ZERO, 3, 3, 8);
 
             assertFalse(pace.waited(seconds(9), 4, 3, 8), "one wait means nothing");
@@ -78,7 +78,7 @@ final class PaceTest {
         }
 
         @Test
-        void waitsLeaveAsManyPlacesAsTheServerWasSeenAtWorkOn() {
+        void waitsLeaveAsManySlotsAsTheServerWasSeenRunning() {
             for (int run = 0; run < 5; run++) pace.finished(seconds(2), NOON);
 
             for (long wait : new long[] {0, 9}) pace.waited(seconds(wait), 1, 1, 8);
@@ -88,7 +88,7 @@ final class PaceTest {
         }
 
         @Test
-        void waitsOfAServerThatTakesAsManyChangeNothing() {
+        void waitsChangeNothingIfTheServerRunsThatMany() {
             for (int run = 0; run < 8; run++) pace.finished(seconds(2), NOON);
 
             pace.waited(Duration.ZERO, 1, 1, 8);
@@ -98,7 +98,7 @@ final class PaceTest {
         }
 
         @Test
-        void growsByOneAfterEachRoundOfSuccesses() {
+        void growsByOneAfterEachSuccessfulRound() {
             pace.refused(1, 2, 1);
 
             pace.succeeded();
@@ -122,7 +122,7 @@ final class PaceTest {
         }
 
         @Test
-        void aPlaceThatIsRefusedAtOnceIsTriedAgainAfterTwiceAsManyRounds() {
+        void aSlotRefusedAtOnceIsRetriedAfterTwiceAsManyRounds() {
             pace.refused(1, 2, 1);
             for (int tried = 1, rounds = 1; tried <= 6; tried++, rounds = Math.min(10, 2 * rounds)) {
                 for (int run = 1; run < 2 * rounds; run++) pace.succeeded();
@@ -135,7 +135,7 @@ final class PaceTest {
         }
 
         @Test
-        void aPlaceThatLastsARoundIsFollowedByTheNextOneAtOnce() {
+        void aSlotThatLastsARoundIsFollowedByTheNextAtOnce() {
             pace.refused(1, 2, 1);
             for (int run = 0; run < 2; run++) pace.succeeded();
             pace.refused(2, 2, 2);
@@ -179,7 +179,7 @@ final class PaceTest {
                 1,      7,   0,     1
                 1,      0,   1,     0
                 """)
-        void runsWhoseEndMayNeverComeHoldHalfAtMost(int places, int cut, int quiet, int held) {
+        void runsThatMayNeverEndTakeHalfTheSlotsAtMost(int places, int cut, int quiet, int held) {
             assertEquals(held, new Pace(places, null, null).held(Collections.nCopies(cut, NOON), quiet, NOON));
         }
 
@@ -203,7 +203,7 @@ final class PaceTest {
         }
 
         @Test
-        void halfIsOfWhatTheServerTakes() {
+        void halfIsOfTheRunsTheServerAccepts() {
             pace.refused(6, 3, 8);
 
             assertEquals(1, pace.held(Collections.nCopies(5, NOON), 0, NOON));
@@ -249,7 +249,7 @@ final class PaceTest {
     }
 
     @Nested
-    class TheMostRunsAtWork {
+    class TheMostConcurrentRuns {
         private final Pace pace = new Pace(4, null, null);
 
         private void finished(long... fromTo) {
@@ -258,14 +258,14 @@ final class PaceTest {
         }
 
         @Test
-        void areThoseThatRanBesideEachOther() {
+        void areThoseThatRanAtTheSameTime() {
             finished(0, 10, 2, 11, 5, 12, 11, 20, 11, 21);
 
             assertEquals(3, pace.mostAtWork());
         }
 
         @Test
-        void doNotCountARunThatFollowedInThePlaceOfAnother() {
+        void doNotCountARunThatReplacedAnother() {
             for (int run = 0; run < 4; run++) {
                 finished(10 * run, 10 * run + 10);
                 pace.finished(seconds(10), NOON.plusSeconds(10 * run + 10).minusMillis(100)); // the clocks differ a little
@@ -347,7 +347,7 @@ final class PaceTest {
         }
 
         @Test
-        void whatWasOnItsWayWhenStartsPausedDelaysNoProbe() {
+        void requestsInFlightWhenStartsPausedDelayNoProbe() {
             fail(5, NOON);
             for (int late = 0; late < 60; late++) health.failed(NOON.plusSeconds(1), NOON.minusSeconds(1));
 
@@ -355,7 +355,7 @@ final class PaceTest {
         }
 
         @Test
-        void anAnswerOpensUpAgain() {
+        void anAnswerResetsTheCountOfFailures() {
             fail(9, NOON);
             health.started();
 
@@ -367,7 +367,7 @@ final class PaceTest {
         }
 
         @Test
-        void fiveMinutesWithoutAnyAnswerAreTheEnd() {
+        void fiveMinutesWithoutAnyAnswerStopTheBatch() {
             fail(5, NOON);
 
             assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(300), 0));
@@ -376,7 +376,7 @@ final class PaceTest {
         }
 
         @Test
-        void anAnswerBeginsTheFiveMinutesAnew() {
+        void anAnswerRestartsTheFiveMinutes() {
             fail(5, NOON);
             health.answered();
             fail(5, NOON.plusSeconds(200));
@@ -386,7 +386,7 @@ final class PaceTest {
         }
 
         @Test
-        void aServerThatAsksToBeLeftAloneIs() {
+        void aServerThatAsksForAPauseGetsIt() {
             health.pause(NOON.plusSeconds(90));
             health.pause(NOON.plusSeconds(30));
 
@@ -396,7 +396,7 @@ final class PaceTest {
         }
 
         @Test
-        void thatItIsLeftAloneIsNoSilenceOfItsOwn() {
+        void aRequestedPauseDoesNotCountAsSilence() {
             fail(5, NOON);
             health.pause(NOON.plusSeconds(600));
 
@@ -408,7 +408,7 @@ final class PaceTest {
         }
 
         @Test
-        void aMinuteOfRefusalsWhileNothingRunsIsTheEnd() {
+        void aMinuteOfRefusalsWhileNothingRunsStopsTheBatch() {
             for (int second = 0; second <= 60; second += 15) health.refused(NOON.plusSeconds(second), 0);
             assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(60), 0));
 
@@ -418,7 +418,7 @@ final class PaceTest {
         }
 
         @Test
-        void refusalsWhileRunsOfOursGoOnAreNoEnd() {
+        void refusalsWhileOurRunsAreActiveDoNotStopTheBatch() {
             health.refused(NOON, 0);
             health.refused(NOON.plusSeconds(30), 2);
             health.refused(NOON.plusSeconds(70), 0);
@@ -454,7 +454,7 @@ final class PaceTest {
                 CHATFLOW, BLOCKING,  -,         BLOCKING
                 CHATFLOW, STREAMING, -,         STREAMING
                 """)
-        void beginsWithWhatWasAskedForOrChangedToOrSuitsTheApp(AppKind app, Mode asked, Mode earlier, Mode mode) {
+        void startsWithTheModeAskedForOrUsedBeforeOrSuitedToTheApp(AppKind app, Mode asked, Mode earlier, Mode mode) {
             assertEquals(mode, new ModePolicy(asked, Optional.ofNullable(earlier), app, "1.14.2").mode());
         }
 
@@ -478,7 +478,7 @@ final class PaceTest {
                 CHATFLOW | 1.14.2 | AUTO      | -         | 504/60                                  | STREAMING
                 CHATFLOW | 1.14.2 | AUTO      | -         | refused, refused, refused               | BLOCKING
                 """)
-        void changesTheModeOnlyWhereAProxyCutsRunsOffOrStreamsAreRefused(AppKind app, String server, Mode asked,
+        void changesTheModeOnlyIfAProxyCutsRunsOrStreamsAreRefused(AppKind app, String server, Mode asked,
                 Mode earlier, String answers, Mode mode) {
             var route = new ModePolicy(asked, Optional.ofNullable(earlier), app, server);
             var before = route.mode();
@@ -532,7 +532,7 @@ final class PaceTest {
                 1.14.2,  1.9.2,  NOT_KNOWN
                 '',      1.14.2, NOT_KNOWN
                 """)
-        void ofAServerThatWasReplacedBetweenTwoCallsNothingIsKnown(String earlier, String now, Listing listing) {
+        void nothingIsKnownOfAServerReplacedBetweenTwoCalls(String earlier, String now, Listing listing) {
             var route = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, now);
 
             route.sentBefore(EARLIER.user(), earlier);
@@ -541,7 +541,7 @@ final class PaceTest {
         }
 
         @Test
-        void whatIsSentInThisCallIsListedAsItsServerDoes() {
+        void aRequestOfThisCallIsListedAsItsServerDoes() {
             var route = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "1.16.0");
 
             route.sentBefore(EARLIER.user(), "1.9.2");

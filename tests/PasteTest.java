@@ -103,12 +103,12 @@ final class PasteTest extends WholeCommand {
         private void isRunByPasting(Way way) throws Exception {
             var run = paste(way, "run", start(way, way.words + " check --demo" + INPUT));
             assertTrue(run.contains("1 succeeded, 1 failed in "), run);
-            var begun = linesOfTheLog(way);
+            var before = linesOfTheLog(way);
             var retry = paste(way, "retry", run);
             assertTrue(retry.contains("\n1 failed in "), retry);
             paste(way, "shell", retry);
 
-            assertEquals(begun, linesOfTheLog(way).subList(0, begun.size()));
+            assertEquals(before, linesOfTheLog(way).subList(0, before.size()));
         }
 
         private List<String> linesOfTheLog(Way way) throws IOException {
@@ -125,13 +125,13 @@ final class PasteTest extends WholeCommand {
         void printsThemByEachCommand() throws Exception {
             var output = " -o results.jsonl";
             isRunByPasting(Way.JAR);
-            var begun = linesOfTheLog(Way.JAR);
+            var before = linesOfTheLog(Way.JAR);
 
             for (var typed : List.of(Way.JAR.words + " status" + INPUT + output,
                     Way.JAR.words + " export out.csv --force" + INPUT + output))
                 paste(Way.JAR, "shell", start(Way.JAR, typed));
 
-            assertEquals(begun, linesOfTheLog(Way.JAR).subList(0, begun.size()));
+            assertEquals(before, linesOfTheLog(Way.JAR).subList(0, before.size()));
         }
 
         /// The jar is started with nothing but its name: `main` sets the properties.
@@ -191,7 +191,7 @@ final class PasteTest extends WholeCommand {
         private static final String AGAIN = "difyexec retry -i data.csv -o results.jsonl";
 
         @Test
-        void hasTheWordsOfThisOneButThoseThatOnlyItNeeds() throws IOException {
+        void keepsTheOptionsOfThisCallExceptThoseForOneCall() throws IOException {
             assertEquals(AGAIN + " --no-bom --demo -c 3 --id-column 'it'\\''s' --user me --timeout 9",
                     next(run("--limit", "1", "--fresh", "--ids=[fail]", "--rerun-changed", "--resend-unknown",
                             "--rebuild")));

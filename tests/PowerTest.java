@@ -217,12 +217,12 @@ final class PowerTest {
         }
 
         @Test
-        void whatWasWrittenIsForcedWithinASecondThoughNothingWaitsForIt() throws Exception {
+        void linesAreForcedWithinASecondThoughNothingWaitsForThem() throws Exception {
             var scene = Scene.of(folder, "a");
             var disk = new Recorder(scene);
             scene.mode = Mode.STREAMING;
-            scene.answer = (_, told) -> {
-                told.accept(new Heard.Began(run("run-a")));
+            scene.answer = (_, listener) -> {
+                listener.accept(new Heard.Began(run("run-a")));
                 scene.world.pass(seconds(1));
                 assertTrue(disk.forced.get("log").contains("\"run-a\""));
                 return succeeded("run-a");

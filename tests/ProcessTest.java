@@ -74,7 +74,7 @@ final class ProcessTest extends WholeCommand {
             final CountDownLatch goOn = new CountDownLatch(1), held;
             final Map<String, CountDownLatch> stops = new ConcurrentHashMap<>();
             final Set<String> stopped = ConcurrentHashMap.newKeySet();
-            private final boolean tells;
+            private final boolean ends;
             final AtomicInteger posts = new AtomicInteger();
             final ServerTest.Wire wire;
 
@@ -82,9 +82,9 @@ final class ProcessTest extends WholeCommand {
                 this(mode, answered, held, true);
             }
 
-            /// @param tells whether a stream tells the end of a run that was asked to stop
-            Holding(String mode, int answered, int held, boolean tells) throws IOException {
-                this.tells = tells;
+            /// @param ends whether a stream reports the end of a run that was asked to stop
+            Holding(String mode, int answered, int held, boolean ends) throws IOException {
+                this.ends = ends;
                 this.held = new CountDownLatch(held);
                 wire = new ServerTest.Wire(connection -> {
                     while (connection.request()) serve(connection, mode, answered);
@@ -123,7 +123,7 @@ final class ProcessTest extends WholeCommand {
                 connection.chunk(run(id, ServerTest.Events.started()));
                 if (hold) {
                     held.countDown();
-                    if (!tells) connection.hold();
+                    if (!ends) connection.hold();
                     await(stop("task-" + id));
                 }
                 connection.chunk(run(id, hold ? ServerTest.Events.finished("{}").replace("succeeded", "failed")
@@ -167,15 +167,15 @@ final class ProcessTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                signal, mode,      tells, stopped,                   open
+                signal, mode,      ends,  stopped,                   open
                 INT,    streaming, true,  to stop 3 runs, ''
                 TERM,   streaming, false, to stop 3 runs, 3 runs may still
                 HUP,    blocking,  false, '',                         3 runs may still
                 TERM,   blocking,  false, '',                         3 runs may still
                 """)
-        void thatIsInterruptedLeavesItsRowsPendingAndTheNextOneCompletes(String signal, String mode, boolean tells,
+        void thatIsInterruptedLeavesItsRowsPendingAndTheNextOneCompletes(String signal, String mode, boolean ends,
                 String stopped, String open) throws Exception {
-            try (var dify = new Holding(mode, 2, 3, tells)) {
+            try (var dify = new Holding(mode, 2, 3, ends)) {
                 rows(8);
                 var child = start(dify.settings(), List.of(), typed("run", "-c3", "--mode", mode, "--grace", "0.2"));
                 dify.held.await();
@@ -238,7 +238,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void thatIsAtWorkKeepsAnotherFromItsBatch() throws Exception {
+        void thatIsRunningKeepsAnotherFromItsBatch() throws Exception {
             try (var dify = new Holding("blocking", 0, 2)) {
                 rows(2);
                 start(dify.settings(), List.of(), typed("run", "--mode", "blocking"));
@@ -356,7 +356,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void tellsTheFolderThatCannotKeepStandardInput() throws Exception {
+        void namesTheFolderThatCannotKeepStandardInput() throws Exception {
             var child = start(Map.of(), List.of("-Djava.io.tmpdir=" + file("none")), "run", "--demo", "-i", "-", "-o",
                     "results.jsonl");
             child.getOutputStream().close();

@@ -44,7 +44,7 @@ final class RecipesTest extends WholeCommand {
     }
 
     /// Runs a program to its end; gives what it said.
-    private String said(Map<String, String> settings, int code, String... words) throws Exception {
+    private String exec(Map<String, String> settings, int code, String... words) throws Exception {
         var builder = new ProcessBuilder(words).directory(folder.toFile()).redirectErrorStream(true).redirectInput(
                 ProcessBuilder.Redirect.from(new File("/dev/null"))).redirectOutput(file("said.out").toFile());
         builder.environment().clear();
@@ -52,9 +52,9 @@ final class RecipesTest extends WholeCommand {
                 "HOME", folder.toString(), "LC_ALL", "C.UTF-8"));
         builder.environment().putAll(settings);
         int ended = builder.start().waitFor();
-        var said = content("said.out");
-        assertEquals(code, ended, String.join(" ", words) + "\n" + said);
-        return said;
+        var out = content("said.out");
+        assertEquals(code, ended, String.join(" ", words) + "\n" + out);
+        return out;
     }
 
     /// Each row has what one process makes of it, and was sent once.
@@ -82,7 +82,7 @@ final class RecipesTest extends WholeCommand {
             var words = line.split(" ");
             words[0] = recipe(words[0]);
 
-            said(Map.of(), Exit.OK.code, words);
+            exec(Map.of(), Exit.OK.code, words);
 
             assertTrue(names().containsAll(Set.of("results.1-of-3.jsonl", "results.2-of-3.jsonl",
                     "results.3-of-3.jsonl")), names().toString());
@@ -100,26 +100,26 @@ final class RecipesTest extends WholeCommand {
             dify.row("5", dify.ended("failed", "no"));
             var index = Shard.of("5", 8).index();
 
-            var told = said(Map.of("JOB_COMPLETION_INDEX", String.valueOf(index - 1)), Exit.OK.code, "sh", "-c", script());
+            var out = exec(Map.of("JOB_COMPLETION_INDEX", String.valueOf(index - 1)), Exit.OK.code, "sh", "-c", script());
 
-            assertTrue(told.contains("shard " + index + " of 8: "), told);
-            assertTrue(content("results." + index + "-of-8.jsonl.retry").contains("5\n"), told);
+            assertTrue(out.contains("shard " + index + " of 8: "), out);
+            assertTrue(content("results." + index + "-of-8.jsonl.retry").contains("5\n"), out);
         }
 
         @Test
         void forKubernetesKeepsTheCodeThatFailsTheJob() throws Exception {
             Files.delete(file(".env")); // without a key nothing can be run
 
-            said(Map.of("JOB_COMPLETION_INDEX", "0"), Exit.UNUSABLE.code, "sh", "-c", script());
+            exec(Map.of("JOB_COMPLETION_INDEX", "0"), Exit.UNUSABLE.code, "sh", "-c", script());
         }
 
         /// Each task as the array job starts it.
         @Test
         void forSlurmMakesTheBatchOfOneProcess() throws Exception {
             for (int task = 1; task <= 4; task++) {
-                var told = said(Map.of("SLURM_ARRAY_TASK_ID", String.valueOf(task)), Exit.OK.code, "sh",
+                var out = exec(Map.of("SLURM_ARRAY_TASK_ID", String.valueOf(task)), Exit.OK.code, "sh",
                         recipe("slurm.sh"), "data.csv", "results.jsonl");
-                assertTrue(told.contains("shard " + task + " of 4: "), told);
+                assertTrue(out.contains("shard " + task + " of 4: "), out);
             }
             var merge = call(Map.of(), "merge", "-i", input(), "-o", output());
             assertEquals(Exit.OK.code, merge.code(), merge.err());

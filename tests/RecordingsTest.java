@@ -127,15 +127,15 @@ final class RecordingsTest {
         }
 
         /// Nothing but the answer: none of the recorded ones has files, or anything that it rests on.
-        private void sameAnswer(Recorded.Exchange exchange, JsonNode told, Response.Ran seen) throws IOException {
-            var answer = told.path("event").asText().equals("workflow_paused") ? ""
+        private void sameAnswer(Recorded.Exchange exchange, JsonNode reported, Response.Ran seen) throws IOException {
+            var answer = reported.path("event").asText().equals("workflow_paused") ? ""
                     : exchange.text().contains("\"message_replace\"") ? "PRESET ANSWER"
-                    : told.path("answer").asText(told.at("/data/outputs/answer").asText(""));
+                    : reported.path("answer").asText(reported.at("/data/outputs/answer").asText(""));
             assertEquals(answer, json(seen.outputs()).path("answer").asText(""), exchange::toString);
             assertEquals(answer.isEmpty() ? 0 : 1, json(seen.outputs()).size(), exchange::toString);
-            assertEquals(told.path("conversation_id").asText() + told.path("message_id").asText(),
+            assertEquals(reported.path("conversation_id").asText() + reported.path("message_id").asText(),
                     seen.message().conversation() + seen.message().id(), exchange::toString);
-            assertEquals(told.path("workflow_run_id").asText(), seen.ref().id(), exchange::toString);
+            assertEquals(reported.path("workflow_run_id").asText(), seen.ref().id(), exchange::toString);
         }
 
         private void sameRun(Recorded.Exchange exchange, JsonNode run, Response.Ran seen) throws IOException {
@@ -153,7 +153,7 @@ final class RecordingsTest {
         }
 
         /// By WireMock; by bytes where a connection breaks or is held, or the recording has the bytes.
-        private Response served(Recorded.Exchange exchange, Attempt attempt, Ears told)
+        private Response served(Recorded.Exchange exchange, Attempt attempt, Ears listener)
                 throws IOException {
             boolean stays = exchange.end() == Recorded.End.CLIENT && !exchange.text().contains("\"event\":\"error\"")
                     && !exchange.text().contains("\"event\":\"workflow_finished\"");
@@ -161,18 +161,18 @@ final class RecordingsTest {
             if (exchange.isRaw() || stays || breaks && exchange.isStream()) {
                 try (var wire = new Wire(connection -> script(exchange, connection));
                         var own = ServerTest.client(wire.url(), stays ? SHORT : LONG)) {
-                    return sent(own, exchange, attempt, told);
+                    return sent(own, exchange, attempt, listener);
                 }
             }
             dify.resetMappings();
             dify.stubFor(post(urlEqualTo(exchange.isQuestion() ? "/v1/chat-messages" : "/v1/workflows/run"))
                     .willReturn(breaks ? aResponse().withFault(Fault.EMPTY_RESPONSE) : response(exchange)));
-            return sent(client, exchange, attempt, told);
+            return sent(client, exchange, attempt, listener);
         }
 
-        private static Response sent(DifyClient client, Recorded.Exchange exchange, Attempt attempt, Ears told) {
-            return exchange.isQuestion() ? client.to(AppKind.CHATFLOW).run(attempt, asked(attempt), told)
-                    : run(client, attempt, told);
+        private static Response sent(DifyClient client, Recorded.Exchange exchange, Attempt attempt, Ears listener) {
+            return exchange.isQuestion() ? client.to(AppKind.CHATFLOW).run(attempt, asked(attempt), listener)
+                    : run(client, attempt, listener);
         }
 
         private static void script(Recorded.Exchange exchange, Wire.Connection connection) throws IOException {
@@ -198,7 +198,7 @@ final class RecordingsTest {
 
         /// What a client may go by: `workflow_finished` is there, wherever it stands, or nothing was started.
         @TestFactory
-        Stream<DynamicTest> everyStreamedQuestionToAChatflowTellsTheEndOfItsRunOrThatThereIsNone() {
+        Stream<DynamicTest> everyStreamedQuestionReportsTheEndOfItsRunOrThatThereIsNone() {
             return Recorded.questions()
                     .filter(exchange -> exchange.isStream() && exchange.end() == Recorded.End.SERVER)
                     .map(exchange -> DynamicTest.dynamicTest(exchange.toString(), () -> {
@@ -212,7 +212,7 @@ final class RecordingsTest {
         }
 
         @TestFactory
-        Stream<DynamicTest> everyEndThatAStreamMadeUpIsHeldAgainstWhatIsStored() {
+        Stream<DynamicTest> everyEndMadeUpByAStreamIsCheckedAgainstTheRecords() {
             return tests(TheRecordings::isMadeUp, this::confirm);
         }
 
@@ -257,19 +257,19 @@ final class RecordingsTest {
                     .map(line -> Recorded.json(line.substring(6)))
                     .map(event -> event.path("message").asText(event.at("/data/error").asText("")))
                     .filter(text -> !text.isEmpty()).findFirst().orElseThrow();
-            var told = switch (step.verdict()) {
+            var text = switch (step.verdict()) {
                 case Outcome outcome -> outcome.text();
                 case Verdict.StopBatch(var why) -> why;
                 case Verdict verdict -> verdict.toString();
             };
             assertEquals(exchange.text().contains("\"code\"") ? "stop" : words.contains("without a terminal event")
                     ? "look up" : "failed", Expected.word(step.verdict()), exchange::toString);
-            assertTrue(told.contains(words), () -> exchange + ": " + told);
+            assertTrue(text.contains(words), () -> exchange + ": " + text);
             assertEquals(Optional.empty(), step.seen().run(), exchange::toString);
         }
 
         @TestFactory
-        Stream<DynamicTest> everyRecordedDetailTellsTheEndOfItsRun() {
+        Stream<DynamicTest> everyRecordedDetailShowsTheEndOfItsRun() {
             return tests(TheRecordings::isDetail, this::look);
         }
 
@@ -325,7 +325,7 @@ final class RecordingsTest {
 
         /// A chatflow's way back where its run is not known.
         @TestFactory
-        Stream<DynamicTest> everyRecordedMessageTellsWhatItProves() {
+        Stream<DynamicTest> everyRecordedMessageHasTheExpectedMeaning() {
             return tests(exchange -> exchange.line().startsWith("GET /v1/messages?") && exchange.status() == 200
                     && !exchange.text().contains("\"workflow_run_id\""),
                     (messages, _) -> message(messages));
@@ -355,7 +355,7 @@ final class RecordingsTest {
 
         /// Three times after the question: while it waits, and 1 s and 4 s after its form was sent.
         @TestFactory
-        Stream<DynamicTest> theRunOfAPausedChatflowDecidesHowItEndedAndWhatItSays() {
+        Stream<DynamicTest> theRunOfAPausedChatflowDecidesItsEndAndAnswer() {
             return Recorded.VERSIONS.stream().skip(1).flatMap(version -> Stream.of("blocking", "streaming").flatMap(mode -> {
                 var all = Recorded.cases(version).get("chatflow_paused_" + mode);
                 var messages = all.stream().filter(each -> each.line().startsWith("GET /v1/messages?")).toList();
@@ -380,7 +380,7 @@ final class RecordingsTest {
         }
 
         @TestFactory
-        Stream<DynamicTest> aModeratedAnswerIsTheMessagesAndAStatusIsTheRuns() {
+        Stream<DynamicTest> aModeratedAnswerComesFromTheMessageAndAStatusFromTheRun() {
             return Recorded.VERSIONS.stream().skip(1).flatMap(version -> Stream.of("chatflow_moderated_out",
                     "chatflow_partial").map(name -> DynamicTest.dynamicTest(version + " " + name, () -> {
                 var all = Recorded.cases(version).get(name);

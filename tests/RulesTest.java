@@ -42,7 +42,7 @@ final class RulesTest {
             };
         }
 
-        private static String said(Verdict verdict) {
+        private static String textOf(Verdict verdict) {
             return switch (verdict) {
                 case Outcome outcome -> outcome.text();
                 case Verdict.Again(_, var why) -> why;
@@ -103,13 +103,13 @@ final class RulesTest {
                 418    |                             | I'm a teapot                     | failed    | HTTP 418
                 408    |                             | Request Timeout                  | look up   |
                 """)
-        void whatDifyAnswersIsDecidedByStatusCodeAndTheStartOfTheMessage(int status, String code, String message,
+        void difysAnswerIsDecidedByStatusCodeAndTheStartOfTheMessage(int status, String code, String message,
                 String verdict, String says) {
             var seen = judge.verdict(attempt(0, 0),
                     http(status, Objects.toString(code, ""), Objects.toString(message, "")));
 
             assertEquals(verdict, word(seen));
-            assertTrue(said(seen).contains(Objects.toString(says, "")), said(seen));
+            assertTrue(textOf(seen).contains(Objects.toString(says, "")), textOf(seen));
         }
 
         /// What something in front of Dify answers: a page, and no `X-Version`.
@@ -134,11 +134,11 @@ final class RulesTest {
                 520,    look up,   520
                 524,    look up,   524
                 """)
-        void whatAProxyAnswersIsDecidedByTheStatus(int status, String verdict, String says) {
+        void aProxysAnswerIsDecidedByItsStatus(int status, String verdict, String says) {
             var seen = judge.verdict(attempt(0, 0), html(status));
 
             assertEquals(verdict, word(seen));
-            assertTrue(said(seen).contains(says), said(seen));
+            assertTrue(textOf(seen).contains(says), textOf(seen));
         }
 
         /// The `error` event of a stream: with a code it counts as the same answer would; without one, by its text.
@@ -211,7 +211,7 @@ final class RulesTest {
                 JSON object for 'V' does not match schema: 5 is not of type 'string'| failed | failed    | again
                 [openai] Authorization Error, 401 Incorrect API key provided        | failed | failed    | again
                 """)
-        void aFailedRunIsTriedAgainAsAskedFor(String error, String never, String transientOnly, String always) {
+        void aFailedRunIsRetriedAsRequested(String error, String never, String transientOnly, String always) {
             var seen = Stream.of(RetryRuns.NEVER, RetryRuns.TRANSIENT, RetryRuns.ALWAYS)
                     .map(when -> new Judge(BACKOFF, when, ACCESS))
                     .map(asked -> word(asked.afterLook(attempt(0, 0), failed(error)))).toList();
@@ -262,7 +262,7 @@ final class RulesTest {
                 BLOCKING  | 0     | Rate Limit Error                                     | again     | failed
                 BLOCKING  | 0     | division by zero                                     | failed    | failed
                 """)
-        void aFailureThatIsStoredNowhereIsDecidedByItsWords(Mode mode, int steps, String error, String verdict,
+        void aFailureThatIsNotStoredIsDecidedByItsMessage(Mode mode, int steps, String error, String verdict,
                 String never) {
             var attempt = attempt(mode, Tries.NONE);
             var patient = new Judge(BACKOFF, RetryRuns.NEVER, ACCESS);
@@ -272,7 +272,7 @@ final class RulesTest {
         }
 
         @Test
-        void whatAlwaysRetriesSendsNothingAgainOnAMadeUpEndAlone() {
+        void evenAlwaysDoesNotRetryOnAMadeUpEndAlone() {
             var always = new Judge(BACKOFF, RetryRuns.ALWAYS, ACCESS);
             var streamed = attempt(Mode.STREAMING, Tries.NONE);
 
@@ -290,7 +290,7 @@ final class RulesTest {
                 completion_request_error | Completion request failed.                 | again      | again
                 internal_server_error    | Internal Server Error, please contact      | look up    | again
                 """)
-        void anErrorInTheStreamOfARunIsBelievedOnceTheRunWasAskedFor(String code, String message, String notStored,
+        void anErrorInTheStreamOfARunIsTrustedAfterALookUp(String code, String message, String notStored,
                 String stored) {
             int status = "internal_server_error".equals(code) || code == null ? 500 : 400;
             var error = Response.Refused.event(status, Objects.toString(code, ""), message,
@@ -319,12 +319,12 @@ final class RulesTest {
         }
 
         @Test
-        void beingThrottledIsNeverTheEndOfARow() {
+        void beingThrottledNeverFailsARow() {
             assertEquals("throttled", word(judge.verdict(attempt(3, 1000), THROTTLED)));
         }
 
         @Test
-        void whatWasNotSentWasNotReached() {
+        void anUnsentRequestDidNotReachTheServer() {
             var seen = new Response.NotSent("connection refused");
 
             assertEquals("unreached", word(judge.verdict(attempt(3, 0), seen)));
@@ -332,7 +332,7 @@ final class RulesTest {
 
         @ParameterizedTest
         @EnumSource(Symptom.class)
-        void whateverWasCutIsLookedUpFirst(Symptom symptom) {
+        void cutRunsAreLookedUpFirst(Symptom symptom) {
             assertEquals(symptom, symptom(cut(symptom)));
         }
 
@@ -391,14 +391,14 @@ final class RulesTest {
 
             var seen = judge.verdict(attempt(0, 0), http(400, "invalid_param", report));
 
-            assertFalse(said(seen).contains("secret"), said(seen));
+            assertFalse(textOf(seen).contains("secret"), textOf(seen));
         }
 
         @Test
         void aRedirectNamesWhereItLeads() {
             var seen = judge.verdict(attempt(0, 0), http(308, "", "https://dify.example/v1/workflows/run"));
 
-            assertTrue(said(seen).contains("https://dify.example/v1/workflows/run"), said(seen));
+            assertTrue(textOf(seen).contains("https://dify.example/v1/workflows/run"), textOf(seen));
         }
 
         /// Dify has no such codes; something before it may.
@@ -410,7 +410,7 @@ final class RulesTest {
                 400    | bad_request:other | no such city           | failed
                 403    | :denied           | no                     | stop
                 """)
-        void aCodeWithAColonIsNoneThatIsKnown(int status, String code, String message, String verdict) {
+        void aCodeWithAColonIsUnknown(int status, String code, String message, String verdict) {
             assertEquals(verdict, word(judge.verdict(attempt(0, 0), http(status, code, message))));
         }
 
@@ -421,12 +421,12 @@ final class RulesTest {
                 Run failed: no such city                 | failed
                 Run failed: [openai] Rate Limit Error    | look up
                 """)
-        void aFailedRunOfAChatflowIsLookedUpOnlyWhereItWouldBePaidForAgain(String error, String verdict) {
+        void aFailedChatflowRunIsLookedUpOnlyIfItWouldBePaidForAgain(String error, String verdict) {
             assertEquals(verdict, word(judge.verdict(attempt(Mode.BLOCKING, Tries.NONE), Response.Ran.failed(error))));
         }
 
         @Test
-        void aChatflowsRefusalOfAnEmptyQuestionInItsStreamIsTheRows() {
+        void anEmptyQuestionRefusedInAStreamFailsItsRow() {
             var seen = Response.Refused.event(500, "", "query is required", Optional.empty());
 
             assertEquals("failed", word(judge.verdict(attempt(Mode.STREAMING, Tries.NONE), seen)));
@@ -462,7 +462,7 @@ final class RulesTest {
                 dev,        NOT_KNOWN,  true
                 1,          NOT_KNOWN,  true
                 """)
-        void whatNoAnswerShowsIsKnownByTheVersion(String version, Listing listing, boolean holds) {
+        void theVersionDecidesWhatNoAnswerShows(String version, Listing listing, boolean holds) {
             var release = Release.of(version);
             assertEquals(listing, release.listing());
             assertEquals(holds, release.holdsRefused());
@@ -471,7 +471,7 @@ final class RulesTest {
         @ParameterizedTest
         @CsvSource({"1.9.2, false", "1.16.0, false", "1.16.1, false", "1.16.2, true", "1.17, true", "1.19.0-rc1, true",
             "2.0, true", "dev, false", "'', false"})
-        void aVersionNewerThanAllThatWereTestedGetsANote(String version, boolean isNoted) {
+        void anUntestedNewerVersionGetsANote(String version, boolean isNoted) {
             assertEquals(isNoted, Release.note(version).isPresent());
             assertEquals(Release.NEWEST, Demo.VERSION, "the demo plays the newest");
         }
@@ -485,7 +485,7 @@ final class RulesTest {
                 1.16.0,  FROM_START
                 '',      NOT_KNOWN
                 """)
-        void aChatflowsRunIsListedFromItsStartByAllVersionsThatWereRun(String version, Listing listing) {
+        void aChatflowsRunIsListedFromItsStartByAllTestedVersions(String version, Listing listing) {
             assertEquals(listing, Release.of(version).listing(AppKind.CHATFLOW));
             assertEquals(Release.of(version).listing(), Release.of(version).listing(AppKind.WORKFLOW));
         }
@@ -589,7 +589,7 @@ final class RulesTest {
                 RECHECK,     FAILED,    false,   recheck 0
                 RECHECK,     STOPPED,   false,   recheck 0
                 """)
-        void anEndIsTakenOnceItIsSure(Symptom symptom, RunStatus status, boolean stopped,
+        void anEndIsAcceptedWhenItIsCertain(Symptom symptom, RunStatus status, boolean stopped,
                 String step) {
             var unresolved = unresolved(symptom);
 
@@ -601,7 +601,7 @@ final class RulesTest {
             var step = (Step.Take) lookUpRules.step(unresolved(Symptom.TIMED_OUT),
                     ended(failed("Rate Limit Error")), HERE, NOON);
 
-            assertTrue(TheJudge.said(step.verdict()).startsWith("timed out"), step.toString());
+            assertTrue(TheJudge.textOf(step.verdict()).startsWith("timed out"), step.toString());
         }
 
         @ParameterizedTest(name = "{0}, {1} after {2} s, begun {3} s before, sent again by wish: {4}")
@@ -627,7 +627,7 @@ final class RulesTest {
                 RECHECK,     RUNNING, 299,     -,   false,  look
                 RECHECK,     RUNNING, 300,     -,   false,  unknown
                 """)
-        void aRunThatGoesOnIsWaitedForUntilItsTimeIsOver(Symptom symptom, RunStatus status,
+        void anActiveRunIsWaitedForUntilItsTimeIsOver(Symptom symptom, RunStatus status,
                 long seconds, Long age, boolean resend, String step) {
             var now = NOON.plusSeconds(seconds);
             var found = new LookUpResult.Running(run("run-1"), status,
@@ -653,7 +653,7 @@ final class RulesTest {
                 FROM_START, BLOCKING,  fixed, 300,     unknown
                 FROM_START, STREAMING, fixed, 0,       unknown
                 """)
-        void whatLeavesNoTraceIsSentAgainOnlyWhereThatProvesThatItNeverStarted(Listing listing,
+        void anAttemptWithoutATraceIsSentAgainOnlyIfThatProvesItNeverStarted(Listing listing,
                 Mode mode, String name, long seconds, String step) {
             var own = attempt(mode, Tries.NONE);
             var asked = Given.sent(1, own.row(), own.tries(), name.equals("own") ? own.user() : "nightly",
@@ -673,7 +673,7 @@ final class RulesTest {
                 WITHOUT_END, BLOCKING,  false,   300,     CRASH,     unknown
                 FROM_START,  STREAMING, false,   299,     RECHECK,   look
                 """)
-        void aMessageWithoutAnAnswerIsNeverTakenForARunThatDidNotStart(Listing listing, Mode mode, boolean isOver,
+        void aMessageWithoutAnAnswerNeverMeansThatTheRunDidNotStart(Listing listing, Mode mode, boolean isOver,
                 long seconds, Symptom symptom, String step) {
             var unresolved = unresolved(symptom, attempt(mode, Tries.NONE), false);
 
@@ -681,7 +681,7 @@ final class RulesTest {
         }
 
         @Test
-        void whatTurnsUpWithoutAWordKeepsItsRowFromBeingSentAgain() {
+        void aMessageWithoutAnAnswerKeepsItsRowFromBeingSentAgain() {
             assertEquals("look", step(recheck(attempt(Mode.BLOCKING, Tries.NONE)), new LookUpResult.Unanswered(false)));
         }
 
@@ -698,7 +698,7 @@ final class RulesTest {
 
         /// As the stream of a refused row begins in Dify 1.16.
         @Test
-        void aRunThatNeverWasProvesNoMoreThanNone() {
+        void aRunThatNeverExistedProvesNoMoreThanNone() {
             var unresolved = Given.noEnd(attempt(Mode.STREAMING, Tries.NONE), cut(Symptom.CRASH, new RunRef("one", "one")),
                     Symptom.CRASH, "killed", NOON, NOON.plusSeconds(300));
 
@@ -716,7 +716,7 @@ final class RulesTest {
                 CRASH,       3,      'not_started, recheck 3'
                 INTERRUPTED, 0,      'not_started, recheck 0'
                 """)
-        void aRequestThatNeverStartedCountsAsATryOfTheCallThatSentIt(Symptom symptom, int failed,
+        void aRequestThatNeverStartedCountsAsAnAttemptOfTheCallThatSentIt(Symptom symptom, int failed,
                 String step) {
             var unresolved = unresolved(symptom, attempt(failed, 0), false);
 
@@ -732,7 +732,7 @@ final class RulesTest {
                 BLOCKING  | [Errno 111] Connection refused                 | judge again
                 BLOCKING  | no such city                                   | judge failed
                 """)
-        void aFailureThatIsStoredNowhereIsJudgedByItsWords(Mode mode, String words, String step) {
+        void aFailureThatIsNotStoredIsJudgedByItsMessage(Mode mode, String words, String step) {
             var unresolved = Given.noEnd(attempt(mode, Tries.NONE), bare(words),
                     Symptom.UNCONFIRMED, "", NOON, NOON);
 
@@ -740,17 +740,17 @@ final class RulesTest {
         }
 
         @Test
-        void aFailureThatIsStoredNowhereHasNoRunUnlessItTookSteps() {
+        void aFailureThatIsNotStoredHasNoRunUnlessItTookSteps() {
             var error = Response.Refused.event(400, "invalid_param", "No class mapping found", Optional.of(run("r")));
 
-            for (var said : List.of(bare("x is required in input form"), BARE, error))
-                assertEquals(Optional.empty(), notStored(said).run(), said.toString());
+            for (var textOf : List.of(bare("x is required in input form"), BARE, error))
+                assertEquals(Optional.empty(), notStored(textOf).run(), textOf.toString());
             assertEquals(Optional.of(run("run-failed")), notStored(failed("no such city")).run());
             assertEquals(400, ((Response.Refused) notStored(error)).status());
         }
 
-        private Response notStored(Response said) {
-            return ((Step.Judged) lookUpRules.step(Given.noEnd(attempt(Mode.STREAMING, Tries.NONE), said,
+        private Response notStored(Response textOf) {
+            return ((Step.Judged) lookUpRules.step(Given.noEnd(attempt(Mode.STREAMING, Tries.NONE), textOf,
                     Symptom.UNCONFIRMED, "", NOON, NOON), ABSENT, HERE, NOON)).seen();
         }
 
@@ -795,7 +795,7 @@ final class RulesTest {
                 FAILED,    false, take failed
                 FAILED,    true,  take failed
                 """)
-        void aSuccessOfOtherCellsIsNotTaken(RunStatus status, boolean lost, String step) {
+        void aSuccessOfOtherCellsIsNotUsed(RunStatus status, boolean lost, String step) {
             assertEquals(step, step(unresolved(Symptom.CRASH, stale(lost), true), found(status)));
         }
 
@@ -849,12 +849,12 @@ final class RulesTest {
                 RUNNING,   look
                 PAUSED,    paused
                 """)
-        void whatTurnsUpBeforeARowIsSentAgainIsTakenOrWaitedFor(RunStatus found, String step) {
+        void aRunFoundBeforeItsRowIsSentAgainIsUsedOrWaitedFor(RunStatus found, String step) {
             assertEquals(step, step(recheck(earlier("u-1")), found(found)));
         }
 
         @Test
-        void anEarlierAttemptOfWhichTheServerSaysNothingIsAskedForAgain() {
+        void anEarlierAttemptTheServerDoesNotKnowIsLookedUpAgain() {
             var again = ((Step.LookAgain) lookUpRules.step(recheck(earlier("u-1")), silent("503"),
                     HERE, NOON)).unresolved();
 
@@ -864,13 +864,13 @@ final class RulesTest {
         }
 
         @Test
-        void anEarlierAttemptWithOtherCellsIsNotTakenEither() {
+        void anEarlierAttemptWithOtherCellsIsNotUsedEither() {
             assertEquals("say, stale, recheck 0", step(recheck(stale(false)),
                     found(RunStatus.SUCCEEDED)));
         }
 
         @Test
-        void anEarlierAttemptThatTurnsUpRunningHasTheWholeTimeLimit() {
+        void anEarlierAttemptFoundRunningHasTheWholeTimeLimit() {
             var waits = ((Step.LookAgain) lookUpRules.step(recheck(earlier("u-1")),
                     found(RunStatus.RUNNING), HERE, NOON.plusSeconds(50))).unresolved();
 
@@ -892,7 +892,7 @@ final class RulesTest {
                 RUNNING,   false,   true,  nothing
                 PAUSED,    false,   true,  nothing
                 """)
-        void aLateRunIsTakenWhereTheRowHasNoSuccessAndTheSameCells(RunStatus status, boolean success,
+        void aLateRunIsUsedIfTheRowHasNotSucceededAndItsCellsAreUnchanged(RunStatus status, boolean success,
                 boolean same, String step) {
             var late = Unresolved.brief(same ? earlier("u-1") : stale(false), Symptom.LATE, Optional.empty(), NOON);
             var here = new Here(Listing.FROM_START, false, success);
@@ -903,7 +903,7 @@ final class RulesTest {
         }
 
         @Test
-        void aRunThatIsPaidTwiceByWishIsCountedUnseenOnlyIfNobodyKnowsIt() {
+        void aRunPaidTwiceOnRequestCountsAsUnseenOnlyIfUnknown() {
             for (boolean known : new boolean[] {true, false}) {
                 var unresolved = unresolved(Symptom.CRASH, earlier("nightly"), known);
 
@@ -929,7 +929,7 @@ final class RulesTest {
                 -,       -,      9,        false
                 -,       -,      10,       true
                 """)
-        void isReachedOnceSoMuchIsSpentInTheOneCurrencyThatIsReported(BigDecimal dollars, BigDecimal others,
+        void isReachedWhenThatMuchIsSpentInTheOnlyReportedCurrency(BigDecimal dollars, BigDecimal others,
                 int unpriced, boolean stops) {
             var spent = new Spending();
             for (int run = 0; run < unpriced; run++) spent.add(10, null, "");
@@ -940,7 +940,7 @@ final class RulesTest {
         }
 
         @Test
-        void cannotBeKeptToWithoutStreams() {
+        void cannotBeEnforcedWithoutStreams() {
             assertEquals(Optional.empty(), FIVE.costUnseen(Mode.STREAMING));
             assertTrue(FIVE.costUnseen(Mode.BLOCKING).isPresent());
         }
@@ -968,7 +968,7 @@ final class RulesTest {
         }
 
         @Test
-        void aYearIsNoOverflow() {
+        void aYearDoesNotOverflow() {
             var long1 = new Backoff(Duration.ofDays(365), Duration.ofDays(365), 3);
 
             assertTrue(long1.delay(40).compareTo(Duration.ofDays(182)) >= 0);
@@ -976,7 +976,7 @@ final class RulesTest {
         }
 
         @Test
-        void theServersWishWinsOnlyWhenItIsLonger() {
+        void theServersWaitIsUsedOnlyIfItIsLonger() {
             assertEquals(seconds(120), BACKOFF.delay(0, Optional.of(seconds(120))));
             assertTrue(BACKOFF.delay(4, Optional.of(seconds(1))).compareTo(seconds(8)) >= 0);
             assertTrue(BACKOFF.delay(0, Optional.empty()).compareTo(seconds(1)) <= 0);
@@ -999,11 +999,11 @@ final class RulesTest {
                 400,    60,    none
                 301,    60,    none
                 """)
-        void aPauseIsAskedForByARefusalThatMeansAll(int status, Long asked, String pause) {
+        void aRefusalOfAllRequestsAsksForAPause(int status, Long asked, String pause) {
             var seen = Response.Refused.http(status, false, "", "no",
                     Optional.ofNullable(asked).map(Given::seconds));
 
-            assertEquals(pause, Backoff.Pause.of(seen, NOON).map(told -> told.isTooLong() ? "ends" : "waits")
+            assertEquals(pause, Backoff.Pause.of(seen, NOON).map(each -> each.isTooLong() ? "ends" : "waits")
                     .orElse("none"));
         }
     }

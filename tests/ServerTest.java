@@ -462,7 +462,7 @@ class ServerTest {
 
         @ParameterizedTest
         @CsvSource({"BLOCKING, blocking", "STREAMING, streaming"})
-        void aRowGoesOutWithItsCellsAsTextItsModeAndItsUser(Mode mode, String word) {
+        void aRowIsSentWithItsCellsAsTextItsModeAndItsUser(Mode mode, String word) {
             var cells = new LinkedHashMap<String, String>();
             cells.put("id", "7");
             cells.put("zip", "007");
@@ -485,7 +485,7 @@ class ServerTest {
 
         @ParameterizedTest
         @CsvSource({"5e0dfc88-8475-4946-a840-d85d8e9e04d1, 5e0dfc88-8475-4946-a840-d85d8e9e04d1", "a b/c, a%20b%2Fc"})
-        void aPinnedVersionHasARouteOfItsOwn(String version, String inPath) {
+        void aPinnedVersionHasItsOwnRoute(String version, String inPath) {
             var access = new Access(url(), KEY, version, Optional.empty(), Optional.empty());
 
             try (var client = DifyClient.of(access, LONG, 1)) {
@@ -545,7 +545,7 @@ class ServerTest {
         }
 
         @Test
-        void redirectsAreToldAndNotFollowed() {
+        void redirectsAreReportedAndNotFollowed() {
             dify.stubFor(post(anyUrl()).willReturn(aResponse().withStatus(308)
                     .withHeader("Location", url() + "/elsewhere").withBody("<html>moved</html>")));
 
@@ -594,7 +594,7 @@ class ServerTest {
         }
 
         @Test
-        void aServerThatIsNotThereWasNotReached() throws IOException {
+        void anAbsentServerCountsAsNotReached() throws IOException {
             int port;
             try (var free = new ServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
                 port = free.getLocalPort();
@@ -609,7 +609,7 @@ class ServerTest {
         }
 
         @Test
-        void aServerWithAnUnknownCertificateWasNotReached() {
+        void aServerWithAnUntrustedCertificateCountsAsNotReached() {
             var dify = new WireMockServer(options().dynamicPort().dynamicHttpsPort().bindAddress("127.0.0.1"));
             dify.start();
             try (var client = client(URI.create("https://127.0.0.1:" + dify.httpsPort() + "/v1"))) {
@@ -624,7 +624,7 @@ class ServerTest {
 
         @ParameterizedTest
         @EnumSource(value = Mode.class, names = {"BLOCKING", "STREAMING"})
-        void aResetAfterTheRequestLeavesTheRunInDoubt(Mode mode) throws IOException {
+        void aResetAfterTheRequestLeavesTheRunUnresolved(Mode mode) throws IOException {
             try (var wire = new Wire(connection -> {
                 connection.request();
                 connection.reset();
@@ -638,7 +638,7 @@ class ServerTest {
         }
 
         @Test
-        void aProxyIsAskedInPlaceOfTheServer() throws IOException {
+        void requestsGoToTheProxyInsteadOfTheServer() throws IOException {
             try (var proxy = new Wire(connection -> {
                 while (connection.request()) connection.answer(Events.blocking("{\"by\":\"proxy\"}"));
             }); var client = client(through("", proxy), LONG, LONG)) {
@@ -651,7 +651,7 @@ class ServerTest {
         }
 
         @Test
-        void aProxyThatWantsALoginGetsTheOneOfItsAddress() throws IOException {
+        void aProxyGetsTheLoginFromItsAddress() throws IOException {
             try (var proxy = new Wire(connection -> {
                 while (connection.request()) {
                     if (connection.last.contains("Proxy-Authorization: Basic bWU6c2VjcmV0\r\n"))
@@ -700,7 +700,7 @@ class ServerTest {
                 RANDOM_DATA_THEN_CLOSE,   NO_ANSWER
                 MALFORMED_RESPONSE_CHUNK, CUT
                 """)
-        void whatBreaksAfterTheRequestLeavesTheRunInDoubt(Fault fault, Symptom symptom) {
+        void aFailureAfterTheRequestLeavesTheRunUnresolved(Fault fault, Symptom symptom) {
             for (var mode : List.of(BLOCKING, STREAMING)) {
                 var seen = seen(mode, aResponse().withHeader("X-Version", "1.14.2").withFault(fault));
 
@@ -727,7 +727,7 @@ class ServerTest {
                 {"data": {"status": "succeeded"}}         | Dify   | CUT
                 {"data": null}                            | proxy  | GATEWAY
                 """)
-        void twoHundredWithoutARunsEndIsNoSuccess(String body, String from, Symptom symptom) {
+        void http200WithoutTheEndOfARunIsNotASuccess(String body, String from, Symptom symptom) {
             var answer = aResponse().withBody(body);
             if (from.equals("Dify")) answer.withHeader("X-Version", "1.14.2");
 
@@ -746,7 +746,7 @@ class ServerTest {
                 504,    proxy, GATEWAY
                 524,    proxy, GATEWAY
                 """)
-        void aServerErrorSaysNothingOfTheRun(int status, String from, Symptom symptom) {
+        void aServerErrorSaysNothingAboutTheRun(int status, String from, Symptom symptom) {
             var page = "<html><head><title>" + status + " Oops</title><style>p {}</style></head>Sorry</html>";
             var answer = aResponse().withStatus(status).withHeader("Content-Type", "text/html").withBody(page);
             if (from.equals("Dify")) answer.withHeader("X-Version", "1.9.2");
@@ -780,7 +780,7 @@ class ServerTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"soon", "-5", "", "Wed, 21 Oct 2015 07:28:00 GMT", "99999999999999999999"})
-        void aRetryAfterThatSaysNothingLeavesItToTheBackOff(String text) {
+        void anUnusableRetryAfterLeavesTheWaitToTheBackOff(String text) {
             var seen = seen(BLOCKING, aResponse().withStatus(429).withHeader("Retry-After", text));
 
             assertEquals(Optional.empty(), refused(seen).retryAfter());
@@ -815,7 +815,7 @@ class ServerTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"", "HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n{\"data\": {"})
-        void noWholeAnswerWithinTheTimeLimitIsATimeOut(String beginning) throws IOException {
+        void anIncompleteAnswerAtTheTimeLimitIsATimeOut(String beginning) throws IOException {
             try (var wire = new Wire(connection -> {
                 connection.request();
                 connection.say(beginning);
@@ -831,7 +831,7 @@ class ServerTest {
 
     /// To a client that has room for twenty thousand bytes.
     @Nested
-    class AnAnswerThatThereIsNoRoomFor {
+    class AnAnswerTooLargeForMemory {
         private static final String LARGE = "{\"text\":\"" + "x".repeat(30_000) + "\"}";
         private final Ears heard = new Ears();
 
@@ -867,7 +867,7 @@ class ServerTest {
         }
 
         @Test
-        void isAlsoOneThatIsNestedTooDeeply() throws IOException {
+        void includesOneThatIsNestedTooDeeply() throws IOException {
             var deep = "{\"a\":" + "[".repeat(3000) + "]".repeat(3000) + "}";
 
             assertInstanceOf(Response.TooLarge.class, by(connection -> connection.answer(Events.blocking(deep)),
@@ -876,7 +876,7 @@ class ServerTest {
         }
 
         @Test
-        void isLookedUpInVain() throws IOException {
+        void isLookedUpWithoutResult() throws IOException {
             var found = by(connection -> connection.answer(Events.ended("succeeded", LARGE)), client ->
                     ServerTest.look(client, unresolved("u", Optional.of(Events.REF), Symptom.CUT)));
 
@@ -931,7 +931,7 @@ class ServerTest {
                 500    | Dify  | {"code": "unknown", "message": "Internal Server Error", "status": 500}
                 502    | proxy | <html>Bad Gateway</html>
                 """)
-        void anAnswerThatIsNoDetailProvesNothing(int status, String from, String body) {
+        void anAnswerThatIsNotADetailProvesNothing(int status, String from, String body) {
             var answer = aResponse().withStatus(status).withBody(body);
 
             var found = detail(from.equals("Dify") ? answer.withHeader("X-Version", "1.14.2") : answer);
@@ -971,7 +971,7 @@ class ServerTest {
                 CRASH,        true,           own,    ,          failed own
                 CRASH,        true,           ,       ,          absent
                 """)
-        void whatIsSaidOfARunIsHeldAgainstItsIdAndItsName(Symptom symptom, boolean unique, String listed,
+        void aRunIsMatchedByItsIdAndItsName(Symptom symptom, boolean unique, String listed,
                 String status, String expected) {
             stored("r", Objects.toString(status, ""));
             stored("own", "failed");
@@ -987,7 +987,7 @@ class ServerTest {
 
         /// As something in between gives it that keeps answers.
         @Test
-        void theRunOfAnotherIsNoAnswer() {
+        void theRunOfAnotherRowIsNotAnAnswer() {
             var found = detail(aResponse().withBody("{\"id\":\"s\",\"status\":\"succeeded\",\"outputs\":{\"a\":1}}"));
 
             assertEquals(LookUpResult.FOREIGN, found);
@@ -1000,7 +1000,7 @@ class ServerTest {
                 soon                          | 1000  | 999999999
                 -                             | 1000  | 999999999
                 """)
-        void howLongARunHasBeenRunningIsToldByTheServersClock(String date, long least, long most) {
+        void howLongARunHasBeenRunningIsMeasuredByTheServersClock(String date, long least, long most) {
             var answer = aResponse().withBody("{\"id\":\"r\",\"status\":\"running\",\"created_at\":1768564740}");
             if (date != null) answer.withHeader("Date", date);
 
@@ -1010,7 +1010,7 @@ class ServerTest {
         }
 
         @Test
-        void aServerThatIsAwayProvesNothing() {
+        void anUnreachableServerProvesNothing() {
             try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
                 dify.stop();
 

@@ -76,7 +76,7 @@ final class SettingsTest extends WholeCommand {
                 200 | application/json | {"status":"ok"}
                 308 | text/html        | moved
                 """)
-        void isNoDify(int status, String type, String body) throws IOException {
+        void isNotDify(int status, String type, String body) throws IOException {
             dify.info(aResponse().withStatus(status).withHeader("Content-Type", type).withBody(body)
                     .withHeader("Location", dify.url() + "/info"));
 
@@ -87,7 +87,7 @@ final class SettingsTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(ints = {200, 404})
-        void isNoDifyAtAnAddressWithoutAPath(int status) throws IOException {
+        void isNotDifyAtAnAddressWithoutAPath(int status) throws IOException {
             var address = dify.url().replace("/v1", "");
             dify.server.stubFor(get(urlEqualTo("/info")).willReturn(aResponse().withStatus(status)
                     .withHeader("Content-Type", "text/html").withBody("<html>Dify</html>")));
@@ -98,7 +98,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void mayServeItsApiWithoutAPath() throws IOException {
+        void canServeItsApiWithoutAPath() throws IOException {
             try (var wire = new ServerTest.Wire(connection -> {
                 while (connection.request()) connection.answer(connection.last.startsWith("GET ")
                         ? "{\"mode\":\"workflow\",\"user_input_form\":[{\"paragraph\":{\"variable\":\"text\"}}]}" : ServerTest.Events.blocking("{}"));
@@ -113,7 +113,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void hasANameThatNobodyKnows() throws IOException {
+        void hasAnUnknownHostName() throws IOException {
             var name = "a".repeat(64) + ".test"; // too long for a name: nobody is asked for it
 
             var call = run("--base-url", "http://" + name + "/v1", "--max-retries", "0");
@@ -155,7 +155,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void thatAsksToBeLeftAloneForAMomentIs() throws IOException {
+        void thatAsksForAShortPauseGetsIt() throws IOException {
             dify.server.stubFor(get(urlEqualTo("/v1/info")).inScenario("busy").whenScenarioStateIs("Started")
                     .willReturn(aResponse().withStatus(429).withHeader("Retry-After", "1")).willSetStateTo("back"));
 
@@ -167,7 +167,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void thatAsksToBeLeftAloneForADayEndsTheCall() throws IOException {
+        void thatAsksForAPauseOfADayEndsTheCall() throws IOException {
             dify.info(aResponse().withStatus(503).withHeader("Retry-After", "86400"));
             var tomorrow = LocalDate.now().plusDays(1).toString();
             var call = run();
@@ -226,7 +226,7 @@ final class SettingsTest extends WholeCommand {
                 --max-retry-delay,     MAX_RETRY_DELAY,     PT1M,                   PT5S,                   PT2M
                 --timeout,             TIMEOUT,             PT5M,                   PT1M30S,                PT0.5S
                 """)
-        void theOptionWinsOverTheVariableAndThatOverTheDefault(String option, String variable, String standard,
+        void theOptionOverridesTheVariableWhichOverridesTheDefault(String option, String variable, String standard,
                 String one, String other) {
             String typed = plain(one), set = plain(other);
 
@@ -308,7 +308,7 @@ final class SettingsTest extends WholeCommand {
 
         @ParameterizedTest
         @EnumSource
-        void aFileAsPeopleWriteItWorksOrIsNamedWithTheVariable(Written written) throws IOException {
+        void aHandWrittenFileWorksOrIsReportedWithTheVariable(Written written) throws IOException {
             rows(1);
             Files.write(file(".env"), written.bytes);
             var env = Given.env(Map.of("DIFY_API_BASE_URL", dify.url()), folder);
@@ -330,7 +330,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void aBadFileDoesNotMatterToWhoeverHasItsSettings() throws IOException {
+        void aBadFileDoesNotMatterIfItsSettingsAreGiven() throws IOException {
             rows(1);
             var env = withFile(dify.settings("TIMEOUT", "5"), "DIFY_API_KEY: " + KEY + "\nTIMEOUT " + KEY + "\n");
 
@@ -379,7 +379,7 @@ final class SettingsTest extends WholeCommand {
                 app-secreté,       DIFY_API_KEY contains a character
                 app-secret x,      DIFY_API_KEY contains a character
                 """)
-        void aKeyThatCannotBeOneIsNamedButNotShown(String key, String said) throws IOException {
+        void aMalformedKeyIsReportedButNotShown(String key, String said) throws IOException {
             rows(1);
 
             var call = call(dify.settings("DIFY_API_KEY", key), typed("run"));
@@ -402,7 +402,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void aKeyThatWouldTravelUnprotectedIsWarnedOf() throws IOException {
+        void aKeySentUnencryptedCausesAWarning() throws IOException {
             try (var proxy = new ServerTest.Wire(connection -> {
                 while (connection.request()) connection.answer(connection.last.startsWith("GET ")
                         ? "{\"mode\":\"workflow\"}" : ServerTest.Events.blocking("{}"));
@@ -430,7 +430,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void aProxyThatIsNotThereIsNamed() throws IOException {
+        void anUnreachableProxyIsReported() throws IOException {
             rows(1);
             var settings = dify.settings("DIFY_API_BASE_URL", "http://192.0.2.1/v1",
                     "HTTP_PROXY", "http://me:hidden@127.0.0.1:1");
@@ -443,7 +443,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void anUnknownNameOfOursInDotEnvIsNamed() throws IOException {
+        void anUnknownSettingInDotEnvIsReported() throws IOException {
             rows(1);
             Files.writeString(file(".env"), "DIFY_BASE_URL=http://other.test/v1\nDIFY_CA_FILE=\nOTHER=1\n");
 
@@ -486,7 +486,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void anAuthorityFileThatIsNotThereIsNamed() throws IOException {
+        void aMissingCertificateFileIsReported() throws IOException {
             rows(1);
 
             var call = call(dify.settings("DIFY_CA_FILE", file("ca.pem").toString()), typed("run"));
@@ -639,7 +639,7 @@ final class SettingsTest extends WholeCommand {
                 status -o OUT --frobnicate           | --frobnicate
                 --frobnicate                         | --frobnicate
                 """)
-        void whatCannotBeUsedIsNamedInOneSentence(String typed, String named) throws IOException {
+        void anUnusableFileIsReportedInOneSentence(String typed, String named) throws IOException {
             rows(2);
             var args = Stream.of(typed.split(" ")).map(word -> word.replace("IN", input())
                     .replace("OUT", output())).toArray(String[]::new);

@@ -99,13 +99,13 @@ final class ShardsTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"results.jsonl", "results.0-of-8.jsonl", "results.9-of-8.jsonl", "1-of-8.jsonl"})
-        void isInNoOtherName(String name) {
+        void isNotInAnyOtherName(String name) {
             assertEquals(Optional.empty(), Shard.in(Path.of(name)));
         }
 
         @ParameterizedTest
         @ValueSource(strings = {"0/4", "5/4", "x/4", "1", "1/0", "auto", "auto/8", "-1/2"})
-        void isOneOfIts(String typed) throws IOException {
+        void isAValidNumberAndCount(String typed) throws IOException {
             rows(1);
 
             var call = call(Map.of(), typed("run", "--demo", "--shard=" + typed));
@@ -132,7 +132,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void goesOnAndRepeatsNothing() throws IOException {
+        void continuesAndRepeatsNothing() throws IOException {
             rows(12);
             shard(1, 3, "--limit", "2");
             assertEquals(List.of("6", "8"), ids("results.1-of-3.jsonl").stream().sorted().toList());
@@ -145,7 +145,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void mayBeNamedByItsResultsToo() throws IOException {
+        void canAlsoBeNamedByItsResults() throws IOException {
             rows(12);
             shard(3, 3, "--limit", "1");
             var results = file("results.3-of-3.jsonl").toString();
@@ -158,7 +158,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void passesOverIdsOfOtherShards() throws IOException {
+        void skipsIdsOfOtherShards() throws IOException {
             rows(12);
 
             var named = shard(3, 3, "--ids", "5,6,8");
@@ -200,7 +200,7 @@ final class ShardsTest extends WholeCommand {
                 1/3 |     | results.1-of-3.jsonl.log: not merged yet
                     | 1/3 | without --shard
                 """)
-        void isRefusedBesideABatchThatIsCutOtherwise(String first, String then, String told) throws IOException {
+        void isRefusedNextToABatchWithOtherShards(String first, String then, String fact) throws IOException {
             rows(12);
             dify.run(shardOption(first));
             int runs = dify.runs();
@@ -208,7 +208,7 @@ final class ShardsTest extends WholeCommand {
             var call = dify.run(shardOption(then));
 
             assertEquals(Exit.UNUSABLE.code, call.code(), call.err());
-            assertTrue(call.sentence().contains(told), call.err());
+            assertTrue(call.sentence().contains(fact), call.err());
             assertEquals(runs, dify.runs());
         }
 
@@ -288,7 +288,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void namesWithoutTheCsvTheOneThatItsShardsWereTold() throws IOException {
+        void namesTheCsvAndOptionsOfItsShardsWithoutTheCsv() throws IOException {
             rows(12);
             shard(1, 3, "--id-column", "id", "--demo");
             var run = next("run", " --shard 2/3 --demo");
@@ -330,7 +330,7 @@ final class ShardsTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"status --html report.html", "export back.csv"})
-        void isAllThatThereIsBefore(String command) throws IOException {
+        void isShownBeforeTheMerge(String command) throws IOException {
             rows(12);
             allThree();
             var words = new ArrayList<>(List.of(command.replaceFirst("(\\S+\\.\\S+)$", file("x") + "$1").split(" ")));
@@ -377,20 +377,20 @@ final class ShardsTest extends WholeCommand {
             }
         }
 
-        private void refused(String told, String... more) throws IOException {
+        private void refused(String fact, String... more) throws IOException {
             var before = snapshot();
             var call = merge(more);
             assertEquals(Exit.UNUSABLE.code, call.code(), call.err());
-            assertTrue(call.sentence().contains(told), call.err());
+            assertTrue(call.sentence().contains(fact), call.err());
             assertTrue(call.hint().isPresent(), call.err());
             assertEquals(before, snapshot(), "nothing is changed");
             assertTrue(names().stream().noneMatch(name -> name.endsWith(".tmp")), names().toString());
         }
 
-        private void isNotSent(Call call, String told) {
+        private void isNotSent(Call call, String fact) {
             int runs = dify.runs();
             assertEquals(Exit.UNUSABLE.code, call.code(), call.err());
-            assertTrue(call.sentence().contains(told), call.err());
+            assertTrue(call.sentence().contains(fact), call.err());
             assertEquals(runs, dify.runs());
         }
 
@@ -456,7 +456,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void mayBeContinuedAndIsNotMadeAgainThen() throws IOException {
+        void canBeContinuedAndIsThenNotRepeated() throws IOException {
             rows(12);
             dify.row("9", dify.ended("failed", "no"), dify.ended("succeeded", ""));
             allThree();
@@ -475,7 +475,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void isNotMadeOverABatchThatWasStartedWhole() throws IOException {
+        void isRefusedIfTheBatchWasStartedWithoutShards() throws IOException {
             mergedOfThree();
             Files.delete(file("results.jsonl.log"));
             refused("results.jsonl");
@@ -535,7 +535,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void refusesAMissingShardUnlessItMayBePartial() throws IOException {
+        void refusesAMissingShardUnlessPartialIsAllowed() throws IOException {
             rows(12);
             shard(2, 3);
             refused("1/3, 3/3, with 7 rows");

@@ -51,42 +51,42 @@ class ShellTest {
             r-5,See you soon,formal
             """;
 
-    private record Said(int code, String text) {}
+    private record Output(int code, String text) {}
 
     /// A shell in this process: a line in, what it prints out.
     private static final class Session {
         final ShellSession session;
-        private final StringWriter said = new StringWriter();
+        private final StringWriter shown = new StringWriter();
 
         Session(Map<String, String> settings, String... args) {
             var outer = commandLine(Given.env(settings));
-            var both = new PrintWriter(said, true);
+            var both = new PrintWriter(shown, true);
             outer.setOut(both).setErr(both);
             outer.parseArgs(Stream.concat(Stream.of("shell"), Stream.of(args)).toArray(String[]::new));
             Shell shell = outer.getSubcommands().get("shell").getCommand();
             session = shell.session();
         }
 
-        Said say(String text) {
-            said.getBuffer().setLength(0);
+        Output say(String text) {
+            shown.getBuffer().setLength(0);
             int code = session.execute(text);
-            assertFalse(said.toString().contains("\033"), said::toString);
-            assertFalse(said.toString().contains(KEY), said::toString);
-            return new Said(code, said.toString());
+            assertFalse(shown.toString().contains("\033"), shown::toString);
+            assertFalse(shown.toString().contains(KEY), shown::toString);
+            return new Output(code, shown.toString());
         }
 
         String ok(String text) {
-            var said = say(text);
-            assertEquals(0, said.code(), said::text);
-            return said.text();
+            var shown = say(text);
+            assertEquals(0, shown.code(), shown::text);
+            return shown.text();
         }
 
         /// The one sentence of a command that cannot be done.
         String refused(String text) {
-            var said = say(text);
-            assertEquals(2, said.code(), said::text);
-            assertEquals(1, said.text().lines().filter(line -> !line.startsWith("hint: ")).count(), said::text);
-            return said.text().strip();
+            var shown = say(text);
+            assertEquals(2, shown.code(), shown::text);
+            assertEquals(1, shown.text().lines().filter(line -> !line.startsWith("hint: ")).count(), shown::text);
+            return shown.text().strip();
         }
 
         /// With the cursor at the end of a line. JLine drops what does not begin with the word there.
@@ -272,22 +272,22 @@ class ShellTest {
         @Test
         void goesFromTwoFailedRowsToOne() throws IOException {
             var session = five();
-            var told = new StringBuilder();
+            var transcript = new StringBuilder();
 
             for (var line : LINES) {
-                told.append(session.session.prompt()).append(line).append('\n');
-                told.append(session.say(line).text());
+                transcript.append(session.session.prompt()).append(line).append('\n');
+                transcript.append(session.say(line).text());
             }
-            told.append(session.session.prompt().strip()).append('\n');
+            transcript.append(session.session.prompt().strip()).append('\n');
 
-            var steady = steady(told.toString());
+            var steady = steady(transcript.toString());
             Given.Golden.check("shell-story.txt", steady);
             var line = result("r-2");
             assertTrue(line.path("edited").asBoolean());
             assertEquals("The parcel came late", line.path("inputs").path("text").asText());
             assertEquals("r-4\n", Files.readString(file("results.jsonl.retry")));
             if (Boolean.getBoolean("golden.update")) Files.writeString(Path.of(System.getProperty("story.to",
-                    file("story").toString())), told.toString().replace(folder + File.separator, ""));
+                    file("story").toString())), transcript.toString().replace(folder + File.separator, ""));
         }
 
         @Test
@@ -322,14 +322,14 @@ class ShellTest {
         }
 
         @Test
-        void takesNoOptionOfTheOneBefore() throws IOException {
+        void inheritsNoOptionOfThePreviousOne() throws IOException {
             var session = five();
             session.say("run --fresh --limit 1 --progress off");
 
-            var said = session.say("run --progress off");
+            var shown = session.say("run --progress off");
 
-            assertFalse(said.text().contains("Moved "), said::text);
-            assertTrue(said.text().contains("\n3 succeeded, 2 failed in "), said::text);
+            assertFalse(shown.text().contains("Moved "), shown::text);
+            assertTrue(shown.text().contains("\n3 succeeded, 2 failed in "), shown::text);
         }
 
         @Test
@@ -345,7 +345,7 @@ class ShellTest {
         }
 
         @Test
-        void wantsABatch() {
+        void needsABatch() {
             var session = new Session(Map.of());
 
             assertEquals("dify> ", session.session.prompt());
@@ -375,16 +375,16 @@ class ShellTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"", ".log", ".retry"})
-        void leavesAFileOfSomebodyElseAsItIs(String suffix) throws IOException {
+        void leavesForeignFilesUnchanged(String suffix) throws IOException {
             Files.writeString(file("data.csv"), FIVE);
             var session = reopened();
             Files.writeString(file("results.jsonl" + suffix), "keep me");
 
             for (var line : List.of("open " + file("data.csv") + " " + file("results.jsonl"), "run", "retry r-1",
                     "status", "failures", "save " + file("fixed.csv"))) {
-                var said = session.say(line);
-                assertEquals(2, said.code(), said::text);
-                assertTrue(said.text().contains("difyexec: " + file("results.jsonl" + suffix) + ": "), said::text);
+                var shown = session.say(line);
+                assertEquals(2, shown.code(), shown::text);
+                assertTrue(shown.text().contains("difyexec: " + file("results.jsonl" + suffix) + ": "), shown::text);
             }
 
             assertEquals("keep me", Files.readString(file("results.jsonl" + suffix)));
@@ -448,7 +448,7 @@ class ShellTest {
         }
 
         @Test
-        void isSavedUnderNoNameThatIsNotAFilesOrIsTheBatchs() throws IOException {
+        void isNotSavedUnderAnInvalidNameOrAFileOfTheBatch() throws IOException {
             Files.writeString(file("data.csv"), FIVE);
             var session = reopened();
 
@@ -508,7 +508,7 @@ class ShellTest {
         }
 
         @Test
-        void isNotDroppedForAnotherBatchWithoutAWord() throws IOException {
+        void isNotSilentlyDroppedForAnotherBatch() throws IOException {
             var session = five();
             session.ok("set r-2 text=better");
             Files.writeString(file("other.csv"), "id\n1\n");
@@ -699,7 +699,7 @@ class ShellTest {
         }
 
         @Test
-        void aValueThatASelectLacksIsRefused() throws Exception {
+        void aValueThatIsNotAnOptionOfASelectIsRefused() throws Exception {
             var server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 10);
             open.push(() -> server.stop(0));
             server.createContext("/v1/", exchange -> {
@@ -769,12 +769,12 @@ class ShellTest {
         }
 
         private int run(Session session, boolean keepGoing, String lines) throws IOException {
-            session.said.getBuffer().setLength(0);
+            session.shown.getBuffer().setLength(0);
             return Shell.script(session.session, new StringReader(lines), keepGoing);
         }
 
         private static String last(Session session) {
-            return session.said.toString().lines().reduce("", (_, line) -> line);
+            return session.shown.toString().lines().reduce("", (_, line) -> line);
         }
 
         @Test
@@ -788,7 +788,7 @@ class ShellTest {
         }
 
         @Test
-        void endsAtACommandThatDoesAndNamesItsLine() throws IOException {
+        void stopsAtAFailedCommandAndNamesItsLine() throws IOException {
             var session = five(); // rows that failed (`status`) do not end it
 
             assertEquals(3, run(session, false, "status\n\nshow r-9\nset r-1 text=better\n"));
@@ -814,13 +814,13 @@ class ShellTest {
         }
 
         @Test
-        void goesOnIfItIsToldToAndEndsWithTheHighestCode() throws IOException {
+        void continuesOnRequestAndEndsWithTheHighestCode() throws IOException {
             assertEquals(3, run(reopened(), true, "show r-9\nrun --progress off\nedits\n"));
             assertTrue(Files.exists(file("results.jsonl")));
         }
 
         @Test
-        void aQuoteThatIsNeverClosedIsToldWithItsLine() throws IOException {
+        void anUnclosedQuoteIsReportedWithItsLine() throws IOException {
             var session = five();
 
             assertEquals(3, run(session, true, "status\n# it's\nset r-1 text=\"two\nlines\n"));
@@ -849,9 +849,9 @@ class ShellTest {
         private static String tmux(Path socket, String... words) throws Exception {
             var process = new ProcessBuilder(Stream.concat(Stream.of("tmux", "-f", "/dev/null", "-S",
                     socket.toString()), Stream.of(words)).toList()).redirectErrorStream(true).start();
-            var said = new String(process.getInputStream().readAllBytes(), UTF_8);
+            var shown = new String(process.getInputStream().readAllBytes(), UTF_8);
             process.waitFor();
-            return said;
+            return shown;
         }
 
         private String screen() throws Exception {

@@ -508,7 +508,7 @@ final class SimulatedDify {
                         + "</title></head>\n<body>\n<center><h1>" + status + "</h1></center>\n"
                         + "<hr><center>nginx/1.22.1</center>\n</body>\n</html>\n").replace("\n", "\r\n"));
         exchange.done();
-        await(CompletableFuture.anyOf(job.told, job.killed));
+        await(CompletableFuture.anyOf(job.reported, job.killed));
     }
 
     private void block(SimulatedExchange exchange, SimulatedJob job) throws IOException, InterruptedException {
@@ -518,11 +518,11 @@ final class SimulatedDify {
             throw new IOException("dropped");
         }
         if (fault == Simulator.Fault.KILL) kill(job);
-        var told = await(job.told);
+        var reported = await(job.reported);
         if (job.isEndless()) await(job.resumed);
         if (fault == Simulator.Fault.LOSE_FINISH) throw new IOException("dropped");
-        var reply = job.question.map(asked -> asked.reply(told)).orElseGet(() -> new SimulatedExchange.Reply(200,
-                behaviour.version().blockingType(), SimulatedJson.SPACED.json(told.blocking())));
+        var reply = job.question.map(asked -> asked.reply(reported)).orElseGet(() -> new SimulatedExchange.Reply(200,
+                behaviour.version().blockingType(), SimulatedJson.SPACED.json(reported.blocking())));
         if (fault == Simulator.Fault.DROP_AFTER) exchange.cut(reply.status(), reply.type(), reply.body());
         else exchange.send(reply);
     }
@@ -554,7 +554,7 @@ final class SimulatedDify {
         }
         pace.pause(behaviour.version().opening());
         if (job.isPreset()) {
-            for (var event : run.get().question().orElseThrow().preset(await(job.told).run())) write(out, event);
+            for (var event : run.get().question().orElseThrow().preset(await(job.reported).run())) write(out, event);
             if (makesUpEnds) breakOff(out, job);
             else fallSilent(out);
             return;
@@ -593,23 +593,23 @@ final class SimulatedDify {
 
     private void finish(SimulatedExchange.Chunks out, SimulatedJob job) throws IOException, InterruptedException {
         var fault = job.fate.fault();
-        var told = awaitEnd(out, job, job.told);
-        if (told.isEmpty()) {
+        var reported = awaitEnd(out, job, job.reported);
+        if (reported.isEmpty()) {
             fallSilent(out);
             return;
         }
-        var events = told.get().closing();
+        var events = reported.get().closing();
         for (var event : events.subList(0, events.size() - 1)) write(out, event);
         if (job.isEndless()) awaitEnd(out, job, job.resumed);
-        if (!worker) hear(job); // reached only while the client is there
-        if (fault == Simulator.Fault.DROP_AFTER) cutEnd(out, job, events.getLast(), told.get().afterEnd());
+        if (!worker) markHeard(job); // reached only while the client is there
+        if (fault == Simulator.Fault.DROP_AFTER) cutEnd(out, job, events.getLast(), reported.get().afterEnd());
         if (fault == Simulator.Fault.ERROR_FIRST) out.write(line(anError(job)));
         if (fault == Simulator.Fault.BROKEN || makesUpEnds && !fits(events.getLast())) breakOff(out, job);
         else if (fault == Simulator.Fault.LOSE_FINISH || !fits(events.getLast())) fallSilent(out);
         else {
             out.write(line(events.getLast()));
-            for (var event : told.get().afterEnd().stream().toList()) out.write(line(event));
-            pace.pause(told.get().linger());
+            for (var event : reported.get().afterEnd().stream().toList()) out.write(line(event));
+            pace.pause(reported.get().linger());
             out.end();
         }
     }
@@ -622,7 +622,7 @@ final class SimulatedDify {
         out.cut(line(cut.orElse(last)));
     }
 
-    private void hear(SimulatedJob job) {
+    private void markHeard(SimulatedJob job) {
         if (job.question.isEmpty()) offsets.list(job);
         job.heard = true;
     }
@@ -666,12 +666,12 @@ final class SimulatedDify {
     }
 
     /// Nothing where the run's worker is killed before.
-    private Optional<SimulatedJob.Told> awaitEnd(SimulatedExchange.Chunks out, SimulatedJob job,
-            CompletableFuture<SimulatedJob.Told> told) throws IOException, InterruptedException {
+    private Optional<SimulatedJob.Report> awaitEnd(SimulatedExchange.Chunks out, SimulatedJob job,
+            CompletableFuture<SimulatedJob.Report> reported) throws IOException, InterruptedException {
         while (true) {
             try {
-                CompletableFuture.anyOf(told, job.killed).get(pace.millis(PING_PERIOD), MILLISECONDS);
-                return Optional.ofNullable(told.getNow(null));
+                CompletableFuture.anyOf(reported, job.killed).get(pace.millis(PING_PERIOD), MILLISECONDS);
+                return Optional.ofNullable(reported.getNow(null));
             } catch (TimeoutException _) {
                 out.write(PING);
             } catch (ExecutionException problem) {

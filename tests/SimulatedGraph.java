@@ -46,12 +46,12 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
     }
 
     Course course(SimulatedRun run) {
-        return new Telling(run).course();
+        return new EventWriter(run).course();
     }
 
     /// The events after a person has answered: `note` is what was written.
     Course resumed(SimulatedRun run, String note) {
-        return new Telling(run).resumed(note);
+        return new EventWriter(run).resumed(note);
     }
 
     /// What a Human Input node asks; the same in each place that tells of it.
@@ -84,18 +84,18 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
     }
 
     /// Tells of one run.
-    private final class Telling {
+    private final class EventWriter {
         private final SimulatedRun run;
         private final boolean worker, newest;
         private final List<Map<String, Object>> opening = new ArrayList<>(), closing = new ArrayList<>();
-        private List<Map<String, Object>> told = opening;
+        private List<Map<String, Object>> out = opening;
         private final Map<String, Object> values = new HashMap<>();
         private final Deque<String> texts = new ArrayDeque<>();
         /// Where a call is made: nothing, or the container's id and the kind of container.
         private String container = "", containing = "";
         private int round;
 
-        Telling(SimulatedRun run) {
+        EventWriter(SimulatedRun run) {
             this.run = run;
             this.worker = run.app().version().hasWorker();
             this.newest = run.app().version().isFrom(SimulatedRun.Version.V1_16_0);
@@ -124,17 +124,17 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         Course resumed(String note) {
             start();
             opening.clear();
-            told = closing;
-            told.add(event("workflow_started", with(run.opening().getFirst(), "reason", "resumption")));
-            told.add(started("ask", "human-input"));
+            out = closing;
+            out.add(event("workflow_started", with(run.opening().getFirst(), "reason", "resumption")));
+            out.add(started("ask", "human-input"));
             var form = filled(run, note);
             var text = form.get("rendered_content");
             values.put("ask.note", note);
             values.put("ask.answer", FIRST_PART + "Note: " + note);
             if (!run.app().version().isFrom(SimulatedRun.Version.V1_16_1))
-                told.add(event("human_input_form_filled", form));
+                out.add(event("human_input_form_filled", form));
             texts();
-            told.add(finished("ask", "human-input", object("note", object("value_type", "string",
+            out.add(finished("ask", "human-input", object("note", object("value_type", "string",
                     "value", note)), Map.of(), object("note", note, "__action_id", "ok",
                     "__rendered_content", text, "__action_value", "OK"), "succeeded", null, null));
             end();
@@ -144,12 +144,12 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         /// Texts that only need inputs come first in 1.14.2; in 1.9.2 with the node that gives them.
         private void start() {
             var events = run.opening();
-            told.add(events.get(0));
-            if (!steps.isEmpty() && steps.getFirst() instanceof Step.Say(var id)) told.add(run.textChunk(FIRST_PART, id, "answer"));
+            out.add(events.get(0));
+            if (!steps.isEmpty() && steps.getFirst() instanceof Step.Say(var id)) out.add(run.textChunk(FIRST_PART, id, "answer"));
             if (worker) texts();
-            told.add(events.get(1));
+            out.add(events.get(1));
             texts();
-            told.add(event("node_finished", with(events.get(2), "files", SimulatedFiles.among(run.inputs()))));
+            out.add(event("node_finished", with(events.get(2), "files", SimulatedFiles.among(run.inputs()))));
         }
 
         private boolean parallel() {
@@ -158,8 +158,8 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
 
         /// Two calls side by side.
         private void side() {
-            steps.forEach(step -> told.add(started(((Step.Call) step).id(), "http-request")));
-            told = closing;
+            steps.forEach(step -> out.add(started(((Step.Call) step).id(), "http-request")));
+            out = closing;
             steps.forEach(step -> answered((Step.Call) step));
         }
 
@@ -170,13 +170,13 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
                 case Step.Each(var id, var over) -> iterated(id, (List<?>) run.inputs().get(over));
                 case Step.Loop(var id, int rounds) -> looped(id, rounds);
                 case Step.Ask(var id) -> {
-                    told.add(started(id, "human-input"));
-                    if (worker) told.add(event("human_input_required", asked(id)));
+                    out.add(started(id, "human-input"));
+                    if (worker) out.add(event("human_input_required", asked(id)));
                     yield Optional.of(new SimulatedRun.State.Paused(id));
                 }
                 case Step.Say(var id) -> {
-                    told.add(started(id, "answer"));
-                    told.add(finished(id, "answer", Map.of(), Map.of(), object("answer", FIRST_PART,
+                    out.add(started(id, "answer"));
+                    out.add(finished(id, "answer", Map.of(), Map.of(), object("answer", FIRST_PART,
                             "files", List.of()), "succeeded", null, null));
                     yield Optional.empty();
                 }
@@ -192,8 +192,8 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         }
 
         private Optional<SimulatedRun.State> called(Step.Call call) {
-            told.add(started(call.id(), "http-request"));
-            told = closing;
+            out.add(started(call.id(), "http-request"));
+            out = closing;
             return answered(call);
         }
 
@@ -210,7 +210,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             values.put(call.id() + ".body", answer.get("body"));
             values.put(call.id() + ".status_code", status);
             texts();
-            told.add(finished(call.id(), "http-request", Map.of(), request(), answer, "succeeded", null, inside()));
+            out.add(finished(call.id(), "http-request", Map.of(), request(), answer, "succeeded", null, inside()));
             return Optional.empty();
         }
 
@@ -223,15 +223,15 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         /// @param answer what came, if that is told
         private Optional<SimulatedRun.State> failed(Step.Call call, Map<String, Object> answer, String why) {
             if (!call.forgiving()) {
-                told.add(finished(call.id(), "http-request", Map.of(), request(), answer, "failed", why, inside()));
+                out.add(finished(call.id(), "http-request", Map.of(), request(), answer, "failed", why, inside()));
                 return Optional.of(new SimulatedRun.State.Failed(why));
             }
             var retry = finished(call.id(), "http-request", Map.of(), request(), answer, "retry", why, null);
-            told.add(event("node_retry", with(retry, "retry_index", 1)));
+            out.add(event("node_retry", with(retry, "retry_index", 1)));
             values.putAll(Map.of(call.id() + ".body", "fallback", call.id() + ".status_code", 599,
                     call.id() + ".error", why));
             if (worker) texts();
-            told.add(finished(call.id(), "http-request", Map.of(), request(), object("body", "fallback",
+            out.add(finished(call.id(), "http-request", Map.of(), request(), object("body", "fallback",
                     "status_code", 599, "headers", Map.of(), "error_message", why,
                     "error_type", newest ? "HTTPResponseCodeError" : "HttpRequestNodeError"),
                     "exception", "Unknown error", object("error_strategy", "default-value")));
@@ -252,7 +252,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             var bodies = new ArrayList<>();
             Optional<SimulatedRun.State> stop = Optional.empty();
             for (round = 0; round < over.size() && stop.isEmpty(); round++) {
-                told.add(event("iteration_next", contained(id, "iteration", "index", round, "created_at", now(),
+                out.add(event("iteration_next", contained(id, "iteration", "index", round, "created_at", now(),
                         "extras", Map.of())));
                 stop = inside(id, "iteration");
                 if (stop.isEmpty()) bodies.add(values.get("call.body"));
@@ -278,7 +278,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             container(id, "loop", "loop_started", "metadata", object("loop_length", rounds), "inputs", inputs);
             for (round = 0; round < rounds; round++) {
                 inside(id, "loop");
-                if (!isLast(round, rounds)) told.add(event("loop_next", contained(id, "loop", "index", round + 1, "created_at", now(),
+                if (!isLast(round, rounds)) out.add(event("loop_next", contained(id, "loop", "index", round + 1, "created_at", now(),
                         "pre_loop_output", Map.of(), "extras", Map.of())));
             }
             var variables = new LinkedHashMap<String, Object>();
@@ -312,7 +312,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             var data = contained(id, kind, "created_at", now(), "extras", Map.of());
             data.putAll(object(more));
             data.put("inputs_truncated", false);
-            told.add(event(event, data));
+            out.add(event(event, data));
         }
 
         private Map<String, Object> contained(String id, String kind, Object... more) {
@@ -325,7 +325,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
                 String status, Map<String, Object> metadata, int steps) {
             var all = object("total_tokens", 0, "total_price", "0.0", "currency", "USD");
             all.putAll(metadata);
-            told.add(event(kind + "_completed", contained(id, kind, "outputs", outputs, "outputs_truncated", false,
+            out.add(event(kind + "_completed", contained(id, kind, "outputs", outputs, "outputs_truncated", false,
                     "created_at", now(), "extras", Map.of(), "inputs", inputs, "inputs_truncated", false,
                     "status", status, "error", null, "elapsed_time", new BigDecimal("0.1"), "total_tokens", 0,
                     "execution_metadata", all, "finished_at", now(), "steps", steps)));
@@ -338,13 +338,13 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         }
 
         private void end() {
-            told = closing;
+            out = closing;
             if (outputs.isEmpty()) return;
             var last = run.question().isPresent() ? "answer" : "end";
-            told.add(started(last, last));
+            out.add(started(last, last));
             values.put("end.started", true);
             texts();
-            told.add(finished(last, last, last.equals("end") ? given() : Map.of(), Map.of(), given(), "succeeded",
+            out.add(finished(last, last, last.equals("end") ? given() : Map.of(), Map.of(), given(), "succeeded",
                     null, null));
         }
 
@@ -366,8 +366,8 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             });
             while (!open && !texts.isEmpty() && (texts.peek().equals("\n") || values.containsKey(texts.peek()))) {
                 var selector = texts.remove();
-                if (selector.equals("\n")) told.add(run.textChunk("\n", "end", "answer"));
-                else if (values.get(selector) != null) told.add(run.textChunk(text(values.get(selector)),
+                if (selector.equals("\n")) out.add(run.textChunk("\n", "end", "answer"));
+                else if (values.get(selector) != null) out.add(run.textChunk(text(values.get(selector)),
                         selector.split("\\.")));
             }
         }

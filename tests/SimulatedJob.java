@@ -32,9 +32,9 @@ final class SimulatedJob {
     /// The run as it began, and as it is stored and told at its end.
     final CompletableFuture<SimulatedRun> began = new CompletableFuture<>();
     final CompletableFuture<SimulatedRun> stored = new CompletableFuture<>();
-    final CompletableFuture<Told> told = new CompletableFuture<>();
+    final CompletableFuture<Report> reported = new CompletableFuture<>();
     /// What is told of a run that was paused and goes on.
-    final CompletableFuture<Told> resumed = new CompletableFuture<>();
+    final CompletableFuture<Report> resumed = new CompletableFuture<>();
     /// Its worker is gone: nothing more is stored or told.
     final CompletableFuture<Void> killed = new CompletableFuture<>();
     /// The client of a stream of 1.9.2 was there to the end.
@@ -48,7 +48,7 @@ final class SimulatedJob {
     private volatile String note;
 
     /// How a run is told at its end; `corrections` hold in place of what its last word would say by itself.
-    record Told(SimulatedRun run, Optional<SimulatedGraph.Course> course, Map<String, Object> corrections) {
+    record Report(SimulatedRun run, Optional<SimulatedGraph.Course> course, Map<String, Object> corrections) {
         private static Map<String, Object> corrected(Map<String, Object> whole, String part,
                 Map<String, Object> corrections) {
             var changed = new LinkedHashMap<String, Object>();
@@ -151,7 +151,7 @@ final class SimulatedJob {
             var ended = run.end(new SimulatedRun.State.Succeeded(SimulatedJson.object("answer",
                     SimulatedMessage.PRESET, "files", List.of())), 0, Instant.now());
             stored.complete(ended);
-            told.complete(halted(ended, Map.of()));
+            reported.complete(halted(ended, Map.of()));
             return;
         }
         boolean inWorker = streaming && hasWorker();
@@ -193,7 +193,7 @@ final class SimulatedJob {
         int tokens = 16 + text.length() / 3;
         var course = course(run);
         if (fate.fault() == Simulator.Fault.FALSE_FAIL) {
-            told.complete(halted(run.end(new SimulatedRun.State.Stopped(), 0, Instant.now()), FALSELY));
+            reported.complete(halted(run.end(new SimulatedRun.State.Stopped(), 0, Instant.now()), FALSELY));
             pace.pause(takes());
         }
         if (fate.fault() == Simulator.Fault.STEP_LIMIT || fate.fault() == Simulator.Fault.TIME_LIMIT) {
@@ -214,7 +214,7 @@ final class SimulatedJob {
                 Instant.now());
         stored.complete(ended);
         if (!isEndless()) onEnd.run(); // before anyone can learn that the run is over
-        told.complete(new Told(ended, course, asked(ended)));
+        reported.complete(new Report(ended, course, asked(ended)));
     }
 
     /// Moderation of the input answers alone: there is no run.
@@ -236,12 +236,12 @@ final class SimulatedJob {
         var outputs = course.filter(_ -> !early).map(whole -> whole.ending().outputs()).orElse(Map.of());
         var ended = store(run, "Aborted: Maximum execution " + (fate.fault() == Simulator.Fault.STEP_LIMIT
                 ? "steps exceeded: 3 > 2" : "time exceeded: 2.53s > 1s"), outputs, onEnd);
-        told.complete(new Told(ended, seen, corrections));
+        reported.complete(new Report(ended, seen, corrections));
     }
 
     /// The listener's time is over, and it says so; the run goes on. True: 1.16.0 aborts it.
     private boolean giveUp(SimulatedRun run, Runnable onEnd) throws InterruptedException {
-        told.complete(halted(run.end(new SimulatedRun.State.Stopped(), 0, Instant.now()), BY_LISTENER));
+        reported.complete(halted(run.end(new SimulatedRun.State.Stopped(), 0, Instant.now()), BY_LISTENER));
         boolean isAborted = isFrom(SimulatedRun.Version.V1_16_0);
         pace.pause(isAborted ? Duration.ofMillis(500) : takes());
         if (isAborted) store(run, "Aborted: App execution exceeded 2 seconds", Map.of(), onEnd);
@@ -252,7 +252,7 @@ final class SimulatedJob {
     private void shutDown(SimulatedRun run, Runnable onEnd) throws InterruptedException {
         pace.pause(Duration.ofMillis(200));
         var ended = store(run, "Aborted: Workflow stopped because the worker is shutting down.", Map.of(), onEnd);
-        told.complete(halted(ended, corrections));
+        reported.complete(halted(ended, corrections));
     }
 
     /// Stored as stopped, in words of its own.
@@ -265,8 +265,8 @@ final class SimulatedJob {
     }
 
     /// Told without the steps that were still to come.
-    private Told halted(SimulatedRun ended, Map<String, Object> corrections) {
-        return new Told(ended, version.graph().map(_ -> new SimulatedGraph.Course(List.of(), List.of(), null)),
+    private Report halted(SimulatedRun ended, Map<String, Object> corrections) {
+        return new Report(ended, version.graph().map(_ -> new SimulatedGraph.Course(List.of(), List.of(), null)),
                 corrections);
     }
 
@@ -312,7 +312,7 @@ final class SimulatedJob {
         }
         var ended = run.end(course.ending(), 0, Instant.now());
         again = ended;
-        resumed.complete(new Told(ended, Optional.of(course), Map.of()));
+        resumed.complete(new Report(ended, Optional.of(course), Map.of()));
     }
 
     /// 1.16.0 ends it at once, somewhere on its way; with outputs or without.
@@ -322,8 +322,8 @@ final class SimulatedJob {
         corrections = SimulatedJson.object("outputs", outputs, "error",
                 "Aborted: Client response stream closed before app execution completed");
         again = run.end(new SimulatedRun.State.Stopped(), 0, Instant.now());
-        var start = course.closing().subList(0, 1);
-        resumed.complete(new Told(again, Optional.of(new SimulatedGraph.Course(List.of(), start, null)), BY_LISTENER));
+        var head = course.closing().subList(0, 1);
+        resumed.complete(new Report(again, Optional.of(new SimulatedGraph.Course(List.of(), head, null)), BY_LISTENER));
     }
 
     Map<String, Object> detail() {
@@ -339,7 +339,7 @@ final class SimulatedJob {
     Map<String, Object> logRow() {
         var row = now().orElseThrow().logRow();
         return corrections.isEmpty() ? row
-                : Told.corrected(row, "workflow_run", Map.of("error", corrections.get("error")));
+                : Report.corrected(row, "workflow_run", Map.of("error", corrections.get("error")));
     }
 
     /// Engine and listener race for it (20 stops on each server): the engine wins four of five. 1.9.2 is at times
@@ -350,29 +350,29 @@ final class SimulatedJob {
         var ended = run.end(new SimulatedRun.State.Stopped(), 0, Instant.now());
         boolean byListener = !isFrom(SimulatedRun.Version.V1_16_1) && (question.isPresent() || fate.die() % 5 == 0);
         boolean newly = byListener && isFrom(SimulatedRun.Version.V1_16_0);
-        var told = halted(ended, byListener ? BY_LISTENER : Map.of());
+        var reported = halted(ended, byListener ? BY_LISTENER : Map.of());
         if (byListener && question.isPresent() || newly || !hasWorker() && fate.die() % 7 == 0) {
-            this.told.complete(told);
+            this.reported.complete(reported);
             if (question.isPresent() && !hasWorker()) return;
             pace.pause(question.isPresent() ? Duration.ofSeconds(2) : Duration.ofMillis(300));
         }
         if (newly) corrections = Map.of("outputs", Map.of(), "error", OF_TASK);
         stored.complete(ended);
         onEnd.run();
-        this.told.complete(told);
+        this.reported.complete(reported);
     }
 
     /// How it ended, once that is written into the message of a chatflow. What tells of a run also writes: in 1.9.2 the
     /// stream, as long as its client is there; a stream that breaks in the middle never.
-    Optional<Told> written() {
+    Optional<Report> written() {
         boolean isRead = hasWorker() || !streaming || heard;
         if (!isRead || fate.fault() == Simulator.Fault.BROKEN_RUNNING) return Optional.empty();
         return resumed.isDone() ? Optional.of(rewritten(resumed.join()))
-                : Optional.ofNullable(told.getNow(null)).filter(end -> streaming || !end.status().equals("paused"));
+                : Optional.ofNullable(reported.getNow(null)).filter(end -> streaming || !end.status().equals("paused"));
     }
 
     /// After a pause the message is written again, by each version in its own way.
-    private Told rewritten(Told end) {
+    private Report rewritten(Report end) {
         String first = SimulatedGraph.FIRST_PART, whole = end.answer();
         var answer = switch (version.app().version()) {
             case V1_9_2 -> whole;
@@ -380,7 +380,7 @@ final class SimulatedJob {
             case V1_16_0 -> streaming ? whole : "";
             case V1_16_1, V1_19_0 -> streaming ? whole : whole.substring(first.length());
         };
-        return new Told(end.run(), end.course(), Map.of("status", "succeeded", "outputs", Map.of("answer", answer)));
+        return new Report(end.run(), end.course(), Map.of("status", "succeeded", "outputs", Map.of("answer", answer)));
     }
 
     void stop() {

@@ -121,11 +121,11 @@ final class SimulatedLedger {
         rows.forEach((id, jobs) -> all.put(id, SimulatedJson.object("started", jobs.size(),
                 "succeeded", (int) jobs.stream().filter(SimulatedLedger::succeeded).count(),
                 "twice", (int) jobs.stream().filter(job -> job.twice).count(),
-                "runs", jobs.stream().map(SimulatedLedger::told).toList())));
+                "runs", jobs.stream().map(SimulatedLedger::summary).toList())));
         return all;
     }
 
-    private static Map<String, Object> told(SimulatedJob job) {
+    private static Map<String, Object> summary(SimulatedJob job) {
         return SimulatedJson.object("user", job.user, "run", job.now().map(SimulatedRun::id).orElse(null),
                 "state", job.status(), "fault", job.fate.fault().word(), "taken", job.taken.toString(),
                 "twice", job.twice);

@@ -66,22 +66,22 @@ record SimulatedMessage(String id, String conversation, String query, int dialog
     // ── As an answer ────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// The answer to a blocking request: of a failed run an HTTP 400, of no run its id.
-    SimulatedExchange.Reply reply(SimulatedJob.Told told) {
-        var run = told.run();
-        if (told.status().equals("failed"))
-            return SimulatedExchange.Reply.error(400, "invalid_param", failure(told));
-        boolean isPaused = told.status().equals("paused");
+    SimulatedExchange.Reply reply(SimulatedJob.Report report) {
+        var run = report.run();
+        if (report.status().equals("failed"))
+            return SimulatedExchange.Reply.error(400, "invalid_param", failure(report));
+        boolean isPaused = report.status().equals("paused");
         var metadata = metadata(run);
         if (isPaused) metadata.put("usage", null);
         var answer = object("event", isPaused ? "workflow_paused" : "message", "task_id", run.task());
         var message = object("id", id, "message_id", id,
-                "conversation_id", conversation, "mode", "advanced-chat", "answer", told.answer(),
+                "conversation_id", conversation, "mode", "advanced-chat", "answer", report.answer(),
                 "metadata", metadata, "created_at", run.created().getEpochSecond());
         answer.putAll(message);
         if (isPaused) {
             answer.put("workflow_run_id", run.id());
             message.put("workflow_run_id", run.id());
-            ((Map<?, ?>) told.last().get("data")).forEach((key, value) -> message.putIfAbsent((String) key, value));
+            ((Map<?, ?>) report.last().get("data")).forEach((key, value) -> message.putIfAbsent((String) key, value));
             message.remove("outputs");
             answer.put("data", message);
         }
@@ -89,8 +89,8 @@ record SimulatedMessage(String id, String conversation, String query, int dialog
                 SimulatedJson.SPACED.json(answer));
     }
 
-    static String failure(SimulatedJob.Told told) {
-        return "Run failed: " + told.error();
+    static String failure(SimulatedJob.Report report) {
+        return "Run failed: " + report.error();
     }
 
     private static Map<String, Object> metadata(SimulatedRun run) {
@@ -120,30 +120,30 @@ record SimulatedMessage(String id, String conversation, String query, int dialog
                 "updated_at", updated.getEpochSecond());
     }
 
-    /// @param told   how the run ended, as far as it is written into the message
-    /// @param waited what is said of each form that the run has waited for
-    Map<String, Object> row(SimulatedRun run, Optional<SimulatedJob.Told> told, List<Map<String, Object>> waited) {
+    /// @param report the end of the run, as far as it is written into the message
+    /// @param waited each form that the run has waited for
+    Map<String, Object> row(SimulatedRun run, Optional<SimulatedJob.Report> report, List<Map<String, Object>> waited) {
         var row = object("id", id, "conversation_id", conversation,
                 "parent_message_id", "00000000-0000-0000-0000-000000000000", "inputs", run.inputs(), "query", query,
-                "answer", told.map(SimulatedJob.Told::answer).orElse(""));
+                "answer", report.map(SimulatedJob.Report::answer).orElse(""));
         if (!isWorkers(run)) row.put("message_files", List.of());
         row.putAll(object("feedback", null, "retriever_resources", List.of(),
                 "created_at", run.created().getEpochSecond(), "agent_thoughts", List.of()));
         if (isWorkers(run)) row.put("message_files", List.of());
-        var failed = told.filter(end -> end.status().equals("failed"));
-        if (isNewest(run)) row.putAll(cost(told.filter(_ -> failed.isEmpty())));
-        boolean isPaused = told.filter(end -> end.status().equals("paused")).isPresent();
+        var failed = report.filter(end -> end.status().equals("failed"));
+        if (isNewest(run)) row.putAll(cost(report.filter(_ -> failed.isEmpty())));
+        boolean isPaused = report.filter(end -> end.status().equals("paused")).isPresent();
         row.putAll(object("status", failed.isPresent() ? "error" : isPaused ? "paused" : "normal",
                 "error", failed.map(SimulatedMessage::failure).orElse(null)));
         if (isWorkers(run)) row.put("extra_contents", waited);
-        if (isNewest(run)) row.put("total_tokens", told.map(end -> end.run().tokens()).orElse(0));
+        if (isNewest(run)) row.put("total_tokens", report.map(end -> end.run().tokens()).orElse(0));
         return row;
     }
 
     /// Of a run that ended otherwise than by failing; of any other nothing but zeros.
-    private static Map<String, Object> cost(Optional<SimulatedJob.Told> told) {
-        return object("message_tokens", 0, "answer_tokens", told.map(end -> end.run().tokens()).orElse(0),
-                "provider_response_latency", told.map(end -> end.run().seconds()).orElse(new BigDecimal("0.0")),
+    private static Map<String, Object> cost(Optional<SimulatedJob.Report> report) {
+        return object("message_tokens", 0, "answer_tokens", report.map(end -> end.run().tokens()).orElse(0),
+                "provider_response_latency", report.map(end -> end.run().seconds()).orElse(new BigDecimal("0.0")),
                 "total_price", "0E-7", "currency", "USD");
     }
 

@@ -29,7 +29,7 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
 
     /// The body of a blocking answer.
     Map<String, Object> blocking() {
-        var data = object("id", id, "workflow_id", app.workflow(), "status", told(),
+        var data = object("id", id, "workflow_id", app.workflow(), "status", reportedStatus(),
                 "outputs", state.outputs(), "error", state.error(), "elapsed_time", seconds(created, changed),
                 "total_tokens", tokens, "total_steps", state.steps(),
                 "created_at", created.getEpochSecond(), "finished_at", finishedAt());
@@ -121,7 +121,7 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
 
     private Map<String, Object> finished() {
         return event("workflow_finished", object("id", id, "workflow_id", app.workflow(),
-                "status", told(), "outputs", state.outputs(), "error", state.error(),
+                "status", reportedStatus(), "outputs", state.outputs(), "error", state.error(),
                 "elapsed_time", seconds(created, changed), "total_tokens", tokens, "total_steps", state.steps(),
                 "created_by", object("id", uuid(user), "user", user), "created_at", created.getEpochSecond(),
                 "finished_at", finishedAt(), "exceptions_count", exceptions(), "files", List.of()));
@@ -201,7 +201,7 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
     }
 
     /// A stopped run is stored as such; before 1.16.0 its own answer says that it failed.
-    private String told() {
+    private String reportedStatus() {
         boolean isHidden = state instanceof State.Stopped && !app.version().isFrom(Version.V1_16_0);
         return isHidden ? "failed" : state.stored();
     }

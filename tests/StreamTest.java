@@ -51,7 +51,7 @@ final class StreamTest {
         }
 
         @Test
-        void itsRunIsToldOnceAtTheFirstEvent() throws IOException {
+        void itsRunIsReportedOnceAtTheFirstEvent() throws IOException {
             ranBy(Events.PING + Events.started() + Events.nodeFinished("{}") + Events.finished("{}"));
 
             assertEquals(List.of(Events.REF), heard.runs());
@@ -66,7 +66,7 @@ final class StreamTest {
                 {"event":"error","message":"x is required in input form","status":500}                      | Refused
                 {"event":"error","workflow_run_id":null,"code":"invalid_param","status":400,"message":"m"}  | Refused
                 """)
-        void itIsOverAtItsLastEventAndGivenUpThoughTheServerStays(String last, String kind) throws Exception {
+        void isOverAtItsLastEventThoughTheServerKeepsItOpen(String last, String kind) throws Exception {
             try (var wire = new Wire(connection -> {
                 connection.request();
                 connection.startStream();
@@ -90,7 +90,7 @@ final class StreamTest {
         }
 
         @Test
-        void theEndOfAnotherRunIsNoEndOfThisOne() throws IOException {
+        void theEndOfAnotherRunDoesNotEndThisOne() throws IOException {
             var cut = cut(seen(Events.started() + another(Events.finished("{\"a\":1}"))));
 
             assertEquals(Symptom.CONTRADICTED, cut.symptom());
@@ -99,7 +99,7 @@ final class StreamTest {
         }
 
         @Test
-        void anEndThatNamesNoRunIsNoEnd() throws IOException {
+        void anEndWithoutARunIsNotAnEnd() throws IOException {
             var end = Events.json("data: {'event':'workflow_finished','data':{'status':'succeeded','outputs':{}}}\n\n");
 
             var cut = cut(seen(Events.started() + end));
@@ -119,28 +119,28 @@ final class StreamTest {
         }
 
         @Test
-        void aStreamThatBreaksOffAfterAnEventOfAnotherRunIsOfTheFirst() throws IOException {
+        void aStreamCutAfterAnEventOfAnotherRunBelongsToTheFirst() throws IOException {
             var cut = cut(seen(Events.started() + another(Events.nodeFinished("{}"))));
 
             assertEquals(Optional.of(Events.REF), cut.run());
         }
 
         @Test
-        void twoEndsThatComeTogetherAreNone() throws IOException {
+        void contradictoryEndsCountAsNone() throws IOException {
             for (var ends : List.of(failed("boom") + Events.finished("{}"), Events.finished("{}") + failed("boom"),
                     Events.finished("{\"a\":1}") + Events.nodeFinished("{}") + Events.finished("{\"a\":2}")))
                 assertEquals(Symptom.CONTRADICTED, cut(seen(Events.started() + ends)).symptom());
         }
 
         @Test
-        void theSameEndTwiceIsOne() throws IOException {
+        void theSameEndTwiceCountsOnce() throws IOException {
             var ran = ranBy(Events.started() + Events.finished("{\"a\":1}") + Events.finished("{\"a\":1}"));
 
             assertEquals("{\"a\":1}", outputs(ran));
         }
 
         @Test
-        void whatComesAMomentAfterAnErrorCounts() throws IOException {
+        void eventsJustAfterAnErrorCount() throws IOException {
             var error = Events.json("data: {'event':'error','workflow_run_id':null,'code':'invalid_param','status':400,"
                     + "'message':'No class mapping found'}\n\n");
 
@@ -183,7 +183,7 @@ final class StreamTest {
                 a ping,                false
                 the start,             true
                 """)
-        void itsEndWithoutALastEventLeavesTheRunInDoubt(String before, boolean known) throws IOException {
+        void anEndWithoutALastEventLeavesTheRunUnresolved(String before, boolean known) throws IOException {
             var text = switch (before) {
                 case "nothing" -> "";
                 case "a ping" -> Events.PING;
@@ -207,7 +207,7 @@ final class StreamTest {
         }
 
         @Test
-        void aLastEventThatIsCutIsNoEnd() throws IOException {
+        void aCutLastEventIsNotAnEnd() throws IOException {
             var finished = Events.finished("{\"answer\":\"x\"}");
 
             for (int length : List.of(finished.indexOf(",\"error\""), finished.length() - 3, finished.length() - 4))
@@ -244,7 +244,7 @@ final class StreamTest {
         }
 
         @Test
-        void anAnswerInOnePieceIsTakenToo() throws IOException {
+        void anAnswerInOnePieceIsAccepted() throws IOException {
             try (var wire = new Wire(connection -> {
                 connection.request();
                 connection.answer(Events.blocking("{\"a\":1}"));

@@ -97,7 +97,7 @@ final class VerifyTest extends WholeCommand {
         }
 
         @Test
-        void tellsFailedAttemptsFromWrongOnes() throws IOException {
+        void distinguishesFailedAttemptsFromWrongOnes() throws IOException {
             var settings = start("--dify", "1.14.2");
             csv("id,text", "1,one", "2,[fail!] two");
             call(settings, typed("run", "--mode", "blocking"));
@@ -149,7 +149,7 @@ final class VerifyTest extends WholeCommand {
         }
 
         @Test
-        void namesARunOfNobodyAndOneThatIsGone() throws IOException {
+        void reportsAnUnrecordedRunAndADeletedOne() throws IOException {
             var settings = start("--dify", "1.14.2");
             rows(2);
             assertEquals(0, call(settings, typed("run", "--mode", "blocking")).code());

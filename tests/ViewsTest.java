@@ -191,7 +191,7 @@ class ViewsTest {
         }
 
         @Test
-        void tellsHowManyRunsToldNoPrice() throws IOException {
+        void countsRunsWithoutAPrice() throws IOException {
             new Written().success("a", "x", "{}").row("b", "x").attempt("b")
                     .end("b", line -> line.put("outcome", "succeeded").put("tokens", 9)).save();
 
@@ -384,7 +384,7 @@ class ViewsTest {
         }
 
         @Test
-        void whatIsNoFileIsNamed() throws IOException {
+        void aPathThatIsNotAFileIsReported() throws IOException {
             mixed().save();
             Files.createDirectory(folder.resolve("other.jsonl.log"));
 
@@ -617,7 +617,7 @@ class ViewsTest {
                 .                 | --force | a folder
                 none/out.csv      | --force | no such folder
                 """)
-        void writesOverNothingThatMatters(String file, String option, String said) throws IOException {
+        void overwritesNothingThatMatters(String file, String option, String said) throws IOException {
             mixed().save();
             Files.writeString(folder.resolve("there.csv"), "kept");
             Files.createSymbolicLink(folder.resolve("link"), folder);
@@ -636,7 +636,7 @@ class ViewsTest {
 
         /// The log tells which CSV it is.
         @Test
-        void writesOverNoCsvOfABatchThoughItIsNotNamed() throws IOException {
+        void neverOverwritesTheCsvOfABatchEvenIfItIsNotNamed() throws IOException {
             var batch = mixed();
             batch.event("session", 40, line -> line.put("format", Event.FORMAT).put("tool", "difyexec 0").put("app", "Reviews")
                     .put("input", "data.csv"));
@@ -782,7 +782,7 @@ class ViewsTest {
         }
 
         @Test
-        void letsInNothingButItsOwnStyleAndScript() throws Exception {
+        void allowsOnlyItsOwnStyleAndScript() throws Exception {
             mixed().save();
             report();
 
@@ -819,7 +819,7 @@ class ViewsTest {
         }
 
         @Test
-        void isWrittenOverOnlyWhereItIsOne() throws IOException {
+        void isOverwrittenOnlyIfItIsOne() throws IOException {
             mixed().save();
             Files.writeString(folder.resolve("report.html"), "<html>mine</html>");
 
@@ -885,7 +885,7 @@ class ViewsTest {
             return answer.get(30, TimeUnit.SECONDS);
         }
 
-        private void heard(JsonNode message) {
+        private void onMessage(JsonNode message) {
             if (message.has("id")) {
                 answers.remove(message.path("id").asInt()).complete(message.path("result"));
                 return;
@@ -907,7 +907,7 @@ class ViewsTest {
                 parts.append(text);
                 if (last) {
                     try {
-                        heard(JSON.readTree(parts.toString()));
+                        onMessage(JSON.readTree(parts.toString()));
                     } catch (IOException problem) {
                         complaints.add(problem.toString());
                     }

@@ -188,7 +188,7 @@ abstract class WholeCommand {
     final class Dify implements AutoCloseable {
         final WireMockServer server = new WireMockServer(options().dynamicPort().bindAddress("127.0.0.1"));
         final String version, mode;
-        private int told = 0;
+        private int scenarios = 0;
 
         Dify(String version, String mode) {
             this.version = version;
@@ -231,7 +231,7 @@ abstract class WholeCommand {
 
         /// All answers to a row, one after the other; the last one stays.
         void row(String id, ResponseDefinitionBuilder... answers) {
-            var scenario = "row " + id + " as told by call " + ++told;
+            var scenario = "row " + id + " of call " + ++scenarios;
             for (int i = 0; i < answers.length; i++) {
                 var stub = ofRow(id).inScenario(scenario).whenScenarioStateIs(i == 0 ? "Started" : "answer " + i);
                 if (i < answers.length - 1) stub.willSetStateTo("answer " + (i + 1));
