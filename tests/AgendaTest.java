@@ -17,9 +17,9 @@ import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-/// What the engine keeps count of: files that are to be kept, names, sessions, the tally.
+/// The engine's bookkeeping: files to keep, names, sessions, the tally.
 final class AgendaTest {
-    /// Rows whose outputs hold files, which their workers save.
+    /// Rows whose outputs contain files, which their workers save.
     @Nested
     class FilesOfOutputs {
         @TempDir Path folder;

@@ -30,7 +30,7 @@ final class BatchTest {
     class TheFirstLine {
         @TempDir Path folder;
 
-        /// Of `results`, of `log`, of `both` or of `none`.
+        /// From `results`, from `log`, from `both` or from `none`.
         private String kind(String text) throws IOException {
             var file = Files.writeString(folder.resolve("file"), text);
             boolean result = BatchFiles.isOurs(file, Results::isResult, Results.BEGINNING);
@@ -124,7 +124,7 @@ final class BatchTest {
                 file.add("one");
                 assertThrows(IOException.class, file::flush);
 
-                Files.delete(path); // there is room now
+                Files.delete(path); // there is space again
                 assertTrue(file.flush());
             }
 
@@ -148,7 +148,7 @@ final class BatchTest {
             assertEquals("\"other\"\n\"one\"\n", Files.readString(path));
         }
 
-        /// A process that may write only small files: the shell's limit is the full disk.
+        /// A process that may write only small files: the shell's limit simulates a full disk.
         private Process onASmallDisk(String... args) throws IOException {
             var java = Path.of(System.getProperty("java.home"), "bin", "java").toString();
             var classPath = Stream.of(System.getProperty("java.class.path").split(File.pathSeparator))
@@ -172,7 +172,7 @@ final class BatchTest {
             try (var input = process.outputWriter()) {
                 input.write("id,text\n" + "1,more\n".repeat(10_000));
             } catch (IOException _) {
-                // it reads no further
+                // it stops reading here
             }
             var said = new String(process.getInputStream().readAllBytes(), UTF_8);
 
@@ -346,7 +346,7 @@ final class BatchTest {
             assertEquals("a;", read(json("{'id':'a','status':'success'}\n{'id':'b','st")));
         }
 
-        /// A log could know the success, but results of the original tool have none.
+        /// A log could record the success, but results of the original tool have no log.
         @Test
         void aLineThatMayHideASuccessStopsTheCall() throws IOException {
             var scene = Scene.of(folder, "a", "b");
@@ -411,7 +411,7 @@ final class BatchTest {
             try (var reader = Files.newBufferedReader(list.retry())) {
                 list.writeRetryList(index(RowStatus.FAILED));
 
-                assertEquals("old", reader.readLine()); // a reader keeps the file that it opened
+                assertEquals("old", reader.readLine()); // a reader keeps the file it opened
             }
             assertEquals("z\n", Files.readString(list.retry()));
 
@@ -451,7 +451,7 @@ final class BatchTest {
             assertEquals(log, Files.readString(scene.file(".log")));
         }
 
-        /// Row `a` may have a run: half an event must not make it forgotten.
+        /// Row `a` may have a run, so half an event must not hide it.
         @ParameterizedTest
         @ValueSource(strings = {"garbage", "null",
                 "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u2','mode':'telepathic'}"})
@@ -480,7 +480,7 @@ final class BatchTest {
             assertEquals("no", batch.history().cause(0));
         }
 
-        /// Row `a` lacks two files, `b` one, which a later run has.
+        /// Row `a` lacks two files. Row `b` lacks one, which a later run has.
         @Test
         void filesThatAreMissingAreThoseOfARowsLastSuccess() throws IOException {
             var log = new Log();
@@ -665,7 +665,7 @@ final class BatchTest {
         @CsvSource({"'', false", "keep me, true"})
         void isGoneIfNothingCameOfTheCallUnlessItHasText(String text, boolean stays) throws IOException {
             var files = BatchFiles.of(folder.resolve("results.1-of-2.jsonl"));
-            Files.writeString(files.lock(), text); // of a call that was killed
+            Files.writeString(files.lock(), text); // left by a killed call
 
             files.take().close();
 
@@ -719,7 +719,7 @@ final class BatchTest {
             Files.delete(scene.output);
             scene.sent.clear();
             scene.rebuild = true;
-            scene.world.startAt(Instant.now().plusSeconds(1)); // lost results are asked for from now on
+            scene.world.startAt(Instant.now().plusSeconds(1)); // lost results are looked up from now on
 
             scene.play();
 
@@ -744,7 +744,7 @@ final class BatchTest {
             assertEquals(List.of("a", "b"), scene.ids());
         }
 
-        /// `replace`: as an editor does that saves it.
+        /// `replace` saves the file as an editor does.
         private static void change(Path file, String how) {
             try {
                 if (how.equals("cut")) Files.write(file, Arrays.copyOf(Files.readAllBytes(file), 30));
@@ -784,7 +784,7 @@ final class BatchTest {
             try (var writer = scene.open()) {
                 writer.record(AttemptEvent.of(attempt));
                 writer.flush();
-                Files.createDirectory(scene.output); // where no line can be written
+                Files.createDirectory(scene.output); // so that no line can be written
                 writer.results.add(line("x"));
                 var end = EndEvent.of(attempt, NOON, seconds(1), "succeeded", succeeded("run-7"), "");
                 writer.recordOutcome(attempt.row(), RowStatus.SUCCEEDED, end, () -> {

@@ -30,7 +30,7 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-/// Chatflows: what is sent and seen, and whole commands against the simulator.
+/// Chatflows: requests and responses, and whole commands against the simulator.
 @Timeout(90)
 final class ChatflowTest extends WholeCommand {
     private static final String USER = "difyexec-0123456789abcdef-1";
@@ -79,7 +79,7 @@ final class ChatflowTest extends WholeCommand {
             return asked(Mode.STREAMING);
         }
 
-        /// As a chatflow begins its events.
+        /// The first events of a chatflow.
         private static String event(String name, String more) {
             return Events.json("data: {'event':'%s','conversation_id':'c','message_id':'m','task_id':'%s',%s}\n\n",
                     name, Events.TASK, more);
@@ -355,7 +355,7 @@ final class ChatflowTest extends WholeCommand {
             assertEquals(0, stats().path("twice").asInt());
         }
 
-        /// What 1.9.2 does not write down of a left stream without a run id stays open; all else is found again.
+        /// 1.9.2 does not record an abandoned stream without a run id, so that stays open; all else is found again.
         @ParameterizedTest(name = "{0}, {1}, [{2}]")
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 version, mode,      fault,       results
@@ -391,7 +391,7 @@ final class ChatflowTest extends WholeCommand {
                     .filter(end -> end.path("outcome").asText().equals("unknown")).count());
         }
 
-        /// Also where no answer named its run.
+        /// Also if no answer had the id of its run.
         @ParameterizedTest
         @CsvSource({"1.16.0, auto", "1.16.0, blocking", "1.9.2, blocking"})
         void isFetchedAgainIfItsResultsWereLost(String version, String mode) throws IOException {

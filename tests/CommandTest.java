@@ -13,7 +13,7 @@ import static com.github.tomakehurst.wiremock.client.WireMock.*;
 import static java.util.stream.Collectors.toMap;
 import static org.junit.jupiter.api.Assertions.*;
 
-/// The commands as a user types them: exit code, what is printed, and the files. Every call is searched for the key.
+/// Whole commands: exit code, output and files. Every call is searched for the key.
 @Timeout(90)
 class CommandTest extends WholeCommand {
 
@@ -33,7 +33,7 @@ class CommandTest extends WholeCommand {
                     text(",'status':'succeeded','outputs':{'from':'stream'},'total_steps':3"));
         }
 
-        /// As 1.16.0 makes an end up.
+        /// The made-up end of 1.16.0.
         private static String madeUp(String run, String error) {
             return event("workflow_finished", run, text(",'status':'failed','outputs':null,'error':'%s',"
                     + "'elapsed_time':0.0,'total_tokens':0,'total_steps':0,'created_by':{}", error));
@@ -43,7 +43,7 @@ class CommandTest extends WholeCommand {
             return text("data: {'event':'error','message':'%s','status':500}\n\n", message);
         }
 
-        /// Its run is recorded as running for the first looks, and as succeeded after them.
+        /// Its run is running for the first look-ups, and succeeded after them.
         private void goesOn(String id) {
             dify.recorded(id, "succeeded");
             for (int look = 0; look < 2; look++) dify.server.stubFor(get(urlEqualTo("/v1/workflows/run/run-" + id))
@@ -54,7 +54,7 @@ class CommandTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"another run's end", "an error, then success", "an error and a made-up end",
-            "failed, then success", "failed while it goes on", "failed by what would pass, while it goes on"})
+            "failed, then success", "failed while running", "failed with a transient error while running"})
         void isSettledByItsOwnRunWhichIsStartedOnce(String how) throws IOException {
             csv("id,text", "1,x");
             var start = event("workflow_started", "1", "");
@@ -63,7 +63,7 @@ class CommandTest extends WholeCommand {
                 case "an error, then success" -> error("x is required in input form") + succeeded("1");
                 case "an error and a made-up end" -> error("x is required in input form") + madeUp("1", "no end");
                 case "failed, then success" -> madeUp("1", "Rate Limit Error") + succeeded("1");
-                case "failed while it goes on" -> madeUp("1", "Workflow stream ended without a terminal event");
+                case "failed while running" -> madeUp("1", "Workflow stream ended without a terminal event");
                 default -> madeUp("1", "Rate Limit Error");
             }));
             goesOn("1");
@@ -231,7 +231,7 @@ class CommandTest extends WholeCommand {
             assertEquals(before, content("results.jsonl"));
         }
 
-        /// As a crash, an editor or a row that was taken out of the CSV leaves it.
+        /// Left by a crash, an editor, or a row removed from the CSV.
         @ParameterizedTest
         @CsvSource(nullValues = "none", textBlock = """
                 '1,3', run --ids 1, '2\n4\n'
@@ -575,7 +575,7 @@ class CommandTest extends WholeCommand {
             assertEquals("unknown=1", status());
             assertEquals("1\n", content("results.jsonl.retry"));
             assertEquals(3, dify.run("--timeout", "600ms").code());
-            assertEquals(1, dify.runs(), "never sent again by itself");
+            assertEquals(1, dify.runs(), "never sent again automatically");
             assertEquals(0, dify.run("--timeout", "600ms", "--resend-unknown").code());
             assertEquals(2, dify.runs());
         }

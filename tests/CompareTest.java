@@ -17,7 +17,7 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
-/// Two results of the same rows, compared.
+/// Comparing two results of the same rows.
 @Timeout(60)
 final class CompareTest {
     private static final ObjectMapper JSON = new ObjectMapper();
@@ -45,7 +45,7 @@ final class CompareTest {
         return JSON.readTree(call.out());
     }
 
-    /// The files of a batch: results, and where something else than a success is told, a log.
+    /// The files of a batch: results, and a log if there is an event other than a success.
     private final class Side {
         private final StringBuilder results = new StringBuilder(), log = new StringBuilder();
         private int attempts = 0;
@@ -62,7 +62,7 @@ final class CompareTest {
             return this;
         }
 
-        /// What the log tells of an attempt.
+        /// An attempt in the log.
         Side ended(String id, String outcome, double seconds, String error) {
             if (log.isEmpty()) event("session", "\"format\":" + Event.FORMAT
                     + ",\"app\":\"Reviews\",\"server\":\"1.16.0\"");
@@ -84,7 +84,7 @@ final class CompareTest {
         }
     }
 
-    /// A row of each side, with these outputs.
+    /// A row with these outputs on each side.
     private void outputs(String first, String second) throws IOException {
         new Side().row("r", first).save("a.jsonl");
         new Side().row("r", second).save("b.jsonl");

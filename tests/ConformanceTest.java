@@ -18,17 +18,17 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-/// The simulator held against three real servers: each recorded request is sent to it, set up as the server was, and
-/// its answer must have the same status, content type and shape ([Recorded.Shape]), a stream the same events in the
-/// same order and the same end. All cases of a version are replayed side by side, with time passing four times faster, and
-/// faster still where nothing else happens meanwhile.
+/// Checks the simulator against three real servers. Each recorded request is sent to a simulator set up like the
+/// server. Its answer must have the same status, content type and shape ([Recorded.Shape]), a stream the same events in
+/// the same order and the same end. All cases of a version are replayed in parallel, with time passing four times
+/// faster, and faster still while nothing else happens.
 class ConformanceTest {
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final Duration PATIENCE = Duration.ofSeconds(8);
 
     // ── What is not compared ────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Exchanges that are not compared, as `version case[number]`, and why.
+    /// Exchanges that are not compared, as `version case[number]`, with the reason.
     private static final Map<Pattern, String> LEFT_OUT = patterns(
             ".* still_running\\[.*", "repeats the look-ups of api_killed and worker_killed an hour later",
             ".* redelivered\\[.*", "a broker that gives jobs back after an hour is not played",
@@ -60,7 +60,7 @@ class ConformanceTest {
 
     // ── The recorded apps ───────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The variables and the workflow of a recorded app; where the versions differ, `newer` are those from 1.14.2 on.
+    /// The variables and the workflow of a recorded app. `newer` are those from 1.14.2 on, if the versions differ.
     private record App(String fields, String newer, SimulatedGraph graph) {
         static App of(String fields, String outputs, SimulatedGraph.Step... steps) {
             return new App(fields, fields, graph(outputs, steps));
@@ -70,7 +70,7 @@ class ConformanceTest {
             return Recorded.json("[" + (version.equals("1.9.2") ? fields : newer).replace('\'', '"') + "]");
         }
 
-        /// `outputs`: `name=node.output`, with blanks between.
+        /// `outputs`: `name=node.output`, separated by blanks.
         static SimulatedGraph graph(String outputs, SimulatedGraph.Step... steps) {
             var given = new LinkedHashMap<String, String>();
             for (var output : outputs.isEmpty() ? new String[0] : outputs.split(" "))
@@ -155,7 +155,7 @@ class ConformanceTest {
         return JSON.valueToTree(Map.of(type, all)).toString();
     }
 
-    /// Which server an exchange of a case meets: the app, how the simulator is started, and who is let in.
+    /// The server that an exchange meets: the app, how the simulator is started, and which keys are accepted.
     private record Place(String app, Simulator.Setup.Kind kind, Simulator.Access access, List<String> options) {
         static Place of(String app, String... options) {
             return new Place(app, Simulator.Setup.Kind.WORKFLOW, Simulator.Access.OPEN, List.of(options));
@@ -167,7 +167,7 @@ class ConformanceTest {
         private static final Place DISABLED = new Place("echo", Simulator.Setup.Kind.WORKFLOW,
                 Simulator.Access.DISABLED, List.of());
 
-        /// The word that moderation looks for is in two of four questions.
+        /// Two of four questions contain the word that moderation looks for.
         private static Place moderated(int number, String option) {
             boolean isForbidden = number >= 3 && number < 6 || number >= 10;
             return of("moderated", isForbidden ? new String[] {option, "100%"} : new String[0])
@@ -236,7 +236,7 @@ class ConformanceTest {
             };
         }
 
-        /// By the setting that was lowered: named by the run before.
+        /// Depends on the setting that was lowered, which the name of the run shows.
         private static Place limited(List<Recorded.Exchange> all, Recorded.Exchange exchange) {
             var setting = all.stream().filter(each -> each.number() <= exchange.number())
                     .map(Recorded.Exchange::about).filter(about -> about.startsWith("{")).reduce((_, last) -> last)
@@ -245,7 +245,7 @@ class ConformanceTest {
                     : setting.contains("STEPS") ? "--step-limit" : "--time-limit", "100%");
         }
 
-        /// A seed with which the first start of a row, of `r1` if none is named, rolls such a die.
+        /// A seed with which the first start of a row (default: `r1`) rolls such a die.
         private static String seed(IntPredicate wanted) {
             return seed("r1", wanted);
         }
@@ -293,7 +293,7 @@ class ConformanceTest {
         }
     }
 
-    /// A row with a value that only the server can judge: our own check lets it pass.
+    /// A row with a value that only the server can check: our own check accepts it.
     @Nested
     class ARowThatTheServerRefuses {
         @TempDir Path folder;
@@ -359,7 +359,7 @@ class ConformanceTest {
             url = server.baseUrl();
         }
 
-        /// Started from its command line; `out` is what it prints.
+        /// Started from its command line; `out` is its output.
         void serve(Thread thread, StringWriter out) {
             open.push(thread::interrupt);
             until("its address", () -> out.toString().endsWith("/v1\n"));
@@ -395,7 +395,7 @@ class ConformanceTest {
         }
     }
 
-    /// What no recording shows of 1.16.0, or not so that a client can wait for it.
+    /// Behaviour of 1.16.0 that no recording shows, or not so that a client can wait for it.
     @Nested
     class AServerOf1_16 extends Played {
         private static final String VERSION = "1.16.0";
@@ -481,7 +481,7 @@ class ConformanceTest {
         }
     }
 
-    /// What no recording shows of a chatflow, or not so that a client can wait for it.
+    /// Behaviour of a chatflow that no recording shows, or not so that a client can wait for it.
     @Nested
     class AChatflow extends Played {
         private void start(String version, String... options) throws IOException {
@@ -506,7 +506,7 @@ class ConformanceTest {
             }
         }
 
-        /// So many of 40 rows whose connection breaks are found once all have run.
+        /// Of 40 rows whose connection breaks, this many are found after all have run.
         private long found(boolean isAskedAtOnce) throws Exception {
             start("1.16.0", "--speed", "1", "--latency", "0", "--drop-before", "100%");
             var users = IntStream.range(0, 40).mapToObj(i -> "user-" + i).toList();
@@ -545,7 +545,7 @@ class ConformanceTest {
         }
     }
 
-    /// One case: its exchanges, one after another, on servers of its own.
+    /// One case: its exchanges in order, on its own servers.
     private static final class Replay implements AutoCloseable {
         private final String version;
         private final List<Recorded.Exchange> exchanges;
@@ -553,7 +553,7 @@ class ConformanceTest {
         private final Map<Place, SimulatedServer> servers = new HashMap<>();
         private final Map<Integer, Wire> inFlight = new TreeMap<>();
         private final List<Wire> others = new ArrayList<>();
-        /// What stands in a recorded request for something else here: ids that no recorded answer gave.
+        /// Replaces ids in a recorded request that no recorded answer gave.
         private final Map<String, String> aliases = new HashMap<>();
         private String key = "app-MASKED";
 
@@ -573,7 +573,7 @@ class ConformanceTest {
             return differences;
         }
 
-        /// The later ones that were begun before: their ids, or their runs in the log, are spoken of.
+        /// Later exchanges that started before: their ids, or their runs in the log, are referred to.
         private List<Recorded.Exchange> needed(Recorded.Exchange exchange) {
             var path = URLDecoder.decode(exchange.path(), UTF_8);
             return exchanges.stream().filter(each -> each.number() > exchange.number())
@@ -582,7 +582,7 @@ class ConformanceTest {
                             && path.contains("session_id=" + each.user())).toList();
         }
 
-        /// What was done to the server before this exchange.
+        /// Applies what was done to the server before this exchange.
         private void before(Recorded.Exchange exchange) throws Exception {
             var place = place(exchange);
             switch (exchange.name() + " " + exchange.number()) {
@@ -646,7 +646,7 @@ class ConformanceTest {
                     .map(MatchResult::group).findFirst().orElseThrow();
         }
 
-        /// A run that was not recorded; begun when this returns.
+        /// Starts a run that was not recorded. Returns when it has started.
         private Wire other(Place place, String mode, String user, int delay, int status, String text) throws Exception {
             var inputs = new HashMap<String, Object>(Map.of("id", "r1", "body_text", text, "delay_ms", delay));
             if (status != 200) inputs.put("status", status);
@@ -693,7 +693,7 @@ class ConformanceTest {
             inFlight.put(exchange.number(), wire);
         }
 
-        /// Returns when the server has taken the run.
+        /// Returns when the server has accepted the run.
         private void beginRun(Recorded.Exchange exchange) throws Exception {
             var place = place(exchange);
             int before = started(place);
@@ -719,7 +719,7 @@ class ConformanceTest {
             return all.toByteArray();
         }
 
-        /// With the end of a long body, which the recorder left out.
+        /// Adds the end of a long body, which the recorder left out.
         private static String whole(String raw) {
             var length = Pattern.compile("Content-Length: (\\d+)").matcher(raw);
             int body = raw.indexOf("\r\n\r\n") + 4;
@@ -745,7 +745,7 @@ class ConformanceTest {
                     .getBytes(UTF_8);
         }
 
-        /// With the ids of this server in place of the recorded ones.
+        /// Replaces the recorded ids by those of this server.
         private String resolved(String text) throws Exception {
             for (var alias : aliases.entrySet()) text = text.replace(alias.getKey(), alias.getValue());
             var match = Pattern.compile("@(\\d+)(/[^@]*)@").matcher(text);
@@ -759,7 +759,7 @@ class ConformanceTest {
 
         private String difference(Recorded.Exchange exchange, Wire wire) throws Exception {
             if (exchange.status() == 0) {
-                if (!exchange.name().matches("(chatflow_)?api_.*")) wire.close(); // the client left
+                if (!exchange.name().matches("(chatflow_)?api_.*")) wire.close(); // the client disconnected
                 wire.awaitEnd();
                 return wire.status() == 0 ? "" : "answered with " + wire.status();
             }
@@ -841,7 +841,7 @@ class ConformanceTest {
 
     // ── The wire ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// One request, byte for byte, and what has come back so far; a thread of its own reads.
+    /// One request, byte for byte, and the answer so far, which a separate thread reads.
     private static final class Wire implements AutoCloseable {
         private final Socket socket;
         private final InputStream in;
@@ -881,7 +881,7 @@ class ConformanceTest {
                 else if (!head) take(Integer.parseInt(header("content-length").orElse("0")));
                 whole = true;
             } catch (IOException | NumberFormatException _) {
-                // cut: what has come counts
+                // a cut: what arrived counts
             } finally {
                 end.countDown();
             }
@@ -940,7 +940,7 @@ class ConformanceTest {
                 throw new AssertionError("no end of " + shapes());
         }
 
-        /// So many events, pings among them; gives all but the pings. An end before them is seen in the comparison.
+        /// Waits for this many events, including pings. Returns all but the pings, also if the stream ends earlier.
         JsonNode awaitEvents(int count) {
             until(count + " events", () -> end.getCount() == 0
                     || type().startsWith("text/event-stream") && Recorded.events(text()).size() >= count);
@@ -953,7 +953,7 @@ class ConformanceTest {
                     .anyMatch(shape -> shape.matches(".*event:\"(workflow_finished|error)\".*")));
         }
 
-        /// The value at a place of the answer, as soon as it is there.
+        /// Returns the value at a place of the answer as soon as it is there.
         String awaitValue(String pointer) {
             until("a value at " + pointer, () -> status != 0
                     && (end.getCount() == 0 || type().startsWith("text/event-stream"))

@@ -22,11 +22,11 @@ import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
-/// Data, and the basics below it: times, text, settings.
+/// Data and its basics: times, text, settings.
 final class DataTest {
     @Nested
     class TheData {
-        /// `succeeded A`, `failed A`, `error`, parted by commas.
+        /// `succeeded A`, `failed A`, `error`, separated by commas.
         private static List<Response> ends(String words) {
             return Stream.of(words.split(", ")).<Response>map(word -> switch (word) {
                 case "error" -> Response.Refused.event(500, "", "boom", Optional.empty());
@@ -345,7 +345,7 @@ final class DataTest {
             var all = Given.env(Map.of("A", "1", "B", ""), here, script);
 
             assertEquals("1", all.get("A"));
-            assertEquals("3", all.get("B")); // empty counts as none
+            assertEquals("3", all.get("B")); // an empty value counts as unset
             assertEquals("4", all.get("C"));
             assertEquals("6", all.get("D"));
             assertEquals("", all.get("E"));

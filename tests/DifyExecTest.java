@@ -111,7 +111,7 @@ final class DifyExecTest {
         var classes = CLASSES.stream()
                 .flatMap(type -> wanted.isEmpty() ? Stream.of(type) : nested(type, wanted))
                 .map(DiscoverySelectors::selectClass).toList();
-        if (classes.isEmpty()) System.err.println("there is no @Nested class " + wanted);
+        if (classes.isEmpty()) System.err.println("unknown @Nested class " + wanted);
         var summary = new SummaryGeneratingListener();
         LauncherFactory.create().execute(
                 LauncherDiscoveryRequestBuilder.request().selectors(classes).configurationParameters(AT_ONCE).build(),

@@ -16,7 +16,7 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-/// What is read from the server: streams, events, answers.
+/// Reading what the server sends: streams, events, answers.
 final class DifyTest {
     @Nested
     class TheStreamOfEvents {
@@ -32,7 +32,7 @@ final class DifyTest {
             return found;
         }
 
-        /// Read in one piece, byte by byte, and in between: always the same.
+        /// Reads it in one piece, byte by byte, and in between: the result is always the same.
         private static void assertEvents(List<String> expected, String text) {
             for (int pieces : new int[] {1, 2, 3, 7, 1 << 20})
                 assertEquals(expected, events(text, pieces), pieces + " bytes a read");
@@ -148,7 +148,7 @@ final class DifyTest {
             assertEquals(Optional.of(new RunRef("r1", "")), reader.ref());
         }
 
-        /// Events of the run `r1`, whose task is `t1`.
+        /// Events of the run `r1`, with the task `t1`.
         private void events(String... events) throws IOException {
             for (var event : events) read(json(event));
         }

@@ -13,7 +13,7 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
-/// README and `docs/`, held against what they describe. Needs the checkout; elsewhere its tests are skipped.
+/// Checks README and `docs/` against the tool. Needs the checkout; elsewhere the tests are skipped.
 @Timeout(300)
 final class DocsTest extends WholeCommand {
     private static final Pattern BLOCK = Pattern.compile("(?ms)^```(\\w*)\n(.*?)^```$");
@@ -37,11 +37,11 @@ final class DocsTest extends WholeCommand {
 
     @Nested
     class ACommandThatIsShown {
-        /// By its first words. These need a network, a key, or minutes.
+        /// Commands not run here, by their first words: they need a network, a key, or minutes.
         private static final Pattern NOT_RUN = Pattern.compile(
                 "(git|curl|jq|java|benchmarks/\\w+|(\\./)?jbang (app|export|test)) .*|\\./jbang test");
 
-        /// Starts the tool as `./jbang DifyExec.java`, `jbang DifyExec.java` and `difyexec` do.
+        /// Starts the tool like `./jbang DifyExec.java`, `jbang DifyExec.java` and `difyexec`.
         private void install() throws IOException {
             var java = Stream.of(ProcessHandle.current().info().command().orElseThrow(), "-XX:TieredStopAtLevel=1",
                     "-XX:+UseSerialGC", "--enable-native-access=ALL-UNNAMED", "-cp",
@@ -61,7 +61,7 @@ final class DocsTest extends WholeCommand {
             Files.writeString(file("data.csv"), ShellTest.FIVE);
         }
 
-        /// One line of a page, as bash runs it in the folder; a page's commands follow one another.
+        /// Runs one line of a page in bash, in the folder; a page's commands run in order.
         private String output(String line, Demo server) throws Exception {
             var builder = new ProcessBuilder("bash", "-c", line).directory(folder.toFile()).redirectErrorStream(true)
                     .redirectInput(ProcessBuilder.Redirect.from(new File("/dev/null")));
@@ -74,7 +74,7 @@ final class DocsTest extends WholeCommand {
             return said;
         }
 
-        /// Without what differs from run to run.
+        /// Removes everything that differs from run to run.
         private static String steady(String text) {
             return text.strip().replaceAll("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "RUN")
                     .replaceAll("127\\.0\\.0\\.1:\\d+", "HOST")
@@ -83,8 +83,8 @@ final class DocsTest extends WholeCommand {
                     .replaceAll("\\d+(\\.\\d+)+", "0.0").replaceAll("r-\\d+(, r-\\d+)+", "IDS");
         }
 
-        /// Each block of commands, and what stands below it as its output. With `-Dgolden.update=true` the page is
-        /// written anew.
+        /// Runs each block of commands and compares the output shown below it. `-Dgolden.update=true` updates
+        /// the page instead.
         @ParameterizedTest(name = "in {0}")
         @MethodSource("difyexec.DocsTest#pagesWithCommands")
         void runsAndPrintsWhatThePageSays(Path page) throws Exception {
@@ -136,7 +136,7 @@ final class DocsTest extends WholeCommand {
     class ALink {
         private static final Pattern LINK = Pattern.compile("\\[[^\\]]*]\\(([^)\\s]+)\\)");
 
-        /// Without code, in which a bracket is no link.
+        /// Removes code, in which brackets are not links.
         private static String prose(String text) {
             return BLOCK.matcher(text).replaceAll("").replaceAll("`[^`\n]*`", "");
         }
@@ -219,7 +219,7 @@ final class DocsTest extends WholeCommand {
             assertTrue(call.err().contains(input() + ":3: duplicate id \"1\""), call.err());
         }
 
-        /// They have inputs and outputs in them.
+        /// These files contain inputs and outputs.
         @Test
         void namesNoOutputThatGitWouldTrack() throws IOException {
             var output = Pattern.compile("(?:--html|--csv|export -i \\S+ -o \\S+) ([a-z][\\w-]*\\.(?:html|csv))");
@@ -239,7 +239,7 @@ final class DocsTest extends WholeCommand {
         }
     }
 
-    /// Read once by classes of the JDK and of JLine; set by `main`, so that no way of starting has to name them.
+    /// The JDK and JLine read these properties once. `main` sets them, so that they need not be given at each start.
     @Nested
     @Execution(ExecutionMode.SAME_THREAD)
     class TheProperties {
@@ -264,7 +264,7 @@ final class DocsTest extends WholeCommand {
 
         @Test
         void keepATerminalFreeOfWarningsOfNativeAccess() throws Exception {
-            assumeTrue(Files.isExecutable(Path.of("/usr/bin/script")), "there is no script, which plays a terminal");
+            assumeTrue(Files.isExecutable(Path.of("/usr/bin/script")), "script (a fake terminal) is not installed");
             var java = String.join(" ", Path.of(System.getProperty("java.home"), "bin", "java").toString(), "-cp",
                     System.getProperty("java.class.path"), "difyexec.DifyExec shell");
             var shell = new ProcessBuilder("/usr/bin/script", "-qec", java, "/dev/null").directory(folder.toFile())

@@ -15,7 +15,7 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-/// What earlier calls left in doubt, and what the next one makes of it.
+/// Unresolved attempts of earlier calls, and what the next call does with them.
 final class EarlierCallsTest {
     @Nested
     class WhatEarlierCallsLeft {
@@ -26,7 +26,7 @@ final class EarlierCallsTest {
             var scene = Scene.of(folder, "a", "b");
             scene.interruptAfter(seconds(1));
             scene.answer = (_, _) -> {
-                scene.world.pass(seconds(90)); // a blocking run: there is no task to stop
+                scene.world.pass(seconds(90)); // a blocking run has no task to stop
                 return succeeded("run-7");
             };
             var stop = scene.play().orElseThrow();
@@ -101,7 +101,7 @@ final class EarlierCallsTest {
             assertEquals(Set.of("run-7", "run-b"), Set.copyOf(scene.resultRuns()));
         }
 
-        /// As one does whose clock was ahead, or on a machine whose clock still is.
+        /// Sent by a machine whose clock was ahead, or still is.
         @ParameterizedTest
         @EnumSource(names = {"RUNNING", "ABSENT"})
         void aCallWithAClockFarAheadDoesNotDelayLaterCalls(Left left) throws Exception {

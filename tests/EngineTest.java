@@ -19,7 +19,7 @@ import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-/// The engine, with a workflow that answers as told and a clock moved by hand.
+/// The engine, with scripted workflow answers and a clock moved by hand.
 final class EngineTest {
     @Nested
     class TheEngine {
@@ -310,7 +310,7 @@ final class EngineTest {
             assertEquals(List.of(NOON, NOON), scene.sent.stream().limit(2).map(Attempt::at).toList());
             for (var attempt : scene.sent.subList(2, 5))
                 assertFalse(attempt.at().isBefore(NOON.plusSeconds(120)), attempt::toString);
-            assertEquals(NOON.plusSeconds(30), scene.end("b"), "what runs goes on");
+            assertEquals(NOON.plusSeconds(30), scene.end("b"), "active runs continue");
             assertEquals(1, scene.said.size());
             assertTrue(scene.said.getFirst().contains(local("HH:mm", NOON.plusSeconds(120))), scene.said.toString());
             assertEquals(4, scene.resultIds().size());
@@ -486,8 +486,8 @@ final class EngineTest {
             assertEquals(scene.sent.getFirst().user(), scene.looked.getFirst().attempt().user());
         }
 
-        /// One row: the answers to its attempts and what look-ups find, one after the other (the last one stays), how its
-        /// attempts end, and how many seconds that takes at least and at most.
+        /// One row: the answers to its attempts, the results of its look-ups (the last one repeats), how its attempts
+        /// end, and the minimum and maximum number of seconds.
         @ParameterizedTest(name = "{0} {1}: {2} / {3}")
         @CsvSource(useHeadersInDisplayName = true, nullValues = "-", delimiter = '|', textBlock = """
                 mode      | server | answers                                           | found                             | ends                   | least | most
@@ -557,13 +557,13 @@ final class EngineTest {
             };
         }
 
-        /// As Dify 1.16 makes an end up: nothing was done, and nothing came of it.
+        /// The made-up end of Dify 1.16: nothing was done and nothing came of it.
         private static Response.Ran madeUp(String id, String error) {
             return new Response.Ran(new RunRef(id, id), RunStatus.FAILED,
                     "{}".getBytes(UTF_8), error, "workflow-1", Usage.NONE);
         }
 
-        /// A scene of one row whose streams tell this of their runs, one after the other.
+        /// A scene with one row whose streams report these runs in order.
         private Scene streamed(Response... responses) throws IOException {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
@@ -587,7 +587,7 @@ final class EngineTest {
             assertEquals(1, scene.looked.size());
         }
 
-        /// A batch has no use for the words of its streams, which are many.
+        /// A batch ignores the text chunks of its streams, which are numerous.
         @Test
         void theTextOfAStreamStaysWithItsWorker() throws Exception {
             var scene = streamed();
@@ -599,7 +599,7 @@ final class EngineTest {
             scene.play();
 
             assertEquals(List.of("run-7"), scene.resultRuns());
-            assertEquals(List.of("run-7"), scene.heard); // its end alone
+            assertEquals(List.of("run-7"), scene.heard); // only its end
         }
 
         @Test
@@ -639,7 +639,7 @@ final class EngineTest {
             var scene = Scene.of(folder, "a");
             scene.app = app;
             scene.answer = (_, _) -> {
-                scene.world.pass(seconds(20)); // perhaps the request waited for a connection
+                scene.world.pass(seconds(20)); // the request may have waited for a connection
                 return cut(Symptom.NO_ANSWER);
             };
             var looks = new ArrayList<Instant>();

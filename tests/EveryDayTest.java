@@ -7,7 +7,7 @@ import module java.base;
 import static difyexec.DifyExec.*;
 import static org.junit.jupiter.api.Assertions.*;
 
-/// What a day with the tool needs: continuing a batch, watching it, seeing why it stopped, and what to do next.
+/// Everyday use: continuing a batch, watching it, seeing why it stopped, and what to do next.
 @Timeout(90)
 final class EveryDayTest extends WholeCommand {
 

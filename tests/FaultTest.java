@@ -24,7 +24,7 @@ import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
-/// What may happen to a machine happens here: a full disk, a stopped and a killed process, Ctrl-C in a terminal, torn
+/// Faults of the machine: a full disk, a stopped and a killed process, Ctrl-C in a terminal, torn
 /// and deleted files. After each, no row is lost and none is paid for twice.
 @Timeout(60)
 class FaultTest {
@@ -110,7 +110,7 @@ class FaultTest {
         return IntStream.rangeClosed(1, count).mapToObj(String::valueOf).collect(Collectors.toSet());
     }
 
-    /// The whole lines of a file; a last one without its end is left out.
+    /// The complete lines of a file, without an unfinished last line.
     private static List<JsonNode> lines(Path file) throws IOException {
         var all = new ArrayList<JsonNode>();
         if (!Files.exists(file)) return all;
@@ -169,7 +169,7 @@ class FaultTest {
         try {
             return shell(words) == 0;
         } catch (IOException _) {
-            return false; // there is no such command
+            return false; // the command is missing
         }
     }
 
@@ -177,7 +177,7 @@ class FaultTest {
         boolean holds() throws Exception;
     }
 
-    /// Looks again and again, as there is nothing that would tell.
+    /// Polls, because nothing would notify us.
     private static void until(String what, Duration longest, Condition condition) throws Exception {
         var pause = new CountDownLatch(1);
         for (long end = System.nanoTime() + longest.toNanos(); !condition.holds(); ) {
@@ -193,7 +193,7 @@ class FaultTest {
     class AFullDisk {
         private static final int ROWS = 20;
 
-        /// Room for so many bytes or files: the write that fails is another one each time.
+        /// Space for this many bytes or files, so that a different write fails each time.
         @ParameterizedTest
         @ValueSource(strings = {"nr_inodes=2", "nr_inodes=3", "nr_inodes=4", "size=4k", "size=8k", "size=12k",
                 "size=16k", "size=20k", "size=28k", "size=36k"})
@@ -207,7 +207,7 @@ class FaultTest {
             }
         }
 
-        /// Shards may come from a machine whose disk may only be read here.
+        /// Shards may come from a machine whose disk is read-only here.
         @Test
         void orAReadOnlyDiskShowsWhetherAShardRuns() throws Exception {
             var disk = Files.createDirectory(folder.resolve("disk"));
@@ -225,7 +225,7 @@ class FaultTest {
 
         private void fill(Path disk) throws Exception {
             var dify = new Dify("--latency", "5ms", "--jitter", "20ms");
-            // rows that fail at first put something into .retry
+            // rows that fail at first write to .retry
             rows(ROWS, id -> (id % 7 == 2 ? "[fail] " : "") + "x".repeat(37 * id));
             var output = disk.resolve("results.jsonl");
             var args = runTo(output, "-c", "3", "--mode", "blocking", "--settle", "300ms", "--progress", "off",
@@ -254,7 +254,7 @@ class FaultTest {
         }
     }
 
-    /// So many rows, by the summary.
+    /// The number of rows in the summary.
     private static int count(String outcome, Call call) {
         var count = Pattern.compile("(\\d+) " + outcome).matcher(call.err());
         return count.find() ? Integer.parseInt(count.group(1)) : 0;
@@ -289,7 +289,7 @@ class FaultTest {
             assertEquals(5, dify.count("started"));
         }
 
-        /// A file may have a kilobyte here: the log, which is longer, cannot grow.
+        /// A file may have a kilobyte here, so the log, which is longer, cannot grow.
         @Test
         void aTornUnwritableLogIsReportedInOneSentence() throws Exception {
             var dify = new Dify("--latency", "5ms");
@@ -357,7 +357,7 @@ class FaultTest {
     @Nested
     @Execution(ExecutionMode.CONCURRENT)
     class AFaultOf1_16 {
-        /// Whose server is killed: a blocking run says `running` for ever, a streamed one goes on in its worker.
+        /// After its server is killed, a blocking run stays `running` for ever; a streamed one continues in its worker.
         @ParameterizedTest(name = "[{0}], {1}")
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 fault,          mode,      code, results
@@ -435,7 +435,7 @@ class FaultTest {
         private final List<String> sent = new CopyOnWriteArrayList<>();
         private String mode;
 
-        /// A Dify whose row 3 answers with a hundred megabytes, all others with one.
+        /// A Dify whose row 3 answers with a hundred megabytes, and every other row with one.
         private URI dify() throws IOException {
             var server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 10);
             server.setExecutor(Executors.newVirtualThreadPerTaskExecutor());
@@ -452,7 +452,7 @@ class FaultTest {
             return URI.create("http://127.0.0.1:" + server.getAddress().getPort() + "/v1");
         }
 
-        /// Answers a request for a run, or for what is stored of one.
+        /// Answers a request to run a workflow, or to read a stored run.
         private void run(HttpExchange exchange, String stored) throws IOException {
             var id = stored.isEmpty() ? JSON.readTree(exchange.getRequestBody()).at("/inputs/id").asText() : stored;
             if (stored.isEmpty()) sent.add(id);
@@ -525,7 +525,7 @@ class FaultTest {
         }
 
         private void begin(int columns, Map<String, String> settings, String... args) throws Exception {
-            assumeTrue(has("tmux", "-V"), "there is no tmux");
+            assumeTrue(has("tmux", "-V"), "tmux is not installed");
             var script = new StringBuilder("trap : INT\n");
             settings.forEach((name, value) -> script.append("export ").append(name).append("='").append(value)
                     .append("'\n"));
@@ -604,7 +604,7 @@ class FaultTest {
             assertFalse(screen().contains(" left"), screen());
         }
 
-        /// `0/9 (0 %) · 3 running` would reach to the edge, and the terminal's `^C` to the line below.
+        /// `0/9 (0 %) · 3 running` would reach the edge, and the terminal's `^C` the line below.
         @Test
         void leavesNothingOfAFullLineAtCtrlC() throws Exception {
             var dify = new Dify("--latency", "30s");
@@ -615,7 +615,7 @@ class FaultTest {
             ctrlC();
 
             until("an answer", Duration.ofSeconds(9), () -> screen().contains("Stopping"));
-            var seen = screen(); // below the answer the line may be drawn again
+            var seen = screen(); // the line may be drawn again below the answer
             assertFalse(seen.substring(0, seen.indexOf("Stopping")).contains("0/9"), seen);
             ctrlC();
             ends(130, Duration.ofSeconds(9));

@@ -32,10 +32,10 @@ import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-/// The commands as a user types them: exit code, what is printed, and the files. Every call is searched for the key.
+/// Whole commands: exit code, output and files. Every call is searched for the key.
 @Timeout(90)
 
-/// Whole commands: inputs, files of rows, files of earlier versions and of others.
+/// Whole commands: inputs, files of rows, files of earlier versions and foreign files.
 final class FilesTest extends WholeCommand {
     @Nested
     class TheInput {
@@ -264,7 +264,7 @@ final class FilesTest extends WholeCommand {
             return dify.server.findAll(postRequestedFor(urlPathMatching("/v1/workflows/(.+/)?run"))).getFirst();
         }
 
-        /// What a shell makes of the line that `check --show` prints: the words that `curl` gets.
+        /// The words that `curl` gets when a shell runs the line printed by `check --show`.
         private List<String> curl(Call call) throws Exception {
             Assumptions.assumeTrue(Files.isExecutable(Path.of("/bin/sh")));
             var line = call.out().lines().filter(text -> text.startsWith("curl ")).findFirst().orElseThrow();
@@ -482,7 +482,7 @@ final class FilesTest extends WholeCommand {
             assertEquals(1, dify.runs());
         }
 
-        /// The CSV is in `batch`; above it lies what must not go out.
+        /// The CSV is in `batch`; the folder above has a file that must not be sent.
         private String[] outside(String command, String... more) throws IOException {
             Files.writeString(file("id_rsa.txt"), "secret");
             Files.createDirectories(file("batch"));
@@ -521,7 +521,7 @@ final class FilesTest extends WholeCommand {
             assertEquals(0, dify.runs());
         }
 
-        /// While `a.txt` goes up, a link to what must not go out takes the place of `b.txt`.
+        /// While `a.txt` is uploaded, a link to a file that must not be sent replaces `b.txt`.
         @Test
         void thatBecomeLinksAfterTheCheckFailTheirRowWithoutARun() throws IOException {
             outside("check");
@@ -558,7 +558,7 @@ final class FilesTest extends WholeCommand {
             }
         }
 
-        /// A run whose output `doc` is a file behind a signed link.
+        /// A run with a file behind a signed link as its output `doc`.
         private void givesAFile(String extension) {
             givesAFile(extension, 4);
         }
@@ -572,7 +572,7 @@ final class FilesTest extends WholeCommand {
             fileIs(aResponse().withBody("made"));
         }
 
-        /// What the link answers, one after the other; the last one stays.
+        /// The answers of the link, in order; the last one repeats.
         private void fileIs(ResponseDefinitionBuilder... answers) {
             var scenario = "file " + UUID.randomUUID();
             for (int i = 0; i < answers.length; i++) {
@@ -597,7 +597,7 @@ final class FilesTest extends WholeCommand {
             return events("end").getLast().path("missing");
         }
 
-        /// All that lies in the folder, drafts too, with what is in it.
+        /// All files in the folder with their contents, including temporary ones.
         private String saved() throws IOException {
             try (var all = Files.list(file("out"))) {
                 var text = new TreeMap<String, String>();
@@ -801,7 +801,7 @@ final class FilesTest extends WholeCommand {
     class EarlierFiles {
         private final Dify dify = dify();
 
-        /// As the original Python tool leaves them.
+        /// Files of the original Python tool.
         private void original() throws IOException {
             rows(5);
             Files.writeString(file("results.jsonl"), "\uFEFF" + text("""
@@ -887,7 +887,7 @@ final class FilesTest extends WholeCommand {
                 assertEquals(4, call.code(), call.err());
                 assertTrue(call.sentence().contains(file(name) + " was changed by another program"), call.err());
                 long whole = content("results.jsonl").lines().filter(line -> line.endsWith("}")).count();
-                // the result of a run that was in flight is written or not; if not, its run is looked up
+                // the result of a run in flight is written or not; if not, its run is looked up
                 assertTrue(whole == Integer.parseInt(id) - 1 || name.endsWith(".log") && whole == 2, content(name));
                 assertTrue(content(name).endsWith("{\"half"), content(name));
             }
@@ -1011,7 +1011,7 @@ final class FilesTest extends WholeCommand {
 
         private final Dify dify = dify();
 
-        /// Every call that writes is refused for this file, and nothing is any different after it.
+        /// Every call that writes refuses this file and changes nothing.
         private void refused(String name, String... said) throws IOException {
             var before = contents();
             for (var words : List.of("run", "retry", "retry 1 --force", "run --fresh", "run --rebuild",
@@ -1113,7 +1113,7 @@ final class FilesTest extends WholeCommand {
             assertEquals(List.of("1", "2"), ids());
             assertEquals(2, events("torn").size());
             assertEquals("succeeded=2", status());
-            assertEquals(0, dify.run().code()); // the log begins with 'torn'
+            assertEquals(0, dify.run().code()); // the log starts with 'torn'
         }
 
         @ParameterizedTest

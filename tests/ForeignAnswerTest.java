@@ -14,12 +14,12 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-/// Answers that are not what was asked for, or are another row's: nothing follows from them, least of all that a row may
-/// be sent again.
+/// Answers to another request or for another row. They must prove nothing, least of all that a row may be sent
+/// again.
 final class ForeignAnswerTest extends WholeCommand {
     private static final String OTHER = "difyexec-ffffffffffffffff-9";
 
-    /// Plays a Dify whose runs are cut off, and whose look-ups are answered as a test says.
+    /// Plays a Dify whose runs are cut off and whose look-ups get the answers of the test.
     private final class Looked implements AutoCloseable {
         private final HttpServer server = HttpServer.create(new InetSocketAddress("127.0.0.1", 0), 100);
         private final List<String> sent = new CopyOnWriteArrayList<>();
@@ -27,7 +27,7 @@ final class ForeignAnswerTest extends WholeCommand {
         private final String version;
         private final Answers answers;
 
-        /// By the path and the number of the row, from 0. `USER` stands for the user who is asked for.
+        /// Takes the path and the number of the row, from 0. `USER` is replaced by the user of the request.
         @FunctionalInterface private interface Answers {
             String to(String path, int row);
         }

@@ -18,11 +18,11 @@ import static difyexec.Given.csv;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 
-/// The workflow's form: every cell's value, and our verdict held against the verdicts of real servers.
+/// The workflow's form: every cell's value, and our verdict compared with the verdicts of real servers.
 class FormTest {
     private static final ObjectMapper JSON = new ObjectMapper();
 
-    /// The forms of the recorded apps that no recording shows, as `recorded/README.md` describes them.
+    /// The forms of recorded apps that no recording contains, as `recorded/README.md` describes them.
     private static final Map<String, String> FORMS = Map.of(
             "needs", """
                     [{"number":{"variable":"num","required":true}},
@@ -45,12 +45,12 @@ class FormTest {
                     [{"file":{"variable":"doc","required":false,"allowed_file_types":["custom"],
                       "allowed_file_extensions":[".xyz"],"allowed_file_upload_methods":["local_file"]}}]""");
 
-    /// Where we refuse what a server takes, on purpose; see `docs/inputs.md`.
+    /// Values that we refuse on purpose although a server accepts them; see `docs/inputs.md`.
     private static final List<Pattern> STRICTER = Stream.of("number \"1.5e3\"", "number \"1_000\"", "number \"１２\"",
             "number 1e\\+300", "checkbox \"maybe\"", "checkbox 2", "checkbox 1.0", "json \\[\\]", "number empty",
             "checkbox empty", "list empty").map(Pattern::compile).toList();
 
-    /// Where only the server can know: whether an address can be reached.
+    /// Only the server can know whether an address can be reached.
     private static final List<Pattern> UNKNOWABLE = Stream.of("answers 500", "nobody listens").map(Pattern::compile)
             .toList();
 
@@ -70,7 +70,7 @@ class FormTest {
     }
 
     @Nested
-    @DisplayName("Held against real servers")
+    @DisplayName("Compared with real servers")
     class RecordedValues {
         @TestFactory
         Stream<DynamicTest> ourVerdictIsTheServers() {
@@ -100,7 +100,7 @@ class FormTest {
             for (var input : inputs.properties()) {
                 var type = type(fields, input.getKey());
                 var cell = cell(type, input.getValue(), exchange.version());
-                // an empty cell is left out, which is another value than the empty text recorded here
+                // an empty cell is left out, which differs from the empty text recorded here
                 if (cell.isEmpty() || cell.get().isBlank()
                         && !List.of("text-input", "paragraph", "number").contains(type)) return Optional.empty();
                 cells.put(input.getKey(), cell.get());
@@ -112,14 +112,14 @@ class FormTest {
 
         private void compare(Recorded.Exchange exchange, Form form, Map<String, String> cells) {
             var csv = csv(cells.keySet().toArray(String[]::new));
-            var wrong = new ArrayList<>(form.faults(csv, false)); // the server takes unmatched names
+            var wrong = new ArrayList<>(form.faults(csv, false)); // the server accepts unmatched names
             wrong.removeIf(fault -> !form.faults(csv, true).contains(fault) && !fault.contains("required"));
             cells.forEach((column, cell) -> {
                 if (form.value(column, cell) instanceof Value.Wrong fault)
                     wrong.add(column + " " + fault.why());
             });
             if (matches(STRICTER, exchange.about())) assertFalse(wrong.isEmpty());
-            else if (exchange.about().startsWith("bad_default")) return; // an absent column: nothing of ours decides
+            else if (exchange.about().startsWith("bad_default")) return; // a missing column: we decide nothing
             else assertEquals(exchange.status() == 200, wrong.isEmpty(), wrong + " for " + cells);
         }
 
@@ -134,7 +134,7 @@ class FormTest {
             return "";
         }
 
-        /// The cell that would send such a value; empty if none does.
+        /// The cell that would send such a value, or empty if none does.
         private Optional<String> cell(String type, JsonNode value, String version) {
             boolean isNewer = !version.equals("1.9.2"), isFilled = value.isTextual() && !value.asText().isEmpty();
             return switch (type) {
@@ -160,7 +160,7 @@ class FormTest {
                     : Optional.empty();
         }
 
-        /// We send the kind that the ending tells, so only such values can be compared.
+        /// We derive the kind from the file extension, so only such values can be compared.
         private Optional<String> address(JsonNode file) {
             var url = file.path("url").asText("");
             var kind = url.contains(".txt") ? "document" : url.contains(".mp3") ? "audio"
@@ -171,7 +171,7 @@ class FormTest {
         }
     }
 
-    /// The reason has all of these facts, with `;` between.
+    /// The reason contains all of these facts, separated by `;`.
     private static void assertRefused(Value value, String facts) {
         var why = assertInstanceOf(Value.Wrong.class, value).why();
         for (var fact : facts.split(";")) assertTrue(why.contains(fact), fact + " in " + why);
@@ -309,7 +309,7 @@ class FormTest {
                     read("file", "@a b.pdf", "\"allowed_file_types\":[\"document\"]"));
         }
 
-        /// `data` is the CSV's folder; beside it lie `secret.txt` and `other`.
+        /// `data` is the CSV's folder; `secret.txt` and `other` are next to it.
         @ParameterizedTest(name = "{0} is taken: {1}, with --files other: {2}")
         @CsvSource(delimiter = '|', textBlock = """
                 @own.txt             | true  | true
@@ -415,7 +415,7 @@ class FormTest {
             if (!name.equals("-")) assertEquals(name, made);
         }
 
-        /// A file with these bytes is to be named `a.b.txt` in a folder.
+        /// Writes a file with these bytes, to be named `a.b.txt`, into a folder.
         private static String named(Path folder, String bytes) throws IOException {
             var draft = Files.writeString(folder.resolve("draft"), bytes);
             var path = Sender.FileSaver.named(draft, folder.resolve("a.b.txt"));

@@ -24,7 +24,7 @@ import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
-/// The files that people have: books, JSON lines, columns with other names.
+/// Other input files: spreadsheets, JSON lines, columns with other names.
 final class FormatsTest extends WholeCommand {
     /// A cell of [#book]: `n:12`, `s:text`, `b:1`, `e:#N/A`, `f:result`; a number may have a style, `n2:45322`.
     private static String cell(String place, String cell) {
@@ -101,7 +101,7 @@ final class FormatsTest extends WholeCommand {
 
     @Nested
     class TheFilesPeopleHave {
-        /// A file, and its rows as `line {cells}`, or what the refusal names.
+        /// A file, and its rows as `line {cells}`, or facts of the error message.
         record Case(String name, byte[] bytes, String... facts) {
             @Override
             public String toString() {

@@ -16,9 +16,9 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 
-/// What the tests share: golden files, values, a world whose clock is moved by hand, and a scene for the engine.
+/// Shared by the tests: golden files, values, a world with a manual clock, and a scene for the engine.
 final class Given {
-    /// The files in `tests/golden/`: a text must equal its file, or with `-Dgolden.update=true` becomes it.
+    /// The files in `tests/golden/`. A text must equal its file, or replaces it with `-Dgolden.update=true`.
     static final class Golden {
         static void check(String name, String text) throws IOException {
             var plain = text.replace("\r\n", "\n");
@@ -33,7 +33,7 @@ final class Given {
             }
         }
 
-        /// Of the checkout: the tests were started in it, or in its `tests`.
+        /// The tests were started in the checkout, or in its `tests`.
         private static Path folder() {
             return Stream.of("tests/golden", "golden").map(Path::of).filter(Files::isDirectory).findFirst()
                     .orElseThrow(() -> new IllegalStateException("no tests/golden here: start in the checkout"));
@@ -50,7 +50,7 @@ final class Given {
         return Duration.ofSeconds(seconds);
     }
 
-    /// JSON with `'` for `"`.
+    /// JSON with `'` instead of `"`.
     static String json(String text) {
         return text.replace('\'', '"');
     }
@@ -125,7 +125,7 @@ final class Given {
             return add(new Event.RunEvent(NOON.plusSeconds(second), id, user, run, "task-of-" + run));
         }
 
-        /// @param run empty: the end names none
+        /// @param run empty if the end has no run id
         Log end(String id, String user, String outcome, String run) {
             return add(Given.end(second, id, user, outcome, run, "no"));
         }
@@ -155,7 +155,7 @@ final class Given {
         return new Csv.Shape(Objects.requireNonNullElse(idColumn, ""), encoding, delimiter, "", "", Map.of(), Map.of());
     }
 
-    /// A CSV with these columns, for what depends on nothing else of it.
+    /// A CSV with these columns, for tests that need nothing else of it.
     static Csv csv(String... columns) {
         var names = List.of(columns);
         var inputs = names.stream().map(name -> new Csv.Input(name, name, names.indexOf(name))).toList();
@@ -204,7 +204,7 @@ final class Given {
         return new Unresolved(attempt, seen, symptom, why, since, deadline);
     }
 
-    /// Of a cut at noon.
+    /// The look-up rules after a cut at noon.
     static Unresolved unresolved(Attempt attempt, Response.Cut cut, long seconds) {
         return noEnd(attempt, cut, cut.symptom(), cut.why(), NOON, NOON.plusSeconds(seconds));
     }
@@ -213,7 +213,7 @@ final class Given {
         return new LookUpResult.Running(run(id), RunStatus.RUNNING, Optional.empty());
     }
 
-    /// By the server's clock.
+    /// Measured by the server's clock.
     static LookUpResult running(String id, Duration age) {
         return new LookUpResult.Running(run(id), RunStatus.RUNNING, Optional.of(age));
     }
@@ -222,8 +222,8 @@ final class Given {
         return new LookUpResult.Ended(ran);
     }
 
-    /// Time as the tests have it. It passes only while the engine waits for its mailbox: to the next thing planned, or
-    /// as far as the engine wants. Workers are threads, but take turns with the engine's: one runs, the others wait.
+    /// The time of the tests. It passes only while the engine waits for its mailbox: until the next planned event, or
+    /// as long as the engine wants. Workers are threads but take turns with the engine's: one runs, the others wait.
     static final class World implements Executor {
         private static final int MOST_WAITS = 10_000;
         private static final ScopedValue<Worker> SELF = ScopedValue.newInstance();
@@ -287,7 +287,7 @@ final class Given {
             plans.add(new Plan(now.plus(time), order++, what));
         }
 
-        /// Starts a worker, and comes back when it has ended or waits.
+        /// Starts a worker, and returns when it has ended or waits.
         @Override
         public void execute(Runnable task) {
             var worker = new Worker(new Semaphore(0), new Semaphore(0));
@@ -301,14 +301,14 @@ final class Given {
             worker.back().acquireUninterruptibly();
         }
 
-        /// A worker lets that much time pass.
+        /// Lets a worker wait that long.
         void pass(Duration time) throws InterruptedException {
             var worker = SELF.get();
             in(time, () -> wake(worker));
             sleep(worker);
         }
 
-        /// A worker waits until the one given back is run by someone, which wakes it a moment later.
+        /// Lets a worker wait until someone runs the result, which wakes it a moment later.
         void waitFor(Consumer<Runnable> alarm) throws InterruptedException {
             var worker = SELF.get();
             alarm.accept(() -> in(Duration.ofMillis(100), () -> wake(worker)));
@@ -326,17 +326,17 @@ final class Given {
         }
     }
 
-    /// What the workflow says to one attempt.
+    /// The workflow's answer to one attempt.
     @FunctionalInterface interface Answer {
         Response to(Attempt attempt, Consumer<Heard> listener) throws InterruptedException;
 
-        /// One after the other, and no more.
+        /// Answers in order, and no more.
         static Answer inTurn(Response... answers) {
             var left = new ArrayDeque<>(List.of(answers));
             return (_, _) -> left.remove();
         }
 
-        /// Each row's own answers in turn; when there are none left, a success.
+        /// Gives each row its own answers in order, then successes.
         static Answer byRow(Map<String, List<Response>> answers) {
             var left = new HashMap<String, Deque<Response>>();
             answers.forEach((id, list) -> left.put(id, new ArrayDeque<>(list)));
@@ -347,8 +347,8 @@ final class Given {
         }
     }
 
-    /// A batch in a folder, a workflow that answers as told, and an engine between them: as one call of the tool.
-    /// Calls on the same folder come one after the other, as a user's do.
+    /// A batch in a folder, a scripted workflow, and an engine between them, like one call of the tool.
+    /// Calls on the same folder run one after the other, as a user's do.
     static final class Scene implements Workflow, Engine.Watcher {
         final World world = new World();
         final Path csv, output;
@@ -387,12 +387,12 @@ final class Given {
             Files.writeString(csv, rows);
         }
 
-        /// A batch of rows that have nothing but an id.
+        /// A batch of rows with only an id.
         static Scene of(Path folder, String... ids) throws IOException {
             return new Scene(folder, "id\n" + String.join("\n", ids) + "\n");
         }
 
-        /// A stream whose first event names the run at once, and which ends so long after it.
+        /// A stream whose first event has the run's id, and which ends that much later.
         Answer streamed(String run, Duration time, Response end) {
             return (_, listener) -> {
                 listener.accept(new Heard.Began(Given.run(run)));
@@ -401,7 +401,7 @@ final class Given {
             };
         }
 
-        /// Plays one call to its end; says why it stopped early.
+        /// Plays one call to its end. Returns why it stopped early.
         Optional<Stop> play() throws Exception {
             try (var batch = open()) {
                 var stop = play(batch);
@@ -433,7 +433,7 @@ final class Given {
             return engine.run();
         }
 
-        /// A call that dies once its workflow has been asked `after` times; what it was doing stays open in the log.
+        /// A call that dies after its workflow got `after` requests; its open attempts remain in the log.
         void crash(int after) {
             var before = answer;
             answer = (attempt, listener) -> {
@@ -506,7 +506,7 @@ final class Given {
             world.in(time, () -> engine.interrupt("INT"));
         }
 
-        /// A stream that begins its run and goes on until the run is asked to stop.
+        /// A stream that starts its run and continues until the run is asked to stop.
         Response untilStopped(RunRef run, Consumer<Heard> listener) throws InterruptedException {
             listener.accept(new Heard.Began(run));
             world.waitFor(alarm -> alarms.put(run.task(), alarm));
@@ -536,7 +536,7 @@ final class Given {
             return log().stream().filter(line -> line.path("event").asText().equals(event)).toList();
         }
 
-        /// What became of each attempt of a row, by the log.
+        /// The outcome of each attempt of a row in the log.
         List<String> outcomes(String id) throws IOException {
             return log("end").stream().filter(end -> end.path("id").asText().equals(id))
                     .map(end -> end.path("outcome").asText()).toList();
@@ -547,7 +547,7 @@ final class Given {
                     .path("error").asText();
         }
 
-        /// How long after a row was first sent its last end was known.
+        /// The time from a row's first attempt to its last known end.
         Duration took(String id) throws IOException {
             var first = sent.stream().filter(attempt -> attempt.row().id().equals(id)).findFirst().orElseThrow().at();
             return Duration.between(first, end(id));
@@ -578,7 +578,7 @@ final class Given {
         }
     }
 
-    /// Gives that many bytes a read, as a slow line does.
+    /// Returns that many bytes per read, like a slow line.
     static InputStream inPieces(String text, int size) {
         return new FilterInputStream(new ByteArrayInputStream(text.getBytes(UTF_8))) {
             @Override

@@ -44,7 +44,7 @@ final class InputTest {
             return rows.stream().map(row -> row.inputs().get("text")).toList();
         }
 
-        /// The message for a file that cannot be used, without the folder.
+        /// The message for an unusable file, without the folder.
         private String problem(byte[] bytes) {
             var problem = assertThrows(Unusable.class, () -> Given.rows(open(bytes, null)));
             assertEquals(Exit.UNUSABLE, problem.exit);
@@ -123,7 +123,7 @@ final class InputTest {
             assertEquals(Map.of("id", "a", "the text", "  x "), row.inputs());
         }
 
-        /// The cases that every reader of CSV should know, each in a file of its own.
+        /// Cases that every CSV reader should handle, each in its own file.
         @ParameterizedTest(name = "{0}")
         @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
                 case                    | file                                            | cells
@@ -205,7 +205,7 @@ final class InputTest {
             try {
                 return Files.isSameFile(file, link);
             } catch (IOException _) {
-                return false; // closed by now
+                return false; // already closed
             }
         }
 
@@ -333,7 +333,7 @@ final class InputTest {
             assertTrue(problem.getMessage().contains("was changed"), problem.getMessage());
         }
 
-        /// At the end of a row, in the middle of one, in the middle of a quoted cell, and to nothing but the header.
+        /// Truncated at the end of a row, within one, within a quoted cell, and to just the header.
         @ParameterizedTest
         @ValueSource(strings = {"id,text/a,1/b,2/", "id,text/a,1/b,2/c,'3", "id,text/a,1/b,2/c,'3/3", "id,text/"})
         void aTruncatedFileIsReportedAndNotTakenAsComplete(String left) throws IOException {
@@ -360,7 +360,7 @@ final class InputTest {
         }
     }
 
-    /// What spreadsheet programs save, taken as it is or named for what it is.
+    /// Files saved by spreadsheet programs, accepted or reported with their format.
     @Nested
     class ASheet {
         @TempDir Path folder;
@@ -369,7 +369,7 @@ final class InputTest {
             return Files.write(folder.resolve("data.csv"), bytes);
         }
 
-        /// As LibreOffice 7.4 saved it; `tests/recorded/README.md` says what is in it.
+        /// Saved by LibreOffice 7.4; `tests/recorded/README.md` describes the contents.
         private static byte[] saved(String name) throws IOException {
             try (var packed = InputTest.class.getResourceAsStream("/recorded/sheets/" + name)) {
                 return packed.readAllBytes();
@@ -495,7 +495,7 @@ final class InputTest {
 
         @Test
         void aFailureIsReportedAtOnce() {
-            var out = new CellWriter(new PipedWriter(), ','); // connected to nothing
+            var out = new CellWriter(new PipedWriter(), ','); // not connected
 
             assertThrows(IOException.class, () -> out.write(List.of("x".repeat(100_000))));
         }
@@ -555,7 +555,7 @@ final class InputTest {
         @Test
         void idsOfTheSameHashAreKeptApart() {
             var ids = new ArrayList<>(List.of(""));
-            for (int pair = 0; pair < 10; pair++) // "Aa" and "BB" have one hash, and so has every chain of them
+            for (int pair = 0; pair < 10; pair++) // "Aa" and "BB" have the same hash, and so do all chains of them
                 ids.replaceAll(id -> id + "Aa");
             for (int pair = 0; pair < 10; pair++) {
                 int at = pair * 2;

@@ -21,7 +21,7 @@ import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-/// Runs in doubt, interrupts, late runs: the engine with a workflow that answers as told and a clock moved by hand.
+/// Unresolved and late runs, interrupts: the engine with scripted answers and a clock moved by hand.
 final class LookUpTest {
     @Nested
     class WhatIsInDoubt {
@@ -153,7 +153,7 @@ final class LookUpTest {
             assertEquals(List.of("d", "e", "f", "g", "h"), scene.resultIds());
         }
 
-        /// A success on which the server was at work for so long.
+        /// A success for which the server needed that long.
         private static Response.Ran took(String run, double seconds) {
             return new Response.Ran(run(run), RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "", "workflow-1",
                     new Usage(seconds, 0, 1, Optional.empty(), ""));
@@ -300,12 +300,12 @@ final class LookUpTest {
             assertTrue(scene.log("throttle").size() > 1);
         }
 
-        /// 60 streams of two seconds, six at a time, on a server that is gone after five seconds. The first run that it
-        /// starts when it is back waits for a while.
+        /// 60 streams of two seconds, six at a time, on a server that is down after five seconds. The first run that it
+        /// starts when it is back takes a while.
         private final class Restart {
             final Instant gone = NOON.plusSeconds(5), back;
             final Duration firstWait;
-            final Answer dying; // what becomes of a run that is not over when the server is gone
+            final Answer dying; // the answer for runs that are active when the server goes down
             final Scene scene = Scene.of(folder, IntStream.rangeClosed(1, 60).mapToObj(String::valueOf)
                     .toArray(String[]::new));
             private int fewest = 6;
@@ -339,7 +339,7 @@ final class LookUpTest {
                 return dies ? dying.to(attempt, listener) : took("run-" + attempt.row().id(), 2);
             }
 
-            /// All rows but those that died are done within 1.5 times as long as they take on so many places.
+            /// All rows except those that died finish within 1.5 times as long as they need on that many slots.
             void assertDone(int dead, int places) throws Exception {
                 assertEquals(Optional.empty(), scene.play());
 
@@ -363,7 +363,7 @@ final class LookUpTest {
         void rowsContinueDespiteTheStreamsOfAKilledWorker() throws Exception {
             var clock = new AtomicReference<World>();
             var restart = new Restart(0, 0, (attempt, _) -> {
-                clock.get().pass(seconds(295)); // its pings go on
+                clock.get().pass(seconds(295)); // its pings continue
                 return cut(Symptom.TIMED_OUT, run("run-" + attempt.row().id()));
             });
             clock.set(restart.scene.world);
@@ -376,8 +376,8 @@ final class LookUpTest {
             new Restart(10, 2, (attempt, _) -> took("run-" + attempt.row().id(), 2)).assertDone(0, 6);
         }
 
-        /// A server of so many connections: the next requests wait at its door, in turn. A connection is used again
-        /// within a second, unless someone has waited for two.
+        /// A server with this many connections. Further requests wait, in turn. A connection is reused within a
+        /// second, unless someone has waited for two.
         private static final class FullServer {
             private final Scene scene;
             private final int places;
@@ -434,7 +434,7 @@ final class LookUpTest {
             }
         }
 
-        /// How long 500 rows take there, and to what the batch slows down.
+        /// How long 500 rows take there, and to which concurrency the batch slows down.
         private Duration passed(int slots, int places, ToLongFunction<Attempt> millis, List<Integer> limits)
                 throws Exception {
             var ids = IntStream.rangeClosed(1, 500).mapToObj(String::valueOf).toArray(String[]::new);
@@ -471,7 +471,7 @@ final class LookUpTest {
             var fitting = passed(places, places, millis, new ArrayList<>());
             var all = passed(20, places, millis, limits);
 
-            // a burst hides at first how many are inside
+            // a burst hides at first how many are served
             assertTrue(limits.size() > 1 && limits.size() < 60, limits::toString);
             for (int limit : limits.subList(1, limits.size()))
                 assertTrue(limit >= places && limit <= places + 2, limits::toString);
@@ -681,7 +681,7 @@ final class LookUpTest {
             assertEquals(List.of("run-a"), Scene.texts("run", scene.log("run")));
         }
 
-        /// As Dify 1.16 does where it cannot write a run's last event.
+        /// As Dify 1.16 does if it cannot write a run's last event.
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 stored,    outcomes
@@ -936,7 +936,7 @@ final class LookUpTest {
             assertEquals(1, scene.log("late").size());
         }
 
-        /// A row that is unknown since its run says running for ever.
+        /// A row that is unknown because its run stays running for ever.
         private Scene dead(Optional<RunRef> run) throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.byRow(Map.of("a", List.of(new Response.Cut(run, Symptom.CUT, "gone"))));
@@ -1100,7 +1100,7 @@ final class LookUpTest {
             assertTrue(scene.tally.isAllDone());
         }
 
-        /// What is shown of a call while it goes on.
+        /// The progress shown during a call.
         private static Set<String> shown(Scene scene) throws Exception {
             var shown = new HashSet<String>();
             scene.watched = tally -> shown.addAll(List.of(Progress.line(tally, 1000).split(" · ")));

@@ -38,11 +38,11 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-/// The map of `DifyExec.java`: its two laws and its budgets, checked on the compiler's trees. Class files would not do:
+/// Checks the two laws and the budgets of `DifyExec.java` on the compiler's trees. Class files would not do, because
 /// the compiler inlines constants.
 final class MapTest {
 
-    /// `DifyExec.java` as the compiler sees it. `uses` and `catchAlls` are sentences that name the line.
+    /// `DifyExec.java` as the compiler sees it. `uses` and `catchAlls` are sentences with the line.
     record SourceMap(String text, Map<String, Integer> startOfSection, List<Member> members, Set<String> upward,
             Set<String> privateUses, List<String> catchAlls, List<Method> methods, List<Type> types) {
 
@@ -141,7 +141,7 @@ final class MapTest {
             return super.visitMethod(tree, nothing);
         }
 
-        /// A constructor that the compiler has added: that of a record has the position of its type.
+        /// Whether the compiler added this constructor: that of a record has the position of its type.
         private boolean isGenerated(Element element) {
             var tree = trees.getTree(element.getEnclosingElement());
             return tree != null && start(tree) == start(trees.getTree(element));

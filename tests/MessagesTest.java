@@ -19,8 +19,8 @@ import module java.base;
 
 import static org.junit.jupiter.api.Assertions.*;
 
-/// Every text of `DifyExec.java` that a user can read: errors, notes, help. `-Dtest=TheMessages -Dmessages.print=true`
-/// prints them all, to be read whole.
+/// Every text of `DifyExec.java` that users can read: errors, notes, help. `-Dtest=TheMessages -Dmessages.print=true`
+/// prints them all for review.
 final class MessagesTest {
     /// @param text with `…` for each part that is not a literal
     record Message(long line, String text) {
@@ -41,7 +41,7 @@ final class MessagesTest {
     }
 
     private static final class Reader extends TreeScanner<Void, Void> {
-        /// Their arguments are patterns, not texts.
+        /// Their arguments are patterns, not messages.
         private static final Pattern OF_PATTERNS =
                 Pattern.compile("compile|matches|replaceAll|replaceFirst|split|ofPattern|putIfAbsent");
         private static final Pattern TWO_WORDS = Pattern.compile("(?s).*[a-z][,;:.)\"']* \\(?\"?[A-Za-z]{2}.*");
@@ -82,7 +82,7 @@ final class MessagesTest {
                         text(sum.getLeftOperand()) + text(sum.getRightOperand());
                 case ParenthesizedTree inner when inner.getExpression() instanceof BinaryTree sum -> text(sum);
                 default -> {
-                    scan(part, null); // it may hold texts of its own
+                    scan(part, null); // it may contain messages
                     yield "…";
                 }
             };

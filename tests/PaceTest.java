@@ -46,8 +46,8 @@ final class PaceTest {
 
         @Test
         void theRefusalsOfOneRoundTripTakeAwayOneEach() {
-            pace.refused(6, 5, 8); // eight have begun: 7 and 8 were counted as running
-            pace.refused(7, 1, 8); // others have ended meanwhile, which says nothing
+            pace.refused(6, 5, 8); // eight have started: 7 and 8 were counted as running
+            pace.refused(7, 1, 8); // others have ended since, which proves nothing
             pace.refused(8, 0, 8);
             assertEquals(3, pace.places());
 
@@ -458,7 +458,7 @@ final class PaceTest {
             assertEquals(mode, new ModePolicy(asked, Optional.ofNullable(earlier), app, "1.14.2").mode());
         }
 
-        /// Answers after so many seconds: `504/60`; `refused` in a stream.
+        /// Answers after that many seconds: `504/60`; `refused` in a stream.
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, nullValues = "-", delimiter = '|', textBlock = """
                 app      | server | asked     | earlier   | answers                                 | mode
@@ -507,14 +507,14 @@ final class PaceTest {
             var unresolved = unresolved(attempt(0, 0), cut(Symptom.CUT), 0);
             assertEquals(Listing.NOT_KNOWN, route.listing(attempt(0, 0)));
 
-            route.listsRunning(unresolved(attempt(0, 0), cut(Symptom.CUT, run("run-1")), 0)); // found by its id: says nothing of the list
+            route.listsRunning(unresolved(attempt(0, 0), cut(Symptom.CUT, run("run-1")), 0)); // found by id
             assertEquals(Listing.NOT_KNOWN, route.listing(attempt(0, 0)));
             route.listsRunning(unresolved);
 
             assertEquals(Listing.FROM_START, route.listing(attempt(0, 0)));
         }
 
-        /// 1.9 lists a run whose listener has given up, though it goes on.
+        /// 1.9 lists a run whose listener has given up, though it is still active.
         @Test
         void aRunningRunShowsNothingOfAServerThatIsKnownToListAtTheEnd() {
             var route = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "1.9.2");

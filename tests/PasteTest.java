@@ -22,15 +22,15 @@ final class PasteTest extends WholeCommand {
         return lines.getFirst();
     }
 
-    /// Each way of starting the tool, for real. Needs the checkout; built once, from a copy: another JBang may be
-    /// building the script of the checkout. Each way has a folder of its own.
+    /// Each way of starting the tool, for real. Needs the checkout. Builds from a copy, because another JBang may be
+    /// building the script of the checkout. Each way has its own folder.
     @Nested
     class EachWayOfStarting {
         @TempDir static Path home;
 
         private final List<String> pasted = new ArrayList<>();
 
-        /// What is typed before the command.
+        /// The command typed before the arguments.
         enum Way {
             LAUNCHER("./jbang DifyExec.java"), JBANG("jbang DifyExec.java"), INSTALLED("difyexec"),
             JAR("java -jar 'one jar.jar'");
@@ -63,7 +63,7 @@ final class PasteTest extends WholeCommand {
                     + "' -cp '" + Way.JAR.folder().resolve("one jar.jar") + ":more.jar' difyexec.DifyExec \"$@\"\n");
         }
 
-        /// A line as bash runs it in the folder of a way, and what it says.
+        /// Runs a line in bash, in the folder of a way, and returns its output.
         private static String start(Way way, String line) throws Exception {
             var builder = new ProcessBuilder("bash", "-c", line).directory(way.folder().toFile())
                     .redirectErrorStream(true);
@@ -80,7 +80,7 @@ final class PasteTest extends WholeCommand {
             return said;
         }
 
-        /// What the PATH has besides the system's.
+        /// Additions to the system's PATH.
         private static String programs(Way way) {
             return switch (way) {
                 case LAUNCHER -> "";
@@ -90,7 +90,7 @@ final class PasteTest extends WholeCommand {
             };
         }
 
-        /// Runs the line that something says is next, unless it was run before.
+        /// Runs the suggested next command, unless it was run before.
         private String paste(Way way, String command, String said) throws Exception {
             var line = next(said);
             assertTrue(line.startsWith(way.words + " " + command + " -i "), line);
@@ -99,7 +99,7 @@ final class PasteTest extends WholeCommand {
             return start(way, line);
         }
 
-        /// Checks and runs a batch by lines to paste, and tries again what failed.
+        /// Checks and runs a batch with pasted commands, and retries failed rows.
         private void isRunByPasting(Way way) throws Exception {
             var run = paste(way, "run", start(way, way.words + " check --demo" + INPUT));
             assertTrue(run.contains("1 succeeded, 1 failed in "), run);
@@ -134,7 +134,7 @@ final class PasteTest extends WholeCommand {
             assertEquals(before, linesOfTheLog(Way.JAR).subList(0, before.size()));
         }
 
-        /// The jar is started with nothing but its name: `main` sets the properties.
+        /// The jar is started by its name alone: `main` sets the properties.
         @Test
         void byTheJarRunsABatchWithoutWarnings() throws Exception {
             Files.writeString(Way.JAR.folder().resolve("three.csv"), "id,text\n1,a\n2,b\n3,c\n");

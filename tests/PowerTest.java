@@ -20,15 +20,15 @@ import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
-/// What is on disk, and when.
+/// Which data is on disk, and when.
 final class PowerTest {
-    /// The engine with a disk that is slow, fails, or cannot force.
+    /// The engine with a disk that is slow, fails, or cannot force data.
     @Nested
     @Timeout(60)
     class TheDisk {
         @TempDir Path folder;
 
-        /// The content of each file of a scene when it was last forced.
+        /// The content of each file of a scene when it was last forced to disk.
         private static class Recorder implements LineFile.Disk {
             final Scene scene;
             final Map<String, String> forced = new ConcurrentHashMap<>(Map.of("results", "", "log", ""));

@@ -20,10 +20,10 @@ import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
-/// The commands as a user types them: exit code, what is printed, and the files. Every call is searched for the key.
+/// Whole commands: exit code, output and files. Every call is searched for the key.
 @Timeout(90)
 
-/// Processes of their own, and the launcher.
+/// Separate processes, and the launcher.
 final class ProcessTest extends WholeCommand {
     @Nested
     class AProcess {
@@ -51,7 +51,7 @@ final class ProcessTest extends WholeCommand {
             return child;
         }
 
-        /// What a shell starts in the background (`&` in a script) ignores SIGINT, and so does what that starts.
+        /// A process that a shell starts in the background (`&` in a script) ignores SIGINT, and so do its children.
         private static boolean ignoresInterrupts() throws IOException {
             var status = Path.of("/proc/self/status");
             return Files.exists(status) && Files.readAllLines(status).stream().anyMatch(line ->
@@ -69,7 +69,7 @@ final class ProcessTest extends WholeCommand {
             assertEquals(0, new ProcessBuilder("kill", "-" + name, "" + child.pid()).start().waitFor());
         }
 
-        /// Answers the first rows, holds the others until `goOn`, and says when all that may run are there.
+        /// Answers the first rows, holds the others until `goOn`, and reports when all allowed ones have arrived.
         private final class Holding implements AutoCloseable {
             final CountDownLatch goOn = new CountDownLatch(1), held;
             final Map<String, CountDownLatch> stops = new ConcurrentHashMap<>();
@@ -140,7 +140,7 @@ final class ProcessTest extends WholeCommand {
                         .replace("\"r1\"", "\"" + id + "\"");
             }
 
-            /// The log leads from a user to the run of its row; runs that were held have succeeded meanwhile.
+            /// The log leads from a user to the run of its row; held runs have succeeded meanwhile.
             private void logs(ServerTest.Wire.Connection connection) throws IOException {
                 var user = connection.last.replaceAll("(?s).*session_id=([^& ]*).*", "$1");
                 var run = wire.requests.stream().filter(request -> request.contains("/workflows/run ")
@@ -270,7 +270,7 @@ final class ProcessTest extends WholeCommand {
             }
         }
 
-        /// The server answers its first question to each only when it has been asked twice, or after a while.
+        /// The server answers the first question of each only after it got two, or after a while.
         @ParameterizedTest
         @CsvSource({"1/2, '', 1", "1/2, 1/3, 1", "1/2, 2/2, 2", "2/2, 2/2, 1"})
         void thatStartsWithAnotherAtTheSameMomentExcludesIt(String first, String second, int started) throws Exception {
@@ -332,7 +332,7 @@ final class ProcessTest extends WholeCommand {
                     status.out());
         }
 
-        /// The lines of a file without what differs from run to run, in a fixed order.
+        /// The lines of a file in a fixed order, without everything that differs from run to run.
         private List<String> comparable(String name) throws IOException {
             return content(name).lines().map(line -> line
                     .replaceAll("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "UUID")
@@ -390,7 +390,7 @@ final class ProcessTest extends WholeCommand {
         }
     }
 
-    /// Needs the checkout. A script in Java's place plays JBang.
+    /// Needs the checkout. A script replaces Java and plays JBang.
     @Nested
     class TheLauncher {
         private static final String JAVA = """
@@ -404,7 +404,7 @@ final class ProcessTest extends WholeCommand {
                 touch -t 209901010000 "$bin/difyexec" # clocks of files are coarse
                 """;
 
-        /// The launcher with a home or without, and a JBang that is there already.
+        /// The launcher with or without a home, and with an installed JBang.
         private Call launch(Map<String, String> settings, Path cache, String... args) throws Exception {
             var version = Files.readAllLines(launcher()).get(2).replace("v=", "");
             var jar = cache.resolve("difyexec/jbang-" + version + "/lib/jbang-cli-" + version + ".jar");
@@ -454,7 +454,7 @@ final class ProcessTest extends WholeCommand {
                     .resolve("jbang-catalog.json") + "' difyexec \"$@\"\n", installed("difyexec", "difyexec"));
         }
 
-        /// Where its class archive lies already, and the script may have changed.
+        /// The class archive exists, and the script may have changed.
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 command,       alone
@@ -474,7 +474,7 @@ final class ProcessTest extends WholeCommand {
             assertEquals(alone, call.out().contains("LOCKED"), call.out());
         }
 
-        /// Starts the script through a Java that writes down how it was called.
+        /// Starts the script with a Java that records how it was called.
         private List<String> starts(Path script, String... args) throws Exception {
             var java = Files.createDirectories(file("jdk/bin")).resolve("java");
             for (var program : List.of(java, java.resolveSibling("javac"))) executable(program, """
@@ -526,8 +526,8 @@ final class ProcessTest extends WholeCommand {
                 exit 3
                 """;
 
-        /// The launcher on a machine with a shell, some small programs and, if `curl` says something, a curl that says
-        /// this; a JDK is there or not. Standard input is `rows`.
+        /// The launcher on a machine with a shell, some small programs, a curl that prints `curl` unless that is empty,
+        /// and perhaps a JDK. Standard input is `rows`.
         private Call launchBare(String curl, boolean jdk, String... args) throws Exception {
             var bin = Files.createDirectories(file("bin"));
             for (var program : List.of("sh", "bash", "cat", "dirname", "id", "mkdir", "readlink", "uname"))

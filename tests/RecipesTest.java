@@ -14,8 +14,8 @@ import static difyexec.DifyExec.*;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-/// What lies in `examples/scale/`, run as it is written there. Needs the checkout, and the program of the recipe; else the
-/// test says so and is skipped.
+/// Runs the recipes in `examples/scale/` as written. Needs the checkout and the program of the recipe; otherwise the
+/// test is skipped with a message.
 @Timeout(120)
 final class RecipesTest extends WholeCommand {
     private final Dify dify = dify();
@@ -40,10 +40,10 @@ final class RecipesTest extends WholeCommand {
         for (var program : programs)
             Assumptions.assumeTrue(Stream.of("/usr/bin", "/usr/sbin", "/bin", "/usr/local/bin")
                     .anyMatch(place -> Files.isExecutable(Path.of(place, program))),
-                    "there is no " + program + " here");
+                    program + " is not installed");
     }
 
-    /// Runs a program to its end; gives what it said.
+    /// Runs a program to its end and returns its output.
     private String exec(Map<String, String> settings, int code, String... words) throws Exception {
         var builder = new ProcessBuilder(words).directory(folder.toFile()).redirectErrorStream(true).redirectInput(
                 ProcessBuilder.Redirect.from(new File("/dev/null"))).redirectOutput(file("said.out").toFile());
@@ -57,7 +57,7 @@ final class RecipesTest extends WholeCommand {
         return out;
     }
 
-    /// Each row has what one process makes of it, and was sent once.
+    /// Each row has the result of a single process, and was sent once.
     private void isWhatOneProcessMakes(int runs) throws IOException {
         assertEquals(runs, dify.runs());
         var one = file("one.jsonl").toString();
@@ -94,7 +94,7 @@ final class RecipesTest extends WholeCommand {
                     .replaceAll("(?s).*\n            - \\|\n(.*?)\n          workingDir.*", "$1").stripIndent();
         }
 
-        /// Under the variables of such a job. A row that fails completes the index all the same.
+        /// Sets the variables of such a job. A failed row still completes the index.
         @Test
         void forKubernetesRunsItsIndexAndEndsWellWhereRowsFail() throws Exception {
             dify.row("5", dify.ended("failed", "no"));
@@ -108,12 +108,12 @@ final class RecipesTest extends WholeCommand {
 
         @Test
         void forKubernetesKeepsTheCodeThatFailsTheJob() throws Exception {
-            Files.delete(file(".env")); // without a key nothing can be run
+            Files.delete(file(".env")); // nothing can run without a key
 
             exec(Map.of("JOB_COMPLETION_INDEX", "0"), Exit.UNUSABLE.code, "sh", "-c", script());
         }
 
-        /// Each task as the array job starts it.
+        /// Runs each task as the array job starts it.
         @Test
         void forSlurmMakesTheBatchOfOneProcess() throws Exception {
             for (int task = 1; task <= 4; task++) {

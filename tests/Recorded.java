@@ -25,13 +25,13 @@ final class Recorded {
                 recording -> exchanges(version, recording), (one, _) -> one, LinkedHashMap::new));
     }
 
-    /// Each question to a chatflow, of all versions: its answer, however it ended.
+    /// Each question to a chatflow, of all versions: its answer, even if it did not succeed.
     static Stream<Exchange> questions() {
         return VERSIONS.stream().flatMap(version -> cases(version).values().stream()).flatMap(List::stream)
                 .filter(Exchange::isQuestion);
     }
 
-    /// A note on what was done to the server has no request: it keeps its number, and is no exchange.
+    /// A note on an action on the server has no request. It keeps its number, but is not an exchange.
     private static List<Exchange> exchanges(String version, JsonNode recording) {
         var all = recording.path("exchanges");
         return IntStream.range(0, all.size()).filter(number -> all.get(number).has("request"))
@@ -53,7 +53,7 @@ final class Recorded {
         }
     }
 
-    /// Beside the compiled classes, or in the checkout: the tests were started in it, or in its `tests`.
+    /// Next to the compiled classes, or in the checkout: the tests were started in it, or in its `tests`.
     private static Path unpacked(Path classes) {
         return Stream.of(classes.resolve("recorded"), Path.of("tests/recorded"), Path.of("recorded"))
                 .filter(Files::isDirectory).findFirst()
@@ -79,12 +79,12 @@ final class Recorded {
 
     // ── An exchange ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Who ended an answer, or the wait for one; `CUT`: the connection broke.
+    /// The side that ended an answer or the wait for one; `CUT`: the connection broke.
     enum End { SERVER, CLIENT, CUT }
 
-    /// One request and what a real server answered, both as recorded.
+    /// One request and the answer of a real server, both as recorded.
     ///
-    /// @param number its place in the case, where what was done to the server has a place too
+    /// @param number its place in the case, where actions on the server have a place too
     record Exchange(String version, String name, int number, String about, JsonNode request, JsonNode response) {
         private static final Pattern RUN = Pattern.compile("POST \\S*/workflows/([^/]+/)?run/?(\\?\\S*)?( .*)?");
         private static final String TAIL = "[earlier events left out] ";
@@ -97,7 +97,7 @@ final class Recorded {
             return request.path("path").asText();
         }
 
-        /// The whole request as it went over the wire, where this was what mattered, or empty.
+        /// The whole request as sent over the wire, if this mattered, or empty.
         String raw() {
             return request.path("raw").asText();
         }
@@ -111,22 +111,22 @@ final class Recorded {
             return RUN.matcher(line()).matches();
         }
 
-        /// A question to a chatflow, which is its way to start a run.
+        /// A question to a chatflow, which starts a run.
         boolean isQuestion() {
             return line().equals("POST /v1/chat-messages");
         }
 
-        /// Of a run's detail or the log, or of the conversations and messages of a chatflow.
+        /// A request for a run's detail or the log, or for the conversations and messages of a chatflow.
         boolean isAsking() {
             return method().equals("GET") && path().matches("/v1/(workflows/|conversations|messages).*");
         }
 
-        /// Who starts a run, or nobody.
+        /// The user who starts a run, or empty.
         String user() {
             return request.at("/body/user").asText("nobody");
         }
 
-        /// 0: no answer came.
+        /// 0 if no answer came.
         int status() {
             return response.path("status").asInt();
         }
@@ -136,7 +136,7 @@ final class Recorded {
             return response.has("raw_head");
         }
 
-        /// Of the answer, without those that frame its body.
+        /// The headers of the answer, except those that frame its body.
         Map<String, String> headers() {
             var headers = new LinkedHashMap<String, String>();
             response.path("headers").properties().forEach(each -> headers.put(each.getKey(), each.getValue().asText()));
@@ -155,7 +155,7 @@ final class Recorded {
             return type().startsWith("text/event-stream");
         }
 
-        /// Dify itself answered: it says its version.
+        /// Whether Dify itself answered: then there is its version.
         boolean isOurs() {
             return status() == 0 || headers().containsKey("X-Version");
         }
@@ -170,7 +170,7 @@ final class Recorded {
             return response.path("body").asText();
         }
 
-        /// The answer's body without chunk sizes, remarks of the recorder and the events that it shortened.
+        /// The answer's body without chunk sizes, notes of the recorder and events shortened by it.
         String text() {
             if (isTail()) return body().substring(TAIL.length()) + "\n\n";
             var whole = isStream() ? body().replaceAll("data: .*\\[… \\d+ characters …].*\n\n", "") : body();
@@ -178,7 +178,7 @@ final class Recorded {
                     ? whole.replaceAll("(^|\r\n)\\p{XDigit}+\r\n", "") : whole;
         }
 
-        /// Only the last event of the stream was recorded.
+        /// Whether only the last event of the stream was recorded.
         boolean isTail() {
             return body().startsWith(TAIL);
         }
@@ -204,18 +204,18 @@ final class Recorded {
 
     // ── The shape of an answer ──────────────────────────────────────────────────────────────────────────────────────
 
-    /// JSON with types in place of values: `{created_at:i,error:n,status:"failed"}`. Keys are sorted; a list has the
-    /// shapes that occur in it; what decides how a client acts keeps its value, without what changes from run to run.
+    /// JSON with types instead of values: `{created_at:i,error:n,status:"failed"}`. Keys are sorted; a list has the
+    /// shapes that occur in it. Values that decide how a client acts are kept, except parts that vary between runs.
     static final class Shape {
         private static final Set<String> KEPT = Set.of("event", "status", "error", "code", "message", "result",
                 "node_id", "node_type", "mode", "page", "limit", "has_more", "retry_index",
                 "from_variable_selector", "reason",
                 "transfer_method", "extension", "mime_type", "name", "filename", "errors", "error_strategy", "version");
         private static final Set<String> TEXTS = Set.of("inputs", "outputs");
-        /// Of these it matters whether there is anything.
+        /// Only their presence matters.
         private static final Set<String> EMPTY_OR_NOT = Set.of("answer", "provider_response_latency");
 
-        /// What changes from run to run, and what stands for it.
+        /// Replacements for everything that differs from run to run.
         private static final Map<Pattern, String> VARIABLE = Map.of(
                 Pattern.compile("\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}"), "<id>",
                 Pattern.compile("127\\.0\\.0\\.1:\\d{4,5}"), "<host>",
@@ -256,7 +256,7 @@ final class Recorded {
         }
     }
 
-    /// The whole events of a stream; a ping is the text `ping`.
+    /// The complete events of a stream; a ping is the text `ping`.
     static List<JsonNode> events(String stream) {
         var events = new ArrayList<JsonNode>();
         for (int from = 0, to; (to = stream.indexOf("\n\n", from)) >= 0; from = to + 2) {
@@ -267,7 +267,7 @@ final class Recorded {
         return events;
     }
 
-    /// An answer's JSON to point into: a stream is the list of its events without pings.
+    /// An answer as JSON for pointers: a stream is the list of its events without pings.
     static JsonNode tree(String type, String body) {
         if (type.startsWith("text/event-stream")) {
             var list = JSON.createArrayNode();
@@ -301,7 +301,7 @@ final class Recorded {
                 exchange.response());
     }
 
-    /// An answer that an id may come from: of what was posted at any time, of what was asked only before.
+    /// An answer that an id may come from: a POST at any time, any other request only before.
     private record Source(int number, boolean isPosted, JsonNode answer) {
         boolean isAsked() {
             return !isPosted && !answer.isArray();

@@ -36,8 +36,8 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-/// What `DifyClient` sees of a server: the recorded answers of two versions of Dify, and everything that can break on
-/// the way. `Wire` stands in where WireMock is too well-behaved: it sends bytes as told, and can hold a connection.
+/// `DifyClient` and a server: the recorded answers of two versions of Dify, and everything that can break on
+/// the way. `Wire` replaces WireMock, which is too well-behaved: it sends given bytes, and can hold a connection.
 @Timeout(60)
 
 /// Each recorded answer of a real server has the outcome that it implies.
@@ -79,7 +79,7 @@ final class RecordingsTest {
             return tests(Recorded.Exchange::isQuestion, (exchange, _) -> replay(exchange));
         }
 
-        /// A test for each case that has such exchanges; `check` also gets the whole case.
+        /// A test for each case with such exchanges; `check` also gets the whole case.
         private Stream<DynamicTest> tests(Predicate<Recorded.Exchange> which, Check check) {
             return Recorded.VERSIONS.stream().flatMap(version -> Recorded.cases(version).entrySet().stream()
                     .filter(each -> each.getValue().stream().anyMatch(which))
@@ -118,7 +118,7 @@ final class RecordingsTest {
             replayed.merge("runs of " + exchange.version(), 1, Integer::sum);
         }
 
-        /// With the text that was recorded: numbers and files come back as something else.
+        /// Uses the recorded text: numbers and files would come back changed.
         private static Attempt attempt(Recorded.Exchange exchange, Mode mode, String user) {
             var inputs = new LinkedHashMap<>(Map.of("id", "r1", "text", exchange.request().at("/body/query").asText("x")));
             exchange.request().at("/body/inputs").properties().stream().filter(each -> each.getValue().isTextual())
@@ -126,7 +126,7 @@ final class RecordingsTest {
             return ServerTest.attempt(mode, user, inputs);
         }
 
-        /// Nothing but the answer: none of the recorded ones has files, or anything that it rests on.
+        /// Compares only the answer: no recorded one has files or sources.
         private void sameAnswer(Recorded.Exchange exchange, JsonNode reported, Response.Ran seen) throws IOException {
             var answer = reported.path("event").asText().equals("workflow_paused") ? ""
                     : exchange.text().contains("\"message_replace\"") ? "PRESET ANSWER"
@@ -152,7 +152,7 @@ final class RecordingsTest {
             assertEquals(data.path("total_steps").asInt(), seen.usage().steps(), exchange::toString);
         }
 
-        /// By WireMock; by bytes where a connection breaks or is held, or the recording has the bytes.
+        /// Serves by WireMock; by bytes if a connection breaks or is held, or if the recording has the bytes.
         private Response served(Recorded.Exchange exchange, Attempt attempt, Ears listener)
                 throws IOException {
             boolean stays = exchange.end() == Recorded.End.CLIENT && !exchange.text().contains("\"event\":\"error\"")
@@ -196,7 +196,7 @@ final class RecordingsTest {
             return exchange.isStream() ? response.withChunkedDribbleDelay(5, 5) : response;
         }
 
-        /// What a client may go by: `workflow_finished` is there, wherever it stands, or nothing was started.
+        /// A client may rely on either of these: `workflow_finished` is anywhere in it, or nothing was started.
         @TestFactory
         Stream<DynamicTest> everyStreamedQuestionReportsTheEndOfItsRunOrThatThereIsNone() {
             return Recorded.questions()
@@ -216,12 +216,12 @@ final class RecordingsTest {
             return tests(TheRecordings::isMadeUp, this::confirm);
         }
 
-        /// Only 1.16.0 makes ends up; its reconnect route is no run.
+        /// Only 1.16.0 makes ends up; its reconnect route is not a run.
         private static boolean isMadeUp(Recorded.Exchange exchange) {
             return exchange.isRun() && exchange.text().contains("\"created_by\":{}");
         }
 
-        /// What is not stored has the words that came first.
+        /// A failure that is not stored keeps its first message.
         private void confirm(Recorded.Exchange exchange, List<Recorded.Exchange> all) throws IOException {
             var heard = new Ears();
             var seen = served(exchange, attempt(exchange, STREAMING, exchange.user()), heard);
@@ -251,7 +251,7 @@ final class RecordingsTest {
             return new LookUpRules(judge(), new Limits(null, null, null, LONG, LONG, null), false);
         }
 
-        /// By its words: as a refusal of the row, or of the batch; a stream's breaking off proves nothing.
+        /// Decided by its message: the row or the batch is refused. A cut stream proves nothing.
         private static void isJudgedByItsWords(Recorded.Exchange exchange, Step.Judged step) throws IOException {
             var words = Stream.of(exchange.text().split("\n")).filter(line -> line.startsWith("data: "))
                     .map(line -> Recorded.json(line.substring(6)))
@@ -312,7 +312,7 @@ final class RecordingsTest {
             assertEquals(body.path("workflow_id").asText(), ran.workflowId(), detail::toString);
         }
 
-        /// What the run's own answer in the same case had as outputs, if it is there and tells of the same end.
+        /// The outputs in the run's own answer in the same case, if it is there and reports the same end.
         private static Optional<JsonNode> ownOutputs(String id, String status, List<Recorded.Exchange> all)
                 throws IOException {
             for (var exchange : all) {
@@ -323,7 +323,7 @@ final class RecordingsTest {
             return Optional.empty();
         }
 
-        /// A chatflow's way back where its run is not known.
+        /// Finding a chatflow's run that is not known.
         @TestFactory
         Stream<DynamicTest> everyRecordedMessageHasTheExpectedMeaning() {
             return tests(exchange -> exchange.line().startsWith("GET /v1/messages?") && exchange.status() == 200
@@ -416,7 +416,7 @@ final class RecordingsTest {
             return tests(TheRecordings::isLog, (log, _) -> find(log));
         }
 
-        /// A log that was asked for by user: the one question that the client asks.
+        /// A log request by user, the only query that the client sends.
         private static boolean isLog(Recorded.Exchange exchange) {
             return exchange.status() == 200 && exchange.line()
                     .matches("GET /v1/workflows/logs\\?created_by_end_user_session_id=[^&]+(&limit=\\d+)?");

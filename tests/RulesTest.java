@@ -24,13 +24,13 @@ import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-/// Rules: what is decided, as tables.
+/// Decisions, as tables.
 final class RulesTest {
     @Nested
     class TheJudge {
         private final Judge judge = new Judge(BACKOFF, RetryRuns.TRANSIENT, ACCESS);
 
-        /// A word for a verdict: what becomes of the row, or `stop`.
+        /// A word for a verdict: the status of the row, or `stop`.
         private static String word(Verdict verdict) {
             return switch (verdict) {
                 case Outcome outcome -> outcome.status().word();
@@ -53,7 +53,7 @@ final class RulesTest {
             };
         }
 
-        /// What Dify itself answers, with a code or without; the last column is what the user must be told.
+        /// Answers of Dify itself, with or without a code; the last column is what the message must contain.
         @ParameterizedTest(name = "{0} {1} {2}: {3}")
         @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
                 status | code                        | message                          | verdict   | says
@@ -112,7 +112,7 @@ final class RulesTest {
             assertTrue(textOf(seen).contains(Objects.toString(says, "")), textOf(seen));
         }
 
-        /// What something in front of Dify answers: a page, and no `X-Version`.
+        /// Answers of something in front of Dify: a page, and no `X-Version`.
         @ParameterizedTest(name = "{0}: {1}")
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 status, verdict,   says
@@ -141,7 +141,7 @@ final class RulesTest {
             assertTrue(textOf(seen).contains(says), textOf(seen));
         }
 
-        /// The `error` event of a stream: with a code it counts as the same answer would; without one, by its text.
+        /// The `error` event of a stream. With a code, it counts like the same answer; without one, its text decides.
         @ParameterizedTest(name = "{0} {1} {2}: {3}")
         @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
                 status | code                     | message                                         | verdict
@@ -401,7 +401,7 @@ final class RulesTest {
             assertTrue(textOf(seen).contains("https://dify.example/v1/workflows/run"), textOf(seen));
         }
 
-        /// Dify has no such codes; something before it may.
+        /// Dify has no such codes; something in front of it may.
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
                 status | code              | message                | verdict
@@ -414,7 +414,7 @@ final class RulesTest {
             assertEquals(verdict, word(judge.verdict(attempt(0, 0), http(status, code, message))));
         }
 
-        /// An HTTP 400 tells it, after the run was paid for.
+        /// Reported by an HTTP 400, after the run was paid for.
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
                 error                                    | verdict
@@ -491,7 +491,7 @@ final class RulesTest {
         }
     }
 
-    /// What a look leads to, in a few words: `,` parts what comes one after the other.
+    /// The result of a look-up in a few words; `,` separates steps.
     @Nested
     class TheInquiry {
         private static final Here HERE = new Here(Listing.FROM_START, false, false);
@@ -604,7 +604,7 @@ final class RulesTest {
             assertTrue(TheJudge.textOf(step.verdict()).startsWith("timed out"), step.toString());
         }
 
-        @ParameterizedTest(name = "{0}, {1} after {2} s, begun {3} s before, sent again by wish: {4}")
+        @ParameterizedTest(name = "{0}, {1} after {2} s, started {3} s before, resent on request: {4}")
         @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
                 symptom,     status,  seconds, age, resend, step
                 CUT,         RUNNING, 299,     -,   false,  look
@@ -696,7 +696,7 @@ final class RulesTest {
                 }
         }
 
-        /// As the stream of a refused row begins in Dify 1.16.
+        /// The first event in the stream of a refused row in Dify 1.16.
         @Test
         void aRunThatNeverExistedProvesNoMoreThanNone() {
             var unresolved = Given.noEnd(attempt(Mode.STREAMING, Tries.NONE), cut(Symptom.CRASH, new RunRef("one", "one")),
@@ -754,7 +754,7 @@ final class RulesTest {
                     Symptom.UNCONFIRMED, "", NOON, NOON), ABSENT, HERE, NOON)).seen();
         }
 
-        @ParameterizedTest(name = "{0}, {1} after {2} s, sent again by wish: {3}")
+        @ParameterizedTest(name = "{0}, {1} after {2} s, resent on request: {3}")
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 symptom, answer,    seconds, resend, step
                 CUT,     503,       299,     false,  look
@@ -880,7 +880,7 @@ final class RulesTest {
             assertTrue(unresolved.state().holdsPlace());
         }
 
-        @ParameterizedTest(name = "{0}, the row has a success: {1}, the same cells: {2}")
+        @ParameterizedTest(name = "{0}, the row succeeded: {1}, the same cells: {2}")
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 status,    success, same,  step
                 SUCCEEDED, false,   true,  take succeeded

@@ -38,8 +38,8 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-/// What `DifyClient` sees of a server: the recorded answers of two versions of Dify, and everything that can break on
-/// the way. `Wire` stands in where WireMock is too well-behaved: it sends bytes as told, and can hold a connection.
+/// `DifyClient` and a server: the recorded answers of two versions of Dify, and everything that can break on
+/// the way. `Wire` replaces WireMock, which is too well-behaved: it sends given bytes, and can hold a connection.
 @Timeout(60)
 class ServerTest {
 
@@ -59,12 +59,12 @@ class ServerTest {
         return client(url, LONG);
     }
 
-    /// `limit` is the time of a run, and of the silence before a stream's first event.
+    /// `limit` is the time for a run, and for the silence before a stream's first event.
     static DifyClient client(URI url, Duration limit) {
         return client(access(url), limit, limit);
     }
 
-    /// What a question to a chatflow is sent with.
+    /// The fields sent with a question to a chatflow.
     static Map<String, Value> asked(Attempt attempt) {
         return Form.ofText().asking("text", List.of("id", "text")).values(attempt.row());
     }
@@ -132,7 +132,7 @@ class ServerTest {
         return JSON.readTree(text);
     }
 
-    /// The runs that a worker told of, by their first event.
+    /// The runs that a worker reported at their first event.
     record Ears(List<RunRef> runs, CountDownLatch first) implements Consumer<Heard> {
         Ears() {
             this(new CopyOnWriteArrayList<>(), new CountDownLatch(1));
@@ -146,7 +146,7 @@ class ServerTest {
         }
     }
 
-    /// A server on loopback that does on each connection what its script says.
+    /// A server on loopback that plays its script on each connection.
     static final class Wire implements AutoCloseable {
         private final ServerSocket socket;
         private final Script script;
@@ -187,7 +187,7 @@ class ServerTest {
             try (accepted) {
                 script.serve(new Connection(accepted));
             } catch (IOException _) {
-                // the client has left, which a script may wait for
+                // the client disconnected, which a script may wait for
             } finally {
                 open.remove(accepted);
             }
@@ -210,7 +210,7 @@ class ServerTest {
                 this.in = new BufferedInputStream(socket.getInputStream());
             }
 
-            /// Reads and keeps one whole request. False: the client has left.
+            /// Reads and keeps one whole request. Returns false if the client disconnected.
             boolean request() throws IOException {
                 var head = new ByteArrayOutputStream();
                 for (int next = in.read(); next >= 0; next = in.read()) {
@@ -258,7 +258,7 @@ class ServerTest {
                         + body.getBytes(UTF_8).length + "\r\n\r\n" + body);
             }
 
-            /// Keeps the connection until the client leaves it.
+            /// Keeps the connection until the client closes it.
             void hold() throws IOException {
                 try {
                     while (in.read() >= 0) {}
@@ -279,7 +279,7 @@ class ServerTest {
         static final RunRef REF = new RunRef("11111111-1111-4111-8111-111111111111", "task-1");
         static final String RUN = REF.id(), TASK = REF.task(), PING = "event: ping\n\n";
 
-        /// JSON with `'` in place of `"`.
+        /// JSON with `'` instead of `"`.
         static String json(String text, Object... values) {
             return text.replace('\'', '"').formatted(values);
         }
@@ -314,13 +314,13 @@ class ServerTest {
 
     // ── Recorded exchanges ──────────────────────────────────────────────────────────────────────────────────────────
 
-    /// What the fact sheet says to an answer, worked out from the recording alone: one word, and the text of a failure.
+    /// The outcome of an answer by the fact sheet, from the recording alone: one word, and the text of a failure.
     record Expected(String word, String text, JsonNode run) {
         Expected(String word, String text) {
             this(word, text, JSON.nullNode());
         }
 
-        /// API §9, by HTTP status, code and the start of the message; the first line that fits.
+        /// API §9, by HTTP status, code and the start of the message; the first matching line counts.
         private static final String TABLE = """
                 400 | invalid_param    | Too many requests.              | throttled
                 400 | invalid_param    | Workflow not published          | stop
@@ -343,7 +343,7 @@ class ServerTest {
                 502 |                  |                                 | look up
                 504 |                  |                                 | look up
                 """;
-        /// API §6: how a stream says that a row's data are wrong.
+        /// API §6: how a stream reports wrong data of a row.
         private static final Pattern FORM = Pattern.compile(".* is required in input form|.* in input form must be .*"
                 + "|transfer_method is required in file mapping|'.*' is not a valid FileTransferMethod"
                 + "|query is required|Invalid upload file.*|Invalid file url|Detected file type does not match .*"
@@ -413,7 +413,7 @@ class ServerTest {
             }, error, run);
         }
 
-        /// API §2.3: an end that 1.16.0 gives to a stream that has none; it is no end of a run.
+        /// API §2.3: 1.16.0 adds an end to a stream that has none; it is not the end of a run.
         private static boolean isMadeUp(JsonNode data) {
             return data.path("status").asText().equals("failed") && data.path("outputs").isNull()
                     && data.path("total_steps").asInt(-1) == 0 && data.path("created_by").isEmpty();
@@ -581,7 +581,7 @@ class ServerTest {
             var posts = new AtomicInteger();
             try (var wire = new Wire(connection -> {
                 while (connection.request()) {
-                    if (posts.incrementAndGet() > 1) return; // taken, and the connection closed without a word
+                    if (posts.incrementAndGet() > 1) return; // accepted, and the connection closed without an answer
                     connection.answer(Events.blocking("{}"));
                 }
             }); var client = client(wire.url())) {
@@ -704,7 +704,7 @@ class ServerTest {
             for (var mode : List.of(BLOCKING, STREAMING)) {
                 var seen = seen(mode, aResponse().withHeader("X-Version", "1.14.2").withFault(fault));
 
-                // whether the headers are handed on before the break shows is a matter of timing
+                // whether the headers are passed on before the break shows depends on timing
                 var early = fault == Fault.MALFORMED_RESPONSE_CHUNK ? Symptom.NO_ANSWER : symptom;
                 assertTrue(cut(seen).symptom() == symptom || cut(seen).symptom() == early, seen.toString());
                 assertEquals("look up", Expected.word(judge().verdict(attempt(mode), seen)));
@@ -798,7 +798,7 @@ class ServerTest {
                     .withHeader("Content-Type", "text/event-stream").withBody(Events.finished("{}")))).waited());
         }
 
-        /// By the server's clock, which may be another one.
+        /// By the server's clock, which may differ.
         @Test
         void itsWaitIsNotWhatItsAnswerTookAfterTheEndOfItsRun() throws IOException {
             var finished = Instant.parse("2026-11-27T12:00:00Z");
@@ -829,7 +829,7 @@ class ServerTest {
 
     // ── Looks ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// To a client that has room for twenty thousand bytes.
+    /// For a client that has room for twenty thousand bytes.
     @Nested
     class AnAnswerTooLargeForMemory {
         private static final String LARGE = "{\"text\":\"" + "x".repeat(30_000) + "\"}";
@@ -955,7 +955,7 @@ class ServerTest {
                             .formatted(run, USER)).collect(Collectors.joining(",", "{\"data\":[", "]}")))));
         }
 
-        /// The `made-up` end's id leads nowhere; a mixed-up stream began with `r`, its attempt's own run is `own`.
+        /// The id of the `made-up` end leads nowhere. A mixed-up stream started with `r`; its own run is `own`.
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 symptom,      user is unique, listed, r is,      found
@@ -985,7 +985,7 @@ class ServerTest {
             }
         }
 
-        /// As something in between gives it that keeps answers.
+        /// As a caching proxy returns it.
         @Test
         void theRunOfAnotherRowIsNotAnAnswer() {
             var found = detail(aResponse().withBody("{\"id\":\"s\",\"status\":\"succeeded\",\"outputs\":{\"a\":1}}"));

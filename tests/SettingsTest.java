@@ -20,7 +20,7 @@ final class SettingsTest extends WholeCommand {
         private static final int SLOTS = 2;
         private final Dify dify = dify();
 
-        /// Stopped early, with a sentence that has the remedy; nobody failed, and little was sent.
+        /// Stopped early, with a message that has a hint; no row failed, and little was sent.
         private void stopped(Call call, String... words) throws IOException {
             assertEquals(4, call.code(), call.err());
             for (var word : words) assertTrue(call.sentence().contains(word), () -> word + " in " + call.sentence());
@@ -114,7 +114,7 @@ final class SettingsTest extends WholeCommand {
 
         @Test
         void hasAnUnknownHostName() throws IOException {
-            var name = "a".repeat(64) + ".test"; // too long for a name: nobody is asked for it
+            var name = "a".repeat(64) + ".test"; // too long for a name: no server is asked for it
 
             var call = run("--base-url", "http://" + name + "/v1", "--max-retries", "0");
 
@@ -236,7 +236,7 @@ final class SettingsTest extends WholeCommand {
             assertEquals(one, value(option, Map.of(variable, set), option, typed).toString());
         }
 
-        /// As one types it.
+        /// As typed in a shell.
         private static String plain(String value) {
             return value.startsWith("PT") ? Duration.parse(value).toMillis() + "ms" : value;
         }
@@ -260,7 +260,7 @@ final class SettingsTest extends WholeCommand {
             assertEquals(Set.of("data.csv", ".env"), names());
         }
 
-        /// The settings of an environment, and below it those of a `.env` file.
+        /// The settings of an environment, which override those of a `.env` file.
         private Env withFile(Map<String, String> settings, String content) throws IOException {
             Files.writeString(file(".env"), content);
             return Given.env(settings, folder);
@@ -496,7 +496,7 @@ final class SettingsTest extends WholeCommand {
         }
     }
 
-    /// Every call is searched for it, what is printed and the files.
+    /// Every call's output and files are searched for it.
     @Nested
     class TheKey {
         private final Dify dify = dify();

@@ -16,7 +16,7 @@ import static org.junit.jupiter.api.Assertions.assertAll;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-/// One CSV in several processes, and the one batch that is made of what they did. Of the ids 1 to 12 in three shards,
+/// One CSV in several processes, merged into one batch. Of the ids 1 to 12 in three shards,
 /// the first has 6, 8, 9, 10, 12, the second 1, 2, 3, 4, 11, the third 5 and 7.
 @Timeout(90)
 final class ShardsTest extends WholeCommand {
@@ -63,7 +63,7 @@ final class ShardsTest extends WholeCommand {
 
     @Nested
     class TheShard {
-        /// Computed by another implementation. They never change: a row would be paid for twice.
+        /// Computed by another implementation. They must never change: a row would be paid for twice.
         @ParameterizedTest
         @CsvSource({"row-1, 3, 3", "row-1, 8, 6", "row-1, 1000, 934", "größe, 8, 8", "日本語, 1000, 372", "😀, 8, 8",
                 "1, 1, 1", "42, 3, 1", "42, 1000, 638"})
@@ -174,7 +174,7 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void withoutRowsHasNothingToDo() throws IOException {
-            rows(4); // none is the third's
+            rows(4); // none belongs to the third shard
 
             for (var call : List.of(shard(3, 3), dify.command("retry", "--shard", "3/3")))
                 assertEquals(Exit.OK.code, call.code(), call.err());
@@ -345,7 +345,7 @@ final class ShardsTest extends WholeCommand {
 
     @Nested
     class TheMerge {
-        /// Without what differs between two runs of the same rows.
+        /// Without everything that differs between two runs of the same rows.
         private static JsonNode steady(String json) throws IOException {
             var status = (ObjectNode) tree(json);
             return status.remove(List.of("started_at", "updated_at", "running_seconds", "rows_per_second", "seconds"));
@@ -539,7 +539,7 @@ final class ShardsTest extends WholeCommand {
             rows(12);
             shard(2, 3);
             refused("1/3, 3/3, with 7 rows");
-            rows(4); // of shard 2 all
+            rows(4); // all of shard 2
             merged();
             rows(12);
 
@@ -698,7 +698,7 @@ final class ShardsTest extends WholeCommand {
             refused("missing for 2 rows that the log records as succeeded (first: 5)");
         }
 
-        /// The log takes its place first, then the results, the retry list, and the log's last line.
+        /// The log is moved into place first, then the results, the retry list, and the log's last line.
         @ParameterizedTest
         @CsvSource({"1, true", "2, true", "3, true", "1, false", "2, false", "3, false"})
         void thatWasKilledIsMadeAgain(int done, boolean isSecond) throws IOException {

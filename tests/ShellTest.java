@@ -41,7 +41,7 @@ class ShellTest {
 
     // ── Helpers ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Five rows, two of which fail in the demo.
+    /// Five rows. Two of them fail in the demo.
     static final String FIVE = """
             id,text,tone
             r-1,Good morning,formal
@@ -53,7 +53,7 @@ class ShellTest {
 
     private record Output(int code, String text) {}
 
-    /// A shell in this process: a line in, what it prints out.
+    /// A shell in this process: takes a line, returns its output.
     private static final class Session {
         final ShellSession session;
         private final StringWriter shown = new StringWriter();
@@ -81,7 +81,7 @@ class ShellTest {
             return shown.text();
         }
 
-        /// The one sentence of a command that cannot be done.
+        /// The one-line error of a refused command.
         String refused(String text) {
             var shown = say(text);
             assertEquals(2, shown.code(), shown::text);
@@ -89,7 +89,7 @@ class ShellTest {
             return shown.text().strip();
         }
 
-        /// With the cursor at the end of a line. JLine drops what does not begin with the word there.
+        /// With the cursor at the end of a line. JLine drops proposals that do not start with the word there.
         List<String> completed(String line) throws IOException {
             var word = new DefaultParser().eofOnUnclosedQuote(true).parse(line, line.length(), Parser.ParseContext.COMPLETE);
             var candidates = new ArrayList<Candidate>();
@@ -142,7 +142,7 @@ class ShellTest {
                 .filter(line -> line.path("event").asText().equals(event)).toList() : List.of();
     }
 
-    /// A simulated Dify 1.14.2 that counts.
+    /// A simulated Dify 1.14.2 that counts requests.
     private final class Dify {
         final SimulatedServer server;
 
@@ -183,7 +183,7 @@ class ShellTest {
                 Stream.of(more)).toArray(String[]::new);
     }
 
-    /// A shell in a process of its own, fed with lines.
+    /// A shell in its own process, fed with lines.
     private Process fed(Map<String, String> settings, String lines, String... args) throws IOException {
         var builder = new ProcessBuilder(java(args)).directory(folder.toFile());
         builder.environment().keySet().removeIf(name ->
@@ -215,7 +215,7 @@ class ShellTest {
         boolean holds() throws Exception;
     }
 
-    /// Looks again and again, as there is nothing that would tell.
+    /// Polls, because nothing would notify us.
     private static void until(String what, Condition condition) throws Exception {
         var pause = new CountDownLatch(1);
         for (long end = System.nanoTime() + Duration.ofSeconds(60).toNanos(); !condition.holds(); ) {
@@ -260,7 +260,7 @@ class ShellTest {
         private static final List<String> LINES = List.of("failures", "show r-2",
                 "set r-2 text=\"The parcel came late\"", "retry r-2");
 
-        /// Without what differs from run to run: times, run ids, the folder.
+        /// Without everything that differs from run to run: times, run ids, the folder.
         private String steady(String text) {
             return text.replace(folder + File.separator, "").replaceAll("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
                     "RUN")
@@ -586,7 +586,7 @@ class ShellTest {
                     .map(event -> event.path("mode").asText()).toList());
         }
 
-        /// Starts a retry of row 1 in a process of its own, and kills it as soon as `when` is in the log.
+        /// Starts a retry of row 1 in its own process, and kills it as soon as `when` is in the log.
         private void killed(Dify dify, String script, String when) throws Exception {
             Files.writeString(file("data.csv"), "id,text\n1,a\n");
             var child = fed(dify.settings(), script, shell());
@@ -601,7 +601,7 @@ class ShellTest {
                     file("results.jsonl").toString(), "--progress", "off"), Stream.of(more)).toArray(String[]::new));
         }
 
-        /// The log has no values: only someone who sets them again can have the result.
+        /// The log has no values: only those who set them again can use the result.
         @Test
         void killedWhileItsEditedRowRunsIsNotPaidForAgain() throws Exception {
             var dify = new Dify("--latency", "1s");
@@ -876,7 +876,7 @@ class ShellTest {
 
         private void begin(Map<String, String> settings, String... args) throws Exception {
             assumeTrue(new ProcessBuilder(List.of("sh", "-c", "command -v tmux")).start().waitFor() == 0,
-                    "there is no tmux");
+                    "tmux is not installed");
             var script = new StringBuilder("trap : INT\n");
             settings.forEach((name, value) -> script.append("export ").append(name).append("='").append(value)
                     .append("'\n"));
@@ -889,7 +889,7 @@ class ShellTest {
             tmux("new-session", "-d", "-x", "80", "-y", "24", "-c", folder.toString(), "sh script");
         }
 
-        /// What is typed before reaches the line before, or the terminal's own line.
+        /// Keys pressed earlier go to the previous line, or to the terminal's own line.
         private void prompts() throws Exception {
             until("a prompt", () -> screen().strip().endsWith("dify>"));
         }
@@ -959,7 +959,7 @@ class ShellTest {
             shows("dify> set r-2 text=\"mended\"");
             dropsTheLine();
             type("show ");
-            press("Tab", "Tab", "Enter"); // the last one takes the proposal
+            press("Tab", "Tab", "Enter"); // the last one accepts the proposal
             shows("dify> show r-2");
             press("Enter");
             shows("Row r-2");

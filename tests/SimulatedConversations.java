@@ -16,8 +16,8 @@ final class SimulatedConversations {
         this.pace = pace;
     }
 
-    /// Who asks, or has a run started, is made an end user at first. Two requests at the same instant can make two of
-    /// them, so that for good the one has the conversation and the other is asked for it.
+    /// A user gets an end user at the first question or run. Two simultaneous requests can create two of
+    /// them: then one permanently has the conversation, and the other is asked for it.
     void meet(String user, boolean isRun) {
         var known = users.computeIfAbsent(user, EndUser::new);
         if (known.isMade(isRun)) return;
@@ -25,7 +25,7 @@ final class SimulatedConversations {
         known.made = true;
     }
 
-    /// The question of a run that has begun.
+    /// The question of a run that has started.
     void add(SimulatedJob job) {
         job.question.ifPresent(asked -> conversations.merge(asked.conversation(), List.of(job), (before, one) ->
                 Stream.concat(before.stream(), one.stream()).toList()));
@@ -43,12 +43,12 @@ final class SimulatedConversations {
         }
     }
 
-    /// How many questions a conversation of this user has; 0: there is none of this id.
+    /// The number of questions in a conversation of this user, or 0 if it does not exist.
     int questions(String user, String conversation) {
         return of(user, conversation).size();
     }
 
-    /// The messages of a conversation, the oldest first; none where it is not found.
+    /// The messages of a conversation, oldest first, or none if it is not found.
     List<Map<String, Object>> messages(String user, String conversation) {
         return of(user, conversation).stream()
                 .map(job -> job.question.orElseThrow().row(job.began.join(), job.written(), job.waited())).toList();
@@ -77,7 +77,7 @@ final class SimulatedConversations {
         return jobs.getLast().began.join().created();
     }
 
-    /// What is known under one name.
+    /// Everything known under one name.
     private static final class EndUser {
         private final boolean splits;
         private boolean asked, ran;

@@ -9,7 +9,7 @@ import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static java.util.concurrent.TimeUnit.MILLISECONDS;
 
-/// The app's API: answers one exchange after another, by any thread.
+/// The app's API: answers each exchange, on any thread.
 final class SimulatedDify {
     private static final Duration PING_PERIOD = Duration.ofSeconds(10);
     private static final String WRONG_ROUTE = "Please check if your app mode matches the right API route.";
@@ -40,7 +40,7 @@ final class SimulatedDify {
         this(behaviour, setup, new SimulatedLedger());
     }
 
-    /// @param offsets the runs of the server that this one has replaced
+    /// @param offsets the runs of the server that this one replaced
     SimulatedDify(Simulator.Behaviour behaviour, Simulator.Setup setup, SimulatedLedger offsets) {
         this.offsets = offsets;
         this.behaviour = behaviour;
@@ -74,7 +74,7 @@ final class SimulatedDify {
                 new ModePolicy("POST", "/v1/form/human_input/([^/]+)", this::answered));
     }
 
-    /// Publishes another version of the workflow; runs that go on keep theirs. Gives its id.
+    /// Publishes another version of the workflow; active runs keep theirs. Returns its id.
     String publish(JsonNode fields, Optional<SimulatedGraph> graph) {
         var version = SimulatedJob.Published.of(behaviour.version(), fields, graph, files);
         versions.put(version.app().workflow(), version);
@@ -99,17 +99,17 @@ final class SimulatedDify {
         this.access = atOnce ? Simulator.Access.FORGOTTEN : access;
     }
 
-    /// The worker is asked to end, as at each deployment; another one takes its place.
+    /// Asks the worker to shut down, as at each deployment; another one replaces it.
     void endWorker() {
         offsets.each(SimulatedJob::endWorker);
     }
 
-    /// The worker is killed; another one takes its place, which knows nothing of the runs of the first.
+    /// Kills the worker. The one that replaces it knows nothing of its runs.
     void killWorker() {
         offsets.each(SimulatedJob::killWorker);
     }
 
-    /// API and worker are killed: whatever runs says running for ever.
+    /// Kills API and worker: active runs stay running for ever.
     void kill() {
         offsets.each(SimulatedJob::kill);
     }
@@ -127,7 +127,7 @@ final class SimulatedDify {
         return offsets;
     }
 
-    /// How long a connection may be idle; zero: for ever.
+    /// How long a connection may be idle; zero for no limit.
     Duration idle() {
         return worker ? Duration.ZERO : Duration.ofSeconds(2);
     }
@@ -206,7 +206,7 @@ final class SimulatedDify {
 
     // What is started
 
-    /// `id` is that of a version, or empty for the one that is published now. The order of the checks is Dify's.
+    /// `id` is that of a version, or empty for the published one. The order of the checks is Dify's.
     private void run(SimulatedExchange exchange, String id) throws IOException, InterruptedException {
         var body = body(exchange);
         if (!setup.kind().mode.equals("workflow")) throw refused(400, "not_workflow_app", WRONG_ROUTE);
@@ -217,7 +217,7 @@ final class SimulatedDify {
                 isStreaming(body), id));
     }
 
-    /// A question to a chatflow. The row is that of the input `id`, or else the question itself.
+    /// Asks a chatflow a question. The row is that of the input `id`, or else the question itself.
     private void chat(SimulatedExchange exchange, String id) throws IOException, InterruptedException {
         var body = body(exchange);
         checkChat();
@@ -250,11 +250,11 @@ final class SimulatedDify {
         try {
             begin(exchange, asked.start(fate, version(asked.version())));
         } finally {
-            if (fate.fault() != Simulator.Fault.KILL) active.decrementAndGet(); // a killed process gives nothing back
+            if (fate.fault() != Simulator.Fault.KILL) active.decrementAndGet(); // a killed process releases nothing
         }
     }
 
-    /// Only 1.14.2 takes a conversation that there is not, for a new one.
+    /// Only 1.14.2 treats an unknown conversation as a new one.
     private SimulatedMessage question(String user, Map<?, ?> body) {
         if (!(body.get("query") instanceof String query)) throw worker
                 ? mistake(payload(), "query", "Field required", "missing", "dict")
@@ -280,7 +280,7 @@ final class SimulatedDify {
         return setup.kind().isChat() ? "ChatRequestPayload" : "WorkflowRunPayload";
     }
 
-    /// Only in a worker a run can wait in a queue, and only that of 1.16.0 breaks off what it streams; only a chatflow
+    /// A run waits in a queue only in a worker, and only the worker of 1.16.0 cuts its streams; only a chatflow
     /// is moderated.
     private Simulator.Fate possible(Simulator.Fate fate, boolean streaming, boolean isChat) {
         boolean newStream = makesUpEnds && streaming;
@@ -340,7 +340,7 @@ final class SimulatedDify {
             throw refused(400, "bad_request", "trace_session_id must be 1 to 200 characters after trimming.");
     }
 
-    /// What is answered from 1.14.2 on to a body or a query that does not fit, as Pydantic reports it.
+    /// The answer from 1.14.2 on to an invalid body or query, as Pydantic reports it.
     private static SimulatedExchange.Refused mistake(String model, String field, String what, String kind,
             String type) {
         return refused(400, "invalid_param", "1 validation error for " + model + "\n" + field
@@ -348,7 +348,7 @@ final class SimulatedDify {
                 + "]\n    For further information visit https://errors.pydantic.dev/2.12/v/" + kind);
     }
 
-    /// What 1.9.2 answers to them.
+    /// The answer of 1.9.2 to them.
     private static SimulatedExchange.Refused mismatch(String field, String what) {
         return new SimulatedExchange.Refused(SimulatedExchange.Reply.of(400, object(
                 "errors", object(field, what), "message", "Input payload validation failed")));
@@ -400,8 +400,8 @@ final class SimulatedDify {
         }
     }
 
-    /// The stream of 1.14.2 stays open after it, and holds its connection whether or not its client is there. That
-    /// of 1.16.0 has an end made up, in place of an error without a code and after one with.
+    /// The stream of 1.14.2 stays open after it, and holds its connection even if its client is gone. That
+    /// of 1.16.0 gets a made-up end, instead of an error without a code and after one with a code.
     private void error(SimulatedExchange exchange, SimulatedJob.Start start, Map<String, Object> event)
             throws IOException, InterruptedException {
         boolean isCoded = event.containsKey("code");
@@ -441,7 +441,7 @@ final class SimulatedDify {
         fallSilent(out);
     }
 
-    /// Nothing more comes, not even a ping: 1.9.2 ends such a stream at once.
+    /// Nothing more is sent, not even a ping: 1.9.2 ends such a stream at once.
     private void fallSilent(SimulatedExchange.Chunks out) throws IOException, InterruptedException {
         pace.pause(worker ? behaviour.silence() : Duration.ZERO);
         out.end();
@@ -484,7 +484,7 @@ final class SimulatedDify {
         try {
             for (var now = Instant.now(); job.streaming && now.isBefore(workerReady); now = Instant.now())
                 Thread.sleep(Duration.between(now, workerReady));
-            boolean isListed = job.question.isEmpty(); // the log knows no chatflow
+            boolean isListed = job.question.isEmpty(); // the log has no chatflow runs
             boolean atEnd = isListed && !worker && !job.streaming;
             job.run(inputs, () -> {
                 if (!job.isPreset()) offsets.began(job);
@@ -498,7 +498,7 @@ final class SimulatedDify {
         }
     }
 
-    /// The proxy answers; Dify does not see that its client has left: the place stays taken to the run's end.
+    /// The proxy answers. Dify does not notice that its client has left, so the slot stays taken until the run ends.
     private void gateway(SimulatedExchange exchange, SimulatedJob job) throws IOException, InterruptedException {
         var status = List.of("502 Bad Gateway", "503 Service Temporarily Unavailable", "504 Gateway Time-out")
                 .get(job.fate.die() % 3);
@@ -576,7 +576,7 @@ final class SimulatedDify {
         } else finish(out, job);
     }
 
-    /// What was not told by now is not told at all.
+    /// Drops what was not sent by now.
     private static void breakOff(SimulatedExchange.Chunks out, SimulatedJob job) throws IOException {
         var end = SimulatedJob.MadeUp.of(job);
         if (job.isPreset() || !fits(job.opening(job.began.join()).getFirst())) out.write(line(end.started()));
@@ -584,7 +584,7 @@ final class SimulatedDify {
         out.end();
     }
 
-    /// A run that nobody asked for, and that succeeded.
+    /// A run without a request, which succeeded.
     private static SimulatedRun another(SimulatedJob job) {
         var question = job.question.map(_ -> SimulatedMessage.of(UUID.randomUUID().toString(), "", 1));
         return SimulatedRun.begin(job.version.app(), "", Map.of(), question, Instant.now()).end(
@@ -614,7 +614,7 @@ final class SimulatedDify {
         }
     }
 
-    /// Within the last event of the run, or within what comes after it.
+    /// Cuts within the last event of the run, or within what follows it.
     private static void cutEnd(SimulatedExchange.Chunks out, SimulatedJob job, Map<String, Object> last,
             Optional<Map<String, Object>> after) throws IOException {
         var cut = after.filter(_ -> job.fate.die() / 3 % 2 == 0);
@@ -634,7 +634,7 @@ final class SimulatedDify {
                 "workflow_run_id", run.id(), "code", code, "status", 400, "message", message));
     }
 
-    /// An event with an integer beyond 64 bits cannot be encoded: it is left out.
+    /// An event with an integer beyond 64 bits cannot be encoded, and is left out.
     private static void write(SimulatedExchange.Chunks out, Map<String, Object> event) throws IOException {
         if (fits(event)) out.write(line(event));
     }
@@ -648,7 +648,7 @@ final class SimulatedDify {
         };
     }
 
-    /// 1.9.2 gives up the whole stream then, and leaves it to gunicorn to say so; the run goes on.
+    /// 1.9.2 then abandons the whole stream and lets gunicorn report it; the run continues.
     private static void unencodable(SimulatedExchange exchange) throws IOException {
         exchange.without("X-Version", "X-Env").header("Connection", "close").send(500, "text/html",
                 "<html>\n  <head>\n    <title>Internal Server Error</title>\n  </head>\n  <body>\n"
@@ -665,7 +665,7 @@ final class SimulatedDify {
         }
     }
 
-    /// Nothing where the run's worker is killed before.
+    /// Empty if the run's worker is killed before.
     private Optional<SimulatedJob.Report> awaitEnd(SimulatedExchange.Chunks out, SimulatedJob job,
             CompletableFuture<SimulatedJob.Report> reported) throws IOException, InterruptedException {
         while (true) {
@@ -837,7 +837,7 @@ final class SimulatedDify {
         exchange.ok(object("result", "success"));
     }
 
-    /// The request's JSON, checked as far as Dify does on every POST: an object with a user.
+    /// The request's JSON, checked as Dify does on every POST: an object with a user.
     private static Map<?, ?> body(SimulatedExchange exchange) {
         if (!exchange.headers().getOrDefault("content-type", "").startsWith("application/json"))
             throw refused(415, "unsupported_media_type",
@@ -848,13 +848,13 @@ final class SimulatedDify {
             if (!(value instanceof Map<?, ?> body)) throw unknown();
             if (user(body).codePointCount(0, user(body).length()) > 255) throw unknown();
             return body;
-        } catch (IOException _) { // no JSON
+        } catch (IOException _) { // invalid JSON
             throw refused(400, "bad_request",
                     "The browser (or proxy) sent a request that this server could not understand.");
         }
     }
 
-    /// Any value that Python takes for true, as Python prints it.
+    /// Any value that is true in Python, as Python prints it.
     private static String user(Map<?, ?> body) {
         var given = body.get("user");
         boolean empty = given == null || given.equals(false) || given.equals(0) || given.equals("")
@@ -884,10 +884,10 @@ final class SimulatedDify {
         void answer(SimulatedExchange exchange, String id) throws IOException, InterruptedException;
     }
 
-    /// What is asked for, before its fate is rolled; `version` is the id of one, or empty for the one published now.
+    /// The request before its fate is rolled. `version` is the id of one, or empty for the published one.
     record Asked(String row, String user, Map<?, ?> inputs, Optional<SimulatedMessage> question, boolean streaming,
                  String version) {
-        /// What can name a fate.
+        /// Texts that can name a fate.
         private Map<?, ?> texts() {
             var texts = new LinkedHashMap<Object, Object>(inputs);
             question.ifPresent(asked -> texts.put("sys.query", asked.query()));

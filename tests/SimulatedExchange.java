@@ -6,7 +6,7 @@ import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.ISO_8859_1;
 import static java.nio.charset.StandardCharsets.UTF_8;
 
-/// One request, and the way back.
+/// One request and its answer.
 final class SimulatedExchange {
     private static final Map<Integer, String> REASONS = Map.of(200, "OK", 201, "CREATED", 308,
             "PERMANENT REDIRECT", 400, "BAD REQUEST", 401, "UNAUTHORIZED", 403, "FORBIDDEN", 404, "NOT FOUND", 405,
@@ -29,7 +29,7 @@ final class SimulatedExchange {
         this.last = headers.getOrDefault("connection", "").equalsIgnoreCase("close") || version.equals("HTTP/1.0");
     }
 
-    /// The next request of a connection; nothing when the client has left, or was idle too long.
+    /// The next request of a connection; empty if the client disconnected, or was idle too long.
     static Optional<SimulatedExchange> read(InputStream in, OutputStream out) throws IOException {
         var first = line(in);
         var words = first.split(" ", 3);
@@ -75,7 +75,7 @@ final class SimulatedExchange {
         return query < 0 ? target : target.substring(0, query);
     }
 
-    /// Empty where it is missing.
+    /// Empty if it is missing.
     String query(String name) {
         return Pattern.compile("[?&]" + Pattern.quote(name) + "=([^&]*)").matcher(target).results().findFirst()
                 .map(match -> URLDecoder.decode(match.group(1), UTF_8)).orElse("");
@@ -119,7 +119,7 @@ final class SimulatedExchange {
         out.flush();
     }
 
-    /// Half of the body; the connection is closed by the exception.
+    /// Sends half of the body; the exception closes the connection.
     void cut(int status, String type, String text) throws IOException {
         var bytes = text.getBytes(UTF_8);
         head(status, "Content-Type", type, "Content-Length", String.valueOf(bytes.length));
@@ -128,7 +128,7 @@ final class SimulatedExchange {
         throw new IOException("dropped");
     }
 
-    /// Nothing more is sent, though the connection stays taken.
+    /// Sends nothing more, though the connection stays taken.
     void done() throws IOException {
         out.flush();
     }
@@ -142,14 +142,14 @@ final class SimulatedExchange {
         out.write(head.append("\r\n").toString().getBytes(ISO_8859_1));
     }
 
-    /// Begins an event stream.
+    /// Starts an event stream.
     Chunks stream() throws IOException {
         head(200, "Content-Type", "text/event-stream; charset=utf-8", "Transfer-Encoding", "chunked");
         out.flush();
         return new Chunks(out);
     }
 
-    /// The body of a stream, a chunk an event.
+    /// The body of a stream, one chunk per event.
     record Chunks(OutputStream out) {
         void write(String event) throws IOException {
             var bytes = event.getBytes(UTF_8);
@@ -159,7 +159,7 @@ final class SimulatedExchange {
             out.flush();
         }
 
-        /// Half of a chunk; the connection is closed by the exception.
+        /// Sends half of a chunk; the exception closes the connection.
         void cut(String event) throws IOException {
             var bytes = event.getBytes(UTF_8);
             out.write((Integer.toHexString(bytes.length) + "\r\n").getBytes(ISO_8859_1));
@@ -174,7 +174,7 @@ final class SimulatedExchange {
         }
     }
 
-    /// A whole answer.
+    /// A complete answer.
     record Reply(int status, String type, String body) {
         static Reply of(int status, Object body) {
             return new Reply(status, "application/json", SimulatedJson.ESCAPED.json(body) + "\n");

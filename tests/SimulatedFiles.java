@@ -6,7 +6,7 @@ import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.ISO_8859_1;
 import static java.nio.charset.StandardCharsets.UTF_8;
 
-/// The files of the simulated server: those uploaded, and what it finds out about an address.
+/// The files of the simulated server: uploads, and what it finds out about an address.
 final class SimulatedFiles {
     private static final Map<String, String> KINDS = new HashMap<>();
 
@@ -25,7 +25,7 @@ final class SimulatedFiles {
     private final Map<String, Stored> stored = new ConcurrentHashMap<>();
     private final Predicate<URI> answers;
 
-    /// @param answers what the server's own HEAD request to an address meets: false where it fails even when repeated
+    /// @param answers the server's own HEAD request to an address: false if it fails even when repeated
     SimulatedFiles(Predicate<URI> answers) {
         this.answers = answers;
     }
@@ -59,7 +59,7 @@ final class SimulatedFiles {
         return allowed(variable, found, worker);
     }
 
-    /// Entries that name no place are skipped without a word.
+    /// Entries without a place are skipped silently.
     Object many(SimulatedForm.Variable variable, Collection<?> given, String user, boolean worker) {
         return given.stream().map(each -> (Map<?, ?>) each).filter(each -> each.get("transfer_method") != null)
                 .filter(each -> !worker || !each.get("transfer_method").equals("remote_url") || each.get("url") != null)
@@ -116,7 +116,7 @@ final class SimulatedFiles {
         return value(file, worker);
     }
 
-    /// As it stands in the inputs and outputs of a run.
+    /// As in the inputs and outputs of a run.
     private static Map<String, Object> value(LookUpResult file, boolean worker) {
         boolean local = file.upload() != null;
         var signed = local ? signed(file.upload()) : null;
@@ -154,7 +154,7 @@ final class SimulatedFiles {
 
     private record Part(String field, String name, boolean isFile, String type, byte[] content) {}
 
-    /// What `POST /files/upload` answers to a request with this body.
+    /// The answer of `POST /files/upload` to a request with this body.
     SimulatedExchange.Reply upload(String contentType, byte[] body, boolean worker) {
         var parts = parts(contentType, body);
         var fields = parts.stream().filter(Part::isFile).map(Part::field).distinct().toList();
@@ -204,7 +204,7 @@ final class SimulatedFiles {
     private static List<Part> parts(String contentType, byte[] body) {
         var match = Pattern.compile("multipart/form-data;.*boundary=\"?([^\";]+).*").matcher(contentType);
         if (!match.matches()) return List.of();
-        var text = "\r\n" + new String(body, ISO_8859_1); // a byte a character, so that lengths stay
+        var text = "\r\n" + new String(body, ISO_8859_1); // one byte per character, so that lengths stay
         var parts = new ArrayList<Part>();
         for (var section : text.split(Pattern.quote("\r\n--" + match.group(1)), -1)) {
             int blank = section.indexOf("\r\n\r\n");

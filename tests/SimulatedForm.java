@@ -8,15 +8,15 @@ import module java.base;
 import static difyexec.DifyExec.*;
 import static java.util.stream.Collectors.joining;
 
-/// The variables of the simulated app's Start node, and what Dify does with the inputs of a run: the first variable, in
-/// the form's order, whose value does not fit refuses the run; files are looked at after all else; what is not declared
-/// is dropped. Written from the recordings, and apart from the client's own rules: sharing them would prove nothing.
+/// The variables of the simulated app's Start node, and how Dify treats the inputs of a run: the first variable, in
+/// the form's order, with an invalid value refuses the run; files are checked last; undeclared inputs are
+/// dropped. Written from the recordings, and apart from the client's own rules: sharing them would prove nothing.
 ///
-/// @param worker the rules from 1.14.2 on; false: of 1.9.2
+/// @param worker true for the rules from 1.14.2 on, false for those of 1.9.2
 record SimulatedForm(List<Variable> variables, boolean worker, SimulatedFiles files) {
     private static final ObjectMapper JSON = new ObjectMapper();
 
-    /// One variable as the form tells it; `node` has the rest of its keys.
+    /// One variable of the form; `node` has the rest of its keys.
     record Variable(String type, String name, boolean required, JsonNode node) {
         static Variable of(Map.Entry<String, JsonNode> field) {
             var node = field.getValue();
@@ -28,7 +28,7 @@ record SimulatedForm(List<Variable> variables, boolean worker, SimulatedFiles fi
             return node.path(key).valueStream().map(JsonNode::asText).toList();
         }
 
-        /// 0: no limit.
+        /// 0 for no limit.
         int longest() {
             return node.path("max_length").asInt(0);
         }
@@ -39,7 +39,7 @@ record SimulatedForm(List<Variable> variables, boolean worker, SimulatedFiles fi
         }
     }
 
-    /// The server will not take these inputs. `broken`: it fails at them, so that a plain answer is a 500 without the
+    /// The server refuses these inputs. `broken`: it crashes on them, so that a plain answer is a 500 without the
     /// message.
     static final class Refusal extends RuntimeException {
         final boolean broken;
@@ -54,13 +54,13 @@ record SimulatedForm(List<Variable> variables, boolean worker, SimulatedFiles fi
         return new Refusal(message, false);
     }
 
-    /// @param form `user_input_form` as `/parameters` has it
+    /// @param form `user_input_form` as in `/parameters`
     static SimulatedForm of(JsonNode form, boolean worker, SimulatedFiles files) {
         return new SimulatedForm(form.valueStream().flatMap(item -> item.properties().stream()).map(Variable::of)
                 .toList(), worker, files);
     }
 
-    /// The inputs as the run gets them. Throws a [Refusal].
+    /// The inputs that the run gets. Throws a [Refusal].
     Map<String, Object> taken(Map<?, ?> inputs, String user) {
         var taken = new LinkedHashMap<String, Object>();
         for (var variable : variables) taken.put(variable.name(), checked(variable, inputs.get(variable.name())));
@@ -131,7 +131,7 @@ record SimulatedForm(List<Variable> variables, boolean worker, SimulatedFiles fi
         throw wrong(variable, "a valid boolean value");
     }
 
-    /// 1.14.2 takes what looks like yes or no, and lets all else pass as it is.
+    /// 1.14.2 converts text that looks like yes or no, and passes everything else unchanged.
     private static Object yesOrNo(Object value) {
         if (value instanceof Number number && number.doubleValue() == 1) return true;
         if (value instanceof Number number && number.doubleValue() == 0) return false;
@@ -169,7 +169,7 @@ record SimulatedForm(List<Variable> variables, boolean worker, SimulatedFiles fi
         };
     }
 
-    /// What the Start node finds wrong with an object that has a schema: the run fails at it. Knows schemas as flat as
+    /// The error of the Start node for an object with a schema: the run fails at it. Supports only flat schemas like
     /// `{"properties":{"k":{"type":"string"}}}`.
     Optional<String> mismatch(Map<String, Object> taken) {
         for (var variable : variables) {

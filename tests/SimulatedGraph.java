@@ -6,36 +6,36 @@ import static difyexec.DifyExec.*;
 import static java.util.stream.Collectors.joining;
 
 /// A workflow of the simulated app that calls a service over HTTP, as the recorded apps do: the steps between its Start
-/// and its End node (a chatflow's Answer node), and the events that tell of them, field for field and in the order of
+/// and its End node (a chatflow's Answer node), and the events that report them, field for field and in the order of
 /// each version.
 ///
-/// The service answers a call with what it was sent (a chatflow's question), after `delay_ms` and with the HTTP status
+/// The service echoes its input (a chatflow's question), after `delay_ms` and with the HTTP status
 /// `status` (200), both of them inputs of the run.
 ///
-/// @param outputs what the End node gives: name to selector, say `answer` to `call.body`; empty: there is no End node
+/// @param outputs the End node's outputs: name to selector, say `answer` to `call.body`; empty without an End node
 record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
-    /// What a [Step.Say] says.
+    /// The text of a [Step.Say].
     static final String FIRST_PART = "Let me ask. ";
 
     sealed interface Step {
-        /// An http-request node. `forgiving`: tried twice, and a default value stands in for its failure.
+        /// An http-request node. `forgiving`: tried twice, with a default value instead of a failure.
         record Call(String id, boolean forgiving) implements Step {}
         /// An iteration over a list among the inputs, with a call inside.
         record Each(String id, String over) implements Step {}
-        /// A loop of so many rounds, with a call inside.
+        /// A loop with that many rounds, with a call inside.
         record Loop(String id, int rounds) implements Step {}
         /// A Human Input node with one paragraph, `note`.
         record Ask(String id) implements Step {}
         /// An Answer node before the last one, with a part of a chatflow's answer.
         record Say(String id) implements Step {}
-        /// A node of a kind that this server does not know.
+        /// A node of a kind unknown to this server.
         record Unknown(String kind) implements Step {}
     }
 
-    /// How a run goes: what it tells until it first waits, and after; a pause or the end follows.
+    /// The course of a run: its events until it first waits, and after; a pause or the end follows.
     record Course(List<Map<String, Object>> opening, List<Map<String, Object>> closing, SimulatedRun.State ending) {}
 
-    /// The kind of a node that makes it impossible to start this graph.
+    /// The kind of a node that prevents this graph from starting.
     Optional<String> unknown() {
         return steps.stream().filter(Step.Unknown.class::isInstance).map(step -> ((Step.Unknown) step).kind())
                 .findFirst();
@@ -49,12 +49,12 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         return new EventWriter(run).course();
     }
 
-    /// The events after a person has answered: `note` is what was written.
+    /// The events after a person has answered with this `note`.
     Course resumed(SimulatedRun run, String note) {
         return new EventWriter(run).resumed(note);
     }
 
-    /// What a Human Input node asks; the same in each place that tells of it.
+    /// The question of a Human Input node; the same in each place that shows it.
     static Map<String, Object> question(SimulatedRun run) {
         var blank = object("type", "constant", "selector", List.of(), "value", "");
         return object("form_content", "Please look at " + sent(run)
@@ -68,7 +68,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         return run.question().<Object>map(SimulatedMessage::query).orElse(run.inputs().get("body_text"));
     }
 
-    /// A form as it was sent.
+    /// A submitted form.
     static Map<String, Object> filled(SimulatedRun run, String note) {
         var text = String.valueOf(question(run).get("form_content")).replace("{{#$output.note#}}", note);
         return object("node_id", "ask", "node_title", "ask", "rendered_content", text, "action_id", "ok",
@@ -83,7 +83,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         return SimulatedJson.object(keysAndValues);
     }
 
-    /// Tells of one run.
+    /// Writes the events of one run.
     private final class EventWriter {
         private final SimulatedRun run;
         private final boolean worker, newest;
@@ -91,7 +91,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         private List<Map<String, Object>> out = opening;
         private final Map<String, Object> values = new HashMap<>();
         private final Deque<String> texts = new ArrayDeque<>();
-        /// Where a call is made: nothing, or the container's id and the kind of container.
+        /// Where a call is made: empty, or the container's id and the kind of container.
         private String container = "", containing = "";
         private int round;
 
@@ -141,7 +141,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             return new Course(opening, closing, new SimulatedRun.State.Succeeded(given()));
         }
 
-        /// Texts that only need inputs come first in 1.14.2; in 1.9.2 with the node that gives them.
+        /// Text that needs only inputs comes first in 1.14.2; in 1.9.2 it comes with the node that gives it.
         private void start() {
             var events = run.opening();
             out.add(events.get(0));
@@ -156,7 +156,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             return worker && steps.size() == 2 && steps.stream().allMatch(Step.Call.class::isInstance);
         }
 
-        /// Two calls side by side.
+        /// Two parallel calls.
         private void side() {
             steps.forEach(step -> out.add(started(((Step.Call) step).id(), "http-request")));
             out = closing;
@@ -197,7 +197,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             return answered(call);
         }
 
-        /// 1.16.0 takes any answer for a success, unless the call is to be repeated.
+        /// 1.16.0 counts any answer as a success, unless the call is to be repeated.
         private Optional<SimulatedRun.State> answered(Step.Call call) {
             int status = run.inputs().get("status") instanceof Number number ? number.intValue() : 200;
             if (status == 99) return failed(call, Map.of(), "illegal status line: bytearray(b'HTTP/1.1 99 X')");
@@ -220,7 +220,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
                     "content-length", String.valueOf(body.length())), "files", List.of());
         }
 
-        /// @param answer what came, if that is told
+        /// @param answer the answer, if it is reported
         private Optional<SimulatedRun.State> failed(Step.Call call, Map<String, Object> answer, String why) {
             if (!call.forgiving()) {
                 out.add(finished(call.id(), "http-request", Map.of(), request(), answer, "failed", why, inside()));
@@ -264,7 +264,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             return stop;
         }
 
-        /// A file as an iteration names it: without its address.
+        /// A file in an iteration, without its address.
         private Object bare(Object item) {
             if (!(item instanceof Map<?, ?> file)) return item;
             var bare = new LinkedHashMap<Object, Object>(file);
@@ -291,7 +291,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             return Optional.empty();
         }
 
-        /// From 1.16.1 on, nothing is said of the round that the last one is not followed by.
+        /// From 1.16.1 on, nothing announces a round after the last one.
         private boolean isLast(int round, int rounds) {
             return run.app().version().isFrom(SimulatedRun.Version.V1_16_1) && round == rounds - 1;
         }
@@ -355,8 +355,8 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             return given;
         }
 
-        /// What can be told of the outputs by now. A loop, and in 1.9.2 a failure that a default value stands in for,
-        /// leaves open whether the End node is reached.
+        /// The outputs that can be reported by now. A loop, and in 1.9.2 a failure replaced by a default value,
+        /// leave it open whether the End node is reached.
         private void texts() {
             boolean open = steps.stream().anyMatch(step -> switch (step) {
                 case Step.Loop(var id, _) -> !values.containsKey(id + ".done");

@@ -10,14 +10,14 @@ import static difyexec.DifyExec.*;
 import static java.util.concurrent.TimeUnit.MILLISECONDS;
 import static java.util.stream.Collectors.joining;
 
-/// One run, from when it was taken. What its own answer tells and what is stored can differ, also in time.
+/// One run from its request on. Its own answer and its stored record can differ, also in time.
 final class SimulatedJob {
     private static final Map<String, Object> BY_LISTENER = Map.of("status", "stopped", "error", "Stopped by user.");
     private static final Map<String, Object> FALSELY = Map.of("status", "failed", "outputs", Map.of(),
             "error", "[openai] Rate Limit Error, 429 Too Many Requests");
     private static final String OF_TASK = "Aborted: App task was stopped";
 
-    /// What ends a run before its time.
+    /// Reasons that end a run early.
     private enum Halt { NONE, STOP, WORKER_ENDED, WORKER_KILLED }
 
     final String row, user;
@@ -25,29 +25,29 @@ final class SimulatedJob {
     final boolean streaming;
     final Simulator.Fate fate;
     final Published version;
-    /// In a chatflow.
+    /// Present in a chatflow.
     final Optional<SimulatedMessage> question;
     final Instant taken = Instant.now();
     final boolean twice;
-    /// The run as it began, and as it is stored and told at its end.
+    /// The run as it started, and as it is stored and reported at its end.
     final CompletableFuture<SimulatedRun> began = new CompletableFuture<>();
     final CompletableFuture<SimulatedRun> stored = new CompletableFuture<>();
     final CompletableFuture<Report> reported = new CompletableFuture<>();
-    /// What is told of a run that was paused and goes on.
+    /// The report of a run that was paused and continues.
     final CompletableFuture<Report> resumed = new CompletableFuture<>();
-    /// Its worker is gone: nothing more is stored or told.
+    /// Its worker is gone: nothing more is stored or reported.
     final CompletableFuture<Void> killed = new CompletableFuture<>();
-    /// The client of a stream of 1.9.2 was there to the end.
+    /// Whether the client of a 1.9.2 stream was there to the end.
     volatile boolean heard;
     private final CompletableFuture<Halt> halt = new CompletableFuture<>();
     private final Simulator.Pace pace;
-    /// What was stored otherwise than its state says.
+    /// Stored values that differ from its state.
     private volatile Map<String, Object> corrections = Map.of();
-    /// The end of a run that was paused, and what was written into its form.
+    /// The end of a run that was paused, and the text entered into its form.
     private volatile SimulatedRun again;
     private volatile String note;
 
-    /// How a run is told at its end; `corrections` hold in place of what its last word would say by itself.
+    /// The reported end of a run; `corrections` replace values of its last event.
     record Report(SimulatedRun run, Optional<SimulatedGraph.Course> course, Map<String, Object> corrections) {
         private static Map<String, Object> corrected(Map<String, Object> whole, String part,
                 Map<String, Object> corrections) {
@@ -74,7 +74,7 @@ final class SimulatedJob {
             return (String) data().get("error");
         }
 
-        /// Of a chatflow; empty where it came to none.
+        /// The answer of a chatflow, or empty if there is none.
         String answer() {
             if (run.question().filter(SimulatedMessage::isReplaced).isPresent() && isAnswered())
                 return SimulatedMessage.PRESET;
@@ -107,14 +107,14 @@ final class SimulatedJob {
             return events;
         }
 
-        /// What 1.9.2 says in a chatflow after the end of the run.
+        /// The event of 1.9.2 in a chatflow after the end of the run.
         Optional<Map<String, Object>> afterEnd() {
             if (run.app().version().hasWorker()) return Optional.empty();
             return run.question().map(asked -> status().equals("failed")
                     ? asked.error(run, "invalid_param", SimulatedMessage.failure(this)) : asked.end(run));
         }
 
-        /// How long the stream stays open; a chatflow's only where it was answered.
+        /// How long the stream stays open; a chatflow's only if it was answered.
         Duration linger() {
             return run.question().isEmpty() || isAnswered() || status().equals("paused")
                     ? run.app().version().linger() : Duration.ZERO;
@@ -141,7 +141,7 @@ final class SimulatedJob {
         return isFrom(SimulatedRun.Version.V1_14_2);
     }
 
-    /// Waits as long as its fate or its graph says, unless it is halted before; runs on a thread of its own.
+    /// Waits as long as its fate or its graph says, unless it is halted before; runs on its own thread.
     void run(Map<String, Object> inputs, Runnable onBegin, Runnable onEnd) throws InterruptedException {
         pace.pause(fate.queue());
         var run = SimulatedRun.begin(version.app(), user, inputs, question, Instant.now());
@@ -170,7 +170,7 @@ final class SimulatedJob {
         return halt.completeOnTimeout(what, pace.millis(time), MILLISECONDS);
     }
 
-    /// How long it takes, once begun.
+    /// How long it takes from its start.
     Duration takes() {
         return version.graph().map(graph -> graph.takes(began.join().inputs())).orElse(fate.latency());
     }
@@ -213,21 +213,21 @@ final class SimulatedJob {
         var ended = run.end(state, state instanceof SimulatedRun.State.Failed || course.isPresent() ? 0 : tokens,
                 Instant.now());
         stored.complete(ended);
-        if (!isEndless()) onEnd.run(); // before anyone can learn that the run is over
+        if (!isEndless()) onEnd.run(); // before anyone can see that the run is over
         reported.complete(new Report(ended, course, asked(ended)));
     }
 
-    /// Moderation of the input answers alone: there is no run.
+    /// Moderation of the input answers alone, without a run.
     boolean isPreset() {
         return fate.fault() == Simulator.Fault.PRESET;
     }
 
-    /// Paused in 1.9.2, which knows no way on.
+    /// Paused in 1.9.2, which cannot resume.
     boolean isEndless() {
         return !hasWorker() && status().equals("paused");
     }
 
-    /// Stored as stopped, told as failed, and with the outputs if the End node was reached.
+    /// Stored as stopped, reported as failed, and with the outputs if the End node was reached.
     private void abort(SimulatedRun run, Optional<SimulatedGraph.Course> course, Runnable onEnd) {
         boolean early = fate.fault() == Simulator.Fault.TIME_LIMIT && !hasWorker();
         var closing = course.map(SimulatedGraph.Course::closing).orElse(List.of());
@@ -239,7 +239,7 @@ final class SimulatedJob {
         reported.complete(new Report(ended, seen, corrections));
     }
 
-    /// The listener's time is over, and it says so; the run goes on. True: 1.16.0 aborts it.
+    /// The listener reports that its time is over; the run continues. Returns true if 1.16.0 aborts it.
     private boolean giveUp(SimulatedRun run, Runnable onEnd) throws InterruptedException {
         reported.complete(halted(run.end(new SimulatedRun.State.Stopped(), 0, Instant.now()), BY_LISTENER));
         boolean isAborted = isFrom(SimulatedRun.Version.V1_16_0);
@@ -248,14 +248,14 @@ final class SimulatedJob {
         return isAborted;
     }
 
-    /// 1.16.0 aborts what its worker has in hand when that is asked to end.
+    /// 1.16.0 aborts active runs when its worker is asked to shut down.
     private void shutDown(SimulatedRun run, Runnable onEnd) throws InterruptedException {
         pace.pause(Duration.ofMillis(200));
         var ended = store(run, "Aborted: Workflow stopped because the worker is shutting down.", Map.of(), onEnd);
         reported.complete(halted(ended, corrections));
     }
 
-    /// Stored as stopped, in words of its own.
+    /// Stored as stopped, with its own message.
     private SimulatedRun store(SimulatedRun run, String error, Map<String, Object> outputs, Runnable onEnd) {
         var ended = run.end(new SimulatedRun.State.Stopped(), 0, Instant.now());
         corrections = SimulatedJson.object("outputs", outputs, "error", error);
@@ -264,13 +264,13 @@ final class SimulatedJob {
         return ended;
     }
 
-    /// Told without the steps that were still to come.
+    /// Reported without the steps that were still to come.
     private Report halted(SimulatedRun ended, Map<String, Object> corrections) {
         return new Report(ended, version.graph().map(_ -> new SimulatedGraph.Course(List.of(), List.of(), null)),
                 corrections);
     }
 
-    /// The question of a paused run, in the words of its graph.
+    /// The question of a paused run, from its graph.
     private Map<String, Object> asked(SimulatedRun run) {
         if (!(run.state() instanceof SimulatedRun.State.Paused) || version.graph().isEmpty()) return Map.of();
         return Map.of("reasons", List.of(reason(run)));
@@ -287,7 +287,7 @@ final class SimulatedJob {
         return reason;
     }
 
-    /// What the message of a chatflow says of the form that its run has waited for.
+    /// What a chatflow's message contains of the form that its run waited for.
     List<Map<String, Object>> waited() {
         if (question.isEmpty() || !stored.isDone()
                 || !(stored.join().state() instanceof SimulatedRun.State.Paused(var node))) return List.of();
@@ -300,12 +300,12 @@ final class SimulatedJob {
                 "form_definition", form, "form_submission_data", sent, "type", "human_input"));
     }
 
-    /// A person has answered: the run goes on to its end.
+    /// A person has answered: the run continues to its end.
     void resume(String note) {
         this.note = note;
         var run = began.join();
         var course = version.graph().orElseThrow().resumed(run, note);
-        boolean isCut = question.isEmpty() || !streaming; // a chatflow's stream has a reader
+        boolean isCut = question.isEmpty() || !streaming; // someone reads a chatflow's stream
         if (version.app().version() == SimulatedRun.Version.V1_16_0 && isCut) {
             breakOff(run, course);
             return;
@@ -315,7 +315,7 @@ final class SimulatedJob {
         resumed.complete(new Report(ended, Optional.of(course), Map.of()));
     }
 
-    /// 1.16.0 ends it at once, somewhere on its way; with outputs or without.
+    /// 1.16.0 ends it at once, at any step, with or without outputs.
     private void breakOff(SimulatedRun run, SimulatedGraph.Course course) {
         var outputs = streaming ? course.ending().outputs() : question.isEmpty() ? Map.of() : Map.of("answer",
                 SimulatedGraph.FIRST_PART, "files", Map.of("value_type", "array[file]", "value", List.of()));
@@ -342,9 +342,9 @@ final class SimulatedJob {
                 : Report.corrected(row, "workflow_run", Map.of("error", corrections.get("error")));
     }
 
-    /// Engine and listener race for it (20 stops on each server): the engine wins four of five. 1.9.2 is at times
-    /// told before it is stored, and 1.16.0 where the listener wins; it then is stored in words of its own. In a
-    /// chatflow the listener wins, and it is stored seconds later; by 1.9.2 never.
+    /// Engine and listener race for it (20 stops on each server): the engine wins four of five. 1.9.2 sometimes
+    /// reports it before it is stored, and so does 1.16.0 if the listener wins; then the stored message differs. In a
+    /// chatflow the listener wins, and it is stored seconds later, by 1.9.2 never.
     private void stop(SimulatedRun run, Runnable onEnd) throws InterruptedException {
         pace.pause(Duration.ofMillis(25 + fate.die() % 200));
         var ended = run.end(new SimulatedRun.State.Stopped(), 0, Instant.now());
@@ -362,8 +362,8 @@ final class SimulatedJob {
         this.reported.complete(reported);
     }
 
-    /// How it ended, once that is written into the message of a chatflow. What tells of a run also writes: in 1.9.2 the
-    /// stream, as long as its client is there; a stream that breaks in the middle never.
+    /// Its end, if that is written into the message of a chatflow. Whatever reports a run also writes it: in 1.9.2 the
+    /// stream, as long as its client is there. A stream that breaks in the middle never does.
     Optional<Report> written() {
         boolean isRead = hasWorker() || !streaming || heard;
         if (!isRead || fate.fault() == Simulator.Fault.BROKEN_RUNNING) return Optional.empty();
@@ -371,7 +371,7 @@ final class SimulatedJob {
                 : Optional.ofNullable(reported.getNow(null)).filter(end -> streaming || !end.status().equals("paused"));
     }
 
-    /// After a pause the message is written again, by each version in its own way.
+    /// After a pause the message is written again, in a way that depends on the version.
     private Report rewritten(Report end) {
         String first = SimulatedGraph.FIRST_PART, whole = end.answer();
         var answer = switch (version.app().version()) {
@@ -387,7 +387,7 @@ final class SimulatedJob {
         halt.complete(Halt.STOP);
     }
 
-    /// Its worker is asked to end; before 1.16.0 that finishes first what it has begun.
+    /// Asks its worker to shut down; before 1.16.0 it finishes its active runs first.
     void endWorker() {
         if (streaming && isFrom(SimulatedRun.Version.V1_16_0) && began.isDone()) halt.complete(Halt.WORKER_ENDED);
     }
@@ -396,12 +396,12 @@ final class SimulatedJob {
         if (streaming && hasWorker() && began.isDone()) halt.complete(Halt.WORKER_KILLED);
     }
 
-    /// The process that runs it is killed, be it the API or the worker.
+    /// Kills the process that runs it, the API or the worker.
     void kill() {
         if (began.isDone()) halt.complete(Halt.WORKER_KILLED);
     }
 
-    /// As detail and log have it; nothing while it waits in the queue.
+    /// The run in detail and log; empty while it waits in the queue.
     Optional<SimulatedRun> now() {
         return Optional.ofNullable(again).or(() -> Optional.ofNullable(stored.getNow(began.getNow(null))));
     }
@@ -410,7 +410,7 @@ final class SimulatedJob {
         return now().map(run -> run.state().stored()).orElse("queued");
     }
 
-    /// It succeeded, or may do so yet.
+    /// Whether it succeeded or still may.
     boolean isPaid() {
         return switch (status()) {
             case "failed", "stopped" -> false;
@@ -418,10 +418,10 @@ final class SimulatedJob {
         };
     }
 
-    /// A version of the workflow as it was published: the form, and what it does. Without a graph it answers with its
+    /// A published version of the workflow: the form and the graph. Without a graph it answers with its
     /// texts.
     record Published(SimulatedRun.App app, JsonNode fields, SimulatedForm form, Optional<SimulatedGraph> graph) {
-        /// The form of a workflow whose variables are all text.
+        /// The form of a workflow with only text variables.
         static ArrayNode texts(List<String> columns) {
             var fields = new ObjectMapper().createArrayNode();
             for (var column : columns) fields.addObject().putObject("paragraph").put("label", column)
@@ -447,11 +447,11 @@ final class SimulatedJob {
         }
     }
 
-    /// What 1.16.0 puts at the end of a stream that has none: a start, where there was none either, and a failed end.
+    /// 1.16.0 adds this to a stream without an end: a start, if that is missing too, and a failed end.
     record MadeUp(String task, String run, Published version, Map<?, ?> given, String error) {
         static final String NO_END = "Workflow stream ended without a terminal event";
 
-        /// Of a run that never was.
+        /// For a run that never existed.
         static MadeUp of(Start start, String error) {
             var id = UUID.randomUUID().toString();
             return new MadeUp(id, id, start.version(), start.inputs(), error);

@@ -49,7 +49,7 @@ record SimulatedJson(String comma, String colon, boolean ascii, boolean slashes)
         }
     }
 
-    /// An object of JSON from keys and values by turns; keeps their order, and null.
+    /// A JSON object from alternating keys and values; keeps their order, and null.
     static Map<String, Object> object(Object... keysAndValues) {
         var object = new LinkedHashMap<String, Object>();
         for (int key = 0; key < keysAndValues.length; key += 2)

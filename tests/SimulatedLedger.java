@@ -4,7 +4,7 @@ import module java.base;
 
 import static difyexec.DifyExec.*;
 
-/// All runs, and what `/__stats` tells of them. Any thread may use it.
+/// All runs, and the data of `/__stats`. Thread-safe.
 final class SimulatedLedger {
     private final Map<String, List<SimulatedJob>> rows = new ConcurrentHashMap<>();
     private final Map<String, Integer> starts = new ConcurrentHashMap<>();
@@ -14,7 +14,7 @@ final class SimulatedLedger {
     private final Set<SimulatedJob> inLog = ConcurrentHashMap.newKeySet();
     private final Set<String> users = ConcurrentHashMap.newKeySet();
     private final Map<Simulator.Fault, Integer> faults = new ConcurrentHashMap<>();
-    /// The runs there were when some were first forgotten, and those of them that the log lists.
+    /// The runs there were when some were first forgotten, and the listed ones of them.
     private List<SimulatedJob> all;
     private Set<SimulatedJob> allListed;
     final AtomicLong stops = new AtomicLong(), looks = new AtomicLong();
@@ -28,7 +28,7 @@ final class SimulatedLedger {
         users.add(user);
     }
 
-    /// A new run of a row; it is paid twice if one of the earlier ones succeeded or may still do so.
+    /// A new run of a row. It is paid twice if an earlier one succeeded or still may.
     SimulatedJob take(String row, SimulatedJob.Start start, Simulator.Pace pace) {
         var taken = new AtomicReference<SimulatedJob>();
         rows.compute(row, (_, before) -> {
@@ -53,8 +53,8 @@ final class SimulatedLedger {
         listed.computeIfAbsent(job.user, _ -> new ConcurrentLinkedDeque<>()).addFirst(job);
     }
 
-    /// Goes back to when only these users had sent something; `*` stands for all. Of all runs there were when this was
-    /// first asked, only theirs are left, and they are over.
+    /// Returns to the time when only these users had sent requests; `*` keeps all. Of the runs at the first such
+    /// call, only theirs remain, and they are over.
     synchronized List<SimulatedJob> keep(Set<String> wanted) {
         if (all == null) {
             all = rows.values().stream().flatMap(List::stream).sorted(Comparator.comparing(job -> job.taken)).toList();
@@ -90,7 +90,7 @@ final class SimulatedLedger {
         return Optional.ofNullable(byTask.get(id));
     }
 
-    /// The log, newest first, of one user or, for an empty name, of all.
+    /// The log, newest first, of one user, or of all users if the name is empty.
     Stream<SimulatedJob> listed(String user) {
         return (user.isEmpty() ? log : listed.getOrDefault(user, new ConcurrentLinkedDeque<>())).stream()
                 .filter(job -> job.now().isPresent());

@@ -4,16 +4,16 @@ import module java.base;
 
 import static difyexec.DifyExec.*;
 
-/// A question put to a chatflow, and how the API tells of it and of its answer, field for field in Dify's order. The
-/// run behind it is as that of a workflow; only its events have more in front.
+/// A question to a chatflow, and how the API shows it and its answer, field for field in Dify's order. Its
+/// run is like that of a workflow; only its events have more fields in front.
 ///
 /// @param id         also that of the answer: question and answer are one message
 /// @param dialogue   its place in its conversation, from 1
-/// @param isReplaced moderation replaces its answer by [#PRESET]; the run keeps its own
+/// @param isReplaced moderation replaces its answer with [#PRESET]; the run keeps its own
 record SimulatedMessage(String id, String conversation, String query, int dialogue, boolean isReplaced) {
     static final String PRESET = "PRESET ANSWER";
 
-    /// One of its own.
+    /// A message of its own.
     static SimulatedMessage of(String conversation, String query, int dialogue) {
         return new SimulatedMessage(UUID.randomUUID().toString(), conversation, query, dialogue, false);
     }
@@ -34,12 +34,12 @@ record SimulatedMessage(String id, String conversation, String query, int dialog
         return event("message", run, "id", id, "answer", text, "from_variable_selector", List.of(from));
     }
 
-    /// In place of all pieces before.
+    /// Replaces all earlier pieces.
     Map<String, Object> replaced(SimulatedRun run) {
         return event("message_replace", run, "answer", PRESET, "reason", "output_moderation");
     }
 
-    /// Moderation of the input answers alone, and nothing runs.
+    /// Moderation of the input answers alone, without a run.
     List<Map<String, Object>> preset(SimulatedRun run) {
         return List.of(event("message", run, "id", id, "answer", PRESET,
                 "from_variable_selector", isNewest(run) ? List.of() : null), end(run));
@@ -49,7 +49,7 @@ record SimulatedMessage(String id, String conversation, String query, int dialog
         return event("message_end", run, "id", id, "metadata", metadata(run), "files", List.of());
     }
 
-    /// Only 1.9.2 says it, after the end of a run that failed.
+    /// Only 1.9.2 sends it, after the end of a failed run.
     Map<String, Object> error(SimulatedRun run, String code, String message) {
         var event = event("error", run, "code", code, "status", 400, "message", message);
         event.remove("task_id");
@@ -65,7 +65,7 @@ record SimulatedMessage(String id, String conversation, String query, int dialog
 
     // ── As an answer ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The answer to a blocking request: of a failed run an HTTP 400, of no run its id.
+    /// The answer to a blocking request: an HTTP 400 for a failed run, no run id without a run.
     SimulatedExchange.Reply reply(SimulatedJob.Report report) {
         var run = report.run();
         if (report.status().equals("failed"))
@@ -111,7 +111,7 @@ record SimulatedMessage(String id, String conversation, String query, int dialog
 
     // ── Asked for afterwards ────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The conversation that begins with this question; its status says nothing of any run.
+    /// The conversation that starts with this question; its status says nothing about any run.
     Map<String, Object> conversation(SimulatedRun run, Instant updated) {
         int length = query.codePointCount(0, query.length());
         var name = length > 20 ? query.substring(0, query.offsetByCodePoints(0, 20)) + "…" : query;
@@ -140,7 +140,7 @@ record SimulatedMessage(String id, String conversation, String query, int dialog
         return row;
     }
 
-    /// Of a run that ended otherwise than by failing; of any other nothing but zeros.
+    /// The cost of a run that did not fail; only zeros for a failed one.
     private static Map<String, Object> cost(Optional<SimulatedJob.Report> report) {
         return object("message_tokens", 0, "answer_tokens", report.map(end -> end.run().tokens()).orElse(0),
                 "provider_response_latency", report.map(end -> end.run().seconds()).orElse(new BigDecimal("0.0")),

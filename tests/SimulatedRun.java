@@ -7,8 +7,8 @@ import module java.base;
 import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 
-/// A run as it stands at one moment, and how the API tells of it, field for field in Dify's order.
-/// `changed` is when it came to its state; `question` is there in a chatflow.
+/// A run at one moment, and how the API shows it, field for field in Dify's order.
+/// `changed` is when it reached its state; `question` is present in a chatflow.
 record SimulatedRun(App app, String id, String task, String user, Map<String, Object> inputs,
                     Optional<SimulatedMessage> question, Instant created, State state, int tokens, Instant changed) {
     static final String VERSIONS = "1.19.0 (as 1.16.1), 1.16.1, 1.16.0, 1.14.2 or 1.9.2";
@@ -62,7 +62,7 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
                 "created_at", (app.version().hasWorker() ? created : changed).getEpochSecond());
     }
 
-    /// The events from the start until the model is asked.
+    /// The events from the start to the model's call.
     List<Map<String, Object>> opening() {
         var data = object("id", id, "workflow_id", app.workflow(), "inputs", startInputs(),
                 "created_at", created.getEpochSecond());
@@ -72,13 +72,13 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
                 nodeFinished("start", taken, Map.of(), taken, "succeeded", null, null), nodeStarted("llm"));
     }
 
-    /// One piece of the answer, as the model's words come in.
+    /// One piece of the answer, as the model streams it.
     Map<String, Object> textChunk(String text, String... from) {
         if (question.isPresent()) return question.get().piece(this, text, from);
         return event("text_chunk", object("text", text, "from_variable_selector", List.of(from)));
     }
 
-    /// The events of a run that has come to rest; the last one ends the stream.
+    /// The events of a run that has paused or ended; the last one ends the stream.
     List<Map<String, Object>> closing() {
         return switch (state) {
             case State.Running _ -> throw new IllegalStateException("still running: " + id);
@@ -183,7 +183,7 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
         return all;
     }
 
-    /// The start's inputs with their time, which the versions put in different places; a chatflow's have none.
+    /// The start's inputs with their time, whose place depends on the version; a chatflow has none.
     private Map<String, Object> storedInputs() {
         var all = startInputs();
         if (question.isPresent()) return all;
@@ -200,7 +200,7 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
         return all;
     }
 
-    /// A stopped run is stored as such; before 1.16.0 its own answer says that it failed.
+    /// A stopped run is stored as stopped; before 1.16.0 its own answer says that it failed.
     private String reportedStatus() {
         boolean isHidden = state instanceof State.Stopped && !app.version().isFrom(Version.V1_16_0);
         return isHidden ? "failed" : state.stored();
@@ -222,7 +222,7 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
         return state instanceof State.Failed || state instanceof State.Partial ? 1 : 0;
     }
 
-    /// An id that is always the same for one thing of this run.
+    /// A stable id for each part of this run.
     private String idOf(String thing) {
         return uuid(id + thing);
     }
@@ -246,16 +246,16 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
         return UUID.nameUUIDFromBytes(name.getBytes(UTF_8)).toString();
     }
 
-    /// Where a run stands.
+    /// The state of a run.
     sealed interface State {
         record Running() implements State {}
         record Succeeded(Map<String, Object> outputs) implements State {}
-        /// A node failed with the error `handled`, and a default value stood in for it.
+        /// A node failed with the error `handled`, and a default value replaced its output.
         record Partial(Map<String, Object> outputs, String handled) implements State {}
         record Failed(String error) implements State {}
         /// Ended through the stop route.
         record Stopped() implements State {}
-        /// Waits for a person at the Human Input node of this name; as 1.14.2 has it.
+        /// Waits for a person at the Human Input node of this name, as in 1.14.2.
         record Paused(String node) implements State {}
 
         default String stored() {
@@ -277,7 +277,7 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
             };
         }
 
-        /// The error as the API tells it: null where there is none.
+        /// The error in the API, or null if there is none.
         default String error() {
             return switch (this) {
                 case Failed(var error) -> error;
@@ -295,7 +295,7 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
         }
     }
 
-    /// The versions of Dify that can be played, the oldest first. The last was never run: it does as the one before.
+    /// The supported versions of Dify, oldest first. The last was never recorded: it behaves like the one before.
     enum Version {
         V1_9_2("1.9.2"), V1_14_2("1.14.2"), V1_16_0("1.16.0"), V1_16_1("1.16.1"), V1_19_0("1.19.0");
 

@@ -4,8 +4,8 @@ import module java.base;
 
 import static difyexec.DifyExec.*;
 
-/// HTTP/1.1 on loopback, a virtual thread a connection. With `places`, a connection that finds none free waits in
-/// the accept queue, as gunicorn's do.
+/// HTTP/1.1 on loopback, one virtual thread per connection. With `places`, further connections wait in the
+/// accept queue, as gunicorn's do.
 final class SimulatedServer implements AutoCloseable {
     private final ServerSocket socket;
     private final SimulatedDify dify;
@@ -19,7 +19,7 @@ final class SimulatedServer implements AutoCloseable {
         this.places = new Semaphore(places > 0 ? places : Integer.MAX_VALUE);
     }
 
-    /// @param places 0: no limit
+    /// @param places 0 for no limit
     static SimulatedServer start(int port, int places, SimulatedDify dify) throws IOException {
         var socket = new ServerSocket(port, 2048, InetAddress.getLoopbackAddress());
         var server = new SimulatedServer(socket, places, dify);
@@ -27,7 +27,7 @@ final class SimulatedServer implements AutoCloseable {
         return server;
     }
 
-    /// The address that a client is given: `http://127.0.0.1:40123/v1`.
+    /// The address for clients: `http://127.0.0.1:40123/v1`.
     URI baseUrl() {
         return URI.create("http://127.0.0.1:" + socket.getLocalPort() + "/v1");
     }
@@ -60,7 +60,7 @@ final class SimulatedServer implements AutoCloseable {
                 if (next.get().isLast()) break;
             }
         } catch (IOException | InterruptedException _) {
-            // the client has left, was idle too long, or it is the plan to drop it
+            // the client disconnected, was idle too long, or is to be dropped
         } finally {
             open.remove(connection);
             idle.remove(connection);
@@ -68,7 +68,7 @@ final class SimulatedServer implements AutoCloseable {
         }
     }
 
-    /// Takes no more requests; those that it has are answered.
+    /// Accepts no more requests; accepted ones are answered.
     void leave() throws IOException {
         isLeaving = true;
         socket.close();

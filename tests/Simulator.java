@@ -1,6 +1,6 @@
 ///usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
-//DESCRIPTION Plays a Dify server of version 1.9.2, 1.14.2, 1.16.0 or 1.16.1 over real HTTP, with the misbehaviour asked for.
+//DESCRIPTION Simulates a Dify server of version 1.9.2, 1.14.2, 1.16.0 or 1.16.1 over real HTTP, with chosen faults.
 //SOURCES ../DifyExec.java
 //SOURCES SimulatedServer.java
 //SOURCES SimulatedExchange.java
@@ -33,183 +33,183 @@ import module java.base;
 import static difyexec.DifyExec.*;
 import static java.util.concurrent.TimeUnit.MILLISECONDS;
 
-/// A Dify server with one app, a workflow or a chatflow, for tests and benchmarks: what may go wrong, and when, is told
-/// here; what it answers, field for field, by [SimulatedRun] and [SimulatedDify].
+/// A Dify server with one app, a workflow or a chatflow, for tests and benchmarks. This class decides what goes wrong
+/// and when; [SimulatedRun] and [SimulatedDify] write the answers, field for field.
 ///
 /// Every start of a row (its `id`) rolls one die, made of the seed, the id and the count of its starts: the same rows
-/// meet the same trouble in whatever order they come. A run goes on whatever its client does. Connections are served by
-/// hand, not by the JDK's server: only so is the eleventh left waiting without a sign, and a chunk cut in its middle.
+/// meet the same trouble in any order. A run continues whatever its client does. Connections are served by hand and
+/// not by the JDK's server, so that the eleventh can be left waiting without a sign, and a chunk cut in its middle.
 @Command(name = "simulator", mixinStandardHelpOptions = true, version = "simulator of Dify " + SimulatedRun.VERSIONS,
         sortOptions = false, usageHelpWidth = 100,
-        description = {"Plays a Dify server over real HTTP. The first line on stdout is its address; any key that "
-                + "begins with app- is let in. GET /__stats counts the runs of each row (?rows=0: only the sums).", "",
-                "A share is 3%% or 0.03, and is rolled at each start of a row. A row asks for the same trouble by "
-                + "name, in any of its inputs: [drop-before] meets its first start, [drop-before!] every one; "
+        description = {"Simulates a Dify server over HTTP. Prints its address on the first line of stdout. Accepts "
+                + "any key that starts with app-. GET /__stats counts the runs of each row (?rows=0: totals only).", "",
+                "A share is 3%% or 0.03, and is rolled at each start of a row. A row can request a fault by name in "
+                + "any of its inputs: [drop-before] for its first start, [drop-before!] for every start; "
                 + "also [latency 5s] and [queue 10s].", ""},
         footer = {"", "Example: ./jbang simulator --port 5001 --dify 1.14.2 --latency 200ms --drop-after 5%%"})
 final class Simulator implements Callable<Integer> {
-    @Option(names = "--port", paramLabel = "N", defaultValue = "0", description = "0: any free port.")
+    @Option(names = "--port", paramLabel = "N", defaultValue = "0", description = "Listen here; 0 for any free port.")
     int port;
 
     @Option(names = "--dify", paramLabel = "VERSION", defaultValue = "1.14.2",
-            description = SimulatedRun.VERSIONS + " (default: ${DEFAULT-VALUE}).")
+            description = "Simulate " + SimulatedRun.VERSIONS + " (default: ${DEFAULT-VALUE}).")
     SimulatedRun.Version version;
 
     @Option(names = "--app", paramLabel = "KIND", defaultValue = "workflow",
-            description = "workflow, chatflow; or chat, agent-chat, completion: these only say so (default: "
-                    + "${DEFAULT-VALUE}).")
+            description = "Serve a workflow or chatflow; chat, agent-chat and completion only report their "
+                    + "kind (default: ${DEFAULT-VALUE}).")
     Setup.Kind app;
 
     @Option(names = "--columns", paramLabel = "A,B", split = ",", defaultValue = "id,text",
-            description = "The workflow's variables, all of them text; others are dropped (default: ${DEFAULT-VALUE}).")
+            description = "Give the workflow these text variables; drop other inputs (default: ${DEFAULT-VALUE}).")
     List<String> columns;
 
     @Option(names = "--form", paramLabel = "FILE",
-            description = "The workflow's variables in their own types, as user_input_form in an answer of GET "
-                    + "/v1/parameters; runs whose inputs do not fit are refused as Dify refuses them.")
+            description = "Read the workflow's typed variables from this file, a user_input_form as in GET "
+                    + "/v1/parameters; refuse runs with invalid inputs as Dify does.")
     Path form;
 
-    @Option(names = "--seed", paramLabel = "N", defaultValue = "1", description = "Of latencies and trouble.")
+    @Option(names = "--seed", paramLabel = "N", defaultValue = "1", description = "Seed latencies and faults.")
     long seed;
 
     @Option(names = "--latency", paramLabel = "S", defaultValue = "100ms",
-            description = "How long a run takes (default: ${DEFAULT-VALUE}).")
+            description = "Let a run take this long (default: ${DEFAULT-VALUE}).")
     Duration latency;
 
-    @Option(names = "--jitter", paramLabel = "S", defaultValue = "0", description = "Up to so much longer.")
+    @Option(names = "--jitter", paramLabel = "S", defaultValue = "0", description = "Add up to this much to it.")
     Duration jitter;
 
     @Option(names = "--queue", paramLabel = "S|S..S", defaultValue = "0",
-            description = "Streams from 1.14.2 on: a run starts so much later, its client there or not; silence until "
-                    + "then.")
+            description = "Start streamed runs from 1.14.2 on this much later, silently, even if the client "
+                    + "disconnects.")
     Span queue;
 
     @Option(names = "--silence", paramLabel = "S", defaultValue = "300s",
-            description = "Streams from 1.14.2 on end so long after their last event, if none was the end (default: "
-                    + "${DEFAULT-VALUE}).")
+            description = "End streams from 1.14.2 on this long after their last event, if it was not the end "
+                    + "(default: ${DEFAULT-VALUE}).")
     Duration silence;
 
     @Option(names = "--speed", paramLabel = "N", defaultValue = "1",
-            description = "All times of runs and streams pass so many times faster.")
+            description = "Speed up all times of runs and streams by this factor.")
     int speed;
 
     @Option(names = "--places", paramLabel = "N", defaultValue = "0",
-            description = "Connections served at a time: idle, abandoned and lingering ones count. A default Dify has "
-                    + "10 (default: no limit).")
+            description = "Serve at most N connections, including idle, abandoned and lingering ones; a default "
+                    + "Dify has 10 (default: no limit).")
     int places;
 
     @Option(names = "--limit", paramLabel = "N", defaultValue = "0",
-            description = "The app's limit of active requests: 400 'Too many requests.' above it; from 1.14.2 "
-                    + "on streams are not limited, but by 1 all refused (default: no limit).")
+            description = "Refuse more than N active requests with 400 'Too many requests.'; from 1.14.2 on, "
+                    + "streams are not limited, but 1 refuses all of them (default: no limit).")
     int limit;
 
-    @Option(names = "--drop-before", paramLabel = "P", description = "Cut before the first event; the run goes on.")
+    @Option(names = "--drop-before", paramLabel = "P", description = "Cut before the first event; the run continues.")
     Share dropBefore = Share.NONE;
 
-    @Option(names = "--drop-after", paramLabel = "P", description = "Cut after the first event, or within the answer.")
+    @Option(names = "--drop-after", paramLabel = "P", description = "Cut after the first event or within the answer.")
     Share dropAfter = Share.NONE;
 
     @Option(names = "--lose-finish", paramLabel = "P",
-            description = "No workflow_finished: the stream ends without (from 1.14.2 on: after --silence); no "
+            description = "End the stream without workflow_finished (from 1.14.2 on: after --silence); send no "
                     + "blocking answer.")
     Share loseFinish = Share.NONE;
 
     @Option(names = "--gateway", paramLabel = "P",
-            description = "502, 503 or 504 of a proxy (HTML, no X-Version); the run goes on.")
+            description = "Answer 502, 503 or 504 like a proxy (HTML, no X-Version); the run continues.")
     Share gateway = Share.NONE;
 
-    @Option(names = "--error-500", paramLabel = "P", description = "JSON 500 of Dify after the run began; it goes on.")
+    @Option(names = "--error-500", paramLabel = "P", description = "Answer 500 in JSON; the run continues.")
     Share error500 = Share.NONE;
 
     @Option(names = "--never", paramLabel = "P",
-            description = "The run says running for ever, and is never answered; a stream from 1.14.2 on is silent: "
+            description = "Never answer; the run stays running for ever; a stream from 1.14.2 on is silent because "
                     + "its worker was killed.")
     Share never = Share.NONE;
 
     @Option(names = "--lost", paramLabel = "P",
-            description = "Taken and lost in a crash: no run, no trace, no answer (streams from 1.14.2 on: a ping, "
+            description = "Lose the request in a crash: no run, no trace, no answer (streams from 1.14.2 on: a ping, "
                     + "then silence).")
     Share lost = Share.NONE;
 
-    @Option(names = "--throttle", paramLabel = "P", description = "400 'Too many requests.', nothing is started.")
+    @Option(names = "--throttle", paramLabel = "P", description = "Answer 400 'Too many requests.' and start nothing.")
     Share throttle = Share.NONE;
 
     @Option(names = "--refuse", paramLabel = "P",
-            description = "The inputs are refused; streams of 1.14.2 say so inside, and stay open for --silence; "
-                    + "those of 1.16.0 make up a run that failed, and end.")
+            description = "Refuse the inputs; streams of 1.14.2 report it inside and stay open for --silence; "
+                    + "those of 1.16.0 make up a failed run and end.")
     Share refuse = Share.NONE;
 
-    @Option(names = "--fail", paramLabel = "P", description = "The run fails for good.")
+    @Option(names = "--fail", paramLabel = "P", description = "Fail the run permanently.")
     Share fail = Share.NONE;
 
-    @Option(names = "--flaky", paramLabel = "P", description = "The run fails by a model's rate limit.")
+    @Option(names = "--flaky", paramLabel = "P", description = "Fail the run with a model's rate limit.")
     Share flaky = Share.NONE;
 
     @Option(names = "--replace", paramLabel = "P",
-            description = "The answer of a chatflow is replaced by its moderation; the run keeps its own.")
+            description = "Replace a chatflow's answer by moderation; the run keeps its own.")
     Share replace = Share.NONE;
 
     @Option(names = "--preset", paramLabel = "P",
-            description = "A chatflow's moderation answers the question itself: there is no run.")
+            description = "Let a chatflow's moderation answer the question, without a run.")
     Share preset = Share.NONE;
 
-    @Option(names = "--partial", paramLabel = "P", description = "The run ends partial-succeeded.")
+    @Option(names = "--partial", paramLabel = "P", description = "End the run as partial-succeeded.")
     Share partial = Share.NONE;
 
     @Option(names = "--stopped", paramLabel = "P",
-            description = "Answered as stopped by the time limit; the run goes on and succeeds later (1.16.0: is "
-                    + "stored as stopped, too).")
+            description = "Report the run as stopped by the time limit; it continues and succeeds later (1.16.0: it "
+                    + "is also stored as stopped).")
     Share stopped = Share.NONE;
 
     @Option(names = "--kill", paramLabel = "P",
-            description = "The process that has the request is killed in the middle of the run: no answer; a stream "
-                    + "from 1.14.2 on is cut and its run goes on, other runs say running for ever; slots stay taken.")
+            description = "Kill the process with the request during the run: no answer; a stream from 1.14.2 on is "
+                    + "cut and its run continues, other runs stay running for ever; slots stay taken.")
     Share kill = Share.NONE;
 
     @Option(names = "--false-fail", paramLabel = "P",
-            description = "Answered as failed by a rate limit; the run goes on and succeeds later.")
+            description = "Report the run as failed by a rate limit; it continues and succeeds later.")
     Share falseFail = Share.NONE;
 
     @Option(names = "--other-end", paramLabel = "P",
-            description = "A stream tells the end of another run; its own goes on.")
+            description = "Send the end of another run in a stream; its own run continues.")
     Share otherEnd = Share.NONE;
 
     @Option(names = "--error-first", paramLabel = "P",
-            description = "A stream tells an error and then the end of its run.")
+            description = "Send an error in a stream, then the end of its run.")
     Share errorFirst = Share.NONE;
 
     @Option(names = "--step-limit", paramLabel = "P",
-            description = "The run meets the limit of steps, its outputs complete: told as failed (1.16.0: as "
+            description = "Let the run reach the step limit with complete outputs: reported as failed (1.16.0: "
                     + "stopped), stored as stopped.")
     Share stepLimit = Share.NONE;
 
     @Option(names = "--time-limit", paramLabel = "P",
-            description = "The run meets the engine's limit of time, in 1.9.2 before its outputs; told and stored so.")
+            description = "Let the run reach the engine's time limit, in 1.9.2 before its outputs.")
     Share timeLimit = Share.NONE;
 
     @Option(names = "--broken", paramLabel = "P",
-            description = "Streams of 1.16.0 break: a failed end is made up; the run is stored as succeeded.")
+            description = "Break streams of 1.16.0: a failed end is made up; the run is stored as succeeded.")
     Share broken = Share.NONE;
 
-    @Option(names = "--broken-running", paramLabel = "P", description = "The same, in the middle: the run goes on.")
+    @Option(names = "--broken-running", paramLabel = "P", description = "Like --broken, during the run: it continues.")
     Share brokenRunning = Share.NONE;
 
-    @Option(names = "--broken-absent", paramLabel = "P", description = "The same, before its run: there is none.")
+    @Option(names = "--broken-absent", paramLabel = "P", description = "Like --broken, before the run starts.")
     Share brokenAbsent = Share.NONE;
 
     @Option(names = "--worker-ended", paramLabel = "P",
-            description = "The worker is asked to end in the middle of the run: streams of 1.16.0 end as stopped, and "
-                    + "are stored so.")
+            description = "Shut the worker down during the run: streams of 1.16.0 end as stopped, and are stored "
+                    + "as stopped.")
     Share workerEnded = Share.NONE;
 
     @Option(names = "--restart-worker", paramLabel = "S", defaultValue = "0",
-            description = "Every S the worker is asked to end, and another one comes: the same for all streams of "
-                    + "1.16.0 that run (default: never).")
+            description = "Shut the worker down and replace it every S: all active streams of 1.16.0 end as with "
+                    + "--worker-ended (default: never).")
     Duration restartWorker;
 
     @Option(names = "--kill-worker", paramLabel = "S", defaultValue = "0",
-            description = "Every S the worker is killed, and another one comes: the runs of all streams from 1.14.2 on "
-                    + "say running for ever (default: never).")
+            description = "Kill the worker and replace it every S: the streamed runs from 1.14.2 on stay running "
+                    + "for ever (default: never).")
     Duration killWorker;
 
     @Spec CommandSpec spec;
@@ -234,7 +234,7 @@ final class Simulator implements Callable<Integer> {
             every(killWorker, dify::killWorker);
             spec.commandLine().getOut().println(server.baseUrl());
             spec.commandLine().getOut().flush();
-            Thread.currentThread().join(); // until it is ended from outside
+            Thread.currentThread().join(); // until it is killed
         }
         return 0;
     }
@@ -271,7 +271,7 @@ final class Simulator implements Callable<Integer> {
         shares.put(Fault.WORKER_ENDED, workerEnded);
         shares.put(Fault.REPLACE, replace);
         shares.put(Fault.PRESET, preset);
-        if (speed < 1) throw new ParameterException(spec.commandLine(), "--speed=" + speed + " is not 1 or more");
+        if (speed < 1) throw new ParameterException(spec.commandLine(), "--speed=" + speed + " must be at least 1");
         return new Behaviour(version, fields(), seed, new Pace(speed), latency, jitter, queue, silence, limit, shares);
     }
 
@@ -287,7 +287,7 @@ final class Simulator implements Callable<Integer> {
 
     // ── What a row meets ────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Out of all starts: `3%` or `0.03`.
+    /// A share of all starts: `3%` or `0.03`.
     record Share(double of) {
         static final Share NONE = new Share(0);
 
@@ -299,7 +299,7 @@ final class Simulator implements Callable<Integer> {
         }
     }
 
-    /// A time, or one between two: `5s`, `0..20s`.
+    /// A time or a range: `5s`, `0..20s`.
     record Span(Duration from, Duration to) {
         static Span of(String text) {
             var ends = text.split("\\.\\.", 2);
@@ -312,7 +312,7 @@ final class Simulator implements Callable<Integer> {
         }
     }
 
-    /// What can go wrong with one start of a row.
+    /// Faults of one start of a row.
     enum Fault {
         NONE, DROP_BEFORE, DROP_AFTER, LOSE_FINISH, GATEWAY, ERROR_500, NEVER, LOST, THROTTLE, REFUSE, FAIL, FLAKY,
         PARTIAL, STOPPED, FALSE_FAIL, OTHER_END, ERROR_FIRST, KILL, STEP_LIMIT, TIME_LIMIT, BROKEN, BROKEN_RUNNING,
@@ -332,10 +332,10 @@ final class Simulator implements Callable<Integer> {
         }
     }
 
-    /// How one start goes. `die` chooses among the ways in which a fault shows.
+    /// The course of one start. `die` chooses among the ways in which a fault shows.
     record Fate(Fault fault, Duration queue, Duration latency, int die) {}
 
-    /// How fast time passes: `times` as fast as on a wall.
+    /// Speeds time up: `times` as fast as real time.
     record Pace(int times) {
         void pause(Duration time) throws InterruptedException {
             Thread.sleep(time.dividedBy(times));
@@ -346,12 +346,12 @@ final class Simulator implements Callable<Integer> {
         }
     }
 
-    /// `fields` is the form as `/parameters` tells it.
+    /// `fields` is the form as in `/parameters`.
     record Behaviour(SimulatedRun.Version version, JsonNode fields, long seed, Pace pace, Duration latency,
                      Duration jitter, Span queue, Duration silence, int limit, Map<Fault, Share> shares) {
         private static final Pattern TIMES = Pattern.compile("\\[(latency|queue) (\\d+(?:\\.\\d+)?(?:ms|s|m)?)]");
 
-        /// The same with another form.
+        /// Returns a copy with another form.
         Behaviour with(JsonNode fields) {
             return new Behaviour(version, fields, seed, pace, latency, jitter, queue, silence, limit, shares);
         }
@@ -385,10 +385,10 @@ final class Simulator implements Callable<Integer> {
         }
     }
 
-    /// Which app is played, beside its form: its name, what it does (without a graph it answers with its texts), what
-    /// state it is in, and whether an address that a run names as a file answers.
+    /// The app apart from its form: its name, its graph (without one it answers with its texts), its
+    /// state, and whether an address that a run gives as a file answers.
     record Setup(String name, Optional<SimulatedGraph> graph, Kind kind, Predicate<URI> answers) {
-        /// `mode` is what `/info` says. Only workflows and chatflows can be run.
+        /// `mode` is the mode in `/info`. Only workflows and chatflows can be run.
         enum Kind {
             WORKFLOW("workflow"), UNPUBLISHED("workflow"), CHATFLOW("advanced-chat"), CHAT("chat"),
             AGENT_CHAT("agent-chat"), COMPLETION("completion");
@@ -409,12 +409,12 @@ final class Simulator implements Callable<Integer> {
                 return name().toLowerCase(Locale.ROOT).replace('_', '-');
             }
 
-            /// It is asked at `/chat-messages`.
+            /// Whether it is asked at `/chat-messages`.
             boolean isChat() {
                 return this == CHATFLOW || this == CHAT || this == AGENT_CHAT;
             }
 
-            /// It has no workflow.
+            /// Whether it lacks a workflow.
             boolean isPlain() {
                 return this == CHAT || this == AGENT_CHAT || this == COMPLETION;
             }
@@ -427,6 +427,6 @@ final class Simulator implements Callable<Integer> {
         }
     }
 
-    /// Who is let in; `FORGOTTEN`: the app is deleted, and its keys with it.
+    /// Which keys are accepted; `FORGOTTEN`: the app was deleted, and its keys with it.
     enum Access { OPEN, DISABLED, DELETED, FORGOTTEN }
 }

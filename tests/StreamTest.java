@@ -17,14 +17,14 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-/// What `DifyClient` sees of a run that is streamed.
+/// `DifyClient` and a streamed run.
 @Timeout(60)
 final class StreamTest {
     @Nested
     class AStream {
         private Ears heard = new Ears();
 
-        /// What a stream gives that is written so; `limit` for its silences.
+        /// Reads a stream with these bytes; `limit` for its silences.
         private Response seen(Duration limit, Wire.Script events) throws IOException {
             try (var wire = new Wire(connection -> {
                 connection.request();
@@ -195,7 +195,7 @@ final class StreamTest {
                 heard = new Ears();
                 var cut = cut(seen(LONG, connection -> {
                     if (!text.isEmpty()) connection.chunk(text);
-                    if (known) await(heard.first()); // a reset would take back what is not read yet
+                    if (known) await(heard.first()); // a reset would discard unread data
                     end.serve(connection);
                 }));
 

@@ -30,7 +30,7 @@ final class VerifyTest extends WholeCommand {
                 .toArray(String[]::new));
     }
 
-    /// `matches=3 failed=1`, without what is 0.
+    /// `matches=3 failed=1`, without zeros.
     private static String counts(Call call) throws IOException {
         return tree(call.out()).path("findings").properties().stream()
                 .map(kind -> kind.getKey() + "=" + kind.getValue().size()).sorted().collect(Collectors.joining(" "));
@@ -40,7 +40,7 @@ final class VerifyTest extends WholeCommand {
         return tree(call.out()).path("findings").path(kind).valueStream().map(one -> one.path("id").asText()).toList();
     }
 
-    /// Rewrites the results: each line as the change leaves it, none where it returns null.
+    /// Rewrites each line of the results, or drops it if the change returns null.
     private void damage(UnaryOperator<ObjectNode> change) throws IOException {
         var lines = new ArrayList<String>();
         for (var line : results()) {

@@ -12,7 +12,7 @@ import module java.base;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-/// Whole batches where versions of Dify differ: forms, moderation, and servers that are replaced.
+/// Whole batches with differences between versions of Dify: forms, moderation, and replaced servers.
 final class VersionsTest extends WholeCommand {
     private static final Map<Simulator.Setup.Kind, SimulatedGraph> ASKING = Map.of(
             Simulator.Setup.Kind.WORKFLOW, new SimulatedGraph(List.of(new SimulatedGraph.Step.Ask("ask")),
@@ -36,7 +36,7 @@ final class VersionsTest extends WholeCommand {
                 "10ms", "MAX_RETRY_DELAY", "20ms");
     }
 
-    /// The port is free a moment after the server before has closed it.
+    /// The port is free a moment after the previous server closed it.
     private SimulatedServer restarted(int port) throws IOException {
         for (int tries = 0; ; tries++) {
             try {

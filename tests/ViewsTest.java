@@ -34,7 +34,7 @@ import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
-/// What a person sees of a batch and hands on: the status, the report and the spreadsheet, each made from files as
+/// The views of a batch: the status, the report and the spreadsheet, each made from files as
 /// `run` leaves them.
 @Timeout(60)
 class ViewsTest {
@@ -42,7 +42,7 @@ class ViewsTest {
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final Instant NOON = Instant.parse("2026-01-16T12:00:00Z");
 
-    /// What must do no harm, wherever it stands.
+    /// Text that must do no harm anywhere.
     private static final List<String> HOSTILE = List.of("<script>hit()</script>", "</script><script>hit()</script>",
             "\" onerror=hit() x=\"", "<!--<script>", "\u001b[31mred\u001b]0;title\u0007",
             "=HYPERLINK(\"http://x.example\")", "-1+cmd|' /C calc'!A0", "@SUM(1)", "+1+1", "line\u2028para\u2029end",
@@ -413,7 +413,7 @@ class ViewsTest {
             return Files.readString(folder.resolve("out.csv"));
         }
 
-        /// By another reader than ours, which takes nothing that is not in RFC 4180.
+        /// Uses another CSV reader, which accepts only RFC 4180.
         private static List<List<String>> strictly(String csv) throws IOException {
             assertEquals('\uFEFF', csv.charAt(0));
             assertTrue(csv.endsWith("\r\n"));
@@ -634,7 +634,7 @@ class ViewsTest {
             }
         }
 
-        /// The log tells which CSV it is.
+        /// The log names the CSV.
         @Test
         void neverOverwritesTheCsvOfABatchEvenIfItIsNotNamed() throws IOException {
             var batch = mixed();
@@ -675,7 +675,7 @@ class ViewsTest {
             assertEquals(5, contents().size());
         }
 
-        /// As a killed process leaves it; a link at such a name is nobody's, and what it points to stays.
+        /// Left by a killed process. A link with such a name is not ours, and its target stays.
         @Test
         void removesWhatAKilledCallLeft() throws IOException {
             var target = folder.resolve("out.csv");
@@ -743,7 +743,7 @@ class ViewsTest {
         return Files.readString(folder.resolve("report.html"));
     }
 
-    /// What the page's script reads of the batch.
+    /// The batch as the page's script reads it.
     private JsonNode described() throws IOException {
         var block = Pattern.compile("(?s)<script type=\"application/json\" id=\"batch\">(.*?)</script>")
                 .matcher(page());
@@ -835,7 +835,7 @@ class ViewsTest {
 
     // ── A browser ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Chromium without a window, driven over its DevTools protocol. What it complains of and asks for is kept.
+    /// Chromium without a window, driven over its DevTools protocol. Its errors and requests are recorded.
     static final class Browser implements AutoCloseable {
         private final Process process;
         private final WebSocket socket;
@@ -868,7 +868,7 @@ class ViewsTest {
             var said = new BufferedReader(new InputStreamReader(process.getErrorStream(), UTF_8));
             for (var line = said.readLine(); line != null; line = said.readLine())
                 if (line.startsWith("DevTools listening on ")) {
-                    Thread.startVirtualThread(() -> said.lines().forEach(_ -> {})); // or its pipe fills up
+                    Thread.startVirtualThread(() -> said.lines().forEach(_ -> {})); // otherwise its pipe fills up
                     return URI.create(line.substring("DevTools listening on ".length()).strip());
                 }
             throw new IOException("the browser did not start");
@@ -895,7 +895,7 @@ class ViewsTest {
                 case "Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded" ->
                         complaints.add(params.toString());
                 case "Network.requestWillBeSent" -> requests.add(params.path("request").path("url").asText());
-                default -> {} // nothing that a test looks at
+                default -> {} // no test needs it
             }
         }
 

@@ -29,8 +29,8 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 
-/// What tests of whole commands share: a folder, a server that answers as told, and a call. Each has its own, so that
-/// several run at once: they mostly wait. Every call is searched for the key.
+/// Shared by tests of whole commands: a folder, a server with scripted answers, and a call. Each has its own, so that
+/// several can run at once: they mostly wait. Every call is searched for the key.
 @Timeout(90)
 @Execution(ExecutionMode.CONCURRENT)
 abstract class WholeCommand {
@@ -45,7 +45,7 @@ abstract class WholeCommand {
         for (var each : open) each.close();
     }
 
-    /// JSON with `'` in place of `"`.
+    /// JSON with `'` instead of `"`.
     static String text(String json, Object... values) {
         return ServerTest.Events.json(json, values);
     }
@@ -66,9 +66,9 @@ abstract class WholeCommand {
         return event.getRequest().getUrl().endsWith("/run");
     }
 
-    /// What one call gave.
+    /// The result of one call.
     record Call(int code, String out, String err) {
-        /// What is wrong, in one line of its own, and what to do, in another.
+        /// The error in its own line, and the hint in another.
         String sentence() {
             return err.lines().filter(line -> line.startsWith("difyexec: ") || line.startsWith("Stopped: "))
                     .reduce((_, _) -> "more than one sentence").orElse("none")
@@ -125,7 +125,7 @@ abstract class WholeCommand {
         return csv(Stream.concat(Stream.of("id,text"), rows).toArray(String[]::new));
     }
 
-    /// `run -i data.csv -o results.jsonl` and what else is typed.
+    /// `run -i data.csv -o results.jsonl` plus further arguments.
     String[] typed(String command, String... more) {
         return Stream.concat(Stream.of(command, "-i", input(), "-o", output(),
                 "--progress", "off"), Stream.of(more)).toArray(String[]::new);
@@ -169,7 +169,7 @@ abstract class WholeCommand {
         return ids.stream().sorted().toList();
     }
 
-    /// `succeeded=2 pending=1`, without what is 0.
+    /// `succeeded=2 pending=1`, without zeros.
     String status() throws IOException {
         var call = call(Map.of(), "status", "--json", "-i", input(), "-o", output());
         var json = tree(call.out());
@@ -184,7 +184,7 @@ abstract class WholeCommand {
         }
     }
 
-    /// A Dify of one version as WireMock plays it: every row succeeds with its id as output unless told otherwise.
+    /// A Dify of one version, played by WireMock: every row succeeds with its id as output unless a test changes that.
     final class Dify implements AutoCloseable {
         final WireMockServer server = new WireMockServer(options().dynamicPort().bindAddress("127.0.0.1"));
         final String version, mode;
@@ -229,7 +229,7 @@ abstract class WholeCommand {
             server.stubFor(get(urlEqualTo("/v1/info")).willReturn(answer));
         }
 
-        /// All answers to a row, one after the other; the last one stays.
+        /// All answers to a row, in order; the last one repeats.
         void row(String id, ResponseDefinitionBuilder... answers) {
             var scenario = "row " + id + " of call " + ++scenarios;
             for (int i = 0; i < answers.length; i++) {
@@ -248,7 +248,7 @@ abstract class WholeCommand {
             server.stubFor(post(urlPathMatching("/v1/workflows/(.+/)?run")).atPriority(3).willReturn(answer));
         }
 
-        /// What the server's records say of a row's run, whatever its user.
+        /// The server's record of a row's run, whatever its user.
         void recorded(String id, String status) {
             server.stubFor(get(urlEqualTo("/v1/workflows/run/run-" + id)).willReturn(answer(200, text(
                     "{'id':'run-%s','workflow_id':'w','status':'%s','outputs':{'row_id':'%s','from':'record'},"
@@ -272,7 +272,7 @@ abstract class WholeCommand {
                     .put("status", status).toString());
         }
 
-        /// A run that came to its end, told as the mode tells it.
+        /// A completed run, reported as the mode does.
         ResponseDefinitionBuilder ended(String status, String error) {
             var id = "{{jsonPath request.body '$.inputs.id'}}";
             var data = "{\"id\":\"run-" + id + "\",\"workflow_id\":\"w\",\"status\":\"" + status + "\",\"outputs\":"
@@ -286,7 +286,7 @@ abstract class WholeCommand {
                     + "data: {\"event\":\"" + last + "\"," + run + data + "}\n\n");
         }
 
-        /// A run that succeeded, in a stream that tells what it cost.
+        /// A successful run, in a stream that reports its cost.
         ResponseDefinitionBuilder paid(String price, String currency) {
             return stream(Stream.of(
                     "workflow_started','data':{}",
@@ -320,8 +320,8 @@ abstract class WholeCommand {
         return new Dify("1.14.2", "blocking");
     }
 
-    /// A script that can be started at once. Another process writes it: what this one has open, a process that another
-    /// test starts at that moment has open too, and such a file is busy.
+    /// A script that can be started at once. Another process writes it: files open in this process are also open in a
+    /// process that another test starts at that moment, and such a script is busy.
     static Path executable(Path file, String text) throws IOException {
         var writer = new ProcessBuilder("sh", "-c", "cat >\"$0\" && chmod +x \"$0\"", file.toString()).start();
         try (var script = writer.getOutputStream()) {
@@ -344,7 +344,7 @@ abstract class WholeCommand {
         var found = Stream.iterate(Path.of("").toAbsolutePath(), Objects::nonNull, Path::getParent)
                 .filter(above -> Files.exists(above.resolve("README.md")))
                 .filter(above -> Files.exists(above.resolve("DifyExec.java"))).findFirst();
-        Assumptions.assumeTrue(found.isPresent(), "there is no README here");
+        Assumptions.assumeTrue(found.isPresent(), "the checkout is missing");
         return found.get();
     }
 }
