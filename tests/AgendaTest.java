@@ -37,7 +37,7 @@ final class AgendaTest {
         }
 
         @Test
-        void areInTheResultAndCostTheRowNoTime() throws Exception {
+        void areInTheResultAndDoNotDelayTheRow() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = (_, _) -> {
                 scene.world.pass(seconds(32));
@@ -52,7 +52,7 @@ final class AgendaTest {
         }
 
         @Test
-        void thatAreMissingAreOnRecordWithTheirRowsEndAndItsResultIsKept() throws Exception {
+        void thatAreMissingAreRecordedWithTheirRowsEndAndItsResultIsKept() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.answer = (attempt, _) -> with(new Response.SavedFiles(List.of(), new TreeMap<>(Map.of("1.txt", "HTTP 403",
                     "2.txt", "HTTP 503")), seconds(1)), attempt.row().id());
@@ -68,7 +68,7 @@ final class AgendaTest {
         }
 
         @Test
-        void areSavedOnlyOnceTheirRunIsOnRecord() throws Exception {
+        void areSavedOnlyAfterTheirRunIsRecorded() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = (_, heard) -> {
                 var recorded = new CompletableFuture<Void>();
@@ -103,7 +103,7 @@ final class AgendaTest {
         }
 
         @Test
-        void aFixedUserIsTakenAsItIs() {
+        void aFixedUserIsUsedAsIs() {
             var names = new Names("nightly");
 
             assertEquals("nightly", names.next());

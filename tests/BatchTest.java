@@ -132,7 +132,7 @@ final class BatchTest {
         }
 
         @Test
-        void isLeftAloneAsLongAsAnotherWritesToIt() throws IOException {
+        void isKeptWhileAnotherProcessWritesToIt() throws IOException {
             var path = folder.resolve("lines");
             try (var file = new LineFile(path, new byte[0], FileChannel::force)) {
                 file.add("one");
@@ -348,7 +348,7 @@ final class BatchTest {
 
         /// A log could record the success, but results of the original tool have no log.
         @Test
-        void aLineThatMayHideASuccessStopsTheCall() throws IOException {
+        void anUnreadableLineThatMayBeASuccessStopsTheCall() throws IOException {
             var scene = Scene.of(folder, "a", "b");
             Files.writeString(scene.output, json("{'id':'a','status':'success'}\n{'id':'b','sta\n"));
 
@@ -455,7 +455,7 @@ final class BatchTest {
         @ParameterizedTest
         @ValueSource(strings = {"garbage", "null",
                 "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u2','mode':'telepathic'}"})
-        void aLineThatMayHideARequestStopsTheCallAndChangesNothing(String line) throws IOException {
+        void anUnreadableLineThatMayBeARequestStopsTheCallAndChangesNothing(String line) throws IOException {
             var scene = Scene.of(folder, "a");
             var log = new Log().session("1.16.0").attempt("a", "u1").end("a", "u1", "unknown", "").line(json(line));
             Files.writeString(scene.file(".log"), log.toString());
@@ -627,7 +627,7 @@ final class BatchTest {
         }
 
         @Test
-        void aDeletedLockLetsNoSecondBatchIn() throws Exception {
+        void aDeletedLockStillKeepsASecondBatchOut() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.answer = (attempt, _) -> {
                 if (attempt.row().id().equals("b")) {

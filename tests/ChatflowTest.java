@@ -215,7 +215,7 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
-        void isLookedUpWhereItsMessageHasEndedAndItsRunHasNot() {
+        void isLookedUpIfItsMessageHasEndedButNotItsRun() {
             var seen = ServerTest.cut(streamed(started(), messageEnd()));
 
             assertEquals(Optional.of(Events.REF), seen.run());
@@ -410,7 +410,7 @@ final class ChatflowTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource({"1.16.0, auto", "1.16.0, blocking", "1.14.2, auto", "1.9.2, auto", "1.9.2, blocking"})
-        void isNotPaidAgainWhereTheShellHasRunIt(String version, String mode) throws IOException {
+        void isNotPaidAgainIfTheShellHasRunIt(String version, String mode) throws IOException {
             var settings = start(Simulator.Setup.Kind.CHATFLOW, "--dify", version, "--columns", "id");
             csv("id,query", "1,Why?", "2,Who?");
             var outer = commandLine(Given.env(settings)).setOut(new PrintWriter(new StringWriter()))
@@ -496,7 +496,7 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
-        void isRetriedInTheShellWhereItsAnswerComesIn() throws IOException {
+        void isRetriedInTheShellWithALiveAnswer() throws IOException {
             csv("id,question", "1,Why?");
             var out = new StringWriter();
             var outer = commandLine(Given.env(Map.of())).setOut(new PrintWriter(out, true))

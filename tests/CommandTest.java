@@ -163,7 +163,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void resultsBeginWithAByteOrderMarkUnlessItIsUnwanted() throws IOException {
+        void resultsStartWithAByteOrderMarkUnlessItIsUnwanted() throws IOException {
             csv("id,text", "1,x");
             call(Map.of(), typed("run", "--demo"));
             assertTrue(content("results.jsonl").startsWith("\uFEFF{"));
@@ -535,7 +535,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void whoseAnswerAProxyCutIsTakenFromTheRecord() throws IOException {
+        void whoseAnswerAProxyCutIsReadFromTheRecord() throws IOException {
             var dify = dify();
             rows(1);
             dify.row("1", aResponse().withStatus(502).withBody("<html>Bad Gateway</html>"));
@@ -550,7 +550,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void thatLeftNoTraceIsSentAgainWhereRunsAreListedFromTheirStart() throws IOException {
+        void thatLeftNoTraceIsSentAgainIfRunsAreListedFromTheirStart() throws IOException {
             var dify = dify();
             rows(1);
             dify.row("1", aResponse().withFault(Fault.EMPTY_RESPONSE), dify.ended("succeeded", ""));
@@ -564,7 +564,7 @@ class CommandTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"blocking", "streaming"})
-        void thatLeftNoTraceIsUnknownWhereRunsAreListedAtTheirEnd(String mode) throws IOException {
+        void thatLeftNoTraceIsUnknownIfRunsAreListedAtTheirEnd(String mode) throws IOException {
             var dify = new Dify("1.9.2", mode);
             rows(1);
             dify.row("1", aResponse().withFault(Fault.EMPTY_RESPONSE), dify.ended("succeeded", ""));
@@ -642,7 +642,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void namesAnIdThatIsNotThere() throws IOException {
+        void reportsAnUnknownId() throws IOException {
             rows(2);
 
             for (var call : List.of(dify.run("--ids", "2,22"), dify.command("retry", "22"))) {

@@ -434,7 +434,7 @@ class ConformanceTest {
 
         @ParameterizedTest(name = "{0}: {1}")
         @CsvSource({"1.14.2, succeeded", "1.16.0, stopped"})
-        void stopsWhatItsWorkerHasInHandWhenThatIsAskedToEnd(String version, String status) throws Exception {
+        void stopsActiveRunsWhenItsWorkerIsShutDown(String version, String status) throws Exception {
             start(version, 0, Optional.empty(), "--latency", "4s");
             var left = run("streaming", "[queue 8s][latency 0s]");
             var wire = run("streaming", "x");
@@ -470,7 +470,7 @@ class ConformanceTest {
         }
 
         @Test
-        void holdsNoConnectionOfARefusedRow() throws Exception {
+        void keepsNoConnectionOfARefusedRow() throws Exception {
             start(VERSION, 1, Optional.empty(), "--refuse", "100%", "--silence", "300s");
 
             var end = last(run("streaming", "x"));

@@ -304,7 +304,7 @@ final class DataTest {
                 größe.csv  | größe.csv
                 ``         | ''
                 """)
-        void aWordIsTypedSoThatAShellTakesIt(String word, String typed) {
+        void aWordIsQuotedForAShell(String word, String typed) {
             assertEquals(typed, Text.shell(word));
         }
 
@@ -497,7 +497,7 @@ final class DataTest {
         }
 
         @Test
-        void isTheTimeOfDayAlsoWhereThatIsSetForward() {
+        void isTheTimeOfDayEvenIfThatIsSetForward() {
             assertEquals(NOON.plusSeconds(3), after(3, Duration.ZERO));
             assertEquals(NOON.plusSeconds(3605), after(2, Duration.ofHours(1)));
         }

@@ -92,7 +92,7 @@ final class DifyExecTest {
             ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class, RecipesTest.class, VerifyTest.class,
             EveryDayTest.class, VersionsTest.class);
 
-    /// Tests that allow it (`@Execution`) run at once, so many of them.
+    /// Runs tests that allow it (`@Execution`) in parallel, up to this many.
     static final Map<String, String> AT_ONCE = Map.of("junit.jupiter.execution.parallel.enabled", "true",
             "junit.jupiter.execution.parallel.config.executor-service", "worker_thread_pool",
             "junit.jupiter.execution.parallel.config.strategy", "fixed",

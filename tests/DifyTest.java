@@ -179,7 +179,7 @@ final class DifyTest {
         }
 
         @Test
-        void theRunIsNamedByWhicheverEventComesFirst() throws IOException {
+        void theFirstEventOfAnyKindIdentifiesTheRun() throws IOException {
             events(event("text_chunk", "{'text':'x','from_variable_selector':null}"));
 
             assertEquals(Optional.of(new RunRef("r1", "t1")), reader.ref());

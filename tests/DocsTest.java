@@ -151,7 +151,7 @@ final class DocsTest extends WholeCommand {
 
         @ParameterizedTest(name = "in {0}")
         @MethodSource("difyexec.DocsTest#pages")
-        void leadsToAFileAndAHeadingThatAreThere(Path page) throws IOException {
+        void leadsToAnExistingFileAndHeading(Path page) throws IOException {
             var targets = LINK.matcher(prose(Files.readString(page))).results().map(link -> link.group(1))
                     .filter(target -> !target.startsWith("https://")).toList();
 

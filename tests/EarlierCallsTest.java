@@ -69,7 +69,7 @@ final class EarlierCallsTest {
         }
 
         @Test
-        void aRunThatFailedIsNotTakenForStoppedBecauseAnotherOfTheSameUserWas() throws Exception {
+        void aFailedRunIsNotMistakenForAStoppedOneOfTheSameUser() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.user = "nightly";
             scene.mode = Mode.STREAMING;
@@ -161,7 +161,7 @@ final class EarlierCallsTest {
         }
 
         @Test
-        void aRowThatIsRefusedInAStreamIsSentOnceAlsoWhereFailedRunsAreAlwaysSentAgain() throws Exception {
+        void aRowRefusedInAStreamIsSentOnceEvenIfFailedRunsAreAlwaysRetried() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
             scene.server = "1.16.0";
@@ -316,7 +316,7 @@ final class EarlierCallsTest {
         }
 
         @Test
-        void anAttemptLeftOpenForARowThatIsNoLongerInTheFileDoesNotMatter() throws Exception {
+        void anOpenAttemptOfARowThatLeftTheFileDoesNotMatter() throws Exception {
             var scene = Scene.of(folder, "gone", "b");
             scene.crash(1);
             var next = new Scene(folder, "id\nb\n");

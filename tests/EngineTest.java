@@ -58,7 +58,7 @@ final class EngineTest {
         }
 
         @Test
-        void aResultThatCannotBeWrittenHasNoEndEventAndStopsTheBatch() throws Exception {
+        void anUnwritableResultHasNoEndEventAndStopsTheBatch() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             var engine = Thread.currentThread();
             scene.answer = (_, _) -> {
@@ -185,7 +185,7 @@ final class EngineTest {
         }
 
         @Test
-        void theRetryListIsThereWhileTheBatchRuns() throws Exception {
+        void theRetryListExistsWhileTheBatchRuns() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             var listed = new ArrayList<String>();
             scene.answer = (attempt, _) -> {
@@ -417,7 +417,7 @@ final class EngineTest {
         }
 
         @Test
-        void anUnreachedServerUsesNoRetryUp() throws Exception {
+        void anUnreachableServerUsesNoRetry() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.backoff = new Backoff(seconds(1), seconds(60), 0);
             var away = new Response.NotSent("connection refused");

@@ -197,7 +197,7 @@ class FaultTest {
         @ParameterizedTest
         @ValueSource(strings = {"nr_inodes=2", "nr_inodes=3", "nr_inodes=4", "size=4k", "size=8k", "size=12k",
                 "size=16k", "size=20k", "size=28k", "size=36k"})
-        void losesNoRowAndPaysForNoneTwice(String room) throws Exception {
+        void losesNoRowAndPaysForNoRowTwice(String room) throws Exception {
             var disk = Files.createDirectory(folder.resolve("disk"));
             assumeTrue(has("mount", "-t", "tmpfs", "-o", room, "tmpfs", disk.toString()), "no disk can be mounted");
             try {

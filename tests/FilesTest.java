@@ -81,7 +81,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void thatIsNotInUtf8IsNamedWithItsLineAndAFolderToo() throws IOException {
+        void thatIsNotUtf8IsReportedWithItsLineAndSoIsAFolder() throws IOException {
             Files.write(file("data.csv"), "id,text\n1,a\n2,caf\u00e9\n".getBytes(StandardCharsets.ISO_8859_1));
             refused(dify.run(), "csv:3:", "UTF-8");
 
@@ -117,7 +117,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void outputInAFolderThatIsNotThereIsNamed() throws IOException {
+        void outputInAMissingFolderIsReported() throws IOException {
             rows(1);
 
             refused(call(dify.settings(), "run", "-i", input(), "-o", file("no/results.jsonl").toString()),
@@ -377,7 +377,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void stopsWhereNothingIsPublished() throws IOException {
+        void stopsIfNothingIsPublished() throws IOException {
             rows(2);
             form(dify.refused(400, "app_unavailable", "App unavailable, please check your app configurations."));
 
@@ -419,7 +419,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void goUpOnceUnderTheUserOfTheRun() throws IOException {
+        void areUploadedOnceWithTheUserOfTheRun() throws IOException {
             Files.writeString(file("a.txt"), "größe");
             csv("id,doc,docs", "1,@a.txt,@a.txt;https://h/b.pdf");
 
@@ -504,7 +504,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void areUploadedFromAFolderThatIsNamed() throws IOException {
+        void areUploadedFromAGivenFolder() throws IOException {
             var call = call(dify.settings(), outside("run", "-o", output(), "--progress", "off", "--files",
                     folder.toString()));
 
@@ -513,7 +513,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void areNotLookedForInAFolderThatIsNotThere() throws IOException {
+        void areNotSearchedInAMissingFolder() throws IOException {
             var call = call(dify.settings(), outside("check", "--files", file("none").toString()));
 
             assertEquals(2, call.code());
@@ -767,7 +767,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void areWholeByTheLengthOfTheAnswerWhereDifyKnowsNoOther() throws IOException {
+        void areCheckedByTheLengthOfTheAnswerIfDifyGivesNoOther() throws IOException {
             csv("id,doc,docs", "1,,");
             givesAFile(".txt", -1);
             fileIs(aResponse().withBody("made").withHeader("Content-Length", "5"), aResponse().withBody("made"));
@@ -872,7 +872,7 @@ final class FilesTest extends WholeCommand {
         /// Before, between and after the lines that a call writes.
         @ParameterizedTest
         @CsvSource({"results.jsonl, 2", "results.jsonl, 3", "results.jsonl.log, 2"})
-        void withHalfALineOfAnotherProgramEndTheCall(String name, String id) throws Exception {
+        void withAPartialLineOfAnotherProgramEndTheCall(String name, String id) throws Exception {
             rows(3);
             try (var wire = new ServerTest.Wire(connection -> {
                 while (connection.request()) {
@@ -949,7 +949,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void stayWhereTheyAreWhenAFreshStartIsRefused() throws IOException {
+        void stayInPlaceWhenAFreshStartIsRefused() throws IOException {
             rows(1);
             dify.run();
             var before = names();

@@ -302,7 +302,7 @@ class FormTest {
         }
 
         @Test
-        void aPathIsFoundFromTheFolderOfTheCsv() throws IOException {
+        void aPathIsRelativeToTheFolderOfTheCsv() throws IOException {
             Files.writeString(folder.resolve("a b.pdf"), "x");
 
             assertEquals(new Value.Local("document", "a b.pdf", folder.resolve("a b.pdf").toRealPath()),

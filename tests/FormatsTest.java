@@ -162,7 +162,7 @@ final class FormatsTest extends WholeCommand {
 
         @ParameterizedTest(name = "{0}")
         @MethodSource("cases")
-        void areReadOrRefusedWithARemedy(Case one) throws IOException {
+        void areReadOrRefusedWithAHint(Case one) throws IOException {
             var path = Files.write(folder.resolve(one.name), one.bytes);
 
             if (one.facts[0].matches("(?s)\\d+ \\{.*")) {
@@ -390,7 +390,7 @@ final class FormatsTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource({"KILL, -", "INT, data.xlsx", "TERM, data.jsonl"})
-        void isGoneAfterTheNextStart(String signal, String input) throws Exception {
+        void isRemovedByTheNextStart(String signal, String input) throws Exception {
             assumeTrue(File.separator.equals("/"));
             Files.createDirectory(file("tmp"));
             Files.write(file("data.xlsx"), book("A1=s:id", "B1=s:text", "A2=n:1", "B2=s:[slow]"));

@@ -116,7 +116,7 @@ final class InputTest {
         }
 
         @Test
-        void idsAreStrippedAndNoOtherCellIs() throws IOException {
+        void onlyIdsAreStripped() throws IOException {
             var row = rows("id , the text\n a\u3000,  x \n").getFirst();
 
             assertEquals("a", row.id());
@@ -433,7 +433,7 @@ final class InputTest {
         }
 
         @Test
-        void isTakenAsLibreOfficeSavesIt() throws IOException {
+        void isReadAsSavedByLibreOffice() throws IOException {
             var csv = open(saved("utf-8.csv"));
 
             assertEquals(List.of("2 {id=a, text=größer; 1,5}", "4 {id=b, text=日本語}"), rows(csv));

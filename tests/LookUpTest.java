@@ -558,7 +558,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aLookThatConcernsTheBatchStopsItToo() throws Exception {
+        void aLookUpThatConcernsTheBatchAlsoStopsIt() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.CUT));
             scene.found = _ -> new LookUpResult.Silent(http(401, "unauthorized", "Access token is invalid"));
@@ -712,7 +712,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aSecondInterruptStopsWhatRunsAtOnce() throws Exception {
+        void aSecondInterruptStopsActiveRunsAtOnce() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
             scene.interruptAfter(seconds(1));
@@ -868,7 +868,7 @@ final class LookUpTest {
         }
 
         @Test
-        void anAnswerThatProvesNothingOnlyDelaysARowThatIsToBeSentAgain() throws Exception {
+        void anInconclusiveAnswerOnlyDelaysTheRetryOfARow() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-8"));
             var odd = new ArrayDeque<LookUpResult>(List.of(

@@ -195,7 +195,7 @@ final class PaceTest {
                 60,      239, 1
                 60,      240, 0
                 """)
-        void theOnlyPlaceIsHeldForFourTimesTheSlowestRun(long slowest, long ago, int held) {
+        void theOnlySlotIsHeldForFourTimesTheSlowestRun(long slowest, long ago, int held) {
             var one = new Pace(1, null, null);
             for (long took : List.of(1L, slowest, 0L)) one.finished(seconds(took), NOON);
 
@@ -233,7 +233,7 @@ final class PaceTest {
         }
 
         @Test
-        void withARateALateStartDelaysNoneAfterItAndAPauseIsNotMadeUpFor() {
+        void withARateALateStartDoesNotDelayOthersAndAPauseIsNotMadeUpFor() {
             var even = new Pace(9, null, new Rate(seconds(2)));
 
             even.started(NOON);
@@ -283,7 +283,7 @@ final class PaceTest {
         }
 
         @Test
-        void areNotKnownOfAServerThatReportsNoTimes() {
+        void areUnknownIfTheServerReportsNoTimes() {
             finished(5, 5);
 
             assertEquals(0, pace.mostAtWork());

@@ -461,7 +461,7 @@ final class ProcessTest extends WholeCommand {
                 DifyExec.java, true
                 edit,          false
                 """)
-        void letsNoTwoBuildOneScriptAtOnce(String command, boolean alone) throws Exception {
+        void buildsAScriptInOneProcessAtATime(String command, boolean alone) throws Exception {
             assumeTrue(Files.exists(Path.of("/usr/bin/flock")));
             var home = file("cache/difyexec/jbang-" + Files.readAllLines(launcher()).get(2).replace("v=", ""));
             Files.createDirectories(home);
@@ -506,7 +506,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void asksJBangOnlyWhereTheScriptOrAJarHasChanged() throws Exception {
+        void callsJBangOnlyIfTheScriptOrAJarHasChanged() throws Exception {
             var script = Files.writeString(file("DifyExec.java"), "one");
             Files.createFile(file("tool.jar"));
 
@@ -590,7 +590,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void withNothingToFetchWithSaysWhatToInstall() throws Exception {
+        void withoutADownloaderSaysWhatToInstall() throws Exception {
             var call = launchBare("", false, "DifyExec.java");
 
             assertEquals(2, call.code());

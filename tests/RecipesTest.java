@@ -96,7 +96,7 @@ final class RecipesTest extends WholeCommand {
 
         /// Sets the variables of such a job. A failed row still completes the index.
         @Test
-        void forKubernetesRunsItsIndexAndEndsWellWhereRowsFail() throws Exception {
+        void forKubernetesRunsItsIndexAndSucceedsEvenIfRowsFail() throws Exception {
             dify.row("5", dify.ended("failed", "no"));
             var index = Shard.of("5", 8).index();
 

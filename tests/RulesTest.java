@@ -376,7 +376,7 @@ final class RulesTest {
         }
 
         @Test
-        void anAnswerThatIsNotSentAgainAtOnceWaitsAsLongAsTheServerAsks() {
+        void aRowIsRetriedAfterTheWaitTheServerAsksFor() {
             var refused = Response.Refused.http(429, false, "", "slow down", Optional.of(seconds(90)));
 
             var seen = assertInstanceOf(Verdict.Throttled.class, judge.verdict(attempt(0, 0), refused));
@@ -597,7 +597,7 @@ final class RulesTest {
         }
 
         @Test
-        void aRunOverItsTimeHasTimedOutWhateverItsEndSays() {
+        void aRunOverItsTimeHasTimedOutWhateverItsEnd() {
             var step = (Step.Take) lookUpRules.step(unresolved(Symptom.TIMED_OUT),
                     ended(failed("Rate Limit Error")), HERE, NOON);
 
@@ -769,7 +769,7 @@ final class RulesTest {
                 CUT,     long log,  10,      false,  look
                 RECHECK, 503,       299,     false,  look
                 """)
-        void aLookWithoutAnAnswerIsRepeatedUnlessItsAnswerSaysMore(Symptom symptom, String answer,
+        void aLookUpWithoutAResultIsRepeatedUnlessItsAnswerSaysMore(Symptom symptom, String answer,
                 long seconds, boolean resend, String step) {
             var now = NOON.plusSeconds(seconds);
 
@@ -822,7 +822,7 @@ final class RulesTest {
                 STOPPED,   false, judge look up
                 STOPPED,   true,  'interrupted, nothing'
                 """)
-        void theEndOfARunWhoseStreamIsQuietIsTaken(RunStatus status, boolean asked, String step) {
+        void theEndOfARunWithAQuietStreamIsUsed(RunStatus status, boolean asked, String step) {
             var quiet = Unresolved.brief(attempt(0, 0), Symptom.QUIET, Optional.of(run("run-1")), NOON);
             var here = new Here(Listing.FROM_START, asked, false);
 

@@ -522,7 +522,7 @@ class ServerTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"difyexec-00-1", "a b&limit=100", "c+é%41/#?", "=\"'あ😀"})
-        void aLookAsksForExactlyTheUserOfTheAttempt(String user) {
+        void aLookUpAsksForExactlyTheUserOfTheAttempt(String user) {
             try (var client = client(url())) {
                 ServerTest.look(client, unresolved(user, Optional.empty(), Symptom.NO_ANSWER));
             }

@@ -138,7 +138,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void isAskedAsOftenAsRetriesAreAllowedAndOnce() throws IOException {
+        void isTriedOncePlusTheAllowedRetries() throws IOException {
             try (var wire = new ServerTest.Wire(connection -> {
                 connection.request();
                 connection.say("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n");
@@ -245,7 +245,7 @@ final class SettingsTest extends WholeCommand {
         @CsvSource({"TIMEOUT, abc", "TIMEOUT, -1", "MAX_RETRY_DELAY, 1 day", "INITIAL_RETRY_DELAY, 1s2",
             "MAX_RETRIES, many", "MAX_RETRIES, 1.5", "DIFY_API_BASE_URL, dify", "DIFY_API_BASE_URL, ftp://dify/v1",
             "DIFY_API_BASE_URL, //127.0.0.1/v1"})
-        void aBadVariableIsNamedWithItsSource(String variable, String text) throws IOException {
+        void aBadVariableIsReportedWithItsSource(String variable, String text) throws IOException {
             rows(1);
 
             var call = call(dify.settings(variable, text), typed("run"));
@@ -339,7 +339,7 @@ final class SettingsTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource({"TIMEOUT, TIMEOUT 5", "HTTPS_PROXY, export HTTPS_PROXY=x"})
-        void aLineThatCannotBeReadIsNamed(String variable, String line) throws IOException {
+        void anUnreadableLineIsReported(String variable, String line) throws IOException {
             rows(1);
 
             var call = call(withFile(dify.settings(), line + "\n"), typed("run", "--base-url", "https://dify.test/v1"));

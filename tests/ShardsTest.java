@@ -219,7 +219,7 @@ final class ShardsTest extends WholeCommand {
         /// Other ids, or other cells.
         @ParameterizedTest
         @ValueSource(strings = {"--id-column=text", "--encoding=ISO-8859-1", "--delimiter=;"})
-        void isRefusedWhereItReadsTheCsvOtherwise(String option) throws IOException {
+        void isRefusedIfItReadsTheCsvDifferently(String option) throws IOException {
             csv("id,text,n;x", "1,a,b;1", "2,c,d;2", "5,e,f;3");
             if (option.contains("text")) csv("id,text,n", "1,a,1", "2,b,2", "5,c,3");
             if (option.contains("delimiter")) csv("id;text;a,b", "1;t;2,3", "5;t;6,7");
@@ -240,7 +240,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void knowsAnIdThatIsInNoShard() throws IOException {
+        void reportsAnIdThatIsInNoShard() throws IOException {
             rows(12);
 
             for (var id : List.of("nobody", "13", "14", "15"))
@@ -633,7 +633,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void isNotMovedAsideWhereItsShardsForbidAFreshStart() throws IOException {
+        void isNotMovedAsideIfItsShardsForbidAFreshStart() throws IOException {
             mergedOfThree();
             var before = snapshot();
 
@@ -644,7 +644,7 @@ final class ShardsTest extends WholeCommand {
 
         /// One machine's clock is an hour behind, and another's is set back at its last event.
         @Test
-        void isThatOfOneProcessWhereClocksDiffer() throws IOException {
+        void isThatOfOneProcessEvenIfClocksDiffer() throws IOException {
             rows(12);
             allThree();
             var log = content("results.2-of-3.jsonl.log");
@@ -758,7 +758,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void leavesTheMarkOutWhereItIsNotWanted() throws IOException {
+        void leavesTheByteOrderMarkOutOnRequest() throws IOException {
             mergedOfThree();
             assertTrue(content("results.jsonl").startsWith("\uFEFF{"));
             assertEquals(1, content("results.jsonl").chars().filter(c -> c == '\uFEFF').count());

@@ -357,7 +357,7 @@ class ShellTest {
         }
 
         @Test
-        void worksOnTheOpenBatchWithoutItsFilesNamed() throws IOException {
+        void worksOnTheOpenBatchWithoutFileArguments() throws IOException {
             Files.writeString(file("data.csv"), FIVE);
             var session = new Session(Map.of(), "--demo");
 
@@ -416,7 +416,7 @@ class ShellTest {
     @Nested
     class AnEdit {
         @Test
-        void isADiffUntilItIsTakenBack() throws IOException {
+        void isADiffUntilItIsUndone() throws IOException {
             var session = five();
 
             assertTrue(session.ok("set r-2 text=\"a\nb\" tone=plain")
@@ -643,7 +643,7 @@ class ShellTest {
         }
 
         @Test
-        void killedBeforeItsEditsWereSavedIsTakenOnceTheCsvHasThem() throws Exception {
+        void killedBeforeItsEditsWereSavedIsUsedOnceTheCsvHasThem() throws Exception {
             var dify = new Dify("--latency", "1s");
             killed(dify, SET + RETRY, "run");
             Files.writeString(file("data.csv"), "id,text\n1,better\n");
@@ -655,7 +655,7 @@ class ShellTest {
         }
 
         @Test
-        void killedIsSentAgainWhereThatIsAskedFor() throws Exception {
+        void killedIsSentAgainOnRequest() throws Exception {
             var dify = new Dify("--latency", "1s");
             killed(dify, SET + RETRY, "run");
 
@@ -778,7 +778,7 @@ class ShellTest {
         }
 
         @Test
-        void stopsAtTheFirstCommandThatCannotBeDoneAndSaysWhere() throws Exception {
+        void stopsAtTheFirstFailedCommandAndNamesItsLine() throws Exception {
             var child = fed(Map.of(), "# a script\nset r-1 text=\"two\nlines\"\nshow r-9\nedits\n", shell("--demo"));
 
             assertTrue(child.waitFor(20, TimeUnit.SECONDS));

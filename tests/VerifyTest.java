@@ -86,7 +86,7 @@ final class VerifyTest extends WholeCommand {
         }
 
         @Test
-        void asksForTheRunWhereTheMessageHasNoAnswer() throws IOException {
+        void looksUpTheRunIfTheMessageHasNoAnswer() throws IOException {
             var settings = start("--app", "chatflow", "--dify", "1.9.2", "--columns", "id", "--drop-after", "100%");
             csv("id,query", "1,one", "2,two");
             assertEquals(0, call(settings, typed("run", "--mode", "streaming")).code());

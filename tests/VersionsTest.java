@@ -128,7 +128,7 @@ final class VersionsTest extends WholeCommand {
         @CsvSource({"1.14.2, streaming, preset", "1.16.0, streaming, preset", "1.16.1, streaming, preset",
             "1.14.2, blocking, preset", "1.16.1, blocking, preset", "1.14.2, streaming, replace",
             "1.16.1, streaming, replace", "1.16.1, blocking, replace"})
-        void givesThePresetAnswerAlsoWhereItIsLookedUp(String version, String mode, String moderation)
+        void givesThePresetAnswerAlsoWhenItIsLookedUp(String version, String mode, String moderation)
                 throws IOException {
             csv("id,query", "1,[" + moderation + "] one");
             var settings = start(Simulator.Setup.PLAIN.with(Simulator.Setup.Kind.CHATFLOW), "--dify", version,

@@ -373,7 +373,7 @@ class ViewsTest {
         }
 
         @Test
-        void resultsThatAreGoneAreNamed() throws IOException {
+        void missingResultsAreReported() throws IOException {
             mixed().save();
             Files.delete(folder.resolve("results.jsonl"));
 
@@ -544,7 +544,7 @@ class ViewsTest {
         }
 
         @Test
-        void hasEachNameOnceAlsoWhereTheInputIsAnExport() throws IOException {
+        void hasEachNameOnceEvenIfTheInputIsAnExport() throws IOException {
             batch().success("a", "x", "{\"answer\":\"yes\"}").save();
             Files.writeString(folder.resolve("data.csv"),
                     "id,text,output.answer,status,run.status,run.run.status\na,x,no,,,\n");
@@ -1096,7 +1096,7 @@ class ViewsTest {
                 20,   1280,  false
                 20,   390,   true
                 """)
-        void hasChartsBelowItsRowsWhereTheyAreFewAndOnAPhone(int rows, int width, boolean below) throws Exception {
+        void hasChartsBelowItsRowsIfTheyAreFewOrOnAPhone(int rows, int width, boolean below) throws Exception {
             var written = batch();
             for (int n = 0; n < rows; n++) written.success("r" + n, "", "{}");
             written.save();
