@@ -124,7 +124,7 @@ import static java.util.stream.Collectors.joining;
 /// ```
 /// Csv ──Row──▶ Agenda ──Attempt──▶ Engine ──▶ a virtual thread each: DifyClient ⇄ Dify
 ///                 ▲                  │  ▲                              │
-///                 └──again, after────┤  └── mailbox: heard, ended ◀────┘
+///                 └──again, after────┤  └── mailbox: heard, answered ◀─┘
 ///                   Judge: Response ─▶ Verdict
 ///                                    └──Event──▶ log, results, retry list, Progress
 /// ```
@@ -387,7 +387,7 @@ final class DifyExec implements Runnable {
         Path csv;
 
         @Option(names = "--html", paramLabel = "FILE",
-                description = "Write one page with charts and all rows, differences marked.")
+                description = "Write one page with figures and all rows, differences marked.")
         Path html;
 
         @Option(names = "--force", description = "Overwrite existing files.")
@@ -456,7 +456,7 @@ final class DifyExec implements Runnable {
                 var merge = batch.history().merge.orElseThrow();
                 console.err().println("Merged " + merge.taken().size() + " of "
                         + Text.count(merge.shards(), "shard") + ": " + Text.count(index.rows(), "row") + ", "
-                                + RowStatus.counts(index::count, (_, text) -> text));
+                        + RowStatus.counts(index::count, (_, text) -> text));
                 StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
                 console.next().print(batch, console.err());
                 return Exit.OK.code;
@@ -822,8 +822,8 @@ final class DifyExec implements Runnable {
             if (typed.hasMatchedOption("--env-file")
                     || batch != null && (typed.hasMatchedOption("-i") || typed.hasMatchedOption("-o")))
                 throw new CommandLine.ExecutionException(command, "",
-                        new Unusable("-i, -o and --env-file are those "
-                        + "of the shell\nhint: leave them out; 'open CSV JSONL' opens another batch"));
+                        new Unusable("-i, -o and --env-file are those of the shell"
+                                + "\nhint: leave them out; 'open CSV JSONL' opens another batch"));
             return new CommandLine.RunLast().execute(parsed);
         }
 
@@ -1162,8 +1162,7 @@ final class DifyExec implements Runnable {
         void print(Batch batch, int entry, ShellSession.Edits edits) throws IOException {
             var index = batch.index();
             out.println("Row " + Text.id(index.id(entry)) + ": " + index.status(entry).word()
-                    + batch.csv().map(csv ->
-                    ", line " + index.line(entry) + " of "
+                    + batch.csv().map(csv -> ", line " + index.line(entry) + " of "
                             + Text.text(csv.file().input().toString(), 200)).orElse(""));
             if (batch.csv().isPresent()) inputs(batch.rows(one -> one == entry).next(), edits);
             try (var ends = new LineOffsets.RowEnds(batch)) {
@@ -1279,7 +1278,7 @@ final class DifyExec implements Runnable {
             } catch (OutOfMemoryError _) {
                 var problem = new Unusable(Exit.STOPPED,
                         "out of memory (" + (Runtime.getRuntime().maxMemory() >> 20)
-                        + " MB)\nhint: set JAVA_TOOL_OPTIONS=-Xmx4g to use up to 4 GB");
+                        + " MB)\nhint: set JDK_JAVA_OPTIONS=-Xmx4g to use up to 4 GB");
                 throw new CommandLine.ExecutionException(line, problem.getMessage(), problem);
             }
         }
@@ -1667,8 +1666,7 @@ final class DifyExec implements Runnable {
             Batch.Selection of(Batch.Selection asked) {
                 return new Batch.Selection(asked.listed(), asked.ids(), asked.force(), List.copyOf(ids),
                         limit == null ? Long.MAX_VALUE : limit, rerunChanged,
-                        resendUnknown || asked.resendUnknown(),
-                        pendingOnly);
+                        resendUnknown || asked.resendUnknown(), pendingOnly);
             }
         }
 
@@ -2016,7 +2014,7 @@ final class DifyExec implements Runnable {
             return open(input, "", Optional.of(files));
         }
 
-        /// Choices of earlier calls hold, too.
+        /// Choices of earlier calls apply, too.
         Csv open(Path input, String queryColumn, Optional<BatchFiles> files) {
             var typed = new Csv.Shape(idColumn, encoding, delimiter, sheet, queryColumn, pairs("--map", map),
                     pairs("--var", vars));
@@ -2039,8 +2037,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Variables and `.env` as defaults of options.
-    /// Settings as defaults of options. Not read if the option was typed, nor for help: they may be unusable.
+    /// Variables and `.env` as defaults of options. Not read if the option was typed, nor for help: they may
+    /// be unusable.
     record EnvDefaults(Env env, String... typed) implements IDefaultValueProvider {
         static final Map<String, String> VARIABLES = Map.of("--base-url", "DIFY_API_BASE_URL",
                 "--workflow-id", "DIFY_WORKFLOW_ID", "--max-retries", "MAX_RETRIES",
@@ -2536,9 +2534,8 @@ final class DifyExec implements Runnable {
     /// The progress of a batch by its files, as a table or one JSON object.
     static final class StatusView {
         private static final int BAR = 30;
-        private static final List<RowStatus> ORDER =
-                List.of(RowStatus.SUCCEEDED, RowStatus.PARTIAL, RowStatus.FAILED,
-                RowStatus.PAUSED, RowStatus.UNKNOWN, RowStatus.PENDING);
+        private static final List<RowStatus> ORDER = List.of(RowStatus.SUCCEEDED, RowStatus.PARTIAL,
+                RowStatus.FAILED, RowStatus.PAUSED, RowStatus.UNKNOWN, RowStatus.PENDING);
 
         static void print(Batch batch, PrintWriter out, Ansi paint, NextCall next) {
             out.println(headline(batch, paint));
@@ -2882,9 +2879,8 @@ final class DifyExec implements Runnable {
 
         /// The ids of rows by cause, the most frequent cause first.
         static Map<Cause, List<String>> groups(Batch batch, IntStream rows) {
-            var groups = rows.boxed()
-                    .collect(Collectors.groupingBy(entry -> Cause.of(batch, entry), LinkedHashMap::new,
-                    Collectors.mapping(batch.index()::id, Collectors.toList())));
+            var groups = rows.boxed().collect(Collectors.groupingBy(entry -> Cause.of(batch, entry),
+                    LinkedHashMap::new, Collectors.mapping(batch.index()::id, Collectors.toList())));
             var sorted = new LinkedHashMap<Cause, List<String>>();
             groups.entrySet().stream().sorted(Comparator.comparingInt(group -> -group.getValue().size()))
                     .forEach(group -> sorted.put(group.getKey(), group.getValue()));
@@ -2911,15 +2907,14 @@ final class DifyExec implements Runnable {
 
         static List<Map<String, Object>> json(Map<Cause, List<String>> groups) {
             return groups.entrySet().stream()
-                    .map(group -> object("outcome", group.getKey().outcome().word(), "cause",
-                    group.getKey().text(), "count", group.getValue().size(),
-                    "ids", group.getValue().stream().limit(3).toList())).toList();
+                    .map(group -> object("outcome", group.getKey().outcome().word(),
+                            "cause", group.getKey().text(), "count", group.getValue().size(),
+                            "ids", group.getValue().stream().limit(3).toList())).toList();
         }
     }
 
-    /// A CSV that spreadsheet programs open unharmed: UTF-8 with byte order mark, CR LF, and no formulas. Or a book.
+    /// A CSV that is safe to open in a spreadsheet: UTF-8 with byte order mark, CR LF, and no formulas. Or a book.
     static final class Spreadsheet {
-        private static final int LONGEST_IN_EXCEL = 32_767;
         private static final List<String> ENDING =
                 List.of("status", "error", "run_id", "attempts", "seconds", "tokens",
                 "price", "currency", "edited");
@@ -2950,7 +2945,7 @@ final class DifyExec implements Runnable {
 
         void write(Collection<String> row) throws IOException {
             rows++;
-            tooLong += row.stream().filter(cell -> cell.length() > LONGEST_IN_EXCEL).count();
+            tooLong += row.stream().filter(cell -> cell.length() > Book.BookWriter.LONGEST).count();
             if (book != null) book.write(row, texts);
             else cells.write(raw ? row : row.stream().map(this::escaped).toList());
         }
@@ -2979,7 +2974,7 @@ final class DifyExec implements Runnable {
             if (escaped > 0) err.println("Escaped " + Text.count(escaped, "cell that looks like a formula",
                     "cells that look like formulas") + ".");
             if (tooLong > 0) err.println(Text.count(tooLong, "cell is", "cells are") + " longer than "
-                    + Text.number(LONGEST_IN_EXCEL) + " characters: Excel cuts off the rest.");
+                    + Text.number(Book.BookWriter.LONGEST) + " characters: Excel cuts off the rest.");
             err.flush();
         }
 
@@ -3187,8 +3182,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param differences in each output, by its pointer
         record Pair(String id, Match match, int firstEntry, int secondEntry, LineOffsets.RowEnd first,
-                LineOffsets.RowEnd second,
-                Map<String, List<JsonDiff.Difference>> differences) {
+                LineOffsets.RowEnd second, Map<String, List<JsonDiff.Difference>> differences) {
             List<JsonDiff.Difference> all() {
                 return differences.values().stream().flatMap(List::stream).toList();
             }
@@ -3310,8 +3304,7 @@ final class DifyExec implements Runnable {
         }
 
         private static Double succeeded(Index index) {
-            return index.rows() == 0 ? null
-                    : 100.0 * (index.count(RowStatus.SUCCEEDED) + index.count(RowStatus.PARTIAL)) / index.rows();
+            return index.rows() == 0 ? null : 100.0 * index.succeeded() / index.rows();
         }
 
         @Override
@@ -3354,7 +3347,7 @@ final class DifyExec implements Runnable {
                             + StatusView.headline(second, Ansi.OFF),
                     "totals", totals, "comparison", figures, "notes", notes(),
                     "causes", pointers.stream()
-                    .map(pointer -> object("cause", pointer, "count", outputs.get(pointer)))
+                            .map(pointer -> object("cause", pointer, "count", outputs.get(pointer)))
                             .toList()), others.length, number -> row(pair(number), pointers));
         }
 
@@ -3898,8 +3891,7 @@ final class DifyExec implements Runnable {
             terms.limits().tooManyFailed(tally.count(RowStatus.FAILED), tally.done()).ifPresent(this::stop);
             if (agenda.nextRow(clock.instant()).equals(Instant.MAX)) return; // nothing is left to send
             terms.limits().usedUp(tally.tokens, tally.spending).ifPresent(this::stop);
-            var index = writer.batch().index();
-            if (index.count(RowStatus.SUCCEEDED) + index.count(RowStatus.PARTIAL) == 0)
+            if (writer.batch().index().succeeded() == 0)
                 terms.limits().allAlike(tally.causes, tally.done()).ifPresent(this::stop);
         }
 
@@ -4345,8 +4337,7 @@ final class DifyExec implements Runnable {
 
         /// @param isForAll whether the command cannot do without an answer in place of this response
         private Optional<JsonNode> asked(Supplier<DifyClient.Reply<JsonNode>> question,
-                Predicate<Response> isForAll, String left)
-                throws InterruptedException {
+                Predicate<Response> isForAll, String left) throws InterruptedException {
             for (int tries = 0; ; tries++)
                 switch (question.get()) {
                     case DifyClient.Reply.Got(var answer) -> {
@@ -4379,7 +4370,8 @@ final class DifyExec implements Runnable {
         }
 
         private static Unusable refused(String why, String left) {
-            return new Unusable(Exit.STOPPED, why.lines().map(line -> Text.text(line, 1000)).collect(joining("\n"))
+            return new Unusable(Exit.STOPPED,
+                    why.lines().map(line -> Text.text(line, 1000)).collect(joining("\n"))
                     + left);
         }
 
@@ -4605,7 +4597,8 @@ final class DifyExec implements Runnable {
         /// Posts one attempt and reads to its terminal event; the stream's own end is not waited for.
         Response run(Attempt attempt, Map<String, Value> inputs, Consumer<Heard> heard) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
-            var post = post(startAddress(), "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
+            var post = post(startAddress(), "application/json",
+                    BodyPublishers.ofByteArray(body(attempt, inputs)));
             var sent = new SentInputs(attempt.user(), inputs);
             var limit = streaming ? firstEvent : timeout;
             var overdue = streaming ? Symptom.SILENCE : Symptom.TIMED_OUT;
@@ -4663,7 +4656,8 @@ final class DifyExec implements Runnable {
                 // moderation or an annotation has answered, and nothing ran; Dify 1.16 then makes up the end of a run
                 if (isChat() && reader.is("message_end") && reader.ref().isEmpty())
                     return reader.answered().<Response>map(end -> end)
-                            .orElseGet(() -> new Response.Cut(Symptom.CUT, "the message ended without an answer"));
+                            .orElseGet(() -> new Response.Cut(Symptom.CUT,
+                                    "the message ended without an answer"));
                 var end = reader.end();
                 if (end.isPresent()) {
                     var ends = ends(end.get(), answer, reader);
@@ -4806,20 +4800,20 @@ final class DifyExec implements Runnable {
                     throw new IOException("a link has taken its place");
                 var type = Objects.requireNonNullElse(Files.probeContentType(local.file()),
                         "application/octet-stream");
-                var body = BodyPublishers.concat(BodyPublishers.ofString(head.formatted(boundary,
-                        user, name, type)),
+                var body = BodyPublishers.concat(
+                        BodyPublishers.ofString(head.formatted(boundary, user, name, type)),
                         BodyPublishers.ofFile(local.file()),
                         BodyPublishers.ofString("\r\n--" + boundary + "--\r\n"));
-                return ask(post(access.at("/files/upload"), "multipart/form-data; boundary=" + boundary,
-                        body), timeout,
-                        answer -> {
+                return ask(post(access.at("/files/upload"), "multipart/form-data; boundary=" + boundary, body),
+                        timeout, answer -> {
                             var id = tree(answer).path("id").asText("");
                             if (id.isEmpty()) throw unexpected("no id of the upload");
                             return id;
                         });
             } catch (IOException problem) {
                 return new Reply.NotGot<>(
-                        new Response.NotUploaded(local.file() + ": " + Text.of(problem), false, Optional.empty()));
+                        new Response.NotUploaded(local.file() + ": " + Text.of(problem), false,
+                                Optional.empty()));
             }
         }
 
@@ -5308,8 +5302,7 @@ final class DifyExec implements Runnable {
         /// @param limit   to the head of the answer, and on to its end unless the reader sets another
         /// @param overdue what it means when that passes
         <T> DifyClient.Reply<T> exchange(HttpRequest request, Duration limit, Symptom overdue,
-                BodyHandler<InputStream> body,
-                Reading<T> reading) {
+                BodyHandler<InputStream> body, Reading<T> reading) {
             long start = System.nanoTime();
             CompletableFuture<HttpResponse<InputStream>> sending;
             synchronized (this) {
@@ -5589,7 +5582,8 @@ final class DifyExec implements Runnable {
         static Batch peek(BatchFiles files, Optional<Csv> whole, boolean showsRows, List<Listener> also) {
             var csv = whole.map(all -> all.with(files.shard()));
             var offsets = new LineOffsets();
-            var listeners = Stream.concat(showsRows ? Stream.of(offsets) : Stream.empty(), also.stream()).toList();
+            var listeners = Stream.concat(showsRows ? Stream.of(offsets) : Stream.empty(),
+                    also.stream()).toList();
             try {
                 var index = rows(files, csv);
                 var batch = new Batch(files, csv, index, history(files, index, listeners), offsets);
@@ -5638,7 +5632,8 @@ final class DifyExec implements Runnable {
                         || !app.isEmpty() && !before.app().isEmpty() && !before.app().equals(app))
                     throw new Unusable(files.log() + ": this batch was started with another app or server ("
                             + place(before.app(), before.baseUrl()) + "), not this one (" + place(app, baseUrl)
-                            + ")\nhint: " + (before.baseUrl().equals("demo") ? "add --demo" : "use that app's key")
+                            + ")\nhint: " + (before.baseUrl().equals("demo") ? "add --demo"
+                                    : "use that app's key")
                             + ", or choose another -o");
             });
         }
@@ -5653,8 +5648,7 @@ final class DifyExec implements Runnable {
         }
 
         Iterator<Row> rows(IntPredicate wanted) {
-            var entries = IntStream.range(0, index.rows()).filter(wanted)
-                    .collect(BitSet::new, BitSet::set, BitSet::or);
+            var entries = set(IntStream.range(0, index.rows()).filter(wanted));
             return csv.map(known -> known.rows(entries, index)).orElse(Collections.emptyIterator());
         }
 
@@ -5684,12 +5678,12 @@ final class DifyExec implements Runnable {
         record Selection(boolean listed, List<String> ids, boolean force, List<String> among, long limit,
                 boolean rerunChanged, boolean resendUnknown, boolean pendingOnly) {
             static final Selection PENDING = named(List.of(), false),
-                    LISTED = new Selection(true, List.of(), false, List.of(), Long.MAX_VALUE, false, false, false);
+                    LISTED = new Selection(true, List.of(), false, List.of(), Long.MAX_VALUE,
+                            false, false, false);
 
             static Selection named(List<String> ids, boolean force) {
                 return new Selection(false, List.copyOf(ids), force, List.of(), Long.MAX_VALUE, false,
-                        !ids.isEmpty(),
-                        false);
+                        !ids.isEmpty(), false);
             }
 
             /// Whether rows that are left may stay so after this call.
@@ -5781,7 +5775,7 @@ final class DifyExec implements Runnable {
             this.log = log;
         }
 
-        /// @param fresh where to report that an earlier batch was moved background; empty: it is continued
+        /// @param fresh where to report that an earlier batch was moved aside; empty: it is continued
         static BatchWriter open(BatchFiles files, Csv whole, boolean noBom, boolean rebuild,
                 Optional<PrintWriter> fresh, LineFile.Disk disk) {
             var csv = whole.with(files.shard());
@@ -5906,9 +5900,9 @@ final class DifyExec implements Runnable {
         }
 
         static Stop unwritable(IOException problem) {
-            return new Stop(Exit.STOPPED,
-                    "cannot write: " + Text.of(problem) + "; the last lines of this call may be "
-                    + "missing\nhint: " + (problem instanceof LineFile.Touched
+            return new Stop(Exit.STOPPED, "cannot write: " + Text.of(problem)
+                    + "; the last lines of this call may be missing\nhint: "
+                    + (problem instanceof LineFile.Touched
                     ? "restore the file before you run this again: a run that is not in the log is not looked up"
                     : "check the disk, then run the same command again: it looks up what is missing"));
         }
@@ -5949,7 +5943,6 @@ final class DifyExec implements Runnable {
         final Usage.Spending spent = new Usage.Spending();
         final LongList.Latencies latencies = new LongList.Latencies();
         final List<String> unreadable = new ArrayList<>();
-        final List<Instant> sessions = new ArrayList<>();
         Optional<Instant> startedAt = Optional.empty(), updatedAt = Optional.empty();
         Optional<SessionEvent> session = Optional.empty();
         Optional<MergeEvent> merge = Optional.empty();
@@ -5976,7 +5969,7 @@ final class DifyExec implements Runnable {
                 return new Sent(event, server, run, state);
             }
 
-            /// ShellSession.Edits of that time may be in the CSV by now.
+            /// Edits of that time may be in the CSV by now.
             Attempt attempt(Row row) {
                 boolean isEdited = event.edited() && (row.isEdited() || !event.cells().equals(row.hash()));
                 return new Attempt(0, row, new Attempt.Tries(0, 0, event.n()), event.user(), event.mode(),
@@ -6020,7 +6013,6 @@ final class DifyExec implements Runnable {
 
         private void session(SessionEvent started) {
             session = Optional.of(started);
-            sessions.add(started.t());
             stopped = Optional.empty();
             updatedAt = Optional.of(started.t()); // the time since the last call does not count
             seen(started.t());
@@ -6186,7 +6178,8 @@ final class DifyExec implements Runnable {
         /// The mode's policy for a server of this version. It knows which unresolved attempts went to other servers.
         ModePolicy route(Mode asked, AppKind app, String version) {
             var route = new ModePolicy(asked, mode, app, version);
-            all(state -> state != State.RESENT).forEach(one -> route.sentBefore(one.event().user(), one.server()));
+            all(state -> state != State.RESENT)
+                    .forEach(one -> route.sentBefore(one.event().user(), one.server()));
             return route;
         }
 
@@ -6548,7 +6541,8 @@ final class DifyExec implements Runnable {
             if (whole.shard().isPresent()) return List.of();
             try (var all = Files.list(output.toAbsolutePath().getParent())) {
                 return all.map(file -> output.resolveSibling(
-                                file.getFileName().toString().replaceFirst("\\.(log|lock|retry)$", ""))).distinct()
+                                file.getFileName().toString()
+                                .replaceFirst("\\.(log|lock|retry)$", ""))).distinct()
                         .filter(file -> Shard.in(file).filter(shard -> shard.of(output).equals(file)).isPresent())
                         .map(BatchFiles::of).sorted(Comparator.comparing(BatchFiles::results)).toList();
             } catch (IOException problem) {
@@ -7055,8 +7049,8 @@ final class DifyExec implements Runnable {
         /// `auto`: the tool chose the mode, and a later call of *auto* continues in it. `options` is for people only.
         /// `again`: rows could be sent again although an earlier run of them succeeded or may still succeed.
         record SessionEvent(Instant t, int format, String tool, String baseUrl, String app,
-                String server, Mode mode,
-                boolean auto, String input, Csv.Shape choices, String shard, String options,
+                String server, Mode mode, boolean auto, String input, Csv.Shape choices, String shard,
+                        String options,
                 @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean again) implements Event {
             public SessionEvent {
                 if (choices == null) choices = Csv.Shape.DEFAULT;
@@ -7069,8 +7063,8 @@ final class DifyExec implements Runnable {
                 var folder = batch.files().results().toAbsolutePath().normalize().getParent();
                 boolean isSameDisk = folder.getRoot().equals(input.getRoot());
                 return new SessionEvent(Instant.now(), FORMAT, "difyexec " + VERSION, baseUrl, app,
-                        server, null, false,
-                        (isSameDisk ? folder.relativize(input) : input).toString(), csv.shape(),
+                        server, null, false, (isSameDisk ? folder.relativize(input) : input)
+                        .toString(), csv.shape(),
                         batch.files().shard().map(Shard::toString).orElse(""), options, again);
             }
 
@@ -7083,8 +7077,8 @@ final class DifyExec implements Runnable {
             void requireFormat(Path log) {
                 if (format != FORMAT) throw new Unusable(log + ": log format " + format + ", written by "
                         + (tool.isEmpty() ? "another version" : Text.text(tool, 60))
-                        + "; this version uses format "
-                        + FORMAT + "\nhint: use that version, or choose another -o");
+                        + "; this version uses format " + FORMAT
+                        + "\nhint: use that version, or choose another -o");
             }
         }
 
@@ -7098,8 +7092,7 @@ final class DifyExec implements Runnable {
                 @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean edited) implements Event {
             static AttemptEvent of(Attempt attempt) {
                 return new AttemptEvent(attempt.at(), attempt.row().id(), attempt.tries().retries(),
-                        attempt.user(),
-                        attempt.mode(), attempt.cells(), attempt.isEdited());
+                        attempt.user(), attempt.mode(), attempt.cells(), attempt.isEdited());
             }
         }
 
@@ -7336,8 +7329,8 @@ final class DifyExec implements Runnable {
             });
             var names = new HashSet<String>();
             for (var input : inputs) if (!names.add(input.name())) throw file.unusable(header.line(),
-                    "duplicate column "
-                    + Text.quoted(input.name()) + (shape.map().isEmpty() && shape.vars().isEmpty() ? ""
+                    "duplicate column " + Text.quoted(input.name())
+                            + (shape.map().isEmpty() && shape.vars().isEmpty() ? ""
                             : "\nhint: check --map and --var"));
             var idColumn = inputs.stream().filter(input -> input.place() == id).findFirst().orElseThrow();
             var chosen = new Shape(idColumn.title(), shape.encoding(), shape.delimiter(), file.sheet(),
@@ -7498,7 +7491,8 @@ final class DifyExec implements Runnable {
 
             private String id() {
                 int place = idColumn.place();
-                return place < 0 ? Integer.toString(number) : place < cells.size() ? cells.get(place).strip() : "";
+                return place < 0 ? Integer.toString(number) : place < cells.size()
+                        ? cells.get(place).strip() : "";
             }
 
             /// What is wrong with the row's shape or its id, or empty.
@@ -7699,8 +7693,7 @@ final class DifyExec implements Runnable {
     /// The text that is read for an input: itself, or a copy that only this user can read.
     /// `isCopy`: CSV made of a book or of JSON lines, each record with the number of its original.
     record TextFile(Path input, Path path, Charset charset, String start, boolean isCopy,
-            String sheet, String note,
-            Copies copies) {
+            String sheet, String note, Copies copies) {
         /// In place of bytes that the encoding does not allow. It is not a character, so no text contains it.
         static final char INVALID = '\uFFFE';
         /// The first bytes of gzip, PNG, JPEG, PDF, and .xls or an encrypted book, in hexadecimal.
@@ -7900,7 +7893,7 @@ final class DifyExec implements Runnable {
 
             private static Unusable unusable(IOException problem) {
                 return new Unusable(FOLDER + ": cannot hold a copy of the input (" + Text.of(problem)
-                        + ")\nhint: choose another folder with JAVA_TOOL_OPTIONS=-Djava.io.tmpdir=DIR");
+                        + ")\nhint: choose another folder with JDK_JAVA_OPTIONS=-Djava.io.tmpdir=DIR");
             }
 
             /// Leaves out the files of this process: closing a lock a second time would let go of it.
@@ -8060,7 +8053,9 @@ final class DifyExec implements Runnable {
 
         /// Writes an Excel book of one sheet. No cell is a formula.
         static final class BookWriter {
-            private static final int MOST_ROWS = 1 << 20, MOST_COLUMNS = 1 << 14, LONGEST = 32_767;
+            static final int LONGEST = 32_767; // characters of a cell
+            private static final int MOST_ROWS = 1 << 20, MOST_COLUMNS = 1 << 14;
+
             private final Workbook book;
             private final Worksheet sheet;
             private int row = 0;
@@ -8660,7 +8655,11 @@ final class DifyExec implements Runnable {
         }
 
         boolean isComplete() {
-            return count(RowStatus.SUCCEEDED) + count(RowStatus.PARTIAL) == rows();
+            return succeeded() == rows();
+        }
+
+        long succeeded() {
+            return count(RowStatus.SUCCEEDED) + count(RowStatus.PARTIAL);
         }
 
         private int place(int entry) {
@@ -9461,7 +9460,8 @@ final class DifyExec implements Runnable {
     /// Limits that end a call, and how long things may take; null if not set.
     record Limits(Ceiling maxFailures, Long maxTokens, BigDecimal maxCost, Duration grace, Duration timeout,
             Duration settle) {
-        private static final int FIRST = 20, PRICED = 10;
+        static final int FIRST = 20;
+        private static final int PRICED = 10;
         private static final String CONTINUE =
                 "\nhint: the same command continues, with its limit counted from zero";
 
@@ -9519,7 +9519,8 @@ final class DifyExec implements Runnable {
         /// A number of rows (`20`), or a share (`5%`) of those that have ended.
         record Ceiling(long count, double share) {
             boolean isReached(long failed, long ended) {
-                return count > 0 ? failed >= count : ended >= 20 && (failed > share * ended || failed == ended);
+                return count > 0 ? failed >= count
+                        : ended >= FIRST && (failed > share * ended || failed == ended);
             }
 
             static Ceiling of(String text) {
@@ -9669,8 +9670,7 @@ final class DifyExec implements Runnable {
     }
 
     /// One request for one row, found again on the server by its `user`. `sequence` is 0 for one of an earlier call,
-    /// and
-    /// `cells` is the hash of what was sent.
+    /// and `cells` is the hash of what was sent.
     record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String cells, Instant at,
             boolean isEdited) {
         Attempt with(Row row, Tries tries) {
@@ -10125,8 +10125,7 @@ final class DifyExec implements Runnable {
         /// How far the look-ups of a run have come. The server says when it started and may say that it was stopped; a
         /// running one is waited for until the deadline, and may hold a place there.
         record LookUpState(Instant due, int looks, Optional<Instant> runStart, Instant deadline,
-                boolean wasStopped,
-                boolean holdsPlace) {
+                boolean wasStopped, boolean holdsPlace) {
             LookUpState at(Instant due) {
                 return new LookUpState(due, looks, runStart, deadline, wasStopped, holdsPlace);
             }
@@ -10392,19 +10391,18 @@ final class DifyExec implements Runnable {
                 var now = now();
                 return object("id", id, "workflow_id", workflow, "status", now.status(), "outputs", now.outputs(),
                         "error", now.error(), "elapsed_time", seconds(), "total_tokens", now.tokens(),
-                        "total_steps", now.status().equals("succeeded") ? 3 : 2, "created_at",
-                        created.getEpochSecond(),
+                        "total_steps", now.status().equals("succeeded") ? 3 : 2,
+                        "created_at", created.getEpochSecond(),
                         "finished_at", end.isDone() ? now.at().getEpochSecond() : null);
             }
 
             Map<String, Object> message() {
                 var now = now();
                 boolean isFailed = now.status().equals("failed");
-                return chatEvent("message", "id", uuid(id + "message"), "inputs", inputs, "query",
-                        inputs.get("query"),
-                        "answer", now.outputs().getOrDefault("answer", ""), "metadata",
-                        object("usage", now.price()),
-                        "total_tokens", now.tokens(), "status", isFailed ? "error" : "normal",
+                return chatEvent("message", "id", uuid(id + "message"), "inputs", inputs,
+                        "query", inputs.get("query"), "answer", now.outputs().getOrDefault("answer", ""),
+                        "metadata", object("usage", now.price()), "total_tokens", now.tokens(),
+                        "status", isFailed ? "error" : "normal",
                         "error", isFailed ? "Run failed: " + now.error() : null,
                         "provider_response_latency", isFailed ? 0.0 : seconds());
             }
@@ -10418,12 +10416,12 @@ final class DifyExec implements Runnable {
                         ? chatEvent("message", "answer", word)
                         : event("text_chunk", object("text", word, "from_variable_selector",
                                 List.of("llm", "text"))));
-                if (!how.status().equals("stopped")) events.add(node("node_finished", "status",
-                        how.status(), "error",
-                        how.error(), "outputs", object("text", text), "elapsed_time", seconds(),
+                if (!how.status().equals("stopped")) events.add(node("node_finished", "status", how.status(),
+                        "error", how.error(), "outputs", object("text", text), "elapsed_time", seconds(),
                         "execution_metadata", how.price()));
                 if (isChatflow && how.status().equals("succeeded"))
-                    events.add(chatEvent("message_end", "metadata", object("usage", how.price()), "files", List.of()));
+                    events.add(chatEvent("message_end", "metadata", object("usage", how.price()),
+                            "files", List.of()));
                 events.add(event("workflow_finished", stored()));
                 return events;
             }
@@ -11033,8 +11031,7 @@ final class DifyExec implements Runnable {
         static Shard parse(String text) {
             var typed = TYPED.matcher(text.strip());
             return (typed.matches() ? of(typed.group(1), typed.group(2)) : Optional.<Shard>empty())
-                    .orElseThrow(() ->
-                    new Unusable("--shard " + Text.text(text, 60)
+                    .orElseThrow(() -> new Unusable("--shard " + Text.text(text, 60)
                             + ": must be I/N, such as 3/8, with I from 1 to N"));
         }
 
@@ -11282,8 +11279,7 @@ final class DifyExec implements Runnable {
                 if (letters >= 0) near.put(other, letters);
             });
             return near.entrySet().stream().sorted(Map.Entry.comparingByValue()).limit(most)
-                    .map(Map.Entry::getKey)
-                    .toList();
+                    .map(Map.Entry::getKey).toList();
         }
 
         /// Whether a column may be meant for a variable: they differ in case and marks alone, one begins with the
