@@ -203,7 +203,7 @@ class FaultTest {
             try {
                 fill(disk);
             } finally {
-                assertEquals(0, shell("umount", disk.toString()));
+                unmount(disk);
             }
         }
 
@@ -219,8 +219,15 @@ class FaultTest {
 
                 assertFalse(BatchFiles.Lock.isHeld(lock));
             } finally {
-                assertEquals(0, shell("umount", disk.toString()));
+                unmount(disk);
             }
+        }
+
+        /// The call has closed its files. A process that another test is just starting may hold the disk for a moment.
+        private static void unmount(Path disk) throws Exception {
+            var open = "ls -l /proc/" + ProcessHandle.current().pid() + "/fd | grep -F " + disk;
+            assertEquals(1, shell("sh", "-c", open), "grep finds no open file");
+            until("an idle disk", Duration.ofSeconds(10), () -> shell("umount", disk.toString()) == 0);
         }
 
         private void fill(Path disk) throws Exception {
