@@ -668,7 +668,7 @@ final class Pace implements Callable<Integer> {
 
         private static void repeat(Path file, int done) throws IOException {
             var first = Data.id(1);
-            var hash = Cells.hash(Cells.number(Data.cells(1)));
+            var hash = HexFormat.of().toHexDigits(Cells.of(Data.cells(1)));
             var lines = Files.readAllLines(file).stream().map(line -> line.replace("\uFEFF", ""))
                     .filter(line -> line.contains('"' + first + '"')).map(line -> line + "\n").toList();
             if (lines.stream().anyMatch(line -> line.contains("\"cells\"") && !line.contains(hash)))
@@ -676,7 +676,7 @@ final class Pace implements Callable<Integer> {
             try (var out = Files.newBufferedWriter(file, StandardOpenOption.APPEND)) {
                 for (int row = REAL + 1; row <= done; row++) {
                     var cells = lines.getFirst().contains("\"cells\"") 
-                            ? Cells.hash(Cells.number(Data.cells(row))) : hash;
+                            ? HexFormat.of().toHexDigits(Cells.of(Data.cells(row))) : hash;
                     for (var line : lines)
                         out.write(named(line.replace(first, Data.id(row)).replace(hash, cells), row));
                 }
