@@ -1214,245 +1214,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    // ── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    /// The settings that every command line shares, also the shell's.
-    static final class CommandLines {
-        private static final String LOST = "no space left, or the reader has closed it";
-
-        static CommandLine configured(CommandLine line, IDefaultValueProvider defaults, Env env) {
-            Stream.concat(Stream.of(line), line.getSubcommands().values().stream()).forEach(each -> {
-                each.getCommandSpec().version("difyexec " + VERSION);
-                var help = each.getCommandSpec().usageMessage().abbreviateSynopsis(true);
-                help.commandListHeading("%nCommands:%n");
-                if (each.getCommandSpec().positionalParameters().isEmpty()) help.optionListHeading("%n");
-                else help.parameterListHeading("%n");
-            });
-            var keys = new ArrayList<>(line.getHelpSectionKeys());
-            keys.add(keys.indexOf(CommandLine.Model.UsageMessageSpec.SECTION_KEY_FOOTER_HEADING), "rarelyUsed");
-            var sections = new HashMap<>(line.getHelpSectionMap());
-            sections.put("rarelyUsed", CommandLines::rarelyUsed);
-            var start = line.getCommandName().equals("difyexec") ? "  " + env.invocation() + " " : "  ";
-            var end = CommandLine.Model.UsageMessageSpec.SECTION_KEY_FOOTER;
-            sections.put(end, help -> help.footer().replaceAll(start.isBlank() ? " -[io] \\S+" : "$^", "")
-                    .replace("  difyexec ", start));
-            Converters.register(line)
-                    .setAbbreviatedOptionsAllowed(false)
-                    .setDefaultValueProvider(defaults)
-                    .setHelpFactory((spec, _) -> new CommandLine.Help(spec, CommandLine.Help.defaultColorScheme(
-                            Ansi.of(env).on() ? CommandLine.Help.Ansi.ON : CommandLine.Help.Ansi.OFF)))
-                    .setHelpSectionMap(sections)
-                    .setHelpSectionKeys(keys)
-                    .setCaseInsensitiveEnumValuesAllowed(true)
-                    .setParameterExceptionHandler((problem, _) -> unusable(problem, env))
-                    .setExecutionExceptionHandler(CommandLines::stopped)
-                    .setExecutionStrategy(parsed -> execute(parsed, env.secret()));
-            var columns = env.get("COLUMNS");
-            return columns.matches("\\d{2,5}")
-                    ? line.setUsageHelpWidth(Math.clamp(Integer.parseInt(columns), 60, 120))
-                    : line.setUsageHelpAutoWidth(true);
-        }
-
-        /// The hidden options, for `--help-all`.
-        private static String rarelyUsed(CommandLine.Help help) {
-            var parsed = help.commandSpec().commandLine().getParseResult();
-            if (parsed == null || !parsed.originalArgs().contains("--help-all")) return "";
-            var options = help.commandSpec().options().stream().filter(OptionSpec::hidden)
-                    .map(option -> OptionSpec.builder(option).hidden(false).build()).toList();
-            var layout = help.createDefaultLayout(options, List.of(), help.colorScheme());
-            layout.addAllOptions(options, help.parameterLabelRenderer());
-            return help.createHeading("%nRarely used:%n") + layout;
-        }
-
-        private static int execute(CommandLine.ParseResult parsed, Secret secret) {
-            var line = parsed.commandSpec().commandLine();
-            checkTyped(parsed.asCommandLineList().getLast());
-            try {
-                int code = ScopedValue.where(Secret.CURRENT, secret)
-                        .call(() -> new CommandLine.RunLast().execute(parsed));
-                if (line.getOut().checkError() && !isPipeClosed())
-                    throw new Unusable("standard output: cannot be written (" + LOST + ")");
-                return code;
-            } catch (Unusable problem) {
-                throw new CommandLine.ExecutionException(line, problem.getMessage(), problem);
-            } catch (OutOfMemoryError _) {
-                var problem = new Unusable(Exit.STOPPED,
-                        "out of memory (" + (Runtime.getRuntime().maxMemory() >> 20)
-                        + " MB)\nhint: set JDK_JAVA_OPTIONS=-Xmx4g to use up to 4 GB");
-                throw new CommandLine.ExecutionException(line, problem.getMessage(), problem);
-            }
-        }
-
-        /// picocli accepts an option of a group twice, and drops the slash at the end of a path.
-        private static void checkTyped(CommandLine line) {
-            for (var option : line.getParseResult().matchedOptions()) {
-                var typed = option.originalStringValues();
-                var last = typed.isEmpty() ? "" : typed.getLast();
-                boolean isFolder = option.type() == Path.class && !option.paramLabel().equals("DIR")
-                        && last.endsWith("/");
-                boolean isBlank = last.isBlank() && option.arity().min() > 0 && option.type() != Character.class
-                        && !last.equals(option.defaultValue());
-                var fault = !option.isMultiValue() && typed.size() > 1 ? "given more than once"
-                        : isFolder ? "must be a file, not a folder" : isBlank ? "must not be blank" : "";
-                if (!fault.isEmpty())
-                    throw new ParameterException(line, option.longestName() + " " + last + ": " + fault);
-            }
-        }
-
-        /// Whether the reader, such as `head`, has closed the pipe. A PrintStream hides why it failed: this one does
-        /// not.
-        private static boolean isPipeClosed() {
-            try {
-                new FileOutputStream(FileDescriptor.out).write('\n');
-                return false;
-            } catch (IOException problem) {
-                return Text.of(problem).toLowerCase(Locale.ROOT).contains("pipe");
-            }
-        }
-
-        /// Refuses a full disk, which a PrintStream only remembers.
-        static void write(OutputStream out, AtomicFile.Content content) {
-            try {
-                var masking = Secret.current().masking(out);
-                content.write(masking);
-                masking.flush();
-                if (out instanceof PrintStream stream && stream.checkError() && !isPipeClosed())
-                    throw new IOException(LOST);
-            } catch (IOException problem) {
-                throw new Unusable("standard output: cannot be written (" + Text.of(problem) + ")");
-            }
-        }
-
-        /// `--timeout abc: not a duration`, or picocli's own message, and a hint on a second line.
-        private static int unusable(ParameterException problem, Env env) {
-            var line = problem.getCommandLine();
-            var unmatched = problem instanceof CommandLine.UnmatchedArgumentException known ? known : null;
-            if (problem instanceof CommandLine.MissingParameterException) // a mistyped word is the likelier reason
-                for (var each = line; each != null && unmatched == null; each = each.getParent())
-                    if (!each.getUnmatchedArguments().isEmpty()) unmatched =
-                            new CommandLine.UnmatchedArgumentException(each, each.getUnmatchedArguments());
-            var variable = new EnvDefaults(env).setting(problem.getArgSpec())
-                    .filter(setting -> setting.text().equals(problem.getValue())).map(Env.Setting::place);
-            var message = unmatched != null ? unknown(unmatched)
-                    : Text.text(problem.getCause() instanceof TypeConversionException fault
-                            && problem.getArgSpec() instanceof OptionSpec option
-                            ? variable.orElse(option.longestName() + " " + problem.getValue()) + ": "
-                                    + fault.getMessage() : problem.getMessage(), 1000);
-            var name = line.getParent() == null ? "" : " " + line.getCommandName();
-            line.getErr().println("difyexec: " + message + (message.contains("\nhint: ") ? "" : "\nhint: "
-                    + (!isInShell(line) ? "see " + env.invocation() + name + " --help"
-                    : message.contains("required option") ? "'open CSV JSONL' opens a batch"
-                    : "see 'help" + name + "'")));
-            return Exit.UNUSABLE.code;
-        }
-
-        static boolean isInShell(CommandLine line) {
-            return !line.getCommandSpec().root().name().equals("difyexec");
-        }
-
-        private static String unknown(CommandLine.UnmatchedArgumentException problem) {
-            var line = problem.getCommandLine();
-            var word = problem.getUnmatched().getFirst();
-            var near = problem.getSuggestions();
-            boolean isOption = word.startsWith("-"), isBeforeCommand = !line.getSubcommands().isEmpty();
-            boolean mayBeInput = !isOption && line.getCommandSpec().findOption("-i") != null
-                    && !line.getParseResult().hasMatchedOption("-i");
-            var hint = !near.isEmpty() ? "did you mean " + String.join(" or ", near) + "?"
-                    : isOption && isBeforeCommand ? "put options after the command"
-                    : mayBeInput ? "-i " + Text.shell(Text.text(word, 60)) : "";
-            return (isOption ? "unknown option " + Text.text(word, 60)
-                    : (isBeforeCommand ? "unknown command " : "unexpected argument ") + Text.quoted(word))
-                    + (hint.isEmpty() ? "" : "\nhint: " + hint);
-        }
-
-        private static int stopped(Exception problem, CommandLine line, CommandLine.ParseResult parsed)
-                throws Exception {
-            if (problem instanceof InterruptedException) {
-                line.getErr().println("Interrupted.");
-                return Exit.INTERRUPTED.code;
-            }
-            if (!(problem instanceof Unusable unusable)) throw problem;
-            line.getErr().println("difyexec: " + unusable.getMessage());
-            return unusable.exit.code;
-        }
-
-        /// Gives the options of commands their environment, and the shell's edits.
-        record Factory(Env env, UnaryOperator<Row> edits) implements CommandLine.IFactory {
-            @Override
-            public <K> K create(Class<K> type) throws Exception {
-                return type == Setup.class ? type.cast(new Setup(env, edits))
-                        : type == Console.class ? type.cast(new Console(env))
-                        : CommandLine.defaultFactory().create(type);
-            }
-        }
-
-        /// Converts option values. Messages complete `--timeout abc: …`.
-        static final class Converters {
-            /// By the type of an option: a `Long` is at least 1, an `int` at least 0.
-            static CommandLine register(CommandLine line) {
-                return line.registerConverter(Duration.class, Converters::duration)
-                        .registerConverter(URI.class, Converters::address)
-                        .registerConverter(Charset.class, Converters::charset)
-                        .registerConverter(Character.class, Converters::delimiter)
-                        .registerConverter(Long.class, text -> number(text, 1))
-                        .registerConverter(int.class, text -> (int) Math.min(Integer.MAX_VALUE, number(text, 0)))
-                        .registerConverter(Pace.Rate.class, Pace.Rate::of)
-                        .registerConverter(Limits.Ceiling.class, Limits.Ceiling::of)
-                        .registerConverter(BigDecimal.class, Limits::amount);
-            }
-
-            /// `90`, `1.5`, `90s`, `2m`, `1h`, `500ms`; a bare number is seconds.
-            static Duration duration(String text) {
-                var match = Pattern.compile("(\\d{1,8}(?:\\.\\d+)?)\\s*(ms|s|m|h)?").matcher(text.strip());
-                if (!match.matches())
-                    throw new TypeConversionException("not a duration, such as 90, 1.5, 90s, 2m or 500ms");
-                int unit = switch (match.group(2)) {
-                    case "ms" -> 1;
-                    case "m" -> 60_000;
-                    case "h" -> 3_600_000;
-                    case null, default -> 1000;
-                };
-                return Duration.ofMillis(new BigDecimal(match.group(1))
-                        .multiply(BigDecimal.valueOf(unit)).longValue());
-            }
-
-            /// An http or https address without a slash at its end.
-            static URI address(String text) {
-                var address = text.strip().replaceAll("/+$", "");
-                try {
-                    var uri = new URI(address);
-                    if (uri.getHost() != null && Set.of("http", "https").contains(String.valueOf(uri.getScheme()))
-                            && uri.getFragment() == null && uri.getQuery() == null
-                            && uri.getUserInfo() == null) return uri;
-                } catch (URISyntaxException _) {
-                    // refused below, in our words
-                }
-                throw new TypeConversionException("not an address, such as https://api.dify.ai/v1");
-            }
-
-            private static Charset charset(String text) {
-                try {
-                    return Charset.forName(text.strip());
-                } catch (IllegalArgumentException _) {
-                    throw new TypeConversionException(
-                            "unknown encoding; try UTF-8, Shift_JIS, GB18030 or windows-1252");
-                }
-            }
-
-            private static char delimiter(String text) {
-                if (text.equals("tab") || text.equals("\\t")) return '\t';
-                if (text.length() != 1 || "\"\r\n".contains(text))
-                    throw new TypeConversionException("must be one character, or \"tab\"");
-                return text.charAt(0);
-            }
-
-            private static long number(String text, long least) {
-                if (!text.strip().matches("\\d{1,15}") || Long.parseLong(text.strip()) < least)
-                    throw new TypeConversionException("must be a whole number, at least " + least);
-                return Long.parseLong(text.strip());
-            }
-        }
-    }
+    // ── Work ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// The options of `run` and `retry`, and their way from a command line to the engine.
     static final class Work {
@@ -1737,6 +1499,494 @@ final class DifyExec implements Runnable {
                     throw new Unusable("--save-files " + saveFiles + ": cannot create the folder ("
                             + Text.of(problem) + ")");
                 }
+            }
+        }
+    }
+
+    // ── Verification ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Compares a batch with the server's own records. It reads log and results on its own and shares no decision with
+    /// the engine, so that a mistake there shows here.
+    record Verification(Evidence evidence, DifyClient client, boolean isChat, Optional<Pace.Rate> rate) {
+        static final int AT_ONCE = 4;
+
+        /// @param attempts by id, with the fields of all their lines, and of their session `server` and `again`: its
+        ///                 call was to send rows again that had succeeded or were unresolved
+        record Evidence(Map<String, List<ObjectNode>> attempts, Map<String, JsonNode> results) {
+            static Evidence of(BatchFiles files) throws IOException {
+                var read = new Evidence(new LinkedHashMap<>(), new LinkedHashMap<>());
+                var session = Json.MAPPER.createObjectNode();
+                lines(files.log(), line -> {
+                    var sent = read.attempts.getOrDefault(text(line, "id"), new ArrayList<>());
+                    switch (text(line, "event")) {
+                        case "session" -> session.removeAll().setAll(line.retain("server", "again"));
+                        case "attempt" -> {
+                            sent.add(line.setAll(session));
+                            read.attempts.put(text(line, "id"), sent);
+                        }
+                        case "run", "end" -> sent.stream()
+                                .filter(one -> one.path("user").equals(line.path("user")))
+                                .forEach(one -> one.setAll(line));
+                        default -> {} // says nothing about a run
+                    }
+                });
+                if (read.attempts.isEmpty()) throw new Unusable(files.log() + ": no attempts to verify");
+                lines(files.results(), line -> read.results.put(text(line, "id"), line));
+                return read;
+            }
+
+            private static void lines(Path file, Consumer<ObjectNode> use) throws IOException {
+                try (var lines = new Lines(file)) {
+                    while (lines.next()) lines.<ObjectNode>read(Lines.TREE).ifPresentOrElse(use, () ->
+                            lines.bad().ifPresent(line -> { // not so a last line that is still being written
+                                throw new Unusable(line + ": not a JSON object");
+                            }));
+                }
+            }
+
+            /// All ids, or some at random.
+            List<String> ids(Long sample, Long seed) {
+                var all = new ArrayList<>(Comparison.union(attempts.keySet(), results.keySet()));
+                if (sample == null) return all;
+                Collections.shuffle(all, seed == null ? new Random() : new Random(seed));
+                return all.subList(0, (int) Math.min(all.size(), sample));
+            }
+        }
+
+        /// In the order of the report.
+        enum Kind {
+            MATCHES, NEVER_STARTED, FAILED, OPEN, SENT_AGAIN, PAID_TWICE, WITHOUT_RUN, LOST, DIFFERS,
+            NOT_VERIFIABLE, NO_ANSWER;
+
+            boolean isWrong() {
+                return compareTo(PAID_TWICE) >= 0 && compareTo(DIFFERS) <= 0;
+            }
+
+            String key() {
+                return name().toLowerCase(Locale.ROOT);
+            }
+        }
+
+        record Finding(Kind kind, String id, String text) {}
+
+        static void print(Map<Kind, List<Finding>> found, PrintWriter out) {
+            for (var kind : Kind.values()) {
+                var all = found.getOrDefault(kind, List.of());
+                if (!all.isEmpty() || kind.isWrong())
+                    out.println("  %-22s %,9d".formatted(kind.key().replace('_', ' '), all.size()));
+                if (kind.compareTo(Kind.SENT_AGAIN) >= 0) Text.some(all, 50, one -> out.println("    "
+                        + Text.id(one.id()) + ", " + Text.text(one.text(), 200)), "    %s (--json)", out);
+            }
+        }
+
+        static Exit exit(Set<Kind> found) {
+            if (found.stream().anyMatch(Kind::isWrong)) return Exit.ROWS_FAILED;
+            boolean isAnyChecked = found.stream().anyMatch(kind -> kind.compareTo(Kind.NOT_VERIFIABLE) < 0);
+            return isAnyChecked && !found.contains(Kind.NO_ANSWER) ? Exit.OK : Exit.STOPPED;
+        }
+
+        private static String text(JsonNode node, String name) {
+            return node.path(name).asText();
+        }
+
+        Map<Kind, List<Finding>> about(List<String> ids, PrintWriter err) {
+            var screen = Screen.on(2);
+            var done = new AtomicInteger();
+            return ids.stream().gather(Gatherers.mapConcurrent(AT_ONCE, this::row)).peek(_ -> {
+                if (done.incrementAndGet() % 20 > 0 || screen.isEmpty()) return;
+                err.print(done + "/" + ids.size() + " rows\r"); // the next line is longer
+                err.flush();
+            }).flatMap(List::stream).collect(Collectors.groupingBy(Finding::kind, TreeMap::new,
+                    Collectors.toList()));
+        }
+
+        private List<Finding> row(String id) {
+            var found = new ArrayList<Finding>();
+            var attempts = evidence.attempts().getOrDefault(id, List.of());
+            var line = evidence.results().get(id);
+            var own = attempts.reversed().stream().filter(sent -> line != null && !text(sent, "outcome")
+                    .equals("failed") && text(sent, "run").equals(text(line, "workflow_run_id"))).findFirst();
+            if (line != null) found.add(own.map(sent -> result(sent, line)).orElseGet(() ->
+                    new Finding(Kind.WITHOUT_RUN, id, "no attempt has run " + text(line, "workflow_run_id"))));
+            boolean isPaid = own.isPresent(),
+                    isAsked = own.filter(sent -> sent.path("again").asBoolean()).isPresent();
+            for (var sent : attempts) if (own.filter(result -> result == sent).isEmpty()) {
+                var run = new RunRef(text(sent, "run"), text(sent, "task"));
+                var fate = !run.isNamed() || run.isMadeUp() ? byName(sent)
+                        : byId(sent, stored -> fate(sent, stored));
+                boolean isOver = !text(sent, "outcome").isEmpty(), hasSucceeded = fate.kind() == Kind.MATCHES;
+                boolean mayCount = hasSucceeded || fate.kind() == Kind.OPEN && isOver;
+                found.add(new Finding(!mayCount ? fate.kind() : isPaid ? isAsked || sent.path("again").asBoolean()
+                        ? Kind.SENT_AGAIN : Kind.PAID_TWICE
+                        : hasSucceeded && isOver ? Kind.LOST : Kind.OPEN, id, fate.text()));
+                isPaid |= mayCount;
+            }
+            return found;
+        }
+
+        /// A result against the run that the server has recorded, a chatflow's against its message.
+        private Finding result(ObjectNode sent, JsonNode line) {
+            Function<JsonNode, Finding> compared = stored -> {
+                var difference = difference(line, stored);
+                return finding(difference.isEmpty() ? Kind.MATCHES : Kind.DIFFERS, sent,
+                        difference + "run " + text(sent, "run"));
+            };
+            if (isChat) return messages(sent, text(line, "conversation_id"),
+                    message -> message.path("id").equals(line.path("message_id")),
+                    message -> text(message, "answer").isEmpty() // 1.9 stores none if its stream was cut
+                            ? byId(sent, stored -> compared.apply(parsed(stored.path("outputs"))))
+                            : compared.apply(message));
+            var found = byId(sent, compared);
+            var other = found.kind() == Kind.NOT_VERIFIABLE ? byName(sent) : found;
+            return other == found || other.kind() != Kind.MATCHES ? found
+                    : finding(Kind.DIFFERS, sent, "its attempt has another run, " + other.text());
+        }
+
+        private static Finding finding(Kind kind, ObjectNode sent, String text) {
+            return new Finding(kind, text(sent, "id"), text);
+        }
+
+        private Finding byId(ObjectNode sent, Function<JsonNode, Finding> read) {
+            return ask(sent, "/workflows/run/" + DifyClient.encoded(text(sent, "run")), read);
+        }
+
+        private Finding byName(ObjectNode sent) {
+            var user = text(sent, "user");
+            if (!Attempt.Names.isUnique(user)) return finding(Kind.NOT_VERIFIABLE, sent,
+                    "its user is not its own");
+            boolean isListed = isChat || Release.of(text(sent, "server")).listing() == Release.Listing.FROM_START;
+            return ask(sent, (isChat ? "/conversations?limit=20&user="
+                    : "/workflows/logs?limit=20&created_by_end_user_session_id=")
+                    + DifyClient.encoded(user), list -> {
+                var data = list.path("data");
+                if (!data.isArray() || list.path("has_more").asBoolean())
+                    return finding(Kind.NO_ANSWER, sent, "not a complete list");
+                if (data.isEmpty())
+                    return finding(isListed ? Kind.NEVER_STARTED : Kind.NOT_VERIFIABLE, sent, "no run of " + user);
+                return isChat ? messages(sent, data.at("/0/id").asText(), _ -> true,
+                        message -> fate(sent, message))
+                        : fate(sent, data.at("/0/workflow_run"));
+            });
+        }
+
+        private Finding messages(ObjectNode sent, String conversation, Predicate<JsonNode> which,
+                Function<JsonNode, Finding> read) {
+            return ask(sent, "/messages?limit=20&user=" + DifyClient.encoded(text(sent, "user"))
+                    + "&conversation_id="
+                    + DifyClient.encoded(conversation), list -> list.path("data").valueStream().filter(which)
+                    .findFirst().map(read).orElseGet(() ->
+                            finding(Kind.NOT_VERIFIABLE, sent, "its message is gone")));
+        }
+
+        /// By the status of a run or of a chatflow's message, which is `normal` also before its answer.
+        private static Finding fate(ObjectNode sent, JsonNode stored) {
+            return finding(switch (text(stored, "status")) {
+                case "succeeded", "partial-succeeded" -> Kind.MATCHES; // as far as can be said without a result
+                case "normal" -> text(stored, "answer").isEmpty() ? Kind.NOT_VERIFIABLE : Kind.MATCHES;
+                case "running", "scheduled", "paused" -> Kind.OPEN;
+                case "failed", "stopped", "error" -> Kind.FAILED;
+                default -> Kind.NO_ANSWER;
+            }, sent, "run " + text(stored, "id") + " of " + text(sent, "user"));
+        }
+
+        /// Asks at the pace of `--rate`, and up to four times where the server says when to ask again.
+        private Finding ask(ObjectNode sent, String path, Function<JsonNode, Finding> read) {
+            for (int tries = 1; ; tries++) {
+                synchronized (evidence) {
+                    rate.ifPresent(limit -> LockSupport.parkNanos(limit.interval().toNanos()));
+                }
+                var reply = client.stored(path);
+                if (tries < 4 && reply instanceof DifyClient.Reply.NotGot(var response)
+                        && response.pause().isPresent())
+                    LockSupport.parkNanos(response.pause().get().toNanos());
+                else return switch (reply) {
+                    case DifyClient.Reply.Got(var stored) -> read.apply(stored);
+                    case DifyClient.Reply.NotGot(Response.Refused gone) when gone.status() == 404 ->
+                            finding(Kind.NOT_VERIFIABLE, sent, "run " + text(sent, "run") + " is gone");
+                    case DifyClient.Reply.NotGot(var response) -> finding(Kind.NO_ANSWER, sent, response.why());
+                };
+            }
+        }
+
+        /// `outputs /answer, `, or empty.
+        private String difference(JsonNode line, JsonNode stored) {
+            if (isChat) return stored.path("answer").equals(line.at("/outputs/answer")) ? "" : "outputs /answer, ";
+            if (!text(stored, "status")
+                    .equals(line.path("workflow_status").asText("succeeded"))) return "status, ";
+            var outputs = new JsonDiff(false)
+                    .of("", files(line.path("outputs")), files(parsed(stored.path("outputs"))));
+            if (!outputs.isEmpty()) return "outputs " + outputs.getFirst().pointer() + ", ";
+            var sent = parsed(stored.path("inputs"));
+            return line.path("inputs").propertyStream().filter(cell -> sent.has(cell.getKey())
+                    && !isSame(cell.getValue().asText(), sent.get(cell.getKey()))).findFirst()
+                    .map(cell -> "inputs /" + cell.getKey() + ", ").orElse("");
+        }
+
+        /// A cell is text, and what was sent for it is typed. Dify stores an uploaded file as an object of its own.
+        private static boolean isSame(String cell, JsonNode sent) {
+            var typed = parsed(TextNode.valueOf(cell));
+            return cell.isBlank() || cell.equals(sent.asText())
+                    || sent.isBoolean() && sent.asBoolean() == cell.strip().matches("(?i)true|yes|1|on")
+                    || sent.isNumber() && cell.strip().matches("[+-]?(\\d+\\.?\\d*|\\.\\d+)")
+                            && new BigDecimal(cell.strip()).compareTo(sent.decimalValue()) == 0
+                    || sent.isContainerNode() && !typed.isContainerNode()
+                    || !sent.isTextual() && new JsonDiff(false).of("", typed, sent).isEmpty();
+        }
+
+        /// Older versions store JSON as text.
+        private static JsonNode parsed(JsonNode value) {
+            try {
+                return value.isTextual() ? Json.MAPPER.readTree(value.asText()) : value;
+            } catch (JsonProcessingException _) {
+                return value;
+            }
+        }
+
+        /// Files by name and size: their links change from answer to answer.
+        private static JsonNode files(JsonNode value) {
+            var copy = value.deepCopy();
+            copy.findParents("dify_model_identity").forEach(file ->
+                    ((ObjectNode) file).retain("filename", "size", "dify_model_identity"));
+            return copy;
+        }
+    }
+
+    // ── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The settings that every command line shares, also the shell's.
+    static final class CommandLines {
+        private static final String LOST = "no space left, or the reader has closed it";
+
+        static CommandLine configured(CommandLine line, IDefaultValueProvider defaults, Env env) {
+            Stream.concat(Stream.of(line), line.getSubcommands().values().stream()).forEach(each -> {
+                each.getCommandSpec().version("difyexec " + VERSION);
+                var help = each.getCommandSpec().usageMessage().abbreviateSynopsis(true);
+                help.commandListHeading("%nCommands:%n");
+                if (each.getCommandSpec().positionalParameters().isEmpty()) help.optionListHeading("%n");
+                else help.parameterListHeading("%n");
+            });
+            var keys = new ArrayList<>(line.getHelpSectionKeys());
+            keys.add(keys.indexOf(CommandLine.Model.UsageMessageSpec.SECTION_KEY_FOOTER_HEADING), "rarelyUsed");
+            var sections = new HashMap<>(line.getHelpSectionMap());
+            sections.put("rarelyUsed", CommandLines::rarelyUsed);
+            var start = line.getCommandName().equals("difyexec") ? "  " + env.invocation() + " " : "  ";
+            var end = CommandLine.Model.UsageMessageSpec.SECTION_KEY_FOOTER;
+            sections.put(end, help -> help.footer().replaceAll(start.isBlank() ? " -[io] \\S+" : "$^", "")
+                    .replace("  difyexec ", start));
+            Converters.register(line)
+                    .setAbbreviatedOptionsAllowed(false)
+                    .setDefaultValueProvider(defaults)
+                    .setHelpFactory((spec, _) -> new CommandLine.Help(spec, CommandLine.Help.defaultColorScheme(
+                            Ansi.of(env).on() ? CommandLine.Help.Ansi.ON : CommandLine.Help.Ansi.OFF)))
+                    .setHelpSectionMap(sections)
+                    .setHelpSectionKeys(keys)
+                    .setCaseInsensitiveEnumValuesAllowed(true)
+                    .setParameterExceptionHandler((problem, _) -> unusable(problem, env))
+                    .setExecutionExceptionHandler(CommandLines::stopped)
+                    .setExecutionStrategy(parsed -> execute(parsed, env.secret()));
+            var columns = env.get("COLUMNS");
+            return columns.matches("\\d{2,5}")
+                    ? line.setUsageHelpWidth(Math.clamp(Integer.parseInt(columns), 60, 120))
+                    : line.setUsageHelpAutoWidth(true);
+        }
+
+        /// The hidden options, for `--help-all`.
+        private static String rarelyUsed(CommandLine.Help help) {
+            var parsed = help.commandSpec().commandLine().getParseResult();
+            if (parsed == null || !parsed.originalArgs().contains("--help-all")) return "";
+            var options = help.commandSpec().options().stream().filter(OptionSpec::hidden)
+                    .map(option -> OptionSpec.builder(option).hidden(false).build()).toList();
+            var layout = help.createDefaultLayout(options, List.of(), help.colorScheme());
+            layout.addAllOptions(options, help.parameterLabelRenderer());
+            return help.createHeading("%nRarely used:%n") + layout;
+        }
+
+        private static int execute(CommandLine.ParseResult parsed, Secret secret) {
+            var line = parsed.commandSpec().commandLine();
+            checkTyped(parsed.asCommandLineList().getLast());
+            try {
+                int code = ScopedValue.where(Secret.CURRENT, secret)
+                        .call(() -> new CommandLine.RunLast().execute(parsed));
+                if (line.getOut().checkError() && !isPipeClosed())
+                    throw new Unusable("standard output: cannot be written (" + LOST + ")");
+                return code;
+            } catch (Unusable problem) {
+                throw new CommandLine.ExecutionException(line, problem.getMessage(), problem);
+            } catch (OutOfMemoryError _) {
+                var problem = new Unusable(Exit.STOPPED,
+                        "out of memory (" + (Runtime.getRuntime().maxMemory() >> 20)
+                        + " MB)\nhint: set JDK_JAVA_OPTIONS=-Xmx4g to use up to 4 GB");
+                throw new CommandLine.ExecutionException(line, problem.getMessage(), problem);
+            }
+        }
+
+        /// picocli accepts an option of a group twice, and drops the slash at the end of a path.
+        private static void checkTyped(CommandLine line) {
+            for (var option : line.getParseResult().matchedOptions()) {
+                var typed = option.originalStringValues();
+                var last = typed.isEmpty() ? "" : typed.getLast();
+                boolean isFolder = option.type() == Path.class && !option.paramLabel().equals("DIR")
+                        && last.endsWith("/");
+                boolean isBlank = last.isBlank() && option.arity().min() > 0 && option.type() != Character.class
+                        && !last.equals(option.defaultValue());
+                var fault = !option.isMultiValue() && typed.size() > 1 ? "given more than once"
+                        : isFolder ? "must be a file, not a folder" : isBlank ? "must not be blank" : "";
+                if (!fault.isEmpty())
+                    throw new ParameterException(line, option.longestName() + " " + last + ": " + fault);
+            }
+        }
+
+        /// Whether the reader, such as `head`, has closed the pipe. A PrintStream hides why it failed: this one does
+        /// not.
+        private static boolean isPipeClosed() {
+            try {
+                new FileOutputStream(FileDescriptor.out).write('\n');
+                return false;
+            } catch (IOException problem) {
+                return Text.of(problem).toLowerCase(Locale.ROOT).contains("pipe");
+            }
+        }
+
+        /// Refuses a full disk, which a PrintStream only remembers.
+        static void write(OutputStream out, AtomicFile.Content content) {
+            try {
+                var masking = Secret.current().masking(out);
+                content.write(masking);
+                masking.flush();
+                if (out instanceof PrintStream stream && stream.checkError() && !isPipeClosed())
+                    throw new IOException(LOST);
+            } catch (IOException problem) {
+                throw new Unusable("standard output: cannot be written (" + Text.of(problem) + ")");
+            }
+        }
+
+        /// `--timeout abc: not a duration`, or picocli's own message, and a hint on a second line.
+        private static int unusable(ParameterException problem, Env env) {
+            var line = problem.getCommandLine();
+            var unmatched = problem instanceof CommandLine.UnmatchedArgumentException known ? known : null;
+            if (problem instanceof CommandLine.MissingParameterException) // a mistyped word is the likelier reason
+                for (var each = line; each != null && unmatched == null; each = each.getParent())
+                    if (!each.getUnmatchedArguments().isEmpty()) unmatched =
+                            new CommandLine.UnmatchedArgumentException(each, each.getUnmatchedArguments());
+            var variable = new EnvDefaults(env).setting(problem.getArgSpec())
+                    .filter(setting -> setting.text().equals(problem.getValue())).map(Env.Setting::place);
+            var message = unmatched != null ? unknown(unmatched)
+                    : Text.text(problem.getCause() instanceof TypeConversionException fault
+                            && problem.getArgSpec() instanceof OptionSpec option
+                            ? variable.orElse(option.longestName() + " " + problem.getValue()) + ": "
+                                    + fault.getMessage() : problem.getMessage(), 1000);
+            var name = line.getParent() == null ? "" : " " + line.getCommandName();
+            line.getErr().println("difyexec: " + message + (message.contains("\nhint: ") ? "" : "\nhint: "
+                    + (!isInShell(line) ? "see " + env.invocation() + name + " --help"
+                    : message.contains("required option") ? "'open CSV JSONL' opens a batch"
+                    : "see 'help" + name + "'")));
+            return Exit.UNUSABLE.code;
+        }
+
+        static boolean isInShell(CommandLine line) {
+            return !line.getCommandSpec().root().name().equals("difyexec");
+        }
+
+        private static String unknown(CommandLine.UnmatchedArgumentException problem) {
+            var line = problem.getCommandLine();
+            var word = problem.getUnmatched().getFirst();
+            var near = problem.getSuggestions();
+            boolean isOption = word.startsWith("-"), isBeforeCommand = !line.getSubcommands().isEmpty();
+            boolean mayBeInput = !isOption && line.getCommandSpec().findOption("-i") != null
+                    && !line.getParseResult().hasMatchedOption("-i");
+            var hint = !near.isEmpty() ? "did you mean " + String.join(" or ", near) + "?"
+                    : isOption && isBeforeCommand ? "put options after the command"
+                    : mayBeInput ? "-i " + Text.shell(Text.text(word, 60)) : "";
+            return (isOption ? "unknown option " + Text.text(word, 60)
+                    : (isBeforeCommand ? "unknown command " : "unexpected argument ") + Text.quoted(word))
+                    + (hint.isEmpty() ? "" : "\nhint: " + hint);
+        }
+
+        private static int stopped(Exception problem, CommandLine line, CommandLine.ParseResult parsed)
+                throws Exception {
+            if (problem instanceof InterruptedException) {
+                line.getErr().println("Interrupted.");
+                return Exit.INTERRUPTED.code;
+            }
+            if (!(problem instanceof Unusable unusable)) throw problem;
+            line.getErr().println("difyexec: " + unusable.getMessage());
+            return unusable.exit.code;
+        }
+
+        /// Gives the options of commands their environment, and the shell's edits.
+        record Factory(Env env, UnaryOperator<Row> edits) implements CommandLine.IFactory {
+            @Override
+            public <K> K create(Class<K> type) throws Exception {
+                return type == Setup.class ? type.cast(new Setup(env, edits))
+                        : type == Console.class ? type.cast(new Console(env))
+                        : CommandLine.defaultFactory().create(type);
+            }
+        }
+
+        /// Converts option values. Messages complete `--timeout abc: …`.
+        static final class Converters {
+            /// By the type of an option: a `Long` is at least 1, an `int` at least 0.
+            static CommandLine register(CommandLine line) {
+                return line.registerConverter(Duration.class, Converters::duration)
+                        .registerConverter(URI.class, Converters::address)
+                        .registerConverter(Charset.class, Converters::charset)
+                        .registerConverter(Character.class, Converters::delimiter)
+                        .registerConverter(Long.class, text -> number(text, 1))
+                        .registerConverter(int.class, text -> (int) Math.min(Integer.MAX_VALUE, number(text, 0)))
+                        .registerConverter(Pace.Rate.class, Pace.Rate::of)
+                        .registerConverter(Limits.Ceiling.class, Limits.Ceiling::of)
+                        .registerConverter(BigDecimal.class, Limits::amount);
+            }
+
+            /// `90`, `1.5`, `90s`, `2m`, `1h`, `500ms`; a bare number is seconds.
+            static Duration duration(String text) {
+                var match = Pattern.compile("(\\d{1,8}(?:\\.\\d+)?)\\s*(ms|s|m|h)?").matcher(text.strip());
+                if (!match.matches())
+                    throw new TypeConversionException("not a duration, such as 90, 1.5, 90s, 2m or 500ms");
+                int unit = switch (match.group(2)) {
+                    case "ms" -> 1;
+                    case "m" -> 60_000;
+                    case "h" -> 3_600_000;
+                    case null, default -> 1000;
+                };
+                return Duration.ofMillis(new BigDecimal(match.group(1))
+                        .multiply(BigDecimal.valueOf(unit)).longValue());
+            }
+
+            /// An http or https address without a slash at its end.
+            static URI address(String text) {
+                var address = text.strip().replaceAll("/+$", "");
+                try {
+                    var uri = new URI(address);
+                    if (uri.getHost() != null && Set.of("http", "https").contains(String.valueOf(uri.getScheme()))
+                            && uri.getFragment() == null && uri.getQuery() == null
+                            && uri.getUserInfo() == null) return uri;
+                } catch (URISyntaxException _) {
+                    // refused below, in our words
+                }
+                throw new TypeConversionException("not an address, such as https://api.dify.ai/v1");
+            }
+
+            private static Charset charset(String text) {
+                try {
+                    return Charset.forName(text.strip());
+                } catch (IllegalArgumentException _) {
+                    throw new TypeConversionException(
+                            "unknown encoding; try UTF-8, Shift_JIS, GB18030 or windows-1252");
+                }
+            }
+
+            private static char delimiter(String text) {
+                if (text.equals("tab") || text.equals("\\t")) return '\t';
+                if (text.length() != 1 || "\"\r\n".contains(text))
+                    throw new TypeConversionException("must be one character, or \"tab\"");
+                return text.charAt(0);
+            }
+
+            private static long number(String text, long least) {
+                if (!text.strip().matches("\\d{1,15}") || Long.parseLong(text.strip()) < least)
+                    throw new TypeConversionException("must be a whole number, at least " + least);
+                return Long.parseLong(text.strip());
             }
         }
     }
@@ -2282,252 +2532,6 @@ final class DifyExec implements Runnable {
             out.println("curl -X POST " + Text.shell(client.startAddress().toString())
                     + " -H 'Authorization: Bearer app-***' -H 'Content-Type: application/json' -d "
                     + Text.shell(body));
-        }
-    }
-
-    /// Compares a batch with the server's own records. It reads log and results on its own and shares no decision with
-    /// the engine, so that a mistake there shows here.
-    record Verification(Evidence evidence, DifyClient client, boolean isChat, Optional<Pace.Rate> rate) {
-        static final int AT_ONCE = 4;
-
-        /// @param attempts by id, with the fields of all their lines, and of their session `server` and `again`: its
-        ///                 call was to send rows again that had succeeded or were unresolved
-        record Evidence(Map<String, List<ObjectNode>> attempts, Map<String, JsonNode> results) {
-            static Evidence of(BatchFiles files) throws IOException {
-                var read = new Evidence(new LinkedHashMap<>(), new LinkedHashMap<>());
-                var session = Json.MAPPER.createObjectNode();
-                lines(files.log(), line -> {
-                    var sent = read.attempts.getOrDefault(text(line, "id"), new ArrayList<>());
-                    switch (text(line, "event")) {
-                        case "session" -> session.removeAll().setAll(line.retain("server", "again"));
-                        case "attempt" -> {
-                            sent.add(line.setAll(session));
-                            read.attempts.put(text(line, "id"), sent);
-                        }
-                        case "run", "end" -> sent.stream()
-                                .filter(one -> one.path("user").equals(line.path("user")))
-                                .forEach(one -> one.setAll(line));
-                        default -> {} // says nothing about a run
-                    }
-                });
-                if (read.attempts.isEmpty()) throw new Unusable(files.log() + ": no attempts to verify");
-                lines(files.results(), line -> read.results.put(text(line, "id"), line));
-                return read;
-            }
-
-            private static void lines(Path file, Consumer<ObjectNode> use) throws IOException {
-                try (var lines = new Lines(file)) {
-                    while (lines.next()) lines.<ObjectNode>read(Lines.TREE).ifPresentOrElse(use, () ->
-                            lines.bad().ifPresent(line -> { // not so a last line that is still being written
-                                throw new Unusable(line + ": not a JSON object");
-                            }));
-                }
-            }
-
-            /// All ids, or some at random.
-            List<String> ids(Long sample, Long seed) {
-                var all = new ArrayList<>(Comparison.union(attempts.keySet(), results.keySet()));
-                if (sample == null) return all;
-                Collections.shuffle(all, seed == null ? new Random() : new Random(seed));
-                return all.subList(0, (int) Math.min(all.size(), sample));
-            }
-        }
-
-        /// In the order of the report.
-        enum Kind {
-            MATCHES, NEVER_STARTED, FAILED, OPEN, SENT_AGAIN, PAID_TWICE, WITHOUT_RUN, LOST, DIFFERS,
-            NOT_VERIFIABLE, NO_ANSWER;
-
-            boolean isWrong() {
-                return compareTo(PAID_TWICE) >= 0 && compareTo(DIFFERS) <= 0;
-            }
-
-            String key() {
-                return name().toLowerCase(Locale.ROOT);
-            }
-        }
-
-        record Finding(Kind kind, String id, String text) {}
-
-        static void print(Map<Kind, List<Finding>> found, PrintWriter out) {
-            for (var kind : Kind.values()) {
-                var all = found.getOrDefault(kind, List.of());
-                if (!all.isEmpty() || kind.isWrong())
-                    out.println("  %-22s %,9d".formatted(kind.key().replace('_', ' '), all.size()));
-                if (kind.compareTo(Kind.SENT_AGAIN) >= 0) Text.some(all, 50, one -> out.println("    "
-                        + Text.id(one.id()) + ", " + Text.text(one.text(), 200)), "    %s (--json)", out);
-            }
-        }
-
-        static Exit exit(Set<Kind> found) {
-            if (found.stream().anyMatch(Kind::isWrong)) return Exit.ROWS_FAILED;
-            boolean isAnyChecked = found.stream().anyMatch(kind -> kind.compareTo(Kind.NOT_VERIFIABLE) < 0);
-            return isAnyChecked && !found.contains(Kind.NO_ANSWER) ? Exit.OK : Exit.STOPPED;
-        }
-
-        private static String text(JsonNode node, String name) {
-            return node.path(name).asText();
-        }
-
-        Map<Kind, List<Finding>> about(List<String> ids, PrintWriter err) {
-            var screen = Screen.on(2);
-            var done = new AtomicInteger();
-            return ids.stream().gather(Gatherers.mapConcurrent(AT_ONCE, this::row)).peek(_ -> {
-                if (done.incrementAndGet() % 20 > 0 || screen.isEmpty()) return;
-                err.print(done + "/" + ids.size() + " rows\r"); // the next line is longer
-                err.flush();
-            }).flatMap(List::stream).collect(Collectors.groupingBy(Finding::kind, TreeMap::new,
-                    Collectors.toList()));
-        }
-
-        private List<Finding> row(String id) {
-            var found = new ArrayList<Finding>();
-            var attempts = evidence.attempts().getOrDefault(id, List.of());
-            var line = evidence.results().get(id);
-            var own = attempts.reversed().stream().filter(sent -> line != null && !text(sent, "outcome")
-                    .equals("failed") && text(sent, "run").equals(text(line, "workflow_run_id"))).findFirst();
-            if (line != null) found.add(own.map(sent -> result(sent, line)).orElseGet(() ->
-                    new Finding(Kind.WITHOUT_RUN, id, "no attempt has run " + text(line, "workflow_run_id"))));
-            boolean isPaid = own.isPresent(),
-                    isAsked = own.filter(sent -> sent.path("again").asBoolean()).isPresent();
-            for (var sent : attempts) if (own.filter(result -> result == sent).isEmpty()) {
-                var run = new RunRef(text(sent, "run"), text(sent, "task"));
-                var fate = !run.isNamed() || run.isMadeUp() ? byName(sent)
-                        : byId(sent, stored -> fate(sent, stored));
-                boolean isOver = !text(sent, "outcome").isEmpty(), hasSucceeded = fate.kind() == Kind.MATCHES;
-                boolean mayCount = hasSucceeded || fate.kind() == Kind.OPEN && isOver;
-                found.add(new Finding(!mayCount ? fate.kind() : isPaid ? isAsked || sent.path("again").asBoolean()
-                        ? Kind.SENT_AGAIN : Kind.PAID_TWICE
-                        : hasSucceeded && isOver ? Kind.LOST : Kind.OPEN, id, fate.text()));
-                isPaid |= mayCount;
-            }
-            return found;
-        }
-
-        /// A result against the run that the server has recorded, a chatflow's against its message.
-        private Finding result(ObjectNode sent, JsonNode line) {
-            Function<JsonNode, Finding> compared = stored -> {
-                var difference = difference(line, stored);
-                return finding(difference.isEmpty() ? Kind.MATCHES : Kind.DIFFERS, sent,
-                        difference + "run " + text(sent, "run"));
-            };
-            if (isChat) return messages(sent, text(line, "conversation_id"),
-                    message -> message.path("id").equals(line.path("message_id")),
-                    message -> text(message, "answer").isEmpty() // 1.9 stores none if its stream was cut
-                            ? byId(sent, stored -> compared.apply(parsed(stored.path("outputs"))))
-                            : compared.apply(message));
-            var found = byId(sent, compared);
-            var other = found.kind() == Kind.NOT_VERIFIABLE ? byName(sent) : found;
-            return other == found || other.kind() != Kind.MATCHES ? found
-                    : finding(Kind.DIFFERS, sent, "its attempt has another run, " + other.text());
-        }
-
-        private static Finding finding(Kind kind, ObjectNode sent, String text) {
-            return new Finding(kind, text(sent, "id"), text);
-        }
-
-        private Finding byId(ObjectNode sent, Function<JsonNode, Finding> read) {
-            return ask(sent, "/workflows/run/" + DifyClient.encoded(text(sent, "run")), read);
-        }
-
-        private Finding byName(ObjectNode sent) {
-            var user = text(sent, "user");
-            if (!Attempt.Names.isUnique(user)) return finding(Kind.NOT_VERIFIABLE, sent,
-                    "its user is not its own");
-            boolean isListed = isChat || Release.of(text(sent, "server")).listing() == Release.Listing.FROM_START;
-            return ask(sent, (isChat ? "/conversations?limit=20&user="
-                    : "/workflows/logs?limit=20&created_by_end_user_session_id=")
-                    + DifyClient.encoded(user), list -> {
-                var data = list.path("data");
-                if (!data.isArray() || list.path("has_more").asBoolean())
-                    return finding(Kind.NO_ANSWER, sent, "not a complete list");
-                if (data.isEmpty())
-                    return finding(isListed ? Kind.NEVER_STARTED : Kind.NOT_VERIFIABLE, sent, "no run of " + user);
-                return isChat ? messages(sent, data.at("/0/id").asText(), _ -> true,
-                        message -> fate(sent, message))
-                        : fate(sent, data.at("/0/workflow_run"));
-            });
-        }
-
-        private Finding messages(ObjectNode sent, String conversation, Predicate<JsonNode> which,
-                Function<JsonNode, Finding> read) {
-            return ask(sent, "/messages?limit=20&user=" + DifyClient.encoded(text(sent, "user"))
-                    + "&conversation_id="
-                    + DifyClient.encoded(conversation), list -> list.path("data").valueStream().filter(which)
-                    .findFirst().map(read).orElseGet(() ->
-                            finding(Kind.NOT_VERIFIABLE, sent, "its message is gone")));
-        }
-
-        /// By the status of a run or of a chatflow's message, which is `normal` also before its answer.
-        private static Finding fate(ObjectNode sent, JsonNode stored) {
-            return finding(switch (text(stored, "status")) {
-                case "succeeded", "partial-succeeded" -> Kind.MATCHES; // as far as can be said without a result
-                case "normal" -> text(stored, "answer").isEmpty() ? Kind.NOT_VERIFIABLE : Kind.MATCHES;
-                case "running", "scheduled", "paused" -> Kind.OPEN;
-                case "failed", "stopped", "error" -> Kind.FAILED;
-                default -> Kind.NO_ANSWER;
-            }, sent, "run " + text(stored, "id") + " of " + text(sent, "user"));
-        }
-
-        /// Asks at the pace of `--rate`, and up to four times where the server says when to ask again.
-        private Finding ask(ObjectNode sent, String path, Function<JsonNode, Finding> read) {
-            for (int tries = 1; ; tries++) {
-                synchronized (evidence) {
-                    rate.ifPresent(limit -> LockSupport.parkNanos(limit.interval().toNanos()));
-                }
-                var reply = client.stored(path);
-                if (tries < 4 && reply instanceof DifyClient.Reply.NotGot(var response)
-                        && response.pause().isPresent())
-                    LockSupport.parkNanos(response.pause().get().toNanos());
-                else return switch (reply) {
-                    case DifyClient.Reply.Got(var stored) -> read.apply(stored);
-                    case DifyClient.Reply.NotGot(Response.Refused gone) when gone.status() == 404 ->
-                            finding(Kind.NOT_VERIFIABLE, sent, "run " + text(sent, "run") + " is gone");
-                    case DifyClient.Reply.NotGot(var response) -> finding(Kind.NO_ANSWER, sent, response.why());
-                };
-            }
-        }
-
-        /// `outputs /answer, `, or empty.
-        private String difference(JsonNode line, JsonNode stored) {
-            if (isChat) return stored.path("answer").equals(line.at("/outputs/answer")) ? "" : "outputs /answer, ";
-            if (!text(stored, "status")
-                    .equals(line.path("workflow_status").asText("succeeded"))) return "status, ";
-            var outputs = new JsonDiff(false)
-                    .of("", files(line.path("outputs")), files(parsed(stored.path("outputs"))));
-            if (!outputs.isEmpty()) return "outputs " + outputs.getFirst().pointer() + ", ";
-            var sent = parsed(stored.path("inputs"));
-            return line.path("inputs").propertyStream().filter(cell -> sent.has(cell.getKey())
-                    && !isSame(cell.getValue().asText(), sent.get(cell.getKey()))).findFirst()
-                    .map(cell -> "inputs /" + cell.getKey() + ", ").orElse("");
-        }
-
-        /// A cell is text, and what was sent for it is typed. Dify stores an uploaded file as an object of its own.
-        private static boolean isSame(String cell, JsonNode sent) {
-            var typed = parsed(TextNode.valueOf(cell));
-            return cell.isBlank() || cell.equals(sent.asText())
-                    || sent.isBoolean() && sent.asBoolean() == cell.strip().matches("(?i)true|yes|1|on")
-                    || sent.isNumber() && cell.strip().matches("[+-]?(\\d+\\.?\\d*|\\.\\d+)")
-                            && new BigDecimal(cell.strip()).compareTo(sent.decimalValue()) == 0
-                    || sent.isContainerNode() && !typed.isContainerNode()
-                    || !sent.isTextual() && new JsonDiff(false).of("", typed, sent).isEmpty();
-        }
-
-        /// Older versions store JSON as text.
-        private static JsonNode parsed(JsonNode value) {
-            try {
-                return value.isTextual() ? Json.MAPPER.readTree(value.asText()) : value;
-            } catch (JsonProcessingException _) {
-                return value;
-            }
-        }
-
-        /// Files by name and size: their links change from answer to answer.
-        private static JsonNode files(JsonNode value) {
-            var copy = value.deepCopy();
-            copy.findParents("dify_model_identity").forEach(file ->
-                    ((ObjectNode) file).retain("filename", "size", "dify_model_identity"));
-            return copy;
         }
     }
 
@@ -3427,6 +3431,91 @@ final class DifyExec implements Runnable {
                             "second", difference.second().isMissingNode() ? null : difference.second())).toList(),
                     "error_first", pair.first().error(), "error_second", pair.second().error(),
                     "inputs_differ", pair.hasOtherInputs());
+        }
+    }
+
+    /// Differences between two JSON values.
+    ///
+    /// @param trim whether to ignore whitespace
+    record JsonDiff(boolean trim) {
+        /// In differences, words and characters.
+        private static final int MOST_IN_ONE_OUTPUT = 100, CONTEXT = 20, LONGEST = 2_000;
+        /// A word with the space after it. Scripts without spaces have a word for each character.
+        private static final Pattern WORD = Pattern.compile(
+                "(?:[\\p{L}\\p{M}\\p{N}_&&[^\\p{IsIdeographic}\\p{IsHiragana}\\p{IsKatakana}]]+|\\S)\\s*+|\\s+");
+
+        /// A place where two values differ; one side may be a missing node.
+        ///
+        /// @param pointer into the outputs
+        record Difference(String pointer, JsonNode first, JsonNode second) {}
+
+        /// Two texts, with the words around the place where they differ.
+        record Change(String before, String first, String second, String after) {}
+
+        /// Compares numbers by value, objects regardless of the order of keys, and arrays by index.
+        List<Difference> of(String pointer, JsonNode first, JsonNode second) {
+            var found = new ArrayList<Difference>();
+            compare(pointer, first, second, found);
+            return found;
+        }
+
+        private void compare(String pointer, JsonNode first, JsonNode second, List<Difference> found) {
+            if (found.size() == MOST_IN_ONE_OUTPUT) return;
+            if (first.isObject() && second.isObject()) {
+                var names = new LinkedHashSet<String>();
+                Stream.of(first, second).forEach(node -> node.fieldNames().forEachRemaining(names::add));
+                for (var name : names) compare(pointer + pointer(name), first.path(name),
+                        second.path(name), found);
+            } else if (first.isArray() && second.isArray()) {
+                for (int i = 0; i < Math.max(first.size(), second.size()); i++)
+                    compare(pointer + "/" + i, first.path(i), second.path(i), found);
+            } else if (!isSame(first, second)) found.add(new Difference(pointer, first, second));
+        }
+
+        private boolean isSame(JsonNode first, JsonNode second) {
+            if (first.isNumber() && second.isNumber() && !first.isDouble() && !second.isDouble()) // a double is NaN
+                return first.decimalValue().compareTo(second.decimalValue()) == 0;
+            return first.getNodeType() == second.getNodeType() && text(first).equals(text(second));
+        }
+
+        /// `/a~1b`: a name as a step of a pointer.
+        static String pointer(String name) {
+            return "/" + name.replace("~", "~0").replace("/", "~1");
+        }
+
+        private String text(JsonNode node) {
+            return !node.isTextual() ? node.toString()
+                    : trim ? node.textValue().strip().replaceAll("(?U)\\s+", " ") : node.textValue();
+        }
+
+        Change change(Difference difference) {
+            if (!difference.first().isTextual() || !difference.second().isTextual()) return new Change("",
+                    joined(List.of(difference.first().toString())),
+                    joined(List.of(difference.second().toString())), "");
+            List<String> first = words(difference.first()), second = words(difference.second());
+            int head = alike(first, second);
+            List<String> one = first.subList(head, first.size()), two = second.subList(head, second.size());
+            int tail = alike(one.reversed(), two.reversed()), end = one.size() - tail;
+            return new Change(joined(first.subList(Math.max(0, head - CONTEXT), head)),
+                    joined(one.subList(0, end)),
+                    joined(two.subList(0, two.size() - tail)),
+                    joined(one.subList(end, Math.min(end + CONTEXT, one.size()))));
+        }
+
+        private List<String> words(JsonNode text) {
+            return WORD.matcher(text(text)).results().map(MatchResult::group).toList();
+        }
+
+        private static int alike(List<String> first, List<String> second) {
+            int many = 0;
+            while (many < Math.min(first.size(), second.size())
+                    && first.get(many).equals(second.get(many))) many++;
+            return many;
+        }
+
+        private static String joined(List<String> words) {
+            var text = String.join("", words);
+            return text.length() <= LONGEST ? text : Text.cut(text, LONGEST) + "…";
         }
     }
 
@@ -9128,91 +9217,6 @@ final class DifyExec implements Runnable {
                         + Times.local("yyyy-MM-dd HH:mm xxx", until) + "\nhint: run the same command again then"
                         : "waiting until " + Times.local("HH:mm", until) + " (Retry-After)";
             }
-        }
-    }
-
-    /// Differences between two JSON values.
-    ///
-    /// @param trim whether to ignore whitespace
-    record JsonDiff(boolean trim) {
-        /// In differences, words and characters.
-        private static final int MOST_IN_ONE_OUTPUT = 100, CONTEXT = 20, LONGEST = 2_000;
-        /// A word with the space after it. Scripts without spaces have a word for each character.
-        private static final Pattern WORD = Pattern.compile(
-                "(?:[\\p{L}\\p{M}\\p{N}_&&[^\\p{IsIdeographic}\\p{IsHiragana}\\p{IsKatakana}]]+|\\S)\\s*+|\\s+");
-
-        /// A place where two values differ; one side may be a missing node.
-        ///
-        /// @param pointer into the outputs
-        record Difference(String pointer, JsonNode first, JsonNode second) {}
-
-        /// Two texts, with the words around the place where they differ.
-        record Change(String before, String first, String second, String after) {}
-
-        /// Compares numbers by value, objects regardless of the order of keys, and arrays by index.
-        List<Difference> of(String pointer, JsonNode first, JsonNode second) {
-            var found = new ArrayList<Difference>();
-            compare(pointer, first, second, found);
-            return found;
-        }
-
-        private void compare(String pointer, JsonNode first, JsonNode second, List<Difference> found) {
-            if (found.size() == MOST_IN_ONE_OUTPUT) return;
-            if (first.isObject() && second.isObject()) {
-                var names = new LinkedHashSet<String>();
-                Stream.of(first, second).forEach(node -> node.fieldNames().forEachRemaining(names::add));
-                for (var name : names) compare(pointer + pointer(name), first.path(name),
-                        second.path(name), found);
-            } else if (first.isArray() && second.isArray()) {
-                for (int i = 0; i < Math.max(first.size(), second.size()); i++)
-                    compare(pointer + "/" + i, first.path(i), second.path(i), found);
-            } else if (!isSame(first, second)) found.add(new Difference(pointer, first, second));
-        }
-
-        private boolean isSame(JsonNode first, JsonNode second) {
-            if (first.isNumber() && second.isNumber() && !first.isDouble() && !second.isDouble()) // a double is NaN
-                return first.decimalValue().compareTo(second.decimalValue()) == 0;
-            return first.getNodeType() == second.getNodeType() && text(first).equals(text(second));
-        }
-
-        /// `/a~1b`: a name as a step of a pointer.
-        static String pointer(String name) {
-            return "/" + name.replace("~", "~0").replace("/", "~1");
-        }
-
-        private String text(JsonNode node) {
-            return !node.isTextual() ? node.toString()
-                    : trim ? node.textValue().strip().replaceAll("(?U)\\s+", " ") : node.textValue();
-        }
-
-        Change change(Difference difference) {
-            if (!difference.first().isTextual() || !difference.second().isTextual()) return new Change("",
-                    joined(List.of(difference.first().toString())),
-                    joined(List.of(difference.second().toString())), "");
-            List<String> first = words(difference.first()), second = words(difference.second());
-            int head = alike(first, second);
-            List<String> one = first.subList(head, first.size()), two = second.subList(head, second.size());
-            int tail = alike(one.reversed(), two.reversed()), end = one.size() - tail;
-            return new Change(joined(first.subList(Math.max(0, head - CONTEXT), head)),
-                    joined(one.subList(0, end)),
-                    joined(two.subList(0, two.size() - tail)),
-                    joined(one.subList(end, Math.min(end + CONTEXT, one.size()))));
-        }
-
-        private List<String> words(JsonNode text) {
-            return WORD.matcher(text(text)).results().map(MatchResult::group).toList();
-        }
-
-        private static int alike(List<String> first, List<String> second) {
-            int many = 0;
-            while (many < Math.min(first.size(), second.size())
-                    && first.get(many).equals(second.get(many))) many++;
-            return many;
-        }
-
-        private static String joined(List<String> words) {
-            var text = String.join("", words);
-            return text.length() <= LONGEST ? text : Text.cut(text, LONGEST) + "…";
         }
     }
 
