@@ -2646,7 +2646,7 @@ final class DifyExec implements Runnable {
             if (index.size() > index.rows()) notes.add(Text.count(index.size() - index.rows(),
                     "id of the batch is",
                     "ids of the batch are") + " not in the CSV (first: " + Text.id(index.id(index.rows())) + ")");
-            var answered = history.answered.stream().filter(batch::isRow).mapToObj(index::id)
+            var answered = history.answered.stream().filter(index::isRow).mapToObj(index::id)
                     .map(Text::id).toList();
             if (!answered.isEmpty()) notes.add(Text.count(answered.size(), "row is", "rows are")
                     + " not sent again, because Dify ended the run after its form was answered ("
@@ -5744,7 +5744,7 @@ final class DifyExec implements Runnable {
         /// The entry of a row. An unknown id is refused with the ids that are most like it.
         int known(String id, String where) {
             int entry = index.find(id);
-            if (isRow(entry)) return entry;
+            if (index.isRow(entry)) return entry;
             var near = Nearest.of(id, IntStream.range(0, index.rows()).mapToObj(index::id),
                     Math.max(2, id.length() / 2), 3);
             throw new Unusable(where + "no row has the id " + Text.quoted(id) + (near.isEmpty() ? ""
@@ -5757,10 +5757,6 @@ final class DifyExec implements Runnable {
             var whole = csv.orElseThrow().with(Optional.empty());
             var all = new Batch(files, Optional.of(whole), whole.check(), history, offsets);
             ids.forEach(id -> all.known(id, ""));
-        }
-
-        boolean isRow(int entry) {
-            return entry >= 0 && entry < index.rows();
         }
 
         /// The rows that a call asks for: those in `.retry`, these ids or all; `among` them only these, if any.
@@ -5803,7 +5799,7 @@ final class DifyExec implements Runnable {
         }
 
         Wanted select(Selection asked, Duration timeout) throws IOException {
-            var rows = asked.listed() ? set(files.retryIds().stream().mapToInt(index::find).filter(this::isRow))
+            var rows = asked.listed() ? set(files.retryIds().stream().mapToInt(index::find).filter(index::isRow))
                     : asked.ids().isEmpty() ? set(IntStream.range(0, index.rows())) : named(asked.ids(), "");
             if (!asked.ids().isEmpty() && !asked.force())
                 rows.stream().filter(entry -> index.status(entry).isSuccess()).findFirst().ifPresent(entry -> {
@@ -5846,6 +5842,8 @@ final class DifyExec implements Runnable {
     static final class BatchWriter implements AutoCloseable {
         private static final Duration FORCE_EVERY = Duration.ofMillis(500),
                 RETRY_LIST_EVERY = Duration.ofSeconds(2);
+        /// Writing the retry list takes at most a tenth of the time, however long the list is.
+        private static final int RETRY_LIST_REST = 9;
 
         private final Batch batch;
         private final BatchFiles.Lock lock;
@@ -5941,9 +5939,11 @@ final class DifyExec implements Runnable {
         }
 
         private void writeRetryList() throws IOException {
+            long began = System.nanoTime();
             batch.files().writeRetryList(batch.index());
             retryListDue = false;
-            nextRetryList = System.nanoTime() + RETRY_LIST_EVERY.toNanos();
+            long ended = System.nanoTime();
+            nextRetryList = ended + Math.max(RETRY_LIST_EVERY.toNanos(), RETRY_LIST_REST * (ended - began));
         }
 
         /// Forces to disk what was written: at once if an `end` waits for its result, else now and then. `background`
@@ -6214,8 +6214,8 @@ final class DifyExec implements Runnable {
 
         /// Whether the log says already that this attempt counts as not started.
         boolean isClosed(Attempt attempt, String end) {
-            return NOT_STARTED.contains(end) && all(state -> state == State.NOT_STARTED)
-                    .anyMatch(one -> one.event().user().equals(attempt.user()));
+            return NOT_STARTED.contains(end) && sent.getOrDefault(attempt.row().id(), List.of()).stream()
+                    .anyMatch(one -> one.state() == State.NOT_STARTED && one.event().user().equals(attempt.user()));
         }
 
         long inFlight() {
@@ -8672,6 +8672,8 @@ final class DifyExec implements Runnable {
         final SequencedSet<String> versions = new LinkedHashSet<>();
         int ofOtherShards = 0;
         private int rows = -1;
+        /// How many rows have each status: limits ask after every row, and must not wait for a scan of a million.
+        private final long[] counts = new long[STATUSES.length];
         /// Open addressing, at most two thirds full: an entry's number plus one, or 0.
         private int[] table = new int[4096];
 
@@ -8690,8 +8692,9 @@ final class DifyExec implements Runnable {
             if (table[slot] == 0) {
                 places.add((long) ids.add(bytes) << Integer.SIZE | Math.toIntExact(line));
                 cells.add(hash);
-                statuses.add(0);
+                statuses.add(RowStatus.PENDING.ordinal());
                 table[slot] = size();
+                if (isRow(size() - 1)) counts[RowStatus.PENDING.ordinal()]++;
             }
             return table[slot] - 1;
         }
@@ -8715,6 +8718,10 @@ final class DifyExec implements Runnable {
             return places.size();
         }
 
+        boolean isRow(int entry) {
+            return entry >= 0 && (rows < 0 || entry < rows);
+        }
+
         String id(int entry) {
             return UTF_8.decode(ids.get(place(entry))).toString();
         }
@@ -8736,11 +8743,15 @@ final class DifyExec implements Runnable {
         }
 
         void setStatus(int entry, RowStatus status) {
+            if (isRow(entry)) {
+                counts[status(entry).ordinal()]--;
+                counts[status.ordinal()]++;
+            }
             statuses.set(entry, status.ordinal());
         }
 
         long count(RowStatus status) {
-            return IntStream.range(0, rows()).filter(entry -> status(entry) == status).count();
+            return counts[status.ordinal()];
         }
 
         boolean isComplete() {

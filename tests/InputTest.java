@@ -610,6 +610,19 @@ final class InputTest {
             assertTrue(index.isComplete());
             index.setStatus(0, RowStatus.FAILED);
             assertFalse(index.isComplete());
+            assertEquals(0, index.count(RowStatus.SUCCEEDED));
+            assertEquals(1, index.count(RowStatus.FAILED));
+        }
+
+        @Test
+        void withoutAFileAllKnownIdsCount() {
+            index.findOrAdd("a");
+            index.setStatus(index.findOrAdd("b"), RowStatus.PARTIAL);
+            index.setStatus(index.findOrAdd("b"), RowStatus.SUCCEEDED);
+
+            assertEquals(1, index.count(RowStatus.PENDING));
+            assertEquals(1, index.succeeded());
+            assertEquals(0, index.count(RowStatus.PARTIAL));
         }
     }
 }
