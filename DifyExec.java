@@ -288,7 +288,7 @@ final class DifyExec implements Runnable {
 
         /// Shows shards that were not merged yet.
         private int show(Shards shards) throws IOException {
-            if (html != null) throw new Unusable("--html needs a merged batch\nhint: run 'merge' first");
+            if (html != null) throw new Unusable("--html needs a merged batch", "run 'merge' first");
             if (input != null) for (var files : shards.files()) files.refuse(input);
             try (var csv = input == null ? null : shape.open(input, shards.files().getFirst())) {
                 var view = StatusView.OfShards.of(shards, Optional.ofNullable(csv));
@@ -712,9 +712,8 @@ final class DifyExec implements Runnable {
                     }
                     var edits = session.edits.count();
                     if (!session.isLeft || !session.edits.isUnsaved() || edits.equals(warned)) continue;
-                    session.out.println(edits
-                            + " not saved\nhint: 'save CSV' writes a CSV with them, leave again to "
-                            + "discard them");
+                    session.out.println(new Unusable(edits + " not saved",
+                            "'save CSV' writes a CSV with them, leave again to discard them").text());
                     session.out.flush();
                     session.isLeft = false;
                     warned = edits;
@@ -822,8 +821,8 @@ final class DifyExec implements Runnable {
             if (typed.hasMatchedOption("--env-file")
                     || batch != null && (typed.hasMatchedOption("-i") || typed.hasMatchedOption("-o")))
                 throw new CommandLine.ExecutionException(command, "",
-                        new Unusable("-i, -o and --env-file are those of the shell"
-                                + "\nhint: leave them out; 'open CSV JSONL' opens another batch"));
+                        new Unusable("-i, -o and --env-file are those of the shell",
+                                "leave them out; 'open CSV JSONL' opens another batch"));
             return new CommandLine.RunLast().execute(parsed);
         }
 
@@ -845,7 +844,7 @@ final class DifyExec implements Runnable {
                         description = "The results. They may not exist yet.") Path output,
                 @Option(names = "--force", description = "Discard unsaved edits.") boolean force) {
             if (edits.isUnsaved() && !force) throw new Unusable(edits.count()
-                    + " not saved\nhint: 'save CSV' writes a CSV with them, 'open --force' discards them");
+                    + " not saved", "'save CSV' writes a CSV with them, 'open --force' discards them");
             open(Optional.of(input), output);
             edits.byId.clear();
             form = null;
@@ -916,7 +915,7 @@ final class DifyExec implements Runnable {
         void save(@Parameters(paramLabel = "CSV", description = "The file to write.") Path file,
                 @Option(names = "--force", description = "Overwrite the file.") boolean force) throws IOException {
             if (file.toString().toLowerCase(Locale.ROOT).endsWith(".xlsx"))
-                throw new Unusable(file + ": 'save' writes CSV\nhint: save it as a .csv file");
+                throw new Unusable(file + ": 'save' writes CSV", "save it as a .csv file");
             var csv = csv();
             batch.files().requireTarget(file, List.of(), _ -> force);
             boolean isOpenCsv = AtomicFile.isSame(file, csv.file().input());
@@ -944,7 +943,7 @@ final class DifyExec implements Runnable {
 
         /// The open batch, read again if one of its files or the CSV was written since.
         private Batch batch() {
-            if (batch == null) throw new Unusable("no batch is open\nhint: 'open CSV JSONL' opens one");
+            if (batch == null) throw new Unusable("no batch is open", "'open CSV JSONL' opens one");
             if (!stamps(batch.files(), csvPath()).equals(stamps)) open(csvPath(), batch.files().results());
             return batch;
         }
@@ -965,7 +964,7 @@ final class DifyExec implements Runnable {
 
         private Csv csv() {
             return batch().csv().orElseThrow(() ->
-                    new Unusable("the batch is open without its CSV\nhint: 'open CSV "
+                    new Unusable("the batch is open without its CSV", "'open CSV "
                     + Text.shell(batch.files().results().toString()) + "' adds it"));
         }
 
@@ -981,10 +980,10 @@ final class DifyExec implements Runnable {
             for (var word : words) {
                 int end = word.indexOf('=');
                 if (end < 0) throw new Unusable(Text.quoted(word)
-                        + " is not COLUMN=VALUE\nhint: quote a value with blanks, as in text=\"two words\"");
+                        + " is not COLUMN=VALUE", "quote a value with blanks, as in text=\"two words\"");
                 var name = word.substring(0, end);
-                if (!csv.columns().contains(name)) throw new Unusable("no column " + Text.quoted(name) + "\nhint: "
-                        + Nearest.of(name, csv.columns()).map(near -> "did you mean " + Text.quoted(near) + "?")
+                if (!csv.columns().contains(name)) throw new Unusable("no column " + Text.quoted(name),
+                        Nearest.of(name, csv.columns()).map(near -> "did you mean " + Text.quoted(near) + "?")
                                 .orElse("the columns are " + Text.text(String.join(", ", csv.columns()), 300)));
                 if (csv.isId(name)) throw new Unusable("the id of a row cannot be changed");
                 cells.put(name, word.substring(end + 1));
@@ -1237,8 +1236,7 @@ final class DifyExec implements Runnable {
             try {
                 return openAndRun(asked);
             } catch (Unusable problem) {
-                finish(object("exit_code", problem.exit.code, "reason", new Stop(problem.exit,
-                        problem.getMessage()).fact()));
+                finish(object("exit_code", problem.exit.code, "reason", Stop.of(problem).what()));
                 throw problem;
             }
         }
@@ -1265,12 +1263,12 @@ final class DifyExec implements Runnable {
             setup.check();
             if ((rows.fresh || rows.pendingOnly) && !asked.equals(Batch.Selection.PENDING))
                 throw new Unusable((rows.fresh ? "--fresh" : "--pending-only")
-                        + " cannot be used with retry\nhint: use it with run");
+                        + " cannot be used with retry", "use it with run");
             if (pace.maxCost != null && setup.dify.mode == Mode.BLOCKING) throw new Unusable("--max-cost cannot be "
-                    + "used with --mode blocking: only streams have prices\nhint: leave out --mode");
+                    + "used with --mode blocking: only streams have prices", "leave out --mode");
             if (output.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|tsv|xlsx?)"))
                 throw new Unusable(output
-                        + ": results are JSON lines, not a spreadsheet\nhint: use -o results.jsonl; "
+                        + ": results are JSON lines, not a spreadsheet", "use -o results.jsonl; "
                         + "'export' then writes a spreadsheet");
         }
 
@@ -1283,7 +1281,7 @@ final class DifyExec implements Runnable {
             StatusView.notes(batch).forEach(note -> err.println("Note: " + note + "."));
             if (wanted.rows() == 0 && batch.history().resent(false).isEmpty()) {
                 writer.finish().ifPresent(stop -> {
-                    throw new Unusable(stop.exit(), stop.why());
+                    throw stop.unusable();
                 });
                 err.println(batch.index().isComplete() ? "Nothing to do: every row has succeeded."
                         : "Nothing to do: no selected row is pending.");
@@ -1292,8 +1290,8 @@ final class DifyExec implements Runnable {
             if (demo.version == null && view.isEmpty() && out.progress != Progress.Style.OFF)
                 err.println("Connecting to " + setup.dify.baseUrl.getHost() + " …");
             announceResumption(wanted);
-            var server = dify.greet(batch, "\n" + Text.count(wanted.rows(), "row is", "rows are")
-                    + " still pending; nothing was sent.");
+            var server = dify.greet(batch, "; " + Text.count(wanted.rows(), "row is", "rows are")
+                    + " still pending, nothing was sent");
             var sender = new Sender(dify.client().to(server.kind()), checked(wanted, dify, server),
                     Optional.ofNullable(out.saveFiles));
             var terms = terms(batch.history(), server, dify.judge());
@@ -1346,8 +1344,8 @@ final class DifyExec implements Runnable {
             CheckView.problems(inspection, dify.err());
             if (inspection.isFine()) return form;
             throw new Unusable(input.csv + ": " + Text.count(inspection.faults().size()
-                    + inspection.problems().size(), "problem") + "; nothing was sent\nhint: "
-                    + (inspection.problems().isEmpty() ? "use the options above, or --allow-unmapped to continue"
+                    + inspection.problems().size(), "problem") + "; nothing was sent",
+                    (inspection.problems().isEmpty() ? "use the options above, or --allow-unmapped to continue"
                             : "fix the rows, or use --no-check to send all cells as text"));
         }
 
@@ -1368,7 +1366,7 @@ final class DifyExec implements Runnable {
         private int finish(Batch batch, Optional<Stop> stop, Exit exit, Tally tally) throws InterruptedException {
             var files = batch.files();
             var end = StatusView.json(StatusView.counts(batch.index()::count));
-            end.putAll(object("exit_code", exit.code, "reason", stop.map(Stop::fact).orElse(null),
+            end.putAll(object("exit_code", exit.code, "reason", stop.map(Stop::what).orElse(null),
                     "seconds", tally.elapsed().toMillis() / 1000.0, "total_tokens", tally.tokens,
                     "cost", tally.spending.prices, "files", object("results", files.results().toString(),
                             "log", files.log().toString(), "retry", files.retry().toString())));
@@ -1464,8 +1462,8 @@ final class DifyExec implements Runnable {
                 int slots = concurrency != null ? (int) Math.min(concurrency, Integer.MAX_VALUE)
                         : wait != null ? 1 : 5;
                 if (slots > MOST) throw new Unusable("-c " + concurrency + ": must be at most " + MOST);
-                if (wait != null && slots > 1) throw new Unusable("--wait cannot be used with -c " + slots
-                        + "\nhint: --wait runs one row at a time; leave one of them out");
+                if (wait != null && slots > 1) throw new Unusable("--wait cannot be used with -c " + slots,
+                        "--wait runs one row at a time; leave one of them out");
                 return slots;
             }
         }
@@ -1811,12 +1809,12 @@ final class DifyExec implements Runnable {
                     throw new Unusable("standard output: cannot be written (" + LOST + ")");
                 return code;
             } catch (Unusable problem) {
-                throw new CommandLine.ExecutionException(line, problem.getMessage(), problem);
+                throw new CommandLine.ExecutionException(line, problem.what(), problem);
             } catch (OutOfMemoryError _) {
                 var problem = new Unusable(Exit.STOPPED,
                         "out of memory (" + (Runtime.getRuntime().maxMemory() >> 20)
-                        + " MB)\nhint: set JDK_JAVA_OPTIONS=-Xmx4g to use up to 4 GB");
-                throw new CommandLine.ExecutionException(line, problem.getMessage(), problem);
+                        + " MB)", "set JDK_JAVA_OPTIONS=-Xmx4g to use up to 4 GB");
+                throw new CommandLine.ExecutionException(line, problem.what(), problem);
             }
         }
 
@@ -1862,44 +1860,67 @@ final class DifyExec implements Runnable {
 
         /// `--timeout abc: not a duration`, or picocli's own message, and a hint on a second line.
         private static int unusable(ParameterException problem, Env env) {
-            var line = problem.getCommandLine();
-            var unmatched = problem instanceof CommandLine.UnmatchedArgumentException known ? known : null;
-            if (problem instanceof CommandLine.MissingParameterException) // a mistyped word is the likelier reason
-                for (var each = line; each != null && unmatched == null; each = each.getParent())
-                    if (!each.getUnmatchedArguments().isEmpty()) unmatched =
-                            new CommandLine.UnmatchedArgumentException(each, each.getUnmatchedArguments());
+            var unusable = unmatched(problem).map(CommandLines::unknown)
+                    .orElseGet(() -> new Unusable(message(problem, env)));
+            var hint = unusable.hint.isEmpty() ? hint(problem, env) : unusable.hint;
+            problem.getCommandLine().getErr().println(
+                    "difyexec: " + new Unusable(unusable.what(), hint).text());
+            return Exit.UNUSABLE.code;
+        }
+
+        /// The words that picocli could not place. If it misses an option, a mistyped word is the likelier reason, and
+        /// the commands above have it.
+        private static Optional<CommandLine.UnmatchedArgumentException> unmatched(ParameterException problem) {
+            if (problem instanceof CommandLine.UnmatchedArgumentException known) return Optional.of(known);
+            if (!(problem instanceof CommandLine.MissingParameterException)) return Optional.empty();
+            return Stream.iterate(problem.getCommandLine(), Objects::nonNull, CommandLine::getParent)
+                    .filter(line -> !line.getUnmatchedArguments().isEmpty()).findFirst()
+                    .map(line -> new CommandLine.UnmatchedArgumentException(line, line.getUnmatchedArguments()));
+        }
+
+        /// A converter does not know whose value it reads, so its message gets the option or the setting.
+        private static String message(ParameterException problem, Env env) {
+            boolean isOfConverter = problem.getCause() instanceof TypeConversionException
+                    && problem.getArgSpec() instanceof OptionSpec;
+            if (!isOfConverter) return Text.text(problem.getMessage(), 1000);
             var variable = new EnvDefaults(env).setting(problem.getArgSpec())
                     .filter(setting -> setting.text().equals(problem.getValue())).map(Env.Setting::place);
-            var message = unmatched != null ? unknown(unmatched)
-                    : Text.text(problem.getCause() instanceof TypeConversionException fault
-                            && problem.getArgSpec() instanceof OptionSpec option
-                            ? variable.orElse(option.longestName() + " " + problem.getValue()) + ": "
-                                    + fault.getMessage() : problem.getMessage(), 1000);
+            var option = ((OptionSpec) problem.getArgSpec()).longestName();
+            return Text.text(variable.orElse(option + " " + problem.getValue()) + ": "
+                    + problem.getCause().getMessage(), 1000);
+        }
+
+        private static String hint(ParameterException problem, Env env) {
+            var line = problem.getCommandLine();
             var name = line.getParent() == null ? "" : " " + line.getCommandName();
-            line.getErr().println("difyexec: " + message + (message.contains("\nhint: ") ? "" : "\nhint: "
-                    + (!isInShell(line) ? "see " + env.invocation() + name + " --help"
-                    : message.contains("required option") ? "'open CSV JSONL' opens a batch"
-                    : "see 'help" + name + "'")));
-            return Exit.UNUSABLE.code;
+            if (!isInShell(line)) return "see " + env.invocation() + name + " --help";
+            if (problem instanceof CommandLine.MissingParameterException
+                    && problem.getArgSpec() instanceof OptionSpec) return "'open CSV JSONL' opens a batch";
+            return "see 'help" + name + "'";
         }
 
         static boolean isInShell(CommandLine line) {
             return !line.getCommandSpec().root().name().equals("difyexec");
         }
 
-        private static String unknown(CommandLine.UnmatchedArgumentException problem) {
+        private static Unusable unknown(CommandLine.UnmatchedArgumentException problem) {
             var line = problem.getCommandLine();
             var word = problem.getUnmatched().getFirst();
-            var near = problem.getSuggestions();
             boolean isOption = word.startsWith("-"), isBeforeCommand = !line.getSubcommands().isEmpty();
-            boolean mayBeInput = !isOption && line.getCommandSpec().findOption("-i") != null
+            if (isOption) return new Unusable("unknown option " + Text.text(word, 60),
+                    similar(problem).orElse(isBeforeCommand ? "put options after the command" : ""));
+            if (isBeforeCommand)
+                return new Unusable("unknown command " + Text.quoted(word), similar(problem).orElse(""));
+            boolean mayBeInput = line.getCommandSpec().findOption("-i") != null
                     && !line.getParseResult().hasMatchedOption("-i");
-            var hint = !near.isEmpty() ? "did you mean " + String.join(" or ", near) + "?"
-                    : isOption && isBeforeCommand ? "put options after the command"
-                    : mayBeInput ? "-i " + Text.shell(Text.text(word, 60)) : "";
-            return (isOption ? "unknown option " + Text.text(word, 60)
-                    : (isBeforeCommand ? "unknown command " : "unexpected argument ") + Text.quoted(word))
-                    + (hint.isEmpty() ? "" : "\nhint: " + hint);
+            return new Unusable("unexpected argument " + Text.quoted(word),
+                    similar(problem).orElse(mayBeInput ? "-i " + Text.shell(Text.text(word, 60)) : ""));
+        }
+
+        private static Optional<String> similar(CommandLine.UnmatchedArgumentException problem) {
+            var near = problem.getSuggestions();
+            return near.isEmpty() ? Optional.empty()
+                    : Optional.of("did you mean " + String.join(" or ", near) + "?");
         }
 
         private static int stopped(Exception problem, CommandLine line, CommandLine.ParseResult parsed)
@@ -1909,7 +1930,7 @@ final class DifyExec implements Runnable {
                 return Exit.INTERRUPTED.code;
             }
             if (!(problem instanceof Unusable unusable)) throw problem;
-            line.getErr().println("difyexec: " + unusable.getMessage());
+            line.getErr().println("difyexec: " + unusable.text());
             return unusable.exit.code;
         }
 
@@ -2119,22 +2140,22 @@ final class DifyExec implements Runnable {
                 env.unknownNames().forEach(name ->
                         err.println("Warning: " + name + " is not a setting of difyexec."));
                 if (workflowId.strip().startsWith("app-")) throw new Unusable("--workflow-id (DIFY_WORKFLOW_ID) is "
-                        + "an API key, not the id of a version\nhint: put the key into DIFY_API_KEY");
+                        + "an API key, not the id of a version", "put the key into DIFY_API_KEY");
                 return new Access(baseUrl, key, workflowId.strip(), env.proxy(baseUrl),
                         env.needed("DIFY_CA_FILE"));
             }
 
             private String key(Env env, boolean hasDemo) {
                 var setting = env.needed("DIFY_API_KEY");
-                if (setting.isEmpty()) throw new Unusable(env.missing("DIFY_API_KEY")
-                        + "\nhint: " + (hasDemo ? "try --demo, or " : "") + "put these lines into .env "
+                if (setting.isEmpty()) throw new Unusable(env.missing("DIFY_API_KEY"),
+                        (hasDemo ? "try --demo, or " : "") + "put these lines into .env "
                         + "(in Dify: API Access, API Key):\nDIFY_API_BASE_URL=" + baseUrl
                         + "\nDIFY_API_KEY=" + Env.PLACEHOLDER);
                 var key = setting.get().text().strip();
                 if (!key.matches("[!-~&&[^\"\\\\]]+"))
                     throw new Unusable("DIFY_API_KEY" + setting.get().source()
                             + " contains a character that no key "
-                            + "has (such as a blank, a quote or a non-ASCII letter)\nhint: copy it again");
+                            + "has (such as a blank, a quote or a non-ASCII letter)", "copy it again");
                 return key;
             }
         }
@@ -3662,7 +3683,7 @@ final class DifyExec implements Runnable {
                     writer.flush();
                     health.verdict(clock.instant(), running.size() + looking).ifPresent(agenda::stopWith);
                 }
-                agenda.stop.ifPresent(stop -> writer.record(new StopEvent(clock.instant(), stop.fact(), "", "")));
+                agenda.stop.ifPresent(stop -> writer.record(new StopEvent(clock.instant(), stop.what(), "", "")));
                 writer.flush();
             } catch (UncheckedIOException problem) {
                 agenda.stopWith(BatchWriter.unwritable(problem.getCause()));
@@ -3709,10 +3730,6 @@ final class DifyExec implements Runnable {
             });
             while (looking < looksAtOnce && health.isOpen(now) && !agenda.nextLook().isAfter(now))
                 look(agenda.lookUps.remove());
-        }
-
-        private void stop(String why) {
-            agenda.stopWith(new Stop(Exit.STOPPED, why));
         }
 
         private boolean hasRoom(Instant when, Instant now) {
@@ -3899,13 +3916,12 @@ final class DifyExec implements Runnable {
         private void heed(Response seen, Instant now) {
             var pause = Backoff.Pause.of(seen, now);
             if (pause.isEmpty() || agenda.stop.isPresent()) return;
+            pause.get().stop().ifPresent(agenda::stopWith);
+            if (agenda.stop.isPresent()) return;
             var text = pause.get().text();
-            if (pause.get().isTooLong()) stop(text);
-            else {
-                health.pause(pause.get().until());
-                if (!text.equals(lastPause)) watcher.say(text);
-                lastPause = text;
-            }
+            health.pause(pause.get().until());
+            if (!text.equals(lastPause)) watcher.say(text);
+            lastPause = text;
         }
 
         private void adapt(Attempt attempt, Response seen, Instant now) {
@@ -3929,7 +3945,7 @@ final class DifyExec implements Runnable {
             }
             terms.modes().seen(seen, took).ifPresent(change -> {
                 var mode = terms.modes().mode();
-                terms.limits().costUnseen(mode).ifPresentOrElse(this::stop, () -> {
+                terms.limits().costUnseen(mode).ifPresentOrElse(agenda::stopWith, () -> {
                     watcher.say(change);
                     var call = writer.batch().history().session.orElseThrow();
                     writer.record(call.with(now, mode, call.auto()));
@@ -3969,19 +3985,19 @@ final class DifyExec implements Runnable {
                     var since = symptom == Symptom.SILENCE ? attempt.at() : now; // silent since the request
                     agenda.lookUpFirst(new Unresolved(attempt, seen, symptom, why, since, deadline), now);
                 }
-                case Verdict.StopBatch(var why) -> {
-                    logEnd(attempt, "refused", seen, new Stop(Exit.STOPPED, why).fact());
-                    stop(why);
+                case Verdict.StopBatch(var stop) -> {
+                    logEnd(attempt, "refused", seen, stop.what());
+                    agenda.stopWith(stop);
                 }
             }
         }
 
         private void checkLimits() {
-            terms.limits().tooManyFailed(tally.count(RowStatus.FAILED), tally.done()).ifPresent(this::stop);
+            terms.limits().tooManyFailed(tally.count(RowStatus.FAILED), tally.done()).ifPresent(agenda::stopWith);
             if (agenda.nextRow(clock.instant()).equals(Instant.MAX)) return; // nothing is left to send
-            terms.limits().usedUp(tally.tokens, tally.spending).ifPresent(this::stop);
+            terms.limits().usedUp(tally.tokens, tally.spending).ifPresent(agenda::stopWith);
             if (writer.batch().index().succeeded() == 0)
-                terms.limits().allAlike(tally.causes, tally.done()).ifPresent(this::stop);
+                terms.limits().allAlike(tally.causes, tally.done()).ifPresent(agenda::stopWith);
         }
 
         /// The row has its outcome. The result is on disk before its `end`: [BatchWriter#flush] writes in that order.
@@ -4097,7 +4113,7 @@ final class DifyExec implements Runnable {
                     else agenda.retry(attempt.row(), tries, clock.instant(),
                             Optional.of(attempt).filter(_ -> rechecked));
                 }
-                case LookUpRules.Step.Abort(var why) -> stop(why);
+                case LookUpRules.Step.Abort(var stop) -> agenda.stopWith(stop);
                 case LookUpRules.Step.Nothing() -> {}
             }
         }
@@ -4109,7 +4125,7 @@ final class DifyExec implements Runnable {
                 return;
             }
             agenda.stopWith(new Stop(Exit.INTERRUPTED,
-                    signal.equals("INT") ? "interrupted" : "interrupted by SIG" + signal));
+                    signal.equals("INT") ? "interrupted" : "interrupted by SIG" + signal, ""));
             hardStop = clock.instant().plus(grace);
             if (!running.isEmpty() && grace.isPositive()) watcher.say("Stopping. "
                     + Text.count(running.size(), "running row has", "running rows have") + " up to "
@@ -4203,7 +4219,7 @@ final class DifyExec implements Runnable {
             try {
                 return fresh.hasNext();
             } catch (Unusable changed) {
-                stopWith(new Stop(Exit.STOPPED, changed.getMessage()));
+                stopWith(Stop.early(changed.what(), changed.hint));
                 return false;
             }
         }
@@ -4412,8 +4428,8 @@ final class DifyExec implements Runnable {
             String mode = info.path("mode").asText(""), version = info.path("version").asText();
             Release.note(version).ifPresent(err::println);
             var kind = AppKind.of(mode).orElseThrow(() -> refused(mode.isEmpty() ? notDify()
-                    : "the key belongs to an app of mode " + Text.quoted(mode)
-                            + "\nhint: use the key of a workflow or a chatflow", left));
+                    : Stop.early("the key belongs to an app of mode " + Text.quoted(mode),
+                            "use the key of a workflow or a chatflow"), left));
             return new ServerInfo(info.path("name").asText(), kind, version);
         }
 
@@ -4447,37 +4463,35 @@ final class DifyExec implements Runnable {
         private void await(Response response, int tries, String left) throws InterruptedException {
             var pause = Backoff.Pause.of(response, Instant.now());
             var problem = " (" + Text.text(response.why(), LONGEST) + ")";
-            var why = refusal(response).or(() -> pause.filter(Backoff.Pause::isTooLong).map(Backoff.Pause::text));
-            if (why.isPresent()) throw refused(why.get(), left);
+            var stop = refusal(response).or(() -> pause.flatMap(Backoff.Pause::stop));
+            if (stop.isPresent()) throw refused(stop.get(), left);
             if (tries >= judge.backoff().maxRetries())
-                throw refused("no answer from " + judge.access() + " after "
-                        + Text.count(tries + 1, "try", "tries")
-                        + problem + "\nhint: check DIFY_API_BASE_URL, the network, and that Dify is up", left);
+                throw refused(Stop.early("no answer from " + judge.access() + " after "
+                        + Text.count(tries + 1, "try", "tries") + problem,
+                        "check DIFY_API_BASE_URL, the network, and that Dify is up"), left);
             if (pause.isPresent()) err.println(pause.get().text());
             else if (tries == 0) err.println("No answer from " + judge.access() + problem + "; trying again …");
             Thread.sleep(judge.backoff().delay(tries, response.pause()));
         }
 
-        private static Unusable refused(String why, String left) {
-            return new Unusable(Exit.STOPPED,
-                    why.lines().map(line -> Text.text(line, 1000)).collect(joining("\n"))
-                    + left);
+        private static Unusable refused(Stop stop, String left) {
+            return new Unusable(stop.exit(), stop.what() + left, stop.hint());
         }
 
-        private Optional<String> refusal(Response response) {
+        private Optional<Stop> refusal(Response response) {
             if (response instanceof Response.Refused refused
                     && refused.status() < 300) return Optional.of(notDify());
             return switch (judge.verdict(NOBODY, response)) {
-                case Verdict.StopBatch(var why) -> Optional.of(why);
-                case Outcome outcome ->
-                        Optional.of(judge.access() + " refuses: " + Text.text(outcome.text(), LONGEST));
+                case Verdict.StopBatch(var stop) -> Optional.of(stop);
+                case Outcome outcome -> Optional.of(Stop.early(
+                        judge.access() + " refuses: " + Text.text(outcome.text(), LONGEST), ""));
                 case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _,
                         Verdict.LookUp _ -> Optional.empty();
             };
         }
 
-        private String notDify() {
-            return judge.access() + " answers, but not as Dify's API does\nhint: " + judge.access().advice();
+        private Stop notDify() {
+            return Stop.early(judge.access() + " answers, but not as Dify's API does", judge.access().advice());
         }
     }
 
@@ -5711,7 +5725,7 @@ final class DifyExec implements Runnable {
             long strangers = index.size() - index.rows();
             if (strangers > 0) throw new Unusable(input + ": lacks " + Text.count(strangers, "id") + " of "
                     + files.results() + " (first: " + Text.id(index.id(index.rows()))
-                    + ")\nhint: is it the right file? --force exports its rows anyway");
+                    + ")", "is it the right file? --force exports its rows anyway");
         }
 
         /// A batch belongs to one app on one server: elsewhere its runs cannot be looked up, and would be paid twice.
@@ -5721,7 +5735,7 @@ final class DifyExec implements Runnable {
                         || !app.isEmpty() && !before.app().isEmpty() && !before.app().equals(app))
                     throw new Unusable(files.log() + ": this batch was started with another app or server ("
                             + place(before.app(), before.baseUrl()) + "), not this one (" + place(app, baseUrl)
-                            + ")\nhint: " + (before.baseUrl().equals("demo") ? "add --demo"
+                            + ")", (before.baseUrl().equals("demo") ? "add --demo"
                                     : "use that app's key")
                             + ", or choose another -o");
             });
@@ -5747,8 +5761,8 @@ final class DifyExec implements Runnable {
             if (index.isRow(entry)) return entry;
             var near = Nearest.of(id, IntStream.range(0, index.rows()).mapToObj(index::id),
                     Math.max(2, id.length() / 2), 3);
-            throw new Unusable(where + "no row has the id " + Text.quoted(id) + (near.isEmpty() ? ""
-                    : "\nhint: did you mean " + near.stream().map(Text::id).collect(joining(", ")) + "?"));
+            throw new Unusable(where + "no row has the id " + Text.quoted(id), near.isEmpty() ? ""
+                    : "did you mean " + near.stream().map(Text::id).collect(joining(", ")) + "?");
         }
 
         /// Refuses ids that the whole CSV lacks, whatever their shard.
@@ -5804,7 +5818,7 @@ final class DifyExec implements Runnable {
             if (!asked.ids().isEmpty() && !asked.force())
                 rows.stream().filter(entry -> index.status(entry).isSuccess()).findFirst().ifPresent(entry -> {
                     throw new Unusable("row " + Text.id(index.id(entry))
-                            + " has already succeeded\nhint: --force runs it again and pays again");
+                            + " has already succeeded", "--force runs it again and pays again");
                 });
             if (!asked.among().isEmpty()) rows.and(named(asked.among(), "--ids: "));
             if (!asked.force()) rows.andNot(set(rows.stream().filter(entry -> index.status(entry).isSuccess()
@@ -5879,8 +5893,8 @@ final class DifyExec implements Runnable {
                     var torn = Stream.of(log.mend(), results.mend()).flatMap(Optional::stream).toList();
                     var history = Batch.history(files, index, List.of());
                     history.unreadable().ifPresent(note -> {
-                        throw new Unusable(note + "; if one records a run, its row could be sent again"
-                                + "\nhint: restore the file from a copy, or delete the line");
+                        throw new Unusable(note + "; if one records a run, its row could be sent again",
+                                "restore the file from a copy, or delete the line");
                     });
                     if (fresh.isEmpty()) Shards.refuseOthers(files, csv, Optional.of(history));
                     if (!rebuild) history.refuseLost(files.results());
@@ -5989,11 +6003,10 @@ final class DifyExec implements Runnable {
         }
 
         static Stop unwritable(IOException problem) {
-            return new Stop(Exit.STOPPED, "cannot write: " + Text.of(problem)
-                    + "; the last lines of this call may be missing\nhint: "
-                    + (problem instanceof LineFile.Touched
+            return Stop.early("cannot write: " + Text.of(problem)
+                    + "; the last lines of this call may be missing", problem instanceof LineFile.Touched
                     ? "restore the file before you run this again: a run that is not in the log is not looked up"
-                    : "check the disk, then run the same command again: it looks up what is missing"));
+                    : "check the disk, then run the same command again: it looks up what is missing");
         }
 
         @Override
@@ -6233,7 +6246,7 @@ final class DifyExec implements Runnable {
             if (!lost.isEmpty()) throw new Unusable(results + ": results are missing for "
                     + Text.count(lost.size(), "row that the log records", "rows that the log records")
                     + " as succeeded (first: " + Text.id(index.id(lost.getFirst()))
-                    + ")\nhint: restore the file; or 'run --rebuild' fetches them from Dify by run id");
+                    + ")", "restore the file; or 'run --rebuild' fetches them from Dify by run id");
         }
 
         /// @param hasRun those whose run has appeared and may still succeed; else the others
@@ -6397,7 +6410,7 @@ final class DifyExec implements Runnable {
     /// The files of a batch, or of one shard, named after its results.
     record BatchFiles(Path results, Path retry, Path log, Path lock, Optional<Shard> shard) {
         private static final Pattern BLANK = Pattern.compile("^(?:\u00EF\u00BB\u00BF)*[ \\t\\r\\n]*");
-        private static final String ELSEWHERE = "\nhint: move it away, or choose another -o";
+        private static final String ELSEWHERE = "move it away, or choose another -o";
 
         static BatchFiles of(Path output) {
             requireRegular(output);
@@ -6411,7 +6424,7 @@ final class DifyExec implements Runnable {
         private static void requireRegular(Path file) {
             boolean exists = Files.exists(file, LinkOption.NOFOLLOW_LINKS);
             if (file.toString().equals("-") || exists && !Files.isRegularFile(file, LinkOption.NOFOLLOW_LINKS))
-                throw new Unusable(file + ": not a regular file (a folder, link, pipe or device)" + ELSEWHERE);
+                throw new Unusable(file + ": not a regular file (a folder, link, pipe or device)", ELSEWHERE);
             var folder = file.toAbsolutePath().getParent();
             if (!Files.isDirectory(folder)) throw new Unusable(file + ": no such folder: " + folder);
         }
@@ -6446,9 +6459,9 @@ final class DifyExec implements Runnable {
         /// Refuses files of others: nothing of theirs is written to, cut, replaced or moved.
         void requireOurs() {
             if (!isOurs(results, Results::isResult, Results.BEGINNING))
-                throw new Unusable(results + ": the first line is not a result of difyexec" + ELSEWHERE);
+                throw new Unusable(results + ": the first line is not a result of difyexec", ELSEWHERE);
             if (!isOurs(log, line -> Event.read(line).isPresent(), Event.BEGINNING))
-                throw new Unusable(log + ": the first line is not an event of difyexec" + ELSEWHERE);
+                throw new Unusable(log + ": the first line is not an event of difyexec", ELSEWHERE);
         }
 
         /// Refuses a retry list of others. Rows of a batch may have been removed from the CSV.
@@ -6459,20 +6472,20 @@ final class DifyExec implements Runnable {
             Results.read(results, batch, List.of());
             History.read(log, batch, List.of());
             if (batch.size() == 0 || ids.stream().noneMatch(id -> csv.find(id) >= 0 || batch.find(id) >= 0))
-                throw new Unusable(retry + ": not a list of ids of this batch" + ELSEWHERE);
+                throw new Unusable(retry + ": not a list of ids of this batch", ELSEWHERE);
         }
 
         void requireTarget(Path file, List<Path> inputs, Predicate<Path> mayBeReplaced) throws IOException {
             requireRegular(file);
             if (isAny(all(), file) || isAny(inputs, file))
-                throw new Unusable(file + " is a file of the batch or its input\nhint: choose another name");
+                throw new Unusable(file + " is a file of the batch or its input", "choose another name");
             if (Files.exists(file) && !mayBeReplaced.test(file))
-                throw new Unusable(file + " already exists\nhint: use --force to overwrite it");
+                throw new Unusable(file + " already exists", "use --force to overwrite it");
         }
 
         void refuse(Path input) throws IOException {
             if (isAny(all(), input)) throw new Unusable(input
-                    + " is both input and output\nhint: choose another -o");
+                    + " is both input and output", "choose another -o");
         }
 
         private static boolean isAny(List<Path> files, Path file) throws IOException {
@@ -6521,9 +6534,10 @@ final class DifyExec implements Runnable {
 
         BatchFiles requireStarted() {
             if (isStarted()) return this;
-            throw new Unusable(results + (!Shards.beside(this).isEmpty()
-                    ? ": not merged yet; only shards of this batch exist\nhint: 'merge' makes one batch of them"
-                    : ": no such batch, and no .retry or .log exists\nhint: start a batch with 'run'"));
+            if (Shards.beside(this).isEmpty()) throw new Unusable(
+                    results + ": no such batch, and no .retry or .log exists", "start a batch with 'run'");
+            throw new Unusable(results + ": not merged yet; only shards of this batch exist",
+                    "'merge' makes one batch of them");
         }
 
         void moveAside(PrintWriter err) throws IOException {
@@ -6555,8 +6569,8 @@ final class DifyExec implements Runnable {
         }
 
         private static Unusable locked(Path file) {
-            return new Unusable(file + " is locked: another difyexec process is using this batch"
-                    + "\nhint: wait for it, or choose another -o");
+            return new Unusable(file + " is locked: another difyexec process is using this batch",
+                    "wait for it, or choose another -o");
         }
 
         /// Held by the one process that writes a batch. It has a file of its own: a process loses its locks on a file
@@ -6605,7 +6619,7 @@ final class DifyExec implements Runnable {
         static Shards of(BatchFiles whole) {
             var files = beside(whole);
             if (files.isEmpty()) throw new Unusable(whole.results()
-                    + ": no shards found\nhint: start them with 'run --shard I/N'");
+                    + ": no shards found", "start them with 'run --shard I/N'");
             int count = shard(files.getFirst()).count();
             for (var other : files) requireCount(other, shard(other).count(), count);
             return new Shards(whole, count, files);
@@ -6617,7 +6631,7 @@ final class DifyExec implements Runnable {
 
         private static void requireCount(BatchFiles other, int theirs, int count) {
             if (theirs != count) throw new Unusable(other.results() + ": this batch was started in " + theirs
-                    + " shards, not " + count + "\nhint: continue with " + theirs + ", or choose another -o");
+                    + " shards, not " + count, "continue with " + theirs + ", or choose another -o");
         }
 
         static List<BatchFiles> beside(BatchFiles whole) {
@@ -6657,12 +6671,12 @@ final class DifyExec implements Runnable {
             }
             var merge = history.flatMap(known -> known.merge);
             if (merge.isEmpty() && session.filter(last -> !last.shard().isEmpty()).isPresent())
-                throw new Unusable(files.log() + ": not merged yet\nhint: 'merge' makes one batch of the shards");
+                throw new Unusable(files.log() + ": not merged yet", "'merge' makes one batch of the shards");
             for (var part : beside(files)) // it may have done more than was merged
                 if (!merge.map(event -> event.taken().get(shard(part).index()))
                         .equals(Optional.of(LineFile.wholeLines(part.log()))))
-                    throw new Unusable(part.log() + ": not merged yet; its rows would be paid for twice"
-                            + "\nhint: 'merge' first, or continue with --shard " + shard(part));
+                    throw new Unusable(part.log() + ": not merged yet; its rows would be paid for twice",
+                            "'merge' first, or continue with --shard " + shard(part));
         }
 
         /// Shards that read the CSV differently would have other ids, and other rows.
@@ -6670,12 +6684,12 @@ final class DifyExec implements Runnable {
             var then = session.choices();
             var now = csv.shape();
             if (!session.shard().equals(shard(files).toString())) throw new Unusable(files.log() + ": started "
-                    + (session.shard().isEmpty() ? "without --shard" : "with --shard " + session.shard())
-                    + "\nhint: continue like that, name the files as they were, or choose another -o");
+                    + (session.shard().isEmpty() ? "without --shard" : "with --shard " + session.shard()),
+                    "continue like that, name the files as they were, or choose another -o");
             if (!then.idColumn().equals(now.idColumn()) || !Objects.equals(then.encoding(), now.encoding())
                     || !Objects.equals(then.delimiter(), now.delimiter()))
-                throw new Unusable(files.log() + ": started with another --id-column, --encoding or --delimiter"
-                        + "\nhint: use the same options for all shards");
+                throw new Unusable(files.log() + ": started with another --id-column, --encoding or --delimiter",
+                        "use the same options for all shards");
         }
 
         /// @param isBlank whether nothing is known of what the shard did, though it was not started with `--fresh`
@@ -6690,11 +6704,11 @@ final class DifyExec implements Runnable {
             var merged = merged(sessions);
             for (var shard : merged) requireCount(whole, shard.count(), own.count());
             if (isContinued(whole, sessions) && (merged.isEmpty() || merged.contains(own)))
-                throw new Unusable(whole.log() + ": run or retry was used without --shard"
-                        + "\nhint: continue like that, or choose another -o");
+                throw new Unusable(whole.log() + ": run or retry was used without --shard",
+                        "continue like that, or choose another -o");
             if (isBlank && merged.contains(own)) throw new Unusable(files.log()
-                    + ": missing or empty, but shard " + own + " was merged; its rows would be paid for twice"
-                    + "\nhint: bring it back, or continue without --shard");
+                    + ": missing or empty, but shard " + own + " was merged; its rows would be paid for twice",
+                    "bring it back, or continue without --shard");
         }
 
         private static Set<Shard> merged(List<SessionEvent> sessions) {
@@ -6715,28 +6729,28 @@ final class DifyExec implements Runnable {
             throw new Unusable(files.results() + ": " + Text.count(rows.size(), "row belongs", "rows belong")
                     + " to shards that were not merged ("
                     + Text.first(8, rows.stream().distinct().map(Shard::toString))
-                    + "); they would be paid for twice\nhint: merge those first, or choose other rows with --ids");
+                    + "); they would be paid for twice", "merge those first, or choose other rows with --ids");
         }
 
         void requireMergeable(Index index, boolean partial) throws IOException {
             var sessions = Event.sessions(whole.log());
             if (isContinued(whole, sessions)) throw new Unusable(whole.log()
-                    + ": run or retry was used without --shard"
-                    + "\nhint: continue like that, or move the files of " + whole.results() + " away");
+                    + ": run or retry was used without --shard",
+                    "continue like that, or move the files of " + whole.results() + " away");
             for (var part : files) {
                 part.requireOurs();
                 if (BatchFiles.head(part.log()).isEmpty()) throw new Unusable(part.log()
-                        + ": missing or empty\nhint: copy it here; a shard cannot be merged without its log");
+                        + ": missing or empty", "copy it here; a shard cannot be merged without its log");
             }
             var here = files.stream().map(Shards::shard).collect(Collectors.toSet());
             for (var shard : merged(sessions)) if (!here.contains(shard))
-                throw new Unusable(whole.log() + ": includes shard " + shard + ", whose files are missing"
-                        + "\nhint: bring them back");
+                throw new Unusable(whole.log() + ": includes shard " + shard + ", whose files are missing",
+                        "bring them back");
             var missing = others(here.stream().map(Shard::index).collect(Collectors.toSet()), count, index,
                     IntStream.range(0, index.rows()));
             if (!partial && !missing.isEmpty()) throw new Unusable(whole.results() + ": no files for shard "
                     + Text.first(8, missing.stream().distinct().map(Shard::toString)) + ", with "
-                    + Text.count(missing.size(), "row") + "\nhint: copy them here, or use --partial");
+                    + Text.count(missing.size(), "row"), "copy them here, or use --partial");
         }
 
         /// Makes one batch of its shards: their logs by time, their results one after another, and the retry list.
@@ -6790,7 +6804,7 @@ final class DifyExec implements Runnable {
                 var shard = Shards.shard(part);
                 if (!shard.holds(id)) throw new Unusable(part.results() + ": row " + Text.id(id)
                         + " belongs to shard "
-                        + Shard.of(id, shard.count()) + "\nhint: restore the files of shard " + shard);
+                        + Shard.of(id, shard.count()), "restore the files of shard " + shard);
             }
 
             private void log(OutputStream stream) throws IOException {
@@ -6806,7 +6820,7 @@ final class DifyExec implements Runnable {
                         if (!last.baseUrl().equals(session.baseUrl()) || !last.app().equals(session.app()))
                             throw new Unusable(part.files.log()
                                     + ": ran another app, or on another server, than the other "
-                                    + "shards\nhint: only shards of one app can be merged");
+                                    + "shards", "only shards of one app can be merged");
                     }
                     if (part.event != null) history.take(part.event);
                     part.log.copyTo(out);
@@ -7166,8 +7180,8 @@ final class DifyExec implements Runnable {
             void requireFormat(Path log) {
                 if (format != FORMAT) throw new Unusable(log + ": log format " + format + ", written by "
                         + (tool.isEmpty() ? "another version" : Text.text(tool, 60))
-                        + "; this version uses format " + FORMAT
-                        + "\nhint: use that version, or choose another -o");
+                        + "; this version uses format " + FORMAT,
+                        "use that version, or choose another -o");
             }
         }
 
@@ -7380,8 +7394,8 @@ final class DifyExec implements Runnable {
                 if (now == null || now.equals("")
                         || now.toString().equalsIgnoreCase(before.toString())) return before;
                 throw new Unusable(log + ": this batch was started with " + option + " "
-                        + Text.shell(before.toString()) + ", not " + Text.shell(now.toString())
-                        + "\nhint: leave out " + option + ", or choose another -o");
+                        + Text.shell(before.toString()) + ", not " + Text.shell(now.toString()),
+                        "leave out " + option + ", or choose another -o");
             }
 
             private static Map<String, String> both(Map<String, String> before, Map<String, String> now) {
@@ -7417,10 +7431,9 @@ final class DifyExec implements Runnable {
                     throw noColumn(file, header, "--map " + Text.shell(column + "=" + name) + ": ", column);
             });
             var names = new HashSet<String>();
-            for (var input : inputs) if (!names.add(input.name())) throw file.unusable(header.line(),
-                    "duplicate column " + Text.quoted(input.name())
-                            + (shape.map().isEmpty() && shape.vars().isEmpty() ? ""
-                            : "\nhint: check --map and --var"));
+            for (var input : inputs) if (!names.add(input.name())) throw file.unusable(header.line(), 0,
+                    "duplicate column " + Text.quoted(input.name()),
+                    shape.map().isEmpty() && shape.vars().isEmpty() ? "" : "check --map and --var");
             var idColumn = inputs.stream().filter(input -> input.place() == id).findFirst().orElseThrow();
             var chosen = new Shape(idColumn.title(), shape.encoding(), shape.delimiter(), file.sheet(),
                     shape.queryColumn().isEmpty() ? "query" : shape.queryColumn(), shape.map(), shape.vars());
@@ -7436,9 +7449,9 @@ final class DifyExec implements Runnable {
             if (found.size() == 1) return names.indexOf(found.getFirst());
             if (name.equals(NUMBERS)) return -1;
             if (!name.equalsIgnoreCase("id")) throw noColumn(file, header, "", name);
-            throw file.unusable(header.line(),
-                    (found.isEmpty() ? "no column \"id\"" : "more than one column \"id\"")
-                    + "\nhint: use " + unique(file, header).limit(5)
+            throw file.unusable(header.line(), 0,
+                    found.isEmpty() ? "no column \"id\"" : "more than one column \"id\"",
+                    "use " + unique(file, header).limit(5)
                             .map(column -> "--id-column " + Text.shell(column) + ", ").collect(joining())
                     + "or --id-column '#' to number the rows");
         }
@@ -7460,8 +7473,7 @@ final class DifyExec implements Runnable {
         }
 
         private static Unusable noColumn(TextFile file, Header header, String option, String name) {
-            return file.unusable(header.line(), option + "no column " + Text.quoted(name)
-                    + "\nhint: the columns are "
+            return file.unusable(header.line(), 0, option + "no column " + Text.quoted(name), "the columns are "
                     + Text.text(header.names().stream().filter(known -> !known.isEmpty())
                             .collect(joining(", ")), 300));
         }
@@ -7545,9 +7557,9 @@ final class DifyExec implements Runnable {
                 boolean isThere = true;
                 while (isThere && rows.index < entry) isThere = rows.next();
                 var row = isThere && rows.problem().isEmpty() ? rows.row() : null;
-                if (row == null || checked.cells(entry) != row.cells()) throw file.unusable(rows.records.line,
-                        "the file was changed while it was in use"
-                                + "\nhint: run the same command again when the file is complete");
+                if (row == null || checked.cells(entry) != row.cells()) throw file.unusable(rows.records.line, 0,
+                        "the file was changed while it was in use",
+                        "run the same command again when the file is complete");
                 if (entry == wanted.length() - 1) rows.close();
                 return edits.apply(row);
             }).iterator();
@@ -7812,7 +7824,7 @@ final class DifyExec implements Runnable {
             var file = new TextFile(input, path, charset, new String(start, charset), false, "", "", copies);
             if (magic.startsWith(ZIP)) return Book.copy(file, shape.sheet());
             if (BINARY.stream().anyMatch(magic::startsWith)) throw new Unusable(file.name()
-                    + ": is a binary file\nhint: save it as .xlsx without a password, CSV or JSON lines");
+                    + ": is a binary file", "save it as .xlsx without a password, CSV or JSON lines");
             boolean isJson = JSON.matcher(file.start).lookingAt()
                     || input.toString().toLowerCase(Locale.ROOT).matches(".*\\.(jsonl|ndjson)");
             return isJson ? file.rowsOfJson() : file;
@@ -7847,7 +7859,7 @@ final class DifyExec implements Runnable {
                     var object = Json.parsed(text.isBlank() ? "{}" : text);
                     if (object.isObject()) rows.of(object);
                     else problems.add(lines.getLineNumber(), 0, "not a JSON object on one line"
-                            + (text.startsWith("[") ? "\nhint: jq -c '.[]' makes such lines of an array" : ""));
+                            + (text.startsWith("[") ? " (jq -c '.[]' makes such lines of an array)" : ""));
                 }
             }
             problems.refuse();
@@ -7881,13 +7893,13 @@ final class DifyExec implements Runnable {
         }
 
         Unusable unusable(long line, String problem) {
-            return unusable(line, 0, problem);
+            return unusable(line, 0, problem, "");
         }
 
         /// `book.xlsx: Sheet1!C7: error value #N/A`
-        Unusable unusable(long line, int column, String problem) {
+        Unusable unusable(long line, int column, String problem, String hint) {
             return new Unusable(name() + (sheet.isEmpty() ? ":" + line : ": " + where(line, column))
-                    + ": " + problem);
+                    + ": " + problem, hint);
         }
 
         /// A line has bytes that the encoding does not allow. The likely one is only a hint.
@@ -7900,7 +7912,7 @@ final class DifyExec implements Runnable {
             } catch (IOException _) {
                 // no guess
             }
-            return unusable(line, "invalid " + charset + "\nhint: " + hint + ", or save the file as UTF-8");
+            return unusable(line, 0, "invalid " + charset, hint + ", or save the file as UTF-8");
         }
 
         static final class Problems {
@@ -7916,7 +7928,7 @@ final class DifyExec implements Runnable {
             }
 
             void add(long line, int column, String problem) {
-                if (count++ == 0) only = file.unusable(line, column, problem);
+                if (count++ == 0) only = file.unusable(line, column, problem, "");
                 if (count <= SHOWN) shown.add("\n  " + file.where(line, column) + ": " + problem);
             }
 
@@ -7982,7 +7994,7 @@ final class DifyExec implements Runnable {
 
             private static Unusable unusable(IOException problem) {
                 return new Unusable(FOLDER + ": cannot hold a copy of the input (" + Text.of(problem)
-                        + ")\nhint: choose another folder with JDK_JAVA_OPTIONS=-Djava.io.tmpdir=DIR");
+                        + ")", "choose another folder with JDK_JAVA_OPTIONS=-Djava.io.tmpdir=DIR");
             }
 
             /// Leaves out the files of this process: closing a lock a second time would let go of it.
@@ -8049,9 +8061,9 @@ final class DifyExec implements Runnable {
                 var names = book.getSheets().map(Sheet::getName).toList();
                 var sheet = book.getSheets().filter(one -> wanted.isEmpty() ? hasData(one)
                         : one.getName().equalsIgnoreCase(wanted)).findFirst()
-                        .orElseThrow(() -> new Unusable(file.name()
-                                + (wanted.isEmpty() ? ": no sheet with data" : ": no sheet " + Text.quoted(wanted)
-                                        + "\nhint: the sheets are " + Text.text(String.join(", ", names), 300))));
+                        .orElseThrow(() -> wanted.isEmpty() ? new Unusable(file.name() + ": no sheet with data")
+                                : new Unusable(file.name() + ": no sheet " + Text.quoted(wanted),
+                                        "the sheets are " + Text.text(String.join(", ", names), 300)));
                 var note = names.size() == 1 || !wanted.isEmpty() ? "" : "reading the sheet "
                         + Text.quoted(sheet.getName()) + "; --sheet reads another one of " + names.size();
                 var named = new TextFile(file.input(), file.path(), UTF_8, "", false, sheet.getName(), note,
@@ -8061,7 +8073,7 @@ final class DifyExec implements Runnable {
                 throw problem;
             } catch (IOException | RuntimeException problem) {
                 throw new Unusable(file.name() + ": cannot be read as an Excel book (" + Text.of(problem)
-                        + ")\nhint: save it as .xlsx, or export it as CSV");
+                        + ")", "save it as .xlsx, or export it as CSV");
             }
         }
 
@@ -8159,7 +8171,7 @@ final class DifyExec implements Runnable {
             void write(Collection<String> cells, int texts) throws IOException {
                 if (row == MOST_ROWS || cells.size() > MOST_COLUMNS) throw new Unusable("too large for an Excel book ("
                         + Text.number(MOST_ROWS) + " rows, " + Text.number(MOST_COLUMNS)
-                        + " columns)\nhint: export a .csv");
+                        + " columns)", "export a .csv");
                 int column = 0;
                 for (var whole : cells) {
                     var cell = whole.substring(0, Math.min(LONGEST, whole.length()));
@@ -8820,42 +8832,44 @@ final class DifyExec implements Runnable {
         /// Refusals that stop the batch, by how `status code: message` begins; the first match counts. The texts get
         /// Dify's message, the address, the status, advice about the address and a redirection's target. A message
         /// about a malformed request quotes the request, so it is not repeated.
-        private static final List<Map.Entry<Pattern, String>> STOPS = List.of(
-                stop("3\\d\\d ", "%2$s redirects to %5$s"
-                        + "\nhint: set DIFY_API_BASE_URL to the final address; it usually ends in /v1"),
-                stop("400 not_(workflow|chat)_app:", "the API key belongs to another kind of app"
-                        + "\nhint: use the key of a workflow app or a chatflow"),
+        private static final List<Refusal> STOPS = List.of(
+                stop("3\\d\\d ", "%2$s redirects to %5$s",
+                        "set DIFY_API_BASE_URL to the final address; it usually ends in /v1"),
+                stop("400 not_(workflow|chat)_app:", "the API key belongs to another kind of app",
+                        "use the key of a workflow app or a chatflow"),
                 stop("400 (provider_not_initialize|model_currently_not_support):",
-                        "the workflow's model is not set up (%1$s)\nhint: check the model provider in Dify"),
-                stop("400 provider_quota_exceeded:", "the model provider's credit is used up (%1$s)"
-                        + "\nhint: top it up, then run the same command again"),
+                        "the workflow's model is not set up (%1$s)", "check the model provider in Dify"),
+                stop("400 provider_quota_exceeded:", "the model provider's credit is used up (%1$s)",
+                        "top it up, then run the same command again"),
                 stop("400 bad_request: (Invalid workflow_id|Cannot use draft)|(404|410) [^:]*: Workflow not found",
-                        "DIFY_WORKFLOW_ID is not a published version of this app (%1$s)"
-                                + "\nhint: leave it empty to run the version published now"),
-                stop("400 bad_request:", "Dify could not read the request: %1$s"),
+                        "DIFY_WORKFLOW_ID is not a published version of this app (%1$s)",
+                        "leave it empty to run the version published now"),
+                stop("400 bad_request:", "Dify could not read the request: %1$s", ""),
                 stop("400 app_unavailable:|" + OTHER_CODE + "Workflow not published",
-                        "this app has no published version\nhint: publish the workflow in Dify"),
+                        "this app has no published version", "publish the workflow in Dify"),
                 stop(OTHER_CODE + "No class mapping found",
-                        "this Dify does not know one of the workflow's nodes (%1$s)"
-                                + "\nhint: update Dify, or replace the node"),
+                        "this Dify does not know one of the workflow's nodes (%1$s)",
+                        "update Dify, or replace the node"),
                 stop(OTHER_CODE + "(Arg user must|Input payload validation|"
                                 + "(?!queue listening stopped).*validation error)",
-                        "Dify rejected the form of the request (400)\nhint: check for a newer version of difyexec"),
-                stop("401 ", "Dify rejected the API key (401: %1$s)"
-                        + "\nhint: check DIFY_API_KEY and that it belongs to the app at %2$s"),
+                        "Dify rejected the form of the request (400)", "check for a newer version of difyexec"),
+                stop("401 ", "Dify rejected the API key (401: %1$s)",
+                        "check DIFY_API_KEY and that it belongs to the app at %2$s"),
                 stop("403 workflow_version_execution_not_allowed:",
-                        "the workspace's plan does not allow pinned versions (403: %1$s)\nhint: leave "
+                        "the workspace's plan does not allow pinned versions (403: %1$s)", "leave "
                                 + "DIFY_WORKFLOW_ID empty to run the version published now, or change the plan"),
-                stop("403 [^:]+:", "Dify denied access (403: %1$s)"
-                        + "\nhint: enable the app's API in Dify, or ask the workspace's owner"),
-                stop("(404|405|410|415|426) ", "%2$s is not Dify's API (HTTP %3$s: %1$s)\nhint: %4$s"),
-                stop("407 ", "the proxy requires a user and a password (407)"
-                        + "\nhint: put them into HTTPS_PROXY, http://user:password@host:port"),
-                stop("429 rate_limit_error:", "the plan's quota of runs is used up (%1$s)"
-                        + "\nhint: run the same command again on the next day or in the next period"));
+                stop("403 [^:]+:", "Dify denied access (403: %1$s)",
+                        "enable the app's API in Dify, or ask the workspace's owner"),
+                stop("(404|405|410|415|426) ", "%2$s is not Dify's API (HTTP %3$s: %1$s)", "%4$s"),
+                stop("407 ", "the proxy requires a user and a password (407)",
+                        "put them into HTTPS_PROXY, http://user:password@host:port"),
+                stop("429 rate_limit_error:", "the plan's quota of runs is used up (%1$s)",
+                        "run the same command again on the next day or in the next period"));
 
-        private static Map.Entry<Pattern, String> stop(String answer, String text) {
-            return Map.entry(Pattern.compile(answer, Pattern.DOTALL), text);
+        private record Refusal(Pattern answer, String what, String hint) {}
+
+        private static Refusal stop(String answer, String what, String hint) {
+            return new Refusal(Pattern.compile(answer, Pattern.DOTALL), what, hint);
         }
 
         Verdict verdict(Attempt attempt, Response seen) {
@@ -8951,9 +8965,12 @@ final class DifyExec implements Runnable {
             int status = seen.status();
             var message = message(seen);
             var answer = status + " " + seen.code().replace(':', ' ') + ": " + seen.message();
-            var stop = STOPS.stream().filter(known -> known.getKey().matcher(answer).lookingAt()).findFirst();
-            if (stop.isPresent()) return new Verdict.StopBatch(stop.get().getValue()
-                    .formatted(message, access, status, access.advice(), seen.message()));
+            var stop = STOPS.stream().filter(known -> known.answer().matcher(answer).lookingAt()).findFirst();
+            if (stop.isPresent()) {
+                Object[] facts = {message, access, status, access.advice(), seen.message()};
+                return new Verdict.StopBatch(Stop.early(stop.get().what().formatted(facts),
+                        stop.get().hint().formatted(facts)));
+            }
             if (status == 400 && seen.code().equals("completion_request_error"))
                 return again(attempt, seen.message(), seen.retryAfter());
             if (status == 400 && seen.message().startsWith("queue listening stopped"))
@@ -9158,7 +9175,7 @@ final class DifyExec implements Runnable {
         /// A failed look-up is repeated, unless its answer concerns the whole batch or the run is too large.
         private Step silent(Attempt attempt, Response seen, Step otherwise) {
             var verdict = judge.verdict(attempt, seen);
-            if (verdict instanceof Verdict.StopBatch(var why)) return new Step.Abort(why);
+            if (verdict instanceof Verdict.StopBatch(var stop)) return new Step.Abort(stop);
             return seen instanceof Response.TooLarge && seen.run().isPresent() ? new Step.Judged(seen, verdict)
                     : otherwise;
         }
@@ -9195,7 +9212,7 @@ final class DifyExec implements Runnable {
             /// @param rechecked this attempt has no run, or paying twice was asked for
             record SendAgain(Attempt.Tries tries, boolean rechecked) implements Step {}
 
-            record Abort(String why) implements Step {}
+            record Abort(Stop stop) implements Step {}
 
             record Nothing() implements Step {}
         }
@@ -9224,9 +9241,12 @@ final class DifyExec implements Runnable {
             }
 
             String text() {
-                return isTooLong ? "the server asked us to retry after "
-                        + Times.local("yyyy-MM-dd HH:mm xxx", until) + "\nhint: run the same command again then"
-                        : "waiting until " + Times.local("HH:mm", until) + " (Retry-After)";
+                return "waiting until " + Times.local("HH:mm", until) + " (Retry-After)";
+            }
+
+            Optional<Stop> stop() {
+                return !isTooLong ? Optional.empty() : Optional.of(Stop.early("the server asked us to retry after "
+                        + Times.local("yyyy-MM-dd HH:mm xxx", until), "run the same command again then"));
             }
         }
     }
@@ -9462,13 +9482,12 @@ final class DifyExec implements Runnable {
             var asked = failedAt.isBefore(pausedUntil) ? failedAt : now; // nothing is sent in a pause
             if (streak >= STREAK && busy == 0 && !silentSince.equals(Instant.MAX)
                     && silentSince.plus(SILENT).isBefore(asked))
-                return Optional.of(new Stop(Exit.STOPPED, "the server has not answered for "
-                        + Text.seconds(Duration.between(silentSince, now))
-                        + "\nhint: run the same command again when it is back"));
-            return !refusedTooLong ? Optional.empty() : Optional.of(new Stop(Exit.STOPPED,
-                    "the server rejects every run with \"too many requests\", though none of ours is active"
-                            + "\nhint: after a crash it does so for ten minutes; with a limit of 1, "
-                            + "try --mode blocking"));
+                return Optional.of(Stop.early("the server has not answered for "
+                        + Text.seconds(Duration.between(silentSince, now)),
+                        "run the same command again when it is back"));
+            return !refusedTooLong ? Optional.empty() : Optional.of(Stop.early(
+                    "the server rejects every run with \"too many requests\", though none of ours is active",
+                    "after a crash it does so for ten minutes; with a limit of 1, try --mode blocking"));
         }
     }
 
@@ -9478,44 +9497,43 @@ final class DifyExec implements Runnable {
         static final int FIRST = 20;
         private static final int PRICED = 10;
         private static final String CONTINUE =
-                "\nhint: the same command continues, with its limit counted from zero";
+                "the same command continues, with its limit counted from zero";
 
         /// How long an interrupted run is looked for before it counts as not started. Streamed runs may queue.
         Duration settle(Mode mode) {
             return settle != null ? settle : Duration.ofSeconds(mode == Mode.STREAMING ? 300 : 30);
         }
 
-        Optional<String> tooManyFailed(long failed, long done) {
+        Optional<Stop> tooManyFailed(long failed, long done) {
             return maxFailures == null || !maxFailures.isReached(failed, done) ? Optional.empty()
-                    : Optional.of("--max-failures reached: " + Text.count(failed, "row") + " failed"
-                            + "\nhint: see why with status, then run or retry");
+                    : Optional.of(Stop.early("--max-failures reached: " + Text.count(failed, "row") + " failed",
+                            "see why with status, then run or retry"));
         }
 
         /// The first rows of a batch without a success failed for one reason, and so would the others.
-        Optional<String> allAlike(Map<String, Long> causes, long done) {
+        Optional<Stop> allAlike(Map<String, Long> causes, long done) {
             if (maxFailures != null || causes.size() != 1) return Optional.empty();
             var cause = causes.entrySet().iterator().next();
             return done < FIRST || cause.getValue() < done ? Optional.empty()
-                    : Optional.of("the first " + done + " rows all failed: " + cause.getKey()
-                            + "\nhint: --max-failures off continues anyway");
+                    : Optional.of(Stop.early("the first " + done + " rows all failed: " + cause.getKey(),
+                            "--max-failures off continues anyway"));
         }
 
-        Optional<String> usedUp(long tokens, Usage.Spending spent) {
+        Optional<Stop> usedUp(long tokens, Usage.Spending spent) {
             if (maxTokens != null && tokens >= maxTokens)
-                return Optional.of("--max-tokens reached: " + tokens + " tokens used" + CONTINUE);
+                return Optional.of(Stop.early("--max-tokens reached: " + tokens + " tokens used", CONTINUE));
             if (maxCost == null) return Optional.empty();
             if (spent.prices.isEmpty()) return spent.unpriced < PRICED ? Optional.empty()
-                    : Optional.of("--max-cost does not work here: Dify reports no prices for this app's runs"
-                            + "\nhint: use --max-tokens");
+                    : Optional.of(Stop.early("--max-cost does not work here: Dify reports no prices for this app's runs",
+                            "use --max-tokens"));
             var paid = new TreeMap<>(spent.prices);
             paid.values().removeIf(price -> price.signum() == 0); // of models without a price, in any currency
             var currencies = Text.text(String.join(" and ", paid.keySet()), 40);
-            if (paid.size() > 1) return Optional.of("--max-cost counts one currency, but Dify reports prices in "
-                    + currencies + "\nhint: use --max-tokens");
+            if (paid.size() > 1) return Optional.of(Stop.early(
+                    "--max-cost counts one currency, but Dify reports prices in " + currencies, "use --max-tokens"));
             var total = paid.values().stream().findFirst().orElse(BigDecimal.ZERO);
-            return total.compareTo(maxCost) < 0 ? Optional.empty() : Optional.of("--max-cost reached: "
-                    + (total.stripTrailingZeros().toPlainString() + " " + currencies).strip()
-                    + " spent" + CONTINUE);
+            return total.compareTo(maxCost) < 0 ? Optional.empty() : Optional.of(Stop.early("--max-cost reached: "
+                    + (total.stripTrailingZeros().toPlainString() + " " + currencies).strip() + " spent", CONTINUE));
         }
 
         /// An amount of money, in the currency that Dify reports.
@@ -9525,10 +9543,10 @@ final class DifyExec implements Runnable {
             return new BigDecimal(text.strip());
         }
 
-        Optional<String> costUnseen(Mode mode) {
+        Optional<Stop> costUnseen(Mode mode) {
             return maxCost == null || mode != Mode.BLOCKING ? Optional.empty()
-                    : Optional.of("--max-cost does not work here: this server refuses streams, and only streams "
-                            + "report prices\nhint: use --max-tokens");
+                    : Optional.of(Stop.early("--max-cost does not work here: this server refuses streams, and only "
+                            + "streams report prices", "use --max-tokens"));
         }
 
         /// A number of rows (`20`), or a share (`5%`) of those that have ended.
@@ -10027,7 +10045,7 @@ final class DifyExec implements Runnable {
 
         record LookUp(Symptom symptom, String why) implements Verdict {}
 
-        record StopBatch(String why) implements Verdict {}
+        record StopBatch(Stop stop) implements Verdict {}
     }
 
     /// How a row ended, with its cause if it did not succeed.
@@ -10211,16 +10229,29 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Why a batch ends before its rows do, as that of [Unusable], and the exit code that says so.
-    record Stop(Exit exit, String why) {
-        String fact() {
-            return Text.text(why.lines().findFirst().orElse(""), 1000);
+    /// Why a batch ends before its rows do, what to do about it, and the exit code that says so.
+    record Stop(Exit exit, String what, String hint) {
+        Stop {
+            what = Text.text(what, 1000);
+            hint = Text.text(hint, 1000);
+        }
+
+        /// The server, a limit or a disk ended the batch.
+        static Stop early(String what, String hint) {
+            return new Stop(Exit.STOPPED, what, hint);
+        }
+
+        static Stop of(Unusable problem) {
+            return new Stop(problem.exit, problem.what(), problem.hint);
+        }
+
+        Unusable unusable() {
+            return new Unusable(exit, what, hint);
         }
 
         /// `Stopped: cannot write: No space left on device.` and, below, `hint: make room`
         String text() {
-            return "Stopped: " + fact() + "." + why.lines().skip(1).map(hint -> "\n" + Text.text(hint, 1000))
-                    .collect(joining());
+            return "Stopped: " + what + "." + Unusable.hintLine(hint);
         }
     }
 
@@ -10334,7 +10365,7 @@ final class DifyExec implements Runnable {
         Demo(String kind, List<String> columns) throws IOException {
             if (!List.of(VERSION, CHATFLOW).contains(kind))
                 throw new Unusable("--demo=" + kind + ": the demo simulates Dify " + VERSION
-                        + " only\nhint: use --demo, or --demo=" + CHATFLOW + " for a chatflow");
+                        + " only", "use --demo, or --demo=" + CHATFLOW + " for a chatflow");
             this.isChatflow = kind.equals(CHATFLOW);
             this.columns = List.copyOf(columns);
             server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 1024);
@@ -10605,18 +10636,38 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Ends a command before any run is started. The message is one sentence; a second line, if any, is a hint:
-    /// `hint: name another file`.
+    /// Ends a command before any run is started. `what` is one sentence that says what cannot be used and where; `hint`
+    /// says what to do about it and is empty if there is nothing to do.
     static final class Unusable extends RuntimeException {
         final Exit exit;
+        final String hint;
 
-        Unusable(String message) {
-            this(Exit.UNUSABLE, message);
+        Unusable(String what) {
+            this(what, "");
         }
 
-        Unusable(Exit exit, String message) {
-            super(message);
+        Unusable(String what, String hint) {
+            this(Exit.UNUSABLE, what, hint);
+        }
+
+        Unusable(Exit exit, String what, String hint) {
+            super(what);
             this.exit = exit;
+            this.hint = hint;
+        }
+
+        String what() {
+            return getMessage();
+        }
+
+        /// The sentence and, on a line of its own, the hint.
+        String text() {
+            return what() + hintLine(hint);
+        }
+
+        /// The line that follows a sentence on the screen, or nothing.
+        static String hintLine(String hint) {
+            return hint.isEmpty() ? "" : "\nhint: " + hint;
         }
     }
 
@@ -10723,7 +10774,7 @@ final class DifyExec implements Runnable {
         static final String PLACEHOLDER = "app-your-key-here";
         private static final String ENV_FILE = "--env-file";
 
-        record Setting(String name, String text, String source, String fault) {
+        record Setting(String name, String text, String source, String fault, String remedy) {
             /// `TIMEOUT=abc`, but `TIMEOUT in .env`: a line of a file may hold the key.
             String place() {
                 return source.isEmpty() ? name + "=" + Text.text(text, 60) : name + source;
@@ -10767,7 +10818,7 @@ final class DifyExec implements Runnable {
         Optional<Setting> needed(String name) {
             var setting = setting(name);
             if (setting.isPresent() && !setting.get().fault().isEmpty())
-                throw new Unusable(setting.get().place() + ": " + setting.get().fault());
+                throw new Unusable(setting.get().place() + ": " + setting.get().fault(), setting.get().remedy());
             return setting;
         }
 
@@ -10776,7 +10827,7 @@ final class DifyExec implements Runnable {
         }
 
         private Stream<Setting> settings(String name) {
-            var set = Stream.ofNullable(environment.apply(name)).map(text -> new Setting(name, text, "", ""));
+            var set = Stream.ofNullable(environment.apply(name)).map(text -> new Setting(name, text, "", "", ""));
             return Stream.concat(set, files.stream().flatMap(file -> file.setting(name).stream()));
         }
 
@@ -10847,10 +10898,11 @@ final class DifyExec implements Runnable {
                 var value = values().get(asked);
                 boolean hasLine = value == null && isMalformed && Pattern.compile(
                         "(?m)^\\W*((export|setx?|env)\\W+)?" + asked + "\\b").matcher(content).find();
-                var unread = !hasLine ? fault
-                        : "cannot be read\nhint: write " + asked + "=value, without export, in UTF-8";
-                return value == null && unread.isEmpty() ? Optional.empty() : Optional.of(new Setting(asked,
-                        Objects.requireNonNullElse(value, ""), " in " + name(), unread));
+                var text = Objects.requireNonNullElse(value, "");
+                if (hasLine) return Optional.of(new Setting(asked, text, " in " + name(), "cannot be read",
+                        "write " + asked + "=value, without export, in UTF-8"));
+                return value == null && fault.isEmpty() ? Optional.empty() : Optional.of(new Setting(asked, text,
+                        " in " + name(), fault, fault.isEmpty() ? "" : "save it as UTF-8 text"));
             }
 
             boolean isMalformed() {
@@ -10876,7 +10928,7 @@ final class DifyExec implements Runnable {
                             values.put(entry.getKey(), entry.getValue().strip().replaceFirst("^'(.*)'$", "$1")));
                 } catch (IOException | DotenvException _) {
                     isMalformed = true;
-                    fault = "the file cannot be read\nhint: save it as UTF-8 text";
+                    fault = "the file cannot be read";
                 }
                 return values;
             }

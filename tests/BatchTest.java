@@ -354,7 +354,7 @@ final class BatchTest {
 
             var problem = assertThrows(Unusable.class, scene::open);
 
-            assertTrue(problem.getMessage().contains(scene.output + ":2)"), problem.getMessage());
+            assertTrue(problem.text().contains(scene.output + ":2)"), problem.text());
         }
 
         @ParameterizedTest
@@ -447,7 +447,7 @@ final class BatchTest {
 
             assertEquals(Exit.UNUSABLE, problem.exit);
             for (var fact : List.of(scene.file(".log") + ": ", "format " + format, "difyexec 1", "\nhint: "))
-                assertTrue(problem.getMessage().contains(fact), problem.getMessage());
+                assertTrue(problem.text().contains(fact), problem.text());
             assertEquals(log, Files.readString(scene.file(".log")));
         }
 
@@ -462,7 +462,7 @@ final class BatchTest {
 
             var problem = assertThrows(Unusable.class, scene::open);
 
-            assertTrue(problem.getMessage().contains(scene.file(".log") + ":4)"), problem.getMessage());
+            assertTrue(problem.text().contains(scene.file(".log") + ":4)"), problem.text());
             assertEquals(log.toString(), Files.readString(scene.file(".log")));
             assertEquals(Set.of(0), history(log).unresolvedByRow().keySet());
         }
@@ -633,7 +633,7 @@ final class BatchTest {
                 if (attempt.row().id().equals("b")) {
                     assertTrue(scene.file(".lock").toFile().delete());
                     var problem = assertThrows(Unusable.class, scene::open);
-                    assertTrue(problem.getMessage().startsWith(scene.output + ": "), problem.getMessage());
+                    assertTrue(problem.text().startsWith(scene.output + ": "), problem.text());
                 }
                 return succeeded("run-" + attempt.row().id());
             };
@@ -740,7 +740,7 @@ final class BatchTest {
             var stop = scene.play().orElseThrow();
 
             assertEquals(Exit.STOPPED, stop.exit());
-            assertTrue(stop.why().contains(scene.file(name) + " was changed by another program"), stop.why());
+            assertTrue(stop.text().contains(scene.file(name) + " was changed by another program"), stop.text());
             assertEquals(List.of("a", "b"), scene.ids());
         }
 
@@ -860,9 +860,9 @@ final class BatchTest {
             var noOption = assertThrows(Unusable.class,
                     () -> selected(scene, Batch.Selection.PENDING, options -> options.ids = List.of("z")));
 
-            assertTrue(success.getMessage().contains("--force"), success.getMessage());
-            assertTrue(nobody.getMessage().contains("\"z\""), nobody.getMessage());
-            assertTrue(noOption.getMessage().startsWith("--ids: "), noOption.getMessage());
+            assertTrue(success.text().contains("--force"), success.text());
+            assertTrue(nobody.text().contains("\"z\""), nobody.text());
+            assertTrue(noOption.text().startsWith("--ids: "), noOption.text());
         }
     }
 

@@ -386,7 +386,7 @@ final class DataTest {
             var problem = assertThrows(Unusable.class, () -> access(Given.env(Map.of(), folder),
                     "https://dify.example/v1", new StringWriter()));
             assertEquals(Exit.UNUSABLE, problem.exit);
-            return problem.getMessage();
+            return problem.text();
         }
 
         @Test
@@ -479,8 +479,8 @@ final class DataTest {
             var problem = assertThrows(Unusable.class,
                     () -> env("HTTPS_PROXY", value).proxy(URI.create("https://dify.example/v1")));
 
-            assertTrue(problem.getMessage().startsWith("HTTPS_PROXY: "), problem.getMessage());
-            assertFalse(problem.getMessage().contains("secret"), problem.getMessage());
+            assertTrue(problem.text().startsWith("HTTPS_PROXY: "), problem.text());
+            assertFalse(problem.text().contains("secret"), problem.text());
         }
     }
 

@@ -71,7 +71,7 @@ final class EngineTest {
             Thread.interrupted();
 
             assertEquals(Exit.STOPPED, stop.exit());
-            assertTrue(stop.why().startsWith("cannot write"), stop.why());
+            assertTrue(stop.text().startsWith("cannot write"), stop.text());
             assertEquals(List.of("a"), scene.ids());
             assertEquals(List.of(), scene.log("end"));
             assertEquals(0, scene.tally.done());
@@ -289,7 +289,7 @@ final class EngineTest {
             var stop = scene.play().orElseThrow();
 
             assertEquals(Exit.STOPPED, stop.exit());
-            assertTrue(stop.why().contains("\nhint: "), stop.why());
+            assertTrue(stop.text().contains("\nhint: "), stop.text());
             assertTrue(scene.world.passed().compareTo(seconds(60)) > 0);
             assertTrue(scene.world.passed().compareTo(seconds(180)) < 0, scene.world.passed().toString());
             assertEquals(List.of(), scene.retryIds());
@@ -409,7 +409,7 @@ final class EngineTest {
             var stop = scene.play().orElseThrow();
 
             assertEquals(Exit.STOPPED, stop.exit());
-            assertTrue(stop.why().contains(local("yyyy-MM-dd HH:mm", NOON.plusSeconds(86_400))), stop.why());
+            assertTrue(stop.text().contains(local("yyyy-MM-dd HH:mm", NOON.plusSeconds(86_400))), stop.text());
             assertEquals(List.of("a", "b"), scene.ids());
             assertEquals(List.of("b"), scene.resultIds());
             assertEquals(List.of(), scene.retryIds());

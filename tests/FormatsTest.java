@@ -173,7 +173,7 @@ final class FormatsTest extends WholeCommand {
             }
             var problem = assertThrows(Unusable.class, () -> Csv.open(path, Csv.Shape.DEFAULT).check());
             assertEquals(Exit.UNUSABLE, problem.exit);
-            for (var fact : one.facts) assertTrue(problem.getMessage().contains(fact), problem.getMessage());
+            for (var fact : one.facts) assertTrue(problem.text().contains(fact), problem.text());
         }
 
         @Test

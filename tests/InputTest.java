@@ -48,7 +48,7 @@ final class InputTest {
         private String problem(byte[] bytes) {
             var problem = assertThrows(Unusable.class, () -> Given.rows(open(bytes, null)));
             assertEquals(Exit.UNUSABLE, problem.exit);
-            return problem.getMessage().replace(folder + File.separator, "");
+            return problem.text().replace(folder + File.separator, "");
         }
 
         private String problem(String text) {
@@ -257,8 +257,8 @@ final class InputTest {
             var problem = assertThrows(Unusable.class, () -> Csv.open(path, Csv.Shape.DEFAULT).check());
 
             assertEquals(Exit.UNUSABLE, problem.exit);
-            assertTrue(problem.getMessage().startsWith(path + ":3: ") && problem.getMessage().contains("64 MiB"),
-                    problem.getMessage());
+            assertTrue(problem.text().startsWith(path + ":3: ") && problem.text().contains("64 MiB"),
+                    problem.text());
         }
 
         @ParameterizedTest
@@ -289,8 +289,8 @@ final class InputTest {
         void aMissingIdColumnIsReportedWithTheExistingColumns() {
             var problem = assertThrows(Unusable.class, () -> open("a,b\n1,2\n".getBytes(UTF_8), "c"));
 
-            assertTrue(problem.getMessage().contains("\"c\"") && problem.getMessage().endsWith("a, b"),
-                    problem.getMessage());
+            assertTrue(problem.text().contains("\"c\"") && problem.text().endsWith("a, b"),
+                    problem.text());
         }
 
         @Test
@@ -300,8 +300,8 @@ final class InputTest {
             var first = assertThrows(Unusable.class, () -> Csv.open(missing, Csv.Shape.DEFAULT));
             var second = assertThrows(Unusable.class, () -> Csv.open(folder, Csv.Shape.DEFAULT));
 
-            assertTrue(first.getMessage().contains(missing + ": no such file"), first.getMessage());
-            assertTrue(second.getMessage().contains(folder + ": is a folder"), second.getMessage());
+            assertTrue(first.text().contains(missing + ": no such file"), first.text());
+            assertTrue(second.text().contains(folder + ": is a folder"), second.text());
         }
 
         @ParameterizedTest
@@ -330,7 +330,7 @@ final class InputTest {
             var problem = assertThrows(Unusable.class,
                     () -> csv.rows(BitSet.valueOf(new long[] {0b111}), index).forEachRemaining(_ -> {}));
 
-            assertTrue(problem.getMessage().contains("was changed"), problem.getMessage());
+            assertTrue(problem.text().contains("was changed"), problem.text());
         }
 
         /// Truncated at the end of a row, within one, within a quoted cell, and to just the header.
@@ -344,7 +344,7 @@ final class InputTest {
             var problem = assertThrows(Unusable.class,
                     () -> csv.rows(BitSet.valueOf(new long[] {0b1111}), index).forEachRemaining(_ -> {}));
 
-            assertTrue(problem.getMessage().startsWith(folder.resolve("data.csv") + ":"), problem.getMessage());
+            assertTrue(problem.text().startsWith(folder.resolve("data.csv") + ":"), problem.text());
         }
 
         @Test
@@ -393,7 +393,7 @@ final class InputTest {
             var path = file(bytes);
             var problem = assertThrows(Unusable.class, () -> Csv.open(path, Csv.Shape.DEFAULT));
             assertEquals(Exit.UNUSABLE, problem.exit);
-            return problem.getMessage().replace(path.toString(), "data.csv");
+            return problem.text().replace(path.toString(), "data.csv");
         }
 
         @ParameterizedTest

@@ -549,12 +549,12 @@ final class LookUpTest {
             var stop = scene.play().orElseThrow();
 
             assertEquals(Exit.STOPPED, stop.exit());
-            assertTrue(stop.why().contains("DIFY_API_KEY"), stop.why());
+            assertTrue(stop.text().contains("DIFY_API_KEY"), stop.text());
             assertEquals(List.of("a", "b"), scene.ids());
             assertEquals(List.of("refused"), scene.outcomes("b"));
             assertEquals(List.of(), scene.retryIds());
             assertEquals(List.of("a"), scene.resultIds());
-            assertEquals(stop.fact(), scene.log("stop").getLast().path("why").asText());
+            assertEquals(stop.what(), scene.log("stop").getLast().path("why").asText());
         }
 
         @Test
@@ -565,7 +565,7 @@ final class LookUpTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertTrue(stop.why().contains("DIFY_API_KEY"), stop.why());
+            assertTrue(stop.text().contains("DIFY_API_KEY"), stop.text());
             assertEquals(List.of(), scene.retryIds());
         }
 
@@ -578,7 +578,7 @@ final class LookUpTest {
             var stop = scene.play().orElseThrow();
 
             assertEquals(Exit.STOPPED, stop.exit());
-            assertTrue(stop.why().contains("--max-failures"), stop.why());
+            assertTrue(stop.text().contains("--max-failures"), stop.text());
             assertEquals(List.of("a", "c"), scene.retryIds());
         }
 
@@ -598,7 +598,7 @@ final class LookUpTest {
             assertEquals(Exit.STOPPED, stop.exit());
             assertTrue(stop.text().contains("data.csv:1502") && stop.text().contains("\nhint: "), stop.text());
             assertEquals(scene.ids(), scene.resultIds());
-            assertEquals(List.of(stop.fact()), Scene.texts("why", scene.log("stop")));
+            assertEquals(List.of(stop.what()), Scene.texts("why", scene.log("stop")));
         }
 
         private static void shorten(Path csv, long bytes) {

@@ -259,7 +259,7 @@ final class RecordingsTest {
                     .filter(text -> !text.isEmpty()).findFirst().orElseThrow();
             var text = switch (step.verdict()) {
                 case Outcome outcome -> outcome.text();
-                case Verdict.StopBatch(var why) -> why;
+                case Verdict.StopBatch(var stop) -> stop.text();
                 case Verdict verdict -> verdict.toString();
             };
             assertEquals(exchange.text().contains("\"code\"") ? "stop" : words.contains("without a terminal event")

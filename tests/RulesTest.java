@@ -49,7 +49,7 @@ final class RulesTest {
                 case Verdict.Throttled(_, var why) -> why;
                 case Verdict.Unreached(_, var why) -> why;
                 case Verdict.LookUp(_, var why) -> why;
-                case Verdict.StopBatch(var why) -> why;
+                case Verdict.StopBatch(var stop) -> stop.text();
             };
         }
 

@@ -670,7 +670,7 @@ class ViewsTest {
                         throw new IOException("No space left on device");
                     }));
 
-            assertTrue(problem.getMessage().endsWith("out.csv: cannot be written (No space left on device)"));
+            assertTrue(problem.text().endsWith("out.csv: cannot be written (No space left on device)"));
             assertEquals("kept", contents().get("out.csv"));
             assertEquals(5, contents().size());
         }
