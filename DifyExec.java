@@ -515,8 +515,8 @@ final class DifyExec implements Runnable {
 
         private Attempt attempt(Row row, ServerInfo server) {
             var user = Objects.requireNonNullElse(setup.dify.user, "difyexec-0123456789abcdef-1");
-            return new Attempt(0, row, Attempt.Tries.NONE, user, server.kind().first(setup.dify.mode), row.hash(),
-                    Instant.EPOCH, false);
+            var modes = new ModePolicy(setup.dify.mode, Optional.empty(), server.kind(), server.version());
+            return new Attempt(0, row, Attempt.Tries.NONE, user, modes.mode(), row.hash(), Instant.EPOCH, false);
         }
     }
 
@@ -9583,9 +9583,13 @@ final class DifyExec implements Runnable {
         ModePolicy(Mode asked, Optional<Mode> earlier, AppKind app, String version) {
             this.mayStream = asked == Mode.AUTO;
             this.app = app;
-            this.mode = earlier.filter(_ -> mayStream && app == AppKind.WORKFLOW).orElse(app.first(asked));
             this.listing = Release.of(version).listing(app);
             this.holdsRefused = Release.of(version).holdsRefused();
+            // A chatflow streams, because a blocking answer does not name its run. Up to Dify 1.10 it does not: the end
+            // of a stream whose client has left can only be found by the run's id, that of a blocking run by its name.
+            boolean streams = app == AppKind.CHATFLOW && listing != Release.Listing.WITHOUT_END;
+            if (asked != Mode.AUTO) this.mode = asked;
+            else this.mode = streams ? Mode.STREAMING : earlier.orElse(Mode.BLOCKING);
         }
 
         Mode mode() {
@@ -10271,11 +10275,6 @@ final class DifyExec implements Runnable {
         static Optional<AppKind> of(String mode) {
             return mode.equals("workflow") ? Optional.of(WORKFLOW)
                     : mode.equals("advanced-chat") ? Optional.of(CHATFLOW) : Optional.empty();
-        }
-
-        /// What *auto* begins with: the blocking answer of a chatflow does not name its run.
-        Mode first(Mode asked) {
-            return asked != Mode.AUTO ? asked : this == CHATFLOW ? Mode.STREAMING : Mode.BLOCKING;
         }
 
         /// How long after its request a run is looked for at first. Who asks for the conversations of a user at the

@@ -336,7 +336,7 @@ final class ChatflowTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource({"1.16.0, auto, streaming", "1.16.0, blocking, blocking", "1.14.2, auto, streaming",
-            "1.9.2, auto, streaming", "1.9.2, blocking, blocking"})
+            "1.9.2, auto, blocking", "1.9.2, streaming, streaming"})
         void isAnsweredRowByRow(String version, String mode, String sent) throws IOException {
             var settings = start(Simulator.Setup.Kind.CHATFLOW, "--dify", version, "--columns", "id");
             csv("id,query", "1,\"Why, so?\"", "2,[flaky] あ", "3,[fail]");

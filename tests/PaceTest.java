@@ -443,19 +443,26 @@ final class PaceTest {
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
-                app,      asked,     earlier,   mode
-                WORKFLOW, AUTO,      -,         BLOCKING
-                WORKFLOW, AUTO,      STREAMING, STREAMING
-                WORKFLOW, AUTO,      BLOCKING,  BLOCKING
-                WORKFLOW, BLOCKING,  STREAMING, BLOCKING
-                WORKFLOW, STREAMING, BLOCKING,  STREAMING
-                CHATFLOW, AUTO,      -,         STREAMING
-                CHATFLOW, AUTO,      BLOCKING,  STREAMING
-                CHATFLOW, BLOCKING,  -,         BLOCKING
-                CHATFLOW, STREAMING, -,         STREAMING
+                app,      server, asked,     earlier,   mode
+                WORKFLOW, 1.14.2, AUTO,      -,         BLOCKING
+                WORKFLOW, 1.14.2, AUTO,      STREAMING, STREAMING
+                WORKFLOW, 1.14.2, AUTO,      BLOCKING,  BLOCKING
+                WORKFLOW, 1.14.2, BLOCKING,  STREAMING, BLOCKING
+                WORKFLOW, 1.14.2, STREAMING, BLOCKING,  STREAMING
+                WORKFLOW, 1.9.2,  AUTO,      -,         BLOCKING
+                CHATFLOW, 1.14.2, AUTO,      -,         STREAMING
+                CHATFLOW, 1.14.2, AUTO,      BLOCKING,  STREAMING
+                CHATFLOW, 1.14.2, BLOCKING,  -,         BLOCKING
+                CHATFLOW, 1.14.2, STREAMING, -,         STREAMING
+                CHATFLOW, 1.11.0, AUTO,      -,         STREAMING
+                CHATFLOW, 1.10.1, AUTO,      -,         BLOCKING
+                CHATFLOW, 1.9.2,  AUTO,      -,         BLOCKING
+                CHATFLOW, 1.9.2,  AUTO,      STREAMING, STREAMING
+                CHATFLOW, 1.9.2,  STREAMING, -,         STREAMING
                 """)
-        void startsWithTheModeAskedForOrUsedBeforeOrSuitedToTheApp(AppKind app, Mode asked, Mode earlier, Mode mode) {
-            assertEquals(mode, new ModePolicy(asked, Optional.ofNullable(earlier), app, "1.14.2").mode());
+        void startsWithTheModeAskedForOrUsedBeforeOrSuitedToTheApp(AppKind app, String server, Mode asked,
+                Mode earlier, Mode mode) {
+            assertEquals(mode, new ModePolicy(asked, Optional.ofNullable(earlier), app, server).mode());
         }
 
         /// Answers after that many seconds: `504/60`; `refused` in a stream.
