@@ -4832,12 +4832,19 @@ final class DifyExec implements Runnable {
             return list("/conversations?limit=20&user=" + user, conversation ->
                     !conversation.path("id").asText("").isEmpty() && sent.matches(conversation.path("inputs")))
                     .then(conversations -> conversations.isEmpty() ? new Reply.Got<>(Optional.empty())
-                            : list("/messages?limit=20&user=" + user + "&conversation_id="
-                                    + encoded(conversations.getFirst().path("id").asText()),
-                                    message -> sent.matches(message.path("inputs"), message.path("query")))
-                                    .then(messages -> messages.isEmpty() ? new Reply.NotGot<>(
-                                            Response.Refused.unexpected("a conversation without a message"))
-                                            : new Reply.Got<>(Optional.of(messages.getFirst()))));
+                            : messageOf(conversations.getFirst().path("id").asText(), sent).then(message ->
+                                    new Reply.Got<>(Optional.of(message))));
+        }
+
+        /// A message of another conversation is passed over, whatever its list was asked for.
+        private Reply<JsonNode> messageOf(String conversation, SentInputs sent) {
+            return list("/messages?limit=20&user=" + encoded(sent.user()) + "&conversation_id=" + encoded(conversation),
+                    message -> sent.matches(message.path("inputs"), message.path("query")))
+                    .then(messages -> messages.stream()
+                            .filter(message -> message.path("conversation_id").asText(conversation).equals(conversation))
+                            .findFirst().<Reply<JsonNode>>map(Reply.Got::new)
+                            .orElseGet(() -> new Reply.NotGot<>(
+                                    Response.Refused.unexpected("a conversation without a message"))));
         }
 
         /// The entries of a list that is whole and holds this request's alone. Any other answer proves nothing.

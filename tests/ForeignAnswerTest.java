@@ -124,7 +124,8 @@ final class ForeignAnswerTest extends WholeCommand {
         @ParameterizedTest
         @ValueSource(strings = {"", "{}", "[]", "null", "{'data':null}", "{'data':[],'has_more':true}", "{'data':[{}]}",
                 "{'data':[{'id':'m','query':'another question','answer':'Theirs.','status':'normal'}]}",
-                "{'data':[{'id':'m','query':'text 1','inputs':{'id':'another row'},'answer':'Theirs.'}]}"})
+                "{'data':[{'id':'m','query':'text 1','inputs':{'id':'another row'},'answer':'Theirs.'}]}",
+                "{'data':[{'id':'m','conversation_id':'d','query':'text 1','inputs':{'id':'1'},'answer':'Theirs.'}]}"})
         void ofAMessageIgnoresThatOfAnotherRow(String messages) throws IOException {
             var dify = new Looked(true, "1.16.0", (path, _) -> path.equals("/conversations")
                     ? text("{'data':[{'id':'c','inputs':{'id':'1'}}]}") : text(messages));
@@ -136,11 +137,13 @@ final class ForeignAnswerTest extends WholeCommand {
             assertEquals(1, dify.sent.size());
         }
 
-        @Test
-        void ofAMessageUsesTheRowsOwn() throws IOException {
+        @ParameterizedTest
+        @ValueSource(strings = {"", "{'id':'l','conversation_id':'d','query':'text 1','answer':'Theirs.','status':'normal'},"})
+        void ofAMessageUsesTheRowsOwn(String foreign) throws IOException {
             var dify = new Looked(true, "1.16.0", (path, _) -> path.equals("/conversations")
                     ? text("{'data':[{'id':'c','inputs':{'id':'1'}}],'has_more':false}")
-                    : text("{'data':[{'id':'m','query':'text 1','inputs':{'id':'1'},'answer':'Mine.','status':'normal'}]}"));
+                    : text("{'data':[" + foreign + "{'id':'m','conversation_id':'c','query':'text 1','inputs':{'id':'1'},"
+                            + "'answer':'Mine.','status':'normal'}]}"));
 
             assertEquals(0, dify.run(1).code());
             assertEquals("Mine.", result("1").at("/outputs/answer").asText());
