@@ -1954,9 +1954,9 @@ final class DifyExec implements Runnable {
                         .registerConverter(Character.class, Converters::delimiter)
                         .registerConverter(Long.class, text -> number(text, 1))
                         .registerConverter(int.class, text -> (int) Math.min(Integer.MAX_VALUE, number(text, 0)))
-                        .registerConverter(Pace.Rate.class, Pace.Rate::of)
-                        .registerConverter(Limits.Ceiling.class, Limits.Ceiling::of)
-                        .registerConverter(BigDecimal.class, Limits::amount);
+                        .registerConverter(Pace.Rate.class, Converters::rate)
+                        .registerConverter(Limits.Ceiling.class, Converters::ceiling)
+                        .registerConverter(BigDecimal.class, Converters::amount);
             }
 
             /// `90`, `1.5`, `90s`, `2m`, `1h`, `500ms`; a bare number is seconds.
@@ -2008,6 +2008,31 @@ final class DifyExec implements Runnable {
                 if (!text.strip().matches("\\d{1,15}") || Long.parseLong(text.strip()) < least)
                     throw new TypeConversionException("must be a whole number, at least " + least);
                 return Long.parseLong(text.strip());
+            }
+
+            static Pace.Rate rate(String text) {
+                var match = Pattern.compile("(\\d{1,6}(?:\\.\\d{1,3})?)/([smh])").matcher(text.strip());
+                if (!match.matches() || new BigDecimal(match.group(1)).signum() == 0)
+                    throw new TypeConversionException("not a rate like 10/s, 90/m or 500/h");
+                var unit = Duration.parse("PT1" + match.group(2));
+                return new Pace.Rate(Duration.ofNanos(BigDecimal.valueOf(unit.toNanos())
+                        .divide(new BigDecimal(match.group(1)), RoundingMode.HALF_UP).longValue()));
+            }
+
+            static Limits.Ceiling ceiling(String text) {
+                if (text.strip().equals("off")) return new Limits.Ceiling(Long.MAX_VALUE, 1);
+                var match = Pattern.compile("(\\d{1,9})(%?)").matcher(text.strip());
+                long number = match.matches() ? Long.parseLong(match.group(1)) : 0;
+                if (number < 1 || !match.group(2).isEmpty() && number > 100)
+                    throw new TypeConversionException("not a number of rows (20), a share (5%) or off");
+                return match.group(2).isEmpty() ? new Limits.Ceiling(number, 1) : new Limits.Ceiling(0, number / 100.0);
+            }
+
+            /// An amount of money, in the currency that Dify reports.
+            private static BigDecimal amount(String text) {
+                if (!text.strip().matches("\\d{1,12}(\\.\\d{1,12})?") || new BigDecimal(text.strip()).signum() == 0)
+                    throw new TypeConversionException("not an amount above zero (like 5 or 0.5)");
+                return new BigDecimal(text.strip());
             }
         }
     }
@@ -9404,16 +9429,8 @@ final class DifyExec implements Runnable {
             return Collections.max(List.of(nextStart, nextByRate, pausedUntil));
         }
 
-        record Rate(Duration interval) {
-            static Rate of(String text) {
-                var match = Pattern.compile("(\\d{1,6}(?:\\.\\d{1,3})?)/([smh])").matcher(text.strip());
-                if (!match.matches() || new BigDecimal(match.group(1)).signum() == 0)
-                    throw new TypeConversionException("not a rate like 10/s, 90/m or 500/h");
-                var unit = Duration.parse("PT1" + match.group(2));
-                return new Rate(Duration.ofNanos(BigDecimal.valueOf(unit.toNanos())
-                        .divide(new BigDecimal(match.group(1)), RoundingMode.HALF_UP).longValue()));
-            }
-        }
+        /// At most one start per `interval`.
+        record Rate(Duration interval) {}
     }
 
     /// Whether the server answers. After five failures in a row, nothing starts but one probe at a time.
@@ -9543,13 +9560,6 @@ final class DifyExec implements Runnable {
                     + (total.stripTrailingZeros().toPlainString() + " " + currencies).strip() + " spent", CONTINUE));
         }
 
-        /// An amount of money, in the currency that Dify reports.
-        static BigDecimal amount(String text) {
-            if (!text.strip().matches("\\d{1,12}(\\.\\d{1,12})?") || new BigDecimal(text.strip()).signum() == 0)
-                throw new TypeConversionException("not an amount above zero (like 5 or 0.5)");
-            return new BigDecimal(text.strip());
-        }
-
         Optional<Stop> costUnseen(Mode mode) {
             return maxCost == null || mode != Mode.BLOCKING ? Optional.empty()
                     : Optional.of(Stop.early("--max-cost does not work here: this server refuses streams, and only "
@@ -9561,15 +9571,6 @@ final class DifyExec implements Runnable {
             boolean isReached(long failed, long ended) {
                 return count > 0 ? failed >= count
                         : ended >= FIRST && (failed > share * ended || failed == ended);
-            }
-
-            static Ceiling of(String text) {
-                if (text.strip().equals("off")) return new Ceiling(Long.MAX_VALUE, 1);
-                var match = Pattern.compile("(\\d{1,9})(%?)").matcher(text.strip());
-                long number = match.matches() ? Long.parseLong(match.group(1)) : 0;
-                if (number < 1 || !match.group(2).isEmpty() && number > 100)
-                    throw new TypeConversionException("not a number of rows (20), a share (5%) or off");
-                return match.group(2).isEmpty() ? new Ceiling(number, 1) : new Ceiling(0, number / 100.0);
             }
         }
     }

@@ -247,13 +247,13 @@ final class OptionsTest {
                 100%, 20,     20,    true
                 """)
         void aCeilingIsANumberOrAShareFromTwentyRowsOn(String text, long failed, long ended, boolean reached) {
-            assertEquals(reached, Ceiling.of(text).isReached(failed, ended));
+            assertEquals(reached, CommandLines.Converters.ceiling(text).isReached(failed, ended));
         }
 
         @ParameterizedTest
         @ValueSource(strings = {"", "0", "-1", "0%", "101%", "1.5%", "5 %", "%", "many", "9999999999"})
         void anInvalidCeilingIsRefused(String text) {
-            assertThrows(CommandLine.TypeConversionException.class, () -> Ceiling.of(text));
+            assertThrows(CommandLine.TypeConversionException.class, () -> CommandLines.Converters.ceiling(text));
         }
 
         @ParameterizedTest
@@ -266,13 +266,13 @@ final class OptionsTest {
                 ' 1/h ',   3600000
                 """)
         void aRateIsTheTimeBetweenTwoStarts(String text, long millis) {
-            assertEquals(Duration.ofMillis(millis), Rate.of(text).interval());
+            assertEquals(Duration.ofMillis(millis), CommandLines.Converters.rate(text).interval());
         }
 
         @ParameterizedTest
         @ValueSource(strings = {"", "10", "0/s", "0.0/m", "-1/s", "10/d", "ten/s", "10 /s", "1/0"})
         void anInvalidRateIsRefused(String text) {
-            assertThrows(CommandLine.TypeConversionException.class, () -> Rate.of(text));
+            assertThrows(CommandLine.TypeConversionException.class, () -> CommandLines.Converters.rate(text));
         }
 
         @ParameterizedTest
