@@ -514,7 +514,7 @@ final class DifyExec implements Runnable {
         }
 
         private Attempt attempt(Row row, ServerInfo server) {
-            var user = Objects.requireNonNullElse(setup.dify.user, "difyexec-0123456789abcdef-1");
+            var user = setup.dify.user + "-0123456789abcdef-1";
             var modes = new ModePolicy(setup.dify.mode, Optional.empty(), server.kind(), server.version());
             return new Attempt(0, row, Attempt.Tries.NONE, user, modes.mode(), row.hash(), Instant.EPOCH, false);
         }
@@ -1650,8 +1650,6 @@ final class DifyExec implements Runnable {
 
         private Finding byName(ObjectNode sent) {
             var user = text(sent, "user");
-            if (!Attempt.Names.isUnique(user)) return finding(Kind.NOT_VERIFIABLE, sent,
-                    "its user is not its own");
             boolean isListed = isChat || Release.of(text(sent, "server")).listing() == Release.Listing.FROM_START;
             return ask(sent, (isChat ? "/conversations?limit=20&user="
                     : "/workflows/logs?limit=20&created_by_end_user_session_id=")
@@ -2097,6 +2095,9 @@ final class DifyExec implements Runnable {
             if (!zero.isEmpty()) throw new Unusable(zero + " 0: must be greater than zero");
             if (dify.envFile != null && !Files.isRegularFile(dify.envFile))
                 throw new Unusable("--env-file " + dify.envFile + ": no such file");
+            if (!Attempt.Names.isUsable(dify.user))
+                throw new Unusable("--user " + Text.shell(Text.text(dify.user, 20))
+                        + ": must have at most 200 characters and no control characters");
         }
 
         /// Reads the input as it was chosen for the batch of these files.
@@ -2151,9 +2152,9 @@ final class DifyExec implements Runnable {
                     description = "Skip the workflow's form and send every cell as text.")
             boolean noCheck;
 
-            @Option(names = "--user", paramLabel = "NAME", hidden = true,
-                    description = "Send this Dify user instead of one per attempt; interrupted runs can then not be "
-                            + "looked up.")
+            @Option(names = "--user", paramLabel = "NAME", defaultValue = "difyexec", hidden = true,
+                    description = "Begin the Dify user of each attempt with this name (default: "
+                            + "${DEFAULT-VALUE}).")
             String user;
 
             /// The key never comes from an option: everyone on the machine can see a command line.
@@ -3777,11 +3778,6 @@ final class DifyExec implements Runnable {
         private void look(Unresolved unresolved) {
             if (hasEnded(unresolved)) return;
             var now = clock.instant();
-            if (unresolved.run().isEmpty() && !Attempt.Names.isUnique(unresolved.attempt().user())) {
-                agenda.release(unresolved);
-                act(unresolved, lookUpRules.step(unresolved, new LookUpResult.Absent(), here(unresolved), now));
-                return;
-            }
             looking++;
             health.started();
             if (unresolved.stopsFirst())
@@ -4821,22 +4817,20 @@ final class DifyExec implements Runnable {
         LookUpResult look(Unresolved unresolved, Map<String, Value> values) {
             var user = unresolved.attempt().user();
             var sent = new SentInputs(user, values);
-            boolean isUnique = Attempt.Names.isUnique(user);
             if (unresolved.stopsFirst()) stop(unresolved.run().get(), user);
             if (unresolved.run().isEmpty()) return byName(sent);
             var run = unresolved.run().get();
             var found = detail(run, sent);
             boolean isMadeUp = unresolved.is(Symptom.UNCONFIRMED) || unresolved.is(Symptom.CONTRADICTED)
                     || run.isMadeUp();
-            if (isUnique && (found == LookUpResult.FOREIGN || isMadeUp && found instanceof LookUpResult.Absent)) {
+            if (found == LookUpResult.FOREIGN || isMadeUp && found instanceof LookUpResult.Absent) {
                 var own = byName(sent);
                 return own.isThere() || found instanceof LookUpResult.Absent ? own : found;
             }
             if (!isChat() || !(found instanceof LookUpResult.Ended(var ran))
                     || !ran.status().isSuccess()) return found;
             // a success with the answer that people see: moderation may have replaced it in the message
-            return !isUnique ? RunReader.withMessage(found, Optional.empty())
-                    : found(message(sent), message -> RunReader.withMessage(found, message));
+            return found(message(sent), message -> RunReader.withMessage(found, message));
         }
 
         private LookUpResult byName(SentInputs sent) {
@@ -5088,12 +5082,12 @@ final class DifyExec implements Runnable {
                 return matches(inputs, inputs.path("sys.query"));
             }
 
-            /// Whether a run with these inputs may be this request's. A unique user proves it. Of the values, only text
-            /// comes back as it was sent: Dify converts the others, and drops those that the workflow does not declare.
+            /// Whether a run with these inputs may be this request's. The user decides, because no other attempt has
+            /// it. Of the values, only text comes back as it was sent: Dify converts the others, and drops those that
+            /// the workflow does not declare.
             boolean matches(JsonNode inputs, JsonNode query) {
                 var stored = inputs.path("sys.user_id");
-                if (stored.isTextual() && (!stored.asText().equals(user) || Attempt.Names.isUnique(user)))
-                    return stored.asText().equals(user);
+                if (stored.isTextual()) return stored.asText().equals(user);
                 return values.entrySet().stream().allMatch(each -> switch (each.getValue()) {
                     case Value.Str(var text) -> isSame(text, inputs.path(each.getKey()));
                     case Value.Query(var text) -> isSame(text, query);
@@ -6379,7 +6373,6 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// With a fixed `--user`, events belong to the last attempt.
             List<Trace> traces(int entry) throws IOException {
                 var offsets = batch.offsets();
                 var events = new LinkedList<Event>();
@@ -9179,8 +9172,6 @@ final class DifyExec implements Runnable {
             var known = unresolved.run().filter(run -> !run.isMadeUp());
             if (known.isPresent())
                 return waited(unresolved, "the server has no run " + known.get().id() + " any more", now);
-            if (!Attempt.Names.isUnique(unresolved.attempt().user()))
-                return unknown(unresolved, "with --user, runs cannot be found by name");
             if (listing == Release.Listing.FROM_START || listing == Release.Listing.WITHOUT_END)
                 return now.isBefore(unresolved.since().plus(limits.settle(unresolved.attempt().mode())))
                         ? new Step.LookAgain(unresolved.with(unresolved.state().later(now, false)))
@@ -9761,26 +9752,27 @@ final class DifyExec implements Runnable {
 
         /// Makes the user of each attempt: unique, so that a run found under it belongs to this attempt.
         static final class Names {
-            private static final Pattern UNIQUE = Pattern.compile("difyexec-[0-9a-f]{16}-\\d+");
+            /// Dify accepts users of up to 255 characters. The hexadecimal digits, two hyphens and the counter follow.
+            private static final int LONGEST = 200;
 
-            private final String fixed, prefix = "difyexec-%016x-".formatted(new SecureRandom().nextLong());
+            private final String prefix;
             private long count = 0;
 
-            Names(String fixed) {
-                this.fixed = fixed == null ? "" : fixed;
+            Names(String name) {
+                prefix = "%s-%016x-".formatted(name, new SecureRandom().nextLong());
+            }
+
+            static boolean isUsable(String name) {
+                return name.length() <= LONGEST && name.chars().noneMatch(Character::isISOControl);
             }
 
             String next() {
                 count++;
-                return fixed.isEmpty() ? prefix + count : fixed;
+                return prefix + count;
             }
 
             long count() {
                 return count;
-            }
-
-            static boolean isUnique(String user) {
-                return UNIQUE.matcher(user).matches();
             }
         }
     }

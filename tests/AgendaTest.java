@@ -93,8 +93,8 @@ final class AgendaTest {
     class TheNames {
         @Test
         void noTwoAttemptsOfTwoStartsShareAUser() {
-            var first = new Names(null);
-            var second = new Names("");
+            var first = new Names("difyexec");
+            var second = new Names("difyexec");
 
             var users = Stream.of(first.next(), first.next(), second.next()).toList();
 
@@ -103,12 +103,22 @@ final class AgendaTest {
         }
 
         @Test
-        void aFixedUserIsUsedAsIs() {
+        void aNameIsOnlyThePrefixOfEachUser() {
             var names = new Names("nightly");
 
-            assertEquals("nightly", names.next());
-            assertEquals(1, names.count());
-            assertFalse(Names.isUnique("nightly"));
+            assertTrue(names.next().matches("nightly-[0-9a-f]{16}-1"));
+            assertTrue(names.next().matches("nightly-[0-9a-f]{16}-2"));
+            assertEquals(2, names.count());
+        }
+
+        /// Dify 1.9 to 1.16 answer 500 to a user of more than 255 characters.
+        @Test
+        void aNameLeavesRoomForTheRestOfTheUser() {
+            var longest = "n".repeat(200);
+
+            assertTrue(Names.isUsable(longest) && new Names(longest).next().length() + 18 <= 255);
+            assertFalse(Names.isUsable(longest + "n"));
+            assertFalse(Names.isUsable("a\0b"));
         }
     }
 

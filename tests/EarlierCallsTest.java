@@ -69,26 +69,6 @@ final class EarlierCallsTest {
         }
 
         @Test
-        void aFailedRunIsNotMistakenForAStoppedOneOfTheSameUser() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            scene.user = "nightly";
-            scene.mode = Mode.STREAMING;
-            scene.interruptAfter(seconds(1));
-            scene.answer = (attempt, listener) -> scene.untilStopped(run("run-" + attempt.row().id()), listener);
-            scene.play();
-            var next = Scene.of(folder, "a", "b");
-            next.user = "nightly";
-            next.mode = Mode.STREAMING;
-            next.answer = next.streamed("run-8", seconds(1), succeeded("run-8"));
-            next.crash(1);
-            next.found = _ -> ended(failed("no such city"));
-
-            next.play();
-
-            assertEquals(List.of("interrupted", "failed"), next.outcomes("a"));
-        }
-
-        @Test
         void anAttemptLeftOpenIsLookedUpBeforeItsRowMayRun() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.crash(1);

@@ -746,17 +746,17 @@ final class EngineTest {
         }
 
         @Test
-        void withAFixedUserACutRunIsUnknown() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
+        void withANameOfItsOwnACutRunIsLookedUp() throws Exception {
+            var scene = Scene.of(folder, "a");
             scene.user = "nightly";
-            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-b"));
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER));
+            scene.found = _ -> ended(succeeded("run-7"));
 
             scene.play();
 
-            assertEquals("nightly", scene.sent.getFirst().user());
-            assertEquals(List.of("unknown"), scene.outcomes("a"));
-            assertTrue(scene.world.passed().compareTo(seconds(1)) < 0, "b waits for a run that nobody can find");
-            assertTrue(scene.error("a").contains("--user"), scene.error("a"));
+            assertEquals(List.of("succeeded"), scene.outcomes("a"));
+            assertEquals(scene.sent.getFirst().user(), scene.looked.getFirst().attempt().user());
+            assertTrue(scene.sent.getFirst().user().startsWith("nightly-"), scene.sent.getFirst().user());
         }
 
         @Test

@@ -373,7 +373,7 @@ final class Given {
         boolean inRealTime = false;
         LineFile.Disk disk = (_, _) -> {};
         AppKind app = AppKind.WORKFLOW;
-        String server = "1.14.2", user = null;
+        String server = "1.14.2", user = "difyexec";
         boolean resendUnknown = false, rebuild = false;
         int slots = 1, busy = 0, busiest = 0, looking = 0, mostLooks = 0;
         Engine engine;

@@ -636,30 +636,26 @@ final class RulesTest {
             assertEquals(step, word(lookUpRules(resend).step(unresolved(symptom), found, HERE, now), now));
         }
 
-        @ParameterizedTest(name = "{0}, {1}, by name: {2}, nothing found after {3} s")
+        @ParameterizedTest(name = "{0}, {1}, nothing found after {2} s")
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                listing,    mode,      name,  seconds, step
-                FROM_START, BLOCKING,  own,   29,      look
-                FROM_START, BLOCKING,  own,   30,      'not_started, recheck 1'
-                FROM_START, STREAMING, own,   299,     look
-                FROM_START, STREAMING, own,   300,     'not_started, recheck 1'
-                AT_END,     BLOCKING,  own,   299,     look
-                AT_END,     BLOCKING,  own,   300,     unknown
-                AT_END,     STREAMING, own,   0,       unknown
-                NOT_KNOWN,  BLOCKING,  own,   299,     look
-                NOT_KNOWN,  BLOCKING,  own,   300,     unknown
-                NOT_KNOWN,  STREAMING, own,   299,     look
-                NOT_KNOWN,  STREAMING, own,   300,     unknown
-                FROM_START, BLOCKING,  fixed, 300,     unknown
-                FROM_START, STREAMING, fixed, 0,       unknown
+                listing,    mode,      seconds, step
+                FROM_START, BLOCKING,  29,      look
+                FROM_START, BLOCKING,  30,      'not_started, recheck 1'
+                FROM_START, STREAMING, 299,     look
+                FROM_START, STREAMING, 300,     'not_started, recheck 1'
+                AT_END,     BLOCKING,  299,     look
+                AT_END,     BLOCKING,  300,     unknown
+                AT_END,     STREAMING, 0,       unknown
+                NOT_KNOWN,  BLOCKING,  299,     look
+                NOT_KNOWN,  BLOCKING,  300,     unknown
+                NOT_KNOWN,  STREAMING, 299,     look
+                NOT_KNOWN,  STREAMING, 300,     unknown
                 """)
         void anAttemptWithoutATraceIsSentAgainOnlyIfThatProvesItNeverStarted(Listing listing,
-                Mode mode, String name, long seconds, String step) {
-            var own = attempt(mode, Tries.NONE);
-            var asked = Given.sent(1, own.row(), own.tries(), name.equals("own") ? own.user() : "nightly",
-                    mode, own.cells(), NOON);
+                Mode mode, long seconds, String step) {
+            var unresolved = unresolved(Symptom.NO_ANSWER, attempt(mode, Tries.NONE), false);
 
-            assertEquals(step, step(unresolved(Symptom.NO_ANSWER, asked, false), ABSENT, listing, seconds));
+            assertEquals(step, step(unresolved, ABSENT, listing, seconds));
         }
 
         @ParameterizedTest(name = "{0}, {1}, is over: {2}, after {3} s")
@@ -905,9 +901,10 @@ final class RulesTest {
         @Test
         void aRunPaidTwiceOnRequestCountsAsUnseenOnlyIfUnknown() {
             for (boolean known : new boolean[] {true, false}) {
-                var unresolved = unresolved(Symptom.CRASH, earlier("nightly"), known);
+                var unresolved = unresolved(Symptom.CRASH, earlier("u-1"), known);
 
-                var step = (Step.Close) lookUpRules(true).step(unresolved, ABSENT, HERE, NOON.plusSeconds(301));
+                var here = new Here(Listing.AT_END, false, false);
+                var step = (Step.Close) lookUpRules(true).step(unresolved, ABSENT, here, NOON.plusSeconds(301));
 
                 assertEquals("resent", step.end());
                 assertEquals(known, step.seen().run().isPresent());

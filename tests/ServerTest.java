@@ -958,27 +958,25 @@ class ServerTest {
         /// The id of the `made-up` end leads nowhere. A mixed-up stream started with `r`; its own run is `own`.
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                symptom,      user is unique, listed, r is,      found
-                UNCONFIRMED,  true,           own,    succeeded, succeeded r
-                UNCONFIRMED,  true,           own,    ,          failed own
-                UNCONFIRMED,  true,           ,       ,          absent
-                UNCONFIRMED,  false,          own,    ,          absent
-                CONTRADICTED, true,           own,    another's, failed own
-                CONTRADICTED, true,           ,       another's, no answer
-                CONTRADICTED, false,          own,    succeeded, succeeded r
-                CUT,          true,           own,    succeeded, succeeded r
-                CUT,          true,           own,    ,          absent
-                CRASH,        true,           own,    ,          failed own
-                CRASH,        true,           ,       ,          absent
+                symptom,      listed, r is,      found
+                UNCONFIRMED,  own,    succeeded, succeeded r
+                UNCONFIRMED,  own,    ,          failed own
+                UNCONFIRMED,  ,       ,          absent
+                CONTRADICTED, own,    another's, failed own
+                CONTRADICTED, ,       another's, no answer
+                CUT,          own,    succeeded, succeeded r
+                CUT,          own,    ,          absent
+                CRASH,        own,    ,          failed own
+                CRASH,        ,       ,          absent
                 """)
-        void aRunIsMatchedByItsIdAndItsName(Symptom symptom, boolean unique, String listed,
-                String status, String expected) {
+        void aRunIsMatchedByItsIdAndItsName(Symptom symptom, String listed, String status,
+                String expected) {
             stored("r", Objects.toString(status, ""));
             stored("own", "failed");
             listed(listed == null ? new String[0] : new String[] {listed});
 
             try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
-                var found = ServerTest.look(client, unresolved(unique ? USER : "nightly", Optional.of(new RunRef("r",
+                var found = ServerTest.look(client, unresolved(USER, Optional.of(new RunRef("r",
                         symptom == Symptom.CRASH ? "r" : "")), symptom)); // one made-up id for both
 
                 assertEquals(expected, (found.word() + found.run().map(run -> " " + run.id()).orElse("")));

@@ -169,7 +169,7 @@ final class VerifyTest extends WholeCommand {
         void countsWhatTheServerCannotShowAsNotVerifiable() throws IOException {
             var settings = start("--dify", "1.9.2");
             csv("id,text", "1,one", "2,[drop-before!] two");
-            call(settings, typed("run", "--mode", "streaming", "--user", "fixed", "--max-retries", "0"));
+            call(settings, typed("run", "--mode", "streaming", "--max-retries", "0"));
 
             var call = verify(settings);
 
