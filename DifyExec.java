@@ -547,10 +547,13 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws Exception {
             setup.check();
-            var files = Verification.Evidence.of(BatchFiles.of(results.file));
+            var batch = BatchFiles.of(results.file);
+            var files = Verification.Evidence.of(batch);
             long start = System.nanoTime();
             try (var dify = setup.connect(null, null, Verification.AT_ONCE, setup.err())) {
-                var server = dify.greet("");
+                var origin = Origin.of(batch);
+                var server = dify.greet(origin, "");
+                dify.identify(origin, server.kind(), "");
                 var ids = files.ids(sample, seed);
                 var found = new Verification(files, dify.client(), server.kind() == AppKind.CHATFLOW,
                         Optional.ofNullable(rate)).about(ids, setup.err());
@@ -1290,15 +1293,18 @@ final class DifyExec implements Runnable {
             if (demo.version == null && view.isEmpty() && out.progress != Progress.Style.OFF)
                 err.println("Connecting to " + setup.dify.baseUrl.getHost() + " …");
             announceResumption(wanted);
-            var server = dify.greet(batch, "; " + Text.count(wanted.rows(), "row is", "rows are")
-                    + " still pending, nothing was sent");
+            var origin = Origin.of(batch.files());
+            var left = "; " + Text.count(wanted.rows(), "row is", "rows are") + " still pending, nothing was sent";
+            var server = dify.greet(origin, left);
+            var app = dify.identify(origin, server.kind(), left);
             var sender = new Sender(dify.client().to(server.kind()), checked(wanted, dify, server),
                     Optional.ofNullable(out.saveFiles));
-            var terms = terms(batch.history(), server, dify.judge());
-            writer.record(SessionEvent.of(batch, dify.access().name(), server.app(), server.version(),
+            var modes = batch.history().route(mode(), server.kind(), server.version(), app.isAssumed());
+            var terms = terms(modes, dify.judge());
+            writer.record(SessionEvent.of(batch, dify.access().name(), app, server.version(),
                     String.join(" ", setup.next().words()), asked.force() || asked.rerunChanged()
                             || asked.resendUnknown())
-                    .with(Instant.now(), terms.modes().mode(), mode() == Mode.AUTO));
+                    .with(Instant.now(), modes.mode(), mode() == Mode.AUTO));
             var engine = new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender,
                     view.orElseGet(() -> new Progress(err, out.progress))));
             var stop = engine.runUntilWritten();
@@ -1349,11 +1355,11 @@ final class DifyExec implements Runnable {
                             : "fix the rows, or use --no-check to send all cells as text"));
         }
 
-        private Engine.Terms terms(History history, ServerInfo server, Judge judge) {
+        private Engine.Terms terms(ModePolicy modes, Judge judge) {
             var grace = view.isPresent() ? Duration.ZERO : setup.retrying.grace; // Ctrl-C means this run, at once
             return new Engine.Terms(judge, new Limits(pace.maxFailures, pace.maxTokens, pace.maxCost, grace,
                     setup.dify.timeout, setup.retrying.settle), new Pace(pace.concurrency(), pace.wait, pace.rate),
-                    history.route(mode(), server.kind(), server.version()), new Attempt.Names(setup.dify.user));
+                    modes, new Attempt.Names(setup.dify.user));
         }
 
         /// Prices and a view need a stream.
@@ -2152,6 +2158,10 @@ final class DifyExec implements Runnable {
                     description = "Skip the workflow's form and send every cell as text.")
             boolean noCheck;
 
+            @Option(names = "--same-app", hidden = true,
+                    description = "Continue with another key of the batch's app though none of its runs is found.")
+            boolean sameApp;
+
             @Option(names = "--user", paramLabel = "NAME", defaultValue = "difyexec", hidden = true,
                     description = "Begin the Dify user of each attempt with this name (default: "
                             + "${DEFAULT-VALUE}).")
@@ -2225,12 +2235,26 @@ final class DifyExec implements Runnable {
             return new FirstExchange(client, judge, err).server(left);
         }
 
-        /// A batch stays with the server and the app that it started with.
-        ServerInfo greet(Batch batch, String left) throws InterruptedException {
-            batch.refuseOtherServer(access.name(), "");
-            var met = greet(left);
-            batch.refuseOtherServer(access.name(), met.app());
-            return met;
+        /// Asks the server that a batch started with.
+        ServerInfo greet(Origin origin, String left) throws InterruptedException, IOException {
+            origin.requireServer(access.name());
+            return greet(left);
+        }
+
+        /// Requires the app that the batch started with: it has the recorded hash, or one of the recorded runs. With
+        /// `--same-app` the user answers for it.
+        AppClaim identify(Origin origin, AppKind kind, String left) throws InterruptedException, IOException {
+            boolean isAssumed = false, isSame = !origin.sessions().isEmpty();
+            var exchange = new FirstExchange(client.to(kind), judge, err);
+            for (var session : origin.sessions()) {
+                if (access.hasAppHash(session.appHash())) continue;
+                isSame = false;
+                var runs = origin.runs(session);
+                if (!runs.isSent() || exchange.knowsAny(runs.newest(), left)) continue;
+                if (!setup.dify.sameApp) throw origin.otherApp(runs);
+                isAssumed = true;
+            }
+            return new AppClaim(isSame ? origin.sessions().getLast().appHash() : access.appHash(), isAssumed);
         }
 
         /// The workflow's form, or text for every cell with `--no-check`.
@@ -2605,22 +2629,19 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
-        /// `results.jsonl: 20 rows · app demo, Dify 1.16.0 · version 3f2c…`
+        static String title(Batch batch) {
+            return batch.files().results().getFileName().toString();
+        }
+
+        /// `results.jsonl: 20 rows · Dify 1.16.0 · version 3f2c…`
         static String headline(Batch batch, Ansi paint) {
             var versions = batch.index().versions;
             return paint.bold(batch.files().results().toString()) + ": " + Text.number(batch.index().rows())
                     + (batch.index().rows() == 1 ? " row" : " rows") + paint.faint(batch.history().session
-                            .map(session -> " · " + Text.text("app " + session.app() + ", Dify "
-                                    + session.server(), 80))
+                            .map(session -> " · " + Text.text("Dify " + session.server(), 80))
                             .orElse("") + (versions.isEmpty() ? "" : versions.size() == 1 ? " · version "
                                     : " · versions ")
                             + Text.first(3, versions.stream().map(version -> Text.text(version, 40))));
-        }
-
-        /// The app's name, or else that of the results.
-        static String title(Batch batch) {
-            return batch.history().session.map(SessionEvent::app).filter(app -> !app.isBlank())
-                    .orElse(batch.files().results().getFileName().toString());
         }
 
         /// `  succeeded           19   95.0 %  █████████████████████████████`, without counts of zero.
@@ -2813,7 +2834,7 @@ final class DifyExec implements Runnable {
     record NextCall(String command, String start, Optional<String> input, Optional<String> output,
             List<String> words) {
         private static final Set<String> ONE_OFF = Set.of("--fresh", "--pending-only", "--on-finish", "--rebuild",
-                "--force", "--resend-unknown", "--rerun-changed", "--limit", "--ids", "--json", "--html", "--show",
+                "--same-app", "--force", "--resend-unknown", "--rerun-changed", "--limit", "--ids", "--json", "--html", "--show",
                 "--failed", "--raw", "--partial", "--input", "--output");
         private static final String FOR_SHELL =
                 "--(demo|base-url|workflow-id|files|no-check|user|env-file|timeout)\\b.*",
@@ -4454,6 +4475,13 @@ final class DifyExec implements Runnable {
             return new ServerInfo(info.path("name").asText(), kind, version);
         }
 
+        /// Whether the app has one of these runs. It is asked about one after the other.
+        boolean knowsAny(Collection<Origin.Recorded> runs, String left) throws InterruptedException {
+            for (var run : runs)
+                if (asked(() -> client.knows(run), _ -> true, left).orElseThrow()) return true;
+            return false;
+        }
+
         Optional<JsonNode> form() throws InterruptedException {
             // Dify's own refusals have a code; one without may be a proxy's, of this path alone
             return asked(() -> client.stored("/parameters"),
@@ -4462,7 +4490,7 @@ final class DifyExec implements Runnable {
         }
 
         /// @param isForAll whether the command cannot do without an answer in place of this response
-        private Optional<JsonNode> asked(Supplier<DifyClient.Reply<JsonNode>> question,
+        private <T> Optional<T> asked(Supplier<DifyClient.Reply<T>> question,
                 Predicate<Response> isForAll, String left) throws InterruptedException {
             for (int tries = 0; ; tries++)
                 switch (question.get()) {
@@ -4831,6 +4859,16 @@ final class DifyExec implements Runnable {
                     || !ran.status().isSuccess()) return found;
             // a success with the answer that people see: moderation may have replaced it in the message
             return found(message(sent), message -> RunReader.withMessage(found, message));
+        }
+
+        /// Whether the app has a run. Dify answers 404 for a run of another app (1.9: with empty fields), and lists no
+        /// conversation of another app's user.
+        Reply<Boolean> knows(Origin.Recorded run) {
+            var sent = new SentInputs(run.user(), Map.of());
+            var found = run.id().isEmpty() ? byName(sent) : detail(new RunRef(run.id(), ""), sent);
+            if (found == LookUpResult.FOREIGN) return new Reply.Got<>(false);
+            if (!(found instanceof LookUpResult.Silent(var response))) return new Reply.Got<>(found.isThere());
+            return response instanceof Response.TooLarge ? new Reply.Got<>(true) : new Reply.NotGot<>(response);
         }
 
         private LookUpResult byName(SentInputs sent) {
@@ -5754,23 +5792,6 @@ final class DifyExec implements Runnable {
                     + ")", "is it the right file? --force exports its rows anyway");
         }
 
-        /// A batch belongs to one app on one server: elsewhere its runs cannot be looked up, and would be paid twice.
-        void refuseOtherServer(String baseUrl, String app) {
-            history.session.filter(_ -> history.attempts > 0).ifPresent(before -> {
-                if (!before.baseUrl().equals(baseUrl)
-                        || !app.isEmpty() && !before.app().isEmpty() && !before.app().equals(app))
-                    throw new Unusable(files.log() + ": this batch was started with another app or server ("
-                            + place(before.app(), before.baseUrl()) + "), not this one (" + place(app, baseUrl)
-                            + ")", (before.baseUrl().equals("demo") ? "add --demo"
-                                    : "use that app's key")
-                            + ", or choose another -o");
-            });
-        }
-
-        private static String place(String app, String baseUrl) {
-            return baseUrl.equals("demo") ? "--demo" : app.isEmpty() ? baseUrl : app + " at " + baseUrl;
-        }
-
         List<Path> inputs() {
             return Stream.concat(csv.map(known -> known.file().input()).stream(),
                     history.input(files.results()).stream()).toList();
@@ -6085,16 +6106,25 @@ final class DifyExec implements Runnable {
         /// row may run; `RESENT` is not.
         enum State { RESENT, LOST, UNSETTLED, NOT_STARTED, OPEN }
 
-        record Sent(AttemptEvent event, String server, Optional<RunRef> run, State state) {
+        record Sent(AttemptEvent event, String server, Optional<RunRef> run, State state, boolean isElsewhere) {
+            Sent(AttemptEvent event, String server) {
+                this(event, server, Optional.empty(), State.OPEN, false);
+            }
+
             /// An `end` names no task; that of the same run is kept.
             Sent with(String run, String task) {
                 if (run.isEmpty()) return this;
                 var known = this.run.filter(ref -> task.isEmpty() && ref.id().equals(run));
-                return new Sent(event, server, known.or(() -> Optional.of(new RunRef(run, task))), state);
+                return new Sent(event, server, known.or(() -> Optional.of(new RunRef(run, task))), state, isElsewhere);
             }
 
             Sent as(State state) {
-                return new Sent(event, server, run, state);
+                return new Sent(event, server, run, state, isElsewhere);
+            }
+
+            /// Nothing shows that the app of later sessions is the one that got this attempt.
+            Sent elsewhere() {
+                return new Sent(event, server, run, state, true);
             }
 
             /// Edits of that time may be in the CSV by now.
@@ -6145,6 +6175,7 @@ final class DifyExec implements Runnable {
             updatedAt = Optional.of(started.t()); // the time since the last call does not count
             seen(started.t());
             if (started.auto()) mode = Optional.ofNullable(started.mode());
+            if (started.sameApp()) sent.values().forEach(row -> row.replaceAll(Sent::elsewhere));
         }
 
         private void seen(Instant now) {
@@ -6165,7 +6196,7 @@ final class DifyExec implements Runnable {
             remove(attempt.id(), one -> one.state() == State.NOT_STARTED).filter(one -> one.run().isEmpty())
                     .ifPresent(one -> add(one.as(State.RESENT)));
             remove(attempt.id(), one -> one.state() == State.UNSETTLED || one.state() == State.LOST);
-            add(new Sent(attempt, session.map(SessionEvent::server).orElse(""), Optional.empty(), State.OPEN));
+            add(new Sent(attempt, session.map(SessionEvent::server).orElse("")));
         }
 
         private void end(EndEvent end) {
@@ -6173,7 +6204,7 @@ final class DifyExec implements Runnable {
             spent.add(end.tokens(), end.price(), end.currency());
             var known = remove(end.id(), one -> one.event().user().equals(end.user()))
                     .orElseGet(() -> new Sent(new AttemptEvent(end.t(), end.id(), 0, end.user(), Mode.BLOCKING,
-                            end.cells(), end.edited()), "", Optional.empty(), State.OPEN)).with(end.run(), "");
+                            end.cells(), end.edited()), "")).with(end.run(), "");
             remove(end.id(), one -> one.state() == State.UNSETTLED);
             if (NOT_STARTED.contains(end.outcome())) add(known.as(State.NOT_STARTED));
             var status = end.status();
@@ -6304,10 +6335,14 @@ final class DifyExec implements Runnable {
         }
 
         /// The mode's policy for a server of this version. It knows which unresolved attempts went to other servers.
-        ModePolicy route(Mode asked, AppKind app, String version) {
+        ///
+        /// @param isAssumed whether only `--same-app` says that this app got them
+        ModePolicy route(Mode asked, AppKind app, String version, boolean isAssumed) {
             var route = new ModePolicy(asked, mode, app, version);
-            all(state -> state != State.RESENT)
-                    .forEach(one -> route.sentBefore(one.event().user(), one.server()));
+            all(state -> state != State.RESENT).forEach(one -> {
+                if (isAssumed || one.isElsewhere()) route.sentToUnknownApp(one.event().user());
+                else route.sentBefore(one.event().user(), one.server());
+            });
             return route;
         }
 
@@ -6315,6 +6350,88 @@ final class DifyExec implements Runnable {
             return object("count", missingFiles.values().stream().mapToInt(Integer::intValue).sum(),
                     "rows", missingFiles.size(),
                     "ids", missingFiles.keySet().stream().limit(3).map(index::id).toList());
+        }
+    }
+
+    // Batch: the app it belongs to
+
+    /// The server and the app of a batch's runs: elsewhere they cannot be looked up, and would be paid for twice. An
+    /// app's name shows nothing, because two apps may share one and an app can be renamed.
+    ///
+    /// @param sessions the last session on these files, or of each shard if they were merged since
+    record Origin(BatchFiles files, List<SessionEvent> sessions) {
+        private static final int MOST_RUNS = 3;
+
+        static Origin of(BatchFiles files) throws IOException {
+            var last = new LinkedHashMap<String, SessionEvent>();
+            for (var session : Event.sessions(files.log())) {
+                if (session.shard().isEmpty()) last.clear();
+                last.put(session.shard(), session);
+            }
+            return new Origin(files, List.copyOf(last.values()));
+        }
+
+        /// Refuses another server than that of the earlier sessions.
+        void requireServer(String name) throws IOException {
+            for (var session : sessions)
+                if (!session.baseUrl().equals(name) && runs(session).isSent())
+                    throw new Unusable(files.log() + ": this batch was started " + place(session.baseUrl()) + ", not "
+                            + place(name), (session.baseUrl().equals("demo") ? "add --demo"
+                            : "use that URL") + ", or choose another -o");
+        }
+
+        private static String place(String baseUrl) {
+            return baseUrl.equals("demo") ? "with --demo" : "on " + baseUrl;
+        }
+
+        Unusable otherApp(Runs runs) {
+            int asked = runs.newest().size();
+            return new Unusable(files.log() + ": this batch was started with another key, and "
+                    + (asked == 0 ? "no run is recorded that could show whether it is the same app's"
+                    : "this app has none of the last " + Text.count(asked, "recorded run")
+                            + ": it is another app, or its runs were deleted on the server"),
+                    "use the key of that app; if it is the same app, --same-app continues, "
+                            + "and rows whose runs are not found are then unknown");
+        }
+
+        /// A run that the files record. A blocking chatflow names none, but its message is found by its user.
+        record Recorded(String id, String user) {}
+
+        /// @param isSent whether the session's rows may have started a run
+        /// @param newest the newest runs; those with a result are preferred, because they took place for certain
+        record Runs(boolean isSent, Collection<Recorded> newest) {}
+
+        /// Reads what shows which app the session belongs to. Only a session with another key needs this.
+        Runs runs(SessionEvent session) throws IOException {
+            Predicate<String> isRow = session.shard().isEmpty() ? _ -> true : Shard.parse(session.shard())::holds;
+            var newest = new LinkedHashMap<String, Recorded>(); // by user
+            var madeUp = new HashSet<String>();
+            var isSent = new AtomicBoolean();
+            Event.scan(files.log(), (event, _) -> {
+                if (event instanceof AttemptEvent attempt && isRow.test(attempt.id())) isSent.set(true);
+                if (event instanceof RunEvent run && new RunRef(run.run(), run.task()).isMadeUp()) madeUp.add(run.run());
+                else if (event instanceof RunEvent run && isRow.test(run.id())) add(newest, run.run(), run.user());
+                if (event instanceof EndEvent end && isRow.test(end.id()) && !end.run().isEmpty()
+                        && !madeUp.contains(end.run())) add(newest, end.run(), end.user());
+            });
+            try (var lines = new Lines(files.results())) {
+                while (lines.next()) {
+                    var line = lines.<Line>read(Line.READER).filter(known -> isRow.test(known.id()));
+                    if (line.isPresent() && !line.get().user().isEmpty())
+                        add(newest, line.get().workflowRunId(), line.get().user());
+                }
+            }
+            return new Runs(isSent.get(), newest.values());
+        }
+
+        private static void add(LinkedHashMap<String, Recorded> newest, String run, String user) {
+            newest.putLast(user, new Recorded(run, user));
+            if (newest.size() > MOST_RUNS) newest.pollFirstEntry();
+        }
+
+        /// What a line of the results says about its run. Lines of the original tool have no user.
+        private record Line(String id, String workflowRunId, String user) {
+            static final ObjectReader READER = Lines.MAPPER.readerFor(Line.class);
         }
     }
 
@@ -6842,7 +6959,7 @@ final class DifyExec implements Runnable {
                         session.requireFormat(part.files.log());
                         Shards.requireSame(part.files, session, csv);
                         var last = history.session.orElse(session);
-                        if (!last.baseUrl().equals(session.baseUrl()) || !last.app().equals(session.app()))
+                        if (!last.baseUrl().equals(session.baseUrl()))
                             throw new Unusable(part.files.log()
                                     + ": ran another app, or on another server, than the other "
                                     + "shards", "only shards of one app can be merged");
@@ -7106,7 +7223,7 @@ final class DifyExec implements Runnable {
                 var line = object("id", attempt.row().id(), "status", SUCCESS, "inputs", attempt.row().inputs(),
                         "outputs", new RawValue(new String(ran.outputs(), UTF_8)),
                         "workflow_run_id", ran.ref().id(), "executed_at", Times.text(executedAt),
-                        "retry_count", attempt.tries().retries(),
+                        "retry_count", attempt.tries().retries(), "user", attempt.user(),
                         "workflow_status", ran.status() == Response.RunStatus.PARTIAL ? PARTIAL : "succeeded",
                         "workflow_id", ran.workflowId(), "elapsed_time", usage.seconds(),
                         "total_tokens", usage.tokens(), "total_steps", usage.steps());
@@ -7176,28 +7293,28 @@ final class DifyExec implements Runnable {
         /// A call started to work on the batch, or changed its mode. `input` is relative to the folder of the results;
         /// `auto`: the tool chose the mode, and a later call of *auto* continues in it. `options` is for people only.
         /// `again`: rows could be sent again although an earlier run of them succeeded or may still succeed.
-        record SessionEvent(Instant t, int format, String tool, String baseUrl, String app,
-                String server, Mode mode, boolean auto, String input, Csv.Shape choices, String shard,
+        record SessionEvent(Instant t, int format, String tool, String baseUrl, String appHash,
+                @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean sameApp, String server, Mode mode, boolean auto, String input, Csv.Shape choices, String shard,
                         String options,
                 @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean again) implements Event {
             public SessionEvent {
                 if (choices == null) choices = Csv.Shape.DEFAULT;
             }
 
-            static SessionEvent of(Batch batch, String baseUrl, String app, String server, String options,
+            static SessionEvent of(Batch batch, String baseUrl, AppClaim app, String server, String options,
                     boolean again) {
                 var csv = batch.csv().orElseThrow();
                 var input = csv.file().input().toAbsolutePath().normalize();
                 var folder = batch.files().results().toAbsolutePath().normalize().getParent();
                 boolean isSameDisk = folder.getRoot().equals(input.getRoot());
-                return new SessionEvent(Instant.now(), FORMAT, "difyexec " + VERSION, baseUrl, app,
-                        server, null, false, (isSameDisk ? folder.relativize(input) : input)
+                return new SessionEvent(Instant.now(), FORMAT, "difyexec " + VERSION, baseUrl, app.hash(),
+                        app.isAssumed(), server, null, false, (isSameDisk ? folder.relativize(input) : input)
                         .toString(), csv.shape(),
                         batch.files().shard().map(Shard::toString).orElse(""), options, again);
             }
 
             SessionEvent with(Instant t, Mode mode, boolean auto) {
-                return new SessionEvent(t, format, tool, baseUrl, app, server, mode, auto, input, choices, shard,
+                return new SessionEvent(t, format, tool, baseUrl, appHash, sameApp, server, mode, auto, input, choices, shard,
                         options, again);
             }
 
@@ -9168,6 +9285,8 @@ final class DifyExec implements Runnable {
         /// What it proves that no run is found depends on how the server lists its runs. A run with an id exists,
         /// unless the id was made up.
         private Step absent(Unresolved unresolved, Release.Listing listing, Instant now) {
+            if (listing == Release.Listing.OTHER_APP) return unknown(unresolved,
+                    "with another key and --same-app, a run that is not found may be another app's");
             boolean isStream = unresolved.attempt().mode() == Mode.STREAMING;
             var known = unresolved.run().filter(run -> !run.isMadeUp());
             if (known.isPresent())
@@ -9573,7 +9692,7 @@ final class DifyExec implements Runnable {
 
         final AppKind app;
         private final boolean holdsRefused;
-        private final Set<String> sentElsewhere = new HashSet<>();
+        private final Set<String> sentElsewhere = new HashSet<>(), sentToUnknownApp = new HashSet<>();
         private Mode mode;
         private Release.Listing listing;
         private int refusedStreams = 0;
@@ -9597,12 +9716,18 @@ final class DifyExec implements Runnable {
 
         /// Nothing is known of a server that was replaced after it got the attempt.
         Release.Listing listing(Attempt attempt) {
+            if (sentToUnknownApp.contains(attempt.user())) return Release.Listing.OTHER_APP;
             return sentElsewhere.contains(attempt.user()) ? Release.Listing.NOT_KNOWN : listing;
         }
 
         /// An earlier call left the attempt of this name unresolved on a server of this version.
         void sentBefore(String user, String version) {
             if (Release.of(version).listing(app) != listing) sentElsewhere.add(user);
+        }
+
+        /// An earlier call left the attempt of this name unresolved, perhaps in another app.
+        void sentToUnknownApp(String user) {
+            sentToUnknownApp.add(user);
         }
 
         /// A server that lists a running run lists from the start. Not up to 1.10: the run's listener may have given
@@ -9653,8 +9778,9 @@ final class DifyExec implements Runnable {
                 new Release("0", Listing.AT_END, false));
 
         /// When a server lists a run: in its log, or among the conversations. `WITHOUT_END`: from its start, but never
-        /// the end of a stream whose client has left.
-        enum Listing { FROM_START, WITHOUT_END, AT_END, NOT_KNOWN }
+        /// the end of a stream whose client has left. `OTHER_APP`: never, as far as is known, because the run may be
+        /// another app's.
+        enum Listing { FROM_START, WITHOUT_END, AT_END, NOT_KNOWN, OTHER_APP }
 
         static Release of(String version) {
             return parsed(version).flatMap(known -> NEWEST_FIRST.stream().filter(release ->
@@ -10294,6 +10420,20 @@ final class DifyExec implements Runnable {
             return key.equals(DEMO_KEY) ? "demo" : baseUrl.toString();
         }
 
+        /// How a batch remembers its app, `<salt>-<hash>` with 64 bits each: the key cannot be read from it, and logs
+        /// with the same key cannot be recognized as such.
+        String appHash() {
+            return appHash(HexFormat.of().toHexDigits(new SecureRandom().nextLong()));
+        }
+
+        boolean hasAppHash(String recorded) {
+            return recorded.equals(appHash(recorded.split("-", 2)[0]));
+        }
+
+        private String appHash(String salt) {
+            return salt + "-" + HexFormat.of().toHexDigits(Cells.of(Map.of("salt", salt, "key", key)));
+        }
+
         URI at(String path) {
             return URI.create(baseUrl + path);
         }
@@ -10308,6 +10448,11 @@ final class DifyExec implements Runnable {
             return baseUrl.toString();
         }
     }
+
+    /// The app of a session, as the log records it.
+    ///
+    /// @param isAssumed only `--same-app` says that the runs of earlier sessions are this app's
+    record AppClaim(String hash, boolean isAssumed) {}
 
     /// One run of a row: never throws for what the server says or fails to say.
     interface Workflow {

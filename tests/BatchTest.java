@@ -589,7 +589,7 @@ final class BatchTest {
             if (ended != null) log.end("a", "u1", ended, "r");
 
             var route = history(log.session("1.14.2").attempt("b", "u2"))
-                    .route(Mode.BLOCKING, AppKind.WORKFLOW, "1.16.0");
+                    .route(Mode.BLOCKING, AppKind.WORKFLOW, "1.16.0", false);
 
             assertEquals(listing, route.listing(sentAs("u1")));
             assertEquals(Listing.FROM_START, route.listing(sentAs("u2")));
@@ -604,7 +604,7 @@ final class BatchTest {
             for (var cells : List.of("0123456789abcdef", row("a").hash())) {
                 var event = new AttemptEvent(NOON, "a", 0, "u", Mode.BLOCKING, cells, true);
 
-                var attempt = new History.Sent(event, "", Optional.empty(), History.State.OPEN).attempt(row("a"));
+                var attempt = new History.Sent(event, "").attempt(row("a"));
 
                 boolean isEdited = !cells.equals(row("a").hash());
                 assertEquals(List.of(isEdited, isEdited), List.of(attempt.isEdited(), attempt.isOfLostEdits()));

@@ -43,14 +43,22 @@ class FaultTest {
     // ── Helpers ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// A simulated Dify 1.14.2 that counts the runs of each row.
+    private static final String OTHER_KEY = "app-of-another-app";
+
     private final class Dify {
         final SimulatedServer server;
+        final SimulatedDify app, other;
 
+        /// A second app of the same name has the key [#OTHER_KEY].
         Dify(String... options) throws IOException {
             var line = Simulator.commandLine();
             line.parseArgs(options);
             var simulator = line.<Simulator>getCommand();
-            server = SimulatedServer.start(0, 0, new SimulatedDify(simulator.behaviour()));
+            var setup = Simulator.Setup.PLAIN.with(simulator.app);
+            app = new SimulatedDify(simulator.behaviour(), setup);
+            other = new SimulatedDify(simulator.behaviour(), setup);
+            server = SimulatedServer.start(0, 0, app);
+            server.add(OTHER_KEY, other);
             open.push(server);
         }
 
@@ -71,6 +79,12 @@ class FaultTest {
 
         Map<String, String> settings() {
             return settingsFor(server.baseUrl());
+        }
+
+        Map<String, String> settings(String key) {
+            var settings = new HashMap<>(settings());
+            settings.put("DIFY_API_KEY", key);
+            return settings;
         }
     }
 
@@ -432,6 +446,73 @@ class FaultTest {
             assertEquals(0, next.code(), next.err());
             hasEachOnce(3, results());
             assertEquals(3, dify.count("started"));
+        }
+    }
+
+    @Nested
+    class TwoAppsOfOneName {
+        /// Kills the tool when rows 1 to 3 have succeeded and 4 to 9 are in flight; 10 and 11 were not sent.
+        private Dify killed(String app, String mode) throws Exception {
+            var dify = new Dify("--latency", "100ms", "--app", app);
+            var id = app.equals("chatflow") ? "id,query\n" : "id,text\n";
+            Files.writeString(folder.resolve("data.csv"), IntStream.rangeClosed(1, 11)
+                    .mapToObj(row -> row + ",text" + (row > 3 ? " [latency 3s]" : "") + "\n")
+                    .collect(Collectors.joining("", id, "")));
+            var child = start(dify.settings(), quiet("-c", "6", "--mode", mode));
+            until("six in flight", Duration.ofSeconds(20), () -> dify.count("succeeded") == 3
+                    && dify.count("started") == 9 && results().size() == 3);
+            child.destroyForcibly().waitFor();
+            return dify;
+        }
+
+        private static int started(SimulatedDify app) {
+            return ((Number) app.offsets().stats(false).get("started")).intValue();
+        }
+
+        private static String hint(Call call) {
+            return call.err().lines().filter(line -> line.startsWith("hint: ")).collect(Collectors.joining());
+        }
+
+        @ParameterizedTest
+        @CsvSource({"workflow, blocking", "workflow, streaming", "chatflow, blocking", "chatflow, streaming"})
+        void areToldApartByTheRunsOfTheBatch(String app, String mode) throws Exception {
+            var dify = killed(app, mode);
+            var first = events("session").getLast().path("app_hash").asText();
+
+            var wrong = call(dify.settings(OTHER_KEY), quiet("--mode", mode));
+            var verified = call(dify.settings(OTHER_KEY), "verify", "-o", folder.resolve("results.jsonl").toString());
+
+            assertEquals(List.of(2, 2), List.of(wrong.code(), verified.code()), wrong.err() + verified.err());
+            assertTrue(hint(wrong).contains("--same-app") && hint(verified).contains("--same-app"), wrong.err());
+            assertEquals(List.of(9, 0), List.of(started(dify.app), started(dify.other)));
+
+            dify.app.rename("another name");
+            var renamed = call(dify.settings("app-second-key"), quiet("--mode", mode));
+
+            assertEquals(0, renamed.code(), renamed.err());
+            hasEachOnce(11, results());
+            dify.hasPaidOnceFor(11);
+            var second = events("session").getLast().path("app_hash").asText();
+            assertTrue(second.matches("[0-9a-f]{16}-[0-9a-f]{16}") && !second.equals(first), second);
+            assertEquals(0, started(dify.other));
+        }
+
+        @ParameterizedTest
+        @CsvSource({"blocking", "streaming"})
+        void cannotBeMixedUpThroughSameApp(String mode) throws Exception {
+            var dify = killed("workflow", mode);
+
+            var forced = call(dify.settings(OTHER_KEY), quiet("--mode", mode, "--settle", "1s", "--timeout", "20s",
+                    "--same-app"));
+            var again = call(dify.settings(OTHER_KEY), quiet("--mode", mode, "--settle", "1s", "--timeout", "20s"));
+
+            assertEquals(List.of(3, 3), List.of(forced.code(), again.code()), forced.err() + again.err());
+            assertEquals(List.of(9, 2), List.of(started(dify.app), started(dify.other)));
+            assertEquals(IntStream.rangeClosed(4, 9).mapToObj(String::valueOf).toList(),
+                    Files.readAllLines(folder.resolve("results.jsonl.retry")));
+            assertEquals(6, events("end").stream().filter(end -> end.path("outcome").asText().equals("unknown")
+                    && end.path("error").asText().contains("--same-app")).map(end -> end.path("id").asText())
+                    .distinct().count());
         }
     }
 

@@ -147,8 +147,8 @@ final class Given {
     }
 
     static Event.SessionEvent session(int second, String server) {
-        return new Event.SessionEvent(NOON.plusSeconds(second), Event.FORMAT, "difyexec 1", "http://x/v1", "app",
-                server, Mode.STREAMING, true, "data.csv", null, "", "-c 5", false);
+        return new Event.SessionEvent(NOON.plusSeconds(second), Event.FORMAT, "difyexec 1", "http://x/v1", "1-2",
+                false, server, Mode.STREAMING, true, "data.csv", null, "", "-c 5", false);
     }
 
     static Csv.Shape shape(String idColumn, Charset encoding, Character delimiter) {
@@ -420,8 +420,8 @@ final class Given {
             var asked = new Batch.Selection(selection.listed(), selection.ids(), selection.force(), List.of(),
                     Long.MAX_VALUE, false, resendUnknown || selection.resendUnknown(), false);
             var wanted = batch.select(asked, timeout);
-            var route = batch.history().route(mode, app, server);
-            writer.record(Event.SessionEvent.of(batch, ACCESS.name(), "My app", server, "", false)
+            var route = batch.history().route(mode, app, server, false);
+            writer.record(Event.SessionEvent.of(batch, ACCESS.name(), new AppClaim("1-2", false), server, "", false)
                     .with(Instant.now(), route.mode(), mode == Mode.AUTO));
             pace = new Pace(slots, wait, rate);
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),

@@ -680,17 +680,17 @@ final class SettingsTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                server,               app,         said
-                demo,                 another app, another app
-                http://dify.other/v1, '',          http://dify.other/v1
+                server,               said
+                demo,                 --same-app
+                http://dify.other/v1, http://dify.other/v1
                 """)
-        void isRefusedSinceItsRunsCouldNotBeLookedUp(String server, String app, String said) throws IOException {
+        void isRefusedSinceItsRunsCouldNotBeLookedUp(String server, String said) throws IOException {
             var input = Files.writeString(folder.resolve("data.csv"), "id,text\n1,a\n2,b\n");
             var output = folder.resolve("out.jsonl");
             Files.writeString(folder.resolve("out.jsonl.log"), """
-                    {"event":"session","t":"2026-11-24T12:00:00Z","format":3,"base_url":"%s","app":"%s","server":"1.14.2"}
+                    {"event":"session","t":"2026-11-24T12:00:00Z","format":%d,"base_url":"%s","app_hash":"1-2","server":"1.14.2"}
                     {"event":"attempt","t":"2026-11-24T12:00:00Z","id":"1","n":0,"user":"difyexec-0123456789abcdef-1","mode":"blocking","cells":"0000000000000000"}
-                    """.formatted(server, app));
+                    """.formatted(Event.FORMAT, server));
             var err = new StringWriter();
 
             int code = commandLine(Given.env(Map.of())).setErr(new PrintWriter(err, true))

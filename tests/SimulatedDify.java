@@ -28,6 +28,7 @@ final class SimulatedDify {
     private final Set<String> deletedKeys = ConcurrentHashMap.newKeySet();
     private final String draft = UUID.randomUUID().toString();
     private volatile SimulatedJob.Published current;
+    private volatile String name;
     private volatile Simulator.Access access = Simulator.Access.OPEN;
     private volatile Instant workerReady = Instant.MIN;
     private final List<ModePolicy> routes;
@@ -45,6 +46,7 @@ final class SimulatedDify {
         this.offsets = offsets;
         this.behaviour = behaviour;
         this.setup = setup;
+        this.name = setup.name();
         this.worker = behaviour.version().hasWorker();
         this.makesUpEnds = behaviour.version().isFrom(SimulatedRun.Version.V1_16_0);
         this.pace = behaviour.pace();
@@ -117,6 +119,10 @@ final class SimulatedDify {
     /// The worker starts no run before this time.
     void workerReadyAt(Instant time) {
         workerReady = time;
+    }
+
+    void rename(String name) {
+        this.name = name;
     }
 
     void delete(String key) {
@@ -729,7 +735,7 @@ final class SimulatedDify {
     // What is asked
 
     private void info(SimulatedExchange exchange, String id) throws IOException {
-        exchange.ok(object("name", setup.name(), "description", "",
+        exchange.ok(object("name", name, "description", "",
                 "tags", List.of(), "mode", setup.kind().mode,
                 "author_name", "simulator"));
     }

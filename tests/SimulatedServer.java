@@ -9,6 +9,8 @@ import static difyexec.DifyExec.*;
 final class SimulatedServer implements AutoCloseable {
     private final ServerSocket socket;
     private final SimulatedDify dify;
+    /// Other apps of this server, by key. All other keys are of the first one.
+    private final Map<String, SimulatedDify> others = new ConcurrentHashMap<>();
     private final Semaphore places;
     private final Set<Socket> open = ConcurrentHashMap.newKeySet(), idle = ConcurrentHashMap.newKeySet();
     private volatile boolean isLeaving = false;
@@ -25,6 +27,10 @@ final class SimulatedServer implements AutoCloseable {
         var server = new SimulatedServer(socket, places, dify);
         Thread.ofPlatform().daemon().name("accept").start(server::accept);
         return server;
+    }
+
+    void add(String key, SimulatedDify app) {
+        others.put(key, app);
     }
 
     /// The address for clients: `http://127.0.0.1:40123/v1`.
@@ -56,7 +62,8 @@ final class SimulatedServer implements AutoCloseable {
                 var next = SimulatedExchange.read(in, out);
                 idle.remove(connection);
                 if (next.isEmpty()) break;
-                dify.answer(next.get());
+                var key = next.get().headers().getOrDefault("authorization", "").replaceFirst("^Bearer ", "");
+                others.getOrDefault(key, dify).answer(next.get());
                 if (next.get().isLast()) break;
             }
         } catch (IOException | InterruptedException _) {

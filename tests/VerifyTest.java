@@ -178,14 +178,14 @@ final class VerifyTest extends WholeCommand {
         }
 
         @Test
-        void verifiesASampleAndSaysSoWhenNothingCanBeChecked() throws IOException {
+        void verifiesASampleAndRefusesAnotherServer() throws IOException {
             var settings = start("--dify", "1.14.2");
             rows(9);
             assertEquals(0, call(settings, typed("run")).code());
 
             assertEquals(3, tree(verify(settings, "--sample", "3").out()).path("rows").asInt());
             var elsewhere = start("--dify", "1.14.2");
-            assertEquals(Exit.STOPPED.code, verify(elsewhere).code());
+            assertEquals(Exit.UNUSABLE.code, verify(elsewhere).code());
             Files.delete(file("results.jsonl.log"));
             assertEquals(Exit.UNUSABLE.code, verify(settings).code());
         }

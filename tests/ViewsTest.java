@@ -88,7 +88,7 @@ class ViewsTest {
         private int second = 0, attempts = 0;
 
         Written() {
-            event("session", 0, line -> line.put("format", Event.FORMAT).put("tool", "difyexec 0").put("app", "Reviews")
+            event("session", 0, line -> line.put("format", Event.FORMAT).put("tool", "difyexec 0").put("app_hash", "1-2")
                     .put("server", "1.14.2").put("mode", "blocking"));
         }
 
@@ -638,7 +638,7 @@ class ViewsTest {
         @Test
         void neverOverwritesTheCsvOfABatchEvenIfItIsNotNamed() throws IOException {
             var batch = mixed();
-            batch.event("session", 40, line -> line.put("format", Event.FORMAT).put("tool", "difyexec 0").put("app", "Reviews")
+            batch.event("session", 40, line -> line.put("format", Event.FORMAT).put("tool", "difyexec 0").put("app_hash", "1-2")
                     .put("input", "data.csv"));
             batch.save();
             var before = contents();
@@ -1024,7 +1024,7 @@ class ViewsTest {
 
             open();
             assertEquals("5,000 of 5,000 rows", browser.text("#count"));
-            assertEquals("Reviews", browser.text("h1"));
+            assertEquals("results.jsonl", browser.text("h1"));
             assertEquals(200, browser.texts("#body tr").size(), "rows are drawn as needed");
             assertEquals("row-10", browser.text("#body tr td"), "failed rows come first");
 
