@@ -2834,11 +2834,11 @@ final class DifyExec implements Runnable {
     record NextCall(String command, String start, Optional<String> input, Optional<String> output,
             List<String> words) {
         private static final Set<String> ONE_OFF = Set.of("--fresh", "--pending-only", "--on-finish", "--rebuild",
-                "--same-app", "--force", "--resend-unknown", "--rerun-changed", "--limit", "--ids", "--json", "--html", "--show",
-                "--failed", "--raw", "--partial", "--input", "--output");
+                "--same-app", "--force", "--resend-unknown", "--rerun-changed", "--limit", "--ids", "--json", "--html",
+                "--show", "--failed", "--raw", "--partial", "--input", "--output");
         private static final String FOR_SHELL =
                 "--(demo|base-url|workflow-id|files|no-check|user|env-file|timeout)\\b.*",
-                FOR_MERGE = "--(id-column|encoding|delimiter)\\b.*";
+                NOT_IN_LOG = "(?!--(id-column|encoding|delimiter|sheet|query-column|map|var)\\b).*";
 
         static NextCall of(CommandLine.ParseResult parsed, String start) {
             var ids = parsed.matchedPositionals().stream()
@@ -2861,6 +2861,10 @@ final class DifyExec implements Runnable {
 
         /// Continues a batch.
         void print(Batch batch, PrintWriter out) {
+            only(NOT_IN_LOG).next(batch, out);
+        }
+
+        private void next(Batch batch, PrintWriter out) {
             var index = batch.index();
             var history = batch.history();
             var results = batch.files().results();
@@ -2907,9 +2911,9 @@ final class DifyExec implements Runnable {
             var away = others.stream().filter(shard -> !BatchFiles.of(shard.of(results)).isStarted()).findFirst();
             away.ifPresentOrElse(shard -> {
                 out.println("No files for shard " + shard + " here. Copy them over if it ran on another machine.");
-                with(Stream.concat(words.stream(), Stream.of("--shard " + shard)).toList())
+                with(Stream.concat(words.stream(), Stream.of("--shard " + shard)).toList()).only(NOT_IN_LOG)
                         .print("run", Optional.of(known), results, out);
-            }, () -> only(FOR_MERGE).print("merge", Optional.of(known), results, out));
+            }, () -> with(List.of()).print("merge", Optional.of(known), results, out));
         }
 
         private NextCall only(String pattern) {
@@ -6409,8 +6413,10 @@ final class DifyExec implements Runnable {
             var isSent = new AtomicBoolean();
             Event.scan(files.log(), (event, _) -> {
                 if (event instanceof AttemptEvent attempt && isRow.test(attempt.id())) isSent.set(true);
-                if (event instanceof RunEvent run && new RunRef(run.run(), run.task()).isMadeUp()) madeUp.add(run.run());
-                else if (event instanceof RunEvent run && isRow.test(run.id())) add(newest, run.run(), run.user());
+                if (event instanceof RunEvent run && isRow.test(run.id())) {
+                    if (new RunRef(run.run(), run.task()).isMadeUp()) madeUp.add(run.run());
+                    else add(newest, run.run(), run.user());
+                }
                 if (event instanceof EndEvent end && isRow.test(end.id()) && !end.run().isEmpty()
                         && !madeUp.contains(end.run())) add(newest, end.run(), end.user());
             });
@@ -6961,8 +6967,8 @@ final class DifyExec implements Runnable {
                         var last = history.session.orElse(session);
                         if (!last.baseUrl().equals(session.baseUrl()))
                             throw new Unusable(part.files.log()
-                                    + ": ran another app, or on another server, than the other "
-                                    + "shards", "only shards of one app can be merged");
+                                    + ": ran on another server than the other shards",
+                                    "only shards of one app can be merged");
                     }
                     if (part.event != null) history.take(part.event);
                     part.log.copyTo(out);
@@ -7294,7 +7300,8 @@ final class DifyExec implements Runnable {
         /// `auto`: the tool chose the mode, and a later call of *auto* continues in it. `options` is for people only.
         /// `again`: rows could be sent again although an earlier run of them succeeded or may still succeed.
         record SessionEvent(Instant t, int format, String tool, String baseUrl, String appHash,
-                @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean sameApp, String server, Mode mode, boolean auto, String input, Csv.Shape choices, String shard,
+                @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean sameApp, String server,
+                Mode mode, boolean auto, String input, Csv.Shape choices, String shard,
                         String options,
                 @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean again) implements Event {
             public SessionEvent {
@@ -7314,8 +7321,8 @@ final class DifyExec implements Runnable {
             }
 
             SessionEvent with(Instant t, Mode mode, boolean auto) {
-                return new SessionEvent(t, format, tool, baseUrl, appHash, sameApp, server, mode, auto, input, choices, shard,
-                        options, again);
+                return new SessionEvent(t, format, tool, baseUrl, appHash, sameApp, server, mode, auto, input,
+                        choices, shard, options, again);
             }
 
             /// Another log format cannot be continued: a line with another meaning could hide a request.

@@ -191,8 +191,8 @@ final class PasteTest extends WholeCommand {
         private static final String AGAIN = "difyexec retry -i data.csv -o results.jsonl";
 
         @Test
-        void keepsTheOptionsOfThisCallExceptThoseForOneCall() throws IOException {
-            assertEquals(AGAIN + " --no-bom --demo -c 3 --id-column 'it'\\''s' --user me --timeout 9",
+        void keepsTheOptionsOfThisCallExceptThoseForOneCallAndThoseInTheLog() throws IOException {
+            assertEquals(AGAIN + " --no-bom --demo -c 3 --user me --timeout 9",
                     next(run("--limit", "1", "--fresh", "--ids=[fail]", "--rerun-changed", "--resend-unknown",
                             "--rebuild")));
             assertEquals("difyexec shell -i data.csv -o results.jsonl --demo", next("retry", "--force", "-i", "data.csv",
@@ -204,8 +204,8 @@ final class PasteTest extends WholeCommand {
             next(run());
 
             assertEquals(AGAIN + " --demo", next("status", "-o", "results.jsonl"));
-            assertEquals(AGAIN + " --id-column 'it'\\''s' --demo", next("status", "-o", "results.jsonl", "-i",
-                    "data.csv", "--id-column", "it's"));
+            assertEquals(AGAIN + " --demo", next("status", "-o", "results.jsonl", "-i", "data.csv",
+                    "--id-column", "it's"));
         }
 
         @Test
