@@ -395,7 +395,7 @@ final class ProcessTest extends WholeCommand {
     class TheLauncher {
         private static final String JAVA = """
                 #!/bin/sh
-                printf '%s\\n' "HOME=$HOME" "$@"
+                printf '%s\\n' "HOME=$HOME" "LC_ALL=${LC_ALL:-}" "$@"
                 cache=${XDG_CACHE_HOME:-none}/difyexec
                 [ ! -d "$cache" ] || flock -n "$cache"/* true || echo LOCKED
                 bin=${JBANG_DIR:-$HOME/.jbang}/bin
@@ -406,7 +406,7 @@ final class ProcessTest extends WholeCommand {
 
         /// The launcher with or without a home, and with an installed JBang.
         private Call launch(Map<String, String> settings, Path cache, String... args) throws Exception {
-            var version = Files.readAllLines(launcher()).get(2).replace("v=", "");
+            var version = version();
             var jar = cache.resolve("difyexec/jbang-" + version + "/lib/jbang-cli-" + version + ".jar");
             Files.createDirectories(jar.getParent());
             if (!Files.exists(jar)) Files.createFile(jar);
@@ -426,6 +426,12 @@ final class ProcessTest extends WholeCommand {
 
         private static Path launcher() {
             return checkout().resolve("jbang");
+        }
+
+        /// JBang's version, as the launcher names it.
+        private static String version() throws IOException {
+            return Files.readAllLines(launcher()).stream().filter(line -> line.startsWith("v=")).findFirst()
+                    .orElseThrow().substring("v=".length());
         }
 
         private String installed(String ref, String... more) throws Exception {
@@ -450,8 +456,16 @@ final class ProcessTest extends WholeCommand {
 
         @Test
         void installsAnAliasTogetherWithItsCatalog() throws Exception {
-            assertEquals("#!/bin/sh\nDIFYEXEC_APP=\"$0\" exec '" + launcher() + "' run --catalog '" + checkout()
-                    .resolve("jbang-catalog.json") + "' difyexec \"$@\"\n", installed("difyexec", "difyexec"));
+            assertEquals("#!/bin/sh\nDIFYEXEC_APP=\"$0\" exec '" + launcher() + "' run '" + checkout()
+                    .resolve("DifyExec.java") + "' \"$@\"\n", installed("difyexec", "difyexec"));
+        }
+
+        @Test
+        void installsFromACatalogTheScriptBesideIt() throws Exception {
+            var ref = "difyexec@" + checkout().resolve("jbang-catalog.json");
+
+            assertEquals("#!/bin/sh\nDIFYEXEC_APP=\"$0\" exec '" + launcher() + "' run '" + checkout()
+                    .resolve("DifyExec.java") + "' \"$@\"\n", installed(ref, ref));
         }
 
         /// The class archive exists, and the script may have changed.
@@ -463,7 +477,7 @@ final class ProcessTest extends WholeCommand {
                 """)
         void buildsAScriptInOneProcessAtATime(String command, boolean alone) throws Exception {
             assumeTrue(Files.exists(Path.of("/usr/bin/flock")));
-            var home = file("cache/difyexec/jbang-" + Files.readAllLines(launcher()).get(2).replace("v=", ""));
+            var home = file("cache/difyexec/jbang-" + version());
             Files.createDirectories(home);
             Files.createFile(home.resolve("jdk-25.0.1.jsa"));
 
@@ -474,6 +488,8 @@ final class ProcessTest extends WholeCommand {
             assertEquals(alone, call.out().contains("LOCKED"), call.out());
         }
 
+        private List<String> starting = List.of(); // words before the launcher
+
         /// Starts the script with a Java that records how it was called.
         private List<String> starts(Path script, String... args) throws Exception {
             var java = Files.createDirectories(file("jdk/bin")).resolve("java");
@@ -482,20 +498,24 @@ final class ProcessTest extends WholeCommand {
                     case " $* " in
                       *' dev.jbang.Main '*)
                         echo jbang >>'%1$s'
-                        echo '%2$s -classpath %3$s Tool difyexec-arguments'
+                        touch '%3$s'
+                        for last do :; done
+                        echo '%2$s -classpath %3$s Tool' "$last"
                         exit 255 ;;
-                      *-Xshare:dump* | *DumpLoadedClassList*) exit 1 ;;
+                      *AOTCacheOutput*) exit 1 ;;
                       *) echo "tool: $*" | sed 's/.*Tool/tool/' >>'%1$s'; exit 3 ;;
                     esac
                     """.formatted(file("calls"), java, file("tool.jar")));
             Files.writeString(file("jdk/release"), "JAVA_VERSION=\"25.0.1\"\n");
             Files.deleteIfExists(file("calls"));
-            var version = Files.readAllLines(launcher()).get(2).replace("v=", "");
+            var version = version();
             var jar = file("cache/difyexec/jbang-" + version + "/lib/jbang-cli-" + version + ".jar");
             Files.createDirectories(jar.getParent());
             if (!Files.exists(jar)) Files.createFile(jar);
-            var builder = new ProcessBuilder(Stream.concat(Stream.of(launcher().toString(), script.toString()),
-                    Stream.of(args)).toList()).redirectErrorStream(true);
+            var words = new ArrayList<>(starting);
+            words.addAll(List.of(launcher().toString(), script.toString()));
+            words.addAll(List.of(args));
+            var builder = new ProcessBuilder(words).redirectErrorStream(true);
             builder.environment().clear();
             builder.environment().putAll(Map.of("PATH", "/usr/bin:/bin", "JAVA_HOME", file("jdk").toString(), "HOME",
                     file("home").toString(), "XDG_CACHE_HOME", file("cache").toString()));
@@ -519,6 +539,60 @@ final class ProcessTest extends WholeCommand {
 
             Files.delete(file("tool.jar"));
             assertEquals(List.of("jbang", "tool"), starts(script));
+        }
+
+        @Test
+        void startsAScriptWhosePathHasASpace() throws Exception {
+            Files.createFile(file("tool.jar"));
+            Files.createDirectory(file("a folder"));
+
+            assertEquals(List.of("jbang", "tool x"), starts(Files.writeString(file("a folder/DifyExec.java"), "one"), "x"));
+        }
+
+        @Test
+        void leavesEverythingToAJBangOnThePath() throws Exception {
+            executable(Files.createDirectories(file("bin")).resolve("jbang"), "#!/bin/sh\n#\nprintf '<%s>' \"$@\"\n");
+
+            var call = launch(Map.of("HOME", file("home").toString(), "PATH", file("bin") + ":/usr/bin:/bin"),
+                    file("home/.cache"), "DifyExec.java", "a  b", "");
+
+            assertEquals("<DifyExec.java><a  b><>", call.out());
+        }
+
+        /// A wrapper that calls the launcher again comes back until the launcher stops asking it.
+        @Test
+        void endsTheRoundsOfAWrapperOfItself() throws Exception {
+            executable(Files.createDirectories(file("bin")).resolve("jbang"),
+                    "#!/bin/sh\n#\necho round\nexec '" + launcher() + "' \"$@\"\n");
+
+            var call = launch(Map.of("HOME", file("home").toString(), "PATH", file("bin") + ":/usr/bin:/bin"),
+                    file("home/.cache"), "version");
+
+            assertEquals(3, call.out().lines().filter("round"::equals).count(), call.out());
+            assertTrue(call.out().contains("\ndev.jbang.Main\nversion\n"), call.out());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"C", "no_SUCH.UTF-8"})
+        void givesJavaAnEncodingInWhichNoNameIsLost(String locale) throws Exception {
+            var call = launch(Map.of("HOME", file("home").toString(), "LC_ALL", locale, "REF", "x"),
+                    file("home/.cache"), "version");
+
+            assertTrue(call.out().contains("\nLC_ALL=C.UTF-8\n") || call.out().contains("\nLC_ALL=en_US.UTF-8\n"),
+                    call.out());
+        }
+
+        /// Nothing can be kept, so JBang is asked twice: whether it can be kept, and for the command.
+        @Test
+        void startsFromAHomeThatCannotBeWritten() throws Exception {
+            assumeTrue(new ProcessBuilder("unshare", "-m", "true").start().waitFor() == 0, "needs a mount of its own");
+            var script = Files.writeString(file("DifyExec.java"), "one");
+            Files.createFile(file("tool.jar"));
+            starting = List.of("unshare", "-m", "sh", "-c",
+                    "mount --bind \"$0\" \"$0\" && mount -o remount,ro,bind \"$0\" && exec \"$@\"", file("cache").toString());
+
+            assertEquals(List.of("jbang", "jbang", "tool x"), starts(script, "x"));
+            assertEquals(List.of("jbang", "jbang", "tool x"), starts(script, "x"));
         }
 
         private static final String INSTALLER = """
