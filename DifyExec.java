@@ -8835,6 +8835,7 @@ final class DifyExec implements Runnable {
         private int rows = -1;
         /// How many rows have each status: limits ask after every row, and must not wait for a scan of a million.
         private final long[] counts = new long[STATUSES.length];
+        private final BitSet toRetry = new BitSet(); // for the same reason
         /// Open addressing, at most two thirds full: an entry's number plus one, or 0.
         private int[] table = new int[4096];
 
@@ -8900,13 +8901,14 @@ final class DifyExec implements Runnable {
         }
 
         IntStream onRetryList() {
-            return IntStream.range(0, rows()).filter(entry -> status(entry).isOnRetryList());
+            return toRetry.stream();
         }
 
         void setStatus(int entry, RowStatus status) {
             if (isRow(entry)) {
                 counts[status(entry).ordinal()]--;
                 counts[status.ordinal()]++;
+                toRetry.set(entry, status.isOnRetryList());
             }
             statuses.set(entry, status.ordinal());
         }

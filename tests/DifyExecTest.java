@@ -21,6 +21,7 @@
 //SOURCES AgendaTest.java
 //SOURCES RulesTest.java
 //SOURCES PaceTest.java
+//SOURCES GrowthTest.java
 //SOURCES DataTest.java
 //SOURCES DifyTest.java
 //SOURCES InputTest.java
@@ -85,8 +86,8 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 final class DifyExecTest {
     static final List<Class<?>> CLASSES = List.of(
             MapTest.class, MessagesTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, EarlierCallsTest.class,
-            AgendaTest.class, RulesTest.class, PaceTest.class, DifyTest.class, BatchTest.class, InputTest.class,
-            DataTest.class, ServerTest.class, StreamTest.class, RecordingsTest.class, CommandTest.class,
+            AgendaTest.class, RulesTest.class, PaceTest.class, GrowthTest.class, DifyTest.class, BatchTest.class,
+            InputTest.class, DataTest.class, ServerTest.class, StreamTest.class, RecordingsTest.class, CommandTest.class,
             ChatflowTest.class, SettingsTest.class, FilesTest.class, PowerTest.class, FormTest.class, FormatsTest.class,
             ProcessTest.class, DocsTest.class, PasteTest.class, FaultTest.class, ForeignAnswerTest.class, ConformanceTest.class,
             ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class, RecipesTest.class, VerifyTest.class,

@@ -1,0 +1,192 @@
+package difyexec;
+
+import difyexec.DifyExec.Limits.Ceiling;
+import difyexec.Given.Scene;
+import java.lang.management.ManagementFactory;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.MethodOrderer;
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Order;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.TestInstance;
+import org.junit.jupiter.api.TestMethodOrder;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.api.parallel.Isolated;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static difyexec.Given.*;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+/// What happens for each row takes the same time in a small batch and in a large one.
+final class GrowthTest {
+    private static final int SMALL = 5000, LARGE = 1_000_000, ROWS = 2000, ROUNDS = 3;
+
+    /// Compares the processor time for the same rows of two batches. They take turns, after a round to warm up.
+    @Nested
+    @Isolated
+    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
+    @TestMethodOrder(MethodOrderer.OrderAnnotation.class)
+    class ALargeBatch {
+        private Path folder;
+        private Scene large;
+        private BatchWriter writer;
+        private int folders = 0, used = 0;
+
+        @BeforeAll
+        void isReadOnce(@TempDir Path folder) throws IOException {
+            this.folder = folder;
+            large = scene(LARGE);
+            writer = large.open();
+        }
+
+        @AfterAll
+        void close() throws IOException {
+            writer.close();
+        }
+
+        @Test
+        void runsRowsAsFastAsASmallOne() throws Exception {
+            compare(workflow(attempt -> succeeded("run-" + attempt.row().id()), ABSENT), RowStatus.SUCCEEDED);
+        }
+
+        @Test
+        void failsRowsAsFastAsASmallOne() throws Exception {
+            compare(workflow(_ -> failed("no such city"), ABSENT), RowStatus.FAILED);
+        }
+
+        @Test
+        void retriesRowsAsFastAsASmallOne() throws Exception {
+            compare(workflow(attempt -> attempt.tries().failed() == 0
+                    ? failed("Rate Limit Error") : succeeded("run-" + attempt.row().id()), ABSENT),
+                    RowStatus.SUCCEEDED);
+        }
+
+        @Test
+        void looksRunsUpAsFastAsASmallOne() throws Exception {
+            compare(workflow(attempt -> cut(Symptom.CUT, run("run-" + attempt.row().id())),
+                    ended(succeeded("run-found"))), RowStatus.SUCCEEDED);
+        }
+
+        /// Rows whose runs are not found are sent again. Last, because later calls look for these runs once more.
+        @Test
+        @Order(Integer.MAX_VALUE)
+        void findsThatNothingRanAsFastAsASmallOne() throws Exception {
+            compare(workflow(attempt -> attempt.tries().equals(Attempt.Tries.NONE)
+                    ? cut(Symptom.CUT) : succeeded("run-" + attempt.row().id()), ABSENT), RowStatus.SUCCEEDED);
+        }
+
+        @Test
+        void showsItsStatusAsFastAsASmallOne() throws Exception {
+            int few = 10_000, many = 200_000;
+            var small = BatchFiles.of(scene(few).output);
+            var longer = BatchFiles.of(scene(many).output);
+            log(small, few);
+            log(longer, many);
+            var ratio = ratio(() -> status(small, few) / few, () -> status(longer, many) / many);
+
+            assertTrue(ratio <= 2, "processor time per line in the longer log: " + ratio + " times as much");
+        }
+
+        private void compare(Workflow workflow, RowStatus end) throws Exception {
+            var ids = new ArrayDeque<List<String>>();
+            for (int round = 0; round <= ROUNDS; round++, used++)
+                ids.add(IntStream.range(used * ROWS, (used + 1) * ROWS).mapToObj(GrowthTest::id).toList());
+            var small = IntStream.range(0, ROWS).mapToObj(GrowthTest::id).toList();
+            large.workflow = workflow;
+            var ratio = ratio(() -> {
+                var scene = scene(SMALL);
+                scene.workflow = workflow;
+                try (var batch = scene.open()) {
+                    return play(scene, batch, small, end);
+                }
+            }, () -> play(large, writer, ids.remove(), end));
+
+            assertTrue(ratio <= 2, "processor time per row in the larger batch: " + ratio + " times as much");
+        }
+
+        private Scene scene(int rows) throws IOException {
+            var ids = IntStream.range(0, rows).mapToObj(GrowthTest::id).collect(Collectors.joining("\n"));
+            var own = Files.createDirectory(folder.resolve(String.valueOf(++folders)));
+            var scene = new Scene(own, "id\n" + ids + "\n");
+            scene.inRealTime = true;
+            scene.slots = 64;
+            scene.backoff = new Backoff(Duration.ofMillis(1), Duration.ofMillis(1), 3);
+            scene.settle = Duration.ZERO;
+            scene.maxFailures = new Ceiling(Long.MAX_VALUE, 1);
+            return scene;
+        }
+    }
+
+    private static String id(int row) {
+        return "r" + row;
+    }
+
+    private static Workflow workflow(Function<Attempt, Response> answer, LookUpResult found) {
+        return new Workflow() {
+            @Override
+            public Response run(Attempt attempt, Consumer<Heard> heard) {
+                return answer.apply(attempt);
+            }
+
+            @Override
+            public LookUpResult look(Unresolved unresolved) {
+                return found;
+            }
+
+            @Override
+            public void stop(RunRef run, String user) {}
+        };
+    }
+
+    /// The processor time from the first request to the last result, without reading the file.
+    private static double play(Scene scene, BatchWriter batch, List<String> ids, RowStatus end) throws Exception {
+        var began = new AtomicLong();
+        scene.watched = _ -> began.compareAndSet(0, processorTime()); // once the first requests have been started
+        scene.selection = Batch.Selection.named(ids, false);
+        assertEquals(Optional.empty(), scene.play(batch));
+        double took = processorTime() - began.get();
+        for (var id : ids) assertEquals(end, batch.batch().index().status(batch.batch().index().find(id)), id);
+        return took;
+    }
+
+    private static void log(BatchFiles files, int lines) throws IOException {
+        var log = new Log().session("1.14.2");
+        for (int row = 0; row < lines / 2; row++) {
+            log.attempt(id(row), "difyexec-0123456789abcdef-" + row);
+            log.end(id(row), "difyexec-0123456789abcdef-" + row, "failed", "run-" + row);
+        }
+        Files.writeString(files.log(), log.toString());
+    }
+
+    private static double status(BatchFiles files, int lines) {
+        long began = processorTime();
+        var batch = Batch.peek(files, Optional.empty(), false, List.of());
+        assertEquals((long) lines / 2, StatusView.json(batch).get("failed"));
+        return processorTime() - began;
+    }
+
+    /// Of this thread, which is the engine's: workers do not know the batch. The compiler and the garbage collector,
+    /// whose time differs from round to round, have threads of their own.
+    private static long processorTime() {
+        return ManagementFactory.getThreadMXBean().getCurrentThreadCpuTime();
+    }
+
+    /// The larger one's median relative to the smaller one's, without the first round of each.
+    private static double ratio(Callable<Double> smaller, Callable<Double> larger) throws Exception {
+        var small = new ArrayList<Double>();
+        var large = new ArrayList<Double>();
+        for (int round = 0; round <= ROUNDS; round++) {
+            small.add(smaller.call());
+            large.add(larger.call());
+        }
+        return median(large) / median(small);
+    }
+
+    private static double median(List<Double> values) {
+        return values.subList(1, values.size()).stream().sorted().toList().get(ROUNDS / 2);
+    }
+}
