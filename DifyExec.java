@@ -454,7 +454,7 @@ final class DifyExec implements Runnable {
                 var batch = Shards.Merger.merge(files, csv, partial, noBom);
                 var index = batch.index();
                 var merge = batch.history().merge.orElseThrow();
-                console.err().println("Merged " + merge.taken().size() + " of "
+                console.err().println("Merged " + merge.merged() + " of "
                         + Text.count(merge.shards(), "shard") + ": " + Text.count(index.rows(), "row") + ", "
                         + RowStatus.counts(index::count, (_, text) -> text));
                 StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
@@ -2871,8 +2871,7 @@ final class DifyExec implements Runnable {
             boolean isPending = index.count(RowStatus.PENDING) > 0, hasFailed = index.count(RowStatus.FAILED) > 0;
             if (!index.isComplete() && !isPending && !hasFailed)
                 out.println("Unresolved rows are looked up on the next run; --resend-unknown sends them again.");
-            var others = history.merge.map(merge -> Shards.others(merge.taken().keySet(), merge.shards(), index,
-                    IntStream.range(0, index.rows()))).orElse(List.of());
+            var others = history.merge.map(MergeEvent::missingShards).orElse(List.of());
             boolean isFirm = !isPending && hasFailed && index.onRetryList().allMatch(entry ->
                     index.status(entry) == RowStatus.FAILED && history.isFirm(entry));
             if (index.isComplete()) completed(batch, out);
@@ -5884,9 +5883,7 @@ final class DifyExec implements Runnable {
                 rows(entry -> rows.get(entry) && unresolved.containsKey(entry)).forEachRemaining(row ->
                         lookUps.add(history.unresolved(unresolved.get(row.index()), row, timeout)));
             lookUps.forEach(one -> rows.clear(one.attempt().row().index()));
-            var wanted = new Wanted(this, rows, lookUps, asked);
-            history.merge.ifPresent(merge -> Shards.refuseUnmerged(files, merge, index, wanted.entries()));
-            return wanted;
+            return new Wanted(this, rows, lookUps, asked);
         }
 
         /// Ids of other shards are passed over.
@@ -6676,6 +6673,21 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Where `merge` moves the log of a shard.
+        Path mergedLog() {
+            return sibling(results, ".log.merged");
+        }
+
+        boolean isMerged() {
+            return log.equals(mergedLog());
+        }
+
+        /// With the log that `merge` moved aside, unless there is another one.
+        BatchFiles orMerged() {
+            return head(log).isEmpty() && Files.exists(mergedLog())
+                    ? new BatchFiles(results, retry, mergedLog(), lock, shard) : this;
+        }
+
         boolean isStarted() {
             return !head(log).isEmpty() || Files.exists(retry) || !head(results).isEmpty();
         }
@@ -6782,8 +6794,9 @@ final class DifyExec implements Runnable {
                     + " shards, not " + count, "continue with " + theirs + ", or choose another -o");
         }
 
+        /// A shard that was merged has its log aside, and can only be merged again.
         static List<BatchFiles> beside(BatchFiles whole) {
-            return named(whole).stream().filter(BatchFiles::isStarted).toList();
+            return named(whole).stream().map(BatchFiles::orMerged).filter(BatchFiles::isStarted).toList();
         }
 
         /// All that have any file, even only a lock, whatever their count. A shard itself has none.
@@ -6793,19 +6806,12 @@ final class DifyExec implements Runnable {
             try (var all = Files.list(output.toAbsolutePath().getParent())) {
                 return all.map(file -> output.resolveSibling(
                                 file.getFileName().toString()
-                                .replaceFirst("\\.(log|lock|retry)$", ""))).distinct()
+                                .replaceFirst("\\.(log(\\.merged)?|lock|retry)$", ""))).distinct()
                         .filter(file -> Shard.in(file).filter(shard -> shard.of(output).equals(file)).isPresent())
                         .map(BatchFiles::of).sorted(Comparator.comparing(BatchFiles::results)).toList();
             } catch (IOException problem) {
                 throw new Unusable(output + ": " + Text.of(problem));
             }
-        }
-
-        /// The shard of each of these rows whose shard is not known, in the shards' order.
-        static List<Shard> others(Set<Integer> known, int count, Index index, IntStream rows) {
-            return known.size() == count ? List.of() : rows.mapToObj(entry -> Shard.of(index.id(entry), count))
-                    .filter(shard -> !known.contains(shard.index()))
-                    .sorted(Comparator.comparing(Shard::index)).toList();
         }
 
         /// Refuses a start that could send a row which another process has sent. Without a history, the batch starts
@@ -6814,17 +6820,19 @@ final class DifyExec implements Runnable {
             var session = history.flatMap(known -> known.session);
             if (files.shard().isPresent()) {
                 if (session.isPresent()) requireSame(files, session.get(), csv);
-                refuseOtherBatch(files, csv, history.isPresent() && session.isEmpty());
+                refuseOtherBatch(files, csv);
                 return;
             }
             var merge = history.flatMap(known -> known.merge);
             if (merge.isEmpty() && session.filter(last -> !last.shard().isEmpty()).isPresent())
                 throw new Unusable(files.log() + ": not merged yet", "'merge' makes one batch of the shards");
-            for (var part : beside(files)) // it may have done more than was merged
-                if (!merge.map(event -> event.taken().get(shard(part).index()))
-                        .equals(Optional.of(LineFile.wholeLines(part.log()))))
-                    throw new Unusable(part.log() + ": not merged yet; its rows would be paid for twice",
-                            "'merge' first, or continue with --shard " + shard(part));
+            for (var part : beside(files))
+                if (!part.isMerged()) throw new Unusable(part.log() + ": not merged yet; its rows would be paid for "
+                        + "twice", "'merge' first, or continue with --shard " + shard(part));
+            var missing = merge.map(MergeEvent::missingShards).orElse(List.of());
+            if (!missing.isEmpty()) throw new Unusable(files.log() + ": shards were not merged ("
+                    + Text.first(8, missing.stream().map(Shard::toString)) + "); their rows would be paid for twice",
+                    "run them with --shard if they did not run elsewhere, then 'merge'");
         }
 
         /// Shards that read the CSV differently would have other ids, and other rows.
@@ -6840,8 +6848,7 @@ final class DifyExec implements Runnable {
                         "use the same options for all shards");
         }
 
-        /// @param isBlank whether nothing is known of what the shard did, though it was not started with `--fresh`
-        private static void refuseOtherBatch(BatchFiles files, Csv csv, boolean isBlank) throws IOException {
+        private static void refuseOtherBatch(BatchFiles files, Csv csv) throws IOException {
             var own = shard(files);
             var whole = BatchFiles.of(Shard.whole(files.results()));
             for (var other : beside(whole)) {
@@ -6851,12 +6858,11 @@ final class DifyExec implements Runnable {
             var sessions = Event.sessions(whole.log());
             var merged = merged(sessions);
             for (var shard : merged) requireCount(whole, shard.count(), own.count());
-            if (isContinued(whole, sessions) && (merged.isEmpty() || merged.contains(own)))
-                throw new Unusable(whole.log() + ": run or retry was used without --shard",
-                        "continue like that, or choose another -o");
-            if (isBlank && merged.contains(own)) throw new Unusable(files.log()
-                    + ": missing or empty, but shard " + own + " was merged; its rows would be paid for twice",
-                    "bring it back, or continue without --shard");
+            if (merged.contains(own) || Files.exists(files.mergedLog()))
+                throw new Unusable(whole.log() + ": includes shard " + own + ", which was merged",
+                        "continue without --shard, or choose another -o");
+            if (isContinued(whole, sessions)) throw new Unusable(whole.log()
+                    + ": run or retry was used without --shard", "continue like that, or choose another -o");
         }
 
         private static Set<Shard> merged(List<SessionEvent> sessions) {
@@ -6870,17 +6876,8 @@ final class DifyExec implements Runnable {
                     || BatchFiles.head(whole.log()).isEmpty() && !BatchFiles.head(whole.results()).isEmpty();
         }
 
-        /// Refuses rows of shards that were not merged: they may have been paid for elsewhere.
-        static void refuseUnmerged(BatchFiles files, MergeEvent merge, Index index, BitSet wanted) {
-            var rows = others(merge.taken().keySet(), merge.shards(), index, wanted.stream());
-            if (rows.isEmpty()) return;
-            throw new Unusable(files.results() + ": " + Text.count(rows.size(), "row belongs", "rows belong")
-                    + " to shards that were not merged ("
-                    + Text.first(8, rows.stream().distinct().map(Shard::toString))
-                    + "); they would be paid for twice", "merge those first, or choose other rows with --ids");
-        }
-
-        void requireMergeable(Index index, boolean partial) throws IOException {
+        /// Returns the shards with rows but without files, which `--partial` leaves out.
+        List<Shard> requireMergeable(Index index, boolean partial) throws IOException {
             var sessions = Event.sessions(whole.log());
             if (isContinued(whole, sessions)) throw new Unusable(whole.log()
                     + ": run or retry was used without --shard",
@@ -6894,47 +6891,51 @@ final class DifyExec implements Runnable {
             for (var shard : merged(sessions)) if (!here.contains(shard))
                 throw new Unusable(whole.log() + ": includes shard " + shard + ", whose files are missing",
                         "bring them back");
-            var missing = others(here.stream().map(Shard::index).collect(Collectors.toSet()), count, index,
-                    IntStream.range(0, index.rows()));
+            var missing = IntStream.range(0, index.rows()).mapToObj(entry -> Shard.of(index.id(entry), count))
+                    .filter(shard -> !here.contains(shard)).toList();
+            var shards = missing.stream().distinct().sorted(Comparator.comparing(Shard::index)).toList();
             if (!partial && !missing.isEmpty()) throw new Unusable(whole.results() + ": no files for shard "
-                    + Text.first(8, missing.stream().distinct().map(Shard::toString)) + ", with "
+                    + Text.first(8, shards.stream().map(Shard::toString)) + ", with "
                     + Text.count(missing.size(), "row"), "copy them here, or use --partial");
+            return shards;
         }
 
         /// Makes one batch of its shards: their logs by time, their results one after another, and the retry list.
         /// The log takes its place first, and gets its last line, the `merge` event, when everything else is there.
-        /// Without that line `run` refuses the batch, and a second merge makes it again.
+        /// Then the shards' logs are moved aside, so that no shard is started again. Until the last one is, `run`
+        /// refuses the batch, and a second merge makes it again.
         record Merger(Shards shards, Csv csv, Index index, History history) {
             static Batch merge(BatchFiles whole, Csv csv, boolean partial, boolean noBom) {
                 try {
                     var index = Batch.rows(whole, Optional.of(csv));
                     try (var _ = whole.take()) { // while it is held, no shard can start
                         var shards = Shards.of(whole);
-                        shards.requireMergeable(index, partial);
-                        return new Merger(shards, csv, index, new History(index)).write(noBom);
+                        var missing = shards.requireMergeable(index, partial);
+                        return new Merger(shards, csv, index, new History(index)).write(noBom, missing);
                     }
                 } catch (IOException problem) {
                     throw new Unusable(whole.results() + ": cannot be merged (" + Text.of(problem) + ")");
                 }
             }
 
-            private Batch write(boolean noBom) throws IOException {
+            private Batch write(boolean noBom, List<Shard> missing) throws IOException {
                 var whole = shards.whole();
                 AtomicFile.replace(whole.results(), results -> {
                     results(results, noBom);
                     AtomicFile.replace(whole.log(), this::log);
                 });
                 whole.writeRetryList(index);
-                var taken = new TreeMap<Integer, Long>();
-                for (var part : shards.files()) taken.put(Shards.shard(part).index(),
-                        LineFile.wholeLines(part.log()));
-                var merge = new MergeEvent(Instant.now(), shards.count(), taken);
+                var merge = new MergeEvent(Instant.now(), shards.count(), shards.files().size(),
+                        missing.stream().map(Shard::index).toList(), Files.size(whole.results()));
                 history.take(merge);
                 try (var log = new LineFile(whole.log(), new byte[0], FileChannel::force)) {
                     log.add(merge);
                     log.flush();
                     log.forceNow();
                 }
+                for (var part : shards.files())
+                    if (!part.isMerged()) Files.move(part.log(), part.mergedLog(), StandardCopyOption.REPLACE_EXISTING);
+                AtomicFile.forceFolder(whole.log());
                 return new Batch(whole, Optional.of(csv), index, history, new LineOffsets());
             }
 
@@ -7165,13 +7166,6 @@ final class DifyExec implements Runnable {
             }
         }
 
-        static long wholeLines(Path path) throws IOException {
-            if (!Files.exists(path)) return 0;
-            try (var channel = FileChannel.open(path)) {
-                return channel.size() - lastLine(channel, channel.size()).length;
-            }
-        }
-
         private static byte[] lastLine(FileChannel channel, long size) throws IOException {
             try (var arena = Arena.ofConfined()) {
                 var bytes = channel.map(FileChannel.MapMode.READ_ONLY, 0, size, arena);
@@ -7334,9 +7328,15 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// @param taken how many bytes it took of the log of each shard, by the shard's number
-        record MergeEvent(Instant t, int shards, @JsonProperty(required = true) SortedMap<Integer, Long> taken)
-                implements Event {}
+        /// @param merged how many shards were merged
+        /// @param missing the numbers of shards that have rows but were not there
+        /// @param results the size of the results that were written, in bytes
+        record MergeEvent(Instant t, int shards, @JsonProperty(required = true) int merged, List<Integer> missing,
+                long results) implements Event {
+            List<Shard> missingShards() {
+                return missing.stream().map(number -> new Shard(number, shards)).toList();
+            }
+        }
 
         /// In the log before the request is sent. `n` counts the row's retries; `edited`: the shell changed its inputs.
         record AttemptEvent(Instant t, @JsonProperty(required = true) String id, int n, String user,

@@ -220,7 +220,7 @@ final class BatchTest {
         void everyEventIsReadAsItWasWritten() throws IOException {
             var path = folder.resolve("log");
             var events = List.<Event>of(session(0, "1.14.2"),
-                    new MergeEvent(NOON, 8, new TreeMap<>(Map.of(1, 5120L))), attempt(1, "größe \"1\" 😀", "user-1"),
+                    new MergeEvent(NOON, 8, 7, List.of(3), 5120), attempt(1, "größe \"1\" 😀", "user-1"),
                     new RunEvent(NOON, "a", "user-1", "run-1", "task-1"),
                     end(2, "a", "user-1", "failed", "run-1", "no such city"),
                     new LookEvent(NOON, "user-1", "run-1", "absent"),
