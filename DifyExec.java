@@ -3721,7 +3721,7 @@ final class DifyExec implements Runnable {
         /// Returns why the batch stopped early, or nothing when every row has its outcome.
         Optional<Stop> run() throws InterruptedException {
             try {
-                while (!isOver()) {
+                for (beforeEnd(); !isOver(); beforeEnd()) {
                     startDue();
                     writer.force(clock.instant(), this::inBackground, watcher::say);
                     tally.now = new Tally.Now(running.size(), agenda.waiting.size(),
@@ -3742,12 +3742,18 @@ final class DifyExec implements Runnable {
             return agenda.stop;
         }
 
-        /// After the grace period Dify is asked to stop what still runs, and the loop waits a moment for the ends.
+        /// When all rows have ended, runs that counted as not started are looked for once more. When a call that stops
+        /// has given its rows their grace period, Dify is asked to stop what still runs.
+        private void beforeEnd() {
+            var now = clock.instant();
+            if (agenda.stop.isPresent()) {
+                if (!running.isEmpty() && !taskStopsSent && !hardStop.isAfter(now)) stopTasks(AFTER_STOP);
+            } else if (running.isEmpty() && looking == 0) agenda.lookForLate(now);
+        }
+
         private boolean isOver() {
-            if (agenda.stop.isEmpty())
-                return running.isEmpty() && looking == 0 && agenda.isDone(clock.instant());
-            if (!running.isEmpty() && hardStop.isAfter(clock.instant())) return false;
-            return running.isEmpty() || taskStopsSent || !stopTasks(AFTER_STOP);
+            if (agenda.stop.isEmpty()) return running.isEmpty() && looking == 0 && agenda.isDone();
+            return running.isEmpty() || taskStopsSent && !hardStop.isAfter(clock.instant());
         }
 
         /// Writes every attempt that may start to the log. Its worker sends it once it is on disk: see [#send].
@@ -3902,7 +3908,7 @@ final class DifyExec implements Runnable {
                     if (taskStopsSent) stopTask(sent);
                 }
                 case Heard.Quiet(var run) -> {
-                    var quiet = Unresolved.brief(attempt, Symptom.QUIET, Optional.of(run), clock.instant());
+                    var quiet = Unresolved.brief(attempt, Purpose.QUIET, Optional.of(run), clock.instant());
                     if (!sent.lookedUp)
                         agenda.lookUp(quiet.with(quiet.state().started(Optional.of(sent.start), Instant.MAX)));
                     sent.lookedUp = true;
@@ -3924,7 +3930,7 @@ final class DifyExec implements Runnable {
             int inside = (int) running.values().stream().filter(other -> other.attempt.mode() == Mode.STREAMING
                     ? other.isStreaming : other.attempt.at().isBefore(before)).count();
             if (attempt.mode() == Mode.BLOCKING) inside++; // the run that has just ended
-            if (pace.waited(waited, attempt.sequence(), inside, terms.names().count())) slowedDown(attempt, why);
+            if (pace.cutIfQueued(waited, attempt.sequence(), inside, terms.names().count())) slowedDown(attempt, why);
         }
 
         private void slowedDown(Attempt attempt, String why) {
@@ -4097,44 +4103,53 @@ final class DifyExec implements Runnable {
             if (found instanceof LookUpResult.Ended(var ran)) watcher.ran(ran);
             writer.record(new LookEvent(now, attempt.user(), unresolved.run().map(RunRef::id).orElse(""),
                     found.word()));
-            boolean mayBeLate = unresolved.is(Symptom.RESEND) || unresolved.is(Symptom.LATE);
-            if (mayBeLate && found.isThere() && agenda.isLate(attempt)) {
-                var run = found.run().orElse(RunRef.NONE);
-                writer.record(new LateEvent(now, attempt.row().id(), attempt.user(), run.id(), found.word()));
-                tally.late++;
-                watcher.say("Row " + Text.id(attempt.row().id()) + ": " + run.name()
-                        + " appeared after the row was sent again; it may have been paid twice.");
+            boolean wasNotStarted = unresolved.is(Purpose.RESEND) || unresolved.is(Purpose.LATE);
+            if (wasNotStarted && found.isThere()) {
+                if (agenda.isLate(attempt)) late(attempt, found);
+                agenda.appeared(attempt);
             }
             if (!hasEnded(unresolved)) {
-                var step = lookUpRules.step(unresolved, found, here(unresolved), now);
-                if (unresolved.is(Symptom.QUIET)) running.get(attempt.sequence()).lookedUp = false;
-                if (unresolved.is(Symptom.QUIET) && found instanceof LookUpResult.Ended) {
+                var steps = lookUpRules.steps(unresolved, found, here(unresolved), now);
+                if (unresolved.is(Purpose.QUIET)) running.get(attempt.sequence()).lookedUp = false;
+                if (unresolved.is(Purpose.QUIET) && found instanceof LookUpResult.Ended) {
                     pace.ended(now); // the run of this stream has ended elsewhere
                     var worker = running.remove(attempt.sequence()).thread;
                     if (worker != null) worker.interrupt();
                 }
-                act(unresolved, step);
+                act(unresolved, steps);
             }
             if (found instanceof LookUpResult.Silent(var seen)) heed(seen, now);
         }
 
+        private void late(Attempt attempt, LookUpResult found) {
+            var run = found.run().orElse(RunRef.NONE);
+            writer.record(new LateEvent(clock.instant(), attempt.row().id(), attempt.user(), run.id(), found.word()));
+            tally.late++;
+            watcher.say("Row " + Text.id(attempt.row().id()) + ": " + run.name()
+                    + " appeared after the row was sent again; it may have been paid twice.");
+        }
+
         private boolean hasEnded(Unresolved unresolved) {
-            return unresolved.is(Symptom.QUIET) && !running.containsKey(unresolved.attempt().sequence());
+            return unresolved.is(Purpose.QUIET) && !running.containsKey(unresolved.attempt().sequence());
         }
 
         private LookUpRules.Here here(Unresolved unresolved) {
-            if (unresolved.is(Symptom.LATE)) writer.flush(); // a look-up may just have found a success
+            if (unresolved.is(Purpose.LATE)) writer.flush(); // a look-up may just have found a success
             var sent = running.get(unresolved.attempt().sequence());
             return new LookUpRules.Here(terms.modes().listing(unresolved.attempt()),
                     sent != null && sent.stopAsked,
                     writer.status(unresolved.attempt().row()).isSuccess());
         }
 
+        private void act(Unresolved unresolved, List<LookUpRules.Step> steps) {
+            for (var step : steps) act(unresolved, step);
+        }
+
         private void act(Unresolved unresolved, LookUpRules.Step step) {
             var attempt = unresolved.attempt();
             switch (step) {
                 case LookUpRules.Step.Take(var ran, var verdict) -> {
-                    if (unresolved.is(Symptom.LATE)) tally.reopened(writer.status(attempt.row()));
+                    if (unresolved.is(Purpose.LATE)) tally.reopened(writer.status(attempt.row()));
                     writer.record(new HarvestEvent(clock.instant(), attempt.user(), ran.ref().id()));
                     tally.harvested++;
                     apply(attempt, unresolved.start(), ran, verdict);
@@ -4142,24 +4157,19 @@ final class DifyExec implements Runnable {
                 case LookUpRules.Step.Judged(var seen, var verdict) ->
                         apply(attempt, unresolved.start(), seen, verdict);
                 case LookUpRules.Step.LookAgain(var next) -> agenda.lookUp(next);
-                case LookUpRules.Step.Say(var text, var then) -> {
-                    watcher.say(text);
-                    act(unresolved, then);
-                }
-                case LookUpRules.Step.Close(var end, var seen, var why, var then) -> {
+                case LookUpRules.Step.Say(var text) -> watcher.say(text);
+                case LookUpRules.Step.Close(var end, var seen, var why) -> {
                     logEnd(attempt, end, seen, why);
                     if (seen instanceof Response.Cut && seen.run().isEmpty()) agenda.addUnseen(attempt);
-                    act(unresolved, then);
                 }
                 case LookUpRules.Step.SendAgain(var tries, var rechecked) -> {
                     if (tries.failed() > attempt.tries().failed()) tally.retries++;
-                    if (rechecked && !unresolved.is(Symptom.RESEND))
+                    if (rechecked && !unresolved.is(Purpose.RESEND))
                         agenda.enqueue(attempt.row(), tries, clock.instant());
                     else agenda.retry(attempt.row(), tries, clock.instant(),
-                            Optional.of(attempt).filter(_ -> rechecked));
+                            rechecked ? Optional.of(attempt) : Optional.empty());
                 }
                 case LookUpRules.Step.Abort(var stop) -> agenda.stopWith(stop);
-                case LookUpRules.Step.Nothing() -> {}
             }
         }
 
@@ -4177,12 +4187,12 @@ final class DifyExec implements Runnable {
                     + Text.seconds(grace) + " to finish; Ctrl-C again stops at once.");
         }
 
-        /// Asks Dify to stop what runs, and waits a moment for the ends. False: there is nothing to wait for.
-        private boolean stopTasks(Duration patience) {
+        /// Asks Dify to stop what runs, and waits a moment for the ends, if any run can be stopped.
+        private void stopTasks(Duration patience) {
             if (!taskStopsSent) running.values().forEach(this::stopTask);
             taskStopsSent = true;
-            hardStop = clock.instant().plus(patience);
-            return running.values().stream().anyMatch(sent -> sent.stopAsked);
+            boolean anyEnds = running.values().stream().anyMatch(sent -> sent.stopAsked);
+            hardStop = anyEnds ? clock.instant().plus(patience) : clock.instant();
         }
 
         private void stopTask(InFlight sent) {
@@ -4220,7 +4230,8 @@ final class DifyExec implements Runnable {
         final Queue<Unresolved> lookUps = new PriorityQueue<>(Comparator.comparing(Unresolved::due)
                 .thenComparing(unresolved -> unresolved.attempt().at()));
         final Queue<Waiting> waiting = new PriorityQueue<>(Comparator.comparing(Waiting::due));
-        private final Iterator<Row> fresh;
+        private final Iterator<Row> rows;
+        private Optional<Row> fresh = Optional.empty(); // the next one that was not sent yet
         private final Duration firstLook;
         /// When each run was cut off that may still hold a place on the server, by row.
         final Map<Integer, Instant> cutRuns = new HashMap<>();
@@ -4236,8 +4247,9 @@ final class DifyExec implements Runnable {
         /// @param now       the call's start: earlier ones sent before, whatever the clock did since
         Agenda(Batch.Wanted wanted, Duration firstLook, Instant now) {
             var batch = wanted.batch();
-            this.fresh = batch.csv().orElseThrow().rows(wanted.fresh(), batch.index());
+            this.rows = batch.csv().orElseThrow().rows(wanted.fresh(), batch.index());
             this.firstLook = firstLook;
+            readRow();
             for (boolean hasRun : List.of(false, true))
                 for (var attempt : batch.history().resent(hasRun)) {
                     addUnseen(attempt.before(now));
@@ -4247,9 +4259,21 @@ final class DifyExec implements Runnable {
         }
 
         Optional<Waiting> next(Instant now) {
-            while (nextWaiting().isAfter(now) && hasFresh())
-                retry(fresh.next(), Attempt.Tries.NONE, now, Optional.empty());
+            while (nextWaiting().isAfter(now) && fresh.isPresent()) {
+                retry(fresh.get(), Attempt.Tries.NONE, now, Optional.empty());
+                readRow();
+            }
             return nextWaiting().isAfter(now) ? Optional.empty() : Optional.of(waiting.remove());
+        }
+
+        /// Reads one row ahead. If the CSV has changed, no more rows start.
+        private void readRow() {
+            try {
+                fresh = rows.hasNext() ? Optional.of(rows.next()) : Optional.empty();
+            } catch (Unusable changed) {
+                fresh = Optional.empty();
+                stopWith(Stop.early(changed.what(), changed.hint));
+            }
         }
 
         private Instant nextWaiting() {
@@ -4258,15 +4282,6 @@ final class DifyExec implements Runnable {
 
         Instant nextLook() {
             return lookUps.isEmpty() ? Instant.MAX : lookUps.peek().due();
-        }
-
-        private boolean hasFresh() {
-            try {
-                return fresh.hasNext();
-            } catch (Unusable changed) {
-                stopWith(Stop.early(changed.what(), changed.hint));
-                return false;
-            }
         }
 
         /// Another attempt, later. Runs of earlier attempts that may still appear are looked for first, one by one.
@@ -4278,7 +4293,7 @@ final class DifyExec implements Runnable {
             int next = 1 + after.map(one -> earlier.stream().map(Attempt::user).toList()
                     .indexOf(one.user())).orElse(-1);
             if (next == earlier.size()) enqueue(row, tries, due);
-            else lookUps.add(Unresolved.brief(earlier.get(next).with(row, tries), Symptom.RESEND, Optional.empty(),
+            else lookUps.add(Unresolved.brief(earlier.get(next).with(row, tries), Purpose.RESEND, Optional.empty(),
                     due));
         }
 
@@ -4307,18 +4322,25 @@ final class DifyExec implements Runnable {
             if (stop.isEmpty() || reason.exit() == Exit.INTERRUPTED) stop = Optional.of(reason);
         }
 
-        /// At the end, each run that counted as not started is looked for once more.
-        boolean isDone(Instant now) {
-            if (!lookUps.isEmpty() || !waiting.isEmpty() || hasFresh()) return false;
-            if (!lateAsked) unseen.values().forEach(attempts -> attempts.forEach(
-                    attempt -> lookUps.add(Unresolved.brief(attempt, Symptom.LATE, Optional.empty(), now))));
+        private boolean hasRows() {
+            return !lookUps.isEmpty() || !waiting.isEmpty() || fresh.isPresent();
+        }
+
+        /// Once no row is left, each run that counted as not started is looked for once more.
+        void lookForLate(Instant now) {
+            if (hasRows() || lateAsked) return;
             lateAsked = true;
-            return lookUps.isEmpty();
+            unseen.values().forEach(attempts -> attempts.forEach(
+                    attempt -> lookUps.add(Unresolved.brief(attempt, Purpose.LATE, Optional.empty(), now))));
+        }
+
+        boolean isDone() {
+            return !hasRows() && lateAsked;
         }
 
         /// When the next row is due: at once, unless all that are left wait for another attempt.
         Instant nextRow(Instant now) {
-            return hasFresh() ? now : nextWaiting();
+            return fresh.isPresent() ? now : nextWaiting();
         }
 
         void addUnseen(Attempt attempt) {
@@ -4332,11 +4354,16 @@ final class DifyExec implements Runnable {
             unseen.getOrDefault(row.index(), List.of()).forEach(attempt -> resentUsers.add(attempt.user()));
         }
 
-        /// A run of the attempt has appeared. Returns whether it is late: its row was sent again.
+        /// Whether a run that appears now is late: its row was sent again, and it has not appeared before.
         boolean isLate(Attempt attempt) {
-            return unseen.getOrDefault(attempt.row().index(), new ArrayList<>())
-                    .removeIf(other -> other.user().equals(attempt.user()))
-                    && resentUsers.contains(attempt.user());
+            return resentUsers.contains(attempt.user()) && unseen.getOrDefault(attempt.row().index(), List.of())
+                    .stream().anyMatch(other -> other.user().equals(attempt.user()));
+        }
+
+        /// A run of the attempt has appeared, so it is no longer looked for.
+        void appeared(Attempt attempt) {
+            unseen.getOrDefault(attempt.row().index(), new ArrayList<>())
+                    .removeIf(other -> other.user().equals(attempt.user()));
         }
     }
 
@@ -9179,43 +9206,38 @@ final class DifyExec implements Runnable {
 
         record Here(Release.Listing listing, boolean stopAsked, boolean hasSuccess) {}
 
-        Step step(Unresolved unresolved, LookUpResult found, Here here, Instant now) {
-            return switch (unresolved.symptom()) {
+        List<Step> steps(Unresolved unresolved, LookUpResult found, Here here, Instant now) {
+            return switch (unresolved.purpose()) {
+                case OUTCOME -> open(unresolved, found, here, now);
                 case QUIET -> quiet(unresolved, found, here);
                 case RESEND -> recheck(unresolved, found, here, now);
                 case LATE -> late(unresolved, found, here);
-                default -> open(unresolved, found, here, now);
             };
         }
 
-        private Step quiet(Unresolved unresolved, LookUpResult found, Here here) {
-            if (!(found instanceof LookUpResult.Ended(var ran))) return new Step.Nothing();
+        private List<Step> quiet(Unresolved unresolved, LookUpResult found, Here here) {
+            if (!(found instanceof LookUpResult.Ended(var ran))) return List.of();
             if (here.stopAsked() && !ran.status().isSuccess())
-                return new Step.Close("interrupted", ran, "stopped on request", new Step.Nothing());
-            return ran.status() == Response.RunStatus.STOPPED
+                return List.of(new Step.Close("interrupted", ran, "stopped on request"));
+            return List.of(ran.status() == Response.RunStatus.STOPPED
                     ? new Step.Judged(ran, new Verdict.LookUp(Symptom.STOPPED, "stopped: " + ran.error()))
-                    : new Step.Take(ran, judge.afterLook(unresolved.attempt(), ran));
+                    : new Step.Take(ran, judge.afterLook(unresolved.attempt(), ran)));
         }
 
-        private Step recheck(Unresolved unresolved, LookUpResult found, Here here, Instant now) {
+        private List<Step> recheck(Unresolved unresolved, LookUpResult found, Here here, Instant now) {
             if (found instanceof LookUpResult.Absent)
-                return new Step.SendAgain(unresolved.attempt().tries(), true);
+                return List.of(new Step.SendAgain(unresolved.attempt().tries(), true));
             if (found instanceof LookUpResult.Silent silent && !silent.isAnswer())
-                return silent(unresolved.attempt(), silent.seen(), new Step.LookAgain(unresolved.later(now)));
-            var known = new Unresolved(unresolved.attempt(), unresolved.seen(), Symptom.RECHECK,
-                    Symptom.RECHECK.text,
-                    unresolved.since(), now.plus(limits.timeout()));
-            return open(known, found, here, now);
+                return silent(unresolved.attempt(), silent.seen(), lookAgain(unresolved.later(now)));
+            return open(unresolved.wanted(now.plus(limits.timeout())), found, here, now);
         }
 
-        private Step late(Unresolved unresolved, LookUpResult found, Here here) {
-            return found instanceof LookUpResult.Ended(var ran) && ran.status().isSuccess() && !here.hasSuccess()
-                    && unresolved.attempt().isCurrent()
-                    ? new Step.Take(ran, judge.afterLook(unresolved.attempt(), ran))
-                    : new Step.Nothing();
+        private List<Step> late(Unresolved unresolved, LookUpResult found, Here here) {
+            if (!(found instanceof LookUpResult.Ended(var ran)) || !ran.status().isSuccess()) return List.of();
+            return here.hasSuccess() || !unresolved.attempt().isCurrent() ? List.of() : succeeded(unresolved, ran);
         }
 
-        private Step open(Unresolved unresolved, LookUpResult found, Here here, Instant now) {
+        private List<Step> open(Unresolved unresolved, LookUpResult found, Here here, Instant now) {
             return switch (found) {
                 case LookUpResult.Ended(var ran) when ran.status().isSuccess() -> succeeded(unresolved, ran);
                 case LookUpResult.Ended(var ran) -> failed(unresolved, ran, now);
@@ -9226,55 +9248,56 @@ final class DifyExec implements Runnable {
                 case LookUpResult.Silent(Response.Refused refused) -> silent(unresolved.attempt(), refused,
                         waited(unresolved, "its look-up got HTTP " + refused.status(), now));
                 case LookUpResult.Silent(var seen) ->
-                        silent(unresolved.attempt(), seen, new Step.LookAgain(unresolved.later(now)));
+                        silent(unresolved.attempt(), seen, lookAgain(unresolved.later(now)));
             };
         }
 
-        private Step succeeded(Unresolved unresolved, Response.Ran ran) {
+        private List<Step> succeeded(Unresolved unresolved, Response.Ran ran) {
             var attempt = unresolved.attempt();
-            if (attempt.isCurrent()) return new Step.Take(ran, judge.afterLook(attempt, ran));
+            if (attempt.isCurrent()) return List.of(new Step.Take(ran, judge.afterLook(attempt, ran)));
             if (attempt.isOfLostEdits()) return giveUp(unresolved, new Outcome(RowStatus.UNKNOWN, ran.ref().name()
                     + " of this row as edited in the shell succeeded, but the edits are gone; set them again and retry "
                     + "the row there to get its result"));
-            return new Step.Say("Row " + Text.id(attempt.row().id()) + " changed after " + ran.ref().name()
-                    + " succeeded; running it again.", new Step.Close("stale", ran, "the row has changed since",
-                            new Step.SendAgain(Attempt.Tries.NONE, false)));
+            return List.of(new Step.Say("Row " + Text.id(attempt.row().id()) + " changed after " + ran.ref().name()
+                            + " succeeded; running it again."),
+                    new Step.Close("stale", ran, "the row has changed since"),
+                    new Step.SendAgain(Attempt.Tries.NONE, false));
         }
 
-        private Step failed(Unresolved unresolved, Response.Ran ran, Instant now) {
+        private List<Step> failed(Unresolved unresolved, Response.Ran ran, Instant now) {
             var attempt = unresolved.attempt();
-            if (unresolved.is(Symptom.RECHECK)) return new Step.SendAgain(attempt.tries(), false);
+            if (unresolved.is(Symptom.RECHECK)) return List.of(new Step.SendAgain(attempt.tries(), false));
             if (ran.status() == Response.RunStatus.STOPPED && !unresolved.state().wasStopped()
                     && !unresolved.is(Symptom.TIMED_OUT))
-                return new Step.LookAgain(unresolved.with(unresolved.state().stopped(now)));
+                return lookAgain(unresolved.with(unresolved.state().stopped(now)));
             if (attempt.isOfLostEdits()) // not sent again as something that nobody asked for
-                return new Step.Take(ran, Outcome.failed(ran.error()));
-            return switch (unresolved.symptom()) {
-                case UNCONFIRMED -> { // the stream's end has the run's price, which the stored run lacks
-                    var end = unresolved.seen() instanceof Response.Ran seen && !seen.isBare() ? seen : ran;
-                    yield new Step.Judged(end, judge.confirmed(attempt, unresolved.seen(), end));
-                }
-                case INTERRUPTED -> new Step.Close("interrupted", ran, "stopped on request",
-                        new Step.SendAgain(Attempt.Tries.NONE, false));
-                case TIMED_OUT -> new Step.Take(ran, Outcome.failed("timed out: " + unresolved.why()));
-                default -> new Step.Take(ran, judge.afterLook(attempt, ran));
-            };
+                return List.of(new Step.Take(ran, Outcome.failed(ran.error())));
+            if (unresolved.is(Symptom.INTERRUPTED)) return List.of(
+                    new Step.Close("interrupted", ran, "stopped on request"),
+                    new Step.SendAgain(Attempt.Tries.NONE, false));
+            if (unresolved.is(Symptom.UNCONFIRMED)) {
+                // the stream's end has the run's price, which the stored run lacks
+                var end = unresolved.seen() instanceof Response.Ran seen && !seen.isBare() ? seen : ran;
+                return List.of(new Step.Judged(end, judge.confirmed(attempt, unresolved.seen(), end)));
+            }
+            return List.of(new Step.Take(ran, unresolved.is(Symptom.TIMED_OUT)
+                    ? Outcome.failed("timed out: " + unresolved.why()) : judge.afterLook(attempt, ran)));
         }
 
         /// There is no run of that id, unless it took steps: those are paid for.
-        private Step notStored(Unresolved unresolved) {
+        private List<Step> notStored(Unresolved unresolved) {
             var verdict = judge.notStored(unresolved.attempt(), unresolved.seen());
-            return new Step.Judged(verdict instanceof Verdict.LookUp ? Response.NOTHING
+            return List.of(new Step.Judged(verdict instanceof Verdict.LookUp ? Response.NOTHING
                     : switch (unresolved.seen()) {
                 case Response.Refused error ->
                         Response.Refused.event(error.status(), error.code(), error.message(), Optional.empty());
                 case Response.Ran ran when !ran.isBare() -> ran;
                 case Response.Ran _, Response.Cut _, Response.TooLarge _, Response.NotSent _,
                         Response.NotUploaded _ -> Response.NOTHING;
-            }, verdict);
+            }, verdict));
         }
 
-        private Step running(Unresolved unresolved, LookUpResult.Running found, Instant now) {
+        private List<Step> running(Unresolved unresolved, LookUpResult.Running found, Instant now) {
             var known = unresolved.running(found, now, limits.timeout());
             return found.status() == Response.RunStatus.PAUSED ? giveUp(known, Outcome.PAUSED)
                     : waited(known, "run " + found.ref().id() + " is still running "
@@ -9283,7 +9306,7 @@ final class DifyExec implements Runnable {
 
         /// A chatflow's message without an answer may still get one, but not if its run is over (1.16), nor if the
         /// client of a stream has left (1.9).
-        private Step unanswered(Unresolved unresolved, boolean isOver, Release.Listing listing, Instant now) {
+        private List<Step> unanswered(Unresolved unresolved, boolean isOver, Release.Listing listing, Instant now) {
             boolean isLeft = listing == Release.Listing.WITHOUT_END
                     && unresolved.attempt().mode() == Mode.STREAMING;
             if (isOver) return unknown(unresolved, "its run ended without an answer (stopped, or empty)");
@@ -9293,7 +9316,7 @@ final class DifyExec implements Runnable {
 
         /// What it proves that no run is found depends on how the server lists its runs. A run with an id exists,
         /// unless the id was made up.
-        private Step absent(Unresolved unresolved, Release.Listing listing, Instant now) {
+        private List<Step> absent(Unresolved unresolved, Release.Listing listing, Instant now) {
             if (listing == Release.Listing.OTHER_APP) return unknown(unresolved,
                     "with another key and --same-app, a run that is not found may be another app's");
             boolean isStream = unresolved.attempt().mode() == Mode.STREAMING;
@@ -9302,7 +9325,7 @@ final class DifyExec implements Runnable {
                 return waited(unresolved, "the server has no run " + known.get().id() + " any more", now);
             if (listing == Release.Listing.FROM_START || listing == Release.Listing.WITHOUT_END)
                 return now.isBefore(unresolved.since().plus(limits.settle(unresolved.attempt().mode())))
-                        ? new Step.LookAgain(unresolved.with(unresolved.state().later(now, false)))
+                        ? lookAgain(unresolved.with(unresolved.state().later(now, false)))
                         : notStarted(unresolved);
             if (!isStream) return waited(unresolved,
                     "no run was found within the time limit, and this server lists runs only when they end", now);
@@ -9310,41 +9333,48 @@ final class DifyExec implements Runnable {
             return listing == Release.Listing.AT_END ? unknown(unresolved, why) : waited(unresolved, why, now);
         }
 
-        private Step notStarted(Unresolved unresolved) {
+        /// A try of this call counts as one that failed. A call that was killed does not count as a try.
+        private List<Step> notStarted(Unresolved unresolved) {
             var attempt = unresolved.attempt();
             if (attempt.isOfLostEdits()) return unknown(unresolved,
                     "no run of this row as edited in the shell was "
                     + "started, and the edits are gone; set them again and retry the row there");
-            Step then = new Step.SendAgain(attempt.tries(), false); // a call that was killed does not count as a try
-            if (unresolved.symptom().isOurs())
-                then = judge.again(attempt, unresolved.why() + "; no run was started", Optional.empty())
-                        instanceof Outcome outcome ? giveUp(unresolved, outcome)
-                        : new Step.SendAgain(attempt.tries().plus(1, 0), false);
-            return new Step.Close("not_started", Response.NOTHING, unresolved.why(), then);
+            var steps = new ArrayList<Step>();
+            steps.add(new Step.Close("not_started", Response.NOTHING, unresolved.why()));
+            if (!unresolved.symptom().isOurs()) steps.add(new Step.SendAgain(attempt.tries(), false));
+            else if (judge.again(attempt, unresolved.why() + "; no run was started", Optional.empty())
+                    instanceof Outcome outcome) steps.addAll(giveUp(unresolved, outcome));
+            else steps.add(new Step.SendAgain(attempt.tries().plus(1, 0), false));
+            return steps;
         }
 
         /// A failed look-up is repeated, unless its answer concerns the whole batch or the run is too large.
-        private Step silent(Attempt attempt, Response seen, Step otherwise) {
+        private List<Step> silent(Attempt attempt, Response seen, List<Step> otherwise) {
             var verdict = judge.verdict(attempt, seen);
-            if (verdict instanceof Verdict.StopBatch(var stop)) return new Step.Abort(stop);
-            return seen instanceof Response.TooLarge && seen.run().isPresent() ? new Step.Judged(seen, verdict)
-                    : otherwise;
+            if (verdict instanceof Verdict.StopBatch(var stop)) return List.of(new Step.Abort(stop));
+            return seen instanceof Response.TooLarge && seen.run().isPresent()
+                    ? List.of(new Step.Judged(seen, verdict)) : otherwise;
         }
 
-        private Step waited(Unresolved unresolved, String why, Instant now) {
-            return now.isBefore(unresolved.state().deadline()) ? new Step.LookAgain(unresolved.later(now))
+        private List<Step> waited(Unresolved unresolved, String why, Instant now) {
+            return now.isBefore(unresolved.state().deadline()) ? lookAgain(unresolved.later(now))
                     : unknown(unresolved, why);
         }
 
-        private Step unknown(Unresolved unresolved, String why) {
+        private static List<Step> lookAgain(Unresolved later) {
+            return List.of(new Step.LookAgain(later));
+        }
+
+        private List<Step> unknown(Unresolved unresolved, String why) {
             return giveUp(unresolved, new Outcome(RowStatus.UNKNOWN, unresolved.why() + "; " + why));
         }
 
         /// A row of an earlier call is sent again if that was asked for, whatever its run does.
-        private Step giveUp(Unresolved unresolved, Outcome outcome) {
+        private List<Step> giveUp(Unresolved unresolved, Outcome outcome) {
             var cut = new Response.Cut(unresolved.run(), unresolved.symptom(), unresolved.why());
-            return unresolved.symptom().isOurs() || !resendUnknown ? new Step.Judged(cut, outcome)
-                    : new Step.Close("resent", cut, outcome.text(), new Step.SendAgain(Attempt.Tries.NONE, true));
+            return unresolved.symptom().isOurs() || !resendUnknown ? List.of(new Step.Judged(cut, outcome))
+                    : List.of(new Step.Close("resent", cut, outcome.text()),
+                            new Step.SendAgain(Attempt.Tries.NONE, true));
         }
 
         sealed interface Step {
@@ -9356,16 +9386,14 @@ final class DifyExec implements Runnable {
             record LookAgain(Unresolved unresolved) implements Step {}
 
             /// The attempt gets this end in the log.
-            record Close(String end, Response seen, String why, Step then) implements Step {}
+            record Close(String end, Response seen, String why) implements Step {}
 
-            record Say(String text, Step then) implements Step {}
+            record Say(String text) implements Step {}
 
             /// @param rechecked this attempt has no run, or paying twice was asked for
             record SendAgain(Attempt.Tries tries, boolean rechecked) implements Step {}
 
             record Abort(Stop stop) implements Step {}
-
-            record Nothing() implements Step {}
         }
     }
 
@@ -9495,7 +9523,7 @@ final class DifyExec implements Runnable {
 
         /// A run waited on the server before it started. Several waits, over a second and far longer than the shortest,
         /// are a queue. Returns whether there are fewer places now.
-        boolean waited(Duration time, long sequence, int running, long last) {
+        boolean cutIfQueued(Duration time, long sequence, int running, long last) {
             if (time.compareTo(shortestWait) < 0) shortestWait = time;
             boolean isQueued = time.compareTo(QUEUED) > 0 && time.compareTo(shortestWait.multipliedBy(GROWN)) > 0;
             if (!isQueued || sequence <= cutAt || ++waits < SEVERAL) return false;
@@ -10145,6 +10173,7 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Why the outcome of a run is unknown.
     enum Symptom {
         // this call did not see the end of its run
         SERVER_ERROR, GATEWAY, NO_ANSWER, CUT, STREAM_ERROR, CONTRADICTED, UNCONFIRMED, SILENCE,
@@ -10153,12 +10182,7 @@ final class DifyExec implements Runnable {
         CRASH("difyexec was killed during the run"),
         INTERRUPTED("difyexec was interrupted and stopped the run"),
         LOST_RESULT("its result is missing from the results file"),
-        RECHECK("an earlier request counted as not started"),
-        /// A stream has been silent for a while: its run may have ended.
-        QUIET,
-        /// It counted as not started, and is asked about before its row is sent again (`RESEND`) and at the end of a
-        /// call (`LATE`).
-        RESEND, LATE;
+        RECHECK("an earlier request counted as not started");
 
         final String text;
 
@@ -10229,18 +10253,37 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// What a run is looked up for.
+    enum Purpose {
+        /// Its row needs an outcome.
+        OUTCOME,
+        /// Its stream has been silent for a while: it may have ended.
+        QUIET,
+        /// It counted as not started, and its row is about to be sent again.
+        RESEND,
+        /// It counted as not started, its row was sent again, and the call is at its end.
+        LATE
+    }
+
     /// An attempt whose outcome must be looked up on the server. If an unconfirmed failure was seen, it holds if
     /// nothing else is found. `--settle` counts from `since`.
-    record Unresolved(Attempt attempt, Response seen, Symptom symptom, String why, Instant since,
+    record Unresolved(Attempt attempt, Response seen, Purpose purpose, Symptom symptom, String why, Instant since,
             LookUpState state) {
         Unresolved(Attempt attempt, Response seen, Symptom symptom, String why, Instant since, Instant deadline) {
-            this(attempt, seen, symptom, why, since,
+            this(attempt, seen, Purpose.OUTCOME, symptom, why, since,
                     new LookUpState(since, 0, Optional.empty(), deadline, false, symptom.isOurs()));
         }
 
-        /// An attempt whose row is looked up without a wait for its run.
-        static Unresolved brief(Attempt attempt, Symptom symptom, Optional<RunRef> run, Instant due) {
-            return new Unresolved(attempt, new Response.Cut(run, symptom, ""), symptom, "", due, Instant.MAX);
+        /// An attempt that is looked up without a wait for its run.
+        static Unresolved brief(Attempt attempt, Purpose purpose, Optional<RunRef> run, Instant due) {
+            var symptom = purpose == Purpose.QUIET ? Symptom.SILENCE : Symptom.RECHECK;
+            return new Unresolved(attempt, new Response.Cut(run, symptom, symptom.text), purpose, symptom,
+                    symptom.text, due, new LookUpState(due, 0, Optional.empty(), Instant.MAX, false, false));
+        }
+
+        /// Its run was looked for and is there, so its row waits for it.
+        Unresolved wanted(Instant deadline) {
+            return new Unresolved(attempt, seen, symptom, why, since, deadline);
         }
 
         Optional<RunRef> run() {
@@ -10259,6 +10302,10 @@ final class DifyExec implements Runnable {
             return this.symptom == symptom;
         }
 
+        boolean is(Purpose purpose) {
+            return this.purpose == purpose;
+        }
+
         /// A run over its time is stopped before it is looked for.
         boolean stopsFirst() {
             return symptom == Symptom.TIMED_OUT && state.looks() == 0
@@ -10266,7 +10313,7 @@ final class DifyExec implements Runnable {
         }
 
         Unresolved with(LookUpState state) {
-            return new Unresolved(attempt, seen, symptom, why, since, state);
+            return new Unresolved(attempt, seen, purpose, symptom, why, since, state);
         }
 
         Unresolved later(Instant now) {
@@ -10277,7 +10324,7 @@ final class DifyExec implements Runnable {
         Unresolved before(Instant now) {
             var ahead = Duration.between(now, attempt.at());
             if (!ahead.isPositive()) return this;
-            return new Unresolved(attempt.before(now), seen, symptom, why, since.minus(ahead),
+            return new Unresolved(attempt.before(now), seen, purpose, symptom, why, since.minus(ahead),
                     state.started(state.runStart(), state.deadline().minus(ahead)));
         }
 
@@ -10289,7 +10336,7 @@ final class DifyExec implements Runnable {
                     reported.isBefore(attempt.at()) ? attempt.at() : reported.isAfter(now) ? now : reported));
             var deadline = start.map(from -> from.plus(timeout)) // a run that was stopped gets a moment to end
                     .filter(end -> symptom != Symptom.TIMED_OUT || end.isAfter(state.deadline()));
-            return new Unresolved(attempt, known, symptom, why, since,
+            return new Unresolved(attempt, known, purpose, symptom, why, since,
                     new LookUpState(state.due(), state.looks(), start,
                     deadline.orElse(state.deadline()), state.wasStopped(), true));
         }

@@ -782,7 +782,7 @@ final class LookUpTest {
         void aRunThatAppearsAfterItsRowWasSentAgainIsReportedAsLate() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-8"));
-            scene.found = unresolved -> unresolved.is(Symptom.LATE) ? ended(succeeded("run-7")) : ABSENT;
+            scene.found = unresolved -> unresolved.is(Purpose.LATE) ? ended(succeeded("run-7")) : ABSENT;
 
             var stop = scene.play();
 
@@ -814,7 +814,7 @@ final class LookUpTest {
         void aLateSuccessIsUsedIfTheRowHasNotSucceeded() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("no such city"));
-            scene.found = unresolved -> unresolved.is(Symptom.LATE) ? ended(succeeded("run-7")) : ABSENT;
+            scene.found = unresolved -> unresolved.is(Purpose.LATE) ? ended(succeeded("run-7")) : ABSENT;
 
             scene.play();
 
@@ -828,7 +828,7 @@ final class LookUpTest {
             scene.backoff = new Backoff(Duration.ZERO, Duration.ZERO, 2);
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), cut(Symptom.NO_ANSWER),
                     failed("no such city"));
-            scene.found = unresolved -> unresolved.is(Symptom.LATE)
+            scene.found = unresolved -> unresolved.is(Purpose.LATE)
                     ? ended(succeeded("run-of-" + unresolved.attempt().user())) : ABSENT;
 
             scene.play();
@@ -842,7 +842,7 @@ final class LookUpTest {
         void aRunThatAppearsBeforeItsRowWasSentAgainIsNotLate() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER));
-            scene.found = unresolved -> unresolved.is(Symptom.RESEND) ? ended(succeeded("run-7")) : ABSENT;
+            scene.found = unresolved -> unresolved.is(Purpose.RESEND) ? ended(succeeded("run-7")) : ABSENT;
 
             scene.play();
 
@@ -855,7 +855,7 @@ final class LookUpTest {
         void aRowIsSentAgainAfterNoneOfItsEarlierAttemptsAppeared() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), cut(Symptom.NO_ANSWER));
-            scene.found = unresolved -> unresolved.is(Symptom.RESEND) && scene.sent.size() == 2
+            scene.found = unresolved -> unresolved.is(Purpose.RESEND) && scene.sent.size() == 2
                     && unresolved.attempt().user().equals(scene.sent.getLast().user()) ? ended(succeeded("run-7")) : ABSENT;
 
             scene.play();
@@ -864,7 +864,7 @@ final class LookUpTest {
             assertEquals(List.of("run-7"), scene.resultRuns());
             String first = scene.sent.getFirst().user(), second = scene.sent.getLast().user();
             assertEquals(List.of(first, first, second), scene.looked.stream()
-                    .filter(look -> look.is(Symptom.RESEND)).map(look -> look.attempt().user()).toList());
+                    .filter(look -> look.is(Purpose.RESEND)).map(look -> look.attempt().user()).toList());
         }
 
         @Test
@@ -875,7 +875,7 @@ final class LookUpTest {
                     new LookUpResult.Silent(Response.Refused.http(409, false, "", "a page", Optional.empty()))));
             scene.found = unresolved -> {
                 assertTrue(scene.looked.size() < 50, "looked up for ever");
-                return !unresolved.is(Symptom.RESEND) || odd.isEmpty() ? ABSENT : odd.remove();
+                return !unresolved.is(Purpose.RESEND) || odd.isEmpty() ? ABSENT : odd.remove();
             };
 
             scene.play();
@@ -892,7 +892,7 @@ final class LookUpTest {
             var first = scene.looked.getFirst().attempt().user();
             scene.world.startAt(NOON.plusSeconds(7200));
             scene.answer = Answer.inTurn(failed("no such city"));
-            scene.found = unresolved -> unresolved.is(Symptom.LATE) && unresolved.attempt().user().equals(first)
+            scene.found = unresolved -> unresolved.is(Purpose.LATE) && unresolved.attempt().user().equals(first)
                     ? ended(succeeded("run-7")) : ABSENT;
 
             scene.play();
@@ -922,7 +922,7 @@ final class LookUpTest {
         void aLateActiveRunIsWaitedForBeforeItsRowIsSentAtALaterStart() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("no such city"));
-            scene.found = unresolved -> unresolved.is(Symptom.LATE) ? running("run-7") : ABSENT;
+            scene.found = unresolved -> unresolved.is(Purpose.LATE) ? running("run-7") : ABSENT;
             scene.play();
             assertEquals(List.of("running"), Scene.texts("saw", scene.log("late")));
             scene.sent.clear();
@@ -1000,7 +1000,7 @@ final class LookUpTest {
             scene.answer = Answer.inTurn(cut(Symptom.CUT), succeeded("run-8"));
             scene.play();
             scene.resendUnknown = true;
-            scene.found = unresolved -> unresolved.is(Symptom.LATE) ? ended(succeeded("run-7")) : ABSENT;
+            scene.found = unresolved -> unresolved.is(Purpose.LATE) ? ended(succeeded("run-7")) : ABSENT;
 
             scene.play();
 
@@ -1208,7 +1208,7 @@ final class LookUpTest {
             scene.interruptAfter(seconds(10));
             scene.play();
             scene.answer = answers;
-            scene.found = unresolved -> unresolved.is(Symptom.LATE) ? ended(succeeded("run-5"))
+            scene.found = unresolved -> unresolved.is(Purpose.LATE) ? ended(succeeded("run-5"))
                     : new LookUpResult.Running(run("run-6"), RunStatus.PAUSED, Optional.empty());
 
             scene.play();

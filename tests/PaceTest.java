@@ -58,22 +58,22 @@ final class PaceTest {
 
         @Test
         void severalWaitsCutThePaceOnceToWhatTheServerRuns() {
-            pace.waited(Duration.ZERO, 3, 3, 8);
+            pace.cutIfQueued(Duration.ZERO, 3, 3, 8);
 
-            assertFalse(pace.waited(seconds(9), 4, 3, 8), "one wait means nothing");
-            assertTrue(pace.waited(seconds(9), 5, 3, 8));
-            assertFalse(pace.waited(seconds(9), 7, 2, 8));
-            assertFalse(pace.waited(seconds(9), 8, 2, 8));
+            assertFalse(pace.cutIfQueued(seconds(9), 4, 3, 8), "one wait means nothing");
+            assertTrue(pace.cutIfQueued(seconds(9), 5, 3, 8));
+            assertFalse(pace.cutIfQueued(seconds(9), 7, 2, 8));
+            assertFalse(pace.cutIfQueued(seconds(9), 8, 2, 8));
 
             assertEquals(3, pace.places());
         }
 
         @Test
         void waitsARoundOfSuccessesApartAreNotSeveral() {
-            for (long wait : new long[] {0, 9}) pace.waited(seconds(wait), 1, 1, 8);
+            for (long wait : new long[] {0, 9}) pace.cutIfQueued(seconds(wait), 1, 1, 8);
             for (int run = 0; run < 8; run++) pace.succeeded();
 
-            assertFalse(pace.waited(seconds(9), 10, 1, 16));
+            assertFalse(pace.cutIfQueued(seconds(9), 10, 1, 16));
             assertEquals(8, pace.places());
         }
 
@@ -81,8 +81,8 @@ final class PaceTest {
         void waitsLeaveAsManySlotsAsTheServerWasSeenRunning() {
             for (int run = 0; run < 5; run++) pace.finished(seconds(2), NOON);
 
-            for (long wait : new long[] {0, 9}) pace.waited(seconds(wait), 1, 1, 8);
-            assertTrue(pace.waited(seconds(9), 2, 1, 8));
+            for (long wait : new long[] {0, 9}) pace.cutIfQueued(seconds(wait), 1, 1, 8);
+            assertTrue(pace.cutIfQueued(seconds(9), 2, 1, 8));
 
             assertEquals(5, pace.places());
         }
@@ -91,8 +91,8 @@ final class PaceTest {
         void waitsChangeNothingIfTheServerRunsThatMany() {
             for (int run = 0; run < 8; run++) pace.finished(seconds(2), NOON);
 
-            pace.waited(Duration.ZERO, 1, 1, 8);
-            for (int run = 2; run < 5; run++) assertFalse(pace.waited(seconds(9), run, 1, 8));
+            pace.cutIfQueued(Duration.ZERO, 1, 1, 8);
+            for (int run = 2; run < 5; run++) assertFalse(pace.cutIfQueued(seconds(9), run, 1, 8));
 
             assertEquals("8 of 8", pace.span());
         }
@@ -157,10 +157,10 @@ final class PaceTest {
                 2000,     9000,   true
                 """)
         void aWaitIsAQueueIfItIsLongAndFarLongerThanTheShortest(long shortest, long others, boolean queue) {
-            pace.waited(Duration.ofMillis(shortest), 1, 1, 8);
-            pace.waited(Duration.ofMillis(others), 2, 1, 8);
+            pace.cutIfQueued(Duration.ofMillis(shortest), 1, 1, 8);
+            pace.cutIfQueued(Duration.ofMillis(others), 2, 1, 8);
 
-            assertEquals(queue, pace.waited(Duration.ofMillis(others), 3, 1, 8));
+            assertEquals(queue, pace.cutIfQueued(Duration.ofMillis(others), 3, 1, 8));
         }
 
         @ParameterizedTest(name = "-c {0}, {1} runs cut, {2} quiet: {3} places")

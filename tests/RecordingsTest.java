@@ -236,8 +236,8 @@ final class RecordingsTest {
             assertEquals(Symptom.UNCONFIRMED, said.symptom(), exchange::toString);
             var unresolved = Given.noEnd(attempt, seen, said.symptom(), said.why(), attempt.at(), attempt.at());
 
-            var step = lookUpRules().step(unresolved, ServerTest.look(client, unresolved), new Here(Listing.FROM_START, false, false),
-                    attempt.at());
+            var step = lookUpRules().steps(unresolved, ServerTest.look(client, unresolved),
+                    new Here(Listing.FROM_START, false, false), attempt.at()).getFirst();
 
             if (stored.stream().anyMatch(each -> each.status() == 200)) {
                 var take = assertInstanceOf(Step.Take.class, step, exchange::toString);

@@ -513,17 +513,20 @@ final class RulesTest {
                 case Step.Judged(_, var verdict) -> "judge " + TheJudge.word(verdict);
                 case Step.LookAgain(var unresolved) when unresolved.due().equals(now.plusSeconds(2)) -> "look in 2 s";
                 case Step.LookAgain _ -> "look";
-                case Step.Say(_, var then) -> "say, " + word(then, now);
-                case Step.Close(var end, _, _, var then) -> end + ", " + word(then, now);
+                case Step.Say _ -> "say";
+                case Step.Close(var end, _, _) -> end;
                 case Step.SendAgain(var tries, var rechecked) -> (rechecked ? "send" : "recheck")
                         + " " + tries.failed();
                 case Step.Abort _ -> "stop";
-                case Step.Nothing() -> "nothing";
             };
         }
 
+        private static String words(List<Step> steps, Instant now) {
+            return steps.isEmpty() ? "nothing" : String.join(", ", steps.stream().map(step -> word(step, now)).toList());
+        }
+
         private String step(Unresolved unresolved, LookUpResult found, Listing listing, long seconds) {
-            return word(lookUpRules.step(unresolved, found, new Here(listing, false, false), NOON.plusSeconds(seconds)),
+            return words(lookUpRules.steps(unresolved, found, new Here(listing, false, false), NOON.plusSeconds(seconds)),
                     NOON.plusSeconds(seconds));
         }
 
@@ -598,8 +601,8 @@ final class RulesTest {
 
         @Test
         void aRunOverItsTimeHasTimedOutWhateverItsEnd() {
-            var step = (Step.Take) lookUpRules.step(unresolved(Symptom.TIMED_OUT),
-                    ended(failed("Rate Limit Error")), HERE, NOON);
+            var step = (Step.Take) lookUpRules.steps(unresolved(Symptom.TIMED_OUT),
+                    ended(failed("Rate Limit Error")), HERE, NOON).getFirst();
 
             assertTrue(TheJudge.textOf(step.verdict()).startsWith("timed out"), step.toString());
         }
@@ -633,7 +636,7 @@ final class RulesTest {
             var found = new LookUpResult.Running(run("run-1"), status,
                     Optional.ofNullable(age).map(Duration::ofSeconds));
 
-            assertEquals(step, word(lookUpRules(resend).step(unresolved(symptom), found, HERE, now), now));
+            assertEquals(step, words(lookUpRules(resend).steps(unresolved(symptom), found, HERE, now), now));
         }
 
         @ParameterizedTest(name = "{0}, {1}, nothing found after {2} s")
@@ -682,7 +685,7 @@ final class RulesTest {
         }
 
         @ParameterizedTest
-        @EnumSource(value = Symptom.class, mode = EnumSource.Mode.EXCLUDE, names = {"UNCONFIRMED", "QUIET", "RESEND", "LATE"})
+        @EnumSource(value = Symptom.class, mode = EnumSource.Mode.EXCLUDE, names = "UNCONFIRMED")
         void aRunThatIsKnownIsNeverJudgedNotStarted(Symptom symptom) {
             for (var listing : Listing.values())
                 for (var mode : List.of(Mode.BLOCKING, Mode.STREAMING)) {
@@ -746,8 +749,8 @@ final class RulesTest {
         }
 
         private Response notStored(Response textOf) {
-            return ((Step.Judged) lookUpRules.step(Given.noEnd(attempt(Mode.STREAMING, Tries.NONE), textOf,
-                    Symptom.UNCONFIRMED, "", NOON, NOON), ABSENT, HERE, NOON)).seen();
+            return ((Step.Judged) lookUpRules.steps(Given.noEnd(attempt(Mode.STREAMING, Tries.NONE), textOf,
+                    Symptom.UNCONFIRMED, "", NOON, NOON), ABSENT, HERE, NOON).getFirst()).seen();
         }
 
         @ParameterizedTest(name = "{0}, {1} after {2} s, resent on request: {3}")
@@ -769,7 +772,7 @@ final class RulesTest {
                 long seconds, boolean resend, String step) {
             var now = NOON.plusSeconds(seconds);
 
-            assertEquals(step, word(lookUpRules(resend).step(unresolved(symptom), silent(answer), HERE, now), now));
+            assertEquals(step, words(lookUpRules(resend).steps(unresolved(symptom), silent(answer), HERE, now), now));
         }
 
         private static LookUpResult silent(String answer) {
@@ -803,7 +806,7 @@ final class RulesTest {
             var settled = NOON.plusSeconds(400);
 
             assertEquals("take failed", step(open, transientFailure));
-            assertEquals("unknown", word(lookUpRules.step(unresolved(symptom, stale(true), false), ABSENT, HERE,
+            assertEquals("unknown", words(lookUpRules.steps(unresolved(symptom, stale(true), false), ABSENT, HERE,
                     settled), settled));
         }
 
@@ -814,17 +817,17 @@ final class RulesTest {
                 SUCCEEDED, false, take succeeded
                 SUCCEEDED, true,  take succeeded
                 FAILED,    false, take failed
-                FAILED,    true,  'interrupted, nothing'
+                FAILED,    true,  interrupted
                 STOPPED,   false, judge look up
-                STOPPED,   true,  'interrupted, nothing'
+                STOPPED,   true,  interrupted
                 """)
         void theEndOfARunWithAQuietStreamIsUsed(RunStatus status, boolean asked, String step) {
-            var quiet = Unresolved.brief(attempt(0, 0), Symptom.QUIET, Optional.of(run("run-1")), NOON);
+            var quiet = Unresolved.brief(attempt(0, 0), Purpose.QUIET, Optional.of(run("run-1")), NOON);
             var here = new Here(Listing.FROM_START, asked, false);
 
-            assertEquals(step, word(lookUpRules.step(quiet, found(status), here, NOON), NOON));
-            assertEquals("nothing", word(lookUpRules.step(quiet, ABSENT, here, NOON), NOON));
-            assertEquals("nothing", word(lookUpRules.step(quiet, silent("503"), here, NOON), NOON));
+            assertEquals(step, words(lookUpRules.steps(quiet, found(status), here, NOON), NOON));
+            assertEquals("nothing", words(lookUpRules.steps(quiet, ABSENT, here, NOON), NOON));
+            assertEquals("nothing", words(lookUpRules.steps(quiet, silent("503"), here, NOON), NOON));
         }
 
         private static Attempt earlier(String user) {
@@ -833,7 +836,7 @@ final class RulesTest {
         }
 
         private static Unresolved recheck(Attempt earlier) {
-            return Unresolved.brief(earlier.with(earlier.row(), new Tries(2, 0, 0)), Symptom.RESEND, Optional.empty(), NOON);
+            return Unresolved.brief(earlier.with(earlier.row(), new Tries(2, 0, 0)), Purpose.RESEND, Optional.empty(), NOON);
         }
 
         @ParameterizedTest
@@ -851,8 +854,8 @@ final class RulesTest {
 
         @Test
         void anEarlierAttemptTheServerDoesNotKnowIsLookedUpAgain() {
-            var again = ((Step.LookAgain) lookUpRules.step(recheck(earlier("u-1")), silent("503"),
-                    HERE, NOON)).unresolved();
+            var again = ((Step.LookAgain) lookUpRules.steps(recheck(earlier("u-1")), silent("503"),
+                    HERE, NOON).getFirst()).unresolved();
 
             assertEquals("u-1", again.attempt().user());
             assertEquals(NOON.plusMillis(500), again.due());
@@ -867,8 +870,8 @@ final class RulesTest {
 
         @Test
         void anEarlierAttemptFoundRunningHasTheWholeTimeLimit() {
-            var waits = ((Step.LookAgain) lookUpRules.step(recheck(earlier("u-1")),
-                    found(RunStatus.RUNNING), HERE, NOON.plusSeconds(50))).unresolved();
+            var waits = ((Step.LookAgain) lookUpRules.steps(recheck(earlier("u-1")),
+                    found(RunStatus.RUNNING), HERE, NOON.plusSeconds(50)).getFirst()).unresolved();
 
             var unresolved = assertInstanceOf(Unresolved.class, waits);
             assertEquals(Optional.of(run("run-1")), unresolved.run());
@@ -890,12 +893,12 @@ final class RulesTest {
                 """)
         void aLateRunIsUsedIfTheRowHasNotSucceededAndItsCellsAreUnchanged(RunStatus status, boolean success,
                 boolean same, String step) {
-            var late = Unresolved.brief(same ? earlier("u-1") : stale(false), Symptom.LATE, Optional.empty(), NOON);
+            var late = Unresolved.brief(same ? earlier("u-1") : stale(false), Purpose.LATE, Optional.empty(), NOON);
             var here = new Here(Listing.FROM_START, false, success);
 
-            assertEquals(step, word(lookUpRules.step(late, found(status), here, NOON), NOON));
-            assertEquals("nothing", word(lookUpRules.step(late, ABSENT, here, NOON), NOON));
-            assertEquals("nothing", word(lookUpRules.step(late, silent("503"), here, NOON), NOON));
+            assertEquals(step, words(lookUpRules.steps(late, found(status), here, NOON), NOON));
+            assertEquals("nothing", words(lookUpRules.steps(late, ABSENT, here, NOON), NOON));
+            assertEquals("nothing", words(lookUpRules.steps(late, silent("503"), here, NOON), NOON));
         }
 
         @Test
@@ -904,7 +907,8 @@ final class RulesTest {
                 var unresolved = unresolved(Symptom.CRASH, earlier("u-1"), known);
 
                 var here = new Here(Listing.AT_END, false, false);
-                var step = (Step.Close) lookUpRules(true).step(unresolved, ABSENT, here, NOON.plusSeconds(301));
+                var step = (Step.Close) lookUpRules(true).steps(unresolved, ABSENT, here, NOON.plusSeconds(301))
+                        .getFirst();
 
                 assertEquals("resent", step.end());
                 assertEquals(known, step.seen().run().isPresent());
