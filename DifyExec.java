@@ -136,7 +136,7 @@ import static java.util.stream.Collectors.joining;
 /// | 0 | every requested row succeeded |
 /// | 1 | internal error |
 /// | 2 | unusable command line, settings or input; nothing was sent |
-/// | 3 | done, but some rows failed, are paused or unknown; `compare`, `verify`: something was found |
+/// | 3 | done, but some rows failed, are paused, unknown or perhaps paid twice; `compare`, `verify`: something found |
 /// | 4 | stopped early: refused, no answer, a limit, or a file that cannot be written |
 /// | 130 | interrupted |
 @Command(name = "difyexec", mixinStandardHelpOptions = true, synopsisSubcommandLabel = "COMMAND",
@@ -2097,7 +2097,7 @@ final class DifyExec implements Runnable {
         /// Refuses settings that cannot be used.
         void check() {
             var zero = dify.timeout.isZero() ? "--timeout"
-                    : retrying.settle != null && retrying.settle.isZero() ? "--settle" : "";
+                    : retrying.settle.isZero() ? "--settle" : "";
             if (!zero.isEmpty()) throw new Unusable(zero + " 0: must be greater than zero");
             if (dify.envFile != null && !Files.isRegularFile(dify.envFile))
                 throw new Unusable("--env-file " + dify.envFile + ": no such file");
@@ -2215,9 +2215,9 @@ final class DifyExec implements Runnable {
                     description = "Retry failed runs: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
             Judge.RetryRuns failedRuns;
 
-            @Option(names = "--settle", paramLabel = "SEC", hidden = true,
+            @Option(names = "--settle", paramLabel = "SEC", defaultValue = "30", hidden = true,
                     description = "Look this long for an interrupted run before treating it as not started "
-                            + "(default: 30; 300 for streaming).")
+                            + "(default: ${DEFAULT-VALUE}).")
             Duration settle;
 
             @Option(names = "--grace", paramLabel = "SEC", defaultValue = "20", hidden = true,
@@ -2455,6 +2455,7 @@ final class DifyExec implements Runnable {
                     some(tally.countOfAll(RowStatus.UNKNOWN), "unknown"),
                     some(tally.countOfAll(RowStatus.PAUSED), "paused"),
                     tally.timeLeft().map(left -> Text.seconds(left) + " left").orElse(""),
+                    tally.onlyWaits() ? "waiting for " + Text.count(asked - done, "run", "runs") : "",
                     now.running() + " running" + (places < tally.pace.ceiling ? " (limit " + places + ")" : ""),
                     some(now.waiting(), "waiting"),
                     some(now.lookUps(), "looked up"),
@@ -2507,6 +2508,8 @@ final class DifyExec implements Runnable {
             if (batch.index().onRetryList().count() > known) err.println("  In the whole batch:");
             Cause.print(batch, err, paint);
             next.print(batch, err);
+            if (tally.late > 0) err.println("Warning: " + Text.count(tally.late, "run", "runs") + " appeared after the "
+                    + "row was sent again and may have been paid twice; see \"late\" in " + batch.files().log() + ".");
             err.flush();
         }
 
@@ -2525,8 +2528,6 @@ final class DifyExec implements Runnable {
                     .ifPresent(figures::add);
             count(tally.throttled, "throttled %s; concurrency " + tally.pace.span(), "time", "times")
                     .ifPresent(figures::add);
-            count(tally.late, "%s finished after its row was sent again; see \"late\" in "
-                    + batch.files().log(), "run", "runs").ifPresent(figures::add);
             if (tally.missingFiles > 0) figures.add(StatusView.missing(batch));
             return figures;
         }
@@ -2887,8 +2888,8 @@ final class DifyExec implements Runnable {
         private void completed(Batch batch, PrintWriter out) {
             var results = batch.files().results();
             var shard = batch.files().shard();
-            out.println(batch.csv().isPresent() ? "All rows succeeded."
-                    : "All recorded rows succeeded. Pass -i " + batch.history().input(results).map(Path::toString)
+            var all = batch.history().lateRuns == 0 ? "All rows succeeded." : "Every row has a result.";
+            out.println(batch.csv().isPresent() ? all : "All recorded rows succeeded. Pass -i " + batch.history().input(results).map(Path::toString)
                             .map(Text::shell).orElse("CSV") + " to include rows not yet run.");
             if (batch.csv().isEmpty() || command.equals("export")) return;
             if (shard.isEmpty()) {
@@ -3635,13 +3636,15 @@ final class DifyExec implements Runnable {
 
     /// Runs the rows of an agenda to their outcomes. The calling thread owns everything that changes.
     static final class Engine {
-        private static final Duration AFTER_STOP = Duration.ofSeconds(3), AFTER_SECOND = Duration.ofMillis(1500);
+        private static final Duration AFTER_STOP = Duration.ofSeconds(3), AFTER_SECOND = Duration.ofMillis(1500),
+                SHUT_OUT = Duration.ofSeconds(7);
 
         private final Terms terms;
         private final Agenda agenda;
         private final LookUpRules lookUpRules;
         private final Pace pace;
         private final Health health;
+        private final StreamQueue queue;
         private final BatchWriter writer;
         final Tally tally;
         private final Watcher watcher;
@@ -3649,7 +3652,7 @@ final class DifyExec implements Runnable {
         private final InstantSource clock;
         private final Map<Long, InFlight> running = new LinkedHashMap<>();
         private final int looksAtOnce;
-        private int looking = 0;
+        private int looking = 0, probing = 0;
         private Instant hardStop = Instant.MAX;
         private boolean taskStopsSent = false, linksNoted = false, damageNoted = false;
         private String version, lastPause = "";
@@ -3675,6 +3678,7 @@ final class DifyExec implements Runnable {
             this.lookUpRules = new LookUpRules(terms.judge(), terms.limits(), wanted.asked().resendUnknown());
             this.pace = terms.pace();
             this.health = new Health(terms.judge().backoff());
+            this.queue = new StreamQueue(writer.batch().history().newestBegun(), clock.instant());
             this.writer = writer;
             this.tally = new Tally(wanted.rows(), pace, clock);
             tally.others.putAll(wanted.others());
@@ -3689,12 +3693,18 @@ final class DifyExec implements Runnable {
             volatile Thread thread;
             volatile Instant lastEvent; // of a stream
             Instant start; // TIMEOUT counts from here: the request, then a stream's first event
+            Instant lastLook = Instant.MIN;
             Optional<RunRef> run = Optional.empty();
             boolean isStreaming, stopAsked, lookedUp;
 
             InFlight(Attempt attempt) {
                 this.attempt = attempt;
                 this.start = attempt.at();
+            }
+
+            /// A stream that has had no event for so long since its request.
+            boolean isSilent(Instant now) {
+                return attempt.mode() == Mode.STREAMING && run.isEmpty() && !now.isBefore(start.plus(Transport.QUIET));
             }
         }
 
@@ -3725,13 +3735,13 @@ final class DifyExec implements Runnable {
                     startDue();
                     writer.force(clock.instant(), this::inBackground, watcher::say);
                     tally.now = new Tally.Now(running.size(), agenda.waiting.size(),
-                            agenda.lookUps.size() + looking, rest(clock.instant()));
+                            agenda.lookUps.size() + looking + silent(clock.instant()), rest(clock.instant()));
                     tally.passed(clock.instant());
                     watcher.watch(tally);
                     var message = ports.mailbox().poll(untilNext().toNanos(), NANOSECONDS);
                     for (; message != null; message = ports.mailbox().poll()) message.run();
                     writer.flush();
-                    health.verdict(clock.instant(), running.size() + looking).ifPresent(agenda::stopWith);
+                    health.verdict(clock.instant(), running.size() + looking + probing).ifPresent(agenda::stopWith);
                 }
                 agenda.stop.ifPresent(stop -> writer.record(new StopEvent(clock.instant(), stop.what(), "", "")));
                 writer.flush();
@@ -3773,7 +3783,6 @@ final class DifyExec implements Runnable {
                 running.put(attempt.sequence(), sent);
                 pace.started(now);
                 tally.started(now);
-                health.started();
                 writer.record(AttemptEvent.of(attempt));
                 agenda.markResent(row);
                 starts.add(sent);
@@ -3784,12 +3793,44 @@ final class DifyExec implements Runnable {
                 var seen = send(sent, logged);
                 return () -> answered(sent.attempt, seen);
             });
+            lookUpSilent(now);
             while (looking < looksAtOnce && health.isOpen(now) && !agenda.nextLook().isAfter(now))
                 look(agenda.lookUps.remove());
+            if (probing == 0 && !health.nextProbe().isAfter(now)) probe(now);
         }
 
+        /// Runs in doubt keep their places until the server answers, so that an outage leaves no more of them than
+        /// there are places.
         private boolean hasRoom(Instant when, Instant now) {
-            return pace.hasRoom(when, busy(now)) && running.size() < 2 * pace.ceiling;
+            return pace.hasRoom(when, busy(now) + health.doubts()) && running.size() < 2 * pace.ceiling;
+        }
+
+        /// A stream without a first event may wait in the server's queue, but its run may also have ended unseen: seen
+        /// after a restart of Redis (Dify 1.16.1).
+        private void lookUpSilent(Instant now) {
+            for (var sent : running.values()) {
+                if (sent.lookedUp || !sent.isSilent(now) || now.isBefore(sent.lastLook.plus(Transport.QUIET))) continue;
+                sent.lookedUp = true;
+                agenda.lookUp(Unresolved.brief(sent.attempt, Purpose.QUIET, Optional.empty(), now));
+            }
+        }
+
+        private int silent(Instant now) {
+            return (int) running.values().stream().filter(sent -> sent.isSilent(now)).count();
+        }
+
+        /// Asks the server for something that starts nothing: a row would be in doubt if it did not answer.
+        private void probe(Instant now) {
+            probing++;
+            work(() -> {
+                var failure = ports.workflow().probe();
+                return () -> {
+                    probing--;
+                    failure.filter(seen -> !new LookUpResult.Silent(seen).isAnswer()).ifPresentOrElse(
+                            _ -> health.failed(clock.instant(), now), () -> health.answered(now));
+                    failure.ifPresent(seen -> heed(seen, clock.instant()));
+                };
+            });
         }
 
         /// @param logged so much of the log has to be on disk before the request leaves
@@ -3809,7 +3850,6 @@ final class DifyExec implements Runnable {
             if (hasEnded(unresolved)) return;
             var now = clock.instant();
             looking++;
-            health.started();
             if (unresolved.stopsFirst())
                 writer.record(new StopEvent(now, StopEvent.TIMED_OUT, unresolved.attempt().user(),
                         unresolved.run().get().task()));
@@ -3851,7 +3891,7 @@ final class DifyExec implements Runnable {
             var nextLook = looking < looksAtOnce
                     ? Collections.max(List.of(agenda.nextLook(), health.opens())) : Instant.MAX;
             var next = Collections.min(agenda.stop.isPresent() ? List.of(redrawn, hardStop)
-                    : List.of(redrawn, nextStart(now), nextLook));
+                    : List.of(redrawn, nextStart(now), nextLook, probing > 0 ? Instant.MAX : health.nextProbe()));
             return Duration.between(now, next).isPositive() ? Duration.between(now, next) : Duration.ofMillis(1);
         }
 
@@ -3903,7 +3943,8 @@ final class DifyExec implements Runnable {
                     sent.start = clock.instant();
                     sent.isStreaming = true;
                     logRun(sent, run);
-                    health.answered();
+                    health.answered(attempt.at());
+                    queue.began(attempt);
                     noteWait(attempt, waited, "first event after " + Text.seconds(waited));
                     if (taskStopsSent) stopTask(sent);
                 }
@@ -3985,14 +4026,15 @@ final class DifyExec implements Runnable {
             switch (seen) {
                 case Response.Ran _, Response.TooLarge _ -> {
                     pace.succeeded();
-                    health.served();
+                    health.served(attempt.at());
+                    queue.began(attempt);
                 }
                 case Response.Refused refused when refused.status() >= 500
-                        && !refused.inStream() -> health.failed(now, attempt.at());
-                case Response.Refused _ -> health.answered();
-                case Response.NotUploaded file when !file.mayPass() -> health.answered();
-                case Response.Cut _, Response.NotSent _,
-                        Response.NotUploaded _ -> health.failed(now, attempt.at());
+                        && !refused.inStream() -> health.doubted(now, attempt.at());
+                case Response.Refused _ -> health.answered(attempt.at());
+                case Response.NotUploaded file when !file.mayPass() -> health.answered(attempt.at());
+                case Response.Cut _ -> health.doubted(now, attempt.at());
+                case Response.NotSent _, Response.NotUploaded _ -> health.failed(now, attempt.at());
             }
             terms.modes().seen(seen, took).ifPresent(change -> {
                 var mode = terms.modes().mode();
@@ -4036,11 +4078,20 @@ final class DifyExec implements Runnable {
                     var since = symptom == Symptom.SILENCE ? attempt.at() : now; // silent since the request
                     agenda.lookUpFirst(new Unresolved(attempt, seen, symptom, why, since, deadline), now);
                 }
-                case Verdict.StopBatch(var stop) -> {
+                case Verdict.StopBatch(var stop, var isShutOut) -> {
                     logEnd(attempt, "refused", seen, stop.what());
-                    agenda.stopWith(stop);
+                    refused(stop, isShutOut);
                 }
             }
+        }
+
+        /// The server refuses the whole batch. If it lets this key in no more (the app was deleted), the ends of what
+        /// runs may never be seen: those of the next seconds count, and a later start looks the others up.
+        private void refused(Stop stop, boolean isShutOut) {
+            agenda.stopWith(stop);
+            if (!isShutOut || taskStopsSent) return;
+            taskStopsSent = true; // they would be refused, too
+            hardStop = clock.instant().plus(SHUT_OUT);
         }
 
         private void checkLimits() {
@@ -4098,7 +4149,9 @@ final class DifyExec implements Runnable {
             var attempt = unresolved.attempt();
             var now = clock.instant();
             if (found instanceof LookUpResult.Silent silent && !silent.isAnswer()) health.failed(now, sent);
-            else health.answered();
+            else health.answered(sent);
+            if (found.isThere()) queue.began(attempt);
+            if (found instanceof LookUpResult.Absent) queue.notFound(attempt, now);
             if (found instanceof LookUpResult.Running) terms.modes().listsRunning(unresolved);
             if (found instanceof LookUpResult.Ended(var ran)) watcher.ran(ran);
             writer.record(new LookEvent(now, attempt.user(), unresolved.run().map(RunRef::id).orElse(""),
@@ -4110,7 +4163,10 @@ final class DifyExec implements Runnable {
             }
             if (!hasEnded(unresolved)) {
                 var steps = lookUpRules.steps(unresolved, found, here(unresolved), now);
-                if (unresolved.is(Purpose.QUIET)) running.get(attempt.sequence()).lookedUp = false;
+                if (unresolved.is(Purpose.QUIET)) {
+                    running.get(attempt.sequence()).lookedUp = false;
+                    running.get(attempt.sequence()).lastLook = now;
+                }
                 if (unresolved.is(Purpose.QUIET) && found instanceof LookUpResult.Ended) {
                     pace.ended(now); // the run of this stream has ended elsewhere
                     var worker = running.remove(attempt.sequence()).thread;
@@ -4137,17 +4193,20 @@ final class DifyExec implements Runnable {
             if (unresolved.is(Purpose.LATE)) writer.flush(); // a look-up may just have found a success
             var sent = running.get(unresolved.attempt().sequence());
             return new LookUpRules.Here(terms.modes().listing(unresolved.attempt()),
+                    queue.passed(unresolved.attempt()), hasStreamsToCome(),
                     sent != null && sent.stopAsked,
                     writer.status(unresolved.attempt().row()).isSuccess());
         }
 
-        private void act(Unresolved unresolved, List<LookUpRules.Step> steps) {
-            for (var step : steps) act(unresolved, step);
+        /// Whether this call has streams that have not begun yet.
+        private boolean hasStreamsToCome() {
+            return terms.modes().mode() == Mode.STREAMING
+                    && (agenda.hasRows() || running.values().stream().anyMatch(sent -> !sent.isStreaming));
         }
 
-        private void act(Unresolved unresolved, LookUpRules.Step step) {
+        private void act(Unresolved unresolved, List<LookUpRules.Step> steps) {
             var attempt = unresolved.attempt();
-            switch (step) {
+            for (var step : steps) switch (step) {
                 case LookUpRules.Step.Take(var ran, var verdict) -> {
                     if (unresolved.is(Purpose.LATE)) tally.reopened(writer.status(attempt.row()));
                     writer.record(new HarvestEvent(clock.instant(), attempt.user(), ran.ref().id()));
@@ -4169,7 +4228,7 @@ final class DifyExec implements Runnable {
                     else agenda.retry(attempt.row(), tries, clock.instant(),
                             rechecked ? Optional.of(attempt) : Optional.empty());
                 }
-                case LookUpRules.Step.Abort(var stop) -> agenda.stopWith(stop);
+                case LookUpRules.Step.Abort(Verdict.StopBatch(var stop, var isShutOut)) -> refused(stop, isShutOut);
             }
         }
 
@@ -4322,20 +4381,21 @@ final class DifyExec implements Runnable {
             if (stop.isEmpty() || reason.exit() == Exit.INTERRUPTED) stop = Optional.of(reason);
         }
 
-        private boolean hasRows() {
-            return !lookUps.isEmpty() || !waiting.isEmpty() || fresh.isPresent();
+        /// Whether there are rows to send.
+        boolean hasRows() {
+            return !waiting.isEmpty() || fresh.isPresent();
         }
 
         /// Once no row is left, each run that counted as not started is looked for once more.
         void lookForLate(Instant now) {
-            if (hasRows() || lateAsked) return;
+            if (hasRows() || !lookUps.isEmpty() || lateAsked) return;
             lateAsked = true;
             unseen.values().forEach(attempts -> attempts.forEach(
                     attempt -> lookUps.add(Unresolved.brief(attempt, Purpose.LATE, Optional.empty(), now))));
         }
 
         boolean isDone() {
-            return !hasRows() && lateAsked;
+            return !hasRows() && lookUps.isEmpty() && lateAsked;
         }
 
         /// When the next row is due: at once, unless all that are left wait for another attempt.
@@ -4392,6 +4452,7 @@ final class DifyExec implements Runnable {
         private Duration busy = Duration.ZERO;
         Now now = new Now(0, 0, 0, Optional.empty());
 
+        /// @param lookUps runs that are looked up, with those whose streams have been silent for a while
         record Now(int running, int waiting, int lookUps, Optional<String> rest) {}
 
         Tally(long asked, Pace pace, InstantSource clock) {
@@ -4464,7 +4525,12 @@ final class DifyExec implements Runnable {
         }
 
         boolean isAllDone() {
-            return succeeded() >= asked && missingFiles == 0;
+            return succeeded() >= asked && missingFiles == 0 && late == 0;
+        }
+
+        /// Whether all rows left are only waited for: nobody knows how long that takes.
+        boolean onlyWaits() {
+            return asked > done() && asked - done() <= now.lookUps();
         }
 
         Duration elapsed() {
@@ -4479,7 +4545,7 @@ final class DifyExec implements Runnable {
 
         /// The rows left, at the recent rate; empty before the first row has ended, and after the last.
         Optional<Duration> timeLeft() {
-            return rate() == 0 || done() >= asked ? Optional.empty()
+            return rate() == 0 || done() >= asked || onlyWaits() ? Optional.empty()
                     : Optional.of(Duration.ofMillis((long) (1000 * (asked - done()) / rate())));
         }
     }
@@ -4561,7 +4627,7 @@ final class DifyExec implements Runnable {
             if (response instanceof Response.Refused refused
                     && refused.status() < 300) return Optional.of(notDify());
             return switch (judge.verdict(NOBODY, response)) {
-                case Verdict.StopBatch(var stop) -> Optional.of(stop);
+                case Verdict.StopBatch(var stop, _) -> Optional.of(stop);
                 case Outcome outcome -> Optional.of(Stop.early(
                         judge.access() + " refuses: " + Text.text(outcome.text(), LONGEST), ""));
                 case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _,
@@ -4617,6 +4683,14 @@ final class DifyExec implements Runnable {
         @Override
         public void stop(RunRef run, String user) {
             client.stop(run, user);
+        }
+
+        @Override
+        public Optional<Response> probe() {
+            return switch (client.info()) {
+                case DifyClient.Reply.Got _ -> Optional.empty();
+                case DifyClient.Reply.NotGot(var response) -> Optional.of(response);
+            };
         }
 
         /// A refused key and a throttled upload are handled as those of a run; a refused file fails the row.
@@ -5414,7 +5488,9 @@ final class DifyExec implements Runnable {
 
     /// HTTP/1.1 to Dify: one request and the reading of its answer at a time; whatever breaks becomes a [Response].
     static final class Transport implements AutoCloseable {
-        private static final Duration CONNECT = Duration.ofSeconds(20), QUIET = Duration.ofSeconds(30);
+        private static final Duration CONNECT = Duration.ofSeconds(20);
+        /// A run whose stream has been silent for so long is looked up.
+        static final Duration QUIET = Duration.ofSeconds(30);
         private static final int LONGEST_REFUSAL = 64 << 10, TICK = 100;
 
         /// How many bytes an answer may have: while a result is made of it, it is in memory up to ten times over.
@@ -6125,6 +6201,7 @@ final class DifyExec implements Runnable {
         Optional<MergeEvent> merge = Optional.empty();
         Optional<Mode> mode = Optional.empty();
         Optional<String> stopped = Optional.empty();
+        private Instant newestBegun = Instant.MIN;
         /// The duration of all sessions, without the time between them.
         Duration running = Duration.ZERO;
         long attempts = 0, retries = 0;
@@ -6182,11 +6259,7 @@ final class DifyExec implements Runnable {
                 case SessionEvent started -> session(started);
                 case MergeEvent merged -> merge = Optional.of(merged);
                 case AttemptEvent attempt -> attempt(attempt);
-                case RunEvent run -> sent.computeIfPresent(run.id(), (_, row) -> {
-                    row.replaceAll(one -> one.event().user().equals(run.user()) && one.state() == State.OPEN
-                            ? one.with(run.run(), run.task()) : one);
-                    return row;
-                });
+                case RunEvent run -> began(run);
                 case EndEvent end -> end(end);
                 case LateEvent found -> late(found);
                 case StopEvent stop -> { // one without a user ended the call; other reasons end the row
@@ -6225,6 +6298,15 @@ final class DifyExec implements Runnable {
                     .ifPresent(one -> add(one.as(State.RESENT)));
             remove(attempt.id(), one -> one.state() == State.UNSETTLED || one.state() == State.LOST);
             add(new Sent(attempt, session.map(SessionEvent::server).orElse("")));
+        }
+
+        private void began(RunEvent run) {
+            sent.getOrDefault(run.id(), new ArrayList<>()).replaceAll(one -> {
+                if (!one.event().user().equals(run.user()) || one.state() != State.OPEN) return one;
+                boolean isStream = one.event().mode() == Mode.STREAMING;
+                if (isStream && one.event().t().isAfter(newestBegun)) newestBegun = one.event().t();
+                return one.with(run.run(), run.task());
+            });
         }
 
         private void end(EndEvent end) {
@@ -6339,6 +6421,11 @@ final class DifyExec implements Runnable {
             return all(state -> state == State.RESENT).filter(one -> one.run().isPresent() == hasRun)
                     .map(one -> one.attempt(new Row(index.findOrAdd(one.event().id()), 0,
                             one.event().id(), Map.of()))).toList();
+        }
+
+        /// When the newest stream that has begun was sent.
+        Instant newestBegun() {
+            return newestBegun;
         }
 
         Map<Integer, Sent> unresolvedByRow() {
@@ -9147,7 +9234,7 @@ final class DifyExec implements Runnable {
             if (stop.isPresent()) {
                 Object[] facts = {message, access, status, access.advice(), seen.message()};
                 return new Verdict.StopBatch(Stop.early(stop.get().what().formatted(facts),
-                        stop.get().hint().formatted(facts)));
+                        stop.get().hint().formatted(facts)), status == 401 || status == 403);
             }
             if (status == 400 && seen.code().equals("completion_request_error"))
                 return again(attempt, seen.message(), seen.retryAfter());
@@ -9204,7 +9291,10 @@ final class DifyExec implements Runnable {
     record LookUpRules(Judge judge, Limits limits, boolean resendUnknown) {
         private static final String SAFER = "; --mode blocking is safer here";
 
-        record Here(Release.Listing listing, boolean stopAsked, boolean hasSuccess) {}
+        /// @param passed since when the server's queue is known to have moved past the attempt's stream
+        /// @param hasStreamsToCome whether streams of this call that have not begun yet may show that it has
+        record Here(Release.Listing listing, Optional<Instant> passed, boolean hasStreamsToCome, boolean stopAsked,
+                boolean hasSuccess) {}
 
         List<Step> steps(Unresolved unresolved, LookUpResult found, Here here, Instant now) {
             return switch (unresolved.purpose()) {
@@ -9229,7 +9319,8 @@ final class DifyExec implements Runnable {
                 return List.of(new Step.SendAgain(unresolved.attempt().tries(), true));
             if (found instanceof LookUpResult.Silent silent && !silent.isAnswer())
                 return silent(unresolved.attempt(), silent.seen(), lookAgain(unresolved.later(now)));
-            return open(unresolved.wanted(now.plus(limits.timeout())), found, here, now);
+            return open(new Unresolved(unresolved.attempt(), unresolved.seen(), unresolved.symptom(), unresolved.why(),
+                    unresolved.since(), now.plus(limits.timeout())), found, here, now);
         }
 
         private List<Step> late(Unresolved unresolved, LookUpResult found, Here here) {
@@ -9244,7 +9335,7 @@ final class DifyExec implements Runnable {
                 case LookUpResult.Running running -> running(unresolved, running, now);
                 case LookUpResult.Unanswered(var isOver) -> unanswered(unresolved, isOver, here.listing(), now);
                 case LookUpResult.Absent() when unresolved.is(Symptom.UNCONFIRMED) -> notStored(unresolved);
-                case LookUpResult.Absent() -> absent(unresolved, here.listing(), now);
+                case LookUpResult.Absent() -> absent(unresolved, here, now);
                 case LookUpResult.Silent(Response.Refused refused) -> silent(unresolved.attempt(), refused,
                         waited(unresolved, "its look-up got HTTP " + refused.status(), now));
                 case LookUpResult.Silent(var seen) ->
@@ -9316,21 +9407,39 @@ final class DifyExec implements Runnable {
 
         /// What it proves that no run is found depends on how the server lists its runs. A run with an id exists,
         /// unless the id was made up.
-        private List<Step> absent(Unresolved unresolved, Release.Listing listing, Instant now) {
-            if (listing == Release.Listing.OTHER_APP) return unknown(unresolved,
+        private List<Step> absent(Unresolved unresolved, Here here, Instant now) {
+            if (here.listing() == Release.Listing.OTHER_APP) return unknown(unresolved,
                     "with another key and --same-app, a run that is not found may be another app's");
             boolean isStream = unresolved.attempt().mode() == Mode.STREAMING;
+            var listing = here.listing();
             var known = unresolved.run().filter(run -> !run.isMadeUp());
             if (known.isPresent())
                 return waited(unresolved, "the server has no run " + known.get().id() + " any more", now);
+            boolean isQueued = isStream && unresolved.run().isEmpty(); // what was made up has left the queue
+            if (listing == Release.Listing.FROM_START && isQueued) return queued(unresolved, here, now);
             if (listing == Release.Listing.FROM_START || listing == Release.Listing.WITHOUT_END)
-                return now.isBefore(unresolved.since().plus(limits.settle(unresolved.attempt().mode())))
-                        ? lookAgain(unresolved.with(unresolved.state().later(now, false)))
-                        : notStarted(unresolved);
+                return settled(unresolved, unresolved.since(), now);
             if (!isStream) return waited(unresolved,
                     "no run was found within the time limit, and this server lists runs only when they end", now);
             var why = "this server may not list a stream whose client has left" + SAFER;
             return listing == Release.Listing.AT_END ? unknown(unresolved, why) : waited(unresolved, why, now);
+        }
+
+        /// From Dify 1.13 on, a stream waits in a queue for a worker, also after its client has left, and the server
+        /// shows nothing of it meanwhile. So time alone proves nothing: only a stream that was sent later and has begun
+        /// shows that the queue has moved past this one. Nobody has waited for one of an earlier call, so it may wait for
+        /// the streams of this call.
+        private List<Step> queued(Unresolved unresolved, Here here, Instant now) {
+            if (here.passed().isPresent()) return settled(unresolved, here.passed().get(), now);
+            var later = unresolved.with(unresolved.state().later(now, false));
+            boolean mayBePassed = unresolved.attempt().isEarlier() && here.hasStreamsToCome();
+            if (mayBePassed || now.isBefore(unresolved.state().deadline())) return lookAgain(later);
+            return unknown(unresolved, "it may still wait in the server's queue: no stream that was sent later has begun");
+        }
+
+        private List<Step> settled(Unresolved unresolved, Instant since, Instant now) {
+            return now.isBefore(since.plus(limits.settle()))
+                    ? lookAgain(unresolved.with(unresolved.state().later(now, false))) : notStarted(unresolved);
         }
 
         /// A try of this call counts as one that failed. A call that was killed does not count as a try.
@@ -9351,7 +9460,7 @@ final class DifyExec implements Runnable {
         /// A failed look-up is repeated, unless its answer concerns the whole batch or the run is too large.
         private List<Step> silent(Attempt attempt, Response seen, List<Step> otherwise) {
             var verdict = judge.verdict(attempt, seen);
-            if (verdict instanceof Verdict.StopBatch(var stop)) return List.of(new Step.Abort(stop));
+            if (verdict instanceof Verdict.StopBatch refusal) return List.of(new Step.Abort(refusal));
             return seen instanceof Response.TooLarge && seen.run().isPresent()
                     ? List.of(new Step.Judged(seen, verdict)) : otherwise;
         }
@@ -9393,7 +9502,7 @@ final class DifyExec implements Runnable {
             /// @param rechecked this attempt has no run, or paying twice was asked for
             record SendAgain(Attempt.Tries tries, boolean rechecked) implements Step {}
 
-            record Abort(Stop stop) implements Step {}
+            record Abort(Verdict.StopBatch refusal) implements Step {}
         }
     }
 
@@ -9580,27 +9689,39 @@ final class DifyExec implements Runnable {
         record Rate(Duration interval) {}
     }
 
-    /// Whether the server answers. After five failures in a row, nothing starts but one probe at a time.
+    /// Whether the server answers. After five failures in a row it counts as down: nothing is sent but one probe at a
+    /// time, which starts nothing, until the first answer. Owned by the engine's thread.
     static final class Health {
         private static final int STREAK = 5;
         private static final Duration SILENT = Duration.ofMinutes(5), REFUSED = Duration.ofMinutes(1);
         private static final Duration LONGEST_PAUSE = Duration.ofSeconds(3); // a server that is back is noticed soon
+        private static final Duration SOON = Duration.ofSeconds(1); // a look-up of the run may answer before
 
         private final Backoff backoff;
-        private int streak = 0, refusals = 0;
+        private int streak = 0, doubts = 0, refusals = 0;
         private boolean refusedTooLong = false;
-        private Instant nextProbe = Instant.MIN, pausedAt = Instant.MAX, pausedUntil = Instant.MIN;
+        private Instant nextProbe = Instant.MAX, pausedAt = Instant.MAX, pausedUntil = Instant.MIN;
         private Instant silentSince = Instant.MAX, refusedSince = Instant.MAX, failedAt = Instant.MIN;
+        private Instant doubtedAt = Instant.MIN;
 
         Health(Backoff backoff) {
             this.backoff = backoff;
+        }
+
+        private boolean isDown() {
+            return streak >= STREAK;
         }
 
         boolean isOpen(Instant now) {
             return !now.isBefore(opens());
         }
 
+        /// When rows and look-ups may be sent. If the server is down, its answer to a probe will end the wait.
         Instant opens() {
+            return isDown() ? Instant.MAX : pausedUntil;
+        }
+
+        Instant nextProbe() {
             return nextProbe.isAfter(pausedUntil) ? nextProbe : pausedUntil;
         }
 
@@ -9608,29 +9729,39 @@ final class DifyExec implements Runnable {
             if (until.isAfter(pausedUntil)) pausedUntil = until;
         }
 
-        void started() {
-            if (streak >= STREAK) nextProbe = Instant.MAX; // until its answer
+        /// Runs whose end was not seen, as long as the server has not answered a request that was sent after that.
+        int doubts() {
+            return doubts;
+        }
+
+        /// A request may have started a run, but was not answered.
+        void doubted(Instant now, Instant sent) {
+            doubts++;
+            doubtedAt = now;
+            failed(now, sent);
         }
 
         /// Runs that were sent before the pause say nothing new: otherwise `-c 64` would wait as long as after 59
         /// probes.
         void failed(Instant now, Instant sent) {
-            if (streak >= STREAK && sent.isBefore(pausedAt)) return;
+            if (isDown() && sent.isBefore(pausedAt)) return;
             failedAt = now;
             if (streak++ == 0) silentSince = now;
             if (streak == STREAK) pausedAt = now;
-            if (streak >= STREAK)
-                nextProbe = now.plus(Collections.min(List.of(backoff.delay(streak - STREAK), LONGEST_PAUSE)));
+            if (isDown()) nextProbe = now.plus(Collections.min(List.of(backoff.delay(streak - STREAK), LONGEST_PAUSE)));
+            else if (doubts > 0) nextProbe = now.plus(SOON);
         }
 
-        void answered() {
+        /// @param sent when the request left that was answered
+        void answered(Instant sent) {
             streak = 0;
-            nextProbe = Instant.MIN;
             silentSince = Instant.MAX;
+            if (!sent.isBefore(doubtedAt)) doubts = 0;
+            nextProbe = doubts == 0 ? Instant.MAX : doubtedAt.plus(SOON);
         }
 
-        void served() {
-            answered();
+        void served(Instant sent) {
+            answered(sent);
             refusals = 0;
         }
 
@@ -9643,7 +9774,7 @@ final class DifyExec implements Runnable {
         Optional<String> rest(Instant now) {
             if (now.isBefore(pausedUntil)) return Optional.of("waiting "
                     + Text.seconds(Duration.between(now, pausedUntil)) + " (Retry-After)");
-            if (streak < STREAK) return Optional.empty();
+            if (!isDown()) return Optional.empty();
             return Optional.of("no answer, trying again "
                     + (now.isBefore(nextProbe) && nextProbe.isBefore(Instant.MAX)
                     ? "in " + Text.seconds(Duration.between(now, nextProbe)) : "now"));
@@ -9651,7 +9782,7 @@ final class DifyExec implements Runnable {
 
         Optional<Stop> verdict(Instant now, int busy) {
             var asked = failedAt.isBefore(pausedUntil) ? failedAt : now; // nothing is sent in a pause
-            if (streak >= STREAK && busy == 0 && !silentSince.equals(Instant.MAX)
+            if (isDown() && busy == 0 && !silentSince.equals(Instant.MAX)
                     && silentSince.plus(SILENT).isBefore(asked))
                 return Optional.of(Stop.early("the server has not answered for "
                         + Text.seconds(Duration.between(silentSince, now)),
@@ -9662,18 +9793,15 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Limits that end a call, and how long things may take; null if not set.
+    /// Limits that end a call, null if not set, and how long things may take.
+    ///
+    /// @param settle how long an interrupted run is looked for before it counts as not started
     record Limits(Ceiling maxFailures, Long maxTokens, BigDecimal maxCost, Duration grace, Duration timeout,
             Duration settle) {
         static final int FIRST = 20;
         private static final int PRICED = 10;
         private static final String CONTINUE =
                 "the same command continues, with its limit counted from zero";
-
-        /// How long an interrupted run is looked for before it counts as not started. Streamed runs may queue.
-        Duration settle(Mode mode) {
-            return settle != null ? settle : Duration.ofSeconds(mode == Mode.STREAMING ? 300 : 30);
-        }
 
         Optional<Stop> tooManyFailed(long failed, long done) {
             return maxFailures == null || !maxFailures.isReached(failed, done) ? Optional.empty()
@@ -9719,6 +9847,35 @@ final class DifyExec implements Runnable {
                 return count > 0 ? failed >= count
                         : ended >= FIRST && (failed > share * ended || failed == ended);
             }
+        }
+    }
+
+    /// The server's queue of streamed runs, as far as this batch shows how it moves. Owned by the engine's thread.
+    static final class StreamQueue {
+        /// Requests that left so close together may have entered the queue in another order.
+        private static final Duration CLOSE = Duration.ofSeconds(1);
+
+        private final Map<String, Instant> passed = new HashMap<>(); // by user
+        private Instant newestBegun;
+
+        /// @param newestBegun when earlier calls sent the newest stream that has begun: before now, whatever the clock
+        ///     did since
+        StreamQueue(Instant newestBegun, Instant now) {
+            this.newestBegun = newestBegun.isAfter(now) ? now : newestBegun;
+        }
+
+        void began(Attempt attempt) {
+            if (attempt.mode() == Mode.STREAMING && attempt.at().isAfter(newestBegun)) newestBegun = attempt.at();
+        }
+
+        /// The server has no run of this attempt.
+        void notFound(Attempt attempt, Instant now) {
+            if (attempt.at().plus(CLOSE).isBefore(newestBegun)) passed.putIfAbsent(attempt.user(), now);
+        }
+
+        /// When it was first seen that a stream has begun that was sent after this one.
+        Optional<Instant> passed(Attempt attempt) {
+            return Optional.ofNullable(passed.get(attempt.user()));
         }
     }
 
@@ -10208,7 +10365,8 @@ final class DifyExec implements Runnable {
 
         record LookUp(Symptom symptom, String why) implements Verdict {}
 
-        record StopBatch(Stop stop) implements Verdict {}
+        /// @param isShutOut the server lets this key in no more, not even to look up what runs
+        record StopBatch(Stop stop, boolean isShutOut) implements Verdict {}
     }
 
     /// How a row ended, with its cause if it did not succeed.
@@ -10279,11 +10437,6 @@ final class DifyExec implements Runnable {
             var symptom = purpose == Purpose.QUIET ? Symptom.SILENCE : Symptom.RECHECK;
             return new Unresolved(attempt, new Response.Cut(run, symptom, symptom.text), purpose, symptom,
                     symptom.text, due, new LookUpState(due, 0, Optional.empty(), Instant.MAX, false, false));
-        }
-
-        /// Its run was looked for and is there, so its row waits for it.
-        Unresolved wanted(Instant deadline) {
-            return new Unresolved(attempt, seen, symptom, why, since, deadline);
         }
 
         Optional<RunRef> run() {
@@ -10517,6 +10670,9 @@ final class DifyExec implements Runnable {
         LookUpResult look(Unresolved unresolved);
 
         void stop(RunRef run, String user);
+
+        /// Asks for something that starts nothing. Returns what happened instead of an answer, if there was none.
+        Optional<Response> probe();
     }
 
     /// What a worker reports of a run in progress. Names and texts are as the server sends them.

@@ -562,6 +562,25 @@ class CommandTest extends WholeCommand {
             assertEquals("not_started", events("end").getFirst().path("outcome").asText());
         }
 
+        /// The run of the first request appears once the row was sent again.
+        @Test
+        void thatAppearsAfterItsRowWasSentAgainIsTheLastThingSaid() throws IOException {
+            var dify = dify();
+            rows(1);
+            dify.row("1", aResponse().withFault(Fault.EMPTY_RESPONSE), dify.ended("succeeded", ""));
+            dify.server.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).atPriority(1)
+                    .inScenario("row 1 of call 1").whenScenarioStateIs("answer 2").willReturn(dify.logged("1")));
+            dify.recorded("1", "running");
+
+            var call = dify.run("--settle", "100ms");
+
+            assertEquals(3, call.code(), call.err());
+            assertEquals("succeeded=1", status());
+            assertEquals(1, events("late").size());
+            assertFalse(call.err().contains("All rows succeeded"), call.err());
+            assertTrue(call.err().lines().toList().getLast().contains("results.jsonl.log"), call.err());
+        }
+
         @ParameterizedTest
         @ValueSource(strings = {"blocking", "streaming"})
         void thatLeftNoTraceIsUnknownIfRunsAreListedAtTheirEnd(String mode) throws IOException {

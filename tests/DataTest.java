@@ -96,14 +96,6 @@ final class DataTest {
                 assertEquals(List.of(false, inCsv.hash()), List.of(same.isEdited(), same.hash()));
         }
 
-        @Test
-        void streamsSettleLongerThanBlockingRunsUnlessOneTimeIsGiven() {
-            var own = new Limits(null, null, null, null, null, null);
-            assertEquals(seconds(30), own.settle(Mode.BLOCKING));
-            assertEquals(seconds(300), own.settle(Mode.STREAMING));
-            assertEquals(seconds(7), new Limits(null, null, null, null, null, seconds(7)).settle(Mode.STREAMING));
-        }
-
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
                 word,              status

@@ -15,6 +15,7 @@
 //SOURCES WholeCommand.java
 //SOURCES RecordingsTest.java
 //SOURCES LookUpTest.java
+//SOURCES OutageTest.java
 //SOURCES EarlierCallsTest.java
 //SOURCES OptionsTest.java
 //SOURCES EngineTest.java
@@ -85,7 +86,8 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 /// Runs all tests, or those of the `@Nested` class that is named.
 final class DifyExecTest {
     static final List<Class<?>> CLASSES = List.of(
-            MapTest.class, MessagesTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, EarlierCallsTest.class,
+            MapTest.class, MessagesTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, OutageTest.class,
+            EarlierCallsTest.class,
             AgendaTest.class, RulesTest.class, PaceTest.class, GrowthTest.class, DifyTest.class, BatchTest.class,
             InputTest.class, DataTest.class, ServerTest.class, StreamTest.class, RecordingsTest.class, CommandTest.class,
             ChatflowTest.class, SettingsTest.class, FilesTest.class, PowerTest.class, FormTest.class, FormatsTest.class,

@@ -432,7 +432,9 @@ final class EngineTest {
         @Test
         void aServerThatDoesNotAnswerForFiveMinutesStopsTheBatch() throws Exception {
             var scene = Scene.of(folder, "a", "b");
-            scene.answer = (_, _) -> new Response.NotSent("connection refused");
+            var away = new Response.NotSent("connection refused");
+            scene.answer = (_, _) -> away;
+            scene.probed = () -> Optional.of(away);
 
             var stop = scene.play().orElseThrow();
 
@@ -443,30 +445,30 @@ final class EngineTest {
         }
 
         @Test
-        void afterFiveFailuresInARowOneAttemptAtATimeAsksWhetherTheServerIsBack() throws Exception {
+        void afterFiveFailuresInARowOneProbeAtATimeAsksWhetherTheServerIsBack() throws Exception {
             var ids = IntStream.range(0, 30).mapToObj(n -> "row" + n).toArray(String[]::new);
             var scene = Scene.of(folder, ids);
             scene.slots = 5;
-            var failures = new AtomicInteger();
             var probing = new AtomicInteger();
-            var probes = new ArrayList<Integer>();
+            var together = new TreeSet<Integer>();
+            var away = new Response.NotSent("connection refused");
             scene.answer = (attempt, _) -> {
-                if (failures.get() >= 12) {
-                    scene.world.pass(seconds(1));
-                    return succeeded("run-" + attempt.row().id());
-                }
-                boolean probe = failures.get() >= 5;
-                if (probe) probes.add(probing.incrementAndGet());
                 scene.world.pass(seconds(1));
-                if (probe) probing.decrementAndGet();
-                failures.incrementAndGet();
-                return new Response.NotSent("connection refused");
+                return scene.probes.size() < 7 ? away : succeeded("run-" + attempt.row().id());
+            };
+            scene.probed = () -> {
+                together.add(probing.incrementAndGet());
+                scene.wait(seconds(1));
+                probing.decrementAndGet();
+                return scene.probes.size() < 7 ? Optional.of(away) : Optional.empty();
             };
 
             var stop = scene.play();
 
             assertEquals(Optional.empty(), stop);
-            assertEquals(Set.of(1), Set.copyOf(probes));
+            assertEquals(Set.of(1), together);
+            assertEquals(7, scene.probes.size());
+            assertTrue(scene.sent.size() < 40, "rows asked whether the server is back");
             assertEquals(30, scene.resultIds().size());
         }
 
@@ -494,7 +496,7 @@ final class EngineTest {
                 BLOCKING  | 1.14.2 | cut run-7, succeeded run-8                        | failed Rate Limit Error           | again, succeeded       | 0     | 2
                 BLOCKING  | 1.14.2 | failed Rate Limit Error                           | succeeded run-7                   | succeeded              | 0     | 1
                 BLOCKING  | 1.14.2 | cut, succeeded run-8                              | absent                            | not_started, succeeded | 30    | 60
-                STREAMING | 1.14.2 | cut, succeeded run-8                              | absent                            | not_started, succeeded | 300   | 330
+                STREAMING | 1.14.2 | cut                                               | absent                            | unknown                | 300   | 330
                 BLOCKING  | 1.9.2  | cut                                               | absent                            | unknown                | 300   | 330
                 STREAMING | 1.9.2  | cut                                               | absent                            | unknown                | 0     | 2
                 BLOCKING  | 1.14.2 | http 504                                          | running run-7                     | unknown                | 300   | 301
@@ -510,7 +512,7 @@ final class EngineTest {
                 STREAMING | 1.16.0 | madeUp Rate Limit Error                           | running run-7                     | unknown                | 300   | 330
                 STREAMING | 1.16.0 | madeUp name is required in input form             | absent                            | failed                 | 0     | 2
                 STREAMING | 1.16.0 | madeUp [Errno 111] Connection refused, succeeded run-8 | absent                       | again, succeeded       | 0     | 2
-                STREAMING | 1.16.0 | madeUp Workflow stream ended without a terminal event, succeeded run-8 | absent       | not_started, succeeded | 300   | 330
+                STREAMING | 1.16.0 | madeUp Workflow stream ended without a terminal event | absent                        | unknown                | 300   | 330
                 STREAMING | 1.9.2  | madeUp Workflow stream ended without a terminal event | absent                        | unknown                | 0     | 2
                 STREAMING | 1.16.0 | madeUp Rate Limit Error                           | failed no such city               | failed                 | 0     | 1
                 """)

@@ -354,16 +354,18 @@ final class Given {
         final Path csv, output;
         final List<Attempt> sent = new ArrayList<>();
         final List<Unresolved> looked = new ArrayList<>();
+        final List<Instant> probes = new ArrayList<>();
         final List<String> stopped = new ArrayList<>(), said = new ArrayList<>(), heard = new ArrayList<>();
         final Map<String, Runnable> alarms = new HashMap<>();
         Answer answer = (attempt, _) -> succeeded("run-" + attempt.row().id());
         Function<Unresolved, LookUpResult> found = _ -> ABSENT;
+        Supplier<Optional<Response>> probed = Optional::empty;
         Duration lookTakes = Duration.ZERO;
         Batch.Selection selection = Batch.Selection.PENDING;
         Backoff backoff = BACKOFF;
         RetryRuns failedRuns = RetryRuns.TRANSIENT;
         Mode mode = Mode.BLOCKING;
-        Duration settle = null;
+        Duration settle = seconds(30);
         Ceiling maxFailures = null;
         Rate rate = null;
         Long maxTokens = null;
@@ -470,6 +472,30 @@ final class Given {
                 return new LookUpResult.Silent(cut(Symptom.NO_ANSWER));
             } finally {
                 looking--;
+            }
+        }
+
+        @Override
+        public Optional<Response> probe() {
+            probes.add(world.now());
+            return probed.get();
+        }
+
+        /// Lets a worker wait that long.
+        void wait(Duration time) {
+            try {
+                world.pass(time);
+            } catch (InterruptedException problem) {
+                throw new IllegalStateException(problem);
+            }
+        }
+
+        /// Lets a worker wait that long.
+        void wait(Duration time) {
+            try {
+                world.pass(time);
+            } catch (InterruptedException problem) {
+                throw new IllegalStateException(problem);
             }
         }
 

@@ -1184,7 +1184,7 @@ final class LookUpTest {
         @Test
         void theLogExplainsEveryAttempt() throws Exception {
             Files.writeString(folder.resolve("results.jsonl.log"), "{\"event\":\"ses");
-            var scene = new Scene(folder, "id,text\nstreamed,x\nfailing,x\nbusy,x\ncut,x\nlost,x\nhuman,x\nlast,x\n");
+            var scene = new Scene(folder, "id,text\nstreamed,x\nfailing,x\nbusy,x\ncut,x\nlost,x\nhuman,x\nlater,x\nlast,x\n");
             scene.mode = Mode.STREAMING;
             var priced = new Response.Ran(run("run-1"), RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
                     "workflow-1", new Usage(1.25, 120, 3, Optional.of(new BigDecimal("0.0018")), "USD"));
@@ -1197,6 +1197,9 @@ final class LookUpTest {
             scene.answer = (attempt, listener) -> {
                 if (attempt.row().id().equals("last")) return scene.untilStopped(run("run-7"), listener);
                 if (attempt.row().id().equals("streamed")) listener.accept(new Heard.Began(run("run-1")));
+                if (attempt.row().id().equals("human")) scene.world.pass(seconds(2));
+                if (attempt.row().id().equals("later")) return scene.streamed("run-9", seconds(5), succeeded("run-9"))
+                        .to(attempt, listener);
                 return answers.to(attempt, listener);
             };
             scene.found = unresolved -> switch (unresolved.attempt().row().id()) {

@@ -301,25 +301,23 @@ final class PaceTest {
         @Test
         void fiveFailuresInARowPauseAllStarts() {
             fail(4, NOON);
-            health.started();
             assertTrue(health.isOpen(NOON));
 
             fail(1, NOON);
 
             assertFalse(health.isOpen(NOON));
-            assertFalse(health.isOpen(NOON.plusSeconds(2)));
+            assertFalse(health.isOpen(NOON.plusSeconds(100)));
+            assertEquals(Instant.MAX, health.opens());
         }
 
         @Test
-        void afterTheBackOffOneProbeGoesOutAlone() {
+        void aProbeIsDueAfterTheBackOff() {
+            assertEquals(Instant.MAX, health.nextProbe());
+
             fail(5, NOON);
-            assertTrue(health.isOpen(NOON.plusSeconds(10)));
 
-            health.started();
-
-            assertFalse(health.isOpen(NOON.plusSeconds(10)));
-            assertFalse(health.isOpen(NOON.plusSeconds(100)));
-            assertEquals(Instant.MAX, health.opens());
+            assertTrue(health.nextProbe().isAfter(NOON.plusSeconds(2)));
+            assertFalse(health.nextProbe().isAfter(NOON.plusSeconds(3)));
         }
 
         @Test
@@ -328,8 +326,8 @@ final class PaceTest {
 
             fail(5, NOON);
             assertTrue(health.rest(NOON).orElseThrow()
-                    .endsWith(Text.seconds(Duration.between(NOON, health.opens()))));
-            assertTrue(health.rest(health.opens()).orElseThrow().endsWith("now"));
+                    .endsWith(Text.seconds(Duration.between(NOON, health.nextProbe()))));
+            assertTrue(health.rest(health.nextProbe()).orElseThrow().endsWith("now"));
 
             health.pause(NOON.plusSeconds(40));
             assertTrue(health.rest(NOON.plusSeconds(10)).orElseThrow().contains("30 s"));
@@ -339,31 +337,57 @@ final class PaceTest {
         void probesThatFailComeLaterButNoLaterThanThreeSeconds() {
             var quick = new Health(new Backoff(seconds(1), seconds(60), 3));
             for (int time = 0; time < 6; time++) quick.failed(NOON, NOON);
-            assertFalse(quick.opens().isBefore(NOON.plusSeconds(1)));
+            assertFalse(quick.nextProbe().isBefore(NOON.plusSeconds(1)));
 
             for (int time = 0; time < 20; time++) quick.failed(NOON, NOON);
 
-            assertEquals(NOON.plusSeconds(3), quick.opens());
+            assertEquals(NOON.plusSeconds(3), quick.nextProbe());
         }
 
         @Test
         void requestsInFlightWhenStartsPausedDelayNoProbe() {
             fail(5, NOON);
+            var first = health.nextProbe();
             for (int late = 0; late < 60; late++) health.failed(NOON.plusSeconds(1), NOON.minusSeconds(1));
 
-            assertTrue(health.isOpen(NOON.plusSeconds(3)));
+            assertEquals(first, health.nextProbe());
         }
 
         @Test
         void anAnswerResetsTheCountOfFailures() {
             fail(9, NOON);
-            health.started();
 
-            health.answered();
+            health.answered(NOON);
 
             assertTrue(health.isOpen(NOON));
+            assertEquals(Instant.MAX, health.nextProbe());
             fail(4, NOON);
             assertTrue(health.isOpen(NOON));
+        }
+
+        @Test
+        void onlyAnAnswerToALaterRequestEndsADoubt() {
+            health.doubted(NOON, NOON.minusSeconds(2));
+            health.doubted(NOON.plusSeconds(1), NOON.minusSeconds(1));
+            assertEquals(2, health.doubts());
+
+            health.answered(NOON);
+            assertEquals(2, health.doubts());
+            assertEquals(NOON.plusSeconds(2), health.nextProbe());
+
+            health.answered(NOON.plusSeconds(1));
+            assertEquals(0, health.doubts());
+            assertEquals(Instant.MAX, health.nextProbe());
+        }
+
+        @Test
+        void aDoubtIsFollowedByAProbeAlsoIfAnotherIsUnderWay() {
+            fail(5, NOON);
+            health.doubted(NOON.plusSeconds(9), NOON.minusSeconds(1));
+
+            health.answered(NOON.plusSeconds(3));
+
+            assertEquals(NOON.plusSeconds(10), health.nextProbe());
         }
 
         @Test
@@ -378,7 +402,7 @@ final class PaceTest {
         @Test
         void anAnswerRestartsTheFiveMinutes() {
             fail(5, NOON);
-            health.answered();
+            health.answered(NOON);
             fail(5, NOON.plusSeconds(200));
 
             assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(499), 0));
@@ -429,7 +453,7 @@ final class PaceTest {
         @Test
         void aRunThatIsLetInEndsTheMinute() {
             health.refused(NOON, 0);
-            health.served();
+            health.served(NOON);
             health.refused(NOON.plusSeconds(70), 0);
 
             assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(70), 0));

@@ -237,7 +237,7 @@ final class RecordingsTest {
             var unresolved = Given.noEnd(attempt, seen, said.symptom(), said.why(), attempt.at(), attempt.at());
 
             var step = lookUpRules().steps(unresolved, ServerTest.look(client, unresolved),
-                    new Here(Listing.FROM_START, false, false), attempt.at()).getFirst();
+                    new Here(Listing.FROM_START, Optional.empty(), false, false, false), attempt.at()).getFirst();
 
             if (stored.stream().anyMatch(each -> each.status() == 200)) {
                 var take = assertInstanceOf(Step.Take.class, step, exchange::toString);
@@ -248,7 +248,7 @@ final class RecordingsTest {
         }
 
         private static LookUpRules lookUpRules() {
-            return new LookUpRules(judge(), new Limits(null, null, null, LONG, LONG, null), false);
+            return new LookUpRules(judge(), new Limits(null, null, null, LONG, LONG, LONG), false);
         }
 
         /// Decided by its message: the row or the batch is refused. A cut stream proves nothing.
@@ -259,7 +259,7 @@ final class RecordingsTest {
                     .filter(text -> !text.isEmpty()).findFirst().orElseThrow();
             var text = switch (step.verdict()) {
                 case Outcome outcome -> outcome.text();
-                case Verdict.StopBatch(var stop) -> stop.text();
+                case Verdict.StopBatch(var stop, _) -> stop.text();
                 case Verdict verdict -> verdict.toString();
             };
             assertEquals(exchange.text().contains("\"code\"") ? "stop" : words.contains("without a terminal event")
@@ -334,9 +334,10 @@ final class RecordingsTest {
         private void message(Recorded.Exchange messages) throws IOException {
             var message = JSON.readTree(messages.text()).at("/data/0");
             dify.resetMappings();
+            var conversation = message.path("conversation_id").asText();
             dify.stubFor(get(urlPathEqualTo("/v1/conversations")).withQueryParam("user", equalTo("u"))
-                    .willReturn(aResponse().withBody("{\"data\":[{\"id\":\"c\"}]}")));
-            dify.stubFor(get(urlPathEqualTo("/v1/messages")).withQueryParam("conversation_id", equalTo("c"))
+                    .willReturn(aResponse().withBody("{\"data\":[{\"id\":\"" + conversation + "\"}]}")));
+            dify.stubFor(get(urlPathEqualTo("/v1/messages")).withQueryParam("conversation_id", equalTo(conversation))
                     .willReturn(response(messages)));
 
             var found = ServerTest.look(client.to(AppKind.CHATFLOW), unresolved("u", Optional.empty(), Symptom.NO_ANSWER));
@@ -397,11 +398,12 @@ final class RecordingsTest {
 
         private static final String USER = "difyexec-0123456789abcdef-1";
 
-        private void stored(Recorded.Exchange messages, Recorded.Exchange detail) {
+        private void stored(Recorded.Exchange messages, Recorded.Exchange detail) throws IOException {
+            var conversation = JSON.readTree(messages.text()).at("/data/0/conversation_id").asText();
             var user = messages.line().replaceAll(".*user=([^&]*).*", "$1");
             dify.resetMappings();
             dify.stubFor(get(urlPathEqualTo("/v1/conversations")).withQueryParam("user", equalTo(USER))
-                    .willReturn(aResponse().withBody("{\"data\":[{\"id\":\"c\"}]}")));
+                    .willReturn(aResponse().withBody("{\"data\":[{\"id\":\"" + conversation + "\"}]}")));
             dify.stubFor(get(urlPathEqualTo("/v1/messages")).willReturn(response(messages)));
             dify.stubFor(get(urlPathMatching("/v1/workflows/run/.*"))
                     .willReturn(response(detail).withBody(detail.text().replace(user, USER))));

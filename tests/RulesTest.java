@@ -49,7 +49,7 @@ final class RulesTest {
                 case Verdict.Throttled(_, var why) -> why;
                 case Verdict.Unreached(_, var why) -> why;
                 case Verdict.LookUp(_, var why) -> why;
-                case Verdict.StopBatch(var stop) -> stop.text();
+                case Verdict.StopBatch(var stop, _) -> stop.text();
             };
         }
 
@@ -494,13 +494,17 @@ final class RulesTest {
     /// The result of a look-up in a few words; `,` separates steps.
     @Nested
     class TheInquiry {
-        private static final Here HERE = new Here(Listing.FROM_START, false, false);
+        private static final Here HERE = here(Listing.FROM_START, Optional.empty(), false, false);
         private static final Response BARE = bare("Workflow stream ended without a terminal event");
 
         private final LookUpRules lookUpRules = lookUpRules(false);
 
+        private static Here here(Listing listing, Optional<Instant> passed, boolean stopAsked, boolean hasSuccess) {
+            return new Here(listing, passed, false, stopAsked, hasSuccess);
+        }
+
         private static LookUpRules lookUpRules(boolean resendUnknown) {
-            var limits = new Limits(null, null, null, seconds(20), seconds(300), null);
+            var limits = new Limits(null, null, null, seconds(20), seconds(300), seconds(30));
             return new LookUpRules(new Judge(BACKOFF, RetryRuns.TRANSIENT, ACCESS), limits,
                     resendUnknown);
         }
@@ -526,7 +530,7 @@ final class RulesTest {
         }
 
         private String step(Unresolved unresolved, LookUpResult found, Listing listing, long seconds) {
-            return words(lookUpRules.steps(unresolved, found, new Here(listing, false, false), NOON.plusSeconds(seconds)),
+            return words(lookUpRules.steps(unresolved, found, here(listing, Optional.empty(), false, false), NOON.plusSeconds(seconds)),
                     NOON.plusSeconds(seconds));
         }
 
@@ -645,7 +649,9 @@ final class RulesTest {
                 FROM_START, BLOCKING,  29,      look
                 FROM_START, BLOCKING,  30,      'not_started, recheck 1'
                 FROM_START, STREAMING, 299,     look
-                FROM_START, STREAMING, 300,     'not_started, recheck 1'
+                FROM_START, STREAMING, 300,     unknown
+                WITHOUT_END, STREAMING, 29,     look
+                WITHOUT_END, STREAMING, 30,     'not_started, recheck 1'
                 AT_END,     BLOCKING,  299,     look
                 AT_END,     BLOCKING,  300,     unknown
                 AT_END,     STREAMING, 0,       unknown
@@ -659,6 +665,34 @@ final class RulesTest {
             var unresolved = unresolved(Symptom.NO_ANSWER, attempt(mode, Tries.NONE), false);
 
             assertEquals(step, step(unresolved, ABSENT, listing, seconds));
+        }
+
+        /// A stream of this call, or of an earlier one while this call has streams that have not begun yet.
+        @ParameterizedTest(name = "passed after {0} s; of an earlier call: {1}; others to come: {2}; after {3} s")
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                passed, earlier, others, seconds, step
+                -,      false,   true,   299,     look
+                -,      false,   true,   300,     unknown
+                -,      true,    true,   4000,    look
+                -,      true,    false,  299,     look
+                -,      true,    false,  300,     unknown
+                10,     false,   true,   39,      look
+                10,     false,   true,   40,      'not_started, recheck 1'
+                290,    false,   false,  319,     look
+                290,    false,   false,  320,     'not_started, recheck 1'
+                3600,   true,    false,  3629,    look
+                3600,   true,    false,  3630,    'not_started, recheck 0'
+                """)
+        void aStreamWithoutATraceIsSentAgainOnlyAfterOneSentLaterHasBegun(Long passed, boolean earlier, boolean others,
+                long seconds, String step) {
+            var own = attempt(Mode.STREAMING, Tries.NONE);
+            var asked = Given.sent(earlier ? 0 : 1, own.row(), own.tries(), own.user(), own.mode(), own.cells(), NOON);
+            var here = new Here(Listing.FROM_START, Optional.ofNullable(passed).map(NOON::plusSeconds), others, false,
+                    false);
+            var now = NOON.plusSeconds(seconds);
+
+            assertEquals(step, words(lookUpRules.steps(unresolved(earlier ? Symptom.CRASH : Symptom.CUT, asked, false),
+                    ABSENT, here, now), now));
         }
 
         @ParameterizedTest(name = "{0}, {1}, is over: {2}, after {3} s")
@@ -701,8 +735,8 @@ final class RulesTest {
             var unresolved = Given.noEnd(attempt(Mode.STREAMING, Tries.NONE), cut(Symptom.CRASH, new RunRef("one", "one")),
                     Symptom.CRASH, "killed", NOON, NOON.plusSeconds(300));
 
-            assertEquals("look", step(unresolved, ABSENT, Listing.FROM_START, 299));
-            assertEquals("not_started, recheck 0", step(unresolved, ABSENT, Listing.FROM_START, 300));
+            assertEquals("look", step(unresolved, ABSENT, Listing.FROM_START, 29));
+            assertEquals("not_started, recheck 0", step(unresolved, ABSENT, Listing.FROM_START, 30));
             assertEquals("unknown", step(unresolved, ABSENT, Listing.AT_END, 0));
         }
 
@@ -823,7 +857,7 @@ final class RulesTest {
                 """)
         void theEndOfARunWithAQuietStreamIsUsed(RunStatus status, boolean asked, String step) {
             var quiet = Unresolved.brief(attempt(0, 0), Purpose.QUIET, Optional.of(run("run-1")), NOON);
-            var here = new Here(Listing.FROM_START, asked, false);
+            var here = here(Listing.FROM_START, Optional.empty(), asked, false);
 
             assertEquals(step, words(lookUpRules.steps(quiet, found(status), here, NOON), NOON));
             assertEquals("nothing", words(lookUpRules.steps(quiet, ABSENT, here, NOON), NOON));
@@ -894,7 +928,7 @@ final class RulesTest {
         void aLateRunIsUsedIfTheRowHasNotSucceededAndItsCellsAreUnchanged(RunStatus status, boolean success,
                 boolean same, String step) {
             var late = Unresolved.brief(same ? earlier("u-1") : stale(false), Purpose.LATE, Optional.empty(), NOON);
-            var here = new Here(Listing.FROM_START, false, success);
+            var here = here(Listing.FROM_START, Optional.empty(), false, success);
 
             assertEquals(step, words(lookUpRules.steps(late, found(status), here, NOON), NOON));
             assertEquals("nothing", words(lookUpRules.steps(late, ABSENT, here, NOON), NOON));
@@ -906,7 +940,7 @@ final class RulesTest {
             for (boolean known : new boolean[] {true, false}) {
                 var unresolved = unresolved(Symptom.CRASH, earlier("u-1"), known);
 
-                var here = new Here(Listing.AT_END, false, false);
+                var here = here(Listing.AT_END, Optional.empty(), false, false);
                 var step = (Step.Close) lookUpRules(true).steps(unresolved, ABSENT, here, NOON.plusSeconds(301))
                         .getFirst();
 

@@ -232,10 +232,10 @@ abstract class WholeCommand {
         /// All answers to a row, in order; the last one repeats.
         void row(String id, ResponseDefinitionBuilder... answers) {
             var scenario = "row " + id + " of call " + ++scenarios;
-            for (int i = 0; i < answers.length; i++) {
+            for (int i = 0; i <= answers.length; i++) {
                 var stub = ofRow(id).inScenario(scenario).whenScenarioStateIs(i == 0 ? "Started" : "answer " + i);
-                if (i < answers.length - 1) stub.willSetStateTo("answer " + (i + 1));
-                server.stubFor(stub.atPriority(1).willReturn(answers[i]));
+                if (i < answers.length) stub.willSetStateTo("answer " + (i + 1));
+                server.stubFor(stub.atPriority(1).willReturn(answers[Math.min(i, answers.length - 1)]));
             }
         }
 
@@ -257,9 +257,12 @@ abstract class WholeCommand {
 
         /// The log leads from the user of the one row that was sent to its run.
         void listed(String id) {
-            server.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(answer(200, text(
-                    "{'data':[{'workflow_run':{'id':'run-%s','status':'running'},'created_by_end_user':"
-                            + "{'session_id':'{{request.query.created_by_end_user_session_id}}'}}]}", id))));
+            server.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(logged(id)));
+        }
+
+        ResponseDefinitionBuilder logged(String id) {
+            return answer(200, text("{'data':[{'workflow_run':{'id':'run-%s','status':'running'},'created_by_end_user':"
+                    + "{'session_id':'{{request.query.created_by_end_user_session_id}}'}}]}", id));
         }
 
         ResponseDefinitionBuilder answer(int status, String body) {
