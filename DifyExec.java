@@ -3824,13 +3824,15 @@ final class DifyExec implements Runnable {
             probing++;
             work(() -> {
                 var failure = ports.workflow().probe();
-                return () -> {
-                    probing--;
-                    failure.filter(seen -> !new LookUpResult.Silent(seen).isAnswer()).ifPresentOrElse(
-                            _ -> health.failed(clock.instant(), now), () -> health.answered(now));
-                    failure.ifPresent(seen -> heed(seen, clock.instant()));
-                };
+                return () -> probed(failure, now);
             });
+        }
+
+        private void probed(Optional<Response> failure, Instant sent) {
+            probing--;
+            if (failure.isEmpty() || new LookUpResult.Silent(failure.get()).isAnswer()) health.answered(sent);
+            else health.failed(clock.instant(), sent);
+            failure.ifPresent(seen -> heed(seen, clock.instant()));
         }
 
         /// @param logged so much of the log has to be on disk before the request leaves

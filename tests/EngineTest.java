@@ -71,7 +71,7 @@ final class EngineTest {
             Thread.interrupted();
 
             assertEquals(Exit.STOPPED, stop.exit());
-            assertTrue(stop.text().startsWith("cannot write"), stop.text());
+            assertTrue(stop.what().startsWith("cannot write"), stop.what());
             assertEquals(List.of("a"), scene.ids());
             assertEquals(List.of(), scene.log("end"));
             assertEquals(0, scene.tally.done());

@@ -490,15 +490,6 @@ final class Given {
             }
         }
 
-        /// Lets a worker wait that long.
-        void wait(Duration time) {
-            try {
-                world.pass(time);
-            } catch (InterruptedException problem) {
-                throw new IllegalStateException(problem);
-            }
-        }
-
         @Override
         public void stop(RunRef run, String user) {
             stopped.add(run.task());

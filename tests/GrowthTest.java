@@ -139,6 +139,11 @@ final class GrowthTest {
 
             @Override
             public void stop(RunRef run, String user) {}
+
+            @Override
+            public Optional<Response> probe() {
+                return Optional.empty();
+            }
         };
     }
 
