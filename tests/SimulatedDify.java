@@ -287,11 +287,15 @@ final class SimulatedDify {
     }
 
     /// A run waits in a queue only in a worker, and only the worker of 1.16.0 cuts its streams; only a chatflow
-    /// is moderated.
+    /// is moderated. A restart of the database was recorded with streams.
     private Simulator.Fate possible(Simulator.Fate fate, boolean streaming, boolean isChat) {
         boolean newStream = makesUpEnds && streaming;
-        boolean isPossible = fate.fault().isModeration() ? isChat
-                : newStream || !fate.fault().isOfNewStreams();
+        boolean isPossible = switch (fate.fault()) {
+            case REPLACE, PRESET -> isChat;
+            case PAUSE -> worker; // 1.9.2 cannot resume
+            case UNRECORDED -> streaming;
+            default -> newStream || !fate.fault().isOfNewStreams();
+        };
         return new Simulator.Fate(isPossible ? fate.fault() : Simulator.Fault.NONE,
                 worker && streaming ? fate.queue() : Duration.ZERO, fate.latency(), fate.die());
     }

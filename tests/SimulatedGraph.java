@@ -35,6 +35,13 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
     /// The course of a run: its events until it first waits, and after; a pause or the end follows.
     record Course(List<Map<String, Object>> opening, List<Map<String, Object>> closing, SimulatedRun.State ending) {}
 
+    /// Waits for a person, and ends with the text that this person enters.
+    static SimulatedGraph asking(boolean isChat) {
+        return isChat ? new SimulatedGraph(List.of(new Step.Say("first"), new Step.Ask("ask")),
+                Map.of("answer", "ask.answer")) : new SimulatedGraph(List.of(new Step.Ask("ask")),
+                Map.of("row_id", "start.id", "text", "ask.note"));
+    }
+
     /// The kind of a node that prevents this graph from starting.
     Optional<String> unknown() {
         return steps.stream().filter(Step.Unknown.class::isInstance).map(step -> ((Step.Unknown) step).kind())

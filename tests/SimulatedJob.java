@@ -41,6 +41,8 @@ final class SimulatedJob {
     volatile boolean heard;
     private final CompletableFuture<Halt> halt = new CompletableFuture<>();
     private final Simulator.Pace pace;
+    /// The graph that this run takes, if it is not the model's alone.
+    private final Optional<SimulatedGraph> graph;
     /// Stored values that differ from its state.
     private volatile Map<String, Object> corrections = Map.of();
     /// The end of a run that was paused, and the text entered into its form.
@@ -131,6 +133,8 @@ final class SimulatedJob {
         this.question = start.question();
         this.twice = twice;
         this.pace = pace;
+        this.graph = fate.fault() == Simulator.Fault.PAUSE ? Optional.of(SimulatedGraph.asking(question.isPresent()))
+                : version.graph();
     }
 
     boolean isFrom(SimulatedRun.Version first) {
@@ -176,7 +180,7 @@ final class SimulatedJob {
     }
 
     private Optional<SimulatedGraph.Course> course(SimulatedRun run) {
-        return version.graph().map(graph -> graph.course(run));
+        return graph.map(known -> known.course(run));
     }
 
     List<Map<String, Object>> opening(SimulatedRun run) {
@@ -212,9 +216,12 @@ final class SimulatedJob {
                 });
         var ended = run.end(state, state instanceof SimulatedRun.State.Failed || course.isPresent() ? 0 : tokens,
                 Instant.now());
-        stored.complete(ended);
+        if (fate.fault() != Simulator.Fault.UNRECORDED) stored.complete(ended);
         if (!isEndless()) onEnd.run(); // before anyone can see that the run is over
         reported.complete(new Report(ended, course, asked(ended)));
+        if (fate.fault() != Simulator.Fault.PAUSE) return;
+        pace.pause(takes());
+        resume(text);
     }
 
     /// Moderation of the input answers alone, without a run.
@@ -266,13 +273,13 @@ final class SimulatedJob {
 
     /// Reported without the steps that were still to come.
     private Report halted(SimulatedRun ended, Map<String, Object> corrections) {
-        return new Report(ended, version.graph().map(_ -> new SimulatedGraph.Course(List.of(), List.of(), null)),
+        return new Report(ended, graph.map(_ -> new SimulatedGraph.Course(List.of(), List.of(), null)),
                 corrections);
     }
 
     /// The question of a paused run, from its graph.
     private Map<String, Object> asked(SimulatedRun run) {
-        if (!(run.state() instanceof SimulatedRun.State.Paused) || version.graph().isEmpty()) return Map.of();
+        if (!(run.state() instanceof SimulatedRun.State.Paused) || graph.isEmpty()) return Map.of();
         return Map.of("reasons", List.of(reason(run)));
     }
 
@@ -304,7 +311,7 @@ final class SimulatedJob {
     void resume(String note) {
         this.note = note;
         var run = began.join();
-        var course = version.graph().orElseThrow().resumed(run, note);
+        var course = graph.orElseThrow().resumed(run, note);
         boolean isCut = question.isEmpty() || !streaming; // someone reads a chatflow's stream
         if (version.app().version() == SimulatedRun.Version.V1_16_0 && isCut) {
             breakOff(run, course);

@@ -153,6 +153,15 @@ final class Simulator implements Callable<Integer> {
             description = "Let a chatflow's moderation answer the question, without a run.")
     Share preset = Share.NONE;
 
+    @Option(names = "--pause", paramLabel = "P",
+            description = "Let the run wait for a person, who soon answers its form (from 1.14.2 on).")
+    Share pause = Share.NONE;
+
+    @Option(names = "--unrecorded", paramLabel = "P",
+            description = "Report the end in a stream, but leave the run's record running, as after a restart of the "
+                    + "database.")
+    Share unrecorded = Share.NONE;
+
     @Option(names = "--partial", paramLabel = "P", description = "End the run as partial-succeeded.")
     Share partial = Share.NONE;
 
@@ -271,6 +280,8 @@ final class Simulator implements Callable<Integer> {
         shares.put(Fault.WORKER_ENDED, workerEnded);
         shares.put(Fault.REPLACE, replace);
         shares.put(Fault.PRESET, preset);
+        shares.put(Fault.PAUSE, pause);
+        shares.put(Fault.UNRECORDED, unrecorded);
         if (speed < 1) throw new ParameterException(spec.commandLine(), "--speed=" + speed + " must be at least 1");
         return new Behaviour(version, fields(), seed, new Pace(speed), latency, jitter, queue, silence, limit, shares);
     }
@@ -316,14 +327,10 @@ final class Simulator implements Callable<Integer> {
     enum Fault {
         NONE, DROP_BEFORE, DROP_AFTER, LOSE_FINISH, GATEWAY, ERROR_500, NEVER, LOST, THROTTLE, REFUSE, FAIL, FLAKY,
         PARTIAL, STOPPED, FALSE_FAIL, OTHER_END, ERROR_FIRST, KILL, STEP_LIMIT, TIME_LIMIT, BROKEN, BROKEN_RUNNING,
-        BROKEN_ABSENT, WORKER_ENDED, REPLACE, PRESET;
+        BROKEN_ABSENT, WORKER_ENDED, REPLACE, PRESET, PAUSE, UNRECORDED;
 
         String word() {
             return name().toLowerCase(Locale.ROOT).replace('_', '-');
-        }
-
-        boolean isModeration() {
-            return this == REPLACE || this == PRESET;
         }
 
         /// Met only by streams of 1.16.0.
