@@ -522,7 +522,7 @@ final class DifyExec implements Runnable {
 
     @Command(name = "verify", sortOptions = false,
             description = {"Check results and attempts against the server's own records.",
-                    "Read-only; works while the batch runs. One request per result, up to three per other attempt."},
+                    "Read-only; works while the batch runs. Two or three requests per attempt."},
             footerHeading = "%nExamples:%n", footer = {"  difyexec verify -o results.jsonl",
                     "  difyexec verify -o results.jsonl --sample 100",
                     "  difyexec verify -o results.jsonl --json"})
@@ -558,7 +558,7 @@ final class DifyExec implements Runnable {
                 var found = new Verification(files, dify.client(), server.kind() == AppKind.CHATFLOW,
                         Optional.ofNullable(rate)).about(ids, setup.err());
                 long attempts = ids.stream()
-                        .mapToLong(id -> files.attempts().getOrDefault(id, List.of()).size()).sum();
+                        .mapToLong(id -> files.attempts(id).size()).sum();
                 var seconds = Duration.ofNanos(System.nanoTime() - start);
                 var findings = object();
                 found.forEach((kind, all) -> findings.put(kind.key(), all));
@@ -569,7 +569,7 @@ final class DifyExec implements Runnable {
                             + ", checked against Dify " + server.version() + " in " + Text.seconds(seconds));
                     Verification.print(found, setup.out());
                 }
-                return Verification.exit(found.keySet()).code;
+                return Verification.exit(found.keySet(), ids.stream().anyMatch(files.results()::containsKey)).code;
             }
         }
     }
@@ -1514,38 +1514,46 @@ final class DifyExec implements Runnable {
     record Verification(Evidence evidence, DifyClient client, boolean isChat, Optional<Pace.Rate> rate) {
         static final int AT_ONCE = 4;
 
-        /// @param attempts by id, with the fields of all their lines, and of their session `server` and `again`: its
-        ///                 call was to send rows again that had succeeded or were unresolved
-        record Evidence(Map<String, List<ObjectNode>> attempts, Map<String, JsonNode> results) {
+        /// An attempt, and the session that sent it. `isElsewhere`: a later session had `--same-app`, so its app may be
+        /// another one, which lists nothing of this attempt.
+        record Sent(String id, String user, Event.SessionEvent session, boolean isElsewhere) {
+            Sent elsewhere() {
+                return new Sent(id, user, session, true);
+            }
+        }
+
+        /// @param attempts by row
+        /// @param runs     by user, as far as the log names them
+        /// @param outcomes by user, as far as the log says what became of an attempt
+        /// @param results  by row, all lines; the last one counts
+        record Evidence(Map<String, List<Sent>> attempts, Map<String, RunRef> runs, Map<String, String> outcomes,
+                Map<String, List<JsonNode>> results) {
             static Evidence of(BatchFiles files) throws IOException {
-                var read = new Evidence(new LinkedHashMap<>(), new LinkedHashMap<>());
-                var session = Json.MAPPER.createObjectNode();
-                lines(files.log(), line -> {
-                    var sent = read.attempts.getOrDefault(text(line, "id"), new ArrayList<>());
-                    switch (text(line, "event")) {
-                        case "session" -> session.removeAll().setAll(line.retain("server", "again"));
-                        case "attempt" -> {
-                            sent.add(line.setAll(session));
-                            read.attempts.put(text(line, "id"), sent);
+                var read = new Evidence(new LinkedHashMap<>(), new HashMap<>(), new HashMap<>(), new LinkedHashMap<>());
+                var session = new AtomicReference<Event.SessionEvent>();
+                var unreadable = Event.scan(files.log(), (event, _) -> {
+                    switch (event) {
+                        case Event.SessionEvent started -> {
+                            session.set(started);
+                            if (started.sameApp())
+                                read.attempts.values().forEach(all -> all.replaceAll(Sent::elsewhere));
                         }
-                        case "run", "end" -> sent.stream()
-                                .filter(one -> one.path("user").equals(line.path("user")))
-                                .forEach(one -> one.setAll(line));
-                        default -> {} // says nothing about a run
+                        case Event.AttemptEvent sent -> read.attempts.computeIfAbsent(sent.id(),
+                                _ -> new ArrayList<>(1)).add(new Sent(sent.id(), sent.user(), session.get(), false));
+                        case Event.RunEvent run -> read.runs.put(run.user(), new RunRef(run.run(), run.task()));
+                        case Event.EndEvent end -> {
+                            read.outcomes.put(end.user(), end.outcome());
+                            if (!end.run().isEmpty()) read.runs.putIfAbsent(end.user(), new RunRef(end.run(), ""));
+                        }
+                        case Event.LookEvent _, Event.HarvestEvent _, Event.StopEvent _, Event.ThrottleEvent _,
+                                Event.LateEvent _, Event.MergeEvent _, Event.TornEvent _ -> {} // what the engine found
                     }
                 });
                 if (read.attempts.isEmpty()) throw new Unusable(files.log() + ": no attempts to verify");
-                lines(files.results(), line -> read.results.put(text(line, "id"), line));
+                unreadable.addAll(Lines.<JsonNode>scan(files.results(), Lines.TREE, (line, _) ->
+                        read.results.computeIfAbsent(text(line, "id"), _ -> new ArrayList<>(1)).add(line)));
+                if (!unreadable.isEmpty()) throw new Unusable(unreadable.getFirst() + ": not a JSON object");
                 return read;
-            }
-
-            private static void lines(Path file, Consumer<ObjectNode> use) throws IOException {
-                try (var lines = new Lines(file)) {
-                    while (lines.next()) lines.<ObjectNode>read(Lines.TREE).ifPresentOrElse(use, () ->
-                            lines.bad().ifPresent(line -> { // not so a last line that is still being written
-                                throw new Unusable(line + ": not a JSON object");
-                            }));
-                }
             }
 
             /// All ids, or some at random.
@@ -1555,16 +1563,49 @@ final class DifyExec implements Runnable {
                 Collections.shuffle(all, seed == null ? new Random() : new Random(seed));
                 return all.subList(0, (int) Math.min(all.size(), sample));
             }
+
+            List<Sent> attempts(String id) {
+                return attempts.getOrDefault(id, List.of());
+            }
+
+            /// The attempt that a result is of. Its line names the user; if not, the log may name its run.
+            Optional<Sent> own(String id, JsonNode line) {
+                return attempts(id).reversed().stream().filter(sent -> line.has("user")
+                        ? sent.user().equals(text(line, "user"))
+                        : runs.getOrDefault(sent.user(), RunRef.NONE).id().equals(text(line, "workflow_run_id")))
+                        .findFirst();
+            }
         }
 
-        /// In the order of the report.
+        /// The meaning of a finding, in the order of the report.
         enum Kind {
-            MATCHES, NEVER_STARTED, FAILED, OPEN, SENT_AGAIN, PAID_TWICE, WITHOUT_RUN, LOST, DIFFERS,
-            NOT_VERIFIABLE, NO_ANSWER;
+            /// The result is what the server has recorded.
+            MATCHES,
+            /// The server lists each run from its start, and none of this attempt.
+            NEVER_STARTED,
+            /// The run failed or was stopped.
+            FAILED,
+            /// The run has not ended, by the server's record. Or it succeeded, and the next start takes its result.
+            OPEN,
+            /// A further run of a row that the user had sent again, such as with `retry --force`.
+            SENT_AGAIN,
+            /// A further run that succeeded or still may, though nobody had the row sent again.
+            PAID_TWICE,
+            /// Two results are of one run.
+            DUPLICATED,
+            /// The result is of a run that no attempt of its row has started.
+            WITHOUT_RUN,
+            /// The run succeeded, and its row has no result.
+            LOST,
+            /// The result is not what the server has recorded.
+            DIFFERS,
+            /// The server cannot show it: it is deleted, was never listed, or the reply is not what was asked for.
+            NOT_VERIFIABLE,
+            /// The server did not answer.
+            NO_ANSWER;
 
-            boolean isWrong() {
-                return compareTo(PAID_TWICE) >= 0 && compareTo(DIFFERS) <= 0;
-            }
+            static final Set<Kind> WRONG = EnumSet.of(PAID_TWICE, DUPLICATED, WITHOUT_RUN, LOST, DIFFERS);
+            static final Set<Kind> ONLY_COUNTED = EnumSet.of(MATCHES, NEVER_STARTED, FAILED, OPEN);
 
             String key() {
                 return name().toLowerCase(Locale.ROOT);
@@ -1573,24 +1614,28 @@ final class DifyExec implements Runnable {
 
         record Finding(Kind kind, String id, String text) {}
 
+        private static String text(JsonNode node, String name) {
+            return node.path(name).asText("");
+        }
+
         static void print(Map<Kind, List<Finding>> found, PrintWriter out) {
             for (var kind : Kind.values()) {
                 var all = found.getOrDefault(kind, List.of());
-                if (!all.isEmpty() || kind.isWrong())
+                if (!all.isEmpty() || Kind.WRONG.contains(kind))
                     out.println("  %-22s %,9d".formatted(kind.key().replace('_', ' '), all.size()));
-                if (kind.compareTo(Kind.SENT_AGAIN) >= 0) Text.some(all, 50, one -> out.println("    "
+                if (!Kind.ONLY_COUNTED.contains(kind)) Text.some(all, 50, one -> out.println("    "
                         + Text.id(one.id()) + ", " + Text.text(one.text(), 200)), "    %s (--json)", out);
             }
         }
 
-        static Exit exit(Set<Kind> found) {
-            if (found.stream().anyMatch(Kind::isWrong)) return Exit.ROWS_FAILED;
-            boolean isAnyChecked = found.stream().anyMatch(kind -> kind.compareTo(Kind.NOT_VERIFIABLE) < 0);
-            return isAnyChecked && !found.contains(Kind.NO_ANSWER) ? Exit.OK : Exit.STOPPED;
-        }
-
-        private static String text(JsonNode node, String name) {
-            return node.path(name).asText();
+        /// A check that confirmed nothing has not succeeded: another app may have answered, or all runs are deleted.
+        ///
+        /// @param hasResults without a result to confirm, a known run is enough
+        static Exit exit(Set<Kind> found, boolean hasResults) {
+            if (!Collections.disjoint(found, Kind.WRONG)) return Exit.ROWS_FAILED;
+            boolean isRunKnown = found.contains(Kind.FAILED) || found.contains(Kind.OPEN);
+            boolean isConfirmed = found.contains(Kind.MATCHES) || !hasResults && isRunKnown;
+            return isConfirmed && !found.contains(Kind.NO_ANSWER) ? Exit.OK : Exit.STOPPED;
         }
 
         Map<Kind, List<Finding>> about(List<String> ids, PrintWriter err) {
@@ -1604,128 +1649,231 @@ final class DifyExec implements Runnable {
                     Collectors.toList()));
         }
 
+        /// Compares the result first, then asks what each run is that is not the result's: any attempt may have some,
+        /// also the result's own, if a proxy repeated its request.
         private List<Finding> row(String id) {
             var found = new ArrayList<Finding>();
-            var attempts = evidence.attempts().getOrDefault(id, List.of());
-            var line = evidence.results().get(id);
-            var own = attempts.reversed().stream().filter(sent -> line != null && !text(sent, "outcome")
-                    .equals("failed") && text(sent, "run").equals(text(line, "workflow_run_id"))).findFirst();
-            if (line != null) found.add(own.map(sent -> result(sent, line)).orElseGet(() ->
-                    new Finding(Kind.WITHOUT_RUN, id, "no attempt has run " + text(line, "workflow_run_id"))));
-            boolean isPaid = own.isPresent(),
-                    isAsked = own.filter(sent -> sent.path("again").asBoolean()).isPresent();
-            for (var sent : attempts) if (own.filter(result -> result == sent).isEmpty()) {
-                var run = new RunRef(text(sent, "run"), text(sent, "task"));
-                var fate = !run.isNamed() || run.isMadeUp() ? byName(sent)
-                        : byId(sent, stored -> fate(sent, stored));
-                boolean isOver = !text(sent, "outcome").isEmpty(), hasSucceeded = fate.kind() == Kind.MATCHES;
-                boolean mayCount = hasSucceeded || fate.kind() == Kind.OPEN && isOver;
-                found.add(new Finding(!mayCount ? fate.kind() : isPaid ? isAsked || sent.path("again").asBoolean()
-                        ? Kind.SENT_AGAIN : Kind.PAID_TWICE
-                        : hasSucceeded && isOver ? Kind.LOST : Kind.OPEN, id, fate.text()));
-                isPaid |= mayCount;
+            var lines = evidence.results().getOrDefault(id, List.of());
+            var line = lines.isEmpty() ? Json.MAPPER.missingNode() : lines.getLast();
+            var own = lines.isEmpty() ? Optional.<Sent>empty() : evidence.own(id, line);
+            var ownRuns = own.map(this::runs);
+            var result = own.map(sent -> result(sent, line, ownRuns.get()));
+            if (!lines.isEmpty()) found.add(result.orElseGet(() -> new Finding(Kind.WITHOUT_RUN, id,
+                    "no attempt of this row has " + name(line))));
+            if (lines.stream().map(Verification::name).distinct().count() < lines.size())
+                found.add(new Finding(Kind.DUPLICATED, id, "two results are of one run"));
+            boolean isPaid = result.isPresent() && result.get().kind() != Kind.WITHOUT_RUN;
+            for (var sent : evidence.attempts(id)) {
+                boolean isOwn = own.isPresent() && own.get() == sent;
+                boolean isAsked = sent.session().again() || own.isPresent() && own.get().session().again();
+                var runs = isOwn ? ownRuns.get() : withNamedRun(sent, runs(sent));
+                if (runs instanceof DifyClient.Reply.NotGot(var why)) found.add(unseen(sent, why));
+                else if (known(runs).isEmpty() && !isOwn) found.add(unlisted(sent));
+                for (var run : known(runs)) if (!isOf(line, run)) {
+                    var kind = kind(run, evidence.outcomes().getOrDefault(sent.user(), ""), isPaid, isAsked);
+                    if (kind != Kind.LOST || lines.isEmpty()) // else reported as a result without its run
+                        found.add(finding(kind, sent, "run " + text(run, "id") + " of " + sent.user()));
+                    isPaid |= kind != Kind.FAILED && kind != Kind.NOT_VERIFIABLE;
+                }
             }
             return found;
         }
 
-        /// A result against the run that the server has recorded, a chatflow's against its message.
-        private Finding result(ObjectNode sent, JsonNode line) {
-            Function<JsonNode, Finding> compared = stored -> {
-                var difference = difference(line, stored);
-                return finding(difference.isEmpty() ? Kind.MATCHES : Kind.DIFFERS, sent,
-                        difference + "run " + text(sent, "run"));
-            };
-            if (isChat) return messages(sent, text(line, "conversation_id"),
-                    message -> message.path("id").equals(line.path("message_id")),
-                    message -> text(message, "answer").isEmpty() // 1.9 stores none if its stream was cut
-                            ? byId(sent, stored -> compared.apply(parsed(stored.path("outputs"))))
-                            : compared.apply(message));
-            var found = byId(sent, compared);
-            var other = found.kind() == Kind.NOT_VERIFIABLE ? byName(sent) : found;
-            return other == found || other.kind() != Kind.MATCHES ? found
-                    : finding(Kind.DIFFERS, sent, "its attempt has another run, " + other.text());
+        private static List<JsonNode> known(DifyClient.Reply<List<JsonNode>> runs) {
+            return runs instanceof DifyClient.Reply.Got(var all) ? all : List.of();
         }
 
-        private static Finding finding(Kind kind, ObjectNode sent, String text) {
-            return new Finding(kind, text(sent, "id"), text);
+        /// The meaning of a run that is not the result's.
+        ///
+        /// @param isPaid  the row has a result, or an earlier run of it succeeded or still may
+        /// @param isAsked the session of this run, or that of the result, was to send rows again
+        private static Kind kind(JsonNode run, String outcome, boolean isPaid, boolean isAsked) {
+            var status = status(run);
+            if (status == Kind.FAILED || status == Kind.NOT_VERIFIABLE) return status;
+            // it succeeded or still may, and so may another, but one of them was asked for
+            if (isPaid && isAsked) return Kind.SENT_AGAIN;
+            if (isPaid) return Kind.PAID_TWICE;
+            // the next start looks for it
+            if (Set.of("", "unknown", "paused", "interrupted").contains(outcome)) return Kind.OPEN;
+            return status;
         }
 
-        private Finding byId(ObjectNode sent, Function<JsonNode, Finding> read) {
-            return ask(sent, "/workflows/run/" + DifyClient.encoded(text(sent, "run")), read);
-        }
-
-        private Finding byName(ObjectNode sent) {
-            var user = text(sent, "user");
-            boolean isListed = isChat || Release.of(text(sent, "server")).listing() == Release.Listing.FROM_START;
-            return ask(sent, (isChat ? "/conversations?limit=20&user="
-                    : "/workflows/logs?limit=20&created_by_end_user_session_id=")
-                    + DifyClient.encoded(user), list -> {
-                var data = list.path("data");
-                if (!data.isArray() || list.path("has_more").asBoolean())
-                    return finding(Kind.NO_ANSWER, sent, "not a complete list");
-                if (data.isEmpty())
-                    return finding(isListed ? Kind.NEVER_STARTED : Kind.NOT_VERIFIABLE, sent, "no run of " + user);
-                return isChat ? messages(sent, data.at("/0/id").asText(), _ -> true,
-                        message -> fate(sent, message))
-                        : fate(sent, data.at("/0/workflow_run"));
-            });
-        }
-
-        private Finding messages(ObjectNode sent, String conversation, Predicate<JsonNode> which,
-                Function<JsonNode, Finding> read) {
-            return ask(sent, "/messages?limit=20&user=" + DifyClient.encoded(text(sent, "user"))
-                    + "&conversation_id="
-                    + DifyClient.encoded(conversation), list -> list.path("data").valueStream().filter(which)
-                    .findFirst().map(read).orElseGet(() ->
-                            finding(Kind.NOT_VERIFIABLE, sent, "its message is gone")));
-        }
-
-        /// By the status of a run or of a chatflow's message, which is `normal` also before its answer.
-        private static Finding fate(ObjectNode sent, JsonNode stored) {
-            return finding(switch (text(stored, "status")) {
-                case "succeeded", "partial-succeeded" -> Kind.MATCHES; // as far as can be said without a result
-                case "normal" -> text(stored, "answer").isEmpty() ? Kind.NOT_VERIFIABLE : Kind.MATCHES;
+        /// The meaning of a run, or of a chatflow's message, for a row without a result. A message without an answer is
+        /// of a run that is running, was stopped, or got lost with its server.
+        private static Kind status(JsonNode stored) {
+            return switch (text(stored, "status")) {
+                case "succeeded", "partial-succeeded" -> Kind.LOST;
+                case "normal" -> text(stored, "answer").isEmpty() ? Kind.NOT_VERIFIABLE : Kind.LOST;
                 case "running", "scheduled", "paused" -> Kind.OPEN;
                 case "failed", "stopped", "error" -> Kind.FAILED;
-                default -> Kind.NO_ANSWER;
-            }, sent, "run " + text(stored, "id") + " of " + text(sent, "user"));
+                default -> Kind.NOT_VERIFIABLE;
+            };
+        }
+
+        /// The runs of an attempt's user; of a chatflow, the messages of its conversations.
+        private DifyClient.Reply<List<JsonNode>> runs(Sent sent) {
+            var user = DifyClient.encoded(sent.user());
+            if (!isChat) return ask(() -> client.list(
+                    "/workflows/logs?limit=100&created_by_end_user_session_id=" + user,
+                    row -> row.at("/created_by_end_user/session_id").asText().equals(sent.user())
+                            && row.at("/workflow_run/id").isTextual())).then(rows ->
+                    new DifyClient.Reply.Got<>(rows.stream().map(row -> row.path("workflow_run")).toList()));
+            return ask(() -> client.list("/conversations?limit=100&user=" + user, one -> one.path("id").isTextual()))
+                    .then(conversations -> messages(user, conversations));
+        }
+
+        /// Dify answers 404 if a conversation is not the user's.
+        private DifyClient.Reply<List<JsonNode>> messages(String user, List<JsonNode> conversations) {
+            var all = new ArrayList<JsonNode>();
+            for (var conversation : conversations) {
+                var id = text(conversation, "id");
+                var messages = ask(() -> client.list("/messages?limit=100&user=" + user + "&conversation_id="
+                        + DifyClient.encoded(id), message -> id.equals(text(message, "conversation_id"))));
+                if (messages instanceof DifyClient.Reply.NotGot) return messages;
+                all.addAll(known(messages));
+            }
+            return new DifyClient.Reply.Got<>(all);
+        }
+
+        /// The detail of a run. Dify 1.9 answers with nulls for one that it does not know.
+        private DifyClient.Reply<JsonNode> detail(String run) {
+            return ask(() -> client.stored("/workflows/run/" + DifyClient.encoded(run))).then(stored ->
+                    text(stored, "id").equalsIgnoreCase(run) ? new DifyClient.Reply.Got<>(stored)
+                    : new DifyClient.Reply.NotGot<>(Response.Refused.unexpected("not the run that was asked for")));
         }
 
         /// Asks at the pace of `--rate`, and up to four times where the server says when to ask again.
-        private Finding ask(ObjectNode sent, String path, Function<JsonNode, Finding> read) {
+        private <T> DifyClient.Reply<T> ask(Supplier<DifyClient.Reply<T>> request) {
             for (int tries = 1; ; tries++) {
                 synchronized (evidence) {
                     rate.ifPresent(limit -> LockSupport.parkNanos(limit.interval().toNanos()));
                 }
-                var reply = client.stored(path);
-                if (tries < 4 && reply instanceof DifyClient.Reply.NotGot(var response)
-                        && response.pause().isPresent())
-                    LockSupport.parkNanos(response.pause().get().toNanos());
-                else return switch (reply) {
-                    case DifyClient.Reply.Got(var stored) -> read.apply(stored);
-                    case DifyClient.Reply.NotGot(Response.Refused gone) when gone.status() == 404 ->
-                            finding(Kind.NOT_VERIFIABLE, sent, "run " + text(sent, "run") + " is gone");
-                    case DifyClient.Reply.NotGot(var response) -> finding(Kind.NO_ANSWER, sent, response.why());
-                };
+                var reply = request.get();
+                if (tries == 4 || !(reply instanceof DifyClient.Reply.NotGot(var why)) || why.pause().isEmpty())
+                    return reply;
+                LockSupport.parkNanos(why.pause().get().toNanos());
             }
         }
 
-        /// `outputs /answer, `, or empty.
-        private String difference(JsonNode line, JsonNode stored) {
-            if (isChat) return stored.path("answer").equals(line.at("/outputs/answer")) ? "" : "outputs /answer, ";
-            if (!text(stored, "status")
-                    .equals(line.path("workflow_status").asText("succeeded"))) return "status, ";
-            var outputs = new JsonDiff(false)
-                    .of("", files(line.path("outputs")), files(parsed(stored.path("outputs"))));
-            if (!outputs.isEmpty()) return "outputs " + outputs.getFirst().pointer() + ", ";
-            var sent = parsed(stored.path("inputs"));
-            return line.path("inputs").propertyStream().filter(cell -> sent.has(cell.getKey())
-                    && !isSame(cell.getValue().asText(), sent.get(cell.getKey()))).findFirst()
-                    .map(cell -> "inputs /" + cell.getKey() + ", ").orElse("");
+        /// Adds the run that the log names if the list lacks it: Dify 1.9 lists no stream whose client has left. Of a
+        /// chatflow it replaces the only message, because that may hold text of a run that was stopped.
+        private DifyClient.Reply<List<JsonNode>> withNamedRun(Sent sent, DifyClient.Reply<List<JsonNode>> listed) {
+            return listed.then(runs -> {
+                var run = evidence.runs().getOrDefault(sent.user(), RunRef.NONE);
+                boolean isListed = runs.size() > 1 || runs.stream().anyMatch(one -> text(one, "id").equals(run.id()));
+                if (!run.isNamed() || run.isMadeUp() || isListed) return listed;
+                var named = detail(run.id());
+                if (named instanceof DifyClient.Reply.NotGot && !runs.isEmpty()) return listed;
+                return named.then(stored -> new DifyClient.Reply.Got<>(isChat ? List.of(stored)
+                        : Stream.concat(runs.stream(), Stream.of(stored)).toList()));
+            });
         }
 
-        /// A cell is text, and what was sent for it is typed. Dify stores an uploaded file as an object of its own.
-        private static boolean isSame(String cell, JsonNode sent) {
+        private Finding unlisted(Sent sent) {
+            boolean isListed = isChat
+                    || Release.of(sent.session().server()).listing() == Release.Listing.FROM_START;
+            return finding(isListed && !sent.isElsewhere() ? Kind.NEVER_STARTED : Kind.NOT_VERIFIABLE, sent,
+                    "no run is known of " + sent.user());
+        }
+
+        /// A run that is gone will be gone the next time, and a reply that cannot be used will be the same.
+        private static Finding unseen(Sent sent, Response why) {
+            boolean isLasting = why instanceof Response.Refused refused
+                    && (refused.status() == 200 || refused.status() == 404 && refused.dify());
+            return finding(isLasting ? Kind.NOT_VERIFIABLE : Kind.NO_ANSWER, sent, why.why());
+        }
+
+        private static Finding finding(Kind kind, Sent sent, String text) {
+            return new Finding(kind, sent.id(), text);
+        }
+
+        private static String name(JsonNode line) {
+            var run = text(line, "workflow_run_id");
+            return run.isEmpty() ? "message " + text(line, "message_id") : "run " + run;
+        }
+
+        private static boolean isOf(JsonNode line, JsonNode run) {
+            var id = text(run, "id");
+            return id.equalsIgnoreCase(text(line, "workflow_run_id")) || id.equals(text(line, "message_id"))
+                    && text(run, "conversation_id").equals(text(line, "conversation_id"));
+        }
+
+        /// Compares a result with the run that it names, and a chatflow's with its message too.
+        private Finding result(Sent sent, JsonNode line, DifyClient.Reply<List<JsonNode>> listed) {
+            var runs = known(listed);
+            var other = finding(Kind.WITHOUT_RUN, sent, name(line) + " is not of " + sent.user());
+            var message = runs.stream().filter(one -> isChat && isOf(line, one)).findFirst()
+                    .orElseGet(Json.MAPPER::missingNode);
+            if (isChat && runs.isEmpty()) return finding(Kind.NOT_VERIFIABLE, sent, "no message of " + name(line));
+            if (isChat && message.isMissingNode()) return other;
+            var run = RunReader.pausedRun(message).map(RunRef::id).orElse(text(line, "workflow_run_id"));
+            if (run.isEmpty() && isChat) return compared(sent, line, withMessage(message, message));
+            return switch (detail(run)) {
+                case DifyClient.Reply.Got<JsonNode>(var stored) when !isBy(sent, stored) -> other;
+                case DifyClient.Reply.Got<JsonNode>(var stored) ->
+                        compared(sent, line, isChat ? withMessage(stored, message) : stored);
+                case DifyClient.Reply.NotGot<JsonNode>(var why) -> {
+                    var gone = unseen(sent, why);
+                    boolean isOther = !isChat && !runs.isEmpty() && runs.stream().noneMatch(one -> isOf(line, one));
+                    yield isOther && gone.kind() == Kind.NOT_VERIFIABLE ? other : gone;
+                }
+            };
+        }
+
+        /// Dify records the user among the inputs of a run.
+        private static boolean isBy(Sent sent, JsonNode run) {
+            return parsed(run.path("inputs")).path("sys.user_id").asText(sent.user()).equals(sent.user());
+        }
+
+        /// The record of a chatflow's run, with what its message shows: only that has the text by which moderation has
+        /// replaced an answer. But after a pause the message may hold a part (Dify 1.14 to 1.16.1, recorded), and on
+        /// 1.9 nothing if its client has left: then the run's answer counts. A blocking row's run is not known.
+        private static JsonNode withMessage(JsonNode run, JsonNode message) {
+            var outputs = parsed(run.path("outputs")) instanceof ObjectNode known ? known
+                    : Json.MAPPER.createObjectNode();
+            boolean isWhole = RunReader.pausedRun(message).isEmpty() && !text(message, "answer").isEmpty();
+            if (isWhole || !outputs.has("answer")) outputs.set("answer", message.path("answer"));
+            if (outputs.path("files").isEmpty()) outputs.remove("files"); // as in a result
+            return Json.MAPPER.createObjectNode().put("status", text(run, "status").replace("normal", ""))
+                    .<ObjectNode>set("outputs", outputs).<ObjectNode>set("inputs", message.path("inputs"))
+                    .set("query", message.path("query"));
+        }
+
+        private Finding compared(Sent sent, JsonNode line, JsonNode stored) {
+            if (status(stored) == Kind.OPEN)
+                return finding(Kind.OPEN, sent, name(line) + " is still recorded as " + text(stored, "status"));
+            var outputs = parsed(stored.path("outputs")); // text only if Dify 1.9 has damaged it
+            if (outputs.isTextual() || isChat && text(outputs, "answer").isEmpty())
+                return finding(Kind.NOT_VERIFIABLE, sent, "no readable outputs of " + name(line));
+            var differences = differences(sent, line, stored);
+            return differences.isEmpty() ? finding(Kind.MATCHES, sent, name(line))
+                    : finding(Kind.DIFFERS, sent, String.join(", ", differences) + ", " + name(line));
+        }
+
+        /// `status`, `outputs /answer`, `inputs /text` or `inputs /query`. Of an answer's sources, no run has a record.
+        private static List<String> differences(Sent sent, JsonNode line, JsonNode stored) {
+            var found = new ArrayList<String>();
+            var choices = sent.session().choices();
+            var question = choices.queryColumn().isEmpty() ? "query" : choices.queryColumn();
+            var inputs = parsed(stored.path("inputs"));
+            var status = text(stored, "status");
+            if (!status.isEmpty() && !status.equals(line.path("workflow_status").asText("succeeded")))
+                found.add("status");
+            new JsonDiff(false).of("", comparable(line.path("outputs")), comparable(stored.path("outputs"))).stream()
+                    .map(JsonDiff.Difference::pointer).filter(place -> !place.startsWith("/retriever_resources"))
+                    .limit(3).forEach(place -> found.add("outputs " + place));
+            line.path("inputs").forEachEntry((column, cell) -> {
+                var taken = stored.has("query") && column.equals(question) ? stored.path("query")
+                        : inputs.path(choices.map().getOrDefault(column, column));
+                if (!taken.isMissingNode() && !isSame(cell.asText(), taken)) found.add("inputs /" + column);
+            });
+            return found;
+        }
+
+        /// A cell is text, and what was sent for it is typed. Dify drops NUL, and stores an uploaded file as an object
+        /// of its own.
+        private static boolean isSame(String text, JsonNode sent) {
+            var cell = Json.wellFormed(text).replace("\0", "");
             var typed = parsed(TextNode.valueOf(cell));
             return cell.isBlank() || cell.equals(sent.asText())
                     || sent.isBoolean() && sent.asBoolean() == cell.strip().matches("(?i)true|yes|1|on")
@@ -1744,9 +1892,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Files by name and size: their links change from answer to answer.
-        private static JsonNode files(JsonNode value) {
-            var copy = value.deepCopy();
+        /// With files by name and size, because their links change from answer to answer.
+        private static JsonNode comparable(JsonNode outputs) {
+            var copy = parsed(TextNode.valueOf(Json.wellFormed(parsed(outputs).toString())));
             copy.findParents("dify_model_identity").forEach(file ->
                     ((ObjectNode) file).retain("filename", "size", "dify_model_identity"));
             return copy;
@@ -5011,7 +5159,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The entries of a list that is whole and holds this request's alone. Any other answer proves nothing.
-        private Reply<List<JsonNode>> list(String path, Predicate<JsonNode> isOurs) {
+        Reply<List<JsonNode>> list(String path, Predicate<JsonNode> isOurs) {
             return ask(get(path), LOOK, answer -> {
                 var list = tree(answer);
                 var data = list.path("data");
@@ -7370,15 +7518,7 @@ final class DifyExec implements Runnable {
                 .readerFor(Event.class);
 
         static List<String> scan(Path log, ObjLongConsumer<Event> use) throws IOException {
-            var bad = new ArrayList<String>();
-            try (var lines = new Lines(log)) {
-                while (lines.next()) {
-                    var event = lines.<Event>read(READER);
-                    if (event.isPresent()) use.accept(event.get(), lines.place());
-                    else lines.bad().ifPresent(bad::add);
-                }
-            }
-            return bad;
+            return Lines.scan(log, READER, use);
         }
 
         /// The calls on a batch. Lines of other events are not parsed.
@@ -7537,6 +7677,20 @@ final class DifyExec implements Runnable {
         Lines(Path path) throws IOException {
             this.path = path;
             file = Files.exists(path) ? FileChannel.open(path) : null;
+        }
+
+        /// Uses each line with its place. Returns the places of lines that cannot be read; not so a last line that is
+        /// still being written.
+        static <T> List<String> scan(Path file, ObjectReader reader, ObjLongConsumer<T> use) throws IOException {
+            var bad = new ArrayList<String>();
+            try (var lines = new Lines(file)) {
+                while (lines.next()) {
+                    var value = lines.<T>read(reader);
+                    if (value.isPresent()) use.accept(value.get(), lines.place());
+                    else lines.bad().ifPresent(bad::add);
+                }
+            }
+            return bad;
         }
 
         boolean next() throws IOException {

@@ -1,12 +1,15 @@
 package difyexec;
 
+import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import com.github.tomakehurst.wiremock.client.WireMock;
 import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 
 import module java.base;
+import module java.net.http;
 
 import static difyexec.DifyExec.*;
 import static org.junit.jupiter.api.Assertions.assertEquals;
@@ -14,13 +17,15 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 /// `verify`: batches and planted faults, against a simulated server.
 final class VerifyTest extends WholeCommand {
 
+    private SimulatedDify dify;
+
     private Map<String, String> start(String... options) throws IOException {
         var line = Simulator.commandLine();
         line.parseArgs(Stream.concat(Stream.of("--latency", "20ms"), Stream.of(options)).toArray(String[]::new));
         var kind = List.of(options).contains("chatflow") ? Simulator.Setup.Kind.CHATFLOW
                 : Simulator.Setup.Kind.WORKFLOW;
-        var server = SimulatedServer.start(0, 0, new SimulatedDify(line.<Simulator>getCommand().behaviour(),
-                Simulator.Setup.PLAIN.with(kind)));
+        dify = new SimulatedDify(line.<Simulator>getCommand().behaviour(), Simulator.Setup.PLAIN.with(kind));
+        var server = SimulatedServer.start(0, 0, dify);
         open.add(server);
         return Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.baseUrl().toString(), "INITIAL_RETRY_DELAY", "10ms");
     }
@@ -38,6 +43,38 @@ final class VerifyTest extends WholeCommand {
 
     private static List<String> ids(Call call, String kind) throws IOException {
         return tree(call.out()).path("findings").path(kind).valueStream().map(one -> one.path("id").asText()).toList();
+    }
+
+    /// Starts a chatflow's batch of rows 1 to `count` in this mode.
+    private Map<String, String> chatflow(String version, String mode, int count) throws IOException {
+        var settings = start("--app", "chatflow", "--dify", version, "--columns", "id,tone");
+        csv(Stream.concat(Stream.of("id,tone,query"), IntStream.rangeClosed(1, count)
+                .mapToObj(id -> id + ",tone " + id + ",question " + id)).toArray(String[]::new));
+        assertEquals(0, call(settings, typed("run", "--mode", mode)).code());
+        return settings;
+    }
+
+    private Map<String, String> workflow(String version, String mode, int count) throws IOException {
+        var settings = start("--dify", version);
+        rows(count);
+        assertEquals(0, call(settings, typed("run", "--mode", mode)).code());
+        return settings;
+    }
+
+    /// Sends a row's request once more, under the user of its first attempt, as a proxy may or as anybody can by hand.
+    private void repeat(Map<String, String> settings, String id) throws IOException, InterruptedException {
+        var user = events("attempt").stream().filter(line -> line.path("id").asText().equals(id)).findFirst()
+                .orElseThrow().path("user").asText();
+        var body = ServerTest.JSON.createObjectNode().put("user", user).put("query", "question " + id);
+        body.putObject("inputs").put("id", id).put("text", "text " + id);
+        boolean isChat = content("data.csv").contains("query");
+        var request = HttpRequest.newBuilder(URI.create(settings.get("DIFY_API_BASE_URL")
+                        + (isChat ? "/chat-messages" : "/workflows/run")))
+                .header("Authorization", "Bearer " + KEY).header("Content-Type", "application/json")
+                .POST(HttpRequest.BodyPublishers.ofString(body.toString())).build();
+        try (var http = HttpClient.newHttpClient()) {
+            assertEquals(200, http.send(request, HttpResponse.BodyHandlers.discarding()).statusCode());
+        }
     }
 
     /// Rewrites each line of the results, or drops it if the change returns null.
@@ -149,7 +186,7 @@ final class VerifyTest extends WholeCommand {
         }
 
         @Test
-        void reportsAnUnrecordedRunAndADeletedOne() throws IOException {
+        void reportsAResultWhoseRunIsNotItsAttempts() throws IOException {
             var settings = start("--dify", "1.14.2");
             rows(2);
             assertEquals(0, call(settings, typed("run", "--mode", "blocking")).code());
@@ -161,8 +198,8 @@ final class VerifyTest extends WholeCommand {
 
             var call = verify(settings);
 
-            assertEquals(List.of("1"), ids(call, "differs"), call.toString());
-            assertEquals(List.of("2"), ids(call, "without_run"), call.toString());
+            assertEquals(List.of("1", "2"), ids(call, "without_run"), call.toString());
+            assertEquals("without_run=2", counts(call), call.toString());
         }
 
         @Test
@@ -188,6 +225,218 @@ final class VerifyTest extends WholeCommand {
             assertEquals(Exit.UNUSABLE.code, verify(elsewhere).code());
             Files.delete(file("results.jsonl.log"));
             assertEquals(Exit.UNUSABLE.code, verify(settings).code());
+        }
+
+        @ParameterizedTest(name = "{0}, {1}")
+        @CsvSource({"1.14.2, streaming", "1.16.1, blocking", "1.16.1, streaming"})
+        void acceptsAChatflowThatContinuedAfterItsPause(String version, String mode) throws Exception {
+            var settings = start("--app", "chatflow", "--dify", version, "--columns", "id");
+            csv("id,query", "1,one", "2,[pause] two");
+            call(settings, typed("run", "--mode", mode));
+            dify.offsets().each(job -> job.resumed.orTimeout(9, TimeUnit.SECONDS)); // a person answers the form
+            assertEquals(0, until("succeeded=2", settings, mode));
+
+            var call = verify(settings);
+
+            assertEquals("matches=2", counts(call), call.toString());
+            assertEquals(0, call.code());
+        }
+
+        private int until(String status, Map<String, String> settings, String mode) throws IOException {
+            int code = -1;
+            for (int calls = 0; calls < 50 && !status().equals(status); calls++)
+                code = call(settings, typed("run", "--mode", mode)).code();
+            return code;
+        }
+
+        @Test
+        void callsARunOpenThatDifyStillRecordsAsRunning() throws IOException {
+            var settings = start("--dify", "1.16.1");
+            csv("id,text", "1,one", "2,[unrecorded] two");
+            assertEquals(0, call(settings, typed("run", "--mode", "streaming")).code());
+
+            var call = verify(settings);
+
+            assertEquals("matches=1 open=1", counts(call), call.toString());
+            assertEquals(0, call.code());
+        }
+
+        @Test
+        void exitsWithFourIfNoResultIsConfirmed() throws IOException {
+            var settings = start("--dify", "1.16.1");
+            csv("id,text", "1,[unrecorded] one");
+            assertEquals(0, call(settings, typed("run", "--mode", "streaming")).code());
+
+            assertEquals(Exit.STOPPED.code, verify(settings).code());
+        }
+
+        @ParameterizedTest(name = "{0} of Dify {1}, {2}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                app,      version, mode
+                workflow, 1.9.2,   blocking
+                workflow, 1.9.2,   streaming
+                workflow, 1.16.1,  streaming
+                chatflow, 1.9.2,   blocking
+                chatflow, 1.16.1,  blocking
+                chatflow, 1.16.1,  streaming
+                """)
+        void findsASecondRunOfOneAttempt(String app, String version, String mode) throws Exception {
+            var settings = app.equals("chatflow") ? chatflow(version, mode, 2) : workflow(version, mode, 2);
+            repeat(settings, "2");
+
+            var call = verify(settings);
+
+            assertEquals("matches=2 paid_twice=1", counts(call), call.toString());
+            assertEquals(List.of("2"), ids(call, "paid_twice"));
+            assertEquals(Exit.ROWS_FAILED.code, call.code());
+        }
+
+        @Test
+        void findsASecondRunOfAnAttemptThatFailed() throws Exception {
+            var settings = start("--dify", "1.16.1");
+            csv("id,text", "1,one", "2,[fail] two");
+            call(settings, typed("run", "--mode", "blocking", "--retry-failed-runs", "never"));
+            repeat(settings, "2");
+
+            var call = verify(settings);
+
+            assertEquals("failed=1 lost=1 matches=1", counts(call), call.toString());
+        }
+
+        @ParameterizedTest(name = "{0} of Dify {1}, {2}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                app,      version, mode
+                workflow, 1.9.2,   blocking
+                workflow, 1.16.1,  streaming
+                chatflow, 1.9.2,   streaming
+                chatflow, 1.16.1,  blocking
+                chatflow, 1.16.1,  streaming
+                """)
+        void findsExchangedIdsAnAddedRowAndADuplicate(String app, String version, String mode) throws Exception {
+            var settings = app.equals("chatflow") ? chatflow(version, mode, 5) : workflow(version, mode, 5);
+            var fourth = result("4").toString();
+            var added = ((ObjectNode) result("5")).put("id", "new").toString();
+            damage(line -> switch (line.path("id").asText()) {
+                case "1" -> line.put("id", "2");
+                case "2" -> line.put("id", "1");
+                default -> line;
+            });
+            Files.writeString(file("results.jsonl"), fourth + "\n" + added + "\n", StandardOpenOption.APPEND);
+
+            var call = verify(settings);
+
+            assertEquals(List.of("1", "2", "new"), ids(call, "without_run"), call.toString());
+            assertEquals(List.of("4"), ids(call, "duplicated"), call.toString());
+            assertEquals("duplicated=1 matches=3 without_run=3", counts(call), call.toString());
+        }
+
+        @Test
+        void findsChangedInputsAnExtraOutputAndAChangedStatus() throws IOException {
+            var settings = workflow("1.16.1", "blocking", 4);
+            damage(line -> switch (line.path("id").asText()) {
+                case "1" -> line.set("inputs", ((ObjectNode) line.path("inputs")).put("text", "other"));
+                case "2" -> line.set("outputs", ((ObjectNode) line.path("outputs")).put("more", 1));
+                case "3" -> line.put("workflow_status", "partial-succeeded");
+                default -> line;
+            });
+
+            var call = verify(settings);
+
+            assertEquals("differs=3 matches=1", counts(call), call.toString());
+        }
+
+        @ParameterizedTest
+        @CsvSource({"1.9.2, blocking, 4", "1.9.2, streaming, 5", "1.14.2, streaming, 5", "1.16.1, blocking, 4",
+                "1.16.1, streaming, 5"})
+        void findsWhatWasChangedInAChatflowsResult(String version, String mode, int differing) throws IOException {
+            var settings = chatflow(version, mode, 8);
+            var other = result("8");
+            damage(line -> switch (line.path("id").asText()) {
+                case "1" -> line.set("outputs", other.path("outputs"));
+                case "2" -> line.set("inputs", ((ObjectNode) line.path("inputs")).put("tone", "other"));
+                case "3" -> line.set("inputs", ((ObjectNode) line.path("inputs")).put("query", "other"));
+                case "4" -> line.set("outputs", ((ObjectNode) line.path("outputs")).put("more", 1));
+                case "5" -> line.set("conversation_id", other.path("conversation_id"));
+                case "6" -> line.put("message_id", UUID.randomUUID().toString());
+                case "7" -> mode.equals("streaming") ? line.put("workflow_status", "partial-succeeded") : line;
+                default -> line;
+            });
+
+            var call = verify(settings);
+
+            assertEquals("differs=" + differing + " matches=" + (6 - differing) + " without_run=2", counts(call), call.toString());
+            assertEquals(List.of("5", "6"), ids(call, "without_run"));
+        }
+
+        @Test
+        void readsAChangedColumnByTheNameThatMapGivesIt() throws IOException {
+            var settings = start("--dify", "1.16.1");
+            csv("id,words", "1,one", "2,two");
+            assertEquals(0, call(settings, typed("run", "--map", "words=text")).code());
+            damage(line -> line.path("id").asText().equals("2")
+                    ? line.set("inputs", ((ObjectNode) line.path("inputs")).put("words", "other")) : line);
+
+            assertEquals("differs=1 matches=1", counts(verify(settings)));
+        }
+
+        @Test
+        void concludesNothingFromAnEmptyListIfTheAppMayBeAnother() throws IOException {
+            var settings = start("--dify", "1.16.1");
+            csv("id,text", "1,[throttle] one");
+            assertEquals(0, call(settings, typed("run", "--mode", "blocking")).code());
+            var before = counts(verify(settings));
+            var again = ((ObjectNode) events("session").getFirst()).put("same_app", true);
+            Files.writeString(file("results.jsonl.log"), again + "\n", StandardOpenOption.APPEND);
+
+            var call = verify(settings);
+
+            assertEquals("matches=1 never_started=1", before);
+            assertEquals("matches=1 not_verifiable=1", counts(call), call.toString());
+        }
+
+        @ParameterizedTest(name = "a list {0}")
+        @CsvSource(delimiter = '|', textBlock = """
+                of all users     | {'data':[{'workflow_run':{'id':'run-9','status':'succeeded'},'created_by_end_user':{'session_id':'someone'}}]}
+                without its data | {'total':1,'data':[]}
+                with more        | {'has_more':true,'data':[]}
+                without a name   | {'data':[{'workflow_run':{'id':'run-9','status':'succeeded'},'created_by_end_user':null}]}
+                as a page        | {}
+                """)
+        void concludesNothingFromAListThatIsNotTheOneAskedFor(String name, String list) throws IOException {
+            var server = dify();
+            server.row("1", server.ended("succeeded", ""));
+            server.row("2", server.ended("failed", "no"));
+            rows(2);
+            server.run("--retry-failed-runs", "never");
+            server.server.stubFor(WireMock.get(WireMock.urlPathEqualTo("/v1/workflows/logs"))
+                    .willReturn(server.answer(200, text(list))));
+            detail(server, "run-1", "run-1");
+
+            var call = verify(server.settings());
+
+            assertEquals("matches=1 not_verifiable=2", counts(call), call.toString());
+            assertEquals(0, call.code());
+        }
+
+        private void detail(Dify server, String asked, String answered) {
+            server.server.stubFor(WireMock.get(WireMock.urlEqualTo("/v1/workflows/run/" + asked)).willReturn(
+                    server.answer(200, text("{'id':'%s','status':'succeeded','outputs':{'row_id':'1'}}", answered))));
+        }
+
+        @Test
+        void concludesNothingFromAnotherRunOrAnEmptyBody() throws IOException {
+            var server = dify();
+            rows(3);
+            assertEquals(0, server.run().code());
+            detail(server, "run-1", "run-1");
+            detail(server, "run-2", "run-1");
+            server.server.stubFor(WireMock.get(WireMock.urlEqualTo("/v1/workflows/run/run-3"))
+                    .willReturn(server.answer(200, "")));
+
+            var call = verify(server.settings());
+
+            assertEquals("matches=1 not_verifiable=2", counts(call), call.toString());
+            assertEquals(List.of("2", "3"), ids(call, "not_verifiable"));
         }
     }
 }
