@@ -9,6 +9,7 @@ package difyexec;
 import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import picocli.CommandLine;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Model.CommandSpec;
@@ -27,12 +28,15 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 /// tool continue there.
 @Command(name = "chaos", mixinStandardHelpOptions = true, sortOptions = false, usageHelpWidth = 100,
         description = "Kill the tool at random moments of a batch, with a faulty server, and count rows lost, torn, "
-                + "wrong and paid twice. Exit code 1 if there are any, or if verify disagrees.",
+                + "wrong and paid twice. Then run verify, plant one fault of each kind, and run verify again. "
+                + "Exit code 1 if there are any, or if verify reports one or misses a planted one.",
         footer = {"", "Example: benchmarks/chaos --rows 500 --kills 20 --mode blocking -- --stopped 1%% --places 10"})
 final class Chaos implements Callable<Integer> {
     private static final int MAX_UNKILLED_STARTS = 25;
     static final List<String> SERVER = List.of("--latency", "100ms", "--jitter", "200ms", "--drop-before",
             "1.5%", "--drop-after", "1.5%", "--lose-finish", "1%", "--throttle", "2%", "--silence", "4s");
+    /// Runs whose records differ from what the tool has seen of them, as on the real servers.
+    private static final List<String> RECORDS = List.of("--pause", "1%", "--unrecorded", "0.5%");
     static final ObjectMapper JSON = new ObjectMapper();
 
     @Option(names = "--rows", paramLabel = "N", defaultValue = "5000",
@@ -109,9 +113,14 @@ final class Chaos implements Callable<Integer> {
             Files.writeString(folder.resolve("stats.json"), stats.toPrettyString());
             var verdict = Verdict.of(folder, table, stats, starts.lastExit());
             print(verdict, starts, seconds);
-            var difference = verdict.difference(tool.verify(), table, stats);
-            difference.forEach(spec.commandLine().getOut()::println);
-            boolean isGood = verdict.isGood() && difference.isEmpty();
+            var verified = tool.verify("results.jsonl");
+            var problems = new ArrayList<>(Findings.problems(verified, verdict, rows));
+            if (problems.isEmpty() && verdict.isGood()) {
+                var planted = new Planted(folder, simulator.address(), isChatflow());
+                problems.addAll(planted.problems(tool.verify(planted.plant(verified))));
+            }
+            problems.forEach(spec.commandLine().getOut()::println);
+            boolean isGood = verdict.isGood() && problems.isEmpty();
             if (isGood && !keep) Tool.delete(folder);
             else spec.commandLine().getOut().println("files: " + folder);
             spec.commandLine().getOut().flush();
@@ -121,7 +130,7 @@ final class Chaos implements Callable<Integer> {
 
     private List<String> simulatorOptions() {
         return Stream.of(List.of("--dify", version, "--seed", String.valueOf(seed), "--app", app, "--columns",
-                isChatflow() ? "id" : "id,text"), SERVER, server).flatMap(List::stream).toList();
+                isChatflow() ? "id" : "id,text"), SERVER, RECORDS, server).flatMap(List::stream).toList();
     }
 
     private boolean isChatflow() {
@@ -233,8 +242,8 @@ final class Chaos implements Callable<Integer> {
                     ? Set.copyOf(Files.readAllLines(folder.resolve("results.jsonl.retry"))) : Set.of();
             var missing = table.texts().keySet().stream().filter(id -> !ids.containsKey(id)).toList();
             var status = Tool.status(folder);
-            var lost = missing.stream().filter(id -> exit == Exit.OK.code
-                    || !listed.contains(id) && status.path("pending").asInt() == 0).toList();
+            var lost = missing.stream().filter(id -> !listed.contains(id)
+                    && (exit == Exit.OK.code || status.path("pending").asInt() == 0)).toList();
             var late = new HashSet<String>();
             log.lines().stream().filter(line -> line.path("event").asText().equals("late"))
                     .forEach(line -> late.add(line.path("user").asText()));
@@ -259,7 +268,8 @@ final class Chaos implements Callable<Integer> {
             var id = line.path("id").asText();
             var text = table.texts().get(id);
             if (table.isChatflow()) return !line.path("status").asText().equals("success")
-                    || !line.path("outputs").path("answer").asText().equals("Answer to: " + text);
+                    || !List.of("Answer to: " + text, SimulatedGraph.FIRST_PART + "Note: " + text) // after a pause
+                            .contains(line.path("outputs").path("answer").asText());
             return !line.path("status").asText().equals("success")
                     || !line.path("inputs").path("text").asText().equals(text)
                     || !line.path("outputs").path("row_id").asText().equals(id)
@@ -267,37 +277,144 @@ final class Chaos implements Callable<Integer> {
                     || line.path("workflow_run_id").asText().isEmpty();
         }
 
-        /// Compares the findings of `verify` with the server's record, except for rows this version cannot show.
-        List<String> difference(JsonNode verified, Table table, JsonNode stats) throws IOException {
-            var findings = verified.path("findings");
-            var unseen = ids(findings.path("not_verifiable"));
-            unseen.addAll(ids(findings.path("open")));
-            var paidWithoutResult = new TreeSet<>(missing);
-            paidWithoutResult.removeIf(id -> stats.path("by_row").path(id).path("succeeded").asInt() == 0);
-            var expected = Map.of("paid_twice", paidTwice, "lost", paidWithoutResult, "differs", wrong,
-                    "without_run", List.<String>of(), "no_answer", List.<String>of());
-            var differences = new ArrayList<String>();
-            expected.forEach((kind, here) -> {
-                var there = ids(findings.path(kind));
-                var all = new TreeSet<>(there);
-                all.addAll(here);
-                all.removeIf(id -> unseen.contains(id) || there.contains(id) && here.contains(id));
-                if (!all.isEmpty()) differences.add("verify and the server differ: " + kind + " "
-                        + all.stream().limit(5).toList());
-            });
-            long matches = findings.path("matches").size(), results = table.texts().size() - missing.size();
-            if (matches + unseen.size() < results)
-                differences.add("verify confirmed " + matches + " of " + results + " results");
-            return differences;
-        }
-
-        private static Set<String> ids(JsonNode findings) {
-            return findings.valueStream().map(finding -> finding.path("id").asText())
-                    .collect(Collectors.toCollection(TreeSet::new));
-        }
-
         boolean isGood() {
             return lost.isEmpty() && torn == 0 && wrong.isEmpty() && paidTwice.isEmpty();
+        }
+    }
+
+    /// The findings of `verify`.
+    static final class Findings {
+        private static final List<String> WRONG = List.of("paid_twice", "duplicated", "without_run", "lost", "differs",
+                "no_answer");
+
+        private Findings() {}
+
+        /// Nothing is wrong, and each result is confirmed unless this version of Dify cannot show it.
+        static List<String> problems(JsonNode verified, Verdict verdict, int rows) {
+            var problems = new ArrayList<String>();
+            for (var kind : WRONG) if (!ids(verified, kind).isEmpty())
+                problems.add("verify: " + kind + " " + verified.path("findings").path(kind).valueStream().limit(3).toList());
+            var seen = ids(verified, "matches");
+            seen.addAll(ids(verified, "not_verifiable"));
+            seen.addAll(ids(verified, "open"));
+            if (seen.size() < rows - verdict.missing().size())
+                problems.add("verify confirmed " + seen.size() + " of " + (rows - verdict.missing().size()) + " results");
+            return problems;
+        }
+
+        static Set<String> ids(JsonNode verified, String kind) {
+            return verified.path("findings").path(kind).valueStream().map(finding -> finding.path("id").asText())
+                    .collect(Collectors.toCollection(TreeSet::new));
+        }
+    }
+
+    /// A copy of the batch with one fault of each kind, in rows that `verify` has confirmed.
+    static final class Planted {
+        private final Path folder;
+        private final URI server;
+        private final boolean isChatflow;
+        /// By row: the finding that names its fault, and what the fault is.
+        private final Map<String, Map.Entry<String, String>> expected = new TreeMap<>();
+
+        Planted(Path folder, URI server, boolean isChatflow) {
+            this.folder = folder;
+            this.server = server;
+            this.isChatflow = isChatflow;
+        }
+
+        /// Returns the name of the damaged results.
+        String plant(JsonNode verified) throws Exception {
+            var lines = new LinkedHashMap<String, ObjectNode>();
+            Jsonl.read(folder.resolve("results.jsonl")).lines()
+                    .forEach(line -> lines.put(line.path("id").asText(), (ObjectNode) line));
+            var sound = Findings.ids(verified, "matches");
+            sound.removeAll(Findings.ids(verified, "not_verifiable"));
+            sound.removeAll(Findings.ids(verified, "sent_again"));
+            var next = sound.stream().map(lines::get).iterator();
+            var intact = next.next();
+
+            outputs(fault(next, "differs", "a changed value")).put("answer", "another");
+            outputs(fault(next, "differs", "an extra output")).put("more", 1);
+            var status = next.next();
+            if (status.has("workflow_status")) {
+                expected.put(status.path("id").asText(), Map.entry("differs", "a changed status"));
+                status.put("workflow_status", "partial-succeeded");
+            }
+            ((ObjectNode) fault(next, "differs", "a changed input").path("inputs"))
+                    .put(isChatflow ? "query" : "text", "another");
+            ((ObjectNode) fault(next, "differs", "a changed id among the inputs").path("inputs")).put("id", "another");
+            exchange(fault(next, "differs", "swapped outputs"), fault(next, "differs", "swapped outputs"), "outputs");
+            exchange(fault(next, "without_run", "exchanged ids"), fault(next, "without_run", "exchanged ids"), "id");
+            var wrong = fault(next, "without_run", "a wrong run");
+            for (var name : List.of("workflow_run_id", "message_id", "conversation_id"))
+                if (wrong.has(name)) wrong.set(name, intact.path(name));
+            var added = intact.deepCopy().put("id", "added");
+            expected.put("added", Map.entry("without_run", "an added row"));
+            var duplicated = fault(next, "duplicated", "a duplicate line").deepCopy();
+            lines.remove(fault(next, "lost", "a deleted line").path("id").asText());
+            var repeated = fault(next, "paid_twice", "a request that was repeated");
+            send(repeated, repeated.path("inputs"));
+            send(fault(next, "paid_twice", "another run of its user"), intact.path("inputs"));
+
+            var text = Stream.concat(lines.values().stream(), Stream.of(added, duplicated)).map(JsonNode::toString)
+                    .collect(Collectors.joining("\n", "", "\n"));
+            Files.writeString(folder.resolve("planted.jsonl"), text);
+            Files.copy(folder.resolve("results.jsonl.log"), folder.resolve("planted.jsonl.log"),
+                    StandardCopyOption.REPLACE_EXISTING);
+            return "planted.jsonl";
+        }
+
+        private ObjectNode fault(Iterator<ObjectNode> next, String kind, String what) {
+            var line = next.next();
+            expected.put(line.path("id").asText(), Map.entry(kind, what));
+            return line;
+        }
+
+        private static ObjectNode outputs(ObjectNode line) {
+            return (ObjectNode) line.path("outputs");
+        }
+
+        private static void exchange(ObjectNode one, ObjectNode other, String name) {
+            var value = one.path(name);
+            one.set(name, other.path(name));
+            other.set(name, value);
+        }
+
+        /// Starts a further run under the user of this result's attempt. Faults of the simulator may need several.
+        private void send(ObjectNode line, JsonNode inputs) throws Exception {
+            var attempts = Jsonl.read(folder.resolve("results.jsonl.log")).lines().stream()
+                    .filter(event -> event.path("event").asText().equals("attempt"))
+                    .filter(event -> event.path("id").equals(line.path("id"))).toList();
+            var body = JSON.createObjectNode().put("user", attempts.getLast().path("user").asText());
+            body.set("inputs", inputs);
+            if (isChatflow) body.set("query", inputs.path("query"));
+            var request = HttpRequest.newBuilder(URI.create(server + (isChatflow ? "/chat-messages" : "/workflows/run")))
+                    .header("Authorization", "Bearer app-chaos").header("Content-Type", "application/json")
+                    .POST(HttpRequest.BodyPublishers.ofString(body.toString())).build();
+            try (var http = HttpClient.newHttpClient()) {
+                for (int tries = 0; tries < 20; tries++) {
+                    try {
+                        if (http.send(request, HttpResponse.BodyHandlers.ofString()).statusCode() == 200) return;
+                    } catch (IOException _) {
+                        // the connection was dropped
+                    }
+                }
+            }
+            throw new IOException("no further run could be started");
+        }
+
+        /// Faults that are not found, or found as something else, and findings that are none.
+        List<String> problems(JsonNode verified) {
+            var problems = new ArrayList<String>();
+            expected.forEach((id, fault) -> {
+                if (!Findings.ids(verified, fault.getKey()).contains(id))
+                    problems.add("planted in " + id + ": " + fault.getValue() + ", but verify does not call it "
+                            + fault.getKey());
+            });
+            for (var kind : Findings.WRONG) for (var id : Findings.ids(verified, kind))
+                if (!expected.containsKey(id) || !expected.get(id).getKey().equals(kind))
+                    problems.add("verify calls " + id + " " + kind + ", planted: " + expected.get(id));
+            return problems;
         }
     }
 
@@ -413,9 +530,9 @@ final class Chaos implements Callable<Integer> {
             return new Running(builder.start());
         }
 
-        JsonNode verify() throws IOException {
+        JsonNode verify(String results) throws IOException {
             var builder = new ProcessBuilder(java(List.of(), "difyexec.DifyExec",
-                    List.of("verify", "-o", "results.jsonl", "--json"))).directory(folder.toFile())
+                    List.of("verify", "-o", results, "--json"))).directory(folder.toFile())
                     .redirectError(ProcessBuilder.Redirect.INHERIT);
             builder.environment().putAll(Map.of("DIFY_API_KEY", "app-chaos", "DIFY_API_BASE_URL", server.toString()));
             return JSON.readTree(builder.start().getInputStream().readAllBytes());
