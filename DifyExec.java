@@ -16,6 +16,7 @@
 //DEPS org.dhatim:fastexcel-reader:0.19.0
 //DEPS org.dhatim:fastexcel:0.19.0
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -Xmn16m -XX:SurvivorRatio=3
+//RUNTIME_OPTIONS -XX:TieredStopAtLevel=1
 //MANIFEST Enable-Native-Access=ALL-UNNAMED
 
 package difyexec;
@@ -4095,7 +4096,7 @@ final class DifyExec implements Runnable {
                     logRun(sent, run);
                     health.answered(attempt.at());
                     queue.began(attempt);
-                    noteWait(attempt, waited, "first event after " + Text.seconds(waited));
+                    noteWait(attempt, waited, "first event after %s");
                     if (taskStopsSent) stopTask(sent);
                 }
                 case Heard.Quiet(var run) -> {
@@ -4116,12 +4117,15 @@ final class DifyExec implements Runnable {
         }
 
         /// A run waited before it started. Streams that have had an event run, and requests that were sent well before.
+        ///
+        /// @param why with `%s` for the time: most answers have not waited, and need no words
         private void noteWait(Attempt attempt, Duration waited, String why) {
             var before = clock.instant().minus(waited.plus(waited.dividedBy(10)));
             int inside = (int) running.values().stream().filter(other -> other.attempt.mode() == Mode.STREAMING
                     ? other.isStreaming : other.attempt.at().isBefore(before)).count();
             if (attempt.mode() == Mode.BLOCKING) inside++; // the run that has just ended
-            if (pace.cutIfQueued(waited, attempt.sequence(), inside, terms.names().count())) slowedDown(attempt, why);
+            if (pace.cutIfQueued(waited, attempt.sequence(), inside, terms.names().count()))
+                slowedDown(attempt, why.formatted(Text.seconds(waited)));
         }
 
         private void slowedDown(Attempt attempt, String why) {
@@ -4171,7 +4175,7 @@ final class DifyExec implements Runnable {
             if (seen instanceof Response.Ran ran) {
                 pace.finished(ran.usage().within(took), now);
                 ran.waited().ifPresent(waited -> noteWait(attempt, waited,
-                        "waited " + Text.seconds(waited) + " at the server's door"));
+                        "waited %s at the server's door"));
             }
             switch (seen) {
                 case Response.Ran _, Response.TooLarge _ -> {
@@ -5042,10 +5046,11 @@ final class DifyExec implements Runnable {
         /// How long it took until the run began. Dify 1.16.1 can hold an answer back for 300 s after the run's end.
         private static Optional<Duration> waited(Transport.Answer answer, long finishedAt, Usage usage) {
             if (usage.seconds() <= 0) return Optional.empty();
+            var waited = answer.waited.minus(usage.within(answer.waited));
+            if (waited.toSeconds() < 1) return Optional.of(waited); // too short for an answer that was held back
             long sent = answer.date("Date").map(Instant::getEpochSecond).orElse(0L);
             long late = sent - finishedAt - 1; // whole seconds, by the server's clock
-            var waited = answer.waited.minus(usage.within(answer.waited))
-                    .minusSeconds(late > 0 && late <= 300 ? late : 0);
+            waited = waited.minusSeconds(late > 0 && late <= 300 ? late : 0);
             return Optional.of(waited.isNegative() ? Duration.ZERO : waited);
         }
 
