@@ -8,13 +8,13 @@
 //DEPS info.picocli:picocli:4.7.7
 //DEPS info.picocli:picocli-shell-jline3:4.7.7
 //DEPS org.jline:jline:3.30.6
-//DEPS com.fasterxml.jackson.core:jackson-databind:2.20.1
+//DEPS com.fasterxml.jackson.core:jackson-databind:2.21.6
 //DEPS com.opencsv:opencsv:5.12.0
 //DEPS com.github.albfernandez:juniversalchardet:2.5.0
 //DEPS org.apache.commons:commons-text:1.13.1
 //DEPS io.github.cdimascio:dotenv-java:3.2.0
-//DEPS org.dhatim:fastexcel-reader:0.19.0
-//DEPS org.dhatim:fastexcel:0.19.0
+//DEPS org.dhatim:fastexcel-reader:0.20.2
+//DEPS org.dhatim:fastexcel:0.20.2
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -Xmn16m -XX:SurvivorRatio=3
 //RUNTIME_OPTIONS -XX:TieredStopAtLevel=1
 //MANIFEST Enable-Native-Access=ALL-UNNAMED
@@ -65,12 +65,16 @@ import java.net.http.HttpResponse.BodyHandler;
 import java.net.http.HttpResponse.BodySubscriber;
 import java.net.http.HttpResponse.BodySubscribers;
 import java.util.concurrent.ExecutionException;
+import javax.xml.stream.XMLInputFactory;
+import javax.xml.stream.XMLStreamException;
+import javax.xml.stream.XMLStreamReader;
 import org.apache.commons.text.similarity.LevenshteinDistance;
 import org.dhatim.fastexcel.Workbook;
 import org.dhatim.fastexcel.Worksheet;
 import org.dhatim.fastexcel.reader.Cell;
 import org.dhatim.fastexcel.reader.CellAddress;
 import org.dhatim.fastexcel.reader.CellType;
+import org.dhatim.fastexcel.reader.ExcelReaderException;
 import org.dhatim.fastexcel.reader.ReadableWorkbook;
 import org.dhatim.fastexcel.reader.ReadingOptions;
 import org.dhatim.fastexcel.reader.Sheet;
@@ -3216,8 +3220,9 @@ final class DifyExec implements Runnable {
         /// A batch in the input's order: the input's columns, `output.<name>` for each output, then each row's outcome.
         void export(Batch batch, Csv csv, Collection<String> outputs, boolean failed, OutputStream out)
                 throws IOException {
-            var head = csv.inputs().stream().map(Csv.Input::title)
-                    .collect(Collectors.toCollection(LinkedHashSet::new));
+            var head = new LinkedHashSet<String>();
+            for (var input : csv.inputs()) // a constant may have the name of a column that is sent under another one
+                if (!head.add(input.title())) head.add("var." + input.title());
             for (var name : Stream.concat(outputs.stream().map("output."::concat), ENDING.stream()).toList())
                 while (!head.add(name)) name = "run." + name;
             open(out, head, csv.columns().size() + outputs.size());
@@ -7938,7 +7943,7 @@ final class DifyExec implements Runnable {
             int unnamed = Collections.frequency(header.names(), "");
             if (unnamed > 0) notes.add("ignoring " + Text.count(unnamed, "empty column")
                     + " without a name (first: column " + (header.names().indexOf("") + 1) + ")");
-            if (!file.note().isEmpty()) notes.add(file.note());
+            notes.addAll(file.notes());
             if (idColumn.place() < 0)
                 notes.add("rows are numbered: inserting or removing rows later changes the ids behind them");
             return notes;
@@ -8218,7 +8223,7 @@ final class DifyExec implements Runnable {
     /// The text that is read for an input: itself, or a copy that only this user can read.
     /// `isCopy`: CSV made of a book or of JSON lines, each record with the number of its original.
     record TextFile(Path input, Path path, Charset charset, String start, boolean isCopy,
-            String sheet, String note, Copies copies) {
+            String sheet, List<String> sheets, List<String> notes, Copies copies) {
         /// In place of bytes that the encoding does not allow. It is not a character, so no text contains it.
         static final char INVALID = '\uFFFE';
         /// The first bytes of gzip, PNG, JPEG, PDF, and .xls or an encrypted book, in hexadecimal.
@@ -8245,7 +8250,8 @@ final class DifyExec implements Runnable {
             var magic = HexFormat.of().formatHex(start, 0, Math.min(4, start.length));
             var charset = shape.encoding() != null ? shape.encoding() : magic.startsWith("fffe")
                     ? StandardCharsets.UTF_16LE : magic.startsWith("feff") ? StandardCharsets.UTF_16BE : UTF_8;
-            var file = new TextFile(input, path, charset, new String(start, charset), false, "", "", copies);
+            var file = new TextFile(input, path, charset, new String(start, charset), false, "",
+                    List.of(), List.of(), copies);
             if (magic.startsWith(ZIP)) return Book.copy(file, shape.sheet());
             if (BINARY.stream().anyMatch(magic::startsWith)) throw new Unusable(file.name()
                     + ": is a binary file", "save it as .xlsx without a password, CSV or JSON lines");
@@ -8260,7 +8266,15 @@ final class DifyExec implements Runnable {
                 rows.of(cells);
                 cells.flush();
             });
-            return new TextFile(input, copy, UTF_8, "", true, sheet, note, copies);
+            return new TextFile(input, copy, UTF_8, "", true, sheet, sheets, notes, copies);
+        }
+
+        TextFile ofSheet(String sheet, List<String> sheets) {
+            return new TextFile(input, path, UTF_8, "", false, sheet, sheets, notes, copies);
+        }
+
+        TextFile noted(List<String> notes) {
+            return new TextFile(input, path, charset, start, isCopy, sheet, sheets, List.copyOf(notes), copies);
         }
 
         /// JSON lines, an object on each, as CSV. The columns are the names that any of them has.
@@ -8291,8 +8305,7 @@ final class DifyExec implements Runnable {
 
         private static String text(JsonNode value) {
             if (value.isNull() || value.isMissingNode()) return "";
-            return value.isNumber() ? Book.plain(value.decimalValue()) : value.isValueNode() ? value.asText()
-                    : Json.text(value);
+            return value.isTextual() || value.isBoolean() ? value.asText() : Json.text(value); // digits as written
         }
 
         interface Use<T> {
@@ -8453,51 +8466,81 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Reads a sheet of an Excel book. A cell is the text that a person sees, where that is well defined.
+    /// Reads a worksheet of an Excel workbook. A cell is the text that a person sees, where that is well defined.
     static final class Book {
+        private static final int MOST_ROWS = 1 << 20; // Excel's limit
         private static final Pattern ERROR =
                 Pattern.compile("#(N/A|NAME\\?|(REF|VALUE|DIV/0|NULL|NUM|SPILL|CALC|FIELD|BLOCKED|CONNECT|UNKNOWN)!)");
         private static final Pattern ESCAPE = Pattern.compile("_x([0-9A-Fa-f]{4})_");
+        private static final BigDecimal AFTER_LAST_DAY = BigDecimal.valueOf(2_958_466); // 9999-12-31 is the last
+        private static final XMLInputFactory XML = XMLInputFactory.newFactory();
         /// What a number format has besides its places: names, texts, colours, fillers and formats of other signs.
         private static final Pattern DECORATION = Pattern.compile(
                 "general|standard|\"[^\"]*\"|\\\\.|_.|\\*.|\\[(?![hms]+\\])[^]]*]|;.*", Pattern.CASE_INSENSITIVE);
+        /// Days, weekdays (`aaa`), years (`y`, `e` in an era, `bb` in Thailand), eras (`gg`), or months alone.
+        private static final Pattern DAY = Pattern.compile(".*([yd]|aaa|e(?![+-])|bb|gg).*|m+");
 
+        static {
+            XML.setProperty(XMLInputFactory.SUPPORT_DTD, false);
+        }
+
+        private final TextFile file;
+        private final boolean is1904;
         private final TextFile.Problems problems;
         private final Map<String, Format> formats = new HashMap<>();
-        private long[] emptyFormula; // row and column of the first one whose result is empty, or was never computed
-        private boolean hasResults = false;
 
         /// What a number's format shows. `digits`: at least so many, as in 00701.
         private record Format(boolean hasDay, boolean hasTime, int digits) {
             static Format of(String format) {
                 var places = DECORATION.matcher(format).replaceAll("").toLowerCase(Locale.ROOT);
-                return new Format(places.matches(".*[yd].*|m+"), places.matches(".*[hs].*"),
+                return new Format(DAY.matcher(places).matches(), places.matches(".*[hs].*"),
                         places.matches("0+") ? places.length() : 0);
+            }
+
+            /// East Asian formats, which a file names only by their number (ECMA-376, part 1, 18.8.30).
+            static String eastAsian(Integer number) {
+                return switch (number) {
+                    case 27, 28, 29, 30, 31, 36, 50, 51, 52, 53, 54, 57, 58 -> "d";
+                    case 32, 33, 34, 35, 55, 56 -> "h";
+                    case null, default -> "";
+                };
             }
         }
 
-        private Book(TextFile file) {
+        private Book(TextFile file, boolean is1904) {
+            this.file = file;
+            this.is1904 = is1904;
             this.problems = new TextFile.Problems(file);
         }
 
         static TextFile copy(TextFile file, String wanted) {
-            try (var book = new ReadableWorkbook(file.path().toFile(), new ReadingOptions(true, false))) {
+            try (var book = open(file)) {
                 var names = book.getSheets().map(Sheet::getName).toList();
                 var sheet = book.getSheets().filter(one -> wanted.isEmpty() ? hasData(one)
                         : one.getName().equalsIgnoreCase(wanted)).findFirst()
-                        .orElseThrow(() -> wanted.isEmpty() ? new Unusable(file.name() + ": no sheet with data")
-                                : new Unusable(file.name() + ": no sheet " + Text.quoted(wanted),
-                                        "the sheets are " + Text.text(String.join(", ", names), 300)));
-                var note = names.size() == 1 || !wanted.isEmpty() ? "" : "reading the sheet "
-                        + Text.quoted(sheet.getName()) + "; --sheet reads another one of " + names.size();
-                var named = new TextFile(file.input(), file.path(), UTF_8, "", false, sheet.getName(), note,
-                        file.copies());
-                return named.copied(out -> new Book(named).read(sheet, out));
+                        .orElseThrow(() -> wanted.isEmpty() ? new Unusable(file.name() + ": no worksheet with data")
+                                : new Unusable(file.name() + ": no worksheet " + Text.quoted(wanted),
+                                        "the worksheets are " + Text.text(String.join(", ", names), 300)));
+                var notes = new ArrayList<String>();
+                if (names.size() > 1 && wanted.isEmpty()) notes.add("reading the worksheet "
+                        + Text.quoted(sheet.getName()) + "; --sheet reads another one of " + names.size());
+                var named = file.ofSheet(sheet.getName(), names);
+                var reader = new Book(named, book.isDate1904());
+                reader.requireValues(sheet);
+                return named.copied(out -> notes.addAll(reader.read(sheet, out))).noted(notes);
             } catch (Unusable problem) {
                 throw problem;
-            } catch (IOException | RuntimeException problem) {
-                throw new Unusable(file.name() + ": cannot be read as an Excel book (" + Text.of(problem)
-                        + ")", "save it as .xlsx, or export it as CSV");
+            } catch (IOException | RuntimeException | XMLStreamException _) { // in words about zip files, XML and Java
+                throw new Unusable(file.name() + ": cannot be read as an Excel workbook (damaged, or another format)",
+                        "save it as .xlsx, or export it as CSV");
+            }
+        }
+
+        private static ReadableWorkbook open(TextFile file) throws IOException {
+            try {
+                return new ReadableWorkbook(file.path().toFile(), new ReadingOptions(true, true));
+            } catch (ExcelReaderException _) { // it has no part with styles, and so no formats
+                return new ReadableWorkbook(file.path().toFile(), new ReadingOptions(false, true));
             }
         }
 
@@ -8511,18 +8554,24 @@ final class DifyExec implements Runnable {
         }
 
         /// Row 7 becomes record 7: rows that are missing become empty records.
-        private void read(Sheet sheet, CellWriter out) throws IOException {
+        ///
+        /// @return notes about the rows
+        private List<String> read(Sheet sheet, CellWriter out) throws IOException {
+            long hidden = 0;
             try (var rows = sheet.openStream()) {
                 int width = 0;
                 long number = 0;
                 for (var all = rows.iterator(); all.hasNext(); ) {
                     var row = all.next();
                     long at = Math.max(number + 1, row.getRowNum());
+                    if (at > MOST_ROWS) throw file.unusable(at, "beyond Excel's limit of "
+                            + Text.number(MOST_ROWS) + " rows");
                     var cells = new ArrayList<String>();
                     for (var cell : row) cells.add(cell == null ? "" : text(cell, at, cells.size()));
                     while (!cells.isEmpty() && cells.getLast().isBlank()) cells.removeLast();
                     if (cells.isEmpty()) continue;
                     if (width == 0) width = cells.size();
+                    else if (row.isHidden()) hidden++;
                     if (cells.size() > width) problems.add(at, cells.size() - 1, "the column has no name "
                             + "(the first row with text must hold the column names)");
                     cells.addAll(Collections.nCopies(Math.max(0, width - cells.size()), ""));
@@ -8530,19 +8579,14 @@ final class DifyExec implements Runnable {
                     out.write(cells);
                 }
             }
-            if (emptyFormula != null && !hasResults) problems.add(emptyFormula[0], (int) emptyFormula[1],
-                    "a formula without a result (save the book in a spreadsheet program)");
             problems.refuse();
+            return hidden == 0 ? List.of() : List.of("including " + Text.count(hidden, "hidden row"));
         }
 
         private String text(Cell cell, long row, int column) {
-            hasResults |= cell.getFormula() != null && cell.getValue() != null;
+            var raw = Objects.requireNonNullElse(cell.getRawValue(), "").strip();
             return switch (cell.getValue()) {
-                case null -> {
-                    var formula = Objects.requireNonNullElse(cell.getFormula(), "\"\"");
-                    if (emptyFormula == null && !formula.equals("\"\"")) emptyFormula = new long[] {row, column};
-                    yield "";
-                }
+                case null -> raw.isEmpty() ? "" : number(new BigDecimal(raw), cell); // with spaces around it
                 case BigDecimal number -> number(number, cell);
                 case String text when cell.getType() == CellType.ERROR
                         || cell.getType() == CellType.FORMULA && ERROR.matcher(text).matches() -> {
@@ -8556,30 +8600,85 @@ final class DifyExec implements Runnable {
 
         /// A date or time as ISO 8601, any other number with all its digits.
         private String number(BigDecimal number, Cell cell) {
-            var format = formats.computeIfAbsent(String.valueOf(cell.getDataFormatString()), Format::of);
+            var code = Objects.requireNonNullElseGet(cell.getDataFormatString(),
+                    () -> Format.eastAsian(cell.getDataFormatId()));
+            var format = formats.computeIfAbsent(code, Format::of);
             boolean isNumber = !format.hasDay() && (!format.hasTime() || number.compareTo(BigDecimal.ONE) >= 0);
-            if (number.signum() < 0 || isNumber) {
+            if (number.signum() < 0 || number.compareTo(AFTER_LAST_DAY) >= 0 || isNumber) {
                 var text = plain(number);
                 int missing = number.signum() < 0 || text.indexOf('.') >= 0 ? 0 : format.digits() - text.length();
                 return "0".repeat(Math.max(0, missing)) + text;
             }
-            var time = cell.asDate().plusNanos(500_000_000).truncatedTo(ChronoUnit.SECONDS);
+            // Excel's 1900 has a 29 February: days before it count from another day
+            var start = is1904 ? LocalDate.of(1904, 1, 1) : LocalDate.of(1899, 12, number.intValue() < 61 ? 31 : 30);
+            var time = start.atStartOfDay().plus(number.movePointRight(3).multiply(BigDecimal.valueOf(86_400))
+                    .setScale(0, RoundingMode.HALF_UP).longValue(), ChronoUnit.MILLIS);
             return format.hasDay() && format.hasTime() ? DateTimeFormatter.ISO_LOCAL_DATE_TIME.format(time)
                     : format.hasDay() ? time.toLocalDate().toString()
                     : DateTimeFormatter.ISO_LOCAL_TIME.format(time);
         }
 
-        /// Without exponent; fractions have the 15 digits that Excel has.
-        static String plain(BigDecimal number) {
-            if (Math.abs((long) number.scale()) > 1000) return number.toString();
-            return (number.scale() <= 0 ? number : number.round(new MathContext(15)).stripTrailingZeros())
+        /// Without exponent. Whole numbers keep their digits, fractions have the 15 that Excel shows.
+        private static String plain(BigDecimal number) {
+            var exact = number.stripTrailingZeros();
+            if (Math.abs((long) exact.scale()) > 1000) return exact.toString();
+            return (exact.scale() <= 0 ? exact : exact.round(new MathContext(15)).stripTrailingZeros())
                     .toPlainString();
+        }
+
+        /// Reports the cells that fastexcel's reader takes for empty although they are not: formulas without a result (an
+        /// empty text is one), and texts that the workbook lacks.
+        private void requireValues(Sheet sheet) throws IOException, XMLStreamException {
+            try (var zip = new ZipFile(file.path().toFile())) {
+                var parts = new HashMap<String, String>();
+                each(zip, "xl/_rels/workbook.xml.rels", "Relationship", part -> {
+                    var target = part.getAttributeValue(null, "Target");
+                    var path = target.startsWith("/") ? target.substring(1) : "xl/" + target;
+                    parts.put(part.getAttributeValue(null, "Id"), path);
+                    if (part.getAttributeValue(null, "Type").endsWith("/sharedStrings")) parts.put("texts", path);
+                });
+                var texts = new AtomicInteger();
+                each(zip, parts.get("texts"), "si", _ -> texts.incrementAndGet());
+                each(zip, parts.get(sheet.getId()), "c", cell -> requireValue(cell, texts.get()));
+            }
+            problems.refuse();
+        }
+
+        private static void each(ZipFile zip, String part, String element, Take take)
+                throws IOException, XMLStreamException {
+            for (var entry : zip.stream().filter(one -> one.getName().equalsIgnoreCase(part)).toList())
+                try (var in = zip.getInputStream(entry)) {
+                    var xml = XML.createXMLStreamReader(in);
+                    while (xml.hasNext()) if (xml.next() == XMLStreamReader.START_ELEMENT
+                            && xml.getLocalName().equals(element)) take.from(xml);
+                }
+        }
+
+        private interface Take {
+            void from(XMLStreamReader xml) throws XMLStreamException;
+        }
+
+        private void requireValue(XMLStreamReader xml, int texts) throws XMLStreamException {
+            var type = Objects.requireNonNullElse(xml.getAttributeValue(null, "t"), "n");
+            var address = new CellAddress(Objects.requireNonNullElse(xml.getAttributeValue(null, "r"), ""));
+            boolean isFormula = false;
+            var value = "";
+            while (xml.next() != XMLStreamReader.END_ELEMENT || !xml.getLocalName().equals("c")) {
+                isFormula |= xml.isStartElement() && xml.getLocalName().equals("f");
+                if (xml.isStartElement() && xml.getLocalName().equals("v")) value = xml.getElementText().strip();
+            }
+            boolean isText = type.equals("s") && !value.isEmpty();
+            var fault = isFormula && value.isEmpty() && type.equals("n")
+                    ? "a formula without a result (save the workbook in a spreadsheet program)"
+                    : isText && !(value.matches("\\d{1,9}") && Integer.parseInt(value) < texts)
+                    ? "the workbook lacks the text of this cell" : "";
+            if (!fault.isEmpty()) problems.add(address.getRow() + 1, address.getColumn(), fault);
         }
 
         /// Writes an Excel book of one sheet. No cell is a formula.
         static final class BookWriter {
             static final int LONGEST = 32_767; // characters of a cell
-            private static final int MOST_ROWS = 1 << 20, MOST_COLUMNS = 1 << 14;
+            private static final int MOST_COLUMNS = 1 << 14;
 
             private final Workbook book;
             private final Worksheet sheet;
@@ -11526,8 +11625,8 @@ final class DifyExec implements Runnable {
         static String text(Object value) {
             try {
                 return WRITER.writeValueAsString(value);
-            } catch (JsonProcessingException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: these are maps, lists and our own records
+            } catch (JsonProcessingException _) { // Jackson writes no exponent beyond 9,999 without `E`
+                return MAPPER.valueToTree(value).toString();
             }
         }
 

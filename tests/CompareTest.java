@@ -292,6 +292,16 @@ final class CompareTest {
         }
 
         @Test
+        void showsNumbersWithAnyExponent() throws IOException {
+            outputs("{\"n\":1e10000}", "{\"n\":-2.5e-10000}");
+
+            var difference = compare("--json").out();
+
+            assertTrue(difference.contains("1E+10000") && difference.contains("-2.5E-10000"), difference);
+            assertEquals(3, compare().code());
+        }
+
+        @Test
         void doesNotLetValuesActOnATerminal() throws IOException {
             outputs("{\"\\u001b]0;x\\u0007\":\"\\u001b[31m\"}", "{\"\\u001b]0;x\\u0007\":\"\\u202e\"}");
 

@@ -1,5 +1,6 @@
 package difyexec;
 
+import com.fasterxml.jackson.databind.DeserializationFeature;
 import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -523,6 +524,28 @@ final class DataTest {
         @ValueSource(strings = {"1.10", "-0.5", "12345678901234567890.123456789012345678901", "100", "0.0000000"})
         void keepsTheDigitsOfANumber(String number) throws IOException {
             assertEquals("{\"n\":" + number + "}", Json.text(Json.MAPPER.readTree("{\"n\":" + number + "}")));
+        }
+
+        /// An endless response, after its first characters: nested values, words, names.
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', value = {"|[", "|{\"a\":", "|[{\"a\":[", "|x", "{\"a\":|x", "{\"|a", "[|\\", "[1,2|]"})
+        void endsWithAnErrorAfterABoundedPartIfItIsEndless(String start, String endless) {
+            var read = new AtomicLong();
+            var beginning = Objects.requireNonNullElse(start, "").getBytes(UTF_8);
+            var in = new InputStream() {
+                @Override
+                public int read() {
+                    long at = read.getAndIncrement();
+                    if (at > 50_000_000) throw new AssertionError("still reading");
+                    return at < beginning.length ? beginning[(int) at]
+                            : endless.charAt((int) ((at - beginning.length) % endless.length()));
+                }
+            };
+
+            var problem = assertThrows(IOException.class, () -> Json.MAPPER.reader()
+                    .with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS).readTree(in));
+
+            assertTrue(problem.getMessage().length() < 5_000, () -> problem.getMessage().length() + " characters");
         }
 
         @Test

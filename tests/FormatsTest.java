@@ -26,19 +26,22 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 /// Other input files: spreadsheets, JSON lines, columns with other names.
 final class FormatsTest extends WholeCommand {
-    /// A cell of [#book]: `n:12`, `s:text`, `b:1`, `e:#N/A`, `f:result`; a number may have a style, `n2:45322`.
+    /// A cell of [#book]: `n:12`, `s:text`, `b:1`, `e:#N/A`, `f:result`, `f:` for a formula that was never computed, `g:`
+    /// for one whose result is an empty text, `t:0` for a shared text; a number may have a style, `n2:45322`.
     private static String cell(String place, String cell) {
         var type = cell.substring(0, cell.indexOf(':'));
         var value = cell.substring(type.length() + 1).replace("&", "&amp;").replace("<", "&lt;");
         return "<c r=\"" + place + "\"" + switch (type) {
             case "s" -> " t=\"inlineStr\"><is><t xml:space=\"preserve\">" + value + "</t></is>";
-            case "b", "e" -> " t=\"" + type + "\"><v>" + value + "</v>";
+            case "b", "e", "t" -> " t=\"" + type.replace('t', 's') + "\"><v>" + value + "</v>";
+            case "g" -> " t=\"str\"><f>A1</f><v>" + value + "</v>";
             case "f" -> value.isEmpty() ? "><f>A1</f>" : " t=\"str\"><f>A1</f><v>" + value + "</v>";
-            default -> (type.length() > 1 ? " s=\"" + type.charAt(1) + "\"" : "") + "><v>" + value + "</v>";
+            default -> (type.length() > 1 ? " s=\"" + type.substring(1) + "\"" : "") + "><v>" + value + "</v>";
         } + "</c>";
     }
 
-    /// A book as XML. Styles: 1 percent, 2 date, 3 date and time, 4 time, 5 `00000`, 6 `[h]:mm`, 7 `0.00 "days"`.
+    /// A book as XML. Styles: 1 percent, 2 date, 3 date and time, 4 time, 5 `00000`, 6 `[h]:mm`, 7 `0.00 "days"`; 8 to 11
+    /// built-in East Asian dates and times; 12 to 16 see below.
     ///
     /// @param sheets for each name, cells such as `A1=s:id`
     static byte[] book(boolean is1904, Map<String, List<String>> sheets) throws IOException {
@@ -46,21 +49,28 @@ final class FormatsTest extends WholeCommand {
         var names = List.copyOf(sheets.keySet());
         var main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main";
         var office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships";
-        var formats = List.of(0, 10, 14, 22, 20, 164, 46, 165);
+        var formats = List.of(0, 10, 14, 22, 20, 164, 46, 165, 27, 58, 32, 55, 166, 167, 168, 169, 11);
         try (var zip = new ZipOutputStream(bytes)) {
             var parts = new LinkedHashMap<String, String>();
             var type = "application/vnd.openxmlformats-officedocument.spreadsheetml.";
+            parts.put("xl/sharedStrings.xml", "<sst xmlns=\"" + main + "\"><si><t>zero</t></si><si><r><t>o</t></r><r><t>ne</t>"
+                    + "</r><rPh sb=\"0\" eb=\"1\"><t>reading</t></rPh></si></sst>");
             parts.put("[Content_Types].xml", "<Types xmlns=\"http://schemas.openxmlformats.org/package/2006/content-types\">"
                     + "<Override PartName=\"/xl/workbook.xml\" ContentType=\"" + type + "sheet.main+xml\"/>"
+                    + "<Override PartName=\"/xl/sharedStrings.xml\" ContentType=\"" + type + "sharedStrings+xml\"/>"
                     + "<Override PartName=\"/xl/styles.xml\" ContentType=\"" + type + "styles+xml\"/></Types>");
             parts.put("xl/workbook.xml", "<workbook xmlns=\"" + main + "\" xmlns:r=\"" + office + "\"><workbookPr date1904=\""
                     + is1904 + "\"/><sheets>" + each(names, (name, i) -> "<sheet name=\"" + name + "\" sheetId=\"" + i
                             + "\" r:id=\"r" + i + "\"/>") + "</sheets></workbook>");
             parts.put("xl/_rels/workbook.xml.rels", "<Relationships xmlns=\"http://schemas.openxmlformats.org/package/2006/"
-                    + "relationships\">" + each(names, (_, i) -> "<Relationship Id=\"r" + i + "\" Type=\"" + office
+                    + "relationships\"><Relationship Id=\"texts\" Type=\"" + office + "/sharedStrings\" "
+                    + "Target=\"sharedStrings.xml\"/>" + each(names, (_, i) -> "<Relationship Id=\"r" + i + "\" Type=\"" + office
                             + "/worksheet\" Target=\"worksheets/sheet" + i + ".xml\"/>") + "</Relationships>");
             parts.put("xl/styles.xml", "<styleSheet xmlns=\"" + main + "\"><numFmts><numFmt numFmtId=\"164\" "
-                    + "formatCode=\"00000\"/><numFmt numFmtId=\"165\" formatCode=\"0.00 &quot;days&quot;\"/></numFmts>"
+                    + "formatCode=\"00000\"/><numFmt numFmtId=\"165\" formatCode=\"0.00 &quot;days&quot;\"/>"
+                    + "<numFmt numFmtId=\"166\" formatCode=\"[$-411]ggge&quot;年&quot;\"/>"
+                    + "<numFmt numFmtId=\"167\" formatCode=\"aaaa\"/><numFmt numFmtId=\"168\" formatCode=\"e\"/>"
+                    + "<numFmt numFmtId=\"169\" formatCode=\"G/通用格式\"/></numFmts>"
                     + "<cellXfs>" + formats.stream().map(id -> "<xf numFmtId=\"" + id + "\"/>")
                             .collect(Collectors.joining()) + "</cellXfs></styleSheet>");
             for (int i = 1; i <= names.size(); i++) {
@@ -89,6 +99,21 @@ final class FormatsTest extends WholeCommand {
 
     static byte[] book(String... cells) throws IOException {
         return book(false, Map.of("Sheet1", List.of(cells)));
+    }
+
+    /// Replaces a part of a workbook by regular expression; a part without text is left out.
+    static byte[] edited(byte[] book, String part, String pattern, String replacement) throws IOException {
+        var bytes = new ByteArrayOutputStream();
+        try (var in = new ZipInputStream(new ByteArrayInputStream(book)); var out = new ZipOutputStream(bytes)) {
+            for (var entry = in.getNextEntry(); entry != null; entry = in.getNextEntry()) {
+                var text = new String(in.readAllBytes(), UTF_8);
+                if (entry.getName().endsWith(part)) text = text.replaceAll(pattern, replacement);
+                if (text.isEmpty()) continue;
+                out.putNextEntry(new ZipEntry(entry.getName()));
+                out.write(text.getBytes(UTF_8));
+            }
+        }
+        return bytes.toByteArray();
     }
 
     private static byte[] zip(String entry) throws IOException {
@@ -131,7 +156,11 @@ final class FormatsTest extends WholeCommand {
                     text("noId.csv", "text,my key,kind\na,1,x\na,2,x\n", "--id-column 'my key'", "'#'"),
                     new Case("utf16.csv", "id,text\n1,é\n".getBytes(UTF_16), "2 {id=1, text=é}"),
                     text("pandas.jsonl", "{\"id\":1,\"n\":1.0,\"b\":true}\n\n{\"id\":\"x\",\"o\":{\"a\":[1]},\"b\":null}\n",
-                            "1 {id=1, n=1, b=true, o=}", "3 {id=x, n=, b=, o={\"a\":[1]}}"),
+                            "1 {id=1, n=1.0, b=true, o=}", "3 {id=x, n=, b=, o={\"a\":[1]}}"),
+                    text("digits.jsonl", "{\"id\":1234567890123456.78,\"n\":12345678901234567890,\"o\":1e3,\"p\":{\"q\":0.10}}\n"
+                            + "{\"id\":2,\"n\":1e10000,\"o\":{\"n\":-1e-10000}}\n",
+                            "1 {id=1234567890123456.78, n=12345678901234567890, o=1000, p={\"q\":0.10}}",
+                            "2 {id=2, n=1E+10000, o={\"n\":-1E-10000}, p=}"),
                     text("array.json", "[{\"id\":1}]", ":1", "jq"),
                     text("broken.jsonl", "{\"id\":1}\n{\"id\":2\n", ":2"),
                     text("twice.jsonl", "{\"id\":1}\n{\"id\":1}\n", ":2", "line 1"),
@@ -145,9 +174,35 @@ final class FormatsTest extends WholeCommand {
                             "5 {id=4, x=1.5}"),
                     new Case("dates1904.xlsx", book(true, Map.of("S", List.of("A1=s:id", "B1=s:x", "A2=n:1", "B2=n2:43860"))),
                             "2 {id=1, x=2024-01-31}"),
-                    new Case("formulas.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=f:sum", "A3=n:2", "B3=f:"),
+                    new Case("formulas.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=f:sum", "A3=n:2", "B3=g:"),
                             "2 {id=1, x=sum}", "3 {id=2, x=}"),
-                    new Case("neverComputed.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=f:"), "Sheet1!B2"),
+                    new Case("onlyEmptyResults.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=g:"), "2 {id=1, x=}"),
+                    new Case("neverComputed.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=f:", "A3=n:2", "B3=f:a"),
+                            "Sheet1!B2", "formula"),
+                    new Case("digits.xlsx", book("A1=s:id", "B1=s:x", "A2=n:12345678901234567", "B2=n:1.2345678901234567E+16",
+                            "A3=n:12345678901234568.0", "B3=n:1234567890123456.78"),
+                            "2 {id=12345678901234567, x=12345678901234567}", "3 {id=12345678901234568, x=1234567890123460}"),
+                    new Case("milliseconds.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=n3:45322.57291667824", "A3=n:2",
+                            "B3=n4:0.5000028935185185"), "2 {id=1, x=2024-01-31T13:45:00.001}", "3 {id=2, x=12:00:00.25}"),
+                    new Case("eastAsian.xlsx", book("A1=s:id", "B1=s:x", "C1=s:y", "A2=n:1", "B2=n8:45123", "C2=n9:45123",
+                            "A3=n:2", "B3=n10:0.5", "C3=n11:0.5", "A4=n:3", "B4=n12:45123", "C4=n13:45123", "A5=n:4",
+                            "B5=n14:45123", "C5=n15:45123", "A6=n:5", "B6=n16:45123", "C6=n2:99999999"),
+                            "2 {id=1, x=2023-07-16, y=2023-07-16}", "3 {id=2, x=12:00:00, y=12:00:00}",
+                            "4 {id=3, x=2023-07-16, y=2023-07-16}", "5 {id=4, x=2023-07-16, y=45123}",
+                            "6 {id=5, x=45123, y=99999999}"),
+                    new Case("sharedTexts.xlsx", book("A1=s:id", "B1=s:x", "A2=t:0", "B2=t:1", "A3=n:3", "B3=t:"),
+                            "2 {id=zero, x=one}", "3 {id=3, x=}"),
+                    new Case("textOutOfRange.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=t:2", "A3=n:2", "B3=t:-1"),
+                            "Sheet1!B2", "Sheet1!B3"),
+                    new Case("noTexts.xlsx", edited(book("A1=s:id", "B1=s:x", "A2=n:1", "B2=t:1"), "sharedStrings.xml",
+                            "(?s).+", ""), "Sheet1!B2"),
+                    new Case("noStyles.xlsx", edited(edited(book("A1=s:id", "A2=n:7"), "styles.xml", "(?s).+", ""),
+                            "[Content_Types].xml", "<Override PartName=\"/xl/styles.*?/>", ""), "2 {id=7}"),
+                    new Case("spaces.xlsx", book("A1=s:id", "B1=s:x", "A2=n: 12 ", "B2=n2:\n45322\n"),
+                            "2 {id=12, x=2024-01-31}"),
+                    new Case("rowBeyond.xlsx", book("A1=s:id", "A2=n:1", "A99999999=n:2"), "99999999", "1,048,576"),
+                    new Case("entity.xlsx", edited(book("A1=s:id", "A2=n:1"), "sheet1.xml", "<v>1", "<v>&x;"),
+                            "Excel workbook", "hint"),
                     new Case("errors.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=e:#N/A", "A3=n:2", "B3=f:#REF!"),
                             "Sheet1!B2", "#N/A", "Sheet1!B3"),
                     new Case("mergedAndEmptyRows.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=s:a", "A3=n:2", "A9=n:3"),
@@ -155,8 +210,8 @@ final class FormatsTest extends WholeCommand {
                     new Case("twoSheets.xlsx", book(false, two), "3 {text=a, ID=7}", "6 {text=b, ID=8}"),
                     new Case("twice.xlsx", book("A1=s:id", "A2=n:1", "A5=n:1"), "Sheet1!A5", "Sheet1!A2"),
                     new Case("title.xlsx", book("A1=s:Report", "A2=s:id", "B2=s:x"), "Sheet1!B2", "column names"),
-                    new Case("damaged.xlsx", Arrays.copyOf(book("A1=s:id"), 400), "Excel book", "hint"),
-                    new Case("open.ods", zip("mimetype"), "Excel book", ".xlsx"),
+                    new Case("damaged.xlsx", Arrays.copyOf(book("A1=s:id"), 400), "Excel workbook", "hint"),
+                    new Case("open.ods", zip("mimetype"), "Excel workbook", ".xlsx"),
                     new Case("old.xls", HexFormat.of().parseHex("d0cf11e0a1b11ae1"), ".xls", "password", ".xlsx"));
         }
 
@@ -174,6 +229,18 @@ final class FormatsTest extends WholeCommand {
             var problem = assertThrows(Unusable.class, () -> Csv.open(path, Csv.Shape.DEFAULT).check());
             assertEquals(Exit.UNUSABLE, problem.exit);
             for (var fact : one.facts) assertTrue(problem.text().contains(fact), problem.text());
+            assertFalse(problem.getMessage().matches("(?s).*(Exception|Index |null|com\\.).*"), problem.getMessage());
+        }
+
+        @Test
+        void hiddenRowsAreReadAndCounted() throws IOException {
+            var book = edited(book("A1=s:id", "A2=n:1", "A3=n:2", "A4=n:3"), "sheet1.xml", "<row r=\"([134])\"",
+                    "<row hidden=\"1\" r=\"$1\"");
+
+            try (var csv = Csv.open(Files.write(folder.resolve("hidden.xlsx"), book), Csv.Shape.DEFAULT)) {
+                assertEquals(List.of("1", "2", "3"), Given.rows(csv).stream().map(Row::id).toList());
+                assertTrue(csv.notes().stream().anyMatch(note -> note.contains("2 hidden rows")), csv.notes().toString());
+            }
         }
 
         @Test
@@ -315,6 +382,22 @@ final class FormatsTest extends WholeCommand {
             assertEquals(List.of("1", "2"), ids());
             assertEquals("b", result("2").path("inputs").path("text").asText());
             assertEquals("succeeded=2", status());
+        }
+
+        @Test
+        void haveTheirOwnHeadingsInAnExport() throws IOException {
+            form("tone", "lang");
+            csv("id,lang", "1,warm");
+            assertEquals(0, dify.run("--map", "lang=tone", "--var", "lang=de").code());
+
+            for (var name : List.of("out.csv", "out.xlsx")) {
+                assertEquals(0, call(Map.of(), "export", "-i", input(), "-o", output(), file(name).toString()).code());
+                try (var csv = Csv.open(file(name), Csv.Shape.DEFAULT)) {
+                    var inputs = Given.rows(csv).getFirst().inputs();
+                    assertEquals(List.of("1", "warm", "de", "succeeded"), Stream.of("id", "lang", "var.lang", "status")
+                            .map(inputs::get).toList(), inputs.toString());
+                }
+            }
         }
 
         @Test
