@@ -2492,20 +2492,32 @@ final class DifyExec implements Runnable {
         Csv open(Path input, String queryColumn, Optional<BatchFiles> files) {
             var typed = new Csv.Shape(idColumn, encoding, delimiter, sheet, queryColumn, pairs("--map", map),
                     pairs("--var", vars));
-            var csv = Csv.open(input, files.map(known -> known.choices(typed)).orElse(typed));
-            if (sheet.isEmpty() || !csv.file().sheet().isEmpty()) return csv;
-            csv.close();
-            throw new Unusable("--sheet " + Text.shell(sheet) + ": " + input + " is not an Excel book");
+            var before = files.map(BatchFiles::choices).orElse(Csv.Shape.DEFAULT);
+            var log = files.map(BatchFiles::log).orElse(input);
+            var csv = Csv.open(input, typed.after(before, log));
+            try {
+                csv.requireSame(before, log);
+                if (sheet.isEmpty() || !csv.file().sheet().isEmpty()) return csv;
+                throw new Unusable("--sheet " + Text.shell(sheet) + ": " + input + " is not an Excel workbook");
+            } catch (Unusable problem) {
+                csv.close();
+                throw problem;
+            }
         }
 
-        /// A column's name may have a `=`, and so may a value.
+        /// A column's name may have a `=`, and so may a value. Without a value, the name maps to null: it drops an
+        /// earlier choice.
         private static Map<String, String> pairs(String option, List<String> typed) {
             var pairs = new LinkedHashMap<String, String>();
             for (var pair : typed) {
                 int at = option.equals("--map") ? pair.lastIndexOf('=') : pair.indexOf('=');
-                if (at < 1) throw new Unusable(option + " " + Text.shell(pair) + ": must be NAME=VALUE");
-                if (pairs.put(pair.substring(0, at).strip(), pair.substring(at + 1)) != null)
+                boolean isDrop = at < 0 || option.equals("--map") && at == pair.length() - 1;
+                var name = pair.substring(0, at < 0 ? pair.length() : at).strip();
+                if (name.isEmpty() || at < 0 && option.equals("--map"))
+                    throw new Unusable(option + " " + Text.shell(pair) + ": must be NAME=VALUE");
+                if (pairs.containsKey(name))
                     throw new Unusable(option + " " + Text.shell(pair) + ": given more than once");
+                pairs.put(name, isDrop ? null : pair.substring(at + 1));
             }
             return pairs;
         }
@@ -6912,15 +6924,15 @@ final class DifyExec implements Runnable {
             return false;
         }
 
-        /// Adds what earlier calls chose about the input: the last one on these files, else one on shards of the batch.
-        Csv.Shape choices(Csv.Shape typed) {
+        /// Returns what earlier calls chose about the input: the last one on these files, else one on shards of the batch.
+        Csv.Shape choices() {
             var whole = shard.isEmpty() ? this : of(Shard.whole(results));
             try {
                 for (var files : Stream.concat(Stream.of(this), Shards.beside(whole).stream()).toList()) {
                     var sessions = Event.sessions(files.log);
-                    if (!sessions.isEmpty()) return typed.after(sessions.getLast().choices(), files.log);
+                    if (!sessions.isEmpty()) return sessions.getLast().choices();
                 }
-                return typed;
+                return Csv.Shape.DEFAULT;
             } catch (IOException problem) {
                 throw new Unusable(log + ": " + Text.of(problem));
             }
@@ -7807,31 +7819,56 @@ final class DifyExec implements Runnable {
                 vars = vars == null ? Map.of() : vars;
             }
 
-            /// Adds the choices of earlier calls, and refuses to contradict them. Only `--map` and `--var` can be
-            /// replaced, name by name: the rows then count as changed.
+            /// Adds the choices of earlier calls, and refuses to contradict them. `--map` and `--var` can be replaced
+            /// and dropped: the rows then count as changed. Only the file shows whether an id column or a worksheet is
+            /// another one ([Csv#requireSame]).
             Shape after(Shape before, Path log) {
-                return new Shape(one("--id-column", idColumn, before.idColumn, log),
+                var mapped = new LinkedHashMap<>(before.map);
+                mapped.values().removeIf(name -> map.containsValue(name) || vars.get(name) != null);
+                mapped.putAll(map);
+                mapped.values().removeIf(Objects::isNull);
+                var constants = new LinkedHashMap<>(before.vars);
+                constants.keySet().removeIf(map::containsValue);
+                constants.putAll(vars);
+                constants.values().removeIf(Objects::isNull);
+                return new Shape(idColumn.isEmpty() ? before.idColumn : idColumn,
                         one("--encoding", encoding, before.encoding, log),
                         one("--delimiter", delimiter, before.delimiter, log),
-                        one("--sheet", sheet, before.sheet, log),
-                        one("--query-column", queryColumn, before.queryColumn, log),
-                        both(before.map, map), both(before.vars, vars));
+                        sheet.isEmpty() ? before.sheet : sheet,
+                        one("--query-column", queryColumn, before.queryColumn, log), mapped, constants);
             }
 
             private static <T> T one(String option, T now, T before, Path log) {
                 if (before == null || before.equals("")) return now;
                 if (now == null || now.equals("")
                         || now.toString().equalsIgnoreCase(before.toString())) return before;
-                throw new Unusable(log + ": this batch was started with " + option + " "
+                throw other(option, now, before, log);
+            }
+
+            /// The options that take away a name which `--map` or `--var` gives to a column.
+            String waysToDrop(String name) {
+                var options = map.entrySet().stream().filter(entry -> entry.getValue().equals(name))
+                        .map(entry -> "--map " + Text.shell(entry.getKey() + "=")).collect(joining(" or "));
+                return !options.isEmpty() ? options + " drops the mapping"
+                        : vars.containsKey(name) ? "--var " + Text.shell(name) + " drops the constant" : "";
+            }
+
+            static Unusable other(String option, Object now, Object before, Path log) {
+                return new Unusable(log + ": this batch was started with " + option + " "
                         + Text.shell(before.toString()) + ", not " + Text.shell(now.toString()),
                         "leave out " + option + ", or choose another -o");
             }
+        }
 
-            private static Map<String, String> both(Map<String, String> before, Map<String, String> now) {
-                var both = new LinkedHashMap<>(before);
-                both.putAll(now);
-                return both;
-            }
+        /// Refuses another id column or worksheet than before. A worksheet may have been renamed; case counts only if the
+        /// file tells columns apart by it.
+        void requireSame(Shape before, Path log) {
+            var id = idColumn.title();
+            boolean isSameId = before.idColumn.isEmpty() || id.equals(before.idColumn)
+                    || id.equalsIgnoreCase(before.idColumn) && !header.names().contains(before.idColumn);
+            if (!isSameId) throw Shape.other("--id-column", id, before.idColumn, log);
+            if (file.sheets().contains(before.sheet) && !file.sheet().equals(before.sheet))
+                throw Shape.other("--sheet", file.sheet(), before.sheet, log);
         }
 
         static Csv open(Path input, Shape shape) {
@@ -7856,13 +7893,13 @@ final class DifyExec implements Runnable {
             }
             shape.vars().keySet().forEach(name -> inputs.add(new Input(name, name, -1)));
             shape.map().forEach((column, name) -> {
-                if (!header.names().contains(column))
-                    throw noColumn(file, header, "--map " + Text.shell(column + "=" + name) + ": ", column);
+                var option = "--map " + Text.shell(column + "=");
+                if (!header.names().contains(column)) throw noColumn(file, header, option + Text.shell(name) + ": ",
+                        column, "; " + option + " drops the mapping");
             });
             var names = new HashSet<String>();
             for (var input : inputs) if (!names.add(input.name())) throw file.unusable(header.line(), 0,
-                    "duplicate column " + Text.quoted(input.name()),
-                    shape.map().isEmpty() && shape.vars().isEmpty() ? "" : "check --map and --var");
+                    "duplicate column " + Text.quoted(input.name()), shape.waysToDrop(input.name()));
             var idColumn = inputs.stream().filter(input -> input.place() == id).findFirst().orElseThrow();
             var chosen = new Shape(idColumn.title(), shape.encoding(), shape.delimiter(), file.sheet(),
                     shape.queryColumn().isEmpty() ? "query" : shape.queryColumn(), shape.map(), shape.vars());
@@ -7877,7 +7914,7 @@ final class DifyExec implements Runnable {
                     : names.stream().filter(name::equalsIgnoreCase).toList();
             if (found.size() == 1) return names.indexOf(found.getFirst());
             if (name.equals(NUMBERS)) return -1;
-            if (!name.equalsIgnoreCase("id")) throw noColumn(file, header, "", name);
+            if (!name.equalsIgnoreCase("id")) throw noColumn(file, header, "", name, "");
             throw file.unusable(header.line(), 0,
                     found.isEmpty() ? "no column \"id\"" : "more than one column \"id\"",
                     "use " + unique(file, header).limit(5)
@@ -7901,10 +7938,11 @@ final class DifyExec implements Runnable {
                     && values.get(i).size() == most && !values.get(i).contains("")).mapToObj(names::get);
         }
 
-        private static Unusable noColumn(TextFile file, Header header, String option, String name) {
+        private static Unusable noColumn(TextFile file, Header header, String option, String name,
+                String advice) {
             return file.unusable(header.line(), 0, option + "no column " + Text.quoted(name), "the columns are "
                     + Text.text(header.names().stream().filter(known -> !known.isEmpty())
-                            .collect(joining(", ")), 300));
+                            .collect(joining(", ")), 300) + advice);
         }
 
         Csv with(UnaryOperator<Row> edits) {
@@ -8520,7 +8558,7 @@ final class DifyExec implements Runnable {
                         : one.getName().equalsIgnoreCase(wanted)).findFirst()
                         .orElseThrow(() -> wanted.isEmpty() ? new Unusable(file.name() + ": no worksheet with data")
                                 : new Unusable(file.name() + ": no worksheet " + Text.quoted(wanted),
-                                        "the worksheets are " + Text.text(String.join(", ", names), 300)));
+                                        "name another one with --sheet: " + Text.text(String.join(", ", names), 300)));
                 var notes = new ArrayList<String>();
                 if (names.size() > 1 && wanted.isEmpty()) notes.add("reading the worksheet "
                         + Text.quoted(sheet.getName()) + "; --sheet reads another one of " + names.size());
@@ -8631,48 +8669,50 @@ final class DifyExec implements Runnable {
         private void requireValues(Sheet sheet) throws IOException, XMLStreamException {
             try (var zip = new ZipFile(file.path().toFile())) {
                 var parts = new HashMap<String, String>();
-                each(zip, "xl/_rels/workbook.xml.rels", "Relationship", part -> {
-                    var target = part.getAttributeValue(null, "Target");
-                    var path = target.startsWith("/") ? target.substring(1) : "xl/" + target;
-                    parts.put(part.getAttributeValue(null, "Id"), path);
-                    if (part.getAttributeValue(null, "Type").endsWith("/sharedStrings")) parts.put("texts", path);
-                });
-                var texts = new AtomicInteger();
-                each(zip, parts.get("texts"), "si", _ -> texts.incrementAndGet());
-                each(zip, parts.get(sheet.getId()), "c", cell -> requireValue(cell, texts.get()));
+                for (var xml = part(zip, "xl/_rels/workbook.xml.rels"); xml.hasNext(); )
+                    if (isNextTag(xml, "Relationship")) {
+                        var target = attribute(xml, "Target");
+                        var path = target.startsWith("/") ? target.substring(1) : "xl/" + target;
+                        parts.put(attribute(xml, "Id"), path);
+                        if (attribute(xml, "Type").endsWith("/sharedStrings")) parts.put("texts", path);
+                    }
+                int texts = 0;
+                for (var xml = part(zip, parts.get("texts")); xml.hasNext(); ) if (isNextTag(xml, "si")) texts++;
+                for (var xml = part(zip, parts.get(sheet.getId())); xml.hasNext(); )
+                    if (isNextTag(xml, "c")) requireValue(xml, texts);
             }
             problems.refuse();
         }
 
-        private static void each(ZipFile zip, String part, String element, Take take)
-                throws IOException, XMLStreamException {
-            for (var entry : zip.stream().filter(one -> one.getName().equalsIgnoreCase(part)).toList())
-                try (var in = zip.getInputStream(entry)) {
-                    var xml = XML.createXMLStreamReader(in);
-                    while (xml.hasNext()) if (xml.next() == XMLStreamReader.START_ELEMENT
-                            && xml.getLocalName().equals(element)) take.from(xml);
-                }
+        private static XMLStreamReader part(ZipFile zip, String name) throws IOException, XMLStreamException {
+            var entry = zip.stream().filter(one -> one.getName().equalsIgnoreCase(name)).findFirst();
+            return XML.createXMLStreamReader(entry.isEmpty() ? new ByteArrayInputStream("<none/>".getBytes(UTF_8))
+                    : zip.getInputStream(entry.get()));
         }
 
-        private interface Take {
-            void from(XMLStreamReader xml) throws XMLStreamException;
+        private static boolean isNextTag(XMLStreamReader xml, String element) throws XMLStreamException {
+            return xml.next() == XMLStreamReader.START_ELEMENT && xml.getLocalName().equals(element);
+        }
+
+        private static String attribute(XMLStreamReader xml, String name) {
+            return Objects.requireNonNullElse(xml.getAttributeValue(null, name), "");
         }
 
         private void requireValue(XMLStreamReader xml, int texts) throws XMLStreamException {
-            var type = Objects.requireNonNullElse(xml.getAttributeValue(null, "t"), "n");
-            var address = new CellAddress(Objects.requireNonNullElse(xml.getAttributeValue(null, "r"), ""));
+            var address = new CellAddress(attribute(xml, "r"));
+            var type = attribute(xml, "t");
             boolean isFormula = false;
             var value = "";
             while (xml.next() != XMLStreamReader.END_ELEMENT || !xml.getLocalName().equals("c")) {
-                isFormula |= xml.isStartElement() && xml.getLocalName().equals("f");
-                if (xml.isStartElement() && xml.getLocalName().equals("v")) value = xml.getElementText().strip();
+                if (!xml.isStartElement()) continue;
+                isFormula |= xml.getLocalName().equals("f");
+                if (xml.getLocalName().equals("v")) value = xml.getElementText().strip();
             }
-            boolean isText = type.equals("s") && !value.isEmpty();
-            var fault = isFormula && value.isEmpty() && type.equals("n")
-                    ? "a formula without a result (save the workbook in a spreadsheet program)"
-                    : isText && !(value.matches("\\d{1,9}") && Integer.parseInt(value) < texts)
-                    ? "the workbook lacks the text of this cell" : "";
-            if (!fault.isEmpty()) problems.add(address.getRow() + 1, address.getColumn(), fault);
+            if (type.equals("s") && !value.isEmpty() && (!value.matches("\\d{1,9}") || Integer.parseInt(value) >= texts))
+                problems.add(address.getRow() + 1, address.getColumn(), "the workbook lacks the text of this cell");
+            if (isFormula && value.isEmpty() && type.matches("n?"))
+                problems.add(address.getRow() + 1, address.getColumn(),
+                        "a formula without a result (save the workbook in a spreadsheet program)");
         }
 
         /// Writes an Excel book of one sheet. No cell is a formula.

@@ -372,6 +372,75 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
+        void canBeRenamedMappedAgainAndDropped() throws IOException {
+            form("q", "tone", "lang");
+            csv("id,Frage", "1,a");
+            assertEquals(0, dify.run("--map", "Frage=q", "--var", "tone=warm", "--var", "lang=de").code());
+
+            csv("id,Question,tone", "1,a,cold"); // renamed, and gained
+            for (var command : List.of("run", "status", "export")) {
+                var words = new ArrayList<>(List.of(command, "-i", input(), "-o", output()));
+                if (command.equals("export")) words.add(file("out.csv").toString());
+                var call = call(dify.settings(), words.toArray(String[]::new));
+                assertEquals(2, call.code(), call.err());
+                assertTrue(call.hint().orElse("").contains("--map Frage="), call.err());
+                words.addAll(List.of("--map", "Question=q"));
+                var duplicate = call(dify.settings(), words.toArray(String[]::new));
+                assertEquals(2, duplicate.code(), duplicate.err());
+                assertTrue(duplicate.hint().orElse("").contains("--var tone"), duplicate.err());
+            }
+            assertEquals(1, dify.runs());
+
+            var changed = dify.run("--map", "Question=q", "--var", "tone", "--var", "lang=", "--rerun-changed");
+            assertEquals(0, changed.code(), changed.err());
+            assertEquals("{\"id\":\"1\",\"q\":\"a\",\"tone\":\"cold\",\"lang\":\"\"}", result("1").path("inputs").toString());
+            assertEquals("succeeded=1", status(), "the new choices are remembered");
+
+            var dropped = dify.run("--map", "Question=", "--map", "Frage=", "--var", "lang", "--rerun-changed",
+                    "--allow-unmapped");
+            assertEquals(0, dropped.code(), dropped.err());
+            assertEquals("{\"id\":\"1\",\"Question\":\"a\",\"tone\":\"cold\"}", result("1").path("inputs").toString());
+            assertEquals(3, dify.runs());
+            var choices = events("session").getLast().path("choices");
+            assertTrue(choices.path("map").isEmpty() && choices.path("vars").isEmpty(), choices.toString());
+        }
+
+        @Test
+        void ofTheIdsAreNotConfusedIfOnlyTheirCaseDiffers() throws IOException {
+            csv("ID,id,text", "1,2,a");
+            assertEquals(0, dify.run("--id-column", "ID").code());
+
+            var other = dify.run("--id-column", "id");
+
+            assertEquals(2, other.code(), other.err());
+            assertTrue(other.sentence().contains("results.jsonl.log"), other.err());
+            assertEquals(0, dify.run("--id-column", "ID").code());
+            csv("ID,text", "1,a");
+            assertEquals(0, dify.run("--id-column", "id").code());
+        }
+
+        @Test
+        void ofARenamedWorksheetAreReadUnderItsNewName() throws IOException {
+            var cells = new String[] {"A1=s:id", "B1=s:text", "A2=n:1", "B2=s:a"};
+            var words = new String[] {"run", "-i", file("data.xlsx").toString(), "-o", output(), "--mode", "blocking"};
+            Files.write(file("data.xlsx"), book(false, Map.of("Old", List.of(cells))));
+            assertEquals(0, call(dify.settings(), words).code());
+
+            Files.write(file("data.xlsx"), book(false, Map.of("New", List.of(with(cells, "A3=n:2", "B3=s:b")), "Other", List.of("A1=s:id"))));
+            var missing = call(dify.settings(), words);
+            assertEquals(2, missing.code(), missing.err());
+            assertTrue(missing.hint().orElse("").contains("--sheet") && missing.err().contains("New"), missing.err());
+            assertEquals(0, call(dify.settings(), with(words, "--sheet", "New")).code());
+            assertEquals(0, call(dify.settings(), words).code(), "remembered");
+            assertEquals(2, call(dify.settings(), with(words, "--sheet", "Other")).code());
+            assertEquals(2, dify.runs());
+        }
+
+        private static String[] with(String[] words, String... more) {
+            return Stream.concat(Stream.of(words), Stream.of(more)).toArray(String[]::new);
+        }
+
+        @Test
         void canBeNumbered() throws IOException {
             csv("text", "a", "b");
 
