@@ -144,7 +144,7 @@ import static java.util.stream.Collectors.joining;
 /// | 3 | done, but some rows failed, are paused, unknown or perhaps paid twice; `compare`, `verify`: something found |
 /// | 4 | stopped early: refused, no answer, a limit, or a file that cannot be written |
 /// | 130 | interrupted |
-@Command(name = "difyexec", mixinStandardHelpOptions = true, synopsisSubcommandLabel = "COMMAND",
+@Command(name = "difyexec", synopsisSubcommandLabel = "COMMAND",
         description = "Run a Dify workflow once for every row of a CSV file.",
         footerHeading = "%nExamples:%n",
         footer = {"  difyexec run --demo -i data.csv -o results.jsonl", "  difyexec status -o results.jsonl",
@@ -156,7 +156,7 @@ final class DifyExec implements Runnable {
             Compare.class, Merge.class, Check.class, Verify.class),
             WITH_ALL = List.of(Shell.class, AutoComplete.GenerateCompletion.class, CommandLine.HelpCommand.class);
 
-    @Spec CommandSpec spec;
+    @Mixin Console console;
 
     static void main(String... args) {
         setProperties();
@@ -205,7 +205,7 @@ final class DifyExec implements Runnable {
 
     @Override
     public void run() {
-        spec.commandLine().usage(spec.commandLine().getOut());
+        console.spec.commandLine().usage(console.out());
     }
 
     // ── Commands ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -246,7 +246,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    @Command(name = "status", mixinStandardHelpOptions = true, sortOptions = false,
+    @Command(name = "status", sortOptions = false,
             description = "Show a batch's progress (offline, no key needed).",
             footerHeading = "%nExamples:%n", footer = {"  difyexec status -o results.jsonl",
                     "  difyexec status -i data.csv -o results.jsonl --json",
@@ -304,7 +304,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    @Command(name = "export", mixinStandardHelpOptions = true, sortOptions = false,
+    @Command(name = "export", sortOptions = false,
             description = "Write the input back with outputs and outcomes added.",
             footerHeading = "%nExamples:%n", footer = {"  difyexec export -i data.csv -o results.jsonl out.csv",
                     "  difyexec export -i data.csv -o results.jsonl --failed f.csv",
@@ -357,7 +357,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    @Command(name = "compare", mixinStandardHelpOptions = true, sortOptions = false,
+    @Command(name = "compare", sortOptions = false,
             description = "Show differences between two results (offline; exit code 3 if any).",
             footerHeading = "%nExamples:%n", footer = {"  difyexec compare A.jsonl B.jsonl",
                     "  difyexec compare --output /answer A.jsonl B.jsonl",
@@ -431,7 +431,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    @Command(name = "merge", mixinStandardHelpOptions = true, sortOptions = false,
+    @Command(name = "merge", sortOptions = false,
             description = "Make one batch of the shards of 'run --shard'.",
             footerHeading = "%nExamples:%n", footer = {"  difyexec merge -i data.csv -o results.jsonl",
                     "  difyexec merge -i data.csv -o results.jsonl --partial"})
@@ -553,6 +553,7 @@ final class DifyExec implements Runnable {
         public Integer call() throws Exception {
             setup.check();
             var batch = BatchFiles.of(results.file);
+            Event.sessions(batch.log()); // rejects the log of another version
             var files = Verification.Evidence.of(batch);
             long start = System.nanoTime();
             try (var dify = setup.connect(null, null, Verification.AT_ONCE, setup.err())) {
@@ -1915,6 +1916,8 @@ final class DifyExec implements Runnable {
         static CommandLine configured(CommandLine line, IDefaultValueProvider defaults, Env env) {
             Stream.concat(Stream.of(line), line.getSubcommands().values().stream()).forEach(each -> {
                 each.getCommandSpec().version("difyexec " + VERSION);
+                if (each.getCommandSpec().findOption("--help-all") == null) each.getCommandSpec() // picocli's own
+                        .addOption(OptionSpec.builder("--help-all").usageHelp(true).hidden(true).build());
                 var help = each.getCommandSpec().usageMessage().abbreviateSynopsis(true);
                 help.commandListHeading("%nCommands:%n");
                 if (each.getCommandSpec().positionalParameters().isEmpty()) help.optionListHeading("%n");
@@ -1949,8 +1952,9 @@ final class DifyExec implements Runnable {
         private static String rarelyUsed(CommandLine.Help help) {
             var parsed = help.commandSpec().commandLine().getParseResult();
             if (parsed == null || !parsed.originalArgs().contains("--help-all")) return "";
-            var options = help.commandSpec().options().stream().filter(OptionSpec::hidden)
+            var options = help.commandSpec().options().stream().filter(option -> option.hidden() && !option.usageHelp())
                     .map(option -> OptionSpec.builder(option).hidden(false).build()).toList();
+            if (options.isEmpty()) return "";
             var layout = help.createDefaultLayout(options, List.of(), help.colorScheme());
             layout.addAllOptions(options, help.parameterLabelRenderer());
             return help.createHeading("%nRarely used:%n") + layout;
@@ -2199,6 +2203,13 @@ final class DifyExec implements Runnable {
     static class Console {
         @Spec(Spec.Target.MIXEE) CommandSpec spec;
 
+        @Option(names = {"-h", "--help", "--help-all"}, usageHelp = true,
+                description = "Show this help; --help-all shows every option.")
+        boolean help;
+
+        @Option(names = {"-V", "--version"}, versionHelp = true, description = "Show the version.")
+        boolean version;
+
         final Env env;
 
         Console(Env env) {
@@ -2232,13 +2243,6 @@ final class DifyExec implements Runnable {
         @ArgGroup(validate = false, order = 3, heading = "%nServer:%n") DifyOptions dify = new DifyOptions();
         @ArgGroup(validate = false, order = 5, heading = "%nRetrying:%n") RetryOptions retrying =
                 new RetryOptions();
-
-        @Option(names = {"-h", "--help", "--help-all"}, usageHelp = true,
-                description = "Show this help; --help-all shows every option.")
-        boolean help;
-
-        @Option(names = {"-V", "--version"}, versionHelp = true, description = "Show the version.")
-        boolean version;
 
         private final UnaryOperator<Row> edits;
 
@@ -3159,7 +3163,7 @@ final class DifyExec implements Runnable {
         private static final List<String> ENDING =
                 List.of("status", "error", "run_id", "attempts", "seconds", "tokens",
                 "price", "currency", "edited");
-        private static final Pattern CONTROLS = Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F]");
+        private static final Pattern CONTROLS = Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F\\p{Cs}\uFFFE\uFFFF]");
         private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?");
 
         private final Path path;
@@ -3187,7 +3191,7 @@ final class DifyExec implements Runnable {
         void write(Collection<String> row) throws IOException {
             rows++;
             tooLong += row.stream().filter(cell -> cell.length() > Book.BookWriter.LONGEST).count();
-            if (book != null) book.write(row, texts);
+            if (book != null) book.write(row.stream().map(Spreadsheet::withoutControls).toList(), texts);
             else cells.write(raw ? row : row.stream().map(this::escaped).toList());
         }
 
@@ -3196,9 +3200,13 @@ final class DifyExec implements Runnable {
             else cells.flush();
         }
 
+        private static String withoutControls(String cell) {
+            return CONTROLS.matcher(cell).replaceAll("\uFFFD");
+        }
+
         /// Text that would run as a formula gets a `'`. Of control characters, only tab and line ends stay.
         private String escaped(String cell) {
-            var clean = CONTROLS.matcher(cell).replaceAll("\uFFFD");
+            var clean = withoutControls(cell);
             if (clean.isEmpty() || "=+-@\t\r".indexOf(clean.charAt(0)) < 0
                     || clean.length() < 100 && NUMBER.matcher(clean).matches()) return clean;
             escaped++;
@@ -7550,6 +7558,7 @@ final class DifyExec implements Runnable {
                 while (lines.next()) if (lines.startsWith("{\"event\":\"session\""))
                     lines.<SessionEvent>read(READER).ifPresent(sessions::add);
             }
+            sessions.forEach(session -> session.requireFormat(log));
             return sessions;
         }
 
@@ -7864,11 +7873,11 @@ final class DifyExec implements Runnable {
         /// file tells columns apart by it.
         void requireSame(Shape before, Path log) {
             var id = idColumn.title();
-            boolean isSameId = before.idColumn.isEmpty() || id.equals(before.idColumn)
-                    || id.equalsIgnoreCase(before.idColumn) && !header.names().contains(before.idColumn);
-            if (!isSameId) throw Shape.other("--id-column", id, before.idColumn, log);
-            if (file.sheets().contains(before.sheet) && !file.sheet().equals(before.sheet))
-                throw Shape.other("--sheet", file.sheet(), before.sheet, log);
+            boolean isSameId = before.idColumn().isEmpty() || id.equals(before.idColumn())
+                    || id.equalsIgnoreCase(before.idColumn()) && !header.names().contains(before.idColumn());
+            if (!isSameId) throw Shape.other("--id-column", id, before.idColumn(), log);
+            if (file.sheets().contains(before.sheet()) && !file.sheet().equals(before.sheet()))
+                throw Shape.other("--sheet", file.sheet(), before.sheet(), log);
         }
 
         static Csv open(Path input, Shape shape) {
@@ -8332,8 +8341,10 @@ final class DifyExec implements Runnable {
                 for (var line = lines.readLine(); line != null; line = lines.readLine()) {
                     if (line.indexOf(INVALID) >= 0) throw invalid(lines.getLineNumber());
                     var text = line.startsWith("\uFEFF") ? line.substring(1) : line;
-                    var object = Json.parsed(text.isBlank() ? "{}" : text);
+                    var object = Json.withoutDuplicates(text.isBlank() ? "{}" : text);
                     if (object.isObject()) rows.of(object);
+                    else if (Json.parsed(text).isObject())
+                        problems.add(lines.getLineNumber(), 0, "a key appears twice in one object");
                     else problems.add(lines.getLineNumber(), 0, "not a JSON object on one line"
                             + (text.startsWith("[") ? " (jq -c '.[]' makes such lines of an array)" : ""));
                 }
@@ -8373,8 +8384,9 @@ final class DifyExec implements Runnable {
 
         /// `book.xlsx: Sheet1!C7: error value #N/A`
         Unusable unusable(long line, int column, String problem, String hint) {
-            return new Unusable(name() + (sheet.isEmpty() ? ":" + line : ": " + where(line, column))
-                    + ": " + problem, hint);
+            var textLine = line == 0 ? "" : ":" + line; // 0: the names of JSON lines' columns are in no line
+            return new Unusable(name() + (sheet.isEmpty() ? textLine : ": " + where(line, column)) + ": " + problem,
+                    hint);
         }
 
         /// A line has bytes that the encoding does not allow. The likely one is only a hint.
@@ -8509,7 +8521,7 @@ final class DifyExec implements Runnable {
         private static final int MOST_ROWS = 1 << 20; // Excel's limit
         private static final Pattern ERROR =
                 Pattern.compile("#(N/A|NAME\\?|(REF|VALUE|DIV/0|NULL|NUM|SPILL|CALC|FIELD|BLOCKED|CONNECT|UNKNOWN)!)");
-        private static final Pattern ESCAPE = Pattern.compile("_x([0-9A-Fa-f]{4})_");
+        static final Pattern ESCAPE = Pattern.compile("_x([0-9A-Fa-f]{4})_");
         private static final BigDecimal AFTER_LAST_DAY = BigDecimal.valueOf(2_958_466); // 9999-12-31 is the last
         private static final XMLInputFactory XML = XMLInputFactory.newFactory();
         /// What a number format has besides its places: names, texts, colours, fillers and formats of other signs.
@@ -8741,10 +8753,15 @@ final class DifyExec implements Runnable {
                     if (Secret.current().isIn(cell)) cell = Secret.current().mask(cell);
                     if (row > 0 && column >= texts && cell.matches("\\d{1,15}(\\.\\d+)?"))
                         sheet.value(row, column++, new BigDecimal(cell));
-                    else if (cell.equals(cell.strip())) sheet.inlineString(row, column++, cell);
-                    else sheet.value(row, column++, cell); // only this way keeps blanks at the ends
+                    else if (cell.equals(cell.strip())) sheet.inlineString(row, column++, escaped(cell));
+                    else sheet.value(row, column++, escaped(cell)); // only this way keeps blanks at the ends
                 }
                 if (++row % 1000 == 0) sheet.flush();
+            }
+
+            /// Excel would read `_x000D_` as a line end: its first underscore is escaped in that way itself.
+            private static String escaped(String cell) {
+                return ESCAPE.matcher(cell).replaceAll("_x005F$0");
             }
 
             void finish() throws IOException {
@@ -8936,7 +8953,7 @@ final class DifyExec implements Runnable {
         }
 
         private static List<String> texts(JsonNode array) {
-            return array.valueStream().map(JsonNode::asText).toList();
+            return array.valueStream().map(item -> item.isTextual() ? item.asText() : item.toString()).toList();
         }
 
         boolean isQuestion() {
@@ -8951,7 +8968,7 @@ final class DifyExec implements Runnable {
         Value value(String cell) {
             boolean isEmpty = switch (type) {
                 case "select" -> cell.isEmpty();
-                case "file-list" -> cell.replace(';', ' ').isBlank();
+                case "file-list" -> cell.replaceAll("[;\\[\\]]", "").isBlank();
                 default -> cell.isBlank();
             };
             if (!isEmpty || isText()) return reader.apply(cell);
@@ -9021,8 +9038,10 @@ final class DifyExec implements Runnable {
             Value read(String cell) {
                 if (!isList) return SECOND.matcher(cell).find()
                         ? new Value.Wrong("takes one file, but the cell has several") : one(cell.strip());
-                var values = Stream.of(cell.split(";")).map(String::strip).filter(part -> !part.isEmpty())
-                        .map(this::one).toList();
+                var array = Json.parsed(cell);
+                var parts = array.isArray() ? texts(array) : List.of(cell.split(";"));
+                var values = parts.stream().map(String::strip).filter(part -> !part.isEmpty()).map(this::one)
+                        .toList();
                 for (var value : values) if (value instanceof Value.Wrong) return value;
                 int own = rules.path("max_length").asInt(0);
                 int most = own > 0 ? own : system.path("workflow_file_upload_limit").asInt(10);
@@ -11649,6 +11668,7 @@ final class DifyExec implements Runnable {
         private static final ObjectReader STRICT = MAPPER.reader()
                 .with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
                 .without(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS);
+        private static final ObjectReader UNIQUE = STRICT.with(StreamReadFeature.STRICT_DUPLICATE_DETECTION);
         private static final ObjectWriter WRITER = MAPPER.writer()
                 .with(StreamWriteFeature.WRITE_BIGDECIMAL_AS_PLAIN);
         private static final Pattern LONE_SURROGATE = Pattern.compile("\\p{Cs}");
@@ -11691,8 +11711,17 @@ final class DifyExec implements Runnable {
 
         /// Exactly one value by the letter of RFC 8259, else a missing node.
         static JsonNode parsed(String text) {
+            return parsed(text, STRICT);
+        }
+
+        /// As [#parsed]; a missing node also if an object has a key twice.
+        static JsonNode withoutDuplicates(String text) {
+            return parsed(text, UNIQUE);
+        }
+
+        private static JsonNode parsed(String text, ObjectReader reader) {
             try {
-                return STRICT.readTree(text);
+                return reader.readTree(text);
             } catch (JsonProcessingException | NumberFormatException _) {
                 return MAPPER.missingNode();
             }

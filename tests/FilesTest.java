@@ -26,6 +26,7 @@ import static com.github.tomakehurst.wiremock.client.WireMock.urlEqualTo;
 import static com.github.tomakehurst.wiremock.client.WireMock.urlPathMatching;
 import static com.github.tomakehurst.wiremock.core.WireMockConfiguration.options;
 import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertDoesNotThrow;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
@@ -800,6 +801,35 @@ final class FilesTest extends WholeCommand {
     @Nested
     class EarlierFiles {
         private final Dify dify = dify();
+
+        /// The first versions wrote format 1, and 0.3.0 wrote 3.
+        @ParameterizedTest
+        @CsvSource({"1, 0.1.0, ''", "1, 0.2.0, ''", "3, 0.3.0, ',\"choices\":{\"id_column\":\"id\",\"query_column\":\"query\"}'"})
+        void withALogOfAnotherFormatAreRejectedByEveryCommand(int format, String version, String more) throws IOException {
+            Assumptions.assumeTrue(format != Event.FORMAT);
+            rows(1);
+            Files.writeString(file("results.jsonl"), "{\"id\":\"1\",\"status\":\"success\",\"inputs\":{\"id\":\"1\"},\"outputs\":{}}\n");
+            var log = Files.writeString(file("results.jsonl.log"), "{\"event\":\"session\",\"t\":\"2026-01-16T12:00:00.123Z\",\"format\":"
+                    + format + ",\"tool\":\"difyexec " + version + "\",\"base_url\":\"http://dify.example/v1\",\"app\":\"My app\","
+                    + "\"server\":\"1.14.2\",\"mode\":\"streaming\",\"options\":\"mode=streaming c=1\"" + more + "}\n"
+                    + "{\"event\":\"attempt\",\"t\":\"2026-01-16T12:00:00.124Z\",\"id\":\"1\",\"n\":0,\"user\":\"difyexec-1\","
+                    + "\"mode\":\"streaming\",\"cells\":\"6cc2c1128e185537\",\"kind\":\"row\"}\n");
+            var before = Files.readAllBytes(log);
+            var results = output();
+            for (var words : List.of(List.of("run", "-i", input(), "-o", results), List.of("retry", "-i", input(), "-o", results, "1"),
+                    List.of("status", "-o", results), List.of("status", "-i", input(), "-o", results),
+                    List.of("export", "-i", input(), "-o", results, file("out.csv").toString()),
+                    List.of("compare", results, results), List.of("verify", "-o", results),
+                    List.of("run", "-i", input(), "-o", results, "--shard", "1/2"))) {
+                var call = call(dify.settings(), words.toArray(String[]::new));
+
+                assertEquals(2, call.code(), words + call.err());
+                assertTrue(call.sentence().contains(version) && call.sentence().contains("results.jsonl.log"), words + call.err());
+                assertTrue(call.hint().isPresent(), call.err());
+            }
+            assertArrayEquals(before, Files.readAllBytes(log));
+            assertEquals(0, dify.runs());
+        }
 
         /// Files of the original Python tool.
         private void original() throws IOException {

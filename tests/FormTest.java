@@ -309,6 +309,14 @@ class FormTest {
                     read("file", "@a b.pdf", "\"allowed_file_types\":[\"document\"]"));
         }
 
+        @Test
+        void severalMayBeAJsonArray() {
+            assertEquals(read("file-list", "https://a.example/1.pdf; https://a.example/2.pdf", "\"max_length\":3"),
+                    read("file-list", "[\"https://a.example/1.pdf\",\"https://a.example/2.pdf\"]", "\"max_length\":3"));
+            assertInstanceOf(Value.Wrong.class, read("file-list", "[{\"url\":\"https://a.example/1.pdf\"}]", "\"max_length\":3"));
+            assertInstanceOf(Value.None.class, read("file-list", "[]", "\"max_length\":3"));
+        }
+
         /// `data` is the CSV's folder; `secret.txt` and `other` are next to it.
         @ParameterizedTest(name = "{0} is taken: {1}, with --files other: {2}")
         @CsvSource(delimiter = '|', textBlock = """

@@ -161,6 +161,9 @@ final class FormatsTest extends WholeCommand {
                             + "{\"id\":2,\"n\":1e10000,\"o\":{\"n\":-1e-10000}}\n",
                             "1 {id=1234567890123456.78, n=12345678901234567890, o=1000, p={\"q\":0.10}}",
                             "2 {id=2, n=1E+10000, o={\"n\":-1E-10000}, p=}"),
+                    text("duplicateKey.jsonl", "{\"id\":1,\"a\":2}\n{\"id\":2,\"a\":{\"b\":1,\"b\":2}}\n", ":2"),
+                    text("duplicateId.jsonl", "{\"id\":1,\"id\":2}\n", ":1"),
+                    text("noId.jsonl", "{\"key\":1}\n{\"key\":2}\n", "noId.jsonl: no", "--id-column key"),
                     text("array.json", "[{\"id\":1}]", ":1", "jq"),
                     text("broken.jsonl", "{\"id\":1}\n{\"id\":2\n", ":2"),
                     text("twice.jsonl", "{\"id\":1}\n{\"id\":1}\n", ":2", "line 1"),
@@ -497,6 +500,23 @@ final class FormatsTest extends WholeCommand {
             var printed = new String(python.getInputStream().readAllBytes(), UTF_8);
             assumeTrue(python.waitFor() == 0, "no openpyxl");
             assertTrue(printed.contains("[['id', 'text', 'n'], ['00001', ' =1+1 ', '0.5'], ['b', 'x<y\\n+2', '7']]"), printed);
+        }
+
+        @Test
+        void keepTheirCharactersInAWorkbook() throws Exception {
+            csv("id,text", "1,_x000D_ and _x0041_ \u0007\uFFFF");
+            dify.row("1", dify.answer(200, text("{'workflow_run_id':'r','task_id':'t','data':{'id':'r','workflow_id':'w',"
+                    + "'status':'succeeded','outputs':{'a':'_x000D_\\u0001\\u001f_x000d_'},'error':null,'elapsed_time':0.5,"
+                    + "'total_tokens':1,'total_steps':1}}")));
+            assertEquals(0, dify.run().code());
+
+            assertEquals(0, call(Map.of(), "export", "-i", input(), "-o", output(), file("out.xlsx").toString()).code());
+
+            try (var csv = Csv.open(file("out.xlsx"), Csv.Shape.DEFAULT)) {
+                var inputs = Given.rows(csv).getFirst().inputs();
+                assertEquals("_x000D_ and _x0041_ \uFFFD\uFFFD", inputs.get("text"));
+                assertEquals("_x000D_\uFFFD\uFFFD_x000d_", inputs.get("output.a"));
+            }
         }
 
         @Test

@@ -48,6 +48,18 @@ final class OptionsTest {
         }
 
         @Test
+        void showsAllOptionsOfEveryCommand() {
+            for (var command : Stream.concat(COMMANDS.stream(), Stream.of("help", "generate-completion")).toList()) {
+                var all = call(command, "--help-all");
+                assertEquals(0, all.code(), all.err());
+                assertTrue(all.out().contains("--version") || all.out().contains("--help"), all.out());
+            }
+            assertEquals(call("--help"), call("--help-all"));
+            assertTrue(call("status", "--help-all").out().contains("--sheet"));
+            assertFalse(call("status", "--help").out().contains("--sheet"));
+        }
+
+        @Test
         void isThatOfTheCommandHelp() {
             assertEquals(call("--help"), call("help"));
             for (var command : COMMANDS) assertEquals(call(command, "--help"), call("help", command));
