@@ -200,7 +200,12 @@ final class DifyExec implements Runnable {
         if (named.isEmpty()) WITH_ALL.forEach(line::addSubcommand);
         line.getOut(); // sets the writers of the whole tree
         line.getErr();
-        return CommandLines.configured(line, new EnvDefaults(env, args), env);
+        return CommandLines.configured(line, new EnvDefaults(env, args), env)
+                .setParameterExceptionHandler((problem, words) -> {
+                    var unusable = CommandLines.unusable(problem, env);
+                    Work.report(unusable, problem.getCommandLine(), List.of(words));
+                    return CommandLines.print(unusable, problem.getCommandLine());
+                });
     }
 
     @Override
@@ -1260,6 +1265,7 @@ final class DifyExec implements Runnable {
                 try (var dify = setup.connect(demo.version, csv, pace.concurrency(), setup.err())) {
                     if (demo.version != null && view.isEmpty()) dify.err().println("Demo: using a simulated Dify "
                             + Demo.VERSION + " in this process; nothing leaves this machine, nothing is spent.");
+                    if (rows.fresh) checkFresh(Batch.ofRows(files, csv).select(rows.of(asked), setup.dify.timeout), dify);
                     try (var writer = BatchWriter.open(files, csv, out.noBom, rows.rebuild,
                             rows.fresh ? Optional.of(dify.err()) : Optional.empty(), FileChannel::force)) {
                         return run(rows.of(asked), dify, writer);
@@ -1346,16 +1352,32 @@ final class DifyExec implements Runnable {
                     + (failed == 0 ? "" : " (" + Text.number(failed) + " failed will be retried)"));
         }
 
-        /// The form, after checking every wanted row against it.
-        private Form checked(Batch.Wanted wanted, Connection dify, ServerInfo server) throws InterruptedException {
+        /// Rejects rows that cannot run before the files of an earlier batch are moved aside.
+        private void checkFresh(Batch.Wanted wanted, Connection dify) throws InterruptedException {
             var csv = wanted.batch().csv().orElseThrow();
-            var form = dify.form(server, csv);
+            var inspection = inspect(wanted, dify.form(dify.greet("\nNothing was moved or sent."), csv));
+            if (!inspection.isFine()) throw rejected(inspection, dify.err());
+        }
+
+        private Inspection inspect(Batch.Wanted wanted, Form form) {
+            var csv = wanted.batch().csv().orElseThrow();
             var inspector = new Inspection.Inspector(csv, form);
             csv.rows(wanted.entries(), wanted.batch().index()).forEachRemaining(inspector);
-            var inspection = inspector.inspection(setup.shape.allowUnmapped);
+            return inspector.inspection(setup.shape.allowUnmapped);
+        }
+
+        /// The form, after checking every wanted row against it.
+        private Form checked(Batch.Wanted wanted, Connection dify, ServerInfo server) throws InterruptedException {
+            var form = dify.form(server, wanted.batch().csv().orElseThrow());
+            var inspection = inspect(wanted, form);
+            if (!inspection.isFine()) throw rejected(inspection, dify.err());
             CheckView.problems(inspection, dify.err());
-            if (inspection.isFine()) return form;
-            throw new Unusable(input.csv + ": " + Text.count(inspection.faults().size()
+            return form;
+        }
+
+        private Unusable rejected(Inspection inspection, PrintWriter err) {
+            CheckView.problems(inspection, err);
+            return new Unusable(input.csv + ": " + Text.count(inspection.faults().size()
                     + inspection.problems().size(), "problem") + "; nothing was sent",
                     (inspection.problems().isEmpty() ? "use the options above, or --allow-unmapped to continue"
                             : "fix the rows, or use --no-check to send all cells as text"));
@@ -1388,27 +1410,18 @@ final class DifyExec implements Runnable {
 
         /// Passes on how the call ended: `--json` and `--on-finish`.
         private void finish(Map<String, Object> end) throws InterruptedException {
-            var json = Secret.current().mask(Json.text(end).replace("\n", ""));
-            if (out.json) setup.out().println(json);
-            if (out.onFinish == null) return;
-            setup.out().flush();
-            boolean isWindows = File.separatorChar == '\\';
-            var builder = new ProcessBuilder(isWindows ? "cmd" : "sh", isWindows ? "/c" : "-c", out.onFinish)
-                    .redirectErrorStream(true);
-            builder.environment().remove("DIFY_API_KEY");
-            try {
-                var process = builder.start();
-                try (var in = process.outputWriter(UTF_8)) {
-                    in.write(json + "\n");
-                } catch (IOException _) {
-                    // The command does not read its input.
-                }
-                process.inputReader().lines().forEach(setup.err()::println);
-                if (process.waitFor() != 0)
-                    setup.err().println("Note: --on-finish failed (exit code " + process.exitValue() + ").");
-            } catch (IOException problem) {
-                setup.err().println("Note: --on-finish failed (" + Text.of(problem) + ").");
-            }
+            out.report(end, setup.out(), setup.err());
+        }
+
+        /// Reports an unusable command line or setting in the same way, with the options as they were typed.
+        static void report(Unusable problem, CommandLine line, List<String> words) throws InterruptedException {
+            if (!Set.of("run", "retry").contains(line.getCommandName())) return;
+            var out = new OutputOptions();
+            out.json = words.contains("--json");
+            out.onFinish = IntStream.range(0, words.size()).filter(at -> words.get(at).startsWith("--on-finish"))
+                    .mapToObj(at -> words.get(at).contains("=") ? words.get(at).split("=", 2)[1]
+                            : at + 1 < words.size() ? words.get(at + 1) : null).findFirst().orElse(null);
+            out.report(object("exit_code", problem.exit.code, "reason", problem.what()), line.getOut(), line.getErr());
         }
 
         static final class RowOptions extends ShardOption {
@@ -1499,6 +1512,35 @@ final class DifyExec implements Runnable {
             @Option(names = "--progress", paramLabel = "HOW", defaultValue = "auto", hidden = true,
                     description = "Show progress: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
             Progress.Style progress;
+
+            /// Passes on how the session ended. The command ends with this process, also by a signal.
+            void report(Map<String, Object> end, PrintWriter out, PrintWriter err) throws InterruptedException {
+                var text = Secret.current().mask(Json.text(end).replace("\n", ""));
+                if (json) out.println(text);
+                if (onFinish == null) return;
+                out.flush();
+                boolean isWindows = File.separatorChar == '\\';
+                var builder = new ProcessBuilder(isWindows ? "cmd" : "sh", isWindows ? "/c" : "-c", onFinish)
+                        .redirectErrorStream(true);
+                builder.environment().remove("DIFY_API_KEY");
+                try {
+                    var process = builder.start();
+                    Runtime.getRuntime().addShutdownHook(new Thread(() -> {
+                        process.descendants().forEach(ProcessHandle::destroy);
+                        process.destroy();
+                    }));
+                    try (var in = process.outputWriter(UTF_8)) {
+                        in.write(text + "\n");
+                    } catch (IOException _) {
+                        // The command does not read its input.
+                    }
+                    process.inputReader().lines().forEach(err::println);
+                    if (process.waitFor() != 0)
+                        err.println("Note: --on-finish failed (exit code " + process.exitValue() + ").");
+                } catch (IOException problem) {
+                    err.println("Note: --on-finish failed (" + Text.of(problem) + ").");
+                }
+            }
 
             void makeFolder() {
                 try {
@@ -1939,7 +1981,7 @@ final class DifyExec implements Runnable {
                     .setHelpSectionMap(sections)
                     .setHelpSectionKeys(keys)
                     .setCaseInsensitiveEnumValuesAllowed(true)
-                    .setParameterExceptionHandler((problem, _) -> unusable(problem, env))
+                    .setParameterExceptionHandler((problem, _) -> print(unusable(problem, env), problem.getCommandLine()))
                     .setExecutionExceptionHandler(CommandLines::stopped)
                     .setExecutionStrategy(parsed -> execute(parsed, env.secret()));
             var columns = env.get("COLUMNS");
@@ -1966,9 +2008,11 @@ final class DifyExec implements Runnable {
             try {
                 int code = ScopedValue.where(Secret.CURRENT, secret)
                         .call(() -> new CommandLine.RunLast().execute(parsed));
-                if (line.getOut().checkError() && !isPipeClosed())
-                    throw new Unusable("standard output: cannot be written (" + LOST + ")");
-                return code;
+                boolean isLost = line.getOut().checkError() || System.out.checkError(); // picocli's writer hides it
+                if (!isLost || isPipeClosed()) return code;
+                var command = parsed.asCommandLineList().getLast().getCommandName();
+                throw new Unusable(Set.of("run", "retry").contains(command) ? Exit.STOPPED : Exit.UNUSABLE,
+                        "standard output: cannot be written (" + LOST + ")", "");
             } catch (Unusable problem) {
                 throw new CommandLine.ExecutionException(line, problem.what(), problem);
             } catch (OutOfMemoryError _) {
@@ -2020,13 +2064,16 @@ final class DifyExec implements Runnable {
         }
 
         /// `--timeout abc: not a duration`, or picocli's own message, and a hint on a second line.
-        private static int unusable(ParameterException problem, Env env) {
+        static Unusable unusable(ParameterException problem, Env env) {
             var unusable = unmatched(problem).map(CommandLines::unknown)
                     .orElseGet(() -> new Unusable(message(problem, env)));
             var hint = unusable.hint.isEmpty() ? hint(problem, env) : unusable.hint;
-            problem.getCommandLine().getErr().println(
-                    "difyexec: " + new Unusable(unusable.what(), hint).text());
-            return Exit.UNUSABLE.code;
+            return new Unusable(unusable.what(), hint);
+        }
+
+        static int print(Unusable problem, CommandLine line) {
+            line.getErr().println("difyexec: " + problem.text());
+            return problem.exit.code;
         }
 
         /// The words that picocli could not place. If it misses an option, a mistyped word is the likelier reason, and
@@ -2091,8 +2138,7 @@ final class DifyExec implements Runnable {
                 return Exit.INTERRUPTED.code;
             }
             if (!(problem instanceof Unusable unusable)) throw problem;
-            line.getErr().println("difyexec: " + unusable.text());
-            return unusable.exit.code;
+            return print(unusable, line);
         }
 
         /// Gives the options of commands their environment, and the shell's edits.
@@ -6047,6 +6093,13 @@ final class DifyExec implements Runnable {
             } catch (IOException problem) {
                 throw new Unusable(files.results() + ": " + Text.of(problem));
             }
+        }
+
+        /// A batch of which nothing has run yet, whatever its files contain.
+        static Batch ofRows(BatchFiles files, Csv whole) {
+            var csv = whole.with(files.shard());
+            var index = csv.check();
+            return new Batch(files, Optional.of(csv), index, new History(index), new LineOffsets());
         }
 
         static Index rows(BatchFiles files, Optional<Csv> csv) throws IOException {
@@ -12054,6 +12107,8 @@ final class DifyExec implements Runnable {
         static final int LONGEST_ERROR = 500;
         /// Controls, marks of direction and line ends act on a terminal.
         private static final Pattern CONTROL = Pattern.compile("[\\p{Cc}\\p{Cf}\\p{Zl}\\p{Zp}]");
+        /// Java puts the class of a cause before its message.
+        private static final Pattern JAVA_NAME = Pattern.compile("\\b(?:[a-z]\\w*\\.)+[A-Z]\\w*(?:Exception|Error)\\b:?\\s*");
 
         static String text(String text, int longest) {
             var cut = cut(text, longest);
@@ -12106,9 +12161,11 @@ final class DifyExec implements Runnable {
             for (var cause = problem; cause != null; cause = cause.getCause()) // a ConnectException hides it
                 if (cause instanceof UnresolvedAddressException || cause instanceof UnknownHostException)
                     return "unknown host";
-            if (message != null && !message.isBlank()) return text(message, 300);
-            return problem instanceof ConnectException ? "connection refused"
-                    : problem.getClass().getSimpleName();
+            var plain = message == null ? "" : text(JAVA_NAME.matcher(message).replaceAll(""), 300);
+            if (!plain.isBlank()) return plain;
+            if (problem instanceof ConnectException) return "connection refused";
+            return problem.getClass().getSimpleName().replaceFirst("(Exception|Error)$", "") // closed channel
+                    .replaceAll("(?<=[a-z])(?=[A-Z])", " ").toLowerCase(Locale.ROOT);
         }
 
         /// `0.4 s`, `12 s`, `3 min 5 s`, `2 h 10 min`
@@ -12133,7 +12190,12 @@ final class DifyExec implements Runnable {
         }
 
         static String shell(String word) {
-            return word.matches("[\\p{L}\\p{N}_./:@%+=,-]+") ? word : "'" + word.replace("'", "'\\''") + "'";
+            if (word.matches("[\\p{L}\\p{N}_./:@%+=,-]+")) return word;
+            if (!CONTROL.matcher(word.replaceAll("[\n\t]", "")).find()) return "'" + word.replace("'", "'\\''") + "'";
+            var escaped = new StringBuilder("$'"); // so that no control character acts on the terminal
+            for (byte one : word.getBytes(UTF_8)) escaped.append(one > ' ' && one != '\'' && one != '\\'
+                    ? String.valueOf((char) one) : "\\%03o".formatted(one & 0xFF));
+            return escaped.append("'").toString();
         }
     }
 

@@ -309,7 +309,9 @@ final class DataTest {
             assertEquals("connection refused", Text.of(new ConnectException()));
             assertEquals("unknown host", Text.of(new ConnectException().initCause(
                     new UnresolvedAddressException())));
-            assertEquals("EOFException", Text.of(new EOFException()));
+            assertEquals("closed channel", Text.of(new ClosedChannelException()));
+            assertEquals("lost", Text.of(new UncheckedIOException(new IOException("lost"))));
+            assertEquals("closed channel", Text.of(new IOException(new ClosedChannelException())));
             assertEquals("a b", Text.of(new IOException("a\nb")));
         }
     }

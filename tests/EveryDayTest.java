@@ -1,6 +1,8 @@
 package difyexec;
 
 import org.junit.jupiter.api.*;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 
 import module java.base;
 
@@ -226,6 +228,32 @@ final class EveryDayTest extends WholeCommand {
             rows(3);
             assertEquals(4, dify.run("--on-finish", "cat > " + seen).code());
             assertEquals(4, tree(content("seen")).path("exit_code").asInt());
+        }
+
+        @ParameterizedTest
+        @CsvSource({"--timeout, abc", "--no-such-option, x", "--timeout, 0", "--limit, 0", "--encoding, nonsense"})
+        void reportsAnUnusableCommandLineToo(String option, String value) throws IOException {
+            rows(1);
+            var seen = file("seen").toString();
+
+            var call = dify.run(option, value, "--json", "--on-finish", "cat > " + seen);
+
+            assertEquals(2, call.code(), call.err());
+            assertEquals(1, call.out().lines().count(), call.out());
+            assertEquals(2, tree(call.out()).path("exit_code").asInt());
+            assertTrue(tree(call.out()).path("reason").asText().contains(option), call.out());
+            assertEquals(call.out(), content("seen"));
+            assertEquals("", dify.command("status", option, value).out());
+        }
+
+        @Test
+        void reportsAnUnusableSettingToo() throws IOException {
+            rows(1);
+
+            var call = call(dify.settings("TIMEOUT", "abc"), typed("run", "--json"));
+
+            assertEquals(2, call.code(), call.err());
+            assertTrue(tree(call.out()).path("reason").asText().contains("TIMEOUT"), call.out());
         }
 
         @Test

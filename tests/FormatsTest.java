@@ -375,6 +375,38 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
+        void areCheckedBeforeFreshMovesABatchAside() throws IOException {
+            rows(1);
+            assertEquals(0, dify.run().code());
+            var before = Map.of("results", content("results.jsonl"), "log", content("results.jsonl.log"));
+
+            form("other!");
+            var header = dify.run("--fresh");
+            dify.server.stubFor(get(urlEqualTo("/v1/parameters")).willReturn(dify.answer(200,
+                    "{\"user_input_form\":[{\"number\":{\"variable\":\"text\"}}]}")));
+            var cell = dify.run("--fresh");
+            dify.info(dify.refused(401, "unauthorized", "Access token is invalid"));
+            var key = dify.run("--fresh");
+
+            assertEquals(List.of(2, 2, 4), List.of(header.code(), cell.code(), key.code()));
+            assertTrue(cell.err().contains("line 2, id 1"), cell.err());
+            assertEquals(before, Map.of("results", content("results.jsonl"), "log", content("results.jsonl.log")));
+            assertEquals(Set.of("data.csv", "results.jsonl", "results.jsonl.lock", "results.jsonl.log"), names());
+            assertEquals(1, dify.runs());
+        }
+
+        @Test
+        void haveNoEffectOnATerminalThroughAHint() throws IOException {
+            csv("\u001b]0;x\u0007key,text", "1,a", "2,a");
+
+            var call = dify.run();
+
+            assertEquals(2, call.code());
+            assertTrue(call.hint().orElse("").contains("--id-column $'\\033]0;x\\007key'"), call.err());
+            assertTrue(call.err().codePoints().noneMatch(c -> c != '\n' && Character.isISOControl(c)), call.err());
+        }
+
+        @Test
         void canBeRenamedMappedAgainAndDropped() throws IOException {
             form("q", "tone", "lang");
             csv("id,Frage", "1,a");

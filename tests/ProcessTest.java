@@ -203,6 +203,40 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
+        void whoseObjectCannotBeWrittenFails() throws Exception {
+            assumeTrue(Files.exists(Path.of("/dev/full")));
+            rows(1);
+
+            for (var command : List.of("run", "retry")) {
+                var child = start(Map.of(), List.of(), command, "--demo", "-i", input(), "-o", output(), "--json");
+                assertEquals(0, child.waitFor(), content("child.err"));
+                var words = List.of(command, "--demo", "-i", input(), "-o", output(), "--json");
+                var full = new ProcessBuilder(Stream.concat(Stream.of(child.info().command()
+                        .orElse(ProcessHandle.current().info().command().orElseThrow()), "-cp",
+                        System.getProperty("java.class.path"), "difyexec.DifyExec"), words.stream()).toList())
+                        .directory(folder.toFile()).redirectOutput(new File("/dev/full"))
+                        .redirectError(file("child.err").toFile()).start();
+                children.add(full);
+                assertEquals(4, full.waitFor(), content("child.err"));
+            }
+        }
+
+        @Test
+        void endsTheCommandOfOnFinishWithItself() throws Exception {
+            assumeTrue(File.separator.equals("/"));
+            rows(1);
+            var child = start(Map.of(), List.of(), "run", "--demo", "-i", input(), "-o", output(), "--on-finish",
+                    "sleep 300 & echo $! >pid.tmp; mv pid.tmp pid; wait");
+            while (child.isAlive() && !Files.exists(file("pid"))) Thread.onSpinWait();
+            var command = ProcessHandle.of(Long.parseLong(content("pid").strip())).orElseThrow();
+
+            signal("TERM", child);
+
+            assertTrue(child.waitFor(60, TimeUnit.SECONDS));
+            command.onExit().get(60, TimeUnit.SECONDS);
+        }
+
+        @Test
         void thatIsInterruptedTwiceEndsAtOnce() throws Exception {
             try (var dify = new Holding("blocking", 0, 2)) {
                 rows(2);
