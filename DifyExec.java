@@ -1355,7 +1355,7 @@ final class DifyExec implements Runnable {
         /// Rejects rows that cannot run before the files of an earlier batch are moved aside.
         private void checkFresh(Batch.Wanted wanted, Connection dify) throws InterruptedException {
             var csv = wanted.batch().csv().orElseThrow();
-            var inspection = inspect(wanted, dify.form(dify.greet("\nNothing was moved or sent."), csv));
+            var inspection = inspect(wanted, dify.form(dify.greet("; nothing was moved or sent"), csv));
             if (!inspection.isFine()) throw rejected(inspection, dify.err());
         }
 
@@ -1413,14 +1413,20 @@ final class DifyExec implements Runnable {
             out.report(end, setup.out(), setup.err());
         }
 
+        private static String typed(String option, List<String> words) {
+            for (int at = 0; at < words.size(); at++) {
+                if (words.get(at).startsWith(option + "=")) return words.get(at).substring(option.length() + 1);
+                if (words.get(at).equals(option) && at + 1 < words.size()) return words.get(at + 1);
+            }
+            return null;
+        }
+
         /// Reports an unusable command line or setting in the same way, with the options as they were typed.
         static void report(Unusable problem, CommandLine line, List<String> words) throws InterruptedException {
             if (!Set.of("run", "retry").contains(line.getCommandName())) return;
             var out = new OutputOptions();
             out.json = words.contains("--json");
-            out.onFinish = IntStream.range(0, words.size()).filter(at -> words.get(at).startsWith("--on-finish"))
-                    .mapToObj(at -> words.get(at).contains("=") ? words.get(at).split("=", 2)[1]
-                            : at + 1 < words.size() ? words.get(at + 1) : null).findFirst().orElse(null);
+            out.onFinish = typed("--on-finish", words);
             out.report(object("exit_code", problem.exit.code, "reason", problem.what()), line.getOut(), line.getErr());
         }
 
@@ -7911,8 +7917,8 @@ final class DifyExec implements Runnable {
             String waysToDrop(String name) {
                 var options = map.entrySet().stream().filter(entry -> entry.getValue().equals(name))
                         .map(entry -> "--map " + Text.shell(entry.getKey() + "=")).collect(joining(" or "));
-                return !options.isEmpty() ? options + " drops the mapping"
-                        : vars.containsKey(name) ? "--var " + Text.shell(name) + " drops the constant" : "";
+                if (!options.isEmpty()) return options + " drops the mapping";
+                return vars.containsKey(name) ? "--var " + Text.shell(name) + " drops the constant" : "";
             }
 
             static Unusable other(String option, Object now, Object before, Path log) {
