@@ -3222,7 +3222,7 @@ final class DifyExec implements Runnable {
         private final char delimiter;
         private final boolean raw;
         private CellWriter cells; // null: a book is written
-        private Book.BookWriter book;
+        private BookWriter book;
         private int texts;
         private long rows = -1, escaped = 0, tooLong = 0; // the first row is the header
 
@@ -3235,14 +3235,14 @@ final class DifyExec implements Runnable {
         /// @param texts how many columns are text, whatever their cells look like
         void open(OutputStream out, Collection<String> head, int texts) throws IOException {
             this.texts = texts;
-            if (path.toString().toLowerCase(Locale.ROOT).endsWith(".xlsx")) book = new Book.BookWriter(out);
+            if (path.toString().toLowerCase(Locale.ROOT).endsWith(".xlsx")) book = new BookWriter(out);
             else cells = new CellWriter(Json.utf8(out).append('\uFEFF'), delimiter);
             write(head);
         }
 
         void write(Collection<String> row) throws IOException {
             rows++;
-            tooLong += row.stream().filter(cell -> cell.length() > Book.BookWriter.LONGEST).count();
+            tooLong += row.stream().filter(cell -> cell.length() > BookWriter.LONGEST).count();
             if (book != null) book.write(row.stream().map(Spreadsheet::withoutControls).toList(), texts);
             else cells.write(raw ? row : row.stream().map(this::escaped).toList());
         }
@@ -3275,7 +3275,7 @@ final class DifyExec implements Runnable {
             if (escaped > 0) err.println("Escaped " + Text.count(escaped, "cell that looks like a formula",
                     "cells that look like formulas") + ".");
             if (tooLong > 0) err.println(Text.count(tooLong, "cell is", "cells are") + " longer than "
-                    + Text.number(Book.BookWriter.LONGEST) + " characters: Excel cuts off the rest.");
+                    + Text.number(BookWriter.LONGEST) + " characters: Excel cuts off the rest.");
             err.flush();
         }
 
@@ -3315,6 +3315,48 @@ final class DifyExec implements Runnable {
                 }
             }
             finish();
+        }
+    }
+
+    /// Writes an Excel book of one sheet. No cell is a formula.
+    static final class BookWriter {
+        static final int LONGEST = 32_767; // characters of a cell
+        private static final int MOST_COLUMNS = 1 << 14;
+
+        private final Workbook book;
+        private final Worksheet sheet;
+        private int row = 0;
+
+        BookWriter(OutputStream out) {
+            book = new Workbook(out, "difyexec", null);
+            sheet = book.newWorksheet("Results");
+            sheet.freezePane(0, 1);
+        }
+
+        /// @param texts the number of cells that are text; those behind them are numbers where they look like one
+        void write(Collection<String> cells, int texts) throws IOException {
+            if (row == Book.MOST_ROWS || cells.size() > MOST_COLUMNS) throw new Unusable("too large for an Excel book ("
+                    + Text.number(Book.MOST_ROWS) + " rows, " + Text.number(MOST_COLUMNS)
+                    + " columns)", "export a .csv");
+            int column = 0;
+            for (var whole : cells) {
+                var cell = whole.substring(0, Math.min(LONGEST, whole.length()));
+                if (Secret.current().isIn(cell)) cell = Secret.current().mask(cell);
+                if (row > 0 && column >= texts && cell.matches("\\d{1,15}(\\.\\d+)?"))
+                    sheet.value(row, column++, new BigDecimal(cell));
+                else if (cell.equals(cell.strip())) sheet.inlineString(row, column++, escaped(cell));
+                else sheet.value(row, column++, escaped(cell)); // only this way keeps blanks at the ends
+            }
+            if (++row % 1000 == 0) sheet.flush();
+        }
+
+        /// Excel would read `_x000D_` as a line end: its first underscore is escaped in that way itself.
+        private static String escaped(String cell) {
+            return Book.ESCAPE.matcher(cell).replaceAll("_x005F$0");
+        }
+
+        void finish() throws IOException {
+            book.finish();
         }
     }
 
@@ -8577,7 +8619,7 @@ final class DifyExec implements Runnable {
 
     /// Reads a worksheet of an Excel workbook. A cell is the text that a person sees, where that is well defined.
     static final class Book {
-        private static final int MOST_ROWS = 1 << 20; // Excel's limit
+        static final int MOST_ROWS = 1 << 20; // Excel's limit
         private static final Pattern ERROR =
                 Pattern.compile("#(N/A|NAME\\?|(REF|VALUE|DIV/0|NULL|NUM|SPILL|CALC|FIELD|BLOCKED|CONNECT|UNKNOWN)!)");
         static final Pattern ESCAPE = Pattern.compile("_x([0-9A-Fa-f]{4})_");
@@ -8784,68 +8826,6 @@ final class DifyExec implements Runnable {
             if (isFormula && value.isEmpty() && type.matches("n?"))
                 problems.add(address.getRow() + 1, address.getColumn(),
                         "a formula without a result (save the workbook in a spreadsheet program)");
-        }
-
-        /// Writes an Excel book of one sheet. No cell is a formula.
-        static final class BookWriter {
-            static final int LONGEST = 32_767; // characters of a cell
-            private static final int MOST_COLUMNS = 1 << 14;
-
-            private final Workbook book;
-            private final Worksheet sheet;
-            private int row = 0;
-
-            BookWriter(OutputStream out) {
-                book = new Workbook(out, "difyexec", null);
-                sheet = book.newWorksheet("Results");
-                sheet.freezePane(0, 1);
-            }
-
-            /// @param texts the number of cells that are text; those behind them are numbers where they look like one
-            void write(Collection<String> cells, int texts) throws IOException {
-                if (row == MOST_ROWS || cells.size() > MOST_COLUMNS) throw new Unusable("too large for an Excel book ("
-                        + Text.number(MOST_ROWS) + " rows, " + Text.number(MOST_COLUMNS)
-                        + " columns)", "export a .csv");
-                int column = 0;
-                for (var whole : cells) {
-                    var cell = whole.substring(0, Math.min(LONGEST, whole.length()));
-                    if (Secret.current().isIn(cell)) cell = Secret.current().mask(cell);
-                    if (row > 0 && column >= texts && cell.matches("\\d{1,15}(\\.\\d+)?"))
-                        sheet.value(row, column++, new BigDecimal(cell));
-                    else if (cell.equals(cell.strip())) sheet.inlineString(row, column++, escaped(cell));
-                    else sheet.value(row, column++, escaped(cell)); // only this way keeps blanks at the ends
-                }
-                if (++row % 1000 == 0) sheet.flush();
-            }
-
-            /// Excel would read `_x000D_` as a line end: its first underscore is escaped in that way itself.
-            private static String escaped(String cell) {
-                return ESCAPE.matcher(cell).replaceAll("_x005F$0");
-            }
-
-            void finish() throws IOException {
-                book.finish();
-            }
-        }
-    }
-
-    /// Writes a CSV (RFC 4180). Quotes go around any cell that a reader could split or strip, also at a delimiter that
-    /// this file does not use: some spreadsheets split cells at any of them.
-    static final class CellWriter extends CSVWriter {
-        CellWriter(Writer out, char delimiter) {
-            super(new BufferedWriter(out), delimiter, DEFAULT_QUOTE_CHARACTER, DEFAULT_ESCAPE_CHARACTER, "\r\n");
-        }
-
-        /// The other `writeNext` swallows exceptions.
-        void write(Collection<String> cells) throws IOException {
-            writeNext(cells.toArray(String[]::new), false, new StringBuilder());
-        }
-
-        @Override
-        protected boolean stringContainsSpecialCharacters(String cell) {
-            for (int i = 0; i < cell.length(); i++)
-                if ("\"\r\n,;\t".indexOf(cell.charAt(i)) >= 0 || cell.charAt(i) == separator) return true;
-            return !cell.strip().equals(cell);
         }
     }
 
@@ -11884,6 +11864,26 @@ final class DifyExec implements Runnable {
         @Override
         public String toString() {
             return index + "/" + count;
+        }
+    }
+
+    /// Writes a CSV (RFC 4180). Quotes go around any cell that a reader could split or strip, also at a delimiter that
+    /// this file does not use: some spreadsheets split cells at any of them.
+    static final class CellWriter extends CSVWriter {
+        CellWriter(Writer out, char delimiter) {
+            super(new BufferedWriter(out), delimiter, DEFAULT_QUOTE_CHARACTER, DEFAULT_ESCAPE_CHARACTER, "\r\n");
+        }
+
+        /// The other `writeNext` swallows exceptions.
+        void write(Collection<String> cells) throws IOException {
+            writeNext(cells.toArray(String[]::new), false, new StringBuilder());
+        }
+
+        @Override
+        protected boolean stringContainsSpecialCharacters(String cell) {
+            for (int i = 0; i < cell.length(); i++)
+                if ("\"\r\n,;\t".indexOf(cell.charAt(i)) >= 0 || cell.charAt(i) == separator) return true;
+            return !cell.strip().equals(cell);
         }
     }
 
