@@ -4297,7 +4297,7 @@ final class DifyExec implements Runnable {
                         "waited %s at the server's door"));
             }
             switch (seen) {
-                case Response.Ran _, Response.TooLarge _ -> {
+                case Response.Ran _, Response.Unreadable _ -> {
                     pace.succeeded();
                     health.served(attempt.at());
                     queue.began(attempt);
@@ -4426,7 +4426,7 @@ final class DifyExec implements Runnable {
             if (found.isThere()) queue.began(attempt);
             if (found instanceof LookUpResult.Absent) queue.notFound(attempt, now);
             if (found instanceof LookUpResult.Running) terms.modes().listsRunning(unresolved);
-            if (found instanceof LookUpResult.Ended(var ran)) watcher.ran(ran);
+            if (found instanceof LookUpResult.Ended(var ran, _)) watcher.ran(ran);
             writer.record(new LookEvent(now, attempt.user(), unresolved.run().map(RunRef::id).orElse(""),
                     found.word()));
             boolean wasNotStarted = unresolved.is(Purpose.RESEND) || unresolved.is(Purpose.LATE);
@@ -4480,11 +4480,11 @@ final class DifyExec implements Runnable {
         private void act(Unresolved unresolved, List<LookUpRules.Step> steps) {
             var attempt = unresolved.attempt();
             for (var step : steps) switch (step) {
-                case LookUpRules.Step.Take(var ran, var verdict) -> {
+                case LookUpRules.Step.Take(var sent, var ran, var verdict) -> {
                     if (unresolved.is(Purpose.LATE)) tally.reopened(writer.status(attempt.row()));
                     writer.record(new HarvestEvent(clock.instant(), attempt.user(), ran.ref().id()));
                     tally.harvested++;
-                    apply(attempt, unresolved.start(), ran, verdict);
+                    apply(sent, unresolved.start(), ran, verdict);
                 }
                 case LookUpRules.Step.Judged(var seen, var verdict) ->
                         apply(attempt, unresolved.start(), seen, verdict);
@@ -4949,8 +4949,8 @@ final class DifyExec implements Runnable {
         public LookUpResult look(Unresolved unresolved) {
             var attempt = unresolved.attempt();
             var found = client.look(unresolved, attempt.isCurrent() ? form.values(attempt.row()) : Map.of());
-            return found instanceof LookUpResult.Ended(var ran)
-                    ? new LookUpResult.Ended(saved(attempt, ran)) : found;
+            return found instanceof LookUpResult.Ended(var ran, var inputs)
+                    ? new LookUpResult.Ended(saved(attempt, ran), inputs) : found;
         }
 
         @Override
@@ -4975,7 +4975,7 @@ final class DifyExec implements Runnable {
                         && (refused.status() < 300 || refused.isTransient()) ->
                         new Response.NotUploaded(upload + "HTTP " + refused.status(), true, refused.pause());
                 case Response.Cut cut -> new Response.NotUploaded(upload + cut.why(), true, Optional.empty());
-                case Response.Refused _, Response.NotSent _, Response.NotUploaded _, Response.TooLarge _,
+                case Response.Refused _, Response.NotSent _, Response.NotUploaded _, Response.Unreadable _,
                         Response.Ran _ -> response;
             };
         }
@@ -5233,7 +5233,7 @@ final class DifyExec implements Runnable {
                 var own = byName(sent);
                 return own.isThere() || found instanceof LookUpResult.Absent ? own : found;
             }
-            if (!isChat() || !(found instanceof LookUpResult.Ended(var ran))
+            if (!isChat() || !(found instanceof LookUpResult.Ended(var ran, _))
                     || !ran.status().isSuccess()) return found;
             // a success with the answer that people see: moderation may have replaced it in the message
             return found(message(sent), message -> RunReader.withMessage(found, message));
@@ -5246,7 +5246,7 @@ final class DifyExec implements Runnable {
             var found = run.id().isEmpty() ? byName(sent) : detail(new RunRef(run.id(), ""), sent);
             if (found == LookUpResult.FOREIGN) return new Reply.Got<>(false);
             if (!(found instanceof LookUpResult.Silent(var response))) return new Reply.Got<>(found.isThere());
-            return response instanceof Response.TooLarge ? new Reply.Got<>(true) : new Reply.NotGot<>(response);
+            return response instanceof Response.Unreadable ? new Reply.Got<>(true) : new Reply.NotGot<>(response);
         }
 
         private LookUpResult byName(SentInputs sent) {
@@ -5309,8 +5309,8 @@ final class DifyExec implements Runnable {
             });
             if (reply instanceof Reply.NotGot(Response.Refused gone) && gone.status() == 404
                     && gone.code().equals("not_found")) return new LookUpResult.Absent(); // only Dify itself can say so
-            return reply instanceof Reply.NotGot(Response.TooLarge(_, var why))
-                    ? new LookUpResult.Silent(new Response.TooLarge(Optional.of(run), why))
+            return reply instanceof Reply.NotGot(Response.Unreadable(_, var why))
+                    ? new LookUpResult.Silent(new Response.Unreadable(Optional.of(run), why))
                     : found(reply, Function.identity());
         }
 
@@ -5716,12 +5716,33 @@ final class DifyExec implements Runnable {
             taskId = asked.task();
             var status = Response.RunStatus.of(text(data(), "status")).orElse(Response.RunStatus.RUNNING);
             long start = data().path("created_at").asLong(0);
+            if (status.isSuccess() && isDamaged()) return new LookUpResult.Silent(new Response.Unreadable(
+                    Optional.of(asked), "the server's record of its outputs is damaged"));
             return switch (status) {
                 case RUNNING, PAUSED -> new LookUpResult.Running(ref().orElse(asked), status,
                         Optional.of(Duration.ofSeconds(Math.max(0, now.getEpochSecond() - start)))
                                 .filter(_ -> start > 0));
-                case SUCCEEDED, PARTIAL, FAILED, STOPPED -> new LookUpResult.Ended(ran().orElseThrow());
+                case SUCCEEDED, PARTIAL, FAILED, STOPPED -> new LookUpResult.Ended(ran().orElseThrow(),
+                        sent(ofRun("inputs").orElseGet(Json.MAPPER::createObjectNode)));
             };
+        }
+
+        /// Text that should be the JSON of an object, and is not (1.9.2 has cut it).
+        private boolean isDamaged() {
+            var text = text(data(), "outputs");
+            return data().path("outputs").isTextual() && !text.isBlank() && !text.equals("null")
+                    && ofRun("outputs").isEmpty();
+        }
+
+        /// What was sent, by the server's record: without what Dify adds.
+        private static Map<String, String> sent(JsonNode inputs) {
+            var cells = new LinkedHashMap<String, String>();
+            inputs.properties().forEach(each -> {
+                var name = each.getKey().equals("sys.query") ? "query" : each.getKey();
+                var value = each.getValue();
+                if (!name.startsWith("sys.")) cells.put(name, value.isValueNode() ? value.asText() : value.toString());
+            });
+            return cells;
         }
 
         /// The run of a message that has waited for a human; other messages do not name their run.
@@ -5733,14 +5754,14 @@ final class DifyExec implements Runnable {
         /// A chatflow's success with its message. After a pause that may hold a part, or nothing if its client left
         /// (1.9): then the run's own answer counts.
         static LookUpResult withMessage(LookUpResult found, Optional<JsonNode> message) {
-            if (!(found instanceof LookUpResult.Ended(var ran)) || !ran.status().isSuccess()) return found;
+            if (!(found instanceof LookUpResult.Ended(var ran, var inputs)) || !ran.status().isSuccess()) return found;
             var outputs = tree(ran.outputs());
             var answer = message.map(stored -> text(stored, "answer")).orElse("");
             boolean isPaused = message.flatMap(RunReader::pausedRun).isPresent();
             if (!answer.isEmpty() && !isPaused) outputs.put("answer", answer);
             return new LookUpResult.Ended(ran.with(message.map(RunReader::stored)
                     .orElse(Response.ChatMessage.NONE),
-                    withSources(outputs, message.orElseGet(Json.MAPPER::missingNode))));
+                    withSources(outputs, message.orElseGet(Json.MAPPER::missingNode))), inputs);
         }
 
         private static Response.ChatMessage stored(JsonNode message) {
@@ -5751,12 +5772,15 @@ final class DifyExec implements Runnable {
         /// A stored message. It has no answer until its run has ended; from then on, Dify 1.16 says how long it took.
         static LookUpResult found(JsonNode message) {
             String status = text(message, "status"), answer = text(message, "answer");
-            if (status.equals("error")) return new LookUpResult.Ended(Response.Ran.failed(text(message, "error")));
+            var sent = sent(message.path("inputs"));
+            if (message.path("query").isTextual()) sent.put("query", text(message, "query"));
+            if (status.equals("error"))
+                return new LookUpResult.Ended(Response.Ran.failed(text(message, "error")), sent);
             double seconds = message.path("provider_response_latency").asDouble(0);
             if (answer.isEmpty() || status.equals("paused")) return new LookUpResult.Unanswered(seconds > 0);
             var outputs = Json.MAPPER.createObjectNode().put("answer", answer);
             return new LookUpResult.Ended(
-                    Response.Ran.answered(withSources(outputs, message), seconds, stored(message)));
+                    Response.Ran.answered(withSources(outputs, message), seconds, stored(message)), sent);
         }
     }
 
@@ -5861,7 +5885,7 @@ final class DifyExec implements Runnable {
                     return new DifyClient.Reply.Got<>(reading.read(answer));
                 } catch (IOException problem) {
                     return new DifyClient.Reply.NotGot<>(problem instanceof Exceeded && !answer.isStream
-                            ? new Response.TooLarge(Optional.empty(), problem.getMessage())
+                            ? new Response.Unreadable(Optional.empty(), problem.getMessage())
                             : answer.cut(overdue, "the connection broke in the middle of the answer ("
                                     + Text.of(problem) + ")"));
                 }
@@ -9503,7 +9527,8 @@ final class DifyExec implements Runnable {
                         unconfirmed(message(refused));
                 case Response.Refused refused -> refused(attempt, refused);
                 case Response.Cut(_, var symptom, var why) -> new Verdict.LookUp(symptom, why);
-                case Response.TooLarge(_, var why) -> Outcome.failed(why); // paid for: another run would be as large
+                // paid for, and another run would be as large: a later start may have the memory
+                case Response.Unreadable(_, var why) -> new Outcome(RowStatus.UNKNOWN, why);
                 case Response.NotSent(var why) -> new Verdict.Unreached(backoff.delay(0), why);
                 case Response.NotUploaded(var why, var mayPass, var retryAfter) -> mayPass
                         ? again(attempt, why, retryAfter) : Outcome.failed(why);
@@ -9664,12 +9689,12 @@ final class DifyExec implements Runnable {
         }
 
         private List<Step> quiet(Unresolved unresolved, LookUpResult found, Here here) {
-            if (!(found instanceof LookUpResult.Ended(var ran))) return List.of();
+            if (!(found instanceof LookUpResult.Ended(var ran, _))) return List.of();
             if (here.stopAsked() && !ran.status().isSuccess())
                 return List.of(new Step.Close("interrupted", ran, "stopped on request"));
             return List.of(ran.status() == Response.RunStatus.STOPPED
                     ? new Step.Judged(ran, new Verdict.LookUp(Symptom.STOPPED, "stopped: " + ran.error()))
-                    : new Step.Take(ran, judge.afterLook(unresolved.attempt(), ran)));
+                    : new Step.Take(unresolved.attempt(), ran, judge.afterLook(unresolved.attempt(), ran)));
         }
 
         private List<Step> recheck(Unresolved unresolved, LookUpResult found, Here here, Instant now) {
@@ -9682,18 +9707,22 @@ final class DifyExec implements Runnable {
         }
 
         private List<Step> late(Unresolved unresolved, LookUpResult found, Here here) {
-            if (!(found instanceof LookUpResult.Ended(var ran)) || !ran.status().isSuccess()) return List.of();
-            return here.hasSuccess() || !unresolved.attempt().isCurrent() ? List.of() : succeeded(unresolved, ran);
+            if (!(found instanceof LookUpResult.Ended(var ran, _)) || !ran.status().isSuccess()) return List.of();
+            return here.hasSuccess() || !unresolved.attempt().isCurrent() ? List.of()
+                    : succeeded(unresolved, ran, Map.of());
         }
 
         private List<Step> open(Unresolved unresolved, LookUpResult found, Here here, Instant now) {
             return switch (found) {
-                case LookUpResult.Ended(var ran) when ran.status().isSuccess() -> succeeded(unresolved, ran);
-                case LookUpResult.Ended(var ran) -> failed(unresolved, ran, now);
+                case LookUpResult.Ended(var ran, var inputs) when ran.status().isSuccess() ->
+                        succeeded(unresolved, ran, inputs);
+                case LookUpResult.Ended(var ran, _) -> failed(unresolved, ran, now);
                 case LookUpResult.Running running -> running(unresolved, running, now);
                 case LookUpResult.Unanswered(var isOver) -> unanswered(unresolved, isOver, here.listing(), now);
                 case LookUpResult.Absent() when unresolved.is(Symptom.UNCONFIRMED) -> notStored(unresolved);
                 case LookUpResult.Absent() -> absent(unresolved, here, now);
+                case LookUpResult.Silent(Response.Unreadable(var run, var why)) ->
+                        giveUp(unresolved.of(run), new Outcome(RowStatus.UNKNOWN, why));
                 case LookUpResult.Silent(Response.Refused refused) -> silent(unresolved.attempt(), refused,
                         waited(unresolved, "its look-up got HTTP " + refused.status(), now));
                 case LookUpResult.Silent(var seen) ->
@@ -9701,16 +9730,17 @@ final class DifyExec implements Runnable {
             };
         }
 
-        private List<Step> succeeded(Unresolved unresolved, Response.Ran ran) {
+        /// A result that was paid for is kept: if its row has changed since, with the inputs that the server recorded.
+        private List<Step> succeeded(Unresolved unresolved, Response.Ran ran, Map<String, String> inputs) {
             var attempt = unresolved.attempt();
-            if (attempt.isCurrent()) return List.of(new Step.Take(ran, judge.afterLook(attempt, ran)));
-            if (attempt.isOfLostEdits()) return giveUp(unresolved, new Outcome(RowStatus.UNKNOWN, ran.ref().name()
-                    + " of this row as edited in the shell succeeded, but the edits are gone; set them again and retry "
-                    + "the row there to get its result"));
+            var verdict = judge.afterLook(attempt, ran);
+            if (attempt.isCurrent()) return List.of(new Step.Take(attempt, ran, verdict));
+            if (inputs.isEmpty()) return unknown(unresolved.of(ran.run()),
+                    ran.ref().name() + " succeeded, but the row has changed since, and the server does not show its inputs");
+            var sent = attempt.with(attempt.row().recorded(inputs), attempt.tries());
             return List.of(new Step.Say("Row " + Text.id(attempt.row().id()) + " changed after " + ran.ref().name()
-                            + " succeeded; running it again."),
-                    new Step.Close("stale", ran, "the row has changed since"),
-                    new Step.SendAgain(Attempt.Tries.NONE, false));
+                            + " was sent; its result has the inputs that were sent. --rerun-changed runs it again."),
+                    new Step.Take(sent, ran, verdict));
         }
 
         private List<Step> failed(Unresolved unresolved, Response.Ran ran, Instant now) {
@@ -9720,7 +9750,7 @@ final class DifyExec implements Runnable {
                     && !unresolved.is(Symptom.TIMED_OUT))
                 return lookAgain(unresolved.with(unresolved.state().stopped(now)));
             if (attempt.isOfLostEdits()) // not sent again as something that nobody asked for
-                return List.of(new Step.Take(ran, Outcome.failed(ran.error())));
+                return List.of(new Step.Take(attempt, ran, Outcome.failed(ran.error())));
             if (unresolved.is(Symptom.INTERRUPTED)) return List.of(
                     new Step.Close("interrupted", ran, "stopped on request"),
                     new Step.SendAgain(Attempt.Tries.NONE, false));
@@ -9729,7 +9759,7 @@ final class DifyExec implements Runnable {
                 var end = unresolved.seen() instanceof Response.Ran seen && !seen.isBare() ? seen : ran;
                 return List.of(new Step.Judged(end, judge.confirmed(attempt, unresolved.seen(), end)));
             }
-            return List.of(new Step.Take(ran, unresolved.is(Symptom.TIMED_OUT)
+            return List.of(new Step.Take(attempt, ran, unresolved.is(Symptom.TIMED_OUT)
                     ? Outcome.failed("timed out: " + unresolved.why()) : judge.afterLook(attempt, ran)));
         }
 
@@ -9741,7 +9771,7 @@ final class DifyExec implements Runnable {
                 case Response.Refused error ->
                         Response.Refused.event(error.status(), error.code(), error.message(), Optional.empty());
                 case Response.Ran ran when !ran.isBare() -> ran;
-                case Response.Ran _, Response.Cut _, Response.TooLarge _, Response.NotSent _,
+                case Response.Ran _, Response.Cut _, Response.Unreadable _, Response.NotSent _,
                         Response.NotUploaded _ -> Response.NOTHING;
             }, verdict));
         }
@@ -9815,12 +9845,11 @@ final class DifyExec implements Runnable {
             return steps;
         }
 
-        /// A failed look-up is repeated, unless its answer concerns the whole batch or the run is too large.
+        /// A failed look-up is repeated, unless its answer concerns the whole batch.
         private List<Step> silent(Attempt attempt, Response seen, List<Step> otherwise) {
             var verdict = judge.verdict(attempt, seen);
             if (verdict instanceof Verdict.StopBatch refusal) return List.of(new Step.Abort(refusal));
-            return seen instanceof Response.TooLarge && seen.run().isPresent()
-                    ? List.of(new Step.Judged(seen, verdict)) : otherwise;
+            return otherwise;
         }
 
         private List<Step> waited(Unresolved unresolved, String why, Instant now) {
@@ -9846,7 +9875,9 @@ final class DifyExec implements Runnable {
 
         sealed interface Step {
             /// The end is taken from the server's records.
-            record Take(Response.Ran ran, Verdict verdict) implements Step {}
+            ///
+            /// @param attempt with the inputs that were sent
+            record Take(Attempt attempt, Response.Ran ran, Verdict verdict) implements Step {}
 
             record Judged(Response seen, Verdict verdict) implements Step {}
 
@@ -10310,7 +10341,7 @@ final class DifyExec implements Runnable {
             return switch (seen) {
                 case Response.Refused refused -> refused.status() == 504 || refused.status() == 524;
                 case Response.Cut cut -> took.compareTo(PROXY_CUT) > 0 && cut.symptom() != Symptom.TIMED_OUT;
-                case Response.Ran _, Response.TooLarge _, Response.NotSent _, Response.NotUploaded _ -> false;
+                case Response.Ran _, Response.Unreadable _, Response.NotSent _, Response.NotUploaded _ -> false;
             };
         }
     }
@@ -10376,6 +10407,11 @@ final class DifyExec implements Runnable {
             var changed = new LinkedHashMap<>(inputs);
             changed.putAll(edits);
             return changed.equals(inputs) ? this : new Row(index, line, id, changed, Cells.of(changed), true);
+        }
+
+        /// As a request sent it before the row changed.
+        Row recorded(Map<String, String> sent) {
+            return new Row(index, line, id, sent, cells, isEdited);
         }
 
         String hash() {
@@ -10618,8 +10654,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A run ended, but there is no memory for what it gave, or that is nested too deeply.
-        record TooLarge(Optional<RunRef> run, String why) implements Response {}
+        /// A run ended, but what it gave cannot be kept: there is no memory for it, it is nested too deeply, or it was
+        /// stored damaged (Dify 1.9).
+        record Unreadable(Optional<RunRef> run, String why) implements Response {}
 
         /// The request never left: refused connection, unknown host, TLS.
         record NotSent(String why) implements Response {}
@@ -10647,7 +10684,7 @@ final class DifyExec implements Runnable {
                         new Cut(run, Symptom.CONTRADICTED, "the stream brought the end of another run");
                 case Ran end when ends.stream().allMatch(end::agreesWith) -> end;
                 case Ran _ -> new Cut(run, Symptom.CONTRADICTED, "the stream brought two ends of its run");
-                case Cut _, TooLarge _, NotSent _, NotUploaded _ -> ends.getFirst();
+                case Cut _, Unreadable _, NotSent _, NotUploaded _ -> ends.getFirst();
             };
         }
 
@@ -10827,6 +10864,12 @@ final class DifyExec implements Runnable {
             return new Unresolved(attempt, seen, purpose, symptom, why, since, state);
         }
 
+        /// Its run is known, if it was not before.
+        Unresolved of(Optional<RunRef> run) {
+            return run().isPresent() || run.isEmpty() ? this : new Unresolved(attempt,
+                    new Response.Cut(run, symptom, why), purpose, symptom, why, since, state);
+        }
+
         Unresolved later(Instant now) {
             return with(state.later(now, state.holdsPlace()));
         }
@@ -10842,7 +10885,7 @@ final class DifyExec implements Runnable {
         /// Its run has been seen to run. The time of a run counts from its own start: its request may have waited. The
         /// server's clock may be wrong; the run started after it was sent, and before it was seen.
         Unresolved running(LookUpResult.Running found, Instant now, Duration timeout) {
-            var known = run().isPresent() ? seen : new Response.Cut(Optional.of(found.ref()), symptom, why);
+            var known = of(Optional.of(found.ref())).seen;
             var start = state.runStart().or(() -> found.age().map(now::minus).map(reported ->
                     reported.isBefore(attempt.at()) ? attempt.at() : reported.isAfter(now) ? now : reported));
             var deadline = start.map(from -> from.plus(timeout)) // a run that was stopped gets a moment to end
@@ -10884,7 +10927,8 @@ final class DifyExec implements Runnable {
         /// The run of that id was started by another request.
         LookUpResult FOREIGN = new Silent(Response.Refused.unexpected("the run is of another request"));
 
-        record Ended(Response.Ran ran) implements LookUpResult {}
+        /// @param inputs what the server recorded as sent, as cells
+        record Ended(Response.Ran ran, Map<String, String> inputs) implements LookUpResult {}
 
         /// Not ended; also paused. Its `age` is by the server's own clock.
         record Running(RunRef ref, Response.RunStatus status, Optional<Duration> age) implements LookUpResult {}
@@ -10898,14 +10942,14 @@ final class DifyExec implements Runnable {
         /// The look-up failed: no answer, or one from which nothing follows.
         record Silent(Response seen) implements LookUpResult {
             boolean isAnswer() {
-                return seen instanceof Response.TooLarge
+                return seen instanceof Response.Unreadable
                         || seen instanceof Response.Refused refused && !refused.isTransient();
             }
         }
 
         default Optional<RunRef> run() {
             return switch (this) {
-                case Ended(var ran) -> ran.run();
+                case Ended(var ran, _) -> ran.run();
                 case Running running -> Optional.of(running.ref());
                 case Unanswered _, Absent _, Silent _ -> Optional.empty();
             };
@@ -10917,7 +10961,7 @@ final class DifyExec implements Runnable {
 
         default String word() {
             return switch (this) {
-                case Ended(var ran) -> ran.status().word();
+                case Ended(var ran, _) -> ran.status().word();
                 case Running running -> running.status().word();
                 case Unanswered _ -> "unanswered";
                 case Absent _ -> "absent";

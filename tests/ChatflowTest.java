@@ -307,7 +307,7 @@ final class ChatflowTest extends WholeCommand {
 
             var found = found(Optional.of(new RunRef("other", "")), Symptom.CONTRADICTED);
 
-            assertEquals(expected, found.word() + (found instanceof LookUpResult.Ended(var ran)
+            assertEquals(expected, found.word() + (found instanceof LookUpResult.Ended(var ran, _)
                     ? " " + new String(ran.outputs(), UTF_8) : ""));
         }
     }

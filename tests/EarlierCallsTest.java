@@ -4,6 +4,7 @@ import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
 import org.junit.jupiter.params.provider.EnumSource;
 
 import module java.base;
@@ -251,34 +252,35 @@ final class EarlierCallsTest {
             }
         }
 
-        @Test
-        void aRowEditedAfterACrashRunsAgainAndIgnoresTheOldResult() throws Exception {
-            var scene = new Scene(folder, "id,text\na,old\n");
-            scene.crash(1);
+        @ParameterizedTest
+        @ValueSource(strings = {"run-7", ""})
+        void aRowThatChangedDuringItsRunGetsTheResultWithTheInputsThatWereSent(String run) throws Exception {
+            new Scene(folder, "id,text\na,old\n").crash(1);
             var next = new Scene(folder, "id,text\na,new\n");
-            next.answer = Answer.inTurn(succeeded("run-8"));
-            next.found = _ -> ended(succeeded("run-7"));
+            next.app = run.isEmpty() ? AppKind.CHATFLOW : AppKind.WORKFLOW;
+            next.found = _ -> new LookUpResult.Ended(succeeded(run), Map.of("text", "old"));
 
             next.play();
 
-            assertEquals(List.of("stale", "succeeded"), next.outcomes("a"));
-            assertEquals("new", next.sent.getFirst().row().inputs().get("text"));
-            assertEquals(List.of("run-8"), next.resultRuns());
-            assertTrue(next.said.getFirst().contains("run-7"), next.said.toString());
+            assertEquals(List.of("succeeded"), next.outcomes("a"));
+            assertEquals(List.of(), next.ids());
+            assertEquals("old", next.results().getFirst().at("/inputs/text").asText());
+            assertTrue(next.said.getFirst().contains("--rerun-changed"), next.said.toString());
+            try (var batch = next.open()) {
+                assertTrue(batch.batch().history().changed.get(0), "the row does not count as changed");
+            }
         }
 
         @Test
-        void anEditedChatflowRowRunsAgainOnceIfItsRunIsFoundWithoutItsId() throws Exception {
-            new Scene(folder, "id,query\na,old\n").crash(1);
-            var next = new Scene(folder, "id,query\na,new\n");
-            next.app = AppKind.CHATFLOW;
-            next.found = _ -> ended(succeeded(""));
-            next.interruptAfter(seconds(60));
+        void aRowThatChangedDuringItsRunIsUnknownIfNothingShowsWhatWasSent() throws Exception {
+            new Scene(folder, "id,text\na,old\n").crash(1);
+            var next = new Scene(folder, "id,text\na,new\n");
+            next.found = _ -> new LookUpResult.Ended(succeeded("run-7"), Map.of());
 
-            assertEquals(Optional.empty(), next.play());
+            next.play();
 
-            assertEquals(List.of("stale", "succeeded"), next.outcomes("a"));
-            assertEquals(List.of("a"), next.ids());
+            assertEquals(List.of("unknown"), next.outcomes("a"));
+            assertEquals(List.of(), next.ids());
         }
 
         @Test

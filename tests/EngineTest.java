@@ -106,33 +106,56 @@ final class EngineTest {
         }
 
         @Test
-        void anAnswerTooLargeForMemoryFailsItsRowPermanently() throws Exception {
+        void anAnswerTooLargeForMemoryLeavesItsRowUnknown() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.failedRuns = RetryRuns.ALWAYS;
-            scene.answer = Answer.byRow(Map.of("a", List.of(new Response.TooLarge(Optional.of(run("run-a")),
+            scene.answer = Answer.byRow(Map.of("a", List.of(new Response.Unreadable(Optional.of(run("run-a")),
                     "the answer is too large"))));
 
             assertEquals(Optional.empty(), scene.play());
 
             assertEquals(List.of("a", "b"), scene.ids());
             assertEquals(List.of(), scene.looked);
-            assertEquals(List.of("failed"), scene.outcomes("a"));
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
             assertEquals("run-a", scene.log("end").getFirst().path("run").asText());
             assertEquals(List.of("a"), scene.retryIds());
             assertEquals(List.of("b"), scene.resultIds());
         }
 
         @Test
-        void aRunDetailTooLargeForMemoryFailsItsRowPermanently() throws Exception {
+        void aRunTooLargeForMemoryIsTakenOnceThereIsMoreOfIt() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.CUT, run("run-a")));
-            scene.found = unresolved -> new LookUpResult.Silent(new Response.TooLarge(unresolved.run(), "too large"));
+            scene.found = unresolved -> new LookUpResult.Silent(new Response.Unreadable(unresolved.run(), "too large"));
 
             assertEquals(Optional.empty(), scene.play());
 
             assertEquals(1, scene.looked.size());
-            assertEquals(List.of("failed"), scene.outcomes("a"));
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
             assertEquals("run-a", scene.log("end").getFirst().path("run").asText());
+            assertTrue(scene.error("a").contains("too large"), scene.error("a"));
+
+            scene.play();
+            scene.found = unresolved -> ended(succeeded(unresolved.run().orElseThrow().id()));
+            scene.play();
+
+            assertEquals(List.of("unknown", "unknown", "succeeded"), scene.outcomes("a"));
+            assertEquals(List.of("run-a"), scene.resultRuns());
+            assertEquals(1, scene.sent.size());
+        }
+
+        @Test
+        void aRowWhoseRunIsTooLargeIsSentAgainOnRequest() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(new Response.Unreadable(Optional.of(run("run-a")), "too large"), succeeded("run-b"));
+            scene.found = unresolved -> new LookUpResult.Silent(new Response.Unreadable(unresolved.run(), "too large"));
+            scene.play();
+            scene.resendUnknown = true;
+
+            scene.play();
+
+            assertEquals(List.of("unknown", "resent", "succeeded"), scene.outcomes("a"));
+            assertEquals(List.of("run-b"), scene.resultRuns());
         }
 
         @Test

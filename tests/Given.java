@@ -219,7 +219,7 @@ final class Given {
     }
 
     static LookUpResult ended(Response.Ran ran) {
-        return new LookUpResult.Ended(ran);
+        return new LookUpResult.Ended(ran, Map.of("text", "as recorded"));
     }
 
     /// The time of the tests. It passes only while the engine waits for its mailbox: until the next planned event, or

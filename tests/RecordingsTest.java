@@ -375,7 +375,7 @@ final class RecordingsTest {
 
                 assertEquals(run.path("status").asText(), found.word());
                 assertEquals(run.path("id").asText(), found.run().orElseThrow().id());
-                if (found instanceof LookUpResult.Ended(var ran) && ran.status().isSuccess())
+                if (found instanceof LookUpResult.Ended(var ran, _) && ran.status().isSuccess())
                     assertEquals("Let me ask. Note: fine", json(ran.outputs()).path("answer").asText());
             }
         }

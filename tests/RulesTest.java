@@ -511,7 +511,7 @@ final class RulesTest {
 
         private static String word(Step step, Instant now) {
             return switch (step) {
-                case Step.Take(_, var verdict) -> "take " + TheJudge.word(verdict);
+                case Step.Take(_, _, var verdict) -> "take " + TheJudge.word(verdict);
                 case Step.Judged(Response.Cut cut, Outcome outcome) when !cut.why().isEmpty() ->
                         outcome.status().word();
                 case Step.Judged(_, var verdict) -> "judge " + TheJudge.word(verdict);
@@ -721,7 +721,7 @@ final class RulesTest {
         @ParameterizedTest
         @EnumSource(value = Symptom.class, mode = EnumSource.Mode.EXCLUDE, names = "UNCONFIRMED")
         void aRunThatIsKnownIsNeverJudgedNotStarted(Symptom symptom) {
-            for (var listing : Listing.values())
+            for (var listing : EnumSet.complementOf(EnumSet.of(Listing.OTHER_APP)))
                 for (var mode : List.of(Mode.BLOCKING, Mode.STREAMING)) {
                     var unresolved = unresolved(symptom, attempt(mode, Tries.NONE), true);
                     assertEquals("look", step(unresolved, ABSENT, listing, 299));
@@ -798,8 +798,10 @@ final class RulesTest {
                 CUT,     401,       300,     false,  stop
                 CUT,     none,      10,      false,  look
                 CUT,     none,      300,     false,  look
-                CUT,     too large, 10,      false,  judge failed
-                CUT,     long log,  10,      false,  look
+                CUT,     too large, 10,      true,   unknown
+                CRASH,   too large, 10,      false,  unknown
+                CRASH,   too large, 10,      true,   'resent, send 0'
+                CUT,     long log,  10,      false,  unknown
                 RECHECK, 503,       299,     false,  look
                 """)
         void aLookUpWithoutAResultIsRepeatedUnlessItsAnswerSaysMore(Symptom symptom, String answer,
@@ -812,8 +814,8 @@ final class RulesTest {
         private static LookUpResult silent(String answer) {
             return new LookUpResult.Silent(switch (answer) {
                 case "none" -> cut(Symptom.NO_ANSWER);
-                case "too large" -> new Response.TooLarge(Optional.of(run("run-1")), "too large");
-                case "long log" -> new Response.TooLarge(Optional.empty(), "too large");
+                case "too large" -> new Response.Unreadable(Optional.of(run("run-1")), "too large");
+                case "long log" -> new Response.Unreadable(Optional.empty(), "too large");
                 default -> http(Integer.parseInt(answer), "", "");
             });
         }
@@ -821,14 +823,14 @@ final class RulesTest {
         @ParameterizedTest(name = "{0}, its edits are lost: {1}")
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 status,    lost,  step
-                SUCCEEDED, false, 'say, stale, recheck 0'
-                PARTIAL,   false, 'say, stale, recheck 0'
-                SUCCEEDED, true,  unknown
-                PARTIAL,   true,  unknown
+                SUCCEEDED, false, 'say, take succeeded'
+                PARTIAL,   false, 'say, take partial'
+                SUCCEEDED, true,  'say, take succeeded'
+                PARTIAL,   true,  'say, take partial'
                 FAILED,    false, take failed
                 FAILED,    true,  take failed
                 """)
-        void aSuccessOfOtherCellsIsNotUsed(RunStatus status, boolean lost, String step) {
+        void aSuccessOfOtherCellsIsTakenAsItWasSent(RunStatus status, boolean lost, String step) {
             assertEquals(step, step(unresolved(Symptom.CRASH, stale(lost), true), found(status)));
         }
 
@@ -897,8 +899,8 @@ final class RulesTest {
         }
 
         @Test
-        void anEarlierAttemptWithOtherCellsIsNotUsedEither() {
-            assertEquals("say, stale, recheck 0", step(recheck(stale(false)),
+        void anEarlierAttemptWithOtherCellsIsTakenAsWell() {
+            assertEquals("say, take succeeded", step(recheck(stale(false)),
                     found(RunStatus.SUCCEEDED)));
         }
 

@@ -853,7 +853,7 @@ class ServerTest {
         }
 
         private static void isTooLarge(Response seen) {
-            assertTrue(assertInstanceOf(Response.TooLarge.class, seen).why().contains("-Xmx4g"));
+            assertTrue(assertInstanceOf(Response.Unreadable.class, seen).why().contains("-Xmx4g"));
         }
 
         @Test
@@ -870,7 +870,7 @@ class ServerTest {
         void includesOneThatIsNestedTooDeeply() throws IOException {
             var deep = "{\"a\":" + "[".repeat(3000) + "]".repeat(3000) + "}";
 
-            assertInstanceOf(Response.TooLarge.class, by(connection -> connection.answer(Events.blocking(deep)),
+            assertInstanceOf(Response.Unreadable.class, by(connection -> connection.answer(Events.blocking(deep)),
                     client -> run(client, BLOCKING)));
             assertEquals(Symptom.CUT, cut(streamed(Events.started(), Events.finished(deep))).symptom());
         }
@@ -901,6 +901,35 @@ class ServerTest {
 
     @Nested
     class ALook {
+        private static LookUpResult detail(String fields) throws IOException {
+            var reader = new RunReader();
+            var data = JSON.readTree(("{'id':'r','status':'succeeded'," + fields + "}").replace('\'', '"'));
+            reader.add(JSON.createObjectNode().set("data", data));
+            return reader.found(new RunRef("r", ""), Instant.EPOCH);
+        }
+
+        /// As Dify 1.9 has stored some.
+        @ParameterizedTest
+        @ValueSource(strings = {"{", "{\\'a\\': \\'cut o", "[1]"})
+        void thatShowsDamagedOutputsDoesNotMakeThemEmpty(String outputs) throws IOException {
+            var found = assertInstanceOf(LookUpResult.Silent.class, detail("'outputs':'" + outputs + "'"));
+
+            assertEquals(Optional.of(new RunRef("r", "")), assertInstanceOf(Response.Unreadable.class, found.seen()).run());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"'outputs':null", "'outputs':'{}'", "'outputs':''", "'outputs':{}"})
+        void thatShowsNoOutputsHasNone(String outputs) throws IOException {
+            assertInstanceOf(LookUpResult.Ended.class, detail(outputs));
+        }
+
+        @Test
+        void showsWhatWasSent() throws IOException {
+            var found = (LookUpResult.Ended) detail("'inputs':{'text':'a','n':7,'o':{'x':[1]},'sys.user_id':'u','sys.query':'q'}");
+
+            assertEquals(Map.of("text", "a", "n", "7", "o", "{\"x\":[1]}", "query", "q"), found.inputs());
+        }
+
         private final WireMockServer dify = new WireMockServer(options().dynamicPort().bindAddress("127.0.0.1"));
 
         ALook() {
