@@ -932,7 +932,7 @@ final class DifyExec implements Runnable {
                 throw new Unusable(file + ": 'save' writes CSV", "save it as a .csv file");
             var csv = csv();
             batch.files().requireTarget(file, List.of(), _ -> force);
-            boolean isOpenCsv = AtomicFile.isSame(file, csv.file().input());
+            boolean isOpenCsv = Storage.isSame(file, csv.file().input());
             edits.save(csv, batch.index(), file);
             out.println("Saved " + Text.count(batch.index().rows(), "row") + " to "
                     + Text.text(file.toString(), 200) + " with " + edits.count() + ".");
@@ -967,13 +967,8 @@ final class DifyExec implements Runnable {
         }
 
         private static List<String> stamps(BatchFiles files, Optional<Path> input) {
-            return Stream.concat(files.all().stream(), input.stream()).map(file -> {
-                try {
-                    return Files.getLastModifiedTime(file) + " " + Files.size(file);
-                } catch (IOException _) {
-                    return "none";
-                }
-            }).toList();
+            return Stream.concat(files.all().stream(), input.stream()).map(file -> !Storage.exists(file) ? "none"
+                    : Storage.attributes(file).lastModifiedTime() + " " + Storage.attributes(file).size()).toList();
         }
 
         private Csv csv() {
@@ -1552,6 +1547,7 @@ final class DifyExec implements Runnable {
                 try {
                     if (saveFiles == null) return;
                     Files.createDirectories(saveFiles);
+                    Temporary.removeAbandoned(saveFiles, Temporary.HIDDEN);
                     AtomicFile.forceFolder(saveFiles);
                 } catch (IOException problem) {
                     throw new Unusable("--save-files " + saveFiles + ": cannot create the folder ("
@@ -2143,6 +2139,8 @@ final class DifyExec implements Runnable {
                 line.getErr().println("Interrupted.");
                 return Exit.INTERRUPTED.code;
             }
+            if (problem instanceof IOException || problem instanceof UncheckedIOException)
+                return stopped(new Unusable(Text.of(problem)), line, parsed);
             if (!(problem instanceof Unusable unusable)) throw problem;
             return print(unusable, line);
         }
@@ -5006,24 +5004,19 @@ final class DifyExec implements Runnable {
 
             /// The file gets its name once it is whole; until then it has a random one. Dify may not know its size.
             private Path save(URI address, long size, Path place) throws IOException {
-                var part = folder.resolve(".difyexec-" + UUID.randomUUID() + ".part");
-                try {
-                    Files.createFile(part); // nothing is fetched into a folder that cannot be written
-                    var reply = client.download(address, size, part);
+                // nothing is fetched into a folder that cannot be written
+                try (var part = Temporary.of(folder, Temporary.HIDDEN)) {
+                    var reply = client.download(address, size, part.channel());
                     if (reply instanceof DifyClient.Reply.NotGot(var first)
                             && !new LookUpResult.Silent(first).isAnswer()) {
                         LockSupport.parkNanos(Duration.ofSeconds(1).toNanos());
-                        reply = client.download(address, size, part);
+                        reply = client.download(address, size, part.channel());
                     }
                     if (reply instanceof DifyClient.Reply.NotGot(var response)) throw new IOException(response.why());
-                    try (var channel = FileChannel.open(part, StandardOpenOption.WRITE)) {
-                        AtomicFile.force(part, channel);
-                    }
-                    var file = named(part, place);
+                    AtomicFile.force(place, part.channel());
+                    var file = named(part.path(), place);
                     AtomicFile.forceFolder(file);
                     return file;
-                } finally {
-                    part.toFile().delete();
                 }
             }
 
@@ -5363,13 +5356,13 @@ final class DifyExec implements Runnable {
         }
 
         /// Fetches a file of an output, whole. The link is signed, so the key is not sent.
-        Reply<Path> download(URI link, long size, Path to) {
+        Reply<FileChannel> download(URI link, long size, FileChannel to) {
             return ask(request(link).build(), timeout, answer -> {
                 var tooLarge = "larger than 1 GiB";
                 long expected = answer.header("Content-Length").map(Long::parseLong).orElse(size);
                 if (Math.max(expected, size) > LARGEST_FILE) throw new Transport.Exceeded(tooLarge);
-                long length = Files.copy(answer.body(LARGEST_FILE, tooLarge), to,
-                        StandardCopyOption.REPLACE_EXISTING);
+                to.truncate(0); // of an earlier try
+                long length = answer.body(LARGEST_FILE, tooLarge).transferTo(Channels.newOutputStream(to));
                 if (size > 0 && length != size) throw new IOException("cut off: got " + length + " of "
                         + size + " bytes");
                 return to;
@@ -6986,11 +6979,13 @@ final class DifyExec implements Runnable {
 
         /// Only a regular file can be locked, cut and replaced safely. What a link points to may be another batch's.
         private static void requireRegular(Path file) {
-            boolean exists = Files.exists(file, LinkOption.NOFOLLOW_LINKS);
-            if (file.toString().equals("-") || exists && !Files.isRegularFile(file, LinkOption.NOFOLLOW_LINKS))
+            boolean exists = Storage.exists(file, LinkOption.NOFOLLOW_LINKS);
+            if (file.toString().equals("-")
+                    || exists && !Storage.attributes(file, LinkOption.NOFOLLOW_LINKS).isRegularFile())
                 throw new Unusable(file + ": not a regular file (a folder, link, pipe or device)", ELSEWHERE);
             var folder = file.toAbsolutePath().getParent();
-            if (!Files.isDirectory(folder)) throw new Unusable(file + ": no such folder: " + folder);
+            if (!Storage.exists(folder) || !Storage.attributes(folder).isDirectory())
+                throw new Unusable(file + ": no such folder: " + folder);
         }
 
         private static Path sibling(Path output, String suffix) {
@@ -7003,8 +6998,8 @@ final class DifyExec implements Runnable {
 
         /// The ids in `<output>.retry`, each once. Editors and `cat` leave byte order marks.
         List<String> retryIds() throws IOException {
-            if (!Files.exists(retry)) return List.of();
-            return new String(Files.readAllBytes(retry), UTF_8).lines()
+            if (!Storage.exists(retry)) return List.of();
+            return new String(Storage.naming(retry, () -> Files.readAllBytes(retry)), UTF_8).lines()
                     .map(line -> line.replaceFirst("^\uFEFF", "").strip())
                     .filter(id -> !id.isEmpty()).distinct().toList();
         }
@@ -7043,7 +7038,7 @@ final class DifyExec implements Runnable {
             requireRegular(file);
             if (isAny(all(), file) || isAny(inputs, file))
                 throw new Unusable(file + " is a file of the batch or its input", "choose another name");
-            if (Files.exists(file) && !mayBeReplaced.test(file))
+            if (Storage.exists(file) && !mayBeReplaced.test(file))
                 throw new Unusable(file + " already exists", "use --force to overwrite it");
         }
 
@@ -7053,22 +7048,17 @@ final class DifyExec implements Runnable {
         }
 
         private static boolean isAny(List<Path> files, Path file) throws IOException {
-            for (var one : files) if (AtomicFile.isSame(one, file)) return true;
-            return false;
+            return files.stream().anyMatch(one -> Storage.isSame(one, file));
         }
 
         /// Returns what earlier calls chose about the input: the last one on these files, else one on shards of the batch.
         Csv.Shape choices() {
             var whole = shard.isEmpty() ? this : of(Shard.whole(results));
-            try {
-                for (var files : Stream.concat(Stream.of(this), Shards.beside(whole).stream()).toList()) {
-                    var sessions = Event.sessions(files.log);
-                    if (!sessions.isEmpty()) return sessions.getLast().choices();
-                }
-                return Csv.Shape.DEFAULT;
-            } catch (IOException problem) {
-                throw new Unusable(log + ": " + Text.of(problem));
+            for (var files : Stream.concat(Stream.of(this), Shards.beside(whole).stream()).toList()) {
+                var sessions = Event.sessions(files.log);
+                if (!sessions.isEmpty()) return sessions.getLast().choices();
             }
+            return Csv.Shape.DEFAULT;
         }
 
         /// By the first line that is not blank. A line that a crash has cut off, or a very long one, is recognized by
@@ -7084,7 +7074,7 @@ final class DifyExec implements Runnable {
 
         /// A character for each byte, from the first that is not blank; without byte order marks. Empty: no file.
         static String head(Path file) {
-            if (!Files.exists(file)) return "";
+            if (!Storage.exists(file)) return "";
             try (var in = Files.newInputStream(file)) {
                 return BLANK.matcher(new String(in.readNBytes(1 << 16), ISO_8859_1)).replaceFirst("");
             } catch (IOException problem) {
@@ -7103,12 +7093,12 @@ final class DifyExec implements Runnable {
 
         /// With the log that `merge` moved aside, unless there is another one.
         BatchFiles orMerged() {
-            return head(log).isEmpty() && Files.exists(mergedLog())
+            return head(log).isEmpty() && Storage.exists(mergedLog())
                     ? new BatchFiles(results, retry, mergedLog(), lock, shard) : this;
         }
 
         boolean isStarted() {
-            return !head(log).isEmpty() || Files.exists(retry) || !head(results).isEmpty();
+            return !head(log).isEmpty() || Storage.exists(retry) || !head(results).isEmpty();
         }
 
         BatchFiles requireStarted() {
@@ -7122,7 +7112,7 @@ final class DifyExec implements Runnable {
         void moveAside(PrintWriter err) throws IOException {
             var stamp = "." + Instant.now().toString().replaceAll("[-:]", "");
             for (var file : List.of(results, retry, log)) {
-                if (!Files.exists(file)) continue;
+                if (!Storage.exists(file)) continue;
                 Files.move(file, sibling(file, stamp));
                 err.println("Moved " + file + " to " + sibling(file, stamp).getFileName() + ".");
             }
@@ -7132,7 +7122,7 @@ final class DifyExec implements Runnable {
         /// A whole batch and shards of another number exclude each other: each process takes its own lock first and
         /// then looks at theirs, so that of two that start together at most one continues.
         Lock take() throws IOException {
-            var own = Lock.of(this);
+            var own = Storage.naming(lock, () -> Lock.of(this));
             try {
                 var whole = shard.isEmpty() ? this : of(Shard.whole(results));
                 if (shard.isPresent() && Lock.isHeld(whole.lock)) throw locked(whole.lock);
@@ -7161,13 +7151,15 @@ final class DifyExec implements Runnable {
                 var key = key(files.lock);
                 var lock = new Lock(files, FileChannel.open(files.lock, StandardOpenOption.WRITE,
                         LinkOption.NOFOLLOW_LINKS));
+                boolean isOurs = false;
                 try {
-                    if (lock.channel.tryLock(0, 1, false) != null
-                            && Objects.equals(key, key(files.lock))) return lock;
+                    isOurs = lock.channel.tryLock(0, 1, false) != null && Objects.equals(key, key(files.lock));
                 } catch (OverlappingFileLockException | NoSuchFileException _) {
                     // this process holds it, or another one has just ended and removed it
+                } finally { // else a shell would hold it for good
+                    if (!isOurs) lock.channel.close();
                 }
-                lock.channel.close();
+                if (isOurs) return lock;
                 throw locked(files.lock);
             }
 
@@ -7176,9 +7168,9 @@ final class DifyExec implements Runnable {
             }
 
             static boolean isHeld(Path path) throws IOException {
-                if (!Files.exists(path)) return false;
+                if (!Storage.exists(path)) return false;
                 try (var channel = FileChannel.open(path)) { // only to read: the shard may be another user's
-                    return channel.tryLock(0, Long.MAX_VALUE, true) == null;
+                    return Storage.naming(path, () -> channel.tryLock(0, Long.MAX_VALUE, true)) == null;
                 } catch (OverlappingFileLockException _) {
                     return true; // held by this process
                 }
@@ -7186,10 +7178,12 @@ final class DifyExec implements Runnable {
 
             /// Removes the file if nothing came of the call. A lock file with text in it is not ours.
             @Override
-            public void close() throws IOException {
-                try (channel) {
-                    if (!files.isStarted() && channel.size() == 0) Files.deleteIfExists(files.lock);
-                }
+            public void close() {
+                Storage.close(files.lock, () -> {
+                    try (channel) {
+                        if (!files.isStarted() && channel.size() == 0) Files.deleteIfExists(files.lock);
+                    }
+                });
             }
         }
     }
@@ -7222,15 +7216,10 @@ final class DifyExec implements Runnable {
         static List<BatchFiles> named(BatchFiles whole) {
             var output = whole.results();
             if (whole.shard().isPresent()) return List.of();
-            try (var all = Files.list(output.toAbsolutePath().getParent())) {
-                return all.map(file -> output.resolveSibling(
-                                file.getFileName().toString()
-                                .replaceFirst("\\.(log(\\.merged)?|lock|retry)$", ""))).distinct()
-                        .filter(file -> Shard.in(file).filter(shard -> shard.of(output).equals(file)).isPresent())
-                        .map(BatchFiles::of).sorted(Comparator.comparing(BatchFiles::results)).toList();
-            } catch (IOException problem) {
-                throw new Unusable(output + ": " + Text.of(problem));
-            }
+            return Storage.list(output.toAbsolutePath().getParent()).stream().map(file -> output.resolveSibling(file
+                            .getFileName().toString().replaceFirst("\\.(log(\\.merged)?|lock|retry)$", ""))).distinct()
+                    .filter(file -> Shard.in(file).filter(shard -> shard.of(output).equals(file)).isPresent())
+                    .map(BatchFiles::of).sorted(Comparator.comparing(BatchFiles::results)).toList();
         }
 
         /// Refuses a start that could send a row which another process has sent. Without a history, the batch starts
@@ -7277,7 +7266,7 @@ final class DifyExec implements Runnable {
             var sessions = Event.sessions(whole.log());
             var merged = merged(sessions);
             for (var shard : merged) requireCount(whole, shard.count(), own.count());
-            if (merged.contains(own) || Files.exists(files.mergedLog()))
+            if (merged.contains(own) || Storage.exists(files.mergedLog()))
                 throw new Unusable(whole.log() + ": includes shard " + own + ", which was merged",
                         "continue without --shard, or choose another -o");
             if (isContinued(whole, sessions)) throw new Unusable(whole.log()
@@ -7677,7 +7666,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The calls on a batch. Lines of other events are not parsed.
-        static List<SessionEvent> sessions(Path log) throws IOException {
+        static List<SessionEvent> sessions(Path log) {
             var sessions = new ArrayList<SessionEvent>();
             try (var lines = new Lines(log)) {
                 while (lines.next()) if (lines.startsWith("{\"event\":\"session\""))
@@ -7830,14 +7819,14 @@ final class DifyExec implements Runnable {
         private long first = 0, number = 0; // where in the file the page begins
         private int filled = 0, begin = 0, start = 0, end = -1;
 
-        Lines(Path path) throws IOException {
+        Lines(Path path) {
             this.path = path;
-            file = Files.exists(path) ? FileChannel.open(path) : null;
+            file = Storage.exists(path) ? Storage.naming(path, () -> FileChannel.open(path)) : null;
         }
 
         /// Uses each line with its place. Returns the places of lines that cannot be read; not so a last line that is
         /// still being written.
-        static <T> List<String> scan(Path file, ObjectReader reader, ObjLongConsumer<T> use) throws IOException {
+        static <T> List<String> scan(Path file, ObjectReader reader, ObjLongConsumer<T> use) {
             var bad = new ArrayList<String>();
             try (var lines = new Lines(file)) {
                 while (lines.next()) {
@@ -7849,23 +7838,24 @@ final class DifyExec implements Runnable {
             return bad;
         }
 
-        boolean next() throws IOException {
+        boolean next() {
             long place = first + end + 1;
             if (!find(place)) fill(place, place);
             number++;
             return end < filled || begin < end;
         }
 
-        Lines seek(long place) throws IOException {
+        Lines seek(long place) {
             if (place < first || place >= first + filled || !find(place)) fill(place, Math.max(0, place - BACK));
             return this;
         }
 
-        private void fill(long place, long from) throws IOException {
+        private void fill(long place, long from) {
             first = from;
             while (true) {
                 var room = ByteBuffer.wrap(page);
-                while (file != null && room.hasRemaining() && file.read(room, first + room.position()) >= 0) {}
+                while (file != null && room.hasRemaining()
+                        && Storage.naming(path, () -> file.read(room, first + room.position())) >= 0) {}
                 filled = room.position();
                 if (find(place) || room.hasRemaining()) return;
                 page = new byte[page.length * 2];
@@ -7924,8 +7914,8 @@ final class DifyExec implements Runnable {
         }
 
         @Override
-        public void close() throws IOException {
-            if (file != null) file.close();
+        public void close() {
+            if (file != null) Storage.close(path, file);
         }
     }
 
@@ -8006,7 +7996,7 @@ final class DifyExec implements Runnable {
         }
 
         static Csv open(Path input, Shape shape) {
-            var copies = new TextFile.Copies(256 << 20);
+            var copies = new TextFile.Copies();
             try {
                 var file = TextFile.of(input, shape, copies);
                 return of(file, Header.of(file, shape.delimiter()), shape);
@@ -8406,7 +8396,7 @@ final class DifyExec implements Runnable {
         static TextFile of(Path input, Csv.Shape shape, Copies copies) throws IOException {
             Copies.removeAbandoned();
             boolean isStandardInput = input.toString().equals("-");
-            var fault = isStandardInput ? "" : !Files.exists(input) ? "no such file"
+            var fault = isStandardInput ? "" : !Storage.exists(input) ? "no such file"
                     : Files.isDirectory(input) ? "is a folder, not a file"
                     : !Files.isReadable(input) ? "permission denied" : "";
             if (!fault.isEmpty()) throw new Unusable(input + ": " + fault);
@@ -8552,89 +8542,56 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Copies of the input that only this user can read, deleted at the end. A lock beside them shows that they
-        /// are in use: the next start deletes what a killed process left.
+        /// Copies of the input, in a folder of this process that only this user can read, deleted at the end.
         static final class Copies implements AutoCloseable {
-            private static final String PREFIX = "difyexec-", OWN = PREFIX + UUID.randomUUID(), LOCK = ".lock";
-            private static final Path FOLDER = Path.of(System.getProperty("java.io.tmpdir"));
+            /// All users can write to the folder for temporary files. This one is the user's own.
+            private static final Path PRIVATE = Path.of(System.getProperty("java.io.tmpdir"), "difyexec-files-"
+                    + System.getProperty("user.name").replaceAll("[^\\w.-]", "_"));
 
-            private final long spare;
-            private final List<Path> files = new ArrayList<>(); // the lock is the first
-            private FileChannel lock;
+            private Temporary ours;
 
-            Copies(long spare) {
-                this.spare = spare;
-            }
-
-            Path file(AtomicFile.Content content) throws IOException {
-                var file = create();
-                var disk = FOLDER.toFile();
-                try (var out = new FilterOutputStream(Files.newOutputStream(file)) {
-                    private long written = 0;
-
-                    @Override
-                    public void write(byte[] bytes, int from, int length) {
-                        try {
-                            out.write(bytes, from, length);
-                            written += length;
-                            if (written > 1 << 20 && disk.getUsableSpace() < spare)
-                                throw new IOException("too little space is left");
-                        } catch (IOException problem) {
-                            throw unusable(problem);
-                        }
-                    }
-                }) {
-                    content.write(out);
-                }
-                return file;
-            }
-
-            private Path create() {
+            Path file(AtomicFile.Content content) {
                 try {
-                    if (lock == null) {
-                        files.add(Files.createTempFile(FOLDER, OWN, LOCK));
-                        lock = FileChannel.open(files.getFirst(), StandardOpenOption.WRITE);
-                        lock.lock();
-                    }
-                    files.add(Files.createTempFile(FOLDER, files.getFirst().getFileName() + "-", ".copy"));
-                    files.forEach(file -> file.toFile().deleteOnExit());
-                    return files.getLast();
-                } catch (IOException problem) {
-                    throw unusable(problem);
+                    return Storage.naming(PRIVATE, () -> {
+                        if (ours == null) makePrivateFolder();
+                        var file = Files.createTempFile(ours.folder(), "", ".copy");
+                        file.toFile().deleteOnExit();
+                        try (var out = Files.newOutputStream(file)) {
+                            content.write(out);
+                        }
+                        return file;
+                    });
+                } catch (UncheckedIOException problem) {
+                    throw new Unusable("cannot make a copy of the input (" + Text.of(problem) + ")",
+                            "choose another folder for it with JDK_JAVA_OPTIONS=-Djava.io.tmpdir=DIR");
                 }
             }
 
-            private static Unusable unusable(IOException problem) {
-                return new Unusable(FOLDER + ": cannot hold a copy of the input (" + Text.of(problem)
-                        + ")", "choose another folder with JDK_JAVA_OPTIONS=-Djava.io.tmpdir=DIR");
+            /// Only its owner, and root, can set the permissions of a folder that exists.
+            private void makePrivateFolder() throws IOException {
+                Files.createDirectories(PRIVATE);
+                if (PRIVATE.getFileSystem().supportedFileAttributeViews().contains("posix"))
+                    Files.setPosixFilePermissions(PRIVATE, PosixFilePermissions.fromString("rwx------"));
+                ours = Temporary.of(PRIVATE, "");
+                if (Files.isSymbolicLink(PRIVATE) || !Files.getOwner(PRIVATE).equals(Files.getOwner(ours.path())))
+                    throw new IOException(PRIVATE + " was made by another user");
+                Files.createDirectory(ours.folder());
+                for (var path : List.of(ours.path(), ours.folder())) path.toFile().deleteOnExit();
             }
 
-            /// Leaves out the files of this process: closing a lock a second time would let go of it.
             static void removeAbandoned() {
-                try (var locks = Files.newDirectoryStream(FOLDER, PREFIX + "*" + LOCK)) {
-                    for (var file : locks) {
-                        var name = file.getFileName().toString();
-                        if (name.startsWith(OWN) || !Files.isRegularFile(file,
-                                LinkOption.NOFOLLOW_LINKS)) continue;
-                        try (var lock = FileChannel.open(file, StandardOpenOption.WRITE);
-                                var copies = Files.newDirectoryStream(FOLDER, name + "-*")) {
-                            if (lock.tryLock() == null) continue;
-                            for (var copy : copies) Files.deleteIfExists(copy);
-                            Files.deleteIfExists(file);
-                        } catch (IOException _) {
-                            // another user's
-                        }
-                    }
-                } catch (IOException | DirectoryIteratorException _) {
+                try {
+                    if (Files.isDirectory(PRIVATE, LinkOption.NOFOLLOW_LINKS)) Temporary.removeAbandoned(PRIVATE, "");
+                } catch (UncheckedIOException _) {
                     // the rest is for the next start
                 }
             }
 
             @Override
             public void close() {
-                if (lock != null) try (var _ = lock) {
-                    for (var file : files.reversed()) Files.deleteIfExists(file);
-                } catch (IOException _) {
+                try (var _ = ours) {
+                    ours = null;
+                } catch (IOException | UncheckedIOException _) {
                     // for the next start
                 }
             }
@@ -11931,60 +11888,147 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A file that appears whole or not at all. It is written beside its place under a random name, forced to disk and
-    /// renamed.
+    /// Reads what a disk says about files. After an error, `Files.exists` says that a file is missing, and a channel does
+    /// not name its file. Here a file is missing only if the system says so, and every error names its file.
+    static final class Storage {
+        interface Action<T> {
+            T run() throws IOException;
+        }
+
+        /// True also if the system does not say: then the next call on the file gets its error.
+        static boolean exists(Path path, LinkOption... links) {
+            return !Files.notExists(path, links);
+        }
+
+        static BasicFileAttributes attributes(Path path, LinkOption... links) {
+            return naming(path, () -> Files.readAttributes(path, BasicFileAttributes.class, links));
+        }
+
+        static List<Path> list(Path folder) {
+            return naming(folder, () -> {
+                try (var files = Files.newDirectoryStream(folder)) {
+                    return StreamSupport.stream(files.spliterator(), false).toList();
+                } catch (DirectoryIteratorException problem) {
+                    throw problem.getCause();
+                }
+            });
+        }
+
+        /// Whether both names mean one file, which may not exist yet.
+        static boolean isSame(Path one, Path other) {
+            return naming(one, () -> exists(one) && exists(other) ? Files.isSameFile(one, other)
+                    : one.getFileName().equals(other.getFileName()) && Files.isSameFile(
+                            one.toAbsolutePath().getParent(), other.toAbsolutePath().getParent()));
+        }
+
+        static void close(Path path, Closeable file) {
+            naming(path, () -> {
+                file.close();
+                return file;
+            });
+        }
+
+        /// Passes on an error with the name of its file. A temporary file is known by the one that it becomes.
+        static <T> T naming(Path path, Action<T> action) {
+            try {
+                return action.run();
+            } catch (IOException problem) {
+                var file = problem instanceof FileSystemException known ? String.valueOf(known.getFile()) : "";
+                boolean isNamed = !(file + Text.of(problem)).contains(Temporary.HIDDEN)
+                        && (!file.isEmpty() || Text.of(problem).contains(path.toString()));
+                var named = isNamed ? problem
+                        : new IOException(path + ": " + Text.of(problem).replace(file + ": ", ""), problem);
+                throw new UncheckedIOException(Text.of(named), named);
+            }
+        }
+    }
+
+    /// A file under a temporary name. Its lock shows that it is in use: the next start removes what a killed process
+    /// left.
+    record Temporary(Path path, FileChannel channel) implements AutoCloseable {
+        static final String HIDDEN = ".difyexec-";
+        private static final String PROCESS = UUID.randomUUID().toString(), ENDING = ".tmp";
+        private static final String NAME = "([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}[-.]){2}tmp";
+
+        static Temporary of(Path folder, String prefix) throws IOException {
+            var path = folder.resolve(prefix + PROCESS + "-" + UUID.randomUUID() + ENDING);
+            var channel = FileChannel.open(path, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
+            channel.tryLock();
+            return new Temporary(path, channel);
+        }
+
+        /// A folder beside this file, for files that are needed as long as it is.
+        Path folder() {
+            return path.resolveSibling(path.getFileName().toString().replace(ENDING, ""));
+        }
+
+        /// Removes the files that begin with `prefix` and the folders beside them. Files of this process are left out:
+        /// closing a second channel would let go of its locks.
+        static void removeAbandoned(Path folder, String prefix) {
+            for (var path : Storage.list(folder)) {
+                var name = path.getFileName().toString();
+                if (!name.matches(Pattern.quote(prefix) + NAME) || name.startsWith(prefix + PROCESS)
+                        || !Files.isRegularFile(path, LinkOption.NOFOLLOW_LINKS)) continue;
+                try (var channel = FileChannel.open(path, StandardOpenOption.WRITE)) {
+                    if (channel.tryLock() != null) new Temporary(path, channel).delete();
+                } catch (IOException | UncheckedIOException _) {
+                    // not ours to remove
+                }
+            }
+        }
+
+        private void delete() throws IOException {
+            if (Files.isDirectory(folder(), LinkOption.NOFOLLOW_LINKS)) {
+                for (var file : Storage.list(folder())) Files.deleteIfExists(file);
+                Files.delete(folder());
+            }
+            Files.deleteIfExists(path);
+        }
+
+        @Override
+        public void close() throws IOException {
+            try (channel) {
+                delete();
+            }
+        }
+    }
+
+    /// A file that appears whole or not at all. It is written under a temporary name beside its place, because a rename
+    /// needs that, forced to disk and renamed.
     static final class AtomicFile {
         interface Content {
             void write(OutputStream out) throws IOException; // does not close it
         }
 
         static void write(Path file, Content content) {
-            try {
-                removeAbandoned(file);
-                replace(file, content);
-            } catch (IOException problem) {
-                throw new Unusable(file + ": cannot be written (" + Text.of(problem) + ")");
-            }
+            removeAbandoned(file);
+            replace(file, content);
         }
 
-        static void replace(Path file, Content content) throws IOException {
-            var temporary = file.resolveSibling(prefix(file) + UUID.randomUUID() + ".tmp");
-            var permissions = Files.exists(file)
-                    && file.getFileSystem().supportedFileAttributeViews().contains("posix")
-                    ? Optional.of(Files.getPosixFilePermissions(file))
-                    : Optional.<Set<PosixFilePermission>>empty();
-            try (var channel = FileChannel.open(temporary, StandardOpenOption.CREATE_NEW,
-                    StandardOpenOption.WRITE)) {
-                try {
-                    if (permissions.isPresent()) Files.setPosixFilePermissions(temporary, permissions.get());
-                    channel.tryLock(); // held while this process writes: see removeAbandoned
-                    var masking = Secret.current().masking(Channels.newOutputStream(channel));
+        static void replace(Path file, Content content) {
+            Storage.naming(file, () -> {
+                try (var temporary = Temporary.of(file.toAbsolutePath().getParent(), prefix(file))) {
+                    if (Storage.exists(file) && file.getFileSystem().supportedFileAttributeViews().contains("posix"))
+                        Files.setPosixFilePermissions(temporary.path(), Files.getPosixFilePermissions(file));
+                    var masking = Secret.current().masking(Channels.newOutputStream(temporary.channel()));
                     content.write(masking);
                     masking.flush();
-                    force(temporary, channel);
-                    Files.move(temporary, file, StandardCopyOption.ATOMIC_MOVE,
+                    force(file, temporary.channel());
+                    Files.move(temporary.path(), file, StandardCopyOption.ATOMIC_MOVE,
                             StandardCopyOption.REPLACE_EXISTING);
-                } finally {
-                    Files.deleteIfExists(temporary);
                 }
-            }
-            forceFolder(file);
+                forceFolder(file);
+                return file;
+            });
+        }
+
+        static String prefix(Path file) {
+            return Temporary.HIDDEN + "%08x-".formatted(file.getFileName().toString().hashCode());
         }
 
         /// Removes temporary files of a process that was killed while it wrote `file`.
-        static void removeAbandoned(Path file) throws IOException {
-            try (var all = Files.newDirectoryStream(file.toAbsolutePath().getParent(), prefix(file) + "*.tmp")) {
-                for (var temporary : all) if (Files.isRegularFile(temporary, LinkOption.NOFOLLOW_LINKS))
-                    try (var channel = FileChannel.open(temporary, StandardOpenOption.WRITE)) {
-                        if (channel.tryLock() != null) Files.delete(temporary);
-                    } catch (OverlappingFileLockException | IOException _) {
-                        // still written, or not ours to remove
-                    }
-            }
-        }
-
-        private static String prefix(Path file) {
-            return ".difyexec-%08x-".formatted(file.getFileName().toString().hashCode());
+        static void removeAbandoned(Path file) {
+            Temporary.removeAbandoned(file.toAbsolutePath().getParent(), prefix(file));
         }
 
         /// Makes a file that was created or renamed in its folder survive a power cut.
@@ -12019,13 +12063,6 @@ final class DifyExec implements Runnable {
         static boolean cannotForce(IOException problem) {
             return Set.of("Invalid argument", "Operation not supported")
                     .contains(String.valueOf(problem.getMessage()));
-        }
-
-        /// Whether both name one file, which may not exist yet.
-        static boolean isSame(Path one, Path other) throws IOException {
-            return Files.exists(one) && Files.exists(other) ? Files.isSameFile(one, other)
-                    : one.getFileName().equals(other.getFileName()) && Files.isSameFile(
-                            one.toAbsolutePath().getParent(), other.toAbsolutePath().getParent());
         }
     }
 

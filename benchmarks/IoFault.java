@@ -365,6 +365,10 @@ final class IoFault implements Callable<Integer> {
                 problems.add("the server has " + stats.path("succeeded") + " successes, " + stats.path("twice")
                         + " of them second ones");
             checkViews(problems);
+            if (!command.target.isEmpty()) {
+                var again = tool(place(), words(command.words));
+                if (again.code() != 0) problems.add("the command without a fault ended with " + again);
+            }
             checkFolder(problems);
         }
 
@@ -392,7 +396,7 @@ final class IoFault implements Callable<Integer> {
 
         /// Runs a command in this process, without faults.
         private Done tool(Path place, String... words) {
-            var files = List.of("data.csv", "data.jsonl", "results.jsonl");
+            var files = List.of("data.csv", "data.jsonl", "results.jsonl", command.target);
             var out = new StringWriter();
             var err = new StringWriter();
             var absolute = Stream.of(words).map(word -> files.contains(word) ? place.resolve(word).toString() : word)

@@ -8,6 +8,8 @@
 //SOURCES SettingsTest.java
 //SOURCES FilesTest.java
 //SOURCES PowerTest.java
+//SOURCES StorageTest.java
+//SOURCES FaultyDisk.java
 //SOURCES PowerCut.java
 //SOURCES ProcessTest.java
 //SOURCES DocsTest.java
@@ -91,7 +93,8 @@ final class DifyExecTest {
             AgendaTest.class, RulesTest.class, PaceTest.class, GrowthTest.class, DifyTest.class, BatchTest.class,
             InputTest.class, DataTest.class, ServerTest.class, StreamTest.class, RecordingsTest.class, CommandTest.class,
             ChatflowTest.class, SettingsTest.class, FilesTest.class, PowerTest.class, FormTest.class, FormatsTest.class,
-            ProcessTest.class, DocsTest.class, PasteTest.class, FaultTest.class, ForeignAnswerTest.class, ConformanceTest.class,
+            StorageTest.class, ProcessTest.class, DocsTest.class, PasteTest.class, FaultTest.class, ForeignAnswerTest.class,
+            ConformanceTest.class,
             ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class, RecipesTest.class, VerifyTest.class,
             EveryDayTest.class, VersionsTest.class);
 

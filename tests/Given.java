@@ -168,7 +168,7 @@ final class Given {
     }
 
     static TextFile text(Path file) {
-        return new TextFile(file, file, UTF_8, "", false, "", List.of(), List.of(), new TextFile.Copies(0));
+        return new TextFile(file, file, UTF_8, "", false, "", List.of(), List.of(), new TextFile.Copies());
     }
 
     /// All rows of a CSV, after a check.

@@ -1,0 +1,218 @@
+package difyexec;
+
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
+
+/// Files that cannot be examined, read, locked or listed, and temporary files of this and of other programs.
+class StorageTest {
+    @Nested
+    @Timeout(180)
+    class TheBrokenDisk extends WholeCommand {
+        private static final int EIO = 5;
+
+        private Dify dify;
+        private FaultyDisk disk;
+
+        @BeforeEach
+        void start() throws Exception {
+            assumeTrue(FaultyDisk.isPossible());
+            disk = FaultyDisk.compile(checkout().resolve("benchmarks/iofault.c"), folder);
+            dify = dify();
+        }
+
+        /// Runs the tool in a process of its own, with a fault on a file. Empty: it ended before it met the fault.
+        private Optional<Call> broken(String file, FaultyDisk.Fault fault, String stdin, String... words)
+                throws Exception {
+            var report = file("report");
+            Files.deleteIfExists(report);
+            var line = new ArrayList<>(disk.preload());
+            line.addAll(List.of(ProcessHandle.current().info().command().orElseThrow(), "-XX:TieredStopAtLevel=1",
+                    "-cp", System.getProperty("java.class.path"), "difyexec.DifyExec"));
+            line.addAll(List.of(words));
+            Files.writeString(file("stdin"), stdin);
+            var builder = new ProcessBuilder(line).directory(folder.toFile()).redirectInput(file("stdin").toFile())
+                    .redirectOutput(file("child.out").toFile()).redirectError(file("child.err").toFile());
+            builder.environment().putAll(dify.settings());
+            builder.environment().putAll(disk.environment(folder.toRealPath().resolve(file), report, fault));
+            int code = builder.start().waitFor();
+            var call = new Call(code, content("child.out"), content("child.err"));
+            keyIsNowhere(call);
+            return Files.exists(report) ? Optional.of(call) : Optional.empty();
+        }
+
+        private FaultyDisk.Fault once(String call, int number) {
+            return new FaultyDisk.Fault(call, number, number, EIO);
+        }
+
+        private void assertNames(String file, Call call) {
+            assertTrue(call.sentence().contains(file), call.err());
+            assertFalse(call.err().contains("\tat ") || call.err().contains("Exception"), call.err());
+        }
+
+        /// Once per question about the file: "it does not exist" would forget the run that the log records.
+        @ParameterizedTest
+        @ValueSource(strings = {"results.jsonl.log", "results.jsonl", "results.jsonl.retry"})
+        void aFileThatCannotBeExaminedIsNotMissing(String name) throws Exception {
+            rows(3);
+            dify.row("2", dify.ended("failed", "no"));
+            dify.run();
+            dify.row("2", dify.ended("succeeded", ""));
+            int runs = dify.runs(), faults = 0;
+            var sound = call(Map.of(), "status", "-o", output()).out();
+
+            for (int number = 1; faults < 30; number++) {
+                var call = broken(name, once("stat", number), "", "status", "-o", output());
+                if (call.isEmpty()) break;
+                faults++;
+                if (call.get().code() == 2) assertNames(name, call.get());
+                else assertEquals(sound, call.get().out());
+            }
+            var call = broken(name, new FaultyDisk.Fault("stat", 1, 0, EIO), "", typed("run")).orElseThrow();
+
+            assertTrue(faults > 0);
+            assertEquals(2, call.code(), call.err());
+            assertNames(name, call);
+            assertEquals(runs, dify.runs());
+        }
+
+        @ParameterizedTest(name = "{0}: {2} of {1}")
+        @CsvSource({
+            "run,                        .,                  readdir",
+            "retry,                      results.jsonl.retry, read",
+            "retry,                      results.jsonl.retry, open",
+            "status,                     results.jsonl.log,  read",
+            "status,                     results.jsonl,      close",
+            "status --html report.html,  report.html,        stat",
+            "run,                        results.jsonl.lock, lock",
+            "run,                        results.jsonl.lock, open",
+            "merge,                      .,                  readdir"
+        })
+        void anErrorBeforeARequestNamesTheFile(String command, String file, String fault) throws Exception {
+            rows(3);
+            dify.row("2", dify.ended("failed", "no"));
+            dify.run();
+            int runs = dify.runs();
+            var words = new ArrayList<>(List.of(command.split(" ")));
+            words.addAll(List.of("-i", input(), "-o", output()));
+
+            var call = broken(file.equals(".") ? "" : file, once(fault, 1), "", words.toArray(String[]::new))
+                    .orElseThrow();
+
+            assertEquals(2, call.code(), call.err());
+            assertNames(file.equals(".") ? folder.getFileName().toString() : file, call);
+            assertEquals(runs, dify.runs());
+        }
+
+        @Test
+        void aLockThatFailedHalfwayDoesNotLockTheBatchInTheShell() throws Exception {
+            rows(2);
+            var run = "run --progress off --mode blocking\n";
+            int secondRuns = 0;
+
+            for (int number = 1; ; number++) {
+                dify.server.resetRequests();
+                for (var name : List.of("results.jsonl", "results.jsonl.log")) Files.deleteIfExists(file(name));
+                var call = broken("results.jsonl.lock", once("stat", number), run + run, "shell", "--keep-going", "-i",
+                        input(), "-o", output());
+                if (call.isEmpty()) break;
+                assertFalse(call.get().err().contains("locked"), call.get().err());
+                if (call.get().code() == 2 && dify.runs() == 2) secondRuns++;
+            }
+            assertTrue(secondRuns > 0);
+        }
+    }
+
+    @Nested
+    class TheTemporaryFile extends WholeCommand {
+        private static final String OTHER = "01234567-89ab-cdef-0123-456789abcdef-01234567-89ab-cdef-0123-456789abcdef";
+
+        @Test
+        void isGoneAfterwardsWithItsFolder() throws IOException {
+            try (var temporary = Temporary.of(folder, "x-")) {
+                Files.createDirectory(temporary.folder());
+                Files.createFile(temporary.folder().resolve("copy"));
+                Temporary.removeAbandoned(folder, "x-");
+                assertTrue(Files.exists(temporary.path()), "a file in use stays");
+            }
+
+            assertEquals(Set.of(), names());
+        }
+
+        /// Only a complete name of our form counts.
+        @ParameterizedTest(name = "{0} is removed: {1}")
+        @CsvSource({
+            "x-" + OTHER + ".tmp, true",
+            "x-" + OTHER + ".tmp.old, false",
+            "y-" + OTHER + ".tmp, false",
+            OTHER + ".tmp, false",
+            "x-nightly.tmp, false",
+            "x-{.tmp, false",
+            "x-[.tmp, false"
+        })
+        void onlyFilesOfOurFormAreRemoved(String name, boolean isRemoved) throws IOException {
+            Files.createFile(file(name));
+
+            Temporary.removeAbandoned(folder, "x-");
+
+            assertEquals(isRemoved, !Files.exists(file(name)));
+        }
+
+        @Test
+        void anEarlierCallsDownloadIsRemoved() throws IOException {
+            var dify = dify();
+            rows(1);
+            Files.createDirectory(file("out"));
+            Files.createFile(file("out/.difyexec-" + OTHER + ".tmp"));
+            Files.createFile(file("out/.difyexec-notes.tmp"));
+
+            dify.run("--save-files", file("out").toString());
+
+            assertFalse(Files.exists(file("out/.difyexec-" + OTHER + ".tmp")));
+            assertTrue(Files.exists(file("out/.difyexec-notes.tmp")));
+        }
+
+        /// Any user can write to the folder for temporary files.
+        @Test
+        void foreignFilesAreUntouched() throws Exception {
+            rows(1);
+            var names = Set.of("difyexec-{.lock", "difyexec-[.lock", "difyexec-nightly.lock", "difyexec-nightly.lock-1",
+                    "difyexec-" + OTHER + ".lock", OTHER + ".tmp");
+            var temporary = Files.createDirectory(file("tmp"));
+            for (var name : names) Files.createFile(temporary.resolve(name));
+
+            var child = new ProcessBuilder(ProcessHandle.current().info().command().orElseThrow(),
+                    "-Djava.io.tmpdir=" + temporary, "-cp", System.getProperty("java.class.path"), "difyexec.DifyExec",
+                    "check", "--demo", "-i", input()).redirectErrorStream(true)
+                    .redirectOutput(file("child.out").toFile()).start();
+
+            assertEquals(0, child.waitFor(), content("child.out"));
+            try (var files = Files.list(temporary)) {
+                assertEquals(names, files.map(path -> path.getFileName().toString()).collect(Collectors.toSet()));
+            }
+        }
+
+        @Test
+        void aMissingFileIsNoErrorButAnUnusablePathIs() {
+            assertFalse(Storage.exists(file("none")));
+            var tooLong = folder.resolve("x".repeat(300));
+            assertTrue(Storage.exists(tooLong), "the system does not say");
+            var problem = assertThrows(UncheckedIOException.class, () -> Storage.attributes(tooLong));
+            assertTrue(problem.getMessage().startsWith(folder + "/xxx"), problem.getMessage());
+            assertThrows(UncheckedIOException.class, () -> Storage.list(file("none")));
+        }
+    }
+}
