@@ -24,13 +24,14 @@ import static difyexec.Given.seconds;
 @Command(name = "restart", mixinStandardHelpOptions = true, sortOptions = false, usageHelpWidth = 100,
         description = "Restart a simulated Dify during a batch and print the concurrency limit over time. Exit code 1 "
                 + "if, after the restart, the surviving rows take more than 1.5 times the ideal time, or the limit is "
-                + "below 2 for more than 5 s.",
+                + "below 2 for more than 5 s. If connections are reset meanwhile: if more rows than run at a time are "
+                + "in doubt, or the others take more than 1.6 times the ideal time and --settle.",
         footer = {"", "Example: benchmarks/restart --dify 1.16.0"})
 final class Restart implements Callable<Integer> {
     /// A worker that has just started needs this long before its first run.
     private static final Duration WARM_UP = Duration.ofSeconds(2);
     private static final Duration BEFORE = Duration.ofSeconds(6), RUN = Duration.ofSeconds(2);
-    private static final Duration LONGEST_LOW = Duration.ofSeconds(5);
+    private static final Duration LONGEST_LOW = Duration.ofSeconds(5), SETTLE = Duration.ofSeconds(30);
 
     @Option(names = "--rows", paramLabel = "N", defaultValue = "60",
             description = "Run N rows in each batch (default: ${DEFAULT-VALUE}).")
@@ -58,7 +59,8 @@ final class Restart implements Callable<Integer> {
 
     @Spec CommandSpec spec;
 
-    enum Kind { WORKER_KILLED, ALL_KILLED, GRACEFUL }
+    /// `ALL_RESET`: API and worker are killed, and connections are accepted and reset until they are back.
+    enum Kind { WORKER_KILLED, ALL_KILLED, ALL_RESET, GRACEFUL }
 
     /// @param places  the concurrency limit
     /// @param running requests in flight
@@ -66,12 +68,15 @@ final class Restart implements Callable<Integer> {
 
     /// @param back  when the server was back
     /// @param dead  rows whose runs died with the server
+    /// @param doubt rows that were looked up
     /// @param rest  rows that succeeded after the restart
     /// @param took  from the restart to the last success
     /// @param ideal time for the rest with the places that dead runs leave free
-    record Course(Kind kind, Mode mode, List<Sample> samples, Instant back, int dead, int rest, Duration took,
+    record Course(Kind kind, Mode mode, List<Sample> samples, Instant back, int dead, int doubt, int rest, Duration took,
                   Duration ideal) {
-        boolean isGood() {
+        boolean isGood(int places) {
+            if (kind == Kind.ALL_RESET) return doubt <= places
+                    && took.compareTo(ideal.multipliedBy(8).dividedBy(5).plus(SETTLE)) <= 0;
             return took.compareTo(ideal.multipliedBy(3).dividedBy(2)) <= 0 && longestLow().compareTo(LONGEST_LOW) <= 0;
         }
 
@@ -110,7 +115,7 @@ final class Restart implements Callable<Integer> {
             for (var each : running) courses.add(each.get());
         }
         print(courses);
-        return courses.stream().allMatch(Course::isGood) ? 0 : 1;
+        return courses.stream().allMatch(course -> course.isGood(places)) ? 0 : 1;
     }
 
     private Course course(Kind kind, Mode mode) throws Exception {
@@ -146,12 +151,16 @@ final class Restart implements Callable<Integer> {
     private Course course(Kind kind, Mode mode, Given.Scene scene, Instant back, List<Sample> samples)
             throws IOException {
         int dead = (int) scene.tally.count(RowStatus.UNKNOWN);
+        var looked = new HashSet<>(Given.Scene.texts("user", scene.log("look")));
+        var doubt = scene.log("attempt").stream().filter(attempt -> looked.contains(attempt.path("user").asText()))
+                .map(attempt -> attempt.path("id").asText()).collect(Collectors.toSet());
         var ends = new ArrayList<Instant>();
-        for (var id : scene.resultIds()) if (scene.end(id).isAfter(back)) ends.add(scene.end(id));
-        int free = Math.max(places - dead, (places + 1) / 2);
+        for (var id : scene.resultIds()) if (scene.end(id).isAfter(back)
+                && !(kind == Kind.ALL_RESET && doubt.contains(id))) ends.add(scene.end(id));
+        int free = kind == Kind.ALL_RESET ? places : Math.max(places - dead, (places + 1) / 2);
         var ideal = RUN.multipliedBy(ends.size()).dividedBy(free);
         var took = ends.isEmpty() ? Duration.ZERO : Duration.between(back, Collections.max(ends));
-        return new Course(kind, mode, samples, back, dead, ends.size(), took, ideal);
+        return new Course(kind, mode, samples, back, dead, doubt.size(), ends.size(), took, ideal);
     }
 
     /// A simulated Dify that can be killed and restarted at the same address.
@@ -184,11 +193,33 @@ final class Restart implements Callable<Integer> {
                     http.close();
                     dify.kill();
                 }
+                case ALL_RESET -> {
+                    http.close();
+                    dify.kill();
+                    dify.workerReadyAt(back.plus(WARM_UP));
+                    resetUntilBack(port);
+                    http = SimulatedServer.start(port, 0, dify);
+                    return;
+                }
                 case GRACEFUL -> http.leave();
             }
             dify.workerReadyAt(back.plus(WARM_UP));
             Thread.sleep(away);
             http = SimulatedServer.start(port, 0, dify);
+        }
+
+        /// A proxy in front of a server that is away: it accepts connections and resets them.
+        private void resetUntilBack(int port) throws IOException {
+            try (var door = new ServerSocket(port)) {
+                while (Instant.now().isBefore(back)) {
+                    door.setSoTimeout((int) Math.max(1, Duration.between(Instant.now(), back).toMillis()));
+                    try (var caller = door.accept()) {
+                        caller.setSoLinger(true, 0);
+                    } catch (SocketTimeoutException _) {
+                        // nobody called
+                    }
+                }
+            }
         }
 
         @Override
@@ -202,14 +233,14 @@ final class Restart implements Callable<Integer> {
         var times = IntStream.range(-1, 10).mapToObj(at -> seconds((long) at * every)).toList();
         out.println("| Dify " + version + ", -c " + places + ", " + rows + " rows, down for "
                 + away + " s: limit (running) at | " + times.stream().map(time -> time.toSeconds() + " s")
-                        .collect(Collectors.joining(" | ")) + " | dead | rest | took | ideal | |");
-        out.println("|---|" + "--:|".repeat(times.size() + 4) + "---|");
+                        .collect(Collectors.joining(" | ")) + " | dead | in doubt | rest | took | ideal | |");
+        out.println("|---|" + "--:|".repeat(times.size() + 5) + "---|");
         for (var course : courses) {
             var cells = times.stream().map(course::at).collect(Collectors.joining(" | "));
-            out.printf(Locale.ROOT, "| %s, %s | %s | %d | %d | %.1f s | %.1f s | %s |%n", course.mode(),
+            out.printf(Locale.ROOT, "| %s, %s | %s | %d | %d | %d | %.1f s | %.1f s | %s |%n", course.mode(),
                     course.kind().name().toLowerCase(Locale.ROOT).replace('_', ' '), cells, course.dead(),
-                    course.rest(), course.took().toMillis() / 1000.0, course.ideal().toMillis() / 1000.0,
-                    course.isGood() ? "ok" : "too slow");
+                    course.doubt(), course.rest(), course.took().toMillis() / 1000.0, course.ideal().toMillis() / 1000.0,
+                    course.isGood(places) ? "ok" : "not ok");
         }
         out.flush();
     }
