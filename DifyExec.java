@@ -1099,7 +1099,7 @@ final class DifyExec implements Runnable {
     static final class RunView implements Engine.Watcher {
         private final PrintWriter out;
         private final long startedAt = System.nanoTime();
-        private byte[] outputs;
+        private ObjectNode outputs;
         private boolean isInText = false;
 
         RunView(PrintWriter out) {
@@ -1145,7 +1145,7 @@ final class DifyExec implements Runnable {
         public void ended(Outcome outcome) {
             end();
             if (outcome.status().isSuccess() && outputs != null)
-                new RowView(false, out).print(RunReader.tree(outputs));
+                new RowView(false, out).print(outputs);
         }
 
         @Override
@@ -4402,14 +4402,13 @@ final class DifyExec implements Runnable {
             if (!former.isEmpty() && !former.equals(version)) watcher.say("The workflow's version changed "
                     + "within this batch, from " + former + " to " + version + ". --workflow-id " + former
                     + " pins the earlier one.");
-            var outputs = new String(ran.outputs(), UTF_8);
-            if (!damageNoted && outputs.contains("\uFFFD")) {
+            if (!damageNoted && Json.hasText(ran.outputs(), text -> Json.wellFormed(text).contains("\uFFFD"))) {
                 damageNoted = true;
                 watcher.say("The outputs of row " + id + " contain U+FFFD, which replaces a damaged character "
                         + "such as half an emoji.");
             }
             if (linksNoted || !ran.status().isSuccess() || ran.files().isPresent()) return;
-            linksNoted = outputs.contains("\"__dify__file__\"");
+            linksNoted = Json.hasText(ran.outputs(), "__dify__file__"::equals);
             if (linksNoted) watcher.say("The outputs contain links to files that expire within minutes; "
                     + "--save-files DIR saves the files.");
         }
@@ -4984,11 +4983,11 @@ final class DifyExec implements Runnable {
         }
 
         record FileSaver(DifyClient client, Path folder) {
-            Response.SavedFiles save(String id, byte[] outputs) {
+            Response.SavedFiles save(String id, ObjectNode outputs) {
                 long start = System.nanoTime();
                 var saved = new ArrayList<Path>();
                 var missing = new LinkedHashMap<String, String>();
-                for (var output : RunReader.tree(outputs).properties())
+                for (var output : outputs.properties())
                     for (var file : output.getValue().findParents("dify_model_identity")) {
                         var name = fileName(id, output.getKey(), saved.size() + missing.size() + 1,
                                 file.path("extension").asText(""));
@@ -5522,14 +5521,6 @@ final class DifyExec implements Runnable {
         private final StringBuilder answer = new StringBuilder();
         private boolean isReplaced = false;
 
-        static ObjectNode tree(byte[] outputs) {
-            try {
-                return (ObjectNode) Json.MAPPER.readTree(outputs);
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: they are JSON that we wrote
-            }
-        }
-
         static String text(JsonNode from, String name) {
             return from.path(name).asText("");
         }
@@ -5656,18 +5647,13 @@ final class DifyExec implements Runnable {
                                 run.path("total_steps").asInt(0), paid().map(Map.Entry::getValue),
                                 paid().map(Map.Entry::getKey).orElse(""));
                         return new Response.Ran(new RunRef(runId, taskId), status,
-                                bytes(ofRun("outputs").orElseGet(Json.MAPPER::createObjectNode)),
+                                ofRun("outputs").orElseGet(Json.MAPPER::createObjectNode),
                                 text(run, "error"), workflowId, usage);
                     });
         }
 
         long finishedAt() {
             return data().path("finished_at").asLong(0);
-        }
-
-        /// Numbers keep their digits, and half of a surrogate pair becomes U+FFFD.
-        private static byte[] bytes(ObjectNode outputs) {
-            return Json.wellFormed(outputs.toString()).getBytes(UTF_8);
         }
 
         private Response.ChatMessage message() {
@@ -5680,7 +5666,8 @@ final class DifyExec implements Runnable {
         /// The end of a chatflow's streamed run, whose outputs keep text that moderation has replaced. Without an
         /// answer in them it is looked up.
         Response completed(Response.Ran ran) {
-            var outputs = tree(ran.outputs());
+            var outputs = Json.MAPPER.createObjectNode();
+            outputs.setAll(ran.outputs());
             if (ran.status().isSuccess() && isReplaced) outputs.put("answer", answer.toString());
             if (ran.status().isSuccess() && !outputs.path("answer").isTextual())
                 return new Response.Cut(Optional.of(ran.ref()), Symptom.CUT, "the run ended without an answer");
@@ -5697,11 +5684,11 @@ final class DifyExec implements Runnable {
         }
 
         /// A chatflow's outputs with what its answer rests on; empty lists are left out.
-        private static byte[] withSources(ObjectNode outputs, JsonNode from) {
+        private static ObjectNode withSources(ObjectNode outputs, JsonNode from) {
             if (outputs.path("files").isEmpty()) outputs.remove("files");
             var sources = from.path("retriever_resources");
             if (!sources.isEmpty()) outputs.set("retriever_resources", sources);
-            return bytes(outputs);
+            return outputs;
         }
 
         /// @param now by the server's clock
@@ -5748,7 +5735,8 @@ final class DifyExec implements Runnable {
         /// (1.9): then the run's own answer counts.
         static LookUpResult withMessage(LookUpResult found, Optional<JsonNode> message) {
             if (!(found instanceof LookUpResult.Ended(var ran, var inputs)) || !ran.status().isSuccess()) return found;
-            var outputs = tree(ran.outputs());
+            var outputs = Json.MAPPER.createObjectNode();
+            outputs.setAll(ran.outputs());
             var answer = message.map(stored -> text(stored, "answer")).orElse("");
             boolean isPaused = message.flatMap(RunReader::pausedRun).isPresent();
             if (!answer.isEmpty() && !isPaused) outputs.put("answer", answer);
@@ -7629,7 +7617,7 @@ final class DifyExec implements Runnable {
             Map<String, Object> json() {
                 var usage = ran.usage();
                 var line = object("id", attempt.row().id(), "status", SUCCESS, "inputs", attempt.row().inputs(),
-                        "outputs", new RawValue(new String(ran.outputs(), UTF_8)),
+                        "outputs", ran.outputs(),
                         "workflow_run_id", ran.ref().id(), "executed_at", Times.text(executedAt),
                         "retry_count", attempt.tries().retries(), "user", attempt.user(),
                         "workflow_status", ran.status() == Response.RunStatus.PARTIAL ? PARTIAL : "succeeded",
@@ -10543,21 +10531,21 @@ final class DifyExec implements Runnable {
 
         /// A run that ended, or paused. `outputs` is compact JSON; `files` is there if they were to be saved; `waited`
         /// is how long its request waited before it began, where the answer shows it; `message` is a chatflow's.
-        record Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage,
+        record Ran(RunRef ref, RunStatus status, ObjectNode outputs, String error, String workflowId, Usage usage,
                 Optional<SavedFiles> files, Optional<Duration> waited, ChatMessage message) implements Response {
-            Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage) {
+            Ran(RunRef ref, RunStatus status, ObjectNode outputs, String error, String workflowId, Usage usage) {
                 this(ref, status, outputs, error, workflowId, usage, Optional.empty(), Optional.empty(),
                         ChatMessage.NONE);
             }
 
             /// A chatflow's that has answered; its message names no run.
-            static Ran answered(byte[] outputs, double seconds, ChatMessage message) {
+            static Ran answered(ObjectNode outputs, double seconds, ChatMessage message) {
                 var usage = new Usage(seconds, 0, 0, Optional.empty(), "");
                 return new Ran(RunRef.NONE, RunStatus.SUCCEEDED, outputs, "", "", usage).with(message, outputs);
             }
 
             static Ran failed(String error) {
-                return new Ran(RunRef.NONE, RunStatus.FAILED, "{}".getBytes(UTF_8),
+                return new Ran(RunRef.NONE, RunStatus.FAILED, Json.MAPPER.createObjectNode(),
                         error.replaceFirst("^" + ChatMessage.FAILED, ""), "", Usage.NONE);
             }
 
@@ -10576,7 +10564,7 @@ final class DifyExec implements Runnable {
                         waited, message);
             }
 
-            Ran with(ChatMessage message, byte[] outputs) {
+            Ran with(ChatMessage message, ObjectNode outputs) {
                 return new Ran(ref, status, outputs, error, workflowId, message.usage(usage), files,
                         waited, message);
             }
@@ -10588,7 +10576,7 @@ final class DifyExec implements Runnable {
             /// No step and no output: so look the ends that Dify 1.16 makes up where a stream broke off, whatever its
             /// run does. They do name one.
             boolean isBare() {
-                return ref.isNamed() && usage.steps() == 0 && outputs.length <= "{}".length();
+                return ref.isNamed() && usage.steps() == 0 && outputs.isEmpty();
             }
 
             /// How a run may end that was asked to stop. A made-up end says nothing of the stop.
@@ -10600,7 +10588,7 @@ final class DifyExec implements Runnable {
             /// The same end again, or an error that confirms a failure.
             boolean agreesWith(Response other) {
                 return other instanceof Ran ran ? ref.id().equals(ran.ref.id()) && status == ran.status
-                        && error.equals(ran.error) && Arrays.equals(outputs, ran.outputs) : !status.isSuccess();
+                        && error.equals(ran.error) && outputs.equals(ran.outputs) : !status.isSuccess();
             }
         }
 
@@ -11765,6 +11753,13 @@ final class DifyExec implements Runnable {
             } catch (JsonProcessingException | NumberFormatException _) {
                 return MAPPER.missingNode();
             }
+        }
+
+        /// Whether such a text is anywhere in a value, or names a field.
+        static boolean hasText(JsonNode value, Predicate<String> which) {
+            return value.isTextual() && which.test(value.textValue())
+                    || value.properties().stream().map(Map.Entry::getKey).anyMatch(which)
+                    || value.valueStream().anyMatch(inner -> hasText(inner, which));
         }
 
         static String wellFormed(String text) {

@@ -281,9 +281,9 @@ final class BatchTest {
             var attempt = Given.sent(1, row, new Tries(2, 5, 0), "user-1", Mode.STREAMING,
                     row.hash(), NOON);
             var outputs = json("{'answer':'日本語 😀','n':12345678901234567890,'price':1.10,'list':[1,null,{}]}");
-            var streamed = new Response.Ran(run("run-1"), RunStatus.SUCCEEDED, outputs.getBytes(UTF_8),
+            var streamed = new Response.Ran(run("run-1"), RunStatus.SUCCEEDED, Given.outputs(outputs),
                     "", "workflow-1", new Usage(1.25, 120, 3, Optional.of(new BigDecimal("0.0018")), "USD"));
-            var partial = new Response.Ran(run("run-2"), RunStatus.PARTIAL, "{}".getBytes(UTF_8),
+            var partial = new Response.Ran(run("run-2"), RunStatus.PARTIAL, outputs("{}"),
                     "", "workflow-1", new Usage(0.5, 0, 2, Optional.empty(), ""));
 
             var path = folder.resolve("results.jsonl");
@@ -706,7 +706,7 @@ final class BatchTest {
         }
 
         private static Map<String, Object> line(String text) {
-            var ran = new Response.Ran(run("run-1"), RunStatus.SUCCEEDED, json("{'text':'" + text + "'}").getBytes(UTF_8),
+            var ran = new Response.Ran(run("run-1"), RunStatus.SUCCEEDED, outputs(json("{'text':'" + text + "'}")),
                     "", "workflow-1", Usage.NONE);
             var attempt = Given.sent(1, row("a"), Tries.NONE, "u1", Mode.BLOCKING, "", NOON);
             return new Results.Success(attempt, ran, NOON, List.of()).json();

@@ -137,7 +137,7 @@ final class ChatflowTest extends WholeCommand {
                     : streamed(started(), messageEnd(), finished()));
 
             assertEquals("{\"answer\":\"So.\",\"retriever_resources\":" + RESOURCES + "}",
-                    new String(seen.outputs(), UTF_8));
+                    seen.outputs().toString());
             assertEquals(List.of("c", "m", Events.RUN), List.of(seen.message().conversation(), seen.message().id(),
                     seen.ref().id()));
             assertEquals(new Usage(1.5, 40, 3, Optional.of(new BigDecimal("0.0021")), "USD"), seen.usage());
@@ -178,7 +178,7 @@ final class ChatflowTest extends WholeCommand {
                     : streamed(started(), pieces, messageEnd(), finished()));
 
             assertEquals("{\"answer\":\"Not said.\",\"retriever_resources\":" + RESOURCES + "}",
-                    new String(seen.outputs(), UTF_8));
+                    seen.outputs().toString());
         }
 
         @ParameterizedTest
@@ -200,7 +200,7 @@ final class ChatflowTest extends WholeCommand {
 
             assertEquals(Optional.empty(), ran.run());
             assertEquals("{\"answer\":\"Not said.\",\"retriever_resources\":" + RESOURCES + "}",
-                    new String(ran.outputs(), UTF_8));
+                    ran.outputs().toString());
         }
 
         @Test
@@ -234,7 +234,7 @@ final class ChatflowTest extends WholeCommand {
             answers(status, body);
 
             assertEquals(seen, switch (asked(Mode.BLOCKING)) {
-                case Response.Ran ran -> ran.status() + " " + (ran.status().isSuccess() ? new String(ran.outputs(), UTF_8)
+                case Response.Ran ran -> ran.status() + " " + (ran.status().isSuccess() ? ran.outputs().toString()
                         : ran.error());
                 case Response.Cut cut -> cut.symptom().toString();
                 case Response.Refused refused -> "" + refused.status();
@@ -266,7 +266,7 @@ final class ChatflowTest extends WholeCommand {
             var ran = ((LookUpResult.Ended) found(Optional.of(new RunRef("r", "")), Symptom.CUT)).ran();
 
             assertEquals("{\"answer\":\"So.\",\"retriever_resources\":" + RESOURCES + "}",
-                    new String(ran.outputs(), UTF_8));
+                    ran.outputs().toString());
             assertEquals("r c m", ran.ref().id() + " " + ran.message().conversation() + " " + ran.message().id());
         }
 
@@ -308,7 +308,7 @@ final class ChatflowTest extends WholeCommand {
             var found = found(Optional.of(new RunRef("other", "")), Symptom.CONTRADICTED);
 
             assertEquals(expected, found.word() + (found instanceof LookUpResult.Ended(var ran, _)
-                    ? " " + new String(ran.outputs(), UTF_8) : ""));
+                    ? " " + ran.outputs().toString() : ""));
         }
     }
 

@@ -89,7 +89,7 @@ final class DifyTest {
         }
 
         private static String outputs(Response seen) {
-            return new String(((Response.Ran) seen).outputs(), UTF_8);
+            return Json.wellFormed(((Response.Ran) seen).outputs().toString());
         }
 
         /// A blocking answer with these outputs.

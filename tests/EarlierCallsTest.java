@@ -128,7 +128,7 @@ final class EarlierCallsTest {
             scene.answer = (_, listener) -> {
                 listener.accept(new Heard.Began(madeUp));
                 scene.world.pass(seconds(1));
-                return new Response.Ran(madeUp, Response.RunStatus.FAILED, "{}".getBytes(UTF_8),
+                return new Response.Ran(madeUp, Response.RunStatus.FAILED, outputs("{}"),
                         "x is required in input form", "", Usage.NONE);
             };
             scene.crash(1);
@@ -148,7 +148,7 @@ final class EarlierCallsTest {
             scene.server = "1.16.0";
             scene.failedRuns = Judge.RetryRuns.ALWAYS;
             scene.answer = Answer.inTurn(new Response.Ran(new RunRef("one", "one"), Response.RunStatus.FAILED,
-                    "{}".getBytes(UTF_8), "x is required in input form", "", Usage.NONE));
+                    outputs("{}"), "x is required in input form", "", Usage.NONE));
 
             scene.play();
 

@@ -374,17 +374,19 @@ final class EngineTest {
             assertEquals(3, scene.resultIds().size());
         }
 
-        @Test
-        void aDamagedCharacterIsNotedOnceWithItsRow() throws Exception {
+        @ParameterizedTest
+        @ValueSource(strings = {"{\"answer\":\"\uFFFD\"}", "{\"answer\":[\"half: \\ud83d\"]}", "{\"\\ude00\":1}"})
+        void aDamagedCharacterIsNotedOnceWithItsRow(String outputs) throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.slots = 1;
             scene.answer = (attempt, _) -> new Response.Ran(run("run-" + attempt.row().id()), Response.RunStatus.SUCCEEDED,
-                    "{\"answer\":\"\uFFFD\"}".getBytes(UTF_8), "", "workflow-1", succeeded("x").usage());
+                    Given.outputs(outputs), "", "workflow-1", succeeded("x").usage());
 
             scene.play();
 
             assertEquals(1, scene.said.size(), scene.said::toString);
             assertTrue(scene.said.getFirst().contains("row a") && scene.said.getFirst().contains("U+FFFD"));
+            assertTrue(scene.results().getLast().path("outputs").toString().contains("\uFFFD"));
         }
 
         @Test
@@ -585,7 +587,7 @@ final class EngineTest {
         /// The made-up end of Dify 1.16: nothing was done and nothing came of it.
         private static Response.Ran madeUp(String id, String error) {
             return new Response.Ran(new RunRef(id, id), RunStatus.FAILED,
-                    "{}".getBytes(UTF_8), error, "workflow-1", Usage.NONE);
+                    outputs("{}"), error, "workflow-1", Usage.NONE);
         }
 
         /// A scene with one row whose streams report these runs in order.
@@ -598,7 +600,7 @@ final class EngineTest {
 
         @Test
         void aStoredFailureKeepsTheReportedErrorAndPrice() throws Exception {
-            var priced = new Response.Ran(run("run-7"), RunStatus.FAILED, "{}".getBytes(UTF_8),
+            var priced = new Response.Ran(run("run-7"), RunStatus.FAILED, outputs("{}"),
                     "Rate Limit Error", "workflow-1", new Usage(1, 10, 3, Optional.of(BigDecimal.ONE), "USD"));
             var scene = streamed(priced, succeeded("run-8"));
             scene.found = _ -> ended(failed("Rate Limit Error"));

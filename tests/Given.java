@@ -2,6 +2,7 @@ package difyexec;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import difyexec.DifyExec.Limits.Ceiling;
 import difyexec.DifyExec.Pace.Rate;
 
@@ -76,8 +77,16 @@ final class Given {
     }
 
     static Response.Ran ran(String id, RunStatus status, String error) {
-        return new Response.Ran(run(id), status, "{\"answer\":\"yes\"}".getBytes(UTF_8), error, "workflow-1",
+        return new Response.Ran(run(id), status, outputs("{\"answer\":\"yes\"}"), error, "workflow-1",
                 new Usage(1.5, 10, 3, Optional.empty(), ""));
+    }
+
+    static ObjectNode outputs(String json) {
+        try {
+            return (ObjectNode) Json.MAPPER.readTree(json);
+        } catch (IOException problem) {
+            throw new UncheckedIOException(problem);
+        }
     }
 
     static Response.Ran succeeded(String id) {
@@ -527,7 +536,7 @@ final class Given {
         Response untilStopped(RunRef run, Consumer<Heard> listener) throws InterruptedException {
             listener.accept(new Heard.Began(run));
             world.waitFor(alarm -> alarms.put(run.task(), alarm));
-            return new Response.Ran(run, RunStatus.FAILED, "{}".getBytes(UTF_8),
+            return new Response.Ran(run, RunStatus.FAILED, outputs("{}"),
                     "Aborted: User requested stop", "workflow-1", Usage.NONE);
         }
 

@@ -155,7 +155,7 @@ final class LookUpTest {
 
         /// A success for which the server needed that long.
         private static Response.Ran took(String run, double seconds) {
-            return new Response.Ran(run(run), RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "", "workflow-1",
+            return new Response.Ran(run(run), RunStatus.SUCCEEDED, outputs("{}"), "", "workflow-1",
                     new Usage(seconds, 0, 1, Optional.empty(), ""));
         }
 
@@ -696,7 +696,7 @@ final class LookUpTest {
             scene.interruptAfter(seconds(1));
             scene.answer = (_, listener) -> {
                 scene.untilStopped(run("run-7"), listener);
-                return new Response.Ran(run("run-7"), RunStatus.FAILED, "{}".getBytes(UTF_8),
+                return new Response.Ran(run("run-7"), RunStatus.FAILED, outputs("{}"),
                         "Workflow stream ended without a terminal event", "", Usage.NONE);
             };
             scene.play();
@@ -1156,7 +1156,7 @@ final class LookUpTest {
         @Test
         void aNewVersionDuringABatchIsReportedWithTheOptionThatPinsTheOldOne() throws Exception {
             var scene = Scene.of(folder, "a", "b");
-            var newer = new Response.Ran(run("run-b"), RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
+            var newer = new Response.Ran(run("run-b"), RunStatus.SUCCEEDED, outputs("{}"), "",
                     "workflow-2", Usage.NONE);
             scene.answer = Answer.inTurn(succeeded("run-a"), newer);
 
@@ -1172,7 +1172,7 @@ final class LookUpTest {
             for (var version : List.of("workflow-1", "workflow-2", "workflow-1", "workflow-1")) {
                 ids.add("row-" + ids.size());
                 var scene = Scene.of(folder, ids.toArray(String[]::new));
-                scene.answer = (_, _) -> new Response.Ran(run("run"), RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
+                scene.answer = (_, _) -> new Response.Ran(run("run"), RunStatus.SUCCEEDED, outputs("{}"), "",
                         version, Usage.NONE);
                 scene.play();
                 said.add(String.join("", scene.said).replaceFirst("(?s).* from (\\S+) to (\\S+)\\. .*", "$1 $2"));
@@ -1186,7 +1186,7 @@ final class LookUpTest {
             Files.writeString(folder.resolve("results.jsonl.log"), "{\"event\":\"ses");
             var scene = new Scene(folder, "id,text\nstreamed,x\nfailing,x\nbusy,x\ncut,x\nlost,x\nhuman,x\nlater,x\nlast,x\n");
             scene.mode = Mode.STREAMING;
-            var priced = new Response.Ran(run("run-1"), RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
+            var priced = new Response.Ran(run("run-1"), RunStatus.SUCCEEDED, outputs("{}"), "",
                     "workflow-1", new Usage(1.25, 120, 3, Optional.of(new BigDecimal("0.0018")), "USD"));
             scene.backoff = new Backoff(Duration.ZERO, Duration.ZERO, 1);
             var answers = Answer.byRow(Map.of("streamed", List.of(priced),

@@ -220,7 +220,7 @@ final class RulesTest {
         }
 
         private static Response.Ran failedAfter(int steps, String error, String outputs) {
-            return new Response.Ran(run("run-1"), RunStatus.FAILED, outputs.getBytes(UTF_8),
+            return new Response.Ran(run("run-1"), RunStatus.FAILED, Given.outputs(outputs),
                     Objects.toString(error, ""), "workflow-1",
                     new Usage(0, 0, steps, Optional.empty(), ""));
         }
@@ -539,7 +539,7 @@ final class RulesTest {
         }
 
         private static Response.Ran bare(String error) {
-            return new Response.Ran(run("run-1"), RunStatus.FAILED, "{}".getBytes(UTF_8), error, "",
+            return new Response.Ran(run("run-1"), RunStatus.FAILED, outputs("{}"), error, "",
                     Usage.NONE);
         }
 

@@ -47,7 +47,7 @@ final class StreamTest {
         }
 
         private static String outputs(Response.Ran ran) {
-            return new String(ran.outputs(), UTF_8);
+            return ran.outputs().toString();
         }
 
         @Test
