@@ -246,7 +246,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws Exception {
-            if (ids.size() == 1 && work.setup.isInShell()) work.view = Optional.of(new RunView(work.setup.out()));
+            if (ids.size() == 1 && work.setup.isInShell()) work.showRun(new RunView(work.setup.out()));
             return work.start(ids.isEmpty() ? Batch.Selection.LISTED : Batch.Selection.named(ids, force));
         }
     }
@@ -1238,31 +1238,42 @@ final class DifyExec implements Runnable {
         @ArgGroup(validate = false, order = 4, heading = "%nPace:%n") PaceOptions pace = new PaceOptions();
         @ArgGroup(validate = false, order = 6, heading = "%nOutput:%n") OutputOptions out = new OutputOptions();
 
+        private Optional<Engine.Watcher> view = Optional.empty();
+
         /// Shows the run of a single row as it happens, instead of the progress line.
-        Optional<Engine.Watcher> view = Optional.empty();
+        void showRun(Engine.Watcher watcher) {
+            view = Optional.of(watcher);
+        }
 
         int start(Batch.Selection asked) throws Exception {
             try {
                 return openAndRun(asked);
             } catch (Unusable problem) {
-                finish(object("exit_code", problem.exit.code, "reason", Stop.of(problem).what()));
+                out.report(object("exit_code", problem.exit.code, "reason", Stop.of(problem).what()), setup.out(),
+                        setup.err());
                 throw problem;
             }
         }
 
+        /// Opens the files in an order in which a refusal leaves them as they are: `--fresh` moves an earlier batch
+        /// aside only after the rows and the server were checked.
         private int openAndRun(Batch.Selection asked) throws Exception {
             checkOptions(asked);
             var files = BatchFiles.of(rows.shard().map(part -> part.of(output)).orElse(output));
             if (asked.listed() && files.shard().isEmpty()) files.requireStarted(); // a shard without rows has none
             files.refuse(input.csv);
-            try (var csv = setup.open(input.csv, Optional.of(files).filter(_ -> !rows.fresh))) {
+            var continued = rows.fresh ? Optional.<BatchFiles>empty() : Optional.of(files);
+            try (var csv = setup.open(input.csv, continued)) {
                 out.makeFolder();
                 try (var dify = setup.connect(demo.version, csv, pace.concurrency(), setup.err())) {
                     if (demo.version != null && view.isEmpty()) dify.err().println("Demo: using a simulated Dify "
                             + Demo.VERSION + " in this process; nothing leaves this machine, nothing is spent.");
-                    if (rows.fresh) checkFresh(Batch.ofRows(files, csv).select(rows.of(asked), setup.dify.timeout), dify);
-                    try (var writer = BatchWriter.open(files, csv, out.noBom, rows.rebuild,
-                            rows.fresh ? Optional.of(dify.err()) : Optional.empty(), FileChannel::force)) {
+                    if (rows.fresh) {
+                        var wanted = Batch.ofRows(files, csv).select(rows.of(asked), setup.dify.timeout);
+                        check(wanted, dify.form(dify.greet("; nothing was moved or sent"), csv), dify.err());
+                    }
+                    var fresh = rows.fresh ? Optional.of(dify.err()) : Optional.<PrintWriter>empty();
+                    try (var writer = BatchWriter.open(files, csv, out.noBom, rows.rebuild, fresh, FileChannel::force)) {
                         return run(rows.of(asked), dify, writer);
                     }
                 }
@@ -1272,14 +1283,14 @@ final class DifyExec implements Runnable {
         private void checkOptions(Batch.Selection asked) {
             setup.check();
             if ((rows.fresh || rows.pendingOnly) && !asked.equals(Batch.Selection.PENDING))
-                throw new Unusable((rows.fresh ? "--fresh" : "--pending-only")
-                        + " cannot be used with retry", "use it with run");
-            if (pace.maxCost != null && setup.dify.mode == Mode.BLOCKING) throw new Unusable("--max-cost cannot be "
-                    + "used with --mode blocking: only streams have prices", "leave out --mode");
+                throw new Unusable((rows.fresh ? "--fresh" : "--pending-only") + " cannot be used with retry",
+                        "use it with run");
+            if (pace.maxCost != null && setup.dify.mode == Mode.BLOCKING)
+                throw new Unusable("--max-cost cannot be used with --mode blocking: only streams have prices",
+                        "leave out --mode");
             if (output.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|tsv|xlsx?)"))
-                throw new Unusable(output
-                        + ": results are JSON lines, not a spreadsheet", "use -o results.jsonl; "
-                        + "'export' then writes a spreadsheet");
+                throw new Unusable(output + ": results are JSON lines, not a spreadsheet",
+                        "use -o results.jsonl; 'export' then writes a spreadsheet");
         }
 
         /// Selects rows, asks the server about the app, checks the rows against its form, and runs them.
@@ -1304,21 +1315,22 @@ final class DifyExec implements Runnable {
             var left = "; " + Text.count(wanted.rows(), "row is", "rows are") + " still pending, nothing was sent";
             var server = dify.greet(origin, left);
             var app = dify.identify(origin, server.kind(), left);
-            var sender = new Sender(dify.client().to(server.kind()), checked(wanted, dify, server),
-                    Optional.ofNullable(out.saveFiles));
+            var form = dify.form(server, batch.csv().orElseThrow());
+            CheckView.problems(check(wanted, form, err), err);
+            var sender = new Sender(dify.client().to(server.kind()), form, Optional.ofNullable(out.saveFiles));
             var modes = batch.history().route(mode(), server.kind(), server.version(), app.isAssumed());
             var terms = terms(modes, dify.judge());
-            writer.record(SessionEvent.of(batch, dify.access().name(), app, server.version(),
-                    String.join(" ", setup.next().words()), asked.force() || asked.rerunChanged()
-                            || asked.resendUnknown())
+            boolean isAgain = asked.force() || asked.rerunChanged() || asked.resendUnknown();
+            var options = String.join(" ", setup.next().words());
+            writer.record(SessionEvent.of(batch, dify.access().name(), app, server.version(), options, isAgain)
                     .with(Instant.now(), modes.mode(), mode() == Mode.AUTO));
-            var engine = new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender,
-                    view.orElseGet(() -> new Progress(err, out.progress))));
+            var watcher = view.orElseGet(() -> new Progress(err, out.progress));
+            var engine = new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender, watcher));
             var stop = engine.runUntilWritten();
-            new Summary(batch, engine.tally, err, Ansi.ofErr(setup.env)).print(stop,
-                    rows.limit != null || pace.maxCost != null, setup.next());
-            return finish(batch, stop, stop.map(Stop::exit).orElse(engine.tally.isAllDone() ? Exit.OK
-                    : Exit.ROWS_FAILED), engine.tally);
+            new Summary(batch, engine.tally, err, Ansi.ofErr(setup.env))
+                    .print(stop, rows.limit != null || pace.maxCost != null, setup.next());
+            var done = engine.tally.isAllDone() ? Exit.OK : Exit.ROWS_FAILED;
+            return finish(batch, stop, stop.map(Stop::exit).orElse(done), engine.tally);
         }
 
         /// `shard 3 of 8: 1,250 of 10,000 rows`
@@ -1347,51 +1359,35 @@ final class DifyExec implements Runnable {
                     + (failed == 0 ? "" : " (" + Text.number(failed) + " failed will be retried)"));
         }
 
-        /// Rejects rows that cannot run before the files of an earlier batch are moved aside.
-        private void checkFresh(Batch.Wanted wanted, Connection dify) throws InterruptedException {
-            var csv = wanted.batch().csv().orElseThrow();
-            var inspection = inspect(wanted, dify.form(dify.greet("; nothing was moved or sent"), csv));
-            if (!inspection.isFine()) throw rejected(inspection, dify.err());
-        }
-
-        private Inspection inspect(Batch.Wanted wanted, Form form) {
+        /// Checks every wanted row against the form. Rows that cannot run end the command before anything is sent.
+        private Inspection check(Batch.Wanted wanted, Form form, PrintWriter err) {
             var csv = wanted.batch().csv().orElseThrow();
             var inspector = new Inspection.Inspector(csv, form);
             csv.rows(wanted.entries(), wanted.batch().index()).forEachRemaining(inspector);
-            return inspector.inspection(setup.shape.allowUnmapped);
-        }
-
-        /// The form, after checking every wanted row against it.
-        private Form checked(Batch.Wanted wanted, Connection dify, ServerInfo server) throws InterruptedException {
-            var form = dify.form(server, wanted.batch().csv().orElseThrow());
-            var inspection = inspect(wanted, form);
-            if (!inspection.isFine()) throw rejected(inspection, dify.err());
-            CheckView.problems(inspection, dify.err());
-            return form;
-        }
-
-        private Unusable rejected(Inspection inspection, PrintWriter err) {
+            var inspection = inspector.inspection(setup.shape.allowUnmapped);
+            if (inspection.isFine()) return inspection;
             CheckView.problems(inspection, err);
-            return new Unusable(input.csv + ": " + Text.count(inspection.faults().size()
-                    + inspection.problems().size(), "problem") + "; nothing was sent",
-                    (inspection.problems().isEmpty() ? "use the options above, or --allow-unmapped to continue"
-                            : "fix the rows, or use --no-check to send all cells as text"));
+            int count = inspection.faults().size() + inspection.problems().size();
+            throw new Unusable(input.csv + ": " + Text.count(count, "problem") + "; nothing was sent",
+                    inspection.problems().isEmpty() ? "use the options above, or --allow-unmapped to continue"
+                            : "fix the rows, or use --no-check to send all cells as text");
         }
 
         private Engine.Terms terms(ModePolicy modes, Judge judge) {
             var grace = view.isPresent() ? Duration.ZERO : setup.retrying.grace; // Ctrl-C means this run, at once
-            return new Engine.Terms(judge, new Limits(pace.maxFailures, pace.maxTokens, pace.maxCost, grace,
-                    setup.dify.timeout, setup.retrying.settle), new Pace(pace.concurrency(), pace.wait, pace.rate),
-                    modes, new Attempt.Names(setup.dify.user));
+            var limits = new Limits(pace.maxFailures, pace.maxTokens, pace.maxCost, grace, setup.dify.timeout,
+                    setup.retrying.settle);
+            return new Engine.Terms(judge, limits, new Pace(pace.concurrency(), pace.wait, pace.rate), modes,
+                    new Attempt.Names(setup.dify.user));
         }
 
         /// Prices and a view need a stream.
         private Mode mode() {
-            return setup.dify.mode == Mode.AUTO && (pace.maxCost != null || view.isPresent()) ? Mode.STREAMING
-                    : setup.dify.mode;
+            boolean needsStream = pace.maxCost != null || view.isPresent();
+            return setup.dify.mode == Mode.AUTO && needsStream ? Mode.STREAMING : setup.dify.mode;
         }
 
-        /// The keys and their order are a promise.
+        /// Passes on how the call ended: `--json` and `--on-finish`. The keys and their order are a promise.
         private int finish(Batch batch, Optional<Stop> stop, Exit exit, Tally tally) throws InterruptedException {
             var files = batch.files();
             var end = StatusView.json(StatusView.counts(batch.index()::count));
@@ -1399,13 +1395,8 @@ final class DifyExec implements Runnable {
                     "seconds", tally.elapsed().toMillis() / 1000.0, "total_tokens", tally.tokens,
                     "cost", tally.spending.prices, "files", object("results", files.results().toString(),
                             "log", files.log().toString(), "retry", files.retry().toString())));
-            finish(end);
-            return exit.code;
-        }
-
-        /// Passes on how the call ended: `--json` and `--on-finish`.
-        private void finish(Map<String, Object> end) throws InterruptedException {
             out.report(end, setup.out(), setup.err());
+            return exit.code;
         }
 
         private static String typed(String option, List<String> words) {
@@ -1485,11 +1476,11 @@ final class DifyExec implements Runnable {
             BigDecimal maxCost;
 
             int concurrency() {
-                int slots = concurrency != null ? (int) Math.min(concurrency, Integer.MAX_VALUE)
-                        : wait != null ? 1 : 5;
+                int slots = wait != null ? 1 : 5;
+                if (concurrency != null) slots = (int) Math.min(concurrency, Integer.MAX_VALUE);
                 if (slots > MOST) throw new Unusable("-c " + concurrency + ": must be at most " + MOST);
-                if (wait != null && slots > 1) throw new Unusable("--wait cannot be used with -c " + slots,
-                        "--wait runs one row at a time; leave one of them out");
+                if (wait != null && slots > 1)
+                    throw new Unusable("--wait cannot be used with -c " + slots, "--wait runs one row at a time; leave one of them out");
                 return slots;
             }
         }
@@ -1514,15 +1505,15 @@ final class DifyExec implements Runnable {
                     description = "Show progress: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
             Progress.Style progress;
 
-            /// Passes on how the session ended. The command ends with this process, also by a signal.
+            /// Prints how the session ended, and passes it to a command, which ends with this process, also by a signal.
+            /// The command gets no key, and its failure changes nothing: the session is over.
             void report(Map<String, Object> end, PrintWriter out, PrintWriter err) throws InterruptedException {
                 var text = Secret.current().mask(Json.text(end).replace("\n", ""));
                 if (json) out.println(text);
                 if (onFinish == null) return;
                 out.flush();
-                boolean isWindows = File.separatorChar == '\\';
-                var builder = new ProcessBuilder(isWindows ? "cmd" : "sh", isWindows ? "/c" : "-c", onFinish)
-                        .redirectErrorStream(true);
+                var shell = File.separatorChar == '\\' ? List.of("cmd", "/c", onFinish) : List.of("sh", "-c", onFinish);
+                var builder = new ProcessBuilder(shell).redirectErrorStream(true);
                 builder.environment().remove("DIFY_API_KEY");
                 try {
                     var process = builder.start();
@@ -1544,8 +1535,8 @@ final class DifyExec implements Runnable {
             }
 
             void makeFolder() {
+                if (saveFiles == null) return;
                 try {
-                    if (saveFiles == null) return;
                     Files.createDirectories(saveFiles);
                     Temporary.removeAbandoned(saveFiles, Temporary.HIDDEN);
                     AtomicFile.forceFolder(saveFiles);
