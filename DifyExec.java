@@ -499,7 +499,7 @@ final class DifyExec implements Runnable {
             var part = rows.shard();
             try (var whole = setup.open(input.csv, Optional.empty())) {
                 var csv = whole.with(part);
-                try (var dify = setup.connect(demo.version, csv, 1, setup.err())) {
+                try (var dify = setup.connect(demo.start(csv), 1, setup.err())) {
                     int code = report(csv, dify.greet(""), dify);
                     if (code == Exit.OK.code && !json) setup.next().begin(part, setup.out());
                     return code;
@@ -561,7 +561,7 @@ final class DifyExec implements Runnable {
             Event.sessions(batch.log()); // rejects the log of another version
             var files = Verification.Evidence.of(batch);
             long start = System.nanoTime();
-            try (var dify = setup.connect(null, null, Verification.AT_ONCE, setup.err())) {
+            try (var dify = setup.connect(Optional.empty(), Verification.AT_ONCE, setup.err())) {
                 var origin = Origin.of(batch);
                 var server = dify.greet(origin, "");
                 dify.identify(origin, server.kind(), "");
@@ -1004,7 +1004,7 @@ final class DifyExec implements Runnable {
         private Form form(Csv csv) {
             if (form != null) return form;
             shell.setup.retrying.maxRetries = 0;
-            try (var dify = shell.setup.connect(shell.demo.version, csv, 1, err)) {
+            try (var dify = shell.setup.connect(shell.demo.start(csv), 1, err)) {
                 return form = dify.form(dify.greet(""), csv);
             } catch (Unusable | IOException | InterruptedException problem) {
                 err.println("Not checked against the workflow's form: " + Text.of(problem));
@@ -1265,7 +1265,7 @@ final class DifyExec implements Runnable {
             var continued = rows.fresh ? Optional.<BatchFiles>empty() : Optional.of(files);
             try (var csv = setup.open(input.csv, continued)) {
                 out.makeFolder();
-                try (var dify = setup.connect(demo.version, csv, pace.concurrency(), setup.err())) {
+                try (var dify = setup.connect(demo.start(csv), pace.concurrency(), setup.err())) {
                     if (demo.version != null && view.isEmpty()) dify.err().println("Demo: using a simulated Dify "
                             + Demo.VERSION + " in this process; nothing leaves this machine, nothing is spent.");
                     if (rows.fresh) {
@@ -1948,39 +1948,47 @@ final class DifyExec implements Runnable {
     static final class CommandLines {
         private static final String LOST = "no space left, or the reader has closed it";
 
+        /// Settings that a tree of commands has in the whole: picocli hands them on to the subcommands.
         static CommandLine configured(CommandLine line, IDefaultValueProvider defaults, Env env) {
-            Stream.concat(Stream.of(line), line.getSubcommands().values().stream()).forEach(each -> {
-                each.getCommandSpec().version("difyexec " + VERSION);
-                if (each.getCommandSpec().findOption("--help-all") == null) each.getCommandSpec() // picocli's own
-                        .addOption(OptionSpec.builder("--help-all").usageHelp(true).hidden(true).build());
-                var help = each.getCommandSpec().usageMessage().abbreviateSynopsis(true);
-                help.commandListHeading("%nCommands:%n");
-                if (each.getCommandSpec().positionalParameters().isEmpty()) help.optionListHeading("%n");
-                else help.parameterListHeading("%n");
-            });
+            Stream.concat(Stream.of(line), line.getSubcommands().values().stream())
+                    .map(CommandLine::getCommandSpec).forEach(CommandLines::layOut);
             var keys = new ArrayList<>(line.getHelpSectionKeys());
             keys.add(keys.indexOf(CommandLine.Model.UsageMessageSpec.SECTION_KEY_FOOTER_HEADING), "rarelyUsed");
             var sections = new HashMap<>(line.getHelpSectionMap());
             sections.put("rarelyUsed", CommandLines::rarelyUsed);
-            var start = line.getCommandName().equals("difyexec") ? "  " + env.invocation() + " " : "  ";
-            var end = CommandLine.Model.UsageMessageSpec.SECTION_KEY_FOOTER;
-            sections.put(end, help -> help.footer().replaceAll(start.isBlank() ? " -[io] \\S+" : "$^", "")
-                    .replace("  difyexec ", start));
-            Converters.register(line)
+            sections.put(CommandLine.Model.UsageMessageSpec.SECTION_KEY_FOOTER, help -> examples(help, env));
+            var colors = CommandLine.Help.defaultColorScheme(
+                    Ansi.of(env).on() ? CommandLine.Help.Ansi.ON : CommandLine.Help.Ansi.OFF);
+            var columns = env.get("COLUMNS");
+            if (!columns.matches("\\d{2,5}")) line.setUsageHelpAutoWidth(true);
+            else line.setUsageHelpWidth(Math.clamp(Integer.parseInt(columns), 60, 120));
+            return Converters.register(line)
                     .setAbbreviatedOptionsAllowed(false)
                     .setDefaultValueProvider(defaults)
-                    .setHelpFactory((spec, _) -> new CommandLine.Help(spec, CommandLine.Help.defaultColorScheme(
-                            Ansi.of(env).on() ? CommandLine.Help.Ansi.ON : CommandLine.Help.Ansi.OFF)))
+                    .setHelpFactory((spec, _) -> new CommandLine.Help(spec, colors))
                     .setHelpSectionMap(sections)
                     .setHelpSectionKeys(keys)
                     .setCaseInsensitiveEnumValuesAllowed(true)
                     .setParameterExceptionHandler((problem, _) -> print(unusable(problem, env), problem.getCommandLine()))
                     .setExecutionExceptionHandler(CommandLines::stopped)
                     .setExecutionStrategy(parsed -> execute(parsed, env.secret()));
-            var columns = env.get("COLUMNS");
-            return columns.matches("\\d{2,5}")
-                    ? line.setUsageHelpWidth(Math.clamp(Integer.parseInt(columns), 60, 120))
-                    : line.setUsageHelpAutoWidth(true);
+        }
+
+        private static void layOut(CommandSpec command) {
+            command.version("difyexec " + VERSION);
+            if (command.findOption("--help-all") == null) // one of picocli's own commands
+                command.addOption(OptionSpec.builder("--help-all").usageHelp(true).hidden(true).build());
+            var help = command.usageMessage().abbreviateSynopsis(true);
+            help.commandListHeading("%nCommands:%n");
+            if (command.positionalParameters().isEmpty()) help.optionListHeading("%n");
+            else help.parameterListHeading("%n");
+        }
+
+        /// The examples as a person types them here. In the shell, the batch is open already.
+        private static String examples(CommandLine.Help help, Env env) {
+            if (isInShell(help.commandSpec().commandLine()))
+                return help.footer().replaceAll(" -[io] \\S+", "").replace("  difyexec ", "  ");
+            return help.footer().replace("  difyexec ", "  " + env.invocation() + " ");
         }
 
         /// The hidden options, for `--help-all`.
@@ -2009,27 +2017,30 @@ final class DifyExec implements Runnable {
             } catch (Unusable problem) {
                 throw new CommandLine.ExecutionException(line, problem.what(), problem);
             } catch (OutOfMemoryError _) {
-                var problem = new Unusable(Exit.STOPPED,
-                        "out of memory (" + (Runtime.getRuntime().maxMemory() >> 20)
-                        + " MB)", "set JDK_JAVA_OPTIONS=-Xmx4g to use up to 4 GB");
+                long megabytes = Runtime.getRuntime().maxMemory() >> 20;
+                var problem = new Unusable(Exit.STOPPED, "out of memory (" + megabytes + " MB)",
+                        "set JDK_JAVA_OPTIONS=-Xmx4g to use up to 4 GB");
                 throw new CommandLine.ExecutionException(line, problem.what(), problem);
             }
         }
 
-        /// picocli accepts an option of a group twice, and drops the slash at the end of a path.
+        /// Refuses what picocli lets pass.
         private static void checkTyped(CommandLine line) {
             for (var option : line.getParseResult().matchedOptions()) {
                 var typed = option.originalStringValues();
                 var last = typed.isEmpty() ? "" : typed.getLast();
-                boolean isFolder = option.type() == Path.class && !option.paramLabel().equals("DIR")
-                        && last.endsWith("/");
-                boolean isBlank = last.isBlank() && option.arity().min() > 0 && option.type() != Character.class
-                        && !last.equals(option.defaultValue());
-                var fault = !option.isMultiValue() && typed.size() > 1 ? "given more than once"
-                        : isFolder ? "must be a file, not a folder" : isBlank ? "must not be blank" : "";
+                var fault = typed.size() > 1 && !option.isMultiValue() ? "given more than once" : fault(option, last);
                 if (!fault.isEmpty())
                     throw new ParameterException(line, option.longestName() + " " + last + ": " + fault);
             }
+        }
+
+        private static String fault(OptionSpec option, String value) {
+            boolean isFile = option.type() == Path.class && !option.paramLabel().equals("DIR");
+            if (isFile && value.endsWith("/")) return "must be a file, not a folder"; // a Path would drop the slash
+            boolean mayBeBlank = option.arity().min() == 0 || option.type() == Character.class
+                    || value.equals(option.defaultValue());
+            return value.isBlank() && !mayBeBlank ? "must not be blank" : "";
         }
 
         /// Whether the reader, such as `head`, has closed the pipe. A PrintStream hides why it failed: this one does
@@ -2056,7 +2067,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// `--timeout abc: not a duration`, or picocli's own message, and a hint on a second line.
+        /// `--timeout abc: not a duration`, or picocli's own message, always with a hint.
         static Unusable unusable(ParameterException problem, Env env) {
             var unusable = unmatched(problem).map(CommandLines::unknown)
                     .orElseGet(() -> new Unusable(message(problem, env)));
@@ -2107,21 +2118,16 @@ final class DifyExec implements Runnable {
         private static Unusable unknown(CommandLine.UnmatchedArgumentException problem) {
             var line = problem.getCommandLine();
             var word = problem.getUnmatched().getFirst();
+            var near = problem.getSuggestions();
+            var similar = near.isEmpty() ? "" : "did you mean " + String.join(" or ", near) + "?";
             boolean isOption = word.startsWith("-"), isBeforeCommand = !line.getSubcommands().isEmpty();
-            if (isOption) return new Unusable("unknown option " + Text.text(word, 60),
-                    similar(problem).orElse(isBeforeCommand ? "put options after the command" : ""));
-            if (isBeforeCommand)
-                return new Unusable("unknown command " + Text.quoted(word), similar(problem).orElse(""));
+            if (isOption && isBeforeCommand && near.isEmpty()) similar = "put options after the command";
+            if (isOption) return new Unusable("unknown option " + Text.text(word, 60), similar);
+            if (isBeforeCommand) return new Unusable("unknown command " + Text.quoted(word), similar);
             boolean mayBeInput = line.getCommandSpec().findOption("-i") != null
                     && !line.getParseResult().hasMatchedOption("-i");
-            return new Unusable("unexpected argument " + Text.quoted(word),
-                    similar(problem).orElse(mayBeInput ? "-i " + Text.shell(Text.text(word, 60)) : ""));
-        }
-
-        private static Optional<String> similar(CommandLine.UnmatchedArgumentException problem) {
-            var near = problem.getSuggestions();
-            return near.isEmpty() ? Optional.empty()
-                    : Optional.of("did you mean " + String.join(" or ", near) + "?");
+            if (mayBeInput && near.isEmpty()) similar = "-i " + Text.shell(Text.text(word, 60));
+            return new Unusable("unexpected argument " + Text.quoted(word), similar);
         }
 
         private static int stopped(Exception problem, CommandLine line, CommandLine.ParseResult parsed)
@@ -2140,9 +2146,9 @@ final class DifyExec implements Runnable {
         record Factory(Env env, UnaryOperator<Row> edits) implements CommandLine.IFactory {
             @Override
             public <K> K create(Class<K> type) throws Exception {
-                return type == Setup.class ? type.cast(new Setup(env, edits))
-                        : type == Console.class ? type.cast(new Console(env))
-                        : CommandLine.defaultFactory().create(type);
+                if (type == Setup.class) return type.cast(new Setup(env, edits));
+                if (type == Console.class) return type.cast(new Console(env));
+                return CommandLine.defaultFactory().create(type);
             }
         }
 
@@ -2172,8 +2178,7 @@ final class DifyExec implements Runnable {
                     case "h" -> 3_600_000;
                     case null, default -> 1000;
                 };
-                return Duration.ofMillis(new BigDecimal(match.group(1))
-                        .multiply(BigDecimal.valueOf(unit)).longValue());
+                return Duration.ofMillis(new BigDecimal(match.group(1)).multiply(BigDecimal.valueOf(unit)).longValue());
             }
 
             /// An http or https address without a slash at its end.
@@ -2181,9 +2186,8 @@ final class DifyExec implements Runnable {
                 var address = text.strip().replaceAll("/+$", "");
                 try {
                     var uri = new URI(address);
-                    if (uri.getHost() != null && Set.of("http", "https").contains(String.valueOf(uri.getScheme()))
-                            && uri.getFragment() == null && uri.getQuery() == null
-                            && uri.getUserInfo() == null) return uri;
+                    boolean isPlain = uri.getFragment() == null && uri.getQuery() == null && uri.getUserInfo() == null;
+                    if (isPlain && uri.getHost() != null && String.valueOf(uri.getScheme()).matches("https?")) return uri;
                 } catch (URISyntaxException _) {
                     // refused below, in our words
                 }
@@ -2282,8 +2286,7 @@ final class DifyExec implements Runnable {
     static final class Setup extends Console {
         @ArgGroup(validate = false, order = 1, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
         @ArgGroup(validate = false, order = 3, heading = "%nServer:%n") DifyOptions dify = new DifyOptions();
-        @ArgGroup(validate = false, order = 5, heading = "%nRetrying:%n") RetryOptions retrying =
-                new RetryOptions();
+        @ArgGroup(validate = false, order = 5, heading = "%nRetrying:%n") RetryOptions retrying = new RetryOptions();
 
         private final UnaryOperator<Row> edits;
 
@@ -2294,9 +2297,8 @@ final class DifyExec implements Runnable {
 
         /// Refuses settings that cannot be used.
         void check() {
-            var zero = dify.timeout.isZero() ? "--timeout"
-                    : retrying.settle.isZero() ? "--settle" : "";
-            if (!zero.isEmpty()) throw new Unusable(zero + " 0: must be greater than zero");
+            if (dify.timeout.isZero()) throw new Unusable("--timeout 0: must be greater than zero");
+            if (retrying.settle.isZero()) throw new Unusable("--settle 0: must be greater than zero");
             if (dify.envFile != null && !Files.isRegularFile(dify.envFile))
                 throw new Unusable("--env-file " + dify.envFile + ": no such file");
             if (!Attempt.Names.isUsable(dify.user))
@@ -2309,18 +2311,19 @@ final class DifyExec implements Runnable {
             return shape.open(input, dify.queryColumn, files).with(edits);
         }
 
-        /// Connects to the configured server, or to a demo with a variable for each column but a chatflow's question.
-        Connection connect(String demo, Csv csv, int runs, PrintWriter err) throws IOException {
-            var server = Optional.ofNullable(demo == null ? null : new Demo(demo, csv.columns().stream()
-                    .filter(name -> !demo.equals(Demo.CHATFLOW)
-                            || !name.equals(csv.shape().queryColumn())).toList()));
-            var version = Demo.has(dify.workflowId.strip()) ? dify.workflowId.strip() : ""; // a real app's is not here
-            var access = server.map(local ->
-                    new Access(local.baseUrl(), Access.DEMO_KEY, version, Optional.empty(),
-                    Optional.empty())).orElseGet(() -> dify.access(env, spec.findOption("--demo") != null, err));
+        /// Connects to the demo, or to the configured server.
+        Connection connect(Optional<Demo> demo, int runs, PrintWriter err) {
+            var access = demo.map(this::access)
+                    .orElseGet(() -> dify.access(env, spec.findOption("--demo") != null, err));
             var backoff = new Backoff(retrying.initialDelay, retrying.maxDelay, retrying.maxRetries);
             return new Connection(this, access, DifyClient.of(access, dify.timeout, runs),
-                    new Judge(backoff, retrying.failedRuns, access), server, err);
+                    new Judge(backoff, retrying.failedRuns, access), demo, err);
+        }
+
+        /// The demo has two versions of its own. A real one, which `.env` may name, is not there.
+        private Access access(Demo demo) {
+            var version = Demo.has(dify.workflowId.strip()) ? dify.workflowId.strip() : "";
+            return new Access(demo.baseUrl(), Access.DEMO_KEY, version, Optional.empty(), Optional.empty());
         }
 
         static final class DifyOptions {
@@ -2371,26 +2374,23 @@ final class DifyExec implements Runnable {
                 EnvDefaults.VARIABLES.values().forEach(env::needed);
                 if (baseUrl.getScheme().equals("http") && !Env.isLoopback(baseUrl.getHost()))
                     err.println("Warning: " + baseUrl + " is not https; the API key is sent unencrypted.");
-                env.unknownNames().forEach(name ->
-                        err.println("Warning: " + name + " is not a setting of difyexec."));
-                if (workflowId.strip().startsWith("app-")) throw new Unusable("--workflow-id (DIFY_WORKFLOW_ID) is "
-                        + "an API key, not the id of a version", "put the key into DIFY_API_KEY");
-                return new Access(baseUrl, key, workflowId.strip(), env.proxy(baseUrl),
-                        env.needed("DIFY_CA_FILE"));
+                env.unknownNames().forEach(name -> err.println("Warning: " + name + " is not a setting of difyexec."));
+                if (workflowId.strip().startsWith("app-"))
+                    throw new Unusable("--workflow-id (DIFY_WORKFLOW_ID) is an API key, not the id of a version",
+                            "put the key into DIFY_API_KEY");
+                return new Access(baseUrl, key, workflowId.strip(), env.proxy(baseUrl), env.needed("DIFY_CA_FILE"));
             }
 
             private String key(Env env, boolean hasDemo) {
                 var setting = env.needed("DIFY_API_KEY");
-                if (setting.isEmpty()) throw new Unusable(env.missing("DIFY_API_KEY"),
-                        (hasDemo ? "try --demo, or " : "") + "put these lines into .env "
-                        + "(in Dify: API Access, API Key):\nDIFY_API_BASE_URL=" + baseUrl
-                        + "\nDIFY_API_KEY=" + Env.PLACEHOLDER);
+                if (setting.isEmpty())
+                    throw new Unusable(env.missing("DIFY_API_KEY"), (hasDemo ? "try --demo, or " : "")
+                            + "put these lines into .env (in Dify: API Access, API Key):\nDIFY_API_BASE_URL=" + baseUrl
+                            + "\nDIFY_API_KEY=" + Env.PLACEHOLDER);
                 var key = setting.get().text().strip();
-                if (!key.matches("[!-~&&[^\"\\\\]]+"))
-                    throw new Unusable("DIFY_API_KEY" + setting.get().source()
-                            + " contains a character that no key "
-                            + "has (such as a blank, a quote or a non-ASCII letter)", "copy it again");
-                return key;
+                if (key.matches("[!-~&&[^\"\\\\]]+")) return key;
+                throw new Unusable("DIFY_API_KEY" + setting.get().source() + " contains a character that no key has "
+                        + "(such as a blank, a quote or a non-ASCII letter)", "copy it again");
             }
         }
 
@@ -2460,8 +2460,7 @@ final class DifyExec implements Runnable {
             var form = setup.dify.noCheck ? Form.ofText() : new FirstExchange(client, judge, err).form()
                     .map(parameters -> Form.of(parameters, csv.columns(),
                             Variable.Folders.of(csv.file().input(), setup.dify.files))).orElse(Form.ofText());
-            return server.kind() == AppKind.CHATFLOW
-                    ? form.asking(csv.shape().queryColumn(), csv.columns()) : form;
+            return server.kind() == AppKind.CHATFLOW ? form.asking(csv.shape().queryColumn(), csv.columns()) : form;
         }
 
         @Override
@@ -2497,9 +2496,21 @@ final class DifyExec implements Runnable {
         @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.VERSION, paramLabel = "chatflow",
                 description = "Use a simulated Dify: no key, no network, no cost.")
         String version;
+
+        /// Starts the simulated Dify if it was asked for. It has a variable for each column but a chatflow's question.
+        Optional<Demo> start(Csv csv) throws IOException {
+            if (version == null) return Optional.empty();
+            var question = version.equals(Demo.CHATFLOW) ? csv.shape().queryColumn() : "";
+            return Optional.of(new Demo(version, csv.columns().stream().filter(name -> !name.equals(question)).toList()));
+        }
     }
 
     static final class CsvOptions {
+        /// A column's name may contain a `=`; without a variable, an earlier mapping is dropped.
+        private static final Pattern MAP = Pattern.compile("(.+)=(.+)?", Pattern.DOTALL);
+        /// A value may contain a `=`; without one, an earlier constant is dropped.
+        private static final Pattern VAR = Pattern.compile("([^=]+)(?:=(.*))?", Pattern.DOTALL);
+
         @Option(names = "--id-column", paramLabel = "NAME", defaultValue = "",
                 description = "Take ids from this column; # numbers the rows.")
         String idColumn;
@@ -2535,8 +2546,8 @@ final class DifyExec implements Runnable {
 
         /// Choices of earlier calls apply, too.
         Csv open(Path input, String queryColumn, Optional<BatchFiles> files) {
-            var typed = new Csv.Shape(idColumn, encoding, delimiter, sheet, queryColumn, pairs("--map", map),
-                    pairs("--var", vars));
+            var typed = new Csv.Shape(idColumn, encoding, delimiter, sheet, queryColumn, pairs("--map", MAP, map),
+                    pairs("--var", VAR, vars));
             var before = files.map(BatchFiles::choices).orElse(Csv.Shape.DEFAULT);
             var log = files.map(BatchFiles::log).orElse(input);
             var csv = Csv.open(input, typed.after(before, log));
@@ -2550,19 +2561,17 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A column's name may have a `=`, and so may a value. Without a value, the name maps to null: it drops an
-        /// earlier choice.
-        private static Map<String, String> pairs(String option, List<String> typed) {
+        /// Values by name. A name whose earlier choice is dropped maps to null.
+        private static Map<String, String> pairs(String option, Pattern form, List<String> typed) {
             var pairs = new LinkedHashMap<String, String>();
             for (var pair : typed) {
-                int at = option.equals("--map") ? pair.lastIndexOf('=') : pair.indexOf('=');
-                boolean isDrop = at < 0 || option.equals("--map") && at == pair.length() - 1;
-                var name = pair.substring(0, at < 0 ? pair.length() : at).strip();
-                if (name.isEmpty() || at < 0 && option.equals("--map"))
+                var match = form.matcher(pair);
+                if (!match.matches() || match.group(1).isBlank())
                     throw new Unusable(option + " " + Text.shell(pair) + ": must be NAME=VALUE");
+                var name = match.group(1).strip();
                 if (pairs.containsKey(name))
                     throw new Unusable(option + " " + Text.shell(pair) + ": given more than once");
-                pairs.put(name, isDrop ? null : pair.substring(at + 1));
+                pairs.put(name, match.group(2));
             }
             return pairs;
         }
@@ -2582,12 +2591,11 @@ final class DifyExec implements Runnable {
         }
 
         Optional<Env.Setting> setting(ArgSpec arg) {
-            boolean isUnread = Stream.of(typed).map(word -> word.split("=", 2)[0])
-                    .anyMatch(word -> Set.of("-h", "--help", "--help-all").contains(word)
-                            || arg instanceof OptionSpec option && List.of(option.names()).contains(word));
-            return !isUnread && arg instanceof OptionSpec option
-                    ? Optional.ofNullable(VARIABLES.get(option.longestName())).flatMap(env::setting)
-                    : Optional.empty();
+            if (!(arg instanceof OptionSpec option)) return Optional.empty();
+            var unread = new HashSet<>(List.of(option.names()));
+            unread.addAll(List.of("-h", "--help", "--help-all"));
+            if (Stream.of(typed).map(word -> word.split("=", 2)[0]).anyMatch(unread::contains)) return Optional.empty();
+            return Optional.ofNullable(VARIABLES.get(option.longestName())).flatMap(env::setting);
         }
     }
 
