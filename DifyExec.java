@@ -21,6 +21,7 @@
 
 package difyexec;
 
+import com.fasterxml.jackson.annotation.JsonIgnoreProperties;
 import com.fasterxml.jackson.annotation.JsonInclude;
 import com.fasterxml.jackson.annotation.JsonProperty;
 import com.fasterxml.jackson.annotation.JsonPropertyOrder;
@@ -7605,7 +7606,9 @@ final class DifyExec implements Runnable {
             return Lines.<Head>read(READER, line, 0, line.length).filter(Head::isSuccess).isPresent();
         }
 
-        /// The fields of a line that say whose result it is. The original tool may write lines of other statuses.
+        /// The fields of a line that say whose result it is. The original tool may write lines of other statuses. Without
+        /// the annotation, Jackson keeps a copy of all other fields until it has these.
+        @JsonIgnoreProperties(ignoreUnknown = true)
         record Head(String id, String status, String workflowStatus, String workflowId) {
             boolean isSuccess() {
                 return !id.isBlank() && status.equals(SUCCESS);

@@ -307,6 +307,9 @@ final class Pace implements Callable<Integer> {
             }
             output(checkout, "./jbang", "build", "DifyExec.java");
             var classes = output(checkout, "./jbang", "info", "classpath", "DifyExec.java").strip();
+            var jar = root.resolve(release.name() + ".jar"); // JBang replaces its own when this checkout changes
+            Files.copy(Path.of(classes.substring(0, classes.indexOf(File.pathSeparator))), jar);
+            classes = jar + classes.substring(classes.indexOf(File.pathSeparator));
             var java = new ArrayList<>(List.of(Path.of(System.getProperty("java.home"), "bin", "java").toString()));
             try (var lines = Files.lines(checkout.resolve("DifyExec.java"))) {
                 lines.takeWhile(line -> !line.isBlank()).filter(line -> line.startsWith("//RUNTIME_OPTIONS "))
