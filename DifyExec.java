@@ -1340,7 +1340,7 @@ final class DifyExec implements Runnable {
             if (shard.isEmpty()) return;
             int count = batch.index().rows();
             setup.err().println("shard " + shard.get().index() + " of " + shard.get().count() + ": "
-                    + Text.number(count) + " of " + Text.number(count + batch.index().ofOtherShards) + " rows");
+                    + Text.number(count) + " of " + Text.number(count + batch.index().rowsOfOtherShards()) + " rows");
             var others = Stream.concat(asked.ids().stream(), asked.among().stream()).map(String::strip)
                     .distinct().filter(id -> !shard.get().holds(id)).toList();
             batch.requireInCsv(others);
@@ -2855,7 +2855,7 @@ final class DifyExec implements Runnable {
 
         /// `results.jsonl: 20 rows · Dify 1.16.0 · version 3f2c…`
         static String headline(Batch batch, Ansi paint) {
-            var versions = batch.index().versions;
+            var versions = batch.index().versions();
             return paint.bold(batch.files().results().toString()) + ": " + Text.number(batch.index().rows())
                     + (batch.index().rows() == 1 ? " row" : " rows") + paint.faint(batch.history().session
                             .map(session -> " · " + Text.text("Dify " + session.server(), 80))
@@ -2977,7 +2977,7 @@ final class DifyExec implements Runnable {
                     "unread_lines", history.unreadable.size(),
                     "ids_not_in_input", index.size() - index.rows(),
                     "missing_files", history.missingJson(),
-                    "versions", List.copyOf(index.versions),
+                    "versions", List.copyOf(index.versions()),
                     "changed_in_input", history.changed.cardinality(),
                     "runs_without_price", history.spent.unpriced,
                     "stopped", history.stopped.orElse(null)));
@@ -3949,7 +3949,7 @@ final class DifyExec implements Runnable {
             this.tally = new Tally(wanted.rows(), pace, clock);
             tally.others.putAll(wanted.others());
             this.looksAtOnce = Math.max(2, pace.ceiling / 4);
-            var versions = writer.batch().index().versions;
+            var versions = writer.batch().index().versions();
             this.version = versions.isEmpty() ? "" : versions.getLast();
         }
 
@@ -7595,7 +7595,7 @@ final class DifyExec implements Runnable {
                     int entry = index.findOrAdd(head.get().id().strip());
                     index.setStatus(entry, head.get().workflowStatus().equals(PARTIAL) ? RowStatus.PARTIAL
                             : RowStatus.SUCCEEDED);
-                    if (!head.get().workflowId().isEmpty()) index.versions.addLast(head.get().workflowId());
+                    if (!head.get().workflowId().isEmpty()) index.madeBy(head.get().workflowId());
                     for (var listener : listeners) listener.result(entry, lines);
                 }
             }
@@ -8008,8 +8008,8 @@ final class DifyExec implements Runnable {
             shape.vars().keySet().forEach(name -> inputs.add(new Input(name, name, -1)));
             shape.map().forEach((column, name) -> {
                 var option = "--map " + Text.shell(column + "=");
-                if (!header.names().contains(column)) throw noColumn(file, header, option + Text.shell(name) + ": ",
-                        column, "; " + option + " drops the mapping");
+                if (!header.names().contains(column)) throw file.unusable(header.line(), 0, option + Text.shell(name)
+                        + ": no column " + Text.quoted(column), header.hint() + "; " + option + " drops the mapping");
             });
             var names = new HashSet<String>();
             for (var input : inputs) if (!names.add(input.name())) throw file.unusable(header.line(), 0,
@@ -8024,15 +8024,15 @@ final class DifyExec implements Runnable {
         private static int idColumn(TextFile file, Header header, String chosen) {
             var names = header.names();
             var name = chosen.isEmpty() ? "id" : chosen;
-            var found = names.contains(name) ? List.of(name)
-                    : names.stream().filter(name::equalsIgnoreCase).toList();
+            if (names.contains(name)) return names.indexOf(name);
+            var found = names.stream().filter(name::equalsIgnoreCase).toList();
             if (found.size() == 1) return names.indexOf(found.getFirst());
             if (name.equals(NUMBERS)) return -1;
-            if (!name.equalsIgnoreCase("id")) throw noColumn(file, header, "", name, "");
-            throw file.unusable(header.line(), 0,
-                    found.isEmpty() ? "no column \"id\"" : "more than one column \"id\"",
-                    "use " + unique(file, header).limit(5)
-                            .map(column -> "--id-column " + Text.shell(column) + ", ").collect(joining())
+            if (!name.equalsIgnoreCase("id"))
+                throw file.unusable(header.line(), 0, "no column " + Text.quoted(name), header.hint());
+            var problem = found.isEmpty() ? "no column \"id\"" : "more than one column \"id\"";
+            var options = unique(file, header).limit(5).map(column -> "--id-column " + Text.shell(column) + ", ");
+            throw file.unusable(header.line(), 0, problem, "use " + options.collect(joining())
                     + "or --id-column '#' to number the rows");
         }
 
@@ -8043,20 +8043,14 @@ final class DifyExec implements Runnable {
             int rows = 0;
             try (var records = header.records(file)) {
                 records.next(); // the names
-                for (List<String> row; rows < SEARCHED && (row = records.next()) != null; rows++)
-                    for (int i = 0; i < Math.min(row.size(), names.size()); i++) values.get(i)
-                            .add(row.get(i).strip());
+                for (var row = records.next(); row != null && rows < SEARCHED; row = records.next()) {
+                    rows++;
+                    for (int i = 0; i < Math.min(row.size(), names.size()); i++) values.get(i).add(row.get(i).strip());
+                }
             }
             int most = rows;
             return IntStream.range(0, names.size()).filter(i -> !names.get(i).isEmpty()
                     && values.get(i).size() == most && !values.get(i).contains("")).mapToObj(names::get);
-        }
-
-        private static Unusable noColumn(TextFile file, Header header, String option, String name,
-                String advice) {
-            return file.unusable(header.line(), 0, option + "no column " + Text.quoted(name), "the columns are "
-                    + Text.text(header.names().stream().filter(known -> !known.isEmpty())
-                            .collect(joining(", ")), 300) + advice);
         }
 
         Csv with(UnaryOperator<Row> edits) {
@@ -8075,7 +8069,7 @@ final class DifyExec implements Runnable {
             return idColumn.name().equals(column);
         }
 
-        /// By `--map` or `--var`.
+        /// Whether `--map` or `--var` names it.
         boolean isNamed(String column) {
             return shape.map().containsValue(column) || shape.vars().containsKey(column);
         }
@@ -8124,8 +8118,8 @@ final class DifyExec implements Runnable {
                 index.endOfRows(rows.ofOtherShards);
             }
             problems.refuse();
-            if (index.size() + index.ofOtherShards == 0) throw new Unusable(file.name()
-                    + ": no rows below the header");
+            if (index.size() + index.rowsOfOtherShards() == 0)
+                throw new Unusable(file.name() + ": no rows below the header");
             return index;
         }
 
@@ -8173,8 +8167,8 @@ final class DifyExec implements Runnable {
 
             private String id() {
                 int place = idColumn.place();
-                return place < 0 ? Integer.toString(number) : place < cells.size()
-                        ? cells.get(place).strip() : "";
+                if (place < 0) return Integer.toString(number);
+                return place < cells.size() ? cells.get(place).strip() : "";
             }
 
             /// What is wrong with the row's shape or its id, or empty.
@@ -8196,9 +8190,13 @@ final class DifyExec implements Runnable {
 
             Row row() {
                 var values = LinkedHashMap.<String, String>newLinkedHashMap(inputs.size());
-                for (var input : inputs) values.put(input.name(), input == idColumn ? id()
-                        : input.place() < 0 ? shape.vars().get(input.name()) : cells.get(input.place()));
+                for (var input : inputs) values.put(input.name(), value(input));
                 return new Row(index, records.line, id(), values, hashes.number(values), false);
+            }
+
+            private String value(Input input) {
+                if (input == idColumn) return id();
+                return input.place() < 0 ? shape.vars().get(input.name()) : cells.get(input.place());
             }
 
             @Override
@@ -8233,9 +8231,10 @@ final class DifyExec implements Runnable {
             static Header of(TextFile file, Character given) {
                 var prefix = PREFIX.matcher(file.start());
                 prefix.lookingAt();
-                char delimiter = file.isCopy() ? ',' : given != null ? given
-                        : prefix.group(3) != null ? prefix.group(3).charAt(0)
-                        : likely(file.start().substring(prefix.end()));
+                char delimiter = likely(file.start().substring(prefix.end()));
+                if (prefix.group(3) != null) delimiter = prefix.group(3).charAt(0);
+                if (given != null) delimiter = given;
+                if (file.isCopy()) delimiter = ',';
                 try (var records = new Header(prefix.group(), delimiter, 0, List.of()).records(file)) {
                     var names = records.next();
                     if (names == null) throw new Unusable(file.name() + ": empty, no header");
@@ -8253,8 +8252,14 @@ final class DifyExec implements Runnable {
 
             /// The file's records, the column names first. Those of a copy have the numbers of the original.
             Records records(TextFile file) {
-                boolean isJson = file.isCopy() && file.sheet().isEmpty(); // which has no line of names
-                return new Records(file, delimiter, prefix.length(), prefix.length() > 1 ? 2 : isJson ? 0 : 1);
+                long line = file.isCopy() && file.sheet().isEmpty() ? 0 : 1; // JSON lines have no line of names
+                if (prefix.length() > 1) line = 2;
+                return new Records(file, delimiter, prefix.length(), line);
+            }
+
+            String hint() {
+                var named = names.stream().filter(name -> !name.isEmpty()).collect(joining(", "));
+                return "the columns are " + Text.text(named, 300);
             }
         }
 
@@ -8341,7 +8346,9 @@ final class DifyExec implements Runnable {
             /// Passes and returns one line end: LF, CR LF or CR.
             private String lineEnd() {
                 next++;
-                return pass('\n') ? "\n" : pass('\r') & pass('\n') ? "\r\n" : "\r";
+                if (pass('\n')) return "\n";
+                pass('\r');
+                return pass('\n') ? "\r\n" : "\r";
             }
 
             /// Passes the next character if it is this one.
@@ -8385,61 +8392,72 @@ final class DifyExec implements Runnable {
 
         static TextFile of(Path input, Csv.Shape shape, Copies copies) throws IOException {
             Copies.removeAbandoned();
-            boolean isStandardInput = input.toString().equals("-");
-            var fault = isStandardInput ? "" : !Storage.exists(input) ? "no such file"
-                    : Files.isDirectory(input) ? "is a folder, not a file"
-                    : !Files.isReadable(input) ? "permission denied" : "";
-            if (!fault.isEmpty()) throw new Unusable(input + ": " + fault);
-            var path = input;
-            if (isStandardInput || !Files.isRegularFile(input))
-                try (var in = isStandardInput ? System.in : Files.newInputStream(input)) {
-                    path = copies.file(in::transferTo);
-                }
+            var path = rereadable(input, copies);
             byte[] start;
             try (var in = Files.newInputStream(path)) {
                 start = in.readNBytes(1 << 16);
             }
             var magic = HexFormat.of().formatHex(start, 0, Math.min(4, start.length));
-            var charset = shape.encoding() != null ? shape.encoding() : magic.startsWith("fffe")
-                    ? StandardCharsets.UTF_16LE : magic.startsWith("feff") ? StandardCharsets.UTF_16BE : UTF_8;
-            var file = new TextFile(input, path, charset, new String(start, charset), false, "",
-                    List.of(), List.of(), copies);
+            var charset = shape.encoding() != null ? shape.encoding() : charset(magic);
+            var file = new TextFile(input, path, charset, new String(start, charset), false, "", List.of(), List.of(),
+                    copies);
             if (magic.startsWith(ZIP)) return Book.copy(file, shape.sheet());
-            if (BINARY.stream().anyMatch(magic::startsWith)) throw new Unusable(file.name()
-                    + ": is a binary file", "save it as .xlsx without a password, CSV or JSON lines");
+            if (BINARY.stream().anyMatch(magic::startsWith))
+                throw new Unusable(file.name() + ": is a binary file",
+                        "save it as .xlsx without a password, CSV or JSON lines");
             boolean isJson = JSON.matcher(file.start).lookingAt()
                     || input.toString().toLowerCase(Locale.ROOT).matches(".*\\.(jsonl|ndjson)");
             return isJson ? file.rowsOfJson() : file;
         }
 
-        TextFile copied(Use<CellWriter> rows) throws IOException {
+        /// The input itself, or a copy of standard input, a pipe or a device, which can be read only once.
+        private static Path rereadable(Path input, Copies copies) throws IOException {
+            if (input.toString().equals("-")) return copies.file(System.in::transferTo);
+            if (!Storage.exists(input)) throw new Unusable(input + ": no such file");
+            if (Files.isDirectory(input)) throw new Unusable(input + ": is a folder, not a file");
+            if (!Files.isReadable(input)) throw new Unusable(input + ": permission denied");
+            if (Files.isRegularFile(input)) return input;
+            try (var in = Files.newInputStream(input)) {
+                return copies.file(in::transferTo);
+            }
+        }
+
+        /// By the byte order mark. Without one, the text is UTF-8.
+        private static Charset charset(String magic) {
+            if (magic.startsWith("fffe")) return StandardCharsets.UTF_16LE;
+            return magic.startsWith("feff") ? StandardCharsets.UTF_16BE : UTF_8;
+        }
+
+        /// Copies the rows as CSV. `notes` may grow until they are written.
+        TextFile copied(List<String> notes, Use<CellWriter> rows) throws IOException {
             var copy = copies.file(out -> {
                 var cells = new CellWriter(Json.utf8(out), ',');
                 rows.of(cells);
                 cells.flush();
             });
-            return new TextFile(input, copy, UTF_8, "", true, sheet, sheets, notes, copies);
+            return new TextFile(input, copy, UTF_8, "", true, sheet, sheets, List.copyOf(notes), copies);
         }
 
         TextFile ofSheet(String sheet, List<String> sheets) {
             return new TextFile(input, path, UTF_8, "", false, sheet, sheets, notes, copies);
         }
 
-        TextFile noted(List<String> notes) {
-            return new TextFile(input, path, charset, start, isCopy, sheet, sheets, List.copyOf(notes), copies);
-        }
-
         /// JSON lines, an object on each, as CSV. The columns are the names that any of them has.
         private TextFile rowsOfJson() throws IOException {
             var columns = new LinkedHashSet<String>();
             read(object -> object.fieldNames().forEachRemaining(columns::add));
-            return copied(out -> {
+            return copied(List.of(), out -> {
                 out.write(columns);
-                read(object -> out.write(object.isEmpty() ? List.of()
-                        : columns.stream().map(name -> text(object.path(name))).toList()));
+                read(object -> out.write(cells(object, columns)));
             });
         }
 
+        private static List<String> cells(JsonNode object, Set<String> columns) {
+            if (object.isEmpty()) return List.of(); // a blank line
+            return columns.stream().map(name -> text(object.path(name))).toList();
+        }
+
+        /// Reads each line as an object; a blank line is an empty one, so that the numbers of the lines stay the same.
         private void read(Use<JsonNode> rows) throws IOException {
             var problems = new Problems(this);
             try (var lines = new LineNumberReader(reader())) {
@@ -8448,13 +8466,16 @@ final class DifyExec implements Runnable {
                     var text = line.startsWith("\uFEFF") ? line.substring(1) : line;
                     var object = Json.withoutDuplicates(text.isBlank() ? "{}" : text);
                     if (object.isObject()) rows.of(object);
-                    else if (Json.parsed(text).isObject())
-                        problems.add(lines.getLineNumber(), 0, "a key appears twice in one object");
-                    else problems.add(lines.getLineNumber(), 0, "not a JSON object on one line"
-                            + (text.startsWith("[") ? " (jq -c '.[]' makes such lines of an array)" : ""));
+                    else problems.add(lines.getLineNumber(), 0, fault(text));
                 }
             }
             problems.refuse();
+        }
+
+        private static String fault(String line) {
+            if (Json.parsed(line).isObject()) return "a key appears twice in one object";
+            return "not a JSON object on one line"
+                    + (line.startsWith("[") ? " (jq -c '.[]' makes such lines of an array)" : "");
         }
 
         private static String text(JsonNode value) {
@@ -8649,7 +8670,7 @@ final class DifyExec implements Runnable {
                 var named = file.ofSheet(sheet.getName(), names);
                 var reader = new Book(named, book.isDate1904());
                 reader.requireValues(sheet);
-                return named.copied(out -> notes.addAll(reader.read(sheet, out))).noted(notes);
+                return named.copied(notes, out -> notes.addAll(reader.read(sheet, out)));
             } catch (Unusable problem) {
                 throw problem;
             } catch (IOException | RuntimeException | XMLStreamException _) { // in words about zip files, XML and Java
@@ -8725,19 +8746,18 @@ final class DifyExec implements Runnable {
             var code = Objects.requireNonNullElseGet(cell.getDataFormatString(),
                     () -> Format.eastAsian(cell.getDataFormatId()));
             var format = formats.computeIfAbsent(code, Format::of);
-            boolean isNumber = !format.hasDay() && (!format.hasTime() || number.compareTo(BigDecimal.ONE) >= 0);
-            if (number.signum() < 0 || number.compareTo(AFTER_LAST_DAY) >= 0 || isNumber) {
+            boolean isMoment = format.hasDay() || format.hasTime() && number.compareTo(BigDecimal.ONE) < 0; // not 30 h
+            if (!isMoment || number.signum() < 0 || number.compareTo(AFTER_LAST_DAY) >= 0) {
                 var text = plain(number);
-                int missing = number.signum() < 0 || text.indexOf('.') >= 0 ? 0 : format.digits() - text.length();
-                return "0".repeat(Math.max(0, missing)) + text;
+                int missing = format.digits() - text.length();
+                return missing > 0 && text.chars().allMatch(Character::isDigit) ? "0".repeat(missing) + text : text;
             }
             // Excel's 1900 has a 29 February: days before it count from another day
             var start = is1904 ? LocalDate.of(1904, 1, 1) : LocalDate.of(1899, 12, number.intValue() < 61 ? 31 : 30);
             var time = start.atStartOfDay().plus(number.movePointRight(3).multiply(BigDecimal.valueOf(86_400))
                     .setScale(0, RoundingMode.HALF_UP).longValue(), ChronoUnit.MILLIS);
-            return format.hasDay() && format.hasTime() ? DateTimeFormatter.ISO_LOCAL_DATE_TIME.format(time)
-                    : format.hasDay() ? time.toLocalDate().toString()
-                    : DateTimeFormatter.ISO_LOCAL_TIME.format(time);
+            if (!format.hasDay()) return DateTimeFormatter.ISO_LOCAL_TIME.format(time);
+            return format.hasTime() ? DateTimeFormatter.ISO_LOCAL_DATE_TIME.format(time) : time.toLocalDate().toString();
         }
 
         /// Without exponent. Whole numbers keep their digits, fractions have the 15 that Excel shows.
@@ -8827,9 +8847,8 @@ final class DifyExec implements Runnable {
         }
 
         Form asking(String column, List<String> columns) {
-            return new Form(Stream.concat(Stream.of(new Variable(column, "", Variable.QUESTION, true,
-                    List.of(), Value.Query::new)), variables.stream()).toList(), columns,
-                    isText);
+            var question = new Variable(column, "", Variable.QUESTION, true, List.of(), Value.Query::new);
+            return new Form(Stream.concat(Stream.of(question), variables.stream()).toList(), columns, isText);
         }
 
         Optional<Variable> variable(String column) {
@@ -9046,25 +9065,24 @@ final class DifyExec implements Runnable {
             private static final String LOCAL = "local_file", REMOTE = "remote_url";
 
             Value read(String cell) {
-                if (!isList) return SECOND.matcher(cell).find()
-                        ? new Value.Wrong("takes one file, but the cell has several") : one(cell.strip());
+                if (!isList && SECOND.matcher(cell).find())
+                    return new Value.Wrong("takes one file, but the cell has several");
+                if (!isList) return one(cell.strip());
                 var array = Json.parsed(cell);
                 var parts = array.isArray() ? texts(array) : List.of(cell.split(";"));
-                var values = parts.stream().map(String::strip).filter(part -> !part.isEmpty()).map(this::one)
-                        .toList();
+                var values = parts.stream().map(String::strip).filter(part -> !part.isEmpty()).map(this::one).toList();
                 for (var value : values) if (value instanceof Value.Wrong) return value;
                 int own = rules.path("max_length").asInt(0);
                 int most = own > 0 ? own : system.path("workflow_file_upload_limit").asInt(10);
-                return values.size() <= most ? new Value.Several(values)
-                        : new Value.Wrong("has " + Text.count(values.size(), "file") + "; the limit is " + most);
+                if (values.size() <= most) return new Value.Several(values);
+                return new Value.Wrong("has " + Text.count(values.size(), "file") + "; the limit is " + most);
             }
 
             private Value one(String part) {
-                boolean isLocal = part.startsWith("@");
-                if (!takes(isLocal ? LOCAL : REMOTE))
-                    return new Value.Wrong(isLocal ? "takes a URL (https://…), not an uploaded file"
-                            : "takes an uploaded file (@path), not a URL");
-                return isLocal ? local(part.substring(1)) : remote(part);
+                if (!part.startsWith("@"))
+                    return takes(REMOTE) ? remote(part) : new Value.Wrong("takes an uploaded file (@path), not a URL");
+                return takes(LOCAL) ? local(part.substring(1))
+                        : new Value.Wrong("takes a URL (https://…), not an uploaded file");
             }
 
             private boolean takes(String method) {
@@ -9092,7 +9110,7 @@ final class DifyExec implements Runnable {
                 try {
                     var path = folders.base().resolve(name);
                     if (!Files.isRegularFile(path)) return new Value.Wrong("names a file that does not exist: " + path);
-                    var file = path.toRealPath();
+                    var file = path.toRealPath(); // a link must not lead out of the folders
                     if (folders.within().stream().noneMatch(file::startsWith))
                         return new Value.Wrong("names a file outside the CSV's folder: " + file
                                 + " (allow another folder with --files DIR)");
@@ -9112,19 +9130,25 @@ final class DifyExec implements Runnable {
 
             private Optional<Value> wrongKind(String kind, String end) {
                 var kinds = texts(rules.path("allowed_file_types"));
-                var custom = !kinds.contains("custom") ? List.<String>of()
-                        : texts(rules.path("allowed_file_extensions"))
-                        .stream().map(one -> one.replaceFirst("^\\.", "").toLowerCase(Locale.ROOT)).toList();
+                var custom = kinds.contains("custom") ? endings() : List.<String>of();
                 if (kinds.isEmpty() || kinds.contains(kind) && !kind.equals("custom") || custom.contains(end))
                     return Optional.empty();
                 return Optional.of(new Value.Wrong("takes files of type " + String.join(", ", kinds)
-                        + (custom.isEmpty() ? "" : " (" + String.join(", ", custom) + ")")
-                        + ", not " + kind + (end.isEmpty() ? "" : " (." + end + ")")));
+                        + inBrackets(String.join(", ", custom)) + ", not " + kind
+                        + inBrackets(end.isEmpty() ? "" : "." + end)));
+            }
+
+            private List<String> endings() {
+                return texts(rules.path("allowed_file_extensions")).stream()
+                        .map(one -> one.replaceFirst("^\\.", "").toLowerCase(Locale.ROOT)).toList();
+            }
+
+            private static String inBrackets(String text) {
+                return text.isEmpty() ? "" : " (" + text + ")";
             }
 
             private static String kind(String end) {
-                return ENDINGS.entrySet().stream().filter(kind -> kind.getValue().contains(end))
-                        .map(Map.Entry::getKey)
+                return ENDINGS.entrySet().stream().filter(kind -> kind.getValue().contains(end)).map(Map.Entry::getKey)
                         .findFirst().orElse("custom");
             }
 
@@ -9247,18 +9271,16 @@ final class DifyExec implements Runnable {
                 }
 
                 Inspection.Profile profile() {
-                    return new Inspection.Profile(csv.input(column).title(),
-                            variable.map(Variable::name).orElse(""),
-                            variable.map(Variable::type).orElse(""),
-                            variable.filter(Variable::required).isPresent(), filled, longest, example);
+                    return new Inspection.Profile(csv.input(column).title(), variable.map(Variable::name).orElse(""),
+                            variable.map(Variable::type).orElse(""), variable.filter(Variable::required).isPresent(),
+                            filled, longest, example);
                 }
 
                 Stream<String> notes() {
-                    return empty == 0 || !variable.map(known -> known.required() && known.isText()).orElse(false)
-                            ? Stream.empty()
-                            : Stream.of(Text.quoted(csv.input(column).title()) + " is required but empty in "
-                                    + Text.count(empty, "row") + " (first: " + firstEmpty
-                                    + "); Dify accepts that");
+                    boolean isNeeded = variable.filter(known -> known.required() && known.isText()).isPresent();
+                    if (empty == 0 || !isNeeded) return Stream.empty();
+                    return Stream.of(Text.quoted(csv.input(column).title()) + " is required but empty in "
+                            + Text.count(empty, "row") + " (first: " + firstEmpty + "); Dify accepts that");
                 }
             }
         }
@@ -9272,9 +9294,8 @@ final class DifyExec implements Runnable {
         private final Texts ids = new Texts();
         /// By entry: the place of its id, with its line; its hash; its status.
         private final LongList places = new LongList(), cells = new LongList(), statuses = new LongList();
-        /// The versions of the workflow that made results, that of the last result last.
-        final SequencedSet<String> versions = new LinkedHashSet<>();
-        int ofOtherShards = 0;
+        private final SequencedSet<String> versions = new LinkedHashSet<>();
+        private int ofOtherShards = 0;
         private int rows = -1;
         /// How many rows have each status: limits ask after every row, and must not wait for a scan of a million.
         private final long[] counts = new long[STATUSES.length];
@@ -9312,6 +9333,19 @@ final class DifyExec implements Runnable {
         void endOfRows(int ofOtherShards) {
             rows = size();
             this.ofOtherShards = ofOtherShards;
+        }
+
+        int rowsOfOtherShards() {
+            return ofOtherShards;
+        }
+
+        void madeBy(String version) {
+            versions.addLast(version);
+        }
+
+        /// The versions of the workflow that made results, that of the last result last.
+        SequencedSet<String> versions() {
+            return Collections.unmodifiableSequencedSet(versions);
         }
 
         /// The number of rows in the CSV; without a CSV, of known ids.
