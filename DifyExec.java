@@ -1274,7 +1274,7 @@ final class DifyExec implements Runnable {
                         check(wanted, dify.form(dify.greet("; nothing was moved or sent"), csv), dify.err());
                     }
                     var fresh = rows.fresh ? Optional.of(dify.err()) : Optional.<PrintWriter>empty();
-                    try (var writer = BatchWriter.open(files, csv, out.noBom, rows.rebuild, fresh, FileChannel::force)) {
+                    try (var writer = BatchWriter.open(files, csv, out.noBom, fresh, FileChannel::force)) {
                         return run(rows.of(asked), dify, writer);
                     }
                 }
@@ -1303,7 +1303,7 @@ final class DifyExec implements Runnable {
             StatusView.notes(batch).forEach(note -> err.println("Note: " + note + "."));
             if (wanted.rows() == 0 && batch.history().resent(false).isEmpty()) {
                 writer.finish().ifPresent(stop -> {
-                    throw stop.unusable();
+                    throw new Unusable(stop.what(), stop.hint()); // nothing was sent
                 });
                 err.println(batch.index().isComplete() ? "Nothing to do: every row has succeeded."
                         : "Nothing to do: no selected row is pending.");
@@ -1324,7 +1324,7 @@ final class DifyExec implements Runnable {
             boolean isAgain = asked.force() || asked.rerunChanged() || asked.resendUnknown();
             var options = String.join(" ", setup.next().words());
             writer.record(SessionEvent.of(batch, dify.access().name(), app, server.version(), options, isAgain)
-                    .with(Instant.now(), modes.mode(), mode() == Mode.AUTO));
+                    .with(Instant.now(), modes.mode(), mode() == Mode.AUTO, writer.resultsOnDisk()));
             var watcher = view.orElseGet(() -> new Progress(err, out.progress));
             var engine = new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender, watcher));
             var stop = engine.runUntilWritten();
@@ -1436,10 +1436,6 @@ final class DifyExec implements Runnable {
 
             @Option(names = "--fresh", description = "Move an earlier batch's files aside and start over.")
             boolean fresh;
-
-            @Option(names = "--rebuild", hidden = true,
-                    description = "Fetch results that the log has but the file lacks.")
-            boolean rebuild;
 
             Batch.Selection of(Batch.Selection asked) {
                 return new Batch.Selection(asked.listed(), asked.ids(), asked.force(), List.copyOf(ids),
@@ -1573,22 +1569,31 @@ final class DifyExec implements Runnable {
             static Evidence of(BatchFiles files) throws IOException {
                 var read = new Evidence(new LinkedHashMap<>(), new HashMap<>(), new HashMap<>(), new LinkedHashMap<>());
                 var session = new AtomicReference<Event.SessionEvent>();
+                var ofSession = new ArrayList<String>(); // users
                 var unreadable = Event.scan(files.log(), (event, _) -> {
                     switch (event) {
                         case Event.SessionEvent started -> {
                             session.set(started);
+                            ofSession.clear();
                             if (started.sameApp())
                                 read.attempts.values().forEach(all -> all.replaceAll(Sent::elsewhere));
                         }
-                        case Event.AttemptEvent sent -> read.attempts.computeIfAbsent(sent.id(),
-                                _ -> new ArrayList<>(1)).add(new Sent(sent.id(), sent.user(), session.get(), false));
+                        case Event.AttemptEvent sent -> {
+                            ofSession.add(sent.user());
+                            read.attempts.computeIfAbsent(sent.id(), _ -> new ArrayList<>(1))
+                                    .add(new Sent(sent.id(), sent.user(), session.get(), false));
+                        }
                         case Event.RunEvent run -> read.runs.put(run.user(), new RunRef(run.run(), run.task()));
                         case Event.EndEvent end -> {
                             read.outcomes.put(end.user(), end.outcome());
                             if (!end.run().isEmpty()) read.runs.putIfAbsent(end.user(), new RunRef(end.run(), ""));
                         }
-                        case Event.LookEvent _, Event.HarvestEvent _, Event.StopEvent _, Event.ThrottleEvent _,
-                                Event.LateEvent _, Event.MergeEvent _, Event.TornEvent _ -> {} // what the engine found
+                        case Event.StopEvent stop -> { // a call that did not stop early has left nothing open
+                            if (stop.user().isEmpty() && stop.why().isEmpty())
+                                ofSession.forEach(user -> read.outcomes.putIfAbsent(user, "succeeded"));
+                        }
+                        case Event.LookEvent _, Event.HarvestEvent _, Event.ThrottleEvent _, Event.LateEvent _,
+                                Event.MergeEvent _, Event.TornEvent _ -> {} // what the engine found
                     }
                 });
                 if (read.attempts.isEmpty()) throw new Unusable(files.log() + ": no attempts to verify");
@@ -2622,7 +2627,7 @@ final class DifyExec implements Runnable {
         }
 
         @Override
-        public void watch(Tally tally) {
+        public synchronized void watch(Tally tally) {
             if (off || System.nanoTime() < next) return;
             next = System.nanoTime() + (screen.isPresent() ? REDRAW : PLAIN).toNanos();
             screen.map(Screen::width).ifPresentOrElse(
@@ -2631,8 +2636,9 @@ final class DifyExec implements Runnable {
             err.flush();
         }
 
+        /// From any thread: one of them watches the disk.
         @Override
-        public void say(String sentence) {
+        public synchronized void say(String sentence) {
             end();
             err.println(Text.text(sentence, 1000));
             err.flush();
@@ -2640,7 +2646,7 @@ final class DifyExec implements Runnable {
 
         /// Plain output has each cause once; the line on a terminal has the most frequent one.
         @Override
-        public void ended(Outcome outcome) {
+        public synchronized void ended(Outcome outcome) {
             if (off || screen.isPresent() || outcome.status() != RowStatus.FAILED || causes.size() == MOST_CAUSES
                     || !causes.add(Text.cause(outcome.text()))) return;
             err.println("Failed: " + Text.cause(outcome.text()));
@@ -2649,7 +2655,7 @@ final class DifyExec implements Runnable {
 
         /// Clears the line.
         @Override
-        public void end() {
+        public synchronized void end() {
             if (drawn > 0) redraw("", screen.orElseThrow().width());
             err.flush();
         }
@@ -2897,12 +2903,12 @@ final class DifyExec implements Runnable {
         static Map<String, String> figures(Batch batch) {
             var history = batch.history();
             var figures = new LinkedHashMap<String, String>();
-            history.startedAt.ifPresent(start -> figures.put("time", Text.seconds(history.running) + " ("
+            history.startedAt.ifPresent(start -> figures.put("time", Text.seconds(history.running()) + " ("
                     + Times.local("yyyy-MM-dd HH:mm:ss", start) + " to "
-                    + Times.local(history.updatedAt.get()) + ")"));
-            if (rate(batch) > 0 && history.running.toSeconds() >= 10) // less would depend on a few rows
+                    + Times.local(history.updatedAt().get()) + ")"));
+            if (rate(batch) > 0 && history.running().toSeconds() >= 10) // less would depend on a few rows
                 figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
-            if (!history.latencies.words().isEmpty()) figures.put("latency (s)", history.latencies.words());
+            if (!history.latencies().words().isEmpty()) figures.put("latency (s)", history.latencies().words());
             if (history.spent.tokens > 0) figures.put("tokens", Text.number(history.spent.tokens));
             if (!history.spent.prices.isEmpty()) figures.put("cost", Summary.cost(history.spent).substring(2));
             if (history.attempts > 0) figures.put("attempts", Text.number(history.attempts) + " ("
@@ -2914,7 +2920,7 @@ final class DifyExec implements Runnable {
 
         /// Rows with an outcome per second of all calls.
         private static double rate(Batch batch) {
-            long millis = batch.history().running.toMillis();
+            long millis = batch.history().running().toMillis();
             return millis == 0 ? 0 : (batch.index().rows() - batch.index()
                     .count(RowStatus.PENDING)) * 1000.0 / millis;
         }
@@ -2942,8 +2948,10 @@ final class DifyExec implements Runnable {
             if (history.lateRuns > 0) notes.add(Text.count(history.lateRuns, "run")
                     + " finished after the row was sent again");
             if (!history.missingFiles.isEmpty()) notes.add(missing(batch));
-            if (!history.lost().isEmpty()) notes.add(Text.count(history.lost().size(), "row")
-                    + " succeeded according to the log but not in the results; 'run --rebuild' fetches them");
+            if (!history.lost().isEmpty()) notes.add(batch.files().results()
+                    + " is shorter than it was; results of up to " + Text.count(history.lost().size(), "row")
+                    + " may be missing (first: " + Text.id(index.id(history.lost().getFirst()))
+                    + "); 'run' looks them up");
             return notes;
         }
 
@@ -2965,11 +2973,11 @@ final class DifyExec implements Runnable {
                     "retries", history.retries,
                     "total_tokens", history.spent.tokens,
                     "started_at", history.startedAt.map(Times::text).orElse(null),
-                    "updated_at", history.updatedAt.map(Times::text).orElse(null),
+                    "updated_at", history.updatedAt().map(Times::text).orElse(null),
                     "errors", Cause.json(Cause.groups(batch, index.onRetryList())),
-                    "running_seconds", history.running.toMillis() / 1000.0,
+                    "running_seconds", history.running().toMillis() / 1000.0,
                     "rows_per_second", Math.round(rate(batch) * 1000) / 1000.0,
-                    "seconds", history.latencies.percentiles(),
+                    "seconds", history.latencies().percentiles(),
                     "cost", history.spent.prices,
                     "in_flight", history.inFlight(),
                     "late", history.lateRuns,
@@ -3018,7 +3026,7 @@ final class DifyExec implements Runnable {
                 for (var shard : shards) {
                     var counts = RowStatus.counts(shard.index()::count, paint::by);
                     out.println("  " + paint.faint("%-7s".formatted(shard.files().shard().orElseThrow()))
-                            + (counts.isEmpty() ? "" : counts + " · ") + shard.history().updatedAt.map(at ->
+                            + (counts.isEmpty() ? "" : counts + " · ") + shard.history().updatedAt().map(at ->
                                     shard.history().inFlight() + " in flight · " + Times.local(at))
                                             .orElse("not started"));
                 }
@@ -3053,9 +3061,9 @@ final class DifyExec implements Runnable {
     /// @param words the options but `-i` and `-o`, quoted for a shell: `--id-column 'My id'`
     record NextCall(String command, String start, Optional<String> input, Optional<String> output,
             List<String> words) {
-        private static final Set<String> ONE_OFF = Set.of("--fresh", "--pending-only", "--on-finish", "--rebuild",
-                "--same-app", "--force", "--resend-unknown", "--rerun-changed", "--limit", "--ids", "--json", "--html",
-                "--show", "--failed", "--raw", "--partial", "--input", "--output");
+        private static final Set<String> ONE_OFF = Set.of("--fresh", "--pending-only", "--on-finish", "--same-app",
+                "--force", "--resend-unknown", "--rerun-changed", "--limit", "--ids", "--json", "--html", "--show",
+                "--failed", "--raw", "--partial", "--input", "--output");
         private static final String FOR_SHELL =
                 "--(demo|base-url|workflow-id|files|no-check|user|env-file|timeout)\\b.*",
                 NOT_IN_LOG = "(?!--(id-column|encoding|delimiter|sheet|query-column|map|var)\\b).*";
@@ -3304,10 +3312,11 @@ final class DifyExec implements Runnable {
                     var cells = new ArrayList<>(row.inputs().values());
                     for (var name : outputs) cells.add(cell(end.outputs().get(name)));
                     long attempts = batch.history().attemptsByRow.get(row.index());
-                    long millis = batch.offsets().millis.get(row.index());
+                    var millis = batch.history().millis(row.index());
                     cells.addAll(List.of(batch.index().status(row.index()).word(), end.error(), end.run(),
                             attempts == 0 ? "" : Long.toString(attempts),
-                            millis == 0 ? end.seconds() : BigDecimal.valueOf(millis, 3).toPlainString(),
+                            millis.isEmpty() ? end.seconds()
+                                    : BigDecimal.valueOf(millis.getAsLong(), 3).toPlainString(),
                             end.tokens(), end.price(), end.currency(), end.edited() ? "true" : ""));
                     write(cells);
                 }
@@ -3450,7 +3459,7 @@ final class DifyExec implements Runnable {
         }
 
         static double seconds(Batch batch, int entry) {
-            return entry < 0 ? 0 : batch.offsets().millis.get(entry) / 1000.0;
+            return entry < 0 ? 0 : batch.history().millis(entry).orElse(0) / 1000.0;
         }
 
         private static List<Map<String, Object>> attempts(int entry, LineOffsets.RowEnds ends, String run)
@@ -3627,7 +3636,7 @@ final class DifyExec implements Runnable {
             var figures = new ArrayList<>(List.of(Figure.of("rows", 0, first.index().size(),
                     second.index().size()),
                     Figure.of("percent succeeded", 1, succeeded(first.index()), succeeded(second.index()))));
-            Map<String, Double> before = one.latencies.percentiles(), after = two.latencies.percentiles();
+            Map<String, Double> before = one.latencies().percentiles(), after = two.latencies().percentiles();
             for (var name : List.of("p50", "p90"))
                 figures.add(Figure.of("seconds " + name, 2, before.get(name), after.get(name)));
             figures.add(Figure.of("tokens", 0, one.spent.tokens, two.spent.tokens));
@@ -3903,7 +3912,7 @@ final class DifyExec implements Runnable {
     /// Runs the rows of an agenda to their outcomes. The calling thread owns everything that changes.
     static final class Engine {
         private static final Duration AFTER_STOP = Duration.ofSeconds(3), AFTER_SECOND = Duration.ofMillis(1500),
-                SHUT_OUT = Duration.ofSeconds(7);
+                SHUT_OUT = Duration.ofSeconds(7), LOOK_AT_DISK = Duration.ofMillis(100);
 
         private final Terms terms;
         private final Agenda agenda;
@@ -3916,6 +3925,7 @@ final class DifyExec implements Runnable {
         private final Watcher watcher;
         private final Ports ports;
         private final InstantSource clock;
+        private final AtomicInteger interrupts = new AtomicInteger();
         private final Map<Long, InFlight> running = new LinkedHashMap<>();
         private final int looksAtOnce;
         private int looking = 0, probing = 0;
@@ -3927,11 +3937,14 @@ final class DifyExec implements Runnable {
 
         /// The world outside an engine. Workers and signals put messages into the mailbox, and the engine's thread
         /// takes them out.
+        ///
+        /// @param halt ends the process at once
         record Ports(Workflow workflow, Watcher watcher, InstantSource clock, BlockingQueue<Runnable> mailbox,
-                Executor workers) {
+                Executor workers, Runnable halt) {
             static Ports ofProcess(Workflow workflow, Watcher watcher) {
                 return new Ports(workflow, watcher, Times.clock(InstantSource.system(), System::nanoTime),
-                        new LinkedBlockingQueue<>(), Thread::startVirtualThread);
+                        new LinkedBlockingQueue<>(), Thread::startVirtualThread,
+                        () -> Runtime.getRuntime().halt(Exit.INTERRUPTED.code));
             }
         }
 
@@ -3976,6 +3989,7 @@ final class DifyExec implements Runnable {
 
         /// From any thread: the call is to end.
         void interrupt(String signal) {
+            interrupts.incrementAndGet();
             ports.mailbox().add(() -> interrupted(signal));
         }
 
@@ -3985,32 +3999,52 @@ final class DifyExec implements Runnable {
             var former = new LinkedHashMap<String, Object>();
             for (var name : List.of("INT", "TERM", "HUP"))
                 former.put(name, Signals.register(name, () -> interrupt(name)));
+            var disk = Thread.startVirtualThread(this::watchDisk);
             try {
                 var early = run();
                 var unwritten = writer.finish();
                 return early.isPresent() ? early : unwritten;
             } finally {
+                disk.interrupt();
                 former.forEach(Signals::unregister);
             }
         }
 
-        /// Returns why the batch stopped early, or nothing when every row has its outcome.
+        /// While the disk is slow, the engine's thread waits for it and cannot say so, nor heed a second signal.
+        void watchDisk() {
+            try {
+                for (boolean isSaid = false; ; Thread.sleep(LOOK_AT_DISK)) {
+                    if (!isSaid && writer.isDiskSlow()) {
+                        isSaid = true;
+                        watcher.say("The disk is slow: waiting until it has what was written. Ctrl-C twice ends "
+                                + "this at once; the next run continues.");
+                    }
+                    if (interrupts.get() > 1 && writer.forcingFor().compareTo(AFTER_SECOND) > 0) ports.halt().run();
+                }
+            } catch (InterruptedException _) {
+                // the call is over
+            }
+        }
+
+        /// Returns why the batch stopped early, or nothing when every row has its outcome. The order of its lines is the
+        /// order that the promises need: what the messages brought is written, and then counts; attempts are on disk
+        /// before they are sent, and outcomes before they are shown.
         Optional<Stop> run() throws InterruptedException {
             try {
                 for (beforeEnd(); !isOver(); beforeEnd()) {
-                    startDue();
-                    writer.force(clock.instant(), this::inBackground, watcher::say);
+                    var starts = startDue();
+                    writer.commit(clock.instant(), watcher::say);
+                    starts.forEach(this::send);
                     tally.now = new Tally.Now(running.size(), agenda.waiting.size(),
                             agenda.lookUps.size() + looking + silent(clock.instant()), rest(clock.instant()));
                     tally.passed(clock.instant());
                     watcher.watch(tally);
                     var message = ports.mailbox().poll(untilNext().toNanos(), NANOSECONDS);
                     for (; message != null; message = ports.mailbox().poll()) message.run();
-                    writer.flush();
+                    writer.write();
                     health.verdict(clock.instant(), running.size() + looking + probing).ifPresent(agenda::stopWith);
                 }
-                agenda.stop.ifPresent(stop -> writer.record(new StopEvent(clock.instant(), stop.what(), "", "")));
-                writer.flush();
+                writer.stopped(clock.instant(), agenda.stop);
             } catch (UncheckedIOException problem) {
                 agenda.stopWith(BatchWriter.unwritable(problem.getCause()));
             }
@@ -4032,10 +4066,10 @@ final class DifyExec implements Runnable {
             return running.isEmpty() || taskStopsSent && !hardStop.isAfter(clock.instant());
         }
 
-        /// Writes every attempt that may start to the log. Its worker sends it once it is on disk: see [#send].
-        private void startDue() {
+        /// Adds every attempt that may start to the log. Returns them: they are sent once they are on disk.
+        private List<InFlight> startDue() {
             var now = clock.instant();
-            if (agenda.stop.isPresent()) return;
+            if (agenda.stop.isPresent()) return List.of();
             var starts = new ArrayList<InFlight>();
             while (health.isOpen(now) && hasRoom(now, now)) {
                 var due = agenda.next(now);
@@ -4049,20 +4083,15 @@ final class DifyExec implements Runnable {
                 running.put(attempt.sequence(), sent);
                 pace.started(now);
                 tally.started(now);
-                writer.record(AttemptEvent.of(attempt));
+                writer.record(AttemptEvent.of(attempt, writer.resultsOnDisk()));
                 agenda.markResent(row);
                 starts.add(sent);
             }
-            writer.flush();
-            long logged = writer.log.end;
-            for (var sent : starts) work(() -> {
-                var seen = send(sent, logged);
-                return () -> answered(sent.attempt, seen);
-            });
             lookUpSilent(now);
             while (looking < looksAtOnce && health.isOpen(now) && !agenda.nextLook().isAfter(now))
                 look(agenda.lookUps.remove());
             if (probing == 0 && !health.nextProbe().isAfter(now)) probe(now);
+            return starts;
         }
 
         /// Runs in doubt keep their places until the server answers, so that an outage leaves no more of them than
@@ -4101,11 +4130,17 @@ final class DifyExec implements Runnable {
             failure.ifPresent(seen -> heed(seen, clock.instant()));
         }
 
-        /// @param logged so much of the log has to be on disk before the request leaves
-        private Response send(InFlight sent, long logged) {
-            if (!writer.log.forceUpTo(logged) || agenda.stop.isPresent())
+        private void send(InFlight sent) {
+            work(() -> {
+                var seen = answer(sent);
+                return () -> answered(sent.attempt, seen);
+            });
+        }
+
+        private Response answer(InFlight sent) {
+            if (agenda.stop.isPresent() || interrupts.get() > 0) // a signal may wait behind the disk
                 return new Response.NotSent("not sent: the batch was stopping");
-            sent.thread = Thread.currentThread(); // not before: an interrupt would close the log
+            sent.thread = Thread.currentThread();
             return ports.workflow().run(sent.attempt, heard -> {
                 if (!(heard instanceof Heard.Quiet)) sent.lastEvent = clock.instant();
                 // the texts of all rows would be too much for the mailbox
@@ -4120,17 +4155,10 @@ final class DifyExec implements Runnable {
             looking++;
             if (unresolved.stopsFirst())
                 writer.record(new StopEvent(now, StopEvent.TIMED_OUT, unresolved.attempt().user(),
-                        unresolved.run().get().task()));
+                        unresolved.run().get().task(), writer.resultsOnDisk()));
             work(() -> {
                 var found = ports.workflow().look(unresolved);
                 return () -> looked(unresolved, found, now);
-            });
-        }
-
-        private void inBackground(Runnable task, Runnable after) {
-            work(() -> {
-                task.run();
-                return after;
             });
         }
 
@@ -4202,7 +4230,7 @@ final class DifyExec implements Runnable {
                 case Heard.Finished(var run, var recorded) -> {
                     sent.isStreaming = false;
                     if (isOpen) logRun(sent, run);
-                    writer.flush();
+                    writer.write();
                     recorded.complete(null);
                 }
                 case Heard.Began _, Heard.Quiet _ when !isOpen -> {}
@@ -4271,7 +4299,7 @@ final class DifyExec implements Runnable {
         private void logEnd(Attempt attempt, String end, Response seen, String why) {
             var now = clock.instant();
             if (!writer.batch().history().isClosed(attempt, end)) // an earlier call recorded it
-                writer.record(EndEvent.of(attempt, now, attempt.took(seen, now), end, seen, why));
+                writer.record(EndEvent.of(attempt, now, end, seen, why, writer.resultsOnDisk()));
             checkLimits();
         }
 
@@ -4312,7 +4340,7 @@ final class DifyExec implements Runnable {
                 terms.limits().costUnseen(mode).ifPresentOrElse(agenda::stopWith, () -> {
                     watcher.say(change);
                     var call = writer.batch().history().session.orElseThrow();
-                    writer.record(call.with(now, mode, call.auto()));
+                    writer.record(call.with(now, mode, call.auto(), writer.resultsOnDisk()));
                 });
             });
         }
@@ -4373,7 +4401,7 @@ final class DifyExec implements Runnable {
                 terms.limits().allAlike(tally.causes, tally.done()).ifPresent(agenda::stopWith);
         }
 
-        /// The row has its outcome. The result is on disk before its `end`: [BatchWriter#flush] writes in that order.
+        /// The row has its outcome, which counts once it is written.
         private void finishRow(Attempt attempt, Response seen, Outcome outcome, Instant now) {
             var id = Text.id(attempt.row().id());
             var files = seen instanceof Response.Ran ran ? ran.files().orElse(Response.SavedFiles.NONE)
@@ -4384,13 +4412,14 @@ final class DifyExec implements Runnable {
                     watcher.say("Row " + id + ": cannot save a file of its outputs (" + Text.text(why, 200)
                             + "); the summary lists all rows with missing files."));
             tally.missingFiles += files.missing().size();
-            if (seen instanceof Response.Ran ran && outcome.status().isSuccess())
-                writer.results.add(new Results.Success(attempt, ran, ended, files.saved()).json());
-            var end = EndEvent.of(attempt, now, took, outcome.status().word(), seen, outcome.text());
-            writer.recordOutcome(attempt.row(), outcome.status(), end, () -> {
+            Runnable counted = () -> {
                 tally.ended(attempt, outcome, took, now);
                 checkLimits();
-            });
+            };
+            if (seen instanceof Response.Ran ran && outcome.status().isSuccess())
+                writer.succeed(new Results.Success(attempt, ran, ended, took, files), counted);
+            else writer.end(EndEvent.of(attempt, now, outcome.status().word(), seen, outcome.text(),
+                    writer.resultsOnDisk()), counted);
             watcher.ended(outcome);
             if (seen instanceof Response.Ran ran) notice(id, ran);
         }
@@ -4460,7 +4489,7 @@ final class DifyExec implements Runnable {
         }
 
         private LookUpRules.Here here(Unresolved unresolved) {
-            if (unresolved.is(Purpose.LATE)) writer.flush(); // a look-up may just have found a success
+            if (unresolved.is(Purpose.LATE)) writer.write(); // a look-up may just have found a success
             var sent = running.get(unresolved.attempt().sequence());
             return new LookUpRules.Here(terms.modes().listing(unresolved.attempt()),
                     queue.passed(unresolved.attempt()), hasStreamsToCome(),
@@ -4528,7 +4557,8 @@ final class DifyExec implements Runnable {
             var run = sent.run.orElse(RunRef.NONE);
             if (sent.stopAsked || run.task().isEmpty()) return;
             sent.stopAsked = true;
-            writer.record(new StopEvent(clock.instant(), StopEvent.INTERRUPTED, sent.attempt.user(), run.task()));
+            writer.record(new StopEvent(clock.instant(), StopEvent.INTERRUPTED, sent.attempt.user(), run.task(),
+                    writer.resultsOnDisk()));
             tally.stopped++;
             ports.workers().execute(() -> ports.workflow().stop(run, sent.attempt.user()));
         }
@@ -6114,7 +6144,7 @@ final class DifyExec implements Runnable {
     // ── Batch ───────────────────────────────────────────────────────────────────────────────────────────────────────
     //
     // unresolved  a row may have been sent, and its outcome must be looked up before it may be sent again
-    // lost        the log records a success whose line is missing from the results
+    // doubtful    the results have become shorter, so the server's empty list does not show that nothing was started
     // resent      a row was sent again while no run of an earlier attempt was known
     // late        such a run appeared after all: the row may have been paid twice
     // torn        a last line without its end, left by a crash or a full disk
@@ -6138,11 +6168,9 @@ final class DifyExec implements Runnable {
                     also.stream()).toList();
             try {
                 var index = rows(files, csv);
-                var batch = new Batch(files, csv, index, history(files, index, listeners), offsets);
-                if (!batch.history.lost().isEmpty()) // the log was read after the results, which may have grown
-                    Results.read(files.results(), index, listeners);
-                if (BatchFiles.head(files.results()).isEmpty()) batch.history.refuseLost(files.results());
-                return batch;
+                var history = history(files, index, listeners);
+                history.sized(Files.exists(files.results()) ? Files.size(files.results()) : 0);
+                return new Batch(files, csv, index, history, offsets);
             } catch (IOException problem) {
                 throw new Unusable(files.results() + ": " + Text.of(problem));
             }
@@ -6166,13 +6194,10 @@ final class DifyExec implements Runnable {
         /// Reads results, log and retry list, in this order. A listed id that is not in the others failed in the
         /// original tool, which has no log.
         static History history(BatchFiles files, Index index, List<Listener> listeners) throws IOException {
-            var bad = Results.read(files.results(), index, listeners);
-            var history = History.read(files.log(), index, listeners);
-            history.unreadable.addAll(bad);
-            for (var id : files.retryIds()) {
-                int entry = index.findOrAdd(id);
-                if (index.status(entry) == RowStatus.PENDING) index.setStatus(entry, RowStatus.FAILED);
-            }
+            var history = new History(index);
+            history.unreadable.addAll(Results.read(files.results(), history, listeners));
+            history.read(files.log(), listeners);
+            files.retryIds().forEach(history::listed);
             return history;
         }
 
@@ -6289,7 +6314,8 @@ final class DifyExec implements Runnable {
 
     // Batch: writing
 
-    /// Writes a batch, as the only process that may: lock, results, log and retry list.
+    /// Writes a batch, as the only process that may: lock, results, log and retry list. All lines go one way: they are
+    /// added, [#write] puts them into the files, and [#commit] forces them to disk.
     static final class BatchWriter implements AutoCloseable {
         private static final Duration FORCE_EVERY = Duration.ofMillis(500),
                 RETRY_LIST_EVERY = Duration.ofSeconds(2);
@@ -6298,23 +6324,25 @@ final class DifyExec implements Runnable {
 
         private final Batch batch;
         private final BatchFiles.Lock lock;
-        final LineFile results, log;
-        /// Added but not yet written; the history takes them once they are.
-        private final List<Event> events = new ArrayList<>();
-        private final List<Runnable> outcomes = new ArrayList<>();
-        private boolean retryListDue, cannotForceNoted = false;
+        private final LineFile results, log;
+        private final LineFile.Disk disk;
+        /// What follows from the lines that were added, in their order. It counts once they are in the files.
+        private final List<Runnable> effects = new ArrayList<>();
+        private boolean mustForce = false, retryListDue = false, cannotForceNoted = false;
         private long nextRetryList = 0;
         private Instant nextForce = Instant.MIN;
+        private volatile long forcingSince = 0; // by System.nanoTime(); 0: not now
 
-        private BatchWriter(Batch batch, BatchFiles.Lock lock, LineFile results, LineFile log) {
+        private BatchWriter(Batch batch, BatchFiles.Lock lock, LineFile results, LineFile log, LineFile.Disk disk) {
             this.batch = batch;
             this.lock = lock;
             this.results = results;
             this.log = log;
+            this.disk = disk;
         }
 
         /// @param fresh where to report that an earlier batch was moved aside; empty: it is continued
-        static BatchWriter open(BatchFiles files, Csv whole, boolean noBom, boolean rebuild,
+        static BatchWriter open(BatchFiles files, Csv whole, boolean noBom,
                 Optional<PrintWriter> fresh, LineFile.Disk disk) {
             var csv = whole.with(files.shard());
             try {
@@ -6334,19 +6362,22 @@ final class DifyExec implements Runnable {
                                 "restore the file from a copy, or delete the line");
                     });
                     if (fresh.isEmpty()) Shards.refuseOthers(files, csv, Optional.of(history));
-                    if (!rebuild) history.refuseLost(files.results());
                     log.hold();
                     results.hold();
+                    results.force(); // the log will say that so much of the file is on disk
+                    history.sized(results.onDisk());
                     var batch = new Batch(files, Optional.of(csv), index, history, new LineOffsets());
-                    var writer = new BatchWriter(batch, lock, results, log);
-                    torn.forEach(writer::record);
-                    log.flush();
+                    var writer = new BatchWriter(batch, lock, results, log, disk);
+                    torn.forEach(log::add);
+                    log.write();
                     return writer;
                 } catch (IOException | RuntimeException problem) {
                     try (lock; results; log) { // closes all three first
                         throw problem;
                     }
                 }
+            } catch (UncheckedIOException problem) {
+                throw new Unusable(Text.of(problem));
             } catch (IOException problem) {
                 throw new Unusable(files.results() + ": cannot be used (" + Text.of(problem) + ")");
             }
@@ -6360,36 +6391,48 @@ final class DifyExec implements Runnable {
             return batch.index().status(row.index());
         }
 
-        /// The event is in the log, and counts, after the next [#flush].
-        void record(Event event) {
-            log.add(event);
-            events.add(event);
+        /// To be recorded with events of the log.
+        long resultsOnDisk() {
+            return results.onDisk();
         }
 
-        /// A row has its outcome. Its result, if any, was added to [#results] before, and its end is written only once
-        /// that is on disk: after a power cut, an `end` in the log always has its result.
-        void recordOutcome(Row row, RowStatus status, EndEvent end, Runnable then) {
-            if (status.isSuccess()) results.whenOnDisk.add(() -> record(end));
-            else record(end);
-            outcomes.add(() -> {
-                if (status.isSuccess()) batch.index().setStatus(row.index(), status);
-                then.run();
-            });
+        void record(Event event) {
+            log.add(event);
+            effects.add(() -> batch.history().take(event));
+            // an attempt is on disk before its request leaves, and a call's start before it adds results
+            mustForce |= event instanceof AttemptEvent || event instanceof SessionEvent;
+        }
+
+        /// A row has succeeded. Its line in the results is all that records it.
+        void succeed(Results.Success success, Runnable counted) {
+            results.add(success.json());
+            effects.add(() -> batch.history().take(success.head()));
+            ended(counted);
+        }
+
+        /// A row has another outcome.
+        void end(EndEvent end, Runnable counted) {
+            record(end);
+            ended(counted);
+        }
+
+        private void ended(Runnable counted) {
+            effects.add(counted);
+            mustForce = true; // before it is shown
             retryListDue = true;
         }
 
-        void flush() {
-            try {
-                results.flush();
-                log.flush();
-                applyWritten();
-                if (retryListDue && System.nanoTime() >= nextRetryList) writeRetryList();
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem);
-            }
+        /// Writes what was added, results before the log. Then it counts, also for limits.
+        void write() {
+            results.write();
+            log.write();
+            var written = List.copyOf(effects);
+            effects.clear();
+            written.forEach(Runnable::run);
+            if (retryListDue && System.nanoTime() >= nextRetryList) writeRetryList();
         }
 
-        private void writeRetryList() throws IOException {
+        private void writeRetryList() {
             long began = System.nanoTime();
             batch.files().writeRetryList(batch.index());
             retryListDue = false;
@@ -6397,43 +6440,58 @@ final class DifyExec implements Runnable {
             nextRetryList = ended + Math.max(RETRY_LIST_EVERY.toNanos(), RETRY_LIST_REST * (ended - began));
         }
 
-        /// Forces to disk what was written: at once if an `end` waits for its result, else now and then. `background`
-        /// runs its first argument in another thread, and then the second in this one.
-        void force(Instant now, BiConsumer<Runnable, Runnable> background, Consumer<String> say) {
-            boolean isDue = !now.isBefore(nextForce);
-            if (isDue) nextForce = now.plus(FORCE_EVERY);
-            results.forceInBackground(isDue, background, this::flush);
-            log.forceInBackground(isDue, background, () -> {});
-            if (cannotForceNoted || !log.cannotForce) return;
+        /// Writes what was added, and forces both files to disk if anything waits for that, else now and then. After
+        /// this, attempts may be sent and outcomes shown.
+        void commit(Instant now, Consumer<String> say) {
+            write();
+            if (!mustForce && now.isBefore(nextForce)) return;
+            nextForce = now.plus(FORCE_EVERY);
+            force();
+            if (cannotForceNoted || !log.cannotForce()) return;
             cannotForceNoted = true;
             say.accept("The file system of " + batch.files().log()
                     + " cannot force data to disk; after a power cut, "
                     + "runs that were paid for may be missing from the log.");
         }
 
-        private void applyWritten() {
-            var rows = List.copyOf(outcomes);
-            outcomes.clear();
-            rows.forEach(Runnable::run);
-            events.forEach(batch.history()::take);
-            events.clear();
+        private void force() {
+            forcingSince = System.nanoTime() | 1;
+            try {
+                results.force();
+                log.force();
+            } finally {
+                forcingSince = 0;
+            }
+            mustForce = false;
         }
 
-        /// Writes everything, the retry list included, and forces it to disk. Present: that failed.
+        /// From any thread: how long the disk has been busy with what was written.
+        Duration forcingFor() {
+            long since = forcingSince;
+            return since == 0 ? Duration.ZERO : Duration.ofNanos(System.nanoTime() - since);
+        }
+
+        /// From any thread: whether that takes so long that it should be said.
+        boolean isDiskSlow() {
+            return forcingFor().compareTo(disk.patience()) > 0;
+        }
+
+        /// A call that wrote its session is over. Present: why it stopped early.
+        void stopped(Instant now, Optional<Stop> stop) {
+            write();
+            force(); // so that the event says how large the results are in the end
+            record(new StopEvent(now, stop.map(Stop::what).orElse(""), "", "", resultsOnDisk()));
+            write();
+        }
+
+        /// Writes everything, the retry list included, forces it to disk and closes the files. Present: that failed.
         Optional<Stop> finish() {
             try {
-                boolean any = true;
-                while (any) { // what waited for the disk may add lines
-                    any = results.flush();
-                    results.forceNow();
-                    any |= log.flush();
-                    applyWritten();
-                    log.forceNow();
-                }
+                write();
+                force();
                 writeRetryList();
+                close();
                 return Optional.empty();
-            } catch (IOException problem) {
-                return Optional.of(unwritable(problem));
             } catch (UncheckedIOException problem) {
                 return Optional.of(unwritable(problem.getCause()));
             }
@@ -6447,31 +6505,36 @@ final class DifyExec implements Runnable {
         }
 
         @Override
-        public void close() throws IOException {
+        public void close() {
             try (lock; results; log) {} // the lock goes last
         }
     }
 
     // Batch: what earlier calls left
 
-    /// What the log says, event by event: events of earlier calls as they are read, those of this call after they were
-    /// written. An attempt is kept until nothing is left to learn about it:
+    /// What results and log say: lines of earlier calls as they are read, the results first, and those of this call once
+    /// they were written. An attempt is kept until nothing is left to learn about it:
     ///
-    /// | event of a row | becomes of its attempts |
+    /// | line about a row | becomes of its attempts |
     /// | --- | --- |
+    /// | a result | its attempt is dropped; so are `NOT_STARTED` and those whose run is known |
     /// | `attempt` | `OPEN`; `NOT_STARTED` without a run becomes `RESENT`; all but `RESENT` and `OPEN` are dropped |
     /// | `end` not_started, resent | `NOT_STARTED` |
     /// | `end` unknown, paused | `UNSETTLED` |
-    /// | `end` succeeded, partial | `LOST` if the results lack its line; those whose run is known are dropped |
     /// | `end` failed | dropped, but `NOT_STARTED` without a run stays |
     /// | any other `end` | dropped, and `UNSETTLED` with it |
     /// | `late` | `RESENT` is dropped, or keeps the run if that may still give the row a success |
+    ///
+    /// If the results are shorter than the log last recorded, all of them become doubtful: their lines may be among the
+    /// lost ones.
     static final class History {
         private static final Set<String> NOT_STARTED = Set.of("not_started", "resent");
 
         private final Index index;
         private final Map<String, List<Sent>> sent = new LinkedHashMap<>();
         private final Set<String> stoppedTasks = new HashSet<>();
+        /// The attempts that have a line in the results, hashed: the log, which is read later, has no end of them.
+        private final LongSet succeeded = new LongSet();
         /// The last end of each row that has not succeeded.
         final Map<Integer, EndEvent> ends = new HashMap<>();
         final LongList attemptsByRow = new LongList();
@@ -6480,7 +6543,8 @@ final class DifyExec implements Runnable {
         final BitSet answered = new BitSet();
         final SortedMap<Integer, Integer> missingFiles = new TreeMap<>();
         final Usage.Spending spent = new Usage.Spending();
-        final LongList.Latencies latencies = new LongList.Latencies();
+        /// By row: how long its last attempt took that had an outcome, in milliseconds plus one; 0 if that is not known.
+        private final LongList took = new LongList();
         final List<String> unreadable = new ArrayList<>();
         Optional<Instant> startedAt = Optional.empty(), updatedAt = Optional.empty();
         Optional<SessionEvent> session = Optional.empty();
@@ -6488,34 +6552,44 @@ final class DifyExec implements Runnable {
         Optional<Mode> mode = Optional.empty();
         Optional<String> stopped = Optional.empty();
         private Instant newestBegun = Instant.MIN;
-        /// The duration of all sessions, without the time between them.
-        Duration running = Duration.ZERO;
+        /// The duration of all sessions, up to the last event of each, and when the last result of this one came.
+        private Duration running = Duration.ZERO;
+        private Instant lastResult = Instant.MIN;
+        /// How large the results were when the log last said so.
+        private long resultsSize = 0;
         long attempts = 0, retries = 0;
         long lateRuns = 0;
 
         /// What is left to learn about an attempt. Of a row's attempts, the last in this order is looked up before the
         /// row may run; `RESENT` is not.
-        enum State { RESENT, LOST, UNSETTLED, NOT_STARTED, OPEN }
+        enum State { RESENT, UNSETTLED, NOT_STARTED, OPEN }
 
-        record Sent(AttemptEvent event, String server, Optional<RunRef> run, State state, boolean isElsewhere) {
+        /// @param isElsewhere nothing shows that the app of later sessions is the one that got this attempt
+        /// @param isDoubtful  it may have had a result that is lost
+        record Sent(AttemptEvent event, String server, Optional<RunRef> run, State state, boolean isElsewhere,
+                boolean isDoubtful) {
             Sent(AttemptEvent event, String server) {
-                this(event, server, Optional.empty(), State.OPEN, false);
+                this(event, server, Optional.empty(), State.OPEN, false, false);
             }
 
             /// An `end` names no task; that of the same run is kept.
             Sent with(String run, String task) {
                 if (run.isEmpty()) return this;
                 var known = this.run.filter(ref -> task.isEmpty() && ref.id().equals(run));
-                return new Sent(event, server, known.or(() -> Optional.of(new RunRef(run, task))), state, isElsewhere);
+                return new Sent(event, server, known.or(() -> Optional.of(new RunRef(run, task))), state, isElsewhere,
+                        isDoubtful);
             }
 
             Sent as(State state) {
-                return new Sent(event, server, run, state, isElsewhere);
+                return new Sent(event, server, run, state, isElsewhere, isDoubtful);
             }
 
-            /// Nothing shows that the app of later sessions is the one that got this attempt.
             Sent elsewhere() {
-                return new Sent(event, server, run, state, true);
+                return new Sent(event, server, run, state, true, isDoubtful);
+            }
+
+            Sent doubted(boolean isDoubtful) {
+                return new Sent(event, server, run, state, isElsewhere, isDoubtful);
             }
 
             /// Edits of that time may be in the CSV by now.
@@ -6530,33 +6604,97 @@ final class DifyExec implements Runnable {
             this.index = index;
         }
 
-        static History read(Path log, Index index, List<Batch.Listener> listeners) throws IOException {
-            var history = new History(index);
-            history.unreadable.addAll(Event.scan(log, (event, at) -> {
+        void read(Path log, List<Batch.Listener> listeners) throws IOException {
+            unreadable.addAll(Event.scan(log, (event, at) -> {
                 if (event instanceof SessionEvent session) session.requireFormat(log);
-                history.take(event);
+                take(event);
                 listeners.forEach(listener -> listener.event(index, event, at));
             }));
-            return history;
         }
 
         void take(Event event) {
+            if (event.results() >= 0) sized(event.results());
             switch (event) {
                 case SessionEvent started -> session(started);
-                case MergeEvent merged -> merge = Optional.of(merged);
+                case MergeEvent merged -> merged(merged);
                 case AttemptEvent attempt -> attempt(attempt);
                 case RunEvent run -> began(run);
                 case EndEvent end -> end(end);
                 case LateEvent found -> late(found);
-                case StopEvent stop -> { // one without a user ended the call; other reasons end the row
-                    if (stop.user().isEmpty()) stopped = Optional.of(stop.why());
-                    else if (StopEvent.INTERRUPTED.equals(stop.why())) stoppedTasks.add(stop.task());
-                }
+                case StopEvent stop -> stop(stop);
                 case LookEvent _, HarvestEvent _, ThrottleEvent _, TornEvent _ -> {}
             }
         }
 
+        /// How large the results are, by an event, or now by the file. Shorter than before: lines are missing.
+        void sized(long size) {
+            if (size < resultsSize) doubt(_ -> true);
+            resultsSize = size;
+        }
+
+        private void doubt(Predicate<String> isIdDoubtful) {
+            sent.forEach((id, row) -> row.replaceAll(one -> one.doubted(isIdDoubtful.test(id))));
+        }
+
+        /// The sizes in logs of shards, mixed by time, say nothing about the merged file.
+        private void merged(MergeEvent merged) {
+            merge = Optional.of(merged);
+            doubt(id -> merged.cut().contains(Shard.of(id, merged.shards()).index()));
+        }
+
+        /// One without a user ended the call; other reasons end the row.
+        private void stop(StopEvent stop) {
+            if (stop.user().isEmpty()) {
+                seen(stop.t());
+                stopped = Optional.of(stop.why()).filter(why -> !why.isEmpty());
+            } else if (StopEvent.INTERRUPTED.equals(stop.why())) stoppedTasks.add(stop.task());
+        }
+
+        /// The one place where a row gets its status. A success stays one: returns whether the row got this status.
+        private boolean settle(int entry, RowStatus status) {
+            boolean isKept = index.status(entry).isSuccess() && !status.isSuccess();
+            if (!isKept) index.setStatus(entry, status);
+            return !isKept;
+        }
+
+        /// A line of the results.
+        int take(Results.Success.Head success) {
+            int entry = index.findOrAdd(success.id().strip());
+            settle(entry, success.isPartial() ? RowStatus.PARTIAL : RowStatus.SUCCEEDED);
+            if (!success.workflowId().isEmpty()) index.madeBy(success.workflowId());
+            spent.add(success.totalTokens(), success.totalPrice(), success.currency());
+            if (success.missing().isEmpty()) missingFiles.remove(entry);
+            else missingFiles.put(entry, success.missing().size());
+            if (success.seconds() != null) took.set(entry, 1 + Math.round(success.seconds() * 1000));
+            changed.set(entry, index.cells(entry) != 0 && !success.edited() && !success.cells().isEmpty()
+                    && !success.cells().equals(HexFormat.of().toHexDigits(index.cells(entry))));
+            ends.remove(entry);
+            succeeded.add(attempt(success.id(), success.user()));
+            remove(success.id(), one -> one.event().user().equals(success.user()))
+                    .ifPresent(one -> succeeded(entry, one.event()));
+            remove(success.id(), one -> one.state() == State.NOT_STARTED
+                    || one.state() == State.RESENT && one.run().isPresent());
+            return entry;
+        }
+
+        private static long attempt(String id, String user) {
+            return (long) id.hashCode() << Integer.SIZE | user.hashCode() & 0xFFFF_FFFFL;
+        }
+
+        private void succeeded(int entry, AttemptEvent attempt) {
+            var end = attempt.t().plusMillis(Math.max(0, took.get(entry) - 1));
+            if (end.isAfter(lastResult)) lastResult = end;
+        }
+
+        /// An id in the retry list that is in no other file failed in the original tool, which has no log.
+        void listed(String id) {
+            int entry = index.findOrAdd(id);
+            if (index.status(entry) == RowStatus.PENDING) settle(entry, RowStatus.FAILED);
+        }
+
         private void session(SessionEvent started) {
+            running = running.plus(untilLastResult(started.t()));
+            lastResult = Instant.MIN;
             session = Optional.of(started);
             stopped = Optional.empty();
             updatedAt = Optional.of(started.t()); // the time since the last call does not count
@@ -6568,9 +6706,37 @@ final class DifyExec implements Runnable {
         private void seen(Instant now) {
             if (startedAt.isEmpty()) startedAt = Optional.of(now);
             var passed = updatedAt.map(before -> Duration.between(before, now)).orElse(Duration.ZERO);
-            if (passed.isNegative()) return; // an end that waited for the disk, or a clock that was set back
+            if (passed.isNegative()) return; // a clock that was set back
             running = running.plus(passed);
             updatedAt = Optional.of(now);
+        }
+
+        /// From the last event of the session to its last result, at most until then.
+        private Duration untilLastResult(Instant most) {
+            var last = lastResult.isBefore(most) ? lastResult : most;
+            return updatedAt.filter(last::isAfter).map(seen -> Duration.between(seen, last)).orElse(Duration.ZERO);
+        }
+
+        /// The duration of all sessions, without the time between them.
+        Duration running() {
+            return running.plus(untilLastResult(Instant.MAX));
+        }
+
+        Optional<Instant> updatedAt() {
+            return updatedAt.map(seen -> lastResult.isAfter(seen) ? lastResult : seen);
+        }
+
+        OptionalLong millis(int entry) {
+            long known = took.get(entry);
+            return known == 0 ? OptionalLong.empty() : OptionalLong.of(known - 1);
+        }
+
+        /// Of the rows that have succeeded.
+        LongList.Latencies latencies() {
+            var latencies = new LongList.Latencies();
+            for (int entry = 0; entry < took.size(); entry++)
+                if (index.status(entry).isSuccess()) millis(entry).ifPresent(latencies::add);
+            return latencies;
         }
 
         private void attempt(AttemptEvent attempt) {
@@ -6582,8 +6748,9 @@ final class DifyExec implements Runnable {
             answered.clear(entry);
             remove(attempt.id(), one -> one.state() == State.NOT_STARTED).filter(one -> one.run().isEmpty())
                     .ifPresent(one -> add(one.as(State.RESENT)));
-            remove(attempt.id(), one -> one.state() == State.UNSETTLED || one.state() == State.LOST);
-            add(new Sent(attempt, session.map(SessionEvent::server).orElse("")));
+            remove(attempt.id(), one -> one.state() == State.UNSETTLED);
+            if (succeeded.contains(attempt(attempt.id(), attempt.user()))) succeeded(entry, attempt);
+            else add(new Sent(attempt, session.map(SessionEvent::server).orElse("")));
         }
 
         private void began(RunEvent run) {
@@ -6598,34 +6765,22 @@ final class DifyExec implements Runnable {
         private void end(EndEvent end) {
             seen(end.t());
             spent.add(end.tokens(), end.price(), end.currency());
+            if (succeeded.contains(attempt(end.id(), end.user()))) return; // it had a success after that
             var known = remove(end.id(), one -> one.event().user().equals(end.user()))
                     .orElseGet(() -> new Sent(new AttemptEvent(end.t(), end.id(), 0, end.user(), Mode.BLOCKING,
-                            end.cells(), end.edited()), "")).with(end.run(), "");
+                            end.cells(), end.edited(), 0), "")).with(end.run(), "");
             remove(end.id(), one -> one.state() == State.UNSETTLED);
             if (NOT_STARTED.contains(end.outcome())) add(known.as(State.NOT_STARTED));
             var status = end.status();
             if (status.isEmpty()) return;
             int entry = index.findOrAdd(end.id());
-            if (status.get().isSuccess()) succeeded(entry, known, end);
-            else if (status.get() != RowStatus.FAILED) add(known.as(State.UNSETTLED));
+            if (status.get() != RowStatus.FAILED) add(known.as(State.UNSETTLED));
             else if (known.state() == State.NOT_STARTED && known.run().isEmpty()) add(known);
-            if (status.get().isSuccess() || index.status(entry).isSuccess()) return;
-            answered.set(entry, Judge.isAfterForm(end.error(), index.status(entry) == RowStatus.PAUSED));
-            index.setStatus(entry, status.get());
+            boolean wasPaused = index.status(entry) == RowStatus.PAUSED;
+            if (!settle(entry, status.get())) return;
+            answered.set(entry, Judge.isAfterForm(end.error(), wasPaused));
+            took.set(entry, 1 + Math.round(end.seconds() * 1000));
             ends.put(entry, end);
-        }
-
-        private void succeeded(int entry, Sent known, EndEvent end) {
-            remove(end.id(), one -> one.state() == State.NOT_STARTED || one.state() == State.LOST
-                    || one.state() == State.RESENT && one.run().isPresent());
-            if (!index.status(entry).isSuccess()) add(known.as(State.LOST));
-            if (end.missing().isEmpty()) missingFiles.remove(entry);
-            else missingFiles.put(entry, end.missing().size());
-            latencies.add(Math.round(end.seconds() * 1000));
-            var cells = known.event().cells();
-            changed.set(entry, index.cells(entry) != 0 && !known.event().edited() && !cells.isEmpty()
-                    && HexFormat.fromHexDigitsToLong(cells) != index.cells(entry));
-            ends.remove(entry);
         }
 
         private void late(LateEvent found) {
@@ -6689,17 +6844,10 @@ final class DifyExec implements Runnable {
                     .filter(one -> !index.status(index.find(one.event().id())).isSuccess()).count();
         }
 
+        /// Rows that may have had a result: none is there, and the results were longer once.
         List<Integer> lost() {
-            return all(state -> state == State.LOST).map(one -> index.find(one.event().id()))
-                    .filter(entry -> !index.status(entry).isSuccess()).sorted().toList();
-        }
-
-        void refuseLost(Path results) {
-            var lost = lost();
-            if (!lost.isEmpty()) throw new Unusable(results + ": results are missing for "
-                    + Text.count(lost.size(), "row that the log records", "rows that the log records")
-                    + " as succeeded (first: " + Text.id(index.id(lost.getFirst()))
-                    + ")", "restore the file; or 'run --rebuild' fetches them from Dify by run id");
+            return all(_ -> true).filter(Sent::isDoubtful).map(one -> index.find(one.event().id()))
+                    .filter(entry -> !index.status(entry).isSuccess()).distinct().sorted().toList();
         }
 
         /// @param hasRun those whose run has appeared and may still succeed; else the others
@@ -6718,21 +6866,20 @@ final class DifyExec implements Runnable {
             var all = new HashMap<Integer, Sent>();
             all(state -> state != State.RESENT).forEach(one -> {
                 int entry = index.find(one.event().id());
-                if (entry >= 0) all.merge(entry, one, BinaryOperator.maxBy(Comparator.comparing(Sent::state)));
+                if (entry >= 0) all.merge(entry, one, (earlier, later) -> // the last one, if results of both are lost
+                        later.state().compareTo(earlier.state()) >= 0 ? later : earlier);
             });
             return all;
         }
 
         Unresolved unresolved(Sent one, Row row, Duration timeout) {
-            boolean lost = one.state() == State.LOST;
-            var symptom = lost ? Symptom.LOST_RESULT
-                    : one.run().filter(run -> stoppedTasks.contains(run.task())).isPresent() ? Symptom.INTERRUPTED
-                    : Symptom.CRASH;
+            boolean isStopped = one.run().filter(run -> stoppedTasks.contains(run.task())).isPresent();
+            var symptom = one.isDoubtful() ? Symptom.LOST_RESULT : isStopped ? Symptom.INTERRUPTED : Symptom.CRASH;
             var why = one.state() == State.UNSETTLED && ends.containsKey(row.index())
                     ? cause(row.index()).split("; ")[0] : symptom.text; // without the look-up's failure
             var sentAt = one.event().t();
             return new Unresolved(one.attempt(row), new Response.Cut(one.run(), symptom, why), symptom, why,
-                    sentAt, lost ? sentAt : sentAt.plus(timeout));
+                    sentAt, sentAt.plus(timeout));
         }
 
         /// The mode's policy for a server of this version. It knows which unresolved attempts went to other servers.
@@ -6840,16 +6987,17 @@ final class DifyExec implements Runnable {
 
     // Batch: single rows
 
-    /// Where in the files each row's result and events are, packed: 24 bytes per row, 16 per event. Filled while the
-    /// files are read; [Lines] then finds the lines.
+    /// Where in the files the lines of each row are, packed: 16 bytes per line. Filled while the files are read; [Lines]
+    /// then finds the lines.
     static final class LineOffsets implements Batch.Listener {
-        private final LongList results = new LongList(), newest = new LongList();
-        private final LongList events = new LongList(), before = new LongList();
-        final LongList millis = new LongList();
+        /// By row, the number of its last line plus one; by line, that of the row's line before it.
+        private final LongList newest = new LongList(), before = new LongList();
+        /// By line: where it is in the log, or minus one minus where it is in the results.
+        private final LongList offsets = new LongList();
 
         @Override
         public void result(int entry, Lines line) {
-            results.set(entry, line.place() + 1);
+            add(entry, -1 - line.place());
         }
 
         @Override
@@ -6861,12 +7009,20 @@ final class DifyExec implements Runnable {
                 case SessionEvent _, MergeEvent _, LookEvent _, HarvestEvent _, StopEvent _, ThrottleEvent _,
                         LateEvent _, TornEvent _ -> -1;
             };
-            if (entry < 0) return;
-            if (event instanceof EndEvent end && end.status().isPresent())
-                millis.set(entry, Math.round(end.seconds() * 1000));
-            events.add(at);
+            if (entry >= 0) add(entry, at);
+        }
+
+        private void add(int entry, long offset) {
+            offsets.add(offset);
             before.add(newest.get(entry));
-            newest.set(entry, events.size());
+            newest.set(entry, offsets.size());
+        }
+
+        /// The offsets of a row's lines, the last one first.
+        private List<Long> of(int entry) {
+            var all = new ArrayList<Long>();
+            for (long line = newest.get(entry); line > 0; line = before.get(line - 1)) all.add(offsets.get(line - 1));
+            return all;
         }
 
         record RowEnds(Batch batch, Lines results, Lines log) implements AutoCloseable {
@@ -6876,10 +7032,8 @@ final class DifyExec implements Runnable {
 
             /// A success is in the results; any other end is the last one in the log.
             RowEnd of(int entry) throws IOException {
-                long place = batch.offsets().results.get(entry) - 1;
-                if (place >= 0 && batch.index().status(entry).isSuccess()
-                        && results.seek(place).bytes().length > 0)
-                    return RowEnd.of(results);
+                var last = batch.offsets().of(entry).stream().filter(offset -> offset < 0).findFirst();
+                if (last.isPresent() && results.seek(-1 - last.get()).bytes().length > 0) return RowEnd.of(results);
                 var end = batch.history().ends.get(entry);
                 return end == null ? RowEnd.NONE : new RowEnd(Map.of(), Map.of(), end.run(), "",
                         end.tokens() == 0 ? "" : Long.toString(end.tokens()),
@@ -6893,11 +7047,16 @@ final class DifyExec implements Runnable {
                 }
             }
 
+            /// A success ends its attempt by its line in the results.
             List<Trace> traces(int entry) throws IOException {
-                var offsets = batch.offsets();
-                var events = new LinkedList<Event>();
-                for (long event = offsets.newest.get(entry); event > 0; event = offsets.before.get(event - 1))
-                    events.addFirst(Event.read(log.seek(offsets.events.get(event - 1)).bytes()).orElseThrow());
+                var ends = new HashMap<String, EndEvent>(); // of successes, by user
+                var events = new ArrayList<Event>();
+                for (long offset : batch.offsets().of(entry).reversed()) {
+                    if (offset >= 0) events.add(Event.read(log.seek(offset).bytes()).orElseThrow());
+                    else results.seek(-1 - offset).<Results.Success.Head>read(Results.Success.READER)
+                            .filter(success -> !success.user().isEmpty()) // not of the original tool
+                            .ifPresent(success -> ends.put(success.user(), success.end()));
+                }
                 var traces = new ArrayList<Trace>();
                 var last = new HashMap<String, Trace>(); // by user
                 for (var event : events) {
@@ -6910,6 +7069,8 @@ final class DifyExec implements Runnable {
                     if (event instanceof EndEvent end && last.containsKey(end.user()))
                         last.get(end.user()).ends().add(end);
                 }
+                ends.forEach((user, end) -> Optional.ofNullable(last.get(user))
+                        .ifPresent(trace -> trace.ends().add(end)));
                 return traces;
             }
 
@@ -6954,7 +7115,9 @@ final class DifyExec implements Runnable {
 
     /// The files of a batch, or of one shard, named after its results.
     record BatchFiles(Path results, Path retry, Path log, Path lock, Optional<Shard> shard) {
-        private static final Pattern BLANK = Pattern.compile("^(?:\u00EF\u00BB\u00BF)*[ \\t\\r\\n]*");
+        /// A crash may have cut a byte order mark off.
+        private static final Pattern BLANK = Pattern.compile(
+                "^(?:\u00EF\u00BB\u00BF)*(?:\u00EF\u00BB?\\z)?[ \\t\\r\\n]*");
         private static final String ELSEWHERE = "move it away, or choose another -o";
 
         static BatchFiles of(Path output) {
@@ -6993,9 +7156,9 @@ final class DifyExec implements Runnable {
         }
 
         /// The retry list has the CSV's order, is replaced as a whole, and is gone when empty.
-        void writeRetryList(Index index) throws IOException {
+        void writeRetryList(Index index) {
             var ids = index.onRetryList().mapToObj(index::id).iterator();
-            if (!ids.hasNext()) Files.deleteIfExists(retry);
+            if (!ids.hasNext()) Storage.naming(retry, () -> Files.deleteIfExists(retry));
             else AtomicFile.replace(retry, out -> {
                 var writer = new BufferedWriter(new OutputStreamWriter(out, UTF_8));
                 while (ids.hasNext()) writer.append(ids.next()).append('\n');
@@ -7016,8 +7179,9 @@ final class DifyExec implements Runnable {
             var ids = retryIds();
             if (ids.stream().allMatch(id -> csv.find(id) >= 0)) return;
             var batch = new Index();
-            Results.read(results, batch, List.of());
-            History.read(log, batch, List.of());
+            var history = new History(batch);
+            Results.read(results, history, List.of());
+            history.read(log, List.of());
             if (batch.size() == 0 || ids.stream().noneMatch(id -> csv.find(id) >= 0 || batch.find(id) >= 0))
                 throw new Unusable(retry + ": not a list of ids of this batch", ELSEWHERE);
         }
@@ -7167,7 +7331,7 @@ final class DifyExec implements Runnable {
             /// Removes the file if nothing came of the call. A lock file with text in it is not ours.
             @Override
             public void close() {
-                Storage.close(files.lock, () -> {
+                if (channel.isOpen()) Storage.close(files.lock, () -> {
                     try (channel) {
                         if (!files.isStarted() && channel.size() == 0) Files.deleteIfExists(files.lock);
                     }
@@ -7300,14 +7464,15 @@ final class DifyExec implements Runnable {
         /// The log takes its place first, and gets its last line, the `merge` event, when everything else is there.
         /// Then the shards' logs are moved aside, so that no shard is started again. Until the last one is, `run`
         /// refuses the batch, and a second merge makes it again.
-        record Merger(Shards shards, Csv csv, Index index, History history) {
+        record Merger(Shards shards, Csv csv, Index index, History history, Set<Integer> cut) {
             static Batch merge(BatchFiles whole, Csv csv, boolean partial, boolean noBom) {
                 try {
                     var index = Batch.rows(whole, Optional.of(csv));
                     try (var _ = whole.take()) { // while it is held, no shard can start
                         var shards = Shards.of(whole);
                         var missing = shards.requireMergeable(index, partial);
-                        return new Merger(shards, csv, index, new History(index)).write(noBom, missing);
+                        return new Merger(shards, csv, index, new History(index), new TreeSet<>())
+                                .write(noBom, missing);
                     }
                 } catch (IOException problem) {
                     throw new Unusable(whole.results() + ": cannot be merged (" + Text.of(problem) + ")");
@@ -7322,12 +7487,12 @@ final class DifyExec implements Runnable {
                 });
                 whole.writeRetryList(index);
                 var merge = new MergeEvent(Instant.now(), shards.count(), shards.files().size(),
-                        missing.stream().map(Shard::index).toList(), Files.size(whole.results()));
+                        missing.stream().map(Shard::index).toList(), List.copyOf(cut), Files.size(whole.results()));
                 history.take(merge);
                 try (var log = new LineFile(whole.log(), new byte[0], FileChannel::force)) {
                     log.add(merge);
-                    log.flush();
-                    log.forceNow();
+                    log.write();
+                    log.force();
                 }
                 for (var part : shards.files())
                     if (!part.isMerged()) Files.move(part.log(), part.mergedLog(), StandardCopyOption.REPLACE_EXISTING);
@@ -7338,7 +7503,7 @@ final class DifyExec implements Runnable {
             private void results(OutputStream stream, boolean noBom) throws IOException {
                 var out = new BufferedOutputStream(stream, 1 << 16);
                 if (!noBom) out.write(Lines.BOM);
-                for (var part : shards.files()) Results.read(part.results(), index, List.of((entry, line) -> {
+                for (var part : shards.files()) Results.read(part.results(), history, List.of((entry, line) -> {
                     requireOwn(part, index.id(entry));
                     line.copyTo(out);
                 }));
@@ -7355,7 +7520,8 @@ final class DifyExec implements Runnable {
             private void log(OutputStream stream) throws IOException {
                 var out = new BufferedOutputStream(stream, 1 << 16);
                 var next = new PriorityQueue<Part>(Comparator.comparing(part -> part.t));
-                for (var files : shards.files()) new Part(files).next(next);
+                cut.clear();
+                for (var files : shards.files()) new Part(files, cut).next(next);
                 for (var part = next.poll(); part != null; part = next.poll()) {
                     if (part.event instanceof AttemptEvent attempt) requireOwn(part.files, attempt.id());
                     if (part.event instanceof SessionEvent session) {
@@ -7371,36 +7537,48 @@ final class DifyExec implements Runnable {
                     part.log.copyTo(out);
                     part.next(next);
                 }
-                history.refuseLost(shards.whole().results());
                 out.flush();
             }
 
             private static final class Part {
                 final BatchFiles files;
                 final Lines log;
+                private final Set<Integer> cut;
+                private long resultsSize = 0;
                 Event event;
                 Instant t = Instant.MIN;
 
-                Part(BatchFiles files) throws IOException {
+                Part(BatchFiles files, Set<Integer> cut) throws IOException {
                     this.files = files;
                     this.log = new Lines(files.log());
+                    this.cut = cut;
                 }
 
                 void next(Collection<Part> waiting) throws IOException {
                     if (!log.next() || !log.isWhole()) {
                         log.close();
+                        sized(Files.exists(files.results()) ? Files.size(files.results()) : 0);
                         return;
                     }
                     event = log.<Event>read(Event.READER).orElse(null);
-                    if (event != null) t = event.t();
+                    if (event != null) {
+                        t = event.t();
+                        if (event.results() >= 0) sized(event.results());
+                    }
                     waiting.add(this);
+                }
+
+                private void sized(long size) {
+                    if (size < resultsSize) cut.add(Shards.shard(files).index());
+                    resultsSize = size;
                 }
             }
         }
     }
 
     /// Appends whole lines to a file, a group in one write. The file appears with its first line. A write that fails is
-    /// undone, so that no line is torn. Nothing more is written once another program has changed the file.
+    /// undone, so that no line is torn. Nothing more is written once another program has changed the file. Every
+    /// failure names the file.
     static final class LineFile implements AutoCloseable {
         private static final int FULL = 64 << 10;
         private static final ObjectWriter WRITER = Json.MAPPER.writer()
@@ -7411,18 +7589,20 @@ final class DifyExec implements Runnable {
         private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
         private final JsonGenerator json = Json.writing(waiting).setRootValueSeparator(null);
         private final Disk disk;
-        /// Run in the thread that writes, once the lines added before are on disk.
-        final ArrayDeque<Runnable> whenOnDisk = new ArrayDeque<>();
         private FileChannel channel;
         private Object key;
         /// Where our last line ends, and the file; and how much of it is on disk.
-        volatile long end, forced;
-        volatile boolean cannotForce = false;
-        private volatile AtomicFile.NotForced failure;
-        private boolean isForcing = false;
+        private long end = 0, forced = 0;
+        private boolean cannotForce = false;
+        private AtomicFile.NotForced failure;
 
         interface Disk {
             void force(FileChannel channel, boolean all) throws IOException;
+
+            /// A wait longer than this is reported.
+            default Duration patience() {
+                return Duration.ofSeconds(5);
+            }
         }
 
         /// Another program has changed the file: a line of ours could be lost, or glued to one of theirs.
@@ -7438,34 +7618,40 @@ final class DifyExec implements Runnable {
             this.disk = disk;
         }
 
-        /// Adds a line of JSON, for [#flush] to write; long lines do not wait for each other.
+        /// Adds a line of JSON, for [#write]; long lines do not wait for each other.
         void add(Object line) {
-            try {
+            Storage.naming(path, () -> {
                 WRITER.writeValue(json, line);
                 json.writeRaw('\n');
-                if (waiting.size() >= FULL) flush();
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem);
-            }
+                return json;
+            });
+            if (waiting.size() >= FULL) write();
         }
 
-        boolean flush() throws IOException {
-            json.flush();
-            if (waiting.size() == 0) return false;
-            if (channel == null) open();
+        boolean write() {
+            return Storage.naming(path, () -> {
+                json.flush();
+                return waiting.size() > 0 && append();
+            });
+        }
+
+        /// What was written is not written a second time, even if the file cannot be examined afterwards.
+        private boolean append() throws IOException {
             if (failure != null) throw failure;
+            if (channel == null) open();
             requireUntouched();
+            var lines = Secret.current().mask(waiting.toByteArray()); // a server may return the key as an id
             try {
                 var out = Channels.newOutputStream(channel.position(end));
                 if (end == 0) out.write(head);
-                out.write(Secret.current().mask(waiting.toByteArray())); // a server may return the key as an id
+                out.write(lines);
             } catch (IOException problem) {
                 channel.truncate(end);
-                throw new IOException(path + ": " + Text.of(problem), problem);
+                throw problem;
             }
-            end = channel.position();
-            requireUntouched(); // while we wrote
+            end += lines.length + (end == 0 ? head.length : 0);
             waiting.reset();
+            requireUntouched(); // while we wrote
             return true;
         }
 
@@ -7479,7 +7665,7 @@ final class DifyExec implements Runnable {
             } catch (OverlappingFileLockException _) { // held by this process, or another
                 channel.close();
                 channel = null;
-                throw new IOException(path + ": another difyexec process is writing to it");
+                throw new IOException("another difyexec process is writing to it");
             }
             key = BatchFiles.Lock.key(path);
             end = channel.size();
@@ -7500,66 +7686,59 @@ final class DifyExec implements Runnable {
             throw new Touched(path);
         }
 
-        /// Forces what was written, in another thread, so that more can be written meanwhile.
-        void forceInBackground(boolean isDue, BiConsumer<Runnable, Runnable> background, Runnable then) {
+        boolean isForced() {
+            return forced == end;
+        }
+
+        boolean cannotForce() {
+            return cannotForce;
+        }
+
+        /// How large the file surely is: so much of it is on disk.
+        long onDisk() {
+            return forced;
+        }
+
+        /// Forces to disk what was written. A disk that failed once is not asked again: it might report a success that
+        /// it is not.
+        void force() {
             if (failure != null) throw new UncheckedIOException(failure);
-            if (isForcing || whenOnDisk.isEmpty() && (!isDue || end == forced)) return;
-            isForcing = true;
-            int waiting = whenOnDisk.size();
-            long written = end;
-            background.accept(() -> forceUpTo(written), () -> {
-                isForcing = false;
-                if (failure != null) throw new UncheckedIOException(failure);
-                for (int i = 0; i < waiting; i++) whenOnDisk.remove().run();
-                then.run();
-            });
-        }
-
-        /// For any thread: returns once the file is on disk up to here. One thread forces for all. False: the disk
-        /// failed.
-        boolean forceUpTo(long place) {
-            if (forced < place) synchronized (this) {
-                long written = end;
-                try {
-                    if (forced < place && failure == null) {
-                        if (!cannotForce) disk.force(channel, false);
-                        forced = written;
-                    }
-                } catch (IOException problem) {
-                    if (AtomicFile.cannotForce(problem)) cannotForce = true;
-                    else failure = new AtomicFile.NotForced(path, problem);
-                }
+            if (isForced()) return;
+            try {
+                if (!cannotForce) disk.force(channel, false);
+            } catch (IOException problem) {
+                cannotForce = AtomicFile.cannotForce(problem);
+                if (!cannotForce) throw new UncheckedIOException(failure = new AtomicFile.NotForced(path, problem));
             }
-            return failure == null;
-        }
-
-        void forceNow() throws IOException {
-            if (channel != null) requireUntouched();
-            if (!forceUpTo(end)) throw failure;
-            while (!whenOnDisk.isEmpty()) whenOnDisk.remove().run();
+            forced = end;
         }
 
         /// Keeps other processes from a file that exists, by whatever name. The caller no longer reads it: a process
         /// loses its locks on a file when it closes any channel of that file.
-        void hold() throws IOException {
-            if (Files.exists(path)) open();
+        void hold() {
+            if (Storage.exists(path)) Storage.naming(path, () -> {
+                open();
+                return channel;
+            });
         }
 
         /// Cuts off a last line that a crash or a full disk has torn. If only the line's end is missing, it is added.
-        Optional<TornEvent> mend() throws IOException {
+        Optional<TornEvent> mend() {
             hold();
             if (channel == null) return Optional.empty();
-            try (var _ = channel) {
-                var last = lastLine(channel, end);
-                if (last.length == 0 || Arrays.equals(last, Lines.BOM)) return Optional.empty();
-                boolean isWhole = Lines.read(Lines.TREE, last, 0, last.length).isPresent();
-                if (isWhole) channel.write(ByteBuffer.wrap(new byte[] {'\n'}), end);
-                else channel.truncate(end - last.length);
-                return isWhole ? Optional.empty() : Optional.of(new TornEvent(Instant.now(),
-                        path.getFileName().toString(), channel.size(), last.length));
-            } finally {
-                channel = null;
+            try (var _ = this) {
+                return Storage.naming(path, this::mendLastLine);
             }
+        }
+
+        private Optional<TornEvent> mendLastLine() throws IOException {
+            var last = lastLine(channel, end);
+            if (last.length == 0 || Arrays.equals(last, Lines.BOM)) return Optional.empty();
+            boolean isWhole = Lines.read(Lines.TREE, last, 0, last.length).isPresent();
+            if (isWhole) channel.write(ByteBuffer.wrap(new byte[] {'\n'}), end);
+            else channel.truncate(end - last.length);
+            return isWhole ? Optional.empty() : Optional.of(new TornEvent(Instant.now(),
+                    path.getFileName().toString(), channel.size(), last.length));
         }
 
         private static byte[] lastLine(FileChannel channel, long size) throws IOException {
@@ -7572,8 +7751,9 @@ final class DifyExec implements Runnable {
         }
 
         @Override
-        public void close() throws IOException {
-            if (channel != null) channel.close();
+        public void close() {
+            if (channel != null) Storage.close(path, channel);
+            channel = null;
         }
     }
 
@@ -7582,20 +7762,17 @@ final class DifyExec implements Runnable {
         /// The original tool puts a blank after each colon and comma.
         static final Pattern BEGINNING = Pattern.compile("""
                 \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
-        private static final ObjectReader READER = Lines.MAPPER.readerFor(Head.class);
 
-        static List<String> read(Path results, Index index, List<Batch.Listener> listeners) throws IOException {
+        /// Passes the successes to the history, and each with its line to the listeners.
+        static List<String> read(Path results, History history, List<Batch.Listener> listeners) throws IOException {
             var bad = new ArrayList<String>();
             try (var lines = new Lines(results)) {
                 while (lines.next()) {
-                    var head = lines.<Head>read(READER)
+                    var head = lines.<Success.Head>read(Success.READER)
                             .filter(one -> !one.id().isBlank() && !one.status().isEmpty());
                     if (head.isEmpty()) lines.bad().ifPresent(bad::add);
-                    if (head.filter(Head::isSuccess).isEmpty()) continue;
-                    int entry = index.findOrAdd(head.get().id().strip());
-                    index.setStatus(entry, head.get().workflowStatus().equals(PARTIAL) ? RowStatus.PARTIAL
-                            : RowStatus.SUCCEEDED);
-                    if (!head.get().workflowId().isEmpty()) index.madeBy(head.get().workflowId());
+                    if (head.filter(Success.Head::isSuccess).isEmpty()) continue;
+                    int entry = history.take(head.get());
                     for (var listener : listeners) listener.result(entry, lines);
                 }
             }
@@ -7603,19 +7780,38 @@ final class DifyExec implements Runnable {
         }
 
         static boolean isResult(byte[] line) {
-            return Lines.<Head>read(READER, line, 0, line.length).filter(Head::isSuccess).isPresent();
+            return Lines.<Success.Head>read(Success.READER, line, 0, line.length).filter(Success.Head::isSuccess)
+                    .isPresent();
         }
 
-        /// The fields of a line that say whose result it is. The original tool may write lines of other statuses. Without
-        /// the annotation, Jackson keeps a copy of all other fields until it has these.
-        @JsonIgnoreProperties(ignoreUnknown = true)
-        record Head(String id, String status, String workflowStatus, String workflowId) {
-            boolean isSuccess() {
-                return !id.isBlank() && status.equals(SUCCESS);
+        /// @param took how long the row took, from its request to its end
+        record Success(Attempt attempt, Response.Ran ran, Instant executedAt, Duration took,
+                Response.SavedFiles files) {
+            static final ObjectReader READER = Lines.MAPPER.readerFor(Head.class);
+
+            /// The fields of a line that say whose result it is and what it took. The original tool may write lines of
+            /// other statuses, and knows neither `user` nor `seconds`. Without the annotation, Jackson keeps a copy of all
+            /// other fields until it has these.
+            @JsonIgnoreProperties(ignoreUnknown = true)
+            record Head(String id, String status, String workflowStatus, String workflowId, String workflowRunId,
+                    String executedAt, long totalTokens, BigDecimal totalPrice, String currency, boolean edited,
+                    String user, String cells, Double seconds, List<String> missing) {
+                boolean isSuccess() {
+                    return !id.isBlank() && status.equals(SUCCESS);
+                }
+
+                boolean isPartial() {
+                    return workflowStatus.equals(PARTIAL);
+                }
+
+                /// As an event of the log would say it.
+                EndEvent end() {
+                    var status = isPartial() ? RowStatus.PARTIAL : RowStatus.SUCCEEDED;
+                    return new EndEvent(Times.parse(executedAt), id, user, status.word(), cells, workflowRunId, 0, "",
+                            seconds == null ? 0 : seconds, totalTokens, totalPrice, currency, edited, 0);
+                }
             }
-        }
 
-        record Success(Attempt attempt, Response.Ran ran, Instant executedAt, List<Path> files) {
             Map<String, Object> json() {
                 var usage = ran.usage();
                 var line = object("id", attempt.row().id(), "status", SUCCESS, "inputs", attempt.row().inputs(),
@@ -7629,11 +7825,31 @@ final class DifyExec implements Runnable {
                         "currency", usage.currency())));
                 if (!ran.ref().isNamed()) line.remove("workflow_status"); // a message does not show a partial success
                 if (attempt.isEdited()) line.put("edited", true);
-                if (!files.isEmpty()) line.put("files", files.stream().map(Path::toString).toList());
+                if (!files.saved().isEmpty())
+                    line.put("files", files.saved().stream().map(Path::toString).toList());
                 if (!ran.message().conversation().isEmpty())
                     line.put("conversation_id", ran.message().conversation());
                 if (!ran.message().id().isEmpty()) line.put("message_id", ran.message().id());
+                line.putAll(object("cells", attempt.cells(), "seconds", seconds()));
+                if (!files.missing().isEmpty()) line.put("missing", missing());
                 return line;
+            }
+
+            Head head() {
+                var usage = ran.usage();
+                return new Head(attempt.row().id(), SUCCESS,
+                        ran.status() == Response.RunStatus.PARTIAL && ran.ref().isNamed() ? PARTIAL : "",
+                        ran.workflowId(), ran.ref().id(), Times.text(executedAt), usage.tokens(), usage.price().orElse(null),
+                        usage.currency(), attempt.isEdited(), attempt.user(), attempt.cells(), seconds(), missing());
+            }
+
+            private double seconds() {
+                return took.toMillis() / 1000.0;
+            }
+
+            private List<String> missing() {
+                return files.missing().entrySet().stream()
+                        .map(file -> file.getKey() + ": " + Text.text(file.getValue(), 200)).toList();
             }
         }
     }
@@ -7643,7 +7859,7 @@ final class DifyExec implements Runnable {
     @JsonPropertyOrder("event")
     @JsonInclude(JsonInclude.Include.NON_EMPTY)
     sealed interface Event {
-        int FORMAT = 3;
+        int FORMAT = 4;
         Pattern BEGINNING = Pattern.compile("""
                 \\{"event":"(?:session|torn|end)","t":"\\d{4}-""");
         ObjectReader READER = Lines.MAPPER.rebuild()
@@ -7672,6 +7888,12 @@ final class DifyExec implements Runnable {
 
         Instant t();
 
+        /// How large the results were on disk at that time; -1: the event does not say so. If the file is shorter now,
+        /// lines were lost, and the server's empty list no longer shows that an attempt was not started.
+        default long results() {
+            return -1;
+        }
+
         @JsonProperty
         default String event() {
             return kind(getClass());
@@ -7688,7 +7910,7 @@ final class DifyExec implements Runnable {
                 @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean sameApp, String server,
                 Mode mode, boolean auto, String input, Csv.Shape choices, String shard,
                         String options,
-                @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean again) implements Event {
+                @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean again, long results) implements Event {
             public SessionEvent {
                 if (choices == null) choices = Csv.Shape.DEFAULT;
             }
@@ -7702,12 +7924,12 @@ final class DifyExec implements Runnable {
                 return new SessionEvent(Instant.now(), FORMAT, "difyexec " + VERSION, baseUrl, app.hash(),
                         app.isAssumed(), server, null, false, (isSameDisk ? folder.relativize(input) : input)
                         .toString(), csv.shape(),
-                        batch.files().shard().map(Shard::toString).orElse(""), options, again);
+                        batch.files().shard().map(Shard::toString).orElse(""), options, again, 0);
             }
 
-            SessionEvent with(Instant t, Mode mode, boolean auto) {
+            SessionEvent with(Instant t, Mode mode, boolean auto, long results) {
                 return new SessionEvent(t, format, tool, baseUrl, appHash, sameApp, server, mode, auto, input,
-                        choices, shard, options, again);
+                        choices, shard, options, again, results);
             }
 
             /// Another log format cannot be continued: a line with another meaning could hide a request.
@@ -7721,9 +7943,10 @@ final class DifyExec implements Runnable {
 
         /// @param merged how many shards were merged
         /// @param missing the numbers of shards that have rows but were not there
+        /// @param cut the numbers of shards whose results had been longer
         /// @param results the size of the results that were written, in bytes
         record MergeEvent(Instant t, int shards, @JsonProperty(required = true) int merged, List<Integer> missing,
-                long results) implements Event {
+                List<Integer> cut, long results) implements Event {
             List<Shard> missingShards() {
                 return missing.stream().map(number -> new Shard(number, shards)).toList();
             }
@@ -7732,45 +7955,42 @@ final class DifyExec implements Runnable {
         /// In the log before the request is sent. `n` counts the row's retries; `edited`: the shell changed its inputs.
         record AttemptEvent(Instant t, @JsonProperty(required = true) String id, int n, String user,
                 @JsonProperty(required = true) Mode mode, String cells,
-                @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean edited) implements Event {
-            static AttemptEvent of(Attempt attempt) {
+                @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean edited, long results) implements Event {
+            static AttemptEvent of(Attempt attempt, long results) {
                 return new AttemptEvent(attempt.at(), attempt.row().id(), attempt.tries().retries(),
-                        attempt.user(), attempt.mode(), attempt.cells(), attempt.isEdited());
+                        attempt.user(), attempt.mode(), attempt.cells(), attempt.isEdited(), results);
             }
         }
 
         record RunEvent(Instant t, String id, String user, String run, String task) implements Event {}
 
-        /// An attempt is over. `outcome`: one of the five, or what else became of it; see docs/files.md.
+        /// An attempt is over without a success. `outcome`: failed, paused, unknown, or what else became of it; see
+        /// docs/files.md.
         @JsonInclude(JsonInclude.Include.NON_DEFAULT)
         record EndEvent(Instant t, @JsonProperty(required = true) String id, String user,
                 @JsonProperty(required = true) String outcome, String cells, String run, int http, String error,
                 double seconds, long tokens, BigDecimal price, String currency, boolean edited,
-                @JsonInclude(JsonInclude.Include.NON_EMPTY) List<String> missing) implements Event {
+                @JsonInclude(JsonInclude.Include.ALWAYS) long results) implements Event {
             Optional<RowStatus> status() {
-                return RowStatus.of(outcome);
+                return RowStatus.of(outcome).filter(status -> !status.isSuccess());
             }
 
-            static EndEvent of(Attempt attempt, Instant now, Duration took, String outcome, Response seen,
-                    String error) {
-                var ran = Optional.of(seen).filter(Response.Ran.class::isInstance).map(Response.Ran.class::cast);
-                var usage = ran.map(Response.Ran::usage).orElse(Usage.NONE);
-                var missing = ran.flatMap(Response.Ran::files).orElse(Response.SavedFiles.NONE).missing()
-                        .entrySet().stream()
-                        .map(file -> file.getKey() + ": " + Text.text(file.getValue(), 200)).toList();
+            static EndEvent of(Attempt attempt, Instant now, String outcome, Response seen, String error,
+                    long results) {
+                var usage = seen instanceof Response.Ran ran ? ran.usage() : Usage.NONE;
                 return new EndEvent(now, attempt.row().id(), attempt.user(), outcome, attempt.cells(),
                         seen.run().map(RunRef::id).orElse(""),
                         seen instanceof Response.Refused refused ? refused.status() : 0,
-                        Text.text(error, Text.LONGEST_ERROR), took.toMillis() / 1000.0, usage.tokens(),
-                        usage.price().orElse(null), usage.currency(), attempt.isEdited(), missing);
+                        Text.text(error, Text.LONGEST_ERROR), attempt.took(seen, now).toMillis() / 1000.0,
+                        usage.tokens(), usage.price().orElse(null), usage.currency(), attempt.isEdited(), results);
             }
         }
 
         record LookEvent(Instant t, String user, String run, String saw) implements Event {}
         record HarvestEvent(Instant t, String user, String run) implements Event {}
 
-        /// A task was asked to stop, or (without `user`) the batch ended early.
-        record StopEvent(Instant t, String why, String user, String task) implements Event {
+        /// A task was asked to stop, or (without `user`) the call ended: early, if there is a reason.
+        record StopEvent(Instant t, String why, String user, String task, long results) implements Event {
             static final String INTERRUPTED = "interrupted", TIMED_OUT = "timed out";
         }
 
@@ -7889,7 +8109,9 @@ final class DifyExec implements Runnable {
         }
 
         static <T> Optional<T> read(ObjectReader reader, byte[] line, int from, int length) {
-            if (length < 2 || line[from] == 0 || line[from + 1] == 0) return Optional.empty(); // UTF-16 is not guessed
+            // Jackson would guess UTF-16, by zeros or by a byte order mark; no byte of UTF-8 is FE or FF
+            if (length < 2 || line[from] == 0 || line[from + 1] == 0 || line[from] == -1 || line[from] == -2)
+                return Optional.empty();
             try {
                 return Optional.ofNullable(reader.readValue(line, from, length));
             } catch (IOException | NumberFormatException _) { // Jackson throws the latter for 1e99999999999
@@ -9784,6 +10006,7 @@ final class DifyExec implements Runnable {
             var known = unresolved.run().filter(run -> !run.isMadeUp());
             if (known.isPresent())
                 return waited(unresolved, "the server has no run " + known.get().id() + " any more", now);
+            if (unresolved.is(Symptom.LOST_RESULT)) return unknown(unresolved, "the server has no run of it any more");
             boolean isQueued = isStream && unresolved.run().isEmpty(); // what was made up has left the queue
             if (listing == Release.Listing.FROM_START && isQueued) return queued(unresolved, here, now);
             if (listing == Release.Listing.FROM_START || listing == Release.Listing.WITHOUT_END)
@@ -10714,7 +10937,8 @@ final class DifyExec implements Runnable {
         // nor did an earlier call
         CRASH("difyexec was killed during the run"),
         INTERRUPTED("difyexec was interrupted and stopped the run"),
-        LOST_RESULT("its result is missing from the results file"),
+        /// It may have had a result: the results file is shorter than the log last recorded.
+        LOST_RESULT("its result may be among those that are missing from the results file"),
         RECHECK("an earlier request counted as not started");
 
         final String text;
@@ -12181,6 +12405,35 @@ final class DifyExec implements Runnable {
                         .map(named -> String.format(Locale.ROOT, "%s %.2f", named.getKey(), named.getValue()))
                         .collect(joining(", "));
             }
+        }
+    }
+
+    /// Numbers, packed: at most 24 bytes each. Open addressing; 0 is a free place, so the number 0 is kept apart.
+    static final class LongSet {
+        private long[] table = new long[1 << 10];
+        private int size = 0;
+        private boolean hasZero = false;
+
+        void add(long number) {
+            if (number == 0) hasZero = true;
+            if (number == 0 || contains(number)) return;
+            if (++size > table.length / 3 * 2) {
+                var former = table;
+                table = new long[former.length * 2];
+                for (long one : former) if (one != 0) table[place(one)] = one;
+            }
+            table[place(number)] = number;
+        }
+
+        boolean contains(long number) {
+            return number == 0 ? hasZero : table[place(number)] == number;
+        }
+
+        /// The place of the number, or the free one for it.
+        private int place(long number) {
+            int place = (int) (number * 0x9E3779B97F4A7C15L >>> 40) & table.length - 1;
+            while (table[place] != 0 && table[place] != number) place = place + 1 & table.length - 1;
+            return place;
         }
     }
 

@@ -47,7 +47,7 @@ final class AgendaTest {
             assertEquals(Optional.empty(), scene.play());
 
             assertEquals(List.of("out/a-1.txt", "out/a-2.txt"), files(scene.results().getFirst()));
-            assertEquals(2.0, scene.log("end").getFirst().path("seconds").asDouble());
+            assertEquals(2.0, scene.results().getFirst().path("seconds").asDouble());
             assertTrue(scene.tally.isAllDone());
         }
 
@@ -62,8 +62,8 @@ final class AgendaTest {
             assertEquals(List.of("a", "b"), scene.resultIds());
             assertEquals(List.of(), scene.retryIds());
             assertFalse(scene.tally.isAllDone());
-            for (var end : scene.log("end"))
-                assertEquals("[\"1.txt: HTTP 403\",\"2.txt: HTTP 503\"]", end.path("missing").toString());
+            for (var line : scene.results())
+                assertEquals("[\"1.txt: HTTP 403\",\"2.txt: HTTP 503\"]", line.path("missing").toString());
             assertEquals(1, scene.said.size());
         }
 

@@ -400,7 +400,7 @@ final class ChatflowTest extends WholeCommand {
             call(settings, typed("run", "--mode", mode));
             Files.writeString(file("results.jsonl"), "");
 
-            var call = call(settings, typed("run", "--mode", mode, "--rebuild"));
+            var call = call(settings, typed("run", "--mode", mode));
 
             assertEquals(0, call.code(), call.err());
             assertEquals("Answer to: Who?", result("2").at("/outputs/answer").asText());

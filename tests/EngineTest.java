@@ -58,7 +58,7 @@ final class EngineTest {
         }
 
         @Test
-        void anUnwritableResultHasNoEndEventAndStopsTheBatch() throws Exception {
+        void anUnwritableResultDoesNotCountAndStopsTheBatch() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             var engine = Thread.currentThread();
             scene.answer = (_, _) -> {

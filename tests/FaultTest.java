@@ -257,7 +257,7 @@ class FaultTest {
             assertEquals(4, full.code(), full.err());
             assertTrue(full.err().contains("cannot write"), full.err());
             var kept = lines(output).stream().map(line -> line.path("id").asText()).collect(Collectors.toSet());
-            assertEquals(kept.size(), count("succeeded", full), full::err);
+            assertTrue(kept.size() >= count("succeeded", full), full::err); // the log may not have room for the rest
             assertEquals(kept.size() < ROWS, full.err().contains("Next: difyexec"), full::err);
             for (var line : lines(disk.resolve("results.jsonl.log")))
                 if (line.path("event").asText().equals("end") && line.path("outcome").asText().equals("succeeded"))
@@ -323,22 +323,19 @@ class FaultTest {
             var child = start(new ProcessBuilder(words), dify.settings());
 
             assertEquals(2, child.waitFor(), err());
-            assertTrue(err().contains("results.jsonl.log: File too large)"), err());
+            assertTrue(err().contains("results.jsonl.log: File too large"), err());
         }
 
         @Test
-        void deletedResultsAreRefusedUntilTheyAreFetchedAgain() throws Exception {
+        void deletedResultsAreFetchedAgain() throws Exception {
             var dify = new Dify("--latency", "5ms");
             rows(5, id -> "text " + id);
             assertEquals(0, call(dify.settings(), quiet()).code());
             Files.delete(folder.resolve("results.jsonl"));
 
-            var refused = call(dify.settings(), quiet());
-            assertEquals(2, refused.code(), refused.err());
-            assertTrue(refused.err().contains("--rebuild"), refused.err());
+            var call = call(dify.settings(), quiet());
 
-            var rebuilt = call(dify.settings(), quiet("--rebuild"));
-            assertEquals(0, rebuilt.code(), rebuilt.err());
+            assertEquals(0, call.code(), call.err());
             hasEachOnce(5, results());
             assertEquals(5, dify.count("started"));
         }

@@ -157,7 +157,7 @@ final class Given {
 
     static Event.SessionEvent session(int second, String server) {
         return new Event.SessionEvent(NOON.plusSeconds(second), Event.FORMAT, "difyexec 1", "http://x/v1", "1-2",
-                false, server, Mode.STREAMING, true, "data.csv", null, "", "-c 5", false);
+                false, server, Mode.STREAMING, true, "data.csv", null, "", "-c 5", false, 0);
     }
 
     static Csv.Shape shape(String idColumn, Charset encoding, Character delimiter) {
@@ -191,13 +191,13 @@ final class Given {
     }
 
     static Event.AttemptEvent attempt(int second, String id, String user) {
-        return new Event.AttemptEvent(NOON.plusSeconds(second), id, 0, user, Mode.STREAMING, "", false);
+        return new Event.AttemptEvent(NOON.plusSeconds(second), id, 0, user, Mode.STREAMING, "", false, 0);
     }
 
     static Event.EndEvent end(int second, String id, String user, String outcome, String run,
             String error) {
         return new Event.EndEvent(NOON.plusSeconds(second), id, user, outcome, "", run, 0, error, 1, 10,
-                new BigDecimal("0.5"), "USD", false, List.of());
+                new BigDecimal("0.5"), "USD", false, 0);
     }
 
     static String local(String pattern, Instant time) {
@@ -385,8 +385,10 @@ final class Given {
         LineFile.Disk disk = (_, _) -> {};
         AppKind app = AppKind.WORKFLOW;
         String server = "1.14.2", user = "difyexec";
-        boolean resendUnknown = false, rebuild = false;
+        boolean resendUnknown = false;
         int slots = 1, busy = 0, busiest = 0, looking = 0, mostLooks = 0;
+        /// Counted down when the engine ends the process.
+        final CountDownLatch halted = new CountDownLatch(1);
         Engine engine;
         Pace pace;
         Tally tally;
@@ -423,7 +425,7 @@ final class Given {
 
         BatchWriter open() {
             var rows = Csv.open(csv, Csv.Shape.DEFAULT);
-            return BatchWriter.open(BatchFiles.of(output), rows, false, rebuild, Optional.empty(), disk);
+            return BatchWriter.open(BatchFiles.of(output), rows, false, Optional.empty(), disk);
         }
 
         Optional<Stop> play(BatchWriter writer) throws Exception {
@@ -433,13 +435,13 @@ final class Given {
             var wanted = batch.select(asked, timeout);
             var route = batch.history().route(mode, app, server, false);
             writer.record(Event.SessionEvent.of(batch, ACCESS.name(), new AppClaim("1-2", false), server, "", false)
-                    .with(Instant.now(), route.mode(), mode == Mode.AUTO));
+                    .with(Instant.now(), route.mode(), mode == Mode.AUTO, writer.resultsOnDisk()));
             pace = new Pace(slots, wait, rate);
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),
                     new Limits(maxFailures, maxTokens, maxCost, grace, timeout, settle),
                     pace, route, new Names(user));
             engine = new Engine(wanted, terms, writer, inRealTime ? Engine.Ports.ofProcess(workflow, this)
-                    : new Engine.Ports(workflow, this, world.clock, world.mailbox, world));
+                    : new Engine.Ports(workflow, this, world.clock, world.mailbox, world, halted::countDown));
             tally = engine.tally;
             return engine.run();
         }
@@ -562,15 +564,25 @@ final class Given {
             return log().stream().filter(line -> line.path("event").asText().equals(event)).toList();
         }
 
-        /// The outcome of each attempt of a row in the log.
+        /// How each attempt of a row ended, by time: an event of the log, or a line in the results.
+        private List<JsonNode> ends(String id) throws IOException {
+            var results = Files.exists(output) ? results() : List.<JsonNode>of();
+            return Stream.concat(log("end").stream(), results.stream()).filter(end -> end.path("id").asText().equals(id))
+                    .sorted(Comparator.comparing(Scene::time)).toList();
+        }
+
+        private static Instant time(JsonNode end) {
+            return Instant.parse(end.path(end.has("t") ? "t" : "executed_at").asText());
+        }
+
+        /// The outcome of each attempt of a row.
         List<String> outcomes(String id) throws IOException {
-            return log("end").stream().filter(end -> end.path("id").asText().equals(id))
-                    .map(end -> end.path("outcome").asText()).toList();
+            return ends(id).stream().map(end -> end.has("event") ? end.path("outcome").asText()
+                    : end.path("workflow_status").asText().startsWith("partial") ? "partial" : "succeeded").toList();
         }
 
         String error(String id) throws IOException {
-            return log("end").stream().filter(end -> end.path("id").asText().equals(id)).toList().getLast()
-                    .path("error").asText();
+            return ends(id).getLast().path("error").asText();
         }
 
         /// The time from a row's first attempt to its last known end.
@@ -580,8 +592,7 @@ final class Given {
         }
 
         Instant end(String id) throws IOException {
-            return Instant.parse(log("end").stream().filter(end -> end.path("id").asText().equals(id)).toList()
-                    .getLast().path("t").asText());
+            return time(ends(id).getLast());
         }
 
         List<JsonNode> results() throws IOException {

@@ -78,7 +78,7 @@ final class OptionsTest {
         @ValueSource(strings = {"run", "retry"})
         void fitsOnAScreenWithoutRarelyUsedOptions(String command) {
             var help = call(command, "--help").out();
-            var rare = List.of("--settle", "--grace", "--rebuild", "--user", "--initial-retry-delay",
+            var rare = List.of("--settle", "--grace", "--user", "--initial-retry-delay",
                     "--max-retry-delay", "--retry-failed-runs", "--no-check", "--files", "--no-bom");
 
             assertTrue(help.lines().count() <= 60, help);

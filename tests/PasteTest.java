@@ -193,8 +193,7 @@ final class PasteTest extends WholeCommand {
         @Test
         void keepsTheOptionsOfThisCallExceptThoseForOneCallAndThoseInTheLog() throws IOException {
             assertEquals(AGAIN + " --no-bom --demo -c 3 --user me --timeout 9",
-                    next(run("--limit", "1", "--fresh", "--ids=[fail]", "--rerun-changed", "--resend-unknown",
-                            "--rebuild")));
+                    next(run("--limit", "1", "--fresh", "--ids=[fail]", "--rerun-changed", "--resend-unknown")));
             assertEquals("difyexec shell -i data.csv -o results.jsonl --demo", next("retry", "--force", "-i", "data.csv",
                     "--output", "results.jsonl", "--demo", "--id-column=it's", "--", "[fail]"));
         }

@@ -72,58 +72,74 @@ final class PowerTest {
         }
 
         @Test
-        void anEndIsWrittenOnlyOnceItsResultIsOnDisk() throws Exception {
+        void anOutcomeIsShownOnlyOnceItsResultIsOnDisk() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c", "d");
-            var early = new ArrayList<String>();
-            var disk = new Recorder(scene) {
-                @Override
-                void before(String name) throws IOException {
-                    for (var end : scene.log("end")) {
-                        var id = end.path("id").asText();
-                        if (!forced.get("results").contains("{\"id\":\"" + id + "\"")) early.add(id);
-                    }
-                }
-            };
+            var disk = new Recorder(scene);
+            var shown = new TreeSet<Long>();
             scene.slots = 2;
+            scene.watched = tally -> {
+                shown.add(tally.succeeded());
+                assertTrue(disk.forced.get("results").lines().count() >= tally.succeeded());
+            };
 
             scene.play();
 
-            assertEquals(List.of(), early);
-            assertEquals(4, scene.log("end").size());
+            assertEquals(4, scene.tally.succeeded());
             assertEquals(Files.readString(scene.file(".log")), disk.forced.get("log"), "all is on disk at the end");
             assertEquals(Files.readString(scene.output), disk.forced.get("results"));
         }
 
         @Test
-        void answersAreProcessedWhileTheDiskIsBusy() throws Exception {
-            var scene = Scene.of(folder, "a", "b", "c");
-            var busy = new CountDownLatch(1);
-            var heard = new CountDownLatch(1);
-            new Recorder(scene) {
+        void whatComesWhileTheDiskIsBusyIsForcedTogether() throws Exception {
+            var ids = IntStream.range(0, 20).mapToObj(row -> "r" + row).toArray(String[]::new);
+            var scene = Scene.of(folder, ids);
+            var answered = new CountDownLatch(20);
+            var disk = new Recorder(scene) {
                 @Override
-                void before(String name) throws IOException {
-                    if (!name.equals("log") || times.get(name) != 2) return; // the attempt of row c
-                    busy.countDown();
-                    try {
-                        assertTrue(heard.await(20, TimeUnit.SECONDS), "the engine waits for the disk");
-                    } catch (InterruptedException problem) {
-                        throw new IOException(problem);
-                    }
+                void before(String name) {
+                    if (name.equals("results") && times.get(name) == 1) WholeCommand.await(answered);
                 }
             };
-            scene.slots = 2;
+            scene.slots = 20;
             scene.inRealTime = true;
             scene.answer = (attempt, _) -> {
-                if (attempt.row().id().equals("b")) busy.await();
+                answered.countDown();
                 return succeeded("run-" + attempt.row().id());
-            };
-            scene.watched = tally -> {
-                if (tally.succeeded() == 2) heard.countDown();
             };
 
             assertEquals(Optional.empty(), scene.play());
 
-            assertEquals(Set.of("a", "b", "c"), Set.copyOf(scene.resultIds()));
+            assertEquals(20, scene.resultIds().size());
+            assertTrue(disk.times.get("results") < 10, disk.times::toString);
+        }
+
+        @Test
+        void aSlowDiskIsSaidOnceAndASecondSignalEndsTheProcess() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            var said = new CountDownLatch(1);
+            scene.disk = new LineFile.Disk() {
+                @Override
+                public void force(FileChannel channel, boolean all) {
+                    if (scene.engine == null || said.getCount() == 0) return;
+                    var watching = Thread.startVirtualThread(scene.engine::watchDisk);
+                    while (scene.said.isEmpty()) Thread.onSpinWait();
+                    said.countDown();
+                    scene.engine.interrupt("INT");
+                    scene.engine.interrupt("INT");
+                    WholeCommand.await(scene.halted);
+                    watching.interrupt();
+                }
+
+                @Override
+                public Duration patience() {
+                    return Duration.ofMillis(1);
+                }
+            };
+
+            assertEquals(Exit.INTERRUPTED, scene.play().orElseThrow().exit());
+
+            assertEquals(1, scene.said.stream().filter(line -> line.contains("disk")).count(), scene.said::toString);
+            assertEquals(List.of(), scene.sent);
         }
 
         @Test
@@ -192,19 +208,14 @@ final class PowerTest {
         @Test
         void anAttemptThatWaitsForTheDiskIsNotSentOnceTheCallIsToEnd() throws Exception {
             var scene = Scene.of(folder, "a", "b");
-            var stopping = new CountDownLatch(1);
             new Recorder(scene) {
                 @Override
-                void before(String name) {
-                    if (!Files.exists(scene.output) || !name.equals("log")) return;
-                    scene.engine.interrupt("INT");
-                    WholeCommand.await(stopping);
+                void before(String name) throws IOException {
+                    if (Files.exists(scene.output) && name.equals("log") && scene.log("attempt").size() == 2)
+                        scene.engine.interrupt("INT");
                 }
             };
             scene.inRealTime = true;
-            scene.watched = _ -> {
-                if (!scene.said.isEmpty()) stopping.countDown();
-            };
 
             assertEquals(Exit.INTERRUPTED, scene.play().orElseThrow().exit());
 

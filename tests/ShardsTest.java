@@ -693,15 +693,36 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void refusesAShardWithoutItsLogOrResults() throws IOException {
+        void refusesAShardWithoutItsLog() throws IOException {
             rows(12);
             allThree();
-            var log = Files.move(file("results.3-of-3.jsonl.log"), file("aside"));
+            Files.delete(file("results.3-of-3.jsonl.log"));
             refused("results.3-of-3.jsonl.log");
+        }
 
-            Files.move(log, file("results.3-of-3.jsonl.log"));
+        /// The server has no runs of the other rows either: these could have been deleted there.
+        @Test
+        void aShardWithoutItsResultsLeavesItsRowsToALookUp() throws IOException {
+            rows(12);
+            allThree();
+            var users = new HashMap<String, String>();
+            for (var line : content("results.3-of-3.jsonl.log").lines().toList()) {
+                var event = ServerTest.JSON.readTree(line);
+                users.put(event.path("id").asText(), event.path("user").asText());
+            }
             Files.delete(file("results.3-of-3.jsonl"));
-            refused("missing for 2 rows that the log records as succeeded (first: 5)");
+
+            assertTrue(merge().err().contains("up to 2 rows"));
+
+            int runs = dify.runs();
+            dify.recorded("5", "succeeded");
+            dify.listed("5", users.get("5"));
+            var call = dify.run();
+            assertEquals(3, call.code(), call.err());
+            assertEquals(runs, dify.runs(), "nothing is sent again");
+            assertEquals(11, ids().size());
+            assertTrue(call.err().contains("1 result recovered"), call.err());
+            assertTrue(call.err().contains("1 unknown"), call.err());
         }
 
         /// The log is moved into place first, then the results, the retry list, and the log's last line.

@@ -336,7 +336,7 @@ class ShellTest {
         void showsTheRunOfAnAttemptWithoutAnEnd() throws IOException {
             Files.writeString(file("data.csv"), "id\na\n");
             Files.writeString(file("results.jsonl.log"), """
-                    {"event":"session","t":"2026-01-16T12:00:00Z","format":3}
+                    {"event":"session","t":"2026-01-16T12:00:00Z","format":4}
                     {"event":"attempt","t":"2026-01-16T12:00:00Z","id":"a","user":"u","mode":"streaming"}
                     {"event":"run","t":"2026-01-16T12:00:01Z","id":"a","user":"u","run":"r1","task":"t1"}
                     """);
@@ -560,7 +560,6 @@ class ShellTest {
             assertTrue(result("r-2").path("edited").asBoolean());
             assertEquals("r-4\n", Files.readString(file("results.jsonl.retry")));
             assertTrue(events("attempt").getLast().path("edited").asBoolean());
-            assertTrue(events("end").getLast().path("edited").asBoolean());
         }
 
         @Test
@@ -629,7 +628,7 @@ class ShellTest {
         @ValueSource(booleans = {false, true})
         void killedAfterItsEditedRowSucceededIsNotPaidForAgain(boolean isEndLost) throws Exception {
             var dify = new Dify("--latency", "50ms");
-            killed(dify, SET + RETRY + "retry nobody\n", "end");
+            killed(dify, SET + RETRY + "retry nobody\n", "stop");
             if (isEndLost) {
                 var log = Files.readAllLines(file("results.jsonl.log"));
                 Files.write(file("results.jsonl.log"), log.subList(0, log.size() - 1));
