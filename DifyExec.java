@@ -260,8 +260,7 @@ final class DifyExec implements Runnable {
     static final class Status implements Callable<Integer> {
         @Mixin ResultsOption results;
 
-        @Option(names = {"-i", "--input"}, paramLabel = "CSV",
-                description = "Read this CSV to count pending rows.")
+        @Option(names = {"-i", "--input"}, paramLabel = "CSV", description = "Read this CSV to count pending rows.")
         Path input;
 
         @Mixin CsvOptions shape;
@@ -278,6 +277,7 @@ final class DifyExec implements Runnable {
 
         @Mixin Console console;
 
+        /// Reads the batch under `-o`. If there are only shards of it, shows those.
         @Override
         public Integer call() throws IOException {
             var named = BatchFiles.of(results.file);
@@ -320,8 +320,7 @@ final class DifyExec implements Runnable {
 
         @Mixin ResultsOption results;
 
-        @Parameters(paramLabel = "FILE",
-                description = "Write this .csv or .xlsx file; - is CSV on standard output.")
+        @Parameters(paramLabel = "FILE", description = "Write this .csv or .xlsx file; - is CSV on standard output.")
         Path file;
 
         @Mixin CsvOptions shape;
@@ -332,14 +331,14 @@ final class DifyExec implements Runnable {
         @Option(names = "--raw", description = "Do not escape cells that look like formulas.")
         boolean raw;
 
-        @Option(names = "--force",
-                description = "Overwrite an existing file; leave out ids that are not in the CSV.")
+        @Option(names = "--force", description = "Overwrite an existing file; leave out ids that are not in the CSV.")
         boolean force;
 
         @Mixin Console console;
 
         OutputStream standardOutput = System.out;
 
+        /// The batch is read once before anything is written: the names of all outputs make the header.
         @Override
         public Integer call() throws IOException {
             var files = BatchFiles.of(results.file).requireStarted();
@@ -353,7 +352,7 @@ final class DifyExec implements Runnable {
                 if (!force) batch.refuseStrangers(input.csv);
                 StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
                 var sheet = new Spreadsheet(file, csv.header().delimiter(), raw);
-                AtomicFile.Content content = out -> sheet.export(batch, csv, names.names, failed, out);
+                AtomicFile.Content content = out -> sheet.export(batch, names, failed, out);
                 if (toFile) AtomicFile.write(file, content);
                 else CommandLines.write(standardOutput, content);
                 sheet.report(console.err());
@@ -369,12 +368,10 @@ final class DifyExec implements Runnable {
                     "  difyexec compare --output /answer A.jsonl B.jsonl",
                     "  difyexec compare --html compare.html A.jsonl B.jsonl"})
     static final class Compare implements Callable<Integer> {
-        @Parameters(index = "0", paramLabel = "A.jsonl",
-                description = "Read the earlier results from this file.")
+        @Parameters(index = "0", paramLabel = "A.jsonl", description = "Read the earlier results from this file.")
         Path first;
 
-        @Parameters(index = "1", paramLabel = "B.jsonl",
-                description = "Read the later results from this file.")
+        @Parameters(index = "1", paramLabel = "B.jsonl", description = "Read the later results from this file.")
         Path second;
 
         @Option(names = "--output", paramLabel = "POINTER", defaultValue = "",
@@ -412,14 +409,13 @@ final class DifyExec implements Runnable {
                 throw new Unusable("-: compare reads files, not standard input");
             if (!part.matches("(/([^/~]|~[01])*)*"))
                 throw new Unusable("--output " + part + ": not a JSON pointer, such as /answer/text");
-            var batches = Stream.of(first, second).parallel().map(file -> Batch.peek(
-                    BatchFiles.of(file).requireStarted(), Optional.empty(), true, List.of())).toList();
+            var batches = Stream.of(first, second).parallel().map(file ->
+                    Batch.peek(BatchFiles.of(file).requireStarted(), Optional.empty(), true, List.of())).toList();
             for (var batch : batches) { // no file of either batch is overwritten
-                batch.history().unreadable()
-                        .ifPresent(note -> console.err().println("Warning: " + note + "."));
-                if (csv != null) batch.files().requireTarget(csv, batch.inputs(), _ -> force);
-                if (html != null) batch.files().requireTarget(html, batch.inputs(),
-                        page -> force || WebPage.isOurs(page));
+                batch.history().unreadable().ifPresent(note -> console.err().println("Warning: " + note + "."));
+                var files = batch.files();
+                if (csv != null) files.requireTarget(csv, batch.inputs(), _ -> force);
+                if (html != null) files.requireTarget(html, batch.inputs(), page -> force || WebPage.isOurs(page));
             }
             var scope = new Comparison.Scope(part, Set.copyOf(ignored), new JsonDiff(trim));
             try (var both = new Comparison(batches.getFirst(), batches.getLast(), scope)) {
@@ -430,9 +426,11 @@ final class DifyExec implements Runnable {
                     AtomicFile.write(csv, file -> both.csv(sheet, file));
                     sheet.report(console.err());
                 }
-                if (html != null) AtomicFile.write(html, both::page);
-                if (html != null) console.err().println("Page: " + html);
-                return (both.unequal.isEmpty() ? Exit.OK : Exit.ROWS_FAILED).code;
+                if (html != null) {
+                    AtomicFile.write(html, both::page);
+                    console.err().println("Page: " + html);
+                }
+                return (both.hasDifferences() ? Exit.ROWS_FAILED : Exit.OK).code;
             }
         }
     }
@@ -458,6 +456,7 @@ final class DifyExec implements Runnable {
 
         @Mixin Console console;
 
+        /// `Merged 3 of 3 shards: 20 rows, 19 succeeded, 1 failed`, then what is unusual, and the next command.
         @Override
         public Integer call() throws IOException {
             var files = BatchFiles.of(output);
@@ -465,9 +464,8 @@ final class DifyExec implements Runnable {
                 var batch = Shards.Merger.merge(files, csv, partial, noBom);
                 var index = batch.index();
                 var merge = batch.history().merge.orElseThrow();
-                console.err().println("Merged " + merge.merged() + " of "
-                        + Text.count(merge.shards(), "shard") + ": " + Text.count(index.rows(), "row") + ", "
-                        + RowStatus.counts(index::count, (_, text) -> text));
+                console.err().println("Merged " + merge.merged() + " of " + Text.count(merge.shards(), "shard") + ": "
+                        + Text.count(index.rows(), "row") + ", " + RowStatus.counts(index::count, Ansi.OFF::by));
                 StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
                 console.next().print(batch, console.err());
                 return Exit.OK.code;
@@ -508,19 +506,19 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Every row is read and typed once. The first rows are then read again, to show their requests.
         private int report(Csv csv, ServerInfo server, Connection dify) throws InterruptedException {
             var out = setup.out();
             var form = dify.form(server, csv);
             var inspector = new Inspection.Inspector(csv, form);
             var index = csv.check(inspector);
             var inspection = inspector.inspection(setup.shape.allowUnmapped);
-            if (json) out.println(Json.MAPPER.valueToTree(inspection).toString());
+            if (json) out.println(Json.text(inspection));
             else CheckView.print(inspection, server, out);
             var shown = new BitSet();
             shown.set(0, Math.min(show, index.rows()));
-            for (var first = csv.rows(shown, index); first.hasNext(); )
-                CheckView.request(attempt(first.next(), server), form, dify.client().to(server.kind()),
-                        json ? setup.err() : out);
+            csv.rows(shown, index).forEachRemaining(row -> CheckView.request(attempt(row, server), form,
+                    dify.client().to(server.kind()), json ? setup.err() : out));
             return inspection.isFine() ? Exit.OK.code : Exit.UNUSABLE.code;
         }
 
@@ -549,8 +547,8 @@ final class DifyExec implements Runnable {
         @Option(names = "--seed", paramLabel = "N", description = "Choose the rows of --sample by this seed.")
         Long seed;
 
-        @Option(names = "--rate", paramLabel = "N/s|N/m|N/h", description = "Send at most N requests per second, "
-                + "minute or hour.")
+        @Option(names = "--rate", paramLabel = "N/s|N/m|N/h",
+                description = "Send at most N requests per second, minute or hour.")
         Pace.Rate rate;
 
         @Mixin Setup setup;
@@ -569,8 +567,7 @@ final class DifyExec implements Runnable {
                 var ids = files.ids(sample, seed);
                 var found = new Verification(files, dify.client(), server.kind() == AppKind.CHATFLOW,
                         Optional.ofNullable(rate)).about(ids, setup.err());
-                long attempts = ids.stream()
-                        .mapToLong(id -> files.attempts(id).size()).sum();
+                long attempts = ids.stream().mapToLong(id -> files.attempts(id).size()).sum();
                 var seconds = Duration.ofNanos(System.nanoTime() - start);
                 var findings = object();
                 found.forEach((kind, all) -> findings.put(kind.key(), all));
@@ -602,8 +599,7 @@ final class DifyExec implements Runnable {
         @Option(names = {"-i", "--input"}, paramLabel = "CSV", description = "Open the batch with these rows.")
         Path input;
 
-        @Option(names = {"-o", "--output"}, paramLabel = "JSONL",
-                description = "Open the batch with these results.")
+        @Option(names = {"-o", "--output"}, paramLabel = "JSONL", description = "Open the batch with these results.")
         Path output;
 
         @Mixin DemoOption demo;
@@ -632,7 +628,7 @@ final class DifyExec implements Runnable {
         static int script(ShellSession session, Reader commands, boolean keepGoing) throws IOException {
             var lines = new LineNumberReader(commands);
             int highest = Exit.OK.code, number = 1;
-            for (var line = command(lines); line != null && !session.isLeft; line = command(lines)) {
+            for (var line = command(lines); line != null && !session.isLeft(); line = command(lines)) {
                 int code = session.execute(line);
                 highest = Math.max(highest, code);
                 if (code != Exit.OK.code && code != Exit.ROWS_FAILED.code) {
@@ -688,8 +684,7 @@ final class DifyExec implements Runnable {
                             .variable(LineReader.SECONDARY_PROMPT_PATTERN, "  > ")
                             .variable(LineReader.BELL_STYLE, "none").build();
                     remember(reader, env);
-                    session.out.println("difyexec " + VERSION
-                            + session.summary().map(text -> " · " + text).orElse("")
+                    session.out.println("difyexec " + VERSION + session.summary().map(" · "::concat).orElse("")
                             + "\nStart with: failures, show ID, retry ID, help. Ctrl-D leaves.");
                     session.out.flush();
                     converse(session, reader);
@@ -717,20 +712,18 @@ final class DifyExec implements Runnable {
             /// With unsaved edits, leaving takes two tries: the first one warns.
             private static void converse(ShellSession session, LineReader reader) throws IOException {
                 var warned = "";
-                while (!session.isLeft) {
+                while (!session.isLeft()) {
                     try {
                         execute(session, reader.readLine(session.prompt().replace("%", "%%")));
                     } catch (UserInterruptException _) {
                         // Ctrl-C drops the line
                     } catch (EndOfFileException _) {
-                        session.isLeft = true;
+                        session.exit();
                     }
                     var edits = session.edits.count();
-                    if (!session.isLeft || !session.edits.isUnsaved() || edits.equals(warned)) continue;
-                    session.out.println(new Unusable(edits + " not saved",
-                            "'save CSV' writes a CSV with them, leave again to discard them").text());
-                    session.out.flush();
-                    session.isLeft = false;
+                    if (!session.isLeft() || !session.edits.isUnsaved() || edits.equals(warned)) continue;
+                    session.stay(new Unusable(edits + " not saved",
+                            "'save CSV' writes a CSV with them, leave again to discard them"));
                     warned = edits;
                 }
             }
@@ -738,7 +731,7 @@ final class DifyExec implements Runnable {
             /// A pasted block may have a command on each line. Ctrl-C stops the command that runs and drops the rest.
             private static void execute(ShellSession session, String pasted) throws IOException {
                 var lines = new BufferedReader(new StringReader(pasted));
-                for (var line = command(lines); line != null && !session.isLeft; line = command(lines)) {
+                for (var line = command(lines); line != null && !session.isLeft(); line = command(lines)) {
                     var former = Signals.register("INT", Thread.currentThread()::interrupt);
                     try {
                         if (session.execute(line) == Exit.INTERRUPTED.code) return;
@@ -753,23 +746,29 @@ final class DifyExec implements Runnable {
         /// Completes commands, options, ids, columns and files. Picocli itself would propose the values of every
         /// parameter at once.
         record Completion(ShellSession session) implements Completer {
-            private static final int MOST = 1000;
+            private static final int MOST = 1000; // more than a terminal shows
 
+            /// Files and the session's own values come first. What has none of them, picocli completes: commands and
+            /// options.
             @Override
             public void complete(LineReader reader, ParsedLine line, List<Candidate> candidates) {
                 var commands = session.commandLine();
-                var typed = line.word().substring(0, line.wordCursor());
                 var arg = arg(commands.getSubcommands().get(line.words().getFirst()), line);
                 if (arg.isPresent() && arg.get().auxiliaryTypes()[0] == Path.class)
                     new Completers.FileNameCompleter().complete(reader, line, candidates);
-                else arg.stream().flatMap(one -> one.paramLabel().equals("COMMAND")
-                        ? commands.getSubcommands().keySet().stream() : session.values(one.paramLabel()))
-                        .filter(word -> word.startsWith(typed)).limit(MOST)
-                        .forEach(word -> candidates.add(new Candidate(word,
-                                Text.text(word, Integer.MAX_VALUE), null,
-                                null, null, null, !word.endsWith("="), candidates.size())));
-                if (candidates.isEmpty()) new PicocliJLineCompleter(commands.getCommandSpec())
-                        .complete(reader, line, candidates);
+                else if (arg.isPresent()) {
+                    var typed = line.word().substring(0, line.wordCursor());
+                    session.values(arg.get().paramLabel(), commands).filter(word -> word.startsWith(typed)).limit(MOST)
+                            .forEach(word -> candidates.add(candidate(word, candidates.size())));
+                }
+                if (candidates.isEmpty())
+                    new PicocliJLineCompleter(commands.getCommandSpec()).complete(reader, line, candidates);
+            }
+
+            /// JLine keeps the order of `place`. After `COLUMN=`, the value follows without a blank.
+            private static Candidate candidate(String word, int place) {
+                var shown = Text.text(word, Integer.MAX_VALUE);
+                return new Candidate(word, shown, null, null, null, null, !word.endsWith("="), place);
             }
 
             /// The option or parameter that the word at the cursor belongs to.
@@ -793,9 +792,9 @@ final class DifyExec implements Runnable {
     static final class ShellSession {
         final Edits edits = new Edits();
         final PrintWriter out, err;
-        boolean isLeft = false;
 
         private final Shell shell;
+        private boolean isLeft = false;
         private Batch batch; // null until one is opened
         private List<String> stamps;
         private Form form; // null until it is needed
@@ -807,10 +806,12 @@ final class DifyExec implements Runnable {
         }
 
         int execute(String line) {
-            var words = Shell.words(line).orElse(null);
-            if (words == null) err.println("difyexec: missing closing quote");
-            int code = words == null ? Exit.UNUSABLE.code
-                    : words.isEmpty() ? Exit.OK.code : commandLine().execute(words.toArray(String[]::new));
+            var words = Shell.words(line);
+            int code = Exit.OK.code;
+            if (words.isEmpty()) {
+                err.println("difyexec: missing closing quote");
+                code = Exit.UNUSABLE.code;
+            } else if (!words.get().isEmpty()) code = commandLine().execute(words.get().toArray(String[]::new));
             out.flush();
             err.flush();
             return code;
@@ -855,11 +856,10 @@ final class DifyExec implements Runnable {
 
         @Command(name = "open", description = "Open a batch.")
         void open(@Parameters(paramLabel = "CSV", description = "The rows.") Path input,
-                @Parameters(paramLabel = "JSONL",
-                        description = "The results. They may not exist yet.") Path output,
+                @Parameters(paramLabel = "JSONL", description = "The results. They may not exist yet.") Path output,
                 @Option(names = "--force", description = "Discard unsaved edits.") boolean force) {
-            if (edits.isUnsaved() && !force) throw new Unusable(edits.count()
-                    + " not saved", "'save CSV' writes a CSV with them, 'open --force' discards them");
+            if (edits.isUnsaved() && !force) throw new Unusable(edits.count() + " not saved",
+                    "'save CSV' writes a CSV with them, 'open --force' discards them");
             open(Optional.of(input), output);
             edits.byId.clear();
             form = null;
@@ -870,18 +870,17 @@ final class DifyExec implements Runnable {
         void failures(@Parameters(arity = "0..1", paramLabel = "TEXT", defaultValue = "",
                 description = "Only rows with this text in their id or error.") String text) {
             var index = batch().index();
-            var rows = index.onRetryList().mapToObj(entry -> "  " + Text.id(index.id(entry)) + "  "
-                    + Text.text(Cause.of(batch, entry).words(), 160)).filter(line ->
-                    line.toLowerCase(Locale.ROOT).contains(text.toLowerCase(Locale.ROOT))).toList();
+            var rows = index.onRetryList()
+                    .mapToObj(row -> Text.id(index.id(row)) + "  " + Text.text(Cause.of(batch, row).words(), 160))
+                    .filter(line -> line.toLowerCase(Locale.ROOT).contains(text.toLowerCase(Locale.ROOT))).toList();
             if (rows.isEmpty()) out.println("No failed, paused or unknown rows"
                     + (text.isEmpty() ? "." : " with " + Text.quoted(text) + " in their id or error."));
-            Text.some(rows, 50, out::println, "  %s ('failures TEXT' lists fewer)", out);
+            Text.some(rows, 50, row -> out.println("  " + row), "  %s ('failures TEXT' lists fewer)", out);
         }
 
         @Command(name = "show", description = "Show a row: inputs, attempts, outputs.")
         void show(@Parameters(paramLabel = "ID", description = "The row.") String id,
-                @Option(names = "--full",
-                        description = "Show long values whole.") boolean full) throws IOException {
+                @Option(names = "--full", description = "Show long values whole.") boolean full) throws IOException {
             new RowView(full, out).print(batch(), batch.known(id.strip(), ""), edits);
         }
 
@@ -893,6 +892,7 @@ final class DifyExec implements Runnable {
             var csv = csv();
             var row = row(id);
             var cells = cells(words, csv);
+            // Cells that are as they were in the CSV may have problems of their own: another command shows them.
             var edited = cells.keySet().stream().map(column -> csv.input(column).title()).toList();
             var problems = form(csv).problems(row.with(cells), csv).stream()
                     .filter(problem -> edited.contains(problem.column())).map(Inspection.Problem::text).toList();
@@ -904,16 +904,14 @@ final class DifyExec implements Runnable {
 
         @Command(name = "unset", description = "Undo edits of a row.")
         void unset(@Parameters(paramLabel = "ID", description = "The row.") String id) {
-            if (edits.byId.remove(row(id).id()) == null) throw new Unusable("row " + Text.id(id)
-                    + " has no edits");
+            if (edits.byId.remove(row(id).id()) == null) throw new Unusable("row " + Text.id(id) + " has no edits");
         }
 
         @Command(name = "edits", description = "Show the edits as a diff against the CSV.")
         void edits() {
             if (!edits.byId.isEmpty()) batch().rows(entry -> edits.byId.containsKey(batch.index().id(entry)))
                     .forEachRemaining(this::print);
-            out.println(edits.byId.isEmpty() ? "No edits."
-                    : edits.count() + ". 'save CSV' writes a CSV with them.");
+            out.println(edits.byId.isEmpty() ? "No edits." : edits.count() + ". 'save CSV' writes a CSV with them.");
         }
 
         private void print(Row row) {
@@ -935,8 +933,8 @@ final class DifyExec implements Runnable {
             batch.files().requireTarget(file, List.of(), _ -> force);
             boolean isOpenCsv = Storage.isSame(file, csv.file().input());
             edits.save(csv, batch.index(), file);
-            out.println("Saved " + Text.count(batch.index().rows(), "row") + " to "
-                    + Text.text(file.toString(), 200) + " with " + edits.count() + ".");
+            out.println("Saved " + Text.count(batch.index().rows(), "row") + " to " + Text.text(file.toString(), 200)
+                    + " with " + edits.count() + ".");
             if (isOpenCsv) edits.byId.clear();
         }
 
@@ -945,12 +943,23 @@ final class DifyExec implements Runnable {
             isLeft = true;
         }
 
+        boolean isLeft() {
+            return isLeft;
+        }
+
+        /// Says why the session is not left yet.
+        void stay(Unusable why) {
+            isLeft = false;
+            out.println(why.text());
+            out.flush();
+        }
+
         /// Opens a batch instead of the one before.
         void open(Optional<Path> input, Path output) {
             var files = BatchFiles.of(output);
             var now = stamps(files, input); // before the files are read: what is written meanwhile is read next time
-            var opened = Batch.peek(files, input.map(path -> shell.setup.open(path, Optional.of(files))), true,
-                    List.of());
+            var csv = input.map(path -> shell.setup.open(path, Optional.of(files)));
+            var opened = Batch.peek(files, csv, true, List.of());
             if (batch != null) batch.csv().ifPresent(Csv::close);
             batch = opened;
             stamps = now;
@@ -973,9 +982,8 @@ final class DifyExec implements Runnable {
         }
 
         private Csv csv() {
-            return batch().csv().orElseThrow(() ->
-                    new Unusable("the batch is open without its CSV", "'open CSV "
-                    + Text.shell(batch.files().results().toString()) + "' adds it"));
+            return batch().csv().orElseThrow(() -> new Unusable("the batch is open without its CSV",
+                    "'open CSV " + Text.shell(batch.files().results().toString()) + "' adds it"));
         }
 
         /// A row as it is in the CSV.
@@ -985,12 +993,13 @@ final class DifyExec implements Runnable {
             return batch.rows(one -> one == entry).next();
         }
 
+        /// New cells by column. An id stays as it is, since results and log know the row by it.
         private static Map<String, String> cells(List<String> words, Csv csv) {
             var cells = new LinkedHashMap<String, String>();
             for (var word : words) {
                 int end = word.indexOf('=');
-                if (end < 0) throw new Unusable(Text.quoted(word)
-                        + " is not COLUMN=VALUE", "quote a value with blanks, as in text=\"two words\"");
+                if (end < 0) throw new Unusable(Text.quoted(word) + " is not COLUMN=VALUE",
+                        "quote a value with blanks, as in text=\"two words\"");
                 var name = word.substring(0, end);
                 if (!csv.columns().contains(name)) throw new Unusable("no column " + Text.quoted(name),
                         Nearest.of(name, csv.columns()).map(near -> "did you mean " + Text.quoted(near) + "?")
@@ -1014,7 +1023,8 @@ final class DifyExec implements Runnable {
         }
 
         /// What a parameter of a command can be, failed rows first.
-        Stream<String> values(String label) {
+        Stream<String> values(String label, CommandLine commands) {
+            if (label.equals("COMMAND")) return commands.getSubcommands().keySet().stream();
             if (batch == null) return Stream.empty();
             var index = batch.index();
             return switch (label) {
@@ -1040,10 +1050,12 @@ final class DifyExec implements Runnable {
 
         /// `results.jsonl: 5 rows, 3 succeeded, 2 failed`
         Optional<String> summary() {
-            return Optional.ofNullable(batch).map(open -> Text.text(open.files().results().toString(), 200) + ": "
-                    + Text.count(open.index().rows(), "row") + (open.index().rows() == 0 ? ""
-                            : ", " + RowStatus.counts(open.index()::count, (_, text) -> text))
-                    + open.history().stopped.map(why -> "; stopped early: " + Text.text(why, 200)).orElse(""));
+            if (batch == null) return Optional.empty();
+            var index = batch.index();
+            var counts = index.rows() == 0 ? "" : ", " + RowStatus.counts(index::count, Ansi.OFF::by);
+            return Optional.of(Text.text(batch.files().results().toString(), 200)
+                    + ": " + Text.count(index.rows(), "row") + counts
+                    + batch.history().stopped.map(why -> "; stopped early: " + Text.text(why, 200)).orElse(""));
         }
 
         /// Cells that were changed in the shell. Applied to the rows that its commands read.
@@ -1086,8 +1098,7 @@ final class DifyExec implements Runnable {
             /// Writes the CSV with the edits: same encoding and delimiter, whole or not at all.
             void save(Csv csv, Index index, Path to) {
                 if (!csv.file().charset().newEncoder().canEncode(byId.toString()))
-                    throw new Unusable(to + ": an edit has a character that " + csv.file().charset()
-                            + " cannot encode");
+                    throw new Unusable(to + ": " + csv.file().charset() + " cannot encode a character of an edit");
                 var all = new BitSet();
                 all.set(0, index.rows());
                 AtomicFile.write(to, out -> csv.write(out, csv.with(this).rows(all, index)));
@@ -1119,21 +1130,22 @@ final class DifyExec implements Runnable {
                 case Heard.NodeEnded(var title, var type, var status, var seconds, var error) -> node(title, type,
                         Text.text(status, 40) + String.format(Locale.ROOT, " in %.2f s", seconds)
                                 + (error.isEmpty() ? "" : ": " + Text.text(error, 300)));
-                case Heard.Chunk(var text) -> {
-                    for (var part : text.split("(?<=\n)")) {
-                        out.print((isInText || part.isEmpty() ? "" : "            | ")
-                                + Text.text(part.replace("\n", ""), Integer.MAX_VALUE));
-                        isInText |= !part.isEmpty();
-                        if (part.endsWith("\n")) end();
-                    }
-                }
+                case Heard.Chunk(var text) -> Stream.of(text.split("(?<=\n)")).forEach(this::chunk);
             }
             out.flush();
         }
 
+        /// A part of the text: it may begin or end anywhere in a line.
+        private void chunk(String part) {
+            if (part.isEmpty()) return;
+            if (!isInText) out.print("            | ");
+            isInText = true;
+            out.print(Text.text(part.replace("\n", ""), Integer.MAX_VALUE));
+            if (part.endsWith("\n")) end();
+        }
+
         private void node(String title, String type, String text) {
-            say(String.format(Locale.ROOT, "  %6.2f s  ", (System.nanoTime() - startedAt) / 1e9)
-                    + Text.text(title, 40)
+            say(String.format(Locale.ROOT, "  %6.2f s  ", (System.nanoTime() - startedAt) / 1e9) + Text.text(title, 40)
                     + (type.isEmpty() || type.equals(title) ? "" : " (" + Text.text(type, 40) + ")") + " " + text);
         }
 
@@ -1145,8 +1157,7 @@ final class DifyExec implements Runnable {
         @Override
         public void ended(Outcome outcome) {
             end();
-            if (outcome.status().isSuccess() && outputs != null)
-                new RowView(false, out).print(outputs);
+            if (outcome.status().isSuccess() && outputs != null) new RowView(false, out).print(outputs);
         }
 
         @Override
@@ -1168,6 +1179,7 @@ final class DifyExec implements Runnable {
     record RowView(boolean full, PrintWriter out) {
         private static final int LONGEST = 300, LINES = 40;
 
+        /// Inputs need the CSV, attempts the log, and outputs the results: what is not there is left out.
         void print(Batch batch, int entry, ShellSession.Edits edits) throws IOException {
             var index = batch.index();
             out.println("Row " + Text.id(index.id(entry)) + ": " + index.status(entry).word()
@@ -1188,23 +1200,33 @@ final class DifyExec implements Runnable {
         private void inputs(Row row, ShellSession.Edits edits) {
             out.println("Inputs");
             edits.apply(row).inputs().forEach((column, cell) -> {
-                out.print("  " + Text.text(column, 40) + (edits.of(row).containsKey(column) ? " (edited):" : ":"));
-                boolean isShort = cell.lines().count() < 2;
-                out.print(isShort && !cell.isEmpty() ? "" : "\n");
-                lines(isShort ? " " : "    ", cell);
+                var name = "  " + Text.text(column, 40) + (edits.of(row).containsKey(column) ? " (edited):" : ":");
+                long lines = cell.lines().count();
+                if (lines == 1) lines(name + " ", cell);
+                else {
+                    out.println(name);
+                    lines("    ", cell);
+                }
             });
         }
 
         private void attempt(LineOffsets.RowEnds.Trace trace) {
-            out.println("  " + Times.local(trace.attempt().t()) + "  " + trace.attempt().mode()
-                    + (trace.attempt().edited() ? ", edited" : "")
-                    + (trace.ends().isEmpty() ? "  unfinished" + run(trace.run()) : ""));
-            for (var end : trace.ends()) out.println("    " + Text.text(end.outcome().replace('_', ' '), 40)
-                    + (end.http() == 0 ? "" : ", HTTP " + end.http())
-                    + String.format(Locale.ROOT, " after %.2f s", end.seconds())
-                    + (end.tokens() == 0 ? "" : ", " + Text.count(end.tokens(), "token"))
-                    + run(end.run().isEmpty() ? trace.run() : end.run())
-                    + (end.error().isEmpty() ? "" : ": " + Text.text(end.error(), 500)));
+            var attempt = "  " + Times.local(trace.attempt().t()) + "  " + trace.attempt().mode();
+            if (trace.attempt().edited()) attempt += ", edited";
+            if (trace.ends().isEmpty()) attempt += "  unfinished" + run(trace.run());
+            out.println(attempt);
+            for (var end : trace.ends()) out.println(end(end, end.run().isEmpty() ? trace.run() : end.run()));
+        }
+
+        /// `    failed, HTTP 400 after 0.32 s, 26 tokens, run f761…: Run failed: the model refused this input`
+        private static String end(EndEvent end, String run) {
+            var text = "    " + Text.text(end.outcome().replace('_', ' '), 40);
+            if (end.http() != 0) text += ", HTTP " + end.http();
+            text += String.format(Locale.ROOT, " after %.2f s", end.seconds());
+            if (end.tokens() != 0) text += ", " + Text.count(end.tokens(), "token");
+            text += run(run);
+            if (!end.error().isEmpty()) text += ": " + Text.text(end.error(), 500);
+            return text;
         }
 
         private static String run(String run) {
@@ -2611,6 +2633,7 @@ final class DifyExec implements Runnable {
     static final class Progress implements Engine.Watcher {
         private static final Duration REDRAW = Duration.ofMillis(200), PLAIN = Duration.ofSeconds(10);
         private static final int MOST_CAUSES = 20, SHORTEST_CAUSE = 12; // causes, characters
+        private static final String BETWEEN = " · ";
 
         private final PrintWriter err;
         private final boolean off;
@@ -2653,7 +2676,7 @@ final class DifyExec implements Runnable {
             err.flush();
         }
 
-        /// Clears the line.
+        /// Clears the line, so that others can be printed.
         @Override
         public synchronized void end() {
             if (drawn > 0) redraw("", screen.orElseThrow().width());
@@ -2672,30 +2695,31 @@ final class DifyExec implements Runnable {
             long others = tally.others.values().stream().mapToLong(Long::longValue).sum(),
                     done = others + tally.done(), asked = others + tally.asked;
             var now = tally.now;
-            int places = tally.pace.places();
-            var items = Stream.of(done + "/" + asked + (asked == 0 ? "" : " (" + 100 * done / asked + " %)"),
+            var failed = some(tally.countOfAll(RowStatus.FAILED), "failed");
+            var items = Stream.of(done + "/" + asked + " (" + 100 * done / Math.max(1, asked) + " %)",
                     now.rest().orElse(""),
                     tally.rate() == 0 ? "" : String.format(Locale.ROOT, "%.1f/s", tally.rate()),
-                    some(tally.countOfAll(RowStatus.FAILED), "failed"),
+                    failed,
                     some(tally.countOfAll(RowStatus.UNKNOWN), "unknown"),
                     some(tally.countOfAll(RowStatus.PAUSED), "paused"),
                     tally.timeLeft().map(left -> Text.seconds(left) + " left").orElse(""),
-                    tally.onlyWaits() ? "waiting for " + Text.count(asked - done, "run", "runs") : "",
-                    now.running() + " running" + (places < tally.pace.ceiling ? " (limit " + places + ")" : ""),
+                    tally.onlyWaits() ? "waiting for " + Text.count(asked - done, "run") : "",
+                    now.running() + " running" + limit(tally.pace),
                     some(now.waiting(), "waiting"),
                     some(now.lookUps(), "looked up"),
                     some(tally.tokens, "tokens"),
-                    Summary.cost(tally.spending.times(1)).replaceFirst("^, ", "")).filter(item -> !item.isEmpty());
-            var line = new StringBuilder();
-            for (var item : items.toList()) {
-                if (!line.isEmpty() && line.length() + 3 + item.length() > columns) break;
-                line.append(line.isEmpty() ? "" : " · ").append(item);
-            }
-            int room = columns - line.length() - 3, at = line.indexOf(" failed");
-            if (at > 0 && room >= SHORTEST_CAUSE) tally.causes.entrySet().stream()
-                    .max(Map.Entry.comparingByValue())
-                    .ifPresent(cause -> line.insert(at + 7, " (" + Text.text(cause.getKey(), room) + ")"));
-            return Text.cut(line.toString(), columns);
+                    Summary.cost(tally.spending.times(1)))
+                    .filter(item -> !item.isEmpty()).collect(Collectors.toCollection(ArrayList::new));
+            while (items.size() > 1 && String.join(BETWEEN, items).length() > columns) items.removeLast();
+            int room = columns - String.join(BETWEEN, items).length() - " ()".length(), at = items.indexOf(failed);
+            if (at > 0 && room >= SHORTEST_CAUSE) tally.causes.entrySet().stream().max(Map.Entry.comparingByValue())
+                    .ifPresent(cause -> items.set(at, failed + " (" + Text.text(cause.getKey(), room) + ")"));
+            return Text.cut(String.join(BETWEEN, items), columns);
+        }
+
+        /// ` (limit 3)`, while the server takes fewer rows at a time than were asked for.
+        private static String limit(Pace pace) {
+            return pace.places() < pace.ceiling ? " (limit " + pace.places() + ")" : "";
         }
 
         private static String some(long count, String what) {
@@ -2720,20 +2744,18 @@ final class DifyExec implements Runnable {
             stop.ifPresent(reason -> err.println(reason.text()));
             var counts = RowStatus.counts(tally::countOfAll, paint::by); // 18 succeeded, 1 failed
             long open = tally.asked - tally.done();
-            if (open > 0)
-                counts += (counts.isEmpty() ? "" : ", ") + paint.by(RowStatus.PENDING, open + " pending");
+            if (open > 0) counts = known(counts, paint.by(RowStatus.PENDING, open + " pending"));
             err.println((counts.isEmpty() ? "nothing done" : counts) + " in " + Text.seconds(tally.elapsed())
                     + String.format(Locale.ROOT, " (%.1f rows/s)",
                             tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
             figures(stop.isPresent()).forEach(figure -> err.println("  " + figure));
-            if (part) estimate(Math.max(batch.index().count(RowStatus.PENDING), open), tally)
-                    .ifPresent(err::println);
+            if (part) estimate(Math.max(batch.index().count(RowStatus.PENDING), open), tally).ifPresent(err::println);
             long known = Stream.of(RowStatus.values()).filter(RowStatus::isOnRetryList)
                     .mapToLong(tally::countOfAll).sum();
             if (batch.index().onRetryList().count() > known) err.println("  In the whole batch:");
             Cause.print(batch, err, paint);
             next.print(batch, err);
-            if (tally.late > 0) err.println("Warning: " + Text.count(tally.late, "run", "runs") + " appeared after the "
+            if (tally.late > 0) err.println("Warning: " + Text.count(tally.late, "run") + " appeared after the "
                     + "row was sent again and may have been paid twice; see \"late\" in " + batch.files().log() + ".");
             err.flush();
         }
@@ -2747,10 +2769,9 @@ final class DifyExec implements Runnable {
             if (open > 0) figures.add(Text.count(open, "run") + " may still be active; the next run looks "
                     + (open == 1 ? "it" : "them") + " up");
             if (!tally.latencies.words().isEmpty()) figures.add("latency (s): " + tally.latencies.words());
-            if (tally.tokens > 0) figures.add("tokens: " + tally.tokens + cost(tally.spending));
+            if (tally.tokens > 0) figures.add("tokens: " + known(Long.toString(tally.tokens), cost(tally.spending)));
             count(tally.retries, "%s", "retry", "retries").ifPresent(figures::add);
-            count(tally.harvested, "%s recovered without running again", "result", "results")
-                    .ifPresent(figures::add);
+            count(tally.harvested, "%s recovered without running again", "result", "results").ifPresent(figures::add);
             count(tally.throttled, "throttled %s; concurrency " + tally.pace.span(), "time", "times")
                     .ifPresent(figures::add);
             if (tally.missingFiles > 0) figures.add(StatusView.missing(batch));
@@ -2766,13 +2787,17 @@ final class DifyExec implements Runnable {
             var spent = tally.spending;
             if (rest == 0 || tally.sampled == 0) return Optional.empty();
             double share = (double) rest / tally.sampled;
-            return Optional.of("Remaining " + Text.count(rest, "row") + ": about "
-                    + Text.seconds(Duration.ofMillis((long) (tally.sampleTime().toMillis() * share)))
-                    + (spent.tokens == 0 ? "" : ", " + Math.round(spent.tokens * share) + " tokens")
-                    + cost(spent.times(share)));
+            var time = Duration.ofMillis((long) (tally.sampleTime().toMillis() * share));
+            return Optional.of("Remaining " + Text.count(rest, "row") + ": about " + known(Text.seconds(time),
+                    spent.tokens == 0 ? "" : Math.round(spent.tokens * share) + " tokens", cost(spent.times(share))));
         }
 
-        /// `, 0.49 USD (no price for 3 runs)`
+        /// Those that are not empty: `31000 tokens, 0.49 USD`
+        private static String known(String... figures) {
+            return Stream.of(figures).filter(figure -> !figure.isEmpty()).collect(joining(", "));
+        }
+
+        /// `0.49 USD (no price for 3 runs)`; empty where no run has a price.
         static String cost(Usage.Spending spent) {
             return cost(spent.prices) + (spent.prices.isEmpty() || spent.unpriced == 0 ? ""
                     : " (no price for " + Text.count(spent.unpriced, "run") + ")");
@@ -2780,8 +2805,8 @@ final class DifyExec implements Runnable {
 
         static String cost(Map<String, BigDecimal> prices) {
             return prices.entrySet().stream()
-                    .map(price -> ", " + price.getValue().toPlainString() + " " + Text.text(price.getKey(), 8))
-                    .collect(joining());
+                    .map(price -> price.getValue().toPlainString() + " " + Text.text(price.getKey(), 8))
+                    .collect(joining(", "));
         }
     }
 
@@ -2816,16 +2841,15 @@ final class DifyExec implements Runnable {
         static void problems(Inspection inspection, PrintWriter out) {
             inspection.notes().forEach(note -> out.println("Note: " + Text.text(note, 500)));
             inspection.faults().forEach(fault -> out.println("Header: " + Text.text(fault, 500)));
-            Text.some(inspection.problems(), SHOWN, problem -> out.println(problem.place() + ", id "
-                    + Text.id(problem.id()) + ": " + problem.text()),
+            Text.some(inspection.problems(), SHOWN, problem ->
+                    out.println(problem.place() + ", id " + Text.id(problem.id()) + ": " + problem.text()),
                     "%s problems (check --json lists all)", out);
         }
 
         static void request(Attempt attempt, Form form, DifyClient client, PrintWriter out) {
-            var body = Text.text(new String(client.body(attempt, form.values(attempt.row())), UTF_8),
-                    Integer.MAX_VALUE);
-            out.println();
-            out.println(body);
+            var sent = new String(client.body(attempt, form.values(attempt.row())), UTF_8);
+            var body = Text.text(sent, Integer.MAX_VALUE);
+            out.println("\n" + body);
             out.println("curl -X POST " + Text.shell(client.startAddress().toString())
                     + " -H 'Authorization: Bearer app-***' -H 'Content-Type: application/json' -d "
                     + Text.shell(body));
@@ -2838,13 +2862,13 @@ final class DifyExec implements Runnable {
         private static final List<RowStatus> ORDER = List.of(RowStatus.SUCCEEDED, RowStatus.PARTIAL,
                 RowStatus.FAILED, RowStatus.PAUSED, RowStatus.UNKNOWN, RowStatus.PENDING);
 
+        /// From what a person asks first to what they do next: how far, how long, why rows failed, what is unusual.
         static void print(Batch batch, PrintWriter out, Ansi paint, NextCall next) {
             out.println(headline(batch, paint));
             out.println();
             bars(counts(batch.index()::count), 10, RowStatus::word, paint::by).forEach(out::println);
             out.println();
-            figures(batch).forEach((name, figure) ->
-                    out.println("  " + paint.faint("%-15s".formatted(name)) + figure));
+            figures(batch).forEach((name, figure) -> out.println("  " + paint.faint("%-15s".formatted(name)) + figure));
             if (batch.index().onRetryList().findAny().isPresent()) out.println();
             Cause.print(batch, out, paint);
             var notes = notes(batch);
@@ -2861,13 +2885,14 @@ final class DifyExec implements Runnable {
 
         /// `results.jsonl: 20 rows · Dify 1.16.0 · version 3f2c…`
         static String headline(Batch batch, Ansi paint) {
+            int rows = batch.index().rows();
             var versions = batch.index().versions();
-            return paint.bold(batch.files().results().toString()) + ": " + Text.number(batch.index().rows())
-                    + (batch.index().rows() == 1 ? " row" : " rows") + paint.faint(batch.history().session
-                            .map(session -> " · " + Text.text("Dify " + session.server(), 80))
-                            .orElse("") + (versions.isEmpty() ? "" : versions.size() == 1 ? " · version "
-                                    : " · versions ")
-                            + Text.first(3, versions.stream().map(version -> Text.text(version, 40))));
+            var about = batch.history().session.map(session -> " · " + Text.text("Dify " + session.server(), 80))
+                    .orElse("");
+            if (!versions.isEmpty()) about += (versions.size() == 1 ? " · version " : " · versions ")
+                    + Text.first(3, versions.stream().map(version -> Text.text(version, 40)));
+            return paint.bold(batch.files().results().toString()) + ": " + Text.number(rows)
+                    + (rows == 1 ? " row" : " rows") + paint.faint(about);
         }
 
         /// `  succeeded           19   95.0 %  █████████████████████████████`, without counts of zero.
@@ -2875,11 +2900,11 @@ final class DifyExec implements Runnable {
                 BiFunction<T, String, String> paint) {
             double all = sum(counts);
             return counts.entrySet().stream().filter(entry -> entry.getValue() > 0).map(entry -> {
+                var key = entry.getKey();
                 double share = entry.getValue() / all;
-                return "  " + paint.apply(entry.getKey(),
-                        ("%-" + wide + "s").formatted(word.apply(entry.getKey())))
+                return "  " + paint.apply(key, ("%-" + wide + "s").formatted(word.apply(key)))
                         + String.format(Locale.ROOT, " %,11d  %5.1f %%  ", entry.getValue(), 100 * share)
-                        + paint.apply(entry.getKey(), "█".repeat((int) Math.max(1, Math.round(BAR * share))));
+                        + paint.apply(key, "█".repeat((int) Math.max(1, Math.round(BAR * share))));
             }).toList();
         }
 
@@ -2910,7 +2935,7 @@ final class DifyExec implements Runnable {
                 figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
             if (!history.latencies().words().isEmpty()) figures.put("latency (s)", history.latencies().words());
             if (history.spent.tokens > 0) figures.put("tokens", Text.number(history.spent.tokens));
-            if (!history.spent.prices.isEmpty()) figures.put("cost", Summary.cost(history.spent).substring(2));
+            if (!history.spent.prices.isEmpty()) figures.put("cost", Summary.cost(history.spent));
             if (history.attempts > 0) figures.put("attempts", Text.number(history.attempts) + " ("
                     + Text.count(history.retries, "retry", "retries") + ")");
             if (history.inFlight() > 0) figures.put("unfinished", Text.number(history.inFlight())
@@ -2921,8 +2946,8 @@ final class DifyExec implements Runnable {
         /// Rows with an outcome per second of all calls.
         private static double rate(Batch batch) {
             long millis = batch.history().running().toMillis();
-            return millis == 0 ? 0 : (batch.index().rows() - batch.index()
-                    .count(RowStatus.PENDING)) * 1000.0 / millis;
+            var index = batch.index();
+            return millis == 0 ? 0 : (index.rows() - index.count(RowStatus.PENDING)) * 1000.0 / millis;
         }
 
         /// What is unusual about a batch: also reported before it continues.
@@ -2937,16 +2962,15 @@ final class DifyExec implements Runnable {
             if (!changed.isEmpty()) notes.add(Text.count(changed.cardinality(), "succeeded row")
                     + " changed in the CSV (first: " + Text.id(index.id(changed.nextSetBit(0)))
                     + "); 'run --rerun-changed' runs " + (changed.cardinality() == 1 ? "it" : "them") + " again");
-            if (index.size() > index.rows()) notes.add(Text.count(index.size() - index.rows(),
-                    "id of the batch is",
-                    "ids of the batch are") + " not in the CSV (first: " + Text.id(index.id(index.rows())) + ")");
-            var answered = history.answered.stream().filter(index::isRow).mapToObj(index::id)
-                    .map(Text::id).toList();
+            int strangers = index.size() - index.rows();
+            if (strangers > 0) notes.add(Text.count(strangers, "id of the batch is", "ids of the batch are")
+                    + " not in the CSV (first: " + Text.id(index.id(index.rows())) + ")");
+            var answered = history.answered.stream().filter(index::isRow).mapToObj(index::id).map(Text::id).toList();
             if (!answered.isEmpty()) notes.add(Text.count(answered.size(), "row is", "rows are")
                     + " not sent again, because Dify ended the run after its form was answered ("
                     + Text.first(5, answered.stream()) + "); 'retry ID' sends a row again");
-            if (history.lateRuns > 0) notes.add(Text.count(history.lateRuns, "run")
-                    + " finished after the row was sent again");
+            if (history.lateRuns > 0)
+                notes.add(Text.count(history.lateRuns, "run") + " finished after the row was sent again");
             if (!history.missingFiles.isEmpty()) notes.add(missing(batch));
             if (!history.lost().isEmpty()) notes.add(batch.files().results()
                     + " is shorter than it was; results of up to " + Text.count(history.lost().size(), "row")
@@ -2998,10 +3022,10 @@ final class DifyExec implements Runnable {
         record OfShards(Path results, List<Batch> shards, boolean hasCsv) {
             static OfShards of(Shards shards, Optional<Csv> csv) {
                 var whole = shards.whole().results();
-                return new OfShards(whole, IntStream.rangeClosed(1, shards.count()).mapToObj(number -> Batch.peek(
-                        BatchFiles.of(new Shard(number, shards.count()).of(whole)), csv, false,
-                        List.of())).toList(),
-                        csv.isPresent());
+                var batches = IntStream.rangeClosed(1, shards.count())
+                        .mapToObj(number -> BatchFiles.of(new Shard(number, shards.count()).of(whole)))
+                        .map(files -> Batch.peek(files, csv, false, List.of())).toList();
+                return new OfShards(whole, batches, csv.isPresent());
             }
 
             boolean isComplete() {
@@ -3019,22 +3043,22 @@ final class DifyExec implements Runnable {
 
             void print(PrintWriter out, Ansi paint, NextCall next) {
                 var started = shards.stream().filter(shard -> shard.files().isStarted()).toList();
+                // without a CSV, every shard that has not started is assumed to have rows
+                var missing = shards.stream()
+                        .filter(shard -> !shard.files().isStarted() && (!hasCsv || shard.index().rows() > 0))
+                        .map(shard -> Shards.shard(shard.files())).toList();
                 out.println(paint.bold(results.toString()) + ": " + started.size() + " of "
                         + Text.count(shards.size(), "shard") + " started, not merged yet\n");
                 bars(counts(), 10, RowStatus::word, paint::by).forEach(out::println);
                 out.println();
                 for (var shard : shards) {
+                    var history = shard.history();
                     var counts = RowStatus.counts(shard.index()::count, paint::by);
-                    out.println("  " + paint.faint("%-7s".formatted(shard.files().shard().orElseThrow()))
-                            + (counts.isEmpty() ? "" : counts + " · ") + shard.history().updatedAt().map(at ->
-                                    shard.history().inFlight() + " in flight · " + Times.local(at))
-                                            .orElse("not started"));
+                    out.println("  " + paint.faint("%-7s".formatted(Shards.shard(shard.files())))
+                            + (counts.isEmpty() ? "" : counts + " · ") + history.updatedAt()
+                            .map(at -> history.inFlight() + " in flight · " + Times.local(at)).orElse("not started"));
                 }
                 out.println();
-                // without a CSV, every shard that has not started is assumed to have rows
-                var missing = shards.stream().filter(shard -> !shard.files().isStarted()
-                        && (!hasCsv || shard.index().rows() > 0))
-                        .map(shard -> shard.files().shard().orElseThrow()).toList();
                 next.print(missing, started.getFirst().history(), results, out);
             }
 
@@ -3043,9 +3067,9 @@ final class DifyExec implements Runnable {
                 all.putAll(object("attempts", sum(shard -> shard.history().attempts),
                         "retries", sum(shard -> shard.history().retries),
                         "total_tokens", sum(shard -> shard.history().spent.tokens),
-                        "in_flight", sum(shard -> shard.history().inFlight()), "shards",
-                        shards.stream().map(shard -> {
-                            var json = object("shard", shard.files().shard().orElseThrow().toString());
+                        "in_flight", sum(shard -> shard.history().inFlight()),
+                        "shards", shards.stream().map(shard -> {
+                            var json = object("shard", Shards.shard(shard.files()).toString());
                             json.putAll(StatusView.json(shard));
                             return json;
                         }).toList()));
@@ -3059,8 +3083,7 @@ final class DifyExec implements Runnable {
     /// @param command the name of this one
     /// @param start how the tool was started; in the shell empty: there, the open batch is meant
     /// @param words the options but `-i` and `-o`, quoted for a shell: `--id-column 'My id'`
-    record NextCall(String command, String start, Optional<String> input, Optional<String> output,
-            List<String> words) {
+    record NextCall(String command, String start, Optional<String> input, Optional<String> output, List<String> words) {
         private static final Set<String> ONE_OFF = Set.of("--fresh", "--pending-only", "--on-finish", "--same-app",
                 "--force", "--resend-unknown", "--rerun-changed", "--limit", "--ids", "--json", "--html", "--show",
                 "--failed", "--raw", "--partial", "--input", "--output");
@@ -3092,55 +3115,67 @@ final class DifyExec implements Runnable {
             only(NOT_IN_LOG).next(batch, out);
         }
 
+        /// Rows that have not run come first. A retry follows, unless every failure would only repeat itself: then
+        /// the rows have to be looked at.
         private void next(Batch batch, PrintWriter out) {
             var index = batch.index();
             var history = batch.history();
             var results = batch.files().results();
+            if (index.isComplete()) {
+                completed(batch, out);
+                return;
+            }
             boolean isPending = index.count(RowStatus.PENDING) > 0, hasFailed = index.count(RowStatus.FAILED) > 0;
-            if (!index.isComplete() && !isPending && !hasFailed)
+            if (!isPending && !hasFailed)
                 out.println("Unresolved rows are looked up on the next run; --resend-unknown sends them again.");
             var others = history.merge.map(MergeEvent::missingShards).orElse(List.of());
             boolean isFirm = !isPending && hasFailed && index.onRetryList().allMatch(entry ->
                     index.status(entry) == RowStatus.FAILED && history.isFirm(entry));
-            if (index.isComplete()) completed(batch, out);
-            else if (!others.isEmpty()) print(others, history, results, out);
-            else if (isFirm) {
+            if (!others.isEmpty()) print(others, history, results, out);
+            else if (!isFirm) print(isPending ? "run" : "retry", Optional.of(history), results, out);
+            else {
                 if (start.isEmpty()) out.println("Next: failures");
                 else only(FOR_SHELL).print("shell", Optional.of(history), results, out);
                 report(results, out);
-            } else print(isPending ? "run" : "retry", Optional.of(history), results, out);
+            }
         }
 
         /// The next shard or a merge, else the results as a CSV.
         private void completed(Batch batch, PrintWriter out) {
             var results = batch.files().results();
             var shard = batch.files().shard();
-            var all = batch.history().lateRuns == 0 ? "All rows succeeded." : "Every row has a result.";
-            out.println(batch.csv().isPresent() ? all : "All recorded rows succeeded. Pass -i " + batch.history().input(results).map(Path::toString)
-                            .map(Text::shell).orElse("CSV") + " to include rows not yet run.");
-            if (batch.csv().isEmpty() || command.equals("export")) return;
+            if (batch.csv().isEmpty()) {
+                var csv = batch.history().input(results).map(Path::toString).map(Text::shell).orElse("CSV");
+                out.println("All recorded rows succeeded. Pass -i " + csv + " to include rows not yet run.");
+                return;
+            }
+            out.println(batch.history().lateRuns == 0 ? "All rows succeeded." : "Every row has a result.");
+            if (command.equals("export")) return;
             if (shard.isEmpty()) {
                 with(List.of("out.csv")).print("export", Optional.empty(), results, out);
                 report(results, out);
-            } else if (words.stream().anyMatch(word -> word.startsWith("--shard")))
-                only("(?!--shard).*").print(IntStream.rangeClosed(1, shard.get().count())
-                        .mapToObj(number -> new Shard(number, shard.get().count())).toList(), batch.history(),
-                        Path.of(output.orElseThrow()), out);
+            } else if (words.stream().anyMatch(word -> word.startsWith("--shard"))) {
+                int count = shard.get().count();
+                var all = IntStream.rangeClosed(1, count).mapToObj(number -> new Shard(number, count)).toList();
+                only("(?!--shard).*").print(all, batch.history(), Path.of(output.orElseThrow()), out);
+            }
         }
 
         private void report(Path results, PrintWriter out) {
-            out.println("  or: " + (start.isEmpty() ? "status" : start + " status -o "
-                    + Text.shell(output.orElse(results.toString()))) + " --html report.html");
+            var file = Text.shell(output.orElse(results.toString()));
+            out.println("  or: " + (start.isEmpty() ? "status" : start + " status -o " + file) + " --html report.html");
         }
 
         /// Runs a shard that has no files here, or merges all.
         void print(Collection<Shard> others, History known, Path results, PrintWriter out) {
             var away = others.stream().filter(shard -> !BatchFiles.of(shard.of(results)).isStarted()).findFirst();
-            away.ifPresentOrElse(shard -> {
-                out.println("No files for shard " + shard + " here. Copy them over if it ran on another machine.");
-                with(Stream.concat(words.stream(), Stream.of("--shard " + shard)).toList()).only(NOT_IN_LOG)
-                        .print("run", Optional.of(known), results, out);
-            }, () -> with(List.of()).print("merge", Optional.of(known), results, out));
+            if (away.isEmpty()) {
+                with(List.of()).print("merge", Optional.of(known), results, out);
+                return;
+            }
+            out.println("No files for shard " + away.get() + " here. Copy them over if it ran on another machine.");
+            with(Stream.concat(words.stream(), Stream.of("--shard " + away.get())).toList()).only(NOT_IN_LOG)
+                    .print("run", Optional.of(known), results, out);
         }
 
         private NextCall only(String pattern) {
@@ -3196,16 +3231,15 @@ final class DifyExec implements Runnable {
         }
 
         static void print(Batch batch, PrintWriter out, Ansi paint) {
-            Text.some(List.copyOf(groups(batch, batch.index().onRetryList()).entrySet()), 10,
-                    group -> out.println("  "
-                    + paint.by(group.getKey().outcome(), group.getKey().line(group.getValue(), 3))),
+            Text.some(List.copyOf(groups(batch, batch.index().onRetryList()).entrySet()), 10, group ->
+                    out.println("  " + paint.by(group.getKey().outcome(), group.getKey().line(group.getValue()))),
                     "  %s causes", out);
         }
 
         /// `3 × unknown: the answer broke off (r-1, r-2, …)`
-        String line(List<String> ids, int examples) {
-            return ids.size() + " × " + Text.text(words(), 160) + " ("
-                    + Text.first(examples, ids.stream().map(Text::id)) + ")";
+        private String line(List<String> ids) {
+            var examples = Text.first(3, ids.stream().map(Text::id));
+            return ids.size() + " × " + Text.text(words(), 160) + " (" + examples + ")";
         }
 
         static List<Map<String, Object>> json(Map<Cause, List<String>> groups) {
@@ -3218,10 +3252,10 @@ final class DifyExec implements Runnable {
 
     /// A CSV that is safe to open in a spreadsheet: UTF-8 with byte order mark, CR LF, and no formulas. Or a book.
     static final class Spreadsheet {
-        private static final List<String> ENDING =
-                List.of("status", "error", "run_id", "attempts", "seconds", "tokens",
+        private static final List<String> ENDING = List.of("status", "error", "run_id", "attempts", "seconds", "tokens",
                 "price", "currency", "edited");
-        private static final Pattern CONTROLS = Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F\\p{Cs}\uFFFE\uFFFF]");
+        private static final Pattern CONTROLS =
+                Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F\\p{Cs}\uFFFE\uFFFF]");
         private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?");
 
         private final Path path;
@@ -3296,32 +3330,37 @@ final class DifyExec implements Runnable {
         }
 
         /// A batch in the input's order: the input's columns, `output.<name>` for each output, then each row's outcome.
-        void export(Batch batch, Csv csv, Collection<String> outputs, boolean failed, OutputStream out)
-                throws IOException {
+        void export(Batch batch, OutputNames outputs, boolean failed, OutputStream out) throws IOException {
+            var csv = batch.csv().orElseThrow();
             var head = new LinkedHashSet<String>();
             for (var input : csv.inputs()) // a constant may have the name of a column that is sent under another one
                 if (!head.add(input.title())) head.add("var." + input.title());
-            for (var name : Stream.concat(outputs.stream().map("output."::concat), ENDING.stream()).toList())
+            for (var name : Stream.concat(outputs.names.stream().map("output."::concat), ENDING.stream()).toList())
                 while (!head.add(name)) name = "run." + name;
-            open(out, head, csv.columns().size() + outputs.size());
+            open(out, head, csv.columns().size() + outputs.names.size());
             try (var ends = new LineOffsets.RowEnds(batch)) {
                 var rows = batch.rows(entry -> !failed || batch.index().status(entry).isOnRetryList());
                 while (rows.hasNext()) {
                     var row = rows.next();
                     var end = ends.of(row.index());
                     var cells = new ArrayList<>(row.inputs().values());
-                    for (var name : outputs) cells.add(cell(end.outputs().get(name)));
-                    long attempts = batch.history().attemptsByRow.get(row.index());
-                    var millis = batch.history().millis(row.index());
-                    cells.addAll(List.of(batch.index().status(row.index()).word(), end.error(), end.run(),
-                            attempts == 0 ? "" : Long.toString(attempts),
-                            millis.isEmpty() ? end.seconds()
-                                    : BigDecimal.valueOf(millis.getAsLong(), 3).toPlainString(),
-                            end.tokens(), end.price(), end.currency(), end.edited() ? "true" : ""));
+                    for (var name : outputs.names) cells.add(cell(end.outputs().get(name)));
+                    cells.addAll(ending(batch, row.index(), end));
                     write(cells);
                 }
             }
             finish();
+        }
+
+        /// The cells below [#ENDING]. The time is that of the log; results of the original tool have one of their own.
+        private static List<String> ending(Batch batch, int entry, LineOffsets.RowEnd end) {
+            long attempts = batch.history().attemptsByRow.get(entry);
+            var millis = batch.history().millis(entry);
+            var seconds = end.seconds();
+            if (millis.isPresent()) seconds = BigDecimal.valueOf(millis.getAsLong(), 3).toPlainString();
+            return List.of(batch.index().status(entry).word(), end.error(), end.run(),
+                    attempts == 0 ? "" : Long.toString(attempts), seconds, end.tokens(), end.price(), end.currency(),
+                    end.edited() ? "true" : "");
         }
     }
 
@@ -3342,9 +3381,9 @@ final class DifyExec implements Runnable {
 
         /// @param texts the number of cells that are text; those behind them are numbers where they look like one
         void write(Collection<String> cells, int texts) throws IOException {
-            if (row == Book.MOST_ROWS || cells.size() > MOST_COLUMNS) throw new Unusable("too large for an Excel book ("
-                    + Text.number(Book.MOST_ROWS) + " rows, " + Text.number(MOST_COLUMNS)
-                    + " columns)", "export a .csv");
+            if (row == Book.MOST_ROWS || cells.size() > MOST_COLUMNS)
+                throw new Unusable("too large for an Excel book (" + Text.number(Book.MOST_ROWS) + " rows, "
+                        + Text.number(MOST_COLUMNS) + " columns)", "export a .csv");
             int column = 0;
             for (var whole : cells) {
                 var cell = whole.substring(0, Math.min(LONGEST, whole.length()));
@@ -3380,8 +3419,7 @@ final class DifyExec implements Runnable {
         /// A page of ours may be overwritten.
         static boolean isOurs(Path file) {
             try (var in = Files.newInputStream(file)) {
-                return new String(in.readNBytes(1_000), UTF_8)
-                        .contains("<meta name=\"generator\" content=\"difyexec ");
+                return new String(in.readNBytes(1_000), UTF_8).contains("<meta name=\"generator\" content=\"difyexec ");
             } catch (IOException _) {
                 return false;
             }
@@ -3409,8 +3447,7 @@ final class DifyExec implements Runnable {
                                     "cause", causes.get(Cause.of(batch, entry)),
                                     "seconds", seconds(batch, entry), "tokens", end.tokens(),
                                     "price", (end.price() + " " + end.currency()).strip(), "run", end.run(),
-                                    "edited", end.edited(), "inputs", values(inputs), "outputs",
-                                    values(end.outputs()),
+                                    "edited", end.edited(), "inputs", values(inputs), "outputs", values(end.outputs()),
                                     "attempts", attempts(entry, ends, end.run()));
                         });
             }
@@ -3439,19 +3476,20 @@ final class DifyExec implements Runnable {
             return Json.text(value).replace("<", "\\u003C").replace(">", "\\u003E").replace("&", "\\u0026");
         }
 
-        /// Text as it is, or `json`; only the beginning of what is too long, and its `length`.
         static Map<String, Object> values(Map<String, JsonNode> values) {
             var shown = new LinkedHashMap<String, Object>();
-            values.forEach((name, value) -> {
-                var text = LineOffsets.RowEnd.text(value);
-                shown.put(Text.cut(name, 200), text.length() > LONGEST
-                        ? object("text", Text.cut(text, LONGEST), "length", text.length())
-                        : value.isTextual() ? text : object("json", text));
-            });
+            values.forEach((name, value) -> shown.put(Text.cut(name, 200), value(value)));
             return shown;
         }
 
-        /// Without the fields that say nothing: a page may have 100,000 rows.
+        /// Text as it is, or `json`; only the beginning of what is too long, and its `length`.
+        private static Object value(JsonNode value) {
+            var text = LineOffsets.RowEnd.text(value);
+            if (text.length() > LONGEST) return object("text", Text.cut(text, LONGEST), "length", text.length());
+            return value.isTextual() ? text : object("json", text);
+        }
+
+        /// Leaves out the fields that say nothing: a page may have 100,000 rows.
         static Map<String, Object> filled(Object... namesAndValues) {
             var object = object(namesAndValues);
             object.values().removeIf(value -> value == null || Set.of("", 0L, 0.0, false).contains(value));
@@ -3459,7 +3497,7 @@ final class DifyExec implements Runnable {
         }
 
         static double seconds(Batch batch, int entry) {
-            return entry < 0 ? 0 : batch.history().millis(entry).orElse(0) / 1000.0;
+            return batch.history().millis(entry).orElse(0) / 1000.0;
         }
 
         private static List<Map<String, Object>> attempts(int entry, LineOffsets.RowEnds ends, String run)
@@ -3480,17 +3518,16 @@ final class DifyExec implements Runnable {
         private static final JsonNode MISSING = Json.MAPPER.missingNode();
         private static final int SHOWN = 10, LONGEST = 300;
 
-        private final Batch first, second;
+        private final LineOffsets.RowEnds first, second;
         private final Scope scope;
         private final Map<Match, Long> matches = new EnumMap<>(Match.class);
         /// How many rows differ in each output, by its pointer.
         private final Map<String, Long> outputs = new LinkedHashMap<>();
         /// Names of inputs other than the id, and pointers of the outputs to compare.
         private final Set<String> inputNames = new LinkedHashSet<>(), pointers = new LinkedHashSet<>();
-        final BitSet unequal = new BitSet(); // numbers of the rows that differ
+        private final BitSet unequal = new BitSet(); // numbers of the rows that differ
         private long otherInputs = 0;
         private final int[] others; // each row's entry in the second batch, or -1
-        private final LineOffsets.RowEnds firstEnds, secondEnds;
 
         /// The two outcomes of a row. A failed one may also be paused or unknown.
         enum Match {
@@ -3498,9 +3535,11 @@ final class DifyExec implements Runnable {
 
             /// Before the outputs are compared. A pending row is in no file.
             static Match of(RowStatus first, RowStatus second) {
-                if (first == RowStatus.PENDING) return second == RowStatus.PENDING ? NEITHER : ONLY_SECOND;
+                if (first.isSuccess() && second.isSuccess()) return SAME;
+                if (first == second && first == RowStatus.PENDING) return NEITHER;
+                if (first == RowStatus.PENDING) return ONLY_SECOND;
                 if (second == RowStatus.PENDING) return ONLY_FIRST;
-                if (first.isSuccess()) return second.isSuccess() ? SAME : FAILED_SECOND;
+                if (first.isSuccess()) return FAILED_SECOND;
                 return second.isSuccess() ? FAILED_FIRST : NEITHER;
             }
 
@@ -3515,7 +3554,7 @@ final class DifyExec implements Runnable {
 
         /// What to compare: a part of the outputs by its JSON pointer, or all but the ignored ones.
         record Scope(String part, Set<String> ignored, JsonDiff diff) {
-            /// By pointer.
+            /// The values to compare, by pointer.
             Map<String, JsonNode> of(Map<String, JsonNode> outputs) {
                 var values = new LinkedHashMap<String, JsonNode>();
                 outputs.forEach((name, value) -> {
@@ -3524,23 +3563,38 @@ final class DifyExec implements Runnable {
                 if (part.isEmpty()) return values;
                 var pointer = JsonPointer.compile(part);
                 var whole = values.getOrDefault(JsonDiff.pointer(pointer.getMatchingProperty()), MISSING);
-                return whole.at(pointer.tail()).isMissingNode() ? Map.of()
-                        : Map.of(part, whole.at(pointer.tail()));
+                var found = whole.at(pointer.tail());
+                return found.isMissingNode() ? Map.of() : Map.of(part, found);
             }
         }
 
-        /// A row of both. Each entry is its batch's, or -1.
+        /// A row of one batch: pending and without an end where the batch does not have it.
+        record Side(String id, RowStatus status, double seconds, LineOffsets.RowEnd end) {
+            static Side of(LineOffsets.RowEnds ends, int entry) throws IOException {
+                if (entry < 0) return new Side("", RowStatus.PENDING, 0, LineOffsets.RowEnd.NONE);
+                var index = ends.batch().index();
+                var seconds = WebPage.seconds(ends.batch(), entry);
+                return new Side(index.id(entry), index.status(entry), seconds, ends.of(entry));
+            }
+        }
+
+        /// A row of both.
         ///
         /// @param differences in each output, by its pointer
-        record Pair(String id, Match match, int firstEntry, int secondEntry, LineOffsets.RowEnd first,
-                LineOffsets.RowEnd second, Map<String, List<JsonDiff.Difference>> differences) {
+        record Pair(String id, Match match, Side first, Side second,
+                Map<String, List<JsonDiff.Difference>> differences) {
+            List<LineOffsets.RowEnd> ends() {
+                return List.of(first.end(), second.end());
+            }
+
             List<JsonDiff.Difference> all() {
                 return differences.values().stream().flatMap(List::stream).toList();
             }
 
             boolean hasOtherInputs() {
-                return (match == Match.SAME || match == Match.DIFFERENT) && !first.inputs().isEmpty()
-                        && !second.inputs().isEmpty() && !first.inputs().equals(second.inputs());
+                Map<String, JsonNode> before = first.end().inputs(), after = second.end().inputs();
+                return (match == Match.SAME || match == Match.DIFFERENT)
+                        && !before.isEmpty() && !after.isEmpty() && !before.equals(after);
             }
         }
 
@@ -3551,8 +3605,7 @@ final class DifyExec implements Runnable {
             }
 
             private static BigDecimal rounded(Number figure, int digits) {
-                return figure == null ? null
-                        : new BigDecimal(figure.toString()).setScale(digits, RoundingMode.HALF_UP);
+                return figure == null ? null : new BigDecimal(figure.toString()).setScale(digits, RoundingMode.HALF_UP);
             }
 
             BigDecimal difference() {
@@ -3567,45 +3620,53 @@ final class DifyExec implements Runnable {
             String change() {
                 var change = difference();
                 if (change == null || change.signum() == 0) return "";
-                return (change.signum() > 0 ? "+" : "") + text(change) + (first.signum() == 0
-                        || name.startsWith("percent") ? "" : String.format(Locale.ROOT, " (%+.1f %%)",
-                                100 * change.doubleValue() / first.doubleValue()));
+                var shown = (change.signum() > 0 ? "+" : "") + text(change);
+                if (first.signum() == 0 || name.startsWith("percent")) return shown;
+                double percent = 100 * change.doubleValue() / first.doubleValue();
+                return shown + String.format(Locale.ROOT, " (%+.1f %%)", percent);
             }
         }
 
+        /// Reads all rows once, to count. Views read those that they show again: a batch need not fit into memory.
         Comparison(Batch first, Batch second, Scope scope) throws IOException {
-            this.first = first;
-            this.second = second;
+            this.first = new LineOffsets.RowEnds(first);
+            this.second = new LineOffsets.RowEnds(second);
             this.scope = scope;
-            firstEnds = new LineOffsets.RowEnds(first);
-            secondEnds = new LineOffsets.RowEnds(second);
             Index one = first.index(), two = second.index();
             others = IntStream.concat(IntStream.range(0, one.size()).map(entry -> two.find(one.id(entry))),
                     IntStream.range(0, two.size()).filter(entry -> one.find(two.id(entry)) < 0)).toArray();
             for (var match : Match.values()) matches.put(match, 0L);
             for (int number = 0; number < others.length; number++) count(number, pair(number));
-            if (matches.get(Match.SAME) + matches.get(Match.DIFFERENT) > 0 && pointers.isEmpty()
-                    && !scope.part().isEmpty()) throw new Unusable("--output " + Text.text(scope.part(), 100)
-                            + ": no row of either file has this part in its outputs");
+            long both = matches.get(Match.SAME) + matches.get(Match.DIFFERENT);
+            if (both > 0 && pointers.isEmpty() && !scope.part().isEmpty())
+                throw new Unusable("--output " + Text.text(scope.part(), 100)
+                        + ": no row of either file has this part in its outputs");
+        }
+
+        boolean hasDifferences() {
+            return !unequal.isEmpty();
         }
 
         private Pair pair(int number) throws IOException {
-            int from = number < first.index().size() ? number : -1, to = others[number];
-            var match = Match.of(from < 0 ? RowStatus.PENDING : first.index().status(from),
-                    to < 0 ? RowStatus.PENDING : second.index().status(to));
-            var before = from < 0 ? LineOffsets.RowEnd.NONE : firstEnds.of(from);
-            var after = to < 0 ? LineOffsets.RowEnd.NONE : secondEnds.of(to);
+            var one = Side.of(first, number < first.batch().index().size() ? number : -1);
+            var two = Side.of(second, others[number]);
+            var id = one.id().isEmpty() ? two.id() : one.id();
+            var match = Match.of(one.status(), two.status());
+            if (match != Match.SAME) return new Pair(id, match, one, two, Map.of());
+            var differences = differences(one, two);
+            if (!differences.isEmpty()) match = Match.DIFFERENT;
+            return new Pair(id, match, one, two, differences);
+        }
+
+        private Map<String, List<JsonDiff.Difference>> differences(Side first, Side second) {
+            Map<String, JsonNode> one = values(first.end()), two = values(second.end());
             var differences = new LinkedHashMap<String, List<JsonDiff.Difference>>();
-            if (match == Match.SAME) {
-                Map<String, JsonNode> one = values(before), two = values(after);
-                for (var pointer : union(one.keySet(), two.keySet())) {
-                    var found = scope.diff().of(pointer, one.getOrDefault(pointer, MISSING),
-                            two.getOrDefault(pointer, MISSING));
-                    if (!found.isEmpty()) differences.put(pointer, found);
-                }
+            for (var pointer : union(one.keySet(), two.keySet())) {
+                JsonNode before = one.getOrDefault(pointer, MISSING), after = two.getOrDefault(pointer, MISSING);
+                var found = scope.diff().of(pointer, before, after);
+                if (!found.isEmpty()) differences.put(pointer, found);
             }
-            return new Pair(from < 0 ? second.index().id(to) : first.index().id(from),
-                    differences.isEmpty() ? match : Match.DIFFERENT, from, to, before, after, differences);
+            return differences;
         }
 
         private Map<String, JsonNode> values(LineOffsets.RowEnd end) {
@@ -3623,19 +3684,20 @@ final class DifyExec implements Runnable {
             unequal.set(number, pair.match() != Match.SAME && pair.match() != Match.NEITHER);
             if (pair.hasOtherInputs()) otherInputs++;
             pair.differences().keySet().forEach(pointer -> outputs.merge(pointer, 1L, Long::sum));
-            for (var end : List.of(pair.first(), pair.second())) {
+            for (var end : pair.ends()) {
                 inputNames.addAll(end.inputs().keySet());
                 pointers.addAll(values(end).keySet());
             }
             inputNames.remove("id");
         }
 
-        /// Of the logs: without one, time and cost are unknown.
+        /// Time and cost are in the logs: without one, they are unknown.
         private List<Figure> figures() {
-            History one = first.history(), two = second.history();
-            var figures = new ArrayList<>(List.of(Figure.of("rows", 0, first.index().size(),
-                    second.index().size()),
-                    Figure.of("percent succeeded", 1, succeeded(first.index()), succeeded(second.index()))));
+            History one = first.batch().history(), two = second.batch().history();
+            Index rows = first.batch().index(), others = second.batch().index();
+            var figures = new ArrayList<Figure>();
+            figures.add(Figure.of("rows", 0, rows.size(), others.size()));
+            figures.add(Figure.of("percent succeeded", 1, succeeded(rows), succeeded(others)));
             Map<String, Double> before = one.latencies().percentiles(), after = two.latencies().percentiles();
             for (var name : List.of("p50", "p90"))
                 figures.add(Figure.of("seconds " + name, 2, before.get(name), after.get(name)));
@@ -3650,8 +3712,8 @@ final class DifyExec implements Runnable {
         }
 
         private List<String> notes() {
-            return otherInputs == 0 ? List.of() : List.of("the inputs of " + Text.count(otherInputs, "row")
-                    + " differ, too");
+            if (otherInputs == 0) return List.of();
+            return List.of("the inputs of " + Text.count(otherInputs, "row") + " differ, too");
         }
 
         private static Double succeeded(Index index) {
@@ -3660,10 +3722,11 @@ final class DifyExec implements Runnable {
 
         @Override
         public void close() throws IOException {
-            firstEnds.close();
-            secondEnds.close();
+            first.close();
+            second.close();
         }
 
+        /// One row for each of both. An input has one column, since it mostly is the same in both.
         void csv(Spreadsheet file, OutputStream out) throws IOException {
             var head = new ArrayList<>(List.of("id", "kind", "differs"));
             inputNames.forEach(name -> head.add("input." + name));
@@ -3672,14 +3735,15 @@ final class DifyExec implements Runnable {
             file.open(out, head, Integer.MAX_VALUE);
             for (int number = 0; number < others.length; number++) {
                 var pair = pair(number);
-                var cells = new ArrayList<>(List.of(pair.id(), pair.match().key(), pair.all().stream()
-                        .map(JsonDiff.Difference::pointer).collect(joining(" "))));
-                var inputs = pair.first().inputs().isEmpty() ? pair.second().inputs() : pair.first().inputs();
+                var places = pair.all().stream().map(JsonDiff.Difference::pointer).collect(joining(" "));
+                var cells = new ArrayList<>(List.of(pair.id(), pair.match().key(), places));
+                LineOffsets.RowEnd before = pair.first().end(), after = pair.second().end();
+                var inputs = before.inputs().isEmpty() ? after.inputs() : before.inputs();
                 inputNames.forEach(name -> cells.add(Spreadsheet.cell(inputs.get(name))));
-                Map<String, JsonNode> one = values(pair.first()), two = values(pair.second());
+                Map<String, JsonNode> one = values(before), two = values(after);
                 for (var pointer : pointers)
                     cells.addAll(List.of(Spreadsheet.cell(one.get(pointer)), Spreadsheet.cell(two.get(pointer))));
-                cells.addAll(List.of(pair.first().error(), pair.second().error()));
+                cells.addAll(List.of(before.error(), after.error()));
                 file.write(cells);
             }
             file.finish();
@@ -3692,33 +3756,33 @@ final class DifyExec implements Runnable {
                     Figure.text(figure.second()), figure.change())).toList();
             var totals = new LinkedHashMap<String, Long>();
             matches.forEach((match, rows) -> totals.put(match.word(), rows));
-            WebPage.write(out, object("title", Stream.of(first, second).map(StatusView::title).distinct()
-                            .collect(joining(" and ")),
-                    "about", "first: " + StatusView.headline(first, Ansi.OFF) + "; second: "
-                            + StatusView.headline(second, Ansi.OFF),
-                    "totals", totals, "comparison", figures, "notes", notes(),
-                    "causes", pointers.stream()
-                            .map(pointer -> object("cause", pointer, "count", outputs.get(pointer)))
-                            .toList()), others.length, number -> row(pair(number), pointers));
+            var title = Stream.of(first, second).map(side -> StatusView.title(side.batch())).distinct();
+            var about = "first: " + StatusView.headline(first.batch(), Ansi.OFF) + "; second: "
+                    + StatusView.headline(second.batch(), Ansi.OFF);
+            var causes = pointers.stream().map(pointer -> object("cause", pointer, "count", outputs.get(pointer)));
+            WebPage.write(out, object("title", title.collect(joining(" and ")), "about", about, "totals", totals,
+                    "comparison", figures, "notes", notes(), "causes", causes.toList()),
+                    others.length, number -> row(pair(number), pointers));
         }
 
         /// Inputs and outputs are those of the first run that succeeded.
-        private Map<String, Object> row(Pair pair, List<String> pointers) throws IOException {
-            LineOffsets.RowEnd one = pair.first(), two = pair.second(),
-                    shown = one.outputs().isEmpty() ? two : one;
+        private Map<String, Object> row(Pair pair, List<String> pointers) {
+            LineOffsets.RowEnd one = pair.first().end(), two = pair.second().end();
+            var shown = one.outputs().isEmpty() ? two : one;
+            var later = WebPage.filled("seconds", pair.second().seconds(), "run", two.run(), "error", two.error());
             return WebPage.filled("id", pair.id(), "outcome", pair.match().word(),
                     "differsIn", pair.differences().keySet().stream().map(pointers::indexOf).toList(),
-                    "seconds", WebPage.seconds(first, pair.firstEntry()), "run", one.run(), "error", one.error(),
-                    "second", WebPage.filled("seconds", WebPage.seconds(second, pair.secondEntry()),
-                            "run", two.run(), "error", two.error()),
+                    "seconds", pair.first().seconds(), "run", one.run(), "error", one.error(),
+                    "second", later,
                     "inputs", WebPage.values(shown.inputs()), "outputs", WebPage.values(shown.outputs()),
                     "differences", pair.all().stream().map(difference -> object("pointer", difference.pointer(),
                             "change", scope.diff().change(difference))).toList());
         }
 
+        /// From the whole to the parts: kinds of rows, figures, outputs, then the rows that differ.
         void print(PrintWriter out, Ansi paint, boolean all) throws IOException {
-            out.println("first   " + StatusView.headline(first, paint));
-            out.println("second  " + StatusView.headline(second, paint));
+            out.println("first   " + StatusView.headline(first.batch(), paint));
+            out.println("second  " + StatusView.headline(second.batch(), paint));
             out.println();
             StatusView.bars(matches, 13, Match::word, (_, text) -> text).forEach(out::println);
             out.println();
@@ -3741,7 +3805,7 @@ final class DifyExec implements Runnable {
 
         private void print(Pair pair, PrintWriter out, Ansi paint) {
             out.println("\n  " + paint.bold(Text.id(pair.id())) + "  " + pair.match().word()
-                    + Stream.of(pair.first().error(), pair.second().error()).filter(error -> !error.isEmpty())
+                    + pair.ends().stream().map(LineOffsets.RowEnd::error).filter(error -> !error.isEmpty())
                             .map(error -> ": " + Text.text(error, LONGEST)).collect(joining()));
             for (var difference : pair.all()) { // the [-red-]{+blue+} one
                 var change = scope.diff().change(difference);
@@ -3759,8 +3823,7 @@ final class DifyExec implements Runnable {
             var head = object();
             matches.forEach((match, rows) -> head.put(match.key(), rows));
             var figures = object();
-            for (var figure : figures()) figures.put(figure.name().replace(' ', '_'),
-                    object("first", figure.first(),
+            for (var figure : figures()) figures.put(figure.name().replace(' ', '_'), object("first", figure.first(),
                     "second", figure.second(), "difference", figure.difference()));
             head.putAll(object("inputs_differ", otherInputs, "outputs", outputs, "figures", figures));
             var text = Json.text(head);
@@ -3776,7 +3839,7 @@ final class DifyExec implements Runnable {
                     pair.all().stream().map(difference -> WebPage.filled("pointer", difference.pointer(),
                             "first", difference.first().isMissingNode() ? null : difference.first(),
                             "second", difference.second().isMissingNode() ? null : difference.second())).toList(),
-                    "error_first", pair.first().error(), "error_second", pair.second().error(),
+                    "error_first", pair.first().end().error(), "error_second", pair.second().end().error(),
                     "inputs_differ", pair.hasOtherInputs());
         }
     }
@@ -3785,7 +3848,7 @@ final class DifyExec implements Runnable {
     ///
     /// @param trim whether to ignore whitespace
     record JsonDiff(boolean trim) {
-        /// In differences, words and characters.
+        /// They are counted in differences, words and characters.
         private static final int MOST_IN_ONE_OUTPUT = 100, CONTEXT = 20, LONGEST = 2_000;
         /// A word with the space after it. Scripts without spaces have a word for each character.
         private static final Pattern WORD = Pattern.compile(
@@ -3811,8 +3874,7 @@ final class DifyExec implements Runnable {
             if (first.isObject() && second.isObject()) {
                 var names = new LinkedHashSet<String>();
                 Stream.of(first, second).forEach(node -> node.fieldNames().forEachRemaining(names::add));
-                for (var name : names) compare(pointer + pointer(name), first.path(name),
-                        second.path(name), found);
+                for (var name : names) compare(pointer + pointer(name), first.path(name), second.path(name), found);
             } else if (first.isArray() && second.isArray()) {
                 for (int i = 0; i < Math.max(first.size(), second.size()); i++)
                     compare(pointer + "/" + i, first.path(i), second.path(i), found);
@@ -3831,8 +3893,8 @@ final class DifyExec implements Runnable {
         }
 
         private String text(JsonNode node) {
-            return !node.isTextual() ? node.toString()
-                    : trim ? node.textValue().strip().replaceAll("(?U)\\s+", " ") : node.textValue();
+            if (!node.isTextual()) return node.toString();
+            return trim ? node.textValue().strip().replaceAll("(?U)\\s+", " ") : node.textValue();
         }
 
         Change change(Difference difference) {
@@ -3844,8 +3906,7 @@ final class DifyExec implements Runnable {
             List<String> one = first.subList(head, first.size()), two = second.subList(head, second.size());
             int tail = alike(one.reversed(), two.reversed()), end = one.size() - tail;
             return new Change(joined(first.subList(Math.max(0, head - CONTEXT), head)),
-                    joined(one.subList(0, end)),
-                    joined(two.subList(0, two.size() - tail)),
+                    joined(one.subList(0, end)), joined(two.subList(0, two.size() - tail)),
                     joined(one.subList(end, Math.min(end + CONTEXT, one.size()))));
         }
 
@@ -3855,8 +3916,7 @@ final class DifyExec implements Runnable {
 
         private static int alike(List<String> first, List<String> second) {
             int many = 0;
-            while (many < Math.min(first.size(), second.size())
-                    && first.get(many).equals(second.get(many))) many++;
+            while (many < Math.min(first.size(), second.size()) && first.get(many).equals(second.get(many))) many++;
             return many;
         }
 

@@ -831,7 +831,7 @@ class ShellTest {
             var session = reopened();
 
             assertEquals(0, run(session, false, "exit\nshow r-9\n"));
-            assertTrue(session.session.isLeft);
+            assertTrue(session.session.isLeft());
         }
     }
 
