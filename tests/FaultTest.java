@@ -326,18 +326,87 @@ class FaultTest {
             assertTrue(err().contains("results.jsonl.log: File too large"), err());
         }
 
-        @Test
-        void deletedResultsAreFetchedAgain() throws Exception {
-            var dify = new Dify("--latency", "5ms");
-            rows(5, id -> "text " + id);
-            assertEquals(0, call(dify.settings(), quiet()).code());
-            Files.delete(folder.resolve("results.jsonl"));
+    }
 
-            var call = call(dify.settings(), quiet());
+    @Nested
+    @Execution(ExecutionMode.CONCURRENT)
+    class LostResults {
+        private static final int ROWS = 12;
+
+        private Dify finished(String app, String mode) throws Exception {
+            var dify = new Dify("--app", app, "--dify", "1.16.1", "--latency", "5ms", "--columns",
+                    app.equals("chatflow") ? "id" : "id,text");
+            rows(ROWS, id -> "text " + id);
+            var data = folder.resolve("data.csv");
+            if (app.equals("chatflow")) Files.writeString(data, Files.readString(data).replace("id,text", "id,query"));
+            assertEquals(0, call(dify.settings(), quiet("--mode", mode)).code());
+            return dify;
+        }
+
+        /// Returns how many results are left. The last one may be torn.
+        private int damage(String how) throws IOException {
+            var file = folder.resolve("results.jsonl");
+            var whole = Files.readAllBytes(file);
+            switch (how) {
+                case "deleted" -> Files.delete(file);
+                case "halved" -> Files.write(file, Arrays.copyOf(whole, whole.length / 2));
+                case "older" -> Files.write(file, Files.readString(file).lines().limit(4)
+                        .collect(Collectors.joining("\n", "", "\n")).getBytes(UTF_8));
+                default -> throw new AssertionError(how);
+            }
+            return results().size();
+        }
+
+        @ParameterizedTest(name = "{2} of a {0}, {1}")
+        @CsvSource({"workflow, blocking, deleted", "workflow, streaming, halved", "workflow, blocking, older",
+            "chatflow, blocking, halved", "chatflow, streaming, deleted", "chatflow, streaming, older",
+            "workflow, streaming, older", "chatflow, blocking, deleted"})
+        void areFetchedAgain(String app, String mode, String how) throws Exception {
+            var dify = finished(app, mode);
+            int left = damage(how);
+
+            var call = call(dify.settings(), quiet("--mode", mode));
 
             assertEquals(0, call.code(), call.err());
-            hasEachOnce(5, results());
-            assertEquals(5, dify.count("started"));
+            hasEachOnce(ROWS, results());
+            assertEquals(ROWS, dify.count("started"));
+            assertEquals(1, call.err().lines().filter(line -> line.contains(ROWS - left + " results recovered")).count(),
+                    call.err());
+        }
+
+        @ParameterizedTest(name = "{2} of a {0}, {1}")
+        @CsvSource({"workflow, blocking, deleted", "chatflow, streaming, halved"})
+        void areFetchedAgainThoughTheToolIsKilledMeanwhile(String app, String mode, String how) throws Exception {
+            var dify = finished(app, mode);
+            int left = damage(how);
+            var child = start(dify.settings(), quiet("--mode", mode, "-c", "1"));
+            until("a result", Duration.ofSeconds(20), () -> results().size() > left || !child.isAlive());
+            child.destroyForcibly().waitFor();
+
+            var call = call(dify.settings(), quiet("--mode", mode));
+
+            assertEquals(0, call.code(), call.err());
+            hasEachOnce(ROWS, results());
+            assertEquals(ROWS, dify.count("started"));
+        }
+
+        @ParameterizedTest(name = "{2} of a {0}, {1}")
+        @CsvSource({"workflow, blocking, deleted", "workflow, streaming, halved", "chatflow, blocking, older",
+            "chatflow, streaming, deleted"})
+        void whoseRunsAreDeletedTooAreUnknownAlsoForLaterCalls(String app, String mode, String how) throws Exception {
+            var dify = finished(app, mode);
+            int lost = ROWS - damage(how);
+            dify.server.add("app-key-of-the-test", dify.other); // the same app, but without its runs
+
+            for (var words : List.of(quiet("--mode", mode, "--limit", "2"), quiet("--mode", mode), quiet("--mode", mode)))
+                assertEquals(3, call(dify.settings(), Stream.concat(Stream.of(words),
+                        Stream.of("--settle", "1s", "--timeout", "1s")).toArray(String[]::new)).code());
+
+            assertEquals(0, dify.other.offsets().stats(false).get("started"), "nothing is sent again");
+            assertEquals(ROWS - lost, results().size());
+            var unknown = events("end").stream().filter(end -> end.path("outcome").asText().equals("unknown")).toList();
+            assertEquals(lost, unknown.stream().map(end -> end.path("id")).distinct().count());
+            assertTrue(unknown.getFirst().path("error").asText().contains("missing"), unknown.getFirst()::toString);
         }
     }
 

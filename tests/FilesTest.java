@@ -28,6 +28,7 @@ import static com.github.tomakehurst.wiremock.core.WireMockConfiguration.options
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertDoesNotThrow;
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertThrows;
@@ -943,6 +944,39 @@ final class FilesTest extends WholeCommand {
             assertEquals("2", result("2").path("outputs").path("row_id").asText());
             assertEquals(3, dify.runs());
             assertEquals(2.5, result("2").path("seconds").asDouble(), "nobody saw its end: Dify's own time");
+        }
+
+        /// PowerShell's `>` writes them so.
+        @ParameterizedTest
+        @ValueSource(strings = {"UTF-16LE", "UTF-16BE", "UTF-16"})
+        void inAnotherEncodingAreRefusedAndLeftUnchanged(String encoding) throws IOException {
+            rows(3);
+            dify.run();
+            var text = content("results.jsonl").replaceFirst("^\uFEFF", "");
+            for (var lines : List.of("\uFEFF" + text, "\uFEFF" + text.lines().findFirst().orElseThrow())) {
+                var before = lines.getBytes(encoding);
+                Files.write(file("results.jsonl"), before);
+
+                var call = dify.run();
+
+                assertEquals(2, call.code(), call.err());
+                assertTrue(call.sentence().contains(file("results.jsonl") + ": "), call.err());
+                assertArrayEquals(before, Files.readAllBytes(file("results.jsonl")));
+            }
+            assertEquals(3, dify.runs());
+        }
+
+        @ParameterizedTest
+        @ValueSource(ints = {1, 2, 3})
+        void withOnlyABeginningOfTheirByteOrderMarkAreContinued(int bytes) throws IOException {
+            rows(2);
+            Files.write(file("results.jsonl"), Arrays.copyOf(Lines.BOM, bytes));
+
+            var call = dify.run();
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(content("results.jsonl").startsWith("\uFEFF{"), content("results.jsonl"));
+            assertEquals(List.of("1", "2"), ids());
         }
 
         @Test
