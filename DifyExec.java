@@ -1416,7 +1416,7 @@ final class DifyExec implements Runnable {
             var end = StatusView.json(StatusView.counts(batch.index()::count));
             end.putAll(object("exit_code", exit.code, "reason", stop.map(Stop::what).orElse(null),
                     "seconds", tally.elapsed().toMillis() / 1000.0, "total_tokens", tally.tokens,
-                    "cost", tally.spending.prices, "files", object("results", files.results().toString(),
+                    "cost", tally.spending.prices(), "files", object("results", files.results().toString(),
                             "log", files.log().toString(), "retry", files.retry().toString())));
             out.report(end, setup.out(), setup.err());
             return exit.code;
@@ -1714,8 +1714,7 @@ final class DifyExec implements Runnable {
                 if (done.incrementAndGet() % 20 > 0 || screen.isEmpty()) return;
                 err.print(done + "/" + ids.size() + " rows\r"); // the next line is longer
                 err.flush();
-            }).flatMap(List::stream).collect(Collectors.groupingBy(Finding::kind, TreeMap::new,
-                    Collectors.toList()));
+            }).flatMap(List::stream).collect(Collectors.groupingBy(Finding::kind, TreeMap::new, Collectors.toList()));
         }
 
         /// Compares the result first, then asks what each run is that is not the result's: any attempt may have some,
@@ -1839,8 +1838,7 @@ final class DifyExec implements Runnable {
         }
 
         private Finding unlisted(Sent sent) {
-            boolean isListed = isChat
-                    || Release.of(sent.session().server()).listing() == Release.Listing.FROM_START;
+            boolean isListed = isChat || Release.of(sent.session().server()).listing() == Release.Listing.FROM_START;
             return finding(isListed && !sent.isElsewhere() ? Kind.NEVER_STARTED : Kind.NOT_VERIFIABLE, sent,
                     "no run is known of " + sent.user());
         }
@@ -1875,7 +1873,7 @@ final class DifyExec implements Runnable {
                     .orElseGet(Json.MAPPER::missingNode);
             if (isChat && runs.isEmpty()) return finding(Kind.NOT_VERIFIABLE, sent, "no message of " + name(line));
             if (isChat && message.isMissingNode()) return other;
-            var run = RunReader.pausedRun(message).map(RunRef::id).orElse(text(line, "workflow_run_id"));
+            var run = new StoredMessage(message).pausedRun().map(RunRef::id).orElse(text(line, "workflow_run_id"));
             if (run.isEmpty() && isChat) return compared(sent, line, withMessage(message, message));
             return switch (detail(run)) {
                 case DifyClient.Reply.Got<JsonNode>(var stored) when !isBy(sent, stored) -> other;
@@ -1900,7 +1898,7 @@ final class DifyExec implements Runnable {
         private static JsonNode withMessage(JsonNode run, JsonNode message) {
             var outputs = parsed(run.path("outputs")) instanceof ObjectNode known ? known
                     : Json.MAPPER.createObjectNode();
-            boolean isWhole = RunReader.pausedRun(message).isEmpty() && !text(message, "answer").isEmpty();
+            boolean isWhole = new StoredMessage(message).pausedRun().isEmpty() && !text(message, "answer").isEmpty();
             if (isWhole || !outputs.has("answer")) outputs.set("answer", message.path("answer"));
             if (outputs.path("files").isEmpty()) outputs.remove("files"); // as in a result
             return Json.MAPPER.createObjectNode().put("status", text(run, "status").replace("normal", ""))
@@ -2789,7 +2787,7 @@ final class DifyExec implements Runnable {
             double share = (double) rest / tally.sampled;
             var time = Duration.ofMillis((long) (tally.sampleTime().toMillis() * share));
             return Optional.of("Remaining " + Text.count(rest, "row") + ": about " + known(Text.seconds(time),
-                    spent.tokens == 0 ? "" : Math.round(spent.tokens * share) + " tokens", cost(spent.times(share))));
+                    spent.tokens() == 0 ? "" : Math.round(spent.tokens() * share) + " tokens", cost(spent.times(share))));
         }
 
         /// Those that are not empty: `31000 tokens, 0.49 USD`
@@ -2799,8 +2797,8 @@ final class DifyExec implements Runnable {
 
         /// `0.49 USD (no price for 3 runs)`; empty where no run has a price.
         static String cost(Usage.Spending spent) {
-            return cost(spent.prices) + (spent.prices.isEmpty() || spent.unpriced == 0 ? ""
-                    : " (no price for " + Text.count(spent.unpriced, "run") + ")");
+            return cost(spent.prices()) + (spent.prices().isEmpty() || spent.unpriced() == 0 ? ""
+                    : " (no price for " + Text.count(spent.unpriced(), "run") + ")");
         }
 
         static String cost(Map<String, BigDecimal> prices) {
@@ -2934,8 +2932,8 @@ final class DifyExec implements Runnable {
             if (rate(batch) > 0 && history.running().toSeconds() >= 10) // less would depend on a few rows
                 figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
             if (!history.latencies().words().isEmpty()) figures.put("latency (s)", history.latencies().words());
-            if (history.spent.tokens > 0) figures.put("tokens", Text.number(history.spent.tokens));
-            if (!history.spent.prices.isEmpty()) figures.put("cost", Summary.cost(history.spent));
+            if (history.spent.tokens() > 0) figures.put("tokens", Text.number(history.spent.tokens()));
+            if (!history.spent.prices().isEmpty()) figures.put("cost", Summary.cost(history.spent));
             if (history.attempts > 0) figures.put("attempts", Text.number(history.attempts) + " ("
                     + Text.count(history.retries, "retry", "retries") + ")");
             if (history.inFlight() > 0) figures.put("unfinished", Text.number(history.inFlight())
@@ -2995,14 +2993,14 @@ final class DifyExec implements Runnable {
             json.putAll(object(
                     "attempts", history.attempts,
                     "retries", history.retries,
-                    "total_tokens", history.spent.tokens,
+                    "total_tokens", history.spent.tokens(),
                     "started_at", history.startedAt.map(Times::text).orElse(null),
                     "updated_at", history.updatedAt().map(Times::text).orElse(null),
                     "errors", Cause.json(Cause.groups(batch, index.onRetryList())),
                     "running_seconds", history.running().toMillis() / 1000.0,
                     "rows_per_second", Math.round(rate(batch) * 1000) / 1000.0,
                     "seconds", history.latencies().percentiles(),
-                    "cost", history.spent.prices,
+                    "cost", history.spent.prices(),
                     "in_flight", history.inFlight(),
                     "late", history.lateRuns,
                     "lost_results", history.lost().size(),
@@ -3011,7 +3009,7 @@ final class DifyExec implements Runnable {
                     "missing_files", history.missingJson(),
                     "versions", List.copyOf(index.versions()),
                     "changed_in_input", history.changed.cardinality(),
-                    "runs_without_price", history.spent.unpriced,
+                    "runs_without_price", history.spent.unpriced(),
                     "stopped", history.stopped.orElse(null)));
             return json;
         }
@@ -3066,7 +3064,7 @@ final class DifyExec implements Runnable {
                 var all = StatusView.json(counts());
                 all.putAll(object("attempts", sum(shard -> shard.history().attempts),
                         "retries", sum(shard -> shard.history().retries),
-                        "total_tokens", sum(shard -> shard.history().spent.tokens),
+                        "total_tokens", sum(shard -> shard.history().spent.tokens()),
                         "in_flight", sum(shard -> shard.history().inFlight()),
                         "shards", shards.stream().map(shard -> {
                             var json = object("shard", Shards.shard(shard.files()).toString());
@@ -3701,12 +3699,12 @@ final class DifyExec implements Runnable {
             Map<String, Double> before = one.latencies().percentiles(), after = two.latencies().percentiles();
             for (var name : List.of("p50", "p90"))
                 figures.add(Figure.of("seconds " + name, 2, before.get(name), after.get(name)));
-            figures.add(Figure.of("tokens", 0, one.spent.tokens, two.spent.tokens));
-            Map<String, BigDecimal> paid = one.spent.prices, later = two.spent.prices;
+            figures.add(Figure.of("tokens", 0, one.spent.tokens(), two.spent.tokens()));
+            Map<String, BigDecimal> paid = one.spent.prices(), later = two.spent.prices();
             for (var currency : union(paid.keySet(), later.keySet()))
                 figures.add(new Figure("cost " + Text.text(currency, 8), paid.get(currency), later.get(currency)));
-            if (one.spent.unpriced + two.spent.unpriced > 0 && paid.size() + later.size() > 0)
-                figures.add(Figure.of("runs without price", 0, one.spent.unpriced, two.spent.unpriced));
+            if (one.spent.unpriced() + two.spent.unpriced() > 0 && paid.size() + later.size() > 0)
+                figures.add(Figure.of("runs without price", 0, one.spent.unpriced(), two.spent.unpriced()));
             figures.add(Figure.of("retries", 0, one.retries, two.retries));
             return figures;
         }
@@ -4419,7 +4417,7 @@ final class DifyExec implements Runnable {
                 }
                 case Verdict.Throttled(var after, var why) -> {
                     pace.refused(attempt.sequence(), onServer(), terms.names().count());
-                    if (onServer() > busy(now)) pace.pause(now.plus(after)); // runs that were cut off hold places
+                    if (onServer() > busy(now)) pace.noneBefore(now.plus(after)); // runs that were cut off hold places
                     health.refused(now, onServer());
                     slowedDown(attempt, why);
                     agenda.retry(attempt.row(), attempt.tries().plus(0, 1), now.plus(after), Optional.empty());
@@ -4922,46 +4920,45 @@ final class DifyExec implements Runnable {
 
         /// @param left what a refusal means for the rows, or empty
         ServerInfo server(String left) throws InterruptedException {
-            var info = asked(client::info, _ -> true, left).orElseThrow();
+            var info = asked(client::info, left);
             String mode = info.path("mode").asText(""), version = info.path("version").asText();
             Release.note(version).ifPresent(err::println);
-            var kind = AppKind.of(mode).orElseThrow(() -> refused(mode.isEmpty() ? notDify()
-                    : Stop.early("the key belongs to an app of mode " + Text.quoted(mode),
-                            "use the key of a workflow or a chatflow"), left));
+            if (mode.isEmpty()) throw refused(notDify(), left);
+            var kind = AppKind.of(mode).orElseThrow(() -> refused(Stop.early("the key belongs to an app of mode "
+                    + Text.quoted(mode), "use the key of a workflow or a chatflow"), left));
             return new ServerInfo(info.path("name").asText(), kind, version);
         }
 
         /// Whether the app has one of these runs. It is asked about one after the other.
         boolean knowsAny(Collection<Origin.Recorded> runs, String left) throws InterruptedException {
             for (var run : runs)
-                if (asked(() -> client.knows(run), _ -> true, left).orElseThrow()) return true;
+                if (asked(() -> client.knows(run), left)) return true;
             return false;
         }
 
         Optional<JsonNode> form() throws InterruptedException {
-            // Dify's own refusals have a code; one without may be a proxy's, of this path alone
-            return asked(() -> client.stored("/parameters"),
-                    response -> response instanceof Response.Refused refused
-                    && (refused.isBusy() || !refused.code().isEmpty() && refusal(refused).isPresent()), "");
+            return asked(() -> orUnchecked(client.stored("/parameters")), "");
         }
 
-        /// @param isForAll whether the command cannot do without an answer in place of this response
-        private <T> Optional<T> asked(Supplier<DifyClient.Reply<T>> question,
-                Predicate<Response> isForAll, String left) throws InterruptedException {
-            for (int tries = 0; ; tries++)
-                switch (question.get()) {
-                    case DifyClient.Reply.Got(var answer) -> {
-                        return Optional.of(answer);
-                    }
-                    case DifyClient.Reply.NotGot(var response) when isForAll.test(response) ->
-                            await(response, tries, left);
-                    case DifyClient.Reply.NotGot(var response) -> {
-                        err.println("Warning: cannot read the workflow's form ("
-                                + Text.text(response.why(), LONGEST)
-                                + "): every cell is sent as text, unchecked.");
-                        return Optional.empty();
-                    }
-                }
+        /// No form in place of an answer that concerns this path alone: Dify's own refusals have a code; one without
+        /// may be a proxy's.
+        private DifyClient.Reply<Optional<JsonNode>> orUnchecked(DifyClient.Reply<JsonNode> form) {
+            if (!(form instanceof DifyClient.Reply.NotGot(var response)))
+                return form.then(read -> new DifyClient.Reply.Got<>(Optional.of(read)));
+            boolean isForAll = response instanceof Response.Refused refused
+                    && (refused.isBusy() || !refused.code().isEmpty() && refusal(refused).isPresent());
+            if (isForAll) return new DifyClient.Reply.NotGot<>(response);
+            err.println("Warning: cannot read the workflow's form (" + Text.text(response.why(), LONGEST)
+                    + "): every cell is sent as text, unchecked.");
+            return new DifyClient.Reply.Got<>(Optional.empty());
+        }
+
+        private <T> T asked(Supplier<DifyClient.Reply<T>> question, String left) throws InterruptedException {
+            for (int tries = 0; ; tries++) {
+                var reply = question.get();
+                if (reply instanceof DifyClient.Reply.Got(var answer)) return answer;
+                if (reply instanceof DifyClient.Reply.NotGot(var response)) await(response, tries, left);
+            }
         }
 
         /// Waits until it is time to ask again. If asking again cannot help, the command ends.
@@ -4984,14 +4981,12 @@ final class DifyExec implements Runnable {
         }
 
         private Optional<Stop> refusal(Response response) {
-            if (response instanceof Response.Refused refused
-                    && refused.status() < 300) return Optional.of(notDify());
+            if (response instanceof Response.Refused refused && refused.status() < 300) return Optional.of(notDify());
             return switch (judge.verdict(NOBODY, response)) {
                 case Verdict.StopBatch(var stop, _) -> Optional.of(stop);
                 case Outcome outcome -> Optional.of(Stop.early(
                         judge.access() + " refuses: " + Text.text(outcome.text(), LONGEST), ""));
-                case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _,
-                        Verdict.LookUp _ -> Optional.empty();
+                case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _, Verdict.LookUp _ -> Optional.empty();
             };
         }
 
@@ -5130,9 +5125,9 @@ final class DifyExec implements Runnable {
             private static String near(URI address) {
                 try {
                     var ips = List.of(InetAddress.getAllByName(address.getHost()));
-                    return ips.stream().anyMatch(InetAddress::isLinkLocalAddress) ? "link-local"
-                            : ips.stream().anyMatch(ip -> ip.isLoopbackAddress() || ip.isAnyLocalAddress())
-                            ? "loopback" : "";
+                    if (ips.stream().anyMatch(InetAddress::isLinkLocalAddress)) return "link-local";
+                    if (ips.stream().anyMatch(ip -> ip.isLoopbackAddress() || ip.isAnyLocalAddress())) return "loopback";
+                    return "";
                 } catch (UnknownHostException _) {
                     return "";
                 }
@@ -5150,8 +5145,7 @@ final class DifyExec implements Runnable {
             private static String safe(String text, int bytes) {
                 var name = ByteBuffer.allocate(bytes);
                 UTF_8.newEncoder().encode(
-                        CharBuffer.wrap(text.replaceAll("[^\\p{L}\\p{N}._-]", "_")
-                                .replace("..", "__")), name, true);
+                        CharBuffer.wrap(text.replaceAll("[^\\p{L}\\p{N}._-]", "_").replace("..", "__")), name, true);
                 return UTF_8.decode(name.flip()).toString();
             }
 
@@ -5208,26 +5202,32 @@ final class DifyExec implements Runnable {
         /// Posts one attempt and reads to its terminal event; the stream's own end is not waited for.
         Response run(Attempt attempt, Map<String, Value> inputs, Consumer<Heard> heard) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
-            var post = post(startAddress(), "application/json",
-                    BodyPublishers.ofByteArray(body(attempt, inputs)));
+            var post = post(startAddress(), "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
             var sent = new SentInputs(attempt.user(), inputs);
             var limit = streaming ? firstEvent : timeout;
             var overdue = streaming ? Symptom.SILENCE : Symptom.TIMED_OUT;
-            var reply = wire.exchange(post, limit, overdue, wire::lastBody, answer -> answer.status != 200
-                    ? refused(answer) : answer.isStream ? stream(answer, sent, heard) : blocking(answer));
-            var response = switch (reply) {
+            var reply = wire.exchange(post, limit, overdue, wire::lastBody, answer -> {
+                if (answer.status != 200) return refusedOrFailed(answer);
+                return answer.isStream ? stream(answer, sent, heard) : blocking(answer);
+            });
+            return switch (reply) {
                 case Reply.Got(var read) -> read;
                 case Reply.NotGot(var broken) -> broken;
             };
-            // the run of a chatflow took place and was paid for, though Dify answers as it does to refused inputs
-            return isChat() && response instanceof Response.Refused refused && refused.status() == 400
-                    && !refused.inStream() && refused.message().startsWith(Response.ChatMessage.FAILED)
-                    ? Response.Ran.failed(refused.message()) : response;
+        }
+
+        /// A chatflow's run that failed took place and was paid for, though Dify answers as it does to refused inputs.
+        private Response refusedOrFailed(Transport.Answer answer) throws IOException {
+            var refused = refused(answer);
+            boolean hasRun = isChat() && refused.status() == 400
+                    && refused.message().startsWith(Response.ChatMessage.FAILED);
+            return hasRun ? Response.Ran.failed(refused.message()) : refused;
         }
 
         URI startAddress() {
-            return access.at(isChat() ? "/chat-messages" : access.workflowId().isEmpty() ? "/workflows/run"
-                    : "/workflows/" + encoded(access.workflowId()) + "/run");
+            if (isChat()) return access.at("/chat-messages");
+            var version = access.workflowId().isEmpty() ? "" : encoded(access.workflowId()) + "/";
+            return access.at("/workflows/" + version + "run");
         }
 
         private Response blocking(Transport.Answer answer) throws IOException {
@@ -5255,25 +5255,23 @@ final class DifyExec implements Runnable {
             return Optional.of(waited.isNegative() ? Duration.ZERO : waited);
         }
 
-        private Response stream(Transport.Answer answer, SentInputs sent,
-                Consumer<Heard> heard) throws IOException {
+        private Response stream(Transport.Answer answer, SentInputs sent, Consumer<Heard> heard) throws IOException {
             var reader = new RunReader();
             for (var event = answer.event(); event.isPresent(); event = answer.event()) {
                 reader.add(event.get());
                 if (reader.isForeign(sent))
                     return new Response.Cut(Symptom.CONTRADICTED, "the stream is of another request");
-                if (answer.run.isEmpty() && reader.ref().isPresent())
+                if (answer.run().isEmpty() && reader.ref().isPresent())
                     answer.began(reader.ref().get(), timeout, heard);
                 heard.accept(reader.heard());
                 // moderation or an annotation has answered, and nothing ran; Dify 1.16 then makes up the end of a run
                 if (isChat() && reader.is("message_end") && reader.ref().isEmpty())
                     return reader.answered().<Response>map(end -> end)
-                            .orElseGet(() -> new Response.Cut(Symptom.CUT,
-                                    "the message ended without an answer"));
+                            .orElseGet(() -> new Response.Cut(Symptom.CUT, "the message ended without an answer"));
                 var end = reader.end();
                 if (end.isPresent()) {
                     var ends = ends(end.get(), answer, reader);
-                    var response = Response.ofEnds(answer.run.or(reader::ref), ends);
+                    var response = Response.ofEnds(answer.run().or(reader::ref), ends);
                     return isChat() && response instanceof Response.Ran ran ? reader.completed(ran) : response;
                 }
             }
@@ -5315,10 +5313,10 @@ final class DifyExec implements Runnable {
                 var own = byName(sent);
                 return own.isThere() || found instanceof LookUpResult.Absent ? own : found;
             }
-            if (!isChat() || !(found instanceof LookUpResult.Ended(var ran, _))
-                    || !ran.status().isSuccess()) return found;
+            if (!isChat()) return found;
             // a success with the answer that people see: moderation may have replaced it in the message
-            return found(message(sent), message -> RunReader.withMessage(found, message));
+            if (!(found instanceof LookUpResult.Ended(var ran, _)) || !ran.status().isSuccess()) return found;
+            return result(message(sent), message -> new StoredMessage(message).completing(found));
         }
 
         /// Whether the app has a run. Dify answers 404 for a run of another app (1.9: with empty fields), and lists no
@@ -5332,36 +5330,39 @@ final class DifyExec implements Runnable {
         }
 
         private LookUpResult byName(SentInputs sent) {
-            if (isChat()) return found(message(sent), message -> message.isEmpty() ? new LookUpResult.Absent()
-                    : RunReader.pausedRun(message.get())
-                    .map(run -> RunReader.withMessage(detail(run, sent), message))
-                            .orElseGet(() -> RunReader.found(message.get())));
+            if (isChat()) return result(message(sent), message -> ofMessage(message, sent));
             var rows = list("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(sent.user()),
                     row -> row.at("/created_by_end_user/session_id").asText("").equals(sent.user())
                             && !row.at("/workflow_run/id").asText("").isEmpty());
-            return found(rows, known -> known.isEmpty() ? new LookUpResult.Absent()
+            return result(rows, known -> known.isEmpty() ? new LookUpResult.Absent()
                     : detail(new RunRef(known.getFirst().at("/workflow_run/id").asText(), ""), sent));
         }
 
-        /// The one message of an attempt's conversation; empty without a conversation.
-        private Reply<Optional<JsonNode>> message(SentInputs sent) {
-            var user = encoded(sent.user());
-            return list("/conversations?limit=20&user=" + user, conversation ->
-                    !conversation.path("id").asText("").isEmpty() && sent.matches(conversation.path("inputs")))
-                    .then(conversations -> conversations.isEmpty() ? new Reply.Got<>(Optional.empty())
-                            : messageOf(conversations.getFirst().path("id").asText(), sent).then(message ->
-                                    new Reply.Got<>(Optional.of(message))));
+        private LookUpResult ofMessage(JsonNode message, SentInputs sent) {
+            if (message.isMissingNode()) return new LookUpResult.Absent();
+            var stored = new StoredMessage(message);
+            var run = stored.pausedRun();
+            return run.isPresent() ? stored.completing(detail(run.get(), sent)) : stored.result();
+        }
+
+        /// The one message of an attempt's conversation, or a missing node if there is no conversation.
+        private Reply<JsonNode> message(SentInputs sent) {
+            var conversations = list("/conversations?limit=20&user=" + encoded(sent.user()), conversation ->
+                    !conversation.path("id").asText("").isEmpty() && sent.matches(conversation.path("inputs")));
+            return conversations.then(found -> found.isEmpty() ? new Reply.Got<>(Json.MAPPER.missingNode())
+                    : messageOf(found.getFirst().path("id").asText(), sent));
         }
 
         /// A message of another conversation is passed over, whatever its list was asked for.
         private Reply<JsonNode> messageOf(String conversation, SentInputs sent) {
-            return list("/messages?limit=20&user=" + encoded(sent.user()) + "&conversation_id=" + encoded(conversation),
-                    message -> sent.matches(message.path("inputs"), message.path("query")))
-                    .then(messages -> messages.stream()
-                            .filter(message -> message.path("conversation_id").asText(conversation).equals(conversation))
-                            .findFirst().<Reply<JsonNode>>map(Reply.Got::new)
-                            .orElseGet(() -> new Reply.NotGot<>(
-                                    Response.Refused.unexpected("a conversation without a message"))));
+            var path = "/messages?limit=20&user=" + encoded(sent.user()) + "&conversation_id=" + encoded(conversation);
+            var messages = list(path, message -> sent.matches(message.path("inputs"), message.path("query")));
+            return messages.then(all -> {
+                for (var message : all)
+                    if (message.path("conversation_id").asText(conversation).equals(conversation))
+                        return new Reply.Got<>(message);
+                return new Reply.NotGot<>(Response.Refused.unexpected("a conversation without a message"));
+            });
         }
 
         /// The entries of a list that is whole and holds this request's alone. Any other answer proves nothing.
@@ -5386,17 +5387,17 @@ final class DifyExec implements Runnable {
                 if (id.isEmpty()) throw unexpected("not the run that was asked for");
                 var reader = new RunReader();
                 reader.add(Json.MAPPER.createObjectNode().set("data", detail));
-                return !id.equalsIgnoreCase(run.id()) || reader.isForeign(sent) ? LookUpResult.FOREIGN
-                        : reader.found(run, answer.date("Date").orElseGet(Instant::now)); // by the server's clock
+                if (!id.equalsIgnoreCase(run.id()) || reader.isForeign(sent)) return LookUpResult.FOREIGN;
+                return reader.result(run, answer.date("Date").orElseGet(Instant::now)); // by the server's clock
             });
             if (reply instanceof Reply.NotGot(Response.Refused gone) && gone.status() == 404
                     && gone.code().equals("not_found")) return new LookUpResult.Absent(); // only Dify itself can say so
-            return reply instanceof Reply.NotGot(Response.Unreadable(_, var why))
-                    ? new LookUpResult.Silent(new Response.Unreadable(Optional.of(run), why))
-                    : found(reply, Function.identity());
+            if (reply instanceof Reply.NotGot(Response.Unreadable(_, var why)))
+                return new LookUpResult.Silent(new Response.Unreadable(Optional.of(run), why));
+            return result(reply, Function.identity());
         }
 
-        private static <T> LookUpResult found(Reply<T> reply, Function<T, LookUpResult> then) {
+        private static <T> LookUpResult result(Reply<T> reply, Function<T, LookUpResult> then) {
             return switch (reply) {
                 case Reply.Got(var value) -> then.apply(value);
                 case Reply.NotGot(var response) -> new LookUpResult.Silent(response);
@@ -5425,8 +5426,7 @@ final class DifyExec implements Runnable {
             try {
                 if (!local.file().toRealPath().equals(local.file()))
                     throw new IOException("a link has taken its place");
-                var type = Objects.requireNonNullElse(Files.probeContentType(local.file()),
-                        "application/octet-stream");
+                var type = Objects.requireNonNullElse(Files.probeContentType(local.file()), "application/octet-stream");
                 var body = BodyPublishers.concat(
                         BodyPublishers.ofString(head.formatted(boundary, user, name, type)),
                         BodyPublishers.ofFile(local.file()),
@@ -5439,8 +5439,7 @@ final class DifyExec implements Runnable {
                         });
             } catch (IOException problem) {
                 return new Reply.NotGot<>(
-                        new Response.NotUploaded(local.file() + ": " + Text.of(problem), false,
-                                Optional.empty()));
+                        new Response.NotUploaded(local.file() + ": " + Text.of(problem), false, Optional.empty()));
             }
         }
 
@@ -5483,8 +5482,9 @@ final class DifyExec implements Runnable {
             });
             body.put("response_mode", attempt.mode() == Mode.STREAMING ? "streaming" : "blocking");
             body.put("user", attempt.user());
-            if (isChat()) body.put("auto_generate_name", false);
-            if (isChat() && !access.workflowId().isEmpty()) body.put("workflow_id", access.workflowId());
+            if (!isChat()) return Json.bytes(body);
+            body.put("auto_generate_name", false);
+            if (!access.workflowId().isEmpty()) body.put("workflow_id", access.workflowId());
             return Json.bytes(body);
         }
 
@@ -5698,7 +5698,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Empty where there is none, or something that is not a price, such as a negative number.
-        private static Optional<BigDecimal> price(JsonNode from) {
+        static Optional<BigDecimal> price(JsonNode from) {
             return Optional.of(text(from, "total_price")).filter(PRICE.asMatchPredicate()).map(BigDecimal::new);
         }
 
@@ -5729,17 +5729,14 @@ final class DifyExec implements Runnable {
 
         /// The run's end by its last event, its blocking answer or its detail.
         Optional<Response.Ran> ran() {
+            if (!isOfRun() || runId.isEmpty()) return Optional.empty();
             var run = data();
-            return !isOfRun() || runId.isEmpty() ? Optional.empty()
-                    : Response.RunStatus.of(text(run, "status")).map(status -> {
-                        var usage = new Usage(run.path("elapsed_time").asDouble(0),
-                                run.path("total_tokens").asLong(0),
-                                run.path("total_steps").asInt(0), paid().map(Map.Entry::getValue),
-                                paid().map(Map.Entry::getKey).orElse(""));
-                        return new Response.Ran(new RunRef(runId, taskId), status,
-                                ofRun("outputs").orElseGet(Json.MAPPER::createObjectNode),
-                                text(run, "error"), workflowId, usage);
-                    });
+            var usage = new Usage(run.path("elapsed_time").asDouble(0), run.path("total_tokens").asLong(0),
+                    run.path("total_steps").asInt(0), paid().map(Map.Entry::getValue),
+                    paid().map(Map.Entry::getKey).orElse(""));
+            var outputs = ofRun("outputs").orElseGet(Json.MAPPER::createObjectNode);
+            return Response.RunStatus.of(text(run, "status")).map(status -> new Response.Ran(
+                    new RunRef(runId, taskId), status, outputs, text(run, "error"), workflowId, usage));
         }
 
         long finishedAt() {
@@ -5774,27 +5771,32 @@ final class DifyExec implements Runnable {
         }
 
         /// A chatflow's outputs with what its answer rests on; empty lists are left out.
-        private static ObjectNode withSources(ObjectNode outputs, JsonNode from) {
+        static ObjectNode withSources(ObjectNode outputs, JsonNode from) {
             if (outputs.path("files").isEmpty()) outputs.remove("files");
             var sources = from.path("retriever_resources");
             if (!sources.isEmpty()) outputs.set("retriever_resources", sources);
             return outputs;
         }
 
+        /// The detail of a run that was looked up.
+        ///
         /// @param now by the server's clock
-        LookUpResult found(RunRef asked, Instant now) {
+        LookUpResult result(RunRef asked, Instant now) {
             taskId = asked.task();
             var status = Response.RunStatus.of(text(data(), "status")).orElse(Response.RunStatus.RUNNING);
-            long start = data().path("created_at").asLong(0);
             if (status.isSuccess() && isDamaged()) return new LookUpResult.Silent(new Response.Unreadable(
                     Optional.of(asked), "the server's record of its outputs is damaged"));
             return switch (status) {
-                case RUNNING, PAUSED -> new LookUpResult.Running(ref().orElse(asked), status,
-                        Optional.of(Duration.ofSeconds(Math.max(0, now.getEpochSecond() - start)))
-                                .filter(_ -> start > 0));
+                case RUNNING, PAUSED -> new LookUpResult.Running(ref().orElse(asked), status, age(now));
                 case SUCCEEDED, PARTIAL, FAILED, STOPPED -> new LookUpResult.Ended(ran().orElseThrow(),
                         sent(ofRun("inputs").orElseGet(Json.MAPPER::createObjectNode)));
             };
+        }
+
+        private Optional<Duration> age(Instant now) {
+            long start = data().path("created_at").asLong(0);
+            if (start <= 0) return Optional.empty();
+            return Optional.of(Duration.ofSeconds(Math.max(0, now.getEpochSecond() - start)));
         }
 
         /// Text that should be the JSON of an object, and is not (1.9.2 has cut it).
@@ -5805,7 +5807,7 @@ final class DifyExec implements Runnable {
         }
 
         /// What was sent, by the server's record: without what Dify adds.
-        private static Map<String, String> sent(JsonNode inputs) {
+        static Map<String, String> sent(JsonNode inputs) {
             var cells = new LinkedHashMap<String, String>();
             inputs.properties().forEach(each -> {
                 var name = each.getKey().equals("sys.query") ? "query" : each.getKey();
@@ -5814,44 +5816,48 @@ final class DifyExec implements Runnable {
             });
             return cells;
         }
+    }
 
-        /// The run of a message that has waited for a human; other messages do not name their run.
-        static Optional<RunRef> pausedRun(JsonNode message) {
-            return message.path("extra_contents").valueStream().map(extra -> text(extra, "workflow_run_id"))
-                    .filter(id -> !id.isEmpty()).findFirst().map(id -> new RunRef(id, ""));
+    /// A chatflow's message as the server has stored it, or a missing node.
+    record StoredMessage(JsonNode message) {
+        private String text(String name) {
+            return RunReader.text(message, name);
         }
 
-        /// A chatflow's success with its message. After a pause that may hold a part, or nothing if its client left
-        /// (1.9): then the run's own answer counts.
-        static LookUpResult withMessage(LookUpResult found, Optional<JsonNode> message) {
+        /// The run of a message that has waited for a human; other messages do not name their run.
+        Optional<RunRef> pausedRun() {
+            return message.path("extra_contents").valueStream()
+                    .map(extra -> RunReader.text(extra, "workflow_run_id")).filter(id -> !id.isEmpty())
+                    .findFirst().map(id -> new RunRef(id, ""));
+        }
+
+        /// A run's success with its message. After a pause that may hold a part, or nothing if its client left (1.9):
+        /// then the run's own answer counts.
+        LookUpResult completing(LookUpResult found) {
             if (!(found instanceof LookUpResult.Ended(var ran, var inputs)) || !ran.status().isSuccess()) return found;
             var outputs = Json.MAPPER.createObjectNode();
             outputs.setAll(ran.outputs());
-            var answer = message.map(stored -> text(stored, "answer")).orElse("");
-            boolean isPaused = message.flatMap(RunReader::pausedRun).isPresent();
-            if (!answer.isEmpty() && !isPaused) outputs.put("answer", answer);
-            return new LookUpResult.Ended(ran.with(message.map(RunReader::stored)
-                    .orElse(Response.ChatMessage.NONE),
-                    withSources(outputs, message.orElseGet(Json.MAPPER::missingNode))), inputs);
+            if (!text("answer").isEmpty() && pausedRun().isEmpty()) outputs.put("answer", text("answer"));
+            return new LookUpResult.Ended(ran.with(chat(), RunReader.withSources(outputs, message)), inputs);
         }
 
-        private static Response.ChatMessage stored(JsonNode message) {
-            return new Response.ChatMessage(text(message, "conversation_id"), text(message, "id"),
-                    message.path("total_tokens").asLong(0), price(message), text(message, "currency"));
-        }
-
-        /// A stored message. It has no answer until its run has ended; from then on, Dify 1.16 says how long it took.
-        static LookUpResult found(JsonNode message) {
-            String status = text(message, "status"), answer = text(message, "answer");
-            var sent = sent(message.path("inputs"));
-            if (message.path("query").isTextual()) sent.put("query", text(message, "query"));
-            if (status.equals("error"))
-                return new LookUpResult.Ended(Response.Ran.failed(text(message, "error")), sent);
+        /// A message has no answer until its run has ended; from then on, Dify 1.16 says how long it took.
+        LookUpResult result() {
+            var sent = RunReader.sent(message.path("inputs"));
+            if (message.path("query").isTextual()) sent.put("query", text("query"));
+            if (text("status").equals("error"))
+                return new LookUpResult.Ended(Response.Ran.failed(text("error")), sent);
             double seconds = message.path("provider_response_latency").asDouble(0);
-            if (answer.isEmpty() || status.equals("paused")) return new LookUpResult.Unanswered(seconds > 0);
-            var outputs = Json.MAPPER.createObjectNode().put("answer", answer);
+            if (text("answer").isEmpty() || text("status").equals("paused"))
+                return new LookUpResult.Unanswered(seconds > 0);
+            var outputs = Json.MAPPER.createObjectNode().put("answer", text("answer"));
             return new LookUpResult.Ended(
-                    Response.Ran.answered(withSources(outputs, message), seconds, stored(message)), sent);
+                    Response.Ran.answered(RunReader.withSources(outputs, message), seconds, chat()), sent);
+        }
+
+        private Response.ChatMessage chat() {
+            return new Response.ChatMessage(text("conversation_id"), text("id"),
+                    message.path("total_tokens").asLong(0), RunReader.price(message), text("currency"));
         }
     }
 
@@ -5892,16 +5898,16 @@ final class DifyExec implements Runnable {
         }
 
         private void setProxy(URI proxy) {
-            builder.proxy(ProxySelector.of(new InetSocketAddress(proxy.getHost(),
-                    proxy.getPort() < 0 ? 80 : proxy.getPort())));
+            int port = proxy.getPort() < 0 ? 80 : proxy.getPort();
+            builder.proxy(ProxySelector.of(new InetSocketAddress(proxy.getHost(), port)));
             if (proxy.getUserInfo() == null) return;
             var login = proxy.getUserInfo().split(":", 2);
+            var password = login.length > 1 ? login[1] : "";
             builder.authenticator(new Authenticator() {
                 @Override
                 protected PasswordAuthentication getPasswordAuthentication() {
-                    return getRequestorType() != RequestorType.PROXY ? null
-                            : new PasswordAuthentication(login[0],
-                                    (login.length > 1 ? login[1] : "").toCharArray());
+                    if (getRequestorType() != RequestorType.PROXY) return null; // the server gets no password
+                    return new PasswordAuthentication(login[0], password.toCharArray());
                 }
             });
         }
@@ -6063,7 +6069,7 @@ final class DifyExec implements Runnable {
             private volatile long end, lastByte, left;
             private volatile boolean over = false;
             private volatile Consumer<Heard> heard;
-            volatile Optional<RunRef> run = Optional.empty();
+            private volatile Optional<RunRef> run = Optional.empty();
 
             Answer(HttpResponse<InputStream> http, long start) {
                 this.http = http;
@@ -6093,6 +6099,11 @@ final class DifyExec implements Runnable {
                 } catch (DateTimeException _) {
                     return Optional.empty();
                 }
+            }
+
+            /// The run that the stream's first event named.
+            Optional<RunRef> run() {
+                return run;
             }
 
             InputStream body() {
@@ -6170,8 +6181,9 @@ final class DifyExec implements Runnable {
 
             /// The body ended early: for this reason, unless the limit has ended it, perhaps before the first event.
             Response.Cut cut(Symptom silence, String why) {
-                return !over ? new Response.Cut(run, Symptom.CUT, why) : new Response.Cut(run,
-                        run.isPresent() ? Symptom.TIMED_OUT : silence, "no end within the time limit");
+                if (!over) return new Response.Cut(run, Symptom.CUT, why);
+                var symptom = run.isPresent() ? Symptom.TIMED_OUT : silence;
+                return new Response.Cut(run, symptom, "no end within the time limit");
             }
 
             @Override
@@ -6188,9 +6200,10 @@ final class DifyExec implements Runnable {
         /// The data of the next server-sent event. Empty: the stream has ended, which may have cut the last one off.
         static Optional<String> event(BufferedReader lines) throws IOException {
             var data = new ArrayList<String>();
-            for (var line = lines.readLine(); line != null
-                    && (data.isEmpty() || !line.isEmpty()); line = lines.readLine())
+            for (var line = lines.readLine(); line != null; line = lines.readLine()) {
+                if (line.isEmpty() && !data.isEmpty()) break;
                 if (line.startsWith("data:")) data.add(line.substring(line.startsWith("data: ") ? 6 : 5));
+            }
             return data.isEmpty() ? Optional.empty() : Optional.of(String.join("\n", data));
         }
 
@@ -9725,23 +9738,36 @@ final class DifyExec implements Runnable {
 
     /// Decides what a response means for its row. Nothing else does.
     record Judge(Backoff backoff, RetryRuns failedRuns, Access access) {
+        /// Words of failed runs that another try may pass. Dify hands on what models and nodes say, so this list can only
+        /// grow; its own are `Reached maximum retries` of an HTTP node (1.9 and 1.14, `run_streaming_failed_429.json`).
         private static final Pattern TRANSIENT = Pattern.compile("rate.?limit|overload|unavailable|"
                 + "connect(ion)? ?error|connection (refused|reset|aborted|timed)|time[d -]*out|reached maximum retries|"
                 + "too many requests|\\b(429|502|503|504|529)\\b|try again", Pattern.CASE_INSENSITIVE);
+        /// Two errors of runs that waited for a human (Dify 1.16, `human.json` and `chatflow_paused_blocking.json`). The
+        /// second one is also that of a run that somebody stopped (`stop_race.json`).
         private static final String CLOSED = "Aborted: Client response stream closed",
-                TASK = "Aborted: App task was stopped", AFTER_FORM =
+                TASK = "Aborted: App task was stopped";
+        private static final String AFTER_FORM =
                 "Dify 1.16.0 ends runs like this after a form was answered; check there how far it got";
+        /// Refused inputs in a stream, whose events have no code. The first line is Dify's check of the form, the others
+        /// are of files and of typed values: `inputs_streaming.json` and `inputs_more_streaming.json` of 1.9 to 1.16, and
+        /// for the last one `odd_graphs.json` of 1.14 and 1.16. A run's own `Reached maximum retries` has no such event.
         private static final Pattern BAD_ROW = Pattern.compile("in input form|input form must|"
                 + "transfer_method is required|query is required|is not a valid FileTransferMethod|"
                 + "No matching enum found|Invalid (upload file|file url|input type)|Detected file type|"
                 + "File validation failed|Reached maximum retries|expected value type|does not match schema|"
                 + "this statement should be unreachable");
+        /// The words that belong to the code `provider_not_initialize`, where a stream brings them without a code. No
+        /// recording has them: the recorded servers have a model.
         private static final Pattern NO_MODEL = Pattern.compile(
                 "credentials is not initialized|No valid model provider credentials");
+        /// Any code of a 400 but the one of the model's own errors, whose message may hold anything.
         private static final String OTHER_CODE = "400 (?!completion_request_error:)[^:]*: ";
         /// Refusals that stop the batch, by how `status code: message` begins; the first match counts. The texts get
         /// Dify's message, the address, the status, advice about the address and a redirection's target. A message
-        /// about a malformed request quotes the request, so it is not repeated.
+        /// about a malformed request quotes the request, so it is not repeated. Recorded are, among others: versions and
+        /// drafts in `versions_blocking.json` and `publish_again.json`, keys in `keys.json` and `keys_changed.json`,
+        /// malformed requests in `bodies.json`, nodes in `odd_graphs.json`; quotas are those of Dify's Cloud.
         private static final List<Refusal> STOPS = List.of(
                 stop("3\\d\\d ", "%2$s redirects to %5$s",
                         "set DIFY_API_BASE_URL to the final address; it usually ends in /v1"),
@@ -9818,8 +9844,7 @@ final class DifyExec implements Runnable {
 
         /// The stored run has failed, too. The error's words may concern the whole batch, as those of a refusal.
         Verdict confirmed(Attempt attempt, Response said, Response.Ran failed) {
-            var verdict = said instanceof Response.Refused error ? refused(attempt, error)
-                    : afterLook(attempt, failed);
+            var verdict = said instanceof Response.Refused error ? refused(attempt, error) : afterLook(attempt, failed);
             return verdict instanceof Verdict.LookUp ? afterLook(attempt, failed) : verdict;
         }
 
@@ -9848,13 +9873,15 @@ final class DifyExec implements Runnable {
 
         private static String words(Response.Ran ran) {
             var error = ran.error();
-            if (error.isEmpty()) return ran.status() == Response.RunStatus.STOPPED ? "stopped on the server"
-                    : "the run failed and gave no reason";
+            if (error.isEmpty() && ran.status() == Response.RunStatus.STOPPED) return "stopped on the server";
+            if (error.isEmpty()) return "the run failed and gave no reason";
+            // the first is what the engine says, the other one its listener (1.9 to 1.16, limits.json)
             if (error.startsWith("Aborted: Maximum execution time")
                     || error.startsWith("Aborted: App execution exceeded"))
                 return error + " (the server's own limit, which --timeout cannot raise)";
             if (error.startsWith(CLOSED)) return error + " (" + AFTER_FORM + ")";
-            return error.startsWith(TASK) ? error + " (by somebody; or " + AFTER_FORM + ")" : error;
+            if (error.startsWith(TASK)) return error + " (by somebody; or " + AFTER_FORM + ")";
+            return error;
         }
 
         /// Whether a run ended because its form was answered. Sent again, it would ask and cost again.
@@ -9870,41 +9897,48 @@ final class DifyExec implements Runnable {
             return !error.startsWith("Aborted:") && TRANSIENT.matcher(error).find();
         }
 
+        /// The status alone does not decide: Dify answers 400 to bad rows, to settings that are wrong for all rows, and to
+        /// faults of its own.
         private Verdict refused(Attempt attempt, Response.Refused seen) {
             if (seen.isTooMany()) return throttled(attempt, seen);
             if (seen.inStream() && seen.code().isEmpty()) return refusedInWords(attempt, seen);
             int status = seen.status();
-            var message = message(seen);
-            var answer = status + " " + seen.code().replace(':', ' ') + ": " + seen.message();
-            var stop = STOPS.stream().filter(known -> known.answer().matcher(answer).lookingAt()).findFirst();
-            if (stop.isPresent()) {
-                Object[] facts = {message, access, status, access.advice(), seen.message()};
-                return new Verdict.StopBatch(Stop.early(stop.get().what().formatted(facts),
-                        stop.get().hint().formatted(facts)), status == 401 || status == 403);
-            }
+            var stop = stop(seen);
+            if (stop.isPresent()) return new Verdict.StopBatch(stop.get(), status == 401 || status == 403);
+            // the model's error, outside of any node
             if (status == 400 && seen.code().equals("completion_request_error"))
                 return again(attempt, seen.message(), seen.retryAfter());
+            // the server's fault: its listener ended without a result, and the run may have one
             if (status == 400 && seen.message().startsWith("queue listening stopped"))
-                return new Verdict.LookUp(Symptom.SERVER_ERROR, message);
-            var words = message.isEmpty() ? "" : ": " + message;
-            return switch (status) {
-                case 400 -> Outcome.failed(message.isEmpty() ? "HTTP 400" : seen.message());
-                case 403 -> Outcome.failed("HTTP 403 from a firewall" + words);
-                case 413 -> Outcome.failed("too large for the server (413)" + words);
-                case 429 -> throttled(attempt, seen);
-                default -> seen.isTransient() || status < 300
-                        ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, seen.why())
-                        : Outcome.failed("HTTP " + status + words);
-            };
+                return new Verdict.LookUp(Symptom.SERVER_ERROR, message(seen));
+            if (status == 429) return throttled(attempt, seen);
+            if (seen.isTransient() || status < 300)
+                return new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, seen.why());
+            var words = message(seen).isEmpty() ? "" : ": " + message(seen);
+            return Outcome.failed(switch (status) {
+                case 400 -> words.isEmpty() ? "HTTP 400" : seen.message();
+                case 403 -> "HTTP 403 from a firewall" + words;
+                case 413 -> "too large for the server (413)" + words;
+                default -> "HTTP " + status + words;
+            });
         }
 
+        private Optional<Stop> stop(Response.Refused seen) {
+            var answer = seen.status() + " " + seen.code().replace(':', ' ') + ": " + seen.message();
+            Object[] facts = {message(seen), access, seen.status(), access.advice(), seen.message()};
+            return STOPS.stream().filter(known -> known.answer().matcher(answer).lookingAt()).findFirst()
+                    .map(known -> Stop.early(known.what().formatted(facts), known.hint().formatted(facts)));
+        }
+
+        /// An error event without a code is read by its words, and given the code that an answer would have.
         private Verdict refusedInWords(Attempt attempt, Response.Refused seen) {
             var words = seen.message();
-            var code = NO_MODEL.matcher(words).find() ? "provider_not_initialize"
-                    : words.startsWith("No class mapping found") ? "invalid_param" : "";
-            if (!code.isEmpty()) return refused(attempt, Response.Refused.event(400, code, words, seen.run()));
-            return BAD_ROW.matcher(words).find() ? Outcome.failed(words)
-                    : new Verdict.LookUp(Symptom.STREAM_ERROR, words);
+            if (NO_MODEL.matcher(words).find())
+                return refused(attempt, Response.Refused.event(400, "provider_not_initialize", words, seen.run()));
+            if (words.startsWith("No class mapping found"))
+                return refused(attempt, Response.Refused.event(400, "invalid_param", words, seen.run()));
+            if (BAD_ROW.matcher(words).find()) return Outcome.failed(words);
+            return new Verdict.LookUp(Symptom.STREAM_ERROR, words);
         }
 
         private static String message(Response.Refused seen) {
@@ -9912,8 +9946,7 @@ final class DifyExec implements Runnable {
         }
 
         private Verdict throttled(Attempt attempt, Response.Refused seen) {
-            return new Verdict.Throttled(backoff.delay(attempt.tries().throttled(), seen.retryAfter()),
-                    message(seen));
+            return new Verdict.Throttled(backoff.delay(attempt.tries().throttled(), seen.retryAfter()), message(seen));
         }
 
         Verdict again(Attempt attempt, String why, Optional<Duration> retryAfter) {
@@ -9975,6 +10008,8 @@ final class DifyExec implements Runnable {
                     : succeeded(unresolved, ran, Map.of());
         }
 
+        /// A row that needs an outcome gets the one of its run. Only what Dify itself says counts: from a look-up that
+        /// failed, nothing follows.
         private List<Step> open(Unresolved unresolved, LookUpResult found, Here here, Instant now) {
             return switch (found) {
                 case LookUpResult.Ended(var ran, var inputs) when ran.status().isSuccess() ->
@@ -9998,8 +10033,8 @@ final class DifyExec implements Runnable {
             var attempt = unresolved.attempt();
             var verdict = judge.afterLook(attempt, ran);
             if (attempt.isCurrent()) return List.of(new Step.Take(attempt, ran, verdict));
-            if (inputs.isEmpty()) return unknown(unresolved.of(ran.run()),
-                    ran.ref().name() + " succeeded, but the row has changed since, and the server does not show its inputs");
+            if (inputs.isEmpty()) return unknown(unresolved.of(ran.run()), ran.ref().name()
+                    + " succeeded, but the row has changed since, and the server does not show its inputs");
             var sent = attempt.with(attempt.row().recorded(inputs), attempt.tries());
             return List.of(new Step.Say("Row " + Text.id(attempt.row().id()) + " changed after " + ran.ref().name()
                             + " was sent; its result has the inputs that were sent. --rerun-changed runs it again."),
@@ -10029,14 +10064,15 @@ final class DifyExec implements Runnable {
         /// There is no run of that id, unless it took steps: those are paid for.
         private List<Step> notStored(Unresolved unresolved) {
             var verdict = judge.notStored(unresolved.attempt(), unresolved.seen());
-            return List.of(new Step.Judged(verdict instanceof Verdict.LookUp ? Response.NOTHING
-                    : switch (unresolved.seen()) {
+            if (verdict instanceof Verdict.LookUp) return List.of(new Step.Judged(Response.NOTHING, verdict));
+            var known = switch (unresolved.seen()) {
                 case Response.Refused error ->
                         Response.Refused.event(error.status(), error.code(), error.message(), Optional.empty());
                 case Response.Ran ran when !ran.isBare() -> ran;
                 case Response.Ran _, Response.Cut _, Response.Unreadable _, Response.NotSent _,
                         Response.NotUploaded _ -> Response.NOTHING;
-            }, verdict));
+            };
+            return List.of(new Step.Judged(known, verdict));
         }
 
         private List<Step> running(Unresolved unresolved, LookUpResult.Running found, Instant now) {
@@ -10049,29 +10085,34 @@ final class DifyExec implements Runnable {
         /// A chatflow's message without an answer may still get one, but not if its run is over (1.16), nor if the
         /// client of a stream has left (1.9).
         private List<Step> unanswered(Unresolved unresolved, boolean isOver, Release.Listing listing, Instant now) {
-            boolean isLeft = listing == Release.Listing.WITHOUT_END
-                    && unresolved.attempt().mode() == Mode.STREAMING;
             if (isOver) return unknown(unresolved, "its run ended without an answer (stopped, or empty)");
             var why = "its message has no answer, which proves nothing";
+            boolean isLeft = listing == Release.Listing.WITHOUT_END && unresolved.attempt().mode() == Mode.STREAMING;
             return isLeft ? unknown(unresolved, why + SAFER) : waited(unresolved, why, now);
         }
 
         /// What it proves that no run is found depends on how the server lists its runs. A run with an id exists,
         /// unless the id was made up.
         private List<Step> absent(Unresolved unresolved, Here here, Instant now) {
+            var known = unresolved.run().filter(run -> !run.isMadeUp());
+            boolean isStream = unresolved.attempt().mode() == Mode.STREAMING;
             if (here.listing() == Release.Listing.OTHER_APP) return unknown(unresolved,
                     "with another key and --same-app, a run that is not found may be another app's");
-            boolean isStream = unresolved.attempt().mode() == Mode.STREAMING;
-            var listing = here.listing();
-            var known = unresolved.run().filter(run -> !run.isMadeUp());
             if (known.isPresent())
                 return waited(unresolved, "the server has no run " + known.get().id() + " any more", now);
             if (unresolved.is(Symptom.LOST_RESULT)) return unknown(unresolved, "the server has no run of it any more");
-            boolean isQueued = isStream && unresolved.run().isEmpty(); // what was made up has left the queue
-            if (listing == Release.Listing.FROM_START && isQueued) return queued(unresolved, here, now);
-            if (listing == Release.Listing.FROM_START || listing == Release.Listing.WITHOUT_END)
-                return settled(unresolved, unresolved.since(), now);
-            if (!isStream) return waited(unresolved,
+            return switch (here.listing()) {
+                // a run whose id was made up has left the queue
+                case FROM_START -> isStream && unresolved.run().isEmpty() ? queued(unresolved, here, now)
+                        : settled(unresolved, unresolved.since(), now);
+                case WITHOUT_END -> settled(unresolved, unresolved.since(), now);
+                case AT_END, NOT_KNOWN, OTHER_APP -> unlisted(unresolved, here.listing(), now);
+            };
+        }
+
+        /// A server that may list a run only when it has ended, or never a stream whose client has left.
+        private List<Step> unlisted(Unresolved unresolved, Release.Listing listing, Instant now) {
+            if (unresolved.attempt().mode() != Mode.STREAMING) return waited(unresolved,
                     "no run was found within the time limit, and this server lists runs only when they end", now);
             var why = "this server may not list a stream whose client has left" + SAFER;
             return listing == Release.Listing.AT_END ? unknown(unresolved, why) : waited(unresolved, why, now);
@@ -10086,7 +10127,8 @@ final class DifyExec implements Runnable {
             var later = unresolved.with(unresolved.state().later(now, false));
             boolean mayBePassed = unresolved.attempt().isEarlier() && here.hasStreamsToCome();
             if (mayBePassed || now.isBefore(unresolved.state().deadline())) return lookAgain(later);
-            return unknown(unresolved, "it may still wait in the server's queue: no stream that was sent later has begun");
+            return unknown(unresolved,
+                    "it may still wait in the server's queue: no stream that was sent later has begun");
         }
 
         private List<Step> settled(Unresolved unresolved, Instant since, Instant now) {
@@ -10097,23 +10139,20 @@ final class DifyExec implements Runnable {
         /// A try of this call counts as one that failed. A call that was killed does not count as a try.
         private List<Step> notStarted(Unresolved unresolved) {
             var attempt = unresolved.attempt();
-            if (attempt.isOfLostEdits()) return unknown(unresolved,
-                    "no run of this row as edited in the shell was "
+            if (attempt.isOfLostEdits()) return unknown(unresolved, "no run of this row as edited in the shell was "
                     + "started, and the edits are gone; set them again and retry the row there");
-            var steps = new ArrayList<Step>();
-            steps.add(new Step.Close("not_started", Response.NOTHING, unresolved.why()));
-            if (!unresolved.symptom().isOurs()) steps.add(new Step.SendAgain(attempt.tries(), false));
-            else if (judge.again(attempt, unresolved.why() + "; no run was started", Optional.empty())
-                    instanceof Outcome outcome) steps.addAll(giveUp(unresolved, outcome));
-            else steps.add(new Step.SendAgain(attempt.tries().plus(1, 0), false));
-            return steps;
+            var close = new Step.Close("not_started", Response.NOTHING, unresolved.why());
+            if (!unresolved.symptom().isOurs()) return List.of(close, new Step.SendAgain(attempt.tries(), false));
+            var verdict = judge.again(attempt, unresolved.why() + "; no run was started", Optional.empty());
+            var next = verdict instanceof Outcome outcome ? giveUp(unresolved, outcome)
+                    : List.<Step>of(new Step.SendAgain(attempt.tries().plus(1, 0), false));
+            return Stream.concat(Stream.of(close), next.stream()).toList();
         }
 
         /// A failed look-up is repeated, unless its answer concerns the whole batch.
         private List<Step> silent(Attempt attempt, Response seen, List<Step> otherwise) {
-            var verdict = judge.verdict(attempt, seen);
-            if (verdict instanceof Verdict.StopBatch refusal) return List.of(new Step.Abort(refusal));
-            return otherwise;
+            return judge.verdict(attempt, seen) instanceof Verdict.StopBatch refusal
+                    ? List.of(new Step.Abort(refusal)) : otherwise;
         }
 
         private List<Step> waited(Unresolved unresolved, String why, Instant now) {
@@ -10213,7 +10252,8 @@ final class DifyExec implements Runnable {
         private boolean isTrial = false; // the last place that was added has not lasted a round yet
         private long cutAt = 0;
         private Duration shortestWait = Duration.ofDays(1), slowest = Duration.ZERO;
-        private Instant nextStart = Instant.MIN, nextByRate = Instant.MIN, pausedUntil = Instant.MIN;
+        /// No row starts before any of them: by `--wait`, by `--rate`, and because the server was full.
+        private Instant nextByWait = Instant.MIN, nextByRate = Instant.MIN, nextByRefusal = Instant.MIN;
 
         private record Span(Instant from, Instant to) {}
 
@@ -10255,13 +10295,14 @@ final class DifyExec implements Runnable {
                     !other.from().isAfter(run.from()) && other.to().isAfter(run.from())).count()).max().orElse(0);
         }
 
-        void pause(Instant until) {
-            if (until.isAfter(pausedUntil)) pausedUntil = until;
+        /// No row starts while runs that were cut off may hold the server's places.
+        void noneBefore(Instant time) {
+            if (time.isAfter(nextByRefusal)) nextByRefusal = time;
         }
 
         /// A start that came a little late does not delay those after it; missed starts are not caught up.
         void started(Instant now) {
-            wait.ifPresent(_ -> nextStart = Instant.MAX); // until its end is seen
+            wait.ifPresent(_ -> nextByWait = Instant.MAX); // until its end is seen
             rate.map(Rate::interval).ifPresent(interval -> {
                 var soonest = now.plus(interval.multipliedBy(9).dividedBy(10));
                 var planned = (nextByRate.equals(Instant.MIN) ? now : nextByRate).plus(interval);
@@ -10270,7 +10311,7 @@ final class DifyExec implements Runnable {
         }
 
         void ended(Instant now) {
-            wait.ifPresent(pause -> nextStart = now.plus(pause));
+            wait.ifPresent(pause -> nextByWait = now.plus(pause));
         }
 
         /// A run was refused as too many. The refusals of one round trip count as one cut: the runs that were sent
@@ -10335,7 +10376,7 @@ final class DifyExec implements Runnable {
         }
 
         Instant nextStart() {
-            return Collections.max(List.of(nextStart, nextByRate, pausedUntil));
+            return Collections.max(List.of(nextByWait, nextByRate, nextByRefusal));
         }
 
         /// At most one start per `interval`.
@@ -10353,7 +10394,9 @@ final class DifyExec implements Runnable {
         private final Backoff backoff;
         private int streak = 0, doubts = 0, refusals = 0;
         private boolean refusedTooLong = false;
-        private Instant nextProbe = Instant.MAX, pausedAt = Instant.MAX, pausedUntil = Instant.MIN;
+        /// A `Retry-After`: until then neither rows, look-ups nor probes are sent.
+        private Instant pausedUntil = Instant.MIN;
+        private Instant nextProbe = Instant.MAX, downAt = Instant.MAX;
         private Instant silentSince = Instant.MAX, refusedSince = Instant.MAX, failedAt = Instant.MIN;
         private Instant doubtedAt = Instant.MIN;
 
@@ -10394,13 +10437,13 @@ final class DifyExec implements Runnable {
             failed(now, sent);
         }
 
-        /// Runs that were sent before the pause say nothing new: otherwise `-c 64` would wait as long as after 59
+        /// Runs that were sent before it counted as down say nothing new: otherwise `-c 64` would wait as long as after 59
         /// probes.
         void failed(Instant now, Instant sent) {
-            if (isDown() && sent.isBefore(pausedAt)) return;
+            if (isDown() && sent.isBefore(downAt)) return;
             failedAt = now;
             if (streak++ == 0) silentSince = now;
-            if (streak == STREAK) pausedAt = now;
+            if (streak == STREAK) downAt = now;
             if (isDown()) nextProbe = now.plus(Collections.min(List.of(backoff.delay(streak - STREAK), LONGEST_PAUSE)));
             else if (doubts > 0) nextProbe = now.plus(SOON);
         }
@@ -10428,15 +10471,14 @@ final class DifyExec implements Runnable {
             if (now.isBefore(pausedUntil)) return Optional.of("waiting "
                     + Text.seconds(Duration.between(now, pausedUntil)) + " (Retry-After)");
             if (!isDown()) return Optional.empty();
+            boolean isLater = now.isBefore(nextProbe) && nextProbe.isBefore(Instant.MAX);
             return Optional.of("no answer, trying again "
-                    + (now.isBefore(nextProbe) && nextProbe.isBefore(Instant.MAX)
-                    ? "in " + Text.seconds(Duration.between(now, nextProbe)) : "now"));
+                    + (isLater ? "in " + Text.seconds(Duration.between(now, nextProbe)) : "now"));
         }
 
         Optional<Stop> verdict(Instant now, int busy) {
             var asked = failedAt.isBefore(pausedUntil) ? failedAt : now; // nothing is sent in a pause
-            if (isDown() && busy == 0 && !silentSince.equals(Instant.MAX)
-                    && silentSince.plus(SILENT).isBefore(asked))
+            if (isDown() && busy == 0 && silentSince.plus(SILENT).isBefore(asked))
                 return Optional.of(Stop.early("the server has not answered for "
                         + Text.seconds(Duration.between(silentSince, now)),
                         "run the same command again when it is back"));
@@ -10453,8 +10495,7 @@ final class DifyExec implements Runnable {
             Duration settle) {
         static final int FIRST = 20;
         private static final int PRICED = 10;
-        private static final String CONTINUE =
-                "the same command continues, with its limit counted from zero";
+        private static final String CONTINUE = "the same command continues, with its limit counted from zero";
 
         Optional<Stop> tooManyFailed(long failed, long done) {
             return maxFailures == null || !maxFailures.isReached(failed, done) ? Optional.empty()
@@ -10475,17 +10516,18 @@ final class DifyExec implements Runnable {
             if (maxTokens != null && tokens >= maxTokens)
                 return Optional.of(Stop.early("--max-tokens reached: " + tokens + " tokens used", CONTINUE));
             if (maxCost == null) return Optional.empty();
-            if (spent.prices.isEmpty()) return spent.unpriced < PRICED ? Optional.empty()
-                    : Optional.of(Stop.early("--max-cost does not work here: Dify reports no prices for this app's runs",
-                            "use --max-tokens"));
-            var paid = new TreeMap<>(spent.prices);
+            if (spent.prices().isEmpty() && spent.unpriced() < PRICED) return Optional.empty();
+            if (spent.prices().isEmpty()) return Optional.of(Stop.early(
+                    "--max-cost does not work here: Dify reports no prices for this app's runs", "use --max-tokens"));
+            var paid = new TreeMap<>(spent.prices());
             paid.values().removeIf(price -> price.signum() == 0); // of models without a price, in any currency
             var currencies = Text.text(String.join(" and ", paid.keySet()), 40);
             if (paid.size() > 1) return Optional.of(Stop.early(
                     "--max-cost counts one currency, but Dify reports prices in " + currencies, "use --max-tokens"));
             var total = paid.values().stream().findFirst().orElse(BigDecimal.ZERO);
-            return total.compareTo(maxCost) < 0 ? Optional.empty() : Optional.of(Stop.early("--max-cost reached: "
-                    + (total.stripTrailingZeros().toPlainString() + " " + currencies).strip() + " spent", CONTINUE));
+            if (total.compareTo(maxCost) < 0) return Optional.empty();
+            var sum = (total.stripTrailingZeros().toPlainString() + " " + currencies).strip();
+            return Optional.of(Stop.early("--max-cost reached: " + sum + " spent", CONTINUE));
         }
 
         Optional<Stop> costUnseen(Mode mode) {
@@ -10497,8 +10539,7 @@ final class DifyExec implements Runnable {
         /// A number of rows (`20`), or a share (`5%`) of those that have ended.
         record Ceiling(long count, double share) {
             boolean isReached(long failed, long ended) {
-                return count > 0 ? failed >= count
-                        : ended >= FIRST && (failed > share * ended || failed == ended);
+                return count > 0 ? failed >= count : ended >= FIRST && (failed > share * ended || failed == ended);
             }
         }
     }
@@ -10630,15 +10671,16 @@ final class DifyExec implements Runnable {
         enum Listing { FROM_START, WITHOUT_END, AT_END, NOT_KNOWN, OTHER_APP }
 
         static Release of(String version) {
-            return parsed(version).flatMap(known -> NEWEST_FIRST.stream().filter(release ->
-                    known.compareTo(ModuleDescriptor.Version.parse(release.from)) >= 0).findFirst())
-                            .orElse(UNKNOWN);
+            var parsed = parsed(version);
+            if (parsed.isEmpty()) return UNKNOWN;
+            var known = parsed.get();
+            return NEWEST_FIRST.stream().filter(release ->
+                    known.compareTo(ModuleDescriptor.Version.parse(release.from)) >= 0).findFirst().orElse(UNKNOWN);
         }
 
         private static Optional<ModuleDescriptor.Version> parsed(String version) {
             var match = SHAPE.matcher(version);
-            return match.lookingAt() ? Optional.of(ModuleDescriptor.Version.parse(match.group()))
-                    : Optional.empty();
+            return match.lookingAt() ? Optional.of(ModuleDescriptor.Version.parse(match.group())) : Optional.empty();
         }
 
         static Optional<String> note(String version) {
@@ -10784,8 +10826,20 @@ final class DifyExec implements Runnable {
 
         /// The tokens that runs took, and their cost by currency. `unpriced` runs took tokens and have no price.
         static final class Spending {
-            final Map<String, BigDecimal> prices = new TreeMap<>();
-            long tokens = 0, unpriced = 0;
+            private final Map<String, BigDecimal> prices = new TreeMap<>();
+            private long tokens = 0, unpriced = 0;
+
+            Map<String, BigDecimal> prices() {
+                return Collections.unmodifiableMap(prices);
+            }
+
+            long tokens() {
+                return tokens;
+            }
+
+            long unpriced() {
+                return unpriced;
+            }
 
             void add(long more, BigDecimal price, String currency) {
                 tokens += more;
@@ -10795,8 +10849,7 @@ final class DifyExec implements Runnable {
 
             Map<String, BigDecimal> times(double factor) {
                 var times = new TreeMap<>(prices);
-                times.replaceAll((_, price) -> price.multiply(BigDecimal.valueOf(factor))
-                        .round(new MathContext(3)));
+                times.replaceAll((_, price) -> price.multiply(BigDecimal.valueOf(factor)).round(new MathContext(3)));
                 return times;
             }
         }
@@ -10809,8 +10862,7 @@ final class DifyExec implements Runnable {
         /// An answer without a run. `dify`: written by Dify itself (`X-Version`), not by something in front of it.
         record Refused(int status, boolean dify, boolean inStream, String code, String message,
                 Optional<Duration> retryAfter, Optional<RunRef> run) implements Response {
-            static Refused http(int status, boolean dify, String code, String message,
-                    Optional<Duration> retryAfter) {
+            static Refused http(int status, boolean dify, String code, String message, Optional<Duration> retryAfter) {
                 return new Refused(status, dify, false, code, message, retryAfter, Optional.empty());
             }
 
@@ -10826,7 +10878,8 @@ final class DifyExec implements Runnable {
             @Override
             public String why() {
                 var text = Text.text(message, 200).strip();
-                return "HTTP " + status + (text.isEmpty() ? "" : dify ? " " + text : ", " + text);
+                if (text.isEmpty()) return "HTTP " + status;
+                return "HTTP " + status + (dify ? " " : ", ") + text;
             }
 
             /// The app's limit of runs at a time, whatever the status.
@@ -10879,13 +10932,11 @@ final class DifyExec implements Runnable {
             }
 
             Ran with(SavedFiles files) {
-                return new Ran(ref, status, outputs, error, workflowId, usage, Optional.of(files),
-                        waited, message);
+                return new Ran(ref, status, outputs, error, workflowId, usage, Optional.of(files), waited, message);
             }
 
             Ran with(ChatMessage message, ObjectNode outputs) {
-                return new Ran(ref, status, outputs, error, workflowId, message.usage(usage), files,
-                        waited, message);
+                return new Ran(ref, status, outputs, error, workflowId, message.usage(usage), files, waited, message);
             }
 
             Ran after(Optional<Duration> waited) {
@@ -10953,25 +11004,28 @@ final class DifyExec implements Runnable {
         }
 
         /// What a chatflow says besides its outputs. Without `tokens` there is no price either.
-        record ChatMessage(String conversation, String id, long tokens, Optional<BigDecimal> price,
-                String currency) {
+        record ChatMessage(String conversation, String id, long tokens, Optional<BigDecimal> price, String currency) {
             static final ChatMessage NONE = new ChatMessage("", "", 0, Optional.empty(), "");
             /// The beginning of an HTTP 400 about a run that took place and failed; other 400s are of refused inputs.
             static final String FAILED = "Run failed: ";
 
             Usage usage(Usage run) {
-                return tokens == 0 ? run : new Usage(run.seconds(), Math.max(run.tokens(), tokens), run.steps(),
-                        price.or(run::price), price.isPresent() ? currency : run.currency());
+                if (tokens == 0) return run;
+                var known = price.isPresent() ? currency : run.currency();
+                return new Usage(run.seconds(), Math.max(run.tokens(), tokens), run.steps(), price.or(run::price), known);
             }
         }
 
         enum RunStatus {
             SUCCEEDED, PARTIAL, FAILED, STOPPED, PAUSED, RUNNING;
 
+            /// By Dify's word for it.
             static Optional<RunStatus> of(String word) {
-                var name = word.equals("partial-succeeded") ? "partial" : word.equals("scheduled")
-                        ? "running" : word;
-                return Stream.of(values()).filter(status -> status.word().equals(name)).findFirst();
+                return switch (word) {
+                    case "partial-succeeded" -> Optional.of(PARTIAL);
+                    case "scheduled" -> Optional.of(RUNNING);
+                    default -> Stream.of(values()).filter(status -> status.word().equals(word)).findFirst();
+                };
             }
 
             String word() {
@@ -10989,12 +11043,29 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Why the outcome of a run is unknown.
+    /// Why the outcome of a run is unknown. The first ten are what this call saw, so its run may still be active; those
+    /// with a text are of an attempt that an earlier call left.
     enum Symptom {
-        // this call did not see the end of its run
-        SERVER_ERROR, GATEWAY, NO_ANSWER, CUT, STREAM_ERROR, CONTRADICTED, UNCONFIRMED, SILENCE,
-                TIMED_OUT, STOPPED,
-        // nor did an earlier call
+        /// Dify itself answered with a server error, so a run may have begun.
+        SERVER_ERROR,
+        /// Something in front of Dify answered in its place.
+        GATEWAY,
+        /// The request left, and nothing came back.
+        NO_ANSWER,
+        /// The answer or the stream broke off.
+        CUT,
+        /// The stream brought an error that does not say whether there was a run.
+        STREAM_ERROR,
+        /// The answer has parts of two runs, or of another request.
+        CONTRADICTED,
+        /// The answer says that the run failed. Dify 1.16 makes such ends up, so the stored run decides.
+        UNCONFIRMED,
+        /// A stream was silent for too long.
+        SILENCE,
+        /// The run took longer than `--timeout`.
+        TIMED_OUT,
+        /// Somebody stopped the run, or Dify says so a moment before its real end.
+        STOPPED,
         CRASH("difyexec was killed during the run"),
         INTERRUPTED("difyexec was interrupted and stopped the run"),
         /// It may have had a result: the results file is shorter than the log last recorded.
@@ -11003,13 +11074,18 @@ final class DifyExec implements Runnable {
 
         final String text;
 
-        Symptom(String... text) {
-            this.text = String.join("", text);
+        Symptom() {
+            this("");
+        }
+
+        /// An attempt that an earlier call left.
+        Symptom(String text) {
+            this.text = text;
         }
 
         /// Seen by this call, whose run may still be active.
         boolean isOurs() {
-            return compareTo(CRASH) < 0;
+            return text.isEmpty();
         }
     }
 
@@ -11150,14 +11226,17 @@ final class DifyExec implements Runnable {
         /// Its run has been seen to run. The time of a run counts from its own start: its request may have waited. The
         /// server's clock may be wrong; the run started after it was sent, and before it was seen.
         Unresolved running(LookUpResult.Running found, Instant now, Duration timeout) {
-            var known = of(Optional.of(found.ref())).seen;
-            var start = state.runStart().or(() -> found.age().map(now::minus).map(reported ->
-                    reported.isBefore(attempt.at()) ? attempt.at() : reported.isAfter(now) ? now : reported));
-            var deadline = start.map(from -> from.plus(timeout)) // a run that was stopped gets a moment to end
-                    .filter(end -> symptom != Symptom.TIMED_OUT || end.isAfter(state.deadline()));
-            return new Unresolved(attempt, known, purpose, symptom, why, since,
-                    new LookUpState(state.due(), state.looks(), start,
-                    deadline.orElse(state.deadline()), state.wasStopped(), true));
+            var known = of(Optional.of(found.ref()));
+            var start = state.runStart().or(() -> found.age().map(now::minus).map(reported -> between(reported, now)));
+            var end = start.map(from -> from.plus(timeout)).orElse(state.deadline());
+            // a run that was stopped gets a moment to end
+            if (is(Symptom.TIMED_OUT) && end.isBefore(state.deadline())) end = state.deadline();
+            return known.with(new LookUpState(state.due(), state.looks(), start, end, state.wasStopped(), true));
+        }
+
+        private Instant between(Instant reported, Instant now) {
+            if (reported.isBefore(attempt.at())) return attempt.at();
+            return reported.isAfter(now) ? now : reported;
         }
 
         /// How far the look-ups of a run have come. The server says when it started and may say that it was stopped; a
@@ -11176,8 +11255,7 @@ final class DifyExec implements Runnable {
             LookUpState later(Instant now, boolean holdsPlace) {
                 var next = now.plusMillis(Math.min(15_000, (long) (500 * Math.pow(1.5, looks))));
                 boolean isLast = now.isBefore(deadline) && next.isAfter(deadline);
-                return new LookUpState(isLast ? deadline : next, looks + 1, runStart, deadline,
-                        wasStopped, holdsPlace);
+                return new LookUpState(isLast ? deadline : next, looks + 1, runStart, deadline, wasStopped, holdsPlace);
             }
 
             /// Dify may report `stopped` a moment before a run's real end.
@@ -11275,8 +11353,11 @@ final class DifyExec implements Runnable {
         WORKFLOW, CHATFLOW;
 
         static Optional<AppKind> of(String mode) {
-            return mode.equals("workflow") ? Optional.of(WORKFLOW)
-                    : mode.equals("advanced-chat") ? Optional.of(CHATFLOW) : Optional.empty();
+            return switch (mode) {
+                case "workflow" -> Optional.of(WORKFLOW);
+                case "advanced-chat" -> Optional.of(CHATFLOW);
+                default -> Optional.empty();
+            };
         }
 
         /// How long after its request a run is looked for at first. Who asks for the conversations of a user at the
@@ -11287,8 +11368,7 @@ final class DifyExec implements Runnable {
     }
 
     /// Where Dify is and how to get in. The key is not part of the text form.
-    record Access(URI baseUrl, String key, String workflowId, Optional<URI> proxy,
-            Optional<Env.Setting> authorities) {
+    record Access(URI baseUrl, String key, String workflowId, Optional<URI> proxy, Optional<Env.Setting> authorities) {
         static final String DEMO_KEY = "app-demo";
 
         /// How a batch remembers where it runs; a demo is always the same place.
@@ -11362,8 +11442,7 @@ final class DifyExec implements Runnable {
 
         record NodeBegan(String title, String type) implements Live {}
 
-        record NodeEnded(String title, String type, String status, double seconds,
-                String error) implements Live {}
+        record NodeEnded(String title, String type, String status, double seconds, String error) implements Live {}
 
         record Chunk(String text) implements Live {}
     }
@@ -11483,14 +11562,12 @@ final class DifyExec implements Runnable {
                 var text = how.outputs().getOrDefault("answer", "").toString();
                 for (var word : text.split("(?<= )")) if (!word.isEmpty()) events.add(isChatflow
                         ? chatEvent("message", "answer", word)
-                        : event("text_chunk", object("text", word, "from_variable_selector",
-                                List.of("llm", "text"))));
+                        : event("text_chunk", object("text", word, "from_variable_selector", List.of("llm", "text"))));
                 if (!how.status().equals("stopped")) events.add(node("node_finished", "status", how.status(),
                         "error", how.error(), "outputs", object("text", text), "elapsed_time", seconds(),
                         "execution_metadata", how.price()));
                 if (isChatflow && how.status().equals("succeeded"))
-                    events.add(chatEvent("message_end", "metadata", object("usage", how.price()),
-                            "files", List.of()));
+                    events.add(chatEvent("message_end", "metadata", object("usage", how.price()), "files", List.of()));
                 events.add(event("workflow_finished", stored()));
                 return events;
             }
@@ -11605,8 +11682,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The jobs of the user that this parameter names.
-        private void list(HttpExchange exchange, String parameter,
-                Function<Job, Object> entry) throws IOException {
+        private void list(HttpExchange exchange, String parameter, Function<Job, Object> entry) throws IOException {
             var user = URLDecoder.decode(exchange.getRequestURI().getRawQuery()
                     .replaceFirst(".*\\b" + parameter + "=([^&]*).*", "$1"), UTF_8);
             var listed = jobs.stream().filter(job -> job.user().equals(user)).map(entry).toList();
@@ -11625,8 +11701,7 @@ final class DifyExec implements Runnable {
             return parts.length > number ? parts[number] : "";
         }
 
-        private static void send(HttpExchange exchange, int status,
-                Map<String, Object> answer) throws IOException {
+        private static void send(HttpExchange exchange, int status, Map<String, Object> answer) throws IOException {
             var body = Json.text(answer).getBytes(UTF_8);
             exchange.getResponseHeaders().set("Content-Type", "application/json");
             exchange.sendResponseHeaders(status, body.length);
@@ -11697,8 +11772,8 @@ final class DifyExec implements Runnable {
     /// The API key of the environment or `.env`. It is masked wherever text leaves the program, and so is everything
     /// that looks like a Dify app key, or like the password in a URL. Bytes of files are data: there, only the key is.
     static final class Secret {
-        private static final String LOOKS_LIKE_ONE =
-                "(?<!\\w|\\w-)app-(?:[A-Za-z0-9]{16,}|[A-Za-z0-9]+(?=…))|(?<=//)[^/@\\s]+(?=@)";
+        private static final String APP_KEY = "(?<!\\w|\\w-)app-(?:[A-Za-z0-9]{16,}|[A-Za-z0-9]+(?=…))";
+        private static final String PASSWORD_IN_URL = "(?<=//)[^/@\\s]+(?=@)";
         /// A shorter key, or one that could be a field name, would mask more than itself.
         private static final int SHORTEST = 8;
         private static final Secret NONE = new Secret("");
@@ -11709,11 +11784,16 @@ final class DifyExec implements Runnable {
 
         Secret(String key) {
             this.key = key.length() < SHORTEST || key.matches("[a-z_]*") ? "" : key;
+            var others = APP_KEY + "|" + PASSWORD_IN_URL;
+            inText = Pattern.compile(this.key.isEmpty() ? others : wholeOrCut("…") + "|" + others);
+            inBytes = Pattern.compile(wholeOrCut(new String("…".getBytes(UTF_8), ISO_8859_1)));
+        }
+
+        /// The key, or its beginning where a text was cut: `app-12345|(?:app-12345|app-1234)(?=…)`
+        private String wholeOrCut(String cut) {
             var beginnings = IntStream.rangeClosed(SHORTEST, key.length())
                     .mapToObj(end -> Pattern.quote(key.substring(0, end))).toList().reversed();
-            var wholeOrCut = Pattern.quote(key) + "|(?:" + String.join("|", beginnings) + ")(?=";
-            inText = Pattern.compile((this.key.isEmpty() ? "" : wholeOrCut + "…)|") + LOOKS_LIKE_ONE);
-            inBytes = Pattern.compile(wholeOrCut + new String("…".getBytes(UTF_8), ISO_8859_1) + ")");
+            return Pattern.quote(key) + "|(?:" + String.join("|", beginnings) + ")(?=" + cut + ")";
         }
 
         /// That of the command which runs in this thread.
@@ -11730,8 +11810,7 @@ final class DifyExec implements Runnable {
         }
 
         private static String mask(Pattern pattern, String text) {
-            return pattern.matcher(text)
-                    .replaceAll(found -> found.group().startsWith("app-") ? "app-***" : "***");
+            return pattern.matcher(text).replaceAll(found -> found.group().startsWith("app-") ? "app-***" : "***");
         }
 
         byte[] mask(byte[] bytes) {
@@ -11813,20 +11892,23 @@ final class DifyExec implements Runnable {
         /// `java -jar`; or JBang with the script of the current folder.
         static String started(String typed, List<String> args, String classPath, boolean isInFolder) {
             var words = typed == null ? List.<String>of() : List.of(typed.split("\037", -1));
-            int own = words.size() == 1 ? 1 : words.size() - args.size();
-            if (own > 0 && (words.size() == 1 || words.subList(own, words.size()).equals(args)))
-                return words.stream().limit(own).map(Text::shell).collect(joining(" "));
-            return classPath.endsWith(".jar") && !classPath.contains(File.pathSeparator)
-                    ? "java -jar " + Text.shell(classPath) : isInFolder ? "jbang DifyExec.java" : "difyexec";
+            int own = Math.max(1, words.size() - args.size());
+            boolean isOurs = words.size() == 1
+                    || words.size() > args.size() && words.subList(own, words.size()).equals(args);
+            if (isOurs) return words.stream().limit(own).map(Text::shell).collect(joining(" "));
+            boolean isJar = classPath.endsWith(".jar") && !classPath.contains(File.pathSeparator);
+            if (isJar) return "java -jar " + Text.shell(classPath);
+            return isInFolder ? "jbang DifyExec.java" : "difyexec";
         }
 
         /// With the file of `--env-file` instead of `.env`: the key has to be known before anything is printed.
         Env with(String... args) {
             for (int at = 0; at < args.length && !args[at].equals("--"); at++) {
-                var file = args[at].startsWith(ENV_FILE + "=") ? args[at].substring(ENV_FILE.length() + 1)
-                        : args[at].equals(ENV_FILE) && at + 1 < args.length ? args[at + 1] : "";
-                if (!file.isBlank()) return new Env(environment,
-                        List.of(new DotEnv(Path.of(file).toAbsolutePath())), invocation);
+                var file = "";
+                if (args[at].startsWith(ENV_FILE + "=")) file = args[at].substring(ENV_FILE.length() + 1);
+                if (args[at].equals(ENV_FILE) && at + 1 < args.length) file = args[at + 1];
+                if (file.isBlank()) continue;
+                return new Env(environment, List.of(new DotEnv(Path.of(file).toAbsolutePath())), invocation);
             }
             return this;
         }
@@ -11913,19 +11995,23 @@ final class DifyExec implements Runnable {
             }
 
             String name() {
-                return (file.getParent().equals(Path.of("").toAbsolutePath()) ? file.getFileName()
-                        : file).toString();
+                return (file.getParent().equals(Path.of("").toAbsolutePath()) ? file.getFileName() : file).toString();
             }
 
             Optional<Setting> setting(String asked) {
                 var value = values().get(asked);
-                boolean hasLine = value == null && isMalformed && Pattern.compile(
-                        "(?m)^\\W*((export|setx?|env)\\W+)?" + asked + "\\b").matcher(content).find();
-                var text = Objects.requireNonNullElse(value, "");
-                if (hasLine) return Optional.of(new Setting(asked, text, " in " + name(), "cannot be read",
+                var source = " in " + name();
+                if (value == null && hasLine(asked)) return Optional.of(new Setting(asked, "", source, "cannot be read",
                         "write " + asked + "=value, without export, in UTF-8"));
-                return value == null && fault.isEmpty() ? Optional.empty() : Optional.of(new Setting(asked, text,
-                        " in " + name(), fault, fault.isEmpty() ? "" : "save it as UTF-8 text"));
+                if (value == null && fault.isEmpty()) return Optional.empty();
+                return Optional.of(new Setting(asked, Objects.requireNonNullElse(value, ""), source, fault,
+                        fault.isEmpty() ? "" : "save it as UTF-8 text"));
+            }
+
+            /// A line that dotenv-java does not understand, such as `export DIFY_API_KEY: app-1`.
+            private boolean hasLine(String asked) {
+                var line = Pattern.compile("(?m)^\\W*((export|setx?|env)\\W+)?" + asked + "\\b");
+                return isMalformed && line.matcher(content).find();
             }
 
             boolean isMalformed() {
@@ -11966,8 +12052,7 @@ final class DifyExec implements Runnable {
             try {
                 var provider = TerminalProvider.load(System.getProperty("org.jline.terminal.provider", "ffm"));
                 var stream = SystemStream.values()[descriptor];
-                return provider.isSystemStream(stream) ? Optional.of(new Screen(provider, stream))
-                        : Optional.empty();
+                return provider.isSystemStream(stream) ? Optional.of(new Screen(provider, stream)) : Optional.empty();
             } catch (IOException _) {
                 return Optional.empty(); // plain lines are right everywhere
             }
@@ -12006,8 +12091,7 @@ final class DifyExec implements Runnable {
                 .propertyNamingStrategy(PropertyNamingStrategies.SNAKE_CASE)
                 .enable(DeserializationFeature.USE_BIG_DECIMAL_FOR_FLOATS)
                 .disable(JsonNodeFeature.STRIP_TRAILING_BIGDECIMAL_ZEROES)
-                .addModule(new SimpleModule()
-                        .addSerializer(Instant.class, new ToStringSerializerBase(Instant.class) {
+                .addModule(new SimpleModule().addSerializer(Instant.class, new ToStringSerializerBase(Instant.class) {
                     @Override
                     public String valueToString(Object time) {
                         return Times.text((Instant) time);
@@ -12017,8 +12101,7 @@ final class DifyExec implements Runnable {
                 .with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
                 .without(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS);
         private static final ObjectReader UNIQUE = STRICT.with(StreamReadFeature.STRICT_DUPLICATE_DETECTION);
-        private static final ObjectWriter WRITER = MAPPER.writer()
-                .with(StreamWriteFeature.WRITE_BIGDECIMAL_AS_PLAIN);
+        private static final ObjectWriter WRITER = MAPPER.writer().with(StreamWriteFeature.WRITE_BIGDECIMAL_AS_PLAIN);
         private static final Pattern LONE_SURROGATE = Pattern.compile("\\p{Cs}");
         private static final String REPLACEMENT = "\uFFFD";
 
@@ -12110,8 +12193,7 @@ final class DifyExec implements Runnable {
         }
 
         static String local(String pattern, Instant time) {
-            return DateTimeFormatter.ofPattern(pattern, Locale.ROOT)
-                    .withZone(ZoneId.systemDefault()).format(time);
+            return DateTimeFormatter.ofPattern(pattern, Locale.ROOT).withZone(ZoneId.systemDefault()).format(time);
         }
 
         /// Reads any such time; our own form digit by digit, as a long log has a million of them.
@@ -12119,8 +12201,7 @@ final class DifyExec implements Runnable {
             if (text.length() != 24 || text.charAt(10) != 'T' || text.charAt(19) != '.' || text.charAt(23) != 'Z')
                 return Instant.parse(text);
             long day = LocalDate.of(digits(text, 0, 4), digits(text, 5, 7), digits(text, 8, 10)).toEpochDay();
-            int second = LocalTime.of(digits(text, 11, 13), digits(text, 14, 16), digits(text, 17, 19))
-                    .toSecondOfDay();
+            int second = LocalTime.of(digits(text, 11, 13), digits(text, 14, 16), digits(text, 17, 19)).toSecondOfDay();
             return Instant.ofEpochSecond(day * 86_400 + second, digits(text, 20, 23) * 1_000_000L);
         }
 
@@ -12137,14 +12218,15 @@ final class DifyExec implements Runnable {
 
         static Shard parse(String text) {
             var typed = TYPED.matcher(text.strip());
-            return (typed.matches() ? of(typed.group(1), typed.group(2)) : Optional.<Shard>empty())
-                    .orElseThrow(() -> new Unusable("--shard " + Text.text(text, 60)
-                            + ": must be I/N, such as 3/8, with I from 1 to N"));
+            var shard = typed.matches() ? of(typed.group(1), typed.group(2)) : Optional.<Shard>empty();
+            return shard.orElseThrow(() -> new Unusable("--shard " + Text.text(text, 60)
+                    + ": must be I/N, such as 3/8, with I from 1 to N"));
         }
 
         private static Optional<Shard> of(String index, String count) {
             var shard = new Shard(Integer.parseInt(index), Integer.parseInt(count));
-            return Optional.of(shard).filter(one -> one.index >= 1 && one.index <= one.count);
+            boolean exists = shard.index >= 1 && shard.index <= shard.count;
+            return exists ? Optional.of(shard) : Optional.empty();
         }
 
         static Optional<Shard> in(Path file) {
@@ -12164,8 +12246,7 @@ final class DifyExec implements Runnable {
             if (named.isPresent()) return output;
             var name = output.getFileName().toString();
             int end = name.lastIndexOf('.') > 0 ? name.lastIndexOf('.') : name.length();
-            return output.resolveSibling(name.substring(0, end) + "." + index + "-of-" + count
-                    + name.substring(end));
+            return output.resolveSibling(name.substring(0, end) + "." + index + "-of-" + count + name.substring(end));
         }
 
         boolean holds(String id) {
@@ -12203,8 +12284,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Reads what a disk says about files. After an error, `Files.exists` says that a file is missing, and a channel does
-    /// not name its file. Here a file is missing only if the system says so, and every error names its file.
+    /// Reads what a disk says about files. After an error, `Files.exists` says that a file is missing, and a channel
+    /// does not name its file. Here a file is missing only if the system says so, and every error names its file.
     static final class Storage {
         interface Action<T> {
             T run() throws IOException;
@@ -12320,6 +12401,7 @@ final class DifyExec implements Runnable {
             replace(file, content);
         }
 
+        /// A file that exists keeps who may read it: a private one must not become public with its next version.
         static void replace(Path file, Content content) {
             Storage.naming(file, () -> {
                 try (var temporary = Temporary.of(file.toAbsolutePath().getParent(), prefix(file))) {
@@ -12376,8 +12458,7 @@ final class DifyExec implements Runnable {
 
         /// EINVAL or ENOTSUP, as some network mounts answer.
         static boolean cannotForce(IOException problem) {
-            return Set.of("Invalid argument", "Operation not supported")
-                    .contains(String.valueOf(problem.getMessage()));
+            return Set.of("Invalid argument", "Operation not supported").contains(String.valueOf(problem.getMessage()));
         }
     }
 
@@ -12454,8 +12535,8 @@ final class DifyExec implements Runnable {
             Map<String, Double> percentiles() {
                 var sorted = IntStream.range(0, millis.size()).mapToLong(millis::get).sorted().toArray();
                 var named = new LinkedHashMap<String, Double>();
-                if (sorted.length > 0) object("p50", 0.5, "p90", 0.9, "p99", 0.99, "max", 1.0)
-                        .forEach((name, share) ->
+                if (sorted.length == 0) return named;
+                object("p50", 0.5, "p90", 0.9, "p99", 0.99, "max", 1.0).forEach((name, share) ->
                         named.put(name, sorted[(int) Math.ceil((double) share * sorted.length) - 1] / 1000.0));
                 return named;
             }
@@ -12523,9 +12604,9 @@ final class DifyExec implements Runnable {
         static boolean isClose(String column, String variable) {
             var one = plain(column);
             var other = plain(variable);
-            return !one.isEmpty() && !other.isEmpty() && (one.startsWith(other) || other.startsWith(one)
-                    || Math.min(one.length(), other.length()) >= 5
-                            && new LevenshteinDistance(2).apply(one, other) >= 0);
+            if (one.isEmpty() || other.isEmpty()) return false;
+            if (one.startsWith(other) || other.startsWith(one)) return true;
+            return Math.min(one.length(), other.length()) >= 5 && new LevenshteinDistance(2).apply(one, other) >= 0;
         }
 
         private static String plain(String word) {
@@ -12539,12 +12620,12 @@ final class DifyExec implements Runnable {
         /// Controls, marks of direction and line ends act on a terminal.
         private static final Pattern CONTROL = Pattern.compile("[\\p{Cc}\\p{Cf}\\p{Zl}\\p{Zp}]");
         /// Java puts the class of a cause before its message.
-        private static final Pattern JAVA_NAME = Pattern.compile("\\b(?:[a-z]\\w*\\.)+[A-Z]\\w*(?:Exception|Error)\\b:?\\s*");
+        private static final Pattern JAVA_NAME = Pattern.compile(
+                "\\b(?:[a-z]\\w*\\.)+[A-Z]\\w*(?:Exception|Error)\\b:?\\s*");
 
         static String text(String text, int longest) {
             var cut = cut(text, longest);
-            return Json.wellFormed(CONTROL.matcher(cut).replaceAll(" "))
-                    + (cut.length() < text.length() ? "…" : "");
+            return Json.wellFormed(CONTROL.matcher(cut).replaceAll(" ")) + (cut.length() < text.length() ? "…" : "");
         }
 
         /// Never cuts a surrogate pair in half.
@@ -12577,8 +12658,7 @@ final class DifyExec implements Runnable {
         /// `r-1, r-2, …`
         static String first(int most, Stream<String> all) {
             var some = all.limit(most + 1).toList();
-            return some.size() > most ? String.join(", ", some.subList(0, most)) + ", …"
-                    : String.join(", ", some);
+            return some.size() > most ? String.join(", ", some.subList(0, most)) + ", …" : String.join(", ", some);
         }
 
         static String quoted(String text) {
@@ -12595,6 +12675,7 @@ final class DifyExec implements Runnable {
             var plain = message == null ? "" : text(JAVA_NAME.matcher(message).replaceAll(""), 300);
             if (!plain.isBlank()) return plain;
             if (problem instanceof ConnectException) return "connection refused";
+            if (problem.getCause() != null) return of(problem.getCause());
             return problem.getClass().getSimpleName().replaceFirst("(Exception|Error)$", "") // closed channel
                     .replaceAll("(?<=[a-z])(?=[A-Z])", " ").toLowerCase(Locale.ROOT);
         }
@@ -12624,8 +12705,10 @@ final class DifyExec implements Runnable {
             if (word.matches("[\\p{L}\\p{N}_./:@%+=,-]+")) return word;
             if (!CONTROL.matcher(word.replaceAll("[\n\t]", "")).find()) return "'" + word.replace("'", "'\\''") + "'";
             var escaped = new StringBuilder("$'"); // so that no control character acts on the terminal
-            for (byte one : word.getBytes(UTF_8)) escaped.append(one > ' ' && one != '\'' && one != '\\'
-                    ? String.valueOf((char) one) : "\\%03o".formatted(one & 0xFF));
+            for (byte one : word.getBytes(UTF_8)) {
+                boolean isPlain = one > ' ' && one != '\'' && one != '\\';
+                escaped.append(isPlain ? String.valueOf((char) one) : "\\%03o".formatted(one & 0xFF));
+            }
             return escaped.append("'").toString();
         }
     }

@@ -255,7 +255,7 @@ final class DifyTest {
 
         private LookUpResult found(String detail) throws IOException {
             read("{\"data\":" + detail + "}");
-            return reader.found(new RunRef("r1", "t1"), NOON);
+            return reader.result(new RunRef("r1", "t1"), NOON);
         }
 
         @ParameterizedTest

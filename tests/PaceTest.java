@@ -211,8 +211,8 @@ final class PaceTest {
 
         @Test
         void nothingStartsInAPause() {
-            pace.pause(NOON.plusSeconds(9));
-            pace.pause(NOON.plusSeconds(3));
+            pace.noneBefore(NOON.plusSeconds(9));
+            pace.noneBefore(NOON.plusSeconds(3));
 
             assertFalse(pace.hasRoom(NOON.plusSeconds(8), 0));
             assertTrue(pace.hasRoom(NOON.plusSeconds(9), 0));

@@ -392,6 +392,7 @@ final class ProcessTest extends WholeCommand {
 
         @Test
         void namesTheFolderThatCannotKeepStandardInput() throws Exception {
+            Files.createFile(file("none"));
             var child = start(Map.of(), List.of("-Djava.io.tmpdir=" + file("none")), "run", "--demo", "-i", "-", "-o",
                     "results.jsonl");
             child.getOutputStream().close();

@@ -905,7 +905,7 @@ class ServerTest {
             var reader = new RunReader();
             var data = JSON.readTree(("{'id':'r','status':'succeeded'," + fields + "}").replace('\'', '"'));
             reader.add(JSON.createObjectNode().set("data", data));
-            return reader.found(new RunRef("r", ""), Instant.EPOCH);
+            return reader.result(new RunRef("r", ""), Instant.EPOCH);
         }
 
         /// As Dify 1.9 has stored some.
