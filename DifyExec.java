@@ -1639,6 +1639,7 @@ final class DifyExec implements Runnable {
 
             /// The attempt that a result is of. Its line names the user; if not, the log may name its run.
             Optional<Sent> own(String id, JsonNode line) {
+                if (line.isMissingNode()) return Optional.empty();
                 return attempts(id).reversed().stream().filter(sent -> line.has("user")
                         ? sent.user().equals(text(line, "user"))
                         : runs.getOrDefault(sent.user(), RunRef.NONE).id().equals(text(line, "workflow_run_id")))
@@ -1723,7 +1724,7 @@ final class DifyExec implements Runnable {
             var found = new ArrayList<Finding>();
             var lines = evidence.results().getOrDefault(id, List.of());
             var line = lines.isEmpty() ? Json.MAPPER.missingNode() : lines.getLast();
-            var own = lines.isEmpty() ? Optional.<Sent>empty() : evidence.own(id, line);
+            var own = evidence.own(id, line);
             var ownRuns = own.map(this::runs);
             var result = own.map(sent -> result(sent, line, ownRuns.get()));
             if (!lines.isEmpty()) found.add(result.orElseGet(() -> new Finding(Kind.WITHOUT_RUN, id,
@@ -5068,6 +5069,7 @@ final class DifyExec implements Runnable {
         }
 
         record FileSaver(DifyClient client, Path folder) {
+            /// A file that cannot be saved does not fail its row, which was paid for: it is reported as missing.
             Response.SavedFiles save(String id, ObjectNode outputs) {
                 long start = System.nanoTime();
                 var saved = new ArrayList<Path>();
@@ -5126,8 +5128,8 @@ final class DifyExec implements Runnable {
                 try {
                     var ips = List.of(InetAddress.getAllByName(address.getHost()));
                     if (ips.stream().anyMatch(InetAddress::isLinkLocalAddress)) return "link-local";
-                    if (ips.stream().anyMatch(ip -> ip.isLoopbackAddress() || ip.isAnyLocalAddress())) return "loopback";
-                    return "";
+                    boolean isOwn = ips.stream().anyMatch(ip -> ip.isLoopbackAddress() || ip.isAnyLocalAddress());
+                    return isOwn ? "loopback" : "";
                 } catch (UnknownHostException _) {
                     return "";
                 }
@@ -5208,7 +5210,8 @@ final class DifyExec implements Runnable {
             var overdue = streaming ? Symptom.SILENCE : Symptom.TIMED_OUT;
             var reply = wire.exchange(post, limit, overdue, wire::lastBody, answer -> {
                 if (answer.status != 200) return refusedOrFailed(answer);
-                return answer.isStream ? stream(answer, sent, heard) : blocking(answer);
+                if (answer.isStream) return stream(answer, sent, heard);
+                return blocking(answer);
             });
             return switch (reply) {
                 case Reply.Got(var read) -> read;
@@ -5240,8 +5243,8 @@ final class DifyExec implements Runnable {
             }
             var ran = isChat() ? reader.answered()
                     : reader.ran().map(end -> end.after(waited(answer, reader.finishedAt(), end.usage())));
-            return ran.isPresent() ? ran.get()
-                    : new Response.Cut(reader.ref(), symptom, "HTTP 200 without the end of a run");
+            if (ran.isPresent()) return ran.get();
+            return new Response.Cut(reader.ref(), symptom, "HTTP 200 without the end of a run");
         }
 
         /// How long it took until the run began. Dify 1.16.1 can hold an answer back for 300 s after the run's end.
@@ -5417,6 +5420,8 @@ final class DifyExec implements Runnable {
             ask(post(access.at(path), "application/json", body), LOOK, Transport.Answer::beginning);
         }
 
+        /// Uploads a file and returns its id. One that a link has replaced since it was checked is not sent: the link
+        /// could lead anywhere.
         Reply<String> upload(Value.Local local, String user) {
             var head = "--%1$s\r\nContent-Disposition: form-data; name=\"user\"\r\n\r\n%2$s\r\n"
                     + "--%1$s\r\nContent-Disposition: form-data; name=\"file\"; filename=\"%3$s\"\r\n"
@@ -9738,20 +9743,20 @@ final class DifyExec implements Runnable {
 
     /// Decides what a response means for its row. Nothing else does.
     record Judge(Backoff backoff, RetryRuns failedRuns, Access access) {
-        /// Words of failed runs that another try may pass. Dify hands on what models and nodes say, so this list can only
-        /// grow; its own are `Reached maximum retries` of an HTTP node (1.9 and 1.14, `run_streaming_failed_429.json`).
+        /// Words of failed runs that another try may pass. Dify hands on what models and nodes say, so the list is open;
+        /// Dify's own is `Reached maximum retries` of an HTTP node (1.9 and 1.14, `run_streaming_failed_429.json`).
         private static final Pattern TRANSIENT = Pattern.compile("rate.?limit|overload|unavailable|"
                 + "connect(ion)? ?error|connection (refused|reset|aborted|timed)|time[d -]*out|reached maximum retries|"
                 + "too many requests|\\b(429|502|503|504|529)\\b|try again", Pattern.CASE_INSENSITIVE);
-        /// Two errors of runs that waited for a human (Dify 1.16, `human.json` and `chatflow_paused_blocking.json`). The
-        /// second one is also that of a run that somebody stopped (`stop_race.json`).
+        /// Two errors of runs that waited for a human (Dify 1.16, `human.json` and `chatflow_paused_blocking.json`).
+        /// The second one is also that of a run that somebody stopped (`stop_race.json`).
         private static final String CLOSED = "Aborted: Client response stream closed",
                 TASK = "Aborted: App task was stopped";
         private static final String AFTER_FORM =
                 "Dify 1.16.0 ends runs like this after a form was answered; check there how far it got";
-        /// Refused inputs in a stream, whose events have no code. The first line is Dify's check of the form, the others
-        /// are of files and of typed values: `inputs_streaming.json` and `inputs_more_streaming.json` of 1.9 to 1.16, and
-        /// for the last one `odd_graphs.json` of 1.14 and 1.16. A run's own `Reached maximum retries` has no such event.
+        /// Refused inputs in a stream, whose events have no code: `inputs_streaming.json`,
+        /// `inputs_more_streaming.json` and `chatflow_streaming_refused.json` of 1.9 to 1.16, and for the last one
+        /// `odd_graphs.json` of 1.14 and 1.16. Here, `Reached maximum retries` is about the address of a file.
         private static final Pattern BAD_ROW = Pattern.compile("in input form|input form must|"
                 + "transfer_method is required|query is required|is not a valid FileTransferMethod|"
                 + "No matching enum found|Invalid (upload file|file url|input type)|Detected file type|"
@@ -9765,9 +9770,9 @@ final class DifyExec implements Runnable {
         private static final String OTHER_CODE = "400 (?!completion_request_error:)[^:]*: ";
         /// Refusals that stop the batch, by how `status code: message` begins; the first match counts. The texts get
         /// Dify's message, the address, the status, advice about the address and a redirection's target. A message
-        /// about a malformed request quotes the request, so it is not repeated. Recorded are, among others: versions and
-        /// drafts in `versions_blocking.json` and `publish_again.json`, keys in `keys.json` and `keys_changed.json`,
-        /// malformed requests in `bodies.json`, nodes in `odd_graphs.json`; quotas are those of Dify's Cloud.
+        /// about a malformed request quotes the request, so it is not repeated. Recorded are, among others, drafts in
+        /// `publish_again.json`, keys in `keys.json` and `keys_changed.json`, malformed requests in `bodies.json` and
+        /// unknown nodes in `odd_graphs.json`. The quotas are those of Dify's Cloud, and not recorded.
         private static final List<Refusal> STOPS = List.of(
                 stop("3\\d\\d ", "%2$s redirects to %5$s",
                         "set DIFY_API_BASE_URL to the final address; it usually ends in /v1"),
@@ -9897,8 +9902,8 @@ final class DifyExec implements Runnable {
             return !error.startsWith("Aborted:") && TRANSIENT.matcher(error).find();
         }
 
-        /// The status alone does not decide: Dify answers 400 to bad rows, to settings that are wrong for all rows, and to
-        /// faults of its own.
+        /// The status alone does not decide: Dify answers 400 to bad rows, to settings that are wrong for all rows, and
+        /// in case of faults of its own.
         private Verdict refused(Attempt attempt, Response.Refused seen) {
             if (seen.isTooMany()) return throttled(attempt, seen);
             if (seen.inStream() && seen.code().isEmpty()) return refusedInWords(attempt, seen);
@@ -9915,8 +9920,8 @@ final class DifyExec implements Runnable {
             if (seen.isTransient() || status < 300)
                 return new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, seen.why());
             var words = message(seen).isEmpty() ? "" : ": " + message(seen);
+            if (status == 400 && !words.isEmpty()) return Outcome.failed(seen.message());
             return Outcome.failed(switch (status) {
-                case 400 -> words.isEmpty() ? "HTTP 400" : seen.message();
                 case 403 -> "HTTP 403 from a firewall" + words;
                 case 413 -> "too large for the server (413)" + words;
                 default -> "HTTP " + status + words;
@@ -10120,8 +10125,8 @@ final class DifyExec implements Runnable {
 
         /// From Dify 1.13 on, a stream waits in a queue for a worker, also after its client has left, and the server
         /// shows nothing of it meanwhile. So time alone proves nothing: only a stream that was sent later and has begun
-        /// shows that the queue has moved past this one. Nobody has waited for one of an earlier call, so it may wait for
-        /// the streams of this call.
+        /// shows that the queue has moved past this one. Nobody has waited for one of an earlier call, so it may wait
+        /// for the streams of this call.
         private List<Step> queued(Unresolved unresolved, Here here, Instant now) {
             if (here.passed().isPresent()) return settled(unresolved, here.passed().get(), now);
             var later = unresolved.with(unresolved.state().later(now, false));
@@ -10437,8 +10442,8 @@ final class DifyExec implements Runnable {
             failed(now, sent);
         }
 
-        /// Runs that were sent before it counted as down say nothing new: otherwise `-c 64` would wait as long as after 59
-        /// probes.
+        /// Runs that were sent before it counted as down say nothing new: otherwise `-c 64` would wait as long as after
+        /// 59 probes.
         void failed(Instant now, Instant sent) {
             if (isDown() && sent.isBefore(downAt)) return;
             failedAt = now;
@@ -11012,7 +11017,8 @@ final class DifyExec implements Runnable {
             Usage usage(Usage run) {
                 if (tokens == 0) return run;
                 var known = price.isPresent() ? currency : run.currency();
-                return new Usage(run.seconds(), Math.max(run.tokens(), tokens), run.steps(), price.or(run::price), known);
+                long most = Math.max(run.tokens(), tokens);
+                return new Usage(run.seconds(), most, run.steps(), price.or(run::price), known);
             }
         }
 
@@ -11546,13 +11552,13 @@ final class DifyExec implements Runnable {
 
             Map<String, Object> message() {
                 var now = now();
-                boolean isFailed = now.status().equals("failed");
-                return chatEvent("message", "id", uuid(id + "message"), "inputs", inputs,
+                var message = chatEvent("message", "id", uuid(id + "message"), "inputs", inputs,
                         "query", inputs.get("query"), "answer", now.outputs().getOrDefault("answer", ""),
                         "metadata", object("usage", now.price()), "total_tokens", now.tokens(),
-                        "status", isFailed ? "error" : "normal",
-                        "error", isFailed ? "Run failed: " + now.error() : null,
-                        "provider_response_latency", isFailed ? 0.0 : seconds());
+                        "status", "normal", "error", null, "provider_response_latency", seconds());
+                if (now.status().equals("failed")) message.putAll(object("status", "error",
+                        "error", "Run failed: " + now.error(), "provider_response_latency", 0.0));
+                return message;
             }
 
             /// Waits for the end; the last event ends the stream.
