@@ -60,8 +60,8 @@
 //SOURCES SimulatedForm.java
 //SOURCES SimulatedFiles.java
 //SOURCES SimulatedGraph.java
-//DEPS org.junit.jupiter:junit-jupiter:6.1.0
-//DEPS org.junit.platform:junit-platform-launcher:6.1.0
+//DEPS org.junit.jupiter:junit-jupiter:6.1.3
+//DEPS org.junit.platform:junit-platform-launcher:6.1.3
 //DEPS org.wiremock:wiremock-standalone:3.13.2
 //FILES golden/=golden/*
 //FILES DifyExec.java=../DifyExec.java

@@ -239,6 +239,19 @@ final class DocsTest extends WholeCommand {
         }
     }
 
+    @Nested
+    class TheLibraries {
+        @Test
+        void areListedWithTheirVersions() throws IOException {
+            var used = MapTest.source().lines().filter(line -> line.startsWith("//DEPS "))
+                    .map(line -> line.substring("//DEPS ".length())).toList();
+            var listed = Pattern.compile("(?m)^\\| ([\\w.]+:[\\w-]+) \\| ([\\d.]+) \\| \\w.* \\|$")
+                    .matcher(page("docs/install.md")).results().map(row -> row.group(1) + ":" + row.group(2)).toList();
+
+            assertEquals(used, listed);
+        }
+    }
+
     /// The JDK and JLine read these properties once. `main` sets them, so that they need not be given at each start.
     @Nested
     @Execution(ExecutionMode.SAME_THREAD)
