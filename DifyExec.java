@@ -1177,7 +1177,7 @@ final class DifyExec implements Runnable {
 
     /// Everything known about a row. Long lines and long values are cut, unless they are asked for in full.
     record RowView(boolean full, PrintWriter out) {
-        private static final int LONGEST = 300, LINES = 40;
+        private static final int LONGEST = 300, LINES = 40; // characters of a line, lines of a value
 
         /// Inputs need the CSV, attempts the log, and outputs the results: what is not there is left out.
         void print(Batch batch, int entry, ShellSession.Edits edits) throws IOException {
@@ -2811,7 +2811,7 @@ final class DifyExec implements Runnable {
 
     /// The columns and problems that a check found.
     static final class CheckView {
-        private static final int SHOWN = 20;
+        private static final int SHOWN = 20; // problems
 
         static void print(Inspection inspection, ServerInfo server, PrintWriter out) {
             out.println("App " + Text.quoted(server.app()) + " on Dify " + Text.text(server.version(), 40) + ", "
@@ -2857,7 +2857,7 @@ final class DifyExec implements Runnable {
 
     /// The progress of a batch by its files, as a table or one JSON object.
     static final class StatusView {
-        private static final int BAR = 30;
+        private static final int BAR = 30; // characters of a bar that is all rows
         private static final List<RowStatus> ORDER = List.of(RowStatus.SUCCEEDED, RowStatus.PARTIAL,
                 RowStatus.FAILED, RowStatus.PAUSED, RowStatus.UNKNOWN, RowStatus.PENDING);
 
@@ -2997,7 +2997,7 @@ final class DifyExec implements Runnable {
                     "total_tokens", history.spent.tokens(),
                     "started_at", history.startedAt.map(Times::text).orElse(null),
                     "updated_at", history.updatedAt().map(Times::text).orElse(null),
-                    "errors", Cause.json(Cause.groups(batch, index.onRetryList())),
+                    "errors", Cause.groups(batch).stream().map(Cause.Group::json).toList(),
                     "running_seconds", history.running().toMillis() / 1000.0,
                     "rows_per_second", Math.round(rate(batch) * 1000) / 1000.0,
                     "seconds", history.latencies().percentiles(),
@@ -3083,13 +3083,16 @@ final class DifyExec implements Runnable {
     /// @param start how the tool was started; in the shell empty: there, the open batch is meant
     /// @param words the options but `-i` and `-o`, quoted for a shell: `--id-column 'My id'`
     record NextCall(String command, String start, Optional<String> input, Optional<String> output, List<String> words) {
+        /// Options that belong to one call: to repeat them would start over, leave rows out, or write files again.
         private static final Set<String> ONE_OFF = Set.of("--fresh", "--pending-only", "--on-finish", "--same-app",
                 "--force", "--resend-unknown", "--rerun-changed", "--limit", "--ids", "--json", "--html", "--show",
                 "--failed", "--raw", "--partial", "--input", "--output");
+        /// Which words stay: options that `shell` has, too, and options that the log does not remember.
         private static final String FOR_SHELL =
                 "--(demo|base-url|workflow-id|files|no-check|user|env-file|timeout)\\b.*",
                 NOT_IN_LOG = "(?!--(id-column|encoding|delimiter|sheet|query-column|map|var)\\b).*";
 
+        /// Keeps the words as they were typed and in their order, but for ids and options that belong to this call alone.
         static NextCall of(CommandLine.ParseResult parsed, String start) {
             var ids = parsed.matchedPositionals().stream()
                     .flatMap(positional -> positional.originalStringValues().stream()).toList();
@@ -3131,10 +3134,10 @@ final class DifyExec implements Runnable {
             boolean isFirm = !isPending && hasFailed && index.onRetryList().allMatch(entry ->
                     index.status(entry) == RowStatus.FAILED && history.isFirm(entry));
             if (!others.isEmpty()) print(others, history, results, out);
-            else if (!isFirm) print(isPending ? "run" : "retry", Optional.of(history), results, out);
+            else if (!isFirm) suggest(isPending ? "run" : "retry", Optional.of(history), results, out);
             else {
                 if (start.isEmpty()) out.println("Next: failures");
-                else only(FOR_SHELL).print("shell", Optional.of(history), results, out);
+                else only(FOR_SHELL).suggest("shell", Optional.of(history), results, out);
                 report(results, out);
             }
         }
@@ -3151,7 +3154,7 @@ final class DifyExec implements Runnable {
             out.println(batch.history().lateRuns == 0 ? "All rows succeeded." : "Every row has a result.");
             if (command.equals("export")) return;
             if (shard.isEmpty()) {
-                with(List.of("out.csv")).print("export", Optional.empty(), results, out);
+                with(List.of("out.csv")).suggest("export", Optional.empty(), results, out);
                 report(results, out);
             } else if (words.stream().anyMatch(word -> word.startsWith("--shard"))) {
                 int count = shard.get().count();
@@ -3169,12 +3172,12 @@ final class DifyExec implements Runnable {
         void print(Collection<Shard> others, History known, Path results, PrintWriter out) {
             var away = others.stream().filter(shard -> !BatchFiles.of(shard.of(results)).isStarted()).findFirst();
             if (away.isEmpty()) {
-                with(List.of()).print("merge", Optional.of(known), results, out);
+                with(List.of()).suggest("merge", Optional.of(known), results, out);
                 return;
             }
             out.println("No files for shard " + away.get() + " here. Copy them over if it ran on another machine.");
             with(Stream.concat(words.stream(), Stream.of("--shard " + away.get())).toList()).only(NOT_IN_LOG)
-                    .print("run", Optional.of(known), results, out);
+                    .suggest("run", Optional.of(known), results, out);
         }
 
         private NextCall only(String pattern) {
@@ -3189,10 +3192,10 @@ final class DifyExec implements Runnable {
         void begin(Optional<Shard> part, PrintWriter out) {
             var results = Path.of("results.jsonl");
             if (!start.isEmpty() && Files.notExists(part.map(shard -> shard.of(results)).orElse(results)))
-                print("run", Optional.empty(), results, out);
+                suggest("run", Optional.empty(), results, out);
         }
 
-        private void print(String command, Optional<History> known, Path results, PrintWriter out) {
+        private void suggest(String command, Optional<History> known, Path results, PrintWriter out) {
             var line = new ArrayList<>(start.isEmpty() ? List.of(command) : List.of(start, command));
             if (!start.isEmpty() || input.isPresent()) line.addAll(List.of("-i", Text.shell(input.or(() ->
                     known.flatMap(history -> history.input(results)).map(Path::toString)).orElse("CSV"))));
@@ -3214,14 +3217,26 @@ final class DifyExec implements Runnable {
             return new Cause(batch.index().status(entry), batch.history().cause(entry));
         }
 
-        /// The ids of rows by cause, the most frequent cause first.
-        static Map<Cause, List<String>> groups(Batch batch, IntStream rows) {
-            var groups = rows.boxed().collect(Collectors.groupingBy(entry -> Cause.of(batch, entry),
+        /// The failed, paused and unknown rows of one cause.
+        record Group(Cause cause, List<String> ids) {
+            /// `3 × unknown: the answer broke off (r-1, r-2, …)`
+            String line() {
+                var examples = Text.first(3, ids.stream().map(Text::id));
+                return ids.size() + " × " + Text.text(cause.words(), 160) + " (" + examples + ")";
+            }
+
+            Map<String, Object> json() {
+                return object("outcome", cause.outcome().word(), "cause", cause.text(), "count", ids.size(),
+                        "ids", ids.stream().limit(3).toList());
+            }
+        }
+
+        /// The most frequent cause comes first; of two that are as frequent, the one that occurs first.
+        static List<Group> groups(Batch batch) {
+            var groups = batch.index().onRetryList().boxed().collect(Collectors.groupingBy(entry -> of(batch, entry),
                     LinkedHashMap::new, Collectors.mapping(batch.index()::id, Collectors.toList())));
-            var sorted = new LinkedHashMap<Cause, List<String>>();
-            groups.entrySet().stream().sorted(Comparator.comparingInt(group -> -group.getValue().size()))
-                    .forEach(group -> sorted.put(group.getKey(), group.getValue()));
-            return sorted;
+            return groups.entrySet().stream().map(group -> new Group(group.getKey(), group.getValue()))
+                    .sorted(Comparator.comparingInt(group -> -group.ids().size())).toList();
         }
 
         /// `unknown: the answer broke off`; for failed rows, the text alone.
@@ -3230,22 +3245,8 @@ final class DifyExec implements Runnable {
         }
 
         static void print(Batch batch, PrintWriter out, Ansi paint) {
-            Text.some(List.copyOf(groups(batch, batch.index().onRetryList()).entrySet()), 10, group ->
-                    out.println("  " + paint.by(group.getKey().outcome(), group.getKey().line(group.getValue()))),
+            Text.some(groups(batch), 10, group -> out.println("  " + paint.by(group.cause().outcome(), group.line())),
                     "  %s causes", out);
-        }
-
-        /// `3 × unknown: the answer broke off (r-1, r-2, …)`
-        private String line(List<String> ids) {
-            var examples = Text.first(3, ids.stream().map(Text::id));
-            return ids.size() + " × " + Text.text(words(), 160) + " (" + examples + ")";
-        }
-
-        static List<Map<String, Object>> json(Map<Cause, List<String>> groups) {
-            return groups.entrySet().stream()
-                    .map(group -> object("outcome", group.getKey().outcome().word(),
-                            "cause", group.getKey().text(), "count", group.getValue().size(),
-                            "ids", group.getValue().stream().limit(3).toList())).toList();
         }
     }
 
@@ -3408,6 +3409,7 @@ final class DifyExec implements Runnable {
     /// A self-contained page that opens offline, with all rows to search. [Html] draws it from JSON, so that no value
     /// becomes markup.
     static final class WebPage {
+        /// Rows in one script element: a browser parses one at a time. Characters of a value: more are in the results.
         private static final int BLOCK = 5_000, LONGEST = 2_000;
 
         /// A row for the script, by its number.
@@ -3426,16 +3428,16 @@ final class DifyExec implements Runnable {
 
         /// A batch with its charts, its causes of failure and its rows.
         static void report(Batch batch, OutputStream file) throws IOException {
-            var groups = Cause.groups(batch, batch.index().onRetryList());
+            var groups = Cause.groups(batch);
             var causes = new HashMap<Cause, Integer>();
-            groups.keySet().forEach(cause -> causes.put(cause, causes.size()));
+            groups.forEach(group -> causes.put(group.cause(), causes.size()));
             var totals = new LinkedHashMap<String, Long>();
             StatusView.counts(batch.index()::count).forEach((status, rows) -> totals.put(status.word(), rows));
             try (var ends = new LineOffsets.RowEnds(batch)) {
                 var rows = batch.rows(_ -> true);
                 write(file, object("title", StatusView.title(batch), "about", StatusView.headline(batch, Ansi.OFF),
                         "totals", totals, "figures", StatusView.figures(batch), "notes", StatusView.notes(batch),
-                        "causes", Cause.json(groups)), batch.index().size(), entry -> {
+                        "causes", groups.stream().map(Cause.Group::json).toList()), batch.index().size(), entry -> {
                             var status = batch.index().status(entry);
                             var end = ends.of(entry);
                             var inputs = new LinkedHashMap<>(end.inputs());
@@ -3515,7 +3517,7 @@ final class DifyExec implements Runnable {
     /// Two batches row by row: the rows of the first in its order, then those only in the second.
     static final class Comparison implements AutoCloseable {
         private static final JsonNode MISSING = Json.MAPPER.missingNode();
-        private static final int SHOWN = 10, LONGEST = 300;
+        private static final int SHOWN = 10, LONGEST = 300; // rows, characters of a text on the terminal
 
         private final LineOffsets.RowEnds first, second;
         private final Scope scope;
