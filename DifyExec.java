@@ -1473,8 +1473,7 @@ final class DifyExec implements Runnable {
                     description = "Run N rows at a time (default: 5; 1 with --wait).")
             Long concurrency;
 
-            @Option(names = {"-w", "--wait"}, paramLabel = "SEC",
-                    description = "Pause this long after each request.")
+            @Option(names = {"-w", "--wait"}, paramLabel = "SEC", description = "Pause this long after each request.")
             Duration wait;
 
             @Option(names = "--rate", paramLabel = "N/s|N/m|N/h",
@@ -1505,8 +1504,7 @@ final class DifyExec implements Runnable {
         }
 
         static final class OutputOptions {
-            @Option(names = "--no-bom", hidden = true,
-                    description = "Write results without a byte order mark.")
+            @Option(names = "--no-bom", hidden = true, description = "Write results without a byte order mark.")
             boolean noBom;
 
             @Option(names = "--json", description = "Print one JSON object about the call at its end.")
@@ -2358,8 +2356,7 @@ final class DifyExec implements Runnable {
                     description = "Call the API at this address (env: DIFY_API_BASE_URL; default: ${DEFAULT-VALUE}).")
             URI baseUrl;
 
-            @Option(names = "--env-file", paramLabel = "FILE",
-                    description = "Read settings from this file, not .env.")
+            @Option(names = "--env-file", paramLabel = "FILE", description = "Read settings from this file, not .env.")
             Path envFile;
 
             @Option(names = "--workflow-id", paramLabel = "ID", defaultValue = "",
@@ -2510,8 +2507,7 @@ final class DifyExec implements Runnable {
     }
 
     static class ShardOption {
-        @Option(names = "--shard", paramLabel = "I/N",
-                description = "Run only shard I of N, in files of its own.")
+        @Option(names = "--shard", paramLabel = "I/N", description = "Run only shard I of N, in files of its own.")
         String shard;
 
         Optional<Shard> shard() {
@@ -8256,8 +8252,7 @@ final class DifyExec implements Runnable {
 
             private static <T> T one(String option, T now, T before, Path log) {
                 if (before == null || before.equals("")) return now;
-                if (now == null || now.equals("")
-                        || now.toString().equalsIgnoreCase(before.toString())) return before;
+                if (now == null || now.equals("") || now.toString().equalsIgnoreCase(before.toString())) return before;
                 throw other(option, now, before, log);
             }
 
@@ -8294,8 +8289,7 @@ final class DifyExec implements Runnable {
                 return of(file, Header.of(file, shape.delimiter()), shape);
             } catch (IOException | RuntimeException problem) {
                 copies.close();
-                throw problem instanceof RuntimeException known ? known
-                        : new Unusable(input + ": " + Text.of(problem));
+                throw problem instanceof RuntimeException known ? known : new Unusable(input + ": " + Text.of(problem));
             }
         }
 
@@ -9066,8 +9060,7 @@ final class DifyExec implements Runnable {
         private static String plain(BigDecimal number) {
             var exact = number.stripTrailingZeros();
             if (Math.abs((long) exact.scale()) > 1000) return exact.toString();
-            return (exact.scale() <= 0 ? exact : exact.round(new MathContext(15)).stripTrailingZeros())
-                    .toPlainString();
+            return (exact.scale() <= 0 ? exact : exact.round(new MathContext(15)).stripTrailingZeros()).toPlainString();
         }
 
         /// Reports the cells that fastexcel's reader takes for empty although they are not: formulas without a result (an
@@ -9252,8 +9245,7 @@ final class DifyExec implements Runnable {
 
         /// The columns that no variable takes, without the ids and a question that `--query-column` does not name yet.
         private List<String> unmatched(Csv csv) {
-            boolean hasQuestion = variables.stream().filter(Variable::isQuestion)
-                    .allMatch(byColumn::containsValue);
+            boolean hasQuestion = variables.stream().filter(Variable::isQuestion).allMatch(byColumn::containsValue);
             var question = hasQuestion ? "" : questionColumn(csv.columns()).orElse("");
             return csv.columns().stream().filter(column -> !byColumn.containsKey(column) && !csv.isId(column)
                     && !question.equals(column)).collect(Collectors.toCollection(ArrayList::new));
@@ -9343,8 +9335,7 @@ final class DifyExec implements Runnable {
         /// Where an `@path` starts, and the folders that it must not leave, all links followed.
         record Folders(Path base, List<Path> within) {
             static Folders of(Path csv, Path more) {
-                var base = Files.isRegularFile(csv) ? csv.toAbsolutePath().getParent()
-                        : Path.of("").toAbsolutePath();
+                var base = Files.isRegularFile(csv) ? csv.toAbsolutePath().getParent() : Path.of("").toAbsolutePath();
                 try {
                     var own = base.toRealPath();
                     return new Folders(base, more == null ? List.of(own) : List.of(own, more.toRealPath()));
