@@ -1374,9 +1374,7 @@ final class DifyExec implements Runnable {
         private void announceResumption(Batch.Wanted wanted) {
             var batch = wanted.batch();
             if (wanted.asked().isPart() || batch.history().session.isEmpty() || view.isPresent()) return;
-            long failed = wanted.entries().stream()
-                    .filter(entry -> batch.index().status(entry) == RowStatus.FAILED)
-                    .count();
+            long failed = wanted.entries().stream().filter(entry -> batch.index().status(entry) == RowStatus.FAILED).count();
             setup.err().println("Resuming: " + Text.number(batch.index().rows() - wanted.rows()) + " of "
                     + Text.count(batch.index().rows(), "row") + " done"
                     + (failed == 0 ? "" : " (" + Text.number(failed) + " failed will be retried)"));
@@ -1422,20 +1420,13 @@ final class DifyExec implements Runnable {
             return exit.code;
         }
 
-        private static String typed(String option, List<String> words) {
-            for (int at = 0; at < words.size(); at++) {
-                if (words.get(at).startsWith(option + "=")) return words.get(at).substring(option.length() + 1);
-                if (words.get(at).equals(option) && at + 1 < words.size()) return words.get(at + 1);
-            }
-            return null;
-        }
-
-        /// Reports an unusable command line or setting in the same way, with the options as they were typed.
+        /// Reports an unusable command line or setting in the same way, with the options as they were typed: picocli
+        /// may have stopped before it read them.
         static void report(Unusable problem, CommandLine line, List<String> words) throws InterruptedException {
             if (!Set.of("run", "retry").contains(line.getCommandName())) return;
             var out = new OutputOptions();
             out.json = words.contains("--json");
-            out.onFinish = typed("--on-finish", words);
+            out.onFinish = Env.typed("--on-finish", words).orElse(null);
             out.report(object("exit_code", problem.exit.code, "reason", problem.what()), line.getOut(), line.getErr());
         }
 
@@ -1489,8 +1480,7 @@ final class DifyExec implements Runnable {
             Long maxTokens;
 
             @Option(names = "--max-cost", paramLabel = "AMOUNT",
-                    description = "Stop at this cost, such as 5 or 0.5; running rows finish. "
-                            + "Implies streaming.")
+                    description = "Stop at this cost, such as 5 or 0.5; running rows finish. Implies streaming.")
             BigDecimal maxCost;
 
             int concurrency() {
@@ -2388,8 +2378,7 @@ final class DifyExec implements Runnable {
             boolean sameApp;
 
             @Option(names = "--user", paramLabel = "NAME", defaultValue = "difyexec", hidden = true,
-                    description = "Begin the Dify user of each attempt with this name (default: "
-                            + "${DEFAULT-VALUE}).")
+                    description = "Begin the Dify user of each attempt with this name (default: ${DEFAULT-VALUE}).")
             String user;
 
             /// The key never comes from an option: everyone on the machine can see a command line.
@@ -2603,10 +2592,10 @@ final class DifyExec implements Runnable {
     /// Variables and `.env` as defaults of options. Not read if the option was typed, nor for help: they may
     /// be unusable.
     record EnvDefaults(Env env, String... typed) implements IDefaultValueProvider {
-        static final Map<String, String> VARIABLES = Map.of("--base-url", "DIFY_API_BASE_URL",
-                "--workflow-id", "DIFY_WORKFLOW_ID", "--max-retries", "MAX_RETRIES",
-                "--initial-retry-delay", "INITIAL_RETRY_DELAY", "--max-retry-delay", "MAX_RETRY_DELAY",
-                "--timeout", "TIMEOUT");
+        static final Map<String, String> VARIABLES = Map.of(
+                "--base-url", "DIFY_API_BASE_URL", "--workflow-id", "DIFY_WORKFLOW_ID", "--timeout", "TIMEOUT",
+                "--max-retries", "MAX_RETRIES", "--initial-retry-delay", "INITIAL_RETRY_DELAY",
+                "--max-retry-delay", "MAX_RETRY_DELAY");
 
         @Override
         public String defaultValue(ArgSpec arg) {
@@ -8293,6 +8282,7 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Gives each column the name of its variable. What was chosen, now or earlier, must still fit the file.
         private static Csv of(TextFile file, Header header, Shape shape) {
             var inputs = new ArrayList<Input>();
             int id = idColumn(file, header, shape.idColumn());
@@ -8686,6 +8676,7 @@ final class DifyExec implements Runnable {
         private static final String ZIP = "504b0304";
         private static final Pattern JSON = Pattern.compile("\uFEFF?\\s*(\\[\\s*)?\\{\\s*[\"}]");
 
+        /// Opens an input by its first bytes, whatever its name says: people rename files.
         static TextFile of(Path input, Csv.Shape shape, Copies copies) throws IOException {
             Copies.removeAbandoned();
             var path = rereadable(input, copies);
@@ -8843,9 +8834,8 @@ final class DifyExec implements Runnable {
 
             void refuse() {
                 if (count == 1) throw only;
-                if (count > 1) throw new Unusable(file.name() + ": " + count + " problems"
-                        + String.join("", shown)
-                        + (count > SHOWN ? "\n  … and " + (count - SHOWN) + " more" : ""));
+                if (count > SHOWN) shown.add("\n  … and " + (count - SHOWN) + " more");
+                if (count > 1) throw new Unusable(file.name() + ": " + count + " problems" + String.join("", shown));
             }
         }
 
@@ -8955,18 +8945,20 @@ final class DifyExec implements Runnable {
         static TextFile copy(TextFile file, String wanted) {
             try (var book = open(file)) {
                 var names = book.getSheets().map(Sheet::getName).toList();
-                var sheet = book.getSheets().filter(one -> wanted.isEmpty() ? hasData(one)
-                        : one.getName().equalsIgnoreCase(wanted)).findFirst()
-                        .orElseThrow(() -> wanted.isEmpty() ? new Unusable(file.name() + ": no worksheet with data")
-                                : new Unusable(file.name() + ": no worksheet " + Text.quoted(wanted),
-                                        "name another one with --sheet: " + Text.text(String.join(", ", names), 300)));
+                Predicate<Sheet> isWanted = one -> one.getName().equalsIgnoreCase(wanted);
+                var sheet = book.getSheets().filter(wanted.isEmpty() ? Book::hasData : isWanted).findFirst();
+                if (sheet.isEmpty() && wanted.isEmpty()) throw new Unusable(file.name() + ": no worksheet with data");
+                if (sheet.isEmpty())
+                    throw new Unusable(file.name() + ": no worksheet " + Text.quoted(wanted),
+                            "name another one with --sheet: " + Text.text(String.join(", ", names), 300));
+                var name = sheet.get().getName();
                 var notes = new ArrayList<String>();
-                if (names.size() > 1 && wanted.isEmpty()) notes.add("reading the worksheet "
-                        + Text.quoted(sheet.getName()) + "; --sheet reads another one of " + names.size());
-                var named = file.ofSheet(sheet.getName(), names);
+                if (names.size() > 1 && wanted.isEmpty())
+                    notes.add("reading the worksheet " + Text.quoted(name) + "; --sheet reads another one of " + names.size());
+                var named = file.ofSheet(name, names);
                 var reader = new Book(named, book.isDate1904());
-                reader.requireValues(sheet);
-                return named.copied(notes, out -> notes.addAll(reader.read(sheet, out)));
+                reader.requireValues(sheet.get());
+                return named.copied(notes, out -> notes.addAll(reader.read(sheet.get(), out)));
             } catch (Unusable problem) {
                 throw problem;
             } catch (IOException | RuntimeException | XMLStreamException _) { // in words about zip files, XML and Java
@@ -9097,8 +9089,9 @@ final class DifyExec implements Runnable {
             return Objects.requireNonNullElse(xml.getAttributeValue(null, name), "");
         }
 
+        /// Reads one cell, at whose start the reader is. A formula may have an empty text as its result: type `str`.
         private void requireValue(XMLStreamReader xml, int texts) throws XMLStreamException {
-            var address = new CellAddress(attribute(xml, "r"));
+            var place = attribute(xml, "r");
             var type = attribute(xml, "t");
             boolean isFormula = false;
             var value = "";
@@ -9108,10 +9101,14 @@ final class DifyExec implements Runnable {
                 if (xml.getLocalName().equals("v")) value = xml.getElementText().strip();
             }
             if (type.equals("s") && !value.isEmpty() && (!value.matches("\\d{1,9}") || Integer.parseInt(value) >= texts))
-                problems.add(address.getRow() + 1, address.getColumn(), "the workbook lacks the text of this cell");
+                report(place, "the workbook lacks the text of this cell");
             if (isFormula && value.isEmpty() && type.matches("n?"))
-                problems.add(address.getRow() + 1, address.getColumn(),
-                        "a formula without a result (save the workbook in a spreadsheet program)");
+                report(place, "a formula without a result (save the workbook in a spreadsheet program)");
+        }
+
+        private void report(String place, String problem) {
+            var address = new CellAddress(place);
+            problems.add(address.getRow() + 1, address.getColumn(), problem);
         }
     }
 
@@ -9119,11 +9116,9 @@ final class DifyExec implements Runnable {
     record Form(List<Variable> variables, Map<String, Variable> byColumn, boolean isText) {
         Form(List<Variable> variables, List<String> columns, boolean isText) {
             var byColumn = new LinkedHashMap<String, Variable>();
-            for (var column : columns)
-                variables.stream().filter(variable -> variable.name().equals(column)).findFirst()
-                        .or(() -> variables.stream().filter(variable -> variable.label().equals(column)
-                                && !columns.contains(variable.name())).findFirst())
-                        .ifPresent(variable -> byColumn.put(column, variable));
+            for (var variable : variables)
+                if (columns.contains(variable.name())) byColumn.put(variable.name(), variable);
+                else if (columns.contains(variable.label())) byColumn.putIfAbsent(variable.label(), variable);
             this(List.copyOf(variables), Collections.unmodifiableMap(byColumn), isText);
         }
 
@@ -9135,10 +9130,11 @@ final class DifyExec implements Runnable {
         /// null.
         static Form of(JsonNode parameters, List<String> columns, Variable.Folders folders) {
             var variables = new ArrayList<Variable>();
-            for (var item : parameters.path("user_input_form")) for (var entry : item.properties())
-                variables.add(Variable.of(entry.getKey(), entry.getValue(), parameters.path("system_parameters"),
-                        folders));
-            return new Form(variables, columns, !parameters.path("user_input_form").isArray());
+            var form = parameters.path("user_input_form");
+            var system = parameters.path("system_parameters");
+            for (var item : form) for (var entry : item.properties())
+                variables.add(Variable.of(entry.getKey(), entry.getValue(), system, folders));
+            return new Form(variables, columns, !form.isArray());
         }
 
         Form asking(String column, List<String> columns) {
@@ -9195,8 +9191,7 @@ final class DifyExec implements Runnable {
             for (var name : columns.stream().filter(csv::isNamed).toList()) {
                 columns.remove(name);
                 losses.add("--map or --var names " + Text.quoted(name) + ", but the workflow has no such variable"
-                        + Nearest.of(name, unfilled.stream().map(Variable::name).toList())
-                                .map(near -> "; did you mean " + Text.quoted(near) + "?").orElse(""));
+                        + Nearest.hint(name, unfilled.stream().map(Variable::name).toList()));
             }
             var pairs = new HashMap<Variable, String>();
             for (var column : columns) for (var variable : unfilled)
@@ -9232,10 +9227,10 @@ final class DifyExec implements Runnable {
             if (isText) return List.of();
             var columns = Text.first(10, unmatched(csv).stream().map(Text::quoted));
             var missing = Text.first(10, unfilled().stream().map(Variable::name).map(Text::quoted));
-            return Stream.of(columns.isEmpty() ? ""
-                    : "Dify ignores columns without a matching variable: " + columns,
-                    missing.isEmpty() ? "" : "no column for these variables: " + missing)
-                    .filter(note -> !note.isEmpty()).toList();
+            var notes = new ArrayList<String>();
+            if (!columns.isEmpty()) notes.add("Dify ignores columns without a matching variable: " + columns);
+            if (!missing.isEmpty()) notes.add("no column for these variables: " + missing);
+            return notes;
         }
 
         private List<Variable> unfilled() {
@@ -9307,8 +9302,7 @@ final class DifyExec implements Runnable {
         private static Value select(String cell, List<String> options) {
             if (options.contains(cell)) return new Value.Str(cell);
             return new Value.Wrong("must be one of " + Text.first(20, options.stream().map(Text::quoted))
-                    + Nearest.of(cell, options)
-                    .map(near -> "; did you mean " + Text.quoted(near) + "?").orElse(""));
+                    + Nearest.hint(cell, options));
         }
 
         /// Takes plain decimal notation. Exponents and underscores, which the server takes, are refused on purpose.
@@ -9351,8 +9345,7 @@ final class DifyExec implements Runnable {
                     "image", List.of("jpg", "jpeg", "png", "webp", "gif", "svg"),
                     "audio", List.of("mp3", "m4a", "wav", "amr", "mpga"),
                     "video", List.of("mp4", "mov", "mpeg", "webm"),
-                    "document", List.of("txt", "markdown", "md", "mdx", "pdf", "html", "htm",
-                            "xlsx", "xls", "vtt",
+                    "document", List.of("txt", "markdown", "md", "mdx", "pdf", "html", "htm", "xlsx", "xls", "vtt",
                             "properties", "doc", "docx", "csv", "eml", "msg", "pptx", "ppt", "xml", "epub"));
             private static final Pattern SECOND = Pattern.compile(";\\s*(@|https?://)");
             private static final String LOCAL = "local_file", REMOTE = "remote_url";
@@ -9399,6 +9392,7 @@ final class DifyExec implements Runnable {
                 return new Value.Wrong("must be a URL (https://…)" + (takes(LOCAL) ? " or @path" : ""));
             }
 
+            /// A file that is uploaded. Everything that would fail then is refused now, before any row is sent.
             private Value local(String name) {
                 try {
                     var path = folders.base().resolve(name);
@@ -11873,7 +11867,6 @@ final class DifyExec implements Runnable {
     /// Only [#needed] refuses a file that cannot be read.
     record Env(UnaryOperator<String> environment, List<DotEnv> files, String invocation) {
         static final String PLACEHOLDER = "app-your-key-here";
-        private static final String ENV_FILE = "--env-file";
 
         record Setting(String name, String text, String source, String fault, String remedy) {
             /// `TIMEOUT=abc`, but `TIMEOUT in .env`: a line of a file may hold the key.
@@ -11902,14 +11895,20 @@ final class DifyExec implements Runnable {
 
         /// With the file of `--env-file` instead of `.env`: the key has to be known before anything is printed.
         Env with(String... args) {
-            for (int at = 0; at < args.length && !args[at].equals("--"); at++) {
-                var file = "";
-                if (args[at].startsWith(ENV_FILE + "=")) file = args[at].substring(ENV_FILE.length() + 1);
-                if (args[at].equals(ENV_FILE) && at + 1 < args.length) file = args[at + 1];
-                if (file.isBlank()) continue;
-                return new Env(environment, List.of(new DotEnv(Path.of(file).toAbsolutePath())), invocation);
+            var file = typed("--env-file", List.of(args)).filter(name -> !name.isBlank());
+            if (file.isEmpty()) return this;
+            return new Env(environment, List.of(new DotEnv(Path.of(file.get()).toAbsolutePath())), invocation);
+        }
+
+        /// The value of an option whose value is needed although picocli has not read the words.
+        static Optional<String> typed(String option, List<String> words) {
+            var options = words.stream().takeWhile(word -> !word.equals("--")).toList();
+            for (int at = 0; at < options.size(); at++) {
+                var word = options.get(at);
+                if (word.startsWith(option + "=")) return Optional.of(word.substring(option.length() + 1));
+                if (word.equals(option) && at + 1 < options.size()) return Optional.of(options.get(at + 1));
             }
-            return this;
+            return Optional.empty();
         }
 
         /// The first place with a value, or with a line for it that cannot be read. Blank values and placeholders do
@@ -12583,6 +12582,10 @@ final class DifyExec implements Runnable {
 
         static Optional<String> of(String word, List<String> words) {
             return of(word, words.stream(), Math.max(1, word.length() / 4), 1).stream().findFirst();
+        }
+
+        static String hint(String word, List<String> words) {
+            return of(word, words).map(near -> "; did you mean " + Text.quoted(near) + "?").orElse("");
         }
 
         /// Words at most so many letters away, the nearest first.

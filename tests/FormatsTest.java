@@ -201,6 +201,8 @@ final class FormatsTest extends WholeCommand {
                             "(?s).+", ""), "Sheet1!B2"),
                     new Case("noStyles.xlsx", edited(edited(book("A1=s:id", "A2=n:7"), "styles.xml", "(?s).+", ""),
                             "[Content_Types].xml", "<Override PartName=\"/xl/styles.*?/>", ""), "2 {id=7}"),
+                    new Case("noPlaces.xlsx", edited(book("A1=s:id", "B1=s:x", "A2=n:1", "B2=s:a"), "sheet1.xml",
+                            " r=\"[A-Z]?\\d\"", ""), "2 {id=1, x=a}"),
                     new Case("spaces.xlsx", book("A1=s:id", "B1=s:x", "A2=n: 12 ", "B2=n2:\n45322\n"),
                             "2 {id=12, x=2024-01-31}"),
                     new Case("rowBeyond.xlsx", book("A1=s:id", "A2=n:1", "A99999999=n:2"), "99999999", "1,048,576"),
