@@ -1374,7 +1374,8 @@ final class DifyExec implements Runnable {
         private void announceResumption(Batch.Wanted wanted) {
             var batch = wanted.batch();
             if (wanted.asked().isPart() || batch.history().session.isEmpty() || view.isPresent()) return;
-            long failed = wanted.entries().stream().filter(entry -> batch.index().status(entry) == RowStatus.FAILED).count();
+            long failed = wanted.entries().stream()
+                    .filter(entry -> batch.index().status(entry) == RowStatus.FAILED).count();
             setup.err().println("Resuming: " + Text.number(batch.index().rows() - wanted.rows()) + " of "
                     + Text.count(batch.index().rows(), "row") + " done"
                     + (failed == 0 ? "" : " (" + Text.number(failed) + " failed will be retried)"));
@@ -1488,7 +1489,8 @@ final class DifyExec implements Runnable {
                 if (concurrency != null) slots = (int) Math.min(concurrency, Integer.MAX_VALUE);
                 if (slots > MOST) throw new Unusable("-c " + concurrency + ": must be at most " + MOST);
                 if (wait != null && slots > 1)
-                    throw new Unusable("--wait cannot be used with -c " + slots, "--wait runs one row at a time; leave one of them out");
+                    throw new Unusable("--wait cannot be used with -c " + slots,
+                            "--wait runs one row at a time; leave one of them out");
                 return slots;
             }
         }
@@ -1512,8 +1514,8 @@ final class DifyExec implements Runnable {
                     description = "Show progress: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
             Progress.Style progress;
 
-            /// Prints how the session ended, and passes it to a command, which ends with this process, also by a signal.
-            /// The command gets no key, and its failure changes nothing: the session is over.
+            /// Prints how the session ended, and passes it to a command, which ends with this process, also by a
+            /// signal. The command gets no key, and its failure changes nothing: the session is over.
             void report(Map<String, Object> end, PrintWriter out, PrintWriter err) throws InterruptedException {
                 var text = Secret.current().mask(Json.text(end).replace("\n", ""));
                 if (json) out.println(text);
@@ -1984,7 +1986,8 @@ final class DifyExec implements Runnable {
                     .setHelpSectionMap(sections)
                     .setHelpSectionKeys(keys)
                     .setCaseInsensitiveEnumValuesAllowed(true)
-                    .setParameterExceptionHandler((problem, _) -> print(unusable(problem, env), problem.getCommandLine()))
+                    .setParameterExceptionHandler((problem, _) ->
+                            print(unusable(problem, env), problem.getCommandLine()))
                     .setExecutionExceptionHandler(CommandLines::stopped)
                     .setExecutionStrategy(parsed -> execute(parsed, env.secret()));
         }
@@ -2201,8 +2204,9 @@ final class DifyExec implements Runnable {
                 var address = text.strip().replaceAll("/+$", "");
                 try {
                     var uri = new URI(address);
+                    boolean isHttp = uri.getHost() != null && String.valueOf(uri.getScheme()).matches("https?");
                     boolean isPlain = uri.getFragment() == null && uri.getQuery() == null && uri.getUserInfo() == null;
-                    if (isPlain && uri.getHost() != null && String.valueOf(uri.getScheme()).matches("https?")) return uri;
+                    if (isHttp && isPlain) return uri;
                 } catch (URISyntaxException _) {
                     // refused below, in our words
                 }
@@ -2513,7 +2517,8 @@ final class DifyExec implements Runnable {
         Optional<Demo> start(Csv csv) throws IOException {
             if (version == null) return Optional.empty();
             var question = version.equals(Demo.CHATFLOW) ? csv.shape().queryColumn() : "";
-            return Optional.of(new Demo(version, csv.columns().stream().filter(name -> !name.equals(question)).toList()));
+            var columns = csv.columns().stream().filter(name -> !name.equals(question)).toList();
+            return Optional.of(new Demo(version, columns));
         }
     }
 
@@ -8260,8 +8265,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Refuses another id column or worksheet than before. A worksheet may have been renamed; case counts only if the
-        /// file tells columns apart by it.
+        /// Refuses another id column or worksheet than before. A worksheet may have been renamed; case counts only if
+        /// the file tells columns apart by it.
         void requireSame(Shape before, Path log) {
             var id = idColumn.title();
             boolean isSameId = before.idColumn().isEmpty() || id.equals(before.idColumn())
@@ -8954,7 +8959,8 @@ final class DifyExec implements Runnable {
                 var name = sheet.get().getName();
                 var notes = new ArrayList<String>();
                 if (names.size() > 1 && wanted.isEmpty())
-                    notes.add("reading the worksheet " + Text.quoted(name) + "; --sheet reads another one of " + names.size());
+                    notes.add("reading the worksheet " + Text.quoted(name) + "; --sheet reads another one of "
+                            + names.size());
                 var named = file.ofSheet(name, names);
                 var reader = new Book(named, book.isDate1904());
                 reader.requireValues(sheet.get());
@@ -9035,28 +9041,33 @@ final class DifyExec implements Runnable {
                     () -> Format.eastAsian(cell.getDataFormatId()));
             var format = formats.computeIfAbsent(code, Format::of);
             boolean isMoment = format.hasDay() || format.hasTime() && number.compareTo(BigDecimal.ONE) < 0; // not 30 h
-            if (!isMoment || number.signum() < 0 || number.compareTo(AFTER_LAST_DAY) >= 0) {
-                var text = plain(number);
-                int missing = format.digits() - text.length();
-                return missing > 0 && text.chars().allMatch(Character::isDigit) ? "0".repeat(missing) + text : text;
-            }
+            boolean isDay = number.signum() >= 0 && number.compareTo(AFTER_LAST_DAY) < 0;
+            return isMoment && isDay ? moment(number, format) : plain(number, format.digits());
+        }
+
+        private String moment(BigDecimal number, Format format) {
             // Excel's 1900 has a 29 February: days before it count from another day
             var start = is1904 ? LocalDate.of(1904, 1, 1) : LocalDate.of(1899, 12, number.intValue() < 61 ? 31 : 30);
             var time = start.atStartOfDay().plus(number.movePointRight(3).multiply(BigDecimal.valueOf(86_400))
                     .setScale(0, RoundingMode.HALF_UP).longValue(), ChronoUnit.MILLIS);
             if (!format.hasDay()) return DateTimeFormatter.ISO_LOCAL_TIME.format(time);
-            return format.hasTime() ? DateTimeFormatter.ISO_LOCAL_DATE_TIME.format(time) : time.toLocalDate().toString();
+            if (!format.hasTime()) return time.toLocalDate().toString();
+            return DateTimeFormatter.ISO_LOCAL_DATE_TIME.format(time);
         }
 
-        /// Without exponent. Whole numbers keep their digits, fractions have the 15 that Excel shows.
-        private static String plain(BigDecimal number) {
-            var exact = number.stripTrailingZeros();
-            if (Math.abs((long) exact.scale()) > 1000) return exact.toString();
-            return (exact.scale() <= 0 ? exact : exact.round(new MathContext(15)).stripTrailingZeros()).toPlainString();
+        /// Without exponent, up to a length at which it would only fill the memory. Whole numbers keep their digits and
+        /// are padded with zeros, fractions have the 15 digits that Excel shows.
+        private static String plain(BigDecimal number, int digits) {
+            var shown = number.stripTrailingZeros();
+            if (Math.abs((long) shown.scale()) > 1000) return shown.toString();
+            if (shown.scale() > 0) shown = shown.round(new MathContext(15)).stripTrailingZeros();
+            var text = shown.toPlainString();
+            if (shown.scale() > 0 || shown.signum() < 0) return text;
+            return "0".repeat(Math.max(0, digits - text.length())) + text;
         }
 
-        /// Reports the cells that fastexcel's reader takes for empty although they are not: formulas without a result (an
-        /// empty text is one), and texts that the workbook lacks.
+        /// Reports the cells that fastexcel's reader takes for empty although they are not: formulas without a result
+        /// (an empty text is one), and texts that the workbook lacks.
         private void requireValues(Sheet sheet) throws IOException, XMLStreamException {
             try (var zip = new ZipFile(file.path().toFile())) {
                 var parts = new HashMap<String, String>();
@@ -9100,8 +9111,8 @@ final class DifyExec implements Runnable {
                 isFormula |= xml.getLocalName().equals("f");
                 if (xml.getLocalName().equals("v")) value = xml.getElementText().strip();
             }
-            if (type.equals("s") && !value.isEmpty() && (!value.matches("\\d{1,9}") || Integer.parseInt(value) >= texts))
-                report(place, "the workbook lacks the text of this cell");
+            boolean isThere = value.isEmpty() || value.matches("\\d{1,9}") && Integer.parseInt(value) < texts;
+            if (type.equals("s") && !isThere) report(place, "the workbook lacks the text of this cell");
             if (isFormula && value.isEmpty() && type.matches("n?"))
                 report(place, "a formula without a result (save the workbook in a spreadsheet program)");
         }
