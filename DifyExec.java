@@ -1272,7 +1272,7 @@ final class DifyExec implements Runnable {
             try {
                 return openAndRun(asked);
             } catch (Unusable problem) {
-                out.report(object("exit_code", problem.exit.code, "reason", Stop.of(problem).what()), setup.out(),
+                out.report(object("exit_code", problem.exit.code, "reason", Text.text(problem.what(), 1000)), setup.out(),
                         setup.err());
                 throw problem;
             }
@@ -11327,14 +11327,6 @@ final class DifyExec implements Runnable {
         /// The server, a limit or a disk ended the batch.
         static Stop early(String what, String hint) {
             return new Stop(Exit.STOPPED, what, hint);
-        }
-
-        static Stop of(Unusable problem) {
-            return new Stop(problem.exit, problem.what(), problem.hint);
-        }
-
-        Unusable unusable() {
-            return new Unusable(exit, what, hint);
         }
 
         /// `Stopped: cannot write: No space left on device.` and, below, `hint: make room`
