@@ -201,8 +201,8 @@ final class Pace implements Callable<Integer> {
                         new Bar("the same: peak memory in MB", "memory", Basis.ITSELF, false, 200))));
     }
 
-    /// @param prepared folders with a batch that was run before, by what for
-    record Bench(Path root, Map<String, Tool> tools, Map<String, Path> prepared) {
+    /// @param done a finished batch of each tool that needed one
+    record Bench(Path root, Map<String, Tool> tools, Map<String, Path> done) {
         private Figures burst(Tool tool, String mode, int clients, int rows) throws Exception {
             return batch(tool, "burst-" + mode, rows, new Server(Duration.ZERO, false), "--mode", mode, "-c",
                     String.valueOf(clients));
@@ -237,14 +237,14 @@ final class Pace implements Callable<Integer> {
                     "memory", end.memory(), "seconds", end.seconds()));
         }
 
+        /// The rows fail first, on the same server: a batch belongs to one address.
         private Figures retry(Tool tool) throws Exception {
-            int rows = 8000;
-            var failed = prepared(tool, "failed", rows, new Server(Duration.ZERO, true), 3);
             var folder = folder("retry");
-            try (var files = Files.list(failed); var server = new Server(Duration.ZERO, false)) {
-                for (var file : files.toList()) Files.copy(file, folder.resolve(file.getFileName()));
-                var end = tool.call(folder, server, 0, "retry", "-c", "64", "--mode", "blocking");
-                return figures(server, end);
+            Data.write(folder.resolve("data.csv"), 8000);
+            try (var server = new Server(Duration.ZERO, true)) {
+                tool.call(folder, server, 3, "run", "-c", "64", "--mode", "blocking", "--max-failures", "100000");
+                server.mend();
+                return figures(server, tool.call(folder, server, 0, "retry", "-c", "64", "--mode", "blocking"));
             } finally {
                 delete(folder);
             }
@@ -252,25 +252,21 @@ final class Pace implements Callable<Integer> {
 
         /// An attempt and its end, or their equals: two lines of the log for each row in 0.2.0.
         private Figures status(Tool tool) throws Exception {
-            var done = prepared(tool, "done", 50_000, new Server(Duration.ZERO, false), 0);
-            var version = tool.start(done, 0, "--version").seconds();
-            var status = tool.start(done, 0, "status", "-o", "results.jsonl").seconds();
+            var folder = done(tool);
+            var version = tool.start(folder, "--version").seconds();
+            var status = tool.start(folder, "status", "-o", "results.jsonl").seconds();
             return new Figures(Map.of("beyond", status - version, "version", version));
         }
 
-        /// A batch in the tool's own format, run once for all runs of a measure.
-        private Path prepared(Tool tool, String what, int rows, Server server, int exit) throws Exception {
-            try (server) {
-                var name = what + "-" + tool.name();
-                if (!prepared.containsKey(name)) {
-                    var folder = folder(name);
-                    Data.write(folder.resolve("data.csv"), rows);
-                    tool.call(folder, server, exit, "run", "-c", "64", "--mode", "blocking", "--max-failures",
-                            "100000");
-                    prepared.put(name, folder);
-                }
-                return prepared.get(name);
+        /// A finished batch in the tool's own format, run once for all runs of a measure.
+        private Path done(Tool tool) throws Exception {
+            if (!done.containsKey(tool.name())) try (var server = new Server(Duration.ZERO, false)) {
+                var folder = folder("done");
+                Data.write(folder.resolve("data.csv"), 50_000);
+                tool.call(folder, server, 0, "run", "-c", "64", "--mode", "blocking");
+                done.put(tool.name(), folder);
             }
+            return done.get(tool.name());
         }
 
         private Path folder(String name) throws IOException {
@@ -347,9 +343,9 @@ final class Pace implements Callable<Integer> {
             return start(folder, server, exit, words);
         }
 
-        End start(Path folder, int exit, String... words) throws Exception {
+        End start(Path folder, String... words) throws Exception {
             try (var unused = new Server(Duration.ZERO, false)) {
-                return start(folder, unused, exit, List.of(words));
+                return start(folder, unused, 0, List.of(words));
             }
         }
 
@@ -411,7 +407,7 @@ final class Pace implements Callable<Integer> {
         private final ServerSocket socket = new ServerSocket(0, 1024, InetAddress.getLoopbackAddress());
         private final Set<Socket> open = ConcurrentHashMap.newKeySet();
         private final Duration latency;
-        private final boolean fails;
+        private volatile boolean fails;
         private final AtomicLong count = new AtomicLong(), first = new AtomicLong(), last = new AtomicLong();
 
         Server(Duration latency, boolean fails) throws IOException {
@@ -440,6 +436,12 @@ final class Pace implements Callable<Integer> {
             return "event: ping\n\n" + Stream.concat(run.opening().stream(), run.closing().stream())
                     .map(event -> "data: " + SimulatedJson.COMPACT.json(event) + "\n\n").collect(joining())
                     .replace(run.id(), RUN);
+        }
+
+        void mend() {
+            fails = false;
+            count.set(0);
+            first.set(0);
         }
 
         String address() {
