@@ -1271,11 +1271,17 @@ final class DifyExec implements Runnable {
         int start(Batch.Selection asked) throws Exception {
             try {
                 return openAndRun(asked);
+            } catch (UncheckedIOException problem) {
+                throw reported(new Unusable(Text.of(problem)));
             } catch (Unusable problem) {
-                out.report(object("exit_code", problem.exit.code, "reason", Text.text(problem.what(), 1000)), setup.out(),
-                        setup.err());
-                throw problem;
+                throw reported(problem);
             }
+        }
+
+        private Unusable reported(Unusable problem) throws InterruptedException {
+            out.report(object("exit_code", problem.exit.code, "reason", Text.text(problem.what(), 1000)), setup.out(),
+                    setup.err());
+            return problem;
         }
 
         /// Opens the files in an order in which a refusal leaves them as they are: `--fresh` moves an earlier batch
@@ -1325,7 +1331,7 @@ final class DifyExec implements Runnable {
             StatusView.notes(batch).forEach(note -> err.println("Note: " + note + "."));
             if (wanted.rows() == 0 && batch.history().resent(false).isEmpty()) {
                 writer.finish().ifPresent(stop -> {
-                    throw new Unusable(stop.what(), stop.hint()); // nothing was sent
+                    throw new Unusable(stop.exit(), stop.what(), stop.hint());
                 });
                 err.println(batch.index().isComplete() ? "Nothing to do: every row has succeeded."
                         : "Nothing to do: no selected row is pending.");
@@ -4097,7 +4103,7 @@ final class DifyExec implements Runnable {
                 }
                 writer.stopped(clock.instant(), agenda.stop);
             } catch (UncheckedIOException problem) {
-                agenda.stopWith(BatchWriter.unwritable(problem.getCause()));
+                agenda.stopWith(writer.unwritable(problem.getCause()));
             }
             watcher.end();
             return agenda.stop;
@@ -6236,14 +6242,12 @@ final class DifyExec implements Runnable {
             var offsets = new LineOffsets();
             var listeners = Stream.concat(showsRows ? Stream.of(offsets) : Stream.empty(),
                     also.stream()).toList();
-            try {
+            return Storage.naming(files.results(), () -> {
                 var index = rows(files, csv);
                 var history = history(files, index, listeners);
-                history.sized(Files.exists(files.results()) ? Files.size(files.results()) : 0);
+                history.sized(files.resultsSize());
                 return new Batch(files, csv, index, history, offsets);
-            } catch (IOException problem) {
-                throw new Unusable(files.results() + ": " + Text.of(problem));
-            }
+            });
         }
 
         /// A batch of which nothing has run yet, whatever its files contain.
@@ -6399,6 +6403,8 @@ final class DifyExec implements Runnable {
         /// What follows from the lines that were added, in their order. It counts once they are in the files.
         private final List<Runnable> effects = new ArrayList<>();
         private boolean mustForce = false, retryListDue = false, cannotForceNoted = false;
+        /// An attempt is sent once it is on disk.
+        private boolean hasAttempts = false, hasSent = false;
         private long nextRetryList = 0;
         private Instant nextForce = Instant.MIN;
         private volatile long forcingSince = 0; // by System.nanoTime(); 0: not now
@@ -6416,40 +6422,40 @@ final class DifyExec implements Runnable {
                 Optional<PrintWriter> fresh, LineFile.Disk disk) {
             var csv = whole.with(files.shard());
             try {
-                var index = Batch.rows(files, Optional.of(csv));
-                var lock = files.take();
-                var results = new LineFile(files.results(), noBom ? new byte[0] : Lines.BOM, disk);
-                var log = new LineFile(files.log(), new byte[0], disk);
-                try {
-                    if (fresh.isPresent()) {
-                        Shards.refuseOthers(files, csv, Optional.empty());
-                        files.moveAside(fresh.get());
+                return Storage.naming(files.results(), () -> {
+                    var index = Batch.rows(files, Optional.of(csv));
+                    var lock = files.take();
+                    var results = new LineFile(files.results(), noBom ? new byte[0] : Lines.BOM, disk);
+                    var log = new LineFile(files.log(), new byte[0], disk);
+                    try {
+                        if (fresh.isPresent()) {
+                            Shards.refuseOthers(files, csv, Optional.empty());
+                            files.moveAside(fresh.get());
+                        }
+                        var torn = Stream.of(log.mend(), results.mend()).flatMap(Optional::stream).toList();
+                        var history = Batch.history(files, index, List.of());
+                        history.unreadable().ifPresent(note -> {
+                            throw new Unusable(note + "; if one records a run, its row could be sent again",
+                                    "restore the file from a copy, or delete the line");
+                        });
+                        if (fresh.isEmpty()) Shards.refuseOthers(files, csv, Optional.of(history));
+                        log.hold();
+                        results.hold();
+                        results.force(); // the log will say that so much of the file is on disk
+                        history.sized(results.onDisk());
+                        var batch = new Batch(files, Optional.of(csv), index, history, new LineOffsets());
+                        var writer = new BatchWriter(batch, lock, results, log, disk);
+                        torn.forEach(log::add);
+                        log.write();
+                        return writer;
+                    } catch (IOException | RuntimeException problem) {
+                        try (lock; results; log) { // closes all three first
+                            throw problem;
+                        }
                     }
-                    var torn = Stream.of(log.mend(), results.mend()).flatMap(Optional::stream).toList();
-                    var history = Batch.history(files, index, List.of());
-                    history.unreadable().ifPresent(note -> {
-                        throw new Unusable(note + "; if one records a run, its row could be sent again",
-                                "restore the file from a copy, or delete the line");
-                    });
-                    if (fresh.isEmpty()) Shards.refuseOthers(files, csv, Optional.of(history));
-                    log.hold();
-                    results.hold();
-                    results.force(); // the log will say that so much of the file is on disk
-                    history.sized(results.onDisk());
-                    var batch = new Batch(files, Optional.of(csv), index, history, new LineOffsets());
-                    var writer = new BatchWriter(batch, lock, results, log, disk);
-                    torn.forEach(log::add);
-                    log.write();
-                    return writer;
-                } catch (IOException | RuntimeException problem) {
-                    try (lock; results; log) { // closes all three first
-                        throw problem;
-                    }
-                }
+                });
             } catch (UncheckedIOException problem) {
                 throw new Unusable(Text.of(problem));
-            } catch (IOException problem) {
-                throw new Unusable(files.results() + ": cannot be used (" + Text.of(problem) + ")");
             }
         }
 
@@ -6469,6 +6475,7 @@ final class DifyExec implements Runnable {
         void record(Event event) {
             log.add(event);
             effects.add(() -> batch.history().take(event));
+            hasAttempts |= event instanceof AttemptEvent;
             // an attempt is on disk before its request leaves, and a call's start before it adds results
             mustForce |= event instanceof AttemptEvent || event instanceof SessionEvent;
         }
@@ -6535,6 +6542,7 @@ final class DifyExec implements Runnable {
                 forcingSince = 0;
             }
             mustForce = false;
+            hasSent = hasAttempts;
         }
 
         /// Both at a time: a file system with a journal then writes that once, which takes half as long or less.
@@ -6567,21 +6575,22 @@ final class DifyExec implements Runnable {
             write();
         }
 
-        /// Writes everything, the retry list included, forces it to disk and closes the files. Present: that failed.
+        /// Writes everything, the retry list included, forces it to disk and closes the files, whatever failed: no
+        /// error is left for later, when it was said how the call ended. Present: why it failed.
         Optional<Stop> finish() {
-            try {
+            try (this) {
                 write();
                 force();
                 writeRetryList();
-                close();
                 return Optional.empty();
             } catch (UncheckedIOException problem) {
                 return Optional.of(unwritable(problem.getCause()));
             }
         }
 
-        static Stop unwritable(IOException problem) {
-            return Stop.early("cannot write: " + Text.of(problem)
+        /// The exit code tells whether anything was paid for.
+        Stop unwritable(IOException problem) {
+            return new Stop(hasSent ? Exit.STOPPED : Exit.UNUSABLE, "cannot write: " + Text.of(problem)
                     + "; the last lines of this call may be missing", problem instanceof LineFile.Touched
                     ? "restore the file before you run this again: a run that is not in the log is not looked up"
                     : "check the disk, then run the same command again: it looks up what is missing");
@@ -7230,6 +7239,10 @@ final class DifyExec implements Runnable {
             return List.of(results, retry, log, lock);
         }
 
+        long resultsSize() {
+            return Storage.exists(results) ? Storage.attributes(results).size() : 0;
+        }
+
         /// The ids in `<output>.retry`, each once. Editors and `cat` leave byte order marks.
         List<String> retryIds() throws IOException {
             if (!Storage.exists(retry)) return List.of();
@@ -7310,11 +7323,11 @@ final class DifyExec implements Runnable {
         /// A character for each byte, from the first that is not blank; without byte order marks. Empty: no file.
         static String head(Path file) {
             if (!Storage.exists(file)) return "";
-            try (var in = Files.newInputStream(file)) {
-                return BLANK.matcher(new String(in.readNBytes(1 << 16), ISO_8859_1)).replaceFirst("");
-            } catch (IOException problem) {
-                throw new Unusable(file + ": cannot be read (" + Text.of(problem) + ")");
-            }
+            return Storage.naming(file, () -> {
+                try (var in = Files.newInputStream(file)) {
+                    return BLANK.matcher(new String(in.readNBytes(1 << 16), ISO_8859_1)).replaceFirst("");
+                }
+            });
         }
 
         /// Where `merge` moves the log of a shard.
@@ -7356,7 +7369,7 @@ final class DifyExec implements Runnable {
 
         /// A whole batch and shards of another number exclude each other: each process takes its own lock first and
         /// then looks at theirs, so that of two that start together at most one continues.
-        Lock take() throws IOException {
+        Lock take() {
             var own = Storage.naming(lock, () -> Lock.of(this));
             try {
                 var whole = shard.isEmpty() ? this : of(Shard.whole(results));
@@ -7366,7 +7379,7 @@ final class DifyExec implements Runnable {
                         if (Lock.isHeld(other.lock)) throw locked(other.lock);
                 for (var file : List.of(results, retry, log)) AtomicFile.removeAbandoned(file);
                 return own;
-            } catch (IOException | RuntimeException problem) {
+            } catch (RuntimeException problem) {
                 own.close();
                 throw problem;
             }
@@ -7402,13 +7415,14 @@ final class DifyExec implements Runnable {
                 return Files.readAttributes(path, BasicFileAttributes.class).fileKey();
             }
 
-            static boolean isHeld(Path path) throws IOException {
-                if (!Storage.exists(path)) return false;
-                try (var channel = FileChannel.open(path)) { // only to read: the shard may be another user's
-                    return Storage.naming(path, () -> channel.tryLock(0, Long.MAX_VALUE, true)) == null;
-                } catch (OverlappingFileLockException _) {
-                    return true; // held by this process
-                }
+            static boolean isHeld(Path path) {
+                return Storage.exists(path) && Storage.naming(path, () -> {
+                    try (var channel = FileChannel.open(path)) { // only to read: the shard may be another user's
+                        return channel.tryLock(0, Long.MAX_VALUE, true) == null;
+                    } catch (OverlappingFileLockException _) {
+                        return true; // held by this process
+                    }
+                });
             }
 
             /// Removes the file if nothing came of the call. A lock file with text in it is not ours.
@@ -7549,7 +7563,7 @@ final class DifyExec implements Runnable {
         /// refuses the batch, and a second merge makes it again.
         record Merger(Shards shards, Csv csv, Index index, History history, Set<Integer> cut) {
             static Batch merge(BatchFiles whole, Csv csv, boolean partial, boolean noBom) {
-                try {
+                return Storage.naming(whole.results(), () -> {
                     var index = Batch.rows(whole, Optional.of(csv));
                     try (var _ = whole.take()) { // while it is held, no shard can start
                         var shards = Shards.of(whole);
@@ -7557,9 +7571,7 @@ final class DifyExec implements Runnable {
                         return new Merger(shards, csv, index, new History(index), new TreeSet<>())
                                 .write(noBom, missing);
                     }
-                } catch (IOException problem) {
-                    throw new Unusable(whole.results() + ": cannot be merged (" + Text.of(problem) + ")");
-                }
+                });
             }
 
             private Batch write(boolean noBom, List<Shard> missing) throws IOException {
@@ -7570,7 +7582,7 @@ final class DifyExec implements Runnable {
                 });
                 whole.writeRetryList(index);
                 var merge = new MergeEvent(Instant.now(), shards.count(), shards.files().size(),
-                        missing.stream().map(Shard::index).toList(), List.copyOf(cut), Files.size(whole.results()));
+                        missing.stream().map(Shard::index).toList(), List.copyOf(cut), whole.resultsSize());
                 history.take(merge);
                 try (var log = new LineFile(whole.log(), new byte[0], FileChannel::force)) {
                     log.add(merge);
@@ -7640,7 +7652,7 @@ final class DifyExec implements Runnable {
                 void next(Collection<Part> waiting) throws IOException {
                     if (!log.next() || !log.isWhole()) {
                         log.close();
-                        sized(Files.exists(files.results()) ? Files.size(files.results()) : 0);
+                        sized(files.resultsSize());
                         return;
                     }
                     event = log.<Event>read(Event.READER).orElse(null);
@@ -7729,7 +7741,7 @@ final class DifyExec implements Runnable {
                 if (end == 0) out.write(head);
                 out.write(lines);
             } catch (IOException problem) {
-                channel.truncate(end);
+                undo(problem);
                 throw problem;
             }
             end += lines.length + (end == 0 ? head.length : 0);
@@ -7738,26 +7750,41 @@ final class DifyExec implements Runnable {
             return true;
         }
 
-        /// Opens the file and holds a byte beyond all others: on Windows nobody can read what is locked.
+        /// Whoever reads of the failure needs its cause: that the write failed, not that undoing it did.
+        private void undo(IOException problem) {
+            try {
+                channel.truncate(end);
+            } catch (IOException another) {
+                problem.addSuppressed(another);
+            }
+        }
+
+        /// A file that is only half opened is closed: it is neither held nor known, and a later write tries again.
         private void open() throws IOException {
-            channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.READ,
+            var opened = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.READ,
                     StandardOpenOption.WRITE, LinkOption.NOFOLLOW_LINKS);
             try {
-                if (channel.tryLock(Long.MAX_VALUE - 1, 1, false) == null)
-                    throw new OverlappingFileLockException();
-            } catch (OverlappingFileLockException _) { // held by this process, or another
-                channel.close();
-                channel = null;
-                throw new IOException("another difyexec process is writing to it");
-            }
-            key = BatchFiles.Lock.key(path);
-            end = channel.size();
-            try {
+                hold(opened);
+                key = BatchFiles.Lock.key(path);
+                end = opened.size();
                 AtomicFile.forceFolder(path);
-            } catch (AtomicFile.NotForced problem) {
-                failure = problem;
-                throw problem;
+                channel = opened;
+            } catch (IOException problem) {
+                if (problem instanceof AtomicFile.NotForced known) failure = known;
+                try (opened) {
+                    throw problem;
+                }
             }
+        }
+
+        /// Holds a byte beyond all others: on Windows nobody can read what is locked.
+        private static void hold(FileChannel file) throws IOException {
+            try {
+                if (file.tryLock(Long.MAX_VALUE - 1, 1, false) != null) return;
+            } catch (OverlappingFileLockException _) {
+                // held by this process
+            }
+            throw new IOException("another difyexec process is writing to it");
         }
 
         private void requireUntouched() throws IOException {
@@ -7824,12 +7851,16 @@ final class DifyExec implements Runnable {
                     path.getFileName().toString(), channel.size(), last.length));
         }
 
+        /// Reads backwards, more each time. A mapped file would be shorter to write, but a disk that fails while the map
+        /// is read ends the process.
         private static byte[] lastLine(FileChannel channel, long size) throws IOException {
-            try (var arena = Arena.ofConfined()) {
-                var bytes = channel.map(FileChannel.MapMode.READ_ONLY, 0, size, arena);
-                long start = bytes.byteSize();
-                while (start > 0 && bytes.get(ValueLayout.JAVA_BYTE, start - 1) != '\n') start--;
-                return bytes.asSlice(start).toArray(ValueLayout.JAVA_BYTE);
+            for (long length = FULL; ; length *= 2) {
+                long from = Math.max(0, size - length);
+                var bytes = ByteBuffer.allocate((int) (size - from));
+                while (bytes.hasRemaining() && channel.read(bytes, from + bytes.position()) >= 0) {}
+                int start = bytes.position();
+                while (start > 0 && bytes.get(start - 1) != '\n') start--;
+                if (start > 0 || from == 0) return Arrays.copyOfRange(bytes.array(), start, bytes.position());
             }
         }
 

@@ -354,11 +354,21 @@ final class BatchTest {
             assertTrue(problem.text().contains(scene.output + ":2)"), problem.text());
         }
 
+        /// With a line break, its last byte was cut off; without one, everything was.
         @ParameterizedTest
-        @ValueSource(strings = {"UTF-16", "UTF-16LE", "UTF-16BE"})
-        void resultsSavedAsUtf16AreRefusedAndLeftAsTheyAre(String encoding) throws IOException {
+        @CsvSource(quoteCharacter = '`', textBlock = """
+                UTF-16,   {'id':'a'
+                UTF-16,   {'id':'a'\\n
+                UTF-16,   {'id':'a'\\n{'id':'b'\\n
+                UTF-16LE, {'id':'a'
+                UTF-16LE, {'id':'a'\\n{'id':'b'\\n
+                UTF-16BE, {'id':'a'
+                UTF-16BE, {'id':'a'\\n{'id':'b'\\n
+                """)
+        void resultsSavedAsUtf16AreRefusedAndLeftAsTheyAre(String encoding, String lines) throws IOException {
             var scene = Scene.of(folder, "a", "b");
-            var text = json("{'id':'a','status':'success'}\n").getBytes(Charset.forName(encoding));
+            var text = json(lines.translateEscapes().replaceAll("(?<=[ab])'", "','status':'success'}"))
+                    .getBytes(Charset.forName(encoding));
             Files.write(scene.output, text);
 
             assertThrows(Unusable.class, scene::open);
@@ -918,10 +928,12 @@ final class BatchTest {
             assertEquals(first, Files.readString(path));
         }
 
-        @Test
-        void aByteOrderMarkIsNotWrittenTwice() throws Exception {
+        /// Whole, or torn by a full disk.
+        @ParameterizedTest
+        @ValueSource(ints = {1, 2, 3})
+        void aByteOrderMarkIsNotWrittenTwice(int bytes) throws Exception {
             var scene = Scene.of(folder, "a");
-            Files.write(scene.output, Lines.BOM);
+            Files.write(scene.output, Arrays.copyOf(Lines.BOM, bytes));
 
             scene.play();
 

@@ -154,7 +154,7 @@ final class PowerTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(Exit.STOPPED, stop.exit());
+            assertEquals(Exit.UNUSABLE, stop.exit(), "nothing was sent");
             assertTrue(stop.text().contains("results.jsonl.log: Input/output error"), stop.text());
             assertTrue(stop.text().contains("\nhint: "), stop.text());
             assertEquals(List.of(), scene.sent);

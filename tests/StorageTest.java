@@ -1,5 +1,6 @@
 package difyexec;
 
+import com.fasterxml.jackson.databind.ObjectMapper;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
@@ -11,6 +12,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.Given.*;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertThrows;
@@ -99,6 +101,9 @@ class StorageTest {
             "status --html report.html,  report.html,        stat",
             "run,                        results.jsonl.lock, lock",
             "run,                        results.jsonl.lock, open",
+            "run,                        results.jsonl.log,  lock",
+            "run,                        results.jsonl,      lock",
+            "run,                        results.jsonl,      seek",
             "merge,                      .,                  readdir"
         })
         void anErrorBeforeARequestNamesTheFile(String command, String file, String fault) throws Exception {
@@ -117,6 +122,20 @@ class StorageTest {
             assertEquals(runs, dify.runs());
         }
 
+        /// The file is opened for its first line, when the row has run.
+        @Test
+        void aResultIsKeptThoughItsFileCouldNotBeLockedAtFirst() throws Exception {
+            rows(1);
+
+            var call = broken("results.jsonl", once("lock", 1), "", typed("run", "--json")).orElseThrow();
+
+            assertEquals(4, call.code(), call.err());
+            assertNames("results.jsonl", call);
+            assertEquals(4, new ObjectMapper().readTree(call.out()).path("exit_code").asInt());
+            assertEquals(1, dify.runs());
+            assertEquals(1, content("results.jsonl").lines().count());
+        }
+
         @Test
         void aLockThatFailedHalfwayDoesNotLockTheBatchInTheShell() throws Exception {
             rows(2);
@@ -133,6 +152,39 @@ class StorageTest {
                 if (call.get().code() == 2 && dify.runs() == 2) secondRuns++;
             }
             assertTrue(secondRuns > 0);
+        }
+    }
+
+    /// Faults that need no library.
+    @Nested
+    class TheCloseOfAFile extends WholeCommand {
+        private Optional<Stop> closedWithoutReadingTheLog(Scene scene) throws Exception {
+            try (var writer = scene.open()) {
+                scene.play(writer);
+                Files.move(scene.file(".log"), file("moved"));
+                Files.createDirectory(scene.file(".log"));
+                return writer.finish();
+            }
+        }
+
+        @Test
+        void afterARequestAnErrorAtCloseStopsTheCall() throws Exception {
+            var stop = closedWithoutReadingTheLog(Scene.of(folder, "a")).orElseThrow();
+
+            assertEquals(Exit.STOPPED, stop.exit());
+            assertTrue(stop.what().contains("results.jsonl.log"), stop.what());
+        }
+
+        @Test
+        void aFileThatCannotBeExaminedIsReportedAsJsonToo() throws Exception {
+            rows(1);
+            var name = "x".repeat(250) + ".jsonl";
+
+            var call = call(dify().settings(), "run", "--json", "-i", input(), "-o", file(name).toString());
+
+            assertEquals(2, call.code(), call.err());
+            assertEquals(2, new ObjectMapper().readTree(call.out()).path("exit_code").asInt());
+            assertTrue(call.sentence().contains(name), call.err());
         }
     }
 
