@@ -2571,11 +2571,10 @@ final class DifyExec implements Runnable {
         Csv open(Path input, String queryColumn, Optional<BatchFiles> files) {
             var typed = new Csv.Shape(idColumn, encoding, delimiter, sheet, queryColumn, pairs("--map", MAP, map),
                     pairs("--var", VAR, vars));
-            var before = files.map(BatchFiles::choices).orElse(Csv.Shape.DEFAULT);
-            var log = files.map(BatchFiles::log).orElse(input);
-            var csv = Csv.open(input, typed.after(before, log));
+            var before = files.map(BatchFiles::choices).orElse(new BatchFiles.Choices(Csv.Shape.DEFAULT, input));
+            var csv = Csv.open(input, typed.after(before.shape(), before.log()));
             try {
-                csv.requireSame(before, log);
+                csv.requireSame(before.shape(), before.log());
                 if (sheet.isEmpty() || !csv.file().sheet().isEmpty()) return csv;
                 throw new Unusable("--sheet " + Text.shell(sheet) + ": " + input + " is not an Excel workbook");
             } catch (Unusable problem) {
@@ -6251,9 +6250,9 @@ final class DifyExec implements Runnable {
         }
 
         /// A batch of which nothing has run yet, whatever its files contain.
-        static Batch ofRows(BatchFiles files, Csv whole) {
+        static Batch ofRows(BatchFiles files, Csv whole) throws IOException {
             var csv = whole.with(files.shard());
-            var index = csv.check();
+            var index = rows(files, Optional.of(csv));
             return new Batch(files, Optional.of(csv), index, new History(index), new LineOffsets());
         }
 
@@ -7299,14 +7298,17 @@ final class DifyExec implements Runnable {
             return files.stream().anyMatch(one -> Storage.isSame(one, file));
         }
 
-        /// Returns what earlier calls chose about the input: the last one on these files, else one on shards of the batch.
-        Csv.Shape choices() {
+        /// What an earlier call chose about the input, and the log that says so.
+        record Choices(Csv.Shape shape, Path log) {}
+
+        /// Returns the choices of the last call on these files, else of one on shards of the batch.
+        Choices choices() {
             var whole = shard.isEmpty() ? this : of(Shard.whole(results));
             for (var files : Stream.concat(Stream.of(this), Shards.beside(whole).stream()).toList()) {
                 var sessions = Event.sessions(files.log);
-                if (!sessions.isEmpty()) return sessions.getLast().choices();
+                if (!sessions.isEmpty()) return new Choices(sessions.getLast().choices(), files.log);
             }
-            return Csv.Shape.DEFAULT;
+            return new Choices(Csv.Shape.DEFAULT, log);
         }
 
         /// By the first line that is not blank. A line that a crash has cut off, or a very long one, is recognized by

@@ -104,7 +104,8 @@ final class DifyExecTest {
             "junit.jupiter.execution.parallel.config.strategy", "fixed",
             "junit.jupiter.execution.parallel.config.fixed.parallelism", "4");
 
-    /// `-Dtest=TheJudge`, before or after the script's name, runs only the `@Nested` class of that name.
+    /// `TheJudge TheMap` runs only the `@Nested` classes of these names, and `-Dtest=TheJudge` does so, too, before or
+    /// after the script's name.
     public static void main(String... args) {
         DifyExec.setProperties();
         var words = new ArrayDeque<String>();
@@ -113,11 +114,9 @@ final class DifyExecTest {
             if (setting.length == 2) System.setProperty(setting[0], setting[1]);
             else words.add(arg);
         }
-        var wanted = System.getProperty("test", words.isEmpty() ? "" : words.getFirst());
-        var classes = CLASSES.stream()
-                .flatMap(type -> wanted.isEmpty() ? Stream.of(type) : nested(type, wanted))
-                .map(DiscoverySelectors::selectClass).toList();
-        if (classes.isEmpty()) System.err.println("unknown @Nested class " + wanted);
+        if (System.getProperty("test") != null) words.add(System.getProperty("test"));
+        var types = words.isEmpty() ? CLASSES : words.stream().flatMap(DifyExecTest::nested).toList();
+        var classes = types.stream().map(DiscoverySelectors::selectClass).toList();
         var summary = new SummaryGeneratingListener();
         LauncherFactory.create().execute(
                 LauncherDiscoveryRequestBuilder.request().selectors(classes).configurationParameters(AT_ONCE).build(),
@@ -130,8 +129,10 @@ final class DifyExecTest {
         System.exit(result.getTestsFoundCount() > 0 && result.getTotalFailureCount() == 0 ? 0 : 1);
     }
 
-    private static Stream<Class<?>> nested(Class<?> type, String name) {
-        return Stream.<Class<?>>of(type.getDeclaredClasses())
-                .filter(inner -> inner.isAnnotationPresent(Nested.class) && inner.getSimpleName().equals(name));
+    private static Stream<Class<?>> nested(String name) {
+        var found = CLASSES.stream().flatMap(type -> Stream.<Class<?>>of(type.getDeclaredClasses()))
+                .filter(inner -> inner.isAnnotationPresent(Nested.class) && inner.getSimpleName().equals(name)).toList();
+        if (found.isEmpty()) System.err.println("unknown @Nested class " + name);
+        return found.stream();
     }
 }

@@ -670,13 +670,13 @@ class ViewsTest {
             mixed().save();
             Files.writeString(folder.resolve("out.csv"), "kept");
 
-            var problem = assertThrows(Unusable.class,
+            var problem = assertThrows(UncheckedIOException.class,
                     () -> AtomicFile.write(folder.resolve("out.csv"), out -> {
                         out.write(1);
                         throw new IOException("No space left on device");
                     }));
 
-            assertTrue(problem.text().endsWith("out.csv: cannot be written (No space left on device)"));
+            assertTrue(Text.of(problem).contains("out.csv") && Text.of(problem).contains("No space left on device"));
             assertEquals("kept", contents().get("out.csv"));
             assertEquals(5, contents().size());
         }
@@ -688,13 +688,15 @@ class ViewsTest {
             var left = new AtomicReference<Path>();
             AtomicFile.write(target, out -> {
                 try (var all = Files.newDirectoryStream(folder, ".difyexec-*")) {
-                    left.set(all.iterator().next());
+                    left.set(Path.of(all.iterator().next().toString() // of another process
+                            .replaceFirst("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", UUID.randomUUID().toString())));
                 }
                 out.write('x');
             });
             Files.writeString(left.get(), "half");
             Files.writeString(folder.resolve("kept"), "kept");
-            var link = Files.createSymbolicLink(Path.of(left.get().toString().replace(".tmp", "0.tmp")),
+            var link = Files.createSymbolicLink(Path.of(left.get().toString()
+                    .replaceFirst("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", UUID.randomUUID().toString())),
                     folder.resolve("kept"));
 
             AtomicFile.write(target, out -> out.write('y'));
