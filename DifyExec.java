@@ -2783,7 +2783,8 @@ final class DifyExec implements Runnable {
             double share = (double) rest / tally.sampled;
             var time = Duration.ofMillis((long) (tally.sampleTime().toMillis() * share));
             return Optional.of("Remaining " + Text.count(rest, "row") + ": about " + known(Text.seconds(time),
-                    spent.tokens() == 0 ? "" : Math.round(spent.tokens() * share) + " tokens", cost(spent.times(share))));
+                    spent.tokens() == 0 ? "" : Math.round(spent.tokens() * share) + " tokens",
+                    cost(spent.times(share))));
         }
 
         /// Those that are not empty: `31000 tokens, 0.49 USD`
@@ -3087,7 +3088,7 @@ final class DifyExec implements Runnable {
                 "--(demo|base-url|workflow-id|files|no-check|user|env-file|timeout)\\b.*",
                 NOT_IN_LOG = "(?!--(id-column|encoding|delimiter|sheet|query-column|map|var)\\b).*";
 
-        /// Keeps the words as they were typed and in their order, but for ids and options that belong to this call alone.
+        /// Keeps the words as they were typed and in their order, but for ids and options of this call alone.
         static NextCall of(CommandLine.ParseResult parsed, String start) {
             var ids = parsed.matchedPositionals().stream()
                     .flatMap(positional -> positional.originalStringValues().stream()).toList();
@@ -4082,7 +4083,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns why the batch stopped early, or nothing when every row has its outcome. The order of its lines is the
+        /// Returns why the batch stopped early, or nothing when every row has its outcome. Its lines are in the
         /// order that the promises need: what the messages brought is written, and then counts; attempts are on disk
         /// before they are sent, and outcomes before they are shown.
         Optional<Stop> run() throws InterruptedException {
@@ -6603,8 +6604,8 @@ final class DifyExec implements Runnable {
 
     // Batch: what earlier calls left
 
-    /// What results and log say: lines of earlier calls as they are read, the results first, and those of this call once
-    /// they were written. An attempt is kept until nothing is left to learn about it:
+    /// Holds what results and log say: lines of earlier calls as they are read, the results first, and those of this
+    /// call once they were written. An attempt is kept until nothing is left to learn about it:
     ///
     /// | line about a row | becomes of its attempts |
     /// | --- | --- |
@@ -6634,7 +6635,7 @@ final class DifyExec implements Runnable {
         final BitSet answered = new BitSet();
         final SortedMap<Integer, Integer> missingFiles = new TreeMap<>();
         final Usage.Spending spent = new Usage.Spending();
-        /// By row: how long its last attempt took that had an outcome, in milliseconds plus one; 0 if that is not known.
+        /// By row: how long its last attempt with an outcome took, in milliseconds plus one; 0 if that is not known.
         private final LongList took = new LongList();
         final List<String> unreadable = new ArrayList<>();
         Optional<Instant> startedAt = Optional.empty(), updatedAt = Optional.empty();
@@ -7078,8 +7079,8 @@ final class DifyExec implements Runnable {
 
     // Batch: single rows
 
-    /// Where in the files the lines of each row are, packed: 16 bytes per line. Filled while the files are read; [Lines]
-    /// then finds the lines.
+    /// Remembers where in the files the lines of each row are, packed: 16 bytes per line. It is filled while the files
+    /// are read; [Lines] then finds the lines.
     static final class LineOffsets implements Batch.Listener {
         /// By row, the number of its last line plus one; by line, that of the row's line before it.
         private final LongList newest = new LongList(), before = new LongList();
@@ -7853,8 +7854,8 @@ final class DifyExec implements Runnable {
                     path.getFileName().toString(), channel.size(), last.length));
         }
 
-        /// Reads backwards, more each time. A mapped file would be shorter to write, but a disk that fails while the map
-        /// is read ends the process.
+        /// Reads backwards, more each time. A mapped file would be shorter to write, but a disk that fails while the
+        /// map is read ends the process.
         private static byte[] lastLine(FileChannel channel, long size) throws IOException {
             for (long length = FULL; ; length *= 2) {
                 long from = Math.max(0, size - length);
@@ -7906,8 +7907,8 @@ final class DifyExec implements Runnable {
             static final ObjectReader READER = Lines.MAPPER.readerFor(Head.class);
 
             /// The fields of a line that say whose result it is and what it took. The original tool may write lines of
-            /// other statuses, and knows neither `user` nor `seconds`. Without the annotation, Jackson keeps a copy of all
-            /// other fields until it has these.
+            /// other statuses, and knows neither `user` nor `seconds`. Without the annotation, Jackson keeps a copy of
+            /// all other fields until it has these.
             @JsonIgnoreProperties(ignoreUnknown = true)
             record Head(String id, String status, String workflowStatus, String workflowId, String workflowRunId,
                     String executedAt, long totalTokens, BigDecimal totalPrice, String currency, boolean edited,
@@ -7955,8 +7956,8 @@ final class DifyExec implements Runnable {
                 var usage = ran.usage();
                 return new Head(attempt.row().id(), SUCCESS,
                         ran.status() == Response.RunStatus.PARTIAL && ran.ref().isNamed() ? PARTIAL : "",
-                        ran.workflowId(), ran.ref().id(), Times.text(executedAt), usage.tokens(), usage.price().orElse(null),
-                        usage.currency(), attempt.isEdited(), attempt.user(), attempt.cells(), seconds(), missing());
+                        ran.workflowId(), ran.ref().id(), Times.text(executedAt), usage.tokens(),
+                        usage.price().orElse(null), usage.currency(), attempt.isEdited(), attempt.user(), attempt.cells(), seconds(), missing());
             }
 
             private double seconds() {
@@ -9787,7 +9788,7 @@ final class DifyExec implements Runnable {
 
     /// Decides what a response means for its row. Nothing else does.
     record Judge(Backoff backoff, RetryRuns failedRuns, Access access) {
-        /// Words of failed runs that another try may pass. Dify hands on what models and nodes say, so the list is open;
+        /// Words of failed runs that another try may pass. Dify hands on what models and nodes say: the list is open;
         /// Dify's own is `Reached maximum retries` of an HTTP node (1.9 and 1.14, `run_streaming_failed_429.json`).
         private static final Pattern TRANSIENT = Pattern.compile("rate.?limit|overload|unavailable|"
                 + "connect(ion)? ?error|connection (refused|reset|aborted|timed)|time[d -]*out|reached maximum retries|"
