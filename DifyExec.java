@@ -7957,7 +7957,8 @@ final class DifyExec implements Runnable {
                 return new Head(attempt.row().id(), SUCCESS,
                         ran.status() == Response.RunStatus.PARTIAL && ran.ref().isNamed() ? PARTIAL : "",
                         ran.workflowId(), ran.ref().id(), Times.text(executedAt), usage.tokens(),
-                        usage.price().orElse(null), usage.currency(), attempt.isEdited(), attempt.user(), attempt.cells(), seconds(), missing());
+                        usage.price().orElse(null), usage.currency(), attempt.isEdited(), attempt.user(),
+                        attempt.cells(), seconds(), missing());
             }
 
             private double seconds() {

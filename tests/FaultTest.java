@@ -254,7 +254,7 @@ class FaultTest {
 
             var full = call(dify.settings(), args);
 
-            assertEquals(4, full.code(), full.err());
+            assertEquals(dify.count("started") > 0 ? 4 : 2, full.code(), full.err());
             assertTrue(full.err().contains("cannot write"), full.err());
             var kept = lines(output).stream().map(line -> line.path("id").asText()).collect(Collectors.toSet());
             assertTrue(kept.size() >= count("succeeded", full), full::err); // the log may not have room for the rest

@@ -262,7 +262,10 @@ final class PowerTest {
         void losesNothingAndPaysForNothingTwice(PowerCut.Mode mode, int states) throws Exception {
             var count = new PowerCut().measure(folder, mode, 24, states, false);
 
-            assertTrue(count.isGood() && count.unknown == 0, count::toString);
+            assertTrue(count.isGood(), count::toString);
+            // A stream that never left looks like one that waits in the server's queue, unless a later one begins.
+            boolean mayBeQueued = mode == PowerCut.Mode.STREAMING || mode == PowerCut.Mode.CHATFLOW;
+            assertTrue(count.unknown == 0 || mayBeQueued, count::toString);
         }
 
         @Test
