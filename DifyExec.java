@@ -1532,10 +1532,15 @@ final class DifyExec implements Runnable {
                 builder.environment().remove("DIFY_API_KEY");
                 try {
                     var process = builder.start();
-                    Runtime.getRuntime().addShutdownHook(new Thread(() -> {
+                    Runnable stopCommand = () -> {
                         process.descendants().forEach(ProcessHandle::destroy);
                         process.destroy();
-                    }));
+                    };
+                    try {
+                        Runtime.getRuntime().addShutdownHook(new Thread(stopCommand));
+                    } catch (IllegalStateException _) {
+                        stopCommand.run(); // the process is ending already
+                    }
                     try (var in = process.outputWriter(UTF_8)) {
                         in.write(text + "\n");
                     } catch (IOException _) {
