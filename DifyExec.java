@@ -1,6 +1,6 @@
 //usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
-//GAV difyexec:difyexec:0.3.0
+//GAV difyexec:difyexec:0.4.0
 //DESCRIPTION Runs a Dify workflow once for every row of a CSV file: nothing lost, nothing paid twice.
 //DOCS README.md
 //DOCS guide=docs/guide.md
@@ -11770,7 +11770,7 @@ final class DifyExec implements Runnable {
 
     // ── Basics ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    static final String VERSION = "0.3.0";
+    static final String VERSION = "0.4.0";
 
     /// The exit codes. picocli itself returns 2 for a bad command line and 1 for an exception that escapes.
     enum Exit {
