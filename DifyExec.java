@@ -1533,8 +1533,8 @@ final class DifyExec implements Runnable {
                 try {
                     var process = builder.start();
                     Runnable stopCommand = () -> {
-                        process.descendants().forEach(ProcessHandle::destroy);
-                        process.destroy();
+                        process.descendants().forEach(ProcessHandle::destroyForcibly); // it may ignore a mere request
+                        process.destroyForcibly();
                     };
                     try {
                         Runtime.getRuntime().addShutdownHook(new Thread(stopCommand));
