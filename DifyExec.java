@@ -1531,16 +1531,7 @@ final class DifyExec implements Runnable {
                 var builder = new ProcessBuilder(shell).redirectErrorStream(true);
                 builder.environment().remove("DIFY_API_KEY");
                 try {
-                    var process = builder.start();
-                    Runnable stopCommand = () -> {
-                        process.descendants().forEach(ProcessHandle::destroyForcibly); // it may ignore a mere request
-                        process.destroyForcibly();
-                    };
-                    try {
-                        Runtime.getRuntime().addShutdownHook(new Thread(stopCommand));
-                    } catch (IllegalStateException _) {
-                        stopCommand.run(); // the process is ending already
-                    }
+                    var process = new BoundProcess().start(builder);
                     try (var in = process.outputWriter(UTF_8)) {
                         in.write(text + "\n");
                     } catch (IOException _) {
@@ -1551,6 +1542,31 @@ final class DifyExec implements Runnable {
                         err.println("Note: --on-finish failed (exit code " + process.exitValue() + ").");
                 } catch (IOException problem) {
                     err.println("Note: --on-finish failed (" + Text.of(problem) + ").");
+                }
+            }
+
+            /// A command that ends with this process. A signal may come while the command is being started: it runs,
+            /// although nobody holds it yet. So the hook is there first, and it waits for a start under way.
+            private static final class BoundProcess {
+                private Process process;
+                private boolean isOver;
+
+                synchronized Process start(ProcessBuilder builder) throws IOException {
+                    try {
+                        Runtime.getRuntime().addShutdownHook(new Thread(this::kill));
+                    } catch (IllegalStateException _) {
+                        isOver = true;
+                    }
+                    if (isOver) throw new IOException("interrupted");
+                    process = builder.start();
+                    return process;
+                }
+
+                private synchronized void kill() {
+                    isOver = true;
+                    if (process == null) return;
+                    process.descendants().forEach(ProcessHandle::destroyForcibly); // it may ignore a mere request
+                    process.destroyForcibly();
                 }
             }
 
