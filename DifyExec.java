@@ -10767,6 +10767,49 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// The range that a figure of some rows may have by chance alone, by the percentile bootstrap: rows are drawn again
+    /// and again, as many as there are, with replacement. It knows nothing of rows that differ from those drawn.
+    static final class Bootstrap {
+        private static final int RESAMPLES = 2_000;
+
+        /// @param low NaN if the figure is unknown, like the other two
+        record Interval(double low, double estimate, double high) {}
+
+        /// The mean of one value for each row.
+        static Interval ofMean(double[] values, double level) {
+            return of(values.length, level, List.of(counts -> sum(counts, values) / values.length)).getFirst();
+        }
+
+        /// The sum over the rows that were drawn. Shares and ratios are made of such sums.
+        static double sum(int[] counts, double[] values) {
+            double sum = 0;
+            for (int row = 0; row < values.length; row++) sum += counts[row] * values[row];
+            return sum;
+        }
+
+        /// Intervals of several figures, such as 0.95 for 95 %. A figure is computed from how often each row was drawn,
+        /// so values of one row stay together. All figures are computed from the same draws, which are the same in each
+        /// call. Draws for which a figure is unknown (NaN) do not count for it.
+        static List<Interval> of(int rows, double level, List<ToDoubleFunction<int[]>> figures) {
+            var random = new Random(1); // its algorithm is part of Java's specification
+            var drawn = new double[figures.size()][RESAMPLES];
+            for (int resample = 0; resample < RESAMPLES; resample++) {
+                var counts = new int[rows];
+                for (int draw = 0; draw < rows; draw++) counts[random.nextInt(rows)]++;
+                for (int n = 0; n < drawn.length; n++) drawn[n][resample] = figures.get(n).applyAsDouble(counts);
+            }
+            var once = new int[rows];
+            Arrays.fill(once, 1);
+            return IntStream.range(0, drawn.length).mapToObj(n -> {
+                var sorted = Arrays.stream(drawn[n]).filter(value -> !Double.isNaN(value)).sorted().toArray();
+                if (sorted.length == 0) return new Interval(Double.NaN, Double.NaN, Double.NaN);
+                int beyond = (int) Math.round((1 - level) / 2 * sorted.length);
+                return new Interval(sorted[beyond], figures.get(n).applyAsDouble(once),
+                        sorted[sorted.length - 1 - beyond]);
+            }).toList();
+        }
+    }
+
     // ── Data ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// One row of the input. `index` counts from 0, `line` is the line of the file it begins in, `cells` the hash of

@@ -1044,4 +1044,58 @@ final class RulesTest {
                     .orElse("none"));
         }
     }
+
+    @Nested
+    class TheBootstrap {
+        @Test
+        void findsAnIntervalAroundTheMean() {
+            var values = new Random(7).doubles(100, 0, 1).toArray();
+
+            var interval = Bootstrap.ofMean(values, 0.9);
+            var wider = Bootstrap.ofMean(values, 0.95);
+
+            double mean = Arrays.stream(values).average().orElseThrow();
+            double off = 1.645 * Math.sqrt(1 / 12.0 / 100); // of a uniform distribution
+            assertEquals(mean, interval.estimate(), 1e-12);
+            assertEquals(mean - off, interval.low(), 0.2 * off);
+            assertEquals(mean + off, interval.high(), 0.2 * off);
+            assertTrue(wider.low() < interval.low() && interval.high() < wider.high(), wider::toString);
+            assertEquals(interval, Bootstrap.ofMean(values, 0.9), "the same values have the same interval");
+        }
+
+        /// An interval of 90 % contains the mean that the values were drawn from in about 90 of 100 cases.
+        @Test
+        void containsTheTrueMeanAsOftenAsItClaims() {
+            long contained = IntStream.range(0, 200).mapToObj(seed -> {
+                var random = new Random(seed);
+                return Bootstrap.ofMean(IntStream.range(0, 60).mapToDouble(_ -> random.nextGaussian(5, 2)).toArray(),
+                        0.9);
+            }).filter(interval -> interval.low() <= 5 && 5 <= interval.high()).count();
+
+            assertTrue(contained >= 170 && contained <= 192, contained + " of 200");
+        }
+
+        @Test
+        void keepsTheValuesOfARowTogether() {
+            double[] first = new Random(7).doubles(50).toArray(), tenMore = Arrays.stream(first).map(one -> one + 10)
+                    .toArray();
+
+            var intervals = Bootstrap.of(50, 0.95, List.of(
+                    counts -> (Bootstrap.sum(counts, tenMore) - Bootstrap.sum(counts, first)) / 50,
+                    counts -> Bootstrap.sum(counts, first) / Bootstrap.sum(counts, first)));
+
+            assertEquals(10, intervals.getFirst().low(), 1e-9);
+            assertEquals(10, intervals.getFirst().high(), 1e-9);
+            assertEquals(new Bootstrap.Interval(1, 1, 1), intervals.getLast());
+        }
+
+        @Test
+        void leavesOutDrawsWithoutTheFigure() {
+            var some = Bootstrap.of(2, 0.9, List.of(counts -> counts[0] == 0 ? Double.NaN : 3)).getFirst();
+            var none = Bootstrap.ofMean(new double[0], 0.9);
+
+            assertEquals(new Bootstrap.Interval(3, 3, 3), some);
+            assertTrue(Double.isNaN(none.low()) && Double.isNaN(none.estimate()) && Double.isNaN(none.high()));
+        }
+    }
 }
