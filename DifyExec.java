@@ -1327,6 +1327,7 @@ final class DifyExec implements Runnable {
             var batch = writer.batch();
             var err = dify.err();
             announceShard(batch, asked);
+            if (!rows.add) batch.refuseOtherFile(input.csv);
             var wanted = batch.select(asked, setup.dify.timeout);
             StatusView.notes(batch).forEach(note -> err.println("Note: " + note + "."));
             if (wanted.rows() == 0 && batch.history().resent(false).isEmpty()) {
@@ -1456,6 +1457,9 @@ final class DifyExec implements Runnable {
 
             @Option(names = "--fresh", description = "Move an earlier batch's files aside and start over.")
             boolean fresh;
+
+            @Option(names = "--add", hidden = true, description = "Add this CSV's rows to the batch of another CSV.")
+            boolean add;
 
             Batch.Selection of(Batch.Selection asked) {
                 return new Batch.Selection(asked.listed(), asked.ids(), asked.force(), List.copyOf(ids),
@@ -3101,9 +3105,9 @@ final class DifyExec implements Runnable {
     /// @param words the options but `-i` and `-o`, quoted for a shell: `--id-column 'My id'`
     record NextCall(String command, String start, Optional<String> input, Optional<String> output, List<String> words) {
         /// Options that belong to one call: to repeat them would start over, leave rows out, or write files again.
-        private static final Set<String> ONE_OFF = Set.of("--fresh", "--pending-only", "--on-finish", "--same-app",
-                "--force", "--resend-unknown", "--rerun-changed", "--limit", "--ids", "--json", "--html", "--show",
-                "--failed", "--raw", "--partial", "--input", "--output");
+        private static final Set<String> ONE_OFF = Set.of("--fresh", "--add", "--pending-only", "--on-finish",
+                "--same-app", "--force", "--resend-unknown", "--rerun-changed", "--limit", "--ids", "--json", "--html",
+                "--show", "--failed", "--raw", "--partial", "--input", "--output");
         /// Which words stay: options that `shell` has, too, and options that the log does not remember.
         private static final String FOR_SHELL =
                 "--(demo|base-url|workflow-id|files|no-check|user|env-file|timeout)\\b.*",
@@ -6309,6 +6313,17 @@ final class DifyExec implements Runnable {
                     history.input(files.results()).stream()).toList();
         }
 
+        /// Refuses a CSV with none of the batch's rows. All of it would run, and the results would be of two files.
+        void refuseOtherFile(Path input) {
+            long others = index.size() - index.rows();
+            boolean isOther = others > 0 && index.rows() > 0
+                    && IntStream.range(0, index.rows()).noneMatch(history::hasLines);
+            if (isOther) throw new Unusable(input + ": " + files.results() + " has "
+                    + Text.count(others, "id") + ", and none of them is in this file (first: "
+                    + Text.id(index.id(index.rows())) + ")",
+                    "is it the right file? --add adds its rows to the batch");
+        }
+
         Iterator<Row> rows(IntPredicate wanted) {
             var entries = set(IntStream.range(0, index.rows()).filter(wanted));
             return csv.map(known -> known.rows(entries, index)).orElse(Collections.emptyIterator());
@@ -6837,6 +6852,11 @@ final class DifyExec implements Runnable {
 
         Optional<Instant> updatedAt() {
             return updatedAt.map(seen -> lastResult.isAfter(seen) ? lastResult : seen);
+        }
+
+        /// Whether the batch's files contain anything about this row.
+        boolean hasLines(int entry) {
+            return index.status(entry) != RowStatus.PENDING || attemptsByRow.get(entry) > 0;
         }
 
         OptionalLong millis(int entry) {

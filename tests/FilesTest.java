@@ -1036,10 +1036,41 @@ final class FilesTest extends WholeCommand {
                     second.err());
             assertEquals(4, ids().size());
             csv("id,text", "c,another");
-            second = dify.run();
+            second = dify.run("--add");
             assertTrue(second.err().contains("4 ids of the batch are not in the CSV (first: "), second.err());
             var status = call(Map.of(), "status", "-i", input(), "-o", output());
             assertTrue(status.out().contains("  Note: 4 ids of the batch are not in the CSV (first: "), status.out());
+        }
+
+        /// A wrong `-i` would run, and pay for, all of another file.
+        @Test
+        void areNotMixedWithThoseOfAnotherCsvUnlessThatIsMeant() throws IOException {
+            rows(3);
+            dify.row("2", dify.ended("failed", "no"));
+            dify.run();
+            Files.writeString(file("other.csv"), "id,text\nx-1,a\nx-2,b\n");
+            var before = content("results.jsonl.log");
+            dify.server.resetRequests();
+            var typed = new ArrayList<>(List.of("-i", file("other.csv").toString(), "-o", output(), "--mode", "blocking"));
+
+            for (var command : List.of("run", "retry")) {
+                typed.addFirst(command);
+                var call = call(dify.settings(), typed.toArray(String[]::new));
+                typed.removeFirst();
+                assertEquals(2, call.code(), call.err());
+                assertTrue(call.sentence().contains("other.csv: ") && call.sentence().contains("3 ids"), call.err());
+                assertTrue(call.hint().orElse("").contains("--add"), call.err());
+            }
+            assertEquals(0, dify.requests());
+            assertEquals(before, content("results.jsonl.log"));
+
+            typed.addAll(List.of("--add", "--limit", "1"));
+            typed.addFirst("run");
+            var added = call(dify.settings(), typed.toArray(String[]::new));
+            assertEquals(0, added.code(), added.err());
+            assertEquals(List.of("1", "3", "x-1"), ids());
+            assertFalse(added.err().lines().anyMatch(line -> line.startsWith("Next: ") && line.contains("--add")),
+                    added.err());
         }
 
         @Test
