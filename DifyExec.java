@@ -6657,6 +6657,7 @@ final class DifyExec implements Runnable {
     /// lost ones.
     static final class History {
         private static final Set<String> NOT_STARTED = Set.of("not_started", "resent");
+        private static final double BILLION = 1e9;
 
         private final Index index;
         private final Map<String, List<Sent>> sent = new LinkedHashMap<>();
@@ -6673,6 +6674,9 @@ final class DifyExec implements Runnable {
         final Usage.Spending spent = new Usage.Spending();
         /// By row: how long its last attempt with an outcome took, in milliseconds plus one; 0 if that is not known.
         private final LongList took = new LongList();
+        /// By row, over all its attempts: its tokens, and by currency its cost in billionths.
+        private final LongList tokensByRow = new LongList();
+        private final Map<String, LongList> costByRow = new HashMap<>();
         final List<String> unreadable = new ArrayList<>();
         Optional<Instant> startedAt = Optional.empty(), updatedAt = Optional.empty();
         Optional<SessionEvent> session = Optional.empty();
@@ -6790,7 +6794,7 @@ final class DifyExec implements Runnable {
             int entry = index.findOrAdd(success.id().strip());
             settle(entry, success.isPartial() ? RowStatus.PARTIAL : RowStatus.SUCCEEDED);
             if (!success.workflowId().isEmpty()) index.madeBy(success.workflowId());
-            spent.add(success.totalTokens(), success.totalPrice(), success.currency());
+            spend(entry, success.totalTokens(), success.totalPrice(), success.currency());
             if (success.missing().isEmpty()) missingFiles.remove(entry);
             else missingFiles.put(entry, success.missing().size());
             if (success.seconds() != null) took.set(entry, 1 + Math.round(success.seconds() * 1000));
@@ -6872,6 +6876,24 @@ final class DifyExec implements Runnable {
             return latencies;
         }
 
+        private void spend(int entry, long tokens, BigDecimal price, String currency) {
+            spent.add(tokens, price, currency);
+            tokensByRow.set(entry, tokensByRow.get(entry) + tokens);
+            if (price == null) return;
+            var costs = costByRow.computeIfAbsent(currency, _ -> new LongList());
+            costs.set(entry, costs.get(entry) + Math.round(price.doubleValue() * BILLION));
+        }
+
+        long tokens(int entry) {
+            return tokensByRow.get(entry);
+        }
+
+        /// In a currency of [#spent].
+        double cost(int entry, String currency) {
+            var costs = costByRow.get(currency);
+            return costs == null ? 0 : costs.get(entry) / BILLION;
+        }
+
         private void attempt(AttemptEvent attempt) {
             seen(attempt.t());
             attempts++;
@@ -6897,7 +6919,8 @@ final class DifyExec implements Runnable {
 
         private void end(EndEvent end) {
             seen(end.t());
-            spent.add(end.tokens(), end.price(), end.currency());
+            int entry = index.findOrAdd(end.id());
+            spend(entry, end.tokens(), end.price(), end.currency());
             if (succeeded.contains(attempt(end.id(), end.user()))) return; // it had a success after that
             var known = remove(end.id(), one -> one.event().user().equals(end.user()))
                     .orElseGet(() -> new Sent(new AttemptEvent(end.t(), end.id(), 0, end.user(), Mode.BLOCKING,
@@ -6906,7 +6929,6 @@ final class DifyExec implements Runnable {
             if (NOT_STARTED.contains(end.outcome())) add(known.as(State.NOT_STARTED));
             var status = end.status();
             if (status.isEmpty()) return;
-            int entry = index.findOrAdd(end.id());
             if (status.get() != RowStatus.FAILED) add(known.as(State.UNSETTLED));
             else if (known.state() == State.NOT_STARTED && known.run().isEmpty()) add(known);
             boolean wasPaused = index.status(entry) == RowStatus.PAUSED;

@@ -616,6 +616,25 @@ final class BatchTest {
             assertEquals(Listing.FROM_START, route.listing(sentAs("u2")));
         }
 
+        /// A row has the tokens and the cost of all its attempts, whichever of them succeeded.
+        @Test
+        void addsUpWhatEachRowHasSpent() throws IOException {
+            Files.writeString(folder.resolve("results.jsonl"), json("""
+                    {'id':'a','status':'success','inputs':{},'outputs':{},'user':'u2','total_tokens':5,\
+                    'total_price':'0.25','currency':'USD'}
+                    """));
+            var end = "{'event':'end','t':'2026-01-16T12:00:05Z','id':'%s','user':'%s','outcome':'failed',"
+                    + "'seconds':1,'tokens':7,'price':%s,'currency':'%s'}";
+
+            var history = batch(new Log().session("1.16.0").attempt("a", "u1")
+                    .line(json(end.formatted("a", "u1", "0.5", "USD"))).attempt("a", "u2").attempt("b", "u3")
+                    .line(json(end.formatted("b", "u3", "2", "RMB"))).attempt("c", "u4")).history();
+
+            assertEquals(List.of(12L, 7L, 0L), IntStream.range(0, 3).mapToObj(history::tokens).toList());
+            assertEquals(List.of(0.75, 0.0, 0.0), IntStream.range(0, 3).mapToObj(n -> history.cost(n, "USD")).toList());
+            assertEquals(2.0, history.cost(1, "RMB"));
+        }
+
         private static Attempt sentAs(String user) {
             return Given.sent(0, row("a"), Tries.NONE, user, Mode.BLOCKING, "", NOON);
         }
