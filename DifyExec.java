@@ -1155,7 +1155,7 @@ final class DifyExec implements Runnable {
         }
 
         @Override
-        public void ended(Outcome outcome) {
+        public void ended(Row row, Outcome outcome) {
             end();
             if (outcome.status().isSuccess() && outputs != null) new RowView(false, out).print(outputs);
         }
@@ -2686,12 +2686,13 @@ final class DifyExec implements Runnable {
             err.flush();
         }
 
-        /// Plain output has each cause once; the line on a terminal has the most frequent one.
+        /// Each cause stays on the screen with the first row that failed of it, above the line that is redrawn.
         @Override
-        public synchronized void ended(Outcome outcome) {
-            if (off || screen.isPresent() || outcome.status() != RowStatus.FAILED || causes.size() == MOST_CAUSES
+        public synchronized void ended(Row row, Outcome outcome) {
+            if (off || outcome.status() != RowStatus.FAILED || causes.size() == MOST_CAUSES
                     || !causes.add(Text.cause(outcome.text()))) return;
-            err.println("Failed: " + Text.cause(outcome.text()));
+            end();
+            err.println("Failed: " + Text.cause(outcome.text()) + " (first: " + Text.id(row.id()) + ")");
             err.flush();
         }
 
@@ -2709,7 +2710,8 @@ final class DifyExec implements Runnable {
             drawn = line.length();
         }
 
-        /// `12/20 (60 %) · 3.2/s · 2 failed · 8 s left · 5 running · 684 tokens`: from the left, whole items that fit.
+        /// `12/20 (60 %) · 3.2/s · 2 failed · 4.1 s · 2.6 s left · 5 running · 684 tokens`: from the left, whole items
+        /// that fit.
         static String line(Tally tally, int columns) {
             long others = tally.others.values().stream().mapToLong(Long::longValue).sum(),
                     done = others + tally.done(), asked = others + tally.asked;
@@ -2721,18 +2723,18 @@ final class DifyExec implements Runnable {
                     failed,
                     some(tally.countOfAll(RowStatus.UNKNOWN), "unknown"),
                     some(tally.countOfAll(RowStatus.PAUSED), "paused"),
+                    tally.elapsed().toSeconds() == 0 ? "" : Text.seconds(tally.elapsed()),
                     tally.timeLeft().map(left -> Text.seconds(left) + " left").orElse(""),
-                    tally.onlyWaits() ? "waiting for " + Text.count(asked - done, "run") : "",
+                    some(now.lookUps(), now.lookUps() == 1 ? "row is being looked up" : "rows are being looked up"),
                     now.running() + " running" + limit(tally.pace),
                     some(now.waiting(), "waiting"),
-                    some(now.lookUps(), "looked up"),
                     some(tally.tokens, "tokens"),
                     Summary.cost(tally.spending.times(1)))
                     .filter(item -> !item.isEmpty()).collect(Collectors.toCollection(ArrayList::new));
             while (items.size() > 1 && String.join(BETWEEN, items).length() > columns) items.removeLast();
             int room = columns - String.join(BETWEEN, items).length() - " ()".length(), at = items.indexOf(failed);
             if (at > 0 && room >= SHORTEST_CAUSE) tally.causes.entrySet().stream().max(Map.Entry.comparingByValue())
-                    .ifPresent(cause -> items.set(at, failed + " (" + Text.text(cause.getKey(), room) + ")"));
+                    .ifPresent(cause -> items.set(at, failed + " (" + Text.words(cause.getKey(), room) + ")"));
             return Text.cut(String.join(BETWEEN, items), columns);
         }
 
@@ -4502,7 +4504,7 @@ final class DifyExec implements Runnable {
                 writer.succeed(new Results.Success(attempt, ran, ended, took, files), counted);
             else writer.end(EndEvent.of(attempt, now, outcome.status().word(), seen, outcome.text(),
                     writer.resultsOnDisk()), counted);
-            watcher.ended(outcome);
+            watcher.ended(attempt.row(), outcome);
             if (seen instanceof Response.Ran ran) notice(id, ran);
         }
 
@@ -4658,7 +4660,7 @@ final class DifyExec implements Runnable {
             /// A run has come to an end, by its own answer or by a look; what the end means is not said yet.
             default void ran(Response.Ran ran) {}
 
-            default void ended(Outcome outcome) {}
+            default void ended(Row row, Outcome outcome) {}
 
             void say(String sentence);
 
@@ -4910,9 +4912,9 @@ final class DifyExec implements Runnable {
             return succeeded() >= asked && missingFiles == 0 && late == 0;
         }
 
-        /// Whether all rows left are only waited for: nobody knows how long that takes.
+        /// Whether all rows left are looked up or wait for a retry: nobody knows how long that takes.
         boolean onlyWaits() {
-            return asked > done() && asked - done() <= now.lookUps();
+            return asked > done() && asked - done() <= now.lookUps() + now.waiting();
         }
 
         Duration elapsed() {
@@ -12785,6 +12787,13 @@ final class DifyExec implements Runnable {
         static String text(String text, int longest) {
             var cut = cut(text, longest);
             return Json.wellFormed(CONTROL.matcher(cut).replaceAll(" ")) + (cut.length() < text.length() ? "…" : "");
+        }
+
+        /// As many whole words as there is room for, with their `…`.
+        static String words(String text, int longest) {
+            if (text.length() <= longest) return text;
+            int end = text.lastIndexOf(' ', longest - 1);
+            return text.substring(0, Math.max(0, end)) + "…";
         }
 
         /// Never cuts a surrogate pair in half.

@@ -203,7 +203,7 @@ final class AgendaTest {
             for (int row = 1; row <= 1_240; row++) {
                 if (row % 5 == 1) pass(Duration.ofMillis(500));
                 tally.used(attempt(0, 0), new Usage(1, 10, 3, Optional.of(new BigDecimal("0.001")), "USD"));
-                tally.ended(attempt(0, 0), row % 10 == 0 ? new Outcome(RowStatus.FAILED, "no") : Outcome.SUCCEEDED,
+                tally.ended(attempt(0, 0), row % 10 == 0 ? new Outcome(RowStatus.FAILED, "the city is unknown") : Outcome.SUCCEEDED,
                         seconds(1), world.now());
             }
             tally.now = new Tally.Now(5, 2, 0, rest);
@@ -224,9 +224,14 @@ final class AgendaTest {
                 8       |             | 1240/500
                 20      |             | 1240/5000 (24 %)
                 45      |             | 1240/5000 (24 %) · 10.2/s · 124 failed
-                79      |             | 1240/5000 (24 %) · 10.2/s · 124 failed · 6 min 8 s left · 5 running · 2 waiting
-                150     |             | 1240/5000 (24 %) · 10.2/s · 124 failed (no) · 6 min 8 s left · 5 running \
-                · 2 waiting · 12400 tokens · 1.24 USD
+                92      |             | 1240/5000 (24 %) · 10.2/s · 124 failed · 2 min 4 s · 6 min 8 s left · 5 running \
+                · 2 waiting
+                116     |             | 1240/5000 (24 %) · 10.2/s · 124 failed · 2 min 4 s · 6 min 8 s left · 5 running \
+                · 2 waiting · 12400 tokens
+                150     |             | 1240/5000 (24 %) · 10.2/s · 124 failed (the city is unknown) \
+                · 2 min 4 s · 6 min 8 s left · 5 running · 2 waiting · 12400 tokens · 1.24 USD
+                136     |             | 1240/5000 (24 %) · 10.2/s · 124 failed (the city is…) \
+                · 2 min 4 s · 6 min 8 s left · 5 running · 2 waiting · 12400 tokens · 1.24 USD
                 45      | Retry-After | 1240/5000 (24 %) · Retry-After · 10.2/s
                 """)
         void leavesOutOnTheRightWhatDoesNotFit(int columns, String rest, String line) {

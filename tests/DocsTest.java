@@ -80,7 +80,8 @@ final class DocsTest extends WholeCommand {
                     .replaceAll("127\\.0\\.0\\.1:\\d+", "HOST")
                     .replaceAll("\\d{4}-\\d\\d-\\d\\d \\d\\d:\\d\\d:\\d\\d", "TIME")
                     .replaceAll("(?m)^( *seconds p\\d\\d ).*", "$1")
-                    .replaceAll("\\d+(\\.\\d+)+", "0.0").replaceAll("r-\\d+(, r-\\d+)+", "IDS");
+                    .replaceAll("\\d+(\\.\\d+)+", "0.0").replaceAll("r-\\d+(, r-\\d+)+", "IDS")
+                    .replaceAll("first: r-\\d+", "first: ID");
         }
 
         /// Runs each block of commands and compares the output shown below it. `-Dgolden.update=true` updates

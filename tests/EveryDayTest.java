@@ -125,7 +125,10 @@ final class EveryDayTest extends WholeCommand {
 
             var call = call(dify.settings(), "run", "-i", input(), "-o", output(), "--mode", "blocking");
 
-            assertEquals(1, call.err().lines().filter(line -> line.startsWith("Failed: ")).count(), call.err());
+            var failures = call.err().lines().filter(line -> line.startsWith("Failed: ")).toList();
+            assertEquals(1, failures.size(), call.err());
+            var first = events("end").getFirst().path("id").asText();
+            assertTrue(failures.getFirst().endsWith("city is required (first: " + first + ")"), call.err());
             assertTrue(call.err().startsWith("Connecting to 127.0.0.1"), call.err());
         }
 

@@ -704,7 +704,7 @@ class FaultTest {
             var dify = new Dify("--latency", "4s");
             rows(9, id -> "text " + id);
             begin(dify.settings(), run("-c", "3", "--mode", "streaming"));
-            until("a progress line", Duration.ofSeconds(20), () -> screen().contains("0/9 (0 %) · 3 running"));
+            until("a progress line", Duration.ofSeconds(20), () -> screen().contains("0/9 (0 %) · ") && screen().contains("3 running"));
 
             ctrlC();
             until("the last run's end", Duration.ofSeconds(10), () -> dify.count("succeeded") == 3);
@@ -736,6 +736,8 @@ class FaultTest {
                 var seen = progress();
                 return seen.size() == 1 && tellsWhatIsLeft(seen.getFirst());
             });
+            assertTrue(screen().replace("\n", "").matches(".*Failed: .* \\(first: \\d+\\).*"),
+                    "above that line: " + screen());
             ends(3, Duration.ofSeconds(20));
             assertEquals(List.of(), progress().stream().filter(line -> line.contains("/40 (")).toList(), screen());
         }
@@ -758,13 +760,13 @@ class FaultTest {
             assertFalse(screen().contains(" left"), screen());
         }
 
-        /// `0/9 (0 %) · 3 running` would reach the edge, and the terminal's `^C` the line below.
+        /// `0/9 (0 %) · 1.2 s · 3 running` would reach the edge, and the terminal's `^C` the line below.
         @Test
         void leavesNothingOfAFullLineAtCtrlC() throws Exception {
             var dify = new Dify("--latency", "30s");
             rows(9, id -> "text " + id);
-            begin(24, dify.settings(), run("-c", "3", "--mode", "streaming"));
-            until("a progress line", Duration.ofSeconds(20), () -> screen().contains("3 running"));
+            begin(32, dify.settings(), run("-c", "3", "--mode", "streaming"));
+            until("a progress line", Duration.ofSeconds(20), () -> screen().contains(" s · 3 running"));
 
             ctrlC();
 

@@ -247,7 +247,7 @@ final class OutageTest {
 
             scene.play();
 
-            assertTrue(lines.stream().anyMatch(line -> line.contains("waiting for 1 run")), lines::toString);
+            assertTrue(lines.stream().anyMatch(line -> line.contains("1 row is being looked up")), lines::toString);
             assertTrue(lines.stream().noneMatch(line -> line.contains(" left")), lines::toString);
         }
 
