@@ -2373,7 +2373,7 @@ final class DifyExec implements Runnable {
         /// The demo has two versions of its own. A real one, which `.env` may name, is not there.
         private Access access(Demo demo) {
             var version = Demo.has(dify.workflowId.strip()) ? dify.workflowId.strip() : "";
-            return new Access(demo.baseUrl(), Access.DEMO_KEY, version, Optional.empty(), Optional.empty());
+            return new Access(demo.baseUrl(), Access.DEMO_KEY, "", version, Optional.empty(), Optional.empty());
         }
 
         static final class DifyOptions {
@@ -2400,6 +2400,10 @@ final class DifyExec implements Runnable {
                     description = "Limit each run (env: TIMEOUT; default: ${DEFAULT-VALUE}).")
             Duration timeout;
 
+            @Option(names = "--app-id", paramLabel = "ID", defaultValue = "", hidden = true,
+                    description = "Name the app of a key for several apps (env: DIFY_APP_ID).")
+            String appId;
+
             @Option(names = "--files", paramLabel = "DIR", hidden = true,
                     description = "Also upload @path cells from this folder.")
             Path files;
@@ -2423,10 +2427,18 @@ final class DifyExec implements Runnable {
                 if (baseUrl.getScheme().equals("http") && !Env.isLoopback(baseUrl.getHost()))
                     err.println("Warning: " + baseUrl + " is not https; the API key is sent unencrypted.");
                 env.unknownNames().forEach(name -> err.println("Warning: " + name + " is not a setting of difyexec."));
-                if (workflowId.strip().startsWith("app-"))
-                    throw new Unusable("--workflow-id (DIFY_WORKFLOW_ID) is an API key, not the id of a version",
-                            "put the key into DIFY_API_KEY");
-                return new Access(baseUrl, key, workflowId.strip(), env.proxy(baseUrl), env.needed("DIFY_CA_FILE"));
+                if (!appId.strip().matches("[A-Za-z0-9-]*"))
+                    throw new Unusable("--app-id (DIFY_APP_ID) contains a character other than letters, digits and -",
+                            "copy the id from the app's URL in Dify");
+                return new Access(baseUrl, key, id("--app-id (DIFY_APP_ID)", appId),
+                        id("--workflow-id (DIFY_WORKFLOW_ID)", workflowId), env.proxy(baseUrl),
+                        env.needed("DIFY_CA_FILE"));
+            }
+
+            /// A key that was put into the wrong setting would be sent and recorded.
+            private static String id(String option, String text) {
+                if (!text.strip().matches("(?s)(app|sk)-.*")) return text.strip();
+                throw new Unusable(option + " is an API key, not an id", "put the key into DIFY_API_KEY");
             }
 
             private String key(Env env, boolean hasDemo) {
@@ -2497,10 +2509,11 @@ final class DifyExec implements Runnable {
                 isSame = false;
                 var runs = origin.runs(session);
                 if (!runs.isSent() || exchange.knowsAny(runs.newest(), left)) continue;
-                if (!setup.dify.sameApp) throw origin.otherApp(runs);
+                if (!setup.dify.sameApp) throw origin.otherApp(runs, session.appId().equals(access.appId()));
                 isAssumed = true;
             }
-            return new AppClaim(isSame ? origin.sessions().getLast().appHash() : access.appHash(), isAssumed);
+            return new AppClaim(isSame ? origin.sessions().getLast().appHash() : access.appHash(), access.appId(),
+                    isAssumed);
         }
 
         /// The workflow's form, or text for every cell with `--no-check`.
@@ -2628,8 +2641,8 @@ final class DifyExec implements Runnable {
     /// be unusable.
     record EnvDefaults(Env env, String... typed) implements IDefaultValueProvider {
         static final Map<String, String> VARIABLES = Map.of(
-                "--base-url", "DIFY_API_BASE_URL", "--workflow-id", "DIFY_WORKFLOW_ID", "--timeout", "TIMEOUT",
-                "--max-retries", "MAX_RETRIES", "--initial-retry-delay", "INITIAL_RETRY_DELAY",
+                "--base-url", "DIFY_API_BASE_URL", "--app-id", "DIFY_APP_ID", "--workflow-id", "DIFY_WORKFLOW_ID",
+                "--timeout", "TIMEOUT", "--max-retries", "MAX_RETRIES", "--initial-retry-delay", "INITIAL_RETRY_DELAY",
                 "--max-retry-delay", "MAX_RETRY_DELAY");
 
         @Override
@@ -2873,7 +2886,9 @@ final class DifyExec implements Runnable {
             var body = Text.text(sent, Integer.MAX_VALUE);
             out.println("\n" + body);
             out.println("curl -X POST " + Text.shell(client.startAddress().toString())
-                    + " -H 'Authorization: Bearer app-***' -H 'Content-Type: application/json' -d "
+                    + " -H 'Authorization: Bearer app-***'"
+                    + (client.access().appId().isEmpty() ? "" : " -H 'X-Dify-App-ID: " + client.access().appId() + "'")
+                    + " -H 'Content-Type: application/json' -d "
                     + Text.shell(body));
         }
     }
@@ -4016,6 +4031,7 @@ final class DifyExec implements Runnable {
         private Instant hardStop = Instant.MAX;
         private boolean taskStopsSent = false, linksNoted = false, damageNoted = false;
         private String version, lastPause = "";
+        private boolean hasStartedRuns = false; // or may have
 
         record Terms(Judge judge, Limits limits, Pace pace, ModePolicy modes, Attempt.Names names) {}
 
@@ -4133,7 +4149,9 @@ final class DifyExec implements Runnable {
                 agenda.stopWith(writer.unwritable(problem.getCause()));
             }
             watcher.end();
-            return agenda.stop;
+            // a setting that Dify refuses late is not one that kept the command from its work
+            return agenda.stop.map(stop -> hasStartedRuns && stop.exit() == Exit.UNUSABLE
+                    ? Stop.early(stop.what(), stop.hint()) : stop);
         }
 
         /// When all rows have ended, runs that counted as not started are looked for once more. When a call that stops
@@ -4373,6 +4391,8 @@ final class DifyExec implements Runnable {
             }
             adapt(attempt, seen, now);
             var verdict = terms.judge().verdict(attempt, seen);
+            hasStartedRuns |= !(verdict instanceof Verdict.StopBatch || verdict instanceof Verdict.Unreached
+                    || verdict instanceof Verdict.Throttled);
             if (verdict instanceof Verdict.LookUp) seen.run().ifPresent(run -> logRun(sent, run));
             else if (seen instanceof Response.Ran ran) watcher.ran(ran);
             apply(attempt, sent.start, seen, verdict);
@@ -5529,12 +5549,17 @@ final class DifyExec implements Runnable {
         }
 
         private HttpRequest get(String path) {
-            return request(access.at(path)).header("Authorization", "Bearer " + access.key()).build();
+            return authorized(access.at(path)).build();
         }
 
         private HttpRequest post(URI address, String type, BodyPublisher body) {
-            return request(address).header("Authorization", "Bearer " + access.key()).header("Content-Type", type)
-                    .POST(body).build();
+            return authorized(address).header("Content-Type", type).POST(body).build();
+        }
+
+        /// A key for several apps does not say which one is meant.
+        private HttpRequest.Builder authorized(URI address) {
+            var request = request(address).header("Authorization", "Bearer " + access.key());
+            return access.appId().isEmpty() ? request : request.header("X-Dify-App-ID", access.appId());
         }
 
         private static HttpRequest.Builder request(URI address) {
@@ -7089,13 +7114,14 @@ final class DifyExec implements Runnable {
             return baseUrl.equals("demo") ? "with --demo" : "on " + baseUrl;
         }
 
-        Unusable otherApp(Runs runs) {
+        Unusable otherApp(Runs runs, boolean isSameId) {
             int asked = runs.newest().size();
-            return new Unusable(files.log() + ": this batch was started with another key, and "
+            return new Unusable(files.log() + ": this batch was started with another "
+                    + (isSameId ? "key" : "app id (DIFY_APP_ID)") + ", and "
                     + (asked == 0 ? "no run is recorded that could show whether it is the same app's"
                     : "this app has none of the last " + Text.count(asked, "recorded run")
                             + ": it is another app, or its runs were deleted on the server"),
-                    "use the key of that app; if it is the same app, --same-app continues, "
+                    "use the key and the id of that app; if it is the same app, --same-app continues, "
                             + "and rows whose runs are not found are then unknown");
         }
 
@@ -8089,7 +8115,7 @@ final class DifyExec implements Runnable {
         /// A call started to work on the batch, or changed its mode. `input` is relative to the folder of the results;
         /// `auto`: the tool chose the mode, and a later call of *auto* continues in it. `options` is for people only.
         /// `again`: rows could be sent again although an earlier run of them succeeded or may still succeed.
-        record SessionEvent(Instant t, int format, String tool, String baseUrl, String appHash,
+        record SessionEvent(Instant t, int format, String tool, String baseUrl, String appHash, String appId,
                 @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean sameApp, String server,
                 Mode mode, boolean auto, String input, Csv.Shape choices, String shard,
                         String options,
@@ -8105,13 +8131,13 @@ final class DifyExec implements Runnable {
                 var folder = batch.files().results().toAbsolutePath().normalize().getParent();
                 boolean isSameDisk = folder.getRoot().equals(input.getRoot());
                 return new SessionEvent(Instant.now(), FORMAT, "difyexec " + VERSION, baseUrl, app.hash(),
-                        app.isAssumed(), server, null, false, (isSameDisk ? folder.relativize(input) : input)
+                        app.id(), app.isAssumed(), server, null, false, (isSameDisk ? folder.relativize(input) : input)
                         .toString(), csv.shape(),
                         batch.files().shard().map(Shard::toString).orElse(""), options, again, 0);
             }
 
             SessionEvent with(Instant t, Mode mode, boolean auto, long results) {
-                return new SessionEvent(t, format, tool, baseUrl, appHash, sameApp, server, mode, auto, input,
+                return new SessionEvent(t, format, tool, baseUrl, appHash, appId, sameApp, server, mode, auto, input,
                         choices, shard, options, again, results);
             }
 
@@ -9896,6 +9922,11 @@ final class DifyExec implements Runnable {
                 stop("400 bad_request: (Invalid workflow_id|Cannot use draft)|(404|410) [^:]*: Workflow not found",
                         "DIFY_WORKFLOW_ID is not a published version of this app (%1$s)",
                         "leave it empty to run the version published now"),
+                setting(OTHER_CODE + "App ID is required", "DIFY_APP_ID is missing: this key has several apps (%1$s)",
+                        "set DIFY_APP_ID to the id of your app, as in its URL in Dify"),
+                setting("403 [^:]*:.*not allowed to access this app",
+                        "DIFY_APP_ID is not the id of an app of this key (403: %1$s)",
+                        "set it to the id of your app, as in its URL in Dify, or use a key of that app"),
                 stop("400 bad_request:", "Dify could not read the request: %1$s", ""),
                 stop("400 app_unavailable:|" + OTHER_CODE + "Workflow not published",
                         "this app has no published version", "publish the workflow in Dify"),
@@ -9918,10 +9949,15 @@ final class DifyExec implements Runnable {
                 stop("429 rate_limit_error:", "the plan's quota of runs is used up (%1$s)",
                         "run the same command again on the next day or in the next period"));
 
-        private record Refusal(Pattern answer, String what, String hint) {}
+        private record Refusal(Pattern answer, Exit exit, String what, String hint) {}
 
         private static Refusal stop(String answer, String what, String hint) {
-            return new Refusal(Pattern.compile(answer, Pattern.DOTALL), what, hint);
+            return new Refusal(Pattern.compile(answer, Pattern.DOTALL), Exit.STOPPED, what, hint);
+        }
+
+        /// A refusal of a setting: as long as no run was started, it is like one that is refused here.
+        private static Refusal setting(String answer, String what, String hint) {
+            return new Refusal(Pattern.compile(answer, Pattern.DOTALL), Exit.UNUSABLE, what, hint);
         }
 
         Verdict verdict(Attempt attempt, Response seen) {
@@ -10043,7 +10079,7 @@ final class DifyExec implements Runnable {
             var answer = seen.status() + " " + seen.code().replace(':', ' ') + ": " + seen.message();
             Object[] facts = {message(seen), access, seen.status(), access.advice(), seen.message()};
             return STOPS.stream().filter(known -> known.answer().matcher(answer).lookingAt()).findFirst()
-                    .map(known -> Stop.early(known.what().formatted(facts), known.hint().formatted(facts)));
+                    .map(known -> new Stop(known.exit(), known.what().formatted(facts), known.hint().formatted(facts)));
         }
 
         /// An error event without a code is read by its words, and given the code that an answer would have.
@@ -11520,7 +11556,10 @@ final class DifyExec implements Runnable {
     }
 
     /// Where Dify is and how to get in. The key is not part of the text form.
-    record Access(URI baseUrl, String key, String workflowId, Optional<URI> proxy, Optional<Env.Setting> authorities) {
+    ///
+    /// @param appId the app that is meant, if the key is one of several apps, or empty
+    record Access(URI baseUrl, String key, String appId, String workflowId, Optional<URI> proxy,
+            Optional<Env.Setting> authorities) {
         static final String DEMO_KEY = "app-demo";
 
         /// How a batch remembers where it runs; a demo is always the same place.
@@ -11529,7 +11568,7 @@ final class DifyExec implements Runnable {
         }
 
         /// How a batch remembers its app, `<salt>-<hash>` with 64 bits each: the key cannot be read from it, and logs
-        /// with the same key cannot be recognized as such.
+        /// with the same key cannot be recognized as such. The app's id is part of it.
         String appHash() {
             return appHash(HexFormat.of().toHexDigits(new SecureRandom().nextLong()));
         }
@@ -11539,7 +11578,7 @@ final class DifyExec implements Runnable {
         }
 
         private String appHash(String salt) {
-            return salt + "-" + HexFormat.of().toHexDigits(Cells.of(Map.of("salt", salt, "key", key)));
+            return salt + "-" + HexFormat.of().toHexDigits(Cells.of(Map.of("salt", salt, "key", key, "app", appId)));
         }
 
         URI at(String path) {
@@ -11560,7 +11599,7 @@ final class DifyExec implements Runnable {
     /// The app of a session, as the log records it.
     ///
     /// @param isAssumed only `--same-app` says that the runs of earlier sessions are this app's
-    record AppClaim(String hash, boolean isAssumed) {}
+    record AppClaim(String hash, String id, boolean isAssumed) {}
 
     /// One run of a row: never throws for what the server says or fails to say.
     interface Workflow {
@@ -11922,9 +11961,11 @@ final class DifyExec implements Runnable {
     }
 
     /// The API key of the environment or `.env`. It is masked wherever text leaves the program, and so is everything
-    /// that looks like a Dify app key, or like the password in a URL. Bytes of files are data: there, only the key is.
+    /// that looks like a key of Dify, or like the password in a URL. Bytes of files are data: there, only the key is.
     static final class Secret {
-        private static final String APP_KEY = "(?<!\\w|\\w-)app-(?:[A-Za-z0-9]{16,}|[A-Za-z0-9]+(?=…))";
+        /// Of an app, `app-…`, or of a workspace, `sk-<uuid>`.
+        private static final String DIFY_KEY = "(?<!\\w|\\w-)(?:app-(?:[A-Za-z0-9]{16,}|[A-Za-z0-9]+(?=…))"
+                + "|sk-(?:[A-Za-z0-9-]{16,}|[A-Za-z0-9-]+(?=…)))";
         private static final String PASSWORD_IN_URL = "(?<=//)[^/@\\s]+(?=@)";
         /// A shorter key, or one that could be a field name, would mask more than itself.
         private static final int SHORTEST = 8;
@@ -11936,7 +11977,7 @@ final class DifyExec implements Runnable {
 
         Secret(String key) {
             this.key = key.length() < SHORTEST || key.matches("[a-z_]*") ? "" : key;
-            var others = APP_KEY + "|" + PASSWORD_IN_URL;
+            var others = DIFY_KEY + "|" + PASSWORD_IN_URL;
             inText = Pattern.compile(this.key.isEmpty() ? others : wholeOrCut("…") + "|" + others);
             inBytes = Pattern.compile(wholeOrCut(new String("…".getBytes(UTF_8), ISO_8859_1)));
         }
@@ -11962,7 +12003,7 @@ final class DifyExec implements Runnable {
         }
 
         private static String mask(Pattern pattern, String text) {
-            return pattern.matcher(text).replaceAll(found -> found.group().startsWith("app-") ? "app-***" : "***");
+            return pattern.matcher(text).replaceAll(found -> found.group().replaceFirst("^(app-|sk-)?.*", "$1***"));
         }
 
         byte[] mask(byte[] bytes) {
@@ -12106,7 +12147,7 @@ final class DifyExec implements Runnable {
 
         /// A misspelled address would send the key to another server.
         List<String> unknownNames() {
-            var known = Set.of("DIFY_API_KEY", "DIFY_API_BASE_URL", "DIFY_WORKFLOW_ID", "DIFY_CA_FILE");
+            var known = Set.of("DIFY_API_KEY", "DIFY_API_BASE_URL", "DIFY_APP_ID", "DIFY_WORKFLOW_ID", "DIFY_CA_FILE");
             return files.stream().flatMap(file -> file.values().keySet().stream()
                     .filter(name -> name.startsWith("DIFY_") && !known.contains(name))
                     .map(name -> name + " in " + file.name())).sorted().toList();

@@ -128,7 +128,7 @@ final class Restart implements Callable<Integer> {
         scene.inRealTime = true;
         var samples = new ArrayList<Sample>();
         try (var server = new Server(version)) {
-            var access = new Access(server.address(), "app-test", "", Optional.empty(), Optional.empty());
+            var access = new Access(server.address(), "app-test", "", "", Optional.empty(), Optional.empty());
             try (var client = DifyClient.of(access, seconds(timeout), places)) {
                 scene.workflow = new Sender(client, Form.ofText(), Optional.empty());
                 scene.watched = tally -> samples.add(new Sample(Instant.now(), scene.pace.places(),

@@ -60,7 +60,7 @@ final class ChatflowTest extends WholeCommand {
         }
 
         private DifyClient client(String pin) {
-            var access = new Access(URI.create("http://127.0.0.1:" + dify.port() + "/v1"), KEY, pin, Optional.empty(),
+            var access = new Access(URI.create("http://127.0.0.1:" + dify.port() + "/v1"), KEY, "", pin, Optional.empty(),
                     Optional.empty());
             return ServerTest.client(access, ServerTest.LONG, ServerTest.LONG).to(AppKind.CHATFLOW);
         }

@@ -47,6 +47,7 @@
 //SOURCES EveryDayTest.java
 //SOURCES VerifyTest.java
 //SOURCES VersionsTest.java
+//SOURCES NextDifyTest.java
 //SOURCES Simulator.java
 //SOURCES SimulatedServer.java
 //SOURCES SimulatedExchange.java
@@ -96,7 +97,7 @@ final class DifyExecTest {
             StorageTest.class, ProcessTest.class, DocsTest.class, PasteTest.class, FaultTest.class, ForeignAnswerTest.class,
             ConformanceTest.class,
             ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class, RecipesTest.class, VerifyTest.class,
-            EveryDayTest.class, VersionsTest.class);
+            EveryDayTest.class, VersionsTest.class, NextDifyTest.class);
 
     /// Runs tests that allow it (`@Execution`) in parallel, up to this many.
     static final Map<String, String> AT_ONCE = Map.of("junit.jupiter.execution.parallel.enabled", "true",

@@ -44,7 +44,7 @@ final class Given {
     static final Instant NOON = Instant.parse("2026-01-16T12:00:00Z");
     static final ObjectMapper JSON = new ObjectMapper();
     static final Access ACCESS = new Access(URI.create("http://dify.example/v1"),
-            "app-test", "", Optional.empty(), Optional.empty());
+            "app-test", "", "", Optional.empty(), Optional.empty());
     static final Backoff BACKOFF = new Backoff(seconds(1), seconds(60), 3);
 
     static Duration seconds(long seconds) {
@@ -157,7 +157,7 @@ final class Given {
 
     static Event.SessionEvent session(int second, String server) {
         return new Event.SessionEvent(NOON.plusSeconds(second), Event.FORMAT, "difyexec 1", "http://x/v1", "1-2",
-                false, server, Mode.STREAMING, true, "data.csv", null, "", "-c 5", false, 0);
+                "", false, server, Mode.STREAMING, true, "data.csv", null, "", "-c 5", false, 0);
     }
 
     static Csv.Shape shape(String idColumn, Charset encoding, Character delimiter) {
@@ -434,7 +434,7 @@ final class Given {
                     Long.MAX_VALUE, false, resendUnknown || selection.resendUnknown(), false);
             var wanted = batch.select(asked, timeout);
             var route = batch.history().route(mode, app, server, false);
-            writer.record(Event.SessionEvent.of(batch, ACCESS.name(), new AppClaim("1-2", false), server, "", false)
+            writer.record(Event.SessionEvent.of(batch, ACCESS.name(), new AppClaim("1-2", "", false), server, "", false)
                     .with(Instant.now(), route.mode(), mode == Mode.AUTO, writer.resultsOnDisk()));
             pace = new Pace(slots, wait, rate);
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),

@@ -81,7 +81,12 @@ final class RulesTest {
                 400    | model_currently_not_support | Dify Hosted OpenAI trial current | stop      | model provider
                 400    | provider_quota_exceeded     | Your quota for Dify Hosted OpenA | stop      | credit
                 400    | completion_request_error    | Completion request failed.       | again     |
+                400    | bad_request                 | App ID is required when a resour | stop      | DIFY_APP_ID
+                400    | invalid_param               | App ID is required when a resour | stop      | DIFY_APP_ID
+                400    | completion_request_error    | App ID is required when a resour | again     |
+                403    | forbidden                   | The token is not allowed to access this app. | stop | DIFY_APP_ID
                 401    | unauthorized                | Access token is invalid          | stop      | DIFY_API_KEY
+                401    | unauthorized                | Resource access token is invalid | stop      | DIFY_API_KEY
                 401    | unauthorized                | Authorization header must be pro | stop      | DIFY_API_KEY
                 403    | forbidden                   | The app's API service has been d | stop      | API service
                 403    | forbidden                   | The workspace's status is archiv | stop      | owner

@@ -52,7 +52,7 @@ class ServerTest {
     // ── Helpers ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     static Access access(URI url) {
-        return new Access(url, KEY, "", Optional.empty(), Optional.empty());
+        return new Access(url, KEY, "", "", Optional.empty(), Optional.empty());
     }
 
     static DifyClient client(URI url) {
@@ -486,7 +486,7 @@ class ServerTest {
         @ParameterizedTest
         @CsvSource({"5e0dfc88-8475-4946-a840-d85d8e9e04d1, 5e0dfc88-8475-4946-a840-d85d8e9e04d1", "a b/c, a%20b%2Fc"})
         void aPinnedVersionHasItsOwnRoute(String version, String inPath) {
-            var access = new Access(url(), KEY, version, Optional.empty(), Optional.empty());
+            var access = new Access(url(), KEY, "", version, Optional.empty(), Optional.empty());
 
             try (var client = DifyClient.of(access, LONG, 1)) {
                 run(client, BLOCKING);
@@ -665,7 +665,7 @@ class ServerTest {
         }
 
         private static Access through(String login, Wire proxy) {
-            return new Access(URI.create("http://dify.test:8080/v1"), KEY, "",
+            return new Access(URI.create("http://dify.test:8080/v1"), KEY, "", "",
                     Optional.of(URI.create("http://" + login + proxy.url().getAuthority())), Optional.empty());
         }
     }

@@ -221,6 +221,7 @@ final class SettingsTest extends WholeCommand {
                 option,                variable,            default,                one,                    other
                 --base-url,            DIFY_API_BASE_URL,   https://api.dify.ai/v1, http://a/v1,            http://b/v1
                 --workflow-id,         DIFY_WORKFLOW_ID,    '',                     abc,                    def
+                --app-id,              DIFY_APP_ID,         '',                     4a1f-6c,                9d8c
                 --max-retries,         MAX_RETRIES,         3,                      0,                      7
                 --initial-retry-delay, INITIAL_RETRY_DELAY, PT1S,                   PT2S,                   PT1M30S
                 --max-retry-delay,     MAX_RETRY_DELAY,     PT1M,                   PT5S,                   PT2M
@@ -473,16 +474,18 @@ final class SettingsTest extends WholeCommand {
             assertEquals(0, call(settings, typed("run", "--timeout", "5")).code());
         }
 
-        @Test
-        void aKeyIsNotTakenForAWorkflowId() throws IOException {
+        @ParameterizedTest
+        @CsvSource({"DIFY_WORKFLOW_ID, app-secret", "DIFY_WORKFLOW_ID, sk-secret", "DIFY_APP_ID, app-secret",
+            "DIFY_APP_ID, sk-secret", "DIFY_APP_ID, se cret", "DIFY_APP_ID, secret\u00e9", "DIFY_APP_ID, a_secret"})
+        void anIdThatIsAKeyOrHasOtherCharactersIsRefusedAndNotShown(String variable, String text) throws IOException {
             rows(1);
 
-            var call = call(dify.settings("DIFY_WORKFLOW_ID", "app-secret"), typed("run"));
+            var call = call(dify.settings(variable, text), typed("run"));
 
             assertEquals(2, call.code(), call.err());
-            assertTrue(call.err().contains("DIFY_WORKFLOW_ID"), call.err());
-            assertFalse(call.err().contains("app-secret"), call.err());
-            assertEquals(0, dify.runs());
+            assertTrue(call.sentence().contains(variable) && call.hint().isPresent(), call.err());
+            assertFalse(call.err().contains(text), call.err());
+            assertEquals(0, dify.requests());
         }
 
         @Test
@@ -505,12 +508,12 @@ final class SettingsTest extends WholeCommand {
         @ValueSource(strings = {"--shard KEY", "--demo=KEY", "--ids KEY", "--id-column KEY", "--user KEY",
             "--save-files KEY/KEY", "--delimiter KEY", "--query-column KEY", "-c KEY", "--mode KEY", "--KEY", "-KEY",
             "--encoding KEY", "--rate KEY", "--max-cost KEY", "KEY", "--timeout KEY", "--base-url KEY",
-            "--max-retries KEY", "--workflow-id KEY"})
+            "--max-retries KEY", "--workflow-id KEY", "--app-id KEY"})
         void typedAsAValueIsNotShown(String words) throws IOException {
             rows(1);
             Files.createFile(file(KEY));
 
-            for (var key : List.of(KEY, "app-AbCdEfGhIjKlMnOpQrStUvWx")) {
+            for (var key : List.of(KEY, "app-AbCdEfGhIjKlMnOpQrStUvWx", Simulator.WORKSPACE_KEY)) {
                 var call = call(dify.settings(), typed("run", words.replace("KEY", words.startsWith("--save") ? ""
                         + file(key) : key).split(" ")));
                 assertFalse(call.err().contains(key) || call.out().contains(key), call.err());

@@ -14,6 +14,7 @@ final class SimulatedDify {
     private static final Duration PING_PERIOD = Duration.ofSeconds(10);
     private static final String WRONG_ROUTE = "Please check if your app mode matches the right API route.";
     private static final String PING = "event: ping\n\n";
+    static final String APP_ID = "x-dify-app-id";
     private static final ObjectMapper JSON = new ObjectMapper();
 
     private final Simulator.Behaviour behaviour;
@@ -26,11 +27,14 @@ final class SimulatedDify {
     private final AtomicInteger active = new AtomicInteger();
     private final Map<String, SimulatedJob.Published> versions = new ConcurrentHashMap<>();
     private final Set<String> deletedKeys = ConcurrentHashMap.newKeySet();
+    /// The ids of the apps that each workspace key is bound to.
+    private final Map<String, Set<String>> workspaceKeys = new ConcurrentHashMap<>();
     private final String draft = UUID.randomUUID().toString();
     private volatile SimulatedJob.Published current;
     private volatile String name;
     private volatile Simulator.Access access = Simulator.Access.OPEN;
     private volatile Instant workerReady = Instant.MIN;
+    private volatile Runnable onStart = () -> {};
     private final List<ModePolicy> routes;
 
     SimulatedDify(Simulator.Behaviour behaviour) {
@@ -129,6 +133,15 @@ final class SimulatedDify {
         deletedKeys.add(key);
     }
 
+    /// Does this whenever a request for a run is accepted.
+    void onStart(Runnable what) {
+        onStart = what;
+    }
+
+    void bind(String key, Set<String> apps) {
+        workspaceKeys.put(key, apps);
+    }
+
     SimulatedLedger offsets() {
         return offsets;
     }
@@ -194,15 +207,26 @@ final class SimulatedDify {
 
     private void checkKey(SimulatedExchange exchange) {
         var words = exchange.headers().getOrDefault("authorization", "").strip().split("\\s+", 2);
-        boolean known = words.length == 2 && words[1].startsWith("app-") && !deletedKeys.contains(words[1]);
+        var key = words.length < 2 ? "" : words[1];
+        boolean known = (key.startsWith("app-") || workspaceKeys.containsKey(key)) && !deletedKeys.contains(key);
         if (words.length < 2) throw unauthorized(exchange,
                 "Authorization header must be provided and start with 'Bearer'");
         if (!words[0].equalsIgnoreCase("Bearer"))
             throw unauthorized(exchange, "Authorization scheme must be 'Bearer'");
+        if (key.startsWith("sk-") && !known) throw unauthorized(exchange, "Resource access token is invalid.");
         if (!known || access == Simulator.Access.FORGOTTEN) throw unauthorized(exchange, "Access token is invalid");
+        if (workspaceKeys.containsKey(key))
+            checkApp(exchange.headers().getOrDefault(APP_ID, ""), workspaceKeys.get(key));
         if (access == Simulator.Access.DELETED) throw refused(403, "forbidden", "The app no longer exists.");
         if (access == Simulator.Access.DISABLED)
             throw refused(403, "forbidden", "The app's API service has been disabled.");
+    }
+
+    private static void checkApp(String id, Set<String> apps) {
+        if (id.isEmpty() && apps.size() > 1) throw refused(400, "bad_request",
+                "App ID is required when a resource access token is bound to multiple apps.");
+        if (!id.isEmpty() && !apps.contains(id)) throw refused(403, "forbidden",
+                "The resource access token is not allowed to access this app.");
     }
 
     private static SimulatedExchange.Refused unauthorized(SimulatedExchange exchange, String message) {
@@ -243,6 +267,7 @@ final class SimulatedDify {
         var rolled = behaviour.fate(asked.row(), offsets.nextStart(asked.row()), asked.texts());
         var fate = possible(rolled, asked.streaming(), asked.question().isPresent());
         offsets.met(fate.fault(), asked.user());
+        onStart.run();
         if (fate.fault() == Simulator.Fault.THROTTLE) throw tooMany(behaviour.limit() > 0 ? behaviour.limit() : 10);
         if (worker && asked.streaming()) {
             if (behaviour.limit() == 1) throw tooMany(1);

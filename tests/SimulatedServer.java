@@ -11,6 +11,8 @@ final class SimulatedServer implements AutoCloseable {
     private final SimulatedDify dify;
     /// Other apps of this server, by key. All other keys are of the first one.
     private final Map<String, SimulatedDify> others = new ConcurrentHashMap<>();
+    /// The apps of a workspace key, by their ids.
+    private final Map<String, Map<String, SimulatedDify>> workspaces = new ConcurrentHashMap<>();
     private final Semaphore places;
     private final Set<Socket> open = ConcurrentHashMap.newKeySet(), idle = ConcurrentHashMap.newKeySet();
     private volatile boolean isLeaving = false;
@@ -31,6 +33,19 @@ final class SimulatedServer implements AutoCloseable {
 
     void add(String key, SimulatedDify app) {
         others.put(key, app);
+    }
+
+    /// A key of a workspace, for all of these apps. A request names one of them by its id in `X-Dify-App-ID`.
+    void addWorkspace(String key, Map<String, SimulatedDify> apps) {
+        workspaces.put(key, apps);
+        Stream.concat(Stream.of(dify), apps.values().stream()).forEach(app -> app.bind(key, apps.keySet()));
+    }
+
+    /// The app that a request is for; the first one refuses those that name none.
+    private SimulatedDify app(SimulatedExchange exchange) {
+        var key = exchange.headers().getOrDefault("authorization", "").replaceFirst("^Bearer ", "");
+        var id = exchange.headers().getOrDefault(SimulatedDify.APP_ID, "");
+        return workspaces.getOrDefault(key, Map.of()).getOrDefault(id, others.getOrDefault(key, dify));
     }
 
     /// The address for clients: `http://127.0.0.1:40123/v1`.
@@ -62,8 +77,7 @@ final class SimulatedServer implements AutoCloseable {
                 var next = SimulatedExchange.read(in, out);
                 idle.remove(connection);
                 if (next.isEmpty()) break;
-                var key = next.get().headers().getOrDefault("authorization", "").replaceFirst("^Bearer ", "");
-                others.getOrDefault(key, dify).answer(next.get());
+                app(next.get()).answer(next.get());
                 if (next.get().isLast()) break;
             }
         } catch (IOException | InterruptedException _) {

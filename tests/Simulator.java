@@ -42,12 +42,17 @@ import static java.util.concurrent.TimeUnit.MILLISECONDS;
 @Command(name = "simulator", mixinStandardHelpOptions = true, version = "simulator of Dify " + SimulatedRun.VERSIONS,
         sortOptions = false, usageHelpWidth = 100,
         description = {"Simulates a Dify server over HTTP. Prints its address on the first line of stdout. Accepts "
-                + "any key that starts with app-. GET /__stats counts the runs of each row (?rows=0: totals only).", "",
+                + "any key that starts with app-, and the key " + Simulator.WORKSPACE_KEY + " for two apps, "
+                + Simulator.FIRST_APP + " and " + Simulator.SECOND_APP + ". GET /__stats counts the runs of each row (?rows=0: totals only).", "",
                 "A share is 3%% or 0.03, and is rolled at each start of a row. A row can request a fault by name in "
                 + "any of its inputs: [drop-before] for its first start, [drop-before!] for every start; "
                 + "also [latency 5s] and [queue 10s].", ""},
         footer = {"", "Example: ./jbang simulator --port 5001 --dify 1.14.2 --latency 200ms --drop-after 5%%"})
 final class Simulator implements Callable<Integer> {
+    static final String WORKSPACE_KEY = "sk-0b8e7c52-3f19-4d6a-9a57-6c1e2d4f8b90";
+    static final String FIRST_APP = "4a1f6c0e-7d52-4b8e-9c3a-1f2e3d4c5b6a",
+            SECOND_APP = "9d8c7b6a-5f4e-4d3c-8b2a-a1b2c3d4e5f6";
+
     @Option(names = "--port", paramLabel = "N", defaultValue = "0", description = "Listen here; 0 for any free port.")
     int port;
 
@@ -238,7 +243,9 @@ final class Simulator implements Callable<Integer> {
     @Override
     public Integer call() throws Exception {
         var dify = new SimulatedDify(behaviour(), Setup.PLAIN.with(app));
+        var second = new SimulatedDify(behaviour(), Setup.PLAIN.with(app));
         try (var server = SimulatedServer.start(port, places, dify)) {
+            server.addWorkspace(WORKSPACE_KEY, Map.of(FIRST_APP, dify, SECOND_APP, second));
             every(restartWorker, dify::endWorker);
             every(killWorker, dify::killWorker);
             spec.commandLine().getOut().println(server.baseUrl());

@@ -1,0 +1,166 @@
+package difyexec;
+
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+import module java.base;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+/// What public branches of Dify show of versions after 1.16.1: keys of a workspace, runs that move to another worker,
+/// forms with a second version. Every rule must hold for servers with and without it.
+class NextDifyTest {
+
+    // ── Workspace keys ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class AWorkspaceKey extends WholeCommand {
+        private static final String FORM = """
+                [{"text-input":{"variable":"id","label":"id"}},{"text-input":{"variable":"text","label":"text"}},
+                 {"file":{"variable":"doc","label":"doc","required":false,"allowed_file_types":["document"],
+                          "allowed_file_upload_methods":["local_file"]}}]""";
+
+        private SimulatedDify first, second;
+        private SimulatedServer server;
+
+        private void serve(String... options) throws IOException {
+            var line = Simulator.commandLine();
+            line.parseArgs(Stream.concat(Stream.of(options), Stream.of("--latency", "10ms", "--form",
+                    Files.writeString(file("form.json"), FORM).toString())).toArray(String[]::new));
+            var simulator = line.<Simulator>getCommand();
+            first = new SimulatedDify(simulator.behaviour(), Simulator.Setup.PLAIN.with(simulator.app));
+            second = new SimulatedDify(simulator.behaviour(), Simulator.Setup.PLAIN.with(simulator.app));
+            server = SimulatedServer.start(0, 0, first);
+            open.add(server);
+            server.addWorkspace(Simulator.WORKSPACE_KEY, Map.of(Simulator.FIRST_APP, first,
+                    Simulator.SECOND_APP, second));
+        }
+
+        private Map<String, String> settings(String... more) {
+            var settings = new HashMap<>(Map.of("DIFY_API_KEY", Simulator.WORKSPACE_KEY,
+                    "DIFY_API_BASE_URL", server.baseUrl().toString(), "INITIAL_RETRY_DELAY", "10ms"));
+            for (int i = 0; i < more.length; i += 2) settings.put(more[i], more[i + 1]);
+            return settings;
+        }
+
+        private static int started(SimulatedDify app) {
+            return ((Number) app.offsets().stats(false).get("started")).intValue();
+        }
+
+        @Override
+        void keyIsNowhere(Call call) throws IOException {
+            isNowhere(Simulator.WORKSPACE_KEY, call);
+        }
+
+        @ParameterizedTest
+        @CsvSource({"blocking, workflow", "streaming, workflow", "blocking, chatflow", "streaming, chatflow"})
+        void runsRetriesVerifiesAndUploadsInTheAppThatIsNamed(String mode, String app) throws IOException {
+            serve("--app", app);
+            boolean isChat = app.equals("chatflow");
+            Files.writeString(file("a.txt"), "a document");
+            csv(isChat ? "id,text,doc,query" : "id,text,doc", isChat ? "1,a,@a.txt,q" : "1,a,@a.txt",
+                    isChat ? "2,[fail],,[fail]" : "2,[fail],", isChat ? "3,c,,q" : "3,c,");
+            var settings = settings("DIFY_APP_ID", Simulator.SECOND_APP);
+
+            var ran = call(settings, typed("run", "--mode", mode));
+            var checked = call(settings, "check", "-i", input(), "--show", "1");
+            var retried = call(settings, typed("retry", "--mode", mode, "--max-failures", "off"));
+            var verified = call(settings, "verify", "-o", output());
+
+            assertEquals(List.of(3, 0, 0, 0), Stream.of(ran, checked, retried, verified).map(Call::code).toList(),
+                    () -> ran.err() + checked.err() + retried.err() + verified.err());
+            assertTrue(checked.out().contains("'X-Dify-App-ID: " + Simulator.SECOND_APP + "'"), checked.out());
+            assertEquals(List.of("1", "2", "3"), ids());
+            assertEquals(List.of(0, 4), List.of(started(first), started(second)));
+            assertEquals(Set.of(Simulator.SECOND_APP), events("session").stream()
+                    .map(session -> session.path("app_id").asText()).collect(Collectors.toSet()));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                command, id,                                   code
+                run,     -,                                    2
+                run,     11111111-1111-4111-8111-111111111111, 2
+                check,   -,                                    2
+                check,   11111111-1111-4111-8111-111111111111, 2
+                """)
+        void withoutAnAppOfItsOwnStartsNothing(String command, String id, int code) throws IOException {
+            serve();
+            rows(3);
+            var settings = id == null ? settings() : settings("DIFY_APP_ID", id);
+
+            var call = command.equals("run") ? call(settings, typed("run")) : call(settings, "check", "-i", input());
+
+            assertEquals(code, call.code(), call.err());
+            assertTrue(call.sentence().contains("DIFY_APP_ID") && call.hint().isPresent(), call.err());
+            assertEquals(List.of(0, 0), List.of(started(first), started(second)));
+        }
+
+        /// The app is taken from the key while rows run, so this is no longer a setting that nothing was sent with.
+        @Test
+        void thatLosesItsAppDuringTheBatchStopsIt() throws IOException {
+            serve();
+            rows(30);
+            var settings = settings("DIFY_APP_ID", Simulator.FIRST_APP);
+            assertEquals(0, call(settings, typed("run", "--limit", "1")).code());
+            var lost = new AtomicBoolean();
+            first.onStart(() -> {
+                if (lost.compareAndSet(false, true)) first.bind(Simulator.WORKSPACE_KEY, Set.of(Simulator.SECOND_APP));
+            });
+
+            var call = call(settings, typed("run", "-c", "1", "--mode", "blocking"));
+
+            assertEquals(4, call.code(), call.err());
+            assertTrue(call.sentence().contains("DIFY_APP_ID") && call.hint().isPresent(), call.err());
+            assertEquals(2, started(first));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"blocking", "streaming"})
+        void continuesABatchOnlyInItsApp(String mode) throws IOException {
+            serve();
+            rows(4);
+            assertEquals(0, call(settings("DIFY_APP_ID", Simulator.FIRST_APP), typed("run", "--limit", "2", "--mode",
+                    mode)).code());
+
+            var other = call(settings("DIFY_APP_ID", Simulator.SECOND_APP), typed("run", "--mode", mode));
+            var verified = call(settings(), "verify", "-o", output(), "--app-id", Simulator.SECOND_APP);
+
+            assertEquals(List.of(2, 2), List.of(other.code(), verified.code()), other.err() + verified.err());
+            assertTrue(other.sentence().contains("DIFY_APP_ID") && other.hint().isPresent(), other.err());
+            assertEquals(List.of(2, 0), List.of(started(first), started(second)));
+            assertEquals(0, call(settings(), typed("run", "--mode", mode, "--app-id", Simulator.FIRST_APP)).code());
+            assertEquals(4, started(first));
+        }
+
+        @Test
+        void ofAnotherWorkspaceIsMaskedInTheServersText() throws IOException {
+            var dify = dify();
+            var foreign = "sk-7f6e5d4c-3b2a-4190-8f7e-6d5c4b3a2910";
+            rows(1);
+            dify.info(dify.refused(401, "unauthorized", "The token " + foreign + " is invalid"));
+
+            var call = call(dify.settings(), typed("run"));
+
+            assertEquals(4, call.code(), call.err());
+            assertTrue(call.sentence().contains("sk-***"), call.err());
+            assertFalse(call.err().contains("7f6e5d4c"), call.err());
+        }
+
+        @Test
+        void isTheOnlyOneThatNeedsTheHeader() throws IOException {
+            var dify = dify();
+            rows(1);
+
+            assertEquals(0, call(dify.settings("DIFY_APP_ID", " "), typed("run")).code());
+
+            assertTrue(dify.server.getAllServeEvents().stream()
+                    .noneMatch(event -> event.getRequest().containsHeader("X-Dify-App-ID")));
+        }
+    }
+}
