@@ -116,6 +116,8 @@ final class Chaos implements Callable<Integer> {
             var verified = tool.verify("results.jsonl");
             var problems = new ArrayList<>(Findings.problems(verified, verdict, rows));
             if (problems.isEmpty() && verdict.isGood()) {
+                var deleted = new Planted(folder, simulator.address(), isChatflow());
+                problems.addAll(deleted.problems(tool.verify(deleted.delete(verified))));
                 var planted = new Planted(folder, simulator.address(), isChatflow());
                 problems.addAll(planted.problems(tool.verify(planted.plant(verified))));
             }
@@ -322,15 +324,44 @@ final class Chaos implements Callable<Integer> {
             this.isChatflow = isChatflow;
         }
 
-        /// Returns the name of the damaged results.
-        String plant(JsonNode verified) throws Exception {
+        private Map<String, ObjectNode> lines() throws IOException {
             var lines = new LinkedHashMap<String, ObjectNode>();
             Jsonl.read(folder.resolve("results.jsonl")).lines()
                     .forEach(line -> lines.put(line.path("id").asText(), (ObjectNode) line));
+            return lines;
+        }
+
+        private static Set<String> sound(JsonNode verified) {
             var sound = Findings.ids(verified, "matches");
             sound.removeAll(Findings.ids(verified, "not_verifiable"));
             sound.removeAll(Findings.ids(verified, "sent_again"));
-            var next = sound.stream().map(lines::get).iterator();
+            return sound;
+        }
+
+        /// Deletes every fourth line and adds none, because the size of the file shows that lines are gone.
+        String delete(JsonNode verified) throws Exception {
+            var lines = lines();
+            int number = 0;
+            for (var id : sound(verified)) {
+                if (number++ % 4 > 0) continue;
+                expected.put(id, Map.entry("lost", "a deleted line"));
+                lines.remove(id);
+            }
+            return write("deleted.jsonl", lines.values().stream());
+        }
+
+        private String write(String name, Stream<ObjectNode> lines) throws IOException {
+            Files.writeString(folder.resolve(name), lines.map(JsonNode::toString)
+                    .collect(Collectors.joining("\n", "", "\n")));
+            Files.copy(folder.resolve("results.jsonl.log"), folder.resolve(name + ".log"),
+                    StandardCopyOption.REPLACE_EXISTING);
+            return name;
+        }
+
+        /// Returns the name of the damaged results.
+        String plant(JsonNode verified) throws Exception {
+            var lines = lines();
+            var next = sound(verified).stream().map(lines::get).iterator();
             var intact = next.next();
 
             outputs(fault(next, "differs", "a changed value")).put("answer", "another");
@@ -351,17 +382,11 @@ final class Chaos implements Callable<Integer> {
             var added = intact.deepCopy().put("id", "added");
             expected.put("added", Map.entry("without_run", "an added row"));
             var duplicated = fault(next, "duplicated", "a duplicate line").deepCopy();
-            lines.remove(fault(next, "lost", "a deleted line").path("id").asText());
             var repeated = fault(next, "paid_twice", "a request that was repeated");
             send(repeated, repeated.path("inputs"));
             send(fault(next, "paid_twice", "another run of its user"), intact.path("inputs"));
 
-            var text = Stream.concat(lines.values().stream(), Stream.of(added, duplicated)).map(JsonNode::toString)
-                    .collect(Collectors.joining("\n", "", "\n"));
-            Files.writeString(folder.resolve("planted.jsonl"), text);
-            Files.copy(folder.resolve("results.jsonl.log"), folder.resolve("planted.jsonl.log"),
-                    StandardCopyOption.REPLACE_EXISTING);
-            return "planted.jsonl";
+            return write("planted.jsonl", Stream.concat(lines.values().stream(), Stream.of(added, duplicated)));
         }
 
         private ObjectNode fault(Iterator<ObjectNode> next, String kind, String what) {

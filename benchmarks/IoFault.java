@@ -58,6 +58,10 @@ final class IoFault implements Callable<Integer> {
     @Option(names = "--cases", paramLabel = "N", description = "Test at most N calls of each kind (default: all).")
     int cases = Integer.MAX_VALUE;
 
+    @Option(names = "--every", paramLabel = "N", defaultValue = "1",
+            description = "Fail only every N-th call, for a shorter test (default: ${DEFAULT-VALUE}: each).")
+    int every;
+
     @Option(names = "--folder", paramLabel = "DIR",
             description = "Keep the files of failed cases in DIR (default: a temporary folder).")
     Path folder;
@@ -161,8 +165,8 @@ final class IoFault implements Callable<Integer> {
     }
 
     private void sweep(Tried batch, Call call, Fault fault) throws Exception {
-        long last = fault == Fault.SLOW ? 1 : (long) from + cases - 1;
-        for (int number = from; number <= last; number++) {
+        long last = fault == Fault.SLOW ? 1 : (long) from + (cases - 1L) * every;
+        for (int number = from; number <= last; number += every) {
             var outcome = batch.fail(call, fault, number);
             if (outcome.hit().isEmpty()) break;
             faultsInjected++;

@@ -3,7 +3,7 @@
 //DESCRIPTION Restarts a simulated Dify during a batch and prints the concurrency limit over time.
 //SOURCES ../tests/Simulator.java
 //SOURCES ../tests/Given.java
-//DEPS org.junit.jupiter:junit-jupiter:6.1.0
+//DEPS org.junit.jupiter:junit-jupiter:6.1.3
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 
 package difyexec;

@@ -50,14 +50,16 @@ final class VerifyTest extends WholeCommand {
         var settings = start("--app", "chatflow", "--dify", version, "--columns", "id,tone");
         csv(Stream.concat(Stream.of("id,tone,query"), IntStream.rangeClosed(1, count)
                 .mapToObj(id -> id + ",tone " + id + ",question " + id)).toArray(String[]::new));
-        assertEquals(0, call(settings, typed("run", "--mode", mode)).code());
+        var run = call(settings, typed("run", "--mode", mode));
+        assertEquals(0, run.code(), run::err);
         return settings;
     }
 
     private Map<String, String> workflow(String version, String mode, int count) throws IOException {
         var settings = start("--dify", version);
         rows(count);
-        assertEquals(0, call(settings, typed("run", "--mode", mode)).code());
+        var run = call(settings, typed("run", "--mode", mode));
+        assertEquals(0, run.code(), run::err);
         return settings;
     }
 
@@ -164,6 +166,25 @@ final class VerifyTest extends WholeCommand {
             assertEquals(List.of("1", "2"), ids(call, "differs"));
             assertEquals(List.of("3"), ids(call, "lost"));
             assertEquals(Exit.ROWS_FAILED.code, call.code());
+        }
+
+        /// A killed session leaves no event that says its rows were done. The size of the results shows that one is gone.
+        @Test
+        void findsADeletedLineOfAKilledSession() throws IOException {
+            var settings = start("--dify", "1.16.1");
+            rows(4);
+            call(settings, typed("run", "--mode", "blocking", "--limit", "3"));
+            Files.writeString(file("results.jsonl.log"), content("results.jsonl.log").lines()
+                    .filter(line -> !line.startsWith("{\"event\":\"stop\"")).collect(Collectors.joining("\n", "", "\n")));
+            assertEquals(0, call(settings, typed("run", "--mode", "blocking")).code());
+            var sound = verify(settings);
+            damage(line -> line.path("id").asText().equals("2") ? null : line);
+
+            var call = verify(settings);
+
+            assertEquals("matches=4", counts(sound), sound.toString());
+            assertEquals("lost=1 matches=3", counts(call), call.toString());
+            assertEquals(List.of("2"), ids(call, "lost"));
         }
 
         @Test
@@ -372,7 +393,8 @@ final class VerifyTest extends WholeCommand {
         void readsAChangedColumnByTheNameThatMapGivesIt() throws IOException {
             var settings = start("--dify", "1.16.1");
             csv("id,words", "1,one", "2,two");
-            assertEquals(0, call(settings, typed("run", "--map", "words=text")).code());
+            var run = call(settings, typed("run", "--map", "words=text"));
+            assertEquals(0, run.code(), run::err);
             damage(line -> line.path("id").asText().equals("2")
                     ? line.set("inputs", ((ObjectNode) line.path("inputs")).put("words", "other")) : line);
 
