@@ -122,6 +122,21 @@ class StorageTest {
             assertEquals(runs, dify.runs());
         }
 
+        /// After a power cut, a file that was renamed before could be there without its content.
+        @Test
+        void theOldFileIsKeptUntilTheNewOneIsOnDisk() throws Exception {
+            rows(3);
+            dify.run();
+            Files.writeString(file("out.csv"), "old");
+
+            var call = broken("", once("fsync", 1), "", "export", "-i", input(), "-o", output(),
+                    file("out.csv").toString(), "--force").orElseThrow();
+
+            assertEquals(2, call.code(), call.err());
+            assertNames("out.csv", call);
+            assertEquals("old", content("out.csv"));
+        }
+
         /// The file is opened for its first line, when the row has run.
         @Test
         void aResultIsKeptThoughItsFileCouldNotBeLockedAtFirst() throws Exception {
