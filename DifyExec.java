@@ -149,13 +149,13 @@ import static java.util.stream.Collectors.joining;
         description = "Run a Dify workflow once for every row of a CSV file.",
         footerHeading = "%nExamples:%n",
         footer = {"  difyexec run --demo -i data.csv -o results.jsonl", "  difyexec status -o results.jsonl",
-                "  difyexec help run", "", "Documentation: README.md and docs/ in the folder of DifyExec.java"})
+                "  difyexec help run"})
 final class DifyExec implements Runnable {
 
-    /// Commands that need no other, and commands that need all.
-    private static final List<Class<?>> ALONE = List.of(Run.class, Retry.class, Status.class, Export.class,
-            Compare.class, Merge.class, Check.class, Verify.class),
-            WITH_ALL = List.of(Shell.class, AutoComplete.GenerateCompletion.class, CommandLine.HelpCommand.class);
+    /// All commands, in the order in which help lists them.
+    private static final List<Class<?>> COMMANDS = List.of(Check.class, Run.class, Status.class, Retry.class,
+            Export.class, Shell.class, Compare.class, Verify.class, Merge.class,
+            AutoComplete.GenerateCompletion.class, CommandLine.HelpCommand.class);
 
     @Mixin Console console;
 
@@ -179,8 +179,8 @@ final class DifyExec implements Runnable {
             properties.putIfAbsent("org.jline.terminal.provider", "exec");
     }
 
-    /// The command tree over one environment: the real one in `main`, a map in a test. If the first argument names a
-    /// command that needs no other, the tree has no other: picocli reads the options of each, which takes time.
+    /// Builds the command tree for an environment, which is a map in tests. If the first argument names a command other
+    /// than `shell`, the tree has only that one, because picocli takes time to read the options of each.
     static CommandLine commandLine(Env settings, String... args) {
         var env = settings.with(args);
         var secret = env.secret();
@@ -195,10 +195,9 @@ final class DifyExec implements Runnable {
                 return super.setErr(secret.masking(err));
             }
         };
-        var named = ALONE.stream().filter(type -> args.length > 0
+        var named = COMMANDS.stream().filter(type -> args.length > 0 && type != Shell.class
                 && type.getSimpleName().toLowerCase(Locale.ROOT).equals(args[0])).toList();
-        (named.isEmpty() ? ALONE : named).forEach(line::addSubcommand);
-        if (named.isEmpty()) WITH_ALL.forEach(line::addSubcommand);
+        (named.isEmpty() ? COMMANDS : named).forEach(line::addSubcommand);
         line.getOut(); // sets the writers of the whole tree
         line.getErr();
         return CommandLines.configured(line, new EnvDefaults(env, args), env)
@@ -223,10 +222,23 @@ final class DifyExec implements Runnable {
                     "  difyexec run -i data.csv -o results.jsonl -c 10"})
     static final class Run implements Callable<Integer> {
         @Mixin Work work;
+        @ArgGroup(validate = false, order = 3, heading = "") Batches batches = new Batches();
 
         @Override
         public Integer call() throws Exception {
-            return work.start(Batch.Selection.PENDING);
+            return work.start(Batch.Selection.pending(batches.pendingOnly, batches.rerunChanged), batches.fresh);
+        }
+
+        /// Options for a whole batch. They follow those for rows under one heading.
+        static final class Batches {
+            @Option(names = "--pending-only", description = "Run only rows without an outcome, not failed ones.")
+            boolean pendingOnly;
+
+            @Option(names = "--rerun-changed", description = "Also run succeeded rows that changed in the CSV.")
+            boolean rerunChanged;
+
+            @Option(names = "--fresh", description = "Move an earlier batch's files aside and start over.")
+            boolean fresh;
         }
     }
 
@@ -248,7 +260,7 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws Exception {
             if (ids.size() == 1 && work.setup.isInShell()) work.showRun(new RunView(work.setup.out()));
-            return work.start(ids.isEmpty() ? Batch.Selection.LISTED : Batch.Selection.named(ids, force));
+            return work.start(ids.isEmpty() ? Batch.Selection.LISTED : Batch.Selection.named(ids, force), false);
         }
     }
 
@@ -363,7 +375,7 @@ final class DifyExec implements Runnable {
     }
 
     @Command(name = "compare", sortOptions = false,
-            description = "Show differences between two results (offline; exit code 3 if any).",
+            description = "Compare two results files (offline). Exits with 3 if they differ.",
             footerHeading = "%nExamples:%n", footer = {"  difyexec compare A.jsonl B.jsonl",
                     "  difyexec compare --output /answer A.jsonl B.jsonl",
                     "  difyexec compare --html compare.html A.jsonl B.jsonl"})
@@ -395,7 +407,7 @@ final class DifyExec implements Runnable {
         Path csv;
 
         @Option(names = "--html", paramLabel = "FILE",
-                description = "Write one page with figures and all rows, differences marked.")
+                description = "Write a page with metrics and all rows, differences marked.")
         Path html;
 
         @Option(names = "--force", description = "Overwrite existing files.")
@@ -436,7 +448,7 @@ final class DifyExec implements Runnable {
     }
 
     @Command(name = "merge", sortOptions = false,
-            description = "Make one batch of the shards of 'run --shard'.",
+            description = "Combine the shards of 'run --shard' into one batch.",
             footerHeading = "%nExamples:%n", footer = {"  difyexec merge -i data.csv -o results.jsonl",
                     "  difyexec merge -i data.csv -o results.jsonl --partial"})
     static final class Merge implements Callable<Integer> {
@@ -488,17 +500,23 @@ final class DifyExec implements Runnable {
                 description = "Print the requests of the first N rows as JSON and curl, key masked.")
         int show;
 
+        @Option(names = "--shard", paramLabel = "I/N", description = "Check only the rows of shard I of N.")
+        String shard;
+
         @Mixin DemoOption demo;
-        @ArgGroup(validate = false, order = 2, heading = "%nRows:%n") ShardOption rows = new ShardOption();
+        @ArgGroup(validate = false, order = 1, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
+        @ArgGroup(validate = false, order = 5, heading = "%nWorkflow:%n")
+        WorkflowOptions workflow = new WorkflowOptions();
         @Mixin Setup setup;
 
         @Override
         public Integer call() throws Exception {
-            setup.check();
-            var part = rows.shard();
-            try (var whole = setup.open(input.csv, Optional.empty())) {
+            var running = setup.running();
+            var part = Optional.ofNullable(shard).map(Shard::parse);
+            try (var whole = shape.open(input.csv, workflow.queryColumn, Optional.empty())
+                    .with(setup.edits)) {
                 var csv = whole.with(part);
-                try (var dify = setup.connect(demo.start(csv), 1, setup.err())) {
+                try (var dify = setup.connect(demo.start(csv), workflow.version(), running, 1)) {
                     int code = report(csv, dify.greet(""), dify);
                     if (code == Exit.OK.code && !json) setup.next().begin(part, setup.out());
                     return code;
@@ -509,10 +527,10 @@ final class DifyExec implements Runnable {
         /// Every row is read and typed once. The first rows are then read again, to show their requests.
         private int report(Csv csv, ServerInfo server, Connection dify) throws InterruptedException {
             var out = setup.out();
-            var form = dify.form(server, csv);
+            var form = dify.form(workflow, server, csv);
             var inspector = new Inspection.Inspector(csv, form);
             var index = csv.check(inspector);
-            var inspection = inspector.inspection(setup.shape.allowUnmapped);
+            var inspection = inspector.inspection(workflow.allowUnmapped);
             if (json) out.println(Json.text(inspection));
             else CheckView.print(inspection, server, out);
             var shown = new BitSet();
@@ -523,8 +541,8 @@ final class DifyExec implements Runnable {
         }
 
         private Attempt attempt(Row row, ServerInfo server) {
-            var user = setup.dify.user + "-0123456789abcdef-1";
-            var modes = new ModePolicy(setup.dify.mode, Optional.empty(), server.kind(), server.version());
+            var user = "difyexec-0123456789abcdef-1";
+            var modes = new ModePolicy(workflow.mode, Optional.empty(), server.kind(), server.version());
             return new Attempt(0, row, Attempt.Tries.NONE, user, modes.mode(), row.hash(), Instant.EPOCH, false);
         }
     }
@@ -551,19 +569,20 @@ final class DifyExec implements Runnable {
                 description = "Send at most N requests per second, minute or hour.")
         Pace.Rate rate;
 
+        @Mixin SameAppOption sameApp;
         @Mixin Setup setup;
 
         @Override
         public Integer call() throws Exception {
-            setup.check();
+            var running = setup.running();
             var batch = BatchFiles.of(results.file);
             Event.sessions(batch.log()); // rejects the log of another version
             var files = Verification.Evidence.of(batch);
             long start = System.nanoTime();
-            try (var dify = setup.connect(Optional.empty(), Verification.AT_ONCE, setup.err())) {
+            try (var dify = setup.connect(Optional.empty(), "", running, Verification.AT_ONCE)) {
                 var origin = Origin.of(batch);
                 var server = dify.greet(origin, "");
-                dify.identify(origin, server.kind(), "");
+                dify.identify(origin, server.kind(), sameApp.isSure, "");
                 var ids = files.ids(sample, seed);
                 var found = new Verification(files, dify.client(), server.kind() == AppKind.CHATFLOW,
                         Optional.ofNullable(rate)).about(ids, setup.err());
@@ -608,6 +627,10 @@ final class DifyExec implements Runnable {
                 description = "In a script, continue after a failed command. The highest exit code counts.")
         boolean keepGoing;
 
+        @ArgGroup(validate = false, order = 1, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
+        @ArgGroup(validate = false, order = 5, heading = "%nWorkflow:%n")
+        WorkflowOptions workflow = new WorkflowOptions();
+        @ArgGroup(validate = false, order = 7, heading = "%nRetrying:%n") RunOptions running = new RunOptions();
         @Mixin Setup setup;
 
         @Override
@@ -618,7 +641,7 @@ final class DifyExec implements Runnable {
         }
 
         ShellSession session() {
-            setup.check();
+            setup.check(running);
             var session = new ShellSession(this);
             if (output != null) session.open(Optional.ofNullable(input), output);
             return session;
@@ -938,7 +961,7 @@ final class DifyExec implements Runnable {
             if (isOpenCsv) edits.byId.clear();
         }
 
-        @Command(name = "exit", aliases = "quit", description = "Leave, as Ctrl-D does.")
+        @Command(name = "exit", aliases = "quit", description = "Exit the shell, like Ctrl-D.")
         void exit() {
             isLeft = true;
         }
@@ -958,7 +981,8 @@ final class DifyExec implements Runnable {
         void open(Optional<Path> input, Path output) {
             var files = BatchFiles.of(output);
             var now = stamps(files, input); // before the files are read: what is written meanwhile is read next time
-            var csv = input.map(path -> shell.setup.open(path, Optional.of(files)));
+            var csv = input.map(path -> shell.shape.open(path, shell.workflow.queryColumn,
+                    Optional.of(files)));
             var opened = Batch.peek(files, csv, true, List.of());
             if (batch != null) batch.csv().ifPresent(Csv::close);
             batch = opened;
@@ -1013,9 +1037,9 @@ final class DifyExec implements Runnable {
         /// The workflow's form, or text for every cell as long as it cannot be fetched.
         private Form form(Csv csv) {
             if (form != null) return form;
-            shell.setup.retrying.maxRetries = 0;
-            try (var dify = shell.setup.connect(shell.demo.start(csv), 1, err)) {
-                return form = dify.form(dify.greet(""), csv);
+            shell.running.maxRetries = 0;
+            try (var dify = shell.setup.connect(shell.demo.start(csv), shell.workflow.version(), shell.running, 1)) {
+                return form = dify.form(shell.workflow, dify.greet(""), csv);
             } catch (Unusable | IOException | InterruptedException problem) {
                 err.println("Not checked against the workflow's form: " + Text.of(problem));
                 return Form.ofText();
@@ -1257,9 +1281,13 @@ final class DifyExec implements Runnable {
 
         @Mixin DemoOption demo;
         @Mixin Setup setup;
+        @ArgGroup(validate = false, order = 1, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
         @ArgGroup(validate = false, order = 2, heading = "%nRows:%n") RowOptions rows = new RowOptions();
-        @ArgGroup(validate = false, order = 4, heading = "%nPace:%n") PaceOptions pace = new PaceOptions();
-        @ArgGroup(validate = false, order = 6, heading = "%nOutput:%n") OutputOptions out = new OutputOptions();
+        @ArgGroup(validate = false, order = 5, heading = "%nWorkflow:%n")
+        WorkflowOptions workflow = new WorkflowOptions();
+        @ArgGroup(validate = false, order = 6, heading = "%nPace:%n") PaceOptions pace = new PaceOptions();
+        @ArgGroup(validate = false, order = 7, heading = "%nRetrying:%n") RunOptions running = new RunOptions();
+        @ArgGroup(validate = false, order = 8, heading = "%nOutput:%n") OutputOptions out = new OutputOptions();
 
         private Optional<Engine.Watcher> view = Optional.empty();
 
@@ -1268,9 +1296,9 @@ final class DifyExec implements Runnable {
             view = Optional.of(watcher);
         }
 
-        int start(Batch.Selection asked) throws Exception {
+        int start(Batch.Selection asked, boolean isFresh) throws Exception {
             try {
-                return openAndRun(asked);
+                return openAndRun(asked, isFresh);
             } catch (UncheckedIOException problem) {
                 throw reported(new Unusable(Text.of(problem)));
             } catch (Unusable problem) {
@@ -1286,22 +1314,24 @@ final class DifyExec implements Runnable {
 
         /// Opens the files in an order in which a refusal leaves them as they are: `--fresh` moves an earlier batch
         /// aside only after the rows and the server were checked.
-        private int openAndRun(Batch.Selection asked) throws Exception {
-            checkOptions(asked);
+        private int openAndRun(Batch.Selection asked, boolean isFresh) throws Exception {
+            checkOptions();
             var files = BatchFiles.of(rows.shard().map(part -> part.of(output)).orElse(output));
             if (asked.listed() && files.shard().isEmpty()) files.requireStarted(); // a shard without rows has none
             files.refuse(input.csv);
-            var continued = rows.fresh ? Optional.<BatchFiles>empty() : Optional.of(files);
-            try (var csv = setup.open(input.csv, continued)) {
+            var continued = isFresh ? Optional.<BatchFiles>empty() : Optional.of(files);
+            try (var csv = shape.open(input.csv, workflow.queryColumn, continued).with(setup.edits)) {
                 out.makeFolder();
-                try (var dify = setup.connect(demo.start(csv), pace.concurrency(), setup.err())) {
+                try (var dify = setup.connect(demo.start(csv), workflow.version(), running,
+                        pace.concurrency())) {
                     if (demo.version != null && view.isEmpty()) dify.err().println("Demo: using a simulated Dify "
                             + Demo.VERSION + " in this process; nothing leaves this machine, nothing is spent.");
-                    if (rows.fresh) {
-                        var wanted = Batch.ofRows(files, csv).select(rows.of(asked), setup.dify.timeout);
-                        check(wanted, dify.form(dify.greet("; nothing was moved or sent"), csv), dify.err());
+                    if (isFresh) {
+                        var wanted = Batch.ofRows(files, csv).select(rows.of(asked), running.timeout);
+                        var server = dify.greet("; nothing was moved or sent");
+                        check(wanted, dify.form(workflow, server, csv), dify.err());
                     }
-                    var fresh = rows.fresh ? Optional.of(dify.err()) : Optional.<PrintWriter>empty();
+                    var fresh = isFresh ? Optional.of(dify.err()) : Optional.<PrintWriter>empty();
                     try (var writer = BatchWriter.open(files, csv, out.noBom, fresh, FileChannel::force)) {
                         return run(rows.of(asked), dify, writer);
                     }
@@ -1309,12 +1339,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private void checkOptions(Batch.Selection asked) {
-            setup.check();
-            if ((rows.fresh || rows.pendingOnly) && !asked.equals(Batch.Selection.PENDING))
-                throw new Unusable((rows.fresh ? "--fresh" : "--pending-only") + " cannot be used with retry",
-                        "use it with run");
-            if (pace.maxCost != null && setup.dify.mode == Mode.BLOCKING)
+        private void checkOptions() {
+            setup.check(running);
+            if (pace.maxCost != null && workflow.mode == Mode.BLOCKING)
                 throw new Unusable("--max-cost cannot be used with --mode blocking: only streams have prices",
                         "leave out --mode");
             if (output.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|tsv|xlsx?)"))
@@ -1328,7 +1355,7 @@ final class DifyExec implements Runnable {
             var err = dify.err();
             announceShard(batch, asked);
             if (!rows.add) batch.refuseOtherFile(input.csv);
-            var wanted = batch.select(asked, setup.dify.timeout);
+            var wanted = batch.select(asked, running.timeout);
             StatusView.notes(batch).forEach(note -> err.println("Note: " + note + "."));
             if (wanted.rows() == 0 && batch.history().resent(false).isEmpty()) {
                 writer.finish().ifPresent(stop -> {
@@ -1339,13 +1366,13 @@ final class DifyExec implements Runnable {
                 return finish(batch, Optional.empty(), Exit.OK, new Tally(0, null, InstantSource.system()));
             }
             if (demo.version == null && view.isEmpty() && out.progress != Progress.Style.OFF)
-                err.println("Connecting to " + setup.dify.baseUrl.getHost() + " …");
+                err.println("Connecting to " + setup.server.baseUrl.getHost() + " …");
             announceResumption(wanted);
             var origin = Origin.of(batch.files());
             var left = "; " + Text.count(wanted.rows(), "row is", "rows are") + " still pending, nothing was sent";
             var server = dify.greet(origin, left);
-            var app = dify.identify(origin, server.kind(), left);
-            var form = dify.form(server, batch.csv().orElseThrow());
+            var app = dify.identify(origin, server.kind(), running.isSure, left);
+            var form = dify.form(workflow, server, batch.csv().orElseThrow());
             CheckView.problems(check(wanted, form, err), err);
             var sender = new Sender(dify.client().to(server.kind()), form, Optional.ofNullable(out.saveFiles));
             var modes = batch.history().route(mode(), server.kind(), server.version(), app.isAssumed());
@@ -1393,7 +1420,7 @@ final class DifyExec implements Runnable {
             var csv = wanted.batch().csv().orElseThrow();
             var inspector = new Inspection.Inspector(csv, form);
             csv.rows(wanted.entries(), wanted.batch().index()).forEachRemaining(inspector);
-            var inspection = inspector.inspection(setup.shape.allowUnmapped);
+            var inspection = inspector.inspection(workflow.allowUnmapped);
             if (inspection.isFine()) return inspection;
             CheckView.problems(inspection, err);
             int count = inspection.faults().size() + inspection.problems().size();
@@ -1403,17 +1430,17 @@ final class DifyExec implements Runnable {
         }
 
         private Engine.Terms terms(ModePolicy modes, Judge judge) {
-            var grace = view.isPresent() ? Duration.ZERO : setup.retrying.grace; // Ctrl-C means this run, at once
-            var limits = new Limits(pace.maxFailures, pace.maxTokens, pace.maxCost, grace, setup.dify.timeout,
-                    setup.retrying.settle);
+            var grace = view.isPresent() ? Duration.ZERO : running.grace; // Ctrl-C means this run, at once
+            var limits = new Limits(pace.maxFailures, pace.maxTokens, pace.maxCost, grace, running.timeout,
+                    running.settle);
             return new Engine.Terms(judge, limits, new Pace(pace.concurrency(), pace.wait, pace.rate), modes,
-                    new Attempt.Names(setup.dify.user));
+                    new Attempt.Names(running.user));
         }
 
         /// Prices and a view need a stream.
         private Mode mode() {
             boolean needsStream = pace.maxCost != null || view.isPresent();
-            return setup.dify.mode == Mode.AUTO && needsStream ? Mode.STREAMING : setup.dify.mode;
+            return workflow.mode == Mode.AUTO && needsStream ? Mode.STREAMING : workflow.mode;
         }
 
         /// Passes on how the call ended: `--json` and `--on-finish`. The keys and their order are a promise.
@@ -1438,33 +1465,32 @@ final class DifyExec implements Runnable {
             out.report(object("exit_code", problem.exit.code, "reason", problem.what()), line.getOut(), line.getErr());
         }
 
-        static final class RowOptions extends ShardOption {
-            @Option(names = "--limit", paramLabel = "N", description = "Run only the first N pending rows.")
+        static final class RowOptions {
+            @Option(names = "--shard", paramLabel = "I/N",
+                    description = "Run only shard I of N, in files of its own.")
+            String shard;
+
+            @Option(names = "--limit", paramLabel = "N", description = "Run at most N of these rows, in file order.")
             Long limit;
 
             @Option(names = "--ids", paramLabel = "A,B", split = ",", hideParamSyntax = true,
                     description = "Run only these ids.")
             List<String> ids = List.of();
 
-            @Option(names = "--pending-only", description = "Run only rows without an outcome, not failed ones.")
-            boolean pendingOnly;
-
-            @Option(names = "--rerun-changed", description = "Also run succeeded rows that changed in the CSV.")
-            boolean rerunChanged;
-
             @Option(names = "--resend-unknown", description = "Send paused and unknown rows again; may pay twice.")
             boolean resendUnknown;
-
-            @Option(names = "--fresh", description = "Move an earlier batch's files aside and start over.")
-            boolean fresh;
 
             @Option(names = "--add", hidden = true, description = "Add this CSV's rows to the batch of another CSV.")
             boolean add;
 
+            Optional<Shard> shard() {
+                return Optional.ofNullable(shard).map(Shard::parse);
+            }
+
             Batch.Selection of(Batch.Selection asked) {
                 return new Batch.Selection(asked.listed(), asked.ids(), asked.force(), List.copyOf(ids),
-                        limit == null ? Long.MAX_VALUE : limit, rerunChanged,
-                        resendUnknown || asked.resendUnknown(), pendingOnly);
+                        limit == null ? Long.MAX_VALUE : limit, asked.rerunChanged(),
+                        resendUnknown || asked.resendUnknown(), asked.pendingOnly());
             }
         }
 
@@ -1475,7 +1501,8 @@ final class DifyExec implements Runnable {
                     description = "Run N rows at a time (default: 5; 1 with --wait).")
             Long concurrency;
 
-            @Option(names = {"-w", "--wait"}, paramLabel = "SEC", description = "Pause this long after each request.")
+            @Option(names = {"-w", "--wait"}, paramLabel = "SEC",
+                    description = "Pause this long after each row; runs one at a time.")
             Duration wait;
 
             @Option(names = "--rate", paramLabel = "N/s|N/m|N/h",
@@ -1483,8 +1510,8 @@ final class DifyExec implements Runnable {
             Pace.Rate rate;
 
             @Option(names = "--max-failures", paramLabel = "N|N%|off",
-                    description = "Stop after N failed rows, or N%% of 20 or more; off: never (default: if the first "
-                            + "20 rows all fail alike).")
+                    description = "Stop after N failures, or N%% from 20 rows on; off: never (default: if the "
+                            + "first 20 fail alike).")
             Limits.Ceiling maxFailures;
 
             @Option(names = "--max-tokens", paramLabel = "N", description = "Stop after N tokens.")
@@ -1509,11 +1536,11 @@ final class DifyExec implements Runnable {
             @Option(names = "--no-bom", hidden = true, description = "Write results without a byte order mark.")
             boolean noBom;
 
-            @Option(names = "--json", description = "Print one JSON object about the call at its end.")
+            @Option(names = "--json", description = "Print a JSON summary when done.")
             boolean json;
 
             @Option(names = "--on-finish", paramLabel = "COMMAND",
-                    description = "Run this at the end; standard input is the object of --json.")
+                    description = "Run this when done; stdin is the --json summary.")
             String onFinish;
 
             @Option(names = "--save-files", paramLabel = "DIR",
@@ -2004,12 +2031,13 @@ final class DifyExec implements Runnable {
         /// Settings that a tree of commands has in the whole: picocli hands them on to the subcommands.
         static CommandLine configured(CommandLine line, IDefaultValueProvider defaults, Env env) {
             Stream.concat(Stream.of(line), line.getSubcommands().values().stream())
-                    .map(CommandLine::getCommandSpec).forEach(CommandLines::layOut);
+                    .map(CommandLine::getCommandSpec).forEach(command -> layOut(command, env));
             var keys = new ArrayList<>(line.getHelpSectionKeys());
             keys.add(keys.indexOf(CommandLine.Model.UsageMessageSpec.SECTION_KEY_FOOTER_HEADING), "rarelyUsed");
             var sections = new HashMap<>(line.getHelpSectionMap());
             sections.put("rarelyUsed", CommandLines::rarelyUsed);
-            sections.put(CommandLine.Model.UsageMessageSpec.SECTION_KEY_FOOTER, help -> examples(help, env));
+            sections.put(CommandLine.Model.UsageMessageSpec.SECTION_KEY_SYNOPSIS, CommandLines::synopsis);
+            sections.put(CommandLine.Model.UsageMessageSpec.SECTION_KEY_FOOTER, help -> footer(help, env));
             var colors = CommandLine.Help.defaultColorScheme(
                     Ansi.of(env).on() ? CommandLine.Help.Ansi.ON : CommandLine.Help.Ansi.OFF);
             var columns = env.get("COLUMNS");
@@ -2028,21 +2056,43 @@ final class DifyExec implements Runnable {
                     .setExecutionStrategy(parsed -> execute(parsed, env.secret()));
         }
 
-        private static void layOut(CommandSpec command) {
+        private static void layOut(CommandSpec command, Env env) {
             command.version("difyexec " + VERSION);
-            if (command.findOption("--help-all") == null) // one of picocli's own commands
-                command.addOption(OptionSpec.builder("--help-all").usageHelp(true).hidden(true).build());
+            if (command.findOption("--help-all") == null) adopt(command, env);
             var help = command.usageMessage().abbreviateSynopsis(true);
             help.commandListHeading("%nCommands:%n");
             if (command.positionalParameters().isEmpty()) help.optionListHeading("%n");
             else help.parameterListHeading("%n");
         }
 
-        /// The examples as a person types them here. In the shell, the batch is open already.
-        private static String examples(CommandLine.Help help, Env env) {
-            if (isInShell(help.commandSpec().commandLine()))
+        /// Gives picocli's own commands our options and wording.
+        private static void adopt(CommandSpec command, Env env) {
+            List.copyOf(command.options()).forEach(command::remove);
+            command.addMixin("console", CommandSpec.forAnnotatedObject(new Console(env)));
+            boolean isHelp = command.name().equals("help");
+            command.usageMessage().header(new String[0]).synopsisHeading("Usage: ").footerHeading("%nExamples:%n")
+                    .description(isHelp ? "Show the help of a command." : "Print a completion script for bash and zsh.")
+                    .footer(isHelp ? "  difyexec help run" : "  source <(difyexec generate-completion)");
+        }
+
+        /// `difyexec run [OPTIONS] -i <CSV> -o <JSONL>`. In the shell, the open batch provides these options.
+        private static String synopsis(CommandLine.Help help) {
+            var synopsis = help.synopsis(help.synopsisHeadingLength());
+            if (isInShell(help.commandSpec().commandLine())) return synopsis;
+            return synopsis.replace("[OPTIONS]", "[OPTIONS]" + help.commandSpec().options().stream()
+                    .filter(OptionSpec::required)
+                    .map(option -> " " + option.shortestName() + " <" + option.paramLabel() + ">").collect(joining()));
+        }
+
+        /// The examples as a person types them here, and for the whole tool the place of its documentation. In the
+        /// shell, the batch is open already.
+        private static String footer(CommandLine.Help help, Env env) {
+            var command = help.commandSpec();
+            if (isInShell(command.commandLine()))
                 return help.footer().replaceAll(" -[io] \\S+", "").replace("  difyexec ", "  ");
-            return help.footer().replace("  difyexec ", "  " + env.invocation() + " ");
+            var examples = help.footer().replace("difyexec ", env.invocation() + " ");
+            if (command != command.root()) return examples;
+            return examples + env.readme().map(file -> "\nDocumentation: " + file + "\n").orElse("");
         }
 
         /// The hidden options, for `--help-all`.
@@ -2337,96 +2387,66 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The options of a command that calls Dify: CSV, server and retries.
+    /// The options of every command that calls Dify, and the shell's edits of rows.
     static final class Setup extends Console {
-        @ArgGroup(validate = false, order = 1, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
-        @ArgGroup(validate = false, order = 3, heading = "%nServer:%n") DifyOptions dify = new DifyOptions();
-        @ArgGroup(validate = false, order = 5, heading = "%nRetrying:%n") RetryOptions retrying = new RetryOptions();
+        @ArgGroup(validate = false, order = 4, heading = "%nServer:%n") ServerOptions server = new ServerOptions();
 
-        private final UnaryOperator<Row> edits;
+        final UnaryOperator<Row> edits;
 
         Setup(Env env, UnaryOperator<Row> edits) {
             super(env);
             this.edits = edits;
         }
 
-        /// Refuses settings that cannot be used.
-        void check() {
-            if (dify.timeout.isZero()) throw new Unusable("--timeout 0: must be greater than zero");
-            if (retrying.settle.isZero()) throw new Unusable("--settle 0: must be greater than zero");
-            if (dify.envFile != null && !Files.isRegularFile(dify.envFile))
-                throw new Unusable("--env-file " + dify.envFile + ": no such file");
-            if (!Attempt.Names.isUsable(dify.user))
-                throw new Unusable("--user " + Text.shell(Text.text(dify.user, 20))
+        /// Rejects settings that cannot be used.
+        void check(RunOptions running) {
+            if (running.timeout.isZero()) throw new Unusable("--timeout 0: must be greater than zero");
+            if (running.settle.isZero()) throw new Unusable("--settle 0: must be greater than zero");
+            if (server.envFile != null && !Files.isRegularFile(server.envFile))
+                throw new Unusable("--env-file " + server.envFile + ": no such file");
+            if (!Attempt.Names.isUsable(running.user))
+                throw new Unusable("--user " + Text.shell(Text.text(running.user, 20))
                         + ": must have at most 200 characters and no control characters");
         }
 
-        /// Reads the input as it was chosen for the batch of these files.
-        Csv open(Path input, Optional<BatchFiles> files) {
-            return shape.open(input, dify.queryColumn, files).with(edits);
+        /// The settings of runs, for a command that starts none and has no options for them. It rejects those that
+        /// `run` could not use, and asks the server as often as `run` would.
+        RunOptions running() {
+            var running = new RunOptions();
+            try {
+                CommandLines.Converters.register(new CommandLine(running))
+                        .setDefaultValueProvider(new EnvDefaults(env)).parseArgs();
+            } catch (ParameterException problem) {
+                throw new Unusable(CommandLines.unusable(problem, env).what(), "correct it, or remove its line");
+            }
+            check(running);
+            return running;
         }
 
         /// Connects to the demo, or to the configured server.
-        Connection connect(Optional<Demo> demo, int runs, PrintWriter err) {
-            var access = demo.map(this::access)
-                    .orElseGet(() -> dify.access(env, spec.findOption("--demo") != null, err));
-            var backoff = new Backoff(retrying.initialDelay, retrying.maxDelay, retrying.maxRetries);
-            return new Connection(this, access, DifyClient.of(access, dify.timeout, runs),
-                    new Judge(backoff, retrying.failedRuns, access), demo, err);
+        Connection connect(Optional<Demo> demo, String version, RunOptions running, int runs) {
+            var access = demo.map(own -> new Access(own.baseUrl(), Access.DEMO_KEY, "", Demo.known(version),
+                    Optional.empty(), Optional.empty()))
+                    .orElseGet(() -> server.access(env, version, spec.findOption("--demo") != null, err()));
+            var backoff = new Backoff(running.initialDelay, running.maxDelay, running.maxRetries);
+            return new Connection(access, DifyClient.of(access, running.timeout, runs),
+                    new Judge(backoff, running.failedRuns, access), demo, err());
         }
 
-        /// The demo has two versions of its own. A real one, which `.env` may name, is not there.
-        private Access access(Demo demo) {
-            var version = Demo.has(dify.workflowId.strip()) ? dify.workflowId.strip() : "";
-            return new Access(demo.baseUrl(), Access.DEMO_KEY, "", version, Optional.empty(), Optional.empty());
-        }
-
-        static final class DifyOptions {
+        static final class ServerOptions {
             @Option(names = "--base-url", paramLabel = "URL", defaultValue = "https://api.dify.ai/v1",
-                    description = "Call the API at this address (env: DIFY_API_BASE_URL; default: ${DEFAULT-VALUE}).")
+                    description = "Call the API at this URL (env: DIFY_API_BASE_URL; default: ${DEFAULT-VALUE}).")
             URI baseUrl;
 
             @Option(names = "--env-file", paramLabel = "FILE", description = "Read settings from this file, not .env.")
             Path envFile;
 
-            @Option(names = "--workflow-id", paramLabel = "ID", defaultValue = "",
-                    description = "Pin a published version (env: DIFY_WORKFLOW_ID).")
-            String workflowId;
-
-            @Option(names = "--mode", paramLabel = "MODE", defaultValue = "auto",
-                    description = "Send as ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
-            Mode mode;
-
-            @Option(names = "--query-column", paramLabel = "NAME", defaultValue = "",
-                    description = "Read the question here (default: query).")
-            String queryColumn;
-
-            @Option(names = "--timeout", paramLabel = "SEC", defaultValue = "300",
-                    description = "Limit each run (env: TIMEOUT; default: ${DEFAULT-VALUE}).")
-            Duration timeout;
-
             @Option(names = "--app-id", paramLabel = "ID", defaultValue = "", hidden = true,
                     description = "Name the app of a key for several apps (env: DIFY_APP_ID).")
             String appId;
 
-            @Option(names = "--files", paramLabel = "DIR", hidden = true,
-                    description = "Also upload @path cells from this folder.")
-            Path files;
-
-            @Option(names = "--no-check", hidden = true,
-                    description = "Skip the workflow's form and send every cell as text.")
-            boolean noCheck;
-
-            @Option(names = "--same-app", hidden = true,
-                    description = "Continue with another key of the batch's app though none of its runs is found.")
-            boolean sameApp;
-
-            @Option(names = "--user", paramLabel = "NAME", defaultValue = "difyexec", hidden = true,
-                    description = "Begin the Dify user of each attempt with this name (default: ${DEFAULT-VALUE}).")
-            String user;
-
             /// The key never comes from an option: everyone on the machine can see a command line.
-            Access access(Env env, boolean hasDemo, PrintWriter err) {
+            Access access(Env env, String workflowId, boolean hasDemo, PrintWriter err) {
                 var key = key(env, hasDemo);
                 EnvDefaults.VARIABLES.values().forEach(env::needed);
                 if (baseUrl.getScheme().equals("http") && !Env.isLoopback(baseUrl.getHost()))
@@ -2458,40 +2478,85 @@ final class DifyExec implements Runnable {
                         + "(such as a blank, a quote or a non-ASCII letter)", "copy it again");
             }
         }
+    }
 
-        static final class RetryOptions {
-            @Option(names = "--max-retries", paramLabel = "N", defaultValue = "3",
-                    description = "Retry a row N times (env: MAX_RETRIES; default: ${DEFAULT-VALUE}).")
-            int maxRetries;
+    static final class WorkflowOptions {
+        @Option(names = "--workflow-id", paramLabel = "ID", defaultValue = "",
+                description = "Pin a published version (env: DIFY_WORKFLOW_ID).")
+        String workflowId;
 
-            @Option(names = "--initial-retry-delay", paramLabel = "SEC", defaultValue = "1", hidden = true,
-                    description = "Wait this long before the first retry, then twice as long each time "
-                            + "(env: INITIAL_RETRY_DELAY; default: ${DEFAULT-VALUE}).")
-            Duration initialDelay;
+        @Option(names = "--mode", paramLabel = "MODE", defaultValue = "auto",
+                description = "Use ${COMPLETION-CANDIDATES} mode (default: ${DEFAULT-VALUE}).")
+        Mode mode;
 
-            @Option(names = "--max-retry-delay", paramLabel = "SEC", defaultValue = "60", hidden = true,
-                    description = "Wait at most this long before a retry "
-                            + "(env: MAX_RETRY_DELAY; default: ${DEFAULT-VALUE}).")
-            Duration maxDelay;
+        @Option(names = "--query-column", paramLabel = "NAME", defaultValue = "",
+                description = "Take questions from this column (default: query).")
+        String queryColumn;
 
-            @Option(names = "--retry-failed-runs", paramLabel = "WHEN", defaultValue = "transient", hidden = true,
-                    description = "Retry failed runs: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
-            Judge.RetryRuns failedRuns;
+        @Option(names = "--allow-unmapped", hidden = true,
+                description = "Continue when columns and variables do not match.")
+        boolean allowUnmapped;
 
-            @Option(names = "--settle", paramLabel = "SEC", defaultValue = "30", hidden = true,
-                    description = "Look this long for an interrupted run before treating it as not started "
-                            + "(default: ${DEFAULT-VALUE}).")
-            Duration settle;
+        @Option(names = "--files", paramLabel = "DIR", hidden = true,
+                description = "Also upload @path cells from this folder.")
+        Path files;
 
-            @Option(names = "--grace", paramLabel = "SEC", defaultValue = "20", hidden = true,
-                    description = "After Ctrl-C, let running rows finish for this long (default: ${DEFAULT-VALUE}).")
-            Duration grace;
+        @Option(names = "--no-check", hidden = true,
+                description = "Skip the workflow's form and send every cell as text.")
+        boolean noCheck;
+
+        /// The version that is pinned, or empty.
+        String version() {
+            return workflowId.strip();
         }
     }
 
+    static class SameAppOption {
+        @Option(names = "--same-app", hidden = true,
+                description = "Continue with another key of the batch's app though none of its runs is found.")
+        boolean isSure;
+    }
+
+    static final class RunOptions extends SameAppOption {
+        @Option(names = "--timeout", paramLabel = "SEC", defaultValue = "300",
+                description = "Limit each run (env: TIMEOUT; default: ${DEFAULT-VALUE}).")
+        Duration timeout;
+
+        @Option(names = "--max-retries", paramLabel = "N", defaultValue = "3",
+                description = "Retry up to N times (env: MAX_RETRIES; default: ${DEFAULT-VALUE}).")
+        int maxRetries;
+
+        @Option(names = "--user", paramLabel = "NAME", defaultValue = "difyexec", hidden = true,
+                description = "Begin the Dify user of each attempt with this name (default: ${DEFAULT-VALUE}).")
+        String user;
+
+        @Option(names = "--initial-retry-delay", paramLabel = "SEC", defaultValue = "1", hidden = true,
+                description = "Wait this long before the first retry, then twice as long each time "
+                        + "(env: INITIAL_RETRY_DELAY; default: ${DEFAULT-VALUE}).")
+        Duration initialDelay;
+
+        @Option(names = "--max-retry-delay", paramLabel = "SEC", defaultValue = "60", hidden = true,
+                description = "Wait at most this long before a retry "
+                        + "(env: MAX_RETRY_DELAY; default: ${DEFAULT-VALUE}).")
+        Duration maxDelay;
+
+        @Option(names = "--retry-failed-runs", paramLabel = "WHEN", defaultValue = "transient", hidden = true,
+                description = "Retry failed runs: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
+        Judge.RetryRuns failedRuns;
+
+        @Option(names = "--settle", paramLabel = "SEC", defaultValue = "30", hidden = true,
+                description = "Look this long for an interrupted run before sending its row again "
+                        + "(default: ${DEFAULT-VALUE}).")
+        Duration settle;
+
+        @Option(names = "--grace", paramLabel = "SEC", defaultValue = "20", hidden = true,
+                description = "After Ctrl-C, let running rows finish for this long (default: ${DEFAULT-VALUE}).")
+        Duration grace;
+    }
+
     /// A connection to Dify, for as long as a command needs it. `err` takes warnings.
-    record Connection(Setup setup, Access access, DifyClient client, Judge judge, Optional<Demo> demo,
-            PrintWriter err) implements AutoCloseable {
+    record Connection(Access access, DifyClient client, Judge judge, Optional<Demo> demo, PrintWriter err)
+            implements AutoCloseable {
 
         /// Asks the server for its version and app. A refusal ends the command; `left` says what it means for the rows.
         ServerInfo greet(String left) throws InterruptedException {
@@ -2504,9 +2569,11 @@ final class DifyExec implements Runnable {
             return greet(left);
         }
 
-        /// Requires the app that the batch started with: it has the recorded hash, or one of the recorded runs. With
-        /// `--same-app` the user answers for it.
-        AppClaim identify(Origin origin, AppKind kind, String left) throws InterruptedException, IOException {
+        /// Requires the app that the batch started with: it has the recorded hash, or one of the recorded runs.
+        ///
+        /// @param isSure whether the user answers for it, with `--same-app`
+        AppClaim identify(Origin origin, AppKind kind, boolean isSure, String left)
+                throws InterruptedException, IOException {
             boolean isAssumed = false, isSame = !origin.sessions().isEmpty();
             var exchange = new FirstExchange(client.to(kind), judge, err);
             for (var session : origin.sessions()) {
@@ -2514,7 +2581,7 @@ final class DifyExec implements Runnable {
                 isSame = false;
                 var runs = origin.runs(session);
                 if (!runs.isSent() || exchange.knowsAny(runs.newest(), left)) continue;
-                if (!setup.dify.sameApp) throw origin.otherApp(runs, session.appId().equals(access.appId()));
+                if (!isSure) throw origin.otherApp(runs, session.appId().equals(access.appId()));
                 isAssumed = true;
             }
             return new AppClaim(isSame ? origin.sessions().getLast().appHash() : access.appHash(), access.appId(),
@@ -2522,10 +2589,10 @@ final class DifyExec implements Runnable {
         }
 
         /// The workflow's form, or text for every cell with `--no-check`.
-        Form form(ServerInfo server, Csv csv) throws InterruptedException {
-            var form = setup.dify.noCheck ? Form.ofText() : new FirstExchange(client, judge, err).form()
+        Form form(WorkflowOptions options, ServerInfo server, Csv csv) throws InterruptedException {
+            var form = options.noCheck ? Form.ofText() : new FirstExchange(client, judge, err).form()
                     .map(parameters -> Form.of(parameters, csv.columns(),
-                            Variable.Folders.of(csv.file().input(), setup.dify.files))).orElse(Form.ofText());
+                            Variable.Folders.of(csv.file().input(), options.files))).orElse(Form.ofText());
             return server.kind() == AppKind.CHATFLOW ? form.asking(csv.shape().queryColumn(), csv.columns()) : form;
         }
 
@@ -2546,15 +2613,6 @@ final class DifyExec implements Runnable {
         @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL",
                 description = "Read this results file.")
         Path file;
-    }
-
-    static class ShardOption {
-        @Option(names = "--shard", paramLabel = "I/N", description = "Run only shard I of N, in files of its own.")
-        String shard;
-
-        Optional<Shard> shard() {
-            return Optional.ofNullable(shard).map(Shard::parse);
-        }
     }
 
     static final class DemoOption {
@@ -2582,19 +2640,15 @@ final class DifyExec implements Runnable {
         String idColumn;
 
         @Option(names = "--map", paramLabel = "COLUMN=VARIABLE",
-                description = "Send this column as that variable; repeatable.")
+                description = "Map a column to a variable; repeatable.")
         List<String> map = List.of();
 
         @Option(names = "--var", paramLabel = "VARIABLE=VALUE", hidden = true,
-                description = "Send this value with every row; repeatable.")
+                description = "Set a variable to this value in every row; repeatable.")
         List<String> vars = List.of();
 
-        @Option(names = "--allow-unmapped", hidden = true,
-                description = "Continue when columns and variables do not match.")
-        boolean allowUnmapped;
-
         @Option(names = "--sheet", paramLabel = "NAME", defaultValue = "", hidden = true,
-                description = "Read this sheet of an Excel book (default: the first with data).")
+                description = "Read this worksheet (default: the first with data).")
         String sheet;
 
         @Option(names = "--encoding", paramLabel = "NAME",
@@ -6382,9 +6436,14 @@ final class DifyExec implements Runnable {
         /// The rows that a call asks for: those in `.retry`, these ids or all; `among` them only these, if any.
         record Selection(boolean listed, List<String> ids, boolean force, List<String> among, long limit,
                 boolean rerunChanged, boolean resendUnknown, boolean pendingOnly) {
-            static final Selection PENDING = named(List.of(), false),
+            static final Selection PENDING = pending(false, false),
                     LISTED = new Selection(true, List.of(), false, List.of(), Long.MAX_VALUE,
                             false, false, false);
+
+            static Selection pending(boolean pendingOnly, boolean rerunChanged) {
+                return new Selection(false, List.of(), false, List.of(), Long.MAX_VALUE, rerunChanged, false,
+                        pendingOnly);
+            }
 
             static Selection named(List<String> ids, boolean force) {
                 return new Selection(false, List.copyOf(ids), force, List.of(), Long.MAX_VALUE, false,
@@ -11694,8 +11753,9 @@ final class DifyExec implements Runnable {
             return URI.create("http://127.0.0.1:" + server.getAddress().getPort() + "/v1");
         }
 
-        static boolean has(String workflow) {
-            return List.of(PUBLISHED, EARLIER).contains(workflow);
+        /// This version, or none: the demo has two of its own, but not a real one, which `.env` may name.
+        static String known(String workflow) {
+            return List.of(PUBLISHED, EARLIER).contains(workflow) ? workflow : "";
         }
 
         /// Cuts open connections and drops unfinished runs.
@@ -12132,6 +12192,12 @@ final class DifyExec implements Runnable {
 
         String get(String name) {
             return setting(name).map(Setting::text).orElse("");
+        }
+
+        /// The first page of the documentation, next to the script. A jar has none.
+        Optional<Path> readme() {
+            return files.stream().map(dotEnv -> dotEnv.file.resolveSibling("README.md").normalize()).filter(readme ->
+                    Files.exists(readme) && Files.exists(readme.resolveSibling("DifyExec.java"))).findFirst();
         }
 
         private Stream<Setting> settings(String name) {

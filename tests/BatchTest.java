@@ -843,8 +843,7 @@ final class BatchTest {
                 var batch = writer.batch();
                 assertEquals(0, batch.select(options.of(Batch.Selection.PENDING), seconds(1)).rows());
 
-                options.rerunChanged = true;
-                var wanted = batch.select(options.of(Batch.Selection.PENDING), seconds(1));
+                var wanted = batch.select(options.of(Batch.Selection.pending(false, true)), seconds(1));
 
                 assertEquals(1, wanted.rows());
                 assertEquals("a", batch.rows(wanted.fresh()::get).next().id());

@@ -326,11 +326,10 @@ final class DataTest {
         }
 
         private static Access access(Env env, String baseUrl, StringWriter err) {
-            var options = new Setup.DifyOptions();
+            var options = new Setup.ServerOptions();
             options.baseUrl = URI.create(baseUrl);
-            options.timeout = seconds(300);
-            options.workflowId = "";
-            return options.access(env, true, new PrintWriter(err));
+            options.appId = "";
+            return options.access(env, "", true, new PrintWriter(err));
         }
 
         @Test

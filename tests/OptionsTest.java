@@ -37,14 +37,137 @@ final class OptionsTest {
 
     @Nested
     class TheHelp {
-        private static final List<String> COMMANDS = List.of("run", "retry", "status", "export", "compare", "merge",
-                "check", "verify", "shell");
+        private static final List<String> COMMANDS = List.of("check", "run", "status", "retry", "export", "shell",
+                "compare", "verify", "merge");
 
         @Test
         void isTheOneInTheGoldenFiles() throws IOException {
             Golden.check("help.txt", call("--help").out());
             for (var command : COMMANDS) Golden.check(command + "-help.txt", call(command, "--help").out());
             Golden.check("run-help-all.txt", call("run", "--help-all").out());
+        }
+
+        /// The commands in whose help each option is, and what it changes there.
+        private static final String USES = """
+                --input          | check run retry export merge          | the rows that are read
+                --input          | status                                | counts pending and changed rows
+                --input          | shell                                 | the batch that is open
+                --output         | run retry merge                       | the files that are written
+                --output         | status export verify                  | the batch that is read
+                --output         | shell                                 | the batch that is open
+                --output         | compare                               | the part that is compared
+                --demo           | check run retry shell                 | the server
+                --json           | check run status retry compare verify | the form of the output
+                --html           | status compare                        | writes a page
+                --csv            | compare                               | writes a spreadsheet
+                --force          | retry                                 | whether succeeded rows run
+                --force          | status export compare                 | whether a file is overwritten
+                --id-column      | check run status retry export shell merge | the ids
+                --map            | check run retry shell                 | the variables that are filled
+                --map            | status export merge                   | which rows count as changed
+                --var            | check run retry shell                 | the variables that are filled
+                --var            | status export merge                   | which rows count as changed
+                --encoding       | check run status retry export shell merge | the characters that are read
+                --sheet          | check run status retry export shell merge | the rows that are read
+                --delimiter      | check run status retry export shell merge | the cells that are read
+                --shard          | check run retry                       | the rows
+                --limit          | run retry                             | the rows
+                --ids            | run retry                             | the rows
+                --resend-unknown | run retry                             | the rows
+                --add            | run retry                             | whether another CSV is accepted
+                --pending-only   | run                                   | the rows
+                --rerun-changed  | run                                   | the rows
+                --fresh          | run                                   | the batch that rows are added to
+                --base-url       | check run retry shell verify          | the server
+                --env-file       | check run retry shell verify          | the settings
+                --app-id         | check run retry shell verify          | the app in the request
+                --workflow-id    | check run retry shell                 | the version in the request
+                --mode           | check run retry shell                 | the mode in the request
+                --query-column   | check run retry shell                 | the question in the request
+                --allow-unmapped | check run retry shell                 | whether a header is accepted
+                --files          | check run retry shell                 | the files that are accepted
+                --no-check       | check run retry shell                 | how cells are sent
+                --user           | run retry shell                       | the user in the request
+                --same-app       | run retry shell verify                | whether another key is accepted
+                --timeout        | run retry shell                       | the time of a run
+                --max-retries    | run retry shell                       | the attempts of a row
+                --initial-retry-delay | run retry shell                  | the time of an attempt
+                --max-retry-delay     | run retry shell                  | the time of an attempt
+                --retry-failed-runs   | run retry shell                  | which rows are tried again
+                --settle         | run retry shell                       | how long a run is looked up
+                --grace          | run retry shell                       | how long running rows may finish
+                --concurrency    | run retry                             | the rows at a time
+                --wait           | run retry                             | the time of an attempt
+                --rate           | run retry                             | the time of an attempt
+                --rate           | verify                                | the time of a request
+                --max-failures   | run retry                             | when the batch stops
+                --max-tokens     | run retry                             | when the batch stops
+                --max-cost       | run retry                             | when the batch stops
+                --on-finish      | run retry                             | runs a command
+                --save-files     | run retry                             | downloads files
+                --no-bom         | run retry merge                       | the first bytes of the results
+                --progress       | run retry                             | what is shown
+                --show           | check                                 | prints requests
+                --failed         | export                                | the rows that are written
+                --raw            | export                                | how cells are written
+                --ignore         | compare                               | the outputs that are compared
+                --trim           | compare                               | which texts are equal
+                --all            | compare                               | how many rows are shown
+                --partial        | merge                                 | whether shards may be missing
+                --sample         | verify                                | the rows
+                --seed           | verify                                | the rows
+                --keep-going     | shell                                 | which command is the last one
+                """;
+
+        @Test
+        void listsTheOptionsThatTheCommandCanUse() {
+            var used = new TreeMap<String, Set<String>>();
+            for (var line : USES.lines().toList()) {
+                var cells = line.split(" *\\| *");
+                for (var command : cells[1].split(" ")) used.computeIfAbsent(command, _ -> new TreeSet<>()).add(cells[0]);
+            }
+            var listed = new TreeMap<String, Set<String>>();
+            for (var command : COMMANDS) listed.put(command, Pattern.compile("(?m)^ {2,6}(?:-\\w, )?(--[\\w-]+)")
+                    .matcher(call(command, "--help-all").out()).results().map(option -> option.group(1))
+                    .filter(name -> !Set.of("--help", "--version").contains(name))
+                    .collect(Collectors.toCollection(TreeSet::new)));
+
+            assertEquals(used, listed);
+        }
+
+        @Test
+        void hasOneWordingAndTheRequiredOptionsEverywhere() {
+            var both = call("--help").out().lines().filter(line -> line.matches("  -[hV], .*"))
+                    .map(line -> line.replaceAll(" +", " ")).toList();
+            assertEquals(2, both.size());
+            for (var command : Stream.concat(COMMANDS.stream(), Stream.of("help", "generate-completion")).toList()) {
+                var lines = call(command, "--help").out().lines().map(line -> line.replaceAll(" +", " ")).toList();
+                assertTrue(lines.containsAll(both), command);
+                assertTrue(lines.getFirst().startsWith("Usage: difyexec " + command + " [OPTIONS]"), command);
+            }
+            assertEquals("Usage: difyexec run [OPTIONS] -i <CSV> -o <JSONL>",
+                    call("run", "--help").out().lines().findFirst().orElseThrow());
+        }
+
+        @Test
+        void listsTheCommandsInTheOrderOfTheirUse() {
+            var listed = Pattern.compile("(?m)^  ([a-z][\\w-]*)  ").matcher(call("--help").out()).results()
+                    .map(command -> command.group(1)).toList();
+
+            assertEquals(Stream.concat(COMMANDS.stream(), Stream.of("generate-completion", "help")).toList(), listed);
+        }
+
+        @Test
+        void namesTheDocumentationNextToTheScript(@TempDir Path here, @TempDir Path script) throws IOException {
+            Files.writeString(here.resolve("README.md"), "of another project");
+            Files.writeString(script.resolve("README.md"), "");
+            Files.writeString(script.resolve("DifyExec.java"), "");
+            var out = new StringWriter();
+
+            commandLine(Given.env(Map.of("NO_COLOR", "1"), here, script)).setOut(new PrintWriter(out)).execute("--help");
+
+            assertTrue(out.toString().contains(script.resolve("README.md").toString()), out::toString);
+            assertFalse(call("--help").out().contains("README.md"));
         }
 
         @Test

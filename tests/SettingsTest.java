@@ -330,6 +330,21 @@ final class SettingsTest extends WholeCommand {
             }
         }
 
+        /// `check` and `verify` have no options for runs, but say what `run` could not use.
+        @Test
+        void settingsOfRunsAreCheckedByCommandsThatStartNone() throws IOException {
+            rows(1);
+            assertEquals(0, call(dify.settings(), typed("run")).code());
+
+            for (var setting : List.of("TIMEOUT=abc", "TIMEOUT=0", "MAX_RETRIES=many"))
+                for (var command : List.of(List.of("check", "-i", input()), List.of("check", "--demo", "-i", input()),
+                        List.of("verify", "-o", output()))) {
+                    var call = call(dify.settings(setting.split("=")), command.toArray(String[]::new));
+                    assertEquals(Exit.UNUSABLE.code, call.code(), setting + command);
+                    assertTrue(call.sentence().contains(setting) || call.sentence().contains("--timeout 0"), call.err());
+                }
+        }
+
         @Test
         void aBadFileDoesNotMatterIfItsSettingsAreGiven() throws IOException {
             rows(1);
