@@ -304,7 +304,7 @@ final class DifyExec implements Runnable {
                 if (json) console.out().println(Json.text(StatusView.json(batch)));
                 else StatusView.print(batch, console.out(), console.paint(), console.next());
                 if (html != null) console.err().println("Report: " + html);
-                boolean isDone = batch.index().isComplete() && batch.history().missingFiles.isEmpty();
+                boolean isDone = batch.index().isComplete() && batch.figures().missingFiles().isEmpty();
                 return (isDone ? Exit.OK : Exit.ROWS_FAILED).code;
             }
         }
@@ -1363,7 +1363,7 @@ final class DifyExec implements Runnable {
                 });
                 err.println(batch.index().isComplete() ? "Nothing to do: every row has succeeded."
                         : "Nothing to do: no selected row is pending.");
-                return finish(batch, Optional.empty(), Exit.OK, new Tally(0, null, InstantSource.system()));
+                return finish(batch, Optional.empty(), Exit.OK, new Tally(wanted, null, InstantSource.system()));
             }
             if (demo.version == null && view.isEmpty() && out.progress != Progress.Style.OFF)
                 err.println("Connecting to " + setup.server.baseUrl.getHost() + " …");
@@ -1408,8 +1408,7 @@ final class DifyExec implements Runnable {
         private void announceResumption(Batch.Wanted wanted) {
             var batch = wanted.batch();
             if (wanted.asked().isPart() || batch.history().session.isEmpty() || view.isPresent()) return;
-            long failed = wanted.entries().stream()
-                    .filter(entry -> batch.index().status(entry) == RowStatus.FAILED).count();
+            long failed = wanted.count(RowStatus.FAILED);
             setup.err().println("Resuming: " + Text.number(batch.index().rows() - wanted.rows()) + " of "
                     + Text.count(batch.index().rows(), "row") + " done"
                     + (failed == 0 ? "" : " (" + Text.number(failed) + " failed will be retried)"));
@@ -1448,8 +1447,8 @@ final class DifyExec implements Runnable {
             var files = batch.files();
             var end = StatusView.json(StatusView.counts(batch.index()::count));
             end.putAll(object("exit_code", exit.code, "reason", stop.map(Stop::what).orElse(null),
-                    "seconds", tally.elapsed().toMillis() / 1000.0, "total_tokens", tally.tokens,
-                    "cost", tally.spending.prices(), "files", object("results", files.results().toString(),
+                    "seconds", tally.elapsed().toMillis() / 1000.0, "total_tokens", tally.spending().tokens(),
+                    "cost", tally.spending().prices(), "files", object("results", files.results().toString(),
                             "log", files.log().toString(), "retry", files.retry().toString())));
             out.report(end, setup.out(), setup.err());
             return exit.code;
@@ -2785,9 +2784,8 @@ final class DifyExec implements Runnable {
         /// `12/20 (60 %) · 3.2/s · 2 failed · 4.1 s · 2.6 s left · 5 running · 684 tokens`: from the left, whole items
         /// that fit.
         static String line(Tally tally, int columns) {
-            long others = tally.others.values().stream().mapToLong(Long::longValue).sum(),
-                    done = others + tally.done(), asked = others + tally.asked;
-            var now = tally.now;
+            long done = tally.others() + tally.done(), asked = tally.others() + tally.asked;
+            var now = tally.now();
             var failed = some(tally.countOfAll(RowStatus.FAILED), "failed");
             var items = Stream.of(done + "/" + asked + " (" + 100 * done / Math.max(1, asked) + " %)",
                     now.rest().orElse(""),
@@ -2800,12 +2798,12 @@ final class DifyExec implements Runnable {
                     some(now.lookUps(), now.lookUps() == 1 ? "row is being looked up" : "rows are being looked up"),
                     now.running() + " running" + limit(tally.pace),
                     some(now.waiting(), "waiting"),
-                    some(tally.tokens, "tokens"),
-                    Summary.cost(tally.spending.times(1)))
+                    some(tally.spending().tokens(), "tokens"),
+                    Summary.cost(tally.spending().times(1)))
                     .filter(item -> !item.isEmpty()).collect(Collectors.toCollection(ArrayList::new));
             while (items.size() > 1 && String.join(BETWEEN, items).length() > columns) items.removeLast();
             int room = columns - String.join(BETWEEN, items).length() - " ()".length(), at = items.indexOf(failed);
-            if (at > 0 && room >= SHORTEST_CAUSE) tally.causes.entrySet().stream().max(Map.Entry.comparingByValue())
+            if (at > 0 && room >= SHORTEST_CAUSE) tally.causes().entrySet().stream().max(Map.Entry.comparingByValue())
                     .ifPresent(cause -> items.set(at, failed + " (" + Text.words(cause.getKey(), room) + ")"));
             return Text.cut(String.join(BETWEEN, items), columns);
         }
@@ -2848,26 +2846,30 @@ final class DifyExec implements Runnable {
             if (batch.index().onRetryList().count() > known) err.println("  In the whole batch:");
             Cause.print(batch, err, paint);
             next.print(batch, err);
-            if (tally.late > 0) err.println("Warning: " + Text.count(tally.late, "run") + " appeared after the "
+            long late = tally.count(LateEvent.class);
+            if (late > 0) err.println("Warning: " + Text.count(late, "run") + " appeared after the "
                     + "row was sent again and may have been paid twice; see \"late\" in " + batch.files().log() + ".");
             err.flush();
         }
 
         /// @param early whether the call stopped early: runs may then be active on the server
         private List<String> figures(boolean early) {
-            long stopped = early ? tally.stopped : 0;
+            long stopped = early ? tally.stopped() : 0;
             long open = early ? batch.history().inFlight() : 0;
             var figures = new ArrayList<String>();
             if (stopped > 0) figures.add("asked Dify to stop " + Text.count(stopped, "run"));
             if (open > 0) figures.add(Text.count(open, "run") + " may still be active; the next run looks "
                     + (open == 1 ? "it" : "them") + " up");
-            if (!tally.latencies.words().isEmpty()) figures.add("latency (s): " + tally.latencies.words());
-            if (tally.tokens > 0) figures.add("tokens: " + known(Long.toString(tally.tokens), cost(tally.spending)));
-            count(tally.retries, "%s", "retry", "retries").ifPresent(figures::add);
-            count(tally.harvested, "%s recovered without running again", "result", "results").ifPresent(figures::add);
-            count(tally.throttled, "throttled %s; concurrency " + tally.pace.span(), "time", "times")
+            var latencies = latencies(tally);
+            if (!latencies.isEmpty()) figures.add("latency (s): " + latencies);
+            long tokens = tally.spending().tokens();
+            if (tokens > 0) figures.add("tokens: " + known(Long.toString(tokens), cost(tally.ownSpending())));
+            count(tally.retries(), "%s", "retry", "retries").ifPresent(figures::add);
+            count(tally.count(HarvestEvent.class), "%s recovered without running again", "result", "results")
                     .ifPresent(figures::add);
-            if (tally.missingFiles > 0) figures.add(StatusView.missing(batch));
+            count(tally.count(ThrottleEvent.class), "throttled %s; concurrency " + tally.pace.span(), "time", "times")
+                    .ifPresent(figures::add);
+            if (!tally.missingFiles().isEmpty()) figures.add(StatusView.missing(batch));
             return figures;
         }
 
@@ -2877,9 +2879,9 @@ final class DifyExec implements Runnable {
 
         /// Scales the rows that ran: `Remaining 980 rows: about 12 min, 31000 tokens, 0.49 USD`
         static Optional<String> estimate(long rest, Tally tally) {
-            var spent = tally.spending;
-            if (rest == 0 || tally.sampled == 0) return Optional.empty();
-            double share = (double) rest / tally.sampled;
+            var spent = tally.ownSpending();
+            if (rest == 0 || tally.sampled() == 0) return Optional.empty();
+            double share = (double) rest / tally.sampled();
             var time = Duration.ofMillis((long) (tally.sampleTime().toMillis() * share));
             return Optional.of("Remaining " + Text.count(rest, "row") + ": about " + known(Text.seconds(time),
                     spent.tokens() == 0 ? "" : Math.round(spent.tokens() * share) + " tokens",
@@ -2895,6 +2897,13 @@ final class DifyExec implements Runnable {
         static String cost(Usage.Spending spent) {
             return cost(spent.prices()) + (spent.prices().isEmpty() || spent.unpriced() == 0 ? ""
                     : " (no price for " + Text.count(spent.unpriced(), "run") + ")");
+        }
+
+        /// `p50 1.20, p90 2.05, p99 4.10, max 9.00`, in seconds
+        static String latencies(Figures figures) {
+            return figures.latencies().entrySet().stream()
+                    .map(named -> String.format(Locale.ROOT, "%s %.2f", named.getKey(), named.getValue()))
+                    .collect(joining(", "));
         }
 
         static String cost(Map<String, BigDecimal> prices) {
@@ -3022,26 +3031,28 @@ final class DifyExec implements Runnable {
 
         /// Time, pace and cost by name, if known.
         static Map<String, String> figures(Batch batch) {
-            var history = batch.history();
-            var figures = new LinkedHashMap<String, String>();
-            history.startedAt.ifPresent(start -> figures.put("time", Text.seconds(history.running()) + " ("
+            var figures = batch.figures();
+            var spent = figures.spending();
+            var latencies = Summary.latencies(figures);
+            long attempts = figures.count(AttemptEvent.class), open = batch.history().inFlight();
+            var shown = new LinkedHashMap<String, String>();
+            figures.startedAt().ifPresent(start -> shown.put("time", Text.seconds(figures.running()) + " ("
                     + Times.local("yyyy-MM-dd HH:mm:ss", start) + " to "
-                    + Times.local(history.updatedAt().get()) + ")"));
-            if (rate(batch) > 0 && history.running().toSeconds() >= 10) // less would depend on a few rows
-                figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
-            if (!history.latencies().words().isEmpty()) figures.put("latency (s)", history.latencies().words());
-            if (history.spent.tokens() > 0) figures.put("tokens", Text.number(history.spent.tokens()));
-            if (!history.spent.prices().isEmpty()) figures.put("cost", Summary.cost(history.spent));
-            if (history.attempts > 0) figures.put("attempts", Text.number(history.attempts) + " ("
-                    + Text.count(history.retries, "retry", "retries") + ")");
-            if (history.inFlight() > 0) figures.put("unfinished", Text.number(history.inFlight())
-                    + " (running or interrupted)");
-            return figures;
+                    + Times.local(figures.updatedAt().get()) + ")"));
+            if (rate(batch) > 0 && figures.running().toSeconds() >= 10) // less would depend on a few rows
+                shown.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
+            if (!latencies.isEmpty()) shown.put("latency (s)", latencies);
+            if (spent.tokens() > 0) shown.put("tokens", Text.number(spent.tokens()));
+            if (!spent.prices().isEmpty()) shown.put("cost", Summary.cost(spent));
+            if (attempts > 0) shown.put("attempts", Text.number(attempts) + " ("
+                    + Text.count(figures.retries(), "retry", "retries") + ")");
+            if (open > 0) shown.put("unfinished", Text.number(open) + " (running or interrupted)");
+            return shown;
         }
 
         /// Rows with an outcome per second of all calls.
         private static double rate(Batch batch) {
-            long millis = batch.history().running().toMillis();
+            long millis = batch.figures().running().toMillis();
             var index = batch.index();
             return millis == 0 ? 0 : (index.rows() - index.count(RowStatus.PENDING)) * 1000.0 / millis;
         }
@@ -3065,9 +3076,9 @@ final class DifyExec implements Runnable {
             if (!answered.isEmpty()) notes.add(Text.count(answered.size(), "row is", "rows are")
                     + " not sent again, because Dify ended the run after its form was answered ("
                     + Text.first(5, answered.stream()) + "); 'retry ID' sends a row again");
-            if (history.lateRuns > 0)
-                notes.add(Text.count(history.lateRuns, "run") + " finished after the row was sent again");
-            if (!history.missingFiles.isEmpty()) notes.add(missing(batch));
+            long late = batch.figures().count(LateEvent.class);
+            if (late > 0) notes.add(Text.count(late, "run") + " finished after the row was sent again");
+            if (!batch.figures().missingFiles().isEmpty()) notes.add(missing(batch));
             if (!history.lost().isEmpty()) notes.add(batch.files().results()
                     + " is shorter than it was; results of up to " + Text.count(history.lost().size(), "row")
                     + " may be missing (first: " + Text.id(index.id(history.lost().getFirst()))
@@ -3076,7 +3087,7 @@ final class DifyExec implements Runnable {
         }
 
         static String missing(Batch batch) {
-            var files = batch.history().missingFiles;
+            var files = batch.figures().missingFiles();
             return Text.count(files.values().stream().mapToInt(Integer::intValue).sum(), "file") + " of "
                     + Text.count(files.size(), "row") + " could not be saved ("
                     + Text.first(3, files.keySet().stream().map(batch.index()::id).map(Text::id))
@@ -3087,27 +3098,30 @@ final class DifyExec implements Runnable {
         static Map<String, Object> json(Batch batch) {
             var index = batch.index();
             var history = batch.history();
+            var figures = batch.figures();
+            var missing = figures.missingFiles();
             var json = json(counts(index::count));
             json.putAll(object(
-                    "attempts", history.attempts,
-                    "retries", history.retries,
-                    "total_tokens", history.spent.tokens(),
-                    "started_at", history.startedAt.map(Times::text).orElse(null),
-                    "updated_at", history.updatedAt().map(Times::text).orElse(null),
+                    "attempts", figures.count(AttemptEvent.class),
+                    "retries", figures.retries(),
+                    "total_tokens", figures.spending().tokens(),
+                    "started_at", figures.startedAt().map(Times::text).orElse(null),
+                    "updated_at", figures.updatedAt().map(Times::text).orElse(null),
                     "errors", Cause.groups(batch).stream().map(Cause.Group::json).toList(),
-                    "running_seconds", history.running().toMillis() / 1000.0,
+                    "running_seconds", figures.running().toMillis() / 1000.0,
                     "rows_per_second", Math.round(rate(batch) * 1000) / 1000.0,
-                    "seconds", history.latencies().percentiles(),
-                    "cost", history.spent.prices(),
+                    "seconds", figures.latencies(),
+                    "cost", figures.spending().prices(),
                     "in_flight", history.inFlight(),
-                    "late", history.lateRuns,
+                    "late", figures.count(LateEvent.class),
                     "lost_results", history.lost().size(),
                     "unread_lines", history.unreadable.size(),
                     "ids_not_in_input", index.size() - index.rows(),
-                    "missing_files", history.missingJson(),
+                    "missing_files", object("count", missing.values().stream().mapToInt(Integer::intValue).sum(),
+                            "rows", missing.size(), "ids", missing.keySet().stream().limit(3).map(index::id).toList()),
                     "versions", List.copyOf(index.versions()),
                     "changed_in_input", history.changed.cardinality(),
-                    "runs_without_price", history.spent.unpriced(),
+                    "runs_without_price", figures.spending().unpriced(),
                     "stopped", history.stopped.orElse(null)));
             return json;
         }
@@ -3126,7 +3140,7 @@ final class DifyExec implements Runnable {
 
             boolean isComplete() {
                 return shards.stream().allMatch(shard -> shard.index().isComplete()
-                        && (hasCsv || shard.files().isStarted()) && shard.history().missingFiles.isEmpty());
+                        && (hasCsv || shard.files().isStarted()) && shard.figures().missingFiles().isEmpty());
             }
 
             private long sum(ToLongFunction<Batch> figure) {
@@ -3151,7 +3165,7 @@ final class DifyExec implements Runnable {
                     var history = shard.history();
                     var counts = RowStatus.counts(shard.index()::count, paint::by);
                     out.println("  " + paint.faint("%-7s".formatted(Shards.shard(shard.files())))
-                            + (counts.isEmpty() ? "" : counts + " · ") + history.updatedAt()
+                            + (counts.isEmpty() ? "" : counts + " · ") + shard.figures().updatedAt()
                             .map(at -> history.inFlight() + " in flight · " + Times.local(at)).orElse("not started"));
                 }
                 out.println();
@@ -3160,9 +3174,9 @@ final class DifyExec implements Runnable {
 
             Map<String, Object> json() {
                 var all = StatusView.json(counts());
-                all.putAll(object("attempts", sum(shard -> shard.history().attempts),
-                        "retries", sum(shard -> shard.history().retries),
-                        "total_tokens", sum(shard -> shard.history().spent.tokens()),
+                all.putAll(object("attempts", sum(shard -> shard.figures().count(AttemptEvent.class)),
+                        "retries", sum(shard -> shard.figures().retries()),
+                        "total_tokens", sum(shard -> shard.figures().spending().tokens()),
                         "in_flight", sum(shard -> shard.history().inFlight()),
                         "shards", shards.stream().map(shard -> {
                             var json = object("shard", Shards.shard(shard.files()).toString());
@@ -3248,7 +3262,8 @@ final class DifyExec implements Runnable {
                 out.println("All recorded rows succeeded. Pass -i " + csv + " to include rows not yet run.");
                 return;
             }
-            out.println(batch.history().lateRuns == 0 ? "All rows succeeded." : "Every row has a result.");
+            boolean anyLate = batch.figures().count(LateEvent.class) > 0;
+            out.println(anyLate ? "Every row has a result." : "All rows succeeded.");
             if (command.equals("export")) return;
             if (shard.isEmpty()) {
                 with(List.of("out.csv")).suggest("export", Optional.empty(), results, out);
@@ -3451,8 +3466,8 @@ final class DifyExec implements Runnable {
 
         /// The cells below [#ENDING]. The time is that of the log; results of the original tool have one of their own.
         private static List<String> ending(Batch batch, int entry, LineOffsets.RowEnd end) {
-            long attempts = batch.history().attemptsByRow.get(entry);
-            var millis = batch.history().millis(entry);
+            long attempts = batch.history().attempts(entry);
+            var millis = batch.figures().millis(entry);
             var seconds = end.seconds();
             if (millis.isPresent()) seconds = BigDecimal.valueOf(millis.getAsLong(), 3).toPlainString();
             return List.of(batch.index().status(entry).word(), end.error(), end.run(),
@@ -3595,7 +3610,7 @@ final class DifyExec implements Runnable {
         }
 
         static double seconds(Batch batch, int entry) {
-            return batch.history().millis(entry).orElse(0) / 1000.0;
+            return batch.figures().millis(entry).orElse(0) / 1000.0;
         }
 
         private static List<Map<String, Object>> attempts(int entry, LineOffsets.RowEnds ends, String run)
@@ -3791,21 +3806,22 @@ final class DifyExec implements Runnable {
 
         /// Time and cost are in the logs: without one, they are unknown.
         private List<Figure> figures() {
-            History one = first.batch().history(), two = second.batch().history();
+            Figures one = first.batch().figures(), two = second.batch().figures();
             Index rows = first.batch().index(), others = second.batch().index();
             var figures = new ArrayList<Figure>();
             figures.add(Figure.of("rows", 0, rows.size(), others.size()));
             figures.add(Figure.of("percent succeeded", 1, succeeded(rows), succeeded(others)));
-            Map<String, Double> before = one.latencies().percentiles(), after = two.latencies().percentiles();
+            Map<String, Double> before = one.latencies(), after = two.latencies();
             for (var name : List.of("p50", "p90"))
                 figures.add(Figure.of("seconds " + name, 2, before.get(name), after.get(name)));
-            figures.add(Figure.of("tokens", 0, one.spent.tokens(), two.spent.tokens()));
-            Map<String, BigDecimal> paid = one.spent.prices(), later = two.spent.prices();
+            figures.add(Figure.of("tokens", 0, one.spending().tokens(), two.spending().tokens()));
+            Map<String, BigDecimal> paid = one.spending().prices(), later = two.spending().prices();
             for (var currency : union(paid.keySet(), later.keySet()))
                 figures.add(new Figure("cost " + Text.text(currency, 8), paid.get(currency), later.get(currency)));
-            if (one.spent.unpriced() + two.spent.unpriced() > 0 && paid.size() + later.size() > 0)
-                figures.add(Figure.of("runs without price", 0, one.spent.unpriced(), two.spent.unpriced()));
-            figures.add(Figure.of("retries", 0, one.retries, two.retries));
+            long free = one.spending().unpriced(), othersFree = two.spending().unpriced();
+            if (free + othersFree > 0 && paid.size() + later.size() > 0)
+                figures.add(Figure.of("runs without price", 0, free, othersFree));
+            figures.add(Figure.of("retries", 0, one.retries(), two.retries()));
             return figures;
         }
 
@@ -4088,7 +4104,7 @@ final class DifyExec implements Runnable {
         private final int looksAtOnce;
         private int looking = 0, probing = 0;
         private Instant hardStop = Instant.MAX;
-        private boolean taskStopsSent = false, linksNoted = false, damageNoted = false;
+        private boolean taskStopsSent = false, linksNoted = false, damageNoted = false, missingNoted = false;
         private String version, lastPause = "";
         private boolean hasStartedRuns = false; // or may have
 
@@ -4118,8 +4134,8 @@ final class DifyExec implements Runnable {
             this.health = new Health(terms.judge().backoff());
             this.queue = new StreamQueue(writer.batch().history().newestBegun(), clock.instant());
             this.writer = writer;
-            this.tally = new Tally(wanted.rows(), pace, clock);
-            tally.others.putAll(wanted.others());
+            this.tally = new Tally(wanted, pace, clock);
+            writer.batch().history().count(tally);
             this.looksAtOnce = Math.max(2, pace.ceiling / 4);
             var versions = writer.batch().index().versions();
             this.version = versions.isEmpty() ? "" : versions.getLast();
@@ -4194,13 +4210,13 @@ final class DifyExec implements Runnable {
                     var starts = startDue();
                     writer.commit(clock.instant(), watcher::say);
                     starts.forEach(this::send);
-                    tally.now = new Tally.Now(running.size(), agenda.waiting.size(),
-                            agenda.lookUps.size() + looking + silent(clock.instant()), rest(clock.instant()));
-                    tally.passed(clock.instant());
+                    tally.tick(clock.instant(), new Tally.Now(running.size(), agenda.waiting.size(),
+                            agenda.lookUps.size() + looking + silent(clock.instant()), rest(clock.instant())));
                     watcher.watch(tally);
                     var message = ports.mailbox().poll(untilNext().toNanos(), NANOSECONDS);
                     for (; message != null; message = ports.mailbox().poll()) message.run();
                     writer.write();
+                    checkLimits();
                     health.verdict(clock.instant(), running.size() + looking + probing).ifPresent(agenda::stopWith);
                 }
                 writer.stopped(clock.instant(), agenda.stop);
@@ -4243,7 +4259,6 @@ final class DifyExec implements Runnable {
                 var sent = new InFlight(attempt);
                 running.put(attempt.sequence(), sent);
                 pace.started(now);
-                tally.started(now);
                 writer.record(AttemptEvent.of(attempt, writer.resultsOnDisk()));
                 agenda.markResent(row);
                 starts.add(sent);
@@ -4435,7 +4450,6 @@ final class DifyExec implements Runnable {
         }
 
         private void slowedDown(Attempt attempt, String why) {
-            tally.throttled++;
             writer.record(new ThrottleEvent(clock.instant(), attempt.user(), why, pace.places()));
         }
 
@@ -4463,7 +4477,6 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             if (!writer.batch().history().isClosed(attempt, end)) // an earlier call recorded it
                 writer.record(EndEvent.of(attempt, now, end, seen, why, writer.resultsOnDisk()));
-            checkLimits();
         }
 
         /// A pause that the server asks for holds for the whole writer.
@@ -4511,12 +4524,9 @@ final class DifyExec implements Runnable {
         /// @param start the time of its run counts from here
         private void apply(Attempt attempt, Instant start, Response seen, Verdict verdict) {
             var now = clock.instant();
-            if (seen instanceof Response.Ran ran && !(verdict instanceof Verdict.LookUp))
-                tally.used(attempt, ran.usage());
             switch (verdict) {
                 case Outcome outcome -> finishRow(attempt, seen, outcome, now);
                 case Verdict.Again(var after, var why) -> {
-                    tally.retries++;
                     agenda.retry(attempt.row(), attempt.tries().plus(1, 0), now.plus(after), Optional.empty());
                     logEnd(attempt, "again", seen, why);
                 }
@@ -4559,9 +4569,9 @@ final class DifyExec implements Runnable {
         private void checkLimits() {
             terms.limits().tooManyFailed(tally.count(RowStatus.FAILED), tally.done()).ifPresent(agenda::stopWith);
             if (agenda.nextRow(clock.instant()).equals(Instant.MAX)) return; // nothing is left to send
-            terms.limits().usedUp(tally.tokens, tally.spending).ifPresent(agenda::stopWith);
+            terms.limits().usedUp(tally.spending().tokens(), tally.ownSpending()).ifPresent(agenda::stopWith);
             if (writer.batch().index().succeeded() == 0)
-                terms.limits().allAlike(tally.causes, tally.done()).ifPresent(agenda::stopWith);
+                terms.limits().allAlike(tally.causes(), tally.done()).ifPresent(agenda::stopWith);
         }
 
         /// The row has its outcome, which counts once it is written.
@@ -4571,18 +4581,14 @@ final class DifyExec implements Runnable {
                     : Response.SavedFiles.NONE;
             var ended = now.minus(files.took());
             var took = attempt.took(seen, ended);
-            if (tally.missingFiles == 0) files.missing().values().stream().findFirst().ifPresent(why ->
+            if (!missingNoted) files.missing().values().stream().findFirst().ifPresent(why ->
                     watcher.say("Row " + id + ": cannot save a file of its outputs (" + Text.text(why, 200)
                             + "); the summary lists all rows with missing files."));
-            tally.missingFiles += files.missing().size();
-            Runnable counted = () -> {
-                tally.ended(attempt, outcome, took, now);
-                checkLimits();
-            };
+            missingNoted |= !files.missing().isEmpty();
             if (seen instanceof Response.Ran ran && outcome.status().isSuccess())
-                writer.succeed(new Results.Success(attempt, ran, ended, took, files), counted);
+                writer.succeed(new Results.Success(attempt, ran, ended, took, files));
             else writer.end(EndEvent.of(attempt, now, outcome.status().word(), seen, outcome.text(),
-                    writer.resultsOnDisk()), counted);
+                    writer.resultsOnDisk()));
             watcher.ended(attempt.row(), outcome);
             if (seen instanceof Response.Ran ran) notice(id, ran);
         }
@@ -4642,7 +4648,6 @@ final class DifyExec implements Runnable {
         private void late(Attempt attempt, LookUpResult found) {
             var run = found.run().orElse(RunRef.NONE);
             writer.record(new LateEvent(clock.instant(), attempt.row().id(), attempt.user(), run.id(), found.word()));
-            tally.late++;
             watcher.say("Row " + Text.id(attempt.row().id()) + ": " + run.name()
                     + " appeared after the row was sent again; it may have been paid twice.");
         }
@@ -4670,9 +4675,7 @@ final class DifyExec implements Runnable {
             var attempt = unresolved.attempt();
             for (var step : steps) switch (step) {
                 case LookUpRules.Step.Take(var sent, var ran, var verdict) -> {
-                    if (unresolved.is(Purpose.LATE)) tally.reopened(writer.status(attempt.row()));
                     writer.record(new HarvestEvent(clock.instant(), attempt.user(), ran.ref().id()));
-                    tally.harvested++;
                     apply(sent, unresolved.start(), ran, verdict);
                 }
                 case LookUpRules.Step.Judged(var seen, var verdict) ->
@@ -4684,7 +4687,6 @@ final class DifyExec implements Runnable {
                     if (seen instanceof Response.Cut && seen.run().isEmpty()) agenda.addUnseen(attempt);
                 }
                 case LookUpRules.Step.SendAgain(var tries, var rechecked) -> {
-                    if (tries.failed() > attempt.tries().failed()) tally.retries++;
                     if (rechecked && !unresolved.is(Purpose.RESEND))
                         agenda.enqueue(attempt.row(), tries, clock.instant());
                     else agenda.retry(attempt.row(), tries, clock.instant(),
@@ -4722,7 +4724,6 @@ final class DifyExec implements Runnable {
             sent.stopAsked = true;
             writer.record(new StopEvent(clock.instant(), StopEvent.INTERRUPTED, sent.attempt.user(), run.task(),
                     writer.resultsOnDisk()));
-            tally.stopped++;
             ports.workers().execute(() -> ports.workflow().stop(run, sent.attempt.user()));
         }
 
@@ -4890,46 +4891,49 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The batch in numbers. Owned by the engine's thread.
-    static final class Tally {
+    /// The figures of this session, and how fast its rows are. Owned by the engine's thread.
+    static final class Tally extends Figures {
         private static final Duration SUSPENDED = Duration.ofSeconds(5);
 
         final long asked;
         final Pace pace;
         private final InstantSource clock;
-        private final Instant startedAt;
-        private final Map<RowStatus, Long> ended = new EnumMap<>(RowStatus.class);
-        /// Rows that are not part of this call, where it is to finish the batch.
-        final Map<RowStatus, Long> others = new EnumMap<>(RowStatus.class);
-        final Map<String, Long> causes = new HashMap<>();
+        private final Instant begunAt;
+        /// The rows of this session, and those of them without an outcome of this session.
+        private final BitSet ours, open;
+        private final Map<RowStatus, Long> counts = new EnumMap<>(RowStatus.class);
+        /// Rows that are not part of this session, where it is to finish the batch.
+        private final Map<RowStatus, Long> others = new EnumMap<>(RowStatus.class);
+        private final Map<String, Long> causes = new HashMap<>();
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
-        final LongList.Latencies latencies = new LongList.Latencies();
-        /// Of the runs of this call: those of earlier calls have no price when they are looked up.
-        final Usage.Spending spending = new Usage.Spending();
-        /// Rows that ran in this call, without those whose earlier run was looked up. They show what others take.
-        long sampled = 0;
-        /// `missingFiles`: files of outputs that could not be saved. `harvested`: runs looked up instead of run again.
-        /// `stopped`: tasks that Dify was asked to stop.
-        long missingFiles = 0, tokens = 0, retries = 0, throttled = 0, harvested = 0, late = 0, stopped = 0;
+        /// Of the runs of this session: those of earlier ones have no price when they are looked up.
+        private final Usage.Spending ownSpending = new Usage.Spending();
+        /// Rows that ran in this session, without those whose earlier run was looked up. They show what others take.
+        private long sampled = 0;
         private Instant firstStart = Instant.MAX, lastEnd = Instant.MIN, lastTick = Instant.MAX;
         private Duration busy = Duration.ZERO;
-        Now now = new Now(0, 0, 0, Optional.empty());
+        private Now now = new Now(0, 0, 0, Optional.empty());
 
         /// @param lookUps runs that are looked up, with those whose streams have been silent for a while
         record Now(int running, int waiting, int lookUps, Optional<String> rest) {}
 
-        Tally(long asked, Pace pace, InstantSource clock) {
-            this.asked = asked;
+        Tally(Batch.Wanted wanted, Pace pace, InstantSource clock) {
+            this.ours = wanted.entries();
+            this.open = wanted.entries();
+            this.asked = wanted.rows();
             this.pace = pace;
             this.clock = clock;
-            this.startedAt = clock.instant();
+            this.begunAt = clock.instant();
+            if (!wanted.asked().isPart()) for (var status : RowStatus.values())
+                others.put(status, wanted.batch().index().count(status) - wanted.count(status));
         }
 
         /// Called several times a second. A longer time does not count: the process was suspended.
-        void passed(Instant now) {
+        void tick(Instant time, Now now) {
+            this.now = now;
             var before = lastTick;
-            var gap = before.isBefore(now) ? Duration.between(before, now) : Duration.ZERO;
-            lastTick = now;
+            var gap = before.isBefore(time) ? Duration.between(before, time) : Duration.ZERO;
+            lastTick = time;
             if (gap.compareTo(SUSPENDED) < 0) return;
             for (int left = recent.size(); left > 0; left--) { // rows may have ended since, before this was called
                 var ended = recent.remove();
@@ -4938,30 +4942,35 @@ final class DifyExec implements Runnable {
             if (!firstStart.isAfter(before)) firstStart = firstStart.plus(gap);
         }
 
-        void started(Instant now) {
-            if (now.isBefore(firstStart)) firstStart = now;
-            if (recent.isEmpty()) recent.add(now); // the first rows are rated from their start
+        @Override
+        void sent(int entry, Instant at) {
+            super.sent(entry, at);
+            if (at.isBefore(firstStart)) firstStart = at;
+            if (recent.isEmpty()) recent.add(at); // the first rows are rated from their start
         }
 
-        void ended(Attempt attempt, Outcome outcome, Duration took, Instant now) {
-            ended.merge(outcome.status(), 1L, Long::sum);
+        @Override
+        void spent(int entry, long tokens, BigDecimal price, String currency) {
+            super.spent(entry, tokens, price, currency);
+            if (isSent(entry)) ownSpending.add(tokens, price, currency);
+        }
+
+        /// A late run may give a row another outcome, also one that is not part of this session.
+        @Override
+        void ended(int entry, RowStatus former, Outcome outcome, Double seconds) {
+            super.ended(entry, former, outcome, seconds);
+            var now = clock.instant();
+            var rows = ours.get(entry) || others.isEmpty() ? counts : others;
+            if (!open.get(entry)) rows.computeIfPresent(former, (_, count) -> count - 1);
+            open.clear(entry);
+            rows.merge(outcome.status(), 1L, Long::sum);
             if (outcome.status() == RowStatus.FAILED) causes.merge(Text.cause(outcome.text()), 1L, Long::sum);
-            if (outcome.status().isSuccess()) latencies.add(took.toMillis());
             recent.add(now);
             if (recent.size() > 200) recent.remove();
-            if (attempt.isEarlier()) return;
+            if (!isSent(entry)) return;
             sampled++;
             lastEnd = now;
-            busy = busy.plus(took);
-        }
-
-        void reopened(RowStatus status) {
-            ended.computeIfPresent(status, (_, count) -> count - 1);
-        }
-
-        void used(Attempt attempt, Usage usage) {
-            tokens += usage.tokens();
-            if (!attempt.isEarlier()) spending.add(usage.tokens(), usage.price().orElse(null), usage.currency());
+            busy = busy.plusMillis(Math.round(seconds * 1000));
         }
 
         /// From the first start of these rows to their last end; shorter where they were too few to fill all places.
@@ -4971,16 +4980,38 @@ final class DifyExec implements Runnable {
             return sampled >= 4L * pace.places() || shared.compareTo(time) > 0 ? time : shared;
         }
 
-        long count(RowStatus status) {
-            return ended.getOrDefault(status, 0L);
+        long sampled() {
+            return sampled;
         }
 
+        Usage.Spending ownSpending() {
+            return ownSpending;
+        }
+
+        /// Failed rows by cause.
+        Map<String, Long> causes() {
+            return Collections.unmodifiableMap(causes);
+        }
+
+        Now now() {
+            return now;
+        }
+
+        long count(RowStatus status) {
+            return counts.getOrDefault(status, 0L);
+        }
+
+        /// With the rows that are not part of this session.
         long countOfAll(RowStatus status) {
             return count(status) + others.getOrDefault(status, 0L);
         }
 
         long done() {
-            return ended.values().stream().mapToLong(Long::longValue).sum();
+            return counts.values().stream().mapToLong(Long::longValue).sum();
+        }
+
+        long others() {
+            return others.values().stream().mapToLong(Long::longValue).sum();
         }
 
         long succeeded() {
@@ -4988,7 +5019,7 @@ final class DifyExec implements Runnable {
         }
 
         boolean isAllDone() {
-            return succeeded() >= asked && missingFiles == 0 && late == 0;
+            return succeeded() >= asked && missingFiles().isEmpty() && count(LateEvent.class) == 0;
         }
 
         /// Whether all rows left are looked up or wait for a retry: nobody knows how long that takes.
@@ -4997,7 +5028,7 @@ final class DifyExec implements Runnable {
         }
 
         Duration elapsed() {
-            return Duration.between(startedAt, clock.instant());
+            return Duration.between(begunAt, clock.instant());
         }
 
         double rate() {
@@ -6368,6 +6399,10 @@ final class DifyExec implements Runnable {
             return new Batch(files, Optional.of(csv), index, new History(index), new LineOffsets());
         }
 
+        Figures figures() {
+            return history.figures();
+        }
+
         static Index rows(BatchFiles files, Optional<Csv> csv) throws IOException {
             files.requireOurs();
             if (csv.isEmpty()) return new Index();
@@ -6468,12 +6503,9 @@ final class DifyExec implements Runnable {
                 return fresh.cardinality() + lookUps.size();
             }
 
-            /// The other rows by status, if this call is to finish the batch.
-            Map<RowStatus, Long> others() {
-                if (asked.isPart()) return Map.of();
-                var ours = entries();
-                return IntStream.range(0, batch.index().rows()).filter(entry -> !ours.get(entry)).boxed()
-                        .collect(Collectors.groupingBy(batch.index()::status, Collectors.counting()));
+            /// Those that have this status before the session.
+            long count(RowStatus status) {
+                return entries().stream().filter(entry -> batch.index().status(entry) == status).count();
             }
         }
 
@@ -6608,20 +6640,19 @@ final class DifyExec implements Runnable {
         }
 
         /// A row has succeeded. Its line in the results is all that records it.
-        void succeed(Results.Success success, Runnable counted) {
+        void succeed(Results.Success success) {
             results.add(success.json());
             effects.add(() -> batch.history().take(success.head()));
-            ended(counted);
+            settled();
         }
 
         /// A row has another outcome.
-        void end(EndEvent end, Runnable counted) {
+        void end(EndEvent end) {
             record(end);
-            ended(counted);
+            settled();
         }
 
-        private void ended(Runnable counted) {
-            effects.add(counted);
+        private void settled() {
             mustForce = true; // before it is shown
             retryListDue = true;
         }
@@ -6729,6 +6760,146 @@ final class DifyExec implements Runnable {
         }
     }
 
+    // Batch: figures
+
+    /// Counts what the lines of a batch say, or those of one session: [History] passes each on, when it is read or when
+    /// it was written. All figures that people see come from here, but for the rows by status of the whole batch, which
+    /// [Index] counts.
+    static class Figures {
+        private final Usage.Spending spending = new Usage.Spending();
+        private final BitSet sent = new BitSet(), succeeded = new BitSet();
+        /// By row: how long its last attempt with an outcome took, in milliseconds plus one; 0 if that is not known.
+        private final LongList took = new LongList();
+        private final SortedMap<Integer, Integer> missingFiles = new TreeMap<>();
+        private final Map<Class<?>, Long> events = new HashMap<>();
+        private long stopped = 0;
+        private Optional<Instant> startedAt = Optional.empty(), updatedAt = Optional.empty();
+        /// The duration of all sessions, up to the last event of each, and when the last result of this one came.
+        private Duration running = Duration.ZERO;
+        private Instant lastResult = Instant.MIN;
+
+        void take(Event event) {
+            events.merge(event.getClass(), 1L, Long::sum);
+            switch (event) {
+                case SessionEvent started -> {
+                    running = running.plus(untilLastResult(started.t()));
+                    lastResult = Instant.MIN;
+                    updatedAt = Optional.of(started.t()); // the time since the last call does not count
+                    passed(started.t());
+                }
+                case AttemptEvent attempt -> passed(attempt.t());
+                case EndEvent end -> passed(end.t());
+                case StopEvent stop -> {
+                    if (stop.user().isEmpty()) passed(stop.t());
+                    if (stop.isOfRun()) stopped++;
+                }
+                case MergeEvent _, RunEvent _, LookEvent _, HarvestEvent _, ThrottleEvent _, LateEvent _,
+                        TornEvent _ -> {} // only their number is of interest
+            }
+        }
+
+        void sent(int entry, Instant at) {
+            sent.set(entry);
+        }
+
+        /// @param price null if it is not known
+        void spent(int entry, long tokens, BigDecimal price, String currency) {
+            spending.add(tokens, price, currency);
+        }
+
+        /// @param missing how many files of its outputs could not be saved
+        void saved(int entry, int missing) {
+            if (missing == 0) missingFiles.remove(entry);
+            else missingFiles.put(entry, missing);
+        }
+
+        /// A row has an outcome, which replaces its former status unless it succeeded.
+        ///
+        /// @param seconds null if they are not known: the original tool's results
+        void ended(int entry, RowStatus former, Outcome outcome, Double seconds) {
+            if (outcome.status().isSuccess()) succeeded.set(entry);
+            else if (former.isSuccess()) return;
+            if (seconds != null) took.set(entry, 1 + Math.min(Integer.MAX_VALUE, Math.round(seconds * 1000)));
+        }
+
+        /// The attempt led to the row's result: the session lasted until then.
+        void resultOf(AttemptEvent attempt, int entry) {
+            var end = attempt.t().plusMillis(millis(entry).orElse(0));
+            if (end.isAfter(lastResult)) lastResult = end;
+        }
+
+        private void passed(Instant now) {
+            if (startedAt.isEmpty()) startedAt = Optional.of(now);
+            var passed = updatedAt.map(before -> Duration.between(before, now)).orElse(Duration.ZERO);
+            if (passed.isNegative()) return; // a clock that was set back
+            running = running.plus(passed);
+            updatedAt = Optional.of(now);
+        }
+
+        /// From the last event of the session to its last result, at most until then.
+        private Duration untilLastResult(Instant most) {
+            var last = lastResult.isBefore(most) ? lastResult : most;
+            return updatedAt.filter(last::isAfter).map(seen -> Duration.between(seen, last)).orElse(Duration.ZERO);
+        }
+
+        /// The duration of all sessions, without the time between them.
+        Duration running() {
+            return running.plus(untilLastResult(Instant.MAX));
+        }
+
+        Optional<Instant> startedAt() {
+            return startedAt;
+        }
+
+        Optional<Instant> updatedAt() {
+            return updatedAt.map(seen -> lastResult.isAfter(seen) ? lastResult : seen);
+        }
+
+        OptionalLong millis(int entry) {
+            long known = took.get(entry);
+            return known == 0 ? OptionalLong.empty() : OptionalLong.of(known - 1);
+        }
+
+        /// How long succeeded rows took, in seconds: the smallest value that this share of them does not exceed. Empty
+        /// without rows.
+        Map<String, Double> latencies() {
+            var sorted = succeeded.stream().mapToObj(this::millis).flatMapToLong(OptionalLong::stream).sorted()
+                    .toArray();
+            var named = new LinkedHashMap<String, Double>();
+            if (sorted.length > 0) object("p50", 0.5, "p90", 0.9, "p99", 0.99, "max", 1.0).forEach((name, share) ->
+                    named.put(name, sorted[(int) Math.ceil((double) share * sorted.length) - 1] / 1000.0));
+            return named;
+        }
+
+        Usage.Spending spending() {
+            return spending;
+        }
+
+        boolean isSent(int entry) {
+            return sent.get(entry);
+        }
+
+        /// How many events of this kind there are.
+        long count(Class<? extends Event> kind) {
+            return events.getOrDefault(kind, 0L);
+        }
+
+        /// Attempts of rows that had been sent before.
+        long retries() {
+            return count(AttemptEvent.class) - sent.cardinality();
+        }
+
+        /// Runs that Dify was asked to stop.
+        long stopped() {
+            return stopped;
+        }
+
+        /// How many files of its outputs could not be saved, by row.
+        SortedMap<Integer, Integer> missingFiles() {
+            return Collections.unmodifiableSortedMap(missingFiles);
+        }
+    }
+
     // Batch: what earlier calls left
 
     /// Holds what results and log say: lines of earlier calls as they are read, the results first, and those of this
@@ -6757,31 +6928,24 @@ final class DifyExec implements Runnable {
         private final LongSet succeeded = new LongSet();
         /// The last end of each row that has not succeeded.
         final Map<Integer, EndEvent> ends = new HashMap<>();
-        final LongList attemptsByRow = new LongList();
+        private final LongList attemptsByRow = new LongList();
         final BitSet changed = new BitSet();
         /// Rows whose run was ended by Dify once its form was answered.
         final BitSet answered = new BitSet();
-        final SortedMap<Integer, Integer> missingFiles = new TreeMap<>();
-        final Usage.Spending spent = new Usage.Spending();
-        /// By row: how long its last attempt with an outcome took, in milliseconds plus one; 0 if that is not known.
-        private final LongList took = new LongList();
+        private final Figures figures = new Figures();
+        /// Those of the batch, and of the session that this process runs.
+        private final List<Figures> counting = new ArrayList<>(List.of(figures));
         /// By row, over all its attempts: its tokens, and by currency its cost in billionths.
         private final LongList tokensByRow = new LongList();
         private final Map<String, LongList> costByRow = new HashMap<>();
         final List<String> unreadable = new ArrayList<>();
-        Optional<Instant> startedAt = Optional.empty(), updatedAt = Optional.empty();
         Optional<SessionEvent> session = Optional.empty();
         Optional<MergeEvent> merge = Optional.empty();
         Optional<Mode> mode = Optional.empty();
         Optional<String> stopped = Optional.empty();
         private Instant newestBegun = Instant.MIN;
-        /// The duration of all sessions, up to the last event of each, and when the last result of this one came.
-        private Duration running = Duration.ZERO;
-        private Instant lastResult = Instant.MIN;
         /// How large the results were when the log last said so.
         private long resultsSize = 0;
-        long attempts = 0, retries = 0;
-        long lateRuns = 0;
 
         /// What is left to learn about an attempt. Of a row's attempts, the last in this order is looked up before the
         /// row may run; `RESENT` is not.
@@ -6835,8 +6999,19 @@ final class DifyExec implements Runnable {
             }));
         }
 
+        /// What the lines so far say of the whole batch in numbers.
+        Figures figures() {
+            return figures;
+        }
+
+        /// Counts what follows for a session, too.
+        void count(Figures session) {
+            counting.add(session);
+        }
+
         void take(Event event) {
             if (event.results() >= 0) sized(event.results());
+            counting.forEach(one -> one.take(event));
             switch (event) {
                 case SessionEvent started -> session(started);
                 case MergeEvent merged -> merged(merged);
@@ -6867,10 +7042,8 @@ final class DifyExec implements Runnable {
 
         /// One without a user ended the call; other reasons end the row.
         private void stop(StopEvent stop) {
-            if (stop.user().isEmpty()) {
-                seen(stop.t());
-                stopped = Optional.of(stop.why()).filter(why -> !why.isEmpty());
-            } else if (StopEvent.INTERRUPTED.equals(stop.why())) stoppedTasks.add(stop.task());
+            if (stop.user().isEmpty()) stopped = Optional.of(stop.why()).filter(why -> !why.isEmpty());
+            else if (stop.isOfRun()) stoppedTasks.add(stop.task());
         }
 
         /// The one place where a row gets its status. A success stays one: returns whether the row got this status.
@@ -6883,18 +7056,18 @@ final class DifyExec implements Runnable {
         /// A line of the results.
         int take(Results.Success.Head success) {
             int entry = index.findOrAdd(success.id().strip());
-            settle(entry, success.isPartial() ? RowStatus.PARTIAL : RowStatus.SUCCEEDED);
+            var former = index.status(entry);
+            settle(entry, success.outcome().status());
             if (!success.workflowId().isEmpty()) index.madeBy(success.workflowId());
             spend(entry, success.totalTokens(), success.totalPrice(), success.currency());
-            if (success.missing().isEmpty()) missingFiles.remove(entry);
-            else missingFiles.put(entry, success.missing().size());
-            if (success.seconds() != null) took.set(entry, 1 + Math.round(success.seconds() * 1000));
+            counting.forEach(one -> one.ended(entry, former, success.outcome(), success.seconds()));
+            counting.forEach(one -> one.saved(entry, success.missing().size()));
             changed.set(entry, index.cells(entry) != 0 && !success.edited() && !success.cells().isEmpty()
                     && !success.cells().equals(HexFormat.of().toHexDigits(index.cells(entry))));
             ends.remove(entry);
             succeeded.add(attempt(success.id(), success.user()));
             remove(success.id(), one -> one.event().user().equals(success.user()))
-                    .ifPresent(one -> succeeded(entry, one.event()));
+                    .ifPresent(one -> figures.resultOf(one.event(), entry));
             remove(success.id(), one -> one.state() == State.NOT_STARTED
                     || one.state() == State.RESENT && one.run().isPresent());
             return entry;
@@ -6904,11 +7077,6 @@ final class DifyExec implements Runnable {
             return (long) id.hashCode() << Integer.SIZE | user.hashCode() & 0xFFFF_FFFFL;
         }
 
-        private void succeeded(int entry, AttemptEvent attempt) {
-            var end = attempt.t().plusMillis(Math.max(0, took.get(entry) - 1));
-            if (end.isAfter(lastResult)) lastResult = end;
-        }
-
         /// An id in the retry list that is in no other file failed in the original tool, which has no log.
         void listed(String id) {
             int entry = index.findOrAdd(id);
@@ -6916,37 +7084,10 @@ final class DifyExec implements Runnable {
         }
 
         private void session(SessionEvent started) {
-            running = running.plus(untilLastResult(started.t()));
-            lastResult = Instant.MIN;
             session = Optional.of(started);
             stopped = Optional.empty();
-            updatedAt = Optional.of(started.t()); // the time since the last call does not count
-            seen(started.t());
             if (started.auto()) mode = Optional.ofNullable(started.mode());
             if (started.sameApp()) sent.values().forEach(row -> row.replaceAll(Sent::elsewhere));
-        }
-
-        private void seen(Instant now) {
-            if (startedAt.isEmpty()) startedAt = Optional.of(now);
-            var passed = updatedAt.map(before -> Duration.between(before, now)).orElse(Duration.ZERO);
-            if (passed.isNegative()) return; // a clock that was set back
-            running = running.plus(passed);
-            updatedAt = Optional.of(now);
-        }
-
-        /// From the last event of the session to its last result, at most until then.
-        private Duration untilLastResult(Instant most) {
-            var last = lastResult.isBefore(most) ? lastResult : most;
-            return updatedAt.filter(last::isAfter).map(seen -> Duration.between(seen, last)).orElse(Duration.ZERO);
-        }
-
-        /// The duration of all sessions, without the time between them.
-        Duration running() {
-            return running.plus(untilLastResult(Instant.MAX));
-        }
-
-        Optional<Instant> updatedAt() {
-            return updatedAt.map(seen -> lastResult.isAfter(seen) ? lastResult : seen);
         }
 
         /// Whether the batch's files contain anything about this row.
@@ -6954,21 +7095,8 @@ final class DifyExec implements Runnable {
             return index.status(entry) != RowStatus.PENDING || attemptsByRow.get(entry) > 0;
         }
 
-        OptionalLong millis(int entry) {
-            long known = took.get(entry);
-            return known == 0 ? OptionalLong.empty() : OptionalLong.of(known - 1);
-        }
-
-        /// Of the rows that have succeeded.
-        LongList.Latencies latencies() {
-            var latencies = new LongList.Latencies();
-            for (int entry = 0; entry < took.size(); entry++)
-                if (index.status(entry).isSuccess()) millis(entry).ifPresent(latencies::add);
-            return latencies;
-        }
-
         private void spend(int entry, long tokens, BigDecimal price, String currency) {
-            spent.add(tokens, price, currency);
+            counting.forEach(one -> one.spent(entry, tokens, price, currency));
             tokensByRow.set(entry, tokensByRow.get(entry) + tokens);
             if (price == null) return;
             var costs = costByRow.computeIfAbsent(currency, _ -> new LongList());
@@ -6979,23 +7107,25 @@ final class DifyExec implements Runnable {
             return tokensByRow.get(entry);
         }
 
-        /// In a currency of [#spent].
+        int attempts(int entry) {
+            return (int) attemptsByRow.get(entry);
+        }
+
+        /// @param currency one of [Figures#spending]
         double cost(int entry, String currency) {
             var costs = costByRow.get(currency);
             return costs == null ? 0 : costs.get(entry) / BILLION;
         }
 
         private void attempt(AttemptEvent attempt) {
-            seen(attempt.t());
-            attempts++;
             int entry = index.findOrAdd(attempt.id());
-            if (attempt.n() > 0 || attemptsByRow.get(entry) > 0) retries++;
+            counting.forEach(one -> one.sent(entry, attempt.t()));
             attemptsByRow.set(entry, attemptsByRow.get(entry) + 1);
             answered.clear(entry);
             remove(attempt.id(), one -> one.state() == State.NOT_STARTED).filter(one -> one.run().isEmpty())
                     .ifPresent(one -> add(one.as(State.RESENT)));
             remove(attempt.id(), one -> one.state() == State.UNSETTLED);
-            if (succeeded.contains(attempt(attempt.id(), attempt.user()))) succeeded(entry, attempt);
+            if (succeeded.contains(attempt(attempt.id(), attempt.user()))) figures.resultOf(attempt, entry);
             else add(new Sent(attempt, session.map(SessionEvent::server).orElse("")));
         }
 
@@ -7009,7 +7139,6 @@ final class DifyExec implements Runnable {
         }
 
         private void end(EndEvent end) {
-            seen(end.t());
             int entry = index.findOrAdd(end.id());
             spend(entry, end.tokens(), end.price(), end.currency());
             if (succeeded.contains(attempt(end.id(), end.user()))) return; // it had a success after that
@@ -7022,15 +7151,14 @@ final class DifyExec implements Runnable {
             if (status.isEmpty()) return;
             if (status.get() != RowStatus.FAILED) add(known.as(State.UNSETTLED));
             else if (known.state() == State.NOT_STARTED && known.run().isEmpty()) add(known);
-            boolean wasPaused = index.status(entry) == RowStatus.PAUSED;
+            var former = index.status(entry);
+            counting.forEach(one -> one.ended(entry, former, new Outcome(status.get(), end.error()), end.seconds()));
             if (!settle(entry, status.get())) return;
-            answered.set(entry, Judge.isAfterForm(end.error(), wasPaused));
-            took.set(entry, 1 + Math.round(end.seconds() * 1000));
+            answered.set(entry, Judge.isAfterForm(end.error(), former == RowStatus.PAUSED));
             ends.put(entry, end);
         }
 
         private void late(LateEvent found) {
-            lateRuns++;
             int entry = index.findOrAdd(found.id());
             remove(found.id(), one -> one.state() == State.RESENT && one.event().user().equals(found.user()))
                     .filter(_ -> Set.of("running", "paused").contains(found.saw())
@@ -7138,12 +7266,6 @@ final class DifyExec implements Runnable {
                 else route.sentBefore(one.event().user(), one.server());
             });
             return route;
-        }
-
-        Map<String, Object> missingJson() {
-            return object("count", missingFiles.values().stream().mapToInt(Integer::intValue).sum(),
-                    "rows", missingFiles.size(),
-                    "ids", missingFiles.keySet().stream().limit(3).map(index::id).toList());
         }
     }
 
@@ -8072,15 +8194,15 @@ final class DifyExec implements Runnable {
                     return !id.isBlank() && status.equals(SUCCESS);
                 }
 
-                boolean isPartial() {
-                    return workflowStatus.equals(PARTIAL);
+                Outcome outcome() {
+                    return workflowStatus.equals(PARTIAL) ? Outcome.PARTIAL : Outcome.SUCCEEDED;
                 }
 
                 /// As an event of the log would say it.
                 EndEvent end() {
-                    var status = isPartial() ? RowStatus.PARTIAL : RowStatus.SUCCEEDED;
-                    return new EndEvent(Times.parse(executedAt), id, user, status.word(), cells, workflowRunId, 0, "",
-                            seconds == null ? 0 : seconds, totalTokens, totalPrice, currency, edited, 0);
+                    return new EndEvent(Times.parse(executedAt), id, user, outcome().status().word(), cells,
+                            workflowRunId, 0, "", seconds == null ? 0 : seconds, totalTokens, totalPrice, currency,
+                            edited, 0);
                 }
             }
 
@@ -8265,6 +8387,11 @@ final class DifyExec implements Runnable {
         /// A task was asked to stop, or (without `user`) the call ended: early, if there is a reason.
         record StopEvent(Instant t, String why, String user, String task, long results) implements Event {
             static final String INTERRUPTED = "interrupted", TIMED_OUT = "timed out";
+
+            /// Whether the session's end stopped this run.
+            boolean isOfRun() {
+                return !user.isEmpty() && why.equals(INTERRUPTED);
+            }
         }
 
         record ThrottleEvent(Instant t, String user, String why, int limit) implements Event {}
@@ -12791,30 +12918,6 @@ final class DifyExec implements Runnable {
 
         void add(long number) {
             set(size, number);
-        }
-
-        static final class Latencies {
-            private final LongList millis = new LongList();
-
-            void add(long took) {
-                millis.add(Math.min(Integer.MAX_VALUE, took));
-            }
-
-            /// In seconds: the smallest value that this share of the rows does not exceed. Empty without rows.
-            Map<String, Double> percentiles() {
-                var sorted = IntStream.range(0, millis.size()).mapToLong(millis::get).sorted().toArray();
-                var named = new LinkedHashMap<String, Double>();
-                if (sorted.length == 0) return named;
-                object("p50", 0.5, "p90", 0.9, "p99", 0.99, "max", 1.0).forEach((name, share) ->
-                        named.put(name, sorted[(int) Math.ceil((double) share * sorted.length) - 1] / 1000.0));
-                return named;
-            }
-
-            String words() {
-                return percentiles().entrySet().stream()
-                        .map(named -> String.format(Locale.ROOT, "%s %.2f", named.getKey(), named.getValue()))
-                        .collect(joining(", "));
-            }
         }
     }
 

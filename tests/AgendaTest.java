@@ -11,6 +11,7 @@ import module java.base;
 
 import static difyexec.DifyExec.*;
 import static difyexec.DifyExec.Attempt.Names;
+import static difyexec.DifyExec.Event.*;
 import static difyexec.Given.*;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
@@ -125,10 +126,11 @@ final class AgendaTest {
     @Nested
     class TheTally {
         private final World world = new World();
-        private final Tally tally = new Tally(10, new Pace(5, null, null), world.clock);
+        private final Tally tally = tally(10, world.clock);
+        private int row = 0;
 
         private void end(Outcome outcome) {
-            tally.ended(attempt(0, 0), outcome, seconds(1), world.now());
+            tally.ended(row++, RowStatus.PENDING, outcome, 1.0);
         }
 
         private void pass(Duration time) {
@@ -142,7 +144,7 @@ final class AgendaTest {
 
         @Test
         void theTimeLeftIsThatOfTheRowsLeftAtTheRecentRate() {
-            tally.started(world.now());
+            tally.sent(0, world.now());
             assertEquals(Optional.empty(), tally.timeLeft());
             pass(seconds(10));
             for (int row = 0; row < 5; row++) end(Outcome.SUCCEEDED);
@@ -150,6 +152,31 @@ final class AgendaTest {
 
             for (int row = 0; row < 5; row++) end(Outcome.SUCCEEDED);
             assertEquals(Optional.empty(), tally.timeLeft());
+        }
+
+        @Test
+        void aSessionCountsWhatItsFilesSay(@TempDir Path folder) throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d", "e");
+            scene.answer = Answer.byRow(Map.of("a", List.of(succeeded("run-a")),
+                    "b", List.of(later(503, seconds(1))), "c", List.of(failed("no such city")),
+                    "d", List.of(later(429, seconds(1))), "e", List.of(cut(Symptom.NO_ANSWER))));
+            scene.found = unresolved -> unresolved.attempt().row().id().equals("b") ? ABSENT : ended(succeeded("run-e"));
+
+            scene.play();
+
+            var read = Batch.peek(BatchFiles.of(scene.output), Optional.of(Csv.open(scene.csv, Csv.Shape.DEFAULT)), false,
+                    List.of());
+            assertEquals(List.of(7L, 2L, 1L, 1L), counts(scene.tally));
+            assertEquals(counts(scene.tally), counts(read.figures()));
+            for (var status : RowStatus.values())
+                assertEquals(scene.tally.count(status), status == RowStatus.PENDING ? 0 : read.index().count(status));
+            assertEquals(scene.tally.latencies(), read.figures().latencies());
+            assertEquals(scene.tally.spending().tokens(), read.figures().spending().tokens());
+        }
+
+        private static List<Long> counts(Figures figures) {
+            return List.of(figures.count(AttemptEvent.class), figures.retries(), figures.count(ThrottleEvent.class),
+                    figures.count(HarvestEvent.class));
         }
 
         @Test
@@ -166,25 +193,25 @@ final class AgendaTest {
 
         @Test
         void timeInWhichTheProcessWasSuspendedDoesNotCount() {
-            tally.started(world.now());
+            tally.sent(0, world.now());
             for (int row = 0; row < 4; row++) {
                 pass(seconds(2));
-                tally.passed(world.now());
+                tally.tick(world.now(), tally.now());
                 end(Outcome.SUCCEEDED);
             }
             pass(seconds(45)); // asleep
 
-            tally.passed(world.now());
+            tally.tick(world.now(), tally.now());
 
             assertEquals(Optional.of(seconds(12)), tally.timeLeft());
         }
 
         @Test
         void rowsThatEndBeforeTheSuspensionIsNoticedCountFromTheirEnd() {
-            tally.passed(world.now());
+            tally.tick(world.now(), tally.now());
             pass(seconds(45)); // asleep
             for (int row = 0; row < 201; row++) end(Outcome.SUCCEEDED);
-            tally.passed(world.now());
+            tally.tick(world.now(), tally.now());
 
             pass(seconds(2));
 
@@ -195,18 +222,18 @@ final class AgendaTest {
     @Nested
     class TheProgressLine {
         private final World world = new World();
-        private final Tally tally = new Tally(5_000, new Pace(5, null, null), world.clock);
+        private final Tally tally = tally(5_000, world.clock);
 
         /// 1,240 rows of 5,000, ten a second, one in ten of them failed, each with ten tokens at a price.
         private String line(Optional<String> rest, int columns) {
-            tally.started(world.now());
+            tally.sent(0, world.now());
             for (int row = 1; row <= 1_240; row++) {
                 if (row % 5 == 1) pass(Duration.ofMillis(500));
-                tally.used(attempt(0, 0), new Usage(1, 10, 3, Optional.of(new BigDecimal("0.001")), "USD"));
-                tally.ended(attempt(0, 0), row % 10 == 0 ? new Outcome(RowStatus.FAILED, "the city is unknown") : Outcome.SUCCEEDED,
-                        seconds(1), world.now());
+                tally.spent(row, 10, new BigDecimal("0.001"), "USD");
+                tally.ended(row, RowStatus.PENDING, row % 10 == 0 ? Outcome.failed("the city is unknown")
+                        : Outcome.SUCCEEDED, 1.0);
             }
-            tally.now = new Tally.Now(5, 2, 0, rest);
+            tally.tick(world.now(), new Tally.Now(5, 2, 0, rest));
             return Progress.line(tally, columns);
         }
 

@@ -489,7 +489,7 @@ final class BatchTest {
 
             assertEquals(List.of(RowStatus.FAILED, RowStatus.UNKNOWN, RowStatus.PENDING),
                     IntStream.range(0, 3).mapToObj(batch.index()::status).toList());
-            assertEquals(6, batch.history().attempts);
+            assertEquals(6, batch.figures().count(AttemptEvent.class));
             assertEquals("no", batch.history().cause(0));
         }
 
@@ -501,8 +501,7 @@ final class BatchTest {
                 history.take(line);
             history.take(end(4, "a", "u4", "failed", "", ""));
 
-            assertEquals(List.of("a"), history.missingJson().get("ids"));
-            assertEquals(2, history.missingJson().get("count"));
+            assertEquals(Map.of(0, 2), history.figures().missingFiles());
         }
 
         private static Results.Success.Head lacking(String id, String... files) {
@@ -736,10 +735,10 @@ final class BatchTest {
         void longResultsDoNotWaitForEachOther() throws Exception {
             var scene = Scene.of(folder, "a");
             try (var writer = scene.open()) {
-                writer.succeed(success("x".repeat(1_000)), () -> {});
+                writer.succeed(success("x".repeat(1_000)));
                 assertFalse(Files.exists(scene.output));
 
-                writer.succeed(success("x".repeat(100_000)), () -> {});
+                writer.succeed(success("x".repeat(100_000)));
 
                 assertTrue(Files.size(scene.output) > 101_000);
             }
@@ -806,7 +805,7 @@ final class BatchTest {
                 writer.write();
                 assertEquals(1, writer.batch().history().inFlight());
 
-                writer.end(EndEvent.of(attempt, NOON, "failed", Response.NOTHING, "no", 0), () -> {});
+                writer.end(EndEvent.of(attempt, NOON, "failed", Response.NOTHING, "no", 0));
                 assertEquals(RowStatus.PENDING, writer.status(attempt.row()));
                 writer.write();
                 assertEquals(RowStatus.FAILED, writer.status(attempt.row()));
@@ -823,9 +822,7 @@ final class BatchTest {
                 writer.record(AttemptEvent.of(attempt, 0));
                 writer.write();
                 Files.createDirectory(scene.output); // so that no line can be written
-                writer.succeed(success("x"), () -> {
-                    throw new AssertionError("its result is not in the file");
-                });
+                writer.succeed(success("x"));
 
                 var problem = assertThrows(UncheckedIOException.class, writer::write);
 

@@ -67,8 +67,11 @@ final class CompareTest {
             if (log.isEmpty()) event("session", "\"format\":" + Event.FORMAT
                     + ",\"app\":\"Reviews\",\"server\":\"1.16.0\"");
             var named = "\"id\":\"" + id + "\",\"user\":\"u-" + ++attempts + "\",";
-            event("attempt", named + "\"n\":" + (error.equals("again") ? 1 : 0)
-                    + ",\"mode\":\"blocking\"");
+            event("attempt", named + "\"n\":0,\"mode\":\"blocking\"");
+            if (error.equals("again")) {
+                event("end", named + "\"outcome\":\"again\"");
+                return ended(id, outcome, seconds, "");
+            }
             if (outcome.equals("succeeded")) {
                 int line = results.indexOf("{\"id\":\"" + id + "\""), end = results.indexOf("}\n", line);
                 results.insert(end, ",\"user\":\"u-" + attempts + "\",\"seconds\":" + seconds);

@@ -190,20 +190,33 @@ final class DataTest {
                 """)
         void aPercentileIsTheSmallestValueThatCoversItsShare(int rows, double p50, double p90, double p99,
                 double max) {
-            var latencies = new LongList.Latencies();
-            IntStream.rangeClosed(1, rows).map(n -> rows + 1 - n).forEach(latencies::add);
+            var figures = new Figures();
+            for (int row = 0; row < rows; row++)
+                figures.ended(row, RowStatus.PENDING, Outcome.SUCCEEDED, (rows - row) / 1000.0);
 
-            assertEquals(Map.of("p50", p50, "p90", p90, "p99", p99, "max", max), latencies.percentiles());
+            assertEquals(Map.of("p50", p50, "p90", p90, "p99", p99, "max", max), figures.latencies());
         }
 
         @Test
         void anOverlongTimeIsKeptAsTheLongestPossible() {
-            var latencies = new LongList.Latencies();
-            assertEquals("", latencies.words());
+            var figures = new Figures();
+            assertEquals("", Summary.latencies(figures));
 
-            latencies.add(Long.MAX_VALUE);
+            figures.ended(0, RowStatus.PENDING, Outcome.SUCCEEDED, 1e300);
 
-            assertEquals(Integer.MAX_VALUE / 1000.0, latencies.percentiles().get("max"));
+            assertEquals(Integer.MAX_VALUE / 1000.0, figures.latencies().get("max"));
+        }
+
+        @Test
+        void areThoseOfRowsThatSucceededEachOnce() {
+            var figures = new Figures();
+            figures.ended(0, RowStatus.PENDING, Outcome.failed("no"), 1.0);
+            figures.ended(1, RowStatus.PENDING, Outcome.SUCCEEDED, 2.0);
+            figures.ended(1, RowStatus.SUCCEEDED, Outcome.failed("no"), 3.0);
+            figures.ended(2, RowStatus.FAILED, Outcome.SUCCEEDED, 4.0);
+            figures.ended(2, RowStatus.SUCCEEDED, Outcome.SUCCEEDED, 5.0);
+
+            assertEquals("p50 2.00, p90 5.00, p99 5.00, max 5.00", Summary.latencies(figures));
         }
     }
 

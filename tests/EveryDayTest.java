@@ -134,9 +134,8 @@ final class EveryDayTest extends WholeCommand {
 
         @Test
         void isNextToTheCountIfThereIsRoom() {
-            var tally = new Tally(40, new Pace(5, null, null), InstantSource.system());
-            tally.ended(Given.attempt(0, 0), new Outcome(RowStatus.FAILED, "city is required"), Duration.ZERO,
-                    Instant.now());
+            var tally = Given.tally(40, InstantSource.system());
+            tally.ended(0, RowStatus.PENDING, Outcome.failed("city is required"), 0.0);
 
             assertTrue(Progress.line(tally, 150).contains("1 failed (city is required)"), Progress.line(tally, 150));
             for (int columns = 20; columns < 150; columns++)
@@ -354,18 +353,18 @@ final class EveryDayTest extends WholeCommand {
 
         @Test
         void leavesOutTheTimeOfASuspendedLaptop() throws Exception {
-            var tally = new Tally(40, new Pace(5, null, null), world.clock);
-            tally.started(world.now());
+            var tally = Given.tally(40, world.clock);
+            tally.sent(0, world.now());
             for (int second = 1; second <= 10; second++) {
                 for (int tick = 0; tick < 5; tick++) {
                     world.mailbox.poll(200, TimeUnit.MILLISECONDS);
-                    tally.passed(world.now());
+                    tally.tick(world.now(), tally.now());
                 }
                 if (second == 5) {
                     world.mailbox.poll(45, TimeUnit.SECONDS);
-                    tally.passed(world.now());
+                    tally.tick(world.now(), tally.now());
                 }
-                tally.ended(Given.attempt(0, 0), Outcome.SUCCEEDED, Duration.ofSeconds(1), world.now());
+                tally.ended(second, RowStatus.PENDING, Outcome.SUCCEEDED, 1.0);
             }
 
             assertEquals(1.0, tally.rate(), 0.05);
@@ -374,10 +373,10 @@ final class EveryDayTest extends WholeCommand {
 
         @Test
         void ofTheRestTakesConcurrencyIntoAccount() throws Exception {
-            var tally = new Tally(1, new Pace(5, null, null), world.clock);
-            tally.started(world.now());
+            var tally = Given.tally(1, world.clock);
+            tally.sent(0, world.now());
             world.mailbox.poll(1, TimeUnit.SECONDS);
-            tally.ended(Given.attempt(0, 0), Outcome.SUCCEEDED, Duration.ofSeconds(1), world.now());
+            tally.ended(0, RowStatus.PENDING, Outcome.SUCCEEDED, 1.0);
 
             assertEquals(Duration.ofMillis(200), tally.sampleTime());
         }

@@ -190,6 +190,15 @@ final class Given {
         return rows;
     }
 
+    /// The figures of a session that is to run so many rows.
+    static Tally tally(int rows, InstantSource clock) {
+        var all = new BitSet();
+        all.set(0, rows);
+        var batch = new Batch(null, Optional.empty(), new Index(), null, null);
+        var wanted = new Batch.Wanted(batch, all, List.of(), Batch.Selection.LISTED);
+        return new Tally(wanted, new Pace(5, null, null), clock);
+    }
+
     static Event.AttemptEvent attempt(int second, String id, String user) {
         return new Event.AttemptEvent(NOON.plusSeconds(second), id, 0, user, Mode.STREAMING, "", false, 0);
     }

@@ -110,7 +110,7 @@ final class OutageTest {
             scene.play();
 
             queue.assertNothingPaidTwice();
-            assertEquals(0, scene.tally.late);
+            assertEquals(0, scene.tally.count(Event.LateEvent.class));
             var next = queued(queue, app, slots);
             next.world.startAt(NOON.plusSeconds(3600));
             next.play();
@@ -205,7 +205,7 @@ final class OutageTest {
             scene.play();
 
             assertEquals(List.of("1"), scene.resultIds());
-            assertEquals(1, scene.tally.late);
+            assertEquals(1, scene.tally.count(Event.LateEvent.class));
             assertFalse(scene.tally.isAllDone());
         }
 
