@@ -150,15 +150,10 @@ final class BatchTest {
 
         /// A process that may write only small files: the shell's limit simulates a full disk.
         private Process onASmallDisk(String... args) throws IOException {
-            var java = Path.of(System.getProperty("java.home"), "bin", "java").toString();
-            var classPath = Stream.of(System.getProperty("java.class.path").split(File.pathSeparator))
-                    .map(entry -> Path.of(entry).toAbsolutePath().toString())
-                    .collect(Collectors.joining(File.pathSeparator));
-            var words = List.of("/bin/sh", "-c", "ulimit -f 60; exec \"$@\"", "sh", java,
-                    "-XX:-UsePerfData", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
-                    "--enable-native-access=ALL-UNNAMED", "-Djava.io.tmpdir=" + folder, "-cp", classPath,
-                    "difyexec.DifyExec");
-            var builder = new ProcessBuilder(Stream.concat(words.stream(), Stream.of(args)).toList())
+            var words = new ArrayList<>(List.of("/bin/sh", "-c", "ulimit -f 60; exec \"$@\"", "sh"));
+            words.addAll(Given.Tool.words("-XX:-UsePerfData", "-Djava.io.tmpdir=" + folder));
+            words.addAll(List.of(args));
+            var builder = new ProcessBuilder(words)
                     .directory(folder.toFile()).redirectErrorStream(true);
             builder.environment().keySet().removeIf(name -> name.startsWith("DIFY") || name.equals("TIMEOUT"));
             return builder.start();

@@ -43,10 +43,7 @@ final class DocsTest extends WholeCommand {
 
         /// Starts the tool like `./jbang DifyExec.java`, `jbang DifyExec.java` and `difyexec`.
         private void install() throws IOException {
-            var java = Stream.of(ProcessHandle.current().info().command().orElseThrow(), "-XX:TieredStopAtLevel=1",
-                    "-XX:+UseSerialGC", "--enable-native-access=ALL-UNNAMED", "-cp",
-                    System.getProperty("java.class.path"), "difyexec.DifyExec")
-                    .collect(Collectors.joining("' '", "'", "'"));
+            var java = Given.Tool.words().stream().collect(Collectors.joining("' '", "'", "'"));
             var launcher = """
                     #!/bin/sh
                     IFS=$(printf '\\037')

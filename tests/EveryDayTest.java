@@ -306,9 +306,7 @@ final class EveryDayTest extends WholeCommand {
     @Nested
     class AClosedPipe {
         private void isQuiet(String command) throws Exception {
-            var java = ProcessHandle.current().info().command().orElseThrow();
-            var line = Text.shell(java) + " -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -cp "
-                    + Text.shell(System.getProperty("java.class.path")) + " difyexec.DifyExec " + command;
+            var line = Given.Tool.words().stream().map(Text::shell).collect(Collectors.joining(" ")) + " " + command;
             var process = new ProcessBuilder("bash", "-c", line + " | sleep 0").directory(folder.toFile())
                     .redirectError(file("err").toFile()).start();
             assertTrue(process.waitFor(60, TimeUnit.SECONDS));

@@ -148,9 +148,7 @@ class FaultTest {
     }
 
     private static List<String> java(String... args) {
-        var words = new ArrayList<>(List.of(ProcessHandle.current().info().command().orElseThrow(),
-                "--enable-native-access=ALL-UNNAMED", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
-                "-cp", System.getProperty("java.class.path"), "difyexec.DifyExec"));
+        var words = Given.Tool.words();
         words.addAll(List.of(args));
         return words;
     }

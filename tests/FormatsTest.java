@@ -579,9 +579,8 @@ final class FormatsTest extends WholeCommand {
         }
 
         private Process start(String... words) throws IOException {
-            var line = new ArrayList<>(List.of("env", "--default-signal=INT",
-                    ProcessHandle.current().info().command().orElseThrow(), "-XX:TieredStopAtLevel=1",
-                    "-Djava.io.tmpdir=" + file("tmp"), "-cp", System.getProperty("java.class.path"), "difyexec.DifyExec"));
+            var line = new ArrayList<>(List.of("env", "--default-signal=INT"));
+            line.addAll(Given.Tool.words("-Djava.io.tmpdir=" + file("tmp")));
             line.addAll(List.of(words));
             var child = new ProcessBuilder(line).directory(folder.toFile()).redirectOutput(file("child.out").toFile())
                     .redirectError(file("child.err").toFile()).start();

@@ -189,7 +189,7 @@ final class PowerCut implements Callable<Integer> {
         copy(batch, folder.resolve("base"));
         var words = new ArrayList<>(List.of("strace", "-f", "--seccomp-bpf", "-y", "-xx", "-s", "4194304", "-o",
                 folder.resolve("trace").toString(), "-e", "trace=" + Trace.CALLS));
-        words.addAll(java());
+        words.addAll(Given.Tool.words());
         words.addAll(arguments(mode == Mode.MERGE ? "merge" : "run"));
         int exit = start(words, batch, simulator);
         if (exit != 0 && !(mode == Mode.MERGE && exit == Exit.ROWS_FAILED.code))
@@ -278,7 +278,7 @@ final class PowerCut implements Callable<Integer> {
     /// Runs a command in the folder and returns its exit code.
     private int run(Path place, Simulated simulator, String command, String... more) throws Exception {
         var words = arguments(command, more);
-        if (!inProcess) return start(Stream.of(java(), words).flatMap(List::stream).toList(), place, simulator);
+        if (!inProcess) return start(Stream.of(Given.Tool.words(), words).flatMap(List::stream).toList(), place, simulator);
         words.replaceAll(word -> List.of("data.csv", "results.jsonl").contains(word)
                 ? place.resolve(word).toString() : word);
         var output = new StringWriter();
@@ -300,15 +300,6 @@ final class PowerCut implements Callable<Integer> {
         return builder.start().waitFor();
     }
 
-    private static List<String> java() {
-        var paths = Stream.of(System.getProperty("java.class.path").split(File.pathSeparator))
-                .filter(part -> !part.isEmpty()).map(part -> Path.of(part).toAbsolutePath().toString())
-                .collect(Collectors.joining(File.pathSeparator));
-        return List.of(Path.of(System.getProperty("java.home"), "bin", "java").toString(),
-                "--enable-native-access=ALL-UNNAMED", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", paths,
-                "difyexec.DifyExec");
-    }
-
     private static void copy(Path from, Path to) throws IOException {
         Files.createDirectories(to);
         try (var files = Files.list(from)) {
@@ -324,7 +315,7 @@ final class PowerCut implements Callable<Integer> {
 
     private record Simulated(Process process, URI address, HttpClient http) implements AutoCloseable {
         static Simulated start(List<String> options) throws IOException {
-            var words = new ArrayList<>(java());
+            var words = Given.Tool.words();
             words.set(words.size() - 1, "difyexec.Simulator");
             words.addAll(options);
             var process = new ProcessBuilder(words).redirectError(ProcessBuilder.Redirect.INHERIT).start();

@@ -36,10 +36,7 @@ final class ProcessTest extends WholeCommand {
 
         private Process start(Map<String, String> settings, List<String> jvm, String... args) throws IOException {
             var words = new ArrayList<>(ignoresInterrupts() ? List.of("env", "--default-signal=INT") : List.of());
-            words.addAll(List.of(ProcessHandle.current().info().command().orElseThrow(),
-                    "--enable-native-access=ALL-UNNAMED", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"));
-            words.addAll(jvm);
-            words.addAll(List.of("-cp", System.getProperty("java.class.path"), "difyexec.DifyExec"));
+            words.addAll(Given.Tool.words(jvm.toArray(String[]::new)));
             words.addAll(List.of(args));
             var builder = new ProcessBuilder(words).directory(folder.toFile());
             builder.environment().keySet().removeIf(name ->
@@ -210,10 +207,9 @@ final class ProcessTest extends WholeCommand {
             for (var command : List.of("run", "retry")) {
                 var child = start(Map.of(), List.of(), command, "--demo", "-i", input(), "-o", output(), "--json");
                 assertEquals(0, child.waitFor(), content("child.err"));
-                var words = List.of(command, "--demo", "-i", input(), "-o", output(), "--json");
-                var full = new ProcessBuilder(Stream.concat(Stream.of(child.info().command()
-                        .orElse(ProcessHandle.current().info().command().orElseThrow()), "-cp",
-                        System.getProperty("java.class.path"), "difyexec.DifyExec"), words.stream()).toList())
+                var words = Given.Tool.words();
+                words.addAll(List.of(command, "--demo", "-i", input(), "-o", output(), "--json"));
+                var full = new ProcessBuilder(words)
                         .directory(folder.toFile()).redirectOutput(new File("/dev/full"))
                         .redirectError(file("child.err").toFile()).start();
                 children.add(full);

@@ -23,9 +23,7 @@ final class RecipesTest extends WholeCommand {
     /// A folder as the recipes need it: `difyexec` on the PATH, the key in `.env`, a CSV.
     @BeforeEach
     void install() throws IOException {
-        var java = Stream.of(ProcessHandle.current().info().command().orElseThrow(), "-XX:TieredStopAtLevel=1",
-                "-XX:+UseSerialGC", "--enable-native-access=ALL-UNNAMED", "-cp", System.getProperty("java.class.path"),
-                "difyexec.DifyExec").collect(Collectors.joining("' '", "'", "'"));
+        var java = Given.Tool.words().stream().collect(Collectors.joining("' '", "'", "'"));
         Files.createDirectories(file("bin"));
         executable(file("bin/difyexec"), "#!/bin/sh\nexec " + java + " \"$@\"\n");
         Files.writeString(file(".env"), "DIFY_API_KEY=" + KEY + "\nDIFY_API_BASE_URL=" + dify.url() + "\n");

@@ -42,8 +42,7 @@ class StorageTest {
             var report = file("report");
             Files.deleteIfExists(report);
             var line = new ArrayList<>(disk.preload());
-            line.addAll(List.of(ProcessHandle.current().info().command().orElseThrow(), "-XX:TieredStopAtLevel=1",
-                    "-cp", System.getProperty("java.class.path"), "difyexec.DifyExec"));
+            line.addAll(Given.Tool.words());
             line.addAll(List.of(words));
             Files.writeString(file("stdin"), stdin);
             var builder = new ProcessBuilder(line).directory(folder.toFile()).redirectInput(file("stdin").toFile())
@@ -261,9 +260,9 @@ class StorageTest {
             var temporary = Files.createDirectory(file("tmp"));
             for (var name : names) Files.createFile(temporary.resolve(name));
 
-            var child = new ProcessBuilder(ProcessHandle.current().info().command().orElseThrow(),
-                    "-Djava.io.tmpdir=" + temporary, "-cp", System.getProperty("java.class.path"), "difyexec.DifyExec",
-                    "check", "--demo", "-i", input()).redirectErrorStream(true)
+            var words = Given.Tool.words("-Djava.io.tmpdir=" + temporary);
+            words.addAll(List.of("check", "--demo", "-i", input()));
+            var child = new ProcessBuilder(words).redirectErrorStream(true)
                     .redirectOutput(file("child.out").toFile()).start();
 
             assertEquals(0, child.waitFor(), content("child.out"));
