@@ -4544,9 +4544,7 @@ final class DifyExec implements Runnable {
                 }
                 case Verdict.LookUp(var symptom, var why) -> {
                     if (agenda.stop.isPresent()) return; // the next start looks it up
-                    boolean mayStop = seen.run().filter(run -> !run.task().isEmpty()).isPresent(); // within a moment
-                    var deadline = symptom != Symptom.TIMED_OUT ? start.plus(terms.limits().timeout())
-                            : now.plusSeconds(mayStop ? 30 : 0);
+                    var deadline = symptom == Symptom.TIMED_OUT ? now : start.plus(terms.limits().timeout());
                     var since = symptom == Symptom.SILENCE ? attempt.at() : now; // silent since the request
                     agenda.lookUpFirst(new Unresolved(attempt, seen, symptom, why, since, deadline), now);
                 }
@@ -5437,7 +5435,7 @@ final class DifyExec implements Runnable {
 
         // Looking up
 
-        /// Looks a run up by its id, or else by its attempt's name. A run over its time is stopped before.
+        /// Looks a run up by its id, or else by its attempt's name. An overdue run is stopped before.
         LookUpResult look(Unresolved unresolved, Map<String, Value> values) {
             var user = unresolved.attempt().user();
             var sent = new SentInputs(user, values);
@@ -5932,7 +5930,7 @@ final class DifyExec implements Runnable {
             if (status.isSuccess() && isDamaged()) return new LookUpResult.Silent(new Response.Unreadable(
                     Optional.of(asked), "the server's record of its outputs is damaged"));
             return switch (status) {
-                case RUNNING, PAUSED -> new LookUpResult.Running(ref().orElse(asked), status, age(now));
+                case RUNNING, PAUSED -> new LookUpResult.Running(ref().orElse(asked), status, age(now), moved());
                 case SUCCEEDED, PARTIAL, FAILED, STOPPED -> new LookUpResult.Ended(ran().orElseThrow(),
                         sent(ofRun("inputs").orElseGet(Json.MAPPER::createObjectNode)));
             };
@@ -5942,6 +5940,11 @@ final class DifyExec implements Runnable {
             long start = data().path("created_at").asLong(0);
             if (start <= 0) return Optional.empty();
             return Optional.of(Duration.ofSeconds(Math.max(0, now.getEpochSecond() - start)));
+        }
+
+        /// After 1.16.1, Dify moves a run at most 20 times, for up to 600 s each.
+        private Duration moved() {
+            return Duration.ofSeconds(Math.clamp(data().path("handoff_duration").asLong(0), 0, 20 * 600));
         }
 
         /// Text that should be the JSON of an object, and is not (1.9.2 has cut it).
@@ -10387,8 +10390,8 @@ final class DifyExec implements Runnable {
         private List<Step> failed(Unresolved unresolved, Response.Ran ran, Instant now) {
             var attempt = unresolved.attempt();
             if (unresolved.is(Symptom.RECHECK)) return List.of(new Step.SendAgain(attempt.tries(), false));
-            if (ran.status() == Response.RunStatus.STOPPED && !unresolved.state().wasStopped()
-                    && !unresolved.is(Symptom.TIMED_OUT))
+            boolean isOverTime = unresolved.is(Symptom.TIMED_OUT) || unresolved.is(Symptom.OVERDUE);
+            if (ran.status() == Response.RunStatus.STOPPED && !unresolved.state().wasStopped() && !isOverTime)
                 return lookAgain(unresolved.with(unresolved.state().stopped(now)));
             if (attempt.isOfLostEdits()) // not sent again as something that nobody asked for
                 return List.of(new Step.Take(attempt, ran, Outcome.failed(ran.error())));
@@ -10400,7 +10403,7 @@ final class DifyExec implements Runnable {
                 var end = unresolved.seen() instanceof Response.Ran seen && !seen.isBare() ? seen : ran;
                 return List.of(new Step.Judged(end, judge.confirmed(attempt, unresolved.seen(), end)));
             }
-            return List.of(new Step.Take(attempt, ran, unresolved.is(Symptom.TIMED_OUT)
+            return List.of(new Step.Take(attempt, ran, isOverTime
                     ? Outcome.failed("timed out: " + unresolved.why()) : judge.afterLook(attempt, ran)));
         }
 
@@ -10498,8 +10501,11 @@ final class DifyExec implements Runnable {
                     ? List.of(new Step.Abort(refusal)) : otherwise;
         }
 
+        /// At the end of its time, a run that can be stopped is, and gets a moment to end. It is looked up before: the
+        /// server may have moved it to another worker meanwhile, which does not count.
         private List<Step> waited(Unresolved unresolved, String why, Instant now) {
-            return now.isBefore(unresolved.state().deadline()) ? lookAgain(unresolved.later(now))
+            if (now.isBefore(unresolved.state().deadline())) return lookAgain(unresolved.later(now));
+            return unresolved.is(Symptom.TIMED_OUT) && unresolved.hasTask() ? lookAgain(unresolved.overdue(now))
                     : unknown(unresolved, why);
         }
 
@@ -11430,8 +11436,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Why the outcome of a run is unknown. The first ten are what this call saw, so its run may still be active; those
-    /// with a text are of an attempt that an earlier call left.
+    /// Why the outcome of a run is unknown. The first eleven are what this call saw, so its run may still be active;
+    /// those with a text are of an attempt that an earlier call left.
     enum Symptom {
         /// Dify itself answered with a server error, so a run may have begun.
         SERVER_ERROR,
@@ -11449,8 +11455,10 @@ final class DifyExec implements Runnable {
         UNCONFIRMED,
         /// A stream was silent for too long.
         SILENCE,
-        /// The run took longer than `--timeout`.
+        /// The request took longer than `--timeout`.
         TIMED_OUT,
+        /// The run took longer than `--timeout`, as its look-up showed, and is stopped.
+        OVERDUE,
         /// Somebody stopped the run, or Dify says so a moment before its real end.
         STOPPED,
         CRASH("difyexec was killed during the run"),
@@ -11582,10 +11590,20 @@ final class DifyExec implements Runnable {
             return this.purpose == purpose;
         }
 
-        /// A run over its time is stopped before it is looked for.
+        /// An overdue run is stopped before it is looked up again.
         boolean stopsFirst() {
-            return symptom == Symptom.TIMED_OUT && state.looks() == 0
-                    && run().filter(ref -> !ref.task().isEmpty()).isPresent();
+            return symptom == Symptom.OVERDUE && state.looks() == 0;
+        }
+
+        /// Only a task can be stopped. A stream names it, a look-up does not.
+        boolean hasTask() {
+            return run().filter(ref -> !ref.task().isEmpty()).isPresent();
+        }
+
+        /// It is stopped now, and has a moment to end.
+        Unresolved overdue(Instant now) {
+            return new Unresolved(attempt, seen, purpose, Symptom.OVERDUE, why, since, new LookUpState(now, 0,
+                    state.runStart(), now.plusSeconds(30), false, state.holdsPlace()));
         }
 
         Unresolved with(LookUpState state) {
@@ -11611,13 +11629,13 @@ final class DifyExec implements Runnable {
         }
 
         /// Its run has been seen to run. The time of a run counts from its own start: its request may have waited. The
-        /// server's clock may be wrong; the run started after it was sent, and before it was seen.
+        /// server's clock may be wrong; the run started after it was sent, and before it was seen. The time in which it
+        /// moved to another worker does not count.
         Unresolved running(LookUpResult.Running found, Instant now, Duration timeout) {
             var known = of(Optional.of(found.ref()));
             var start = state.runStart().or(() -> found.age().map(now::minus).map(reported -> between(reported, now)));
-            var end = start.map(from -> from.plus(timeout)).orElse(state.deadline());
-            // a run that was stopped gets a moment to end
-            if (is(Symptom.TIMED_OUT) && end.isBefore(state.deadline())) end = state.deadline();
+            var end = is(Symptom.OVERDUE) ? state.deadline()
+                    : start.map(from -> from.plus(timeout).plus(found.moved())).orElse(state.deadline());
             return known.with(new LookUpState(state.due(), state.looks(), start, end, state.wasStopped(), true));
         }
 
@@ -11660,8 +11678,10 @@ final class DifyExec implements Runnable {
         /// @param inputs what the server recorded as sent, as cells
         record Ended(Response.Ran ran, Map<String, String> inputs) implements LookUpResult {}
 
-        /// Not ended; also paused. Its `age` is by the server's own clock.
-        record Running(RunRef ref, Response.RunStatus status, Optional<Duration> age) implements LookUpResult {}
+        /// Not ended; also paused. Its `age` is by the server's own clock. It was `moved` for that long, from a worker
+        /// that was shut down to another one.
+        record Running(RunRef ref, Response.RunStatus status, Optional<Duration> age, Duration moved)
+                implements LookUpResult {}
 
         /// A chatflow's message without an answer. It says no more about its run than whether that is over.
         record Unanswered(boolean isOver) implements LookUpResult {}

@@ -128,15 +128,12 @@ final class DataTest {
         }
 
         @Test
-        void onlyARunOverItsTimeWithAKnownTaskIsStoppedAndOnlyBeforeItsFirstLook() {
+        void onlyAnOverdueRunIsStoppedAndOnlyOnce() {
             var late = unresolved(attempt(0, 0), cut(Symptom.TIMED_OUT, run("run-1")), 0);
-            var nameless = unresolved(attempt(0, 0), cut(Symptom.TIMED_OUT, new RunRef("run-1", "")), 0);
-            var cut = unresolved(attempt(0, 0), cut(Symptom.CUT, run("run-1")), 0);
 
-            assertTrue(late.stopsFirst());
-            assertFalse(late.later(NOON).stopsFirst());
-            assertFalse(nameless.stopsFirst());
-            assertFalse(cut.stopsFirst());
+            assertTrue(late.overdue(NOON).stopsFirst());
+            assertFalse(late.stopsFirst());
+            assertFalse(late.overdue(NOON).later(NOON).stopsFirst());
         }
 
         @Test

@@ -309,5 +309,13 @@ final class DifyTest {
                     found("{\"id\":\"r1\",\"status\":\"running\",\"created_at\":" + createdAt + "}"));
             assertEquals(Optional.ofNullable(age).map(Given::seconds), found.age());
         }
+
+        @ParameterizedTest
+        @CsvSource({"0, 0", "null, 0", "400, 400", "20.9, 20", "12001, 12000", "-5, 0", "'\"long\"', 0"})
+        void aDetailShowsHowLongItsRunHasMoved(String handoff, long moved) throws IOException {
+            var found = assertInstanceOf(LookUpResult.Running.class, found("{\"id\":\"r1\",\"status\":\"running\","
+                    + "\"created_at\":1768564740,\"handoff_duration\":" + handoff + "}"));
+            assertEquals(List.of(seconds(60), seconds(moved)), List.of(found.age().orElseThrow(), found.moved()));
+        }
     }
 }

@@ -91,7 +91,8 @@ final class EarlierCallsTest {
             var log = scene.file(".log");
             Files.writeString(log, Files.readString(log).replace("\"t\":\"2026", "\"t\":\"2027"));
             scene.found = _ -> left == Left.ABSENT ? new LookUpResult.Absent()
-                    : new LookUpResult.Running(run("run-7"), Response.RunStatus.RUNNING, Optional.of(seconds(30)));
+                    : new LookUpResult.Running(run("run-7"), Response.RunStatus.RUNNING, Optional.of(seconds(30)),
+                            Duration.ZERO);
 
             scene.play();
 

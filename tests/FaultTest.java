@@ -51,12 +51,8 @@ class FaultTest {
 
         /// A second app of the same name has the key [#OTHER_KEY].
         Dify(String... options) throws IOException {
-            var line = Simulator.commandLine();
-            line.parseArgs(options);
-            var simulator = line.<Simulator>getCommand();
-            var setup = Simulator.Setup.PLAIN.with(simulator.app);
-            app = new SimulatedDify(simulator.behaviour(), setup);
-            other = new SimulatedDify(simulator.behaviour(), setup);
+            app = SimulatedDify.of(options);
+            other = SimulatedDify.of(options);
             server = SimulatedServer.start(0, 0, app);
             server.add(OTHER_KEY, other);
             open.push(server);

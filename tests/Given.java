@@ -276,12 +276,17 @@ final class Given {
     }
 
     static LookUpResult running(String id) {
-        return new LookUpResult.Running(run(id), RunStatus.RUNNING, Optional.empty());
+        return new LookUpResult.Running(new RunRef(id, ""), RunStatus.RUNNING, Optional.empty(), Duration.ZERO);
     }
 
     /// Measured by the server's clock.
     static LookUpResult running(String id, Duration age) {
-        return new LookUpResult.Running(run(id), RunStatus.RUNNING, Optional.of(age));
+        return running(id, age, Duration.ZERO);
+    }
+
+    /// A look-up names no task.
+    static LookUpResult running(String id, Duration age, Duration moved) {
+        return new LookUpResult.Running(new RunRef(id, ""), RunStatus.RUNNING, Optional.of(age), moved);
     }
 
     static LookUpResult ended(Response.Ran ran) {

@@ -7,6 +7,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 import module java.base;
@@ -249,11 +250,12 @@ final class LookUpTest {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
             scene.answer = scene.streamed("run-7", seconds(300), cut(Symptom.TIMED_OUT, run("run-7")));
-            scene.found = _ -> ended(ran("run-7", RunStatus.STOPPED, "Aborted: User requested stop"));
+            scene.found = unresolved -> !unresolved.is(Symptom.OVERDUE) ? running("run-7", seconds(300))
+                    : ended(ran("run-7", RunStatus.STOPPED, "Aborted: User requested stop"));
 
             scene.play();
 
-            assertTrue(scene.looked.getFirst().stopsFirst());
+            assertEquals(List.of(false, true), scene.looked.stream().map(Unresolved::stopsFirst).toList());
             assertEquals(List.of("failed"), scene.outcomes("a"));
             assertTrue(scene.log("end").getFirst().path("error").asText().startsWith("timed out"));
             assertEquals(List.of("run-7"), Scene.texts("run", scene.log("run")));
@@ -263,13 +265,38 @@ final class LookUpTest {
             assertEquals(scene.sent.getFirst().user(), stop.path("user").asText());
         }
 
+        /// The run moves from second 100 to 500 and takes 420 seconds in all. Dify shows the move while it lasts.
+        @ParameterizedTest
+        @EnumSource(names = {"BLOCKING", "STREAMING"})
+        void theTimeInWhichARunMovesToAnotherWorkerDoesNotCount(Mode mode) throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = mode;
+            scene.answer = mode == Mode.STREAMING
+                    ? scene.streamed("run-7", seconds(300), cut(Symptom.TIMED_OUT, run("run-7")))
+                    : (_, _) -> {
+                        scene.world.pass(seconds(300));
+                        return cut(Symptom.TIMED_OUT);
+                    };
+            scene.found = _ -> {
+                var age = Duration.between(NOON, scene.world.now());
+                var moved = Math.clamp(age.minus(seconds(100)).toSeconds(), 0, 400);
+                return age.toSeconds() < 420 ? running("run-7", age, seconds(moved)) : ended(succeeded("run-7"));
+            };
+
+            scene.play();
+
+            assertEquals(List.of("run-7"), scene.resultRuns());
+            assertEquals(1, scene.sent.size());
+            assertEquals(List.of(""), Scene.texts("task", scene.log("stop")), "only the end of the session");
+        }
+
         @Test
         void aRunStoppedForItsTimeIsNotRunAgainAtALaterStart() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
             scene.answer = Answer.inTurn(cut(Symptom.TIMED_OUT, run("run-7")));
             scene.found = _ -> {
-                if (scene.looked.size() > 1) throw new IllegalStateException("the power fails");
+                if (scene.looked.size() > 2) throw new IllegalStateException("the power fails");
                 return running("run-7");
             };
             assertThrows(IllegalStateException.class, scene::play);
@@ -1025,7 +1052,7 @@ final class LookUpTest {
         void aPausedRowIsLookedUpAndNotSentAgainUnlessAskedFor() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(ran("run-7", RunStatus.PAUSED, ""), succeeded("run-8"));
-            scene.found = _ -> new LookUpResult.Running(run("run-7"), RunStatus.PAUSED, Optional.empty());
+            scene.found = _ -> new LookUpResult.Running(run("run-7"), RunStatus.PAUSED, Optional.empty(), Duration.ZERO);
             scene.play();
             assertEquals(List.of("a"), scene.retryIds());
 
@@ -1212,7 +1239,7 @@ final class LookUpTest {
             scene.play();
             scene.answer = answers;
             scene.found = unresolved -> unresolved.is(Purpose.LATE) ? ended(succeeded("run-5"))
-                    : new LookUpResult.Running(run("run-6"), RunStatus.PAUSED, Optional.empty());
+                    : new LookUpResult.Running(run("run-6"), RunStatus.PAUSED, Optional.empty(), Duration.ZERO);
 
             scene.play();
 

@@ -29,12 +29,10 @@ class NextDifyTest {
         private SimulatedServer server;
 
         private void serve(String... options) throws IOException {
-            var line = Simulator.commandLine();
-            line.parseArgs(Stream.concat(Stream.of(options), Stream.of("--latency", "10ms", "--form",
-                    Files.writeString(file("form.json"), FORM).toString())).toArray(String[]::new));
-            var simulator = line.<Simulator>getCommand();
-            first = new SimulatedDify(simulator.behaviour(), Simulator.Setup.PLAIN.with(simulator.app));
-            second = new SimulatedDify(simulator.behaviour(), Simulator.Setup.PLAIN.with(simulator.app));
+            var words = Stream.concat(Stream.of(options), Stream.of("--latency", "10ms", "--form",
+                    Files.writeString(file("form.json"), FORM).toString())).toArray(String[]::new);
+            first = SimulatedDify.of(words);
+            second = SimulatedDify.of(words);
             server = SimulatedServer.start(0, 0, first);
             open.add(server);
             server.addWorkspace(Simulator.WORKSPACE_KEY, Map.of(Simulator.FIRST_APP, first,
@@ -161,6 +159,30 @@ class NextDifyTest {
 
             assertTrue(dify.server.getAllServeEvents().stream()
                     .noneMatch(event -> event.getRequest().containsHeader("X-Dify-App-ID")));
+        }
+    }
+
+    // ── Runs that move ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class ARunThatMoves extends WholeCommand {
+        /// With half a second of work before and after a move of four: longer than TIMEOUT.
+        @ParameterizedTest
+        @CsvSource({"blocking, workflow", "streaming, workflow", "blocking, chatflow", "streaming, chatflow"})
+        void hasItsTimeWithoutTheMove(String mode, String app) throws IOException {
+            var dify = SimulatedDify.of("--dify", "1.19.0", "--app", app, "--latency", "1s");
+            var server = SimulatedServer.start(0, 0, dify);
+            open.add(server);
+            var kept = app.equals("chatflow") ? "id,query" : "id,text";
+            csv(kept, "1,[move 4s]", "2,[move 4s]", "3,short");
+            var settings = Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.baseUrl().toString());
+
+            var call = call(settings, typed("run", "--mode", mode, "--timeout", "3s", "-c", "3"));
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals(List.of("1", "2", "3"), ids());
+            var stats = dify.offsets().stats(false);
+            assertEquals(List.of(3, 0, 0L), List.of(stats.get("started"), stats.get("twice"), stats.get("stops")));
         }
     }
 }

@@ -521,6 +521,7 @@ final class RulesTest {
                         outcome.status().word();
                 case Step.Judged(_, var verdict) -> "judge " + TheJudge.word(verdict);
                 case Step.LookAgain(var unresolved) when unresolved.due().equals(now.plusSeconds(2)) -> "look in 2 s";
+                case Step.LookAgain(var unresolved) when unresolved.stopsFirst() -> "stop the run";
                 case Step.LookAgain _ -> "look";
                 case Step.Say _ -> "say";
                 case Step.Close(var end, _, _) -> end;
@@ -566,7 +567,7 @@ final class RulesTest {
 
         private static LookUpResult found(RunStatus status) {
             return switch (status) {
-                case RUNNING, PAUSED -> new LookUpResult.Running(run("run-1"), status, Optional.empty());
+                case RUNNING, PAUSED -> new LookUpResult.Running(run("run-1"), status, Optional.empty(), Duration.ZERO);
                 case SUCCEEDED, PARTIAL, FAILED, STOPPED -> ended(ran("run-1", status,
                         status.isSuccess() ? "" : "no such city"));
             };
@@ -589,6 +590,8 @@ final class RulesTest {
                 TIMED_OUT,   SUCCEEDED, false,   take succeeded
                 TIMED_OUT,   FAILED,    false,   take failed
                 TIMED_OUT,   STOPPED,   false,   take failed
+                OVERDUE,     SUCCEEDED, false,   take succeeded
+                OVERDUE,     STOPPED,   false,   take failed
                 UNCONFIRMED, SUCCEEDED, false,   take succeeded
                 UNCONFIRMED, FAILED,    false,   judge failed
                 UNCONFIRMED, STOPPED,   false,   look in 2 s
@@ -630,7 +633,8 @@ final class RulesTest {
                 UNCONFIRMED, RUNNING, 300,     -,   true,   unknown
                 TIMED_OUT,   RUNNING, 299,     299, false,  look
                 TIMED_OUT,   RUNNING, 300,     0,   false,  look
-                TIMED_OUT,   RUNNING, 300,     -,   false,  unknown
+                TIMED_OUT,   RUNNING, 300,     -,   false,  stop the run
+                TIMED_OUT,   RUNNING, 600,     300, false,  stop the run
                 CRASH,       RUNNING, 299,     -,   true,   look
                 CRASH,       RUNNING, 300,     -,   false,  unknown
                 CRASH,       RUNNING, 300,     -,   true,   'resent, send 0'
@@ -643,9 +647,35 @@ final class RulesTest {
                 long seconds, Long age, boolean resend, String step) {
             var now = NOON.plusSeconds(seconds);
             var found = new LookUpResult.Running(run("run-1"), status,
-                    Optional.ofNullable(age).map(Duration::ofSeconds));
+                    Optional.ofNullable(age).map(Duration::ofSeconds), Duration.ZERO);
 
             assertEquals(step, words(lookUpRules(resend).steps(unresolved(symptom), found, HERE, now), now));
+        }
+
+        /// Whatever its age: Dify may take a moment to stop it.
+        @ParameterizedTest
+        @CsvSource({"29, 900, look", "30, 0, unknown", "30, 900, unknown"})
+        void aRunThatWasStoppedGetsAMomentToEnd(long seconds, long age, String step) {
+            var overdue = unresolved(Symptom.TIMED_OUT).overdue(NOON).later(NOON);
+
+            assertEquals(step, step(overdue, running("run-1", seconds(age)), Listing.FROM_START, seconds));
+        }
+
+        @ParameterizedTest
+        @CsvSource({"CUT, 499, look", "CUT, 500, unknown", "TIMED_OUT, 499, look", "TIMED_OUT, 500, stop the run",
+            "CRASH, 499, look", "CRASH, 500, unknown"})
+        void theTimeInWhichARunMovedDoesNotCount(Symptom symptom, long seconds, String step) {
+            var found = running("run-1", seconds(seconds), seconds(200));
+
+            assertEquals(step, step(unresolved(symptom), found, Listing.FROM_START, seconds));
+        }
+
+        @Test
+        void aRunWithoutATaskCannotBeStopped() {
+            var nameless = Given.noEnd(attempt(0, 0), cut(Symptom.TIMED_OUT, new RunRef("run-1", "")), Symptom.TIMED_OUT,
+                    "late", NOON, NOON);
+
+            assertEquals("unknown", step(nameless, running("run-1", seconds(300)), Listing.FROM_START, 300));
         }
 
         @ParameterizedTest(name = "{0}, {1}, nothing found after {2} s")
@@ -730,7 +760,8 @@ final class RulesTest {
                 for (var mode : List.of(Mode.BLOCKING, Mode.STREAMING)) {
                     var unresolved = unresolved(symptom, attempt(mode, Tries.NONE), true);
                     assertEquals("look", step(unresolved, ABSENT, listing, 299));
-                    assertEquals("unknown", step(unresolved, ABSENT, listing, 301));
+                    assertEquals(symptom == Symptom.TIMED_OUT ? "stop the run" : "unknown",
+                            step(unresolved, ABSENT, listing, 301));
                 }
         }
 

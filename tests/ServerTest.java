@@ -510,14 +510,16 @@ class ServerTest {
         @Test
         void aRunOverItsTimeIsStoppedOnceAndThenAskedFor() {
             var unresolved = unresolved("u", Optional.of(Events.REF), Symptom.TIMED_OUT);
+            var overdue = unresolved.overdue(Instant.now());
 
             try (var client = client(url())) {
                 ServerTest.look(client, unresolved);
-                ServerTest.look(client, unresolved.later(Instant.now()));
+                ServerTest.look(client, overdue);
+                ServerTest.look(client, overdue.later(Instant.now()));
             }
 
             dify.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/tasks/" + Events.TASK + "/stop")));
-            dify.verify(2, getRequestedFor(urlEqualTo("/v1/workflows/run/" + Events.RUN)));
+            dify.verify(3, getRequestedFor(urlEqualTo("/v1/workflows/run/" + Events.RUN)));
         }
 
         @ParameterizedTest

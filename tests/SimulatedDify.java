@@ -60,6 +60,14 @@ final class SimulatedDify {
         publish(behaviour.fields(), setup.graph());
     }
 
+    /// With the simulator's options.
+    static SimulatedDify of(String... options) {
+        var line = Simulator.commandLine();
+        line.parseArgs(options);
+        var simulator = line.<Simulator>getCommand();
+        return new SimulatedDify(simulator.behaviour(), Simulator.Setup.PLAIN.with(simulator.app));
+    }
+
     private Stream<ModePolicy> shared() {
         return Stream.of(new ModePolicy("GET", "/v1/info", this::info),
                 new ModePolicy("GET", "/v1/parameters", this::parameters),
@@ -322,7 +330,8 @@ final class SimulatedDify {
             default -> newStream || !fate.fault().isOfNewStreams();
         };
         return new Simulator.Fate(isPossible ? fate.fault() : Simulator.Fault.NONE,
-                worker && streaming ? fate.queue() : Duration.ZERO, fate.latency(), fate.die());
+                worker && streaming ? fate.queue() : Duration.ZERO, fate.latency(),
+                behaviour.version().movesRuns() ? fate.move() : Duration.ZERO, fate.die());
     }
 
     private Map<?, ?> inputs(Map<?, ?> body) {

@@ -176,7 +176,14 @@ final class SimulatedJob {
 
     /// How long it takes from its start.
     Duration takes() {
-        return version.graph().map(graph -> graph.takes(began.join().inputs())).orElse(fate.latency());
+        return version.graph().map(graph -> graph.takes(began.join().inputs())).orElse(fate.latency())
+                .plus(fate.move());
+    }
+
+    /// How long it has moved to another worker, which it does when half of its work is done.
+    private double moved() {
+        var moving = Duration.between(taken.plus(fate.queue()).plus(fate.latency().dividedBy(2)), Instant.now());
+        return Math.clamp(moving.toMillis() / 1000.0, 0, fate.move().toMillis() / 1000.0);
     }
 
     private Optional<SimulatedGraph.Course> course(SimulatedRun run) {
@@ -335,6 +342,7 @@ final class SimulatedJob {
 
     Map<String, Object> detail() {
         var detail = now().orElseThrow().detail();
+        if (version.app().version().movesRuns()) detail.put("handoff_duration", moved());
         if (isEndless()) detail.put("outputs", null);
         if (corrections.isEmpty()) return detail;
         var outputs = (Map<?, ?>) corrections.get("outputs");

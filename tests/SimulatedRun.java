@@ -295,7 +295,8 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
         }
     }
 
-    /// The supported versions of Dify, oldest first. The last was never recorded: it behaves like the one before.
+    /// The supported versions of Dify, oldest first. The last was never recorded: it behaves like the one before, with
+    /// what public branches of August to October 2026 show.
     enum Version {
         V1_9_2("1.9.2"), V1_14_2("1.14.2"), V1_16_0("1.16.0"), V1_16_1("1.16.1"), V1_19_0("1.19.0");
 
@@ -317,6 +318,11 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
         /// Streams run in a worker: a ping at once; log rows from the start; outputs as an object; 404 for no run.
         boolean hasWorker() {
             return isFrom(V1_14_2);
+        }
+
+        /// Whether a run moves to another worker when its own is replaced, as public branches show.
+        boolean movesRuns() {
+            return isFrom(V1_19_0);
         }
 
         String blockingType() {

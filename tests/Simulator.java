@@ -46,7 +46,7 @@ import static java.util.concurrent.TimeUnit.MILLISECONDS;
                 + Simulator.FIRST_APP + " and " + Simulator.SECOND_APP + ". GET /__stats counts the runs of each row (?rows=0: totals only).", "",
                 "A share is 3%% or 0.03, and is rolled at each start of a row. A row can request a fault by name in "
                 + "any of its inputs: [drop-before] for its first start, [drop-before!] for every start; "
-                + "also [latency 5s] and [queue 10s].", ""},
+                + "also [latency 5s], [queue 10s] and [move 400s].", ""},
         footer = {"", "Example: ./jbang simulator --port 5001 --dify 1.14.2 --latency 200ms --drop-after 5%%"})
 final class Simulator implements Callable<Integer> {
     static final String WORKSPACE_KEY = "sk-0b8e7c52-3f19-4d6a-9a57-6c1e2d4f8b90";
@@ -88,6 +88,11 @@ final class Simulator implements Callable<Integer> {
             description = "Start streamed runs from 1.14.2 on this much later, silently, even if the client "
                     + "disconnects.")
     Span queue;
+
+    @Option(names = "--move", paramLabel = "S", defaultValue = "0",
+            description = "Let runs of 1.19.0 move to another worker for this long, halfway; the run's record shows "
+                    + "how long, also while it moves (an assumption).")
+    Duration move;
 
     @Option(names = "--silence", paramLabel = "S", defaultValue = "300s",
             description = "End streams from 1.14.2 on this long after their last event, if it was not the end "
@@ -290,7 +295,7 @@ final class Simulator implements Callable<Integer> {
         shares.put(Fault.PAUSE, pause);
         shares.put(Fault.UNRECORDED, unrecorded);
         if (speed < 1) throw new ParameterException(spec.commandLine(), "--speed=" + speed + " must be at least 1");
-        return new Behaviour(version, fields(), seed, new Pace(speed), latency, jitter, queue, silence, limit, shares);
+        return new Behaviour(version, fields(), seed, new Pace(speed), latency, jitter, queue, move, silence, limit, shares);
     }
 
     private JsonNode fields() {
@@ -347,7 +352,7 @@ final class Simulator implements Callable<Integer> {
     }
 
     /// The course of one start. `die` chooses among the ways in which a fault shows.
-    record Fate(Fault fault, Duration queue, Duration latency, int die) {}
+    record Fate(Fault fault, Duration queue, Duration latency, Duration move, int die) {}
 
     /// Speeds time up: `times` as fast as real time.
     record Pace(int times) {
@@ -362,12 +367,13 @@ final class Simulator implements Callable<Integer> {
 
     /// `fields` is the form as in `/parameters`.
     record Behaviour(SimulatedRun.Version version, JsonNode fields, long seed, Pace pace, Duration latency,
-                     Duration jitter, Span queue, Duration silence, int limit, Map<Fault, Share> shares) {
-        private static final Pattern TIMES = Pattern.compile("\\[(latency|queue) (\\d+(?:\\.\\d+)?(?:ms|s|m)?)]");
+                     Duration jitter, Span queue, Duration move, Duration silence, int limit,
+                     Map<Fault, Share> shares) {
+        private static final Pattern TIMES = Pattern.compile("\\[(latency|queue|move) (\\d+(?:\\.\\d+)?(?:ms|s|m)?)]");
 
         /// Returns a copy with another form.
         Behaviour with(JsonNode fields) {
-            return new Behaviour(version, fields, seed, pace, latency, jitter, queue, silence, limit, shares);
+            return new Behaviour(version, fields, seed, pace, latency, jitter, queue, move, silence, limit, shares);
         }
 
         Fate fate(String id, int start, Map<?, ?> inputs) {
@@ -376,6 +382,7 @@ final class Simulator implements Callable<Integer> {
             var fault = rolled(random.nextDouble());
             var latency = this.latency.plusMillis((long) (random.nextDouble() * jitter.toMillis()));
             var queue = this.queue.at(random.nextDouble());
+            var move = this.move;
             int die = random.nextInt(1 << 20);
             for (var value : inputs.values()) {
                 if (!(value instanceof String text) || text.indexOf('[') < 0) continue;
@@ -383,11 +390,14 @@ final class Simulator implements Callable<Integer> {
                         || start == 1 && text.contains("[" + each.word() + "]")) fault = each;
                 for (var match : TIMES.matcher(text).results().toList()) {
                     var time = CommandLines.Converters.duration(match.group(2));
-                    if (match.group(1).equals("queue")) queue = time;
-                    else latency = time;
+                    switch (match.group(1)) {
+                        case "queue" -> queue = time;
+                        case "move" -> move = time;
+                        default -> latency = time;
+                    }
                 }
             }
-            return new Fate(fault, queue, latency, die);
+            return new Fate(fault, queue, latency, move, die);
         }
 
         private Fault rolled(double die) {
