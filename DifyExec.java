@@ -11006,7 +11006,7 @@ final class DifyExec implements Runnable {
     /// @param holdsRefused a row that is refused in its stream keeps its connection for 300 s
     record Release(String from, Listing listing, boolean holdsRefused) {
         private static final Pattern SHAPE = Pattern.compile("\\d{1,4}\\.\\d{1,4}(\\.\\d{1,4})?");
-        static final String NEWEST = "1.16.1";
+        static final String NEWEST = Demo.VERSION;
         private static final Release UNKNOWN = new Release("1.11", Listing.NOT_KNOWN, true);
         private static final List<Release> NEWEST_FIRST = List.of(
                 new Release("1.16", Listing.FROM_START, false),
@@ -11854,6 +11854,7 @@ final class DifyExec implements Runnable {
     /// A small Dify inside this process, over real HTTP on loopback: nothing to pay, no network. It is one app with a
     /// text variable for each column. A run continues after its client has left, and is kept until [#close].
     static final class Demo implements AutoCloseable {
+        /// The newest Dify that was tested, and the kind of app that `--demo=chatflow` has.
         static final String VERSION = "1.16.1", CHATFLOW = "chatflow";
         /// The published version of the workflow, and an earlier one that a call can pin.
         private static final String PUBLISHED = uuid("workflow"), EARLIER = uuid("workflow, the version before");
