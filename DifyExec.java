@@ -7398,12 +7398,12 @@ final class DifyExec implements Runnable {
         }
 
         record RowEnds(Batch batch, Lines results, Lines log) implements AutoCloseable {
-            RowEnds(Batch batch) throws IOException {
+            RowEnds(Batch batch) {
                 this(batch, new Lines(batch.files().results()), new Lines(batch.files().log()));
             }
 
             /// A success is in the results; any other end is the last one in the log.
-            RowEnd of(int entry) throws IOException {
+            RowEnd of(int entry) {
                 var last = batch.offsets().of(entry).stream().filter(offset -> offset < 0).findFirst();
                 if (last.isPresent() && results.seek(-1 - last.get()).bytes().length > 0) return RowEnd.of(results);
                 var end = batch.history().ends.get(entry);
@@ -7420,7 +7420,7 @@ final class DifyExec implements Runnable {
             }
 
             /// A success ends its attempt by its line in the results.
-            List<Trace> traces(int entry) throws IOException {
+            List<Trace> traces(int entry) {
                 var ends = new HashMap<String, EndEvent>(); // of successes, by user
                 var events = new ArrayList<Event>();
                 for (long offset : batch.offsets().of(entry).reversed()) {
@@ -7447,7 +7447,7 @@ final class DifyExec implements Runnable {
             }
 
             @Override
-            public void close() throws IOException {
+            public void close() {
                 try (results; log) {} // both, whatever happens
             }
         }
