@@ -152,7 +152,12 @@ final class IoFault implements Callable<Integer> {
         disk = FaultyDisk.compile(source, folder);
         new Chaos.Tool(folder, List.of(), URI.create("http://127.0.0.1"), "", "").archiveClasses();
         for (var command : commands) try (var batch = new Tried(command)) {
-            for (var call : calls) for (var fault : faults) if (fault.isPossible(call)) sweep(batch, call, fault);
+            for (var call : calls) for (var fault : faults) if (fault.isPossible(call)) {
+                int before = faultsInjected;
+                sweep(batch, call, fault);
+                if (faultsInjected > before) System.err.println(command + " " + call + " " + fault + ": "
+                        + (faultsInjected - before) + " faults, " + violations + " violations so far");
+            }
         }
         print();
         if (violations == 0) Chaos.Tool.delete(folder);
@@ -285,7 +290,6 @@ final class IoFault implements Callable<Integer> {
                     "classes.jsa"), "-Xlog:disable", "-Djava.io.tmpdir=" + place().resolve("tmp")),
                     "difyexec.DifyExec", List.of(words(command.words)));
             words.addAll(0, disk.preload());
-            words.addFirst("nice");
             var builder = new ProcessBuilder(words).directory(place().toFile()).redirectErrorStream(true)
                     .redirectOutput(folder.resolve("output").toFile());
             builder.environment().putAll(settings());
