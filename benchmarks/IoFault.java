@@ -284,6 +284,7 @@ final class IoFault implements Callable<Integer> {
             if (Files.exists(place())) Chaos.Tool.delete(place());
             copy(base, place());
             keepRuns();
+            int startedBefore = stats().path("started").asInt();
             var report = folder.resolve("report");
             Files.deleteIfExists(report);
             var words = Chaos.Tool.java(List.of("-XX:-UsePerfData", "-XX:SharedArchiveFile=" + folder.resolve(
@@ -305,6 +306,8 @@ final class IoFault implements Callable<Integer> {
             if (!hasEnded) problems.add("no end within " + LONGEST_SECONDS + " s");
             else if (fault == Fault.SIGKILL ? exit != 128 + 9 : !List.of(0, 2, 3, 4).contains(exit))
                 problems.add("exit code " + exit);
+            if (exit == Exit.UNUSABLE.code && stats().path("started").asInt() > startedBefore)
+                problems.add("exit code 2, though a run was started");
             checkOutput(exit, hit, problems);
             checkTarget(problems);
             continueBatch(problems);
