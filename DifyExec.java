@@ -475,7 +475,7 @@ final class DifyExec implements Runnable {
             try (var csv = shape.open(input.csv, files)) {
                 var batch = Shards.Merger.merge(files, csv, partial, noBom);
                 var index = batch.index();
-                var merge = batch.history().merge.orElseThrow();
+                var merge = batch.history().last(MergeEvent.class).orElseThrow();
                 console.err().println("Merged " + merge.merged() + " of " + Text.count(merge.shards(), "shard") + ": "
                         + Text.count(index.rows(), "row") + ", " + RowStatus.counts(index::count, Ansi.OFF::by));
                 StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
@@ -1079,7 +1079,7 @@ final class DifyExec implements Runnable {
             var counts = index.rows() == 0 ? "" : ", " + RowStatus.counts(index::count, Ansi.OFF::by);
             return Optional.of(Text.text(batch.files().results().toString(), 200)
                     + ": " + Text.count(index.rows(), "row") + counts
-                    + batch.history().stopped.map(why -> "; stopped early: " + Text.text(why, 200)).orElse(""));
+                    + batch.history().stopped().map(why -> "; stopped early: " + Text.text(why, 200)).orElse(""));
         }
 
         /// Cells that were changed in the shell. Applied to the rows that its commands read.
@@ -1407,7 +1407,8 @@ final class DifyExec implements Runnable {
         /// `Resuming: 332 of 800 rows done (8 failed will be retried)`
         private void announceResumption(Batch.Wanted wanted) {
             var batch = wanted.batch();
-            if (wanted.asked().isPart() || batch.history().session.isEmpty() || view.isPresent()) return;
+            boolean isFirst = batch.history().last(SessionEvent.class).isEmpty();
+            if (wanted.asked().isPart() || isFirst || view.isPresent()) return;
             long failed = wanted.count(RowStatus.FAILED);
             setup.err().println("Resuming: " + Text.number(batch.index().rows() - wanted.rows()) + " of "
                     + Text.count(batch.index().rows(), "row") + " done"
@@ -2992,8 +2993,8 @@ final class DifyExec implements Runnable {
         static String headline(Batch batch, Ansi paint) {
             int rows = batch.index().rows();
             var versions = batch.index().versions();
-            var about = batch.history().session.map(session -> " · " + Text.text("Dify " + session.server(), 80))
-                    .orElse("");
+            var about = batch.history().last(SessionEvent.class)
+                    .map(session -> " · " + Text.text("Dify " + session.server(), 80)).orElse("");
             if (!versions.isEmpty()) about += (versions.size() == 1 ? " · version " : " · versions ")
                     + Text.first(3, versions.stream().map(version -> Text.text(version, 40)));
             return paint.bold(batch.files().results().toString()) + ": " + Text.number(rows)
@@ -3061,18 +3062,18 @@ final class DifyExec implements Runnable {
         static List<String> notes(Batch batch) {
             var index = batch.index();
             var history = batch.history();
-            var changed = history.changed;
+            var changed = history.changed().toArray();
             var notes = new ArrayList<String>();
             if (!index.isComplete())
-                history.stopped.ifPresent(why -> notes.add("the last call stopped early: " + Text.text(why, 300)));
+                history.stopped().ifPresent(why -> notes.add("the last call stopped early: " + Text.text(why, 300)));
             history.unreadable().ifPresent(notes::add);
-            if (!changed.isEmpty()) notes.add(Text.count(changed.cardinality(), "succeeded row")
-                    + " changed in the CSV (first: " + Text.id(index.id(changed.nextSetBit(0)))
-                    + "); 'run --rerun-changed' runs " + (changed.cardinality() == 1 ? "it" : "them") + " again");
+            if (changed.length > 0) notes.add(Text.count(changed.length, "succeeded row")
+                    + " changed in the CSV (first: " + Text.id(index.id(changed[0]))
+                    + "); 'run --rerun-changed' runs " + (changed.length == 1 ? "it" : "them") + " again");
             int strangers = index.size() - index.rows();
             if (strangers > 0) notes.add(Text.count(strangers, "id of the batch is", "ids of the batch are")
                     + " not in the CSV (first: " + Text.id(index.id(index.rows())) + ")");
-            var answered = history.answered.stream().filter(index::isRow).mapToObj(index::id).map(Text::id).toList();
+            var answered = history.answered().filter(index::isRow).mapToObj(index::id).map(Text::id).toList();
             if (!answered.isEmpty()) notes.add(Text.count(answered.size(), "row is", "rows are")
                     + " not sent again, because Dify ended the run after its form was answered ("
                     + Text.first(5, answered.stream()) + "); 'retry ID' sends a row again");
@@ -3115,14 +3116,14 @@ final class DifyExec implements Runnable {
                     "in_flight", history.inFlight(),
                     "late", figures.count(LateEvent.class),
                     "lost_results", history.lost().size(),
-                    "unread_lines", history.unreadable.size(),
+                    "unread_lines", history.unreadableLines(),
                     "ids_not_in_input", index.size() - index.rows(),
                     "missing_files", object("count", missing.values().stream().mapToInt(Integer::intValue).sum(),
                             "rows", missing.size(), "ids", missing.keySet().stream().limit(3).map(index::id).toList()),
                     "versions", List.copyOf(index.versions()),
-                    "changed_in_input", history.changed.cardinality(),
+                    "changed_in_input", history.changed().count(),
                     "runs_without_price", figures.spending().unpriced(),
-                    "stopped", history.stopped.orElse(null)));
+                    "stopped", history.stopped().orElse(null)));
             return json;
         }
 
@@ -3241,7 +3242,7 @@ final class DifyExec implements Runnable {
             boolean isPending = index.count(RowStatus.PENDING) > 0, hasFailed = index.count(RowStatus.FAILED) > 0;
             if (!isPending && !hasFailed)
                 out.println("Unresolved rows are looked up on the next run; --resend-unknown sends them again.");
-            var others = history.merge.map(MergeEvent::missingShards).orElse(List.of());
+            var others = history.last(MergeEvent.class).map(MergeEvent::missingShards).orElse(List.of());
             boolean isFirm = !isPending && hasFailed && index.onRetryList().allMatch(entry ->
                     index.status(entry) == RowStatus.FAILED && history.isFirm(entry));
             if (!others.isEmpty()) print(others, history, results, out);
@@ -3314,7 +3315,7 @@ final class DifyExec implements Runnable {
             if (!start.isEmpty() || output.isPresent())
                 line.addAll(List.of("-o", Text.shell(output.orElse(results.toString()))));
             line.addAll(words);
-            boolean isDemo = known.flatMap(history -> history.session).stream()
+            boolean isDemo = known.flatMap(history -> history.last(SessionEvent.class)).stream()
                     .anyMatch(session -> session.baseUrl().equals("demo"));
             if (isDemo && !start.isEmpty() && !command.equals("merge")
                     && words.stream().noneMatch(word -> word.startsWith("--demo"))) line.add("--demo");
@@ -4210,8 +4211,8 @@ final class DifyExec implements Runnable {
                     var starts = startDue();
                     writer.commit(clock.instant(), watcher::say);
                     starts.forEach(this::send);
-                    tally.tick(clock.instant(), new Tally.Now(running.size(), agenda.waiting.size(),
-                            agenda.lookUps.size() + looking + silent(clock.instant()), rest(clock.instant())));
+                    tally.tick(clock.instant(), new Tally.Now(running.size(), agenda.waiting(),
+                            agenda.lookUps() + looking + silent(clock.instant()), rest(clock.instant())));
                     watcher.watch(tally);
                     var message = ports.mailbox().poll(untilNext().toNanos(), NANOSECONDS);
                     for (; message != null; message = ports.mailbox().poll()) message.run();
@@ -4219,13 +4220,13 @@ final class DifyExec implements Runnable {
                     checkLimits();
                     health.verdict(clock.instant(), running.size() + looking + probing).ifPresent(agenda::stopWith);
                 }
-                writer.stopped(clock.instant(), agenda.stop);
+                writer.stopped(clock.instant(), agenda.stop());
             } catch (UncheckedIOException problem) {
                 agenda.stopWith(writer.unwritable(problem.getCause()));
             }
             watcher.end();
             // a setting that Dify refuses late is not one that kept the command from its work
-            return agenda.stop.map(stop -> hasStartedRuns && stop.exit() == Exit.UNUSABLE
+            return agenda.stop().map(stop -> hasStartedRuns && stop.exit() == Exit.UNUSABLE
                     ? Stop.early(stop.what(), stop.hint()) : stop);
         }
 
@@ -4233,20 +4234,20 @@ final class DifyExec implements Runnable {
         /// has given its rows their grace period, Dify is asked to stop what still runs.
         private void beforeEnd() {
             var now = clock.instant();
-            if (agenda.stop.isPresent()) {
+            if (agenda.stop().isPresent()) {
                 if (!running.isEmpty() && !taskStopsSent && !hardStop.isAfter(now)) stopTasks(AFTER_STOP);
             } else if (running.isEmpty() && looking == 0) agenda.lookForLate(now);
         }
 
         private boolean isOver() {
-            if (agenda.stop.isEmpty()) return running.isEmpty() && looking == 0 && agenda.isDone();
+            if (agenda.stop().isEmpty()) return running.isEmpty() && looking == 0 && agenda.isDone();
             return running.isEmpty() || taskStopsSent && !hardStop.isAfter(clock.instant());
         }
 
         /// Adds every attempt that may start to the log. Returns them: they are sent once they are on disk.
         private List<InFlight> startDue() {
             var now = clock.instant();
-            if (agenda.stop.isPresent()) return List.of();
+            if (agenda.stop().isPresent()) return List.of();
             var starts = new ArrayList<InFlight>();
             while (health.isOpen(now) && hasRoom(now, now)) {
                 var due = agenda.next(now);
@@ -4265,7 +4266,7 @@ final class DifyExec implements Runnable {
             }
             lookUpSilent(now);
             while (looking < looksAtOnce && health.isOpen(now) && !agenda.nextLook().isAfter(now))
-                look(agenda.lookUps.remove());
+                look(agenda.takeLookUp());
             if (probing == 0 && !health.nextProbe().isAfter(now)) probe(now);
             return starts;
         }
@@ -4314,7 +4315,7 @@ final class DifyExec implements Runnable {
         }
 
         private Response answer(InFlight sent) {
-            if (agenda.stop.isPresent() || interrupts.get() > 0) // a signal may wait behind the disk
+            if (agenda.stop().isPresent() || interrupts.get() > 0) // a signal may wait behind the disk
                 return new Response.NotSent("not sent: the batch was stopping");
             sent.thread = Thread.currentThread();
             return ports.workflow().run(sent.attempt, heard -> {
@@ -4362,7 +4363,7 @@ final class DifyExec implements Runnable {
             var redrawn = now.plusMillis(200); // the progress line moves on
             var nextLook = looking < looksAtOnce
                     ? Collections.max(List.of(agenda.nextLook(), health.opens())) : Instant.MAX;
-            var next = Collections.min(agenda.stop.isPresent() ? List.of(redrawn, hardStop)
+            var next = Collections.min(agenda.stop().isPresent() ? List.of(redrawn, hardStop)
                     : List.of(redrawn, nextStart(now), nextLook, probing > 0 ? Instant.MAX : health.nextProbe()));
             return Duration.between(now, next).isPositive() ? Duration.between(now, next) : Duration.ofMillis(1);
         }
@@ -4374,7 +4375,7 @@ final class DifyExec implements Runnable {
         }
 
         private Optional<String> rest(Instant now) {
-            if (agenda.stop.isPresent()) return Optional.empty();
+            if (agenda.stop().isPresent()) return Optional.empty();
             var next = running.isEmpty() ? nextStart(now) : now;
             return health.rest(now).or(() -> next.isAfter(now) && next.isBefore(Instant.MAX)
                     ? Optional.of("next start in " + Text.seconds(Duration.between(now, next)))
@@ -4385,11 +4386,11 @@ final class DifyExec implements Runnable {
         private int busy(Instant now) {
             int quiet = (int) running.values().stream().filter(sent -> sent.isStreaming
                     && now.isAfter(sent.lastEvent.plus(pace.patience()))).count();
-            return running.size() - quiet + pace.held(agenda.cutRuns.values(), quiet, now);
+            return running.size() - quiet + pace.held(agenda.cutRuns(), quiet, now);
         }
 
         private int onServer() {
-            return running.size() + agenda.cutRuns.values().size();
+            return running.size() + agenda.cutRuns().size();
         }
 
         private void heard(InFlight sent, Heard heard) {
@@ -4482,9 +4483,9 @@ final class DifyExec implements Runnable {
         /// A pause that the server asks for holds for the whole writer.
         private void heed(Response seen, Instant now) {
             var pause = Backoff.Pause.of(seen, now);
-            if (pause.isEmpty() || agenda.stop.isPresent()) return;
+            if (pause.isEmpty() || agenda.stop().isPresent()) return;
             pause.get().stop().ifPresent(agenda::stopWith);
-            if (agenda.stop.isPresent()) return;
+            if (agenda.stop().isPresent()) return;
             var text = pause.get().text();
             health.pause(pause.get().until());
             if (!text.equals(lastPause)) watcher.say(text);
@@ -4515,7 +4516,7 @@ final class DifyExec implements Runnable {
                 var mode = terms.modes().mode();
                 terms.limits().costUnseen(mode).ifPresentOrElse(agenda::stopWith, () -> {
                     watcher.say(change);
-                    var call = writer.batch().history().session.orElseThrow();
+                    var call = writer.batch().history().last(SessionEvent.class).orElseThrow();
                     writer.record(call.with(now, mode, call.auto(), writer.resultsOnDisk()));
                 });
             });
@@ -4543,7 +4544,7 @@ final class DifyExec implements Runnable {
                     logEnd(attempt, "unreached", seen, why);
                 }
                 case Verdict.LookUp(var symptom, var why) -> {
-                    if (agenda.stop.isPresent()) return; // the next start looks it up
+                    if (agenda.stop().isPresent()) return; // the next start looks it up
                     var deadline = symptom == Symptom.TIMED_OUT ? now : start.plus(terms.limits().timeout());
                     var since = symptom == Symptom.SILENCE ? attempt.at() : now; // silent since the request
                     agenda.lookUpFirst(new Unresolved(attempt, seen, symptom, why, since, deadline), now);
@@ -4696,7 +4697,7 @@ final class DifyExec implements Runnable {
 
         private void interrupted(String signal) {
             var grace = terms.limits().grace();
-            if (agenda.stop.filter(stop -> stop.exit() == Exit.INTERRUPTED).isPresent()) {
+            if (agenda.stop().filter(stop -> stop.exit() == Exit.INTERRUPTED).isPresent()) {
                 stopTasks(AFTER_SECOND);
                 return;
             }
@@ -4748,19 +4749,19 @@ final class DifyExec implements Runnable {
 
     /// Rows not started yet, rows that wait for another attempt, and runs to look up, each with its time.
     static final class Agenda {
-        final Queue<Unresolved> lookUps = new PriorityQueue<>(Comparator.comparing(Unresolved::due)
+        private final Queue<Unresolved> lookUps = new PriorityQueue<>(Comparator.comparing(Unresolved::due)
                 .thenComparing(unresolved -> unresolved.attempt().at()));
-        final Queue<Waiting> waiting = new PriorityQueue<>(Comparator.comparing(Waiting::due));
+        private final Queue<Waiting> waiting = new PriorityQueue<>(Comparator.comparing(Waiting::due));
         private final Iterator<Row> rows;
         private Optional<Row> fresh = Optional.empty(); // the next one that was not sent yet
         private final Duration firstLook;
         /// When each run was cut off that may still hold a place on the server, by row.
-        final Map<Integer, Instant> cutRuns = new HashMap<>();
+        private final Map<Integer, Instant> cutRuns = new HashMap<>();
         /// Attempts whose run is not known and may still appear, by row.
         private final Map<Integer, List<Attempt>> unseen = new LinkedHashMap<>();
         private final Set<String> resentUsers = new HashSet<>(); // users of such attempts
         private boolean lateAsked = false;
-        volatile Optional<Stop> stop = Optional.empty(); // workers read it
+        private volatile Optional<Stop> stop = Optional.empty(); // workers read it
 
         record Waiting(Row row, Attempt.Tries tries, Instant due) {}
 
@@ -4799,6 +4800,26 @@ final class DifyExec implements Runnable {
 
         private Instant nextWaiting() {
             return waiting.isEmpty() ? Instant.MAX : waiting.peek().due();
+        }
+
+        int waiting() {
+            return waiting.size();
+        }
+
+        int lookUps() {
+            return lookUps.size();
+        }
+
+        Unresolved takeLookUp() {
+            return lookUps.remove();
+        }
+
+        Collection<Instant> cutRuns() {
+            return Collections.unmodifiableCollection(cutRuns.values());
+        }
+
+        Optional<Stop> stop() {
+            return stop;
         }
 
         Instant nextLook() {
@@ -6389,7 +6410,7 @@ final class DifyExec implements Runnable {
                     also.stream()).toList();
             return Storage.naming(files.results(), () -> {
                 var index = rows(files, csv);
-                var history = history(files, index, listeners);
+                var history = History.of(files, index, listeners);
                 history.sized(files.resultsSize());
                 return new Batch(files, csv, index, history, offsets);
             });
@@ -6412,16 +6433,6 @@ final class DifyExec implements Runnable {
             var index = csv.get().check();
             files.requireOurs(index);
             return index;
-        }
-
-        /// Reads results, log and retry list, in this order. A listed id that is not in the others failed in the
-        /// original tool, which has no log.
-        static History history(BatchFiles files, Index index, List<Listener> listeners) throws IOException {
-            var history = new History(index);
-            history.unreadable.addAll(Results.read(files.results(), history, listeners));
-            history.read(files.log(), listeners);
-            files.retryIds().forEach(history::listed);
-            return history;
         }
 
         /// Refuses a CSV that lacks rows of the results: they would be left out.
@@ -6521,11 +6532,12 @@ final class DifyExec implements Runnable {
                             + " has already succeeded", "--force runs it again and pays again");
                 });
             if (!asked.among().isEmpty()) rows.and(named(asked.among(), "--ids: "));
-            if (!asked.force()) rows.andNot(set(rows.stream().filter(entry -> index.status(entry).isSuccess()
-                    && !(asked.rerunChanged() && history.changed.get(entry)))));
+            var changed = asked.rerunChanged() ? set(history.changed()) : new BitSet();
+            if (!asked.force())
+                rows.andNot(set(rows.stream().filter(entry -> index.status(entry).isSuccess() && !changed.get(entry))));
             if (asked.pendingOnly())
                 rows.andNot(set(rows.stream().filter(entry -> index.status(entry) != RowStatus.PENDING)));
-            if (asked.ids().isEmpty()) rows.andNot(history.answered);
+            if (asked.ids().isEmpty()) rows.andNot(set(history.answered()));
             rows.stream().skip(asked.limit()).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
             var lookUps = new ArrayList<Unresolved>();
             var unresolved = history.unresolvedByRow();
@@ -6595,7 +6607,7 @@ final class DifyExec implements Runnable {
                             files.moveAside(fresh.get());
                         }
                         var torn = Stream.of(log.mend(), results.mend()).flatMap(Optional::stream).toList();
-                        var history = Batch.history(files, index, List.of());
+                        var history = History.of(files, index, List.of());
                         history.unreadable().ifPresent(note -> {
                             throw new Unusable(note + "; if one records a run, its row could be sent again",
                                     "restore the file from a copy, or delete the line");
@@ -6929,23 +6941,19 @@ final class DifyExec implements Runnable {
         private final Set<String> stoppedTasks = new HashSet<>();
         /// The attempts that have a line in the results, hashed: the log, which is read later, has no end of them.
         private final LongSet succeeded = new LongSet();
-        /// The last end of each row that has not succeeded.
-        final Map<Integer, EndEvent> ends = new HashMap<>();
+        private final Map<Integer, EndEvent> ends = new HashMap<>();
         private final LongList attemptsByRow = new LongList();
-        final BitSet changed = new BitSet();
-        /// Rows whose run was ended by Dify once its form was answered.
-        final BitSet answered = new BitSet();
+        private final BitSet changed = new BitSet(), answered = new BitSet();
         private final Figures figures = new Figures();
         /// Those of the batch, and of the session that this process runs.
         private final List<Figures> counting = new ArrayList<>(List.of(figures));
         /// By row, over all its attempts: its tokens, and by currency its cost in billionths.
         private final LongList tokensByRow = new LongList();
         private final Map<String, LongList> costByRow = new HashMap<>();
-        final List<String> unreadable = new ArrayList<>();
-        Optional<SessionEvent> session = Optional.empty();
-        Optional<MergeEvent> merge = Optional.empty();
+        private final List<String> unreadable = new ArrayList<>();
+        private final Map<Class<?>, Event> last = new HashMap<>();
         Optional<Mode> mode = Optional.empty();
-        Optional<String> stopped = Optional.empty();
+        private Optional<String> stopped = Optional.empty();
         private Instant newestBegun = Instant.MIN;
         /// How large the results were when the log last said so.
         private long resultsSize = 0;
@@ -6994,6 +7002,16 @@ final class DifyExec implements Runnable {
             this.index = index;
         }
 
+        /// Reads results, log and retry list, in this order. A listed id that is not in the others failed in the
+        /// original tool, which has no log.
+        static History of(BatchFiles files, Index index, List<Batch.Listener> listeners) throws IOException {
+            var history = new History(index);
+            history.unreadable.addAll(Results.read(files.results(), history, listeners));
+            history.read(files.log(), listeners);
+            files.retryIds().forEach(history::listed);
+            return history;
+        }
+
         void read(Path log, List<Batch.Listener> listeners) throws IOException {
             unreadable.addAll(Event.scan(log, (event, at) -> {
                 if (event instanceof SessionEvent session) session.requireFormat(log);
@@ -7012,8 +7030,14 @@ final class DifyExec implements Runnable {
             counting.add(session);
         }
 
+        /// The last event of this kind.
+        <T extends Event> Optional<T> last(Class<T> kind) {
+            return Optional.ofNullable(kind.cast(last.get(kind)));
+        }
+
         void take(Event event) {
             if (event.results() >= 0) sized(event.results());
+            last.put(event.getClass(), event);
             counting.forEach(one -> one.take(event));
             switch (event) {
                 case SessionEvent started -> session(started);
@@ -7039,7 +7063,6 @@ final class DifyExec implements Runnable {
 
         /// The sizes in logs of shards, mixed by time, say nothing about the merged file.
         private void merged(MergeEvent merged) {
-            merge = Optional.of(merged);
             doubt(id -> merged.cut().contains(Shard.of(id, merged.shards()).index()));
         }
 
@@ -7087,7 +7110,6 @@ final class DifyExec implements Runnable {
         }
 
         private void session(SessionEvent started) {
-            session = Optional.of(started);
             stopped = Optional.empty();
             if (started.auto()) mode = Optional.ofNullable(started.mode());
             if (started.sameApp()) sent.values().forEach(row -> row.replaceAll(Sent::elsewhere));
@@ -7129,7 +7151,7 @@ final class DifyExec implements Runnable {
                     .ifPresent(one -> add(one.as(State.RESENT)));
             remove(attempt.id(), one -> one.state() == State.UNSETTLED);
             if (succeeded.contains(attempt(attempt.id(), attempt.user()))) figures.resultOf(attempt, entry);
-            else add(new Sent(attempt, session.map(SessionEvent::server).orElse("")));
+            else add(new Sent(attempt, last(SessionEvent.class).map(SessionEvent::server).orElse("")));
         }
 
         private void began(RunEvent run) {
@@ -7187,23 +7209,47 @@ final class DifyExec implements Runnable {
             return Optional.ofNullable(last);
         }
 
+        int unreadableLines() {
+            return unreadable.size();
+        }
+
         Optional<String> unreadable() {
             return unreadable.isEmpty() ? Optional.empty() : Optional.of(Text.count(unreadable.size(), "line")
                     + " cannot be read (" + Text.first(3, unreadable.stream()) + ")");
         }
 
         Optional<Path> input(Path results) {
-            return session.map(last -> results.resolveSibling(last.input()).normalize())
+            return last(SessionEvent.class).map(last -> results.resolveSibling(last.input()).normalize())
                     .filter(Files::isRegularFile);
         }
 
+        /// Why the last call stopped early.
+        Optional<String> stopped() {
+            return stopped;
+        }
+
+        /// Succeeded rows that have changed in the CSV since.
+        IntStream changed() {
+            return changed.stream();
+        }
+
+        /// Rows whose run was ended by Dify once its form was answered.
+        IntStream answered() {
+            return answered.stream();
+        }
+
+        /// The last end of a row that has not succeeded.
+        Optional<EndEvent> end(int entry) {
+            return Optional.ofNullable(ends.get(entry));
+        }
+
         String cause(int entry) {
-            return ends.containsKey(entry) ? Text.cause(ends.get(entry).error()) : "listed in .retry";
+            return end(entry).map(end -> Text.cause(end.error())).orElse("listed in .retry");
         }
 
         /// A failed row would fail again: Dify refused it, or it has failed twice.
         boolean isFirm(int entry) {
-            return attemptsByRow.get(entry) > 1 || ends.containsKey(entry) && ends.get(entry).http() / 100 == 4;
+            return attemptsByRow.get(entry) > 1 || end(entry).filter(end -> end.http() / 100 == 4).isPresent();
         }
 
         private Stream<Sent> all(Predicate<State> which) {
@@ -7406,11 +7452,10 @@ final class DifyExec implements Runnable {
             RowEnd of(int entry) {
                 var last = batch.offsets().of(entry).stream().filter(offset -> offset < 0).findFirst();
                 if (last.isPresent() && results.seek(-1 - last.get()).bytes().length > 0) return RowEnd.of(results);
-                var end = batch.history().ends.get(entry);
-                return end == null ? RowEnd.NONE : new RowEnd(Map.of(), Map.of(), end.run(), "",
+                return batch.history().end(entry).map(end -> new RowEnd(Map.of(), Map.of(), end.run(), "",
                         end.tokens() == 0 ? "" : Long.toString(end.tokens()),
                         end.price() == null ? "" : end.price().toPlainString(), end.currency(),
-                        end.error(), false);
+                        end.error(), false)).orElse(RowEnd.NONE);
             }
 
             record Trace(AttemptEvent attempt, List<RunEvent> runs, List<EndEvent> ends) {
@@ -7757,13 +7802,13 @@ final class DifyExec implements Runnable {
         /// Refuses a start that could send a row which another process has sent. Without a history, the batch starts
         /// from scratch.
         static void refuseOthers(BatchFiles files, Csv csv, Optional<History> history) throws IOException {
-            var session = history.flatMap(known -> known.session);
+            var session = history.flatMap(known -> known.last(SessionEvent.class));
             if (files.shard().isPresent()) {
                 if (session.isPresent()) requireSame(files, session.get(), csv);
                 refuseOtherBatch(files, csv);
                 return;
             }
-            var merge = history.flatMap(known -> known.merge);
+            var merge = history.flatMap(known -> known.last(MergeEvent.class));
             if (merge.isEmpty() && session.filter(last -> !last.shard().isEmpty()).isPresent())
                 throw new Unusable(files.log() + ": not merged yet", "'merge' makes one batch of the shards");
             for (var part : beside(files))
@@ -7905,7 +7950,7 @@ final class DifyExec implements Runnable {
                     if (part.event instanceof SessionEvent session) {
                         session.requireFormat(part.files.log());
                         Shards.requireSame(part.files, session, csv);
-                        var last = history.session.orElse(session);
+                        var last = history.last(SessionEvent.class).orElse(session);
                         if (!last.baseUrl().equals(session.baseUrl()))
                             throw new Unusable(part.files.log()
                                     + ": ran on another server than the other shards",

@@ -268,7 +268,7 @@ final class EarlierCallsTest {
             assertEquals("old", next.results().getFirst().at("/inputs/text").asText());
             assertTrue(next.said.getFirst().contains("--rerun-changed"), next.said.toString());
             try (var batch = next.open()) {
-                assertTrue(batch.batch().history().changed.get(0), "the row does not count as changed");
+                assertTrue(batch.batch().history().changed().anyMatch(row -> row == 0), "the row does not count as changed");
             }
         }
 
