@@ -378,13 +378,24 @@ final class DifyExec implements Runnable {
             description = "Compare two results files (offline). Exits with 3 if they differ.",
             footerHeading = "%nExamples:%n", footer = {"  difyexec compare A.jsonl B.jsonl",
                     "  difyexec compare --output /answer A.jsonl B.jsonl",
-                    "  difyexec compare --html compare.html A.jsonl B.jsonl"})
+                    "  difyexec compare --html compare.html A.jsonl B.jsonl",
+                    "  difyexec compare --first a1.jsonl a2.jsonl --second b1.jsonl b2.jsonl"})
     static final class Compare implements Callable<Integer> {
-        @Parameters(index = "0", paramLabel = "A.jsonl", description = "Read the earlier results from this file.")
-        Path first;
+        @Parameters(index = "0", arity = "0..1", paramLabel = "A.jsonl",
+                description = "Read the earlier results from this file.")
+        Path a;
 
-        @Parameters(index = "1", paramLabel = "B.jsonl", description = "Read the later results from this file.")
-        Path second;
+        @Parameters(index = "1", arity = "0..1", paramLabel = "B.jsonl",
+                description = "Read the later results from this file.")
+        Path b;
+
+        @Option(names = "--first", arity = "1..*", paramLabel = "FILE",
+                description = "Read the earlier results from these files of repeated runs.")
+        List<Path> first = List.of();
+
+        @Option(names = "--second", arity = "1..*", paramLabel = "FILE",
+                description = "Read the later results from these files of repeated runs.")
+        List<Path> second = List.of();
 
         @Option(names = "--output", paramLabel = "POINTER", defaultValue = "",
                 description = "Compare only this part of the outputs, such as /answer or /items/0/name.")
@@ -417,20 +428,19 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws IOException {
-            if (Stream.of(first, second).anyMatch(Path.of("-")::equals))
-                throw new Unusable("-: compare reads files, not standard input");
             if (!part.matches("(/([^/~]|~[01])*)*"))
                 throw new Unusable("--output " + part + ": not a JSON pointer, such as /answer/text");
-            var batches = Stream.of(first, second).parallel().map(file ->
-                    Batch.peek(BatchFiles.of(file).requireStarted(), Optional.empty(), true, List.of())).toList();
-            for (var batch : batches) { // no file of either batch is overwritten
+            var sides = sides().parallelStream().map(side -> side.parallelStream().map(file ->
+                    Batch.peek(BatchFiles.of(file).requireStarted(), Optional.empty(), true, List.of())).toList())
+                    .toList();
+            for (var batch : sides.stream().flatMap(List::stream).toList()) { // no file of any batch is overwritten
                 batch.history().unreadable().ifPresent(note -> console.err().println("Warning: " + note + "."));
                 var files = batch.files();
                 if (csv != null) files.requireTarget(csv, batch.inputs(), _ -> force);
                 if (html != null) files.requireTarget(html, batch.inputs(), page -> force || WebPage.isOurs(page));
             }
             var scope = new Comparison.Scope(part, Set.copyOf(ignored), new JsonDiff(trim));
-            try (var both = new Comparison(batches.getFirst(), batches.getLast(), scope)) {
+            try (var both = new Comparison(sides.getFirst(), sides.getLast(), scope)) {
                 if (json) both.json(console.out());
                 else both.print(console.out(), console.paint(), all);
                 if (csv != null) {
@@ -444,6 +454,20 @@ final class DifyExec implements Runnable {
                 }
                 return (both.hasDifferences() ? Exit.ROWS_FAILED : Exit.OK).code;
             }
+        }
+
+        private List<List<Path>> sides() {
+            var typed = Stream.of(a, b).filter(Objects::nonNull).map(List::of).toList();
+            var named = Stream.of(first, second).filter(side -> !side.isEmpty());
+            var sides = Stream.concat(typed.stream(), named).toList();
+            if (sides.stream().flatMap(List::stream).anyMatch(Path.of("-")::equals))
+                throw new Unusable("-: compare reads files, not standard input");
+            if (sides.size() != 2 || typed.size() == 1)
+                throw new Unusable("compare needs two sides", "name two files, or files after --first and --second");
+            for (var side : sides) if (Set.copyOf(side).size() < side.size())
+                throw new Unusable(Text.first(5, side.stream().map(Path::toString)) + ": a file is named twice",
+                        "name each run's file once");
+            return sides;
         }
     }
 
@@ -3627,25 +3651,32 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Two batches row by row: the rows of the first in its order, then those only in the second.
+    /// Two sides of results, row by row. A side has one file, or several of repeated runs. Rows are in the order in
+    /// which the first file's log has sent them; then come those that only later files have.
     static final class Comparison implements AutoCloseable {
         private static final JsonNode MISSING = Json.MAPPER.missingNode();
         private static final int SHOWN = 10, LONGEST = 300; // rows, characters of a text on the terminal
+        private static final double LEVEL = 0.95; // of intervals
+        private static final String DECISIVE = "percent succeeded";
 
-        private final LineOffsets.RowEnds first, second;
+        private final Side first, second;
         private final Scope scope;
+        private final Index rows = new Index();
         private final Map<Match, Long> matches = new EnumMap<>(Match.class);
         /// How many rows differ in each output, by its pointer.
         private final Map<String, Long> outputs = new LinkedHashMap<>();
         /// Names of inputs other than the id, and pointers of the outputs to compare.
         private final Set<String> inputNames = new LinkedHashSet<>(), pointers = new LinkedHashSet<>();
-        private final BitSet unequal = new BitSet(); // numbers of the rows that differ
+        /// Numbers of the rows that differ, and of all that the JSON lists.
+        private final BitSet unequal = new BitSet(), listed = new BitSet();
         private long otherInputs = 0;
-        private final int[] others; // each row's entry in the second batch, or -1
+        private final Map<String, Figure> figures = new LinkedHashMap<>();
+        /// How much dearer the second side is, in percent.
+        private Bootstrap.Interval dearer;
 
-        /// The two outcomes of a row. A failed one may also be paused or unknown.
+        /// Compares the results of a row. One that did not succeed may also be paused or unknown.
         enum Match {
-            SAME, DIFFERENT, ONLY_FIRST, ONLY_SECOND, FAILED_FIRST, FAILED_SECOND, NEITHER;
+            SAME, DIFFERENT, UNSTABLE, ONLY_FIRST, ONLY_SECOND, FAILED_FIRST, FAILED_SECOND, NEITHER;
 
             /// Before the outputs are compared. A pending row is in no file.
             static Match of(RowStatus first, RowStatus second) {
@@ -3655,6 +3686,10 @@ final class DifyExec implements Runnable {
                 if (second == RowStatus.PENDING) return ONLY_FIRST;
                 if (first.isSuccess()) return FAILED_SECOND;
                 return second.isSuccess() ? FAILED_FIRST : NEITHER;
+            }
+
+            boolean isDifference() {
+                return this != SAME && this != UNSTABLE && this != NEITHER;
             }
 
             String key() {
@@ -3669,9 +3704,9 @@ final class DifyExec implements Runnable {
         /// What to compare: a part of the outputs by its JSON pointer, or all but the ignored ones.
         record Scope(String part, Set<String> ignored, JsonDiff diff) {
             /// The values to compare, by pointer.
-            Map<String, JsonNode> of(Map<String, JsonNode> outputs) {
+            Map<String, JsonNode> of(Result result) {
                 var values = new LinkedHashMap<String, JsonNode>();
-                outputs.forEach((name, value) -> {
+                result.end().outputs().forEach((name, value) -> {
                     if (!ignored.contains(name)) values.put(JsonDiff.pointer(name), value);
                 });
                 if (part.isEmpty()) return values;
@@ -3680,25 +3715,155 @@ final class DifyExec implements Runnable {
                 var found = whole.at(pointer.tail());
                 return found.isMissingNode() ? Map.of() : Map.of(part, found);
             }
-        }
 
-        /// A row of one batch: pending and without an end where the batch does not have it.
-        record Side(String id, RowStatus status, double seconds, LineOffsets.RowEnd end) {
-            static Side of(LineOffsets.RowEnds ends, int entry) throws IOException {
-                if (entry < 0) return new Side("", RowStatus.PENDING, 0, LineOffsets.RowEnd.NONE);
-                var index = ends.batch().index();
-                var seconds = WebPage.seconds(ends.batch(), entry);
-                return new Side(index.id(entry), index.status(entry), seconds, ends.of(entry));
+            /// By output, if any.
+            Map<String, List<JsonDiff.Difference>> differences(Result first, Result second) {
+                Map<String, JsonNode> one = of(first), two = of(second);
+                var differences = new LinkedHashMap<String, List<JsonDiff.Difference>>();
+                for (var pointer : union(one.keySet(), two.keySet())) {
+                    JsonNode before = one.getOrDefault(pointer, MISSING), after = two.getOrDefault(pointer, MISSING);
+                    var found = diff.of(pointer, before, after);
+                    if (!found.isEmpty()) differences.put(pointer, found);
+                }
+                return differences;
+            }
+
+            /// The share of unequal pairs, without those of a result and itself.
+            double unequal(List<Result> first, List<Result> second) {
+                int pairs = 0, unequal = 0;
+                for (var one : first) for (var two : second) {
+                    if (one == two) continue;
+                    pairs++;
+                    if (!differences(one, two).isEmpty()) unequal++;
+                }
+                return pairs == 0 ? 0 : (double) unequal / pairs;
             }
         }
 
-        /// A row of both.
+        /// A row in one file; its entry is -1 if it is not there.
+        record Result(Batch batch, int entry, LineOffsets.RowEnd end) {
+            static Result of(LineOffsets.RowEnds file, String id) throws IOException {
+                int entry = file.batch().index().find(id);
+                return new Result(file.batch(), entry, entry < 0 ? LineOffsets.RowEnd.NONE : file.of(entry));
+            }
+
+            RowStatus status() {
+                return entry < 0 ? RowStatus.PENDING : batch.index().status(entry);
+            }
+
+            boolean isSuccess() {
+                return status().isSuccess();
+            }
+
+            double seconds() {
+                return entry < 0 ? 0 : WebPage.seconds(batch, entry);
+            }
+        }
+
+        /// The files of one side, and what each row adds to its figures.
+        static final class Side implements AutoCloseable {
+            final String name;
+            private final List<LineOffsets.RowEnds> files = new ArrayList<>();
+            /// By figure, and then by row.
+            private final Map<String, double[]> parts = new LinkedHashMap<>();
+            /// The latency of each success in milliseconds, with its row in the lower half; sorted after counting.
+            private final LongList took = new LongList();
+            private long[] latencies = {};
+
+            Side(String name, List<Batch> batches) throws IOException {
+                this.name = name;
+                for (var batch : batches) files.add(new LineOffsets.RowEnds(batch));
+            }
+
+            Stream<String> costs() {
+                return parts.keySet().stream().filter(figure -> figure.startsWith("cost "));
+            }
+
+            Stream<Batch> batches() {
+                return files.stream().map(LineOffsets.RowEnds::batch);
+            }
+
+            /// `first`, or `first.1`, `first.2` …
+            List<String> labels() {
+                if (files.size() == 1) return List.of(name);
+                return IntStream.rangeClosed(1, files.size()).mapToObj(n -> name + "." + n).toList();
+            }
+
+            List<Result> results(String id) throws IOException {
+                var results = new ArrayList<Result>();
+                for (var file : files) results.add(Result.of(file, id));
+                return results;
+            }
+
+            /// The result that says most about a row: a success, else any but a pending one.
+            static Result shown(List<Result> all) {
+                return all.stream().max(Comparator.comparing(Result::isSuccess)
+                        .thenComparing(result -> result.status() != RowStatus.PENDING)).orElseThrow();
+            }
+
+            /// Adds a row in one of the files. Time and cost are in its log: without one, they are unknown.
+            void count(int row, int rows, Result result) {
+                if (result.entry() < 0) return;
+                var history = result.batch().history();
+                int entry = result.entry();
+                var end = result.end();
+                var adds = object("rows", 1, "succeeded", result.isSuccess() ? 1 : 0, "tokens", history.tokens(entry),
+                        "retries", Math.max(0, history.attempts(entry) - 1),
+                        "runs without price", end.price().isEmpty() && end.tokens().matches(".*[1-9].*") ? 1 : 0);
+                for (var currency : history.figures().spending().prices().keySet())
+                    adds.put("cost " + Text.text(currency, 8), history.cost(entry, currency));
+                adds.forEach((figure, part) ->
+                        parts.computeIfAbsent(figure, _ -> new double[rows])[row] += ((Number) part).doubleValue());
+                if (result.isSuccess()) history.figures().millis(entry).ifPresent(millis ->
+                        took.add(millis << Integer.SIZE | row));
+            }
+
+            void sort() {
+                latencies = IntStream.range(0, took.size()).mapToLong(took::get).sorted().toArray();
+            }
+
+            /// A figure of rows that count as often as given; NaN if it is unknown. Sums are means over the files.
+            double of(String figure, int[] counts) {
+                return switch (figure) {
+                    case "percent succeeded" -> 100 * sum("succeeded", counts) / sum("rows", counts);
+                    case "seconds p50" -> seconds(0.5, counts);
+                    case "seconds p90" -> seconds(0.9, counts);
+                    default -> sum(figure, counts) / files.size();
+                };
+            }
+
+            private double sum(String figure, int[] counts) {
+                var all = parts.get(figure);
+                return all == null ? Double.NaN : Bootstrap.sum(counts, all);
+            }
+
+            /// The smallest latency that this share of the successes does not exceed.
+            private double seconds(double share, int[] counts) {
+                long all = 0;
+                for (long one : latencies) all += counts[(int) one];
+                long left = (long) Math.ceil(share * all);
+                for (long one : latencies) {
+                    left -= counts[(int) one];
+                    if (left <= 0 && all > 0) return (one >> Integer.SIZE) / 1000.0;
+                }
+                return Double.NaN;
+            }
+
+            @Override
+            public void close() throws IOException {
+                for (var file : files) file.close();
+            }
+        }
+
+        /// A row of both sides.
         ///
+        /// @param before      its results on the first side
+        /// @param one         the result that is shown for the first side; of unequal results, two unequal ones
         /// @param differences in each output, by its pointer
-        record Pair(String id, Match match, Side first, Side second,
+        record Pair(String id, Match match, List<Result> before, List<Result> after, Result one, Result two,
                 Map<String, List<JsonDiff.Difference>> differences) {
-            List<LineOffsets.RowEnd> ends() {
-                return List.of(first.end(), second.end());
+            List<Result> results() {
+                return Stream.of(before, after).flatMap(List::stream).toList();
             }
 
             List<JsonDiff.Difference> all() {
@@ -3706,85 +3871,142 @@ final class DifyExec implements Runnable {
             }
 
             boolean hasOtherInputs() {
-                Map<String, JsonNode> before = first.end().inputs(), after = second.end().inputs();
-                return (match == Match.SAME || match == Match.DIFFERENT)
+                Map<String, JsonNode> before = one.end().inputs(), after = two.end().inputs();
+                return one.isSuccess() && two.isSuccess()
                         && !before.isEmpty() && !after.isEmpty() && !before.equals(after);
+            }
+
+            static String error(List<Result> side) {
+                return side.stream().map(result -> result.end().error()).filter(error -> !error.isEmpty()).distinct()
+                        .collect(joining(" · "));
             }
         }
 
-        /// A figure of both, null if unknown.
-        record Figure(String name, BigDecimal first, BigDecimal second) {
-            static Figure of(String name, int digits, Number first, Number second) {
-                return new Figure(name, rounded(first, digits), rounded(second, digits));
+        /// A figure of both sides, NaN if it is unknown, and the interval of their difference.
+        record Figure(int digits, double first, double second, Bootstrap.Interval interval) {
+            private BigDecimal rounded(double figure) {
+                return Double.isNaN(figure) ? null : BigDecimal.valueOf(figure).setScale(digits, RoundingMode.HALF_UP);
             }
 
-            private static BigDecimal rounded(Number figure, int digits) {
-                return figure == null ? null : new BigDecimal(figure.toString()).setScale(digits, RoundingMode.HALF_UP);
+            /// Subtracts the rounded figures, so that the sum is right for a reader.
+            private BigDecimal difference() {
+                return Double.isNaN(second - first) ? null : rounded(second).subtract(rounded(first));
             }
 
-            BigDecimal difference() {
-                return first == null || second == null ? null : second.subtract(first);
+            private String text(double figure) {
+                return Double.isNaN(figure) ? "–" : String.format(Locale.ROOT, "%,." + digits + "f", rounded(figure));
             }
 
-            static String text(BigDecimal figure) {
-                return figure == null ? "–" : String.format(Locale.ROOT, "%,." + figure.scale() + "f", figure);
+            private String signed(double figure) {
+                return (rounded(figure).signum() < 0 ? "" : "+") + text(figure);
             }
 
-            /// `+0.03 (+12.5 %)`
-            String change() {
+            /// `0.24`, `0.27`, `+0.03 (+12.5 %)`, `+0.01 to +0.05`
+            List<String> texts(String name) {
                 var change = difference();
-                if (change == null || change.signum() == 0) return "";
-                var shown = (change.signum() > 0 ? "+" : "") + text(change);
-                if (first.signum() == 0 || name.startsWith("percent")) return shown;
-                double percent = 100 * change.doubleValue() / first.doubleValue();
-                return shown + String.format(Locale.ROOT, " (%+.1f %%)", percent);
+                boolean isChanged = change != null && change.signum() != 0;
+                var shown = isChanged ? signed(change.doubleValue()) : "";
+                if (isChanged && rounded(first).signum() != 0 && !name.startsWith("percent")) shown += String.format(
+                        Locale.ROOT, " (%+.1f %%)", 100 * change.doubleValue() / rounded(first).doubleValue());
+                var range = interval.low() < interval.high()
+                        ? signed(interval.low()) + " to " + signed(interval.high()) : "";
+                return List.of(text(first), text(second), shown, range);
+            }
+
+            Map<String, Object> json() {
+                return object("first", rounded(first), "second", rounded(second), "difference", difference(),
+                        "low", rounded(interval.low()), "high", rounded(interval.high()));
             }
         }
 
         /// Reads all rows once, to count. Views read those that they show again: a batch need not fit into memory.
-        Comparison(Batch first, Batch second, Scope scope) throws IOException {
-            this.first = new LineOffsets.RowEnds(first);
-            this.second = new LineOffsets.RowEnds(second);
+        Comparison(List<Batch> first, List<Batch> second, Scope scope) throws IOException {
+            this.first = new Side("first", first);
+            this.second = new Side("second", second);
             this.scope = scope;
-            Index one = first.index(), two = second.index();
-            others = IntStream.concat(IntStream.range(0, one.size()).map(entry -> two.find(one.id(entry))),
-                    IntStream.range(0, two.size()).filter(entry -> one.find(two.id(entry)) < 0)).toArray();
+            for (var batch : Stream.of(first, second).flatMap(List::stream).toList())
+                batch.offsets().inOrderOfSending(batch.index().size())
+                        .forEach(entry -> rows.findOrAdd(batch.index().id(entry)));
             for (var match : Match.values()) matches.put(match, 0L);
-            for (int number = 0; number < others.length; number++) count(number, pair(number));
-            long both = matches.get(Match.SAME) + matches.get(Match.DIFFERENT);
+            for (int number = 0; number < rows.size(); number++) count(number, pair(number));
+            long both = matches.get(Match.SAME) + matches.get(Match.DIFFERENT) + matches.get(Match.UNSTABLE);
             if (both > 0 && pointers.isEmpty() && !scope.part().isEmpty())
                 throw new Unusable("--output " + Text.text(scope.part(), 100)
-                        + ": no row of either file has this part in its outputs");
+                        + ": no row of any file has this part in its outputs");
+            this.first.sort();
+            this.second.sort();
+            measure();
+        }
+
+        /// Computes the intervals of all figures from the same draws of rows.
+        private void measure() {
+            int scale = Stream.of(first, second).flatMap(Side::batches)
+                    .flatMap(batch -> batch.figures().spending().prices().values().stream())
+                    .mapToInt(BigDecimal::scale).max().orElse(-1);
+            int whole = Stream.of(first, second).flatMap(Side::batches).count() > 2 ? 1 : 0; // several files: a mean
+            var costs = Stream.of(first, second).flatMap(Side::costs).distinct().toList();
+            var digits = new LinkedHashMap<String, Integer>();
+            digits.put("rows", whole);
+            digits.put(DECISIVE, 1);
+            digits.put("seconds p50", 2);
+            digits.put("seconds p90", 2);
+            digits.put("tokens", whole);
+            costs.forEach(name -> digits.put(name, Math.max(0, scale)));
+            if (scale >= 0) digits.put("runs without price", whole);
+            digits.put("retries", whole);
+            var differences = new ArrayList<ToDoubleFunction<int[]>>();
+            for (var name : digits.keySet())
+                differences.add(counts -> second.of(name, counts) - first.of(name, counts));
+            var cost = costs.size() == 1 ? costs.getFirst() : "";
+            differences.add(counts -> 100 * (second.of(cost, counts) / first.of(cost, counts) - 1));
+            var intervals = Bootstrap.of(rows.size(), LEVEL, differences).iterator();
+            int[] once = new int[rows.size()];
+            Arrays.fill(once, 1);
+            digits.forEach((name, shown) -> figures.put(name,
+                    new Figure(shown, first.of(name, once), second.of(name, once), intervals.next())));
+            dearer = intervals.next();
+        }
+
+        /// Whether chance alone hardly explains the difference.
+        private String verdict() {
+            var decisive = figures.get(DECISIVE).interval();
+            if (decisive.low() > 0) return "better";
+            return decisive.high() < 0 ? "worse" : "unclear";
+        }
+
+        /// `second is better: +6.5 points correct (+2.0 to +11.0), 8 % dearer (+5 % to +11 %)`
+        private String sentence() {
+            var points = figures.get(DECISIVE).interval();
+            var sentence = verdict().equals("unclear") ? "no difference is certain" : "second is " + verdict();
+            sentence += String.format(Locale.ROOT, ": %+.1f points succeeded (%+.1f to %+.1f)",
+                    points.estimate(), points.low(), points.high());
+            var word = dearer.low() > 0 ? "dearer" : "cheaper";
+            if (dearer.low() > 0 || dearer.high() < 0)
+                sentence += String.format(Locale.ROOT, ", %.0f %% %s (%+.0f %% to %+.0f %%)",
+                        Math.abs(dearer.estimate()), word, dearer.low(), dearer.high());
+            return sentence;
         }
 
         boolean hasDifferences() {
             return !unequal.isEmpty();
         }
 
+        /// Reads a row of all files. It is different only if the sides differ more than each differs from itself.
         private Pair pair(int number) throws IOException {
-            var one = Side.of(first, number < first.batch().index().size() ? number : -1);
-            var two = Side.of(second, others[number]);
-            var id = one.id().isEmpty() ? two.id() : one.id();
+            var id = rows.id(number);
+            List<Result> before = first.results(id), after = second.results(id);
+            List<Result> ones = before.stream().filter(Result::isSuccess).toList();
+            List<Result> twos = after.stream().filter(Result::isSuccess).toList();
+            Result one = Side.shown(before), two = Side.shown(after);
             var match = Match.of(one.status(), two.status());
-            if (match != Match.SAME) return new Pair(id, match, one, two, Map.of());
-            var differences = differences(one, two);
-            if (!differences.isEmpty()) match = Match.DIFFERENT;
-            return new Pair(id, match, one, two, differences);
-        }
-
-        private Map<String, List<JsonDiff.Difference>> differences(Side first, Side second) {
-            Map<String, JsonNode> one = values(first.end()), two = values(second.end());
-            var differences = new LinkedHashMap<String, List<JsonDiff.Difference>>();
-            for (var pointer : union(one.keySet(), two.keySet())) {
-                JsonNode before = one.getOrDefault(pointer, MISSING), after = two.getOrDefault(pointer, MISSING);
-                var found = scope.diff().of(pointer, before, after);
-                if (!found.isEmpty()) differences.put(pointer, found);
+            double across = scope.unequal(ones, twos);
+            boolean isStable = across > Math.max(scope.unequal(ones, ones), scope.unequal(twos, twos));
+            if (across > 0) match = isStable ? Match.DIFFERENT : Match.UNSTABLE;
+            for (var left : ones) for (var right : twos) {
+                var differences = scope.differences(left, right);
+                if (!differences.isEmpty()) return new Pair(id, match, before, after, left, right, differences);
             }
-            return differences;
-        }
-
-        private Map<String, JsonNode> values(LineOffsets.RowEnd end) {
-            return scope.of(end.outputs());
+            return new Pair(id, match, before, after, one, two, Map.of());
         }
 
         static Set<String> union(Set<String> first, Set<String> second) {
@@ -3795,35 +4017,17 @@ final class DifyExec implements Runnable {
 
         private void count(int number, Pair pair) {
             matches.merge(pair.match(), 1L, Long::sum);
-            unequal.set(number, pair.match() != Match.SAME && pair.match() != Match.NEITHER);
+            unequal.set(number, pair.match().isDifference());
+            listed.set(number, pair.match().isDifference() || pair.match() == Match.UNSTABLE);
             if (pair.hasOtherInputs()) otherInputs++;
             pair.differences().keySet().forEach(pointer -> outputs.merge(pointer, 1L, Long::sum));
-            for (var end : pair.ends()) {
-                inputNames.addAll(end.inputs().keySet());
-                pointers.addAll(values(end).keySet());
+            for (var result : pair.before()) first.count(number, rows.size(), result);
+            for (var result : pair.after()) second.count(number, rows.size(), result);
+            for (var result : pair.results()) {
+                inputNames.addAll(result.end().inputs().keySet());
+                pointers.addAll(scope.of(result).keySet());
             }
             inputNames.remove("id");
-        }
-
-        /// Time and cost are in the logs: without one, they are unknown.
-        private List<Figure> figures() {
-            Figures one = first.batch().figures(), two = second.batch().figures();
-            Index rows = first.batch().index(), others = second.batch().index();
-            var figures = new ArrayList<Figure>();
-            figures.add(Figure.of("rows", 0, rows.size(), others.size()));
-            figures.add(Figure.of("percent succeeded", 1, succeeded(rows), succeeded(others)));
-            Map<String, Double> before = one.latencies(), after = two.latencies();
-            for (var name : List.of("p50", "p90"))
-                figures.add(Figure.of("seconds " + name, 2, before.get(name), after.get(name)));
-            figures.add(Figure.of("tokens", 0, one.spending().tokens(), two.spending().tokens()));
-            Map<String, BigDecimal> paid = one.spending().prices(), later = two.spending().prices();
-            for (var currency : union(paid.keySet(), later.keySet()))
-                figures.add(new Figure("cost " + Text.text(currency, 8), paid.get(currency), later.get(currency)));
-            long free = one.spending().unpriced(), othersFree = two.spending().unpriced();
-            if (free + othersFree > 0 && paid.size() + later.size() > 0)
-                figures.add(Figure.of("runs without price", 0, free, othersFree));
-            figures.add(Figure.of("retries", 0, one.retries(), two.retries()));
-            return figures;
         }
 
         private List<String> notes() {
@@ -3831,34 +4035,30 @@ final class DifyExec implements Runnable {
             return List.of("the inputs of " + Text.count(otherInputs, "row") + " differ, too");
         }
 
-        private static Double succeeded(Index index) {
-            return index.rows() == 0 ? null : 100.0 * index.succeeded() / index.rows();
-        }
-
         @Override
         public void close() throws IOException {
-            first.close();
-            second.close();
+            try (first; second) {} // both, whatever happens
         }
 
-        /// One row for each of both. An input has one column, since it mostly is the same in both.
+        /// One row for each of both. An input has one column, since it mostly is the same in all files.
         void csv(Spreadsheet file, OutputStream out) throws IOException {
             var head = new ArrayList<>(List.of("id", "kind", "differs"));
+            var labels = Stream.of(first, second).map(Side::labels).flatMap(List::stream).toList();
             inputNames.forEach(name -> head.add("input." + name));
-            for (var pointer : pointers) head.addAll(List.of("first" + pointer, "second" + pointer));
+            for (var pointer : pointers) labels.forEach(label -> head.add(label + pointer));
             head.addAll(List.of("error_first", "error_second"));
             file.open(out, head, Integer.MAX_VALUE);
-            for (int number = 0; number < others.length; number++) {
+            for (int number = 0; number < rows.size(); number++) {
                 var pair = pair(number);
                 var places = pair.all().stream().map(JsonDiff.Difference::pointer).collect(joining(" "));
                 var cells = new ArrayList<>(List.of(pair.id(), pair.match().key(), places));
-                LineOffsets.RowEnd before = pair.first().end(), after = pair.second().end();
-                var inputs = before.inputs().isEmpty() ? after.inputs() : before.inputs();
+                var inputs = pair.results().stream().map(result -> result.end().inputs())
+                        .filter(known -> !known.isEmpty()).findFirst().orElse(Map.of());
                 inputNames.forEach(name -> cells.add(Spreadsheet.cell(inputs.get(name))));
-                Map<String, JsonNode> one = values(before), two = values(after);
+                var values = pair.results().stream().map(scope::of).toList();
                 for (var pointer : pointers)
-                    cells.addAll(List.of(Spreadsheet.cell(one.get(pointer)), Spreadsheet.cell(two.get(pointer))));
-                cells.addAll(List.of(before.error(), after.error()));
+                    values.forEach(known -> cells.add(Spreadsheet.cell(known.get(pointer))));
+                cells.addAll(List.of(Pair.error(pair.before()), Pair.error(pair.after())));
                 file.write(cells);
             }
             file.finish();
@@ -3867,44 +4067,50 @@ final class DifyExec implements Runnable {
         /// A page with all rows, differences marked.
         void page(OutputStream out) throws IOException {
             var pointers = List.copyOf(outputs.keySet());
-            var figures = figures().stream().map(figure -> List.of(figure.name(), Figure.text(figure.first()),
-                    Figure.text(figure.second()), figure.change())).toList();
+            var shown = new ArrayList<List<String>>();
+            figures.forEach((name, figure) -> shown.add(Stream.concat(Stream.of(name),
+                    figure.texts(name).stream()).toList()));
             var totals = new LinkedHashMap<String, Long>();
             matches.forEach((match, rows) -> totals.put(match.word(), rows));
-            var title = Stream.of(first, second).map(side -> StatusView.title(side.batch())).distinct();
-            var about = "first: " + StatusView.headline(first.batch(), Ansi.OFF) + "; second: "
-                    + StatusView.headline(second.batch(), Ansi.OFF);
+            var title = "Comparison: " + Stream.of(first, second).map(side ->
+                    Text.first(3, side.batches().map(StatusView::title))).collect(joining(" and "));
+            var about = Stream.of(first, second).map(side -> side.name + ": " + side.batches()
+                    .map(batch -> StatusView.headline(batch, Ansi.OFF)).collect(joining(", "))).collect(joining("; "));
             var causes = pointers.stream().map(pointer -> object("cause", pointer, "count", outputs.get(pointer)));
-            WebPage.write(out, object("title", title.collect(joining(" and ")), "about", about, "totals", totals,
-                    "comparison", figures, "notes", notes(), "causes", causes.toList()),
-                    others.length, number -> row(pair(number), pointers));
+            WebPage.write(out, object("title", title, "about", about, "totals", totals, "comparison", shown,
+                    "notes", notes(), "causes", causes.toList()), rows.size(), number -> row(pair(number), pointers));
         }
 
         /// Inputs and outputs are those of the first run that succeeded.
         private Map<String, Object> row(Pair pair, List<String> pointers) {
-            LineOffsets.RowEnd one = pair.first().end(), two = pair.second().end();
+            LineOffsets.RowEnd one = pair.one().end(), two = pair.two().end();
             var shown = one.outputs().isEmpty() ? two : one;
-            var later = WebPage.filled("seconds", pair.second().seconds(), "run", two.run(), "error", two.error());
+            var later = WebPage.filled("seconds", pair.two().seconds(), "run", two.run(),
+                    "error", Pair.error(pair.after()));
             return WebPage.filled("id", pair.id(), "outcome", pair.match().word(),
                     "differsIn", pair.differences().keySet().stream().map(pointers::indexOf).toList(),
-                    "seconds", pair.first().seconds(), "run", one.run(), "error", one.error(),
+                    "seconds", pair.one().seconds(), "run", one.run(), "error", Pair.error(pair.before()),
                     "second", later,
                     "inputs", WebPage.values(shown.inputs()), "outputs", WebPage.values(shown.outputs()),
                     "differences", pair.all().stream().map(difference -> object("pointer", difference.pointer(),
                             "change", scope.diff().change(difference))).toList());
         }
 
-        /// From the whole to the parts: kinds of rows, figures, outputs, then the rows that differ.
+        /// From the whole to the parts: kinds of rows, figures, outputs, the rows that differ; then the verdict.
         void print(PrintWriter out, Ansi paint, boolean all) throws IOException {
-            out.println("first   " + StatusView.headline(first.batch(), paint));
-            out.println("second  " + StatusView.headline(second.batch(), paint));
+            for (var side : List.of(first, second)) {
+                var head = new AtomicReference<>(side.name);
+                side.batches().forEach(batch ->
+                        out.println("%-8s".formatted(head.getAndSet("")) + StatusView.headline(batch, paint)));
+            }
             out.println();
             StatusView.bars(matches, 13, Match::word, (_, text) -> text).forEach(out::println);
             out.println();
-            out.println("  " + paint.faint("%-18s%14s%14s    %s".formatted("", "first", "second", "difference")));
-            for (var figure : figures()) out.println("  " + paint.faint("%-18s".formatted(figure.name()))
-                    + "%14s%14s    %s".formatted(Figure.text(figure.first()), Figure.text(figure.second()),
-                            figure.change()).stripTrailing());
+            var line = "%11s%11s    %-20s %s";
+            out.println("  " + paint.faint("%-18s".formatted("")
+                    + line.formatted("first", "second", "difference", "95 % interval")));
+            figures.forEach((name, figure) -> out.println("  " + paint.faint("%-18s".formatted(name))
+                    + line.formatted(figure.texts(name).toArray()).stripTrailing()));
             if (!outputs.isEmpty()) out.println();
             outputs.forEach((output, rows) -> out.println("  "
                     + paint.faint("%-24s".formatted("differ in " + Text.text(output, 200)))
@@ -3915,12 +4121,13 @@ final class DifyExec implements Runnable {
             int more = unequal.cardinality() - rows.length;
             if (more > 0) out.println("\n  … and " + Text.count(more, "more row") + " (--all)");
             if (rows.length == 0) out.println("\nNothing differs.");
+            out.println("\n" + sentence());
             out.flush();
         }
 
         private void print(Pair pair, PrintWriter out, Ansi paint) {
             out.println("\n  " + paint.bold(Text.id(pair.id())) + "  " + pair.match().word()
-                    + pair.ends().stream().map(LineOffsets.RowEnd::error).filter(error -> !error.isEmpty())
+                    + Stream.of(pair.before(), pair.after()).map(Pair::error).filter(error -> !error.isEmpty())
                             .map(error -> ": " + Text.text(error, LONGEST)).collect(joining()));
             for (var difference : pair.all()) { // the [-red-]{+blue+} one
                 var change = scope.diff().change(difference);
@@ -3937,13 +4144,13 @@ final class DifyExec implements Runnable {
         void json(PrintWriter out) throws IOException {
             var head = object();
             matches.forEach((match, rows) -> head.put(match.key(), rows));
-            var figures = object();
-            for (var figure : figures()) figures.put(figure.name().replace(' ', '_'), object("first", figure.first(),
-                    "second", figure.second(), "difference", figure.difference()));
-            head.putAll(object("inputs_differ", otherInputs, "outputs", outputs, "figures", figures));
+            var named = object();
+            figures.forEach((name, figure) -> named.put(name.replace(' ', '_'), figure.json()));
+            head.putAll(object("inputs_differ", otherInputs, "outputs", outputs, "figures", named,
+                    "verdict", verdict()));
             var text = Json.text(head);
             out.print(text.substring(0, text.length() - 1) + ",\"rows\":[");
-            int[] rows = unequal.stream().toArray();
+            int[] rows = listed.stream().toArray();
             for (int i = 0; i < rows.length; i++) out.print((i > 0 ? "," : "") + Json.text(json(pair(rows[i]))));
             out.println("]}");
             out.flush();
@@ -3954,7 +4161,7 @@ final class DifyExec implements Runnable {
                     pair.all().stream().map(difference -> WebPage.filled("pointer", difference.pointer(),
                             "first", difference.first().isMissingNode() ? null : difference.first(),
                             "second", difference.second().isMissingNode() ? null : difference.second())).toList(),
-                    "error_first", pair.first().end().error(), "error_second", pair.second().end().error(),
+                    "error_first", Pair.error(pair.before()), "error_second", Pair.error(pair.after()),
                     "inputs_differ", pair.hasOtherInputs());
         }
     }
@@ -7441,6 +7648,12 @@ final class DifyExec implements Runnable {
             var all = new ArrayList<Long>();
             for (long line = newest.get(entry); line > 0; line = before.get(line - 1)) all.add(offsets.get(line - 1));
             return all;
+        }
+
+        /// The entries of this many rows. Those that the log does not have come last.
+        List<Integer> inOrderOfSending(int rows) {
+            return IntStream.range(0, rows).boxed().sorted(Comparator.comparingLong(entry -> of(entry).stream()
+                    .mapToLong(offset -> offset).filter(offset -> offset >= 0).min().orElse(Long.MAX_VALUE))).toList();
         }
 
         record RowEnds(Batch batch, Lines results, Lines log) implements AutoCloseable {
@@ -13375,7 +13588,8 @@ final class DifyExec implements Runnable {
             at('outcome').append(new Option(name, name));
             x += width;
           }
-          const heads = [['', ''], ...[chip('first'), chip('second'), 'difference'].map(head => [head, 'number'])];
+          const heads = [['', ''], ...[chip('first'), chip('second'), 'difference', '95 % interval']
+            .map(head => [head, 'number'])];
           const figures = isComparison ? table('', heads, batch.comparison)
             : element('dl', '', ...Object.entries(batch.figures).map(([name, figure]) =>
               element('div', '', element('dt', '', name), element('dd', '', figure))));

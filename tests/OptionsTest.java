@@ -110,6 +110,8 @@ final class OptionsTest {
                 --show           | check                                 | prints requests
                 --failed         | export                                | the rows that are written
                 --raw            | export                                | how cells are written
+                --first          | compare                               | the files of a side
+                --second         | compare                               | the files of a side
                 --ignore         | compare                               | the outputs that are compared
                 --trim           | compare                               | which texts are equal
                 --all            | compare                               | how many rows are shown
