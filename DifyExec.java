@@ -1263,17 +1263,19 @@ final class DifyExec implements Runnable {
             if (trace.attempt().edited()) attempt += ", edited";
             if (trace.ends().isEmpty()) attempt += "  unfinished" + run(trace.run());
             out.println(attempt);
-            for (var end : trace.ends()) out.println(end(end, end.run().isEmpty() ? trace.run() : end.run()));
+            for (var end : trace.ends()) out.println(end(trace, end));
+            trace.forms().forEach(form ->
+                    out.println("    form " + form.text() + ", token " + Text.text(form.token(), 200)));
         }
 
         /// `    failed, HTTP 400 after 0.32 s, 26 tokens, run f761…: Run failed: the model refused this input`
-        private static String end(EndEvent end, String run) {
+        private static String end(LineOffsets.RowEnds.Trace trace, EndEvent end) {
             var text = "    " + Text.text(end.outcome().replace('_', ' '), 40);
             if (end.http() != 0) text += ", HTTP " + end.http();
             text += String.format(Locale.ROOT, " after %.2f s", end.seconds());
             if (end.tokens() != 0) text += ", " + Text.count(end.tokens(), "token");
-            text += run(run);
-            if (!end.error().isEmpty()) text += ": " + Text.text(end.error(), 500);
+            text += run(end.run().isEmpty() ? trace.run() : end.run());
+            if (!end.error().isEmpty()) text += ": " + Text.text(trace.error(end), 500);
             return text;
         }
 
@@ -1689,7 +1691,7 @@ final class DifyExec implements Runnable {
                                 ofSession.forEach(user -> read.outcomes.putIfAbsent(user, "succeeded"));
                         }
                         case Event.LookEvent _, Event.HarvestEvent _, Event.ThrottleEvent _, Event.LateEvent _,
-                                Event.MergeEvent _, Event.TornEvent _ -> {} // what the engine found
+                                Event.FormEvent _, Event.MergeEvent _, Event.TornEvent _ -> {} // what the engine found
                     }
                 });
                 if (read.attempts.isEmpty()) throw new Unusable(files.log() + ": no attempts to verify");
@@ -3355,15 +3357,25 @@ final class DifyExec implements Runnable {
         }
 
         /// The failed, paused and unknown rows of one cause.
-        record Group(Cause cause, List<String> ids) {
+        ///
+        /// @param until when the first of their forms expires, or empty
+        record Group(Cause cause, List<String> ids, String until) {
+            static Group of(Batch batch, Cause cause, List<Integer> entries) {
+                return new Group(cause, entries.stream().map(batch.index()::id).toList(), entries.stream()
+                        .flatMap(batch.history()::forms).map(Event.FormEvent::until).filter(time -> !time.isEmpty())
+                        .min(Comparator.naturalOrder()).orElse(""));
+            }
+
             /// `3 × unknown: the answer broke off (r-1, r-2, …)`
             String line() {
                 var examples = Text.first(3, ids.stream().map(Text::id));
-                return ids.size() + " × " + Text.text(cause.words(), 160) + " (" + examples + ")";
+                return ids.size() + " × " + Text.text(cause.words(), 160) + Event.FormEvent.untilText(until)
+                        + " (" + examples + ")";
             }
 
             Map<String, Object> json() {
-                return object("outcome", cause.outcome().word(), "cause", cause.text(), "count", ids.size(),
+                return object("outcome", cause.outcome().word(),
+                        "cause", cause.text() + Event.FormEvent.untilText(until), "count", ids.size(),
                         "ids", ids.stream().limit(3).toList());
             }
         }
@@ -3371,8 +3383,8 @@ final class DifyExec implements Runnable {
         /// The most frequent cause comes first; of two that are as frequent, the one that occurs first.
         static List<Group> groups(Batch batch) {
             var groups = batch.index().onRetryList().boxed().collect(Collectors.groupingBy(entry -> of(batch, entry),
-                    LinkedHashMap::new, Collectors.mapping(batch.index()::id, Collectors.toList())));
-            return groups.entrySet().stream().map(group -> new Group(group.getKey(), group.getValue()))
+                    LinkedHashMap::new, Collectors.toList()));
+            return groups.entrySet().stream().map(group -> Group.of(batch, group.getKey(), group.getValue()))
                     .sorted(Comparator.comparingInt(group -> -group.ids().size())).toList();
         }
 
@@ -3644,7 +3656,7 @@ final class DifyExec implements Runnable {
                 var attempt = object("start", trace.attempt().t().toEpochMilli(),
                         "mode", trace.attempt().mode().toString());
                 trace.ends().reversed().stream().findFirst().ifPresent(end -> attempt.putAll(filled(
-                        "outcome", end.outcome(), "seconds", end.seconds(), "error", end.error(),
+                        "outcome", end.outcome(), "seconds", end.seconds(), "error", trace.error(end),
                         "run", end.run().equals(run) ? "" : end.run())));
                 return attempt;
             }).toList();
@@ -4611,6 +4623,8 @@ final class DifyExec implements Runnable {
                 case Heard.NodeEnded node -> watcher.heard(node);
                 case Heard.Chunk text -> watcher.heard(text);
                 case Heard.OtherEvent _ -> {}
+                case Heard.Form(var run, var node, var token, var until) -> writer.record(new FormEvent(clock.instant(),
+                        attempt.row().id(), attempt.user(), run, node, token, until.map(Times::text).orElse("")));
                 case Heard.Finished(var run, var recorded) -> {
                     sent.isStreaming = false;
                     if (isOpen) logRun(sent, run);
@@ -5572,7 +5586,7 @@ final class DifyExec implements Runnable {
             var reply = wire.exchange(post, limit, overdue, wire::lastBody, answer -> {
                 if (answer.status != 200) return refusedOrFailed(answer);
                 if (answer.isStream) return stream(answer, sent, heard);
-                return blocking(answer);
+                return blocking(answer, heard);
             });
             return switch (reply) {
                 case Reply.Got(var read) -> read;
@@ -5594,7 +5608,7 @@ final class DifyExec implements Runnable {
             return access.at("/workflows/" + version + "run");
         }
 
-        private Response blocking(Transport.Answer answer) throws IOException {
+        private Response blocking(Transport.Answer answer, Consumer<Heard> heard) throws IOException {
             var symptom = !answer.version.isEmpty() ? Symptom.CUT : Symptom.GATEWAY;
             var reader = new RunReader();
             try {
@@ -5602,6 +5616,7 @@ final class DifyExec implements Runnable {
             } catch (JsonProcessingException problem) {
                 return new Response.Cut(symptom, "HTTP 200, " + problem.getOriginalMessage());
             }
+            reader.forms().forEach(heard);
             var ran = isChat() ? reader.answered()
                     : reader.ran().map(end -> end.after(waited(answer, reader.finishedAt(), end.usage())));
             if (ran.isPresent()) return ran.get();
@@ -6062,10 +6077,24 @@ final class DifyExec implements Runnable {
                 case "node_finished" -> new Heard.NodeEnded(text(data, "title"), text(data, "node_type"),
                         text(data, "status"), data.path("elapsed_time").asDouble(0), text(data, "error"));
                 case "text_chunk" -> new Heard.Chunk(text(data, "text"));
+                case "reasoning_chunk" -> new Heard.Chunk(text(data, "reasoning"));
+                case "human_input_required" -> form(data);
                 case "message" -> new Heard.Chunk(text(last, "answer"));
                 case "message_replace" -> new Heard.Chunk("\n" + text(last, "answer")); // instead of all before
                 default -> new Heard.OtherEvent();
             };
+        }
+
+        /// The forms that the run of a blocking answer waits for. A stream has an event for each.
+        List<Heard> forms() {
+            return data().path("reasons").valueStream().filter(reason -> reason.has("form_id"))
+                    .map(this::form).toList();
+        }
+
+        private Heard form(JsonNode from) {
+            long expires = from.path("expiration_time").asLong(0);
+            return new Heard.Form(runId, text(from, "node_title"), text(from, "form_token"),
+                    expires > 0 && expires < 1L << 40 ? Optional.of(Instant.ofEpochSecond(expires)) : Optional.empty());
         }
 
         /// Empty where there is none, or something that is not a price, such as a negative number.
@@ -6132,7 +6161,7 @@ final class DifyExec implements Runnable {
             return ran.with(message(), withSources(outputs, metadata));
         }
 
-        /// A chatflow's answer. A blocking one names its run only if that waits for a human.
+        /// A chatflow's answer. A blocking one names its run only if that waits for a person.
         Optional<Response.Ran> answered() {
             if (is("workflow_paused")) return ran().map(ran -> ran.with(message(), ran.outputs()));
             if (event().isEmpty()) answer.append(text(last, "answer"));
@@ -7015,7 +7044,7 @@ final class DifyExec implements Runnable {
                     if (stop.user().isEmpty()) passed(stop.t());
                     if (stop.isOfRun()) stopped++;
                 }
-                case MergeEvent _, RunEvent _, LookEvent _, HarvestEvent _, ThrottleEvent _, LateEvent _,
+                case MergeEvent _, RunEvent _, FormEvent _, LookEvent _, HarvestEvent _, ThrottleEvent _, LateEvent _,
                         TornEvent _ -> {} // only their number is of interest
             }
         }
@@ -7149,6 +7178,7 @@ final class DifyExec implements Runnable {
         /// The attempts that have a line in the results, hashed: the log, which is read later, has no end of them.
         private final LongSet succeeded = new LongSet();
         private final Map<Integer, EndEvent> ends = new HashMap<>();
+        private final Map<String, List<FormEvent>> forms = new HashMap<>(); // by user
         private final LongList attemptsByRow = new LongList();
         private final BitSet changed = new BitSet(), answered = new BitSet();
         private final Figures figures = new Figures();
@@ -7251,6 +7281,7 @@ final class DifyExec implements Runnable {
                 case MergeEvent merged -> merged(merged);
                 case AttemptEvent attempt -> attempt(attempt);
                 case RunEvent run -> began(run);
+                case FormEvent form -> forms.computeIfAbsent(form.user(), _ -> new ArrayList<>(1)).add(form);
                 case EndEvent end -> end(end);
                 case LateEvent found -> late(found);
                 case StopEvent stop -> stop(stop);
@@ -7451,7 +7482,14 @@ final class DifyExec implements Runnable {
         }
 
         String cause(int entry) {
-            return end(entry).map(end -> Text.cause(end.error())).orElse("listed in .retry");
+            return end(entry).map(end -> Stream.concat(Stream.of(Text.cause(end.error())), forms(entry)
+                    .map(FormEvent::node)).distinct().collect(joining(": "))).orElse("listed in .retry");
+        }
+
+        /// The forms that the row's run waits for, as far as the response named them.
+        Stream<FormEvent> forms(int entry) {
+            if (index.status(entry) != RowStatus.PAUSED) return Stream.empty();
+            return end(entry).stream().flatMap(end -> forms.getOrDefault(end.user(), List.of()).stream());
         }
 
         /// A failed row would fail again: Dify refused it, or it has failed twice.
@@ -7630,6 +7668,7 @@ final class DifyExec implements Runnable {
             int entry = switch (event) {
                 case AttemptEvent attempt -> index.find(attempt.id());
                 case RunEvent run -> index.find(run.id());
+                case FormEvent form -> index.find(form.id());
                 case EndEvent end -> index.find(end.id());
                 case SessionEvent _, MergeEvent _, LookEvent _, HarvestEvent _, StopEvent _, ThrottleEvent _,
                         LateEvent _, TornEvent _ -> -1;
@@ -7671,9 +7710,15 @@ final class DifyExec implements Runnable {
                         end.error(), false)).orElse(RowEnd.NONE);
             }
 
-            record Trace(AttemptEvent attempt, List<RunEvent> runs, List<EndEvent> ends) {
+            record Trace(AttemptEvent attempt, List<RunEvent> runs, List<FormEvent> forms, List<EndEvent> ends) {
                 String run() {
                     return runs.isEmpty() ? "" : runs.getLast().run();
+                }
+
+                /// `waits for a person: Approve refund, until 2026-01-16 13:00:00 +01:00`
+                String error(EndEvent end) {
+                    if (forms.isEmpty() || !end.outcome().equals(RowStatus.PAUSED.word())) return end.error();
+                    return end.error() + ": " + forms.stream().map(FormEvent::text).collect(joining("; "));
                 }
             }
 
@@ -7691,11 +7736,13 @@ final class DifyExec implements Runnable {
                 var last = new HashMap<String, Trace>(); // by user
                 for (var event : events) {
                     if (event instanceof AttemptEvent attempt) {
-                        traces.add(new Trace(attempt, new ArrayList<>(), new ArrayList<>()));
+                        traces.add(new Trace(attempt, new ArrayList<>(), new ArrayList<>(), new ArrayList<>()));
                         last.put(attempt.user(), traces.getLast());
                     }
                     if (event instanceof RunEvent run && last.containsKey(run.user()))
                         last.get(run.user()).runs().add(run);
+                    if (event instanceof FormEvent form && last.containsKey(form.user()))
+                        last.get(form.user()).forms().add(form);
                     if (event instanceof EndEvent end && last.containsKey(end.user()))
                         last.get(end.user()).ends().add(end);
                 }
@@ -8619,6 +8666,19 @@ final class DifyExec implements Runnable {
         }
 
         record RunEvent(Instant t, String id, String user, String run, String task) implements Event {}
+
+        /// The run waits for a person, `until` a time if the form has one. Its `token` lets anybody answer the form, so
+        /// only the log and the view of a single row show it.
+        record FormEvent(Instant t, String id, String user, String run, String node, String token, String until)
+                implements Event {
+            String text() {
+                return Text.text(node, 60) + untilText(until);
+            }
+
+            static String untilText(String until) {
+                return until.isEmpty() ? "" : ", until " + Times.local(Times.parse(until));
+            }
+        }
 
         /// An attempt is over without a success. `outcome`: failed, paused, unknown, or what else became of it; see
         /// docs/files.md.
@@ -10395,6 +10455,7 @@ final class DifyExec implements Runnable {
                                 + "DIFY_WORKFLOW_ID empty to run the version published now, or change the plan"),
                 stop("403 [^:]+:", "Dify denied access (403: %1$s)",
                         "enable the app's API in Dify, or ask the workspace's owner"),
+                stop("404 (?!:)[^:]*:", "Dify answered 404 (%1$s)", "%4$s"),
                 stop("(404|405|410|415|426) ", "%2$s is not Dify's API (HTTP %3$s: %1$s)", "%4$s"),
                 stop("407 ", "the proxy requires a user and a password (407)",
                         "put them into HTTPS_PROXY, http://user:password@host:port"),
@@ -11763,7 +11824,7 @@ final class DifyExec implements Runnable {
         static final Outcome SUCCEEDED = new Outcome(RowStatus.SUCCEEDED, "");
         /// Succeeded with failures that the workflow handled itself.
         static final Outcome PARTIAL = new Outcome(RowStatus.PARTIAL, "");
-        static final Outcome PAUSED = new Outcome(RowStatus.PAUSED, "waits for a human");
+        static final Outcome PAUSED = new Outcome(RowStatus.PAUSED, "waits for a person");
 
         static Outcome failed(String text) {
             return new Outcome(RowStatus.FAILED, text);
@@ -12094,6 +12155,9 @@ final class DifyExec implements Runnable {
 
         /// The run has succeeded, and its files are about to be saved once the log has its id.
         record Finished(RunRef run, CompletableFuture<Void> recorded) implements Heard {}
+
+        /// The run waits for a person. Whoever has the token can answer the form.
+        record Form(String run, String node, String token, Optional<Instant> until) implements Heard {}
 
         /// Any other event of the stream; a ping is none.
         record OtherEvent() implements Heard {}

@@ -179,6 +179,24 @@ final class DifyTest {
         }
 
         @Test
+        void whatAModelThinksIsShownLikeText() throws IOException {
+            events(event("reasoning_chunk", "{'reasoning':'Let me think.','node_id':'llm','is_final':true}"));
+
+            assertEquals(new Heard.Chunk("Let me think."), reader.heard());
+        }
+
+        @ParameterizedTest
+        @CsvSource({"1795537934, 2026-11-24T16:32:14Z", "null, -", "0, -", "-5, -", "1e300, -", "'\"soon\"', -"})
+        void aFormMayHaveNoTimeAtWhichItExpires(String expiration, String until) throws IOException {
+            events(event("human_input_required", "{'form_id':'f','node_title':'Sign','form_token':null,"
+                    + "'expiration_time':" + expiration + "}"));
+
+            var form = assertInstanceOf(Heard.Form.class, reader.heard());
+            assertEquals(until, form.until().map(Instant::toString).orElse("-"));
+            assertEquals(List.of("Sign", ""), List.of(form.node(), form.token()));
+        }
+
+        @Test
         void theFirstEventOfAnyKindIdentifiesTheRun() throws IOException {
             events(event("text_chunk", "{'text':'x','from_variable_selector':null}"));
 

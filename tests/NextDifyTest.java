@@ -8,6 +8,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 
 import module java.base;
 
+import static difyexec.DifyExec.*;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
@@ -166,9 +167,10 @@ class NextDifyTest {
 
     @Nested
     class ARunThatMoves extends WholeCommand {
-        /// With half a second of work before and after a move of four: longer than TIMEOUT.
+        /// With half a second of work before and after a move of four: longer than TIMEOUT. The message of a blocking
+        /// chatflow does not name its run, so nothing shows that it moves.
         @ParameterizedTest
-        @CsvSource({"blocking, workflow", "streaming, workflow", "blocking, chatflow", "streaming, chatflow"})
+        @CsvSource({"blocking, workflow", "streaming, workflow", "streaming, chatflow"})
         void hasItsTimeWithoutTheMove(String mode, String app) throws IOException {
             var dify = SimulatedDify.of("--dify", "1.19.0", "--app", app, "--latency", "1s");
             var server = SimulatedServer.start(0, 0, dify);
@@ -183,6 +185,120 @@ class NextDifyTest {
             assertEquals(List.of("1", "2", "3"), ids());
             var stats = dify.offsets().stats(false);
             assertEquals(List.of(3, 0, 0L), List.of(stats.get("started"), stats.get("twice"), stats.get("stops")));
+        }
+    }
+
+    // ── Forms ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class AFormOfARun extends WholeCommand {
+        private Map<String, String> serve(String... options) throws IOException {
+            var server = SimulatedServer.start(0, 0, SimulatedDify.of(options));
+            open.add(server);
+            return Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.baseUrl().toString());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                version, app,      mode,      node
+                1.14.2,  workflow, blocking,  ask
+                1.14.2,  chatflow, streaming, ask
+                1.16.1,  workflow, streaming, ask
+                1.19.0,  workflow, blocking,  Approve refund
+                1.19.0,  workflow, streaming, Approve refund
+                1.19.0,  chatflow, blocking,  Approve refund
+                1.19.0,  chatflow, streaming, Approve refund
+                """)
+        void isShownByItsNodeAndExpiryAndItsTokenOnlyInLogAndRow(String version, String app, String mode, String node)
+                throws IOException {
+            var settings = serve("--dify", version, "--app", app, "--latency", "10ms");
+            csv(app.equals("chatflow") ? "id,query" : "id,text", "1,[pause]", "2,[pause]", "3,fine");
+
+            var ran = call(settings, typed("run", "--mode", mode));
+
+            assertEquals(3, ran.code(), ran.err());
+            assertEquals("succeeded=1 paused=2", status());
+            var forms = events("form");
+            assertEquals(List.of("1", "2"), forms.stream().map(form -> form.path("id").asText()).sorted().toList());
+            var form = forms.stream().filter(one -> one.path("id").asText().equals("1")).findFirst().orElseThrow();
+            assertEquals(node, form.path("node").asText());
+            var until = Times.local(Instant.parse(form.path("until").asText()));
+            var paused = events("end").stream().filter(end -> end.path("id").asText().equals("1")).toList().getFirst();
+            assertEquals(paused.path("run").asText(), form.path("run").asText());
+            assertFalse(form.path("token").asText().isEmpty(), form::toString);
+
+            var report = file("report.html");
+            var status = call(Map.of(), "status", "-o", output(), "--html", report.toString());
+            var json = call(Map.of(), "status", "-o", output(), "--json");
+            var first = forms.stream().map(one -> one.path("until").asText()).min(Comparator.naturalOrder()).orElseThrow();
+            for (var text : List.of(status.out(), json.out(), Files.readString(report)))
+                assertTrue(text.contains(node + ", until " + Times.local(Instant.parse(first))), text);
+            assertTrue(Files.readString(report).contains(node + ", until " + until), "each row has its own");
+            for (var one : forms)
+                for (var text : List.of(ran.out(), ran.err(), status.out(), json.out(), Files.readString(report),
+                        content("results.jsonl.retry"), content("results.jsonl")))
+                    assertFalse(text.contains(one.path("token").asText()), text);
+            var shown = show("1");
+            for (var fact : List.of(node, until, form.path("token").asText())) assertTrue(shown.contains(fact), shown);
+        }
+
+        private String show(String id) throws IOException {
+            var out = new StringWriter();
+            var outer = commandLine(Given.env(Map.of())).setOut(new PrintWriter(out, true));
+            outer.parseArgs("shell", "-i", input(), "-o", output());
+            Shell shell = outer.getSubcommands().get("shell").getCommand();
+            assertEquals(0, shell.session().execute("show " + id));
+            return out.toString();
+        }
+
+        /// The record that a later look-up finds has nothing of the form.
+        @Test
+        void isStillKnownWhenALaterStartFindsTheRunPaused() throws IOException {
+            var dify = dify();
+            rows(1);
+            var answer = "{'task_id':'task-1','workflow_run_id':'run-1','data':{'id':'run-1','workflow_id':'w',"
+                    + "'status':'paused','outputs':{},'total_steps':3,'reasons':[{'TYPE':'human_input_required',"
+                    + "'form_id':'f','node_title':'Approve %s','form_token':'secret-1','expiration_time':1795537934},"
+                    + "{'TYPE':'human_input_required','form_id':'g','node_title':'Sign','form_token':null,"
+                    + "'expiration_time':null}]}}";
+            dify.row("1", dify.answer(200, text(answer, "refund")));
+            dify.recorded("1", "paused");
+
+            assertEquals(3, dify.run().code());
+            assertEquals(3, dify.run().code());
+
+            assertEquals(1, dify.runs());
+            assertEquals(2, events("end").size());
+            var status = call(Map.of(), "status", "-o", output()).out();
+            assertTrue(status.contains("Approve refund: Sign, until " + Times.local(Instant.ofEpochSecond(1795537934))),
+                    status);
+            assertFalse(status.contains("secret-1"), status);
+        }
+    }
+
+    // ── Streams ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class AStreamOfALaterVersion extends WholeCommand {
+        /// With `id:` lines, comments, `reasoning_chunk` and events that nobody knows.
+        @ParameterizedTest
+        @ValueSource(strings = {"workflow", "chatflow"})
+        void givesTheSameResults(String app) throws IOException {
+            var all = new ArrayList<List<String>>();
+            for (var version : List.of("1.16.1", "1.19.0")) {
+                var server = SimulatedServer.start(0, 0, SimulatedDify.of("--dify", version, "--app", app, "--latency",
+                        "20ms"));
+                open.add(server);
+                csv(app.equals("chatflow") ? "id,query" : "id,text", "1,a", "2,[drop-after]", "3,[fail]", "4,[partial]");
+                var call = call(Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.baseUrl().toString()),
+                        typed("run", "--mode", "streaming", "--fresh"));
+                assertEquals(3, call.code(), call.err());
+                all.add(results().stream().map(line -> line.path("id") + " " + line.path("outputs") + " "
+                        + line.path("workflow_status") + " " + line.path("total_tokens") + " " + line.path("total_price"))
+                        .sorted().toList());
+            }
+            assertEquals(3, all.getFirst().size());
+            assertEquals(all.getFirst(), all.getLast());
         }
     }
 }

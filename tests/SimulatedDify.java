@@ -456,7 +456,7 @@ final class SimulatedDify {
                     : SimulatedJob.MadeUp.NO_END;
             makeUp(exchange, SimulatedJob.MadeUp.of(start, text), line(event));
         } else {
-            var out = exchange.stream();
+            var out = exchange.stream(behaviour.version().movesRuns());
             out.write(PING);
             out.write(line(event));
             fallSilent(out);
@@ -465,7 +465,7 @@ final class SimulatedDify {
 
     private void makeUp(SimulatedExchange exchange, SimulatedJob.MadeUp end, String... before)
             throws IOException, InterruptedException {
-        var out = exchange.stream();
+        var out = exchange.stream(behaviour.version().movesRuns());
         out.write(PING);
         pace.pause(behaviour.version().opening());
         for (var line : before) out.write(line);
@@ -480,7 +480,7 @@ final class SimulatedDify {
             pace.pause(start.fate().latency().dividedBy(2));
             throw new IOException("the process that had this request is killed");
         }
-        var out = exchange.stream();
+        var out = exchange.stream(behaviour.version().movesRuns());
         out.write(PING);
         fallSilent(out);
     }
@@ -585,7 +585,8 @@ final class SimulatedDify {
             unencodable(exchange);
             return;
         }
-        var out = exchange.stream();
+        boolean isLater = behaviour.version().movesRuns();
+        var out = exchange.stream(isLater);
         if (worker) out.write(PING);
         if (fault == Simulator.Fault.DROP_BEFORE) {
             pace.pause(job.fate.queue().dividedBy(2));
@@ -607,6 +608,12 @@ final class SimulatedDify {
         boolean isCut = fault == Simulator.Fault.DROP_AFTER && die % 3 > 0;
         int last = isCut ? 1 + die / 3 % opening.size() : opening.size();
         for (var event : opening.subList(0, last)) write(out, event);
+        if (isLater) {
+            out.write(": a comment\n\n");
+            for (var name : List.of("reasoning_chunk", "something_new")) write(out, object("event", name,
+                    "workflow_run_id", run.get().id(), "task_id", run.get().task(), "data", object(
+                            "reasoning", "Let me think.", "node_id", "llm", "is_final", true, "message_id", null)));
+        }
         if (isCut) out.cut(line(run.get().textChunk("Answer", "llm", "text")));
         if (fault == Simulator.Fault.OTHER_END) {
             out.write(line(another(job).closing().getLast()));

@@ -143,16 +143,16 @@ final class SimulatedExchange {
     }
 
     /// Starts an event stream.
-    Chunks stream() throws IOException {
+    Chunks stream(boolean isNumbered) throws IOException {
         head(200, "Content-Type", "text/event-stream; charset=utf-8", "Transfer-Encoding", "chunked");
         out.flush();
-        return new Chunks(out);
+        return new Chunks(out, isNumbered);
     }
 
-    /// The body of a stream, one chunk per event.
-    record Chunks(OutputStream out) {
+    /// The body of a stream, one chunk per event. Events may be numbered, for a client that rejoins the stream.
+    record Chunks(OutputStream out, boolean isNumbered) {
         void write(String event) throws IOException {
-            var bytes = event.getBytes(UTF_8);
+            var bytes = (isNumbered ? "id: " + System.nanoTime() + "-0\n" + event : event).getBytes(UTF_8);
             out.write((Integer.toHexString(bytes.length) + "\r\n").getBytes(ISO_8859_1));
             out.write(bytes);
             out.write("\r\n".getBytes(ISO_8859_1));

@@ -138,7 +138,7 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
         var actions = List.of(object("id", "ok", "title", "OK", "button_style", "primary"));
         return object("TYPE", "human_input_required", "form_id", idOf("form"),
                 "form_content", "Please look", "inputs", List.of(), "actions", actions,
-                "node_id", node, "node_title", node, "resolved_default_values", Map.of(),
+                "node_id", node, "node_title", app.version().movesRuns() ? "Approve refund" : node, "resolved_default_values", Map.of(),
                 "form_token", idOf("token"), "expiration_time", changed.getEpochSecond() + 3600);
     }
 
