@@ -35,6 +35,7 @@ final class SimulatedDify {
     private volatile Simulator.Access access = Simulator.Access.OPEN;
     private volatile Instant workerReady = Instant.MIN;
     private volatile Runnable onStart = () -> {};
+    private volatile int largestPage = Integer.MAX_VALUE;
     private final List<ModePolicy> routes;
 
     SimulatedDify(Simulator.Behaviour behaviour) {
@@ -131,6 +132,11 @@ final class SimulatedDify {
     /// The worker starts no run before this time.
     void workerReadyAt(Instant time) {
         workerReady = time;
+    }
+
+    /// No page of the log has more runs, whatever is asked for.
+    void limitPages(int most) {
+        largestPage = most;
     }
 
     void rename(String name) {
@@ -833,10 +839,38 @@ final class SimulatedDify {
 
     private void logs(SimulatedExchange exchange, String id) throws IOException {
         offsets.looks.incrementAndGet();
-        int limit = within(exchange, "WorkflowLogQuery", "limit", 20, 100);
-        var all = offsets.listed(exchange.query("created_by_end_user_session_id")).toList();
-        exchange.ok(object("page", 1, "limit", limit, "total", all.size(), "has_more", all.size() > limit,
-                "data", all.stream().limit(limit).map(SimulatedJob::logRow).toList()));
+        int limit = Math.min(largestPage, within(exchange, "WorkflowLogQuery", "limit", 20, 100));
+        int page = within(exchange, "WorkflowLogQuery", "page", 1, 99_999);
+        var wanted = wanted(exchange);
+        var all = offsets.listed(exchange.query("created_by_end_user_session_id"))
+                .filter(job -> job.now().filter(wanted).isPresent()).toList();
+        exchange.ok(object("page", page, "limit", limit, "total", all.size(),
+                "has_more", all.size() > (long) page * limit, "data",
+                all.stream().skip((page - 1L) * limit).limit(limit).map(SimulatedJob::logRow).toList()));
+    }
+
+    /// The filters of the log but its user. Other parameters are ignored, as are empty ones.
+    private Predicate<SimulatedRun> wanted(SimulatedExchange exchange) {
+        var status = exchange.query("status");
+        if (!List.of("", "succeeded", "failed", "stopped").contains(status)) throw worker
+                ? mistake("WorkflowLogQuery", "status", "Input should be 'succeeded', 'failed' or 'stopped'",
+                        "literal_error", "str")
+                : mismatch("status", "The value '" + status + "' is not a valid choice for 'status'.");
+        var from = time(exchange.query("created_at__after"), Instant.MIN);
+        var to = time(exchange.query("created_at__before"), Instant.MAX);
+        var keyword = exchange.query("keyword");
+        return run -> (status.isEmpty() || run.state().stored().equals(status))
+                && !run.listedAt().isBefore(from) && !run.listedAt().isAfter(to)
+                && run.has(keyword.substring(0, Math.min(30, keyword.length())));
+    }
+
+    private static Instant time(String text, Instant otherwise) {
+        try {
+            return text.isEmpty() ? otherwise : Instant.parse(text);
+        } catch (DateTimeParseException _) {
+            throw refused(400, "invalid_param", "invalid literal for int() with base 10: b'"
+                    + text.substring(0, Math.min(4, text.length())) + "'");
+        }
     }
 
     private void conversations(SimulatedExchange exchange, String id) throws IOException, InterruptedException {

@@ -59,7 +59,20 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
                 "created_by_account", null,
                 "created_by_end_user", object("id", uuid(user), "type", "service-api", "is_anonymous", false,
                         "session_id", user),
-                "created_at", (app.version().hasWorker() ? created : changed).getEpochSecond());
+                "created_at", listedAt().getEpochSecond());
+    }
+
+    /// When the log got its row.
+    Instant listedAt() {
+        return app.version().hasWorker() ? created : changed;
+    }
+
+    /// Whether the log finds it by a text: in its inputs and outputs, its user or its id. Before 1.14, non-ASCII is
+    /// looked for as it is stored.
+    boolean has(String text) {
+        var part = app.version().hasWorker() ? text : SimulatedJson.SPACED.json(text).replaceAll("^\"|\"$", "");
+        return Stream.of(SimulatedJson.SPACED.json(storedInputs()), SimulatedJson.SPACED.json(state.outputs()), user, id)
+                .anyMatch(whole -> whole.toLowerCase(Locale.ROOT).contains(part.toLowerCase(Locale.ROOT)));
     }
 
     /// The events from the start to the model's call.
