@@ -52,6 +52,7 @@ import com.fasterxml.jackson.databind.deser.std.FromStringDeserializer;
 import com.fasterxml.jackson.databind.json.JsonMapper;
 import com.fasterxml.jackson.databind.jsontype.NamedType;
 import com.fasterxml.jackson.databind.module.SimpleModule;
+import com.fasterxml.jackson.databind.node.NullNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import com.fasterxml.jackson.databind.node.TextNode;
 import com.fasterxml.jackson.databind.ser.std.ToStringSerializerBase;
@@ -142,7 +143,7 @@ import static java.util.stream.Collectors.joining;
 /// | 0 | every requested row succeeded |
 /// | 1 | internal error |
 /// | 2 | unusable command line, settings or input; nothing was sent |
-/// | 3 | done, but some rows failed, are paused, unknown or perhaps paid twice; `compare`, `verify`: something found |
+/// | 3 | done, but some rows failed, are paused, unknown or perhaps paid twice; `compare`, `verify`: a finding |
 /// | 4 | stopped early: refused, no answer, a limit, or a file that cannot be written |
 /// | 130 | interrupted |
 @Command(name = "difyexec", synopsisSubcommandLabel = "COMMAND",
@@ -154,7 +155,7 @@ final class DifyExec implements Runnable {
 
     /// All commands, in the order in which help lists them.
     private static final List<Class<?>> COMMANDS = List.of(Check.class, Run.class, Status.class, Retry.class,
-            Export.class, Shell.class, Compare.class, Verify.class, Merge.class,
+            Export.class, Shell.class, Compare.class, Verify.class, Merge.class, Pull.class,
             AutoComplete.GenerateCompletion.class, CommandLine.HelpCommand.class);
 
     @Mixin Console console;
@@ -626,6 +627,39 @@ final class DifyExec implements Runnable {
         }
     }
 
+    @Command(name = "pull", sortOptions = false,
+            description = {"Write the app's real runs as rows of the next batch, newest first.",
+                    "-o rows.jsonl also writes their outputs to rows.baseline.jsonl, for 'compare'."},
+            footerHeading = "%nExamples:%n", footer = {"  difyexec pull -o rows.jsonl",
+                    "  difyexec pull -o rows.jsonl --last 500 --since 7d --dedupe"})
+    static final class Pull implements Callable<Integer> {
+        @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL", description = "Write rows here.")
+        Path output;
+
+        @Mixin AppRuns.Wanted wanted;
+
+        @Option(names = "--force", description = "Overwrite existing files.")
+        boolean force;
+
+        @Mixin Setup setup;
+
+        @Override
+        public Integer call() throws Exception {
+            var running = setup.running();
+            var name = output.getFileName().toString();
+            var baseline = output.resolveSibling(name.replaceFirst("(\\.[^.]*)?$", ".baseline$1"));
+            BatchFiles.of(baseline).requireNoBatch().requireTarget(output, List.of(), _ -> force);
+            BatchFiles.of(output).requireNoBatch().requireTarget(baseline, List.of(), _ -> force);
+            setup.err().println("Note: the inputs and outputs of real runs may contain personal data.");
+            try (var dify = setup.connect(Optional.empty(), "", running, 1)) {
+                var runs = new AppRuns(dify, wanted);
+                runs.read();
+                runs.write(output, baseline, setup.next());
+            }
+            return Exit.OK.code;
+        }
+    }
+
     // ── Shell ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Runs commands on one open batch. They are typed on a terminal, or come from a script.
@@ -870,8 +904,8 @@ final class DifyExec implements Runnable {
             var line = new CommandLine(this, new CommandLines.Factory(env, edits));
             for (var command : shell.setup.spec.commandLine().getParent().getSubcommands().values()) {
                 var type = command.getCommandSpec().userObject().getClass();
-                if (!Set.of(Shell.class, CommandLine.HelpCommand.class, AutoComplete.GenerateCompletion.class)
-                        .contains(type)) line.addSubcommand(type);
+                if (!Set.of("pull", "shell", "help", "generate-completion").contains(command.getCommandName()))
+                    line.addSubcommand(type);
             }
             return CommandLines.configured(line, this::defaultOf, env).setOut(out).setErr(err)
                     .setExpandAtFiles(false).setExecutionStrategy(this::run);
@@ -1641,6 +1675,160 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// The runs of a workflow, whoever started them, newest first. They stay in memory until all are read, so that an
+    /// interrupted command leaves no file.
+    static final class AppRuns {
+        private static final String LEFT = "; nothing was written";
+
+        private final Connection dify;
+        private final Wanted wanted;
+        private final Set<String> variables;
+        private final String idColumn;
+        private final List<Taken> taken = new ArrayList<>();
+        private final Set<String> seen = new HashSet<>(), former = new TreeSet<>();
+        private final Set<Map<String, JsonNode>> inputs = new HashSet<>();
+        private long uploads = 0, unreadable = 0;
+
+        private record Taken(StoredRun run, Map<String, JsonNode> inputs) {}
+
+        AppRuns(Connection dify, Wanted wanted) throws InterruptedException {
+            this.dify = dify;
+            this.wanted = wanted;
+            if (dify.greet(LEFT).kind() == AppKind.CHATFLOW)
+                throw new Unusable("the key belongs to a chatflow: Dify has no list of its runs over all users");
+            var form = dify.exchange().form().orElseThrow(() ->
+                    new Unusable(Exit.STOPPED, "the workflow's form is unknown" + LEFT, "run the same command again"));
+            var known = Form.of(form, List.of(), Variable.Folders.of(Path.of(""), null)).variables();
+            variables = known.stream().map(Variable::name).collect(Collectors.toSet());
+            idColumn = Stream.iterate("id", name -> "run_" + name).filter(name -> known.stream().noneMatch(variable ->
+                    name.equals(variable.name()) || name.equals(variable.label()))).findFirst().orElseThrow();
+        }
+
+        /// Asks for one page or run after the other. A new run moves all others down, some of them to the next page:
+        /// there, they are passed over.
+        void read() throws InterruptedException {
+            boolean hasMore = true, hasScreen = Screen.on(2).isPresent();
+            for (int number = 1; hasMore && taken.size() < wanted.last; number++) {
+                var path = wanted.page(number);
+                var page = dify.exchange().asked(() -> dify.client().page(path), LEFT);
+                for (var run : page.path("data")) {
+                    var id = run.at("/workflow_run/id").asText("");
+                    if (id.isEmpty() || !wanted.includes(run) || taken.size() == wanted.last || !seen.add(id)) continue;
+                    take(dify.exchange().asked(() -> dify.client().storedRun(id), LEFT));
+                    if (!hasScreen) continue;
+                    dify.err().print(taken.size() + "/" + wanted.last + " runs\r"); // the next line is longer
+                    dify.err().flush();
+                }
+                hasMore = page.path("has_more").asBoolean() && !page.path("data").isEmpty();
+            }
+            former.removeAll(variables);
+            if (!former.isEmpty()) note("inputs that the workflow's form no longer has: "
+                    + Text.first(10, former.stream().map(Text::quoted)));
+            if (uploads > 0) note(Text.count(uploads, "run") + " with uploaded files, because their links expire");
+            if (unreadable > 0) note(Text.count(unreadable, "run") + " without a readable record");
+            if (taken.isEmpty()) throw new Unusable(Exit.ROWS_FAILED, "no run of this app matches" + LEFT,
+                    "choose other days or another --status; --own includes the runs that difyexec started");
+        }
+
+        private void note(String omitted) {
+            dify.err().println("Note: left out " + omitted + ".");
+        }
+
+        private void take(Optional<StoredRun> found) {
+            if (found.isEmpty()) unreadable++;
+            else if (found.get().hasUpload()) uploads++;
+            else {
+                var sent = found.get().inputs();
+                former.addAll(sent.keySet());
+                sent.keySet().retainAll(variables);
+                if (inputs.add(sent) || !wanted.dedupe) taken.add(new Taken(found.get(), sent));
+            }
+        }
+
+        /// Only a run that succeeded has outputs. An earlier baseline must not stay beside rows of other runs.
+        void write(Path output, Path baseline, NextCall next) throws IOException {
+            boolean hasOutputs = wanted.status == Wanted.Status.SUCCEEDED;
+            if (hasOutputs) AtomicFile.write(baseline, this::writeResults);
+            else Files.deleteIfExists(baseline);
+            AtomicFile.write(output, out -> {
+                for (var one : taken) {
+                    var row = object(idColumn, one.run().id());
+                    row.putAll(one.inputs());
+                    out.write(Json.bytes(row));
+                    out.write('\n');
+                }
+            });
+            dify.err().println("Wrote " + Text.count(taken.size(), "run") + " to " + output + ".");
+            next.afterPull(output, idColumn, hasOutputs ? List.of(baseline) : List.of(), dify.err());
+        }
+
+        /// Writes what a batch of these rows would have written. An input that was not sent is an empty cell there.
+        private void writeResults(OutputStream out) throws IOException {
+            var columns = inputs.stream().flatMap(one -> one.keySet().stream()).distinct().toList();
+            for (var one : taken) {
+                var cells = new LinkedHashMap<>(Map.of(idColumn, one.run().id()));
+                for (var name : columns)
+                    cells.put(name, TextFile.text(one.inputs().getOrDefault(name, NullNode.instance)));
+                out.write(Json.bytes(one.run().success(new Row(0, 0, one.run().id(), cells)).json()));
+                out.write('\n');
+            }
+        }
+
+        /// The runs to take.
+        static final class Wanted {
+            @Option(names = "--last", paramLabel = "N", defaultValue = "100",
+                    description = "Write the newest N runs (default: ${DEFAULT-VALUE}).")
+            Long last;
+
+            @Option(names = "--since", paramLabel = "DAY",
+                    description = "Only runs since this day: 2026-11-01, or 7d for seven days ago.")
+            LocalDate since;
+
+            @Option(names = "--until", paramLabel = "DAY", description = "Only runs up to the end of this day.")
+            LocalDate until;
+
+            @Option(names = "--status", paramLabel = "STATUS", defaultValue = "succeeded",
+                    description = "Only runs with this status: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
+            Status status;
+
+            @Option(names = "--keyword", paramLabel = "TEXT",
+                    description = "Only runs with this text in inputs or outputs (Dify compares 30 characters).")
+            String keyword;
+
+            @Option(names = "--own", description = "Also runs that difyexec started.")
+            boolean own;
+
+            @Option(names = "--dedupe", description = "Of runs with equal inputs, only the newest.")
+            boolean dedupe;
+
+            enum Status {
+                SUCCEEDED, FAILED, STOPPED;
+
+                @Override
+                public String toString() {
+                    return name().toLowerCase(Locale.ROOT);
+                }
+            }
+
+            /// The path of a page of the list. Days are those of this machine's time zone.
+            String page(int number) {
+                var path = new StringBuilder("/workflows/logs?limit=100&page=" + number + "&status=" + status);
+                if (keyword != null) path.append("&keyword=").append(DifyClient.encoded(keyword));
+                if (since != null) path.append("&created_at__after=").append(start(since));
+                if (until != null) path.append("&created_at__before=").append(start(until.plusDays(1)));
+                return path.toString();
+            }
+
+            private static Instant start(LocalDate day) {
+                return day.atStartOfDay(ZoneId.systemDefault()).toInstant();
+            }
+
+            boolean includes(JsonNode run) {
+                return own || !Attempt.Names.isOurs(run.at("/created_by_end_user/session_id").asText(""));
+            }
+        }
+    }
+
     // ── Verification ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Compares a batch with the server's own records. It reads log and results on its own and shares no decision with
@@ -2293,6 +2481,7 @@ final class DifyExec implements Runnable {
                         .registerConverter(Long.class, text -> number(text, 1))
                         .registerConverter(int.class, text -> (int) Math.min(Integer.MAX_VALUE, number(text, 0)))
                         .registerConverter(Pace.Rate.class, Converters::rate)
+                        .registerConverter(LocalDate.class, Converters::day)
                         .registerConverter(Limits.Ceiling.class, Converters::ceiling)
                         .registerConverter(BigDecimal.class, Converters::amount);
             }
@@ -2345,6 +2534,14 @@ final class DifyExec implements Runnable {
                 if (!text.strip().matches("\\d{1,15}") || Long.parseLong(text.strip()) < least)
                     throw new TypeConversionException("must be a whole number, at least " + least);
                 return Long.parseLong(text.strip());
+            }
+
+            private static LocalDate day(String text) {
+                try {
+                    return text.endsWith("d") ? LocalDate.now().minus(Period.parse("P" + text)) : LocalDate.parse(text);
+                } catch (DateTimeException _) {
+                    throw new TypeConversionException("not a day like 2026-11-01, or 7d for seven days ago");
+                }
             }
 
             static Pace.Rate rate(String text) {
@@ -2586,7 +2783,7 @@ final class DifyExec implements Runnable {
 
         /// Asks the server for its version and app. A refusal ends the command; `left` says what it means for the rows.
         ServerInfo greet(String left) throws InterruptedException {
-            return new FirstExchange(client, judge, err).server(left);
+            return exchange().server(left);
         }
 
         /// Asks the server that a batch started with.
@@ -2614,9 +2811,13 @@ final class DifyExec implements Runnable {
                     isAssumed);
         }
 
+        FirstExchange exchange() {
+            return new FirstExchange(client, judge, err);
+        }
+
         /// The workflow's form, or text for every cell with `--no-check`.
         Form form(WorkflowOptions options, ServerInfo server, Csv csv) throws InterruptedException {
-            var form = options.noCheck ? Form.ofText() : new FirstExchange(client, judge, err).form()
+            var form = options.noCheck ? Form.ofText() : exchange().form()
                     .map(parameters -> Form.of(parameters, csv.columns(),
                             Variable.Folders.of(csv.file().input(), options.files))).orElse(Form.ofText());
             return server.kind() == AppKind.CHATFLOW ? form.asking(csv.shape().queryColumn(), csv.columns()) : form;
@@ -3332,6 +3533,17 @@ final class DifyExec implements Runnable {
             var results = Path.of("results.jsonl");
             if (!start.isEmpty() && Files.notExists(part.map(shard -> shard.of(results)).orElse(results)))
                 suggest("run", Optional.empty(), results, out);
+        }
+
+        /// Runs the rows of `pull` and compares them with the baseline, if there is one.
+        void afterPull(Path rows, String idColumn, List<Path> baseline, PrintWriter out) {
+            var results = rows.resolveSibling("new.jsonl");
+            var id = Stream.of("--id-column " + idColumn).filter(_ -> !idColumn.equals("id"));
+            new NextCall("run", start, Optional.of(rows.toString()), Optional.empty(), Stream.concat(id,
+                    only("--(base-url|env-file|app-id)\\b.*").words.stream()).toList())
+                    .suggest("run", Optional.empty(), results, out);
+            for (var file : baseline) out.println("then: " + start + " compare " + Text.shell(file.toString()) + " "
+                    + Text.shell(results.toString()));
         }
 
         private void suggest(String command, Optional<History> known, Path results, PrintWriter out) {
@@ -5329,7 +5541,7 @@ final class DifyExec implements Runnable {
             return new DifyClient.Reply.Got<>(Optional.empty());
         }
 
-        private <T> T asked(Supplier<DifyClient.Reply<T>> question, String left) throws InterruptedException {
+        <T> T asked(Supplier<DifyClient.Reply<T>> question, String left) throws InterruptedException {
             for (int tries = 0; ; tries++) {
                 var reply = question.get();
                 if (reply instanceof DifyClient.Reply.Got(var answer)) return answer;
@@ -5769,11 +5981,16 @@ final class DifyExec implements Runnable {
                 if (!id.equalsIgnoreCase(run.id()) || reader.isForeign(sent)) return LookUpResult.FOREIGN;
                 return reader.result(run, answer.date("Date").orElseGet(Instant::now)); // by the server's clock
             });
-            if (reply instanceof Reply.NotGot(Response.Refused gone) && gone.status() == 404
-                    && gone.code().equals("not_found")) return new LookUpResult.Absent(); // only Dify itself can say so
+            if (isAbsent(reply)) return new LookUpResult.Absent();
             if (reply instanceof Reply.NotGot(Response.Unreadable(_, var why)))
                 return new LookUpResult.Silent(new Response.Unreadable(Optional.of(run), why));
             return result(reply, Function.identity());
+        }
+
+        /// Only Dify itself can say so.
+        private static boolean isAbsent(Reply<?> reply) {
+            return reply instanceof Reply.NotGot(Response.Refused gone) && gone.status() == 404
+                    && gone.code().equals("not_found");
         }
 
         private static <T> LookUpResult result(Reply<T> reply, Function<T, LookUpResult> then) {
@@ -5840,6 +6057,19 @@ final class DifyExec implements Runnable {
 
         Reply<JsonNode> stored(String path) {
             return ask(get(path), LOOK, DifyClient::tree);
+        }
+
+        /// A page of a list.
+        Reply<JsonNode> page(String path) {
+            return stored(path).then(list -> list.path("data").isArray() ? new Reply.Got<>(list)
+                    : new Reply.NotGot<>(Response.Refused.unexpected("not the list that was asked for")));
+        }
+
+        /// Empty if the server has no record of the run that can be used.
+        Reply<Optional<StoredRun>> storedRun(String id) {
+            var reply = stored("/workflows/run/" + encoded(id));
+            return isAbsent(reply) ? new Reply.Got<>(Optional.empty())
+                    : reply.then(detail -> new Reply.Got<>(StoredRun.of(id, detail)));
         }
 
         /// `GET /info`, asked before anything is spent, with the `version` of its head.
@@ -6220,6 +6450,52 @@ final class DifyExec implements Runnable {
                 if (!name.startsWith("sys.")) cells.put(name, value.isValueNode() ? value.asText() : value.toString());
             });
             return cells;
+        }
+    }
+
+    /// A workflow's run that has ended, as the server has stored it.
+    record StoredRun(JsonNode detail, Response.Ran ran, JsonNode stored) {
+        private static final String FILE = "dify_model_identity";
+
+        static Optional<StoredRun> of(String id, JsonNode detail) {
+            var reader = new RunReader();
+            reader.add(Json.MAPPER.createObjectNode().set("data", detail));
+            var stored = Json.parsed(RunReader.text(detail, "inputs"));
+            boolean isWhole = id.equalsIgnoreCase(RunReader.text(detail, "id")) && stored.isObject();
+            return isWhole && reader.result(RunRef.NONE, Instant.EPOCH) instanceof LookUpResult.Ended(var ran, _)
+                    ? Optional.of(new StoredRun(detail, ran, stored)) : Optional.empty();
+        }
+
+        String id() {
+            return ran.ref().id();
+        }
+
+        /// Whether a file has no URL but a link of Dify's own, which expires.
+        boolean hasUpload() {
+            return stored.findParents(FILE).stream()
+                    .anyMatch(file -> !RunReader.text(file, "transfer_method").equals("remote_url"));
+        }
+
+        /// The values as they were sent, but each file as its URL. Dify adds some, and null for what was not sent.
+        Map<String, JsonNode> inputs() {
+            var inputs = new LinkedHashMap<String, JsonNode>();
+            stored.forEachEntry((name, value) -> {
+                if (name.startsWith("sys.") || value.isNull()) return;
+                boolean isFile = value.findParent(FILE) != null;
+                var urls = value.findValues("remote_url");
+                if (isFile) value = value.isArray() ? Json.MAPPER.valueToTree(urls) : urls.getFirst();
+                inputs.put(name, value);
+            });
+            return inputs;
+        }
+
+        /// Its line of results.
+        Results.Success success(Row row) {
+            var user = RunReader.text(stored, "sys.user_id");
+            var attempt = new Attempt(0, row, Attempt.Tries.NONE, user, Mode.AUTO, row.hash(), Instant.EPOCH, false);
+            var end = Instant.ofEpochSecond(detail.path("finished_at").asLong());
+            var took = Duration.ofMillis((long) (ran.usage().seconds() * 1000));
+            return new Results.Success(attempt, ran, end, took, Response.SavedFiles.NONE);
         }
     }
 
@@ -7937,6 +8213,12 @@ final class DifyExec implements Runnable {
             return !head(log).isEmpty() || Storage.exists(retry) || !head(results).isEmpty();
         }
 
+        /// Refuses the results of a batch: its log would be of other rows.
+        BatchFiles requireNoBatch() {
+            if (!Storage.exists(log) && !Storage.exists(retry)) return this;
+            throw new Unusable(results + " is the results file of a batch", "choose another -o");
+        }
+
         BatchFiles requireStarted() {
             if (isStarted()) return this;
             if (Shards.beside(this).isEmpty()) throw new Unusable(
@@ -9421,7 +9703,8 @@ final class DifyExec implements Runnable {
                     + (line.startsWith("[") ? " (jq -c '.[]' makes such lines of an array)" : "");
         }
 
-        private static String text(JsonNode value) {
+        /// A value as a cell.
+        static String text(JsonNode value) {
             if (value.isNull() || value.isMissingNode()) return "";
             return value.isTextual() || value.isBoolean() ? value.asText() : Json.text(value); // digits as written
         }
@@ -11495,6 +11778,10 @@ final class DifyExec implements Runnable {
 
             static boolean isUsable(String name) {
                 return name.length() <= LONGEST && name.chars().noneMatch(Character::isISOControl);
+            }
+
+            static boolean isOurs(String user) {
+                return user.matches("(?s).*-[0-9a-f]{16}-\\d+");
             }
 
             String next() {

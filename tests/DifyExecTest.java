@@ -46,6 +46,7 @@
 //SOURCES RecipesTest.java
 //SOURCES EveryDayTest.java
 //SOURCES VerifyTest.java
+//SOURCES PullTest.java
 //SOURCES VersionsTest.java
 //SOURCES NextDifyTest.java
 //SOURCES Simulator.java
@@ -97,6 +98,7 @@ final class DifyExecTest {
             StorageTest.class, ProcessTest.class, DocsTest.class, PasteTest.class, FaultTest.class, ForeignAnswerTest.class,
             ConformanceTest.class,
             ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class, RecipesTest.class, VerifyTest.class,
+            PullTest.class,
             EveryDayTest.class, VersionsTest.class, NextDifyTest.class);
 
     /// Runs tests that allow it (`@Execution`) in parallel, up to this many.

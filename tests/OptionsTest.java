@@ -38,7 +38,7 @@ final class OptionsTest {
     @Nested
     class TheHelp {
         private static final List<String> COMMANDS = List.of("check", "run", "status", "retry", "export", "shell",
-                "compare", "verify", "merge");
+                "compare", "verify", "merge", "pull");
 
         @Test
         void isTheOneInTheGoldenFiles() throws IOException {
@@ -52,7 +52,7 @@ final class OptionsTest {
                 --input          | check run retry export merge          | the rows that are read
                 --input          | status                                | counts pending and changed rows
                 --input          | shell                                 | the batch that is open
-                --output         | run retry merge                       | the files that are written
+                --output         | run retry merge pull                  | the files that are written
                 --output         | status export verify                  | the batch that is read
                 --output         | shell                                 | the batch that is open
                 --output         | compare                               | the part that is compared
@@ -61,7 +61,7 @@ final class OptionsTest {
                 --html           | status compare                        | writes a page
                 --csv            | compare                               | writes a spreadsheet
                 --force          | retry                                 | whether succeeded rows run
-                --force          | status export compare                 | whether a file is overwritten
+                --force          | status export compare pull            | whether a file is overwritten
                 --id-column      | check run status retry export shell merge | the ids
                 --map            | check run retry shell                 | the variables that are filled
                 --map            | status export merge                   | which rows count as changed
@@ -78,9 +78,9 @@ final class OptionsTest {
                 --pending-only   | run                                   | the rows
                 --rerun-changed  | run                                   | the rows
                 --fresh          | run                                   | the batch that rows are added to
-                --base-url       | check run retry shell verify          | the server
-                --env-file       | check run retry shell verify          | the settings
-                --app-id         | check run retry shell verify          | the app in the request
+                --base-url       | check run retry shell verify pull     | the server
+                --env-file       | check run retry shell verify pull     | the settings
+                --app-id         | check run retry shell verify pull     | the app in the request
                 --workflow-id    | check run retry shell                 | the version in the request
                 --mode           | check run retry shell                 | the mode in the request
                 --query-column   | check run retry shell                 | the question in the request
@@ -119,6 +119,13 @@ final class OptionsTest {
                 --sample         | verify                                | the rows
                 --seed           | verify                                | the rows
                 --keep-going     | shell                                 | which command is the last one
+                --last           | pull                                  | how many runs are taken
+                --since          | pull                                  | the runs that are taken
+                --until          | pull                                  | the runs that are taken
+                --status         | pull                                  | the runs that are taken
+                --keyword        | pull                                  | the runs that are taken
+                --own            | pull                                  | the runs that are taken
+                --dedupe         | pull                                  | the runs that are taken
                 """;
 
         @Test
@@ -250,7 +257,8 @@ final class OptionsTest {
 
         @Test
         void hasOnlyTheNamedCommandIfThatNeedsNoOther() {
-            for (var name : List.of("run", "retry", "status", "export", "compare", "merge", "check", "verify"))
+            for (var name : List.of("run", "retry", "status", "export", "compare", "merge", "check", "verify",
+                    "pull"))
                 assertEquals(Set.of(name), commands(name, "-o", "status"));
             for (var first : List.of("", "--help", "help", "shell", "generate-completion", "statsu"))
                 assertTrue(commands(first).containsAll(TheHelp.COMMANDS), first);

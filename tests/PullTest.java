@@ -1,0 +1,371 @@
+package difyexec;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import com.github.tomakehurst.wiremock.client.ResponseDefinitionBuilder;
+import com.github.tomakehurst.wiremock.client.WireMock;
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+import module java.base;
+import module java.net.http;
+
+import static difyexec.DifyExec.*;
+import static com.github.tomakehurst.wiremock.client.WireMock.equalTo;
+import static com.github.tomakehurst.wiremock.client.WireMock.get;
+import static com.github.tomakehurst.wiremock.client.WireMock.getRequestedFor;
+import static com.github.tomakehurst.wiremock.client.WireMock.urlEqualTo;
+import static com.github.tomakehurst.wiremock.client.WireMock.urlPathEqualTo;
+import static com.github.tomakehurst.wiremock.stubbing.Scenario.STARTED;
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+/// `pull`: runs of a simulated app become the rows of a batch.
+final class PullTest extends WholeCommand {
+    private static final String FORM = """
+            [{'text-input':{'variable':'topic','label':'Topic','required':true}},
+             {'paragraph':{'variable':'note','label':'Note'}},
+             {'number':{'variable':'count','label':'Count'}},
+             {'checkbox':{'variable':'strict','label':'Strict'}},
+             {'json_object':{'variable':'meta','label':'Meta'}},
+             {'file':{'variable':'doc','label':'Doc','allowed_file_types':['document'],
+                 'allowed_file_upload_methods':['local_file','remote_url']}},
+             {'file-list':{'variable':'docs','label':'Docs','max_length':3,'allowed_file_types':['document','image'],
+                 'allowed_file_upload_methods':['local_file','remote_url']}}]""";
+    private static final String OURS = "difyexec-0123456789abcdef-";
+
+    private SimulatedDify dify;
+    private URI base;
+
+    private Map<String, String> start(String form, String... options) throws IOException {
+        var line = Simulator.commandLine();
+        var file = Files.writeString(file("form.json"), text(form)).toString();
+        line.parseArgs(Stream.concat(Stream.of("--dify", "1.16.1", "--latency", "0", "--form", file),
+                Stream.of(options)).toArray(String[]::new));
+        var kind = List.of(options).contains("chatflow") ? Simulator.Setup.Kind.CHATFLOW
+                : Simulator.Setup.Kind.WORKFLOW;
+        dify = new SimulatedDify(line.<Simulator>getCommand().behaviour(), Simulator.Setup.PLAIN.with(kind));
+        var server = SimulatedServer.start(0, 0, dify);
+        open.add(server);
+        base = server.baseUrl();
+        return Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", base.toString(), "INITIAL_RETRY_DELAY", "10ms");
+    }
+
+    private Call pull(Map<String, String> settings, String... more) throws IOException {
+        return call(settings, Stream.concat(Stream.of("pull", "-o", file("rows.jsonl").toString()), Stream.of(more))
+                .toArray(String[]::new));
+    }
+
+    /// Runs the app as anybody may, and returns the run's id and outputs with its inputs.
+    private JsonNode run(String user, JsonNode inputs) throws IOException {
+        var body = ServerTest.JSON.createObjectNode().put("user", user).put("response_mode", "blocking");
+        body.set("inputs", inputs);
+        return post("/workflows/run", "application/json", body.toString()).path("data");
+    }
+
+    private JsonNode post(String path, String type, String body) throws IOException {
+        var request = HttpRequest.newBuilder(URI.create(base + path)).header("Authorization", "Bearer " + KEY)
+                .header("Content-Type", type).POST(HttpRequest.BodyPublishers.ofString(body)).build();
+        try (var http = HttpClient.newHttpClient()) {
+            return tree(http.send(request, HttpResponse.BodyHandlers.ofString()).body());
+        } catch (InterruptedException problem) {
+            throw new IOException(problem);
+        }
+    }
+
+    private ObjectNode inputs(int number) throws IOException {
+        var inputs = (ObjectNode) tree(text("{'topic':'topic %s, \\'quoted\\' 編\\n'}", number));
+        inputs.put("note", number % 2 == 0 ? "007" : "");
+        if (number % 2 == 0) inputs.put("strict", number % 4 == 0);
+        if (number % 3 == 0) inputs.put("count", number * 1_000_000_000_000L);
+        if (number % 5 == 0) inputs.set("meta", tree(text("{'n':{'a':[1,true,null]},'number':%s}", number)));
+        if (number % 7 == 0) inputs.set("doc", remote("http://x.example/a.pdf?n=" + number));
+        if (number % 11 == 0) inputs.putArray("docs").add(remote("http://x.example/1.txt"))
+                .add(remote("http://x.example/2.txt?a=1;b=2"));
+        return inputs;
+    }
+
+    private static ObjectNode remote(String url) {
+        return ServerTest.JSON.createObjectNode().put("type", "document").put("transfer_method", "remote_url")
+                .put("url", url);
+    }
+
+    private ObjectNode uploaded(String user) throws IOException {
+        var part = "--b\r\nContent-Disposition: form-data; name=\"";
+        var id = post("/files/upload", "multipart/form-data; boundary=b", part + "user\"\r\n\r\n" + user + "\r\n"
+                + part + "file\"; filename=\"a.txt\"\r\nContent-Type: text/plain\r\n\r\nhello\r\n--b--\r\n").path("id");
+        return ServerTest.JSON.createObjectNode().put("type", "document").put("transfer_method", "local_file")
+                .put("upload_file_id", id.asText());
+    }
+
+    /// The inputs as a row of JSON lines has them: a file is its URL.
+    private static JsonNode asRow(String id, ObjectNode inputs) {
+        var row = ServerTest.JSON.createObjectNode().put("id", id);
+        inputs.properties().forEach(each -> row.set(each.getKey(), each.getValue()));
+        if (row.has("doc")) row.set("doc", row.path("doc").path("url"));
+        if (row.has("docs")) row.set("docs", ServerTest.JSON.valueToTree(row.path("docs").findValuesAsText("url")));
+        return row;
+    }
+
+    /// 300 runs, 20 of them ours, 5 with an uploaded file. Returns the eligible ones as rows, newest first, and the
+    /// outputs by id.
+    private List<JsonNode> fill(Map<String, JsonNode> outputs) throws IOException {
+        var rows = new ArrayList<JsonNode>();
+        for (int number = 1; number <= 300; number++) {
+            var user = number % 15 == 0 ? OURS + number : "person-" + number % 9;
+            var inputs = inputs(number);
+            boolean isUpload = number % 60 == 1;
+            if (isUpload) inputs.putArray("docs").add(remote("http://x.example/1.txt")).add(uploaded(user));
+            var ran = run(user, inputs);
+            assertEquals("succeeded", ran.path("status").asText(), ran.toString());
+            outputs.put(ran.path("id").asText(), ran.path("outputs"));
+            if (!isUpload && number % 15 != 0) rows.addFirst(asRow(ran.path("id").asText(), inputs));
+        }
+        return rows;
+    }
+
+    @Nested
+    class APull {
+        @Test
+        void writesTheNewestRunsThatCanBeRepeated() throws IOException {
+            var settings = start(FORM);
+            dify.limitPages(20);
+            var outputs = new HashMap<String, JsonNode>();
+            var eligible = fill(outputs);
+
+            var call = pull(settings, "--last", "100");
+
+            assertEquals(0, call.code(), call.err());
+            var rows = read("rows.jsonl");
+            assertEquals(eligible.subList(0, 100), rows);
+            var baseline = read("rows.baseline.jsonl");
+            assertEquals(rows.stream().map(row -> row.path("id")).toList(),
+                    baseline.stream().map(line -> line.path("id")).toList());
+            for (var line : baseline) assertEquals(outputs.get(line.path("id").asText()), line.path("outputs"));
+            assertTrue(call.err().contains("personal data"), call.err());
+            assertTrue(call.err().contains("1 run with uploaded files"), call.err());
+            assertEquals(Set.of("form.json", "rows.jsonl", "rows.baseline.jsonl"), names());
+
+            var before = List.of(content("rows.jsonl"), content("rows.baseline.jsonl"));
+            assertEquals(Exit.UNUSABLE.code, pull(settings, "--last", "100").code());
+            assertEquals(0, pull(settings, "--last", "100", "--force").code());
+            assertEquals(before, List.of(content("rows.jsonl"), content("rows.baseline.jsonl")));
+
+            var all = pull(settings, "--last", "400", "--force");
+            assertEquals(eligible, read("rows.jsonl"));
+            assertTrue(all.err().contains("5 runs with uploaded files"), all.err());
+        }
+
+        @Test
+        void makesRowsThatGiveTheSameOutputsAgain() throws IOException {
+            var settings = start(FORM);
+            for (int number = 1; number <= 24; number++) run("person", inputs(number));
+            assertEquals(0, pull(settings).code());
+
+            var rows = file("rows.jsonl").toString();
+            var run = call(settings, "run", "-i", rows, "-o", output(), "--progress", "off");
+            var compared = call(settings, "compare", "--json", file("rows.baseline.jsonl").toString(), output());
+
+            assertEquals(0, run.code(), run.err());
+            var json = tree(compared.out());
+            assertEquals("24 0 0", json.path("same").asText() + " " + json.path("different").asText() + " "
+                    + json.path("inputs_differ").asText(), compared.out());
+            assertEquals(0, compared.code());
+        }
+
+        @Test
+        void takesTheRunsThatAreWanted() throws IOException {
+            var settings = start(FORM);
+            for (var topic : List.of("apples", "pears", "apples", "apples [fail!]", "plums"))
+                run("person", tree(text("{'topic':'%s'}", topic)));
+            run(OURS + 1, tree(text("{'topic':'ours'}")));
+            run("person-0123456789abcdef-x", tree(text("{'topic':'hers'}")));
+
+            assertEquals("hers plums apples pears apples", topics(settings));
+            assertEquals("hers ours", topics(settings, "--own", "--last", "2"));
+            assertEquals("hers plums apples pears", topics(settings, "--dedupe"));
+            assertEquals("apples apples", topics(settings, "--keyword", "APPLES"));
+            assertEquals("hers plums apples pears apples", topics(settings, "--since", "1d", "--until", "0d"));
+            assertEquals("hers plums apples pears apples",
+                    topics(settings, "--since", LocalDate.now().minusDays(1).toString()));
+            assertEquals("none 3", topics(settings, "--until", "2d"));
+            assertEquals("none 3", topics(settings, "--status", "stopped"));
+            assertEquals("apples [fail!]", topics(settings, "--status", "failed"));
+            assertFalse(Files.exists(file("rows.baseline.jsonl")), "a failed run has no outputs");
+        }
+
+        /// The topics of the rows, or why there are none.
+        private String topics(Map<String, String> settings, String... more) throws IOException {
+            Files.deleteIfExists(file("rows.jsonl"));
+            var call = pull(settings, Stream.concat(Stream.of("--force"), Stream.of(more)).toArray(String[]::new));
+            if (call.code() != 0) return "none " + call.code() + (call.hint().isEmpty() ? " without a hint" : "");
+            return read("rows.jsonl").stream().map(row -> row.path("topic").asText()).collect(Collectors.joining(" "));
+        }
+
+        @Test
+        void leavesOutInputsThatTheFormNoLongerHasAndNamesItsIdsApart() throws IOException {
+            var settings = start("[{'text-input':{'variable':'id','label':'Id'}},{'text-input':{'variable':'x','label':'X'}},"
+                    + "{'text-input':{'variable':'old','label':'Old'}}]");
+            var ran = run("person", tree(text("{'id':'7','x':'a','old':'b'}")));
+            dify.publish(Recorded.json(text("[{'text-input':{'variable':'id','label':'Id'}},"
+                    + "{'text-input':{'variable':'x','label':'run_id'}}]")), Optional.empty());
+
+            var call = pull(settings);
+
+            assertEquals(List.of(tree(text("{'run_run_id':'%s','id':'7','x':'a'}", ran.path("id").asText()))),
+                    read("rows.jsonl"));
+            assertTrue(call.err().contains("\"old\""), call.err());
+            var next = call.err().lines().filter(line -> line.startsWith("Next: ")).findFirst().orElse("none");
+            assertTrue(next.contains("--id-column run_run_id"), next);
+        }
+
+        @Test
+        void suggestsTheBatchAndItsComparison() throws IOException {
+            var settings = start(FORM);
+            run("person", inputs(1));
+
+            var err = pull(settings, "--base-url", base.toString(), "--last", "5").err();
+
+            var rows = file("rows.jsonl").toString();
+            var results = file("new.jsonl").toString();
+            assertTrue(err.contains("Next: difyexec run -i " + rows + " -o " + results + " --base-url " + base + "\n"), err);
+            assertTrue(err.contains("difyexec compare " + file("rows.baseline.jsonl") + " " + results + "\n"), err);
+        }
+
+        @Test
+        void refusesChatflowsAndTheFilesOfABatch() throws IOException {
+            var chatflow = pull(start("[]", "--app", "chatflow"));
+            assertEquals(Exit.UNUSABLE.code, chatflow.code(), chatflow.err());
+            assertTrue(chatflow.sentence().contains("chatflow"), chatflow.err());
+
+            var settings = start(FORM);
+            run("person", inputs(1));
+            for (var batch : List.of("rows.jsonl", "rows.baseline.jsonl")) {
+                Files.writeString(file(batch + ".log"), "");
+                var call = pull(settings, "--force");
+                assertEquals(Exit.UNUSABLE.code, call.code());
+                assertTrue(call.sentence().contains(file(batch) + " ") && call.hint().isPresent(), call.err());
+                Files.delete(file(batch + ".log"));
+            }
+            assertEquals(Exit.UNUSABLE.code, pull(settings, "--since", "yesterday").code());
+            assertEquals(Set.of("form.json"), names());
+        }
+    }
+
+    /// Runs as WireMock lists them.
+    @Nested
+    class AListOfRuns {
+        private final Dify server = new Dify("1.9.2", "blocking");
+
+        private ResponseDefinitionBuilder page(boolean hasMore, int... runs) {
+            return server.answer(200, text("{'has_more':%s,'data':[%s]}", hasMore, IntStream.of(runs).mapToObj(run ->
+                    text("{'workflow_run':{'id':'run-%s'},'created_by_end_user':null}", run))
+                    .collect(Collectors.joining(","))));
+        }
+
+        private void list(int number, ResponseDefinitionBuilder page) {
+            server.server.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).withQueryParam("page", equalTo("" + number))
+                    .willReturn(page));
+        }
+
+        /// As Dify 1.9 does it: inputs and outputs are text.
+        private void record(int run, String inputs, String outputs) throws IOException {
+            server.server.stubFor(get(urlEqualTo("/v1/workflows/run/run-" + run)).willReturn(server.answer(200,
+                    ServerTest.JSON.createObjectNode().put("id", "run-" + run).put("status", "succeeded")
+                            .put("inputs", inputs).put("outputs", outputs).put("finished_at", 1795786585)
+                            .put("elapsed_time", 0.5).toString())));
+        }
+
+        private String ids() throws IOException {
+            return read("rows.jsonl").stream().map(row -> row.path("id").asText()).collect(Collectors.joining(" "));
+        }
+
+        @Test
+        void thatShiftsGivesEachRunOnce() throws IOException {
+            list(1, page(true, 1, 2));
+            list(2, page(true, 2, 3));
+            list(3, page(false, 3, 4));
+            for (int run = 1; run <= 4; run++) record(run, "{\"text\": \"t\"}", "{}");
+
+            assertEquals(0, pull(server.settings()).code());
+
+            assertEquals("run-1 run-2 run-3 run-4", ids());
+        }
+
+        @Test
+        void keepsTheDigitsOfNumbers() throws IOException {
+            list(1, page(false, 1));
+            record(1, "{\"text\": 12345678901234567890.50, \"sys.user_id\": \"me\"}", "{\"big\": 1.10, \"n\": 1e3}");
+
+            assertEquals(0, pull(server.settings()).code());
+
+            assertEquals("{\"id\":\"run-1\",\"text\":12345678901234567890.50}\n", content("rows.jsonl"));
+            var baseline = content("rows.baseline.jsonl");
+            assertTrue(baseline.contains("\"outputs\":{\"big\":1.10,\"n\":1000}"), baseline);
+            assertTrue(baseline.contains("\"inputs\":{\"id\":\"run-1\",\"text\":\"12345678901234567890.50\"}"), baseline);
+        }
+
+        @Test
+        void leavesOutRunsWithoutAReadableRecord() throws IOException {
+            list(1, page(false, 1, 2, 3, 4));
+            record(1, "{\"text\": \"cut o", "{}");
+            record(2, "{\"text\": \"t\"}", "{\"answer\": \"cut o");
+            record(3, "{\"text\": \"t\"}", "{}");
+
+            var call = pull(server.settings());
+
+            assertEquals("run-3", ids(), call.err());
+            assertTrue(call.err().contains("3 runs"), call.err());
+        }
+
+        @Test
+        void isAskedForAgainWhenTheServerSaysSo() throws IOException {
+            record(1, "{\"text\": \"t\"}", "{}");
+            var busy = get(urlPathEqualTo("/v1/workflows/logs")).inScenario("busy");
+            server.server.stubFor(busy.whenScenarioStateIs(STARTED).willReturn(
+                    server.answer(429, "").withHeader("Retry-After", "1")).willSetStateTo("free"));
+            server.server.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).inScenario("busy")
+                    .whenScenarioStateIs("free").willReturn(page(false, 1)));
+            long start = System.nanoTime();
+
+            assertEquals(0, pull(server.settings()).code());
+
+            assertTrue(System.nanoTime() - start >= 1_000_000_000L, "Retry-After is waited for");
+            assertEquals("run-1", ids());
+        }
+
+        @ParameterizedTest
+        @ValueSource(ints = {500, 401, 200})
+        void thatCannotBeReadToItsEndLeavesNoFile(int status) throws IOException {
+            list(1, page(true, 1));
+            list(2, server.answer(status, "{}"));
+            record(1, "{\"text\": \"t\"}", "{}");
+
+            var call = pull(server.settings());
+
+            assertEquals(Exit.STOPPED.code, call.code(), call.err());
+            assertEquals(Set.of(), names());
+        }
+
+        @Test
+        void isAskedForWithTheFilters() throws IOException {
+            record(1, "{\"text\": \"t\"}", "{}");
+            list(1, page(false, 1));
+
+            pull(server.settings(), "--since", "2026-11-01", "--until", "2026-11-02", "--keyword", "a b&c=ü");
+
+            var zone = ZoneId.systemDefault();
+            server.server.verify(getRequestedFor(urlPathEqualTo("/v1/workflows/logs"))
+                    .withQueryParam("status", equalTo("succeeded")).withQueryParam("keyword", equalTo("a b&c=ü"))
+                    .withQueryParam("created_at__after",
+                            equalTo(LocalDate.of(2026, 11, 1).atStartOfDay(zone).toInstant().toString()))
+                    .withQueryParam("created_at__before",
+                            equalTo(LocalDate.of(2026, 11, 3).atStartOfDay(zone).toInstant().toString())));
+        }
+    }
+}
