@@ -554,13 +554,13 @@ final class DifyExec implements Runnable {
             var out = setup.out();
             var form = dify.form(workflow, server, csv);
             var inspector = new Inspection.Inspector(csv, form);
-            var index = csv.check(inspector);
+            var index = Index.of(csv, inspector);
             var inspection = inspector.inspection(workflow.allowUnmapped);
             if (json) out.println(Json.text(inspection));
             else CheckView.print(inspection, server, out);
             var shown = new BitSet();
             shown.set(0, Math.min(show, index.rows()));
-            csv.rows(shown, index).forEachRemaining(row -> CheckView.request(attempt(row, server), form,
+            csv.rows(shown, index::cells).forEachRemaining(row -> CheckView.request(attempt(row, server), form,
                     dify.client().to(server.kind()), json ? setup.err() : out));
             return inspection.isFine() ? Exit.OK.code : Exit.UNUSABLE.code;
         }
@@ -1183,7 +1183,7 @@ final class DifyExec implements Runnable {
                     throw new Unusable(to + ": " + csv.file().charset() + " cannot encode a character of an edit");
                 var all = new BitSet();
                 all.set(0, index.rows());
-                AtomicFile.write(to, out -> csv.write(out, csv.with(this).rows(all, index)));
+                AtomicFile.write(to, out -> csv.write(out, csv.with(this).rows(all, index::cells)));
                 isSaved = true;
             }
         }
@@ -1479,7 +1479,7 @@ final class DifyExec implements Runnable {
         private Inspection check(Batch.Wanted wanted, Form form, PrintWriter err) {
             var csv = wanted.batch().csv().orElseThrow();
             var inspector = new Inspection.Inspector(csv, form);
-            csv.rows(wanted.entries(), wanted.batch().index()).forEachRemaining(inspector);
+            csv.rows(wanted.entries(), wanted.batch().index()::cells).forEachRemaining(inspector);
             var inspection = inspector.inspection(workflow.allowUnmapped);
             if (inspection.isFine()) return inspection;
             CheckView.problems(inspection, err);
@@ -1886,7 +1886,7 @@ final class DifyExec implements Runnable {
                 // only the results record a success: if lines are gone, an attempt without an outcome may have had one
                 if (files.resultsSize() < sizeOfResults.get()) read.attempts.values().forEach(all ->
                         all.forEach(sent -> read.outcomes.putIfAbsent(sent.user(), "succeeded")));
-                unreadable.addAll(Lines.<JsonNode>scan(files.results(), Lines.TREE, (line, _) ->
+                unreadable.addAll(Lines.<JsonNode>scan(files.results(), "", Lines.TREE, (line, _) ->
                         read.results.computeIfAbsent(text(line, "id"), _ -> new ArrayList<>(1)).add(line)));
                 if (!unreadable.isEmpty()) throw new Unusable(unreadable.getFirst() + ": not a JSON object");
                 return read;
@@ -5202,7 +5202,7 @@ final class DifyExec implements Runnable {
         /// @param now       the call's start: earlier ones sent before, whatever the clock did since
         Agenda(Batch.Wanted wanted, Duration firstLook, Instant now) {
             var batch = wanted.batch();
-            this.rows = batch.csv().orElseThrow().rows(wanted.fresh(), batch.index());
+            this.rows = batch.csv().orElseThrow().rows(wanted.fresh(), batch.index()::cells);
             this.firstLook = firstLook;
             readRow();
             for (boolean hasRun : List.of(false, true))
@@ -6942,7 +6942,7 @@ final class DifyExec implements Runnable {
         static Index rows(BatchFiles files, Optional<Csv> csv) throws IOException {
             files.requireOurs();
             if (csv.isEmpty()) return new Index();
-            var index = csv.get().check();
+            var index = Index.of(csv.get(), _ -> {});
             files.requireOurs(index);
             return index;
         }
@@ -6973,7 +6973,7 @@ final class DifyExec implements Runnable {
 
         Iterator<Row> rows(IntPredicate wanted) {
             var entries = set(IntStream.range(0, index.rows()).filter(wanted));
-            return csv.map(known -> known.rows(entries, index)).orElse(Collections.emptyIterator());
+            return csv.map(known -> known.rows(entries, index::cells)).orElse(Collections.emptyIterator());
         }
 
         /// The entry of a row. An unknown id is refused with the ids that are most like it.
@@ -6990,7 +6990,7 @@ final class DifyExec implements Runnable {
         void requireInCsv(List<String> ids) {
             if (ids.isEmpty()) return;
             var whole = csv.orElseThrow().with(Optional.empty());
-            var all = new Batch(files, Optional.of(whole), whole.check(), history, offsets);
+            var all = new Batch(files, Optional.of(whole), Index.of(whole, _ -> {}), history, offsets);
             ids.forEach(id -> all.known(id, ""));
         }
 
@@ -7287,7 +7287,175 @@ final class DifyExec implements Runnable {
         }
     }
 
-    // Batch: figures
+    // Batch: rows and figures
+
+    /// Ids, the line of each and what is known of it, packed: about forty bytes an id, no objects. Entries are numbered
+    /// in the order in which they came. Those of the CSV come first, so an entry's number is its row's.
+    static final class Index {
+        private static final RowStatus[] STATUSES = RowStatus.values();
+
+        private final Texts ids = new Texts();
+        /// By entry: the place of its id, with its line; its hash; its status.
+        private final LongList places = new LongList(), cells = new LongList(), statuses = new LongList();
+        private final SequencedSet<String> versions = new LinkedHashSet<>();
+        private int ofOtherShards = 0;
+        private int rows = -1;
+        /// How many rows have each status: limits ask after every row, and must not wait for a scan of a million.
+        private final long[] counts = new long[STATUSES.length];
+        private final BitSet toRetry = new BitSet(); // for the same reason
+        /// Open addressing, at most two thirds full: an entry's number plus one, or 0.
+        private int[] table = new int[4096];
+
+        /// The rows of a CSV, or of its shard.
+        ///
+        /// @param inspector is shown each row
+        static Index of(Csv csv, Consumer<Row> inspector) {
+            var index = new Index();
+            index.endOfRows(csv.check(row -> {
+                int known = index.size(), entry = index.add(row.id(), row.line(), row.cells());
+                if (entry < known) return "duplicate id " + Text.quoted(row.id()) + " (first seen on "
+                        + csv.file().where(index.line(entry), 0) + ")";
+                inspector.accept(row);
+                return "";
+            }));
+            return index;
+        }
+
+        int find(String id) {
+            return table[slot(UTF_8.encode(id))] - 1;
+        }
+
+        /// Adds an id unless it is there. Returns its number in either case.
+        int add(String id, long line, long hash) {
+            if (size() >= table.length / 3 * 2) {
+                table = new int[table.length * 2];
+                for (int entry = 0; entry < size(); entry++) table[slot(ids.get(place(entry)))] = entry + 1;
+            }
+            var bytes = id.getBytes(UTF_8);
+            int slot = slot(ByteBuffer.wrap(bytes));
+            if (table[slot] == 0) {
+                places.add((long) ids.add(bytes) << Integer.SIZE | Math.toIntExact(line));
+                cells.add(hash);
+                statuses.add(RowStatus.PENDING.ordinal());
+                table[slot] = size();
+                if (isRow(size() - 1)) counts[RowStatus.PENDING.ordinal()]++;
+            }
+            return table[slot] - 1;
+        }
+
+        int findOrAdd(String id) {
+            return add(id, 0, 0);
+        }
+
+        /// Marks the end of the CSV's ids. Later ones are known from the batch's files alone.
+        void endOfRows(int ofOtherShards) {
+            rows = size();
+            this.ofOtherShards = ofOtherShards;
+        }
+
+        int rowsOfOtherShards() {
+            return ofOtherShards;
+        }
+
+        void madeBy(String version) {
+            versions.addLast(version);
+        }
+
+        /// The versions of the workflow that made results, that of the last result last.
+        SequencedSet<String> versions() {
+            return Collections.unmodifiableSequencedSet(versions);
+        }
+
+        /// The number of rows in the CSV; without a CSV, of known ids.
+        int rows() {
+            return rows < 0 ? size() : rows;
+        }
+
+        int size() {
+            return places.size();
+        }
+
+        boolean isRow(int entry) {
+            return entry >= 0 && (rows < 0 || entry < rows);
+        }
+
+        String id(int entry) {
+            return UTF_8.decode(ids.get(place(entry))).toString();
+        }
+
+        long line(int entry) {
+            return (int) places.get(entry);
+        }
+
+        long cells(int entry) {
+            return cells.get(entry);
+        }
+
+        RowStatus status(int entry) {
+            return STATUSES[(int) statuses.get(entry)];
+        }
+
+        IntStream onRetryList() {
+            return toRetry.stream();
+        }
+
+        void setStatus(int entry, RowStatus status) {
+            if (isRow(entry)) {
+                counts[status(entry).ordinal()]--;
+                counts[status.ordinal()]++;
+                toRetry.set(entry, status.isOnRetryList());
+            }
+            statuses.set(entry, status.ordinal());
+        }
+
+        long count(RowStatus status) {
+            return counts[status.ordinal()];
+        }
+
+        boolean isComplete() {
+            return succeeded() == rows();
+        }
+
+        long succeeded() {
+            return count(RowStatus.SUCCEEDED) + count(RowStatus.PARTIAL);
+        }
+
+        private int place(int entry) {
+            return (int) (places.get(entry) >>> Integer.SIZE);
+        }
+
+        /// The place of the id in the table, or the free one for it.
+        private int slot(ByteBuffer id) {
+            int hash = id.hashCode() * 0x9E3779B9, mask = table.length - 1, slot = (hash ^ hash >>> 15) & mask;
+            while (table[slot] != 0 && !ids.get(place(table[slot] - 1)).equals(id)) slot = slot + 1 & mask;
+            return slot;
+        }
+
+        /// Short texts as bytes, end to end in large blocks, each behind its length. A place is a number of 32 bits:
+        /// the block, then the offset in it.
+        private static final class Texts {
+            private static final int BITS = 20, BLOCK = 1 << BITS;
+
+            private final List<ByteBuffer> blocks = new ArrayList<>();
+
+            int add(byte[] text) {
+                int room = Integer.BYTES + text.length;
+                if (blocks.isEmpty() || blocks.getLast().remaining() < room) {
+                    blocks.add(ByteBuffer.allocate(Math.max(BLOCK, room)));
+                }
+                var block = blocks.getLast();
+                int place = blocks.size() - 1 << BITS | block.position();
+                block.putInt(text.length).put(text);
+                return place;
+            }
+
+            ByteBuffer get(int place) {
+                var block = blocks.get(place >>> BITS);
+                int head = place & BLOCK - 1;
+                return block.slice(head + Integer.BYTES, block.getInt(head));
+            }
+        }
+    }
 
     /// Counts what the lines of a batch say, or those of one session: [History] passes each on, when it is read or when
     /// it was written. All figures that people see come from here, but for the rows by status of the whole batch, which
@@ -7526,10 +7694,10 @@ final class DifyExec implements Runnable {
         }
 
         void read(Path log, List<Batch.Listener> listeners) throws IOException {
-            unreadable.addAll(Event.scan(log, (event, at) -> {
+            unreadable.addAll(Event.scan(log, (event, line) -> {
                 if (event instanceof SessionEvent session) session.requireFormat(log);
                 take(event);
-                listeners.forEach(listener -> listener.event(index, event, at));
+                listeners.forEach(listener -> listener.event(index, event, line.place()));
             }));
         }
 
@@ -7903,13 +8071,9 @@ final class DifyExec implements Runnable {
                 if (event instanceof EndEvent end && isRow.test(end.id()) && !end.run().isEmpty()
                         && !madeUp.contains(end.run())) add(newest, end.run(), end.user());
             });
-            try (var lines = new Lines(files.results())) {
-                while (lines.next()) {
-                    var line = lines.<Line>read(Line.READER).filter(known -> isRow.test(known.id()));
-                    if (line.isPresent() && !line.get().user().isEmpty())
-                        add(newest, line.get().workflowRunId(), line.get().user());
-                }
-            }
+            Lines.<Line>scan(files.results(), "", Line.READER, (line, _) -> {
+                if (isRow.test(line.id()) && !line.user().isEmpty()) add(newest, line.workflowRunId(), line.user());
+            });
             return new Runs(isSent.get(), newest.values());
         }
 
@@ -8749,18 +8913,11 @@ final class DifyExec implements Runnable {
 
         /// Passes the successes to the history, and each with its line to the listeners.
         static List<String> read(Path results, History history, List<Batch.Listener> listeners) throws IOException {
-            var bad = new ArrayList<String>();
-            try (var lines = new Lines(results)) {
-                while (lines.next()) {
-                    var head = lines.<Success.Head>read(Success.READER)
-                            .filter(one -> !one.id().isBlank() && !one.status().isEmpty());
-                    if (head.isEmpty()) lines.bad().ifPresent(bad::add);
-                    if (head.filter(Success.Head::isSuccess).isEmpty()) continue;
-                    int entry = history.take(head.get());
-                    for (var listener : listeners) listener.result(entry, lines);
-                }
-            }
-            return bad;
+            return Lines.<Success.Head>scan(results, "", Success.READER, (success, line) -> {
+                if (!success.isSuccess()) return;
+                int entry = history.take(success);
+                for (var listener : listeners) listener.result(entry, line);
+            });
         }
 
         static boolean isResult(byte[] line) {
@@ -8780,8 +8937,12 @@ final class DifyExec implements Runnable {
             record Head(String id, String status, String workflowStatus, String workflowId, String workflowRunId,
                     String executedAt, long totalTokens, BigDecimal totalPrice, String currency, boolean edited,
                     String user, String cells, Double seconds, List<String> missing) {
+                Head {
+                    if (id.isBlank() || status.isEmpty()) throw new IllegalArgumentException("not a result");
+                }
+
                 boolean isSuccess() {
-                    return !id.isBlank() && status.equals(SUCCESS);
+                    return status.equals(SUCCESS);
                 }
 
                 Outcome outcome() {
@@ -8852,17 +9013,15 @@ final class DifyExec implements Runnable {
                 .map(type -> new NamedType(type, kind(type))).toArray(NamedType[]::new)).build()
                 .readerFor(Event.class);
 
-        static List<String> scan(Path log, ObjLongConsumer<Event> use) throws IOException {
-            return Lines.scan(log, READER, use);
+        static List<String> scan(Path log, Lines.Use<Event> use) throws IOException {
+            return Lines.scan(log, "", READER, use);
         }
 
         /// The calls on a batch. Lines of other events are not parsed.
         static List<SessionEvent> sessions(Path log) {
             var sessions = new ArrayList<SessionEvent>();
-            try (var lines = new Lines(log)) {
-                while (lines.next()) if (lines.startsWith("{\"event\":\"session\""))
-                    lines.<SessionEvent>read(READER).ifPresent(sessions::add);
-            }
+            Storage.naming(log, () -> Lines.<SessionEvent>scan(log, "{\"event\":\"session\"", READER,
+                    (session, _) -> sessions.add(session)));
             sessions.forEach(session -> session.requireFormat(log));
             return sessions;
         }
@@ -9037,14 +9196,20 @@ final class DifyExec implements Runnable {
             file = Storage.exists(path) ? Storage.naming(path, () -> FileChannel.open(path)) : null;
         }
 
-        /// Uses each line with its place. Returns the places of lines that cannot be read; not so a last line that is
-        /// still being written.
-        static <T> List<String> scan(Path file, ObjectReader reader, ObjLongConsumer<T> use) {
+        /// Takes what a line says, and the line itself, which is valid until the next one is read.
+        interface Use<T> {
+            void line(T value, Lines line) throws IOException;
+        }
+
+        /// Uses each line that begins like this. Returns the places of those that cannot be read; not so a last line
+        /// that is still being written.
+        static <T> List<String> scan(Path file, String beginning, ObjectReader reader, Use<T> use) throws IOException {
             var bad = new ArrayList<String>();
             try (var lines = new Lines(file)) {
                 while (lines.next()) {
+                    if (!lines.startsWith(beginning)) continue;
                     var value = lines.<T>read(reader);
-                    if (value.isPresent()) use.accept(value.get(), lines.place());
+                    if (value.isPresent()) use.line(value.get(), lines);
                     else lines.bad().ifPresent(bad::add);
                 }
             }
@@ -9319,44 +9484,35 @@ final class DifyExec implements Runnable {
             return notes;
         }
 
-        Index check() {
-            return check(_ -> {});
-        }
-
-        /// Reads every row once and indexes its id and its hash. All problems are reported together.
-        Index check(Consumer<Row> inspector) {
-            var index = new Index();
+        /// Reads every row once. All problems are reported together. Returns how many rows belong to other shards.
+        ///
+        /// @param use takes each row, and returns what is wrong with it, or empty text
+        int check(Function<Row, String> use) {
             var problems = new TextFile.Problems(file);
             try (var rows = new Rows()) {
                 while (rows.next()) {
                     var problem = rows.problem();
-                    if (problem.isEmpty()) {
-                        var row = rows.row();
-                        int known = index.size(), entry = index.add(row.id(), row.line(), row.cells());
-                        if (entry < known) problem = "duplicate id " + Text.quoted(row.id()) + " (first seen on "
-                                + file.where(index.line(entry), 0) + ")";
-                        else inspector.accept(row);
-                    }
+                    if (problem.isEmpty()) problem = use.apply(rows.row());
                     if (!problem.isEmpty()) problems.add(rows.records.line, 0, problem);
                 }
-                index.endOfRows(rows.ofOtherShards);
+                problems.refuse();
+                if (rows.number == 0) throw new Unusable(file.name() + ": no rows below the header");
+                return rows.ofOtherShards;
             }
-            problems.refuse();
-            if (index.size() + index.rowsOfOtherShards() == 0)
-                throw new Unusable(file.name() + ": no rows below the header");
-            return index;
         }
 
         /// The wanted rows in the file's order, and no further than the last one. They must still be those that were
         /// checked.
-        Iterator<Row> rows(BitSet wanted, Index checked) {
+        ///
+        /// @param checked the hash of each row then
+        Iterator<Row> rows(BitSet wanted, IntToLongFunction checked) {
             if (wanted.isEmpty()) return Collections.emptyIterator();
             var rows = new Rows();
             return wanted.stream().mapToObj(entry -> {
                 boolean isThere = true;
                 while (isThere && rows.index < entry) isThere = rows.next();
                 var row = isThere && rows.problem().isEmpty() ? rows.row() : null;
-                if (row == null || checked.cells(entry) != row.cells()) throw file.unusable(rows.records.line, 0,
+                if (row == null || checked.applyAsLong(entry) != row.cells()) throw file.unusable(rows.records.line, 0,
                         "the file was changed while it was in use",
                         "run the same command again when the file is complete");
                 if (entry == wanted.length() - 1) rows.close();
@@ -10514,159 +10670,6 @@ final class DifyExec implements Runnable {
                     return Stream.of(Text.quoted(csv.input(column).title()) + " is required but empty in "
                             + Text.count(empty, "row") + " (first: " + firstEmpty + "); Dify accepts that");
                 }
-            }
-        }
-    }
-
-    /// Ids, the line of each and what is known of it, packed: about forty bytes an id, no objects. Entries are numbered
-    /// in the order in which they came. Those of the CSV come first, so an entry's number is its row's.
-    static final class Index {
-        private static final RowStatus[] STATUSES = RowStatus.values();
-
-        private final Texts ids = new Texts();
-        /// By entry: the place of its id, with its line; its hash; its status.
-        private final LongList places = new LongList(), cells = new LongList(), statuses = new LongList();
-        private final SequencedSet<String> versions = new LinkedHashSet<>();
-        private int ofOtherShards = 0;
-        private int rows = -1;
-        /// How many rows have each status: limits ask after every row, and must not wait for a scan of a million.
-        private final long[] counts = new long[STATUSES.length];
-        private final BitSet toRetry = new BitSet(); // for the same reason
-        /// Open addressing, at most two thirds full: an entry's number plus one, or 0.
-        private int[] table = new int[4096];
-
-        int find(String id) {
-            return table[slot(UTF_8.encode(id))] - 1;
-        }
-
-        /// Adds an id unless it is there. Returns its number in either case.
-        int add(String id, long line, long hash) {
-            if (size() >= table.length / 3 * 2) {
-                table = new int[table.length * 2];
-                for (int entry = 0; entry < size(); entry++) table[slot(ids.get(place(entry)))] = entry + 1;
-            }
-            var bytes = id.getBytes(UTF_8);
-            int slot = slot(ByteBuffer.wrap(bytes));
-            if (table[slot] == 0) {
-                places.add((long) ids.add(bytes) << Integer.SIZE | Math.toIntExact(line));
-                cells.add(hash);
-                statuses.add(RowStatus.PENDING.ordinal());
-                table[slot] = size();
-                if (isRow(size() - 1)) counts[RowStatus.PENDING.ordinal()]++;
-            }
-            return table[slot] - 1;
-        }
-
-        int findOrAdd(String id) {
-            return add(id, 0, 0);
-        }
-
-        /// Marks the end of the CSV's ids. Later ones are known from the batch's files alone.
-        void endOfRows(int ofOtherShards) {
-            rows = size();
-            this.ofOtherShards = ofOtherShards;
-        }
-
-        int rowsOfOtherShards() {
-            return ofOtherShards;
-        }
-
-        void madeBy(String version) {
-            versions.addLast(version);
-        }
-
-        /// The versions of the workflow that made results, that of the last result last.
-        SequencedSet<String> versions() {
-            return Collections.unmodifiableSequencedSet(versions);
-        }
-
-        /// The number of rows in the CSV; without a CSV, of known ids.
-        int rows() {
-            return rows < 0 ? size() : rows;
-        }
-
-        int size() {
-            return places.size();
-        }
-
-        boolean isRow(int entry) {
-            return entry >= 0 && (rows < 0 || entry < rows);
-        }
-
-        String id(int entry) {
-            return UTF_8.decode(ids.get(place(entry))).toString();
-        }
-
-        long line(int entry) {
-            return (int) places.get(entry);
-        }
-
-        long cells(int entry) {
-            return cells.get(entry);
-        }
-
-        RowStatus status(int entry) {
-            return STATUSES[(int) statuses.get(entry)];
-        }
-
-        IntStream onRetryList() {
-            return toRetry.stream();
-        }
-
-        void setStatus(int entry, RowStatus status) {
-            if (isRow(entry)) {
-                counts[status(entry).ordinal()]--;
-                counts[status.ordinal()]++;
-                toRetry.set(entry, status.isOnRetryList());
-            }
-            statuses.set(entry, status.ordinal());
-        }
-
-        long count(RowStatus status) {
-            return counts[status.ordinal()];
-        }
-
-        boolean isComplete() {
-            return succeeded() == rows();
-        }
-
-        long succeeded() {
-            return count(RowStatus.SUCCEEDED) + count(RowStatus.PARTIAL);
-        }
-
-        private int place(int entry) {
-            return (int) (places.get(entry) >>> Integer.SIZE);
-        }
-
-        /// The place of the id in the table, or the free one for it.
-        private int slot(ByteBuffer id) {
-            int hash = id.hashCode() * 0x9E3779B9, mask = table.length - 1, slot = (hash ^ hash >>> 15) & mask;
-            while (table[slot] != 0 && !ids.get(place(table[slot] - 1)).equals(id)) slot = slot + 1 & mask;
-            return slot;
-        }
-
-        /// Short texts as bytes, end to end in large blocks, each behind its length. A place is a number of 32 bits:
-        /// the block, then the offset in it.
-        private static final class Texts {
-            private static final int BITS = 20, BLOCK = 1 << BITS;
-
-            private final List<ByteBuffer> blocks = new ArrayList<>();
-
-            int add(byte[] text) {
-                int room = Integer.BYTES + text.length;
-                if (blocks.isEmpty() || blocks.getLast().remaining() < room) {
-                    blocks.add(ByteBuffer.allocate(Math.max(BLOCK, room)));
-                }
-                var block = blocks.getLast();
-                int place = blocks.size() - 1 << BITS | block.position();
-                block.putInt(text.length).put(text);
-                return place;
-            }
-
-            ByteBuffer get(int place) {
-                var block = blocks.get(place >>> BITS);
-                int head = place & BLOCK - 1;
-                return block.slice(head + Integer.BYTES, block.getInt(head));
             }
         }
     }

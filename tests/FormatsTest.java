@@ -231,7 +231,7 @@ final class FormatsTest extends WholeCommand {
                 }
                 return;
             }
-            var problem = assertThrows(Unusable.class, () -> Csv.open(path, Csv.Shape.DEFAULT).check());
+            var problem = assertThrows(Unusable.class, () -> Index.of(Csv.open(path, Csv.Shape.DEFAULT), _ -> {}));
             assertEquals(Exit.UNUSABLE, problem.exit);
             for (var fact : one.facts) assertTrue(problem.text().contains(fact), problem.text());
             assertFalse(problem.getMessage().matches("(?s).*(Exception|Index |null|com\\.).*"), problem.getMessage());

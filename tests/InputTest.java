@@ -178,14 +178,14 @@ final class InputTest {
         @Test
         void rowsAreReadAgainAndAgainAndOnlyThoseWanted() throws IOException {
             var csv = open("id\na\nb\nc\nd\n");
-            var index = csv.check();
+            var index = Index.of(csv, _ -> {});
 
             for (int time = 0; time < 2; time++) {
                 var seen = new ArrayList<String>();
-                csv.rows(BitSet.valueOf(new long[] {0b1010}), index).forEachRemaining(row -> seen.add(row.id() + row.index()));
+                csv.rows(BitSet.valueOf(new long[] {0b1010}), index::cells).forEachRemaining(row -> seen.add(row.id() + row.index()));
                 assertEquals(List.of("b1", "d3"), seen);
             }
-            assertThrows(NoSuchElementException.class, () -> csv.rows(new BitSet(), index).next());
+            assertThrows(NoSuchElementException.class, () -> csv.rows(new BitSet(), index::cells).next());
         }
 
         @Test
@@ -194,7 +194,7 @@ final class InputTest {
             assumeTrue(Files.isDirectory(open));
             var csv = open("id,text\na,1\nb,2\n");
 
-            assertEquals("a", csv.rows(BitSet.valueOf(new long[] {1}), csv.check()).next().id());
+            assertEquals("a", csv.rows(BitSet.valueOf(new long[] {1}), Index.of(csv, _ -> {})::cells).next().id());
 
             try (var files = Files.list(open)) {
                 assertTrue(files.noneMatch(file -> isThe(csv.file().input(), file)));
@@ -254,7 +254,7 @@ final class InputTest {
                         .repeat(1024));
             }
 
-            var problem = assertThrows(Unusable.class, () -> Csv.open(path, Csv.Shape.DEFAULT).check());
+            var problem = assertThrows(Unusable.class, () -> Index.of(Csv.open(path, Csv.Shape.DEFAULT), _ -> {}));
 
             assertEquals(Exit.UNUSABLE, problem.exit);
             assertTrue(problem.text().startsWith(path + ":3: ") && problem.text().contains("64 MiB"),
@@ -324,11 +324,11 @@ final class InputTest {
                 "id,text/a,1/z,2/c,3/", "id,text/a,1/,2/c,3/", "id,text/new,0/a,1/b,2/c,3/"})
         void aFileChangedSinceItsCheckIsReportedAndNotMisread(String changed) throws IOException {
             var csv = open("id,text\na,1\nb,2\nc,3\n");
-            var index = csv.check();
+            var index = Index.of(csv, _ -> {});
             Files.writeString(folder.resolve("data.csv"), changed.replace('/', '\n'));
 
             var problem = assertThrows(Unusable.class,
-                    () -> csv.rows(BitSet.valueOf(new long[] {0b111}), index).forEachRemaining(_ -> {}));
+                    () -> csv.rows(BitSet.valueOf(new long[] {0b111}), index::cells).forEachRemaining(_ -> {}));
 
             assertTrue(problem.text().contains("was changed"), problem.text());
         }
@@ -338,11 +338,11 @@ final class InputTest {
         @ValueSource(strings = {"id,text/a,1/b,2/", "id,text/a,1/b,2/c,'3", "id,text/a,1/b,2/c,'3/3", "id,text/"})
         void aTruncatedFileIsReportedAndNotTakenAsComplete(String left) throws IOException {
             var csv = open("id,text\na,1\nb,2\nc,\"3\n33\"\nd,4\n");
-            var index = csv.check();
+            var index = Index.of(csv, _ -> {});
             Files.writeString(folder.resolve("data.csv"), left.replace('/', '\n').replace('\'', '"'));
 
             var problem = assertThrows(Unusable.class,
-                    () -> csv.rows(BitSet.valueOf(new long[] {0b1111}), index).forEachRemaining(_ -> {}));
+                    () -> csv.rows(BitSet.valueOf(new long[] {0b1111}), index::cells).forEachRemaining(_ -> {}));
 
             assertTrue(problem.text().startsWith(folder.resolve("data.csv") + ":"), problem.text());
         }
@@ -350,10 +350,10 @@ final class InputTest {
         @Test
         void aCutAfterTheLastWantedRowDoesNoHarm() throws IOException {
             var csv = open("id,text\na,1\nb,2\nc,3\n");
-            var index = csv.check();
+            var index = Index.of(csv, _ -> {});
             Files.writeString(folder.resolve("data.csv"), "id,text\na,1\nb,2\n");
 
-            var rows = csv.rows(BitSet.valueOf(new long[] {2}), index);
+            var rows = csv.rows(BitSet.valueOf(new long[] {2}), index::cells);
 
             assertEquals("b", rows.next().id());
             assertFalse(rows.hasNext());
