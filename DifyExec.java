@@ -1118,13 +1118,14 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// `results.jsonl (2 failed) dify> `
+        /// `results.jsonl (2 failed, 1 unknown) dify> `
         String prompt() {
             if (batch == null) return "dify> ";
             var name = Text.text(batch.files().results().getFileName().toString(), 40);
             try {
-                long failed = batch().index().onRetryList().count();
-                return name + (failed == 0 ? "" : " (" + failed + " failed)") + " dify> ";
+                var index = batch().index();
+                var open = RowStatus.counts(of -> of.isOnRetryList() ? index.count(of) : 0, Ansi.OFF::by);
+                return name + (open.isEmpty() ? "" : " (" + open + ")") + " dify> ";
             } catch (Unusable _) {
                 return name + " (?) dify> "; // the next command says why
             }
@@ -3075,8 +3076,9 @@ final class DifyExec implements Runnable {
             Cause.print(batch, err, paint);
             next.print(batch, err);
             long late = tally.count(LateEvent.class);
-            if (late > 0) err.println("Warning: " + Text.count(late, "run") + " appeared after the "
-                    + "row was sent again and may have been paid twice; see \"late\" in " + batch.files().log() + ".");
+            if (late > 0) err.println("Warning: " + Text.count(late, "run appeared after its row was",
+                    "runs appeared after their rows were") + " sent again and may have been paid twice; see \"late\" in "
+                    + batch.files().log() + ".");
             err.flush();
         }
 
@@ -3305,7 +3307,8 @@ final class DifyExec implements Runnable {
                     + " not sent again, because Dify ended the run after its form was answered ("
                     + Text.first(5, answered.stream()) + "); 'retry ID' sends a row again");
             long late = batch.figures().count(LateEvent.class);
-            if (late > 0) notes.add(Text.count(late, "run") + " finished after the row was sent again");
+            if (late > 0) notes.add(Text.count(late, "run finished after its row was sent again",
+                    "runs finished after their rows were sent again"));
             if (!batch.figures().missingFiles().isEmpty()) notes.add(missing(batch));
             if (!history.lost().isEmpty()) notes.add(batch.files().results()
                     + " is shorter than it was; results of up to " + Text.count(history.lost().size(), "row")
@@ -11326,7 +11329,7 @@ final class DifyExec implements Runnable {
 
         /// `2–4 of 8`: the fewest places, and the most since the first cut.
         String span() {
-            return lowest + (highest > lowest ? "–" + highest : "") + " of " + ceiling;
+            return lowest + (highest > lowest ? "–" + highest : "") + " (limit " + ceiling + ")";
         }
 
         Instant nextStart() {

@@ -41,7 +41,7 @@ final class PaceTest {
 
             assertEquals(5, pace.places());
             assertFalse(pace.hasRoom(NOON, 5));
-            assertEquals("5 of 8", pace.span());
+            assertEquals("5 (limit 8)", pace.span());
         }
 
         @Test
@@ -94,7 +94,7 @@ final class PaceTest {
             pace.cutIfQueued(Duration.ZERO, 1, 1, 8);
             for (int run = 2; run < 5; run++) assertFalse(pace.cutIfQueued(seconds(9), run, 1, 8));
 
-            assertEquals("8 of 8", pace.span());
+            assertEquals("8 (limit 8)", pace.span());
         }
 
         @Test
@@ -107,7 +107,7 @@ final class PaceTest {
             assertEquals(3, pace.places());
             for (int run = 0; run < 3; run++) pace.succeeded();
             assertEquals(4, pace.places());
-            assertEquals("2–4 of 8", pace.span());
+            assertEquals("2–4 (limit 8)", pace.span());
         }
 
         @Test
