@@ -77,6 +77,7 @@ final class PowerTest {
             var disk = new Recorder(scene);
             var shown = new TreeSet<Long>();
             scene.slots = 2;
+            scene.wait = seconds(5); // the next attempt, which is forced to disk, does not follow at once
             scene.watched = tally -> {
                 shown.add(tally.succeeded());
                 assertTrue(disk.forced.get("results").lines().count() >= tally.succeeded());
