@@ -32,8 +32,10 @@ import com.fasterxml.jackson.annotation.Nulls;
 import com.fasterxml.jackson.core.JsonFactory;
 import com.fasterxml.jackson.core.JsonGenerator;
 import com.fasterxml.jackson.core.JsonParseException;
+import com.fasterxml.jackson.core.JsonParser;
 import com.fasterxml.jackson.core.JsonPointer;
 import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.core.JsonToken;
 import com.fasterxml.jackson.core.StreamReadConstraints;
 import com.fasterxml.jackson.core.StreamReadFeature;
 import com.fasterxml.jackson.core.StreamWriteFeature;
@@ -9771,7 +9773,8 @@ final class DifyExec implements Runnable {
         /// The first bytes of gzip, PNG, JPEG, PDF, and .xls or an encrypted book, in hexadecimal.
         private static final List<String> BINARY = List.of("1f8b", "89504e47", "ffd8ff", "25504446", "d0cf11e0");
         private static final String ZIP = "504b0304";
-        private static final Pattern JSON = Pattern.compile("\uFEFF?\\s*(\\[\\s*)?\\{\\s*[\"}]");
+        private static final Pattern JSON = Pattern.compile("\uFEFF?\\s*(\\[\\s*)?\\{\\s*[\"}]"),
+                ARRAY = Pattern.compile("\uFEFF?\\s*\\[\\s*(\\{\\s*[\"}]|\\z)");
 
         /// Opens an input by its first bytes, whatever its name says: people rename files.
         static TextFile of(Path input, Csv.Shape shape, Copies copies) throws IOException {
@@ -9819,14 +9822,15 @@ final class DifyExec implements Runnable {
                 rows.of(cells);
                 cells.flush();
             });
-            return new TextFile(input, copy, UTF_8, "", true, sheet, sheets, List.copyOf(notes), copies);
+            var start = isArray() ? "[" : "";
+            return new TextFile(input, copy, UTF_8, start, true, sheet, sheets, List.copyOf(notes), copies);
         }
 
         TextFile ofSheet(String sheet, List<String> sheets) {
             return new TextFile(input, path, UTF_8, "", false, sheet, sheets, notes, copies);
         }
 
-        /// JSON lines, an object on each, as CSV. The columns are the names that any of them has.
+        /// Objects as CSV. The columns are the names that any of them has.
         private TextFile rowsOfJson() throws IOException {
             var columns = new LinkedHashSet<String>();
             read(object -> object.fieldNames().forEachRemaining(columns::add));
@@ -9836,13 +9840,45 @@ final class DifyExec implements Runnable {
             });
         }
 
+        private void read(Use<JsonNode> rows) throws IOException {
+            if (isArray()) readItems(rows);
+            else readLines(rows);
+        }
+
+        /// Whether the rows are the items of a JSON array. Items are counted instead of lines, as they often share one.
+        private boolean isArray() {
+            return ARRAY.matcher(start).lookingAt();
+        }
+
+        /// Reads one item after the other. Text with bytes that the encoding does not allow is not JSON, or a value.
+        private void readItems(Use<JsonNode> rows) throws IOException {
+            var problems = new Problems(this);
+            long number = 1;
+            try (var in = reader(); var array = Json.parser(in)) {
+                if (start.startsWith("\uFEFF")) in.skip(1);
+                array.nextToken(); // the bracket
+                for (; array.nextToken() != JsonToken.END_ARRAY; number++) {
+                    JsonNode item = array.readValueAsTree();
+                    if (Json.hasText(item, text -> text.indexOf(INVALID) >= 0)) throw invalid(number);
+                    if (item.isObject()) rows.of(item);
+                    else problems.add(number, 0, "not a JSON object");
+                }
+                if (array.nextToken() != null) throw unusable(number, "more text after the end of the array");
+            } catch (JsonProcessingException problem) {
+                var place = problem.getLocation();
+                throw unusable(number, "not valid JSON at line " + place.getLineNr() + ", column " + place.getColumnNr()
+                        + " (" + problem.getOriginalMessage().split("[:(]")[0].strip() + ")");
+            }
+            problems.refuse();
+        }
+
         private static List<String> cells(JsonNode object, Set<String> columns) {
             if (object.isEmpty()) return List.of(); // a blank line
             return columns.stream().map(name -> text(object.path(name))).toList();
         }
 
         /// Reads each line as an object; a blank line is an empty one, so that the numbers of the lines stay the same.
-        private void read(Use<JsonNode> rows) throws IOException {
+        private void readLines(Use<JsonNode> rows) throws IOException {
             var problems = new Problems(this);
             try (var lines = new LineNumberReader(reader())) {
                 for (var line = lines.readLine(); line != null; line = lines.readLine()) {
@@ -9858,8 +9894,7 @@ final class DifyExec implements Runnable {
 
         private static String fault(String line) {
             if (Json.parsed(line).isObject()) return "a key appears twice in one object";
-            return "not a JSON object on one line"
-                    + (line.startsWith("[") ? " (jq -c '.[]' makes such lines of an array)" : "");
+            return "not a JSON object on one line";
         }
 
         /// A value as a cell.
@@ -9882,9 +9917,9 @@ final class DifyExec implements Runnable {
                     .replaceWith(String.valueOf(INVALID)));
         }
 
-        /// `line 7`, in a book `Sheet1!C7`
+        /// `line 7`, in a JSON array `item 7`, in a book `Sheet1!C7`
         String where(long line, int column) {
-            if (sheet.isEmpty()) return "line " + line;
+            if (sheet.isEmpty()) return (isArray() ? "item " : "line ") + line;
             return (sheet.matches("\\w+") ? sheet : "'" + sheet + "'") + "!"
                     + CellAddress.convertNumToColString(Math.max(column, 0)) + line;
         }
@@ -9896,8 +9931,8 @@ final class DifyExec implements Runnable {
         /// `book.xlsx: Sheet1!C7: error value #N/A`
         Unusable unusable(long line, int column, String problem, String hint) {
             var textLine = line == 0 ? "" : ":" + line; // 0: the names of JSON lines' columns are in no line
-            return new Unusable(name() + (sheet.isEmpty() ? textLine : ": " + where(line, column)) + ": " + problem,
-                    hint);
+            boolean isLine = line == 0 || sheet.isEmpty() && !isArray();
+            return new Unusable(name() + (isLine ? textLine : ": " + where(line, column)) + ": " + problem, hint);
         }
 
         /// A line has bytes that the encoding does not allow. The likely one is only a hint.
@@ -13180,6 +13215,11 @@ final class DifyExec implements Runnable {
         /// As [#parsed]; a missing node also if an object has a key twice.
         static JsonNode withoutDuplicates(String text) {
             return parsed(text, UNIQUE);
+        }
+
+        /// For text that is read part by part, as strictly as by [#withoutDuplicates].
+        static JsonParser parser(Reader text) throws IOException {
+            return UNIQUE.createParser(text);
         }
 
         private static JsonNode parsed(String text, ObjectReader reader) {
