@@ -6422,7 +6422,9 @@ final class DifyExec implements Runnable {
             if (status.isSuccess() && isDamaged()) return new LookUpResult.Silent(new Response.Unreadable(
                     Optional.of(asked), "the server's record of its outputs is damaged"));
             return switch (status) {
-                case RUNNING, PAUSED -> new LookUpResult.Running(ref().orElse(asked), status, age(now), moved());
+                // after 1.16.1, Dify moves a run at most 20 times, for up to 600 s each
+                case RUNNING, PAUSED -> new LookUpResult.Running(ref().orElse(asked), status, age(now), Duration
+                        .ofSeconds(Math.clamp(data().path("handoff_duration").asLong(0), 0, 20 * 600)));
                 case SUCCEEDED, PARTIAL, FAILED, STOPPED -> new LookUpResult.Ended(ran().orElseThrow(),
                         sent(ofRun("inputs").orElseGet(Json.MAPPER::createObjectNode)));
             };
@@ -6432,11 +6434,6 @@ final class DifyExec implements Runnable {
             long start = data().path("created_at").asLong(0);
             if (start <= 0) return Optional.empty();
             return Optional.of(Duration.ofSeconds(Math.max(0, now.getEpochSecond() - start)));
-        }
-
-        /// After 1.16.1, Dify moves a run at most 20 times, for up to 600 s each.
-        private Duration moved() {
-            return Duration.ofSeconds(Math.clamp(data().path("handoff_duration").asLong(0), 0, 20 * 600));
         }
 
         /// Text that should be the JSON of an object, and is not (1.9.2 has cut it).

@@ -615,12 +615,16 @@ class CommandTest extends WholeCommand {
 
         @Test
         void thatTakesTooLongIsStoppedAndHasFailed() throws IOException {
+            var isStopped = new AtomicBoolean();
             try (var wire = new ServerTest.Wire(connection -> {
                 while (connection.request()) {
                     if (connection.last.startsWith("GET /v1/info")) connection.answer("{\"mode\":\"workflow\"}");
-                    else if (connection.last.contains("/stop")) connection.answer("{\"result\":\"success\"}");
-                    else if (connection.last.startsWith("GET ")) connection.answer(text("{'id':'%s','status':'stopped',"
-                            + "'outputs':{},'error':'Aborted: User requested stop'}", ServerTest.Events.RUN));
+                    else if (connection.last.contains("/stop")) {
+                        isStopped.set(true);
+                        connection.answer("{\"result\":\"success\"}");
+                    } else if (connection.last.startsWith("GET ")) connection.answer(text("{'id':'%s','status':'%s',"
+                            + "'outputs':{},'error':'Aborted: User requested stop'}", ServerTest.Events.RUN,
+                            isStopped.get() ? "stopped" : "running"));
                     else {
                         connection.startStream();
                         connection.chunk(ServerTest.Events.started()
