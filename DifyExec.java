@@ -382,7 +382,8 @@ final class DifyExec implements Runnable {
             footerHeading = "%nExamples:%n", footer = {"  difyexec compare A.jsonl B.jsonl",
                     "  difyexec compare --output /answer A.jsonl B.jsonl",
                     "  difyexec compare --html compare.html A.jsonl B.jsonl",
-                    "  difyexec compare --first a1.jsonl a2.jsonl --second b1.jsonl b2.jsonl"})
+                    "  difyexec compare --first a1.jsonl a2.jsonl --second b1.jsonl b2.jsonl",
+                    "  difyexec compare B.jsonl -i data.csv --expect wanted=/answer"})
     static final class Compare implements Callable<Integer> {
         @Parameters(index = "0", arity = "0..1", paramLabel = "A.jsonl",
                 description = "Read the earlier results from this file.")
@@ -399,6 +400,16 @@ final class DifyExec implements Runnable {
         @Option(names = "--second", arity = "1..*", paramLabel = "FILE",
                 description = "Read the later results from these files of repeated runs.")
         List<Path> second = List.of();
+
+        @Option(names = {"-i", "--input"}, paramLabel = "CSV", description = "Read expected values from this file.")
+        Path input;
+
+        @Option(names = "--expect", paramLabel = "COLUMN=/POINTER",
+                description = "Check this output against the column (~= for a regular expression); repeatable.")
+        List<String> expect = List.of();
+
+        @Option(names = "--tolerance", paramLabel = "X", description = "Accept numbers that are off by at most X.")
+        BigDecimal tolerance;
 
         @Option(names = "--output", paramLabel = "POINTER", defaultValue = "",
                 description = "Compare only this part of the outputs, such as /answer or /items/0/name.")
@@ -431,19 +442,25 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws IOException {
-            if (!part.matches("(/([^/~]|~[01])*)*"))
+            if (!JsonDiff.POINTER.matcher(part).matches())
                 throw new Unusable("--output " + part + ": not a JSON pointer, such as /answer/text");
+            if (expect.isEmpty() != (input == null) || expect.isEmpty() && tolerance != null)
+                throw new Unusable("--expect, -i and --tolerance are used together",
+                        "such as -i data.csv --expect answer_expected=/answer");
             var sides = sides().parallelStream().map(side -> side.parallelStream().map(file ->
                     Batch.peek(BatchFiles.of(file).requireStarted(), Optional.empty(), true, List.of())).toList())
                     .toList();
             for (var batch : sides.stream().flatMap(List::stream).toList()) { // no file of any batch is overwritten
                 batch.history().unreadable().ifPresent(note -> console.err().println("Warning: " + note + "."));
                 var files = batch.files();
-                if (csv != null) files.requireTarget(csv, batch.inputs(), _ -> force);
-                if (html != null) files.requireTarget(html, batch.inputs(), page -> force || WebPage.isOurs(page));
+                var inputs = Stream.concat(batch.inputs().stream(), Stream.ofNullable(input)).toList();
+                if (csv != null) files.requireTarget(csv, inputs, _ -> force);
+                if (html != null) files.requireTarget(html, inputs, page -> force || WebPage.isOurs(page));
             }
             var scope = new Comparison.Scope(part, Set.copyOf(ignored), new JsonDiff(trim));
-            try (var both = new Comparison(sides.getFirst(), sides.getLast(), scope)) {
+            var choices = sides.getLast().getFirst().files().choices();
+            try (var data = input == null ? null : Csv.open(input, choices.shape());
+                    var both = new Comparison(sides, scope, Expectations.of(data, expect, scope.diff(), tolerance))) {
                 if (json) both.json(console.out());
                 else both.print(console.out(), console.paint(), all);
                 if (csv != null) {
@@ -465,8 +482,9 @@ final class DifyExec implements Runnable {
             var sides = Stream.concat(typed.stream(), named).toList();
             if (sides.stream().flatMap(List::stream).anyMatch(Path.of("-")::equals))
                 throw new Unusable("-: compare reads files, not standard input");
-            if (sides.size() != 2 || typed.size() == 1)
-                throw new Unusable("compare needs two sides", "name two files, or files after --first and --second");
+            boolean isOne = sides.size() == 1 && !expect.isEmpty();
+            if (!isOne && (sides.size() != 2 || typed.size() == 1)) throw new Unusable("compare needs two sides",
+                    "name two files, or files after --first and --second; --expect also works for one");
             for (var side : sides) if (Set.copyOf(side).size() < side.size())
                 throw new Unusable(Text.first(5, side.stream().map(Path::toString)) + ": a file is named twice",
                         "name each run's file once");
@@ -3886,12 +3904,13 @@ final class DifyExec implements Runnable {
         private static final JsonNode MISSING = Json.MAPPER.missingNode();
         private static final int SHOWN = 10, LONGEST = 300; // rows, characters of a text on the terminal
         private static final double LEVEL = 0.95; // of intervals
-        private static final String DECISIVE = "percent succeeded";
 
-        private final Side first, second;
+        private final Side first, second; // the same one if there is only one
         private final Scope scope;
+        private final Expectations expected;
         private final Index rows = new Index();
         private final Map<Match, Long> matches = new EnumMap<>(Match.class);
+        private final Map<Grade, Long> grades = new EnumMap<>(Grade.class);
         /// How many rows differ in each output, by its pointer.
         private final Map<String, Long> outputs = new LinkedHashMap<>();
         /// Names of inputs other than the id, and pointers of the outputs to compare.
@@ -3930,6 +3949,19 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Whether the second side of a row is as expected, by most of its results.
+        enum Grade {
+            CORRECT, MISSED, NO_RESULT, NOT_JUDGED;
+
+            String key() {
+                return name().toLowerCase(Locale.ROOT);
+            }
+
+            String word() {
+                return key().replace('_', ' ');
+            }
+        }
+
         /// What to compare: a part of the outputs by its JSON pointer, or all but the ignored ones.
         record Scope(String part, Set<String> ignored, JsonDiff diff) {
             /// The values to compare, by pointer.
@@ -3940,9 +3972,9 @@ final class DifyExec implements Runnable {
                 });
                 if (part.isEmpty()) return values;
                 var pointer = JsonPointer.compile(part);
-                var whole = values.getOrDefault(JsonDiff.pointer(pointer.getMatchingProperty()), MISSING);
-                var found = whole.at(pointer.tail());
-                return found.isMissingNode() ? Map.of() : Map.of(part, found);
+                var found = result.end().at(pointer);
+                boolean isIgnored = ignored.contains(pointer.getMatchingProperty());
+                return isIgnored || found.isMissingNode() ? Map.of() : Map.of(part, found);
             }
 
             /// By output, if any.
@@ -4031,7 +4063,9 @@ final class DifyExec implements Runnable {
             }
 
             /// Adds a row in one of the files. Time and cost are in its log: without one, they are unknown.
-            void count(int row, int rows, Result result) {
+            ///
+            /// @param score NaN if nothing is expected
+            void count(int row, int rows, Result result, double score) {
                 if (result.entry() < 0) return;
                 var history = result.batch().history();
                 int entry = result.entry();
@@ -4041,6 +4075,7 @@ final class DifyExec implements Runnable {
                         "runs without price", end.price().isEmpty() && end.tokens().matches(".*[1-9].*") ? 1 : 0);
                 for (var currency : history.figures().spending().prices().keySet())
                     adds.put("cost " + Text.text(currency, 8), history.cost(entry, currency));
+                if (!Double.isNaN(score)) adds.putAll(object("judged", 1, "correct", score));
                 adds.forEach((figure, part) ->
                         parts.computeIfAbsent(figure, _ -> new double[rows])[row] += ((Number) part).doubleValue());
                 if (result.isSuccess()) history.figures().millis(entry).ifPresent(millis ->
@@ -4055,6 +4090,7 @@ final class DifyExec implements Runnable {
             double of(String figure, int[] counts) {
                 return switch (figure) {
                     case "percent succeeded" -> 100 * sum("succeeded", counts) / sum("rows", counts);
+                    case "percent correct" -> 100 * sum("correct", counts) / sum("judged", counts);
                     case "seconds p50" -> seconds(0.5, counts);
                     case "seconds p90" -> seconds(0.9, counts);
                     default -> sum(figure, counts) / files.size();
@@ -4089,8 +4125,15 @@ final class DifyExec implements Runnable {
         /// @param before      its results on the first side
         /// @param one         the result that is shown for the first side; of unequal results, two unequal ones
         /// @param differences in each output, by its pointer
+        /// @param scores      the share of each side's results that succeeded as expected; NaN without results
         record Pair(String id, Match match, List<Result> before, List<Result> after, Result one, Result two,
-                Map<String, List<JsonDiff.Difference>> differences) {
+                Map<String, List<JsonDiff.Difference>> differences, double... scores) {
+            /// `worse`, `better`, or empty
+            String trend() {
+                if (scores[1] < scores[0]) return "worse";
+                return scores[1] > scores[0] ? "better" : "";
+            }
+
             List<Result> results() {
                 return Stream.of(before, after).flatMap(List::stream).toList();
             }
@@ -4149,34 +4192,54 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads all rows once, to count. Views read those that they show again: a batch need not fit into memory.
-        Comparison(List<Batch> first, List<Batch> second, Scope scope) throws IOException {
-            this.first = new Side("first", first);
-            this.second = new Side("second", second);
+        ///
+        /// @param sides two, or one that is only checked against expected values
+        Comparison(List<List<Batch>> sides, Scope scope, Expectations expected) throws IOException {
+            second = new Side("second", sides.getLast());
+            first = sides.size() == 1 ? second : new Side("first", sides.getFirst());
             this.scope = scope;
-            for (var batch : Stream.of(first, second).flatMap(List::stream).toList())
+            this.expected = expected;
+            for (var batch : sides.stream().flatMap(List::stream).toList())
                 batch.offsets().inOrderOfSending(batch.index().size())
                         .forEach(entry -> rows.findOrAdd(batch.index().id(entry)));
             for (var match : Match.values()) matches.put(match, 0L);
+            for (var grade : Grade.values()) grades.put(grade, 0L);
             for (int number = 0; number < rows.size(); number++) count(number, pair(number));
             long both = matches.get(Match.SAME) + matches.get(Match.DIFFERENT) + matches.get(Match.UNSTABLE);
             if (both > 0 && pointers.isEmpty() && !scope.part().isEmpty())
                 throw new Unusable("--output " + Text.text(scope.part(), 100)
                         + ": no row of any file has this part in its outputs");
-            this.first.sort();
-            this.second.sort();
+            sides().forEach(Side::sort);
             measure();
+        }
+
+        private Stream<Side> sides() {
+            return Stream.of(first, second).distinct();
+        }
+
+        private boolean isOne() {
+            return first == second;
+        }
+
+        private double first(String figure, int[] counts) {
+            return isOne() ? Double.NaN : first.of(figure, counts);
+        }
+
+        private String decisive() {
+            return expected.isEmpty() ? "percent succeeded" : "percent correct";
         }
 
         /// Computes the intervals of all figures from the same draws of rows.
         private void measure() {
-            int scale = Stream.of(first, second).flatMap(Side::batches)
+            int scale = sides().flatMap(Side::batches)
                     .flatMap(batch -> batch.figures().spending().prices().values().stream())
                     .mapToInt(BigDecimal::scale).max().orElse(-1);
-            int whole = Stream.of(first, second).flatMap(Side::batches).count() > 2 ? 1 : 0; // several files: a mean
-            var costs = Stream.of(first, second).flatMap(Side::costs).distinct().toList();
+            int whole = sides().anyMatch(side -> side.labels().size() > 1) ? 1 : 0; // several files: a mean
+            var costs = sides().flatMap(Side::costs).distinct().toList();
             var digits = new LinkedHashMap<String, Integer>();
             digits.put("rows", whole);
-            digits.put(DECISIVE, 1);
+            digits.put("percent succeeded", 1);
+            digits.put(decisive(), 1);
             digits.put("seconds p50", 2);
             digits.put("seconds p90", 2);
             digits.put("tokens", whole);
@@ -4185,30 +4248,32 @@ final class DifyExec implements Runnable {
             digits.put("retries", whole);
             var differences = new ArrayList<ToDoubleFunction<int[]>>();
             for (var name : digits.keySet())
-                differences.add(counts -> second.of(name, counts) - first.of(name, counts));
+                differences.add(counts -> second.of(name, counts) - first(name, counts));
             var cost = costs.size() == 1 ? costs.getFirst() : "";
-            differences.add(counts -> 100 * (second.of(cost, counts) / first.of(cost, counts) - 1));
+            differences.add(counts -> 100 * (second.of(cost, counts) / first(cost, counts) - 1));
             var intervals = Bootstrap.of(rows.size(), LEVEL, differences).iterator();
             int[] once = new int[rows.size()];
             Arrays.fill(once, 1);
             digits.forEach((name, shown) -> figures.put(name,
-                    new Figure(shown, first.of(name, once), second.of(name, once), intervals.next())));
+                    new Figure(shown, first(name, once), second.of(name, once), intervals.next())));
             dearer = intervals.next();
         }
 
         /// Whether chance alone hardly explains the difference.
         private String verdict() {
-            var decisive = figures.get(DECISIVE).interval();
+            var decisive = figures.get(decisive()).interval();
             if (decisive.low() > 0) return "better";
             return decisive.high() < 0 ? "worse" : "unclear";
         }
 
         /// `second is better: +6.5 points correct (+2.0 to +11.0), 8 % dearer (+5 % to +11 %)`
         private String sentence() {
-            var points = figures.get(DECISIVE).interval();
+            long judged = rows.size() - grades.get(Grade.NOT_JUDGED);
+            if (isOne()) return grades.get(Grade.CORRECT) + " of " + Text.count(judged, "judged row") + " correct";
+            var points = figures.get(decisive()).interval();
             var sentence = verdict().equals("unclear") ? "no difference is certain" : "second is " + verdict();
-            sentence += String.format(Locale.ROOT, ": %+.1f points succeeded (%+.1f to %+.1f)",
-                    points.estimate(), points.low(), points.high());
+            sentence += String.format(Locale.ROOT, ": %+.1f points %s (%+.1f to %+.1f)",
+                    points.estimate(), decisive().split(" ")[1], points.low(), points.high());
             var word = dearer.low() > 0 ? "dearer" : "cheaper";
             if (dearer.low() > 0 || dearer.high() < 0)
                 sentence += String.format(Locale.ROOT, ", %.0f %% %s (%+.0f %% to %+.0f %%)",
@@ -4223,7 +4288,9 @@ final class DifyExec implements Runnable {
         /// Reads a row of all files. It is different only if the sides differ more than each differs from itself.
         private Pair pair(int number) throws IOException {
             var id = rows.id(number);
-            List<Result> before = first.results(id), after = second.results(id);
+            var after = second.results(id);
+            var before = isOne() ? after : first.results(id);
+            double[] scores = {score(id, before), score(id, after)};
             List<Result> ones = before.stream().filter(Result::isSuccess).toList();
             List<Result> twos = after.stream().filter(Result::isSuccess).toList();
             Result one = Side.shown(before), two = Side.shown(after);
@@ -4233,9 +4300,23 @@ final class DifyExec implements Runnable {
             if (across > 0) match = isStable ? Match.DIFFERENT : Match.UNSTABLE;
             for (var left : ones) for (var right : twos) {
                 var differences = scope.differences(left, right);
-                if (!differences.isEmpty()) return new Pair(id, match, before, after, left, right, differences);
+                if (!differences.isEmpty())
+                    return new Pair(id, match, before, after, left, right, differences, scores);
             }
-            return new Pair(id, match, before, after, one, two, Map.of());
+            return new Pair(id, match, before, after, one, two, Map.of(), scores);
+        }
+
+        /// A result that is there and did not succeed is not correct.
+        private double score(String id, List<Result> side) {
+            return side.stream().filter(result -> result.entry() >= 0)
+                    .mapToInt(result -> result.isSuccess() && expected.isMet(id, result.end()) ? 1 : 0)
+                    .average().orElse(Double.NaN);
+        }
+
+        private Grade grade(Pair pair) {
+            if (!Side.shown(pair.after()).isSuccess()) return Grade.NO_RESULT;
+            if (!expected.isJudged(pair.id())) return Grade.NOT_JUDGED;
+            return pair.scores()[1] < 0.5 ? Grade.MISSED : Grade.CORRECT;
         }
 
         static Set<String> union(Set<String> first, Set<String> second) {
@@ -4244,14 +4325,21 @@ final class DifyExec implements Runnable {
             return all;
         }
 
+        /// Counts a row, and keeps of it only numbers and the names of its inputs and outputs.
         private void count(int number, Pair pair) {
             matches.merge(pair.match(), 1L, Long::sum);
-            unequal.set(number, pair.match().isDifference());
-            listed.set(number, pair.match().isDifference() || pair.match() == Match.UNSTABLE);
+            boolean isJudged = expected.isJudged(pair.id());
+            var grade = grade(pair);
+            grades.merge(grade, 1L, Long::sum);
+            boolean isMissed = !expected.isEmpty() && (grade == Grade.MISSED || grade == Grade.NO_RESULT);
+            unequal.set(number, pair.match().isDifference() || isMissed);
+            listed.set(number, unequal.get(number) || pair.match() == Match.UNSTABLE);
             if (pair.hasOtherInputs()) otherInputs++;
             pair.differences().keySet().forEach(pointer -> outputs.merge(pointer, 1L, Long::sum));
-            for (var result : pair.before()) first.count(number, rows.size(), result);
-            for (var result : pair.after()) second.count(number, rows.size(), result);
+            for (var side : sides().toList()) for (var result : side == second ? pair.after() : pair.before()) {
+                double score = isJudged ? score(pair.id(), List.of(result)) : Double.NaN;
+                side.count(number, rows.size(), result, score);
+            }
             for (var result : pair.results()) {
                 inputNames.addAll(result.end().inputs().keySet());
                 pointers.addAll(scope.of(result).keySet());
@@ -4260,22 +4348,27 @@ final class DifyExec implements Runnable {
         }
 
         private List<String> notes() {
-            if (otherInputs == 0) return List.of();
-            return List.of("the inputs of " + Text.count(otherInputs, "row") + " differ, too");
+            var notes = new ArrayList<String>();
+            if (otherInputs > 0) notes.add("the inputs of " + Text.count(otherInputs, "row") + " differ, too");
+            long notRun = expected.count(id -> rows.find(id) < 0);
+            if (notRun > 0) notes.add(Text.count(notRun, "row") + " of the input have no result");
+            return notes;
         }
 
         @Override
         public void close() throws IOException {
-            try (first; second) {} // both, whatever happens
+            try (first; second) {} // both, whatever happens; a file may be closed twice
         }
 
         /// One row for each of both. An input has one column, since it mostly is the same in all files.
         void csv(Spreadsheet file, OutputStream out) throws IOException {
             var head = new ArrayList<>(List.of("id", "kind", "differs"));
-            var labels = Stream.of(first, second).map(Side::labels).flatMap(List::stream).toList();
+            var labels = sides().map(Side::labels).flatMap(List::stream).toList();
             inputNames.forEach(name -> head.add("input." + name));
             for (var pointer : pointers) labels.forEach(label -> head.add(label + pointer));
             head.addAll(List.of("error_first", "error_second"));
+            expected.rules().forEach(rule -> head.add("expected." + rule.column()));
+            if (!expected.isEmpty()) head.addAll(List.of("correct_first", "correct_second", "verdict", "trend"));
             file.open(out, head, Integer.MAX_VALUE);
             for (int number = 0; number < rows.size(); number++) {
                 var pair = pair(number);
@@ -4288,6 +4381,9 @@ final class DifyExec implements Runnable {
                 for (var pointer : pointers)
                     values.forEach(known -> cells.add(Spreadsheet.cell(known.get(pointer))));
                 cells.addAll(List.of(Pair.error(pair.before()), Pair.error(pair.after())));
+                cells.addAll(expected.cells(pair.id()));
+                if (!expected.isEmpty()) cells.addAll(List.of(share(pair.scores()[0]), share(pair.scores()[1]),
+                        grade(pair).key(), pair.trend()));
                 file.write(cells);
             }
             file.finish();
@@ -4327,19 +4423,20 @@ final class DifyExec implements Runnable {
 
         /// From the whole to the parts: kinds of rows, figures, outputs, the rows that differ; then the verdict.
         void print(PrintWriter out, Ansi paint, boolean all) throws IOException {
-            for (var side : List.of(first, second)) {
+            for (var side : sides().toList()) {
                 var head = new AtomicReference<>(side.name);
                 side.batches().forEach(batch ->
                         out.println("%-8s".formatted(head.getAndSet("")) + StatusView.headline(batch, paint)));
             }
             out.println();
-            StatusView.bars(matches, 13, Match::word, (_, text) -> text).forEach(out::println);
+            if (!isOne()) StatusView.bars(matches, 13, Match::word, (_, text) -> text).forEach(out::println);
+            if (!isOne() && !expected.isEmpty()) out.println("\n  " + paint.faint("second, by expected value"));
+            if (!expected.isEmpty()) StatusView.bars(grades, 13, Grade::word, (_, text) -> text).forEach(out::println);
             out.println();
-            var line = "%11s%11s    %-20s %s";
             out.println("  " + paint.faint("%-18s".formatted("")
-                    + line.formatted("first", "second", "difference", "95 % interval")));
+                    + columns(List.of("first", "second", "difference", "95 % interval"))));
             figures.forEach((name, figure) -> out.println("  " + paint.faint("%-18s".formatted(name))
-                    + line.formatted(figure.texts(name).toArray()).stripTrailing()));
+                    + columns(figure.texts(name))));
             if (!outputs.isEmpty()) out.println();
             outputs.forEach((output, rows) -> out.println("  "
                     + paint.faint("%-24s".formatted("differ in " + Text.text(output, 200)))
@@ -4349,15 +4446,28 @@ final class DifyExec implements Runnable {
             for (int number : rows) print(pair(number), out, paint);
             int more = unequal.cardinality() - rows.length;
             if (more > 0) out.println("\n  … and " + Text.count(more, "more row") + " (--all)");
-            if (rows.length == 0) out.println("\nNothing differs.");
+            if (rows.length == 0 && !isOne()) out.println("\nNothing differs.");
             out.println("\n" + sentence());
             out.flush();
         }
 
+        private String columns(List<String> figure) {
+            var format = isOne() ? "%2$11s" : "%11s%11s    %-20s %s";
+            return format.formatted(figure.toArray()).stripTrailing();
+        }
+
         private void print(Pair pair, PrintWriter out, Ansi paint) {
-            out.println("\n  " + paint.bold(Text.id(pair.id())) + "  " + pair.match().word()
-                    + Stream.of(pair.before(), pair.after()).map(Pair::error).filter(error -> !error.isEmpty())
-                            .map(error -> ": " + Text.text(error, LONGEST)).collect(joining()));
+            var words = new ArrayList<String>();
+            if (!isOne()) words.add(pair.match().word());
+            if (!expected.isEmpty()) words.add(grade(pair).word());
+            if (!expected.isEmpty() && !pair.trend().isEmpty()) words.add(pair.trend());
+            out.println("\n  " + paint.bold(Text.id(pair.id())) + "  " + String.join(", ", words)
+                    + Stream.of(pair.before(), pair.after()).distinct().map(Pair::error)
+                            .filter(error -> !error.isEmpty()).map(error -> ": " + Text.text(error, LONGEST))
+                            .collect(joining()));
+            for (var check : expected.checks(pair)) if (grade(pair) == Grade.MISSED)
+                out.println("    " + paint.faint(Text.text(check.output(), LONGEST)) + "  expected "
+                        + Text.text(check.value(), LONGEST) + ", found " + Text.text(check.second(), LONGEST));
             for (var difference : pair.all()) { // the [-red-]{+blue+} one
                 var change = scope.diff().change(difference);
                 String first = Text.text(change.first(), LONGEST), second = Text.text(change.second(), LONGEST);
@@ -4372,11 +4482,14 @@ final class DifyExec implements Runnable {
         /// Keys and their order are documented in `docs/compare.md`. Rows are written one by one.
         void json(PrintWriter out) throws IOException {
             var head = object();
-            matches.forEach((match, rows) -> head.put(match.key(), rows));
+            if (!isOne()) matches.forEach((match, rows) -> head.put(match.key(), rows));
             var named = object();
             figures.forEach((name, figure) -> named.put(name.replace(' ', '_'), figure.json()));
-            head.putAll(object("inputs_differ", otherInputs, "outputs", outputs, "figures", named,
-                    "verdict", verdict()));
+            head.putAll(object("inputs_differ", otherInputs, "outputs", outputs, "figures", named));
+            if (!isOne()) head.put("verdict", verdict());
+            var expectation = figures.get(decisive()).json();
+            grades.forEach((grade, rows) -> expectation.put(grade.key(), rows));
+            if (!expected.isEmpty()) head.put("expected", expectation);
             var text = Json.text(head);
             out.print(text.substring(0, text.length() - 1) + ",\"rows\":[");
             int[] rows = listed.stream().toArray();
@@ -4385,13 +4498,126 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
-        private static Map<String, Object> json(Pair pair) {
-            return WebPage.filled("id", pair.id(), "kind", pair.match().key(), "differences",
+        private Map<String, Object> json(Pair pair) {
+            var json = WebPage.filled("id", pair.id(), "kind", pair.match().key(), "differences",
                     pair.all().stream().map(difference -> WebPage.filled("pointer", difference.pointer(),
                             "first", difference.first().isMissingNode() ? null : difference.first(),
                             "second", difference.second().isMissingNode() ? null : difference.second())).toList(),
                     "error_first", Pair.error(pair.before()), "error_second", Pair.error(pair.after()),
                     "inputs_differ", pair.hasOtherInputs());
+            if (!expected.isEmpty()) json.putAll(WebPage.filled("verdict", grade(pair).key(), "trend", pair.trend(),
+                    "correct_first", share(pair.scores()[0]), "correct_second", share(pair.scores()[1]),
+                    "expected", expected.checks(pair)));
+            return json;
+        }
+
+        /// `0.667`; empty without results
+        private static String share(double score) {
+            return Double.isNaN(score) ? "" : new BigDecimal(score).setScale(3, RoundingMode.HALF_UP).toPlainString();
+        }
+    }
+
+    /// The cells of the input that outputs are checked against. Without any, every success is as expected.
+    ///
+    /// @param cells     by row, the cell of each rule
+    /// @param tolerance null if numbers must be equal
+    record Expectations(List<Rule> rules, Index index, List<List<String>> cells, JsonDiff diff, BigDecimal tolerance) {
+        /// Checks an output: its text must contain the cell as a regular expression, or equal it.
+        record Rule(String column, boolean isPattern, JsonPointer output) {
+            private static final Pattern FORM = Pattern.compile("(.+?)(~?)=(/.*)", Pattern.DOTALL);
+
+            static Rule of(String typed, Csv csv) {
+                var option = "--expect " + Text.shell(typed);
+                var match = FORM.matcher(typed);
+                if (!match.matches() || !JsonDiff.POINTER.matcher(match.group(3)).matches()) throw new Unusable(option
+                        + ": must be COLUMN=/POINTER or COLUMN~=/POINTER", "such as answer_expected=/answer");
+                var column = csv.inputs().stream().filter(input -> input.title().equals(match.group(1))).findFirst()
+                        .orElseThrow(() -> csv.file().unusable(csv.header().line(), 0, option + ": no column "
+                                + Text.quoted(match.group(1)), csv.header().hint()));
+                return new Rule(column.name(), !match.group(2).isEmpty(), JsonPointer.compile(match.group(3)));
+            }
+
+            String cell(Row row, Csv csv) {
+                var cell = row.inputs().get(column);
+                try {
+                    if (isPattern) Pattern.compile(cell);
+                    return cell;
+                } catch (PatternSyntaxException problem) {
+                    throw csv.file().unusable(row.line(), csv.input(column).place(), "column " + Text.quoted(column)
+                            + " is not a regular expression: " + Text.text(problem.getDescription(), 100),
+                            "use = for a text that must be equal");
+                }
+            }
+        }
+
+        /// A rule that applies to a row, and the outputs there of each side.
+        record Check(String column, String output, String value, String first, String second) {}
+
+        static Expectations of(Csv csv, List<String> typed, JsonDiff diff, BigDecimal tolerance) {
+            var rules = typed.stream().map(rule -> Rule.of(rule, csv)).toList();
+            var cells = new ArrayList<List<String>>();
+            var index = csv == null ? new Index()
+                    : Index.of(csv, row -> cells.add(rules.stream().map(rule -> rule.cell(row, csv)).toList()));
+            return new Expectations(rules, index, cells, diff, tolerance);
+        }
+
+        boolean isEmpty() {
+            return rules.isEmpty();
+        }
+
+        long count(Predicate<String> which) {
+            return IntStream.range(0, index.size()).mapToObj(index::id).filter(which).count();
+        }
+
+        /// By rule; blank if nothing is expected.
+        List<String> cells(String id) {
+            int entry = index.find(id);
+            return entry < 0 ? Collections.nCopies(rules.size(), "") : cells.get(entry);
+        }
+
+        boolean isJudged(String id) {
+            return !cells(id).stream().allMatch(String::isBlank);
+        }
+
+        boolean isMet(String id, LineOffsets.RowEnd end) {
+            var cells = cells(id);
+            return IntStream.range(0, cells.size()).allMatch(n ->
+                    cells.get(n).isBlank() || isMet(rules.get(n), cells.get(n), end.at(rules.get(n).output())));
+        }
+
+        /// A cell is text: for an output that is not, it is read as JSON.
+        private boolean isMet(Rule rule, String cell, JsonNode output) {
+            if (output.isMissingNode()) return false;
+            var text = LineOffsets.RowEnd.text(output);
+            if (rule.isPattern()) return Pattern.compile(cell).matcher(text).find();
+            var wanted = output.isTextual() ? TextNode.valueOf(cell) : Json.parsed(cell);
+            return diff.of("", wanted, output).isEmpty() || tolerance != null && isNear(cell, text);
+        }
+
+        private boolean isNear(String cell, String text) {
+            try {
+                var difference = new BigDecimal(cell.strip()).subtract(new BigDecimal(text.strip()),
+                        MathContext.DECIMAL128); // limits digits, whatever the exponents are
+                return difference.abs().compareTo(tolerance) <= 0;
+            } catch (ArithmeticException | NumberFormatException _) {
+                return false; // not numbers
+            }
+        }
+
+        List<Check> checks(Comparison.Pair pair) {
+            var cells = cells(pair.id());
+            return IntStream.range(0, cells.size()).filter(n -> !cells.get(n).isBlank()).mapToObj(n -> {
+                var rule = rules.get(n);
+                return new Check(rule.column(), rule.output().toString(), cells.get(n), found(rule, pair.before()),
+                        found(rule, pair.after()));
+            }).toList();
+        }
+
+        /// `4, 5`: each value once; a dash for a missing one
+        private static String found(Rule rule, List<Comparison.Result> side) {
+            return side.stream().filter(Comparison.Result::isSuccess).map(result -> result.end().at(rule.output()))
+                    .map(value -> value.isMissingNode() ? "–" : LineOffsets.RowEnd.text(value)).distinct()
+                    .collect(joining(", "));
         }
     }
 
@@ -4399,6 +4625,7 @@ final class DifyExec implements Runnable {
     ///
     /// @param trim whether to ignore whitespace
     record JsonDiff(boolean trim) {
+        static final Pattern POINTER = Pattern.compile("(/([^/~]|~[01])*)*");
         /// They are counted in differences, words and characters.
         private static final int MOST_IN_ONE_OUTPUT = 100, CONTEXT = 20, LONGEST = 2_000;
         /// A word with the space after it. Scripts without spaces have a word for each character.
@@ -8203,6 +8430,12 @@ final class DifyExec implements Runnable {
         record RowEnd(Map<String, JsonNode> inputs, Map<String, JsonNode> outputs, String run, String seconds,
                 String tokens, String price, String currency, String error, boolean edited) {
             static final RowEnd NONE = new RowEnd(Map.of(), Map.of(), "", "", "", "", "", "", false);
+
+            /// A part of the outputs, or a missing node.
+            JsonNode at(JsonPointer pointer) {
+                return outputs.getOrDefault(pointer.getMatchingProperty(), Json.MAPPER.missingNode())
+                        .at(pointer.tail());
+            }
 
             static RowEnd of(Lines line) {
                 var tree = line.<ObjectNode>read(Lines.TREE).orElseThrow(() -> new Unusable(line.path

@@ -14,6 +14,7 @@ import module java.base;
 
 import static difyexec.DifyExec.*;
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
@@ -506,6 +507,194 @@ final class CompareTest {
 
             assertTrue(last.matches("no difference is certain: \\+0\\.0 .*, 10 % dearer \\(\\+\\d.*%\\)"), last);
             assertEquals(compare("--json").out(), compare("--json").out(), "the draws are the same each time");
+        }
+    }
+
+    @Nested
+    class ExpectedValues {
+        private static final String[] RULE = {"--expect", "wanted=/a"};
+
+        /// Writes the cells that are wanted from the rows `r-1` … of the files.
+        private void wanted(String... cells) throws IOException {
+            var csv = new StringBuilder("id,text,wanted\n");
+            for (int n = 1; n <= cells.length; n++)
+                csv.append("r-").append(n).append(",x,\"").append(cells[n - 1].replace("\"", "\"\"")).append("\"\n");
+            Files.writeString(folder.resolve("data.csv"), csv);
+        }
+
+        /// Writes a file whose rows have these outputs `a`, as JSON; `-` failed.
+        private void save(String name, String... outputs) throws IOException {
+            var side = new Side();
+            for (int n = 1; n <= outputs.length; n++) {
+                if (outputs[n - 1].equals("-")) side.ended("r-" + n, "failed", 1, "no such city");
+                else side.row("r-" + n, "{\"a\":" + outputs[n - 1] + "}");
+            }
+            side.save(name);
+        }
+
+        private Call check(String... more) {
+            var words = new ArrayList<>(List.of(path("b.jsonl"), "-i", path("data.csv")));
+            if (!List.of(more).contains("--expect")) words.addAll(List.of(RULE));
+            return typed(Stream.concat(words.stream(), Stream.of(more)));
+        }
+
+        private JsonNode expected(Call call) throws IOException {
+            assertEquals("", call.err());
+            return JSON.readTree(call.out()).path("expected");
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', quoteCharacter = '`', textBlock = """
+                cell         | output        | options                    | correct
+                yes          | "yes"         |                            | true
+                yes          | "Yes"         |                            | false
+                yes          | " yes "       | --trim                     | true
+                yes          | " yes "       |                            | false
+                1.0          | 1             |                            | true
+                1.0          | "1"           |                            | false
+                1.0          | "1"           | --tolerance 0.5            | true
+                3.14         | 3.1415        | --tolerance 0.01           | true
+                3.14         | 3.1415        | --tolerance 0.001          | false
+                1.2          | 1.3           | --tolerance 0.1            | true
+                1e2147483647 | -1e2147483647 | --tolerance 1              | false
+                many         | 3             | --tolerance 1              | false
+                007          | "7"           |                            | false
+                true         | true          |                            | true
+                [1, 2.0]     | [1,2]         |                            | true
+                {"x":1}      | {"x":2}       |                            | false
+                Dear .*      | "Dear Ann"    | --expect wanted~=/a        | true
+                ^\\d+$       | 42            | --expect wanted~=/a        | true
+                ann          | "Dear Ann"    | --expect wanted~=/a        | false
+                (?i)ann      | "Dear Ann"    | --expect wanted~=/a        | true
+                2            | {"x":[1,2]}   | --expect wanted=/a/x/1     | true
+                2            | {"x":[1]}     | --expect wanted=/a/x/1     | false
+                2            | {"x":[1]}     | --expect wanted~=/a/x/1    | false
+                .            | null          | --expect wanted=/b         | false
+                """)
+        void areMet(String cell, String output, String options, boolean correct) throws IOException {
+            wanted(cell);
+            save("b.jsonl", output);
+
+            var call = check(options == null ? new String[0] : options.split(" "));
+
+            assertEquals(correct ? Exit.OK.code : Exit.ROWS_FAILED.code, call.code(), call.out() + call.err());
+        }
+
+        @Test
+        void areCheckedInOneFile() throws IOException {
+            wanted("1", "2", "", " ", "5", "6");
+            save("b.jsonl", "1", "3", "1", "1", "-");
+
+            var expected = expected(check("--json"));
+            var text = check();
+
+            assertEquals("{\"first\":null,\"second\":33.3,\"difference\":null,\"low\":null,\"high\":null,\"correct\":1,"
+                    + "\"missed\":1,\"no_result\":1,\"not_judged\":2}", expected.toString());
+            assertEquals(Exit.ROWS_FAILED.code, text.code());
+            for (var fact : List.of("correct                 1", "missed                  1", "no result               1",
+                    "not judged              2", "r-2  missed\n    /a  expected 2, found 3\n", "r-5  no result: no such",
+                    "1 row of the input have no result")) assertTrue(text.out().contains(fact), fact + "\n" + text.out());
+            assertFalse(text.out().contains("r-1") || text.out().contains("r-3"), text.out());
+        }
+
+        @Test
+        void areAllNeededIfThereAreSeveral() throws IOException {
+            Files.writeString(folder.resolve("data.csv"), "id,one,two\nr-1,1,x\nr-2,1,y\nr-3,1,\n");
+            save("b.jsonl", "{\"p\":1,\"q\":\"x\"}", "{\"p\":1,\"q\":\"x\"}", "{\"p\":1}");
+
+            var found = expected(check("--json", "--expect", "one=/a/p", "--expect", "two~=/a/q"));
+
+            assertEquals("2 1", found.path("correct") + " " + found.path("missed"));
+        }
+
+        /// A row is correct to the share of its results that match. One that failed does not.
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                results, verdict,   share, code
+                1 1 1,   correct,   1.000, 0
+                1 1 2,   correct,   0.667, 0
+                1 2,     correct,   0.500, 0
+                1 2 3,   missed,    0.333, 3
+                1 1 -,   correct,   0.667, 0
+                1 - -,   missed,    0.333, 3
+                - -,     no_result, 0.000, 3
+                """)
+        void areJudgedByMostResultsOfARow(String results, String verdict, String share, int code) throws IOException {
+            wanted("1");
+            var runs = results.split(" ");
+            for (int n = 1; n <= runs.length; n++) save("b" + n + ".jsonl", runs[n - 1]);
+
+            var call = typed(Stream.of(Stream.of("--second"), files("b", runs.length), Stream.of("-i",
+                    path("data.csv"), "--csv", path("out.csv")), Stream.of(RULE)).flatMap(words -> words));
+
+            assertEquals(code, call.code(), call.out() + call.err());
+            var row = Files.readAllLines(folder.resolve("out.csv")).getLast();
+            assertTrue(row.endsWith(",1," + share + "," + share + "," + verdict + ","), row);
+        }
+
+        /// Without expected values, neither of these rows would be a difference.
+        @Test
+        void decideTheVerdictAndTheExitCodeOfTwoSides() throws IOException {
+            wanted("1", "1", "1", "1", "1", "1", "1", "1", "1", "1", "1", "1");
+            save("a.jsonl", "1", "1", "1", "1", "1", "1", "1", "1", "1", "1", "2", "-");
+            save("b.jsonl", "1", "1", "2", "2", "2", "2", "2", "2", "2", "2", "1", "-");
+            var words = Stream.of(Stream.of("-i", path("data.csv")), Stream.of(RULE)).flatMap(all -> all).toList();
+
+            var json = JSON.readTree(compare(Stream.concat(words.stream(), Stream.of("--json")).toArray(String[]::new))
+                    .out());
+            var same = typed(Stream.of(Stream.of(path("b.jsonl"), path("b.jsonl")), words.stream())
+                    .flatMap(all -> all));
+
+            assertEquals("worse", json.path("verdict").asText());
+            assertEquals(-58.3, json.at("/expected/difference").asDouble());
+            assertEquals(json.at("/figures/percent_correct/low"), json.at("/expected/low"));
+            assertEquals("[\"worse\",\"better\",\"\"]", Stream.of("r-3", "r-11", "r-12").map(id -> {
+                for (var row : json.path("rows")) if (row.path("id").asText().equals(id)) return row.path("trend").asText();
+                return "not listed";
+            }).map(word -> '"' + word + '"').toList().toString().replace(" ", ""));
+            assertEquals(Exit.ROWS_FAILED.code, same.code(), "rows miss on the second side");
+            assertEquals("{\"column\":\"wanted\",\"output\":\"/a\",\"value\":\"1\",\"first\":\"1\",\"second\":\"2\"}",
+                    json.at("/rows/1/expected/0").toString());
+        }
+
+        /// The log remembers the id column.
+        @Test
+        void areReadWithTheChoicesOfTheBatch() throws IOException {
+            Files.writeString(folder.resolve("data.csv"), "key;wanted\nr-1;1\n");
+            save("b.jsonl", "1");
+            Files.writeString(folder.resolve("b.jsonl.log"), Json.text(new Event.SessionEvent(Given.NOON, Event.FORMAT,
+                    "difyexec 1", "http://x/v1", "1-2", "", false, "1.16.0", Mode.STREAMING, true, "data.csv",
+                    Given.shape("key", null, ';'), "", "", false, 0)) + "\n");
+
+            assertEquals(Exit.OK.code, check().code(), check().err());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                options                                    | facts
+                --expect wanted=/a                         | -i
+                -i DATA                                    | --expect
+                -i DATA --tolerance 1                      | --expect
+                -i DATA --expect wanted=a                  | wanted=a
+                -i DATA --expect =/a                       | =/a
+                -i DATA --expect wanted=/a~2               | /a~2
+                -i DATA --expect nowhere=/a                | nowhere data.csv:1
+                -i DATA --expect wanted~=/a                | data.csv:3 wanted
+                -i DATA --expect wanted=/a --tolerance x   | --tolerance
+                -i NONE --expect wanted=/a                 | none.csv
+                -i DATA --expect wanted=/a --csv DATA --force  | data.csv
+                """)
+        void areRefusedIfTheyCannotBeUsed(String options, String facts) throws IOException {
+            wanted("1", "(");
+            save("b.jsonl", "1", "1");
+            var before = Files.readString(folder.resolve("data.csv"));
+
+            var call = typed(Stream.concat(Stream.of(path("b.jsonl"), path("b.jsonl")), Stream.of(options
+                    .replace("DATA", path("data.csv")).replace("NONE", path("none.csv")).split(" +"))));
+
+            assertEquals(Exit.UNUSABLE.code, call.code(), call.out());
+            for (var fact : facts.split(" ")) assertTrue(call.err().contains(fact), call.err());
+            assertEquals(before, Files.readString(folder.resolve("data.csv")));
         }
     }
 

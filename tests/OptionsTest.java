@@ -53,6 +53,9 @@ final class OptionsTest {
                 --input          | status                                | counts pending and changed rows
                 --input          | shell                                 | the batch that is open
                 --output         | run retry merge pull                  | the files that are written
+                --input          | compare                               | the values that are expected
+                --expect         | compare                               | the values that are expected
+                --tolerance      | compare                               | which numbers are equal
                 --output         | status export verify                  | the batch that is read
                 --output         | shell                                 | the batch that is open
                 --output         | compare                               | the part that is compared
