@@ -6705,11 +6705,12 @@ final class DifyExec implements Runnable {
                     .anyMatch(file -> !RunReader.text(file, "transfer_method").equals("remote_url"));
         }
 
-        /// The values as they were sent, but each file as its URL. Dify adds some, and null for what was not sent.
+        /// The values as they were sent, but each file as its URL. Dify adds its own, such as `sys.user_id` (no variable
+        /// has a dot in its name), and null for what was not sent.
         Map<String, JsonNode> inputs() {
             var inputs = new LinkedHashMap<String, JsonNode>();
             stored.forEachEntry((name, value) -> {
-                if (name.startsWith("sys.") || value.isNull()) return;
+                if (name.contains(".") || value.isNull()) return;
                 boolean isFile = value.findParent(FILE) != null;
                 var urls = value.findValues("remote_url");
                 if (isFile) value = value.isArray() ? Json.MAPPER.valueToTree(urls) : urls.getFirst();

@@ -300,7 +300,7 @@ final class PullTest extends WholeCommand {
         @Test
         void keepsTheDigitsOfNumbers() throws IOException {
             list(1, page(false, 1));
-            record(1, "{\"text\": 12345678901234567890.50, \"sys.user_id\": \"me\"}", "{\"big\": 1.10, \"n\": 1e3}");
+            record(1, "{\"text\": 12345678901234567890.50, \"sys.user_id\": \"me\", \"userinput.files\": []}", "{\"big\": 1.10, \"n\": 1e3}");
 
             assertEquals(0, pull(server.settings()).code());
 
