@@ -181,14 +181,20 @@ final class DocsTest extends WholeCommand {
 
     @Nested
     class APage {
+        /// The keys of the list below a heading: the code before the colon of each entry.
+        private static String entries(String name, String heading) throws IOException {
+            return page(name).split(Pattern.quote(heading), 2)[1].lines().dropWhile(line -> !line.startsWith("- "))
+                    .takeWhile(line -> line.startsWith("- ") || line.startsWith("  "))
+                    .filter(line -> line.startsWith("- ")).map(line -> line.split(":")[0])
+                    .flatMap(keys -> Pattern.compile("`(\\w+)`").matcher(keys).results().map(key -> key.group(1)))
+                    .collect(Collectors.joining(" "));
+        }
+
         @Test
         void listsTheKeysOfStatusInTheirOrder() throws IOException {
             rows(1);
             call(Map.of(), typed("run", "--demo"));
-            var documented = page("docs/files.md").split("\\| key \\| meaning \\|")[1].lines().skip(2)
-                    .takeWhile(line -> line.startsWith("|")).map(line -> line.split("\\|")[1])
-                    .flatMap(cell -> Pattern.compile("`(\\w+)`").matcher(cell).results().map(key -> key.group(1)))
-                    .collect(Collectors.joining(" "));
+            var documented = entries("docs/files.md", "## `status --json`");
 
             var status = tree(call(Map.of(), "status", "--json", "-i", input(), "-o", output()).out());
 
@@ -198,9 +204,7 @@ final class DocsTest extends WholeCommand {
         @Test
         void listsTheKeysOfCheckInTheirOrder() throws IOException {
             rows(1);
-            var documented = page("docs/inputs.md").split("\\| key \\| value \\|")[1].lines().skip(2)
-                    .takeWhile(line -> line.startsWith("|")).map(line -> line.split("`")[1])
-                    .collect(Collectors.joining(" "));
+            var documented = entries("docs/inputs.md", "### check --json");
 
             var check = tree(call(Map.of(), "check", "--demo", "--json", "-i", input()).out());
 
@@ -244,7 +248,7 @@ final class DocsTest extends WholeCommand {
             var used = MapTest.source().lines().filter(line -> line.startsWith("//DEPS "))
                     .map(line -> line.substring("//DEPS ".length())).toList();
             var listed = Pattern.compile("(?m)^\\| ([\\w.]+:[\\w-]+) \\| ([\\d.]+) \\| \\w.* \\|$")
-                    .matcher(page("docs/install.md")).results().map(row -> row.group(1) + ":" + row.group(2)).toList();
+                    .matcher(page("LIBRARIES.md")).results().map(row -> row.group(1) + ":" + row.group(2)).toList();
 
             assertEquals(used, listed);
         }
