@@ -23,8 +23,9 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 /// Runs the real command with a library (`iofault.c`) that fails the N-th call on the batch's folder, for N = 1, 2, …
 /// until the command ends before it makes that many calls. After each fault the batch is continued without faults.
 ///
-/// The command has its own process; the server and the calls after the fault run in this one, which saves their
-/// start. So each process of the tool is young when the fault meets it, as with a user.
+/// The command has its own process, which is young when the fault meets it, as with a user; the server and the calls
+/// after the fault run in this one, which saves their start. With `--one-process`, [Worker] runs all commands that need
+/// not be killed.
 @Command(name = "iofault", mixinStandardHelpOptions = true, sortOptions = false, usageHelpWidth = 100,
         description = "Fail each call on a batch's files once, continue the batch, and check exit codes, messages, "
                 + "results and the server's record. Exit code 1 if anything is wrong. Needs Linux and gcc "
@@ -33,7 +34,7 @@ import static java.nio.charset.StandardCharsets.UTF_8;
             "Repeat one case: benchmarks/iofault --command retry --call write --fault ENOSPC --from 7 --cases 1"})
 final class IoFault implements Callable<Integer> {
     private static final ObjectMapper JSON = new ObjectMapper();
-    private static final int ROWS = 12, LONGEST_SECONDS = 60;
+    private static final int ROWS = 12, LONGEST_SECONDS = 60, STUCK = -1;
     private static final String OLD = "the old file\n";
 
     @Option(names = "--source", paramLabel = "FILE", hidden = true, description = "Compile this library.")
@@ -62,6 +63,10 @@ final class IoFault implements Callable<Integer> {
             description = "Fail only every N-th call, for a shorter test (default: ${DEFAULT-VALUE}: each).")
     int every;
 
+    @Option(names = "--one-process", description = "Run the commands in one process, as the shell does, unless it is to "
+            + "be killed. This takes a tenth of the time.")
+    boolean isOneProcess;
+
     @Option(names = "--folder", paramLabel = "DIR",
             description = "Keep the files of failed cases in DIR (default: a temporary folder).")
     Path folder;
@@ -75,6 +80,7 @@ final class IoFault implements Callable<Integer> {
         System.exit(new CommandLine(new IoFault()).setCaseInsensitiveEnumValuesAllowed(true).execute(args));
     }
 
+    /// In the order of iofault.c.
     enum Call {
         OPEN, WRITE, FSYNC, RENAME, TRUNCATE, UNLINK, LOCK, READ, STAT, READDIR, CLOSE, SEEK, MAP, MODE, MKDIR,
         /// Every call that changes something.
@@ -85,7 +91,11 @@ final class IoFault implements Callable<Integer> {
     /// @param isLasting  all later calls of the kind fail, too
     enum Fault {
         EIO(5, false), ENOSPC(28, false), SIGKILL(0, false), EIO_FROM(5, true), ENOSPC_FROM(28, true),
-        READ_ONLY_FROM(30, true), SLOW(-1, true);
+        READ_ONLY_FROM(30, true), SLOW(-1, true), POWER_CUT(-2, false);
+
+        /// Between two of these calls, a power cut always leaves the same.
+        private static final Set<Call> CHANGING = EnumSet.of(Call.WRITE, Call.FSYNC, Call.RENAME, Call.TRUNCATE,
+                Call.UNLINK);
 
         final int errno;
         final boolean isLasting;
@@ -101,9 +111,14 @@ final class IoFault implements Callable<Integer> {
             return this == ENOSPC && call == Call.WRITE ? from + 1 : from;
         }
 
+        boolean isDeadly() {
+            return this == SIGKILL || this == POWER_CUT;
+        }
+
         boolean isPossible(Call call) {
             return switch (this) {
                 case EIO, SIGKILL -> call != Call.CHANGE;
+                case POWER_CUT -> CHANGING.contains(call);
                 case ENOSPC -> List.of(Call.WRITE, Call.OPEN, Call.RENAME).contains(call);
                 case EIO_FROM, SLOW -> call == Call.FSYNC;
                 case ENOSPC_FROM -> call == Call.WRITE;
@@ -211,6 +226,8 @@ final class IoFault implements Callable<Integer> {
         private final SimulatedServer server;
         private final Path base;
         private final HttpClient http = HttpClient.newHttpClient();
+        private Worker worker;
+        private long sizeOfTarget = 0;
 
         Tried(Tested command) throws Exception {
             this.command = command;
@@ -239,7 +256,7 @@ final class IoFault implements Callable<Integer> {
                 case RESUME -> {
                     tool(base, run("--limit", "6"));
                     tear(base.resolve("results.jsonl"), 1);
-                    tear(base.resolve("results.jsonl.log"), 2);
+                    tear(base.resolve("results.jsonl.log"), 0);
                 }
                 case MERGE -> {
                     for (int shard = 1; shard <= 3; shard++) tool(base, run("--shard", shard + "/3"));
@@ -247,16 +264,21 @@ final class IoFault implements Callable<Integer> {
                 case RETRY -> tool(base, run("--max-retries", "0"));
                 case EXPORT_CSV, EXPORT_XLSX, STATUS_HTML, VERIFY -> {
                     tool(base, run());
-                    if (!command.target.isEmpty()) Files.writeString(base.resolve(command.target), OLD);
+                    if (command.target.isEmpty()) break;
+                    tool(base, words(command.words));
+                    sizeOfTarget = Files.size(base.resolve(command.target));
+                    Files.writeString(base.resolve(command.target), OLD);
                 }
             }
             keepRuns();
         }
 
-        /// As after `kill -9`: the last lines are missing, and the one before is cut in its middle.
+        /// As after a power cut: so many lines are missing, and the one before is cut in its middle. Attempts are on
+        /// disk before they are sent, so that of the log only the end of its last line may be missing.
         private static void tear(Path file, int lines) throws IOException {
             var text = Files.readString(file, ISO_8859_1);
-            for (int line = 0; line < lines; line++) text = text.substring(0, text.lastIndexOf('\n', text.length() - 2) + 1);
+            for (int line = 0; line < lines; line++)
+                text = text.substring(0, text.lastIndexOf('\n', text.length() - 2) + 1);
             Files.writeString(file, text.substring(0, text.length() - 30), ISO_8859_1);
         }
 
@@ -285,8 +307,39 @@ final class IoFault implements Callable<Integer> {
             copy(base, place());
             keepRuns();
             int startedBefore = stats().path("started").asInt();
-            var report = folder.resolve("report");
-            Files.deleteIfExists(report);
+            Files.deleteIfExists(report());
+            var cause = new FaultyDisk.Fault(call.name().toLowerCase(Locale.ROOT), number, fault.until(call, number),
+                    fault.errno);
+            int exit = isOneProcess && !fault.isDeadly() ? inWorker(call, cause) : inOwnProcess(cause);
+            if (!Files.exists(report())) return new Outcome("exit " + exit, "", List.of());
+            var hit = Files.readAllLines(report()).getFirst();
+            var problems = new ArrayList<String>();
+            if (exit == STUCK) problems.add("no end within " + LONGEST_SECONDS + " s");
+            else if (fault.isDeadly() ? exit != 128 + 9 : !List.of(0, 2, 3, 4).contains(exit))
+                problems.add("exit code " + exit);
+            if (exit == Exit.UNUSABLE.code && stats().path("started").asInt() > startedBefore)
+                problems.add("exit code 2, though a run was started");
+            checkOutput(exit, hit, problems);
+            checkTarget(problems);
+            if (!fault.isDeadly() && command != Tested.RESUME) checkLines(problems);
+            if (exit == 0) checkSuccess(problems);
+            continueBatch(problems);
+            return new Outcome(exit == 128 + 9 ? "killed" : "exit " + exit, hit, problems);
+        }
+
+        private Path report() {
+            return folder.resolve("report");
+        }
+
+        private int inWorker(Call call, FaultyDisk.Fault cause) throws Exception {
+            if (worker == null || !worker.process.isAlive())
+                worker = Worker.start(folder, place(), disk.environment(place(), report(), cause), disk, settings());
+            var done = worker.execute(call, cause, absolute(place(), words(command.words)));
+            Files.writeString(folder.resolve("output"), done.out() + done.err());
+            return done.code();
+        }
+
+        private int inOwnProcess(FaultyDisk.Fault cause) throws Exception {
             var words = Chaos.Tool.java(List.of("-XX:-UsePerfData", "-XX:SharedArchiveFile=" + folder.resolve(
                     "classes.jsa"), "-Xlog:disable", "-Djava.io.tmpdir=" + place().resolve("tmp")),
                     "difyexec.DifyExec", List.of(words(command.words)));
@@ -294,24 +347,11 @@ final class IoFault implements Callable<Integer> {
             var builder = new ProcessBuilder(words).directory(place().toFile()).redirectErrorStream(true)
                     .redirectOutput(folder.resolve("output").toFile());
             builder.environment().putAll(settings());
-            builder.environment().putAll(disk.environment(place(), report, new FaultyDisk.Fault(
-                    call.name().toLowerCase(Locale.ROOT), number, fault.until(call, number), fault.errno)));
+            builder.environment().putAll(disk.environment(place(), report(), cause));
             var process = builder.start();
-            boolean hasEnded = process.waitFor(LONGEST_SECONDS, TimeUnit.SECONDS);
-            if (!hasEnded) process.destroyForcibly().waitFor();
-            var exit = hasEnded ? process.exitValue() : -1;
-            if (!Files.exists(report)) return new Outcome("exit " + exit, "", List.of());
-            var hit = Files.readAllLines(report).getFirst();
-            var problems = new ArrayList<String>();
-            if (!hasEnded) problems.add("no end within " + LONGEST_SECONDS + " s");
-            else if (fault == Fault.SIGKILL ? exit != 128 + 9 : !List.of(0, 2, 3, 4).contains(exit))
-                problems.add("exit code " + exit);
-            if (exit == Exit.UNUSABLE.code && stats().path("started").asInt() > startedBefore)
-                problems.add("exit code 2, though a run was started");
-            checkOutput(exit, hit, problems);
-            checkTarget(problems);
-            continueBatch(problems);
-            return new Outcome(exit == 128 + 9 ? "killed" : "exit " + exit, hit, problems);
+            if (process.waitFor(LONGEST_SECONDS, TimeUnit.SECONDS)) return process.exitValue();
+            process.destroyForcibly().waitFor();
+            return STUCK;
         }
 
         private void checkOutput(int exit, String hit, List<String> problems) throws IOException {
@@ -339,6 +379,25 @@ final class IoFault implements Callable<Integer> {
             var file = place().resolve(command.target);
             if (!Files.exists(file)) problems.add(command.target + " is missing");
             else if (!isWhole(file)) problems.add(command.target + " is neither the old nor the new file");
+        }
+
+        /// A write that failed was undone.
+        private void checkLines(List<String> problems) throws IOException {
+            for (var name : List.of("results.jsonl", "results.jsonl.log")) {
+                var file = place().resolve(name);
+                if (Files.exists(file) && !Files.readString(file, ISO_8859_1).matches("(?s)|.*\n"))
+                    problems.add("half a line in " + name);
+            }
+        }
+
+        /// A command that says that all is well has done its work. The new file has the size of one without a fault,
+        /// which differs by the digits of its times.
+        private void checkSuccess(List<String> problems) throws IOException {
+            if (results().size() != ROWS) problems.add("exit code 0 with " + results().size() + " results");
+            if (command == Tested.VERIFY && !Files.readString(folder.resolve("output")).matches(
+                    "(?s).*matches +" + ROWS + "\\R.*")) problems.add("exit code 0, but not all results match");
+            if (!command.target.isEmpty() && Math.abs(Files.size(place().resolve(command.target)) - sizeOfTarget) > 64)
+                problems.add("exit code 0, but " + command.target + " is incomplete");
         }
 
         private static boolean isWhole(Path file) throws IOException {
@@ -407,21 +466,13 @@ final class IoFault implements Callable<Integer> {
 
         /// Runs a command in this process, without faults.
         private Done tool(Path place, String... words) {
-            var files = List.of("data.csv", "data.jsonl", "results.jsonl", command.target);
-            var out = new StringWriter();
-            var err = new StringWriter();
-            var absolute = Stream.of(words).map(word -> files.contains(word) ? place.resolve(word).toString() : word)
-                    .toArray(String[]::new);
-            int code = DifyExec.commandLine(new Env(settings()::get, "difyexec"), absolute)
-                    .setOut(new PrintWriter(out)).setErr(new PrintWriter(err)).execute(absolute);
-            return new Done(code, out.toString(), err.toString());
+            return Done.of(settings(), absolute(place, words));
         }
 
-        private record Done(int code, String out, String err) {
-            @Override
-            public String toString() {
-                return "exit code " + code + " " + err.strip().lines().collect(Collectors.joining(" / "));
-            }
+        private String[] absolute(Path place, String... words) {
+            var files = List.of("data.csv", "data.jsonl", "results.jsonl", command.target);
+            return Stream.of(words).map(word -> files.contains(word) ? place.resolve(word).toString() : word)
+                    .toArray(String[]::new);
         }
 
         private void keepRuns() throws Exception {
@@ -436,8 +487,91 @@ final class IoFault implements Callable<Integer> {
 
         @Override
         public void close() throws IOException {
+            if (worker != null) worker.process.destroyForcibly();
             server.close();
             http.close();
+        }
+    }
+
+    private record Done(int code, String out, String err) {
+        /// Runs a command in this process.
+        static Done of(Map<String, String> settings, String... words) {
+            var out = new StringWriter();
+            var err = new StringWriter();
+            int code = DifyExec.commandLine(new Env(settings::get, "difyexec"), words)
+                    .setOut(new PrintWriter(out)).setErr(new PrintWriter(err)).execute(words);
+            return new Done(code, out.toString(), err.toString());
+        }
+
+        @Override
+        public String toString() {
+            return "exit code " + code + " " + err.strip().lines().collect(Collectors.joining(" / "));
+        }
+    }
+
+    /// A process that runs one command after another, each with another fault.
+    ///
+    /// @param control a `struct control` of iofault.c
+    record Worker(Process process, BufferedReader answers, Path control) {
+        private static final int SIZE = 4 * Integer.BYTES + 3 * Long.BYTES;
+
+        static void main() throws IOException {
+            DifyExec.setProperties();
+            System.out.println("ready"); // a fault must not meet the start of Java
+            var commands = new BufferedReader(new InputStreamReader(System.in, UTF_8));
+            for (var line = commands.readLine(); line != null; line = commands.readLine()) {
+                var done = Done.of(System.getenv(), JSON.readValue(line, String[].class));
+                System.out.println(JSON.writeValueAsString(done));
+            }
+        }
+
+        static Worker start(Path folder, Path place, Map<String, String> faults, FaultyDisk disk,
+                Map<String, String> settings) throws IOException {
+            var control = Files.write(folder.resolve("control"), new byte[SIZE]);
+            var words = Chaos.Tool.java(List.of("-Djava.io.tmpdir=" + place.resolve("tmp")), Worker.class.getName(),
+                    List.of());
+            words.addAll(0, disk.preload());
+            var builder = new ProcessBuilder(words).directory(folder.toFile())
+                    .redirectError(ProcessBuilder.Redirect.INHERIT);
+            builder.environment().putAll(settings);
+            builder.environment().putAll(faults);
+            builder.environment().put("IOFAULT_CONTROL", control.toString());
+            var process = builder.start();
+            var answers = process.inputReader(UTF_8);
+            if (answers.readLine() == null) throw new IOException("the process for the commands did not start");
+            return new Worker(process, answers, control);
+        }
+
+        /// The faults end with the command. A command that does not end costs the process.
+        Done execute(Call call, FaultyDisk.Fault fault, String... words) throws Exception {
+            control(1, call, fault);
+            var input = process.outputWriter(UTF_8);
+            input.write(JSON.writeValueAsString(words) + "\n");
+            input.flush();
+            try {
+                var answer = CompletableFuture.supplyAsync(() -> {
+                    try {
+                        return answers.readLine();
+                    } catch (IOException problem) {
+                        throw new UncheckedIOException(problem);
+                    }
+                }).get(LONGEST_SECONDS, TimeUnit.SECONDS);
+                if (answer == null) return new Done(process.waitFor(), "", "");
+                return JSON.readValue(answer, Done.class);
+            } catch (TimeoutException _) {
+                process.destroyForcibly().waitFor();
+                return new Done(STUCK, "", "");
+            } finally {
+                control(0, call, fault);
+            }
+        }
+
+        private void control(int isOn, Call call, FaultyDisk.Fault fault) throws IOException {
+            var bytes = ByteBuffer.allocate(SIZE).order(ByteOrder.nativeOrder()).putInt(isOn).putInt(call.ordinal())
+                    .putInt(fault.errno()).putInt(0).putLong(fault.from()).putLong(fault.until()).putLong(0);
+            try (var file = FileChannel.open(control, StandardOpenOption.WRITE)) {
+                file.write(bytes.flip());
+            }
         }
     }
 

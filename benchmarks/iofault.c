@@ -5,8 +5,11 @@
    IOFAULT_CALL    a name from `names` below, or "change": every call that a read-only file system refuses
    IOFAULT_FROM    the first call that fails, counted from 1 over all threads
    IOFAULT_UNTIL   the last call that fails; 0: all later calls fail, too
-   IOFAULT_ERRNO   a number of errno; 0: SIGKILL; -1: the call takes 200 ms longer
+   IOFAULT_ERRNO   a number of errno; 0: SIGKILL; -1: the call takes 200 ms longer; -2: the power fails
+   IOFAULT_CONTROL a file with a `struct control`, which replaces the last four while the process runs
 
+   When the power fails, each file loses what was written to it since its last fsync, and the process is killed. A
+   rename or a new file is not lost: the benchmark `powercut` has those cases.
    A write that meets SIGKILL or ENOSPC writes half of its bytes first, because that is what a file system does.
    libjava and libnio of a JDK that was built for an old glibc call __xstat64 and its siblings; a new one calls stat. */
 #define _GNU_SOURCE
@@ -15,6 +18,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -35,23 +39,33 @@ static const char *const names[] = {"open", "write", "fsync", "rename", "truncat
 
 enum { FILES = 1 << 16 };
 
+/* `wanted` is an enum call; all calls that change something have the number after the last one. */
+struct control {
+    int is_on, wanted, fault, unused;
+    long from, until;
+    atomic_long count;
+};
+
 static char *_Atomic paths[FILES]; /* of the descriptors of the folder */
-static atomic_long count;
 static char folder[PATH_MAX], current[PATH_MAX];
 static const char *report;
-static int wanted = -1, is_change, fault;
-static long from, until;
+static struct control own, *control = &own;
 
 __attribute__((constructor)) static void start(void) {
     const char *call = getenv("IOFAULT_CALL"), *place = getenv("IOFAULT_FOLDER");
     report = getenv("IOFAULT_REPORT");
     if (!call || !place || !report || !getcwd(current, sizeof current)) return;
     snprintf(folder, sizeof folder, "%s", place);
-    from = atol(getenv("IOFAULT_FROM"));
-    until = atol(getenv("IOFAULT_UNTIL"));
-    fault = atoi(getenv("IOFAULT_ERRNO"));
-    is_change = !strcmp(call, "change");
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) if (!strcmp(call, names[i])) wanted = (int) i;
+    own.from = atol(getenv("IOFAULT_FROM"));
+    own.until = atol(getenv("IOFAULT_UNTIL"));
+    own.fault = atoi(getenv("IOFAULT_ERRNO"));
+    int calls = sizeof names / sizeof *names;
+    for (own.wanted = 0; own.wanted < calls && strcmp(call, names[own.wanted]); own.wanted++) {}
+    own.is_on = own.wanted < calls || !strcmp(call, "change");
+    if (!getenv("IOFAULT_CONTROL")) return;
+    int fd = (int) syscall(SYS_openat, AT_FDCWD, getenv("IOFAULT_CONTROL"), O_RDWR);
+    control = (void *) syscall(SYS_mmap, NULL, sizeof own, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    syscall(SYS_close, fd);
 }
 
 /* The absolute path in `into` if it is in the folder, else NULL. */
@@ -74,6 +88,45 @@ static void keep(int fd, const char *path) {
     if (fd >= 0 && fd < FILES) paths[fd] = path ? strdup(path) : NULL;
 }
 
+/* How much of each file that was opened for writing is on disk. */
+static struct { char path[PATH_MAX]; off64_t size; } written[64];
+static int files;
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+
+static off64_t size_of(int fd) {
+    struct stat64 status;
+    return syscall(SYS_fstat, fd, &status) ? 0 : status.st_size;
+}
+
+/* size < 0: the file is gone. Only if it is `new`, a file that is not known yet is added. */
+static void on_disk(const char *path, off64_t size, int is_new) {
+    if (!path) return;
+    pthread_mutex_lock(&mutex);
+    int i = 0;
+    while (i < files && strcmp(written[i].path, path)) i++;
+    if (size < 0 && i < files) written[i] = written[--files];
+    else if (i < files && !is_new) written[i].size = size;
+    else if (i == files && is_new && files < 64) {
+        snprintf(written[i].path, PATH_MAX, "%s", path);
+        written[files++].size = size;
+    }
+    pthread_mutex_unlock(&mutex);
+}
+
+static void renamed(const char *path, const char *target) {
+    off64_t size = -1;
+    for (int i = 0; i < files; i++) if (!strcmp(written[i].path, path)) size = written[i].size;
+    on_disk(path, -1, 0);
+    on_disk(target, -1, 0);
+    if (size >= 0) on_disk(target, size, 1);
+}
+
+static void fail_power(void) {
+    pthread_mutex_lock(&mutex);
+    for (int i = 0; i < files; i++) syscall(SYS_truncate, written[i].path, written[i].size);
+    kill(getpid(), SIGKILL);
+}
+
 static void tell(enum call call, const char *path) {
     char line[PATH_MAX + 32];
     int length = snprintf(line, sizeof line, "%s %s\n", names[call], path);
@@ -84,14 +137,16 @@ static void tell(enum call call, const char *path) {
 
 /* 0: the call succeeds; else the errno with which it fails. SIGKILL is left to the caller that wants half a write. */
 static int hit(enum call call, const char *path, int changes) {
-    if (!path || (is_change ? !changes : wanted != (int) call)) return 0;
-    long number = atomic_fetch_add(&count, 1) + 1;
-    if (number < from || (until && number > until)) return 0;
+    int calls = sizeof names / sizeof *names, fault = control->fault;
+    if (!path || !control->is_on || (control->wanted == calls ? !changes : control->wanted != (int) call)) return 0;
+    long number = atomic_fetch_add(&control->count, 1) + 1;
+    if (number < control->from || (control->until && number > control->until)) return 0;
     tell(call, path);
     if (fault == -1) {
         nanosleep(&(struct timespec) {0, 200000000}, NULL);
         return 0;
     }
+    if (fault == -2) fail_power();
     if (fault == 0 && call != WRITE) kill(getpid(), SIGKILL);
     return fault == 0 ? INT_MAX : fault;
 }
@@ -112,6 +167,7 @@ static int opened(int at, const char *path, int flags, mode_t mode) {
     if (error) return failed(error);
     int fd = (int) syscall(SYS_openat, at, path, flags, mode);
     if (fd >= 0 && full) keep(fd, full);
+    if (fd >= 0 && full && (flags & O_ACCMODE) != O_RDONLY) on_disk(full, size_of(fd), 1);
     return fd;
 }
 
@@ -152,7 +208,8 @@ int dup2(int fd, int copy) {
 /* Half of the bytes of a write, and -1 if all of them may be written. */
 static ssize_t half(int fd, size_t length, int *error) {
     *error = hit(WRITE, of_descriptor(fd), 1);
-    if (*error == INT_MAX || (*error == ENOSPC && until == from + 1 && atomic_load(&count) == from && length > 1))
+    int is_first = control->until == control->from + 1 && atomic_load(&control->count) == control->from;
+    if (*error == INT_MAX || (*error == ENOSPC && is_first && length > 1))
         return (ssize_t) (length / 2);
     return -1;
 }
@@ -182,10 +239,24 @@ WRITES(writev, syscall(SYS_writev, fd, all, number), (int fd, const struct iovec
         return error ? failed(error) : (type) (call); \
     }
 
-ON_FILE(int, fsync, FSYNC, 0, (int fd), syscall(SYS_fsync, fd))
-ON_FILE(int, fdatasync, FSYNC, 0, (int fd), syscall(SYS_fdatasync, fd))
-ON_FILE(int, ftruncate, TRUNCATE, 1, (int fd, off_t size), syscall(SYS_ftruncate, fd, size))
-ON_FILE(int, ftruncate64, TRUNCATE, 1, (int fd, off64_t size), syscall(SYS_ftruncate, fd, size))
+/* What is written while the call runs may not be on disk. */
+static int forced(int call, int fd) {
+    off64_t size = size_of(fd);
+    int result = (int) syscall(call, fd);
+    if (!result) on_disk(of_descriptor(fd), size, 0);
+    return result;
+}
+
+static int truncated(int fd, off64_t size) {
+    int result = (int) syscall(SYS_ftruncate, fd, size);
+    if (!result) on_disk(of_descriptor(fd), size, 0);
+    return result;
+}
+
+ON_FILE(int, fsync, FSYNC, 0, (int fd), forced(SYS_fsync, fd))
+ON_FILE(int, fdatasync, FSYNC, 0, (int fd), forced(SYS_fdatasync, fd))
+ON_FILE(int, ftruncate, TRUNCATE, 1, (int fd, off_t size), truncated(fd, size))
+ON_FILE(int, ftruncate64, TRUNCATE, 1, (int fd, off64_t size), truncated(fd, size))
 ON_FILE(ssize_t, read, READ, 0, (int fd, void *into, size_t length), syscall(SYS_read, fd, into, length))
 ON_FILE(ssize_t, readv, READ, 0, (int fd, const struct iovec *all, int number), syscall(SYS_readv, fd, all, number))
 ON_FILE(ssize_t, pread64, READ, 0, (int fd, void *into, size_t length, off64_t place),
@@ -229,15 +300,28 @@ void *mmap64(void *place, size_t length, int protection, int flags, int fd, off6
         return error ? failed(error) : (int) (call); \
     }
 
+static int moved(int at, const char *path, int to, const char *target, unsigned flags) {
+    char from[PATH_MAX], into[PATH_MAX];
+    int result = (int) syscall(SYS_renameat2, at, path, to, target, flags);
+    if (!result && ours(at, path, from) && ours(to, target, into)) renamed(from, into);
+    return result;
+}
+
+static int removed(int at, const char *path, int flags) {
+    char into[PATH_MAX];
+    int result = (int) syscall(SYS_unlinkat, at, path, flags);
+    if (!result) on_disk(ours(at, path, into), -1, 0);
+    return result;
+}
+
 ON_PATH(rename, RENAME, 1, AT_FDCWD, (const char *path, const char *target),
-        syscall(SYS_renameat2, AT_FDCWD, path, AT_FDCWD, target, 0))
-ON_PATH(renameat, RENAME, 1, at, (int at, const char *path, int to, const char *target),
-        syscall(SYS_renameat2, at, path, to, target, 0))
+        moved(AT_FDCWD, path, AT_FDCWD, target, 0))
+ON_PATH(renameat, RENAME, 1, at, (int at, const char *path, int to, const char *target), moved(at, path, to, target, 0))
 ON_PATH(renameat2, RENAME, 1, at, (int at, const char *path, int to, const char *target, unsigned flags),
-        syscall(SYS_renameat2, at, path, to, target, flags))
-ON_PATH(unlink, UNLINK, 1, AT_FDCWD, (const char *path), syscall(SYS_unlinkat, AT_FDCWD, path, 0))
+        moved(at, path, to, target, flags))
+ON_PATH(unlink, UNLINK, 1, AT_FDCWD, (const char *path), removed(AT_FDCWD, path, 0))
 ON_PATH(rmdir, UNLINK, 1, AT_FDCWD, (const char *path), syscall(SYS_unlinkat, AT_FDCWD, path, AT_REMOVEDIR))
-ON_PATH(unlinkat, UNLINK, 1, at, (int at, const char *path, int flags), syscall(SYS_unlinkat, at, path, flags))
+ON_PATH(unlinkat, UNLINK, 1, at, (int at, const char *path, int flags), removed(at, path, flags))
 ON_PATH(chmod, MODE, 1, AT_FDCWD, (const char *path, mode_t mode), syscall(SYS_fchmodat, AT_FDCWD, path, mode))
 ON_PATH(mkdir, MKDIR, 1, AT_FDCWD, (const char *path, mode_t mode), syscall(SYS_mkdirat, AT_FDCWD, path, mode))
 ON_PATH(access, STAT, 0, AT_FDCWD, (const char *path, int mode), syscall(SYS_faccessat, AT_FDCWD, path, mode))
