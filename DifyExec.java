@@ -8662,22 +8662,22 @@ final class DifyExec implements Runnable {
 
         /// Held by the one process that writes a batch. It has a file of its own: a process loses its locks on a file
         /// when it closes any channel of that file.
-        record Lock(BatchFiles files, FileChannel channel) implements AutoCloseable {
+        record Lock(BatchFiles files, FileLock held) implements AutoCloseable {
             static Lock of(BatchFiles files) throws IOException {
                 FileChannel.open(files.lock, StandardOpenOption.CREATE, StandardOpenOption.WRITE,
                         LinkOption.NOFOLLOW_LINKS).close();
                 var key = key(files.lock);
-                var lock = new Lock(files, FileChannel.open(files.lock, StandardOpenOption.WRITE,
-                        LinkOption.NOFOLLOW_LINKS));
-                boolean isOurs = false;
+                var channel = FileChannel.open(files.lock, StandardOpenOption.WRITE, LinkOption.NOFOLLOW_LINKS);
+                FileLock held = null;
                 try {
-                    isOurs = lock.channel.tryLock(0, 1, false) != null && Objects.equals(key, key(files.lock));
+                    var lock = channel.tryLock(0, 1, false);
+                    if (lock != null && Objects.equals(key, key(files.lock))) held = lock;
                 } catch (OverlappingFileLockException | NoSuchFileException _) {
                     // this process holds it, or another one has just ended and removed it
                 } finally { // else a shell would hold it for good
-                    if (!isOurs) lock.channel.close();
+                    if (held == null) channel.close();
                 }
-                if (isOurs) return lock;
+                if (held != null) return new Lock(files, held);
                 throw locked(files.lock);
             }
 
@@ -8695,11 +8695,12 @@ final class DifyExec implements Runnable {
                 });
             }
 
-            /// Removes the file if nothing came of the call. A lock file with text in it is not ours.
+            /// Removes the file if nothing came of the call. A lock file with text in it is not ours. If the lock cannot
+            /// be released at first, the channel's end is another try; else a shell would hold it for good.
             @Override
             public void close() {
-                if (channel.isOpen()) Storage.close(files.lock, () -> {
-                    try (channel) {
+                if (held.isValid()) Storage.close(files.lock, () -> {
+                    try (var channel = held.channel(); held) {
                         if (!files.isStarted() && channel.size() == 0) Files.deleteIfExists(files.lock);
                     }
                 });
@@ -8955,6 +8956,7 @@ final class DifyExec implements Runnable {
         private final JsonGenerator json = Json.writing(waiting).setRootValueSeparator(null);
         private final Disk disk;
         private FileChannel channel;
+        private FileLock held;
         private Object key;
         /// Where our last line ends, and the file; and how much of it is on disk.
         private long end = 0, forced = 0;
@@ -9034,7 +9036,7 @@ final class DifyExec implements Runnable {
             var opened = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.READ,
                     StandardOpenOption.WRITE, LinkOption.NOFOLLOW_LINKS);
             try {
-                hold(opened);
+                held = hold(opened);
                 key = BatchFiles.Lock.key(path);
                 end = opened.size();
                 AtomicFile.forceFolder(path);
@@ -9048,9 +9050,10 @@ final class DifyExec implements Runnable {
         }
 
         /// Holds a byte beyond all others: on Windows nobody can read what is locked.
-        private static void hold(FileChannel file) throws IOException {
+        private static FileLock hold(FileChannel file) throws IOException {
             try {
-                if (file.tryLock(Long.MAX_VALUE - 1, 1, false) != null) return;
+                var lock = file.tryLock(Long.MAX_VALUE - 1, 1, false);
+                if (lock != null) return lock;
             } catch (OverlappingFileLockException _) {
                 // held by this process
             }
@@ -9134,10 +9137,16 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// A lock that cannot be released at first is released with the channel; else a shell would hold it for good.
         @Override
         public void close() {
-            if (channel != null) Storage.close(path, channel);
+            if (channel == null) return;
+            var opened = channel;
+            var lock = held;
             channel = null;
+            Storage.close(path, () -> {
+                try (opened; lock) {}
+            });
         }
     }
 
