@@ -13685,8 +13685,11 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// If the folder cannot be examined, the file stays, so that the next start removes both.
         private void delete() throws IOException {
-            if (Files.isDirectory(folder(), LinkOption.NOFOLLOW_LINKS)) {
+            boolean hasFolder = Storage.exists(folder(), LinkOption.NOFOLLOW_LINKS)
+                    && Storage.attributes(folder(), LinkOption.NOFOLLOW_LINKS).isDirectory();
+            if (hasFolder) {
                 for (var file : Storage.list(folder())) Files.deleteIfExists(file);
                 Files.delete(folder());
             }
