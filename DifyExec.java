@@ -9620,7 +9620,7 @@ final class DifyExec implements Runnable {
         }
 
         static Csv open(Path input, Shape shape) {
-            var copies = new TextFile.Copies();
+            var copies = new TextFile.Copies(input);
             try {
                 var file = TextFile.of(input, shape, copies);
                 return of(file, Header.of(file, shape.delimiter()), shape);
@@ -10148,6 +10148,10 @@ final class DifyExec implements Runnable {
         }
 
         String name() {
+            return name(input);
+        }
+
+        private static String name(Path input) {
             return input.toString().equals("-") ? "standard input" : input.toString();
         }
 
@@ -10218,8 +10222,14 @@ final class DifyExec implements Runnable {
             private static final Path PRIVATE = Path.of(System.getProperty("java.io.tmpdir"), "difyexec-files-"
                     + System.getProperty("user.name").replaceAll("[^\\w.-]", "_"));
 
+            private final Path input;
             private Temporary ours;
 
+            Copies(Path input) {
+                this.input = input;
+            }
+
+            /// An error is the input's or the copy's, and the message names both.
             Path file(AtomicFile.Content content) {
                 try {
                     return Storage.naming(PRIVATE, () -> {
@@ -10232,8 +10242,8 @@ final class DifyExec implements Runnable {
                         return file;
                     });
                 } catch (UncheckedIOException problem) {
-                    throw new Unusable("cannot make a copy of the input (" + Text.of(problem) + ")",
-                            "choose another folder for it with JDK_JAVA_OPTIONS=-Djava.io.tmpdir=DIR");
+                    throw new Unusable("cannot make a copy of " + name(input) + " (" + Text.of(problem) + ")",
+                            "if the input can be read, choose another folder for it with JDK_JAVA_OPTIONS=-Djava.io.tmpdir=DIR");
                 }
             }
 

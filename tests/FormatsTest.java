@@ -278,7 +278,7 @@ final class FormatsTest extends WholeCommand {
 
         @Test
         void aCopyIsPrivateAndGoneAfterwards() throws IOException {
-            var copies = new TextFile.Copies();
+            var copies = new TextFile.Copies(folder.resolve("data.csv"));
             var copy = copies.file(out -> out.write(new byte[1000]));
             assertTrue(!Files.getFileStore(copy).supportsFileAttributeView("posix")
                     || PosixFilePermissions.toString(Files.getPosixFilePermissions(copy)).equals("rw-------"));

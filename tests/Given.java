@@ -225,7 +225,7 @@ final class Given {
     }
 
     static TextFile text(Path file) {
-        return new TextFile(file, file, UTF_8, "", false, "", List.of(), List.of(), new TextFile.Copies());
+        return new TextFile(file, file, UTF_8, "", false, "", List.of(), List.of(), new TextFile.Copies(file));
     }
 
     /// All rows of a CSV, after a check.

@@ -171,6 +171,22 @@ class StorageTest {
             }
             assertTrue(succeeded > 0);
         }
+
+        @Test
+        void anInputThatCannotBeCopiedIsNamed() throws Exception {
+            Files.writeString(file("data.jsonl"), "{\"id\":\"1\",\"text\":\"a\"}\n");
+
+            for (int number = 1; ; number++) {
+                var call = broken("data.jsonl", once("read", number), "", "check", "--demo", "-i",
+                        file("data.jsonl").toString());
+                if (call.isEmpty()) {
+                    assertTrue(number > 2);
+                    break;
+                }
+                assertEquals(2, call.get().code());
+                assertNames("data.jsonl", call.get());
+            }
+        }
     }
 
     /// Faults that need no library.
