@@ -8695,8 +8695,8 @@ final class DifyExec implements Runnable {
                 });
             }
 
-            /// Removes the file if nothing came of the call. A lock file with text in it is not ours. If the lock cannot
-            /// be released at first, the channel's end is another try; else a shell would hold it for good.
+            /// Removes the file if nothing came of the call. A lock file with text in it is not ours. If the lock
+            /// cannot be released at first, closing the channel tries again; else a shell would hold it for good.
             @Override
             public void close() {
                 if (held.isValid()) Storage.close(files.lock, () -> {
@@ -10243,7 +10243,8 @@ final class DifyExec implements Runnable {
                     });
                 } catch (UncheckedIOException problem) {
                     throw new Unusable("cannot make a copy of " + name(input) + " (" + Text.of(problem) + ")",
-                            "if the input can be read, choose another folder for it with JDK_JAVA_OPTIONS=-Djava.io.tmpdir=DIR");
+                            "if the input can be read, choose another folder for the copy with "
+                                    + "JDK_JAVA_OPTIONS=-Djava.io.tmpdir=DIR");
                 }
             }
 

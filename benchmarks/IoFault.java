@@ -321,7 +321,8 @@ final class IoFault implements Callable<Integer> {
                 problems.add("exit code 2, though a run was started");
             checkOutput(exit, hit, problems);
             checkTarget(problems);
-            if (!fault.isDeadly() && command != Tested.RESUME) checkLines(problems);
+            boolean isUndone = !fault.isDeadly() && fault != Fault.READ_ONLY_FROM && command != Tested.RESUME;
+            if (isUndone) checkLines(problems);
             if (exit == 0) checkSuccess(problems);
             continueBatch(problems);
             return new Outcome(exit == 128 + 9 ? "killed" : "exit " + exit, hit, problems);
