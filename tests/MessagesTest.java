@@ -2,6 +2,7 @@ package difyexec;
 
 import com.sun.source.tree.BinaryTree;
 import com.sun.source.tree.CompilationUnitTree;
+import com.sun.source.tree.ExpressionTree;
 import com.sun.source.tree.LiteralTree;
 import com.sun.source.tree.MethodInvocationTree;
 import com.sun.source.tree.NewClassTree;
@@ -49,6 +50,8 @@ final class MessagesTest {
 
         final List<Message> messages = new ArrayList<>();
         final List<String> hints = new ArrayList<>();
+        /// The sentences that end a batch or a command, and problems of the input, which keep one from starting.
+        final Set<String> stops = new TreeSet<>();
         private final CompilationUnitTree unit;
         private final Trees trees;
 
@@ -57,11 +60,15 @@ final class MessagesTest {
             this.trees = trees;
         }
 
-        /// The last argument of a refusal is its hint.
+        /// The last argument of a refusal is its hint. An exit code may come before its sentence.
         @Override
         public Void visitNewClass(NewClassTree tree, Void nothing) {
-            if (tree.getIdentifier().toString().equals("Unusable") && tree.getArguments().size() > 1)
-                hints.add(text(tree.getArguments().getLast()));
+            var name = tree.getIdentifier().toString();
+            var arguments = tree.getArguments();
+            if (name.equals("Unusable") && arguments.size() > 1) hints.add(text(arguments.getLast()));
+            if (name.matches("Unusable|Stop|TypeConversionException"))
+                stops.add(text(arguments.get(arguments.size() == 3 ? 1 : 0)));
+            if (name.equals("Value.Wrong") || name.equals("Wrong")) stops.add(text(arguments.getLast()));
             return super.visitNewClass(tree, nothing);
         }
 
@@ -69,8 +76,22 @@ final class MessagesTest {
         public Void visitMethodInvocation(MethodInvocationTree call, Void nothing) {
             var name = call.getMethodSelect().toString().replaceFirst("(?s).*\\.", "");
             if (name.equals("early")) hints.add(text(call.getArguments().getLast()));
+            var sentence = sentence(name, call.getArguments());
+            sentence.ifPresent(argument -> stops.add(text(argument)));
             if (!OF_PATTERNS.matcher(name).matches()) return super.visitMethodInvocation(call, nothing);
             return scan(call.getMethodSelect(), nothing);
+        }
+
+        /// The argument of a call that is the sentence of a refusal, or of a problem of the input.
+        private static Optional<ExpressionTree> sentence(String method, List<? extends ExpressionTree> arguments) {
+            var at = switch (method) {
+                case "early", "fault" -> 0;
+                case "stop", "setting" -> arguments.size() == 3 ? 1 : -1;
+                case "unusable" -> arguments.size() > 3 ? 2 : arguments.size() - 1;
+                case "add" -> arguments.size() == 3 ? 2 : -1;
+                default -> -1;
+            };
+            return at < 0 || at >= arguments.size() ? Optional.empty() : Optional.of(arguments.get(at));
         }
 
         @Override
@@ -118,6 +139,7 @@ final class MessagesTest {
 
         private static List<Message> messages;
         private static List<String> hints;
+        private static Set<String> stops;
 
         @BeforeAll
         static void read() throws IOException {
@@ -126,6 +148,7 @@ final class MessagesTest {
             var reader = Message.read(page + "}");
             messages = reader.messages;
             hints = reader.hints;
+            stops = reader.stops;
             if (Boolean.getBoolean("messages.print")) messages.forEach(message ->
                     IO.println(message.line() + ": " + message.text().strip().replace("\n", "\n      ")));
         }
@@ -148,6 +171,52 @@ final class MessagesTest {
             var dialect = where(text -> DIALECT.matcher(text).find());
 
             assertTrue(dialect.size() <= MOST, () -> dialect.size() + "\n" + String.join("\n", dialect));
+        }
+
+        /// The messages on the page: code before the first colon or full stop of an entry, and after it only if it
+        /// continues the list.
+        private static List<String> onThePage() throws IOException {
+            var entries = Files.readString(WholeCommand.checkout().resolve("docs/troubleshooting.md"))
+                    .replaceAll("\\n +", " ").lines().filter(line -> line.startsWith("- "));
+            return entries.flatMap(line -> {
+                var messages = Pattern.compile("- ((?:`[^`]+`(?:, )?)+):? ").matcher(line);
+                return messages.lookingAt() ? Pattern.compile("`([^`]+)`").matcher(messages.group(1)).results()
+                        .map(message -> message.group(1)) : Stream.of(line);
+            }).toList();
+        }
+
+        /// Whether the words of a message on the page, with anything for each `…`, are in a message of the source.
+        private static boolean covers(String shown, String message) {
+            var pattern = Stream.of(shown.split("…")).map(Pattern::quote).collect(Collectors.joining(".*"));
+            return Pattern.compile(pattern, Pattern.DOTALL).matcher(message).find();
+        }
+
+        private static String plain(String message) {
+            return message.replaceAll("%(\\d\\$)?s", "…");
+        }
+
+        /// A sentence without words of its own has them from a message that is listed elsewhere.
+        @Test
+        void thatStopABatchOrACommandAreOnTheTroubleshootingPage() throws IOException {
+            var shown = onThePage();
+
+            assertTrue(stops.size() > 140, stops.size() + " found");
+            assertEquals(List.of(), stops.stream().map(TheMessages::plain)
+                    .filter(message -> hasWords(message) && shown.stream().noneMatch(entry -> covers(entry, message))).toList());
+        }
+
+        private static boolean hasWords(String message) {
+            return message.replaceAll("[^A-Za-z]", "").length() >= 6;
+        }
+
+        @Test
+        void onTheTroubleshootingPageExist() throws IOException {
+            var known = Stream.of(messages.stream().map(Message::text), stops.stream(),
+                    Files.readString(WholeCommand.checkout().resolve("jbang")).lines()).flatMap(texts -> texts)
+                    .map(TheMessages::plain).toList();
+
+            assertEquals(List.of(), onThePage().stream().filter(shown -> !hasWords(shown) || known.stream().noneMatch(
+                    message -> covers(shown, message) || hasWords(message) && covers(message, shown))).toList());
         }
 
         @Test
