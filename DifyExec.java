@@ -3565,7 +3565,7 @@ final class DifyExec implements Runnable {
             new NextCall("run", start, Optional.of(rows.toString()), Optional.empty(), Stream.concat(id,
                     only("--(base-url|env-file|app-id)\\b.*").words.stream()).toList())
                     .suggest("run", Optional.empty(), results, out);
-            for (var file : baseline) out.println("then: " + start + " compare " + Text.shell(file.toString()) + " "
+            for (var file : baseline) out.println("  then: " + start + " compare " + Text.shell(file.toString()) + " "
                     + Text.shell(results.toString()));
         }
 
