@@ -70,8 +70,10 @@ import java.net.http.HttpResponse.BodySubscriber;
 import java.net.http.HttpResponse.BodySubscribers;
 import java.util.concurrent.ExecutionException;
 import javax.xml.stream.XMLInputFactory;
+import javax.xml.stream.XMLOutputFactory;
 import javax.xml.stream.XMLStreamException;
 import javax.xml.stream.XMLStreamReader;
+import javax.xml.stream.XMLStreamWriter;
 import org.apache.commons.text.similarity.LevenshteinDistance;
 import org.dhatim.fastexcel.Workbook;
 import org.dhatim.fastexcel.Worksheet;
@@ -301,7 +303,7 @@ final class DifyExec implements Runnable {
             try (var csv = input == null ? null : shape.open(input, files)) {
                 var batch = Batch.peek(files, Optional.ofNullable(csv), html != null, List.of());
                 if (html != null) {
-                    files.requireTarget(html, batch.inputs(), file -> force || WebPage.isOurs(file));
+                    files.requireTarget(html, batch.inputs(), file -> force || WebPage.isOurs(file, WebPage.MARK));
                     AtomicFile.write(html, file -> WebPage.report(batch, file));
                 }
                 if (json) console.out().println(Json.text(StatusView.json(batch)));
@@ -435,6 +437,10 @@ final class DifyExec implements Runnable {
                 description = "Write a page with metrics and all rows, differences marked.")
         Path html;
 
+        @Option(names = "--junit", paramLabel = "FILE",
+                description = "Write a JUnit report with a test case for each row, about B.jsonl.")
+        Path junit;
+
         @Option(names = "--force", description = "Overwrite existing files.")
         boolean force;
 
@@ -455,7 +461,10 @@ final class DifyExec implements Runnable {
                 var files = batch.files();
                 var inputs = Stream.concat(batch.inputs().stream(), Stream.ofNullable(input)).toList();
                 if (csv != null) files.requireTarget(csv, inputs, _ -> force);
-                if (html != null) files.requireTarget(html, inputs, page -> force || WebPage.isOurs(page));
+                if (html != null)
+                    files.requireTarget(html, inputs, file -> force || WebPage.isOurs(file, WebPage.MARK));
+                if (junit != null)
+                    files.requireTarget(junit, inputs, file -> force || WebPage.isOurs(file, Comparison.JUNIT_MARK));
             }
             var scope = new Comparison.Scope(part, Set.copyOf(ignored), new JsonDiff(trim));
             var choices = sides.getLast().getFirst().files().choices();
@@ -472,6 +481,7 @@ final class DifyExec implements Runnable {
                     AtomicFile.write(html, both::page);
                     console.err().println("Page: " + html);
                 }
+                if (junit != null) AtomicFile.write(junit, both::junit);
                 return (both.hasDifferences() ? Exit.ROWS_FAILED : Exit.OK).code;
             }
         }
@@ -3676,7 +3686,7 @@ final class DifyExec implements Runnable {
             else cells.flush();
         }
 
-        private static String withoutControls(String cell) {
+        static String withoutControls(String cell) {
             return CONTROLS.matcher(cell).replaceAll("\uFFFD");
         }
 
@@ -3793,6 +3803,7 @@ final class DifyExec implements Runnable {
     /// A self-contained page that opens offline, with all rows to search. [Html] draws it from JSON, so that no value
     /// becomes markup.
     static final class WebPage {
+        static final String MARK = "<meta name=\"generator\" content=\"difyexec ";
         /// Rows in one script element: a browser parses one at a time. Characters of a value: more are in the results.
         private static final int BLOCK = 5_000, LONGEST = 2_000;
 
@@ -3801,10 +3812,10 @@ final class DifyExec implements Runnable {
             Map<String, Object> of(int number) throws IOException;
         }
 
-        /// A page of ours may be overwritten.
-        static boolean isOurs(Path file) {
+        /// A page or report of ours, which begins with such a mark, may be overwritten.
+        static boolean isOurs(Path file, String mark) {
             try (var in = Files.newInputStream(file)) {
-                return new String(in.readNBytes(1_000), UTF_8).contains("<meta name=\"generator\" content=\"difyexec ");
+                return new String(in.readNBytes(1_000), UTF_8).contains(mark);
             } catch (IOException _) {
                 return false;
             }
@@ -3904,6 +3915,7 @@ final class DifyExec implements Runnable {
         private static final JsonNode MISSING = Json.MAPPER.missingNode();
         private static final int SHOWN = 10, LONGEST = 300; // rows, characters of a text on the terminal
         private static final double LEVEL = 0.95; // of intervals
+        static final String JUNIT_MARK = "<!-- difyexec ";
 
         private final Side first, second; // the same one if there is only one
         private final Scope scope;
@@ -3949,7 +3961,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Whether the second side of a row is as expected, by most of its results.
+        /// Whether the second side of a row is as expected, by most of its results. If nothing is, the first side is.
         enum Grade {
             CORRECT, MISSED, NO_RESULT, NOT_JUDGED;
 
@@ -4315,6 +4327,11 @@ final class DifyExec implements Runnable {
 
         private Grade grade(Pair pair) {
             if (!Side.shown(pair.after()).isSuccess()) return Grade.NO_RESULT;
+            if (expected.isEmpty()) return switch (pair.match()) {
+                case SAME, UNSTABLE -> Grade.CORRECT;
+                case DIFFERENT -> Grade.MISSED;
+                case ONLY_FIRST, ONLY_SECOND, FAILED_FIRST, FAILED_SECOND, NEITHER -> Grade.NOT_JUDGED;
+            };
             if (!expected.isJudged(pair.id())) return Grade.NOT_JUDGED;
             return pair.scores()[1] < 0.5 ? Grade.MISSED : Grade.CORRECT;
         }
@@ -4351,7 +4368,7 @@ final class DifyExec implements Runnable {
             var notes = new ArrayList<String>();
             if (otherInputs > 0) notes.add("the inputs of " + Text.count(otherInputs, "row") + " differ, too");
             long notRun = expected.count(id -> rows.find(id) < 0);
-            if (notRun > 0) notes.add(Text.count(notRun, "row") + " of the input have no result");
+            if (notRun > 0) notes.add(Text.count(notRun, "row of the input has", "rows of the input have") + " no result");
             return notes;
         }
 
@@ -4387,6 +4404,58 @@ final class DifyExec implements Runnable {
                 file.write(cells);
             }
             file.finish();
+        }
+
+        /// A JUnit report about the second side, as Surefire's schema describes it. The root is the suite: all readers
+        /// know that form.
+        void junit(OutputStream out) throws IOException {
+            try { // a writer that is no OutputStreamWriter: JDK's own would be checked for the name of its encoding
+                var xml = XMLOutputFactory.newInstance().createXMLStreamWriter(new BufferedWriter(Json.utf8(out)));
+                var suite = second.batches().map(StatusView::title).collect(joining(", "));
+                xml.writeStartDocument("UTF-8", "1.0");
+                xml.writeComment(JUNIT_MARK.substring(4) + VERSION + " ");
+                start(xml, "testsuite", object("name", suite, "tests", rows.size(),
+                        "failures", grades.get(Grade.MISSED), "errors", grades.get(Grade.NO_RESULT),
+                        "skipped", grades.get(Grade.NOT_JUDGED)));
+                for (int number = 0; number < rows.size(); number++) {
+                    var pair = pair(number);
+                    start(xml, "testcase", object("name", pair.id(), "classname", suite, "time", pair.two().seconds()));
+                    switch (grade(pair)) {
+                        case CORRECT -> {}
+                        case MISSED -> problem(xml, "failure", "missed", misses(pair));
+                        case NO_RESULT -> problem(xml, "error", pair.match().key(), List.of(Pair.error(pair.after())));
+                        case NOT_JUDGED -> xml.writeEmptyElement("skipped");
+                    }
+                    xml.writeEndElement();
+                }
+                xml.writeEndDocument();
+                xml.flush();
+            } catch (XMLStreamException problem) {
+                throw new IOException(problem);
+            }
+        }
+
+        private static void start(XMLStreamWriter xml, String name, Map<String, Object> attributes)
+                throws XMLStreamException {
+            xml.writeStartElement(name);
+            for (var attribute : attributes.entrySet()) xml.writeAttribute(attribute.getKey(),
+                    Spreadsheet.withoutControls(attribute.getValue().toString()));
+        }
+
+        private static void problem(XMLStreamWriter xml, String name, String type, List<String> lines)
+                throws XMLStreamException {
+            start(xml, name, object("type", type, "message", Text.cut(lines.getFirst(), LONGEST)));
+            xml.writeCharacters(Spreadsheet.withoutControls(String.join("\n", lines)));
+            xml.writeEndElement();
+        }
+
+        /// `/answer: expected 2, found 3`
+        private List<String> misses(Pair pair) {
+            var checks = expected.checks(pair).stream().map(check ->
+                    check.output() + ": expected " + check.value() + ", found " + check.second());
+            var differences = pair.all().stream().map(difference ->
+                    difference.pointer() + ": first " + difference.first() + ", second " + difference.second());
+            return (expected.isEmpty() ? differences : checks).toList();
         }
 
         /// A page with all rows, differences marked.
@@ -4465,9 +4534,8 @@ final class DifyExec implements Runnable {
                     + Stream.of(pair.before(), pair.after()).distinct().map(Pair::error)
                             .filter(error -> !error.isEmpty()).map(error -> ": " + Text.text(error, LONGEST))
                             .collect(joining()));
-            for (var check : expected.checks(pair)) if (grade(pair) == Grade.MISSED)
-                out.println("    " + paint.faint(Text.text(check.output(), LONGEST)) + "  expected "
-                        + Text.text(check.value(), LONGEST) + ", found " + Text.text(check.second(), LONGEST));
+            if (!expected.isEmpty() && grade(pair) == Grade.MISSED)
+                misses(pair).forEach(miss -> out.println("    " + Text.text(miss, 3 * LONGEST)));
             for (var difference : pair.all()) { // the [-red-]{+blue+} one
                 var change = scope.diff().change(difference);
                 String first = Text.text(change.first(), LONGEST), second = Text.text(change.second(), LONGEST);

@@ -10,6 +10,9 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
+import org.w3c.dom.Element;
+import javax.xml.parsers.DocumentBuilderFactory;
+
 import module java.base;
 
 import static difyexec.DifyExec.*;
@@ -591,9 +594,10 @@ final class CompareTest {
             assertEquals("{\"first\":null,\"second\":33.3,\"difference\":null,\"low\":null,\"high\":null,\"correct\":1,"
                     + "\"missed\":1,\"no_result\":1,\"not_judged\":2}", expected.toString());
             assertEquals(Exit.ROWS_FAILED.code, text.code());
-            for (var fact : List.of("correct                 1", "missed                  1", "no result               1",
-                    "not judged              2", "r-2  missed\n    /a  expected 2, found 3\n", "r-5  no result: no such",
-                    "1 row of the input have no result")) assertTrue(text.out().contains(fact), fact + "\n" + text.out());
+            for (var fact : List.of("correct                 1", "missed                  1",
+                    "no result               1", "not judged              2",
+                    "r-2  missed\n    /a: expected 2, found 3\n", "r-5  no result: no such city", "1 row of the input"))
+                assertTrue(text.out().contains(fact), fact + "\n" + text.out());
             assertFalse(text.out().contains("r-1") || text.out().contains("r-3"), text.out());
         }
 
@@ -649,7 +653,8 @@ final class CompareTest {
             assertEquals(-58.3, json.at("/expected/difference").asDouble());
             assertEquals(json.at("/figures/percent_correct/low"), json.at("/expected/low"));
             assertEquals("[\"worse\",\"better\",\"\"]", Stream.of("r-3", "r-11", "r-12").map(id -> {
-                for (var row : json.path("rows")) if (row.path("id").asText().equals(id)) return row.path("trend").asText();
+                for (var row : json.path("rows"))
+                    if (row.path("id").asText().equals(id)) return row.path("trend").asText();
                 return "not listed";
             }).map(word -> '"' + word + '"').toList().toString().replace(" ", ""));
             assertEquals(Exit.ROWS_FAILED.code, same.code(), "rows miss on the second side");
@@ -695,6 +700,100 @@ final class CompareTest {
             assertEquals(Exit.UNUSABLE.code, call.code(), call.out());
             for (var fact : facts.split(" ")) assertTrue(call.err().contains(fact), call.err());
             assertEquals(before, Files.readString(folder.resolve("data.csv")));
+        }
+    }
+
+    @Nested
+    class TheJUnitReport {
+        private Element report(String... more) throws Exception {
+            var call = compare(Stream.concat(Stream.of("--junit", path("report.xml")), Stream.of(more))
+                    .toArray(String[]::new));
+            assertEquals(Exit.ROWS_FAILED.code, call.code(), call.err());
+            return DocumentBuilderFactory.newInstance().newDocumentBuilder()
+                    .parse(folder.resolve("report.xml").toFile()).getDocumentElement();
+        }
+
+        /// By the name of each test case, the name of the element that it contains, or `passed`.
+        private static Map<String, String> cases(Element suite) {
+            var cases = new LinkedHashMap<String, String>();
+            var all = suite.getElementsByTagName("testcase");
+            for (int n = 0; n < all.getLength(); n++) {
+                var one = (Element) all.item(n);
+                var inside = one.getFirstChild();
+                cases.put(one.getAttribute("name"), inside == null ? "passed" : inside.getNodeName());
+            }
+            return cases;
+        }
+
+        private static void countsItsCases(Element suite) {
+            var cases = cases(suite).values();
+            assertEquals(Integer.toString(cases.size()), suite.getAttribute("tests"));
+            for (var kind : List.of("failure", "error", "skipped"))
+                assertEquals(Integer.toString(Collections.frequency(cases, kind)),
+                        suite.getAttribute(kind.replaceFirst("(?<=[er])$", "s")), kind);
+        }
+
+        @Test
+        void isAboutTheSecondSide() throws Exception {
+            each();
+
+            var suite = report();
+
+            assertEquals("b.jsonl", suite.getAttribute("name"));
+            assertEquals(Map.of("same", "passed", "other", "failure", "gone", "error", "broke", "error",
+                    "mended", "skipped", "never", "error", "new", "skipped"), cases(suite));
+            countsItsCases(suite);
+            var other = (Element) suite.getElementsByTagName("failure").item(0);
+            assertTrue(other.getTextContent().contains("/answer: first \"a red car\", second \"a blue car\""),
+                    other.getTextContent());
+            assertEquals("4.0", ((Element) other.getParentNode()).getAttribute("time"));
+        }
+
+        /// A row may be different and still be correct, or equal and wrong on both sides.
+        @Test
+        void isAboutExpectedValuesIfThereAreAny() throws Exception {
+            each();
+            Files.writeString(folder.resolve("data.csv"), "id,wanted\nsame,no\nother,blue\nnew,\nbroke,x\n");
+
+            var suite = report("-i", path("data.csv"), "--expect", "wanted~=/answer");
+
+            var cases = cases(suite);
+            assertEquals(List.of("failure", "passed", "skipped", "error", "skipped"), Stream.of("same", "other", "new",
+                    "broke", "mended").map(cases::get).toList());
+            countsItsCases(suite);
+            var failure = suite.getElementsByTagName("failure").item(0).getTextContent();
+            assertTrue(failure.contains("expected no, found yes"), failure);
+        }
+
+        /// What a model wrote may be anything: the report stays valid, the page inert, the sheet without formulas.
+        @ParameterizedTest
+        @ValueSource(strings = {"]]>", "<![CDATA[", "<a b='c'>&amp;", "\\u0000\\u001b", "\\ud800", "\\ud83d\\ude00",
+                "\\uffff", "=1+1", "</script><script>alert(1)</script>", "{+x+}", "\\u202e"})
+        void staysValidWhateverTextsAre(String text) throws Exception {
+            var id = "r-" + text.replaceAll("\\\\u(00..|ffff|d800)", "");
+            new Side().row(id, "{\"a\":\"x\"}").save("a.jsonl");
+            new Side().row(id, "{\"a\":\"" + text + "\"}").save("b.jsonl");
+            Files.writeString(folder.resolve("data.csv"), "id,wanted\n" + id + ",\"other " + text + "\"\n");
+
+            for (var more : List.of(new String[0], new String[] {"-i", path("data.csv"), "--expect", "wanted=/a"})) {
+                var suite = report(Stream.concat(Stream.of(more), Stream.of("--html", path("page.html"), "--csv",
+                        path("out.csv"), "--force")).toArray(String[]::new));
+
+                countsItsCases(suite);
+                assertEquals(1, cases(suite).size());
+                assertEquals(JSON.readTree("\"" + id + "\"").textValue(), cases(suite).keySet().iterator().next());
+                assertFalse(Files.readString(folder.resolve("page.html")).contains("alert(1)</script>"));
+                var sheet = Files.readString(folder.resolve("out.csv"));
+                assertFalse(Pattern.compile("(?m)(^|,)\"?=1").matcher(sheet).find(), sheet);
+            }
+        }
+
+        @Test
+        void isReplacedIfItIsOne() throws Exception {
+            each();
+            report();
+
+            countsItsCases(report());
         }
     }
 
@@ -758,7 +857,7 @@ final class CompareTest {
         }
 
         @ParameterizedTest
-        @ValueSource(strings = {"--csv", "--html"})
+        @ValueSource(strings = {"--csv", "--html", "--junit"})
         void isNotWrittenOver(String option) throws IOException {
             outputs("{\"a\":1}", "{\"a\":2}");
             Files.writeString(folder.resolve("mine"), "mine");

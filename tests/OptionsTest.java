@@ -63,6 +63,7 @@ final class OptionsTest {
                 --json           | check run status retry compare verify | the form of the output
                 --html           | status compare                        | writes a page
                 --csv            | compare                               | writes a spreadsheet
+                --junit          | compare                               | writes a report
                 --force          | retry                                 | whether succeeded rows run
                 --force          | status export compare pull            | whether a file is overwritten
                 --id-column      | check run status retry export shell merge | the ids
