@@ -6773,8 +6773,8 @@ final class DifyExec implements Runnable {
                     .anyMatch(file -> !RunReader.text(file, "transfer_method").equals("remote_url"));
         }
 
-        /// The values as they were sent, but each file as its URL. Dify adds its own, such as `sys.user_id` (no variable
-        /// has a dot in its name), and null for what was not sent.
+        /// The values as they were sent, but each file as its URL. Dify adds its own, such as `sys.user_id` (variables
+        /// have no dots in their names), and null for what was not sent.
         Map<String, JsonNode> inputs() {
             var inputs = new LinkedHashMap<String, JsonNode>();
             stored.forEachEntry((name, value) -> {
