@@ -2272,6 +2272,10 @@ final class DifyExec implements Runnable {
     /// The settings that every command line shares, also the shell's.
     static final class CommandLines {
         private static final String LOST = "no space left, or the reader has closed it";
+        /// Options that people know from other tools, and what does the same here.
+        private static final Map<String, String> OF_OTHER_TOOLS = Map.of(
+                "--dry-run", "the command 'check' tests everything without starting a run",
+                "--quiet", "use --progress off");
 
         /// Settings that a tree of commands has in the whole: picocli hands them on to the subcommands.
         static CommandLine configured(CommandLine line, IDefaultValueProvider defaults, Env env) {
@@ -2467,16 +2471,25 @@ final class DifyExec implements Runnable {
         private static Unusable unknown(CommandLine.UnmatchedArgumentException problem) {
             var line = problem.getCommandLine();
             var word = problem.getUnmatched().getFirst();
-            var near = problem.getSuggestions();
-            var similar = near.isEmpty() ? "" : "did you mean " + String.join(" or ", near) + "?";
+            var similar = similar(problem, line.getCommandSpec(), word);
             boolean isOption = word.startsWith("-"), isBeforeCommand = !line.getSubcommands().isEmpty();
-            if (isOption && isBeforeCommand && near.isEmpty()) similar = "put options after the command";
+            if (isOption && isBeforeCommand && similar.isEmpty()) similar = "put options after the command";
             if (isOption) return new Unusable("unknown option " + Text.text(word, 60), similar);
             if (isBeforeCommand) return new Unusable("unknown command " + Text.quoted(word), similar);
             boolean mayBeInput = line.getCommandSpec().findOption("-i") != null
                     && !line.getParseResult().hasMatchedOption("-i");
-            if (mayBeInput && near.isEmpty()) similar = "-i " + Text.shell(Text.text(word, 60));
+            if (mayBeInput && similar.isEmpty()) similar = "-i " + Text.shell(Text.text(word, 60));
             return new Unusable("unexpected argument " + Text.quoted(word), similar);
+        }
+
+        /// A slip of the keyboard first: picocli compares pairs of letters, and finds none in `rnu`.
+        private static String similar(CommandLine.UnmatchedArgumentException problem, CommandSpec spec, String word) {
+            if (OF_OTHER_TOOLS.containsKey(word) && spec.findOption("--progress") != null)
+                return OF_OTHER_TOOLS.get(word);
+            var known = word.startsWith("-") ? spec.optionsMap().keySet() : spec.subcommands().keySet();
+            var near = Nearest.of(word, known.stream(), word.length() < 3 ? 0 : 2, 1);
+            if (near.isEmpty()) near = problem.getSuggestions();
+            return near.isEmpty() ? "" : "did you mean " + String.join(" or ", near) + "?";
         }
 
         private static int stopped(Exception problem, CommandLine line, CommandLine.ParseResult parsed)

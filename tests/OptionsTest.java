@@ -277,6 +277,12 @@ final class OptionsTest {
                 runn -i a.csv -o b.jsonl           | runn        | run
                 exprot                             | exprot      | export
                 frobnicate                         | frobnicate  | did you mean
+                rnu                                | rnu         | did you mean run?
+                retyr                              | retyr       | did you mean retry?
+                run --progres off -i a -o b        | --progres   | did you mean --progress?
+                run --dry-run -i a -o b            | --dry-run   | check
+                retry --quiet -i a -o b            | --quiet     | --progress off
+                status --quiet -o b                | --quiet     | --help
                 run --timout 5 -i a.csv -o b.jsonl | --timout    | --timeout
                 run --inptu a.csv -o b.jsonl       | --inptu     | --input
                 run --frobnicate -i a -o b         | --frobnicate| did you mean
