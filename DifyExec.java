@@ -68,6 +68,9 @@ import java.net.http.HttpRequest.BodyPublishers;
 import java.net.http.HttpResponse.BodyHandler;
 import java.net.http.HttpResponse.BodySubscriber;
 import java.net.http.HttpResponse.BodySubscribers;
+import java.security.cert.CertificateException;
+import java.security.cert.CertificateExpiredException;
+import java.security.cert.CertificateNotYetValidException;
 import java.util.concurrent.ExecutionException;
 import javax.xml.stream.XMLInputFactory;
 import javax.xml.stream.XMLOutputFactory;
@@ -6859,6 +6862,7 @@ final class DifyExec implements Runnable {
         /// A run whose stream has been silent for so long is looked up.
         static final Duration QUIET = Duration.ofSeconds(30);
         private static final int LONGEST_REFUSAL = 64 << 10, TICK = 100;
+        private static final String NO_TLS = "recognized SSL message";
 
         /// How many bytes an answer may have: while a result is made of it, it is in memory up to ten times over.
         private final long most;
@@ -6976,16 +6980,35 @@ final class DifyExec implements Runnable {
             var cause = causes.stream().filter(Transport::isBeforeSending).findFirst();
             if (cause.isEmpty()) return new Response.Cut(Symptom.NO_ANSWER,
                     "the connection broke without an answer (" + Text.of(problem) + ")");
-            boolean isUntrusted = causes.stream().anyMatch(CertPathBuilderException.class::isInstance);
-            return new Response.NotSent((!isUntrusted ? Text.of(cause.get())
-                    : "the server's certificate is not trusted; DIFY_CA_FILE can add its authority")
-                    + proxy.map(by -> ", through the proxy " + by.getHost()).orElse(""));
+            var through = proxy.map(by -> ", through the proxy " + by.getHost()).orElse("");
+            var lasting = causes.stream().flatMap(each -> lasting(each, through).stream()).findFirst();
+            return lasting.orElseGet(() -> new Response.NotSent(Text.of(cause.get()) + through, ""));
+        }
+
+        /// What fails in the same way again until the server or a setting is changed. The words are the JDK's.
+        private static Optional<Response.NotSent> lasting(Throwable problem, String through) {
+            var words = Objects.requireNonNullElse(problem.getMessage(), "");
+            return switch (problem) {
+                case CertPathBuilderException _ -> Optional.of(new Response.NotSent("the server's certificate is not "
+                        + "trusted" + through, "DIFY_CA_FILE can add the authority that issued it"));
+                case CertificateExpiredException _, CertificateNotYetValidException _ -> Optional.of(
+                        new Response.NotSent("the server's certificate is not valid at this time" + through,
+                                "renew it, or set the clock of this machine"));
+                case CertificateException _ when words.startsWith("No ") -> Optional.of(new Response.NotSent(
+                        "the server's certificate is for another host" + through,
+                        "set DIFY_API_BASE_URL to the host that the certificate names"));
+                case SSLException _ when words.contains(NO_TLS) -> Optional.of(new Response.NotSent(
+                        "the server answers without TLS" + through,
+                        "set DIFY_API_BASE_URL to http://, or to the server's https port"));
+                default -> Optional.empty();
+            };
         }
 
         private static boolean isBeforeSending(Throwable problem) {
             return problem instanceof ConnectException || problem instanceof HttpConnectTimeoutException
                     || problem instanceof UnresolvedAddressException || problem instanceof UnknownHostException
-                    || problem instanceof SSLHandshakeException;
+                    || problem instanceof SSLHandshakeException
+                    || problem instanceof SSLException && String.valueOf(problem.getMessage()).contains(NO_TLS);
         }
 
         private static boolean isOf(HttpHeaders headers, String type) {
@@ -11139,7 +11162,9 @@ final class DifyExec implements Runnable {
                 case Response.Cut(_, var symptom, var why) -> new Verdict.LookUp(symptom, why);
                 // paid for, and another run would be as large: a later start may have the memory
                 case Response.Unreadable(_, var why) -> new Outcome(RowStatus.UNKNOWN, why);
-                case Response.NotSent(var why) -> new Verdict.Unreached(backoff.delay(0), why);
+                case Response.NotSent(var why, var hint) when !hint.isEmpty() ->
+                        new Verdict.StopBatch(Stop.early("cannot connect to " + access + ": " + why, hint), true);
+                case Response.NotSent(var why, _) -> new Verdict.Unreached(backoff.delay(0), why);
                 case Response.NotUploaded(var why, var mayPass, var retryAfter) -> mayPass
                         ? again(attempt, why, retryAfter) : Outcome.failed(why);
             };
@@ -12344,8 +12369,13 @@ final class DifyExec implements Runnable {
         /// stored damaged (Dify 1.9).
         record Unreadable(Optional<RunRef> run, String why) implements Response {}
 
-        /// The request never left: refused connection, unknown host, TLS.
-        record NotSent(String why) implements Response {}
+        /// The request never left: refused connection, unknown host, TLS. With a hint, it never will until somebody
+        /// does what that says.
+        record NotSent(String why, String hint) implements Response {
+            NotSent(String why) {
+                this(why, "");
+            }
+        }
 
         /// A file of the row could not be uploaded, so nothing was started. It `mayPass` if the server was away or
         /// busy.

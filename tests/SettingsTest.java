@@ -1,5 +1,7 @@
 package difyexec;
 
+import com.sun.net.httpserver.HttpsConfigurator;
+import com.sun.net.httpserver.HttpsServer;
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.*;
@@ -689,6 +691,110 @@ final class SettingsTest extends WholeCommand {
         @ValueSource(strings = {"-V", "--version", "run --version", "status -V"})
         void theVersionIsOneLine(String typed) throws IOException {
             assertEquals("difyexec " + VERSION, call(Map.of(), typed.split(" ")).out().strip());
+        }
+    }
+
+    /// A server with https, and certificates of an authority that only `DIFY_CA_FILE` makes known.
+    @Nested
+    class ACertificate {
+        private static void keytool(String... words) throws IOException {
+            var tool = Path.of(System.getProperty("java.home"), "bin", "keytool").toString();
+            var process = new ProcessBuilder(Stream.concat(Stream.of(tool), Stream.of(words)).toList())
+                    .redirectErrorStream(true).start();
+            var said = new String(process.getInputStream().readAllBytes(), UTF_8);
+            assertEquals(0, process.onExit().join().exitValue(), said);
+        }
+
+        private void pair(String alias, String... more) throws IOException {
+            keytool(Stream.concat(Stream.of("-genkeypair", "-alias", alias, "-keyalg", "EC", "-dname", "CN=" + alias,
+                    "-keystore", file("keys.p12").toString(), "-storepass", "secret"), Stream.of(more)).toArray(String[]::new));
+        }
+
+        /// Its certificate is from this start, such as `-10d`, for five days, and names this host.
+        private HttpsServer serve(String start, String name) throws Exception {
+            pair("authority", "-ext", "bc:c");
+            pair("server", "-signer", "authority", "-startdate", start, "-validity", "5", "-ext", "san=" + name);
+            keytool("-exportcert", "-rfc", "-alias", "authority", "-keystore", file("keys.p12").toString(), "-storepass", "secret",
+                    "-file", file("authority.pem").toString());
+            var store = KeyStore.getInstance(file("keys.p12").toFile(), "secret".toCharArray());
+            var factory = KeyManagerFactory.getInstance(KeyManagerFactory.getDefaultAlgorithm());
+            store.deleteEntry("authority");
+            factory.init(store, "secret".toCharArray());
+            var context = SSLContext.getInstance("TLS");
+            context.init(factory.getKeyManagers(), null, null);
+            var server = HttpsServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 10);
+            server.setHttpsConfigurator(new HttpsConfigurator(context));
+            server.createContext("/v1/info", exchange -> {
+                try (exchange) {
+                    var body = "{\"name\":\"echo\",\"mode\":\"workflow\"}".getBytes(UTF_8);
+                    exchange.sendResponseHeaders(200, body.length);
+                    exchange.getResponseBody().write(body);
+                }
+            });
+            server.createContext("/v1/parameters", exchange -> {
+                try (exchange) {
+                    var body = "{\"user_input_form\":[]}".getBytes(UTF_8);
+                    exchange.sendResponseHeaders(200, body.length);
+                    exchange.getResponseBody().write(body);
+                }
+            });
+            server.start();
+            open.add(() -> server.stop(0));
+            return server;
+        }
+
+        /// A further try would come after ten minutes, and the test would run out of time.
+        private Map<String, String> settings(String url) {
+            return Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", url, "INITIAL_RETRY_DELAY", "10m",
+                    "MAX_RETRY_DELAY", "10m");
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                start, name,         known, says
+                -10d,  ip:127.0.0.1, true,  not valid
+                +2d,   ip:127.0.0.1, true,  not valid
+                -1d,   ip:127.0.0.1, false, DIFY_CA_FILE
+                -1d,   dns:other.example, true, another host
+                """)
+        void thatCannotBeTrustedEndsTheCallAtOnce(String start, String name, boolean known, String says)
+                throws Exception {
+            var server = serve(start, name);
+            rows(2);
+            var settings = new HashMap<>(settings("https://127.0.0.1:" + server.getAddress().getPort() + "/v1"));
+            if (known) settings.put("DIFY_CA_FILE", file("authority.pem").toString());
+
+            for (var words : List.of(typed("run"), new String[] {"check", "-i", input()})) {
+                var call = call(settings, words);
+
+                assertEquals(4, call.code(), call.err());
+                assertTrue(call.sentence().contains(says) && call.hint().isPresent(), call.err());
+                assertFalse(call.err().contains("trying again"), call.err());
+            }
+        }
+
+        @Test
+        void thatIsTrustedIsNotMentioned() throws Exception {
+            var server = serve("-1d", "ip:127.0.0.1");
+            rows(2);
+            var settings = new HashMap<>(settings("https://127.0.0.1:" + server.getAddress().getPort() + "/v1"));
+            settings.put("DIFY_CA_FILE", file("authority.pem").toString());
+
+            var call = call(settings, "check", "-i", input(), "--no-check");
+
+            assertFalse(call.err().contains("certificate"), call.err());
+            assertEquals(0, call.code(), call.err());
+        }
+
+        @Test
+        void isNotAskedForByAnHttpPort() throws IOException {
+            var dify = dify();
+            rows(2);
+
+            var call = call(settings(dify.url().replace("http:", "https:")), typed("run"));
+
+            assertEquals(4, call.code(), call.err());
+            assertTrue(call.sentence().contains("TLS") && call.hint().orElseThrow().contains("http://"), call.err());
         }
     }
 
