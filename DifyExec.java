@@ -234,11 +234,19 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws Exception {
-            return work.start(Batch.Selection.pending(batches.pendingOnly, batches.rerunChanged), batches.fresh);
+            return work.start(batches.selection(), batches.fresh);
         }
 
         /// Options for a whole batch. They follow those for rows under one heading.
         static final class Batches {
+            @Option(names = "--sample", paramLabel = "N",
+                    description = "Run N random pending rows to estimate time and cost.")
+            Long sample;
+
+            @Option(names = "--seed", paramLabel = "S", hidden = true,
+                    description = "Choose the rows of --sample by this number (default: a random one).")
+            Long seed;
+
             @Option(names = "--pending-only", description = "Run only rows without an outcome, not failed ones.")
             boolean pendingOnly;
 
@@ -247,6 +255,13 @@ final class DifyExec implements Runnable {
 
             @Option(names = "--fresh", description = "Move an earlier batch's files aside and start over.")
             boolean fresh;
+
+            Batch.Selection selection() {
+                var pending = Batch.Selection.pending(pendingOnly, rerunChanged);
+                if (sample == null && seed == null) return pending;
+                return pending.random(sample == null ? Long.MAX_VALUE : sample,
+                        seed == null ? ThreadLocalRandom.current().nextLong(1, 1_000_000) : seed);
+            }
         }
     }
 
@@ -1409,7 +1424,7 @@ final class DifyExec implements Runnable {
         /// Opens the files in an order in which a refusal leaves them as they are: `--fresh` moves an earlier batch
         /// aside only after the rows and the server were checked.
         private int openAndRun(Batch.Selection asked, boolean isFresh) throws Exception {
-            checkOptions();
+            checkOptions(asked);
             var files = BatchFiles.of(rows.shard().map(part -> part.of(output)).orElse(output));
             if (asked.listed() && files.shard().isEmpty()) files.requireStarted(); // a shard without rows has none
             files.refuse(input.csv);
@@ -1433,8 +1448,12 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private void checkOptions() {
+        private void checkOptions(Batch.Selection asked) {
             setup.check(running);
+            if (asked.isSample() && !asked.isLimited())
+                throw new Unusable("--seed cannot be used without --sample", "add --sample N");
+            if (asked.isSample() && rows.limit != null)
+                throw new Unusable("--sample cannot be used with --limit", "leave one of them out");
             if (pace.maxCost != null && workflow.mode == Mode.BLOCKING)
                 throw new Unusable("--max-cost cannot be used with --mode blocking: only streams have prices",
                         "leave out --mode");
@@ -1469,17 +1488,18 @@ final class DifyExec implements Runnable {
             var form = dify.form(workflow, server, batch.csv().orElseThrow());
             CheckView.problems(check(wanted, form, err), err);
             var sender = new Sender(dify.client().to(server.kind()), form, Optional.ofNullable(out.saveFiles));
-            var modes = batch.history().route(mode(), server.kind(), server.version(), app.isAssumed());
+            var mode = mode(asked);
+            var modes = batch.history().route(mode, server.kind(), server.version(), app.isAssumed());
             var terms = terms(modes, dify.judge());
             boolean isAgain = asked.force() || asked.rerunChanged() || asked.resendUnknown();
             var options = String.join(" ", setup.next().words());
             writer.record(SessionEvent.of(batch, dify.access().name(), app, server.version(), options, isAgain)
-                    .with(Instant.now(), modes.mode(), mode() == Mode.AUTO, writer.resultsOnDisk()));
+                    .with(Instant.now(), modes.mode(), mode == Mode.AUTO, writer.resultsOnDisk()));
             var watcher = view.orElseGet(() -> new Progress(err, out.progress));
             var engine = new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender, watcher));
             var stop = engine.runUntilWritten();
             new Summary(batch, engine.tally, err, Ansi.ofErr(setup.env))
-                    .print(stop, rows.limit != null || pace.maxCost != null, setup.next());
+                    .print(stop, asked, asked.isLimited() || pace.maxCost != null, setup.next());
             var done = engine.tally.isAllDone() ? Exit.OK : Exit.ROWS_FAILED;
             return finish(batch, stop, stop.map(Stop::exit).orElse(done), engine.tally);
         }
@@ -1532,8 +1552,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Prices and a view need a stream.
-        private Mode mode() {
-            boolean needsStream = pace.maxCost != null || view.isPresent();
+        private Mode mode(Batch.Selection asked) {
+            boolean needsStream = pace.maxCost != null || asked.isSample() || view.isPresent();
             return workflow.mode == Mode.AUTO && needsStream ? Mode.STREAMING : workflow.mode;
         }
 
@@ -1544,7 +1564,8 @@ final class DifyExec implements Runnable {
             end.putAll(object("exit_code", exit.code, "reason", stop.map(Stop::what).orElse(null),
                     "seconds", tally.elapsed().toMillis() / 1000.0, "total_tokens", tally.spending().tokens(),
                     "cost", tally.spending().prices(), "files", object("results", files.results().toString(),
-                            "log", files.log().toString(), "retry", files.retry().toString())));
+                            "log", files.log().toString(), "retry", files.retry().toString()),
+                    "forecast", Forecast.json(batch)));
             out.report(end, setup.out(), setup.err());
             return exit.code;
         }
@@ -1583,7 +1604,7 @@ final class DifyExec implements Runnable {
 
             Batch.Selection of(Batch.Selection asked) {
                 return new Batch.Selection(asked.listed(), asked.ids(), asked.force(), List.copyOf(ids),
-                        limit == null ? Long.MAX_VALUE : limit, asked.rerunChanged(),
+                        limit == null ? asked.limit() : limit, asked.seed(), asked.rerunChanged(),
                         resendUnknown || asked.resendUnknown(), asked.pendingOnly());
             }
         }
@@ -3068,7 +3089,7 @@ final class DifyExec implements Runnable {
                     failed,
                     some(tally.countOfAll(RowStatus.UNKNOWN), "unknown"),
                     some(tally.countOfAll(RowStatus.PAUSED), "paused"),
-                    tally.elapsed().toSeconds() == 0 ? "" : Text.seconds(tally.elapsed()),
+                    Text.seconds(tally.elapsed()),
                     tally.timeLeft().map(left -> Text.seconds(left) + " left").orElse(""),
                     some(now.lookUps(), now.lookUps() == 1 ? "row is being looked up" : "rows are being looked up"),
                     now.running() + " running" + limit(tally.pace),
@@ -3104,8 +3125,8 @@ final class DifyExec implements Runnable {
 
     /// The end of a call: counts, times, cost, failures by cause, and the next command.
     record Summary(Batch batch, Tally tally, PrintWriter err, Ansi paint) {
-        /// @param part whether only some of the pending rows were requested; the others are then estimated
-        void print(Optional<Stop> stop, boolean part, NextCall next) {
+        /// @param isPart whether pending rows were left out on purpose
+        void print(Optional<Stop> stop, Batch.Selection asked, boolean isPart, NextCall next) {
             err.println();
             stop.ifPresent(reason -> err.println(reason.text()));
             var counts = RowStatus.counts(tally::countOfAll, paint::by); // 18 succeeded, 1 failed
@@ -3115,17 +3136,29 @@ final class DifyExec implements Runnable {
                     + String.format(Locale.ROOT, " (%.1f rows/s)",
                             tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
             figures(stop.isPresent()).forEach(figure -> err.println("  " + figure));
-            if (part) estimate(Math.max(batch.index().count(RowStatus.PENDING), open), tally).ifPresent(err::println);
+            asked.seed().ifPresent(seed -> err.println("  random sample; --seed " + seed + " chooses the same rows"));
+            var then = isPart ? printForecast(asked, next) : next;
             long known = Stream.of(RowStatus.values()).filter(RowStatus::isOnRetryList)
                     .mapToLong(tally::countOfAll).sum();
             if (batch.index().onRetryList().count() > known) err.println("  In the whole batch:");
             Cause.print(batch, err, paint);
-            next.print(batch, err);
+            then.print(batch, err);
             long late = tally.count(LateEvent.class);
             if (late > 0) err.println("Warning: " + Text.count(late, "run appeared after its row was",
                     "runs appeared after their rows were") + " sent again and may have been paid twice; see \"late\" in "
                     + batch.files().log() + ".");
             err.flush();
+        }
+
+        /// Prints what the pending rows will take. Returns the next command, with a limit if a sample shows the cost.
+        private NextCall printForecast(Batch.Selection asked, NextCall next) {
+            var forecast = Forecast.of(batch);
+            if (forecast.isEmpty()) return next;
+            err.println("Remaining " + forecast.get().text());
+            if (asked.isSample()) return forecast.get().maxCost().map(next::withMaxCost).orElse(next);
+            if (asked.isLimited())
+                err.println("Note: the first rows may not be typical; --sample N chooses rows at random.");
+            return next;
         }
 
         /// @param early whether the call stopped early: runs may then be active on the server
@@ -3153,17 +3186,6 @@ final class DifyExec implements Runnable {
             return count == 0 ? Optional.empty() : Optional.of(sentence.formatted(Text.count(count, one, many)));
         }
 
-        /// Scales the rows that ran: `Remaining 980 rows: about 12 min, 31000 tokens, 0.49 USD`
-        static Optional<String> estimate(long rest, Tally tally) {
-            var spent = tally.ownSpending();
-            if (rest == 0 || tally.sampled() == 0) return Optional.empty();
-            double share = (double) rest / tally.sampled();
-            var time = Duration.ofMillis((long) (tally.sampleTime().toMillis() * share));
-            return Optional.of("Remaining " + Text.count(rest, "row") + ": about " + known(Text.seconds(time),
-                    spent.tokens() == 0 ? "" : Math.round(spent.tokens() * share) + " tokens",
-                    cost(spent.times(share))));
-        }
-
         /// Those that are not empty: `31000 tokens, 0.49 USD`
         private static String known(String... figures) {
             return Stream.of(figures).filter(figure -> !figure.isEmpty()).collect(joining(", "));
@@ -3186,6 +3208,137 @@ final class DifyExec implements Runnable {
             return prices.entrySet().stream()
                     .map(price -> price.getValue().toPlainString() + " " + Text.text(price.getKey(), 8))
                     .collect(joining(", "));
+        }
+    }
+
+    /// What the pending rows of a batch will take, judging by those that finished. Each figure has an interval of 90 %
+    /// for the chance that decided which rows these are, unless too few rows are known.
+    ///
+    /// @param concurrency how many rows ran at a time; 0 if that is not known
+    /// @param spent what the batch has cost so far, by currency
+    record Forecast(long rows, double concurrency, Bootstrap.Interval seconds, Bootstrap.Interval tokens,
+            SortedMap<String, Bootstrap.Interval> cost, Usage.Spending spent, boolean isStream) {
+        private static final double LEVEL = 0.9;
+        private static final int FEWEST = 5, MOST = 1_000; // rows for a range, values to draw from
+
+        static Optional<Forecast> of(Batch batch) {
+            var index = batch.index();
+            var history = batch.history();
+            var figures = batch.figures();
+            var spent = figures.spending();
+            long rest = index.count(RowStatus.PENDING);
+            var finished = IntStream.range(0, index.size()).filter(entry -> figures.millis(entry).isPresent()
+                    && (index.status(entry).isSuccess() || index.status(entry) == RowStatus.FAILED)).toArray();
+            if (rest == 0 || finished.length == 0) return Optional.empty();
+            shuffle(finished);
+            var seconds = mean(finished, entry -> figures.millis(entry).getAsLong() / 1000.0);
+            double concurrency = figures.concurrency(seconds.estimate());
+            var cost = new TreeMap<String, Bootstrap.Interval>();
+            var paid = spent.paid();
+            // a run that used tokens and has no price says nothing about the cost
+            var priced = spent.unpriced() == 0 ? finished : IntStream.of(finished).filter(entry ->
+                    history.tokens(entry) == 0 || paid.keySet().stream().anyMatch(currency ->
+                            history.cost(entry, currency) > 0)).toArray();
+            if (priced.length > 0) for (var currency : paid.keySet())
+                cost.put(currency, times(mean(priced, entry -> history.cost(entry, currency)), rest));
+            boolean isStream = history.last(SessionEvent.class)
+                    .filter(session -> session.mode() == Mode.STREAMING).isPresent();
+            return Optional.of(new Forecast(rest, concurrency, times(seconds, rest / concurrency),
+                    times(mean(finished, history::tokens), rest), cost, spent, isStream));
+        }
+
+        /// Rows of a sorted file that are alike must not get into one group.
+        private static void shuffle(int[] entries) {
+            var random = new Random(1);
+            for (int last = entries.length - 1; last > 0; last--) {
+                int other = random.nextInt(last + 1), moved = entries[other];
+                entries[other] = entries[last];
+                entries[last] = moved;
+            }
+        }
+
+        /// Rows that are more than enough are put into groups, whose means vary as much as the rows do in groups of
+        /// that size. So a forecast from a million rows takes as long as one from a thousand.
+        private static Bootstrap.Interval mean(int[] entries, IntToDoubleFunction value) {
+            var groups = new double[Math.min(entries.length, MOST)];
+            double sum = 0;
+            for (int i = 0; i < entries.length; i++) {
+                int group = i % groups.length, size = (entries.length - group - 1) / groups.length + 1;
+                sum += value.applyAsDouble(entries[i]);
+                groups[group] += value.applyAsDouble(entries[i]) / size;
+            }
+            double mean = sum / entries.length;
+            if (entries.length < FEWEST) return new Bootstrap.Interval(Double.NaN, mean, Double.NaN);
+            var interval = Bootstrap.ofMean(groups, LEVEL);
+            return new Bootstrap.Interval(interval.low(), mean, interval.high());
+        }
+
+        private static Bootstrap.Interval times(Bootstrap.Interval one, double factor) {
+            return new Bootstrap.Interval(one.low() * factor, one.estimate() * factor, one.high() * factor);
+        }
+
+        /// `9,980 rows: 2 h 5 min to 2 h 40 min at -c 10, 1.9 to 2.2 million tokens, 38 to 46 USD`
+        String text() {
+            var figures = new ArrayList<String>();
+            if (concurrency > 0) figures.add(range(seconds, (time, _) -> Text.seconds(Duration.ofMillis(
+                    Math.round(time * 1000)))) + " at -c " + Math.max(1, Math.round(concurrency)));
+            boolean isMillions = Math.max(tokens.estimate(), tokens.high()) >= 1e6;
+            if (isMillions) figures.add(range(times(tokens, 1e-6), Forecast::figure) + " million tokens");
+            else if (tokens.estimate() > 0) figures.add(range(tokens, Forecast::figure) + " tokens");
+            cost.forEach((currency, amount) ->
+                    figures.add(range(amount, Forecast::figure) + " " + Text.text(currency, 8)));
+            var notes = new ArrayList<String>();
+            if (!cost.isEmpty() && spent.unpriced() > 0)
+                notes.add("no price for " + Text.count(spent.unpriced(), "run"));
+            if (Double.isNaN(tokens.low())) notes.add("too few rows for a range");
+            if (cost.isEmpty() && tokens.estimate() > 0 && !isStream) notes.add("--mode streaming shows prices");
+            return Text.number(rows) + (rows == 1 ? " row: " : " rows: ") + String.join(", ", figures)
+                    + (notes.isEmpty() ? "" : " (" + String.join("; ", notes) + ")");
+        }
+
+        private static String range(Bootstrap.Interval figure, BiFunction<Double, RoundingMode, String> text) {
+            if (Double.isNaN(figure.low())) return text.apply(figure.estimate(), RoundingMode.HALF_UP);
+            var low = text.apply(figure.low(), RoundingMode.FLOOR);
+            var high = text.apply(figure.high(), RoundingMode.CEILING);
+            return low.equals(high) ? low : low + " to " + high;
+        }
+
+        /// Two digits are more than such a range can promise.
+        private static String figure(double number, RoundingMode rounding) {
+            var rounded = twoDigits(new BigDecimal(number), rounding);
+            return String.format(Locale.ROOT, "%,." + Math.max(0, rounded.scale()) + "f", rounded);
+        }
+
+        /// Sums of fractions such as 0.1 are not exact, and must not be rounded up for that.
+        private static BigDecimal twoDigits(BigDecimal number, RoundingMode rounding) {
+            return number.round(new MathContext(9)).round(new MathContext(2, rounding));
+        }
+
+        /// What the whole batch will cost at most, if that is one currency.
+        Optional<String> maxCost() {
+            if (cost.size() != 1 || Double.isNaN(cost.firstEntry().getValue().high())) return Optional.empty();
+            var most = spent.paid().get(cost.firstKey()).add(new BigDecimal(cost.firstEntry().getValue().high()));
+            return Optional.of(twoDigits(most, RoundingMode.CEILING).stripTrailingZeros().toPlainString());
+        }
+
+        /// Null if no row is pending or none has finished.
+        static Map<String, Object> json(Batch batch) {
+            return of(batch).map(forecast -> {
+                var cost = new LinkedHashMap<String, Object>();
+                forecast.cost.forEach((currency, amount) -> cost.put(currency, json(amount)));
+                return object("rows", forecast.rows, "seconds", json(forecast.seconds),
+                        "tokens", json(forecast.tokens), "cost", cost);
+            }).orElse(null);
+        }
+
+        private static Map<String, Object> json(Bootstrap.Interval figure) {
+            return object("low", rounded(figure.low()), "mean", rounded(figure.estimate()),
+                    "high", rounded(figure.high()));
+        }
+
+        private static BigDecimal rounded(double number) {
+            return Double.isFinite(number) ? new BigDecimal(number).round(new MathContext(6))
+                    .stripTrailingZeros() : null;
         }
     }
 
@@ -3323,6 +3476,7 @@ final class DifyExec implements Runnable {
             if (attempts > 0) shown.put("attempts", Text.number(attempts) + " ("
                     + Text.count(figures.retries(), "retry", "retries") + ")");
             if (open > 0) shown.put("unfinished", Text.number(open) + " (running or interrupted)");
+            Forecast.of(batch).ifPresent(forecast -> shown.put("remaining", forecast.text()));
             return shown;
         }
 
@@ -3399,7 +3553,8 @@ final class DifyExec implements Runnable {
                     "versions", List.copyOf(index.versions()),
                     "changed_in_input", history.changed().count(),
                     "runs_without_price", figures.spending().unpriced(),
-                    "stopped", history.stopped().orElse(null)));
+                    "stopped", history.stopped().orElse(null),
+                    "forecast", Forecast.json(batch)));
             return json;
         }
 
@@ -3473,8 +3628,8 @@ final class DifyExec implements Runnable {
     record NextCall(String command, String start, Optional<String> input, Optional<String> output, List<String> words) {
         /// Options that belong to one call: to repeat them would start over, leave rows out, or write files again.
         private static final Set<String> ONE_OFF = Set.of("--fresh", "--add", "--pending-only", "--on-finish",
-                "--same-app", "--force", "--resend-unknown", "--rerun-changed", "--limit", "--ids", "--json", "--html",
-                "--show", "--failed", "--raw", "--partial", "--input", "--output");
+                "--same-app", "--force", "--resend-unknown", "--rerun-changed", "--limit", "--sample", "--seed",
+                "--ids", "--json", "--html", "--show", "--failed", "--raw", "--partial", "--input", "--output");
         /// Which words stay: options that `shell` has, too, and options that the log does not remember.
         private static final String FOR_SHELL =
                 "--(demo|base-url|workflow-id|files|no-check|user|env-file|timeout)\\b.*",
@@ -3567,6 +3722,12 @@ final class DifyExec implements Runnable {
             out.println("No files for shard " + away.get() + " here. Copy them over if it ran on another machine.");
             with(Stream.concat(words.stream(), Stream.of("--shard " + away.get())).toList()).only(NOT_IN_LOG)
                     .suggest("run", Optional.of(known), results, out);
+        }
+
+        /// Stops at this cost, unless a limit was typed.
+        NextCall withMaxCost(String cost) {
+            if (words.stream().anyMatch(word -> word.startsWith("--max-cost"))) return this;
+            return with(Stream.concat(words.stream(), Stream.of("--max-cost " + cost)).toList());
         }
 
         private NextCall only(String pattern) {
@@ -5676,10 +5837,8 @@ final class DifyExec implements Runnable {
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
         /// Of the runs of this session: those of earlier ones have no price when they are looked up.
         private final Usage.Spending ownSpending = new Usage.Spending();
-        /// Rows that ran in this session, without those whose earlier run was looked up. They show what others take.
-        private long sampled = 0;
-        private Instant firstStart = Instant.MAX, lastEnd = Instant.MIN, lastTick = Instant.MAX;
-        private Duration busy = Duration.ZERO;
+        private Instant lastTick = Instant.MAX;
+        private Duration suspended = Duration.ZERO;
         private Now now = new Now(0, 0, 0, Optional.empty());
 
         /// @param lookUps runs that are looked up, with those whose streams have been silent for a while
@@ -5707,13 +5866,12 @@ final class DifyExec implements Runnable {
                 var ended = recent.remove();
                 recent.add(ended.isAfter(before) ? ended : ended.plus(gap));
             }
-            if (!firstStart.isAfter(before)) firstStart = firstStart.plus(gap);
+            suspended = suspended.plus(gap);
         }
 
         @Override
         void sent(int entry, Instant at) {
             super.sent(entry, at);
-            if (at.isBefore(firstStart)) firstStart = at;
             if (recent.isEmpty()) recent.add(at); // the first rows are rated from their start
         }
 
@@ -5735,21 +5893,6 @@ final class DifyExec implements Runnable {
             if (outcome.status() == RowStatus.FAILED) causes.merge(Text.cause(outcome.text()), 1L, Long::sum);
             recent.add(now);
             if (recent.size() > 200) recent.remove();
-            if (!isSent(entry)) return;
-            sampled++;
-            lastEnd = now;
-            busy = busy.plusMillis(Math.round(seconds * 1000));
-        }
-
-        /// From the first start of these rows to their last end; shorter where they were too few to fill all places.
-        Duration sampleTime() {
-            var time = Duration.between(firstStart, lastEnd);
-            var shared = busy.dividedBy(pace.places());
-            return sampled >= 4L * pace.places() || shared.compareTo(time) > 0 ? time : shared;
-        }
-
-        long sampled() {
-            return sampled;
         }
 
         Usage.Spending ownSpending() {
@@ -5796,7 +5939,7 @@ final class DifyExec implements Runnable {
         }
 
         Duration elapsed() {
-            return Duration.between(begunAt, clock.instant());
+            return Duration.between(begunAt, clock.instant()).minus(suspended);
         }
 
         double rate() {
@@ -7329,25 +7472,42 @@ final class DifyExec implements Runnable {
         }
 
         /// The rows that a call asks for: those in `.retry`, these ids or all; `among` them only these, if any.
+        ///
+        /// @param limit the largest number of rows
+        /// @param seed if present, the rows are chosen at random, else they are the first
         record Selection(boolean listed, List<String> ids, boolean force, List<String> among, long limit,
-                boolean rerunChanged, boolean resendUnknown, boolean pendingOnly) {
+                OptionalLong seed, boolean rerunChanged, boolean resendUnknown, boolean pendingOnly) {
             static final Selection PENDING = pending(false, false),
                     LISTED = new Selection(true, List.of(), false, List.of(), Long.MAX_VALUE,
-                            false, false, false);
+                            OptionalLong.empty(), false, false, false);
 
             static Selection pending(boolean pendingOnly, boolean rerunChanged) {
-                return new Selection(false, List.of(), false, List.of(), Long.MAX_VALUE, rerunChanged, false,
-                        pendingOnly);
+                return new Selection(false, List.of(), false, List.of(), Long.MAX_VALUE,
+                        OptionalLong.empty(), rerunChanged, false, pendingOnly);
             }
 
             static Selection named(List<String> ids, boolean force) {
-                return new Selection(false, List.copyOf(ids), force, List.of(), Long.MAX_VALUE, false,
-                        !ids.isEmpty(), false);
+                return new Selection(false, List.copyOf(ids), force, List.of(), Long.MAX_VALUE,
+                        OptionalLong.empty(), false, !ids.isEmpty(), false);
+            }
+
+            /// A random sample of the rows without an outcome: failed rows are not like the others.
+            Selection random(long rows, long seed) {
+                return new Selection(listed, ids, force, among, rows, OptionalLong.of(seed), rerunChanged,
+                        resendUnknown, true);
+            }
+
+            boolean isLimited() {
+                return limit < Long.MAX_VALUE;
+            }
+
+            boolean isSample() {
+                return seed.isPresent();
             }
 
             /// Whether rows that are left may stay so after this call.
             boolean isPart() {
-                return listed || !ids.isEmpty() || !among.isEmpty() || limit < Long.MAX_VALUE;
+                return listed || !ids.isEmpty() || !among.isEmpty() || isLimited();
             }
         }
 
@@ -7369,6 +7529,7 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Finds the rows of a call, and those of them whose earlier run is looked up first.
         Wanted select(Selection asked, Duration timeout) throws IOException {
             var rows = asked.listed() ? set(files.retryIds().stream().mapToInt(index::find).filter(index::isRow))
                     : asked.ids().isEmpty() ? set(IntStream.range(0, index.rows())) : named(asked.ids(), "");
@@ -7384,7 +7545,8 @@ final class DifyExec implements Runnable {
             if (asked.pendingOnly())
                 rows.andNot(set(rows.stream().filter(entry -> index.status(entry) != RowStatus.PENDING)));
             if (asked.ids().isEmpty()) rows.andNot(set(history.answered()));
-            rows.stream().skip(asked.limit()).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
+            if (asked.isSample()) sample(rows, asked.limit(), new Random(asked.seed().getAsLong()));
+            else rows.stream().skip(asked.limit()).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
             var lookUps = new ArrayList<Unresolved>();
             var unresolved = history.unresolvedByRow();
             if (!unresolved.isEmpty())
@@ -7392,6 +7554,16 @@ final class DifyExec implements Runnable {
                         lookUps.add(history.unresolved(unresolved.get(row.index()), row, timeout)));
             lookUps.forEach(one -> rows.clear(one.attempt().row().index()));
             return new Wanted(this, rows, lookUps, asked);
+        }
+
+        /// Keeps so many rows; each has the same chance to stay. This is Knuth's algorithm S: it needs no list of rows.
+        private static void sample(BitSet rows, long count, Random random) {
+            long left = rows.cardinality(), wanted = count;
+            for (int entry = rows.nextSetBit(0); entry >= 0; entry = rows.nextSetBit(entry + 1)) {
+                boolean isChosen = random.nextDouble() * left-- < wanted;
+                if (isChosen) wanted--;
+                else rows.clear(entry);
+            }
         }
 
         /// Ids of other shards are passed over.
@@ -7806,6 +7978,7 @@ final class DifyExec implements Runnable {
         /// The duration of all sessions, up to the last event of each, and when the last result of this one came.
         private Duration running = Duration.ZERO;
         private Instant lastResult = Instant.MIN;
+        private Starts starts = new Starts(), manyStarts = starts;
 
         void take(Event event) {
             events.merge(event.getClass(), 1L, Long::sum);
@@ -7815,9 +7988,17 @@ final class DifyExec implements Runnable {
                     lastResult = Instant.MIN;
                     updatedAt = Optional.of(started.t()); // the time since the last call does not count
                     passed(started.t());
+                    if (starts.isMany()) manyStarts = starts;
+                    starts = new Starts();
                 }
-                case AttemptEvent attempt -> passed(attempt.t());
-                case EndEvent end -> passed(end.t());
+                case AttemptEvent attempt -> {
+                    passed(attempt.t());
+                    if (attempt.n() == 0) starts.started(attempt.t());
+                }
+                case EndEvent end -> {
+                    passed(end.t());
+                    starts.ended(end.t());
+                }
                 case StopEvent stop -> {
                     if (stop.user().isEmpty()) passed(stop.t());
                     if (stop.isOfRun()) stopped++;
@@ -7855,6 +8036,7 @@ final class DifyExec implements Runnable {
         void resultOf(AttemptEvent attempt, int entry) {
             var end = attempt.t().plusMillis(millis(entry).orElse(0));
             if (end.isAfter(lastResult)) lastResult = end;
+            starts.ended(end);
         }
 
         private void passed(Instant now) {
@@ -7874,6 +8056,40 @@ final class DifyExec implements Runnable {
         /// The duration of all sessions, without the time between them.
         Duration running() {
             return running.plus(untilLastResult(Instant.MAX));
+        }
+
+        /// How many rows ran at a time in the last session with enough rows to show that.
+        double concurrency(double secondsPerRow) {
+            return (manyStarts.isMany() && !starts.isMany() ? manyStarts : starts).concurrency(secondsPerRow);
+        }
+
+        /// When a session started its rows. Those before the first end filled the slots; each later one followed a row
+        /// that had ended. The time in which the last rows end, and slots stay empty, is not part of this.
+        private static final class Starts {
+            private static final int MANY = 5;
+
+            private Instant first = Instant.MAX, last = Instant.MIN, firstEnd = Instant.MAX;
+            private long filling = 0, following = 0;
+
+            void started(Instant at) {
+                if (at.isBefore(first)) first = at;
+                last = at;
+                if (at.isBefore(firstEnd)) filling++;
+                else following++;
+            }
+
+            void ended(Instant at) {
+                if (at.isBefore(firstEnd)) firstEnd = at;
+            }
+
+            boolean isMany() {
+                return filling + following >= MANY;
+            }
+
+            double concurrency(double secondsPerRow) {
+                if (following <= filling) return filling;
+                return following * secondsPerRow * 1000 / Math.max(1, Duration.between(first, last).toMillis());
+            }
         }
 
         Optional<Instant> startedAt() {
@@ -11868,8 +12084,7 @@ final class DifyExec implements Runnable {
             if (spent.prices().isEmpty() && spent.unpriced() < PRICED) return Optional.empty();
             if (spent.prices().isEmpty()) return Optional.of(Stop.early(
                     "--max-cost does not work here: Dify reports no prices for this app's runs", "use --max-tokens"));
-            var paid = new TreeMap<>(spent.prices());
-            paid.values().removeIf(price -> price.signum() == 0); // of models without a price, in any currency
+            var paid = spent.paid();
             var currencies = Text.text(String.join(" and ", paid.keySet()), 40);
             if (paid.size() > 1) return Optional.of(Stop.early(
                     "--max-cost counts one currency, but Dify reports prices in " + currencies, "use --max-tokens"));
@@ -12241,6 +12456,13 @@ final class DifyExec implements Runnable {
                 tokens += more;
                 if (price != null) prices.merge(currency, price, BigDecimal::add);
                 else if (more > 0) unpriced++;
+            }
+
+            /// Without currencies of models that have no price.
+            SortedMap<String, BigDecimal> paid() {
+                var paid = new TreeMap<>(prices);
+                paid.values().removeIf(price -> price.signum() == 0);
+                return paid;
             }
 
             Map<String, BigDecimal> times(double factor) {
@@ -13793,8 +14015,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Removes the files that begin with `prefix` and the folders beside them. Files of this process are left out:
-        /// closing a second channel would let go of its locks.
-        static void removeAbandoned(Path folder, String prefix) {
+        /// closing a second channel would let go of its locks. Only one thread does this, because a process cannot lock
+        /// a file twice.
+        static synchronized void removeAbandoned(Path folder, String prefix) {
             for (var path : Storage.list(folder)) {
                 var name = path.getFileName().toString();
                 if (!name.matches(Pattern.quote(prefix) + NAME) || name.startsWith(prefix + PROCESS)

@@ -362,7 +362,7 @@ class CommandTest extends WholeCommand {
             assertEquals("total succeeded partial failed paused unknown pending attempts retries total_tokens "
                     + "started_at updated_at errors running_seconds rows_per_second seconds cost in_flight late "
                     + "lost_results unread_lines ids_not_in_input missing_files versions changed_in_input "
-                    + "runs_without_price stopped", keys(json));
+                    + "runs_without_price stopped forecast", keys(json));
             assertEquals("[5, 1, 1, 1, 1, 0, 1, 4, 0, 40]", json.properties().stream().limit(10)
                     .map(Map.Entry::getValue).toList().toString());
             var began = Instant.parse(json.path("started_at").asText());
@@ -722,7 +722,7 @@ class CommandTest extends WholeCommand {
             var call = dify.run("--max-cost", "0.2", "-c", "1", "--mode", "auto");
 
             assertTrue(call.err().contains("  tokens: 140, 0.20 USD\n"), call.err());
-            assertTrue(call.err().matches("(?s).*\nRemaining 80 rows: about [^,]*, 560 tokens, 0.800 USD\n.*"),
+            assertTrue(call.err().matches("(?s).*\nRemaining 80 rows: [^,]* at -c 1, 560 tokens, 0.80 USD\n.*"),
                     call.err());
         }
 

@@ -45,6 +45,7 @@
 //SOURCES ShardsTest.java
 //SOURCES RecipesTest.java
 //SOURCES EveryDayTest.java
+//SOURCES ForecastTest.java
 //SOURCES VerifyTest.java
 //SOURCES PullTest.java
 //SOURCES VersionsTest.java
@@ -99,7 +100,7 @@ final class DifyExecTest {
             ConformanceTest.class,
             ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class, RecipesTest.class, VerifyTest.class,
             PullTest.class,
-            EveryDayTest.class, VersionsTest.class, NextDifyTest.class);
+            EveryDayTest.class, ForecastTest.class, VersionsTest.class, NextDifyTest.class);
 
     /// Runs tests that allow it (`@Execution`) in parallel, up to this many.
     static final Map<String, String> AT_ONCE = Map.of("junit.jupiter.execution.parallel.enabled", "true",

@@ -78,7 +78,8 @@ final class DocsTest extends WholeCommand {
                     .replaceAll("\\d{4}-\\d\\d-\\d\\d \\d\\d:\\d\\d:\\d\\d", "TIME")
                     .replaceAll("(?m)^( *seconds p\\d\\d ).*", "$1")
                     .replaceAll("\\d+(\\.\\d+)+", "0.0").replaceAll("r-\\d+(, r-\\d+)+", "IDS")
-                    .replaceAll("first: r-\\d+", "first: ID");
+                    .replaceAll("first: r-\\d+", "first: ID")
+                    .replaceAll("(rows?:) [^,]* at -c \\d+", "$1 TIME");
         }
 
         /// Runs each block of commands and compares the output shown below it. `-Dgolden.update=true` updates

@@ -209,7 +209,7 @@ final class EveryDayTest extends WholeCommand {
             var json = tree(call.out());
             assertEquals(1, call.out().lines().count());
             assertEquals("total succeeded partial failed paused unknown pending exit_code reason seconds total_tokens "
-                    + "cost files", keys(json));
+                    + "cost files forecast", keys(json));
             assertEquals(List.of(3, 2, 1, 3), Stream.of("total", "succeeded", "failed", "exit_code")
                     .map(key -> json.path(key).asInt()).toList());
             dify.row("2", dify.ended("succeeded", ""));
@@ -366,17 +366,8 @@ final class EveryDayTest extends WholeCommand {
             }
 
             assertEquals(1.0, tally.rate(), 0.05);
+            assertEquals(10, tally.elapsed().toSeconds(), 1);
             assertEquals(30, tally.timeLeft().orElseThrow().toSeconds(), 2);
-        }
-
-        @Test
-        void ofTheRestTakesConcurrencyIntoAccount() throws Exception {
-            var tally = Given.tally(1, world.clock);
-            tally.sent(0, world.now());
-            world.mailbox.poll(1, TimeUnit.SECONDS);
-            tally.ended(0, RowStatus.PENDING, Outcome.SUCCEEDED, 1.0);
-
-            assertEquals(Duration.ofMillis(200), tally.sampleTime());
         }
     }
 }

@@ -493,7 +493,7 @@ final class Given {
         Optional<Stop> play(BatchWriter writer) throws Exception {
             var batch = writer.batch();
             var asked = new Batch.Selection(selection.listed(), selection.ids(), selection.force(), List.of(),
-                    Long.MAX_VALUE, false, resendUnknown || selection.resendUnknown(), false);
+                    Long.MAX_VALUE, OptionalLong.empty(), false, resendUnknown || selection.resendUnknown(), false);
             var wanted = batch.select(asked, timeout);
             var route = batch.history().route(mode, app, server, false);
             writer.record(Event.SessionEvent.of(batch, ACCESS.name(), new AppClaim("1-2", "", false), server, "", false)

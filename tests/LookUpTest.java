@@ -785,27 +785,6 @@ final class LookUpTest {
         }
 
         @Test
-        void theRestIsEstimatedByTheRowsThatRanAndNotByThoseThatWereLookedUp() throws Exception {
-            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f");
-            scene.slots = 2;
-            scene.crash(2);
-            var next = new Scene(folder, Files.readString(scene.csv));
-            next.selection = Batch.Selection.named(List.of("a", "b", "c"), false);
-            next.lookTakes = seconds(100);
-            next.found = unresolved -> ended(succeeded("run-" + unresolved.attempt().row().id()));
-            next.answer = (_, _) -> {
-                next.world.pass(seconds(8));
-                return succeeded("run-c"); // 10 tokens
-            };
-
-            next.play();
-
-            assertEquals(3, next.tally.succeeded());
-            assertEquals(Optional.of("Remaining 3 rows: about 24 s, 30 tokens"),
-                    Summary.estimate(3, next.tally));
-        }
-
-        @Test
         void aRunThatAppearsAfterItsRowWasSentAgainIsReportedAsLate() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-8"));

@@ -81,6 +81,8 @@ final class OptionsTest {
                 --add            | run retry                             | whether another CSV is accepted
                 --pending-only   | run                                   | the rows
                 --rerun-changed  | run                                   | the rows
+                --sample         | run                                   | the rows
+                --seed           | run                                   | the rows
                 --fresh          | run                                   | the batch that rows are added to
                 --base-url       | check run retry shell verify pull     | the server
                 --env-file       | check run retry shell verify pull     | the settings

@@ -1,0 +1,466 @@
+package difyexec;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static org.junit.jupiter.api.Assertions.*;
+
+/// `run --sample`, and what the remaining rows of a batch will take.
+final class ForecastTest extends WholeCommand {
+    private static final int ROWS = 2_000, SAMPLE = 50;
+
+    /// A batch of which some rows have a result, each of one second, five at a time.
+    private final class Finished {
+        private final StringBuilder results = new StringBuilder(), log = new StringBuilder();
+        private int count = 0;
+
+        Finished(Mode mode) {
+            log.append(Json.text(Given.session(0, "1.16.1").with(Given.NOON, mode, true, 0))).append('\n');
+        }
+
+        Finished row(String id, int tokens, String price) {
+            return row(id, tokens, price, "USD", "1.0");
+        }
+
+        /// @param price empty if there is none
+        Finished row(String id, int tokens, String price, String currency, String seconds) {
+            var user = "u-" + count;
+            log.append(Json.text(Given.attempt(count++ / 5, id, user))).append('\n');
+            var paid = price.isEmpty() ? "" : ",'total_price':" + price + ",'currency':'" + currency + "'";
+            results.append(("{'id':'" + id + "','status':'success','inputs':{},'outputs':{},'user':'" + user
+                    + "','seconds':" + seconds + ",'total_tokens':" + tokens + paid + "}\n").replace('\'', '"'));
+            return this;
+        }
+
+        void save() throws IOException {
+            Files.writeString(file("results.jsonl"), results);
+            Files.writeString(file("results.jsonl.log"), log);
+        }
+    }
+
+    private Call shown(String... more) throws IOException {
+        return call(Map.of(), Stream.concat(Stream.of("status", "-i", input(), "-o", output()), Stream.of(more))
+                .toArray(String[]::new));
+    }
+
+    private JsonNode forecast() throws IOException {
+        var call = shown("--json");
+        assertTrue(call.code() == Exit.OK.code || call.code() == Exit.ROWS_FAILED.code, call.err());
+        return tree(call.out()).path("forecast");
+    }
+
+    private static boolean contains(JsonNode range, double number) {
+        return range.path("low").asDouble() <= number && number <= range.path("high").asDouble();
+    }
+
+    private static String remaining(Call call) {
+        return call.err().lines().filter(line -> line.startsWith("Remaining ")).reduce((_, _) -> "two").orElse("none");
+    }
+
+    @Nested
+    class OfSkewedPrices {
+        /// The ids are in the order of the prices, so the first rows are the cheapest.
+        private double[] sortedPrices(long seed) {
+            var random = new Random(seed);
+            return IntStream.range(0, ROWS).mapToDouble(_ -> Math.exp(random.nextGaussian()) / 100).sorted().toArray();
+        }
+
+        private BitSet chosen(Batch batch, Batch.Selection asked) throws IOException {
+            return batch.select(asked, Duration.ofSeconds(300)).entries();
+        }
+
+        private double finish(BitSet entries, double[] prices) throws IOException {
+            var batch = new Finished(Mode.STREAMING);
+            for (int entry : entries.stream().toArray())
+                batch.row("" + (entry + 1), 100, "%.8f".formatted(prices[entry]));
+            batch.save();
+            return IntStream.range(0, ROWS).filter(entry -> !entries.get(entry)).mapToDouble(n -> prices[n]).sum();
+        }
+
+        /// An interval of 90 % from 50 so skewed values holds the true mean in about 84 % of the samples.
+        @Test
+        void theTrueCostIsInTheRangeAsOftenAsItCanBe() throws IOException {
+            rows(ROWS);
+            var files = BatchFiles.of(file("results.jsonl"));
+            int contained = 0;
+            try (var csv = Csv.open(file("data.csv"), Csv.Shape.DEFAULT)) {
+                var none = Batch.ofRows(files, csv);
+                for (int seed = 1; seed <= 200; seed++) {
+                    var prices = sortedPrices(seed);
+                    double rest = finish(chosen(none, Batch.Selection.PENDING.random(SAMPLE, seed)), prices);
+                    var cost = forecast().path("cost").path("USD");
+                    if (contains(cost, rest)) contained++;
+                    assertTrue(contains(cost, cost.path("mean").asDouble()), cost::toString);
+                }
+            }
+
+            assertTrue(contained >= 150 && contained <= 194, contained + " of 200");
+        }
+
+        @Test
+        void theFirstRowsAreMisleading() throws IOException {
+            rows(ROWS);
+            var first = new BitSet();
+            first.set(0, SAMPLE);
+
+            double rest = finish(first, sortedPrices(1));
+
+            assertTrue(forecast().path("cost").path("USD").path("high").asDouble() < rest / 5);
+        }
+
+        @Test
+        void isTheSameEachTime() throws IOException {
+            rows(ROWS);
+            var first = new BitSet();
+            first.set(0, ROWS - 1); // more rows than are drawn from
+            finish(first, sortedPrices(1));
+
+            assertEquals(forecast(), forecast());
+            assertEquals(shown().out(), shown().out());
+        }
+    }
+
+    /// A server that charges by the length of a row's text.
+    @Nested
+    class OfASimulatedServer {
+        private URI server;
+
+        private Map<String, String> start(String... options) throws IOException {
+            var line = Simulator.commandLine();
+            line.parseArgs(Stream.concat(Stream.of("--latency", "20ms"), Stream.of(options)).toArray(String[]::new));
+            var dify = SimulatedServer.start(0, 0, new SimulatedDify(line.<Simulator>getCommand().behaviour()));
+            open.add(dify);
+            server = dify.baseUrl();
+            return Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.toString());
+        }
+
+        private int count(String what) throws IOException {
+            try (var in = server.resolve("/__stats?rows=0").toURL().openStream()) {
+                return ServerTest.JSON.readTree(in).path(what).asInt();
+            }
+        }
+
+        /// Sorted by length; a row of so many tokens costs 0.0000015 USD for each.
+        private int[] sortedTexts() throws IOException {
+            var random = new Random(5);
+            var tokens = IntStream.range(0, ROWS).map(_ -> 16 + (int) (100 * Math.exp(random.nextGaussian())))
+                    .sorted().toArray();
+            var lines = new ArrayList<>(List.of("id,text"));
+            for (int row = 0; row < ROWS; row++) lines.add(row + 1 + "," + "x".repeat(3 * (tokens[row] - 16)));
+            csv(lines.toArray(String[]::new));
+            return tokens;
+        }
+
+        private double costOfRest(int[] tokens) throws IOException {
+            var finished = Set.copyOf(ids());
+            return IntStream.range(0, ROWS).filter(row -> !finished.contains("" + (row + 1)))
+                    .mapToDouble(row -> tokens[row] * 0.0000015).sum();
+        }
+
+        @Test
+        void theCostOfTheRestIsInTheRangeOfASample() throws IOException {
+            var settings = start();
+            var tokens = sortedTexts();
+
+            var call = call(settings, typed("run", "--sample", "" + SAMPLE, "--seed", "11", "-c", "25", "--json"));
+
+            assertEquals(0, call.code(), call.err());
+            var forecast = tree(call.out()).path("forecast");
+            assertTrue(contains(forecast.path("cost").path("USD"), costOfRest(tokens)), forecast::toString);
+            assertEquals(forecast, forecast());
+            assertFalse(call.err().contains("may not be typical"), call.err());
+            var next = call.err().lines().filter(line -> line.startsWith("Next: ")).findFirst().orElseThrow();
+            double limit = Double.parseDouble(next.replaceFirst(".* --max-cost (\\S+).*", "$1"));
+            double most = forecast.path("cost").path("USD").path("high").asDouble() + tree(call.out()).path("cost")
+                    .path("USD").asDouble();
+            assertTrue(most <= limit && limit <= most * 1.1, next + " for " + most);
+        }
+
+        @Test
+        void theCostOfTheRestIsNotInTheRangeOfTheFirstRows() throws IOException {
+            var settings = start();
+            var tokens = sortedTexts();
+
+            var call = call(settings, typed("run", "--limit", "" + SAMPLE, "--mode", "streaming", "-c", "25", "--json"));
+
+            var cost = tree(call.out()).path("forecast").path("cost").path("USD");
+            assertTrue(cost.path("high").asDouble() < costOfRest(tokens), cost::toString);
+            assertTrue(call.err().lines().anyMatch(line -> line.startsWith("Note: ") && line.contains("--sample")),
+                    call.err());
+            assertFalse(call.err().contains("--max-cost"), call.err());
+        }
+
+        @Test
+        void eachRowIsPaidForOnce() throws IOException {
+            var settings = start();
+            rows(120);
+
+            assertEquals(0, call(settings, typed("run", "--sample", "30", "-c", "10")).code());
+            assertEquals(30, count("started"));
+            assertEquals(0, call(settings, typed("run", "-c", "20")).code());
+
+            assertEquals("succeeded=120", status());
+            assertEquals(120, count("started"));
+            assertEquals(0, count("twice"));
+            assertTrue(forecast().isNull());
+        }
+
+        @Test
+        void ofAChatflowCountsTokens() throws IOException {
+            var line = Simulator.commandLine();
+            line.parseArgs("--latency", "20ms", "--app", "chatflow", "--columns", "id");
+            var dify = SimulatedServer.start(0, 0, new SimulatedDify(line.<Simulator>getCommand().behaviour(),
+                    Simulator.Setup.PLAIN.with(Simulator.Setup.Kind.CHATFLOW)));
+            open.add(dify);
+            csv(Stream.concat(Stream.of("id,query"), IntStream.rangeClosed(1, 30).mapToObj(id -> id + ",question " + id))
+                    .toArray(String[]::new));
+
+            var call = call(Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", dify.baseUrl().toString()),
+                    typed("run", "--sample", "10", "--json"));
+
+            assertEquals(0, call.code(), call.err());
+            var forecast = tree(call.out()).path("forecast");
+            assertTrue(forecast.path("tokens").path("low").asDouble() > 0, call.out());
+            assertTrue(forecast.path("cost").isEmpty(), "models without prices");
+        }
+    }
+
+    @Nested
+    class ASample {
+        private final Dify dify = new Dify("1.16.1", "auto");
+
+        ASample() {
+            dify.rows(dify.paid("0.01", "USD"));
+        }
+
+        @Test
+        void isTheSameForTheSameSeed() throws IOException {
+            rows(40);
+            var chosen = new ArrayList<List<String>>();
+            String seed = "";
+            for (var typed : List.of(List.of("--sample", "10"), List.of("--sample", "10", "--seed", ""))) {
+                var words = typed.stream().map(word -> word.isEmpty() ? "x" : word).toArray(String[]::new);
+                if (!seed.isEmpty()) words[3] = seed;
+                var call = dify.run(words);
+                assertEquals(0, call.code(), call.err());
+                seed = call.err().replaceFirst("(?s).*--seed (\\d+).*", "$1");
+                chosen.add(ids());
+                for (var name : names()) if (name.startsWith("results")) Files.delete(file(name));
+            }
+
+            assertEquals(10, chosen.getFirst().size());
+            assertEquals(chosen.getFirst(), chosen.getLast());
+            assertEquals(0, dify.run("--sample", "10", "--seed", seed.equals("1") ? "2" : "1").code());
+            assertNotEquals(chosen.getFirst(), ids());
+        }
+
+        @Test
+        void hasOnlyRowsWithoutAnOutcomeAndLeavesTheRest() throws IOException {
+            rows(12);
+            dify.row("2", dify.refused(400, "invalid_param", "city is required"));
+            var limited = dify.run("--limit", "4");
+            assertEquals(3, limited.code(), limited.err());
+            dify.server.resetRequests();
+
+            assertEquals(0, dify.run("--sample", "5").code());
+            assertEquals(5, dify.runs());
+            assertEquals("succeeded=8 failed=1 pending=3", status());
+            assertEquals(0, dify.run("--sample", "100").code());
+            assertEquals(8, dify.runs());
+        }
+
+        @Test
+        void streamsUnlessAModeIsTyped() throws IOException {
+            rows(20);
+
+            assertEquals(0, dify.run("--sample", "6").code());
+            assertEquals(Set.of("streaming"), modes());
+            dify.rows(new Dify("1.16.1", "blocking").ended("succeeded", ""));
+            var call = call(dify.settings(), typed("run", "--sample", "6", "--mode", "blocking"));
+            assertEquals(Set.of("streaming", "blocking"), modes());
+            assertEquals(0, call.code(), call.err());
+        }
+
+        private Set<String> modes() throws IOException {
+            return events("attempt").stream().map(line -> line.path("mode").asText()).collect(Collectors.toSet());
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', textBlock = """
+                run   | --sample 5 --limit 5 | --sample
+                run   | --seed 5             | --sample
+                run   | --sample 0           | --sample
+                run   | --sample x           | --sample
+                retry | --sample 5           | --sample
+                """)
+        void isRefusedWhereItMakesNoSense(String command, String options, String named) throws IOException {
+            rows(5);
+
+            var call = dify.command(command, options.split(" "));
+
+            assertEquals(2, call.code(), call.err());
+            assertTrue(call.err().contains(named), call.err());
+            assertTrue(call.hint().isPresent(), call.err());
+            assertEquals(0, dify.requests());
+        }
+
+        @Test
+        void isPartOfAShardAndOfNamedRows() throws IOException {
+            rows(60);
+            var call = dify.run("--sample", "6", "--shard", "1/2");
+            assertEquals(0, call.code(), call.err());
+            var ours = read("results.1-of-2.jsonl").stream().map(line -> line.path("id").asText()).toList();
+            assertEquals(6, ours.size());
+            assertTrue(ours.stream().allMatch(new Shard(1, 2)::holds), ours::toString);
+
+            var named = List.of("3", "5", "7", "9");
+            call = call(dify.settings(), "run", "-i", input(), "-o", file("named.jsonl").toString(), "--progress", "off",
+                    "--sample", "3", "--ids", String.join(",", named));
+            assertEquals(0, call.code(), call.err());
+            ours = read("named.jsonl").stream().map(line -> line.path("id").asText()).toList();
+            assertEquals(3, ours.size());
+            assertTrue(named.containsAll(ours), ours::toString);
+        }
+
+        @Test
+        void isOfJsonLinesAndWorkbooksToo() throws IOException {
+            rows(30);
+            var limited = dify.run("--limit", "1");
+            assertEquals(0, limited.code(), limited.err());
+            call(Map.of(), "export", "-i", input(), "-o", output(), file("in.xlsx").toString());
+            Files.writeString(file("in.jsonl"), IntStream.rangeClosed(1, 30).mapToObj(id ->
+                    text("{'id':'%d','text':'text'}\n", id)).collect(Collectors.joining()));
+
+            for (var name : List.of("in.xlsx", "in.jsonl")) {
+                var call = call(dify.settings(), "run", "-i", file(name).toString(), "-o", file(name + ".out").toString(),
+                        "--sample", "7", "--allow-unmapped", "--progress", "off");
+                assertEquals(0, call.code(), call.err());
+                assertEquals(7, read(name + ".out").size());
+                assertTrue(remaining(call).startsWith("Remaining 23 rows: "), call.err());
+            }
+        }
+
+        @Test
+        void keepsATypedLimit() throws IOException {
+            rows(20);
+
+            var call = dify.run("--sample", "6", "--max-cost", "7");
+
+            assertTrue(call.err().lines().anyMatch(line -> line.startsWith("Next: ") && line.contains("--max-cost 7")),
+                    call.err());
+            assertTrue(dify.run("--sample", "6").err().lines().anyMatch(line -> line.startsWith("Next: ")
+                    && line.endsWith(" --max-cost 0.2")), "12 rows for 0.12 USD, and 8 for 0.08 USD");
+        }
+    }
+
+    @Nested
+    class ARange {
+        @Test
+        void needsFiveRows() throws IOException {
+            rows(100);
+            var batch = new Finished(Mode.STREAMING);
+            for (int id = 1; id <= 4; id++) batch.row("" + id, 10 * id, "0.01");
+            batch.save();
+
+            assertTrue(shown().out().contains("  remaining      96 rows: 24 s at -c 4, 2,400 tokens, 0.96 USD "
+                    + "(too few rows for a range)\n"), shown().out());
+            assertEquals(tree(text("{'rows':96,'seconds':{'low':null,'mean':24,'high':null},'tokens':{'low':null,"
+                    + "'mean':2400,'high':null},'cost':{'USD':{'low':null,'mean':0.96,'high':null}}}")), forecast());
+        }
+
+        @Test
+        void hasTwoDigits() throws IOException {
+            rows(9_000);
+            var batch = new Finished(Mode.STREAMING);
+            for (int id = 1; id <= 20; id++)
+                batch.row("" + id, 1000 + 100 * id, "0." + (100 + 3 * id), "USD", id % 2 == 0 ? "1.5" : "2.5");
+            batch.save();
+
+            var text = shown().out();
+
+            assertTrue(text.matches("(?s).*  remaining +8,980 rows: \\d\\d min \\d+ s to \\d\\d min \\d+ s at -c \\d+, "
+                    + "1\\d to 2\\d million tokens, 1,[12]00 to 1,[23]00 USD\n.*"), text);
+        }
+
+        @Test
+        void coversAllAttemptsOfARow() throws IOException {
+            rows(40);
+            new Finished(Mode.STREAMING).row("1", 10, "0.01").row("2", 10, "0.01").save();
+            var failed = text("{'event':'attempt','t':'2026-01-16T12:00:03Z','id':'3','n':0,'user':'x','mode':"
+                    + "'streaming'}\n{'event':'end','t':'2026-01-16T12:00:04Z','id':'3','user':'x','outcome':'failed',"
+                    + "'seconds':1,'tokens':40,'price':0.07,'currency':'USD'}\n");
+            Files.writeString(file("results.jsonl.log"), content("results.jsonl.log") + failed);
+
+            var forecast = forecast();
+
+            assertEquals(37, forecast.path("rows").asInt());
+            assertEquals(37 * 20, forecast.path("tokens").path("mean").asDouble(), 0.01);
+            assertEquals(37 * 0.03, forecast.path("cost").path("USD").path("mean").asDouble(), 1e-4);
+        }
+
+        @Test
+        void isOneForEachCurrency() throws IOException {
+            rows(100);
+            var batch = new Finished(Mode.STREAMING);
+            for (int id = 1; id <= 20; id++) batch.row("" + id, 10, "0.5", id % 2 == 0 ? "USD" : "RMB", "1");
+            batch.save();
+
+            var cost = forecast().path("cost");
+
+            assertEquals("RMB USD", keys(cost));
+            for (var currency : cost) assertTrue(contains(currency, 80 * 0.25), cost::toString);
+            assertTrue(shown().out().matches("(?s).* [\\d.]+ to [\\d.]+ RMB, [\\d.]+ to [\\d.]+ USD\n.*"), shown().out());
+        }
+
+        @Test
+        void ofRunsWithoutAPriceNamesTheModeThatShowsPrices() throws IOException {
+            rows(100);
+            var batch = new Finished(Mode.BLOCKING);
+            for (int id = 1; id <= 20; id++) batch.row("" + id, 10, "");
+            batch.save();
+
+            assertEquals("", keys(forecast().path("cost")));
+            assertEquals(800, forecast().path("tokens").path("low").asDouble(), 0.01);
+            var line = shown().out().lines().filter(one -> one.contains("remaining")).findFirst().orElseThrow();
+            assertTrue(line.contains("--mode streaming") && !line.contains("USD"), line);
+        }
+
+        /// A run without a price was not free.
+        @Test
+        void isOfTheRowsThatHaveAPrice() throws IOException {
+            rows(100);
+            var batch = new Finished(Mode.STREAMING);
+            for (int id = 1; id <= 20; id++) batch.row("" + id, 10, id <= 10 ? "" : "0.5");
+            batch.row("21", 0, "").save(); // no model was asked
+
+            var cost = forecast().path("cost").path("USD");
+
+            assertEquals(79 * 0.5 * 10 / 11, cost.path("mean").asDouble(), 0.001);
+            assertTrue(shown().out().contains("USD (no price for 10 runs)"), shown().out());
+        }
+
+        @ParameterizedTest
+        @CsvSource({"1, 20, 20", "5, 20, 4", "20, 20, 1"})
+        void ofTheTimeCountsTheRowsThatRanAtATime(int concurrency, int rows, int rounds) throws IOException {
+            rows(rows + 1_000);
+            var log = new StringBuilder(new Given.Log().session("1.16.1").toString());
+            var results = new StringBuilder();
+            for (int row = 0; row < rows; row++) {
+                log.append(Json.text(Given.attempt(2 * (row / concurrency), "" + (row + 1), "u" + row))).append('\n');
+                results.append(text("{'id':'%d','status':'success','inputs':{},'outputs':{},'user':'u%d',"
+                        + "'seconds':2}\n", row + 1, row));
+            }
+            Files.writeString(file("results.jsonl"), results);
+            Files.writeString(file("results.jsonl.log"), log);
+
+            assertEquals(2_000.0 / concurrency, forecast().path("seconds").path("mean").asDouble(), 0.01);
+            assertTrue(shown().out().contains(" at -c " + concurrency), shown().out());
+        }
+    }
+}
