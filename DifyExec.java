@@ -155,7 +155,6 @@ import static java.util.stream.Collectors.joining;
 /// | 130 | interrupted |
 @Command(name = "difyexec", synopsisSubcommandLabel = "COMMAND",
         description = "Run a Dify workflow once for every row of a CSV file.",
-        footerHeading = "%nExamples:%n",
         footer = {"  difyexec run --demo -i data.csv -o results.jsonl", "  difyexec status -o results.jsonl",
                 "  difyexec help run"})
 final class DifyExec implements Runnable {
@@ -223,9 +222,8 @@ final class DifyExec implements Runnable {
 
     // ── Commands ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    @Command(name = "run", sortOptions = false,
-            description = "Run every row that has not succeeded yet.",
-            footerHeading = "%nExamples:%n", footer = {"  difyexec run --demo -i data.csv -o results.jsonl",
+    @Command(name = "run", description = "Run every row that has not succeeded yet.",
+            footer = {"  difyexec run --demo -i data.csv -o results.jsonl",
                     "  difyexec run -i data.csv -o results.jsonl --limit 10",
                     "  difyexec run -i data.csv -o results.jsonl -c 10"})
     static final class Run implements Callable<Integer> {
@@ -265,9 +263,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    @Command(name = "retry", sortOptions = false,
-            description = "Run failed rows again, or the given ids.",
-            footerHeading = "%nExamples:%n", footer = {"  difyexec retry -i data.csv -o results.jsonl",
+    @Command(name = "retry", description = "Run failed rows again, or the given ids.",
+            footer = {"  difyexec retry -i data.csv -o results.jsonl",
                     "  difyexec retry -i data.csv -o results.jsonl r-15 r-16",
                     "  difyexec retry -i data.csv -o results.jsonl --limit 10"})
     static final class Retry implements Callable<Integer> {
@@ -287,9 +284,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    @Command(name = "status", sortOptions = false,
-            description = "Show a batch's progress (offline, no key needed).",
-            footerHeading = "%nExamples:%n", footer = {"  difyexec status -o results.jsonl",
+    @Command(name = "status", description = "Show a batch's progress (offline, no key needed).",
+            footer = {"  difyexec status -o results.jsonl",
                     "  difyexec status -i data.csv -o results.jsonl --json",
                     "  difyexec status -o results.jsonl --html report.html"})
     static final class Status implements Callable<Integer> {
@@ -345,9 +341,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    @Command(name = "export", sortOptions = false,
-            description = "Write the input back with outputs and outcomes added.",
-            footerHeading = "%nExamples:%n", footer = {"  difyexec export -i data.csv -o results.jsonl out.csv",
+    @Command(name = "export", description = "Write the input back with outputs and outcomes added.",
+            footer = {"  difyexec export -i data.csv -o results.jsonl out.csv",
                     "  difyexec export -i data.csv -o results.jsonl --failed f.csv",
                     "  difyexec export -i data.csv -o results.jsonl - | less"})
     static final class Export implements Callable<Integer> {
@@ -397,9 +392,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    @Command(name = "compare", sortOptions = false,
-            description = "Compare two results files (offline). Exits with 3 if they differ.",
-            footerHeading = "%nExamples:%n", footer = {"  difyexec compare A.jsonl B.jsonl",
+    @Command(name = "compare", description = "Compare two results files (offline). Exits with 3 if they differ.",
+            footer = {"  difyexec compare A.jsonl B.jsonl",
                     "  difyexec compare --output /answer A.jsonl B.jsonl",
                     "  difyexec compare --html compare.html A.jsonl B.jsonl",
                     "  difyexec compare --first a1.jsonl a2.jsonl --second b1.jsonl b2.jsonl",
@@ -520,9 +514,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    @Command(name = "merge", sortOptions = false,
-            description = "Combine the shards of 'run --shard' into one batch.",
-            footerHeading = "%nExamples:%n", footer = {"  difyexec merge -i data.csv -o results.jsonl",
+    @Command(name = "merge", description = "Combine the shards of 'run --shard' into one batch.",
+            footer = {"  difyexec merge -i data.csv -o results.jsonl",
                     "  difyexec merge -i data.csv -o results.jsonl --partial"})
     static final class Merge implements Callable<Integer> {
         @Mixin InputOption input;
@@ -558,9 +551,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    @Command(name = "check", sortOptions = false,
-            description = "Check settings, server, app and every cell without starting a run.",
-            footerHeading = "%nExamples:%n", footer = {"  difyexec check --demo -i data.csv",
+    @Command(name = "check", description = "Check settings, server, app and every cell without starting a run.",
+            footer = {"  difyexec check --demo -i data.csv",
                     "  difyexec check -i data.csv --show 1",
                     "  difyexec check -i data.csv --json"})
     static final class Check implements Callable<Integer> {
@@ -589,7 +581,7 @@ final class DifyExec implements Runnable {
             try (var whole = shape.open(input.csv, workflow.queryColumn, Optional.empty())
                     .with(setup.edits)) {
                 var csv = whole.with(part);
-                try (var dify = setup.connect(demo.start(csv), workflow.version(), running, 1)) {
+                try (var dify = setup.connect(demo.start(csv), workflow.workflowId, running, 1)) {
                     int code = report(csv, dify.greet(""), dify);
                     if (code == Exit.OK.code && !json) setup.next().begin(part, setup.out());
                     return code;
@@ -620,10 +612,9 @@ final class DifyExec implements Runnable {
         }
     }
 
-    @Command(name = "verify", sortOptions = false,
-            description = {"Check results and attempts against the server's own records.",
+    @Command(name = "verify", description = {"Check results and attempts against the server's own records.",
                     "Read-only; works while the batch runs. Two or three requests per attempt."},
-            footerHeading = "%nExamples:%n", footer = {"  difyexec verify -o results.jsonl",
+            footer = {"  difyexec verify -o results.jsonl",
                     "  difyexec verify -o results.jsonl --sample 100",
                     "  difyexec verify -o results.jsonl --json"})
     static final class Verify implements Callable<Integer> {
@@ -675,10 +666,9 @@ final class DifyExec implements Runnable {
         }
     }
 
-    @Command(name = "pull", sortOptions = false,
-            description = {"Write the app's real runs as rows of the next batch, newest first.",
+    @Command(name = "pull", description = {"Write the app's real runs as rows of the next batch, newest first.",
                     "-o rows.jsonl also writes their outputs to rows.baseline.jsonl, for 'compare'."},
-            footerHeading = "%nExamples:%n", footer = {"  difyexec pull -o rows.jsonl",
+            footer = {"  difyexec pull -o rows.jsonl",
                     "  difyexec pull -o rows.jsonl --last 500 --since 7d --dedupe"})
     static final class Pull implements Callable<Integer> {
         @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL", description = "Write rows here.")
@@ -715,9 +705,9 @@ final class DifyExec implements Runnable {
     /// ```
     /// Dialogue or script ──line──▶ ShellSession: the open batch, edits ──▶ its own commands, or those of the tool
     /// ```
-    @Command(name = "shell", sortOptions = false,
+    @Command(name = "shell",
             description = "Fix failed rows one by one. Reads commands from standard input if that is not a terminal.",
-            footerHeading = "%nExamples:%n", footer = {"  difyexec shell --demo -i data.csv -o results.jsonl",
+            footer = {"  difyexec shell --demo -i data.csv -o results.jsonl",
                     "  difyexec shell -i data.csv -o results.jsonl <script.txt",
                     "  difyexec shell"})
     static final class Shell implements Callable<Integer> {
@@ -914,7 +904,7 @@ final class DifyExec implements Runnable {
     }
 
     /// The open batch, its edits, and the commands for them. Owned by the thread that runs the commands.
-    @Command(name = "dify>", sortOptions = false, synopsisSubcommandLabel = "COMMAND",
+    @Command(name = "dify>", synopsisSubcommandLabel = "COMMAND",
             description = "Fix the failed rows of the open batch.", subcommands = CommandLine.HelpCommand.class,
             footer = {"%nQuote a value with blanks or line breaks, and double a backslash:  set r-7 text=\"two words\"",
                     "'help COMMAND' shows the options of a command."})
@@ -1144,7 +1134,7 @@ final class DifyExec implements Runnable {
         private Form form(Csv csv) {
             if (form != null) return form;
             shell.running.maxRetries = 0;
-            try (var dify = shell.setup.connect(shell.demo.start(csv), shell.workflow.version(), shell.running, 1)) {
+            try (var dify = shell.setup.connect(shell.demo.start(csv), shell.workflow.workflowId, shell.running, 1)) {
                 return form = dify.form(shell.workflow, dify.greet(""), csv);
             } catch (Unusable | IOException | InterruptedException problem) {
                 err.println("Not checked against the workflow's form: " + Text.of(problem));
@@ -1431,7 +1421,7 @@ final class DifyExec implements Runnable {
             var continued = isFresh ? Optional.<BatchFiles>empty() : Optional.of(files);
             try (var csv = shape.open(input.csv, workflow.queryColumn, continued).with(setup.edits)) {
                 out.makeFolder();
-                try (var dify = setup.connect(demo.start(csv), workflow.version(), running,
+                try (var dify = setup.connect(demo.start(csv), workflow.workflowId, running,
                         pace.concurrency())) {
                     if (demo.version != null && view.isEmpty()) dify.err().println("Demo: using a simulated Dify "
                             + Demo.VERSION + " in this process; nothing leaves this machine, nothing is spent.");
@@ -2332,7 +2322,8 @@ final class DifyExec implements Runnable {
         private static void layOut(CommandSpec command, Env env) {
             command.version("difyexec " + VERSION);
             if (command.findOption("--help-all") == null) adopt(command, env);
-            var help = command.usageMessage().abbreviateSynopsis(true);
+            var help = command.usageMessage().abbreviateSynopsis(true).sortOptions(false);
+            if (String.join("", help.footer()).startsWith("  difyexec")) help.footerHeading("%nExamples:%n");
             help.commandListHeading("%nCommands:%n");
             if (command.positionalParameters().isEmpty()) help.optionListHeading("%n");
             else help.parameterListHeading("%n");
@@ -2343,7 +2334,7 @@ final class DifyExec implements Runnable {
             List.copyOf(command.options()).forEach(command::remove);
             command.addMixin("console", CommandSpec.forAnnotatedObject(new Console(env)));
             boolean isHelp = command.name().equals("help");
-            command.usageMessage().header(new String[0]).synopsisHeading("Usage: ").footerHeading("%nExamples:%n")
+            command.usageMessage().header(new String[0]).synopsisHeading("Usage: ")
                     .description(isHelp ? "Show the help of a command." : "Print a completion script for bash and zsh.")
                     .footer(isHelp ? "  difyexec help run" : "  source <(difyexec generate-completion)");
         }
@@ -2704,12 +2695,8 @@ final class DifyExec implements Runnable {
         /// `run` could not use, and asks the server as often as `run` would.
         RunOptions running() {
             var running = new RunOptions();
-            try {
-                CommandLines.Converters.register(new CommandLine(running))
-                        .setDefaultValueProvider(new EnvDefaults(env)).parseArgs();
-            } catch (ParameterException problem) {
-                throw new Unusable(CommandLines.unusable(problem, env).what(), "correct it, or remove its line");
-            }
+            CommandLines.Converters.register(new CommandLine(running).setErr(err()))
+                    .setDefaultValueProvider(new EnvDefaults(env)).parseArgs();
             check(running);
             return running;
         }
@@ -2795,11 +2782,6 @@ final class DifyExec implements Runnable {
         @Option(names = "--no-check", hidden = true,
                 description = "Skip the workflow's form and send every cell as text.")
         boolean noCheck;
-
-        /// The version that is pinned, or empty.
-        String version() {
-            return workflowId.strip();
-        }
     }
 
     static class SameAppOption {
@@ -2808,6 +2790,7 @@ final class DifyExec implements Runnable {
         boolean isSure;
     }
 
+    @Command(name = "difyexec") // named by a hint about a setting that cannot be used
     static final class RunOptions extends SameAppOption {
         @Option(names = "--timeout", paramLabel = "SEC", defaultValue = "300",
                 description = "Limit each run (env: TIMEOUT; default: ${DEFAULT-VALUE}).")
@@ -3144,9 +3127,9 @@ final class DifyExec implements Runnable {
             Cause.print(batch, err, paint);
             then.print(batch, err);
             long late = tally.count(LateEvent.class);
-            if (late > 0) err.println("Warning: " + Text.count(late, "run appeared after its row was",
-                    "runs appeared after their rows were") + " sent again and may have been paid twice; see \"late\" in "
-                    + batch.files().log() + ".");
+            if (late > 0) err.println("Warning: " + Text.count(late,
+                    "run appeared after its row was", "runs appeared after their rows were")
+                    + " sent again and may have been paid twice; see \"late\" in " + batch.files().log() + ".");
             err.flush();
         }
 
@@ -13137,7 +13120,7 @@ final class DifyExec implements Runnable {
 
         /// This version, or none: the demo has two of its own, but not a real one, which `.env` may name.
         static String known(String workflow) {
-            return List.of(PUBLISHED, EARLIER).contains(workflow) ? workflow : "";
+            return List.of(PUBLISHED, EARLIER).contains(workflow.strip()) ? workflow.strip() : "";
         }
 
         /// Cuts open connections and drops unfinished runs.
