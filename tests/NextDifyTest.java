@@ -73,6 +73,12 @@ class NextDifyTest {
 
             assertEquals(List.of(3, 0, 0, 0), Stream.of(ran, checked, retried, verified).map(Call::code).toList(),
                     () -> ran.err() + checked.err() + retried.err() + verified.err());
+            if (!isChat) {
+                var pulled = call(settings, "pull", "-o", file("pulled.jsonl").toString(), "--own");
+                assertEquals(0, pulled.code(), pulled.err());
+                assertFalse(read("pulled.jsonl").isEmpty(), pulled.err());
+                assertEquals(2, call(settings(), "pull", "-o", file("more.jsonl").toString()).code());
+            }
             assertTrue(checked.out().contains("'X-Dify-App-ID: " + Simulator.SECOND_APP + "'"), checked.out());
             assertEquals(List.of("1", "2", "3"), ids());
             assertEquals(List.of(0, 4), List.of(started(first), started(second)));
