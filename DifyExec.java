@@ -321,7 +321,7 @@ final class DifyExec implements Runnable {
                     AtomicFile.write(html, file -> WebPage.report(batch, file));
                 }
                 if (json) console.out().println(Json.text(StatusView.json(batch)));
-                else StatusView.print(batch, console.out(), console.paint(), console.next());
+                else StatusView.print(batch, console.out(), console.paint(), console.next().after(batch));
                 if (html != null) console.err().println("Report: " + html);
                 boolean isDone = batch.index().isComplete() && batch.figures().missingFiles().isEmpty();
                 return (isDone ? Exit.OK : Exit.ROWS_FAILED).code;
@@ -335,7 +335,8 @@ final class DifyExec implements Runnable {
             try (var csv = input == null ? null : shape.open(input, shards.files().getFirst())) {
                 var view = StatusView.OfShards.of(shards, Optional.ofNullable(csv));
                 if (json) console.out().println(Json.text(view.json()));
-                else view.print(console.out(), console.paint(), console.next());
+                else view.print(console.out(), console.paint(), console.next().ofShards(view.missing(),
+                        view.started().getFirst().history(), view.results()));
                 return (view.isComplete() ? Exit.OK : Exit.ROWS_FAILED).code;
             }
         }
@@ -386,7 +387,7 @@ final class DifyExec implements Runnable {
                 if (toFile) AtomicFile.write(file, content);
                 else CommandLines.write(standardOutput, content);
                 sheet.report(console.err());
-                console.next().print(batch, console.err());
+                console.err().println(console.next().after(batch));
                 return Exit.OK.code;
             }
         }
@@ -545,7 +546,7 @@ final class DifyExec implements Runnable {
                 console.err().println("Merged " + merge.merged() + " of " + Text.count(merge.shards(), "shard") + ": "
                         + Text.count(index.rows(), "row") + ", " + RowStatus.counts(index::count, Ansi.OFF::by));
                 StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
-                console.next().print(batch, console.err());
+                console.err().println(console.next().after(batch));
                 return Exit.OK.code;
             }
         }
@@ -583,7 +584,7 @@ final class DifyExec implements Runnable {
                 var csv = whole.with(part);
                 try (var dify = setup.connect(demo.start(csv), workflow.workflowId, running, 1)) {
                     int code = report(csv, dify.greet(""), dify);
-                    if (code == Exit.OK.code && !json) setup.next().begin(part, setup.out());
+                    if (code == Exit.OK.code && !json) setup.next().begin(part).ifPresent(setup.out()::println);
                     return code;
                 }
             }
@@ -1488,10 +1489,20 @@ final class DifyExec implements Runnable {
             var watcher = view.orElseGet(() -> new Progress(err, out.progress));
             var engine = new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender, watcher));
             var stop = engine.runUntilWritten();
-            new Summary(batch, engine.tally, err, Ansi.ofErr(setup.env))
-                    .print(stop, asked, asked.isLimited() || pace.maxCost != null, setup.next());
+            summarize(asked, batch, engine.tally, stop);
             var done = engine.tally.isAllDone() ? Exit.OK : Exit.ROWS_FAILED;
             return finish(batch, stop, stop.map(Stop::exit).orElse(done), engine.tally);
+        }
+
+        /// Prints what was done, what rows will take that were left out on purpose, and the next command: with a limit,
+        /// if a sample shows the cost.
+        private void summarize(Batch.Selection asked, Batch batch, Tally tally, Optional<Stop> stop) {
+            boolean isPart = asked.isLimited() || pace.maxCost != null;
+            var forecast = isPart ? Forecast.of(batch) : Optional.<Forecast>empty();
+            var next = setup.next();
+            if (asked.isSample()) next = forecast.flatMap(Forecast::maxCost).map(next::withMaxCost).orElse(next);
+            new Summary(batch, tally, setup.err(), Ansi.ofErr(setup.env))
+                    .print(stop, asked, forecast, next.after(batch));
         }
 
         /// `shard 3 of 8: 1,250 of 10,000 rows`
@@ -1804,7 +1815,7 @@ final class DifyExec implements Runnable {
                 }
             });
             dify.err().println("Wrote " + Text.count(taken.size(), "run") + " to " + output + ".");
-            next.afterPull(output, idColumn, hasOutputs ? List.of(baseline) : List.of(), dify.err());
+            dify.err().println(next.afterPull(output, idColumn, hasOutputs ? List.of(baseline) : List.of()));
         }
 
         /// Writes what a batch of these rows would have written. An input that was not sent is an empty cell there.
@@ -2669,6 +2680,139 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// The command to run next: the words of this one, without those that only this one needs. People see it as text.
+    ///
+    /// @param command the name of this one
+    /// @param start how the tool was started; in the shell empty: there, the open batch is meant
+    /// @param words the options but `-i` and `-o`, quoted for a shell: `--id-column 'My id'`
+    record NextCall(String command, String start, Optional<String> input, Optional<String> output, List<String> words) {
+        /// Options that belong to one call: to repeat them would start over, leave rows out, or write files again.
+        private static final Set<String> ONE_OFF = Set.of("--fresh", "--add", "--pending-only", "--on-finish",
+                "--same-app", "--force", "--resend-unknown", "--rerun-changed", "--limit", "--sample", "--seed",
+                "--ids", "--json", "--html", "--show", "--failed", "--raw", "--partial", "--input", "--output");
+        /// Which words stay: options that `shell` has, too, and options that the log does not remember.
+        private static final String FOR_SHELL =
+                "--(demo|base-url|workflow-id|files|no-check|user|env-file|timeout)\\b.*",
+                NOT_IN_LOG = "(?!--(id-column|encoding|delimiter|sheet|query-column|map|var)\\b).*";
+
+        /// Keeps the words as they were typed and in their order, but for ids and options of this call alone.
+        static NextCall of(CommandLine.ParseResult parsed, String start) {
+            var ids = parsed.matchedPositionals().stream()
+                    .flatMap(positional -> positional.originalStringValues().stream()).toList();
+            var kept = new ArrayList<String>();
+            for (var typed = parsed.originalArgs().iterator(); typed.hasNext(); ) {
+                var word = typed.next();
+                var option = parsed.commandSpec().findOption(word.split("=", 2)[0]);
+                boolean isName = word.equals(parsed.commandSpec().name()) || word.equals("--");
+                if (option == null && !isName && !ids.contains(word)) kept.add(Text.shell(word));
+                if (option == null) continue;
+                var words = option.arity().min() == 0 || word.contains("=") ? Text.shell(word)
+                        : word + " " + Text.shell(typed.next());
+                if (!ONE_OFF.contains(option.longestName())) kept.add(words);
+            }
+            Function<String, Optional<String>> value = name -> Optional.ofNullable(parsed.matchedOption(name))
+                    .map(option -> option.stringValues().getFirst());
+            return new NextCall(parsed.commandSpec().name(), start, value.apply("-i"), value.apply("-o"), kept);
+        }
+
+        /// Continues a batch. Rows that have not run come first. A retry follows, unless every failure would only
+        /// repeat itself: then the rows have to be looked at.
+        String after(Batch batch) {
+            var next = only(NOT_IN_LOG);
+            var index = batch.index();
+            var history = batch.history();
+            var results = batch.files().results();
+            if (index.isComplete()) return next.completed(batch);
+            boolean isPending = index.count(RowStatus.PENDING) > 0, hasFailed = index.count(RowStatus.FAILED) > 0;
+            var note = isPending || hasFailed ? ""
+                    : "Unresolved rows are looked up on the next run; --resend-unknown sends them again.\n";
+            var others = history.last(MergeEvent.class).map(MergeEvent::missingShards).orElse(List.of());
+            boolean isFirm = !isPending && hasFailed && index.onRetryList().allMatch(entry ->
+                    index.status(entry) == RowStatus.FAILED && history.isFirm(entry));
+            if (!others.isEmpty()) return note + next.ofShards(others, history, results);
+            if (!isFirm) return note + next.line(isPending ? "run" : "retry", Optional.of(history), results);
+            return (start.isEmpty() ? "Next: failures"
+                    : next.only(FOR_SHELL).line("shell", Optional.of(history), results)) + report(results);
+        }
+
+        /// The next shard or a merge, else the results as a CSV.
+        private String completed(Batch batch) {
+            var results = batch.files().results();
+            var shard = batch.files().shard();
+            if (batch.csv().isEmpty()) return "All recorded rows succeeded. Pass -i " + batch.history().input(results)
+                    .map(Path::toString).map(Text::shell).orElse("CSV") + " to include rows not yet run.";
+            boolean anyLate = batch.figures().count(LateEvent.class) > 0;
+            var done = anyLate ? "Every row has a result." : "All rows succeeded.";
+            if (command.equals("export")) return done;
+            if (shard.isEmpty()) return done + "\n" + with(List.of("out.csv")).line("export", Optional.empty(), results)
+                    + report(results);
+            if (words.stream().noneMatch(word -> word.startsWith("--shard"))) return done;
+            int count = shard.get().count();
+            var all = IntStream.rangeClosed(1, count).mapToObj(number -> new Shard(number, count)).toList();
+            return done + "\n" + only("(?!--shard).*").ofShards(all, batch.history(), Path.of(output.orElseThrow()));
+        }
+
+        private String report(Path results) {
+            var file = Text.shell(output.orElse(results.toString()));
+            return "\n  or: " + (start.isEmpty() ? "status" : start + " status -o " + file) + " --html report.html";
+        }
+
+        /// Runs a shard that has no files here, or merges all.
+        String ofShards(Collection<Shard> others, History known, Path results) {
+            var away = others.stream().filter(shard -> !BatchFiles.of(shard.of(results)).isStarted()).findFirst();
+            if (away.isEmpty()) return with(List.of()).line("merge", Optional.of(known), results);
+            return "No files for shard " + away.get() + " here. Copy them over if it ran on another machine.\n"
+                    + with(Stream.concat(words.stream(), Stream.of("--shard " + away.get())).toList()).only(NOT_IN_LOG)
+                            .line("run", Optional.of(known), results);
+        }
+
+        /// Stops at this cost, unless a limit was typed.
+        NextCall withMaxCost(String cost) {
+            if (words.stream().anyMatch(word -> word.startsWith("--max-cost"))) return this;
+            return with(Stream.concat(words.stream(), Stream.of("--max-cost " + cost)).toList());
+        }
+
+        private NextCall only(String pattern) {
+            return with(words.stream().filter(word -> word.matches(pattern)).toList());
+        }
+
+        private NextCall with(List<String> words) {
+            return new NextCall(command, start, input, output, words);
+        }
+
+        /// Starts the batch of a CSV that was checked, unless one with the usual name exists.
+        Optional<String> begin(Optional<Shard> part) {
+            var results = Path.of("results.jsonl");
+            return start.isEmpty() || Files.exists(part.map(shard -> shard.of(results)).orElse(results))
+                    ? Optional.empty() : Optional.of(line("run", Optional.empty(), results));
+        }
+
+        /// Runs the rows of `pull` and compares them with the baseline, if there is one.
+        String afterPull(Path rows, String idColumn, List<Path> baseline) {
+            var results = rows.resolveSibling("new.jsonl");
+            var id = Stream.of("--id-column " + idColumn).filter(_ -> !idColumn.equals("id"));
+            var run = new NextCall("run", start, Optional.of(rows.toString()), Optional.empty(), Stream.concat(id,
+                    only("--(base-url|env-file|app-id)\\b.*").words.stream()).toList());
+            var then = baseline.stream().map(file -> "\n  then: " + start + " compare " + Text.shell(file.toString())
+                    + " " + Text.shell(results.toString()));
+            return run.line("run", Optional.empty(), results) + then.collect(joining());
+        }
+
+        private String line(String command, Optional<History> known, Path results) {
+            var line = new ArrayList<>(start.isEmpty() ? List.of(command) : List.of(start, command));
+            if (!start.isEmpty() || input.isPresent()) line.addAll(List.of("-i", Text.shell(input.or(() ->
+                    known.flatMap(history -> history.input(results)).map(Path::toString)).orElse("CSV"))));
+            if (!start.isEmpty() || output.isPresent())
+                line.addAll(List.of("-o", Text.shell(output.orElse(results.toString()))));
+            line.addAll(words);
+            boolean isDemo = known.flatMap(history -> history.last(SessionEvent.class)).stream()
+                    .anyMatch(session -> session.baseUrl().equals("demo"));
+            if (isDemo && !start.isEmpty() && !command.equals("merge")
+                    && words.stream().noneMatch(word -> word.startsWith("--demo"))) line.add("--demo");
+            return "Next: " + String.join(" ", line);
+        }
+    }
+
     /// The options of every command that calls Dify, and the shell's edits of rows.
     static final class Setup extends Console {
         @ArgGroup(validate = false, order = 4, heading = "%nServer:%n") ServerOptions server = new ServerOptions();
@@ -3108,8 +3252,9 @@ final class DifyExec implements Runnable {
 
     /// The end of a call: counts, times, cost, failures by cause, and the next command.
     record Summary(Batch batch, Tally tally, PrintWriter err, Ansi paint) {
-        /// @param isPart whether pending rows were left out on purpose
-        void print(Optional<Stop> stop, Batch.Selection asked, boolean isPart, NextCall next) {
+        /// @param forecast of rows that were left out on purpose
+        /// @param next     the next command
+        void print(Optional<Stop> stop, Batch.Selection asked, Optional<Forecast> forecast, String next) {
             err.println();
             stop.ifPresent(reason -> err.println(reason.text()));
             var counts = RowStatus.counts(tally::countOfAll, paint::by); // 18 succeeded, 1 failed
@@ -3120,28 +3265,19 @@ final class DifyExec implements Runnable {
                             tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
             figures(stop.isPresent()).forEach(figure -> err.println("  " + figure));
             asked.seed().ifPresent(seed -> err.println("  random sample; --seed " + seed + " chooses the same rows"));
-            var then = isPart ? printForecast(asked, next) : next;
+            forecast.ifPresent(rest -> err.println("Remaining " + rest.text()));
+            if (forecast.isPresent() && asked.isLimited() && !asked.isSample())
+                err.println("Note: the first rows may not be typical; --sample N chooses rows at random.");
             long known = Stream.of(RowStatus.values()).filter(RowStatus::isOnRetryList)
                     .mapToLong(tally::countOfAll).sum();
             if (batch.index().onRetryList().count() > known) err.println("  In the whole batch:");
             Cause.print(batch, err, paint);
-            then.print(batch, err);
+            err.println(next);
             long late = tally.count(LateEvent.class);
             if (late > 0) err.println("Warning: " + Text.count(late,
                     "run appeared after its row was", "runs appeared after their rows were")
                     + " sent again and may have been paid twice; see \"late\" in " + batch.files().log() + ".");
             err.flush();
-        }
-
-        /// Prints what the pending rows will take. Returns the next command, with a limit if a sample shows the cost.
-        private NextCall printForecast(Batch.Selection asked, NextCall next) {
-            var forecast = Forecast.of(batch);
-            if (forecast.isEmpty()) return next;
-            err.println("Remaining " + forecast.get().text());
-            if (asked.isSample()) return forecast.get().maxCost().map(next::withMaxCost).orElse(next);
-            if (asked.isLimited())
-                err.println("Note: the first rows may not be typical; --sample N chooses rows at random.");
-            return next;
         }
 
         /// @param early whether the call stopped early: runs may then be active on the server
@@ -3380,7 +3516,7 @@ final class DifyExec implements Runnable {
                 RowStatus.FAILED, RowStatus.PAUSED, RowStatus.UNKNOWN, RowStatus.PENDING);
 
         /// From what a person asks first to what they do next: how far, how long, why rows failed, what is unusual.
-        static void print(Batch batch, PrintWriter out, Ansi paint, NextCall next) {
+        static void print(Batch batch, PrintWriter out, Ansi paint, String next) {
             out.println(headline(batch, paint));
             out.println();
             bars(counts(batch.index()::count), 10, RowStatus::word, paint::by).forEach(out::println);
@@ -3392,7 +3528,7 @@ final class DifyExec implements Runnable {
             if (!notes.isEmpty()) out.println();
             notes.forEach(note -> out.println("  Note: " + note));
             out.println();
-            next.print(batch, out);
+            out.println(next);
             out.flush();
         }
 
@@ -3566,13 +3702,19 @@ final class DifyExec implements Runnable {
                 return StatusView.counts(status -> sum(shard -> shard.index().count(status)));
             }
 
-            void print(PrintWriter out, Ansi paint, NextCall next) {
-                var started = shards.stream().filter(shard -> shard.files().isStarted()).toList();
-                // without a CSV, every shard that has not started is assumed to have rows
-                var missing = shards.stream()
+            List<Batch> started() {
+                return shards.stream().filter(shard -> shard.files().isStarted()).toList();
+            }
+
+            /// Without a CSV, every shard that has not started is assumed to have rows.
+            List<Shard> missing() {
+                return shards.stream()
                         .filter(shard -> !shard.files().isStarted() && (!hasCsv || shard.index().rows() > 0))
                         .map(shard -> Shards.shard(shard.files())).toList();
-                out.println(paint.bold(results.toString()) + ": " + started.size() + " of "
+            }
+
+            void print(PrintWriter out, Ansi paint, String next) {
+                out.println(paint.bold(results.toString()) + ": " + started().size() + " of "
                         + Text.count(shards.size(), "shard") + " started, not merged yet\n");
                 bars(counts(), 10, RowStatus::word, paint::by).forEach(out::println);
                 out.println();
@@ -3584,7 +3726,7 @@ final class DifyExec implements Runnable {
                             .map(at -> history.inFlight() + " in flight · " + Times.local(at)).orElse("not started"));
                 }
                 out.println();
-                next.print(missing, started.getFirst().history(), results, out);
+                out.println(next);
             }
 
             Map<String, Object> json() {
@@ -3600,158 +3742,6 @@ final class DifyExec implements Runnable {
                         }).toList()));
                 return all;
             }
-        }
-    }
-
-    /// The command to run next: the words of this one, without those that only this one needs.
-    ///
-    /// @param command the name of this one
-    /// @param start how the tool was started; in the shell empty: there, the open batch is meant
-    /// @param words the options but `-i` and `-o`, quoted for a shell: `--id-column 'My id'`
-    record NextCall(String command, String start, Optional<String> input, Optional<String> output, List<String> words) {
-        /// Options that belong to one call: to repeat them would start over, leave rows out, or write files again.
-        private static final Set<String> ONE_OFF = Set.of("--fresh", "--add", "--pending-only", "--on-finish",
-                "--same-app", "--force", "--resend-unknown", "--rerun-changed", "--limit", "--sample", "--seed",
-                "--ids", "--json", "--html", "--show", "--failed", "--raw", "--partial", "--input", "--output");
-        /// Which words stay: options that `shell` has, too, and options that the log does not remember.
-        private static final String FOR_SHELL =
-                "--(demo|base-url|workflow-id|files|no-check|user|env-file|timeout)\\b.*",
-                NOT_IN_LOG = "(?!--(id-column|encoding|delimiter|sheet|query-column|map|var)\\b).*";
-
-        /// Keeps the words as they were typed and in their order, but for ids and options of this call alone.
-        static NextCall of(CommandLine.ParseResult parsed, String start) {
-            var ids = parsed.matchedPositionals().stream()
-                    .flatMap(positional -> positional.originalStringValues().stream()).toList();
-            var kept = new ArrayList<String>();
-            for (var typed = parsed.originalArgs().iterator(); typed.hasNext(); ) {
-                var word = typed.next();
-                var option = parsed.commandSpec().findOption(word.split("=", 2)[0]);
-                boolean isName = word.equals(parsed.commandSpec().name()) || word.equals("--");
-                if (option == null && !isName && !ids.contains(word)) kept.add(Text.shell(word));
-                if (option == null) continue;
-                var words = option.arity().min() == 0 || word.contains("=") ? Text.shell(word)
-                        : word + " " + Text.shell(typed.next());
-                if (!ONE_OFF.contains(option.longestName())) kept.add(words);
-            }
-            Function<String, Optional<String>> value = name -> Optional.ofNullable(parsed.matchedOption(name))
-                    .map(option -> option.stringValues().getFirst());
-            return new NextCall(parsed.commandSpec().name(), start, value.apply("-i"), value.apply("-o"), kept);
-        }
-
-        /// Continues a batch.
-        void print(Batch batch, PrintWriter out) {
-            only(NOT_IN_LOG).next(batch, out);
-        }
-
-        /// Rows that have not run come first. A retry follows, unless every failure would only repeat itself: then
-        /// the rows have to be looked at.
-        private void next(Batch batch, PrintWriter out) {
-            var index = batch.index();
-            var history = batch.history();
-            var results = batch.files().results();
-            if (index.isComplete()) {
-                completed(batch, out);
-                return;
-            }
-            boolean isPending = index.count(RowStatus.PENDING) > 0, hasFailed = index.count(RowStatus.FAILED) > 0;
-            if (!isPending && !hasFailed)
-                out.println("Unresolved rows are looked up on the next run; --resend-unknown sends them again.");
-            var others = history.last(MergeEvent.class).map(MergeEvent::missingShards).orElse(List.of());
-            boolean isFirm = !isPending && hasFailed && index.onRetryList().allMatch(entry ->
-                    index.status(entry) == RowStatus.FAILED && history.isFirm(entry));
-            if (!others.isEmpty()) print(others, history, results, out);
-            else if (!isFirm) suggest(isPending ? "run" : "retry", Optional.of(history), results, out);
-            else {
-                if (start.isEmpty()) out.println("Next: failures");
-                else only(FOR_SHELL).suggest("shell", Optional.of(history), results, out);
-                report(results, out);
-            }
-        }
-
-        /// The next shard or a merge, else the results as a CSV.
-        private void completed(Batch batch, PrintWriter out) {
-            var results = batch.files().results();
-            var shard = batch.files().shard();
-            if (batch.csv().isEmpty()) {
-                var csv = batch.history().input(results).map(Path::toString).map(Text::shell).orElse("CSV");
-                out.println("All recorded rows succeeded. Pass -i " + csv + " to include rows not yet run.");
-                return;
-            }
-            boolean anyLate = batch.figures().count(LateEvent.class) > 0;
-            out.println(anyLate ? "Every row has a result." : "All rows succeeded.");
-            if (command.equals("export")) return;
-            if (shard.isEmpty()) {
-                with(List.of("out.csv")).suggest("export", Optional.empty(), results, out);
-                report(results, out);
-            } else if (words.stream().anyMatch(word -> word.startsWith("--shard"))) {
-                int count = shard.get().count();
-                var all = IntStream.rangeClosed(1, count).mapToObj(number -> new Shard(number, count)).toList();
-                only("(?!--shard).*").print(all, batch.history(), Path.of(output.orElseThrow()), out);
-            }
-        }
-
-        private void report(Path results, PrintWriter out) {
-            var file = Text.shell(output.orElse(results.toString()));
-            out.println("  or: " + (start.isEmpty() ? "status" : start + " status -o " + file) + " --html report.html");
-        }
-
-        /// Runs a shard that has no files here, or merges all.
-        void print(Collection<Shard> others, History known, Path results, PrintWriter out) {
-            var away = others.stream().filter(shard -> !BatchFiles.of(shard.of(results)).isStarted()).findFirst();
-            if (away.isEmpty()) {
-                with(List.of()).suggest("merge", Optional.of(known), results, out);
-                return;
-            }
-            out.println("No files for shard " + away.get() + " here. Copy them over if it ran on another machine.");
-            with(Stream.concat(words.stream(), Stream.of("--shard " + away.get())).toList()).only(NOT_IN_LOG)
-                    .suggest("run", Optional.of(known), results, out);
-        }
-
-        /// Stops at this cost, unless a limit was typed.
-        NextCall withMaxCost(String cost) {
-            if (words.stream().anyMatch(word -> word.startsWith("--max-cost"))) return this;
-            return with(Stream.concat(words.stream(), Stream.of("--max-cost " + cost)).toList());
-        }
-
-        private NextCall only(String pattern) {
-            return with(words.stream().filter(word -> word.matches(pattern)).toList());
-        }
-
-        private NextCall with(List<String> words) {
-            return new NextCall(command, start, input, output, words);
-        }
-
-        /// Starts the batch of a CSV that was checked, unless one with the usual name exists.
-        void begin(Optional<Shard> part, PrintWriter out) {
-            var results = Path.of("results.jsonl");
-            if (!start.isEmpty() && Files.notExists(part.map(shard -> shard.of(results)).orElse(results)))
-                suggest("run", Optional.empty(), results, out);
-        }
-
-        /// Runs the rows of `pull` and compares them with the baseline, if there is one.
-        void afterPull(Path rows, String idColumn, List<Path> baseline, PrintWriter out) {
-            var results = rows.resolveSibling("new.jsonl");
-            var id = Stream.of("--id-column " + idColumn).filter(_ -> !idColumn.equals("id"));
-            new NextCall("run", start, Optional.of(rows.toString()), Optional.empty(), Stream.concat(id,
-                    only("--(base-url|env-file|app-id)\\b.*").words.stream()).toList())
-                    .suggest("run", Optional.empty(), results, out);
-            for (var file : baseline) out.println("  then: " + start + " compare " + Text.shell(file.toString()) + " "
-                    + Text.shell(results.toString()));
-        }
-
-        private void suggest(String command, Optional<History> known, Path results, PrintWriter out) {
-            var line = new ArrayList<>(start.isEmpty() ? List.of(command) : List.of(start, command));
-            if (!start.isEmpty() || input.isPresent()) line.addAll(List.of("-i", Text.shell(input.or(() ->
-                    known.flatMap(history -> history.input(results)).map(Path::toString)).orElse("CSV"))));
-            if (!start.isEmpty() || output.isPresent())
-                line.addAll(List.of("-o", Text.shell(output.orElse(results.toString()))));
-            line.addAll(words);
-            boolean isDemo = known.flatMap(history -> history.last(SessionEvent.class)).stream()
-                    .anyMatch(session -> session.baseUrl().equals("demo"));
-            if (isDemo && !start.isEmpty() && !command.equals("merge")
-                    && words.stream().noneMatch(word -> word.startsWith("--demo"))) line.add("--demo");
-            out.println("Next: " + String.join(" ", line));
-            out.flush();
         }
     }
 
