@@ -703,6 +703,59 @@ final class CompareTest {
         }
     }
 
+    /// Three runs a side of 200 rows, of which one in five is right or wrong at random. `-Dcompare.seeds=200` tries more
+    /// than the suite has time for.
+    @Nested
+    @Timeout(600)
+    class ResponsesThatVary {
+        private static final int ROWS = 200, SEEDS = Integer.getInteger("compare.seeds", 40);
+
+        /// @param broken rows that are always wrong
+        private void runs(String side, Random random, Set<Integer> broken) throws IOException {
+            for (int run = 1; run <= 3; run++) {
+                var results = new StringBuilder();
+                for (int row = 0; row < ROWS; row++) {
+                    boolean isRight = !broken.contains(row) && (row % 5 > 0 || random.nextBoolean());
+                    results.append("{\"id\":\"").append(row).append("\",\"status\":\"success\",\"inputs\":{},\"outputs\":"
+                            + "{\"a\":\"").append(isRight ? "yes" : "no").append("\"},\"workflow_status\":\"succeeded\"}\n");
+                }
+                Files.writeString(folder.resolve(side + run + ".jsonl"), results);
+            }
+        }
+
+        /// The share of seeds for which this holds.
+        private double share(int broken, Predicate<JsonNode> holds) throws IOException {
+            Files.writeString(folder.resolve("data.csv"), IntStream.range(0, ROWS).mapToObj(row -> row + ",yes\n")
+                    .collect(Collectors.joining("", "id,wanted\n", "")));
+            int held = 0;
+            for (int seed = 0; seed < SEEDS; seed++) {
+                var random = new Random(seed);
+                var right = IntStream.range(0, ROWS).filter(row -> row % 5 > 0).boxed().collect(Collectors.toList());
+                Collections.shuffle(right, random);
+                runs("a", random, Set.of());
+                runs("b", random, Set.copyOf(right.subList(0, broken)));
+                var call = sides(3, 3, "--json", "-i", path("data.csv"), "--expect", "wanted=/a");
+                if (holds.test(JSON.readTree(call.out()))) held++;
+            }
+            return (double) held / SEEDS;
+        }
+
+        @Test
+        void leaveTheVerdictUnclearIfTheVersionsAreEqual() throws IOException {
+            double unclear = share(0, json -> json.path("verdict").asText().equals("unclear"));
+
+            assertTrue(unclear >= 0.9, unclear + " unclear");
+        }
+
+        @Test
+        void doNotHideThatAVersionIsTenPointsWorse() throws IOException {
+            double worse = share(ROWS / 10, json -> json.path("verdict").asText().equals("worse")
+                    && json.at("/expected/low").asDouble() <= -10 && -10 <= json.at("/expected/high").asDouble());
+
+            assertTrue(worse >= 0.9, worse + " worse, with the true difference inside the interval");
+        }
+    }
+
     @Nested
     class TheJUnitReport {
         private Element report(String... more) throws Exception {
