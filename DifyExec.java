@@ -1630,11 +1630,12 @@ final class DifyExec implements Runnable {
                             + "first 20 fail alike).")
             Limits.Ceiling maxFailures;
 
-            @Option(names = "--max-tokens", paramLabel = "N", description = "Stop after N tokens.")
+            @Option(names = "--max-tokens", paramLabel = "N", description = "Stop when the batch has used N tokens.")
             Long maxTokens;
 
             @Option(names = "--max-cost", paramLabel = "AMOUNT",
-                    description = "Stop at this cost, such as 5 or 0.5; running rows finish. Implies streaming.")
+                    description = "Stop when the batch has cost this much, such as 5 or 0.5; running rows finish. "
+                            + "Implies streaming.")
             BigDecimal maxCost;
 
             int concurrency() {
@@ -4986,7 +4987,8 @@ final class DifyExec implements Runnable {
         private final int looksAtOnce;
         private int looking = 0, probing = 0;
         private Instant hardStop = Instant.MAX;
-        private boolean taskStopsSent = false, linksNoted = false, damageNoted = false, missingNoted = false;
+        private boolean taskStopsSent = false, linksNoted = false, damageNoted = false, missingNoted = false,
+                pricesNoted = false;
         private String version, lastPause = "";
         private boolean hasStartedRuns = false; // or may have
 
@@ -5088,6 +5090,7 @@ final class DifyExec implements Runnable {
         /// before they are sent, and outcomes before they are shown.
         Optional<Stop> run() throws InterruptedException {
             try {
+                checkLimits(); // earlier sessions may have used them up
                 for (beforeEnd(); !isOver(); beforeEnd()) {
                     var starts = startDue();
                     writer.commit(clock.instant(), watcher::say);
@@ -5099,6 +5102,7 @@ final class DifyExec implements Runnable {
                     for (; message != null; message = ports.mailbox().poll()) message.run();
                     writer.write();
                     checkLimits();
+                    notePrices();
                     health.verdict(clock.instant(), running.size() + looking + probing).ifPresent(agenda::stopWith);
                 }
                 writer.stopped(clock.instant(), agenda.stop());
@@ -5451,9 +5455,20 @@ final class DifyExec implements Runnable {
         private void checkLimits() {
             terms.limits().tooManyFailed(tally.count(RowStatus.FAILED), tally.done()).ifPresent(agenda::stopWith);
             if (agenda.nextRow(clock.instant()).equals(Instant.MAX)) return; // nothing is left to send
-            terms.limits().usedUp(tally.spending().tokens(), tally.ownSpending()).ifPresent(agenda::stopWith);
+            terms.limits().usedUp(writer.batch().figures().spending(), tally.ownSpending())
+                    .ifPresent(agenda::stopWith);
             if (writer.batch().index().succeeded() == 0)
                 terms.limits().allAlike(tally.causes(), tally.done()).ifPresent(agenda::stopWith);
+        }
+
+        /// Says once how to see what the runs cost. Who typed a mode has chosen, and a demo costs nothing.
+        private void notePrices() {
+            if (pricesNoted || !tally.ownSpending().lacksPrices()) return;
+            pricesNoted = true;
+            boolean isOurChoice = writer.batch().history().last(SessionEvent.class)
+                    .filter(session -> session.auto() && !session.baseUrl().equals("demo")).isPresent();
+            if (isOurChoice && terms.modes().mode() == Mode.BLOCKING)
+                watcher.say("Note: Dify reports prices only in streams; --mode streaming shows what the runs cost.");
         }
 
         /// The row has its outcome, which counts once it is written.
@@ -12032,8 +12047,7 @@ final class DifyExec implements Runnable {
     record Limits(Ceiling maxFailures, Long maxTokens, BigDecimal maxCost, Duration grace, Duration timeout,
             Duration settle) {
         static final int FIRST = 20;
-        private static final int PRICED = 10;
-        private static final String CONTINUE = "the same command continues, with its limit counted from zero";
+        private static final String CONTINUE = "a higher limit continues";
 
         Optional<Stop> tooManyFailed(long failed, long done) {
             return maxFailures == null || !maxFailures.isReached(failed, done) ? Optional.empty()
@@ -12050,12 +12064,13 @@ final class DifyExec implements Runnable {
                             "--max-failures off continues anyway"));
         }
 
-        Optional<Stop> usedUp(long tokens, Usage.Spending spent) {
-            if (maxTokens != null && tokens >= maxTokens)
-                return Optional.of(Stop.early("--max-tokens reached: " + tokens + " tokens used", CONTINUE));
+        /// @param spent by the batch in all its sessions
+        /// @param own by this session: earlier ones may have had no prices because they did not stream
+        Optional<Stop> usedUp(Usage.Spending spent, Usage.Spending own) {
+            if (maxTokens != null && spent.tokens() >= maxTokens)
+                return Optional.of(Stop.early("--max-tokens reached: " + spent.tokens() + " tokens used", CONTINUE));
             if (maxCost == null) return Optional.empty();
-            if (spent.prices().isEmpty() && spent.unpriced() < PRICED) return Optional.empty();
-            if (spent.prices().isEmpty()) return Optional.of(Stop.early(
+            if (own.lacksPrices()) return Optional.of(Stop.early(
                     "--max-cost does not work here: Dify reports no prices for this app's runs", "use --max-tokens"));
             var paid = spent.paid();
             var currencies = Text.text(String.join(" and ", paid.keySet()), 40);
@@ -12410,6 +12425,8 @@ final class DifyExec implements Runnable {
 
         /// The tokens that runs took, and their cost by currency. `unpriced` runs took tokens and have no price.
         static final class Spending {
+            private static final int ENOUGH = 10;
+
             private final Map<String, BigDecimal> prices = new TreeMap<>();
             private long tokens = 0, unpriced = 0;
 
@@ -12429,6 +12446,11 @@ final class DifyExec implements Runnable {
                 tokens += more;
                 if (price != null) prices.merge(currency, price, BigDecimal::add);
                 else if (more > 0) unpriced++;
+            }
+
+            /// Whether so many runs were without a price that none will have one.
+            boolean lacksPrices() {
+                return prices.isEmpty() && unpriced >= ENOUGH;
             }
 
             /// Without currencies of models that have no price.

@@ -700,6 +700,35 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
+        void countsTokensAndCostOfEarlierSessionsToo() throws IOException {
+            rows(20);
+            dify.rows(dify.paid("0.1", "USD"));
+            assertEquals(4, dify.run("--max-cost", "0.5", "-c", "1", "--mode", "streaming").code());
+            assertEquals(5, dify.runs());
+
+            var again = dify.run("--max-cost", "0.5", "-c", "1", "--mode", "streaming");
+            assertEquals(4, again.code());
+            assertTrue(again.sentence().contains("0.5 USD"), again.err());
+            assertEquals(4, dify.run("--max-tokens", "35", "-c", "1", "--mode", "streaming").code());
+            assertEquals(5, dify.runs(), "nothing more was sent");
+
+            assertEquals(4, dify.run("--max-cost", "0.8", "-c", "1", "--mode", "streaming").code());
+            assertEquals(8, dify.runs());
+        }
+
+        @ParameterizedTest
+        @CsvSource({"auto, 20, 1", "auto, 9, 0", "blocking, 20, 0"})
+        void namesTheModeThatShowsPricesOnce(String mode, int rows, int notes) throws IOException {
+            rows(rows);
+
+            var call = call(dify.settings(), typed("run", "--mode", mode));
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals(notes, call.err().lines().filter(line -> line.startsWith("Note: ")
+                    && line.contains("--mode streaming")).count(), call.err());
+        }
+
+        @Test
         void stopsWhenTheCostLimitIsReached() throws IOException {
             rows(100);
             dify.rows(dify.paid("0.0000105", "USD"));

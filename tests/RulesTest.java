@@ -1012,7 +1012,18 @@ final class RulesTest {
             if (dollars != null) spent.add(10, dollars, "USD");
             if (others != null) spent.add(10, others, "RMB");
 
-            assertEquals(stops, FIVE.usedUp(0, spent).isPresent());
+            assertEquals(stops, FIVE.usedUp(spent, spent).isPresent());
+        }
+
+        @Test
+        void countsTheBatchButAsksThisSessionWhetherThereArePrices() {
+            var batch = new Spending();
+            for (int run = 0; run < 50; run++) batch.add(10, null, "");
+            var own = new Spending();
+
+            assertFalse(FIVE.usedUp(batch, own).isPresent(), "earlier runs did not stream");
+            batch.add(10, new BigDecimal(6), "USD");
+            assertTrue(FIVE.usedUp(batch, own).isPresent());
         }
 
         @Test
