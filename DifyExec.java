@@ -3714,6 +3714,7 @@ final class DifyExec implements Runnable {
                         .map(shard -> Shards.shard(shard.files())).toList();
             }
 
+            /// All rows by status, then one line for each shard.
             void print(PrintWriter out, Ansi paint, String next) {
                 out.println(paint.bold(results.toString()) + ": " + started().size() + " of "
                         + Text.count(shards.size(), "shard") + " started, not merged yet\n");
@@ -4519,7 +4520,8 @@ final class DifyExec implements Runnable {
             var notes = new ArrayList<String>();
             if (otherInputs > 0) notes.add("the inputs of " + Text.count(otherInputs, "row") + " differ, too");
             long notRun = expected.count(id -> rows.find(id) < 0);
-            if (notRun > 0) notes.add(Text.count(notRun, "row of the input has", "rows of the input have") + " no result");
+            if (notRun > 0) notes.add(Text.count(notRun, "row of the input has", "rows of the input have")
+                    + " no result");
             return notes;
         }
 
@@ -8254,6 +8256,7 @@ final class DifyExec implements Runnable {
             return Optional.ofNullable(kind.cast(last.get(kind)));
         }
 
+        /// Takes an event of the log, when it is read or when it was written.
         void take(Event event) {
             if (event.results() >= 0) sized(event.results());
             last.put(event.getClass(), event);
