@@ -77,11 +77,13 @@ import javax.xml.stream.XMLOutputFactory;
 import javax.xml.stream.XMLStreamException;
 import javax.xml.stream.XMLStreamReader;
 import javax.xml.stream.XMLStreamWriter;
+import org.apache.commons.text.WordUtils;
 import org.apache.commons.text.similarity.LevenshteinDistance;
 import org.dhatim.fastexcel.Workbook;
 import org.dhatim.fastexcel.Worksheet;
 import org.dhatim.fastexcel.reader.Cell;
 import org.dhatim.fastexcel.reader.CellAddress;
+import org.dhatim.fastexcel.reader.CellRangeAddress;
 import org.dhatim.fastexcel.reader.CellType;
 import org.dhatim.fastexcel.reader.ExcelReaderException;
 import org.dhatim.fastexcel.reader.ReadableWorkbook;
@@ -586,24 +588,31 @@ final class DifyExec implements Runnable {
                     int code = report(csv, dify.greet(""), dify);
                     if (code == Exit.OK.code && !json) setup.next().begin(part).ifPresent(setup.out()::println);
                     return code;
+                } catch (Unusable problem) {
+                    Index.of(csv, _ -> {}); // if the server does not answer, at least the file's faults are reported
+                    throw problem;
                 }
             }
         }
 
         /// Every row is read and typed once. The first rows are then read again, to show their requests.
-        private int report(Csv csv, ServerInfo server, Connection dify) throws InterruptedException {
+        private int report(Csv csv, ServerInfo server, Connection dify) throws InterruptedException, IOException {
             var out = setup.out();
-            var form = dify.form(workflow, server, csv);
-            var inspector = new Inspection.Inspector(csv, form);
-            var index = Index.of(csv, inspector);
-            var inspection = inspector.inspection(workflow.allowUnmapped);
+            var inspection = dify.inspect(workflow, server, csv);
             if (json) out.println(Json.text(inspection));
             else CheckView.print(inspection, server, out);
+            if (!json && !inspection.options().isEmpty()) out.println("Next: " + setup.again(inspection.options()));
+            if (show > 0 && inspection.isFine()) show(csv, server, dify, json ? setup.err() : out);
+            return inspection.isFine() ? Exit.OK.code : Exit.UNUSABLE.code;
+        }
+
+        private void show(Csv csv, ServerInfo server, Connection dify, PrintWriter out) throws InterruptedException {
+            var form = dify.form(workflow, server, csv);
+            var index = Index.of(csv, _ -> {});
             var shown = new BitSet();
             shown.set(0, Math.min(show, index.rows()));
             csv.rows(shown, index::cells).forEachRemaining(row -> CheckView.request(attempt(row, server), form,
-                    dify.client().to(server.kind()), json ? setup.err() : out));
-            return inspection.isFine() ? Exit.OK.code : Exit.UNUSABLE.code;
+                    dify.client().to(server.kind()), out));
         }
 
         private Attempt attempt(Row row, ServerInfo server) {
@@ -1426,16 +1435,37 @@ final class DifyExec implements Runnable {
                         pace.concurrency())) {
                     if (demo.version != null && view.isEmpty()) dify.err().println("Demo: using a simulated Dify "
                             + Demo.VERSION + " in this process; nothing leaves this machine, nothing is spent.");
-                    if (isFresh) {
-                        var wanted = Batch.ofRows(files, csv).select(rows.of(asked), running.timeout);
-                        var server = dify.greet("; nothing was moved or sent");
-                        check(wanted, dify.form(workflow, server, csv), dify.err());
-                    }
-                    var fresh = isFresh ? Optional.of(dify.err()) : Optional.<PrintWriter>empty();
-                    try (var writer = BatchWriter.open(files, csv, out.noBom, fresh, FileChannel::force)) {
+                    var fresh = Optional.of(rows.of(asked)).filter(_ -> isFresh);
+                    try (var writer = open(files, csv, fresh, dify)) {
                         return run(rows.of(asked), dify, writer);
                     }
                 }
+            }
+        }
+
+        /// Opens the batch. If the input has faults, everything that is wrong with it is reported at once; if the
+        /// server does not answer, at least these.
+        private BatchWriter open(BatchFiles files, Csv csv, Optional<Batch.Selection> fresh, Connection dify)
+                throws Exception {
+            try {
+                if (fresh.isPresent()) {
+                    var wanted = Batch.ofRows(files, csv).select(fresh.get(), running.timeout);
+                    var server = dify.greet("; nothing was moved or sent");
+                    check(wanted, dify.form(workflow, server, csv), dify.err());
+                }
+                return BatchWriter.open(files, csv, out.noBom, fresh.map(_ -> dify.err()), FileChannel::force);
+            } catch (Faulty problem) {
+                Inspection inspection;
+                try {
+                    var server = dify.greet("; nothing was sent");
+                    inspection = dify.inspect(workflow, server, csv.with(files.shard()));
+                } catch (Unusable _) {
+                    throw problem;
+                }
+                boolean isOnly = inspection.faults().size() + inspection.problems().size() == 1;
+                if (!isOnly) throw refusal(inspection, dify.err());
+                var command = inspection.options().isEmpty() ? "" : ": " + setup.again(inspection.options());
+                throw new Unusable(problem.what(), problem.hint + command);
             }
         }
 
@@ -1477,7 +1507,7 @@ final class DifyExec implements Runnable {
             var server = dify.greet(origin, left);
             var app = dify.identify(origin, server.kind(), running.isSure, left);
             var form = dify.form(workflow, server, batch.csv().orElseThrow());
-            CheckView.problems(check(wanted, form, err), err);
+            CheckView.problems(check(wanted, form, err), Screen.on(2).map(Screen::width), err);
             var sender = new Sender(dify.client().to(server.kind()), form, Optional.ofNullable(out.saveFiles));
             var mode = mode(asked);
             var modes = batch.history().route(mode, server.kind(), server.version(), app.isAssumed());
@@ -1537,11 +1567,18 @@ final class DifyExec implements Runnable {
             csv.rows(wanted.entries(), wanted.batch().index()::cells).forEachRemaining(inspector);
             var inspection = inspector.inspection(workflow.allowUnmapped);
             if (inspection.isFine()) return inspection;
-            CheckView.problems(inspection, err);
+            throw refusal(inspection, err);
+        }
+
+        private Unusable refusal(Inspection inspection, PrintWriter err) {
+            CheckView.problems(inspection, Screen.on(2).map(Screen::width), err);
             int count = inspection.faults().size() + inspection.problems().size();
-            throw new Unusable(input.csv + ": " + Text.count(count, "problem") + "; nothing was sent",
-                    inspection.problems().isEmpty() ? "use the options above, or --allow-unmapped to continue"
-                            : "fix the rows, or use --no-check to send all cells as text");
+            boolean mustFixRows = inspection.problems().stream().anyMatch(problem -> problem.option().isEmpty());
+            var hint = mustFixRows ? "fix the rows, or use --no-check to send all cells as text"
+                    : "use the options above, or --allow-unmapped to continue";
+            if (!inspection.options().isEmpty())
+                hint = (mustFixRows ? "fix the rows, then " : "") + setup.again(inspection.options());
+            return new Unusable(input.csv + ": " + Text.count(count, "problem") + "; nothing was sent", hint);
         }
 
         private Engine.Terms terms(ModePolicy modes, Judge judge) {
@@ -1755,7 +1792,8 @@ final class DifyExec implements Runnable {
                 throw new Unusable("the key belongs to a chatflow: Dify has no list of its runs over all users");
             var form = dify.exchange().form().orElseThrow(() ->
                     new Unusable(Exit.STOPPED, "the workflow's form is unknown" + LEFT, "run the same command again"));
-            var known = Form.of(form, List.of(), Variable.Folders.of(Path.of(""), null)).variables();
+            var reading = new Variable.Reading(Variable.Folders.of(Path.of(""), null), false, true);
+            var known = Form.of(form, List.of(), reading).variables();
             variables = known.stream().map(Variable::name).collect(Collectors.toSet());
             idColumn = Stream.iterate("id", name -> "run_" + name).filter(name -> known.stream().noneMatch(variable ->
                     name.equals(variable.name()) || name.equals(variable.label()))).findFirst().orElseThrow();
@@ -2676,6 +2714,11 @@ final class DifyExec implements Runnable {
             return CommandLines.isInShell(spec.commandLine());
         }
 
+        /// This call with further options.
+        String again(List<String> options) {
+            return NextCall.again(spec.commandLine().getParseResult(), isInShell() ? "" : env.invocation(), options);
+        }
+
         NextCall next() {
             return NextCall.of(spec.commandLine().getParseResult(), isInShell() ? "" : env.invocation());
         }
@@ -2694,23 +2737,38 @@ final class DifyExec implements Runnable {
         /// Which words stay: options that `shell` has, too, and options that the log does not remember.
         private static final String FOR_SHELL =
                 "--(demo|base-url|workflow-id|files|no-check|user|env-file|timeout)\\b.*",
-                NOT_IN_LOG = "(?!--(id-column|encoding|delimiter|sheet|query-column|map|var)\\b).*";
+                NOT_IN_LOG = "(?!--(id-column|encoding|delimiter|sheet|header-row|decimal|query-column|map|var)\\b).*";
+
+        /// A word of a command line, or an option with its value, and the option's long name or an empty text.
+        private record Typed(String option, String words) {
+            static List<Typed> of(CommandLine.ParseResult parsed) {
+                var all = new ArrayList<Typed>();
+                for (var words = parsed.originalArgs().iterator(); words.hasNext(); ) {
+                    var word = words.next();
+                    var option = parsed.commandSpec().findOption(word.split("=", 2)[0]);
+                    boolean isAlone = option == null || option.arity().min() == 0 || word.contains("=");
+                    all.add(new Typed(option == null ? "" : option.longestName(),
+                            isAlone ? Text.shell(word) : word + " " + Text.shell(words.next())));
+                }
+                return all;
+            }
+        }
+
+        /// The whole call with further options. They replace those of the same name, but `--map` may be repeated.
+        static String again(CommandLine.ParseResult parsed, String start, List<String> options) {
+            var replaced = options.stream().map(option -> option.split(" ")[0]).filter(name -> !name.equals("--map"))
+                    .collect(Collectors.toSet());
+            var kept = Typed.of(parsed).stream().filter(typed -> !replaced.contains(typed.option())).map(Typed::words);
+            return (start + " " + Stream.concat(kept, options.stream()).collect(joining(" "))).strip();
+        }
 
         /// Keeps the words as they were typed and in their order, but for ids and options of this call alone.
         static NextCall of(CommandLine.ParseResult parsed, String start) {
-            var ids = parsed.matchedPositionals().stream()
-                    .flatMap(positional -> positional.originalStringValues().stream()).toList();
-            var kept = new ArrayList<String>();
-            for (var typed = parsed.originalArgs().iterator(); typed.hasNext(); ) {
-                var word = typed.next();
-                var option = parsed.commandSpec().findOption(word.split("=", 2)[0]);
-                boolean isName = word.equals(parsed.commandSpec().name()) || word.equals("--");
-                if (option == null && !isName && !ids.contains(word)) kept.add(Text.shell(word));
-                if (option == null) continue;
-                var words = option.arity().min() == 0 || word.contains("=") ? Text.shell(word)
-                        : word + " " + Text.shell(typed.next());
-                if (!ONE_OFF.contains(option.longestName())) kept.add(words);
-            }
+            var dropped = parsed.matchedPositionals().stream().flatMap(positional ->
+                    positional.originalStringValues().stream()).map(Text::shell).collect(Collectors.toSet());
+            dropped.addAll(List.of(parsed.commandSpec().name(), "--"));
+            var kept = Typed.of(parsed).stream().filter(typed -> typed.option().isEmpty()
+                    ? !dropped.contains(typed.words()) : !ONE_OFF.contains(typed.option())).map(Typed::words).toList();
             Function<String, Optional<String>> value = name -> Optional.ofNullable(parsed.matchedOption(name))
                     .map(option -> option.stringValues().getFirst());
             return new NextCall(parsed.commandSpec().name(), start, value.apply("-i"), value.apply("-o"), kept);
@@ -2920,6 +2978,9 @@ final class DifyExec implements Runnable {
                 description = "Continue when columns and variables do not match.")
         boolean allowUnmapped;
 
+        @Option(names = "--allow-empty", hidden = true, description = "Send rows that lack a required text.")
+        boolean allowEmpty;
+
         @Option(names = "--files", paramLabel = "DIR", hidden = true,
                 description = "Also upload @path cells from this folder.")
         Path files;
@@ -3011,11 +3072,26 @@ final class DifyExec implements Runnable {
             return new FirstExchange(client, judge, err);
         }
 
+        /// Reads all rows and reports everything that is wrong with the input. For this report, it is also read with
+        /// options that the user did not choose yet.
+        Inspection inspect(WorkflowOptions options, ServerInfo server, Csv csv)
+                throws InterruptedException, IOException {
+            try {
+                var inspector = new Inspection.Inspector(csv, form(options, server, csv));
+                var index = new Index();
+                csv.survey(inspector, row -> index.addRow(row, csv.file()), inspector::add);
+                return inspector.inspection(options.allowUnmapped);
+            } catch (Faulty fault) {
+                return inspect(options, server, csv.after(fault));
+            }
+        }
+
         /// The workflow's form, or text for every cell with `--no-check`.
         Form form(WorkflowOptions options, ServerInfo server, Csv csv) throws InterruptedException {
             var form = options.noCheck ? Form.ofText() : exchange().form()
                     .map(parameters -> Form.of(parameters, csv.columns(),
-                            Variable.Folders.of(csv.file().input(), options.files))).orElse(Form.ofText());
+                            new Variable.Reading(Variable.Folders.of(csv.file().input(), options.files),
+                                    csv.shape().hasDecimalComma(), options.allowEmpty))).orElse(Form.ofText());
             return server.kind() == AppKind.CHATFLOW ? form.asking(csv.shape().queryColumn(), csv.columns()) : form;
         }
 
@@ -3074,6 +3150,14 @@ final class DifyExec implements Runnable {
                 description = "Read this worksheet (default: the first with data).")
         String sheet;
 
+        @Option(names = "--header-row", paramLabel = "N", hidden = true,
+                description = "Read the column names from this line (default: the first with text).")
+        Long headerRow;
+
+        @Option(names = "--decimal", paramLabel = "C", hidden = true,
+                description = "Read decimals of number variables with a comma or a point (default: \".\").")
+        Character decimal;
+
         @Option(names = "--encoding", paramLabel = "NAME",
                 description = "Read the CSV in this encoding (default: UTF-8).")
         Charset encoding;
@@ -3089,8 +3173,10 @@ final class DifyExec implements Runnable {
 
         /// Choices of earlier calls apply, too.
         Csv open(Path input, String queryColumn, Optional<BatchFiles> files) {
-            var typed = new Csv.Shape(idColumn, encoding, delimiter, sheet, queryColumn, pairs("--map", MAP, map),
-                    pairs("--var", VAR, vars));
+            var typed = new Csv.Shape(idColumn, encoding, delimiter, sheet, headerRow, decimal, queryColumn,
+                    pairs("--map", MAP, map), pairs("--var", VAR, vars));
+            if (decimal != null && decimal != ',' && decimal != '.')
+                throw new Unusable("--decimal " + Text.shell(decimal.toString()) + ": must be \",\" or \".\"");
             var before = files.map(BatchFiles::choices).orElse(new BatchFiles.Choices(Csv.Shape.DEFAULT, input));
             var csv = Csv.open(input, typed.after(before.shape(), before.log()));
             try {
@@ -3467,34 +3553,38 @@ final class DifyExec implements Runnable {
         private static final int SHOWN = 20; // problems
 
         static void print(Inspection inspection, ServerInfo server, PrintWriter out) {
+            print(inspection, server, Screen.on(1).map(Screen::width), out);
+        }
+
+        /// Lists the columns that reach the workflow; a note names the others. Without a form, all columns reach it.
+        static void print(Inspection inspection, ServerInfo server, Optional<Integer> width, PrintWriter out) {
             out.println("App " + Text.quoted(server.app()) + " on Dify " + Text.text(server.version(), 40) + ", "
                     + Text.count(inspection.rows(), "row"));
-            int name = name(Screen.on(1).map(Screen::width).orElse(0));
-            line(name, out, "column", "variable", "type", "required", "filled", "longest", "example");
+            int terminal = width.orElse(108), name = Math.clamp((terminal - 68) / 2, 14, 60);
+            int example = Math.max(0, terminal - 44 - 2 * name);
+            line(name, out, "column", "variable", "type", "required", "filled", "longest",
+                    Text.cut("example", example));
+            boolean hasForm = inspection.columns().stream().anyMatch(column -> !column.variable().isEmpty());
             for (var column : inspection.columns())
-                line(name, out, Text.text(column.column(), name), Text.text(column.variable(), name),
-                        Text.text(column.type(), 20), column.required() ? "yes" : "", column.filled(),
-                        column.longest(), column.example());
-            problems(inspection, out);
+                if (!hasForm || !column.variable().isEmpty())
+                    line(name, out, Text.text(column.column(), name - 1), Text.text(column.variable(), name - 1),
+                            Text.text(column.type(), 11), column.required() ? "yes" : "", column.filled(),
+                            column.longest(), Text.cut(column.example(), example));
+            problems(inspection, width, out);
             if (inspection.isFine()) out.println("No problems found.");
             out.flush();
         }
 
-        /// The width of a name: the two that a line has share what other cells and an example leave of the terminal.
-        static int name(int terminal) {
-            return Math.clamp((terminal - 80) / 2, 20, 60);
-        }
-
         private static void line(int name, PrintWriter out, Object... cells) {
-            out.println(("  %-" + name + "s %-" + name + "s %-12s %-8s %9s %9s  %s").formatted(cells));
+            out.println(("  %-" + name + "s %-" + name + "s %-12s %-8s %7s %7s  %s").formatted(cells).stripTrailing());
         }
 
-        /// Notes, and the first problems with the number of others.
-        static void problems(Inspection inspection, PrintWriter out) {
-            inspection.notes().forEach(note -> out.println("Note: " + Text.text(note, 500)));
-            inspection.faults().forEach(fault -> out.println("Header: " + Text.text(fault, 500)));
-            Text.some(inspection.problems(), SHOWN, problem ->
-                    out.println(problem.place() + ", id " + Text.id(problem.id()) + ": " + problem.text()),
+        /// Notes, and the first problems with the number of others, in lines of at most this width.
+        static void problems(Inspection inspection, Optional<Integer> width, PrintWriter out) {
+            UnaryOperator<String> lines = text -> WordUtils.wrap(text, width.orElse(Integer.MAX_VALUE));
+            inspection.notes().forEach(note -> out.println(lines.apply("Note: " + Text.text(note, 500))));
+            inspection.faults().forEach(fault -> out.println(lines.apply("Problem: " + Text.text(fault, 500))));
+            Text.some(inspection.problems(), SHOWN, problem -> out.println(lines.apply(problem.text())),
                     "%s problems (check --json lists all)", out);
         }
 
@@ -3809,7 +3899,6 @@ final class DifyExec implements Runnable {
         private final boolean raw;
         private CellWriter cells; // null: a book is written
         private BookWriter book;
-        private int texts;
         private long rows = -1, escaped = 0, tooLong = 0; // the first row is the header
 
         Spreadsheet(Path path, char delimiter, boolean raw) {
@@ -3818,18 +3907,17 @@ final class DifyExec implements Runnable {
             this.raw = raw;
         }
 
-        /// @param texts how many columns are text, whatever their cells look like
-        void open(OutputStream out, Collection<String> head, int texts) throws IOException {
-            this.texts = texts;
+        void open(OutputStream out, Collection<String> head) throws IOException {
             if (path.toString().toLowerCase(Locale.ROOT).endsWith(".xlsx")) book = new BookWriter(out);
             else cells = new CellWriter(Json.utf8(out).append('\uFEFF'), delimiter);
-            write(head);
+            write(head, new BitSet());
         }
 
-        void write(Collection<String> row) throws IOException {
+        /// @param typed the columns whose cells may be numbers or dates; all others are texts, whatever they look like
+        void write(Collection<String> row, BitSet typed) throws IOException {
             rows++;
             tooLong += row.stream().filter(cell -> cell.length() > BookWriter.LONGEST).count();
-            if (book != null) book.write(row.stream().map(Spreadsheet::withoutControls).toList(), texts);
+            if (book != null) book.write(row.stream().map(Spreadsheet::withoutControls).toList(), typed);
             else cells.write(raw ? row : row.stream().map(this::escaped).toList());
         }
 
@@ -3883,16 +3971,24 @@ final class DifyExec implements Runnable {
                 if (!head.add(input.title())) head.add("var." + input.title());
             for (var name : Stream.concat(outputs.names.stream().map("output."::concat), ENDING.stream()).toList())
                 while (!head.add(name)) name = "run." + name;
-            open(out, head, csv.columns().size() + outputs.names.size());
+            open(out, head);
             try (var ends = new LineOffsets.RowEnds(batch)) {
                 var rows = batch.rows(entry -> !failed || batch.index().status(entry).isOnRetryList());
                 while (rows.hasNext()) {
                     var row = rows.next();
                     var end = ends.of(row.index());
                     var cells = new ArrayList<>(row.inputs().values());
-                    for (var name : outputs.names) cells.add(cell(end.outputs().get(name)));
+                    var typed = new BitSet();
+                    for (var name : row.inputs().keySet())
+                        typed.set(csv.columns().indexOf(name), row.typed().contains(name));
+                    for (var name : outputs.names) {
+                        var value = end.outputs().get(name);
+                        typed.set(cells.size(), value != null && value.isNumber());
+                        cells.add(cell(value));
+                    }
+                    typed.set(cells.size() + ENDING.indexOf("attempts"), cells.size() + ENDING.indexOf("currency"));
                     cells.addAll(ending(batch, row.index(), end));
-                    write(cells);
+                    write(cells, typed);
                 }
             }
             finish();
@@ -3913,10 +4009,12 @@ final class DifyExec implements Runnable {
     /// Writes an Excel book of one sheet. No cell is a formula.
     static final class BookWriter {
         static final int LONGEST = 32_767; // characters of a cell
-        private static final int MOST_COLUMNS = 1 << 14;
+        private static final int MOST_COLUMNS = 1 << 14, BLOCK = 1000;
+        private static final Pattern NUMBER = Pattern.compile("-?(0|[1-9]\\d*)(\\.\\d+)?");
 
         private final Workbook book;
         private final Worksheet sheet;
+        private final Map<Integer, Integer> widths = new HashMap<>();
         private int row = 0;
 
         BookWriter(OutputStream out) {
@@ -3925,8 +4023,8 @@ final class DifyExec implements Runnable {
             sheet.freezePane(0, 1);
         }
 
-        /// @param texts the number of cells that are text; those behind them are numbers where they look like one
-        void write(Collection<String> cells, int texts) throws IOException {
+        /// A workbook that has reached a limit of Excel would lose the rest without a word.
+        void write(Collection<String> cells, BitSet typed) throws IOException {
             if (row == Book.MOST_ROWS || cells.size() > MOST_COLUMNS)
                 throw new Unusable("too large for an Excel book (" + Text.number(Book.MOST_ROWS) + " rows, "
                         + Text.number(MOST_COLUMNS) + " columns)", "export a .csv");
@@ -3934,12 +4032,45 @@ final class DifyExec implements Runnable {
             for (var whole : cells) {
                 var cell = whole.substring(0, Math.min(LONGEST, whole.length()));
                 if (Secret.current().isIn(cell)) cell = Secret.current().mask(cell);
-                if (row > 0 && column >= texts && cell.matches("\\d{1,15}(\\.\\d+)?"))
-                    sheet.value(row, column++, new BigDecimal(cell));
-                else if (cell.equals(cell.strip())) sheet.inlineString(row, column++, escaped(cell));
-                else sheet.value(row, column++, escaped(cell)); // only this way keeps blanks at the ends
+                widths.merge(column, Math.clamp(cell.length() + 2, 8, 60), Math::max);
+                boolean isValue = typed.get(column) && (writeNumber(column, cell) || writeMoment(column, cell));
+                if (!isValue && !cell.isEmpty()) writeText(column, cell);
+                column++;
             }
-            if (++row % 1000 == 0) sheet.flush();
+            if (++row % BLOCK == 0) flush();
+        }
+
+        private void writeText(int column, String cell) {
+            if (cell.equals(cell.strip())) sheet.inlineString(row, column, escaped(cell));
+            else sheet.value(row, column, escaped(cell)); // only this way keeps blanks at the ends
+        }
+
+        /// Excel keeps 15 digits of a number. One with more remains a text, and so does one with leading zeros.
+        private boolean writeNumber(int column, String cell) {
+            boolean isNumber = NUMBER.matcher(cell).matches()
+                    && new BigDecimal(cell).stripTrailingZeros().precision() <= 15;
+            if (isNumber) sheet.value(row, column, new BigDecimal(cell));
+            return isNumber;
+        }
+
+        private boolean writeMoment(int column, String cell) {
+            var format = "yyyy-mm-dd hh:mm:ss";
+            try {
+                if (cell.contains("T")) sheet.value(row, column, LocalDateTime.parse(cell));
+                else if (cell.contains(":")) sheet.value(row, column, LocalTime.parse(cell).toNanoOfDay() / 86_400e9);
+                else sheet.value(row, column, LocalDate.parse(cell));
+            } catch (DateTimeParseException _) {
+                return false;
+            }
+            if (!cell.contains("T")) format = cell.contains(":") ? "hh:mm:ss" : "yyyy-mm-dd";
+            sheet.style(row, column).format(format).set();
+            return true;
+        }
+
+        /// The widths come before the first rows of the file, so later rows have no effect on them.
+        private void flush() throws IOException {
+            if (row <= BLOCK) widths.forEach((column, width) -> sheet.width(column, width));
+            sheet.flush();
         }
 
         /// Excel would read `_x000D_` as a line end: its first underscore is escaped in that way itself.
@@ -3948,6 +4079,8 @@ final class DifyExec implements Runnable {
         }
 
         void finish() throws IOException {
+            if (!widths.isEmpty()) sheet.setAutoFilter(0, 0, row - 1, widths.size() - 1);
+            if (row < BLOCK) flush();
             book.finish();
         }
     }
@@ -4539,7 +4672,7 @@ final class DifyExec implements Runnable {
             head.addAll(List.of("error_first", "error_second"));
             expected.rules().forEach(rule -> head.add("expected." + rule.column()));
             if (!expected.isEmpty()) head.addAll(List.of("correct_first", "correct_second", "verdict", "trend"));
-            file.open(out, head, Integer.MAX_VALUE);
+            file.open(out, head);
             for (int number = 0; number < rows.size(); number++) {
                 var pair = pair(number);
                 var places = pair.all().stream().map(JsonDiff.Difference::pointer).collect(joining(" "));
@@ -4554,7 +4687,7 @@ final class DifyExec implements Runnable {
                 cells.addAll(expected.cells(pair.id()));
                 if (!expected.isEmpty()) cells.addAll(List.of(share(pair.scores()[0]), share(pair.scores()[1]),
                         grade(pair).key(), pair.trend()));
-                file.write(cells);
+                file.write(cells, new BitSet());
             }
             file.finish();
         }
@@ -7808,13 +7941,18 @@ final class DifyExec implements Runnable {
         static Index of(Csv csv, Consumer<Row> inspector) {
             var index = new Index();
             index.endOfRows(csv.check(row -> {
-                int known = index.size(), entry = index.add(row.id(), row.line(), row.cells());
-                if (entry < known) return "duplicate id " + Text.quoted(row.id()) + " (first seen on "
-                        + csv.file().where(index.line(entry), 0) + ")";
-                inspector.accept(row);
-                return "";
+                var fault = index.addRow(row, csv.file());
+                if (fault.isEmpty()) inspector.accept(row);
+                return fault;
             }));
             return index;
+        }
+
+        Optional<Faulty> addRow(Row row, TextFile file) {
+            int known = size(), entry = add(row.id(), row.line(), row.cells());
+            return entry == known ? Optional.empty() : Optional.of(new Faulty(file, row.line(), 0, "duplicate id "
+                    + Text.quoted(row.id()) + " (first seen on " + file.where(line(entry), 0) + ")",
+                    Csv.NUMBERED, Faulty.Repair.NUMBERED));
         }
 
         int find(String id) {
@@ -9082,8 +9220,10 @@ final class DifyExec implements Runnable {
                     + (session.shard().isEmpty() ? "without --shard" : "with --shard " + session.shard()),
                     "continue like that, name the files as they were, or choose another -o");
             if (!then.idColumn().equals(now.idColumn()) || !Objects.equals(then.encoding(), now.encoding())
-                    || !Objects.equals(then.delimiter(), now.delimiter()))
-                throw new Unusable(files.log() + ": started with another --id-column, --encoding or --delimiter",
+                    || !Objects.equals(then.delimiter(), now.delimiter())
+                    || !Objects.equals(then.headerRow(), now.headerRow()))
+                throw new Unusable(files.log() + ": started with another --id-column, --encoding, --delimiter or "
+                        + "--header-row",
                         "use the same options for all shards");
         }
 
@@ -9724,8 +9864,6 @@ final class DifyExec implements Runnable {
         static final JsonMapper MAPPER = Json.MAPPER.rebuild()
                 .disable(DeserializationFeature.FAIL_ON_UNKNOWN_PROPERTIES)
                 .enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
-                .withConfigOverride(String.class, text ->
-                        text.setSetterInfo(JsonSetter.Value.forValueNulls(Nulls.AS_EMPTY)))
                 .withConfigOverride(List.class, list ->
                         list.setSetterInfo(JsonSetter.Value.forValueNulls(Nulls.AS_EMPTY)))
                 .withConfigOverride(Instant.class, time ->
@@ -9859,10 +9997,18 @@ final class DifyExec implements Runnable {
 
     /// A table, streamed as often as needed: a CSV (RFC 4180), or a book or JSON lines by way of a copy in that form.
     /// Opening it reads the header, [#check] reads all of it.
+    ///
+    /// @param faults those that options would repair. Below them, the table was read with these options, only to find
+    ///        what else is wrong: [#check] refuses it, so that no row of it is sent
     record Csv(TextFile file, Header header, Shape shape, List<Input> inputs, Input idColumn,
-            UnaryOperator<Row> edits, Optional<Shard> shard) implements AutoCloseable {
+            UnaryOperator<Row> edits, Optional<Shard> shard, List<Faulty> faults) implements AutoCloseable {
         private static final int SEARCHED = 100_000;
-        private static final String NUMBERS = "#";
+        static final String NUMBERS = "#";
+        private static final String BLANK = "-";
+        static final String NUMBERED = "--id-column '#' numbers the rows instead";
+        /// What ids look like: at least a digit, but neither a sentence, a number with decimals, a date nor JSON.
+        private static final Pattern ID = Pattern.compile(
+                "(?=.*\\d)(?!\\d{4}-\\d\\d-\\d\\d|[\\d:/-]*[.,:/][\\d.,:/-]*$)[^\\s\"{}]{1,100}");
 
         /// `title` is the column's name in the file, `name` what `--map` makes of it. A row's number and `--var` have
         /// no place: -1.
@@ -9870,9 +10016,9 @@ final class DifyExec implements Runnable {
 
         /// What the user chose about the input; empty or null where the file decides.
         @JsonInclude(JsonInclude.Include.NON_EMPTY)
-        record Shape(String idColumn, Charset encoding, Character delimiter, String sheet, String queryColumn,
-                Map<String, String> map, Map<String, String> vars) {
-            static final Shape DEFAULT = new Shape("", null, null, "", "", Map.of(), Map.of());
+        record Shape(String idColumn, Charset encoding, Character delimiter, String sheet, Long headerRow,
+                Character decimal, String queryColumn, Map<String, String> map, Map<String, String> vars) {
+            static final Shape DEFAULT = new Shape("", null, null, "", null, null, "", Map.of(), Map.of());
 
             Shape {
                 map = map == null ? Map.of() : map;
@@ -9895,7 +10041,13 @@ final class DifyExec implements Runnable {
                         one("--encoding", encoding, before.encoding, log),
                         one("--delimiter", delimiter, before.delimiter, log),
                         sheet.isEmpty() ? before.sheet : sheet,
+                        one("--header-row", headerRow, before.headerRow, log),
+                        one("--decimal", decimal, before.decimal, log),
                         one("--query-column", queryColumn, before.queryColumn, log), mapped, constants);
+            }
+
+            boolean hasDecimalComma() {
+                return decimal != null && decimal == ',';
             }
 
             private static <T> T one(String option, T now, T before, Path log) {
@@ -9923,8 +10075,9 @@ final class DifyExec implements Runnable {
         /// the file tells columns apart by it.
         void requireSame(Shape before, Path log) {
             var id = idColumn.title();
-            boolean isSameId = before.idColumn().isEmpty() || id.equals(before.idColumn())
-                    || id.equalsIgnoreCase(before.idColumn()) && !header.names().contains(before.idColumn());
+            boolean isSameId = !faults.isEmpty() || before.idColumn().isEmpty()
+                    || id.equals(before.idColumn())
+                    || id.equalsIgnoreCase(before.idColumn()) && !header.titles().contains(before.idColumn());
             if (!isSameId) throw Shape.other("--id-column", id, before.idColumn(), log);
             if (file.sheets().contains(before.sheet()) && !file.sheet().equals(before.sheet()))
                 throw Shape.other("--sheet", file.sheet(), before.sheet(), log);
@@ -9933,27 +10086,45 @@ final class DifyExec implements Runnable {
         static Csv open(Path input, Shape shape) {
             var copies = new TextFile.Copies(input);
             try {
-                var file = TextFile.of(input, shape, copies);
-                return of(file, Header.of(file, shape.delimiter()), shape);
+                return read(TextFile.rereadable(input, copies), shape, List.of());
             } catch (IOException | RuntimeException problem) {
                 copies.close();
                 throw problem instanceof RuntimeException known ? known : new Unusable(input + ": " + Text.of(problem));
             }
         }
 
+        /// Reads the header. After a fault that an option repairs, it is read again with that option.
+        private static Csv read(TextFile source, Shape shape, List<Faulty> faults) throws IOException {
+            try {
+                var file = TextFile.of(source, shape);
+                return of(file, Header.of(file, shape), shape, faults);
+            } catch (Faulty fault) {
+                var all = Stream.concat(faults.stream(), Stream.of(fault)).toList();
+                if (fault.repair.isPresent()) return read(source, fault.repair.get().repaired(shape), all);
+                throw all.size() == 1 ? fault : TextFile.Problems.of(source, all);
+            }
+        }
+
+        /// Continues after a fault that only became known below the header, for a report of all faults.
+        Csv after(Faulty fault) throws IOException {
+            var repair = fault.repair.orElseThrow(() -> fault);
+            return read(file, repair.repaired(shape), Stream.concat(faults.stream(), Stream.of(fault)).toList());
+        }
+
         /// Gives each column the name of its variable. What was chosen, now or earlier, must still fit the file.
-        private static Csv of(TextFile file, Header header, Shape shape) {
+        private static Csv of(TextFile file, Header header, Shape shape, List<Faulty> faults) {
             var inputs = new ArrayList<Input>();
             int id = idColumn(file, header, shape.idColumn());
             if (id < 0) inputs.add(new Input(NUMBERS, NUMBERS, -1));
             for (int place = 0; place < header.names().size(); place++) {
-                var title = header.names().get(place);
-                if (!title.isEmpty()) inputs.add(new Input(title, shape.map().getOrDefault(title, title), place));
+                var title = header.title(place);
+                if (!header.names().get(place).isEmpty() || place == id || shape.map().containsKey(title))
+                    inputs.add(new Input(title, shape.map().getOrDefault(title, title), place));
             }
             shape.vars().keySet().forEach(name -> inputs.add(new Input(name, name, -1)));
             shape.map().forEach((column, name) -> {
                 var option = "--map " + Text.shell(column + "=");
-                if (!header.names().contains(column)) throw file.unusable(header.line(), 0, option + Text.shell(name)
+                if (!header.titles().contains(column)) throw file.unusable(header.line(), 0, option + Text.shell(name)
                         + ": no column " + Text.quoted(column), header.hint() + "; " + option + " drops the mapping");
             });
             var names = new HashSet<String>();
@@ -9961,13 +10132,14 @@ final class DifyExec implements Runnable {
                     "duplicate column " + Text.quoted(input.name()), shape.waysToDrop(input.name()));
             var idColumn = inputs.stream().filter(input -> input.place() == id).findFirst().orElseThrow();
             var chosen = new Shape(idColumn.title(), shape.encoding(), shape.delimiter(), file.sheet(),
+                    shape.headerRow(), shape.decimal(),
                     shape.queryColumn().isEmpty() ? "query" : shape.queryColumn(), shape.map(), shape.vars());
-            return new Csv(file, header, chosen, inputs, idColumn, UnaryOperator.identity(), Optional.empty());
+            return new Csv(file, header, chosen, inputs, idColumn, UnaryOperator.identity(), Optional.empty(), faults);
         }
 
         /// The place of the ids, or -1 to number the rows. Case counts only if it is needed to tell columns apart.
         private static int idColumn(TextFile file, Header header, String chosen) {
-            var names = header.names();
+            var names = header.titles();
             var name = chosen.isEmpty() ? "id" : chosen;
             if (names.contains(name)) return names.indexOf(name);
             var found = names.stream().filter(name::equalsIgnoreCase).toList();
@@ -9976,34 +10148,36 @@ final class DifyExec implements Runnable {
             if (!name.equalsIgnoreCase("id"))
                 throw file.unusable(header.line(), 0, "no column " + Text.quoted(name), header.hint());
             var problem = found.isEmpty() ? "no column \"id\"" : "more than one column \"id\"";
-            var options = unique(file, header).limit(5).map(column -> "--id-column " + Text.shell(column) + ", ");
-            throw file.unusable(header.line(), 0, problem, "use " + options.collect(joining())
-                    + "or --id-column '#' to number the rows");
+            var likely = unique(file, header).limit(5).toList();
+            var repairs = Stream.concat(likely.stream(), Stream.of(NUMBERS))
+                    .map(column -> new Faulty.Repair("--id-column", column)).toList();
+            throw new Faulty(file, header.line(), 0, problem, "use " + repairs.stream().map(Faulty.Repair::option)
+                    .collect(joining(", or ")) + " to number the rows", Optional.of(repairs.getFirst()));
         }
 
-        /// The columns whose values differ in all rows, or in the first of many.
+        /// The columns whose values look like ids and differ in all rows, or in the first of many.
         private static Stream<String> unique(TextFile file, Header header) {
             var names = header.names();
             var values = names.stream().map(_ -> new HashSet<String>()).toList();
             int rows = 0;
             try (var records = header.records(file)) {
-                records.next(); // the names
                 for (var row = records.next(); row != null && rows < SEARCHED; row = records.next()) {
                     rows++;
-                    for (int i = 0; i < Math.min(row.size(), names.size()); i++) values.get(i).add(row.get(i).strip());
+                    for (int i = 0; i < Math.min(row.size(), names.size()); i++)
+                        if (ID.matcher(row.get(i).strip()).matches()) values.get(i).add(row.get(i).strip());
                 }
             }
             int most = rows;
             return IntStream.range(0, names.size()).filter(i -> !names.get(i).isEmpty()
-                    && values.get(i).size() == most && !values.get(i).contains("")).mapToObj(names::get);
+                    && values.get(i).size() == most).mapToObj(names::get);
         }
 
         Csv with(UnaryOperator<Row> edits) {
-            return new Csv(file, header, shape, inputs, idColumn, edits, shard);
+            return new Csv(file, header, shape, inputs, idColumn, edits, shard, faults);
         }
 
         Csv with(Optional<Shard> shard) {
-            return new Csv(file, header, shape, inputs, idColumn, edits, shard);
+            return new Csv(file, header, shape, inputs, idColumn, edits, shard, faults);
         }
 
         List<String> columns() {
@@ -10023,6 +10197,15 @@ final class DifyExec implements Runnable {
             return inputs.stream().filter(input -> input.name().equals(column)).findFirst().orElseThrow();
         }
 
+        /// The merged cells that leave a cell of these columns empty: only the first of such a range has a value.
+        List<String> merged(Set<String> columns) {
+            var places = columns.stream().map(column -> input(column).place()).toList();
+            return file.extras().merged().stream().filter(range -> range.getLastRow() >= header.line()
+                    && places.stream().anyMatch(place -> range.containsColumn(place)
+                            && (place > range.getFirstColumn() || range.getLastRow() > range.getFirstRow())))
+                    .map(CellRangeAddress::toString).toList();
+        }
+
         String where(long line, String column) {
             return file.where(line, input(column).place());
         }
@@ -10031,30 +10214,51 @@ final class DifyExec implements Runnable {
             var notes = new ArrayList<String>();
             if (header.prefix().length() > 1)
                 notes.add("using the delimiter from line 1 (\"sep=" + header.delimiter() + "\")");
-            int unnamed = Collections.frequency(header.names(), "");
-            if (unnamed > 0) notes.add("ignoring " + Text.count(unnamed, "empty column")
-                    + " without a name (first: column " + (header.names().indexOf("") + 1) + ")");
-            notes.addAll(file.notes());
+            var unnamed = header.titles().stream().filter(title -> !header.names().contains(title)
+                    && inputs.stream().noneMatch(input -> input.title().equals(title))).toList();
+            if (!unnamed.isEmpty()) notes.add("not sending columns without a name: " + Text.first(5, unnamed.stream())
+                    + " (to send one: --map " + Text.shell(unnamed.getFirst() + "=VARIABLE") + ")");
+            notes.addAll(file.extras().notes());
             if (idColumn.place() < 0)
                 notes.add("rows are numbered: inserting or removing rows later changes the ids behind them");
             return notes;
         }
 
-        /// Reads every row once. All problems are reported together. Returns how many rows belong to other shards.
+        /// Reads every row once. All faults are reported together. Returns how many rows belong to other shards.
         ///
-        /// @param use takes each row, and returns what is wrong with it, or empty text
-        int check(Function<Row, String> use) {
-            var problems = new TextFile.Problems(file);
+        /// @param use takes each row, and returns what is wrong with its id
+        int check(Function<Row, Optional<Faulty>> use) {
+            if (!faults.isEmpty()) throw TextFile.Problems.of(file, faults);
+            var found = new TextFile.Problems(file);
+            int ofOtherShards = survey(_ -> {}, use, found::add);
+            found.refuse();
+            return ofOtherShards;
+        }
+
+        /// Reads every row once and reports each fault.
+        ///
+        /// @param inspector is shown all rows that have all cells, also those with an unusable id
+        /// @param use takes all rows that can be used, and returns what is wrong with the id
+        int survey(Consumer<Row> inspector, Function<Row, Optional<Faulty>> use, Consumer<Faulty> report) {
+            int ofOtherShards = 0;
+            file.extras().faults().forEach(report);
             try (var rows = new Rows()) {
                 while (rows.next()) {
-                    var problem = rows.problem();
-                    if (problem.isEmpty()) problem = use.apply(rows.row());
-                    if (!problem.isEmpty()) problems.add(rows.records.line, 0, problem);
+                    var fault = rows.shapeFault();
+                    if (fault.isEmpty()) {
+                        var row = rows.row();
+                        inspector.accept(row);
+                        fault = rows.idFault().or(() -> use.apply(row));
+                    }
+                    fault.ifPresent(report);
                 }
-                problems.refuse();
                 if (rows.number == 0) throw new Unusable(file.name() + ": no rows below the header");
-                return rows.ofOtherShards;
+                ofOtherShards = rows.ofOtherShards;
+            } catch (Faulty end) {
+                if (end.repair.isPresent()) throw end;
+                report.accept(end); // an unclosed quote: the rest cannot be divided into cells
             }
+            return ofOtherShards;
         }
 
         /// The wanted rows in the file's order, and no further than the last one. They must still be those that were
@@ -10067,7 +10271,8 @@ final class DifyExec implements Runnable {
             return wanted.stream().mapToObj(entry -> {
                 boolean isThere = true;
                 while (isThere && rows.index < entry) isThere = rows.next();
-                var row = isThere && rows.problem().isEmpty() ? rows.row() : null;
+                boolean isRow = isThere && rows.shapeFault().isEmpty() && rows.idFault().isEmpty();
+                var row = isRow ? rows.row() : null;
                 if (row == null || checked.applyAsLong(entry) != row.cells()) throw file.unusable(rows.records.line, 0,
                         "the file was changed while it was in use",
                         "run the same command again when the file is complete");
@@ -10083,15 +10288,13 @@ final class DifyExec implements Runnable {
             List<String> cells;
             int index = -1, number = 0, ofOtherShards = 0;
 
-            Rows() {
-                records.next(); // the names
-            }
-
             /// Moves to the next row; false at the end. A row without an id belongs to every shard, so that each
             /// reports it.
             boolean next() {
                 for (cells = records.next(); cells != null; cells = records.next()) {
                     number++;
+                    if (!file.sheet().isEmpty()) // a workbook leaves out empty cells
+                        cells.addAll(Collections.nCopies(Math.max(0, header.names().size() - cells.size()), ""));
                     if (shard.isEmpty() || id().isEmpty() || shard.get().holds(id())) {
                         index++;
                         return true;
@@ -10107,27 +10310,40 @@ final class DifyExec implements Runnable {
                 return place < cells.size() ? cells.get(place).strip() : "";
             }
 
-            /// What is wrong with the row's shape or its id, or empty.
-            String problem() {
+            private Faulty fault(String problem) {
+                return file.unusable(records.line, problem);
+            }
+
+            /// The row does not fit the header.
+            Optional<Faulty> shapeFault() {
                 var names = header.names();
                 boolean isWhole = cells.size() <= names.size() // Excel leaves out the last ones if they have no name
                         && names.stream().skip(cells.size()).allMatch(String::isEmpty);
-                if (!isWhole) return Text.count(cells.size(), "cell") + ", but the header has " + names.size()
-                        + " (a missing or extra delimiter, or an unclosed quote?)";
-                for (int place = 0; place < cells.size(); place++)
-                    if (names.get(place).isEmpty() && !cells.get(place).isBlank()) return "column " + (place + 1)
-                            + " has no name, but contains " + Text.quoted(cells.get(place));
+                return isWhole ? Optional.empty() : Optional.of(fault(Text.count(cells.size(), "cell")
+                        + ", but the header has " + names.size()
+                        + " (a missing or extra delimiter, or an unclosed quote?)"));
+            }
+
+            Optional<Faulty> idFault() {
                 var id = id();
-                if (id.isEmpty()) return "blank id";
-                if (Secret.current().isIn(id)) return "id contains the API key"; // masked in files
-                return id.chars().noneMatch(Character::isISOControl) ? ""
-                        : "the id " + Text.quoted(id) + " contains a control character or a line break";
+                if (id.isEmpty()) return Optional.of(new Faulty(file, records.line, 0, "blank id", NUMBERED,
+                        Faulty.Repair.NUMBERED));
+                if (Secret.current().isIn(id)) return Optional.of(fault("id contains the API key")); // masked in files
+                return id.chars().noneMatch(Character::isISOControl) ? Optional.empty() : Optional.of(fault("the id "
+                        + Text.quoted(id) + " contains a control character or a line break"));
             }
 
             Row row() {
                 var values = LinkedHashMap.<String, String>newLinkedHashMap(inputs.size());
                 for (var input : inputs) values.put(input.name(), value(input));
-                return new Row(index, records.line, id(), values, hashes.number(values), false);
+                var id = id().isEmpty() ? BLANK : id(); // only to inspect the row: it is never sent
+                return new Row(index, records.line, id, values, hashes.number(values), false, typed());
+            }
+
+            private Set<String> typed() {
+                if (!file.isCopy()) return Set.of();
+                return inputs.stream().filter(input -> input != idColumn && records.isTyped(input.place()))
+                        .map(Input::name).collect(Collectors.toSet());
             }
 
             private String value(Input input) {
@@ -10164,33 +10380,92 @@ final class DifyExec implements Runnable {
             private static final Pattern PREFIX = Pattern.compile("\uFEFF?((\"?)sep=(.)\\2(\r\n|\r|\n|$))?",
                     Pattern.CASE_INSENSITIVE);
 
-            static Header of(TextFile file, Character given) {
+            /// Finds the row of the column names: the given one, or the first with text unless it is a title.
+            static Header of(TextFile file, Csv.Shape shape) {
                 var prefix = PREFIX.matcher(file.start());
                 prefix.lookingAt();
-                char delimiter = likely(file.start().substring(prefix.end()));
+                long wanted = shape.headerRow() == null ? 0 : shape.headerRow();
+                char delimiter = likely(file.start().substring(prefix.end()).lines().skip(Math.max(0, wanted - 1)));
                 if (prefix.group(3) != null) delimiter = prefix.group(3).charAt(0);
-                if (given != null) delimiter = given;
+                if (shape.delimiter() != null) delimiter = shape.delimiter();
                 if (file.isCopy()) delimiter = ',';
-                try (var records = new Header(prefix.group(), delimiter, 0, List.of()).records(file)) {
+                try (var records = new Header(prefix.group(), delimiter, -1, List.of()).records(file)) {
                     var names = records.next();
                     if (names == null) throw new Unusable(file.name() + ": empty, no header");
-                    return new Header(prefix.group(), delimiter, records.line,
-                            names.stream().map(String::strip).toList());
+                    while (names != null && records.line < wanted) names = records.next();
+                    long line = records.line;
+                    if (shape.headerRow() != null && (names == null || line != wanted || line == 0))
+                        throw new Unusable(file.name() + ": --header-row " + wanted + ": no column names there");
+                    if (shape.headerRow() == null) refuseTitle(file, names, records);
+                    var all = new ArrayList<>(names);
+                    all.addAll(Collections.nCopies(Math.max(0, file.extras().width() - names.size()), ""));
+                    return new Header(prefix.group(), delimiter, line, all.stream().map(String::strip).toList());
                 }
             }
 
-            private static char likely(String text) {
-                var names = text.replaceAll("\"[^\"]*\"", "x").lines()
-                        .filter(line -> !line.replaceAll("[,;\t]", "").isBlank()).findFirst().orElse("");
-                return Stream.of(',', ';', '\t').max(Comparator.comparingLong(one -> // the first of equals
-                        names.chars().filter(c -> c == one).count())).orElseThrow();
+            /// Refuses a title. It has at most half as many cells with text as the table that begins in one of the next
+            /// rows. The first cells of column names may be blank: pandas does not name its index.
+            private static void refuseTitle(TextFile file, List<String> first, Records records) {
+                var lines = new TreeMap<Long, Long>();
+                long line = records.line, filled = filled(first);
+                try {
+                    for (var row = records.next(); row != null && lines.size() < 20; row = records.next())
+                        lines.put(records.line, filled(row));
+                } catch (Faulty _) {
+                    // It is found again when all rows are read.
+                }
+                long widest = lines.isEmpty() ? 0 : Collections.max(lines.values());
+                if (filled * 2 > widest - first.stream().takeWhile(String::isBlank).count()) return;
+                long likely = lines.keySet().stream().filter(row -> lines.get(row) * 2 > widest)
+                        .findFirst().orElse(line);
+                var repair = new Faulty.Repair("--header-row", likely);
+                throw new Faulty(file, line, 0, Text.count(filled, "cell") + ", but " + widest + " in a row below it",
+                        "use " + repair.option() + " if the column names are there", Optional.of(repair));
             }
 
-            /// The file's records, the column names first. Those of a copy have the numbers of the original.
+            private static long filled(List<String> cells) {
+                return cells.stream().filter(cell -> !cell.isBlank()).count();
+            }
+
+            /// The delimiter of the first line with text that the next line has equally often: above it may be a title.
+            private static char likely(Stream<String> text) {
+                var lines = text.collect(joining("\n")).replaceAll("\"[^\"]*\"", "x").lines()
+                        .filter(line -> !line.replaceAll("[,;\t]", "").isBlank()).limit(20).toList();
+                for (int i = 0; i + 1 < lines.size(); i++) {
+                    char likely = likely(lines.get(i));
+                    long count = count(lines.get(i), likely);
+                    boolean isTable = count == count(lines.get(i + 1), likely);
+                    if (isTable && count > Math.min(i, 1)) return likely; // one in a later line may be part of a text
+                }
+                return lines.isEmpty() ? ',' : likely(lines.getFirst());
+            }
+
+            private static char likely(String line) {
+                return Stream.of(',', ';', '\t').max(Comparator.comparingLong(one -> count(line, one))).orElseThrow();
+            }
+
+            private static long count(String line, char one) {
+                return line.chars().filter(c -> c == one).count();
+            }
+
+            /// The file's records below the column names. Those of a copy have the numbers of the original.
             Records records(TextFile file) {
-                long line = file.isCopy() && file.sheet().isEmpty() ? 0 : 1; // JSON lines have no line of names
-                if (prefix.length() > 1) line = 2;
-                return new Records(file, delimiter, prefix.length(), line);
+                long first = file.isCopy() && file.sheet().isEmpty() ? 0 : 1; // JSON lines have no line of names
+                if (prefix.length() > 1) first = 2;
+                var records = new Records(file, delimiter, prefix.length(), first);
+                while (line >= 0 && records.next() != null && records.line < line) {
+                    // a title above the column names
+                }
+                return records;
+            }
+
+            /// The name of a column, also if the file has none for it.
+            String title(int place) {
+                return names.get(place).isEmpty() ? "column " + (place + 1) : names.get(place);
+            }
+
+            List<String> titles() {
+                return IntStream.range(0, names.size()).mapToObj(this::title).toList();
             }
 
             String hint() {
@@ -10212,6 +10487,7 @@ final class DifyExec implements Runnable {
             private final char delimiter;
             private final char[] buffer = new char[1 << 14];
             private final StringBuilder cell = new StringBuilder();
+            private final BitSet typed = new BitSet();
             private int at = 0, end = 0;
             private long next;
             long line;
@@ -10234,15 +10510,23 @@ final class DifyExec implements Runnable {
                     line = next;
                     if (peek() < 0) return null;
                     var cells = new ArrayList<String>();
+                    typed.clear();
                     do {
                         cell.setLength(0);
-                        if (peek() == '"') quoted();
+                        boolean isText = peek() == '"';
+                        if (isText) quoted();
                         else takeTo(delimiter);
+                        typed.set(cells.size(), file.isCopy() && !isText && !cell.isEmpty());
                         cells.add(cell.toString());
                     } while (pass(delimiter));
                     lineEnd();
                     if (!cells.stream().allMatch(String::isBlank)) return cells;
                 }
+            }
+
+            /// Whether a cell of this record was a number or a date in the file that the copy is of.
+            boolean isTyped(int place) {
+                return place >= 0 && typed.get(place);
             }
 
             private void quoted() {
@@ -10315,10 +10599,48 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// A fault in the text of the input, or several in one.
+    static final class Faulty extends Unusable {
+        final long line;
+        final String place, problem;
+        final Optional<Repair> repair;
+
+        /// @param line 0 if the fault is in no line
+        Faulty(TextFile file, long line, int column, String problem, String hint, Optional<Repair> repair) {
+            super(file.prefix(line, column) + ": " + problem, hint);
+            this.line = line;
+            this.place = file.where(line, column);
+            this.problem = problem;
+            this.repair = repair;
+        }
+
+        /// An option about the input that the user can add: `--encoding`, `GB18030`.
+        record Repair(String name, Object value) {
+            static final Optional<Repair> NUMBERED = Optional.of(new Repair("--id-column", Csv.NUMBERS));
+
+            String option() {
+                return name + " " + Text.shell(value.toString());
+            }
+
+            /// The choices with this option. They have a field of its name.
+            Csv.Shape repaired(Csv.Shape shape) {
+                ObjectNode choices = Json.MAPPER.valueToTree(shape);
+                choices.putPOJO(name.substring(2).replace('-', '_'), value);
+                return Json.MAPPER.convertValue(choices, Csv.Shape.class);
+            }
+        }
+    }
+
     /// The text that is read for an input: itself, or a copy that only this user can read.
     /// `isCopy`: CSV made of a book or of JSON lines, each record with the number of its original.
     record TextFile(Path input, Path path, Charset charset, String start, boolean isCopy,
-            String sheet, List<String> sheets, List<String> notes, Copies copies) {
+            String sheet, List<String> sheets, Extras extras, Copies copies) {
+        /// A workbook's facts beside its cells: the width of the table, the ranges of merged cells, and cells that
+        /// cannot be read.
+        record Extras(int width, List<CellRangeAddress> merged, List<Faulty> faults, List<String> notes) {
+            static final Extras NONE = new Extras(0, List.of(), List.of(), List.of());
+        }
+
         /// In place of bytes that the encoding does not allow. It is not a character, so no text contains it.
         static final char INVALID = '\uFFFE';
         /// The first bytes of gzip, PNG, JPEG, PDF, and .xls or an encrypted book, in hexadecimal.
@@ -10328,28 +10650,31 @@ final class DifyExec implements Runnable {
                 ARRAY = Pattern.compile("\uFEFF?\\s*\\[\\s*(\\{\\s*[\"}]|\\z)");
 
         /// Opens an input by its first bytes, whatever its name says: people rename files.
-        static TextFile of(Path input, Csv.Shape shape, Copies copies) throws IOException {
-            Copies.removeAbandoned();
-            var path = rereadable(input, copies);
+        static TextFile of(TextFile source, Csv.Shape shape) throws IOException {
             byte[] start;
-            try (var in = Files.newInputStream(path)) {
+            try (var in = Files.newInputStream(source.path)) {
                 start = in.readNBytes(1 << 16);
             }
             var magic = HexFormat.of().formatHex(start, 0, Math.min(4, start.length));
             var charset = shape.encoding() != null ? shape.encoding() : charset(magic);
-            var file = new TextFile(input, path, charset, new String(start, charset), false, "", List.of(), List.of(),
-                    copies);
-            if (magic.startsWith(ZIP)) return Book.copy(file, shape.sheet());
+            var file = new TextFile(source.input, source.path, charset, new String(start, charset), false, "",
+                    List.of(), Extras.NONE, source.copies);
+            if (magic.startsWith(ZIP)) return Book.copy(file, shape);
             if (BINARY.stream().anyMatch(magic::startsWith))
                 throw new Unusable(file.name() + ": is a binary file",
                         "save it as .xlsx without a password, CSV or JSON lines");
             boolean isJson = JSON.matcher(file.start).lookingAt()
-                    || input.toString().toLowerCase(Locale.ROOT).matches(".*\\.(jsonl|ndjson)");
+                    || source.input.toString().toLowerCase(Locale.ROOT).matches(".*\\.(jsonl|ndjson)");
             return isJson ? file.rowsOfJson() : file;
         }
 
         /// The input itself, or a copy of standard input, a pipe or a device, which can be read only once.
-        private static Path rereadable(Path input, Copies copies) throws IOException {
+        static TextFile rereadable(Path input, Copies copies) throws IOException {
+            Copies.removeAbandoned();
+            return new TextFile(input, path(input, copies), UTF_8, "", false, "", List.of(), Extras.NONE, copies);
+        }
+
+        private static Path path(Path input, Copies copies) throws IOException {
             if (input.toString().equals("-")) return copies.file(System.in::transferTo);
             if (!Storage.exists(input)) throw new Unusable(input + ": no such file");
             if (Files.isDirectory(input)) throw new Unusable(input + ": is a folder, not a file");
@@ -10366,28 +10691,40 @@ final class DifyExec implements Runnable {
             return magic.startsWith("feff") ? StandardCharsets.UTF_16BE : UTF_8;
         }
 
-        /// Copies the rows as CSV. `notes` may grow until they are written.
-        TextFile copied(List<String> notes, Use<CellWriter> rows) throws IOException {
+        /// Copies the rows as CSV, in which all texts are quoted, but numbers and dates are not.
+        TextFile copied(Use<Writer> rows) throws IOException {
             var copy = copies.file(out -> {
-                var cells = new CellWriter(Json.utf8(out), ',');
-                rows.of(cells);
-                cells.flush();
+                var text = new BufferedWriter(Json.utf8(out));
+                rows.of(text);
+                text.flush();
             });
             var start = isArray() ? "[" : "";
-            return new TextFile(input, copy, UTF_8, start, true, sheet, sheets, List.copyOf(notes), copies);
+            return new TextFile(input, copy, UTF_8, start, true, sheet, sheets, extras, copies);
+        }
+
+        static void write(Writer out, List<String> cells) throws IOException {
+            out.write(String.join(",", cells) + "\n");
+        }
+
+        static String quoted(String text) {
+            return '"' + text.replace("\"", "\"\"") + '"';
+        }
+
+        TextFile with(Extras extras) {
+            return new TextFile(input, path, charset, start, isCopy, sheet, sheets, extras, copies);
         }
 
         TextFile ofSheet(String sheet, List<String> sheets) {
-            return new TextFile(input, path, UTF_8, "", false, sheet, sheets, notes, copies);
+            return new TextFile(input, path, UTF_8, "", false, sheet, sheets, extras, copies);
         }
 
         /// Objects as CSV. The columns are the names that any of them has.
         private TextFile rowsOfJson() throws IOException {
             var columns = new LinkedHashSet<String>();
             read(object -> object.fieldNames().forEachRemaining(columns::add));
-            return copied(List.of(), out -> {
-                out.write(columns);
-                read(object -> out.write(cells(object, columns)));
+            return copied(out -> {
+                write(out, columns.stream().map(TextFile::quoted).toList());
+                read(object -> write(out, cells(object, columns)));
             });
         }
 
@@ -10425,7 +10762,7 @@ final class DifyExec implements Runnable {
 
         private static List<String> cells(JsonNode object, Set<String> columns) {
             if (object.isEmpty()) return List.of(); // a blank line
-            return columns.stream().map(name -> text(object.path(name))).toList();
+            return columns.stream().map(name -> cell(object.path(name))).toList();
         }
 
         /// Reads each line as an object; a blank line is an empty one, so that the numbers of the lines stay the same.
@@ -10454,6 +10791,11 @@ final class DifyExec implements Runnable {
             return value.isTextual() || value.isBoolean() ? value.asText() : Json.text(value); // digits as written
         }
 
+        private static String cell(JsonNode value) {
+            var text = text(value);
+            return value.isNumber() || text.isEmpty() ? text : quoted(text);
+        }
+
         interface Use<T> {
             void of(T it) throws IOException;
         }
@@ -10474,33 +10816,41 @@ final class DifyExec implements Runnable {
 
         /// `line 7`, in a JSON array `item 7`, in a book `Sheet1!C7`
         String where(long line, int column) {
+            if (line == 0) return "all lines";
             if (sheet.isEmpty()) return (isArray() ? "item " : "line ") + line;
             return (sheet.matches("\\w+") ? sheet : "'" + sheet + "'") + "!"
                     + CellAddress.convertNumToColString(Math.max(column, 0)) + line;
         }
 
-        Unusable unusable(long line, String problem) {
+        Faulty unusable(long line, String problem) {
             return unusable(line, 0, problem, "");
         }
 
-        /// `book.xlsx: Sheet1!C7: error value #N/A`
-        Unusable unusable(long line, int column, String problem, String hint) {
-            var textLine = line == 0 ? "" : ":" + line; // 0: the names of JSON lines' columns are in no line
-            boolean isLine = line == 0 || sheet.isEmpty() && !isArray();
-            return new Unusable(name() + (isLine ? textLine : ": " + where(line, column)) + ": " + problem, hint);
+        Faulty unusable(long line, int column, String problem, String hint) {
+            return new Faulty(this, line, column, problem, hint, Optional.empty());
+        }
+
+        /// `data.csv:7`, in a workbook `book.xlsx: Sheet1!C7`
+        String prefix(long line, int column) {
+            if (line == 0) return name(); // as the names of JSON lines' columns
+            boolean isLine = sheet.isEmpty() && !isArray();
+            return name() + (isLine ? ":" + line : ": " + where(line, column));
         }
 
         /// A line has bytes that the encoding does not allow. The likely one is only a hint.
-        Unusable invalid(long line) {
-            var hint = "name the encoding with --encoding";
+        Faulty invalid(long line) {
             try {
                 var guess = UniversalDetector.detectCharset(path);
-                if (guess != null && !guess.equals(charset.name()) && Charset.isSupported(guess))
-                    hint = "add --encoding " + Charset.forName(guess).name() + " (a guess)";
+                if (guess != null && !guess.equals(charset.name()) && Charset.isSupported(guess)) {
+                    var repair = new Faulty.Repair("--encoding", Charset.forName(guess));
+                    return new Faulty(this, line, 0, "invalid " + charset, "add " + repair.option()
+                            + " (a guess), or save the file as UTF-8", Optional.of(repair));
+                }
             } catch (IOException _) {
                 // no guess
             }
-            return unusable(line, 0, "invalid " + charset, hint + ", or save the file as UTF-8");
+            return unusable(line, 0, "invalid " + charset,
+                    "name the encoding with --encoding, or save the file as UTF-8");
         }
 
         static final class Problems {
@@ -10508,22 +10858,40 @@ final class DifyExec implements Runnable {
 
             private final TextFile file;
             private final List<String> shown = new ArrayList<>();
-            private Unusable only;
+            private final Set<String> options = new LinkedHashSet<>();
+            private Faulty only;
             private long count = 0;
 
             Problems(TextFile file) {
                 this.file = file;
             }
 
+            /// All faults of a file in one.
+            static Faulty of(TextFile file, List<Faulty> faults) {
+                var all = new Problems(file);
+                faults.forEach(all::add);
+                return all.summary();
+            }
+
+            void add(Faulty fault) {
+                if (count++ == 0) only = fault;
+                if (count <= SHOWN) shown.add("\n  " + fault.place + ": " + fault.problem);
+                fault.repair.ifPresent(repair -> options.add(repair.option()));
+            }
+
             void add(long line, int column, String problem) {
-                if (count++ == 0) only = file.unusable(line, column, problem, "");
-                if (count <= SHOWN) shown.add("\n  " + file.where(line, column) + ": " + problem);
+                add(file.unusable(line, column, problem, ""));
+            }
+
+            private Faulty summary() {
+                if (count == 1) return only;
+                if (count > SHOWN) shown.add("\n  … and " + (count - SHOWN) + " more");
+                return new Faulty(file, 0, 0, count + " problems" + String.join("", shown),
+                        options.isEmpty() ? "" : "use " + String.join(" ", options), Optional.empty());
             }
 
             void refuse() {
-                if (count == 1) throw only;
-                if (count > SHOWN) shown.add("\n  … and " + (count - SHOWN) + " more");
-                if (count > 1) throw new Unusable(file.name() + ": " + count + " problems" + String.join("", shown));
+                if (count > 0) throw summary();
             }
         }
 
@@ -10610,8 +10978,11 @@ final class DifyExec implements Runnable {
 
         private final TextFile file;
         private final boolean is1904;
-        private final TextFile.Problems problems;
         private final Map<String, Format> formats = new HashMap<>();
+        private final List<CellRangeAddress> merged = new ArrayList<>();
+        private final List<Faulty> faults = new ArrayList<>();
+        private int width = 0;
+        private boolean isDamaged;
 
         /// What a number's format shows. `digits`: at least so many, as in 00701.
         private record Format(boolean hasDay, boolean hasTime, int digits) {
@@ -10634,14 +11005,15 @@ final class DifyExec implements Runnable {
         private Book(TextFile file, boolean is1904) {
             this.file = file;
             this.is1904 = is1904;
-            this.problems = new TextFile.Problems(file);
         }
 
-        static TextFile copy(TextFile file, String wanted) {
+        static TextFile copy(TextFile file, Csv.Shape shape) {
+            var wanted = shape.sheet();
             try (var book = open(file)) {
                 var names = book.getSheets().map(Sheet::getName).toList();
                 Predicate<Sheet> isWanted = one -> one.getName().equalsIgnoreCase(wanted);
-                var sheet = book.getSheets().filter(wanted.isEmpty() ? Book::hasData : isWanted).findFirst();
+                if (wanted.isEmpty()) isWanted = one -> !widths(one, 1).isEmpty();
+                var sheet = book.getSheets().filter(isWanted).findFirst();
                 if (sheet.isEmpty() && wanted.isEmpty()) throw new Unusable(file.name() + ": no worksheet with data");
                 if (sheet.isEmpty())
                     throw new Unusable(file.name() + ": no worksheet " + Text.quoted(wanted),
@@ -10654,7 +11026,10 @@ final class DifyExec implements Runnable {
                 var named = file.ofSheet(name, names);
                 var reader = new Book(named, book.isDate1904());
                 reader.requireValues(sheet.get());
-                return named.copied(notes, out -> notes.addAll(reader.read(sheet.get(), out)));
+                if (reader.isDamaged) throw TextFile.Problems.of(named, reader.faults);
+                if (wanted.isEmpty() && shape.headerRow() == null) refuseCover(named, sheet.get(), book);
+                var copy = named.copied(out -> notes.addAll(reader.read(sheet.get(), out)));
+                return copy.with(new TextFile.Extras(reader.width, reader.merged, reader.faults, notes));
             } catch (Unusable problem) {
                 throw problem;
             } catch (IOException | RuntimeException | XMLStreamException _) { // in words about zip files, XML and Java
@@ -10671,10 +11046,25 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private static boolean hasData(Sheet sheet) {
+        /// Refuses a cover page: its first row has one cell, and another worksheet has wider rows.
+        private static void refuseCover(TextFile file, Sheet first, ReadableWorkbook book) {
+            if (widths(first, 1).getFirst() > 1) return;
+            var wider = book.getSheets().filter(one -> width(one) > width(first)).findFirst()
+                    .map(one -> new Faulty.Repair("--sheet", one.getName()));
+            if (wider.isPresent()) throw new Faulty(file, 1, 0, "a cover page instead of column names",
+                    "use " + wider.get().option(), wider);
+        }
+
+        private static long width(Sheet sheet) {
+            return widths(sheet, 20).stream().max(Comparator.naturalOrder()).orElse(0L);
+        }
+
+        /// The number of cells with text in each of the first rows of a worksheet that people see.
+        private static List<Long> widths(Sheet sheet, int most) {
+            if (sheet.getVisibility() != SheetVisibility.VISIBLE) return List.of();
             try (var rows = sheet.openStream()) {
-                return sheet.getVisibility() == SheetVisibility.VISIBLE && rows.anyMatch(row -> row.stream()
-                        .anyMatch(cell -> cell != null && !cell.getText().isBlank()));
+                return rows.map(row -> row.stream().filter(cell -> cell != null && !cell.getText().isBlank()).count())
+                        .filter(width -> width > 0).limit(most).toList();
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem);
             }
@@ -10683,10 +11073,9 @@ final class DifyExec implements Runnable {
         /// Row 7 becomes record 7: rows that are missing become empty records.
         ///
         /// @return notes about the rows
-        private List<String> read(Sheet sheet, CellWriter out) throws IOException {
+        private List<String> read(Sheet sheet, Writer out) throws IOException {
             long hidden = 0;
             try (var rows = sheet.openStream()) {
-                int width = 0;
                 long number = 0;
                 for (var all = rows.iterator(); all.hasNext(); ) {
                     var row = all.next();
@@ -10695,18 +11084,14 @@ final class DifyExec implements Runnable {
                             + Text.number(MOST_ROWS) + " rows");
                     var cells = new ArrayList<String>();
                     for (var cell : row) cells.add(cell == null ? "" : text(cell, at, cells.size()));
-                    while (!cells.isEmpty() && cells.getLast().isBlank()) cells.removeLast();
+                    while (!cells.isEmpty() && cells.getLast().replace('"', ' ').isBlank()) cells.removeLast();
                     if (cells.isEmpty()) continue;
-                    if (width == 0) width = cells.size();
-                    else if (row.isHidden()) hidden++;
-                    if (cells.size() > width) problems.add(at, cells.size() - 1, "the column has no name "
-                            + "(the first row with text must hold the column names)");
-                    cells.addAll(Collections.nCopies(Math.max(0, width - cells.size()), ""));
-                    while (++number < at) out.write(List.of());
-                    out.write(cells);
+                    if (width > 0 && row.isHidden()) hidden++;
+                    width = Math.max(width, cells.size());
+                    while (++number < at) out.write('\n');
+                    TextFile.write(out, cells);
                 }
             }
-            problems.refuse();
             return hidden == 0 ? List.of() : List.of("including " + Text.count(hidden, "hidden row"));
         }
 
@@ -10717,11 +11102,11 @@ final class DifyExec implements Runnable {
                 case BigDecimal number -> number(number, cell);
                 case String text when cell.getType() == CellType.ERROR
                         || cell.getType() == CellType.FORMULA && ERROR.matcher(text).matches() -> {
-                    problems.add(row, column, "error value " + text);
+                    faults.add(file.unusable(row, column, "error value " + text, ""));
                     yield "";
                 }
-                case Object text -> ESCAPE.matcher(text.toString()).replaceAll(escape -> Matcher.quoteReplacement(
-                        String.valueOf((char) Integer.parseInt(escape.group(1), 16))));
+                case Object text -> TextFile.quoted(ESCAPE.matcher(text.toString()).replaceAll(escape -> Matcher
+                        .quoteReplacement(String.valueOf((char) Integer.parseInt(escape.group(1), 16)))));
             };
         }
 
@@ -10772,8 +11157,9 @@ final class DifyExec implements Runnable {
                 for (var xml = part(zip, parts.get("texts")); xml.hasNext(); ) if (isNextTag(xml, "si")) texts++;
                 for (var xml = part(zip, parts.get(sheet.getId())); xml.hasNext(); )
                     if (isNextTag(xml, "c")) requireValue(xml, texts);
+                    else if (xml.isStartElement() && xml.getLocalName().equals("mergeCell"))
+                        merged.add(CellRangeAddress.valueOf(attribute(xml, "ref")));
             }
-            problems.refuse();
         }
 
         private static XMLStreamReader part(ZipFile zip, String name) throws IOException, XMLStreamException {
@@ -10802,6 +11188,7 @@ final class DifyExec implements Runnable {
                 if (xml.getLocalName().equals("v")) value = xml.getElementText().strip();
             }
             boolean isThere = value.isEmpty() || value.matches("\\d{1,9}") && Integer.parseInt(value) < texts;
+            isDamaged |= type.equals("s") && !isThere;
             if (type.equals("s") && !isThere) report(place, "the workbook lacks the text of this cell");
             if (isFormula && value.isEmpty() && type.matches("n?"))
                 report(place, "a formula without a result (save the workbook in a spreadsheet program)");
@@ -10809,7 +11196,7 @@ final class DifyExec implements Runnable {
 
         private void report(String place, String problem) {
             var address = new CellAddress(place);
-            problems.add(address.getRow() + 1, address.getColumn(), problem);
+            faults.add(file.unusable(address.getRow() + 1, address.getColumn(), problem, ""));
         }
     }
 
@@ -10829,17 +11216,17 @@ final class DifyExec implements Runnable {
 
         /// Reads the answer of `GET /parameters`. Everything but `variable`, `type` and `required` may be missing or
         /// null.
-        static Form of(JsonNode parameters, List<String> columns, Variable.Folders folders) {
+        static Form of(JsonNode parameters, List<String> columns, Variable.Reading reading) {
             var variables = new ArrayList<Variable>();
             var form = parameters.path("user_input_form");
             var system = parameters.path("system_parameters");
             for (var item : form) for (var entry : item.properties())
-                variables.add(Variable.of(entry.getKey(), entry.getValue(), system, folders));
+                variables.add(Variable.of(entry.getKey(), entry.getValue(), system, reading));
             return new Form(variables, columns, !form.isArray());
         }
 
         Form asking(String column, List<String> columns) {
-            var question = new Variable(column, "", Variable.QUESTION, true, List.of(), Value.Query::new);
+            var question = new Variable(column, "", Variable.QUESTION, true, false, List.of(), Value.Query::new);
             return new Form(Stream.concat(Stream.of(question), variables.stream()).toList(), columns, isText);
         }
 
@@ -10851,11 +11238,18 @@ final class DifyExec implements Runnable {
             return variable(column).map(variable -> variable.value(cell)).orElseGet(() -> new Value.Str(cell));
         }
 
+        /// A number of a workbook or of JSON has a decimal point, whatever texts have.
+        private Value value(Row row, String column, String cell) {
+            boolean isNumber = row.typed().contains(column)
+                    && variable(column).filter(variable -> variable.type().equals("number")).isPresent();
+            return isNumber ? Variable.number(cell) : value(column, cell);
+        }
+
         /// The values that a row sends, by name. Those that are left out are not there.
         Map<String, Value> values(Row row) {
             var values = new LinkedHashMap<String, Value>();
             row.inputs().forEach((column, cell) -> {
-                var value = value(column, cell);
+                var value = value(row, column, cell);
                 if (!(value instanceof Value.None))
                     values.put(variable(column).map(Variable::name).orElse(column), value);
             });
@@ -10865,53 +11259,58 @@ final class DifyExec implements Runnable {
         List<Inspection.Problem> problems(Row row, Csv csv) {
             var problems = new ArrayList<Inspection.Problem>();
             row.inputs().forEach((column, cell) -> {
-                if (value(column, cell) instanceof Value.Wrong(var why))
+                if (value(row, column, cell) instanceof Value.Wrong(var why, var option))
                     problems.add(new Inspection.Problem(row.line(), csv.where(row.line(), column), row.id(),
-                            csv.input(column).title(), Text.text(cell, 60), why));
+                            csv.input(column).title(), Text.text(cell, 60), why, option));
             });
             return problems;
         }
 
         /// Problems of the header, with which nothing may be sent. Lenient: columns and variables need not match.
-        List<String> faults(Csv csv, boolean isLenient) {
-            var faults = new ArrayList<String>();
+        List<Inspection.Fault> faults(Csv csv, boolean isLenient) {
+            var faults = new ArrayList<Inspection.Fault>();
+            var option = questionColumn(csv.columns()).map(column -> "--query-column " + Text.shell(column)).orElse("");
             for (var variable : variables) if (variable.isQuestion() && !byColumn.containsValue(variable))
-                faults.add("no column " + Text.quoted(variable.name()) + " for the chatflow's question; "
-                        + questionColumn(csv.columns())
-                                .map(column -> "did you mean --query-column " + Text.shell(column) + "?")
-                                .orElse("name it with --query-column"));
+                faults.add(new Inspection.Fault("no column " + Text.quoted(variable.name())
+                        + " for the chatflow's question; " + (option.isEmpty() ? "name it with --query-column"
+                                : "did you mean " + option + "?"), option));
             if (!isLenient && !isText) faults.addAll(losses(csv));
             return faults;
         }
 
         /// Inputs that would not reach the workflow, each with an option that helps.
-        private List<String> losses(Csv csv) {
-            var losses = new ArrayList<String>();
+        private List<Inspection.Fault> losses(Csv csv) {
+            var losses = new ArrayList<Inspection.Fault>();
             var columns = unmatched(csv);
             var unfilled = unfilled();
             for (var name : columns.stream().filter(csv::isNamed).toList()) {
                 columns.remove(name);
-                losses.add("--map or --var names " + Text.quoted(name) + ", but the workflow has no such variable"
-                        + Nearest.hint(name, unfilled.stream().map(Variable::name).toList()));
+                losses.add(new Inspection.Fault("--map or --var names " + Text.quoted(name)
+                        + ", but the workflow has no such variable"
+                        + Nearest.hint(name, unfilled.stream().map(Variable::name).toList()), ""));
             }
             var pairs = new HashMap<Variable, String>();
             for (var column : columns) for (var variable : unfilled)
                 if (Nearest.isClose(column, variable.name())) pairs.putIfAbsent(variable, column);
-            pairs.forEach((variable, column) -> losses.add("column " + Text.quoted(column)
-                    + " matches no variable; did you mean " + map(column, variable) + "?"));
+            pairs.forEach((variable, column) -> losses.add(new Inspection.Fault("column " + Text.quoted(column)
+                    + " matches no variable; did you mean " + map(column, variable) + "?", map(column, variable))));
             for (var variable : unfilled) if (variable.required() && !pairs.containsKey(variable))
-                losses.add("no column for the required variable " + Text.quoted(variable.name())
-                        + remedy(columns, variable));
+                losses.add(withRemedy("no column for the required variable " + Text.quoted(variable.name()), columns,
+                        variable));
             boolean onlyIdMatches = byColumn.keySet().stream().allMatch(csv::isId);
-            if (losses.isEmpty() && onlyIdMatches && columns.size() + unfilled.size() > 0)
-                losses.add("no column but the id reaches the workflow" + (unfilled.isEmpty()
-                        ? ", which has no variables" : remedy(columns, unfilled.getFirst())));
-            return losses;
+            if (!losses.isEmpty() || !onlyIdMatches || columns.size() + unfilled.size() == 0) return losses;
+            var loss = "no column but the id reaches the workflow";
+            return List.of(unfilled.isEmpty() ? new Inspection.Fault(loss + ", which has no variables", "")
+                    : withRemedy(loss, columns, unfilled.getFirst()));
         }
 
-        private static String remedy(List<String> columns, Variable variable) {
-            return "; use " + (columns.isEmpty() ? "--var " + Text.shell(variable.name() + "=VALUE")
-                    : columns.stream().limit(3).map(column -> map(column, variable)).collect(joining(" or ")));
+        /// Of several columns, any may be meant: the option then has a placeholder, which is refused.
+        private static Inspection.Fault withRemedy(String loss, List<String> columns, Variable variable) {
+            if (columns.isEmpty())
+                return new Inspection.Fault(loss + "; use --var " + Text.shell(variable.name() + "=VALUE"), "");
+            var maps = columns.stream().limit(3).map(column -> map(column, variable)).toList();
+            return new Inspection.Fault(loss + "; use " + String.join(" or ", maps),
+                    maps.size() == 1 ? maps.getFirst() : map("COLUMN", variable));
         }
 
         private static String map(String column, Variable variable) {
@@ -10931,6 +11330,8 @@ final class DifyExec implements Runnable {
             var notes = new ArrayList<String>();
             if (!columns.isEmpty()) notes.add("Dify ignores columns without a matching variable: " + columns);
             if (!missing.isEmpty()) notes.add("no column for these variables: " + missing);
+            var merged = Text.first(10, csv.merged(byColumn.keySet()).stream());
+            if (!merged.isEmpty()) notes.add("merged cells leave cells of these columns empty: " + merged);
             return notes;
         }
 
@@ -10949,26 +11350,34 @@ final class DifyExec implements Runnable {
     }
 
     /// One variable of the workflow's form. The reader gets an empty cell only if that is a value of this type.
-    record Variable(String name, String label, String type, boolean required, List<String> choices,
+    ///
+    /// @param mayBeEmpty a text that is sent although it is required and empty
+    record Variable(String name, String label, String type, boolean required, boolean mayBeEmpty, List<String> choices,
             Function<String, Value> reader) {
         static final String QUESTION = "query";
-        private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+\\.?\\d*|\\.\\d+)");
+        private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+\\.?\\d*|\\.\\d+)"),
+                WITH_COMMA = Pattern.compile("[+-]?(\\d{1,3}(\\.\\d{3})+|\\d+)(,\\d+)?");
 
-        static Variable of(String type, JsonNode node, JsonNode system, Folders folders) {
+        /// How cells are read: where files are, whether numbers have a decimal comma, and whether a text that is
+        /// required may be empty.
+        record Reading(Folders folders, boolean hasDecimalComma, boolean allowsEmpty) {}
+
+        static Variable of(String type, JsonNode node, JsonNode system, Reading reading) {
             var choices = type.equals("checkbox") ? List.of("true", "false") : texts(node.path("options"));
             int longest = node.path("max_length").asInt(0);
             Function<String, Value> reader = switch (type) {
                 case "text-input", "paragraph" -> cell -> text(cell, longest);
                 case "select" -> cell -> select(cell, choices);
-                case "number" -> Variable::number;
+                case "number" -> reading.hasDecimalComma() ? Variable::numberWithComma : Variable::number;
                 case "checkbox" -> Variable::checkbox;
                 case "json_object" -> Variable::object;
-                case "file", "file-list" -> new FileInput(type.equals("file-list"), folders, node, system)::read;
+                case "file", "file-list" ->
+                    new FileInput(type.equals("file-list"), reading.folders(), node, system)::read;
                 // `external_data_tool` and types we do not know: a run that gets a value for one fails
                 default -> _ -> new Value.Wrong("must be empty: Dify's API accepts no value for type " + type);
             };
             return new Variable(node.path("variable").asText(), node.path("label").asText(""), type,
-                    node.path("required").asBoolean(), choices, reader);
+                    node.path("required").asBoolean(), reading.allowsEmpty(), choices, reader);
         }
 
         private static List<String> texts(JsonNode array) {
@@ -10990,8 +11399,10 @@ final class DifyExec implements Runnable {
                 case "file-list" -> cell.replaceAll("[;\\[\\]]", "").isBlank();
                 default -> cell.isBlank();
             };
-            if (!isEmpty || isText()) return reader.apply(cell);
-            return required ? new Value.Wrong("is required") : new Value.None();
+            boolean isSent = !isEmpty || isText() && (!required || mayBeEmpty);
+            if (isSent) return reader.apply(cell);
+            if (!required) return new Value.None();
+            return new Value.Wrong(isText() ? "is required (--allow-empty sends it empty)" : "is required");
         }
 
         private static Value text(String cell, int longest) {
@@ -11007,10 +11418,20 @@ final class DifyExec implements Runnable {
         }
 
         /// Takes plain decimal notation. Exponents and underscores, which the server takes, are refused on purpose.
-        private static Value number(String cell) {
+        static Value number(String cell) {
             var text = cell.strip();
-            return NUMBER.matcher(text).matches() ? new Value.Raw(new BigDecimal(text).toPlainString())
-                    : new Value.Wrong("must be a number such as 12, -0.5 or 1234567.89");
+            if (NUMBER.matcher(text).matches()) return new Value.Raw(new BigDecimal(text).toPlainString());
+            return new Value.Wrong("must be a number such as 12, -0.5 or 1234567.89",
+                    hasDecimalComma(text) ? "--decimal ," : "");
+        }
+
+        static boolean hasDecimalComma(String cell) {
+            return WITH_COMMA.matcher(cell.strip()).matches();
+        }
+
+        private static Value numberWithComma(String cell) {
+            return hasDecimalComma(cell) ? number(cell.replace(".", "").replace(',', '.'))
+                    : new Value.Wrong("must be a number such as 12, -0,5 or 1.234,56");
         }
 
         private static Value checkbox(String cell) {
@@ -11168,8 +11589,13 @@ final class DifyExec implements Runnable {
 
         record None() implements Value {}
 
-        /// The workflow would not accept the cell. `why` continues a sentence that starts with the variable.
-        record Wrong(String why) implements Value {}
+        /// The workflow would not accept the cell. `why` continues a sentence that starts with the variable. `option`
+        /// would read the cell as the workflow accepts it, or is empty.
+        record Wrong(String why, String option) implements Value {
+            Wrong(String why) {
+                this(why, "");
+            }
+        }
 
         static Value file(String kind, String method, String field, String value) {
             return new Raw(Json.text(object("type", kind, "transfer_method", method, field, value)));
@@ -11192,12 +11618,25 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// @param options those that repair faults and problems, as they are typed
     record Inspection(long rows, List<String> faults, List<String> notes, List<Profile> columns,
-            List<Problem> problems) {
-        record Problem(long line, String place, String id, String column, String value, String message) {
+            List<Problem> problems, List<String> options) {
+        /// A sentence, and the option that repairs it or an empty text.
+        record Fault(String text, String option) {}
+
+        /// A row without a usable id or with missing cells has no `id` or `column` here.
+        record Problem(long line, String place, String id, String column, String value, String message,
+                String option) {
+            Problem asOneOf(int count) {
+                var text = message + " (" + Text.count(count, "such cell") + "; " + option + " reads them)";
+                return new Problem(line, place, id, column, value, text, option);
+            }
+
+            /// `line 7, id r-6: tone = "x" must be one of "formal", "casual"`
             String text() {
-                return Text.text(column, 40) + (value.isBlank() ? "" : " = " + Text.quoted(value)) + " "
-                        + Text.text(message, 300);
+                if (column.isEmpty()) return place + ": " + Text.text(message, 300);
+                return place + ", id " + Text.id(id) + ": " + Text.text(column, 40)
+                        + (value.isBlank() ? "" : " = " + Text.quoted(value)) + " " + Text.text(message, 300);
             }
         }
 
@@ -11230,18 +11669,40 @@ final class DifyExec implements Runnable {
                 problems.addAll(form.problems(row, csv));
             }
 
+            /// Adds a row that cannot be used.
+            void add(Faulty fault) {
+                problems.add(new Inspection.Problem(fault.line, fault.place, "", "", "", fault.problem,
+                        fault.repair.map(Faulty.Repair::option).orElse("")));
+            }
+
+            /// If an option repairs all faulty cells of a column, only the first is shown.
+            private List<Inspection.Problem> summary() {
+                var columns = problems.stream().collect(Collectors.groupingBy(Inspection.Problem::column));
+                columns.values().removeIf(cells -> cells.stream().anyMatch(cell -> cell.option().isEmpty()));
+                columns.remove("");
+                columns.replaceAll((_, cells) -> List.of(cells.getFirst().asOneOf(cells.size())));
+                var shown = new LinkedHashSet<Inspection.Problem>();
+                for (var problem : problems)
+                    shown.addAll(columns.getOrDefault(problem.column(), List.of(problem)));
+                return List.copyOf(shown);
+            }
+
             Inspection inspection(boolean isLenient) {
-                var notes = Stream.of(csv.notes().stream(), form.notes(csv).stream(),
-                        profilers.stream().flatMap(Profiler::notes)).flatMap(part -> part).toList();
-                return new Inspection(rows, form.faults(csv, isLenient), notes,
-                        profilers.stream().map(Profiler::profile).toList(), problems);
+                var ofFile = csv.faults().stream().map(fault -> new Fault(fault.what() + "; " + fault.hint,
+                        fault.repair.map(Faulty.Repair::option).orElse("")));
+                var faults = Stream.concat(ofFile, form.faults(csv, isLenient).stream()).toList();
+                var options = Stream.concat(faults.stream().map(Fault::option),
+                        problems.stream().map(Problem::option)).filter(option -> !option.isEmpty()).distinct();
+                var notes = Stream.concat(csv.notes().stream(), form.notes(csv).stream()).toList();
+                return new Inspection(rows, faults.stream().map(Fault::text).toList(), notes,
+                        profilers.stream().map(Profiler::profile).toList(), summary(), options.toList());
             }
 
             private final class Profiler {
                 private final String column;
                 private final Optional<Variable> variable;
-                private String firstEmpty = "", example = "";
-                private long empty = 0, filled = 0;
+                private String example = "";
+                private long filled = 0;
                 private int longest = 0;
 
                 Profiler(String column) {
@@ -11251,24 +11712,15 @@ final class DifyExec implements Runnable {
 
                 void accept(Row row) {
                     var cell = row.inputs().get(column);
-                    if (!cell.isBlank()) {
-                        if (filled++ == 0) example = Text.text(cell, 24);
-                        longest = Math.max(longest, cell.codePointCount(0, cell.length()));
-                    } else if (empty++ == 0)
-                        firstEmpty = csv.where(row.line(), column) + ", id " + Text.id(row.id());
+                    if (cell.isBlank()) return;
+                    if (filled++ == 0) example = Text.text(cell, 24);
+                    longest = Math.max(longest, cell.codePointCount(0, cell.length()));
                 }
 
                 Inspection.Profile profile() {
                     return new Inspection.Profile(csv.input(column).title(), variable.map(Variable::name).orElse(""),
                             variable.map(Variable::type).orElse(""), variable.filter(Variable::required).isPresent(),
                             filled, longest, example);
-                }
-
-                Stream<String> notes() {
-                    boolean isNeeded = variable.filter(known -> known.required() && known.isText()).isPresent();
-                    if (empty == 0 || !isNeeded) return Stream.empty();
-                    return Stream.of(Text.quoted(csv.input(column).title()) + " is required but empty in "
-                            + Text.count(empty, "row") + " (first: " + firstEmpty + "); Dify accepts that");
                 }
             }
         }
@@ -12296,26 +12748,30 @@ final class DifyExec implements Runnable {
     // ── Data ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// One row of the input. `index` counts from 0, `line` is the line of the file it begins in, `cells` the hash of
-    /// `inputs`. If it is edited, the CSV does not have the changes that the shell made.
-    record Row(int index, long line, String id, Map<String, String> inputs, long cells, boolean isEdited) {
+    /// `inputs`. If it is edited, the CSV does not have the changes that the shell made. `typed`: the inputs that were
+    /// numbers or dates, not texts.
+    record Row(int index, long line, String id, Map<String, String> inputs, long cells, boolean isEdited,
+            Set<String> typed) {
         Row {
             if (id.isBlank()) throw new IllegalArgumentException("a row needs an id");
             inputs = Collections.unmodifiableMap(inputs);
         }
 
         Row(int index, long line, String id, Map<String, String> inputs) {
-            this(index, line, id, inputs, Cells.of(inputs), false);
+            this(index, line, id, inputs, Cells.of(inputs), false, Set.of());
         }
 
         Row with(Map<String, String> edits) {
             var changed = new LinkedHashMap<>(inputs);
             changed.putAll(edits);
-            return changed.equals(inputs) ? this : new Row(index, line, id, changed, Cells.of(changed), true);
+            if (changed.equals(inputs)) return this;
+            var same = typed.stream().filter(name -> !edits.containsKey(name)).collect(Collectors.toSet());
+            return new Row(index, line, id, changed, Cells.of(changed), true, same);
         }
 
         /// As a request sent it before the row changed.
         Row recorded(Map<String, String> sent) {
-            return new Row(index, line, id, sent, cells, isEdited);
+            return new Row(index, line, id, sent, cells, isEdited, typed);
         }
 
         String hash() {
@@ -13372,7 +13828,7 @@ final class DifyExec implements Runnable {
 
     /// Ends a command before any run is started. `what` is one sentence that says what cannot be used and where; `hint`
     /// says what to do about it and is empty if there is nothing to do.
-    static final class Unusable extends RuntimeException {
+    static class Unusable extends RuntimeException {
         final Exit exit;
         final String hint;
 
@@ -13740,6 +14196,8 @@ final class DifyExec implements Runnable {
                 .propertyNamingStrategy(PropertyNamingStrategies.SNAKE_CASE)
                 .enable(DeserializationFeature.USE_BIG_DECIMAL_FOR_FLOATS)
                 .disable(JsonNodeFeature.STRIP_TRAILING_BIGDECIMAL_ZEROES)
+                .withConfigOverride(String.class, text ->
+                        text.setSetterInfo(JsonSetter.Value.forValueNulls(Nulls.AS_EMPTY)))
                 .addModule(new SimpleModule().addSerializer(Instant.class, new ToStringSerializerBase(Instant.class) {
                     @Override
                     public String valueToString(Object time) {

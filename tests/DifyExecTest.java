@@ -35,6 +35,7 @@
 //SOURCES ChatflowTest.java
 //SOURCES FormTest.java
 //SOURCES FormatsTest.java
+//SOURCES UserFilesTest.java
 //SOURCES FaultTest.java
 //SOURCES ForeignAnswerTest.java
 //SOURCES ConformanceTest.java
@@ -99,7 +100,7 @@ final class DifyExecTest {
             StorageTest.class, ProcessTest.class, DocsTest.class, PasteTest.class, FaultTest.class, ForeignAnswerTest.class,
             ConformanceTest.class,
             ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class, RecipesTest.class, VerifyTest.class,
-            PullTest.class,
+            PullTest.class, UserFilesTest.class,
             EveryDayTest.class, ForecastTest.class, VersionsTest.class, NextDifyTest.class);
 
     /// Runs tests that allow it (`@Execution`) in parallel, up to this many.

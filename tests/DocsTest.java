@@ -215,11 +215,14 @@ final class DocsTest extends WholeCommand {
         @Test
         void saysCorrectlyHowCheckReportsAnUnreadableFile() throws IOException {
             Files.writeString(Path.of(input()), "id,text\n1,a\n1,b\n");
+            var known = tree(call(Map.of(), "check", "--demo", "--json", "-i", input()).out());
+            assertEquals("line 3", known.at("/problems/0/place").asText());
 
+            Files.write(Path.of(input()), new byte[] {'P', 'K', 3, 4});
             var call = call(Map.of(), "check", "--demo", "--json", "-i", input());
-
+            assertEquals(2, call.code());
             assertEquals("", call.out());
-            assertTrue(call.err().contains(input() + ":3: duplicate id \"1\""), call.err());
+            assertTrue(call.err().contains(input()), call.err());
         }
 
         /// These files contain inputs and outputs.

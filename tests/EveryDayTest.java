@@ -338,11 +338,6 @@ final class EveryDayTest extends WholeCommand {
                 assertEquals(code == 3 ? 0 : code, slurm.start().waitFor());
             }
         }
-
-        @Test
-        void ofACheckUsesAWideTerminal() {
-            assertEquals(List.of(20, 20, 40, 60), IntStream.of(0, 80, 160, 300).mapToObj(CheckView::name).toList());
-        }
     }
 
     @Nested

@@ -63,10 +63,14 @@ class FormTest {
         try {
             var parameters = JSON.createObjectNode();
             parameters.set("user_input_form", JSON.readTree(fields));
-            return Form.of(parameters, columns, folders(Path.of("")));
+            return Form.of(parameters, columns, new Variable.Reading(folders(Path.of("")), false, true));
         } catch (IOException problem) {
             throw new UncheckedIOException(problem);
         }
+    }
+
+    private static List<String> faults(Form form, Csv csv, boolean isLenient) {
+        return form.faults(csv, isLenient).stream().map(Inspection.Fault::text).toList();
     }
 
     @Nested
@@ -112,8 +116,8 @@ class FormTest {
 
         private void compare(Recorded.Exchange exchange, Form form, Map<String, String> cells) {
             var csv = csv(cells.keySet().toArray(String[]::new));
-            var wrong = new ArrayList<>(form.faults(csv, false)); // the server accepts unmatched names
-            wrong.removeIf(fault -> !form.faults(csv, true).contains(fault) && !fault.contains("required"));
+            var wrong = new ArrayList<>(faults(form, csv, false)); // the server accepts unmatched names
+            wrong.removeIf(fault -> !faults(form, csv, true).contains(fault) && !fault.contains("required"));
             cells.forEach((column, cell) -> {
                 if (form.value(column, cell) instanceof Value.Wrong fault)
                     wrong.add(column + " " + fault.why());
@@ -252,7 +256,7 @@ class FormTest {
 
         @Test
         void aMissingRequiredVariableIsAnErrorThatNamesANearMiss() {
-            var faults = form(FIELDS, List.of("id", "nam")).faults(csv("id", "nam"), false);
+            var faults = faults(form(FIELDS, List.of("id", "nam")), csv("id", "nam"), false);
 
             assertEquals(1, faults.size());
             assertTrue(faults.getFirst().contains("--map nam=name"), faults.getFirst());
@@ -295,7 +299,8 @@ class FormTest {
                 var parameters = JSON.readTree("{\"user_input_form\":[{\"" + type
                         + "\":{\"variable\":\"doc\",\"required\":false," + rules
                         + "}}],\"system_parameters\":{\"image_file_size_limit\":1,\"file_size_limit\":1}}");
-                return Form.of(parameters, List.of("doc"), folders(base, more)).value("doc", cell);
+                return Form.of(parameters, List.of("doc"), new Variable.Reading(folders(base, more), false, false))
+                        .value("doc", cell);
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem);
             }
@@ -353,7 +358,7 @@ class FormTest {
 
             assertEquals(taken, alone instanceof Value.Local, alone::toString);
             assertEquals(more, both instanceof Value.Local, both::toString);
-            if (alone instanceof Value.Wrong(var why)) assertTrue(why.contains("--files DIR"), why);
+            if (alone instanceof Value.Wrong wrong) assertTrue(wrong.why().contains("--files DIR"), wrong.why());
         }
 
         @Test

@@ -150,7 +150,7 @@ final class FormatsTest extends WholeCommand {
                             "--encoding"),
                     text("GoogleSheets.csv", "id,text\r\n1,\"a\nb\"\r\n2,c", "2 {id=1, text=a\nb}", "4 {id=2, text=c}"),
                     text("Numbers.csv", "id;text;\n1;a;\n;;\n", "2 {id=1, text=a}"),
-                    text("pandas.csv", ",id,text\n0,1,a\n", "column 1"),
+                    text("pandas.csv", ",id,text\n0,1,a\n", "2 {id=1, text=a}"),
                     text("DuckDB.csv", "Id,text\n1,a\n", "2 {Id=1, text=a}"),
                     text("idLast.csv", "text,url,id\na,b,1\n", "2 {text=a, url=b, id=1}"),
                     text("noId.csv", "text,my key,kind\na,1,x\na,2,x\n", "--id-column 'my key'", "'#'"),
@@ -229,7 +229,7 @@ final class FormatsTest extends WholeCommand {
                             "2 {id=1, x=a}", "3 {id=2, x=}", "9 {id=3, x=}"),
                     new Case("twoSheets.xlsx", book(false, two), "3 {text=a, ID=7}", "6 {text=b, ID=8}"),
                     new Case("twice.xlsx", book("A1=s:id", "A2=n:1", "A5=n:1"), "Sheet1!A5", "Sheet1!A2"),
-                    new Case("title.xlsx", book("A1=s:Report", "A2=s:id", "B2=s:x"), "Sheet1!B2", "column names"),
+                    new Case("title.xlsx", book("A1=s:Report", "A3=s:id", "B3=s:x", "A4=n:1"), "Sheet1!A1", "--header-row 3"),
                     new Case("damaged.xlsx", Arrays.copyOf(book("A1=s:id"), 400), "Excel workbook", "hint"),
                     new Case("open.ods", zip("mimetype"), "Excel workbook", ".xlsx"),
                     new Case("old.xls", HexFormat.of().parseHex("d0cf11e0a1b11ae1"), ".xls", "password", ".xlsx"));
@@ -531,8 +531,10 @@ final class FormatsTest extends WholeCommand {
 
             assertEquals(3, call(dify.settings(), "run", "-i", book, "-o", output(), "--retry-failed-runs", "never").code());
             assertEquals(0, call(dify.settings(), "retry", "-i", book, "-o", output()).code());
-            for (var name : List.of("out.csv", "out.xlsx"))
-                assertEquals(0, call(Map.of(), "export", "-i", book, "-o", output(), file(name).toString()).code());
+            for (var name : List.of("out.csv", "out.xlsx")) {
+                var call = call(Map.of(), "export", "-i", book, "-o", output(), file(name).toString());
+                assertEquals(0, call.code(), call.err());
+            }
 
             try (var csv = Csv.open(file("out.xlsx"), Csv.Shape.DEFAULT)) {
                 var rows = Given.rows(csv).stream().map(row -> List.copyOf(row.inputs().values())).toList();

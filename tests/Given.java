@@ -209,7 +209,7 @@ final class Given {
     }
 
     static Csv.Shape shape(String idColumn, Charset encoding, Character delimiter) {
-        return new Csv.Shape(Objects.requireNonNullElse(idColumn, ""), encoding, delimiter, "", "", Map.of(), Map.of());
+        return new Csv.Shape(Objects.requireNonNullElse(idColumn, ""), encoding, delimiter, "", null, null, "", Map.of(), Map.of());
     }
 
     /// A CSV with these columns, for tests that need nothing else of it.
@@ -217,7 +217,7 @@ final class Given {
         var names = List.of(columns);
         var inputs = names.stream().map(name -> new Csv.Input(name, name, names.indexOf(name))).toList();
         return new Csv(text(Path.of("data.csv")), new Csv.Header("", ',', 1, names), Csv.Shape.DEFAULT, inputs,
-                inputs.get(Math.max(0, names.indexOf("id"))), UnaryOperator.identity(), Optional.empty());
+                inputs.get(Math.max(0, names.indexOf("id"))), UnaryOperator.identity(), Optional.empty(), List.of());
     }
 
     static Env env(Map<String, String> variables, Path... folders) {
@@ -225,7 +225,7 @@ final class Given {
     }
 
     static TextFile text(Path file) {
-        return new TextFile(file, file, UTF_8, "", false, "", List.of(), List.of(), new TextFile.Copies(file));
+        return new TextFile(file, file, UTF_8, "", false, "", List.of(), TextFile.Extras.NONE, new TextFile.Copies(file));
     }
 
     /// All rows of a CSV, after a check.

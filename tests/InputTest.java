@@ -220,11 +220,11 @@ final class InputTest {
                 id,text/"a/b",1                | 2    | "a b";line break
                 id,text/a\tb,1                 | 2    | "a b";control character
                 id,text,text/a,1,2             | 1    | duplicate;"text"
-                id,text,/a,1,2                 | 2    | column 3;"2"
-                sep=;//id;text;/a;1;2          | 4    | column 3;"2"
                 sep=;/id;text;text/a;1;2       | 2    | duplicate;"text"
-                name,text/a,1                  | 1    | "id";--id-column name
-                ID,Id/a,1                      | 1    | "id";--id-column ID
+                name,text/a1,b                 | 1    | "id";--id-column name;'#'
+                name,price/Ann,1.5/Bob,2.5     | 1    | "id";use --id-column '#'
+                text,day/Why 2?,2026-11-01     | 1    | "id";use --id-column '#'
+                ID,Id/a1,b                     | 1    | "id";--id-column ID
                 id,text,,/a,1,,/b              | 3    | 1 cell;4
                 id,text,,/a,1,,,               | 2    | 5 cells;4
                 id,text/a,"1/b,2               | 2    | unclosed quote
@@ -272,8 +272,9 @@ final class InputTest {
             var message = problem("id,text\na,1\nb\n,3\na,4\n");
 
             assertTrue(message.startsWith("data.csv: 3 problems\n"), message);
-            assertEquals(List.of("line 3", "line 4", "line 5"), message.lines().skip(1)
+            assertEquals(List.of("line 3", "line 4", "line 5", "hint"), message.lines().skip(1)
                     .map(line -> line.strip().split(": ")[0]).toList());
+            assertTrue(message.endsWith("--id-column '#'"), message);
         }
 
         @Test
@@ -282,7 +283,7 @@ final class InputTest {
 
             assertTrue(message.contains("25 problems"), message);
             assertEquals(20, message.lines().filter(line -> line.contains("duplicate id \"a\"")).count());
-            assertTrue(message.endsWith("… and 5 more"), message);
+            assertTrue(message.contains("… and 5 more\nhint: "), message);
         }
 
         @Test

@@ -74,6 +74,8 @@ final class OptionsTest {
                 --encoding       | check run status retry export shell merge | the characters that are read
                 --sheet          | check run status retry export shell merge | the rows that are read
                 --delimiter      | check run status retry export shell merge | the cells that are read
+                --header-row     | check run status retry export shell merge | the rows that are read
+                --decimal        | check run status retry export shell merge | the numbers that are read
                 --shard          | check run retry                       | the rows
                 --limit          | run retry                             | the rows
                 --ids            | run retry                             | the rows
@@ -91,6 +93,7 @@ final class OptionsTest {
                 --mode           | check run retry shell                 | the mode in the request
                 --query-column   | check run retry shell                 | the question in the request
                 --allow-unmapped | check run retry shell                 | whether a header is accepted
+                --allow-empty    | check run retry shell                 | which rows are sent
                 --files          | check run retry shell                 | the files that are accepted
                 --no-check       | check run retry shell                 | how cells are sent
                 --user           | run retry shell                       | the user in the request

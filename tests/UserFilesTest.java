@@ -1,0 +1,417 @@
+package difyexec;
+
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.MethodSource;
+
+import module java.base;
+
+import static com.github.tomakehurst.wiremock.client.WireMock.get;
+import static com.github.tomakehurst.wiremock.client.WireMock.urlEqualTo;
+import static difyexec.DifyExec.*;
+import static java.nio.charset.StandardCharsets.UTF_16LE;
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
+
+/// Files as users have them, and how soon they can be sent.
+final class UserFilesTest extends WholeCommand {
+    private static final Charset ANSI = Charset.forName("windows-1252");
+    private final Dify dify = dify();
+
+    @BeforeEach
+    void form() {
+        dify.server.stubFor(get(urlEqualTo("/v1/parameters")).willReturn(dify.answer(200, text("""
+                {'user_input_form':[{'paragraph':{'variable':'q','label':'Frage','required':true}},
+                {'select':{'variable':'kategorie','label':'Kategorie','required':false,
+                 'options':['Lieferung','Rechnung','Technik']}},
+                {'number':{'variable':'betrag','label':'Betrag','required':false}},
+                {'text-input':{'variable':'datum','label':'Datum','required':false}}]}"""))));
+    }
+
+    /// The words of a command as a shell splits them.
+    private static String[] words(String command) throws IOException {
+        var shell = new ProcessBuilder("sh", "-c", "printf '%s\\n' " + command).start();
+        return new String(shell.getInputStream().readAllBytes(), UTF_8).lines().skip(1).toArray(String[]::new);
+    }
+
+    /// Calls until one succeeds or names no command to try next.
+    private List<Call> calls(String... first) throws IOException {
+        var calls = new ArrayList<Call>();
+        var next = Optional.of(first);
+        while (next.isPresent() && calls.size() < 5) {
+            calls.add(call(dify.settings(), next.get()));
+            var shown = Pattern.compile("difyexec " + first[0] + " .*").matcher(calls.getLast().out() + calls.getLast().err());
+            next = calls.getLast().code() == 2 && shown.find() ? Optional.of(words(shown.group())) : Optional.empty();
+        }
+        return calls;
+    }
+
+    /// A file, the number of starts until `check` is clean, and facts that the first start shows.
+    record Case(String name, byte[] bytes, int starts, String... facts) {
+        @Override
+        public String toString() {
+            return name;
+        }
+    }
+
+    private static Case plain(String name, Charset charset, int starts, String text, String... facts) {
+        return new Case(name, text.getBytes(charset), starts, facts);
+    }
+
+    private static final String TICKETS = """
+            id;Frage;Kategorie;Betrag;Datum
+            7;"Wo bleibt das Päckchen für Frau Müller; es fehlt";Lieferung;12,50;01.11.2026
+            8;Ich hätte gern eine Übersicht der Rechnungen für März;Rechnung;1.234,56;02.11.2026
+            9;Gerät läßt sich nicht öffnen;Technik;-3;
+            """;
+
+    private static List<String> sheet(int first, String... columns) {
+        var cells = new ArrayList<String>();
+        for (int i = 0; i < columns.length; i++)
+            cells.addAll(List.of((char) ('A' + i) + "" + first + "=s:" + columns[i],
+                    (char) ('A' + i) + "" + (first + 1) + "=s:" + List.of("7", "Wo bleibt es?", "Technik").get(i),
+                    (char) ('A' + i) + "" + (first + 2) + "=s:" + List.of("8", "Was kostet es?", "Rechnung").get(i)));
+        return cells;
+    }
+
+    private static byte[] book(String name, List<String> cells, Map<String, List<String>> more) throws IOException {
+        var sheets = new LinkedHashMap<String, List<String>>();
+        sheets.put(name, cells);
+        sheets.putAll(more);
+        return FormatsTest.book(false, sheets);
+    }
+
+    private static List<String> with(List<String> cells, String... more) {
+        return Stream.concat(cells.stream(), Stream.of(more)).toList();
+    }
+
+    static List<Case> files() throws IOException {
+        var wide = IntStream.range(0, 47).mapToObj(i -> "spalte_" + i).collect(Collectors.joining(","));
+        var table = sheet(3, "id", "Frage", "Kategorie");
+        return List.of(
+                plain("01_ansi.csv", ANSI, 2, TICKETS, "--encoding windows-1252", "--decimal ,"),
+                plain("02_bom.csv", UTF_8, 2, "\uFEFF" + TICKETS, "--decimal ,", "2 such cells"),
+                plain("03_unicode.txt", UTF_16LE, 1, "\uFEFF" + TICKETS.replace("; es", ", es").replace(';', '\t')
+                        .replace("1.234,56", "1234.56").replace("12,50", "12.50")),
+                new Case("04_title.xlsx", book("Tickets", with(table, "A1=s:Tickets im November"), Map.of()), 2,
+                        "Tickets!A1", "--header-row 3"),
+                plain("04_title.csv", UTF_8, 2, "Tickets, Stand: November\n\n" + TICKETS, "--header-row 3"),
+                plain("05_noIds.csv", UTF_8, 2, "Frage,Kategorie\nWo ist es?,Technik\nWas ist es?,Technik\n", "--id-column '#'"),
+                plain("06_blankIds.csv", UTF_8, 2, "id,Frage\n1,a\n,b\n3,c\n,d\n", "line 3: blank id", "line 5: blank id",
+                        "--id-column '#'"),
+                plain("07_chinese.csv", Charset.forName("GB18030"), 2, "编号,Frage,Kategorie\nA1,请问我的包裹在哪里,Lieferung\n"
+                        + "A2,我想要一张发票，谢谢,Rechnung\n", "--encoding GB18030", "--id-column 编号"),
+                plain("08_otherNames.csv", UTF_8, 2, "No,Question,Category,Amount\n1,Where?,x,1\n2,What?,y,2\n",
+                        "--id-column No --map Question=q", "\"Category\""),
+                plain("09_emptyCells.csv", UTF_8, 0, "id,Frage,Betrag\n1,a,\n2,,3\n3,\" \",x\n", "line 3, id 2: Frage",
+                        "line 4, id 3: Frage", "line 4, id 3: Betrag", "--allow-empty"),
+                new Case("10_merged.xlsx", book("S", with(sheet(1, "id", "Frage"), "C1=s:Kategorie", "B2=s:Technik"),
+                        Map.of()), 1, "merged", "B2:B3"),
+                new Case("11_dates.xlsx", FormatsTest.book("A1=s:id", "B1=s:Frage", "C1=s:Betrag", "D1=s:Datum", "A2=n:1",
+                        "B2=f:Wie?", "C2=n:1.19", "D2=n2:46327"), 1, "2026-11-01", "1.19"),
+                plain("12_hostile.csv", UTF_8, 1, "id,Frage\n1,\"<b>a</b>\n{\"\"x\"\": 1}\"\n2,=SUM(A1)\n3," + "ä".repeat(47_500)
+                        + "\n"),
+                plain("13_dump.jsonl", UTF_8, 2, "{\"_id\":{\"$oid\":\"65f1c0ffee\"},\"Frage\":\"a\",\"Betrag\":1.5}\n"
+                        + "{\"_id\":{\"$oid\":\"65f1c0ffef\"},\"Frage\":\"b\"}\n", "--id-column"),
+                plain("14_googleForm.csv", UTF_8, 2, "Timestamp,Frage\n11/1/2026 10:00:00,a\n11/1/2026 10:05:00,b\n",
+                        "--id-column '#'"),
+                plain("15_pandas.csv", UTF_8, 2, ",Frage,Kategorie\n0,Wo?,Technik\n1,Was?,Rechnung\n", "--id-column '#'",
+                        "column 1"),
+                plain("16_duplicates.csv", UTF_8, 2, "id,Frage\n1,a\n2,b\n1,c\n2,d\n", "line 4", "line 5", "--id-column '#'"),
+                plain("17_wide.csv", UTF_8, 1, "id,Frage,Kategorie," + wide + "\n1,Wo?,Technik" + ",x".repeat(47) + "\n",
+                        "spalte_0"),
+                plain("18_floatIds.csv", UTF_8, 2, "id,Frage\n1.0,a\n,b\n2.0,c\n", "line 3", "--id-column '#'"),
+                plain("20_total.csv", UTF_8, 0, TICKETS.replace(",", ".").replace("1.234.56", "1234.56") + "Summe;;;1244.06;\n",
+                        "line 5, id Summe: Frage", "--allow-empty"),
+                new Case("21_cover.xlsx", book("Deckblatt", List.of("A1=s:Ticketexport", "A2=s:Stand", "B2=s:heute"),
+                        Map.of("Meine Daten", table)), 2, "--sheet 'Meine Daten'"),
+                plain("22_ragged.csv", UTF_8, 0, "id,Frage\n1,a\n2\n3,b,c\n4,\"d\n5,e\n", "line 3", "line 4", "line 5: unclosed"));
+    }
+
+    @Nested
+    class TheFirstStart {
+        static List<Case> files() throws IOException {
+            return UserFilesTest.files();
+        }
+
+        /// The next start uses the command that was printed, and nothing else.
+        @ParameterizedTest(name = "{0}")
+        @MethodSource("files")
+        void showsEverythingThatKeepsAFileFromBeingSent(Case one) throws IOException {
+            var file = Files.write(file(one.name), one.bytes).toString();
+
+            var calls = calls("check", "-i", file);
+
+            var first = calls.getFirst().out() + calls.getFirst().err();
+            for (var fact : one.facts) assertTrue(first.contains(fact), fact + " in " + first);
+            assertEquals(one.starts == 0 ? 2 : 0, calls.getLast().code(), calls.getLast().toString());
+            if (one.starts > 0) assertEquals(one.starts, calls.size(), calls::toString);
+            assertEquals(0, dify.runs());
+        }
+    }
+
+    @Nested
+    class TheRun {
+        private Map<String, String> sent() throws IOException {
+            var sent = new TreeMap<String, String>();
+            for (var line : results()) sent.put(line.path("id").asText(), line.path("inputs").path("Frage").asText());
+            return sent;
+        }
+
+        /// It names the whole command, with the options that were typed.
+        @ParameterizedTest
+        @CsvSource({"01_ansi.csv, 7 8 9, Gerät läßt sich nicht öffnen", "04_title.xlsx, 7 8, Was kostet es?",
+                "15_pandas.csv, 1 2, Was?", "21_cover.xlsx, 7 8, Was kostet es?", "18_floatIds.csv, 1 2 3, c"})
+        void sendsNothingUntilTheShownCommandIsTyped(String name, String ids, String last) throws IOException {
+            var file = Files.write(file(name), files().stream().filter(one -> one.name().equals(name)).findFirst()
+                    .orElseThrow().bytes()).toString();
+            var first = call(dify.settings(), "run", "-i", file, "-o", output(), "--mode", "blocking", "--limit", "9");
+            assertEquals(2, first.code(), first.err());
+            assertEquals(0, dify.runs());
+            assertFalse(Files.exists(file("results.jsonl")));
+
+            var calls = calls("run", "-i", file, "-o", output(), "--mode", "blocking", "--limit", "9", "--progress", "off");
+
+            assertEquals(2, calls.size(), calls::toString);
+            assertEquals(0, calls.getLast().code(), calls.getLast().err());
+            assertEquals(ids, String.join(" ", sent().keySet()));
+            assertTrue(sent().containsValue(last), sent()::toString);
+            assertTrue(first.hint().orElse("").contains("--limit 9"), first.err());
+            assertEquals(0, call(dify.settings(), "run", "-i", file, "-o", output()).code(), "the choices are remembered");
+            assertEquals(0, call(Map.of(), "export", "-i", file, "-o", output(), file("out.csv").toString()).code());
+        }
+
+        @Test
+        void reportsTheFileEvenIfTheServerDoesNotAnswer() throws IOException {
+            dify.info(dify.refused(401, "unauthorized", "Access token is invalid"));
+            Files.write(file("data.csv"), "编号,Frage\nA1,请问我的包裹在哪里\nA2,我想要一张发票，谢谢\n".getBytes("GB18030"));
+
+            for (var command : List.of("check", "run")) {
+                var call = command.equals("run") ? dify.run() : call(dify.settings(), "check", "-i", input());
+
+                assertEquals(2, call.code(), call.err());
+                assertTrue(call.hint().orElse("").contains("--encoding GB18030 --id-column 编号"), call.err());
+            }
+        }
+
+        @Test
+        void learnsOfAnotherEncodingOnlyFarDown() throws IOException {
+            var rows = IntStream.range(0, 40_000).mapToObj(i -> i + ",a\n").collect(Collectors.joining());
+            Files.write(file("data.csv"), ("id,Question\n" + rows + "x,größer als die Straße für Fußgänger\n").getBytes(ANSI));
+
+            var calls = calls("check", "-i", input());
+
+            assertEquals(2, calls.size(), calls::toString);
+            assertEquals(0, calls.getLast().code(), calls.getLast().out());
+            assertTrue(calls.getFirst().out().contains("--map Question=q"), calls.getFirst().out());
+        }
+    }
+
+    @Nested
+    class TheHeaderRow {
+        @ParameterizedTest
+        @CsvSource({"3, 0", "1, 2", "2, 2", "5, 2", "99, 2", "0, 2", "-1, 2", "x, 2"})
+        void isTheLineThatIsNamed(String row, int code) throws IOException {
+            csv("Title", "", "id,Frage", "a,\"x", "y\"");
+
+            var call = call(dify.settings(), "check", "-i", input(), "--header-row", row);
+
+            assertEquals(code, call.code(), call.out() + call.err());
+        }
+
+        @Test
+        void isRememberedAndCannotChange() throws IOException {
+            csv("Title", "id,Frage", "a,x");
+            assertEquals(0, dify.run("--header-row", "2").code());
+            csv("Title", "id,Frage", "a,x", "b,y");
+
+            var other = dify.run("--header-row", "1");
+            assertEquals(2, other.code());
+            assertTrue(other.sentence().contains("--header-row 2"), other.err());
+            assertEquals(0, dify.run().code());
+
+            assertEquals(List.of("a", "b"), ids());
+            assertEquals(2, events("session").getLast().path("choices").path("header_row").asInt());
+        }
+
+        @Test
+        void isNotLookedForInJsonLines() throws IOException {
+            Files.writeString(file("data.csv"), "{\"id\":1,\"Frage\":\"a\"}\n");
+
+            assertEquals(2, call(dify.settings(), "check", "-i", input(), "--header-row", "1").code());
+            assertEquals(0, call(dify.settings(), "check", "-i", input()).code());
+        }
+
+        @Test
+        void mayLackNames() throws IOException {
+            csv(",Frage,,Datum", "x,a,Technik,", "y,b,,");
+
+            var call = dify.run("--id-column", "column 1", "--map", "column 3=kategorie");
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals("{\"column 1\":\"x\",\"Frage\":\"a\",\"kategorie\":\"Technik\",\"Datum\":\"\"}", result("x").path("inputs").toString());
+            assertEquals(List.of("x", "y"), ids());
+        }
+    }
+
+    @Nested
+    class TheCells {
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', nullValues = "wrong", textBlock = """
+                12,50          | 12.50
+                1.234,56       | 1234.56
+                1.234          | 1234
+                -0,5           | -0.5
+                12             | 12
+                12.50          | wrong
+                1.23,4         | wrong
+                12.3456        | wrong
+                1,2,3          | wrong
+                """)
+        void mayHaveADecimalComma(String cell, String number) throws IOException {
+            csv("id;Frage;Betrag", "1;a;" + cell, "2;a;");
+
+            var call = dify.run("--decimal", ",");
+
+            assertEquals(number == null ? 2 : 0, call.code(), call.err());
+            if (number == null) return;
+            var bodies = dify.server.findAll(com.github.tomakehurst.wiremock.client.WireMock.postRequestedFor(
+                    com.github.tomakehurst.wiremock.client.WireMock.anyUrl())).stream().map(request -> request.getBodyAsString())
+                    .toList();
+            assertTrue(bodies.stream().anyMatch(body -> body.contains("\"betrag\":" + number + ",")
+                    || body.contains("\"betrag\":" + number + "}")), bodies::toString);
+            assertEquals(0, call(dify.settings(), "run", "-i", input(), "-o", output()).code());
+            assertEquals(2, dify.run("--decimal", ".").code(), "remembered");
+        }
+
+        @Test
+        void ofAWorkbookThatAreNumbersHaveAPoint() throws IOException {
+            Files.write(file("data.csv"), FormatsTest.book("A1=s:id", "B1=s:Frage", "C1=s:Betrag", "A2=n:1", "B2=s:a",
+                    "C2=n:1.234", "A3=n:2", "B3=s:a", "C3=s:1.234,5"));
+
+            var call = call(dify.settings(), "check", "-i", input(), "--decimal", ",", "--show", "2");
+
+            assertEquals(0, call.code(), call.out());
+            assertTrue(call.out().contains("\"betrag\":1.234") && call.out().contains("\"betrag\":1234.5"), call.out());
+        }
+
+        @Test
+        void allowOnlyTwoDecimalMarks() throws IOException {
+            csv("id,Frage", "1,a");
+            for (var mark : List.of(";", "x", ",,")) {
+                var call = call(dify.settings(), "check", "-i", input(), "--decimal", mark);
+                assertEquals(2, call.code(), call.err());
+                assertTrue(call.err().contains("--decimal"), call.err());
+            }
+        }
+
+        /// Of a column with other faults, all cells are listed.
+        @Test
+        void withADecimalCommaAreOneProblemOnlyIfAllAreLikeThat() throws IOException {
+            csv("id;Frage;Betrag", "1;a;1,5", "2;a;abc", "3;a;2,5");
+
+            var call = call(dify.settings(), "check", "-i", input());
+
+            assertEquals(3, call.out().lines().filter(line -> line.startsWith("line ")).count(), call.out());
+        }
+
+        @Test
+        void thatAreEmptyButRequiredAreSentIfAllowed() throws IOException {
+            csv("id,Frage", "1,a", "Summe,");
+
+            var refused = dify.run();
+            assertEquals(2, refused.code());
+            assertTrue(refused.err().contains("line 3, id Summe") && refused.err().contains("--allow-empty"), refused.err());
+            assertEquals(0, dify.runs());
+
+            assertEquals(0, dify.run("--allow-empty").code());
+            assertEquals("", result("Summe").path("inputs").path("Frage").asText());
+        }
+    }
+
+    @Nested
+    class TheTerminal {
+        @ParameterizedTest
+        @CsvSource({"80", "120", "200"})
+        void showsColumnsThatReachTheWorkflowAndNamesTheOthers(int width) throws IOException {
+            var names = Stream.concat(Stream.of("id", "Frage", "a rather long name of a column"), IntStream.range(0, 47)
+                    .mapToObj(i -> "spalte_" + i)).toList();
+            var path = Files.writeString(file("data.csv"), String.join(",", names) + "\n1," + "text ".repeat(90)
+                    + ",x".repeat(48) + "\n");
+            var out = new StringWriter();
+            try (var csv = Csv.open(path, Csv.Shape.DEFAULT)) {
+                var form = FormTest.form("""
+                        [{"text-input":{"variable":"Frage","required":true}},
+                         {"json_object":{"variable":"a rather long name of a column"}}]""", csv.columns());
+                var inspector = new Inspection.Inspector(csv, form);
+                csv.survey(inspector, _ -> Optional.empty(), inspector::add);
+
+                CheckView.print(inspector.inspection(false), new ServerInfo("app", AppKind.WORKFLOW, "1.16.1"),
+                        Optional.of(width), new PrintWriter(out, true));
+            }
+
+            assertTrue(out.toString().lines().allMatch(line -> line.length() <= width), out::toString);
+            assertEquals(3, out.toString().lines().filter(line -> line.startsWith("  ")).count(), out::toString);
+            assertTrue(out.toString().contains("\"spalte_3\""), out::toString);
+        }
+    }
+
+    @Nested
+    class TheExport {
+        private String python(String script) throws Exception {
+            var python = new ProcessBuilder("python3", "-W", "ignore", "-c", script, file("out.xlsx").toString())
+                    .redirectErrorStream(true).start();
+            var printed = new String(python.getInputStream().readAllBytes(), UTF_8);
+            assumeTrue(python.waitFor() == 0 || !printed.contains("No module"), "no openpyxl");
+            return printed.strip();
+        }
+
+        private String export(String name, byte[] bytes, String... options) throws Exception {
+            Files.write(file(name), bytes);
+            var words = Stream.concat(Stream.of("run", "-i", file(name).toString(), "-o", output(), "--mode", "streaming"),
+                    Stream.of(options)).toArray(String[]::new);
+            dify.rows(dify.paid("0.0000105", "USD"));
+            var run = call(dify.settings(), words);
+            assertEquals(0, run.code(), run.err());
+            assertEquals(0, call(Map.of(), "export", "-i", file(name).toString(), "-o", output(), file("out.xlsx").toString())
+                    .code());
+            return python("""
+                    import openpyxl, sys
+                    s = openpyxl.load_workbook(sys.argv[1]).active
+                    head = [c.value for c in s[1]]
+                    for row in s.iter_rows(min_row=2):
+                        print([f'{h}:{type(c.value).__name__}:{c.value}' for h, c in zip(head, row) if c.value is not None
+                               and h not in ('run_id', 'seconds', 'status', 'currency')])
+                    print(s.auto_filter.ref, s.freeze_panes, all(8 <= d.width <= 61 for d in s.column_dimensions.values()))
+                    """);
+        }
+
+        @Test
+        void keepsTheTypesOfAWorkbook() throws Exception {
+            var printed = export("data.xlsx", FormatsTest.book("A1=s:id", "B1=s:Frage", "C1=s:Betrag", "D1=s:Datum", "E1=s:zeit",
+                    "F1=s:plz", "G1=s:uhr", "A2=n:7", "B2=s:12", "C2=n:-1.19", "D2=n2:46327", "E2=n3:46327.5", "F2=n5:701",
+                    "G2=n4:0.75"));
+
+            assertEquals("['id:str:7', 'Frage:str:12', 'Betrag:float:-1.19', 'Datum:datetime:2026-11-01 00:00:00', "
+                    + "'zeit:datetime:2026-11-01 12:00:00', 'plz:str:00701', 'uhr:time:18:00:00', 'attempts:int:1', "
+                    + "'tokens:int:7', 'price:float:1.05e-05']", printed.lines().findFirst().orElse("").replaceAll("'output[^']*', ", ""));
+            assertTrue(printed.lines().skip(1).findFirst().orElse("").matches("A1:[A-Z]+2 A2 True"), printed);
+        }
+
+        @Test
+        void keepsTheNumbersOfJsonLinesAndTheTextsOfACsv() throws Exception {
+            var json = export("data.jsonl", "{\"id\":1,\"Frage\":\"5\",\"Betrag\":1.5,\"n\":12345678901234567}\n".getBytes(UTF_8));
+            assertTrue(json.startsWith("['id:str:1', 'Frage:str:5', 'Betrag:float:1.5', 'n:str:12345678901234567'"), json);
+
+            for (var name : List.of("results.jsonl", "results.jsonl.log", "out.xlsx")) Files.delete(file(name));
+            var csv = export("data.csv", "id,Frage,Betrag\n1,5,1.5\n".getBytes(UTF_8));
+            assertTrue(csv.startsWith("['id:str:1', 'Frage:str:5', 'Betrag:str:1.5'"), csv);
+        }
+    }
+}
