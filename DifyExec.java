@@ -1348,7 +1348,8 @@ final class DifyExec implements Runnable {
             out.println(attempt);
             for (var end : trace.ends()) out.println(end(trace, end));
             trace.forms().forEach(form ->
-                    out.println("    form " + form.text() + ", token " + Text.text(form.token(), 200)));
+                    out.println("    form " + form.text() + (form.token().isEmpty() ? "" : ", token "
+                            + Text.text(form.token(), 200))));
         }
 
         /// `    failed, HTTP 400 after 0.32 s, 26 tokens, run f761…: Run failed: the model refused this input`

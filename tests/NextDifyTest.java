@@ -279,6 +279,9 @@ class NextDifyTest {
             assertTrue(status.contains("Approve refund: Sign, until " + Times.local(Instant.ofEpochSecond(1795537934))),
                     status);
             assertFalse(status.contains("secret-1"), status);
+            var shown = show("1");
+            assertTrue(shown.contains("token secret-1"), shown);
+            assertEquals(1, shown.split("token", -1).length - 1, "the other form has none");
         }
     }
 
