@@ -189,6 +189,7 @@ final class MessagesTest {
 
         /// Whether the words of a message on the page, with anything for each `…`, are in a message of the source.
         private static boolean covers(String shown, String message) {
+            if (shown.matches("[a-z]+")) return message.replaceAll("[^A-Za-z ]", "").strip().equals(shown); // all of it
             var pattern = Stream.of(shown.split("…")).map(Pattern::quote).collect(Collectors.joining(".*"));
             return Pattern.compile(pattern, Pattern.DOTALL).matcher(message).find();
         }
