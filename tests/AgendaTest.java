@@ -174,6 +174,28 @@ final class AgendaTest {
             assertEquals(scene.tally.spending().tokens(), read.figures().spending().tokens());
         }
 
+        /// Row `a` is to run; `b` failed and `c` succeeded in an earlier session.
+        @Test
+        void aLateRunGivesItsRowAnotherStatusAndIsNoRowMore() {
+            var index = new Index();
+            for (var id : List.of("a", "b", "c")) index.findOrAdd(id);
+            index.setStatus(1, RowStatus.FAILED);
+            index.setStatus(2, RowStatus.SUCCEEDED);
+            var batch = new Batch(null, Optional.empty(), index, null, null);
+            var wanted = new Batch.Wanted(batch, BitSet.valueOf(new long[] {0b1}), List.of(), Batch.Selection.PENDING);
+            var session = new Tally(wanted, new Pace(5, null, null), world.clock);
+
+            session.ended(1, RowStatus.FAILED, Outcome.SUCCEEDED, 1.0);
+            assertEquals(List.of(0L, 2L, 2L), List.of(session.done(), session.others(),
+                    session.countOfAll(RowStatus.SUCCEEDED)));
+
+            session.ended(0, RowStatus.PENDING, Outcome.failed("no"), 1.0);
+            session.ended(0, RowStatus.FAILED, Outcome.SUCCEEDED, 1.0);
+            assertEquals(List.of(1L, 2L, 3L), List.of(session.done(), session.others(),
+                    session.countOfAll(RowStatus.SUCCEEDED)));
+            assertEquals(0, session.countOfAll(RowStatus.FAILED));
+        }
+
         private static List<Long> counts(Figures figures) {
             return List.of(figures.count(AttemptEvent.class), figures.retries(), figures.count(ThrottleEvent.class),
                     figures.count(HarvestEvent.class));
