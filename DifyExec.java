@@ -2372,7 +2372,8 @@ final class DifyExec implements Runnable {
 
         private static void layOut(CommandSpec command, Env env) {
             command.version("difyexec " + VERSION);
-            if (command.findOption("--help-all") == null) adopt(command, env);
+            boolean isPicoclis = command.userObject().getClass().getPackageName().equals("picocli");
+            if (isPicoclis && command.findOption("--help-all") == null) adopt(command, env);
             var help = command.usageMessage().abbreviateSynopsis(true).sortOptions(false);
             if (String.join("", help.footer()).startsWith("  difyexec")) help.footerHeading("%nExamples:%n");
             help.commandListHeading("%nCommands:%n");
