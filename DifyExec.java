@@ -4216,6 +4216,8 @@ final class DifyExec implements Runnable {
         private final Set<String> inputNames = new LinkedHashSet<>(), pointers = new LinkedHashSet<>();
         /// Numbers of the rows that differ, and of all that the JSON lists.
         private final BitSet unequal = new BitSet(), listed = new BitSet();
+        /// How many rows got worse or better.
+        private final Map<String, Long> trends = new TreeMap<>(Map.of("better", 0L, "worse", 0L));
         private long otherInputs = 0;
         private final Map<String, Figure> figures = new LinkedHashMap<>();
         /// How much dearer the second side is, in percent.
@@ -4494,7 +4496,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param sides two, or one that is only checked against expected values
         Comparison(List<List<Batch>> sides, Scope scope, Expectations expected) throws IOException {
-            second = new Side("second", sides.getLast());
+            second = new Side(sides.size() == 1 ? "results" : "second", sides.getLast());
             first = sides.size() == 1 ? second : new Side("first", sides.getFirst());
             this.scope = scope;
             this.expected = expected;
@@ -4588,15 +4590,15 @@ final class DifyExec implements Runnable {
         private Pair pair(int number) throws IOException {
             var id = rows.id(number);
             var after = second.results(id);
-            var before = isOne() ? after : first.results(id);
+            var before = isOne() ? List.<Result>of() : first.results(id);
             double[] scores = {score(id, before), score(id, after)};
             List<Result> ones = before.stream().filter(Result::isSuccess).toList();
             List<Result> twos = after.stream().filter(Result::isSuccess).toList();
-            Result one = Side.shown(before), two = Side.shown(after);
+            Result two = Side.shown(after), one = before.isEmpty() ? two : Side.shown(before);
             var match = Match.of(one.status(), two.status());
             double across = scope.unequal(ones, twos);
-            boolean isStable = across > Math.max(scope.unequal(ones, ones), scope.unequal(twos, twos));
-            if (across > 0) match = isStable ? Match.DIFFERENT : Match.UNSTABLE;
+            if (across > 0) match = Match.UNSTABLE;
+            if (across > Math.max(scope.unequal(ones, ones), scope.unequal(twos, twos))) match = Match.DIFFERENT;
             for (var left : ones) for (var right : twos) {
                 var differences = scope.differences(left, right);
                 if (!differences.isEmpty())
@@ -4639,6 +4641,7 @@ final class DifyExec implements Runnable {
             unequal.set(number, pair.match().isDifference() || isMissed);
             listed.set(number, unequal.get(number) || pair.match() == Match.UNSTABLE);
             if (pair.hasOtherInputs()) otherInputs++;
+            trends.computeIfPresent(pair.trend(), (_, rows) -> rows + 1);
             pair.differences().keySet().forEach(pointer -> outputs.merge(pointer, 1L, Long::sum));
             for (var side : sides().toList()) for (var result : side == second ? pair.after() : pair.before()) {
                 double score = isJudged ? score(pair.id(), List.of(result)) : Double.NaN;
@@ -4674,6 +4677,7 @@ final class DifyExec implements Runnable {
             head.addAll(List.of("error_first", "error_second"));
             expected.rules().forEach(rule -> head.add("expected." + rule.column()));
             if (!expected.isEmpty()) head.addAll(List.of("correct_first", "correct_second", "verdict", "trend"));
+            if (labels.size() > 2) head.addAll(List.of("unequal_first", "unequal_second", "unequal_across"));
             file.open(out, head);
             for (int number = 0; number < rows.size(); number++) {
                 var pair = pair(number);
@@ -4689,6 +4693,7 @@ final class DifyExec implements Runnable {
                 cells.addAll(expected.cells(pair.id()));
                 if (!expected.isEmpty()) cells.addAll(List.of(share(pair.scores()[0]), share(pair.scores()[1]),
                         grade(pair).key(), pair.trend()));
+                stability(pair).values().forEach(share -> cells.add(share.toString()));
                 file.write(cells, new BitSet());
             }
             file.finish();
@@ -4746,36 +4751,58 @@ final class DifyExec implements Runnable {
             return (expected.isEmpty() ? differences : checks).toList();
         }
 
-        /// A page with all rows, differences marked.
+        /// A page with all rows, differences marked. Its filter offers the outputs that differ and, for two sides, rows
+        /// that got worse or better, and whether they are as expected.
         void page(OutputStream out) throws IOException {
-            var pointers = List.copyOf(outputs.keySet());
             var shown = new ArrayList<List<String>>();
-            figures.forEach((name, figure) -> shown.add(Stream.concat(Stream.of(name),
-                    figure.texts(name).stream()).toList()));
-            var totals = new LinkedHashMap<String, Long>();
-            matches.forEach((match, rows) -> totals.put(match.word(), rows));
-            var title = "Comparison: " + Stream.of(first, second).map(side ->
-                    Text.first(3, side.batches().map(StatusView::title))).collect(joining(" and "));
-            var about = Stream.of(first, second).map(side -> side.name + ": " + side.batches()
-                    .map(batch -> StatusView.headline(batch, Ansi.OFF)).collect(joining(", "))).collect(joining("; "));
-            var causes = pointers.stream().map(pointer -> object("cause", pointer, "count", outputs.get(pointer)));
-            WebPage.write(out, object("title", title, "about", about, "totals", totals, "comparison", shown,
-                    "notes", notes(), "causes", causes.toList()), rows.size(), number -> row(pair(number), pointers));
+            figures.keySet().forEach(name -> shown.add(Stream.concat(Stream.of(name), texts(name).stream()).toList()));
+            Map<String, Long> kinds = new LinkedHashMap<>(), judged = new LinkedHashMap<>();
+            matches.forEach((match, rows) -> kinds.put(match.word(), rows));
+            grades.forEach((grade, rows) -> judged.put(grade.word(), rows));
+            var tags = new LinkedHashMap<>(outputs);
+            if (!isOne()) tags.putAll(trends);
+            if (!isOne() && !expected.isEmpty()) tags.putAll(judged);
+            var title = sides().map(side -> Text.first(3, side.batches().map(StatusView::title)));
+            var about = sides().map(side -> side.name + ": " + side.batches()
+                    .map(batch -> StatusView.headline(batch, Ansi.OFF)).collect(joining(", ")));
+            var causes = tags.entrySet().stream().map(tag -> object("cause", tag.getKey(), "count", tag.getValue()));
+            WebPage.write(out, object("title", "Comparison: " + title.collect(joining(" and ")),
+                    "about", about.collect(joining("; ")), "verdict", sentence(), "one", isOne(),
+                    "totals", isOne() ? judged : kinds, "comparison", shown, "notes", notes(),
+                    "causes", causes.toList()), rows.size(), number -> row(pair(number), List.copyOf(tags.keySet())));
         }
 
-        /// Inputs and outputs are those of the first run that succeeded.
-        private Map<String, Object> row(Pair pair, List<String> pointers) {
+        /// Outputs of both sides if they differ, else of the first run that succeeded.
+        private Map<String, Object> row(Pair pair, List<String> tags) {
             LineOffsets.RowEnd one = pair.one().end(), two = pair.two().end();
             var shown = one.outputs().isEmpty() ? two : one;
             var later = WebPage.filled("seconds", pair.two().seconds(), "run", two.run(),
                     "error", Pair.error(pair.after()));
-            return WebPage.filled("id", pair.id(), "outcome", pair.match().word(),
-                    "differsIn", pair.differences().keySet().stream().map(pointers::indexOf).toList(),
+            var own = Stream.concat(pair.differences().keySet().stream(), Stream.of(pair.trend(), grade(pair).word()));
+            Map<String, JsonNode> before = scope.of(pair.one()), after = scope.of(pair.two());
+            return WebPage.filled("id", pair.id(), "outcome", outcome(pair),
+                    "trend", pair.trend(), "tags", own.map(tags::indexOf).toList(), "expected", expected.checks(pair),
+                    "unequal", stability(pair),
                     "seconds", pair.one().seconds(), "run", one.run(), "error", Pair.error(pair.before()),
-                    "second", later,
-                    "inputs", WebPage.values(shown.inputs()), "outputs", WebPage.values(shown.outputs()),
+                    "second", later, "inputs", WebPage.values(shown.inputs()),
+                    "outputs", pair.differences().isEmpty() ? WebPage.values(shown.outputs()) : Map.of(),
+                    "texts", pair.differences().keySet().stream().map(pointer -> scope.diff().whole(pointer,
+                            before.getOrDefault(pointer, MISSING), after.getOrDefault(pointer, MISSING))).toList(),
                     "differences", pair.all().stream().map(difference -> object("pointer", difference.pointer(),
                             "change", scope.diff().change(difference))).toList());
+        }
+
+        private String outcome(Pair pair) {
+            return isOne() ? grade(pair).word() : pair.match().word();
+        }
+
+        /// The shares of unequal pairs of repeated runs; empty if no side has any.
+        private Map<String, Object> stability(Pair pair) {
+            if (sides().allMatch(side -> side.labels().size() == 1)) return Map.of();
+            List<Result> ones = pair.before().stream().filter(Result::isSuccess).toList();
+            List<Result> twos = pair.after().stream().filter(Result::isSuccess).toList();
+            return object("first", share(scope.unequal(ones, ones)), "second", share(scope.unequal(twos, twos)),
+                    "across", share(scope.unequal(ones, twos)));
         }
 
         /// From the whole to the parts: kinds of rows, figures, outputs, the rows that differ; then the verdict.
@@ -4790,10 +4817,10 @@ final class DifyExec implements Runnable {
             if (!isOne() && !expected.isEmpty()) out.println("\n  " + paint.faint("second, by expected value"));
             if (!expected.isEmpty()) StatusView.bars(grades, 13, Grade::word, (_, text) -> text).forEach(out::println);
             out.println();
-            out.println("  " + paint.faint("%-18s".formatted("")
+            if (!isOne()) out.println("  " + paint.faint("%-18s".formatted("")
                     + columns(List.of("first", "second", "difference", "95 % interval"))));
-            figures.forEach((name, figure) -> out.println("  " + paint.faint("%-18s".formatted(name))
-                    + columns(figure.texts(name))));
+            figures.keySet().forEach(name -> out.println("  " + paint.faint("%-18s".formatted(name))
+                    + columns(texts(name))));
             if (!outputs.isEmpty()) out.println();
             outputs.forEach((output, rows) -> out.println("  "
                     + paint.faint("%-24s".formatted("differ in " + Text.text(output, 200)))
@@ -4808,8 +4835,13 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
-        private String columns(List<String> figure) {
-            var format = isOne() ? "%2$11s" : "%11s%11s    %-20s %s";
+        private List<String> texts(String figure) {
+            var texts = figures.get(figure).texts(figure);
+            return isOne() ? texts.subList(1, 2) : texts;
+        }
+
+        private static String columns(List<String> figure) {
+            var format = figure.size() == 1 ? "%11s" : "%11s%11s    %-20s %s";
             return format.formatted(figure.toArray()).stripTrailing();
         }
 
@@ -4861,6 +4893,7 @@ final class DifyExec implements Runnable {
                             "second", difference.second().isMissingNode() ? null : difference.second())).toList(),
                     "error_first", Pair.error(pair.before()), "error_second", Pair.error(pair.after()),
                     "inputs_differ", pair.hasOtherInputs());
+            if (!stability(pair).isEmpty()) json.put("unequal", stability(pair));
             if (!expected.isEmpty()) json.putAll(WebPage.filled("verdict", grade(pair).key(), "trend", pair.trend(),
                     "correct_first", share(pair.scores()[0]), "correct_second", share(pair.scores()[1]),
                     "expected", expected.checks(pair)));
@@ -4983,7 +5016,8 @@ final class DifyExec implements Runnable {
     record JsonDiff(boolean trim) {
         static final Pattern POINTER = Pattern.compile("(/([^/~]|~[01])*)*");
         /// They are counted in differences, words and characters.
-        private static final int MOST_IN_ONE_OUTPUT = 100, CONTEXT = 20, LONGEST = 2_000;
+        private static final int MOST_IN_ONE_OUTPUT = 100, CONTEXT = 20, LONGEST = 2_000,
+                LONGEST_OUTPUT = 100_000;
         /// A word with the space after it. Scripts without spaces have a word for each character.
         private static final Pattern WORD = Pattern.compile(
                 "(?:[\\p{L}\\p{M}\\p{N}_&&[^\\p{IsIdeographic}\\p{IsHiragana}\\p{IsKatakana}]]+|\\S)\\s*+|\\s+");
@@ -5035,7 +5069,7 @@ final class DifyExec implements Runnable {
             if (!difference.first().isTextual() || !difference.second().isTextual()) return new Change("",
                     joined(List.of(difference.first().toString())),
                     joined(List.of(difference.second().toString())), "");
-            List<String> first = words(difference.first()), second = words(difference.second());
+            List<String> first = words(text(difference.first())), second = words(text(difference.second()));
             int head = alike(first, second);
             List<String> one = first.subList(head, first.size()), two = second.subList(head, second.size());
             int tail = alike(one.reversed(), two.reversed()), end = one.size() - tail;
@@ -5044,8 +5078,25 @@ final class DifyExec implements Runnable {
                     joined(one.subList(end, Math.min(end + CONTEXT, one.size()))));
         }
 
-        private List<String> words(JsonNode text) {
-            return WORD.matcher(text(text)).results().map(MatchResult::group).toList();
+        /// Two outputs in full, and how many characters at their beginnings and ends are equal, in whole words.
+        record Whole(String name, String first, String second, int head, int tail) {}
+
+        Whole whole(String name, JsonNode first, JsonNode second) {
+            List<String> one = words(readable(first)), two = words(readable(second));
+            int head = alike(one, two);
+            int tail = alike(one.subList(head, one.size()).reversed(), two.subList(head, two.size()).reversed());
+            return new Whole(name, String.join("", one), String.join("", two),
+                    String.join("", one.subList(0, head)).length(),
+                    String.join("", one.subList(one.size() - tail, one.size())).length());
+        }
+
+        private static String readable(JsonNode value) {
+            if (value.isMissingNode()) return "";
+            return Text.cut(value.isTextual() ? value.textValue() : value.toPrettyString(), LONGEST_OUTPUT);
+        }
+
+        private static List<String> words(String text) {
+            return WORD.matcher(text).results().map(MatchResult::group).toList();
         }
 
         private static int alike(List<String> first, List<String> second) {
@@ -14876,12 +14927,12 @@ final class DifyExec implements Runnable {
           --accent: light-dark(#1f57b5, #86b3ff); }
         .first, .only { --hue: light-dark(#3c6fc4, #7aa7f5); }
         .second { --hue: light-dark(#b0561b, #e8955c); }
-        .succeeded, .same, ins { --hue: light-dark(#2c7a4b, #56b97f); }
-        .partial, .different { --hue: light-dark(#9a6200, #dca03c); }
-        .failed, .neither, del { --hue: light-dark(#bc3226, #f27a71); }
+        .succeeded, .same, .correct, ins { --hue: light-dark(#2c7a4b, #56b97f); }
+        .partial, .different, .unstable { --hue: light-dark(#9a6200, #dca03c); }
+        .failed, .neither, .missed, .no, del { --hue: light-dark(#bc3226, #f27a71); }
         .paused { --hue: light-dark(#0b6e80, #4cb9cc); }
         .unknown { --hue: light-dark(#7446ad, #b99af0); }
-        .pending { --hue: light-dark(#6d747c, #949ca5); }
+        .pending, .judged { --hue: light-dark(#6d747c, #949ca5); }
 
         * { box-sizing: border-box; }
         body { margin: 0 auto; max-width: 75rem; padding: 1.5rem 1.25rem 3rem; background: var(--back);
@@ -14889,6 +14940,7 @@ final class DifyExec implements Runnable {
         main { display: flex; flex-direction: column; }
         h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; }
         h2 { margin: 0 0 .6rem; font-size: 1rem; }
+        table + h2 { margin-top: 1.2rem; }
         header p { margin: .2rem 0 1.2rem; }
         header p, small, dt, th, .ids, #count, .cut { color: var(--soft); }
         dt, th, .cut { font-size: .85rem; font-weight: 500; }
@@ -14950,6 +15002,7 @@ final class DifyExec implements Runnable {
         h3 { margin: 1.1rem 0 .4rem; font-size: .95rem; }
         dialog dl { display: grid; grid-template-columns: minmax(6rem, 11rem) 1fr; gap: .4rem 1rem; margin: 0; }
         dialog div { overflow-x: auto; }
+        .both { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); }
         pre { white-space: pre-wrap; font: .87rem/1.5 ui-monospace, Menlo, Consolas, monospace; }
         ins, del { background: color-mix(in srgb, var(--hue) 18%, transparent); text-decoration: none; }
 
@@ -14979,7 +15032,7 @@ final class DifyExec implements Runnable {
         const DRAWN = 200; // rows
         const at = id => document.getElementById(id);
         const batch = JSON.parse(at('batch').textContent);
-        const isComparison = 'comparison' in batch;
+        const isComparison = 'comparison' in batch, isPair = isComparison && !batch.one;
         const rows = [], haystacks = [];
         let chosen = [], drawn = 0, sort = {key: '', down: false}, shown = -1;
 
@@ -15016,8 +15069,8 @@ final class DifyExec implements Runnable {
         const label = ({outcome, cause}) => (outcome && outcome !== 'failed' ? outcome + ': ' : '') + cause;
 
         // rows that need a person come first
-        const needs = ({outcome}) =>
-          !['succeeded', 'partial', 'pending', 'same', 'neither'].includes(outcome);
+        const needs = ({outcome, trend}) => 4 * (trend === 'worse') + 2 * (trend === 'better') + !['succeeded',
+          'partial', 'pending', 'same', 'unstable', 'neither', 'correct', 'not judged'].includes(outcome);
 
         function totals() {
           const counts = Object.entries(batch.totals).filter(([, rows]) => rows), list = element('ul', '');
@@ -15031,8 +15084,8 @@ final class DifyExec implements Runnable {
             at('outcome').append(new Option(name, name));
             x += width;
           }
-          const heads = [['', ''], ...[chip('first'), chip('second'), 'difference', '95 % interval']
-            .map(head => [head, 'number'])];
+          const named = isPair ? [chip('first'), chip('second'), 'difference', '95 % interval'] : [''];
+          const heads = [['', ''], ...named.map(head => [head, 'number'])];
           const figures = isComparison ? table('', heads, batch.comparison)
             : element('dl', '', ...Object.entries(batch.figures).map(([name, figure]) =>
               element('div', '', element('dt', '', name), element('dd', '', figure))));
@@ -15040,10 +15093,33 @@ final class DifyExec implements Runnable {
             ...batch.notes.map(note => element('p', '', 'Note: ' + note)));
         }
 
+        // what every reader of a comparison asks first
+        function verdict() {
+          const text = (error, found) => [error, ...found].filter(part => part).join(' · ') || 'succeeded';
+          const isJudged = rows.some(({expected}) => expected.length);
+          const moved = ['worse', 'better'].flatMap(trend => {
+            const found = [...rows.keys()].filter(n => rows[n].trend === trend);
+            const lines = found.slice(0, 20).map(n => {
+              const {id, expected, error, second} = rows[n];
+              return [Object.assign(button(id), {onclick: () => open(n)}),
+                ...[expected.map(({value}) => value).join(' · '), text(error, expected.map(({first}) => first)),
+                  text(second.error, expected.map(({second}) => second))].map(cell => cell.slice(0, 200))];
+            });
+            return found.length ? [element('h2', '', counted(found.length) + ' got ' + trend), table('causes',
+              [['Id', ''], [isJudged ? 'Expected' : '', ''], ['First', ''], ['Second', '']], lines)] : [];
+          });
+          return element('section', 'card', element('h2', '', batch.verdict), ...moved);
+        }
+
+        function open(n) {
+          if (!chosen.includes(n)) filter('');
+          show(chosen.indexOf(n));
+        }
+
         function causes() {
           batch.causes.slice(0, 500).forEach((cause, n) =>
             at('cause').append(new Option(label(cause).slice(0, 80) + ` (${number(cause.count)})`, n)));
-          if (isComparison) at('cause').options[0].text = 'all differences';
+          if (isComparison) at('cause').options[0].text = 'all rows';
           if (isComparison || batch.causes.length === 0) return [];
           const lines = batch.causes.slice(0, 50).map((cause, n) => [number(cause.count),
             Object.assign(button(cause.cause), {onclick: () => filter(n)}), chip(cause.outcome),
@@ -15126,30 +15202,31 @@ final class DifyExec implements Runnable {
         const errors = row => [row.error, row.second?.error].filter(error => error).join(' · ');
 
         function result(row) {
-          if (isComparison) return errors(row) || row.differences.map(({pointer}) => pointer).join(' ');
+          if (isComparison && errors(row)) return errors(row);
+          if (isPair) return row.differences.map(({pointer}) => pointer).join(' ');
           if ('cause' in row) return lastError(row) ?? label(batch.causes[row.cause]);
           return Object.values(row.outputs).map(plain).join(' · ').slice(0, 300);
         }
 
         function preview(row) {
-          if (!isComparison || errors(row)) return result(row);
+          if (!isPair || errors(row)) return result(row);
           return row.differences.flatMap(({pointer, change}) => [element('small', '', pointer + ' '),
             ...marked({...change, before: change.before.slice(-20)}), ' ']);
         }
 
         const columns = [
           {key: 'id', title: 'Id', by: row => row.id, show: row => button(row.id)},
-          {key: 'outcome', title: isComparison ? 'Kind' : 'Outcome', by: row => row.outcome,
+          {key: 'outcome', title: isPair ? 'Kind' : 'Outcome', by: row => row.outcome,
             show: row => chip(row.outcome)},
-          {key: 'seconds', title: isComparison ? 'First, s' : 'Seconds', look: 'number',
+          {key: 'seconds', title: isPair ? 'First, s' : 'Seconds', look: 'number',
             by: row => row.seconds ?? 0, show: row => fixed(row.seconds)},
-          ...(isComparison ? [{key: 'second', title: 'Second, s', look: 'number wide',
-            by: row => row.second.seconds ?? 0, show: row => fixed(row.second.seconds)}]
-          : [{key: 'tokens', title: 'Tokens', look: 'number wide',
+          ...(isPair ? [{key: 'second', title: 'Second, s', look: 'number wide',
+            by: row => row.second.seconds ?? 0, show: row => fixed(row.second.seconds)}] : []),
+          ...(isComparison ? [] : [{key: 'tokens', title: 'Tokens', look: 'number wide',
             by: row => +(row.tokens ?? 0), show: row => row.tokens ?? ''},
           {key: 'attempts', title: 'Attempts', look: 'number wide',
             by: row => row.attempts.length, show: row => row.attempts.length || ''}]),
-          {key: 'result', title: isComparison ? 'Differences' : 'Output or error', by: result, show: preview}];
+          {key: 'result', title: isPair ? 'Differences' : 'Output or error', by: result, show: preview}];
 
         function header({key, title, look = ''}) {
           const th = element('th', look, button(title));
@@ -15166,7 +15243,7 @@ final class DifyExec implements Runnable {
           const needle = at('search').value.trim().toLowerCase();
           const outcome = at('outcome').value, cause = at('cause').value;
           chosen = [...rows.keys()].filter(n => (outcome === '' || rows[n].outcome === outcome)
-            && (cause === '' || rows[n].cause === +cause || rows[n].differsIn?.includes(+cause))
+            && (cause === '' || rows[n].cause === +cause || rows[n].tags?.includes(+cause))
             && (needle === '' || haystack(n).includes(needle)));
           if (sort.key) order();
           at('count').textContent = number(chosen.length) + ' of ' + counted(rows.length);
@@ -15249,6 +15326,21 @@ final class DifyExec implements Runnable {
         const differences = row => part('Differences', (row.differences ?? []).flatMap(({pointer, change}) =>
           [element('dt', '', pointer), element('dd', '', element('pre', '', ...marked(change)))]));
 
+        function checks(row) {
+          const heads = ['Output', 'Expected', ...(isPair ? ['First', 'Second'] : ['Found'])];
+          const lines = (row.expected ?? []).map(({output, value, first, second}) =>
+            [output, value, ...(isPair ? [first] : []), second]);
+          return lines.length ? [element('h3', '', 'Expected'),
+            element('div', '', table('', heads.map(title => [title, '']), lines))] : [];
+        }
+
+        const wholes = row => (row.texts ?? []).flatMap(({name, first, second, head, tail}) => {
+          const side = (word, look, text) => element('div', '', chip(word), element('pre', '', text.slice(0, head),
+            element(look, '', text.slice(head, text.length - tail)), text.slice(text.length - tail)));
+          return [element('h3', '', name + ' in full'),
+            element('div', 'both', side('first', 'del', first), side('second', 'ins', second))];
+        });
+
         function attempts(attempts) {
           const time = start => new Date(start).toISOString().replace('T', ' ').replace('Z', '');
           const lines = attempts.map(({start, mode, outcome, seconds, error, run}) => [time(start), mode,
@@ -15261,13 +15353,16 @@ final class DifyExec implements Runnable {
         function show(place) {
           shown = place;
           const row = rows[chosen[place]];
+          const later = isPair ? row.second : {};
           const facts = {run: row.run, seconds: row.seconds, tokens: row.tokens, price: row.price,
-            error: lastError(row), 'second run': row.second?.run, 'second seconds': row.second?.seconds,
-            'second error': row.second?.error};
+            error: lastError(row), 'second run': later.run, 'second seconds': later.seconds,
+            'second error': later.error, 'unequal pairs': row.unequal?.across && Object.entries(row.unequal)
+              .map(([side, share]) => side + ' ' + share).join(', ')};
           at('detail-id').textContent = row.id;
-          at('detail-body').replaceChildren(chip(row.outcome), ...differences(row), ...values('Run', facts),
+          at('detail-body').replaceChildren(chip(row.outcome), ...checks(row), ...differences(row), ...wholes(row),
+            ...values('Run', facts),
             ...values(row.edited ? 'Inputs as edited in the shell' : 'Inputs', row.inputs),
-            ...values(row.differences?.length ? 'Outputs of the first' : 'Outputs', row.outputs),
+            ...values('Outputs', row.outputs),
             ...attempts(row.attempts ?? []));
           at('before').disabled = place === 0;
           at('after').disabled = place === chosen.length - 1;
@@ -15306,7 +15401,7 @@ final class DifyExec implements Runnable {
         document.body.classList.toggle('few', rows.length < 20);
         document.title = at('title').textContent = batch.title;
         at('about').textContent = batch.about;
-        at('overview').append(totals(), ...causes());
+        at('overview').append(...(isComparison ? [verdict()] : []), totals(), ...causes());
         at('heads').append(...columns.map(header));
         if (!isComparison) charts();
         choose();
