@@ -14959,6 +14959,7 @@ final class DifyExec implements Runnable {
         .totals ul { gap: .3rem 1.6rem; margin: .7rem 0 1rem; padding: 0; list-style: none; }
         .totals dl { gap: .8rem 2.4rem; margin: 0; padding-top: .9rem; border-top: 1px solid var(--line); }
         .totals table { width: auto; }
+        .totals { overflow-x: auto; }
         .totals .number { padding-left: 2rem; }
         #charts { display: grid; gap: 0 1rem;
           grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
