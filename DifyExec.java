@@ -15011,7 +15011,8 @@ final class DifyExec implements Runnable {
           body { padding: 1rem .75rem 2rem; font-size: 14px; }
           #charts { order: 1; }
           .wide, .ids, #table .number { display: none; }
-          .totals .number { padding-left: .6rem; }
+          .totals th, .totals td { padding: .35rem 0; font-size: .8rem; }
+          .totals .number { padding-left: .5rem; }
           .tools > *, #cause { width: 100%; }
           #table th:nth-child(1) { width: 24%; }
           #table th:nth-child(2) { width: 6.9rem; }
