@@ -2372,8 +2372,9 @@ final class DifyExec implements Runnable {
 
         private static void layOut(CommandSpec command, Env env) {
             command.version("difyexec " + VERSION);
-            boolean isPicoclis = command.userObject().getClass().getPackageName().equals("picocli");
-            if (isPicoclis && command.findOption("--help-all") == null) adopt(command, env);
+            if (command.userObject().getClass().getPackageName().equals("picocli")) adopt(command, env);
+            else if (command.findOption("--help-all") == null) // one of the shell's own commands
+                command.addOption(OptionSpec.builder("--help-all").usageHelp(true).hidden(true).build());
             var help = command.usageMessage().abbreviateSynopsis(true).sortOptions(false);
             if (String.join("", help.footer()).startsWith("  difyexec")) help.footerHeading("%nExamples:%n");
             help.commandListHeading("%nCommands:%n");

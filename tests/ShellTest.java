@@ -362,6 +362,8 @@ class ShellTest {
             assertTrue(session.ok("open " + file("data.csv") + " " + file("results.jsonl"))
                     .contains("5 rows, 5 pending"));
             assertEquals(3, session.say("run --progress off").code());
+            for (var command : List.of("open", "save", "run", "help"))
+                assertEquals(0, session.say(command + " --help-all").code(), command);
             assertEquals("results.jsonl (2 failed) dify> ", session.session.prompt());
             var log = Files.readString(file("results.jsonl.log"));
             Files.writeString(file("results.jsonl.log"), log.replaceFirst(
