@@ -4911,7 +4911,8 @@ final class DifyExec implements Runnable {
     ///
     /// @param cells     by row, the cell of each rule
     /// @param tolerance null if numbers must be equal
-    record Expectations(List<Rule> rules, Index index, List<List<String>> cells, JsonDiff diff, BigDecimal tolerance) {
+    record Expectations(List<Rule> rules, Index index, List<List<String>> cells, boolean hasDecimalComma, JsonDiff diff,
+            BigDecimal tolerance) {
         /// Checks an output: its text must contain the cell as a regular expression, or equal it.
         record Rule(String column, boolean isPattern, JsonPointer output) {
             private static final Pattern FORM = Pattern.compile("(.+?)(~?)=(/.*)", Pattern.DOTALL);
@@ -4948,7 +4949,8 @@ final class DifyExec implements Runnable {
             var cells = new ArrayList<List<String>>();
             var index = csv == null ? new Index()
                     : Index.of(csv, row -> cells.add(rules.stream().map(rule -> rule.cell(row, csv)).toList()));
-            return new Expectations(rules, index, cells, diff, tolerance);
+            boolean hasDecimalComma = csv != null && Character.valueOf(',').equals(csv.shape().decimal());
+            return new Expectations(rules, index, cells, hasDecimalComma, diff, tolerance);
         }
 
         boolean isEmpty() {
@@ -4979,9 +4981,20 @@ final class DifyExec implements Runnable {
         private boolean isMet(Rule rule, String cell, JsonNode output) {
             if (output.isMissingNode()) return false;
             var text = LineOffsets.RowEnd.text(output);
-            if (rule.isPattern()) return Pattern.compile(cell).matcher(text).find();
-            var wanted = output.isTextual() ? TextNode.valueOf(cell) : Json.parsed(cell);
-            return diff.of("", wanted, output).isEmpty() || tolerance != null && isNear(cell, text);
+            if (rule.isPattern()) return isFound(Pattern.compile(cell), text);
+            var number = hasDecimalComma && output.isNumber() ? Variable.withPoint(cell) : cell;
+            var wanted = output.isTextual() ? TextNode.valueOf(cell) : Json.parsed(number);
+            return diff.of("", wanted, output).isEmpty() || tolerance != null && isNear(number, text);
+        }
+
+        private static boolean isFound(Pattern pattern, String text) {
+            try {
+                return pattern.matcher(text).find();
+            } catch (StackOverflowError _) { // Java's way to say that a repeated group has too much text
+                throw new Unusable("--expect: the regular expression " + Text.quoted(pattern.pattern())
+                        + " is too complex for an output of " + Text.count(text.length(), "character"),
+                        "do not repeat a group, as in (a|b)*");
+            }
         }
 
         private boolean isNear(String cell, String text) {
@@ -11483,8 +11496,13 @@ final class DifyExec implements Runnable {
             return WITH_COMMA.matcher(cell.strip()).matches();
         }
 
+        /// `1234.56` for `1.234,56`; other texts stay.
+        static String withPoint(String cell) {
+            return hasDecimalComma(cell) ? cell.replace(".", "").replace(',', '.') : cell;
+        }
+
         private static Value numberWithComma(String cell) {
-            return hasDecimalComma(cell) ? number(cell.replace(".", "").replace(',', '.'))
+            return hasDecimalComma(cell) ? number(withPoint(cell))
                     : new Value.Wrong("must be a number such as 12, -0,5 or 1.234,56");
         }
 

@@ -663,16 +663,27 @@ final class CompareTest {
                     json.at("/rows/1/expected/0").toString());
         }
 
-        /// The log remembers the id column.
+        /// The log remembers the id column, the delimiter and the decimal comma.
         @Test
         void areReadWithTheChoicesOfTheBatch() throws IOException {
-            Files.writeString(folder.resolve("data.csv"), "key;wanted\nr-1;1\n");
-            save("b.jsonl", "1");
+            Files.writeString(folder.resolve("data.csv"), "key;wanted\nr-1;1.001,50\n");
+            save("b.jsonl", "1001.5");
             Files.writeString(folder.resolve("b.jsonl.log"), Json.text(new Event.SessionEvent(Given.NOON, Event.FORMAT,
                     "difyexec 1", "http://x/v1", "1-2", "", false, "1.16.0", Mode.STREAMING, true, "data.csv",
-                    Given.shape("key", null, ';'), "", "", false, 0)) + "\n");
+                    new Csv.Shape("key", null, ';', "", null, ',', "", Map.of(), Map.of()), "", "", false, 0)) + "\n");
 
             assertEquals(Exit.OK.code, check().code(), check().err());
+        }
+
+        @Test
+        void areRefusedIfAnExpressionIsTooComplexForAnOutput() throws IOException {
+            wanted("(a|b)*c");
+            save("b.jsonl", "\"" + "ab".repeat(50_000) + "\"");
+
+            var call = check("--expect", "wanted~=/a");
+
+            assertEquals(Exit.UNUSABLE.code, call.code(), call.out());
+            assertTrue(call.err().contains("(a|b)*c") && call.err().contains("\nhint: "), call.err());
         }
 
         @ParameterizedTest
