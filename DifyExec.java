@@ -4225,7 +4225,7 @@ final class DifyExec implements Runnable {
         private Bootstrap.Interval dearer;
 
         /// Compares the results of a row. One that did not succeed may also be paused or unknown.
-        enum Match {
+        enum Match implements Named {
             SAME, DIFFERENT, UNSTABLE, ONLY_FIRST, ONLY_SECOND, FAILED_FIRST, FAILED_SECOND, NEITHER;
 
             /// Before the outputs are compared. A pending row is in no file.
@@ -4241,25 +4241,20 @@ final class DifyExec implements Runnable {
             boolean isDifference() {
                 return this != SAME && this != UNSTABLE && this != NEITHER;
             }
-
-            String key() {
-                return name().toLowerCase(Locale.ROOT);
-            }
-
-            String word() {
-                return key().replace('_', ' ');
-            }
         }
 
         /// Whether the second side of a row is as expected, by most of its results. If nothing is, the first side is.
-        enum Grade {
-            CORRECT, MISSED, NO_RESULT, NOT_JUDGED;
+        enum Grade implements Named { CORRECT, MISSED, NO_RESULT, NOT_JUDGED }
 
-            String key() {
+        /// A constant with a key in JSON and CSV, and words for people.
+        private interface Named {
+            String name();
+
+            default String key() {
                 return name().toLowerCase(Locale.ROOT);
             }
 
-            String word() {
+            default String word() {
                 return key().replace('_', ' ');
             }
         }
@@ -4356,6 +4351,10 @@ final class DifyExec implements Runnable {
                 var results = new ArrayList<Result>();
                 for (var file : files) results.add(Result.of(file, id));
                 return results;
+            }
+
+            static List<Result> successes(List<Result> all) {
+                return all.stream().filter(Result::isSuccess).toList();
             }
 
             /// The result that says most about a row: a success, else any but a pending one.
@@ -4593,8 +4592,7 @@ final class DifyExec implements Runnable {
             var after = second.results(id);
             var before = isOne() ? List.<Result>of() : first.results(id);
             double[] scores = {score(id, before), score(id, after)};
-            List<Result> ones = before.stream().filter(Result::isSuccess).toList();
-            List<Result> twos = after.stream().filter(Result::isSuccess).toList();
+            List<Result> ones = Side.successes(before), twos = Side.successes(after);
             Result two = Side.shown(after), one = before.isEmpty() ? two : Side.shown(before);
             var match = Match.of(one.status(), two.status());
             double across = scope.unequal(ones, twos);
@@ -4800,8 +4798,7 @@ final class DifyExec implements Runnable {
         /// The shares of unequal pairs of repeated runs; empty if no side has any.
         private Map<String, Object> stability(Pair pair) {
             if (sides().allMatch(side -> side.labels().size() == 1)) return Map.of();
-            List<Result> ones = pair.before().stream().filter(Result::isSuccess).toList();
-            List<Result> twos = pair.after().stream().filter(Result::isSuccess).toList();
+            List<Result> ones = Side.successes(pair.before()), twos = Side.successes(pair.after());
             return object("first", share(scope.unequal(ones, ones)), "second", share(scope.unequal(twos, twos)),
                     "across", share(scope.unequal(ones, twos)));
         }
