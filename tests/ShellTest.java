@@ -350,6 +350,7 @@ class ShellTest {
             assertTrue(session.refused("failures").contains("\nhint: 'open CSV JSONL'"));
             assertTrue(session.ok("help").contains("unset"));
             assertTrue(session.ok("help open").contains("dify> open"));
+            assertTrue(session.ok("help save").contains("--force"));
             assertTrue(session.refused("faliures").contains("failures"));
             assertTrue(session.refused("open a b --forec").contains("--forec"));
         }
