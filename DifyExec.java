@@ -887,6 +887,11 @@ final class DifyExec implements Runnable {
                     new Completers.FileNameCompleter().complete(reader, line, candidates);
                 else if (arg.isPresent()) {
                     var typed = line.word().substring(0, line.wordCursor());
+                    var cell = session.presentCell(line.words(), typed);
+                    if (cell.isPresent()) { // A candidate would not do: JLine escapes some of its quotes, but not all.
+                        reader.getBuffer().write(cell.get());
+                        return;
+                    }
                     session.values(arg.get().paramLabel(), commands).filter(word -> word.startsWith(typed)).limit(MOST)
                             .forEach(word -> candidates.add(candidate(word, candidates.size())));
                 }
@@ -1013,27 +1018,70 @@ final class DifyExec implements Runnable {
             new RowView(full, out).print(batch(), batch.known(id.strip(), ""), edits);
         }
 
-        @Command(name = "set", description = {"Change inputs of a row in this session.",
+        @Command(name = "set", description = {"Change inputs of rows in this session.",
                 "They are checked against the workflow's form. retry and run send them, save writes them to a CSV."})
-        void set(@Parameters(paramLabel = "ID", description = "The row.") String id,
+        void set(@Parameters(paramLabel = "ROWS", description = "An id, several as A,B,C, or failed: all failed rows.")
+                String word,
                 @Parameters(arity = "1..*", paramLabel = "COLUMN=VALUE", description = "The new cells.")
                 List<String> words) {
-            var csv = csv();
-            var row = row(id);
-            var cells = cells(words, csv);
-            // Cells that are as they were in the CSV may have problems of their own: another command shows them.
-            var edited = cells.keySet().stream().map(column -> csv.input(column).title()).toList();
-            var problems = form(csv).problems(row.with(cells), csv).stream()
-                    .filter(problem -> edited.contains(problem.column())).map(Inspection.Problem::text).toList();
-            if (!problems.isEmpty())
-                throw new Unusable("row " + Text.id(row.id()) + ": " + String.join("; ", problems));
-            edits.set(row, cells);
-            print(row);
+            setCells(rows(word), cells(words, csv()));
         }
 
-        @Command(name = "unset", description = "Undo edits of a row.")
-        void unset(@Parameters(paramLabel = "ID", description = "The row.") String id) {
-            if (edits.byId.remove(row(id).id()) == null) throw new Unusable("row " + Text.id(id) + " has no edits");
+        @Command(name = "edit", description = "Change an input of a row in an editor: $VISUAL, else $EDITOR.")
+        void edit(@Parameters(paramLabel = "ID", description = "The row.") String id,
+                @Parameters(paramLabel = "COLUMN", description = "The column.") String column)
+                throws IOException, InterruptedException {
+            requireInput(column, csv());
+            var row = row(id);
+            setCells(List.of(row), Map.of(column, edited(edits.apply(row).inputs().get(column))));
+        }
+
+        /// Changes all these rows or, if one of them would have a problem, none.
+        private void setCells(List<Row> rows, Map<String, String> cells) {
+            var csv = csv();
+            // Cells that are as they were in the CSV may have problems of their own: another command shows them.
+            var edited = cells.keySet().stream().map(column -> csv.input(column).title()).toList();
+            for (var row : rows) {
+                var problems = form(csv).problems(row.with(cells), csv).stream()
+                        .filter(problem -> edited.contains(problem.column())).map(Inspection.Problem::text).toList();
+                if (!problems.isEmpty())
+                    throw new Unusable("row " + Text.id(row.id()) + ": " + String.join("; ", problems));
+            }
+            rows.forEach(row -> edits.set(row, cells));
+            Text.some(rows, 20, this::print, "%s rows ('edits' shows all)", out);
+            if (rows.size() > 1) out.println("Set " + Text.count(rows.size(), "row") + ".");
+        }
+
+        /// The text as it is after the user has changed it in an editor, which gets it in a file of this user alone.
+        private String edited(String text) throws IOException, InterruptedException {
+            var editor = Stream.of("VISUAL", "EDITOR").map(shell.setup.env.environment())
+                    .filter(command -> command != null && !command.isBlank()).findFirst()
+                    .orElseThrow(() -> new Unusable("neither VISUAL nor EDITOR names an editor",
+                            "set one of them before you start the shell, or use 'set'"));
+            var file = Files.createTempFile("difyexec-", ".txt");
+            var trap = File.separatorChar == '/' ? "trap : INT; " : ""; // Ctrl-C is for the editor, not for its shell …
+            var former = Signals.register("INT", () -> {}); // … and not for this one
+            try {
+                Files.writeString(file, text);
+                var command = Text.command(trap + editor + " \"" + file + '"');
+                int code = new ProcessBuilder(command).inheritIO().start().waitFor();
+                if (code != 0) throw new Unusable("the editor failed, so nothing was changed (" + Text.text(editor, 60)
+                        + ": exit code " + code + ")");
+                // Editors end the last line of a file.
+                return text.endsWith("\n") ? Files.readString(file) : Files.readString(file).replaceFirst("\\R\\z", "");
+            } catch (IOException problem) {
+                throw new Unusable("the edited text cannot be read as UTF-8, so nothing was changed ("
+                        + Text.of(problem) + ")");
+            } finally {
+                Signals.unregister("INT", former);
+                Files.deleteIfExists(file);
+            }
+        }
+
+        @Command(name = "unset", description = "Undo edits of rows.")
+        void unset(@Parameters(paramLabel = "ROWS", description = "An id, several as A,B,C, or failed.") String word) {
+            var ids = rows(word).stream().map(Row::id).toList();
+            if (!edits.byId.keySet().removeAll(ids)) throw new Unusable(Text.quoted(word) + " has no edits");
         }
 
         @Command(name = "edits", description = "Show the edits as a diff against the CSV.")
@@ -1123,6 +1171,21 @@ final class DifyExec implements Runnable {
             return batch.rows(one -> one == entry).next();
         }
 
+        /// The row with this id, else all failed rows, or those of a list of ids.
+        private List<Row> rows(String word) {
+            csv();
+            var index = batch.index();
+            var entries = new BitSet();
+            if (index.isRow(index.find(word))) entries.set(index.find(word));
+            else if (word.equals("failed")) IntStream.range(0, index.rows())
+                    .filter(entry -> index.status(entry) == RowStatus.FAILED).forEach(entries::set);
+            else Stream.of(word.split(",", -1)).forEach(id -> entries.set(batch.known(id.strip(), "")));
+            if (entries.isEmpty()) throw new Unusable("no row has failed");
+            var rows = new ArrayList<Row>();
+            batch.rows(entries::get).forEachRemaining(rows::add);
+            return rows;
+        }
+
         /// New cells by column. An id stays as it is, since results and log know the row by it.
         private static Map<String, String> cells(List<String> words, Csv csv) {
             var cells = new LinkedHashMap<String, String>();
@@ -1131,13 +1194,17 @@ final class DifyExec implements Runnable {
                 if (end < 0) throw new Unusable(Text.quoted(word) + " is not COLUMN=VALUE",
                         "quote a value with blanks, as in text=\"two words\"");
                 var name = word.substring(0, end);
-                if (!csv.columns().contains(name)) throw new Unusable("no column " + Text.quoted(name),
-                        Nearest.of(name, csv.columns()).map(near -> "did you mean " + Text.quoted(near) + "?")
-                                .orElse("the columns are " + Text.text(String.join(", ", csv.columns()), 300)));
-                if (csv.isId(name)) throw new Unusable("the id of a row cannot be changed");
+                requireInput(name, csv);
                 cells.put(name, word.substring(end + 1));
             }
             return cells;
+        }
+
+        private static void requireInput(String column, Csv csv) {
+            if (!csv.columns().contains(column)) throw new Unusable("no column " + Text.quoted(column),
+                    Nearest.of(column, csv.columns()).map(near -> "did you mean " + Text.quoted(near) + "?")
+                            .orElse("the columns are " + Text.text(String.join(", ", csv.columns()), 300)));
+            if (csv.isId(column)) throw new Unusable("the id of a row cannot be changed");
         }
 
         /// The workflow's form, or text for every cell as long as it cannot be fetched.
@@ -1160,10 +1227,24 @@ final class DifyExec implements Runnable {
             return switch (label) {
                 case "ID" -> IntStream.range(0, index.rows()).boxed().sorted(Comparator.comparing(entry ->
                         !index.status(entry).isOnRetryList())).map(index::id);
-                case "COLUMN=VALUE" -> batch.csv().stream().flatMap(csv -> csv.columns().stream()
-                        .filter(column -> !csv.isId(column))).map(column -> column + "=");
+                case "ROWS" -> Stream.concat(Stream.of("failed"), values("ID", commands));
+                case "COLUMN" -> batch.csv().stream().flatMap(csv -> csv.columns().stream()
+                        .filter(column -> !csv.isId(column)));
+                case "COLUMN=VALUE" -> values("COLUMN", commands).map(column -> column + "=");
                 default -> Stream.empty();
             };
+        }
+
+        /// After `set ID COLUMN=`, the value that the row has now, in quotes.
+        Optional<String> presentCell(List<String> words, String typed) {
+            if (!words.getFirst().equals("set") || words.size() < 3 || !typed.endsWith("=")) return Optional.empty();
+            try {
+                var cells = edits.apply(row(words.get(1))).inputs();
+                return Optional.ofNullable(cells.get(typed.substring(0, typed.length() - 1)))
+                        .map(cell -> '"' + cell.replace("\\", "\\\\").replace("\"", "\\\"") + '"');
+            } catch (Unusable _) {
+                return Optional.empty(); // `set` says why
+            }
         }
 
         /// `results.jsonl (2 failed, 1 unknown) dify> `
@@ -1713,8 +1794,7 @@ final class DifyExec implements Runnable {
                 if (json) out.println(text);
                 if (onFinish == null) return;
                 out.flush();
-                var shell = File.separatorChar == '\\' ? List.of("cmd", "/c", onFinish) : List.of("sh", "-c", onFinish);
-                var builder = new ProcessBuilder(shell).redirectErrorStream(true);
+                var builder = new ProcessBuilder(Text.command(onFinish)).redirectErrorStream(true);
                 builder.environment().remove("DIFY_API_KEY");
                 try {
                     var process = new BoundProcess().start(builder);
@@ -14871,6 +14951,11 @@ final class DifyExec implements Runnable {
 
         static String count(long count, String one, String many) {
             return count + " " + (count == 1 ? one : many);
+        }
+
+        /// The words that run a command line in the system's own shell.
+        static List<String> command(String line) {
+            return File.separatorChar == '\\' ? List.of("cmd", "/c", line) : List.of("sh", "-c", line);
         }
 
         static String shell(String word) {

@@ -11,6 +11,7 @@ import org.junit.jupiter.params.*;
 import org.junit.jupiter.params.provider.*;
 import org.jline.reader.Candidate;
 import org.jline.reader.LineReaderBuilder;
+import org.jline.reader.ParsedLine;
 import org.jline.reader.Parser;
 import org.jline.reader.impl.DefaultParser;
 import org.jline.terminal.impl.DumbTerminal;
@@ -57,6 +58,7 @@ class ShellTest {
     private static final class Session {
         final ShellSession session;
         private final StringWriter shown = new StringWriter();
+        private String inserted;
 
         Session(Map<String, String> settings, String... args) {
             var outer = commandLine(Given.env(settings));
@@ -91,13 +93,25 @@ class ShellTest {
 
         /// With the cursor at the end of a line. JLine drops proposals that do not start with the word there.
         List<String> completed(String line) throws IOException {
-            var word = new DefaultParser().eofOnUnclosedQuote(true).parse(line, line.length(), Parser.ParseContext.COMPLETE);
             var candidates = new ArrayList<Candidate>();
+            var word = complete(line, candidates).word();
+            return candidates.stream().map(Candidate::value).filter(value -> value.startsWith(word)).toList();
+        }
+
+        /// The line after the completion has written into it.
+        String inserted(String line) throws IOException {
+            complete(line, new ArrayList<>());
+            return line + inserted;
+        }
+
+        private ParsedLine complete(String line, List<Candidate> candidates) throws IOException {
+            var word = new DefaultParser().eofOnUnclosedQuote(true).parse(line, line.length(), Parser.ParseContext.COMPLETE);
             try (var terminal = new DumbTerminal(InputStream.nullInputStream(), OutputStream.nullOutputStream())) {
                 var reader = LineReaderBuilder.builder().terminal(terminal).build();
                 new Shell.Completion(session).complete(reader, word, candidates);
+                inserted = reader.getBuffer().toString();
             }
-            return candidates.stream().map(Candidate::value).filter(value -> value.startsWith(word.word())).toList();
+            return word;
         }
     }
 
@@ -436,6 +450,83 @@ class ShellTest {
         }
 
         @Test
+        void ofSeveralRowsIsOneDiffWithACount() throws IOException {
+            var session = five();
+
+            var failed = session.ok("set failed text=fine tone=plain");
+            assertTrue(failed.matches("(?s)r-2\n.*r-4\n.*2 rows.*"), failed);
+            assertTrue(session.ok("edits").contains("3 edits in 2 rows"));
+            var listed = session.ok("set r-1,r-3 text=better");
+            assertTrue(listed.matches("(?s)r-1\n.*r-3\n.*2 rows.*"), listed);
+            session.ok("unset failed");
+            assertTrue(session.ok("edits").contains("2 edits in 2 rows"));
+            session.ok("unset r-3,r-2,r-1");
+            assertEquals("No edits.\n", session.ok("edits"));
+        }
+
+        @Test
+        void ofARowThatDoesNotExistChangesNoRow() throws IOException {
+            var session = five();
+
+            for (var ids : List.of("r-1,r-22,r-3", "r-1,", "faild", "all"))
+                assertTrue(session.refused("set " + ids + " text=better").contains("no row has the id"), ids);
+
+            assertEquals("No edits.\n", session.ok("edits"));
+        }
+
+        @Test
+        void meansARowWithExactlyThatIdFirst() throws IOException {
+            Files.writeString(file("data.csv"), "id,text\nfailed,a\n\"x,y\",b\nx,c\ny,d\n");
+            var session = reopened();
+
+            assertTrue(session.ok("set failed text=new").contains("- a\n"));
+            assertTrue(session.ok("set x,y text=new").contains("- b\n"));
+            assertTrue(session.ok("edits").contains("2 edits in 2 rows"));
+            Files.writeString(file("data.csv"), FIVE);
+            assertTrue(reopened().refused("set failed text=new").contains("failed"));
+        }
+
+        /// A session whose editor is this shell command; the file follows it.
+        private Session withEditor(Map<String, String> editors) throws IOException {
+            five();
+            return new Session(editors, "--demo", "-i", file("data.csv").toString(), "-o",
+                    file("results.jsonl").toString());
+        }
+
+        @Test
+        void isMadeInAnEditor() throws IOException {
+            var session = withEditor(Map.of("EDITOR", "sed -i 's/late/soon/'"));
+            var visual = withEditor(Map.of("EDITOR", "false", "VISUAL", "printf 'two\\nlines\\n' >"));
+            var unchanged = withEditor(Map.of("VISUAL", " ", "EDITOR", "true"));
+
+            assertTrue(session.ok("edit r-2 text").contains("- [fail] The parcel came late\n  + [fail] The parcel came soon\n"));
+            assertTrue(session.ok("edit r-2 text").contains("+ [fail] The parcel came soon\n"));
+            visual.ok("edit r-2 text");
+            visual.ok("save " + file("fixed.csv"));
+            assertTrue(Files.readString(file("fixed.csv")).contains("r-2,\"two\nlines\",formal"));
+            unchanged.ok("edit r-2 text");
+            assertEquals("No edits.\n", unchanged.ok("edits"));
+        }
+
+        @ParameterizedTest
+        @CsvSource(textBlock = """
+                '',                      EDITOR
+                false,                   exit code 1
+                no-such-editor-here,     exit code 127
+                rm,                      so nothing was changed
+                printf '\\377' >,      so nothing was changed
+                """, quoteCharacter = '`')
+        void withoutAWorkingEditorChangesNothing(String editor, String fact) throws IOException {
+            var session = withEditor("''".equals(editor) ? Map.of() : Map.of("EDITOR", editor));
+
+            assertTrue(session.refused("edit r-2 text").contains(fact));
+            for (var line : List.of("edit r-2 txt", "edit r-2 id", "edit r-22 text", "edit failed text"))
+                session.refused(line);
+
+            assertEquals("No edits.\n", session.ok("edits"));
+        }
+
+        @Test
         void isSavedIntoACsvWithEverythingElseAsItWas() throws IOException {
             var session = five();
             session.ok("set r-4 text='a \"quote\", and\nanother line'");
@@ -676,6 +767,21 @@ class ShellTest {
             for (var command : List.of("save ", "open ", "compare ", "run -i ", "status --html "))
                 assertEquals(List.of(folder + "/data.csv"), session.completed(command + folder + "/dat"), command);
             assertEquals(List.of(), session.completed("status r"));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"two words", "It's \"new\" \\ and\n C:\\temp\\", ""})
+        void insertsThePresentValueSoThatItIsReadAsItIs(String value) throws IOException {
+            Files.writeString(file("data.csv"), "id,text,n\n1,\"" + value.replace("\"", "\"\"") + "\",2\n");
+            var session = reopened();
+            session.ok("set 1 n=3");
+
+            assertEquals("set 1 text=" + value, String.join(" ", Shell.words(session.inserted("set 1 text=")).get()));
+            assertEquals("set 1 n=\"3\"", session.inserted("set 1 n="));
+            for (var line : List.of("set 2 text=", "set 1 txt=", "set failed text=", "show 1 text="))
+                assertEquals(line, session.inserted(line));
+            assertEquals(List.of("failed", "1"), session.completed("set "));
+            assertEquals(List.of("text", "n"), session.completed("edit 1 "));
         }
 
         @Test
@@ -964,6 +1070,41 @@ class ShellTest {
             var history = Files.readString(file("state").resolve("difyexec").resolve("history"));
             assertTrue(history.contains("edits") && !history.contains(KEY), history);
             assertFalse(Files.readString(file("results.jsonl.log")).contains(KEY));
+        }
+
+        /// The editor gets all keys, Ctrl-C too.
+        @Test
+        void editsAValueInAnEditorAndAfterTab() throws Exception {
+            five();
+            Files.writeString(file("editor"), """
+                    trap 'echo not yet' INT
+                    echo "editor of $(cat "$1")"
+                    until read -r line; do :; done
+                    printf '%s\n' "$line" > "$1"
+                    """);
+            begin(Map.of("XDG_STATE_HOME", file("state").toString(), "VISUAL", "sh " + file("editor")), shell("--demo"));
+            shows("dify>");
+
+            type("edit r-2 te");
+            press("Tab", "Enter");
+            shows("editor of [fail] The parcel came late");
+            press("C-c");
+            shows("not yet");
+            type("It's \"late\"");
+            press("Enter");
+            shows("+ It's \"late\"");
+            prompts();
+            type("set r-2 te");
+            press("Tab", "Tab");
+            shows("dify> set r-2 text=\"It's \\\"late\\\"\"");
+            press("BSpace");
+            type(" again\"");
+            press("Enter");
+            shows("+ It's \"late\" again");
+            prompts();
+            press("C-d");
+            shows("not saved");
+            leaves();
         }
 
         @Test
