@@ -127,6 +127,8 @@ final class UserFilesTest extends WholeCommand {
                 plain("17_wide.csv", UTF_8, 1, "id,Frage,Kategorie," + wide + "\n1,Wo?,Technik" + ",x".repeat(47) + "\n",
                         "spalte_0"),
                 plain("18_floatIds.csv", UTF_8, 2, "id,Frage\n1.0,a\n,b\n2.0,c\n", "line 3", "--id-column '#'"),
+                plain("19_mongo.json", UTF_8, 2, "[{\"_id\":{\"$oid\":\"65f1c0ffee\"},\"Frage\":\"a\",\"Betrag\":1.5},\n"
+                        + "{\"_id\":{\"$oid\":\"65f1c0ffef\"},\"Frage\":\"b\"}]\n", "--id-column '#'"),
                 plain("20_total.csv", UTF_8, 0, TICKETS.replace(",", ".").replace("1.234.56", "1234.56") + "Summe;;;1244.06;\n",
                         "line 5, id Summe: Frage", "--allow-empty"),
                 new Case("21_cover.xlsx", book("Deckblatt", List.of("A1=s:Ticketexport", "A2=s:Stand", "B2=s:heute"),
@@ -167,7 +169,7 @@ final class UserFilesTest extends WholeCommand {
         /// It names the whole command, with the options that were typed.
         @ParameterizedTest
         @CsvSource({"01_ansi.csv, 7 8 9, Gerät läßt sich nicht öffnen", "04_title.xlsx, 7 8, Was kostet es?",
-                "15_pandas.csv, 1 2, Was?", "21_cover.xlsx, 7 8, Was kostet es?", "18_floatIds.csv, 1 2 3, c"})
+                "15_pandas.csv, 1 2, Was?", "19_mongo.json, 1 2, b", "21_cover.xlsx, 7 8, Was kostet es?", "18_floatIds.csv, 1 2 3, c"})
         void sendsNothingUntilTheShownCommandIsTyped(String name, String ids, String last) throws IOException {
             var file = Files.write(file(name), files().stream().filter(one -> one.name().equals(name)).findFirst()
                     .orElseThrow().bytes()).toString();
