@@ -293,7 +293,8 @@ final class DifyExec implements Runnable {
     static final class Status implements Callable<Integer> {
         @Mixin ResultsOption results;
 
-        @Option(names = {"-i", "--input"}, paramLabel = "CSV", description = "Read this CSV to count pending rows.")
+        @Option(names = {"-i", "--input"}, paramLabel = "CSV",
+                description = "Read rows from this file (default: the batch's).")
         Path input;
 
         @Mixin CsvOptions shape;
@@ -316,7 +317,7 @@ final class DifyExec implements Runnable {
             var named = BatchFiles.of(results.file);
             if (!named.isStarted() && !Shards.beside(named).isEmpty()) return show(Shards.of(named));
             var files = named.requireStarted();
-            try (var csv = input == null ? null : shape.open(input, files)) {
+            try (var csv = open(files)) {
                 var batch = Batch.peek(files, Optional.ofNullable(csv), html != null, List.of());
                 if (html != null) {
                     files.requireTarget(html, batch.inputs(), file -> force || WebPage.isOurs(file, WebPage.MARK));
@@ -330,11 +331,23 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Opens the input that was typed, else that of the last session, so that rows that have not run are counted.
+        /// Null: it is not there any more.
+        private Csv open(BatchFiles files) throws IOException {
+            if (input != null) return shape.open(input, files);
+            var known = files.choices().input();
+            var found = known.filter(Files::isRegularFile);
+            if (found.isPresent()) return shape.open(found.get(), files);
+            known.ifPresent(path -> console.err().println("Note: the input " + path
+                    + " is missing; rows that have not run are not counted."));
+            return null;
+        }
+
         /// Shows shards that were not merged yet.
         private int show(Shards shards) throws IOException {
             if (html != null) throw new Unusable("--html needs a merged batch", "run 'merge' first");
             if (input != null) for (var files : shards.files()) files.refuse(input);
-            try (var csv = input == null ? null : shape.open(input, shards.files().getFirst())) {
+            try (var csv = open(shards.files().getFirst())) {
                 var view = StatusView.OfShards.of(shards, Optional.ofNullable(csv));
                 if (json) console.out().println(Json.text(view.json()));
                 else view.print(console.out(), console.paint(), console.next().ofShards(view.missing(),
@@ -3260,7 +3273,8 @@ final class DifyExec implements Runnable {
                     pairs("--map", MAP, map), pairs("--var", VAR, vars));
             if (decimal != null && decimal != ',' && decimal != '.')
                 throw new Unusable("--decimal " + Text.shell(decimal.toString()) + ": must be \",\" or \".\"");
-            var before = files.map(BatchFiles::choices).orElse(new BatchFiles.Choices(Csv.Shape.DEFAULT, input));
+            var before = files.map(BatchFiles::choices)
+                    .orElse(new BatchFiles.Choices(Csv.Shape.DEFAULT, input, Optional.empty()));
             var csv = Csv.open(input, typed.after(before.shape(), before.log()));
             try {
                 csv.requireSame(before.shape(), before.log());
@@ -8724,8 +8738,7 @@ final class DifyExec implements Runnable {
         }
 
         Optional<Path> input(Path results) {
-            return last(SessionEvent.class).map(last -> results.resolveSibling(last.input()).normalize())
-                    .filter(Files::isRegularFile);
+            return last(SessionEvent.class).flatMap(last -> last.input(results)).filter(Files::isRegularFile);
         }
 
         /// Why the last call stopped early.
@@ -9153,17 +9166,18 @@ final class DifyExec implements Runnable {
             return files.stream().anyMatch(one -> Storage.isSame(one, file));
         }
 
-        /// What an earlier call chose about the input, and the log that says so.
-        record Choices(Csv.Shape shape, Path log) {}
+        /// What an earlier session chose about the input, the log that says so, and the input itself.
+        record Choices(Csv.Shape shape, Path log, Optional<Path> input) {}
 
         /// Returns the choices of the last call on these files, else of one on shards of the batch.
         Choices choices() {
             var whole = shard.isEmpty() ? this : of(Shard.whole(results));
             for (var files : Stream.concat(Stream.of(this), Shards.beside(whole).stream()).toList()) {
                 var sessions = Event.sessions(files.log);
-                if (!sessions.isEmpty()) return new Choices(sessions.getLast().choices(), files.log);
+                if (!sessions.isEmpty()) return new Choices(sessions.getLast().choices(), files.log,
+                        sessions.getLast().input(files.results));
             }
-            return new Choices(Csv.Shape.DEFAULT, log);
+            return new Choices(Csv.Shape.DEFAULT, log, Optional.empty());
         }
 
         /// By the first line that is not blank. A line that a crash has cut off, or a very long one, is recognized by
@@ -9914,6 +9928,11 @@ final class DifyExec implements Runnable {
             SessionEvent with(Instant t, Mode mode, boolean auto, long results) {
                 return new SessionEvent(t, format, tool, baseUrl, appHash, appId, sameApp, server, mode, auto, input,
                         choices, shard, options, again, results);
+            }
+
+            Optional<Path> input(Path results) {
+                return Optional.of(input).filter(name -> !name.isEmpty())
+                        .map(name -> results.resolveSibling(name).normalize());
             }
 
             /// Another log format cannot be continued: a line with another meaning could hide a request.

@@ -350,6 +350,22 @@ class CommandTest extends WholeCommand {
             dify.close();
         }
 
+        /// Without `-i`, a batch that is half done must not look as if it were complete.
+        @Test
+        void countsTheRowsOfTheInputThatTheLogNames() throws IOException {
+            batch();
+
+            assertEquals(5, tree(status("--json").out()).path("total").asInt());
+            assertEquals(1, tree(status("--json").out()).path("pending").asInt());
+            assertEquals("", status().err());
+
+            Files.move(file("data.csv"), file("gone.csv"));
+            var missing = status("--json");
+            assertEquals(4, tree(missing.out()).path("total").asInt());
+            assertTrue(missing.err().startsWith("Note: ") && missing.err().contains("data.csv"), missing.err());
+            assertEquals(5, tree(status("--json", "-i", file("gone.csv").toString()).out()).path("total").asInt());
+        }
+
         @Test
         void jsonHasExactlyTheseKeys() throws IOException {
             batch();

@@ -322,6 +322,8 @@ final class ShardsTest extends WholeCommand {
         void knowsItsRowsWithoutTheCsv() throws IOException {
             rows(12);
             shard(3, 3);
+            assertEquals(12, tree(call(Map.of(), "status", "--json", "-o", output()).out()).path("total").asInt());
+            Files.move(file("data.csv"), file("gone.csv"));
 
             var call = call(Map.of(), "status", "--json", "-o", output());
 
