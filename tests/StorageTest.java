@@ -22,7 +22,7 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 /// Files that cannot be examined, read, locked or listed, and temporary files of this and of other programs.
 class StorageTest {
     @Nested
-    @Timeout(180)
+    @Timeout(600)
     class TheBrokenDisk extends WholeCommand {
         private static final int EIO = 5;
 
