@@ -14626,11 +14626,16 @@ final class DifyExec implements Runnable {
         private static final String PROCESS = UUID.randomUUID().toString(), ENDING = ".tmp";
         private static final String NAME = "([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}[-.]){2}tmp";
 
+        /// Until the new file is locked, another process may take it for an abandoned one and remove it. Then another
+        /// file is made; a file system that never grants the lock has no such process.
         static Temporary of(Path folder, String prefix) throws IOException {
-            var path = folder.resolve(prefix + PROCESS + "-" + UUID.randomUUID() + ENDING);
-            var channel = FileChannel.open(path, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
-            channel.tryLock();
-            return new Temporary(path, channel);
+            for (int tries = 1; ; tries++) {
+                var path = folder.resolve(prefix + PROCESS + "-" + UUID.randomUUID() + ENDING);
+                var channel = FileChannel.open(path, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
+                boolean isOurs = channel.tryLock() != null && Storage.exists(path);
+                if (isOurs || tries == 5) return new Temporary(path, channel);
+                channel.close();
+            }
         }
 
         /// A folder beside this file, for files that are needed as long as it is.
