@@ -12376,10 +12376,16 @@ final class DifyExec implements Runnable {
 
     /// The wait before another attempt: `initial`, then twice as long each time, never over `max`. Up to half of it is
     /// taken off at random, so that rows do not come back together. A longer `Retry-After` wins.
-    record Backoff(Duration initial, Duration max, int maxRetries) {
+    ///
+    /// @param dice from 0 to 1; a test may know its numbers
+    record Backoff(Duration initial, Duration max, int maxRetries, DoubleSupplier dice) {
+        Backoff(Duration initial, Duration max, int maxRetries) {
+            this(initial, max, maxRetries, () -> ThreadLocalRandom.current().nextDouble());
+        }
+
         Duration delay(int attempts) {
             double full = Math.min(initial.toMillis() * Math.pow(2, Math.min(attempts, 40)), max.toMillis());
-            return Duration.ofMillis((long) (full * (0.5 + ThreadLocalRandom.current().nextDouble() / 2)));
+            return Duration.ofMillis((long) (full * (0.5 + dice.getAsDouble() / 2)));
         }
 
         Duration delay(int attempts, Optional<Duration> retryAfter) {

@@ -11,6 +11,8 @@
 //SOURCES StorageTest.java
 //SOURCES FaultyDisk.java
 //SOURCES PowerCut.java
+//SOURCES Seeds.java
+//SOURCES SeedsTest.java
 //SOURCES ProcessTest.java
 //SOURCES DocsTest.java
 //SOURCES PasteTest.java
@@ -101,7 +103,8 @@ final class DifyExecTest {
             ConformanceTest.class,
             ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class, RecipesTest.class, VerifyTest.class,
             PullTest.class, UserFilesTest.class,
-            EveryDayTest.class, ForecastTest.class, VersionsTest.class, NextDifyTest.class);
+            EveryDayTest.class, ForecastTest.class, VersionsTest.class, NextDifyTest.class,
+            SeedsTest.class);
 
     /// Runs tests that allow it (`@Execution`) in parallel, up to this many.
     static final Map<String, String> AT_ONCE = Map.of("junit.jupiter.execution.parallel.enabled", "true",

@@ -296,7 +296,6 @@ final class Given {
     /// The time of the tests. It passes only while the engine waits for its mailbox: until the next planned event, or
     /// as long as the engine wants. Workers are threads but take turns with the engine's: one runs, the others wait.
     static final class World implements Executor {
-        private static final int MOST_WAITS = 10_000;
         private static final ScopedValue<Worker> SELF = ScopedValue.newInstance();
 
         private final PriorityQueue<Plan> plans =
@@ -304,6 +303,9 @@ final class Given {
         private Instant start = NOON;
         private volatile Instant now = NOON;
         private long order = 0, waits = 0;
+        int mostWaits = 10_000;
+        /// Runs on the engine's thread whenever it waits for its mailbox.
+        Runnable eachWait = () -> {};
 
         private record Plan(Instant at, long order, Runnable what) {}
 
@@ -330,19 +332,24 @@ final class Given {
             @Override
             public Runnable poll(long timeout, TimeUnit unit) {
                 var until = now.plusNanos(unit.toNanos(timeout));
+                eachWait.run();
                 while (isEmpty() && !plans.isEmpty() && !plans.peek().at().isAfter(until)) {
                     var plan = plans.remove();
                     if (plan.at().isAfter(now)) now = plan.at();
                     plan.what().run();
                 }
                 if (isEmpty()) now = until;
-                if (waits++ > MOST_WAITS) throw new AssertionError("the engine does not come to an end");
+                if (waits++ > mostWaits) throw new AssertionError("the engine does not come to an end");
                 return poll();
             }
         };
 
         Instant now() {
             return now;
+        }
+
+        long waits() {
+            return waits;
         }
 
         Duration passed() {
@@ -497,7 +504,7 @@ final class Given {
             var wanted = batch.select(asked, timeout);
             var route = batch.history().route(mode, app, server, false);
             writer.record(Event.SessionEvent.of(batch, ACCESS.name(), new AppClaim("1-2", "", false), server, "", false)
-                    .with(Instant.now(), route.mode(), mode == Mode.AUTO, writer.resultsOnDisk()));
+                    .with(world.now(), route.mode(), mode == Mode.AUTO, writer.resultsOnDisk()));
             pace = new Pace(slots, wait, rate);
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),
                     new Limits(maxFailures, maxTokens, maxCost, grace, timeout, settle),
