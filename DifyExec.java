@@ -4212,8 +4212,9 @@ final class DifyExec implements Runnable {
             StatusView.counts(batch.index()::count).forEach((status, rows) -> totals.put(status.word(), rows));
             try (var ends = new LineOffsets.RowEnds(batch)) {
                 var rows = batch.rows(_ -> true);
-                write(file, object("title", StatusView.title(batch), "about", StatusView.headline(batch, Ansi.OFF),
-                        "totals", totals, "figures", StatusView.figures(batch), "notes", StatusView.notes(batch),
+                write(file, object("title", "Report: " + StatusView.title(batch),
+                        "about", StatusView.headline(batch, Ansi.OFF), "totals", totals,
+                        "figures", StatusView.figures(batch), "notes", StatusView.notes(batch),
                         "causes", groups.stream().map(Cause.Group::json).toList()), batch.index().size(), entry -> {
                             var status = batch.index().status(entry);
                             var end = ends.of(entry);
@@ -15035,9 +15036,10 @@ final class DifyExec implements Runnable {
         <button type="button" id="download">Download CSV</button>
         <output id="count" aria-live="polite"></output>
         </div>
-        <table id="table"><thead><tr id="heads"></tr></thead><tbody id="body"></tbody></table>
+        <table id="table"><caption>Rows</caption><thead><tr id="heads"></tr></thead><tbody id="body"></tbody></table>
         <p id="none" hidden>No rows match. <button type="button" id="reset">Show all rows</button></p>
         <p><button type="button" id="more"></button></p>
+        <p id="left"></p>
         </section>
         </main>
         <dialog id="detail" aria-labelledby="detail-id">
@@ -15096,6 +15098,8 @@ final class DifyExec implements Runnable {
           grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
         .few #charts { order: 1; }
         figcaption { margin-bottom: .3rem; font-weight: 600; }
+        figcaption h2 { display: inline; }
+        dd:has(> button) pre { display: inline-block; margin-right: .6rem; }
         figcaption .chip { margin-left: 1rem; font-weight: 400; }
         figure text { fill: var(--soft); font-size: 11px; }
         .grid { stroke: var(--line); }
@@ -15116,12 +15120,12 @@ final class DifyExec implements Runnable {
         #count { margin-left: auto; }
         #cause { width: 15rem; }
 
-        #table { table-layout: fixed; }
+        caption { position: absolute; clip-path: inset(50%); }
+        #left { display: none; }
         #table thead { position: sticky; top: 0; background: var(--card); }
         #table th, #table td { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
-        #table th:nth-child(1) { width: 22%; }
-        #table th:nth-child(2) { width: 8rem; }
-        #table th.number { width: 6.2rem; }
+        #table td { max-width: 16rem; }
+        #table td:last-child { width: 100%; max-width: 0; }
         #body tr:hover { background: color-mix(in srgb, var(--accent) 7%, transparent); cursor: pointer; }
         [aria-sort=ascending] button::after { content: " \\2191"; }
         [aria-sort=descending] button::after { content: " \\2193"; }
@@ -15145,8 +15149,9 @@ final class DifyExec implements Runnable {
           .totals th, .totals td { padding: .35rem 0; font-size: .8rem; }
           .totals .number { padding-left: .5rem; }
           .tools > *, #cause { width: 100%; }
-          #table th:nth-child(1) { width: 24%; }
-          #table th:nth-child(2) { width: 6.9rem; }
+          #table th, #table td { white-space: normal; padding: .35rem .5rem .35rem 0; }
+          #table td { max-width: 5.5rem; white-space: nowrap; }
+          #table td:nth-child(2) { max-width: none; }
           dialog dl { grid-template-columns: 1fr; }
         }
         @media print {
@@ -15157,12 +15162,13 @@ final class DifyExec implements Runnable {
           #charts { grid-template-columns: 1fr 1fr; }
           input, select, .tools button, dialog, .wide, #none, #more { display: none; }
           #table td { white-space: normal; overflow-wrap: anywhere; }
+          #left { display: block; }
         }
         """;
 
         static final String SCRIPT = """
         'use strict';
-        const DRAWN = 200; // rows
+        const DRAWN = 200, PRINTED = 1000; // rows
         const at = id => document.getElementById(id);
         const batch = JSON.parse(at('batch').textContent);
         const isComparison = 'comparison' in batch, isPair = isComparison && !batch.one;
@@ -15184,10 +15190,12 @@ final class DifyExec implements Runnable {
         }
 
         // columns: pairs of title and class
-        function table(look, columns, lines) {
+        function table(caption, look, columns, lines) {
           const row = (name, cells) => element('tr', '',
             ...cells.map((cell, n) => element(name, columns[n][1], cell)));
-          return element('table', look, element('thead', '', row('th', columns.map(([title]) => title))),
+          const heads = row('th', columns.map(([title]) => title));
+          for (const head of heads.children) head.scope = 'col';
+          return element('table', look, element('caption', '', caption), element('thead', '', heads),
             element('tbody', '', ...lines.map(line => row('td', line))));
         }
 
@@ -15205,6 +15213,12 @@ final class DifyExec implements Runnable {
         const needs = ({outcome, trend}) => 4 * (trend === 'worse') + 2 * (trend === 'better') + !['succeeded',
           'partial', 'pending', 'same', 'unstable', 'neither', 'correct', 'not judged'].includes(outcome);
 
+        for (const block of document.querySelectorAll('script.rows')) {
+          rows.push(...JSON.parse(block.textContent));
+          block.remove();
+        }
+        rows.sort((a, b) => needs(b) - needs(a));
+
         function totals() {
           const counts = Object.entries(batch.totals).filter(([, rows]) => rows), list = element('ul', '');
           const bar = svg('svg', {viewBox: '0 0 1000 12', preserveAspectRatio: 'none', 'aria-hidden': true});
@@ -15219,7 +15233,7 @@ final class DifyExec implements Runnable {
           }
           const named = isPair ? [chip('first'), chip('second'), 'difference', '95 % interval'] : [''];
           const heads = [['', ''], ...named.map(head => [head, 'number'])];
-          const figures = isComparison ? table('', heads, batch.comparison)
+          const figures = isComparison ? table('Figures', '', heads, batch.comparison)
             : element('dl', '', ...Object.entries(batch.figures).map(([name, figure]) =>
               element('div', '', element('dt', '', name), element('dd', '', figure))));
           return element('section', 'card totals', bar, list, figures,
@@ -15238,7 +15252,8 @@ final class DifyExec implements Runnable {
                 ...[expected.map(({value}) => value).join(' · '), text(error, expected.map(({first}) => first)),
                   text(second.error, expected.map(({second}) => second))].map(cell => cell.slice(0, 200))];
             });
-            return found.length ? [element('h2', '', counted(found.length) + ' got ' + trend), table('causes',
+            const title = counted(found.length) + ' got ' + trend;
+            return found.length ? [element('h2', '', title), table(title, 'causes',
               [['Id', ''], [isJudged ? 'Expected' : '', ''], ['First', ''], ['Second', '']], lines)] : [];
           });
           return element('section', 'card', element('h2', '', batch.verdict), ...moved);
@@ -15257,8 +15272,9 @@ final class DifyExec implements Runnable {
           const lines = batch.causes.slice(0, 50).map((cause, n) => [number(cause.count),
             Object.assign(button(cause.cause), {onclick: () => filter(n)}), chip(cause.outcome),
             cause.ids.join(', ') + (cause.count > cause.ids.length ? ', …' : '')]);
-          return [element('section', 'card', element('h2', '', 'Failures by cause'), table('causes',
-            [['Rows', 'number'], ['Cause', ''], ['Outcome', ''], ['Examples', 'ids']], lines))];
+          return [element('section', 'card', element('h2', '', 'Failures by cause'),
+            table('Failures by cause', 'causes',
+              [['Rows', 'number'], ['Cause', ''], ['Outcome', ''], ['Examples', 'ids']], lines))];
         }
 
         function charts() {
@@ -15267,9 +15283,9 @@ final class DifyExec implements Runnable {
             .map(one => ({...one, end: one.start / 1000 + (one.seconds ?? 0)})).sort((a, b) => a.end - b.end);
           const seconds = ends.filter(isSuccess).map(({seconds}) => seconds ?? 0).sort((a, b) => a - b);
           const share = percent => seconds[Math.ceil(seconds.length * percent / 100) - 1];
+          if (ends.length < 2) return;
           if (seconds.length) at('charts').append(chart('Latency in seconds', [['succeeded', seconds]],
             [50, 90, 99].map(percent => ['p' + percent, share(percent)])));
-          if (!ends.length) return;
 
           // a pause that is longer than any row takes is between two calls
           const pause = 60 + ends.reduce((most, {seconds}) => Math.max(most, 3 * (seconds ?? 0)), 0);
@@ -15325,7 +15341,7 @@ final class DifyExec implements Runnable {
             svg('path', {class: 'mark', d: `M${over(value)} ${TOP - 2}V${BOTTOM}`}),
             text(Math.min(over(value), RIGHT - 66), 10 + 12 * n, 'start', `${name} ${fixed(value)} s`)]);
           const legend = series.length > 1 ? series.map(([name]) => chip(name)) : [];
-          return element('figure', 'card', element('figcaption', '', title, ...legend),
+          return element('figure', 'card', element('figcaption', '', element('h2', '', title), ...legend),
             svg('svg', {viewBox: '0 0 420 192', role: 'img'}, ...grid, ...scale, ...bars, ...lines));
         }
 
@@ -15347,10 +15363,14 @@ final class DifyExec implements Runnable {
             ...marked({...change, before: change.before.slice(-20)}), ' ']);
         }
 
+        const given = row => Object.entries(row.inputs ?? {});
+        const input = rows.flatMap(row => given(row).filter(([, value]) => plain(value) !== row.id))[0]?.[0];
         const columns = [
           {key: 'id', title: 'Id', by: row => row.id, show: row => button(row.id)},
           {key: 'outcome', title: isPair ? 'Kind' : 'Outcome', by: row => row.outcome,
             show: row => chip(row.outcome)},
+          ...(isComparison || !input ? [] : [{key: 'input', title: input, by: row => plain(row.inputs[input] ?? ''),
+            show: row => ('' + plain(row.inputs[input] ?? '')).slice(0, 200)}]),
           {key: 'seconds', title: isPair ? 'First, s' : 'Seconds', look: 'number',
             by: row => row.seconds ?? 0, show: row => fixed(row.seconds)},
           ...(isPair ? [{key: 'second', title: 'Second, s', look: 'number wide',
@@ -15400,6 +15420,8 @@ final class DifyExec implements Runnable {
           drawn += next.length;
           at('more').hidden = drawn === chosen.length;
           at('more').textContent = `Show more (${number(chosen.length - drawn)} left)`;
+          at('left').textContent = drawn < chosen.length ? counted(chosen.length - drawn)
+            + ' not printed. Download CSV in the report has all rows; filters choose those to print.' : '';
         }
 
         const compare = new Intl.Collator('en', {numeric: true}).compare;
@@ -15420,7 +15442,12 @@ final class DifyExec implements Runnable {
         // the rows that are chosen, as a CSV that a spreadsheet opens without running anything
         function csv() {
           const safe = value => ('' + value).replace(/^[=+@\\t\\r-](?!\\d)/, "'$&");
-          const cells = [columns.map(({title}) => title), ...chosen.map(n => columns.map(({by}) => by(rows[n])))];
+          const shown = columns.filter(({key}) => isComparison || key !== 'input' && key !== 'result');
+          if (!isComparison) shown.push({title: 'Error', by: row => lastError(row) ?? ''});
+          for (const part of ['inputs', 'outputs'])
+            for (const name of new Set(chosen.flatMap(n => Object.keys(rows[n][part] ?? {}))))
+              shown.push({title: part + '.' + name, by: row => plain(row[part]?.[name] ?? '')});
+          const cells = [shown.map(({title}) => title), ...chosen.map(n => shown.map(({by}) => by(rows[n])))];
           return '\\uFEFF' + cells.map(line => line.map(cell => '"' + safe(cell).replaceAll('"', '""') + '"')
             .join(',') + '\\r\\n').join('');
         }
@@ -15428,7 +15455,7 @@ final class DifyExec implements Runnable {
         function download() {
           const link = element('a', '');
           link.href = URL.createObjectURL(new Blob([csv()], {type: 'text/csv'}));
-          link.download = 'rows.csv';
+          link.download = batch.title.replace(/^\\w+: /, '').replaceAll('.jsonl', '') + '.csv';
           link.click();
         }
 
@@ -15453,6 +15480,11 @@ final class DifyExec implements Runnable {
           const cell = element('dd', '', element('pre', '', value.json ? pretty(value.json) : plain(value)));
           if (value.length && value.text)
             cell.append(element('div', 'cut', 'cut here; ' + number(value.length) + ' characters in all'));
+          if (title === 'Run' && name.endsWith('run')) cell.append(Object.assign(button('Copy'),
+            {onclick: async ({target}) => {
+              await navigator.clipboard.writeText(value);
+              target.textContent = 'Copied';
+            }}));
           return [element('dt', '', name), cell];
         }));
 
@@ -15464,7 +15496,7 @@ final class DifyExec implements Runnable {
           const lines = (row.expected ?? []).map(({output, value, first, second}) =>
             [output, value, ...(isPair ? [first] : []), second]);
           return lines.length ? [element('h3', '', 'Expected'),
-            element('div', '', table('', heads.map(title => [title, '']), lines))] : [];
+            element('div', '', table('Expected', '', heads.map(title => [title, '']), lines))] : [];
         }
 
         const wholes = row => (row.texts ?? []).flatMap(({name, first, second, head, tail}) => {
@@ -15480,7 +15512,7 @@ final class DifyExec implements Runnable {
             outcome ?? 'unfinished', fixed(seconds), (error ?? '') + (run ? ' (run ' + run + ')' : '')]);
           const heads = ['Start (UTC)', 'Mode', 'Outcome', 'Seconds', 'Error'].map(title => [title, '']);
           return lines.length
-            ? [element('h3', '', 'Attempts'), element('div', '', table('', heads, lines))] : [];
+            ? [element('h3', '', 'Attempts'), element('div', '', table('Attempts', '', heads, lines))] : [];
         }
 
         function show(place) {
@@ -15499,8 +15531,15 @@ final class DifyExec implements Runnable {
             ...attempts(row.attempts ?? []));
           at('before').disabled = place === 0;
           at('after').disabled = place === chosen.length - 1;
+          history.replaceState(null, '', '#row=' + encodeURIComponent(row.id));
           if (!at('detail').open) at('detail').showModal();
           at('detail').scrollTop = 0;
+        }
+
+        function follow() { // report.html#row=r-15
+          const id = new URLSearchParams(location.hash.slice(1)).get('row');
+          const n = rows.findIndex(row => row.id === id);
+          if (n >= 0) open(n);
         }
 
         function sortBy(th) {
@@ -15524,13 +15563,11 @@ final class DifyExec implements Runnable {
         at('close').onclick = () => at('detail').close();
         at('before').onclick = () => show(shown - 1);
         at('after').onclick = () => show(shown + 1);
-        onbeforeprint = () => draw(Math.max(0, 1 + chosen.findLastIndex(n => needs(rows[n])) - drawn));
+        at('detail').onclose = () => history.replaceState(null, '', '#');
+        onhashchange = follow;
+        onbeforeprint = () =>
+          draw(Math.max(0, Math.max(PRINTED, 1 + chosen.findLastIndex(n => needs(rows[n]))) - drawn));
 
-        for (const block of document.querySelectorAll('script.rows')) {
-          rows.push(...JSON.parse(block.textContent));
-          block.remove();
-        }
-        rows.sort((a, b) => needs(b) - needs(a));
         document.body.classList.toggle('few', rows.length < 20);
         document.title = at('title').textContent = batch.title;
         at('about').textContent = batch.about;
@@ -15538,6 +15575,7 @@ final class DifyExec implements Runnable {
         at('heads').append(...columns.map(header));
         if (!isComparison) charts();
         choose();
+        follow();
         document.documentElement.dataset.ready = 'yes';
         """;
     }

@@ -1032,7 +1032,7 @@ class ViewsTest {
 
             open();
             assertEquals("5,000 of 5,000 rows", browser.text("#count"));
-            assertEquals("results.jsonl", browser.text("h1"));
+            assertEquals("Report: results.jsonl", browser.text("h1"));
             assertEquals(200, browser.texts("#body tr").size(), "rows are drawn as needed");
             assertEquals("row-10", browser.text("#body tr td"), "failed rows come first");
 
@@ -1081,10 +1081,16 @@ class ViewsTest {
 
             assertEquals("a\nb\nc\n", browser.evaluate("copied").asText());
             assertEquals("3 rows copied", browser.text("#count"));
-            assertEquals("\uFEFF\"Id\",\"Outcome\",\"Seconds\",\"Tokens\",\"Attempts\",\"Output or error\"\r\n"
-                    + "\"a\",\"succeeded\",\"2\",\"40\",\"1\",\"yes · 0.5\"\r\n"
-                    + "\"b\",\"succeeded\",\"2\",\"40\",\"1\",\"no\"\r\n"
-                    + "\"c\",\"succeeded\",\"2\",\"40\",\"1\",\"a, \"\"b\"\" · [1,2]\"\r\n", browser.evaluate("csv()").asText());
+            assertEquals("\uFEFF\"Id\",\"Outcome\",\"Seconds\",\"Tokens\",\"Attempts\",\"Error\",\"inputs.id\","
+                    + "\"inputs.text\",\"outputs.answer\",\"outputs.score\",\"outputs.list\"\r\n"
+                    + "\"a\",\"succeeded\",\"2\",\"40\",\"1\",\"\",\"a\",\"first\",\"yes\",\"0.5\",\"\"\r\n"
+                    + "\"b\",\"succeeded\",\"2\",\"40\",\"1\",\"\",\"b\",\"second\",\"no\",\"\",\"\"\r\n"
+                    + "\"c\",\"succeeded\",\"2\",\"40\",\"1\",\"\",\"c\",\"third\",\"a, \"\"b\"\"\",\"\",\"[1,2]\"\r\n",
+                    browser.evaluate("csv()").asText());
+            browser.evaluate("HTMLAnchorElement.prototype.click = function() { file = this.download; }; var file");
+            browser.click("#download");
+            assertEquals("results.csv", browser.evaluate("file").asText());
+            assertEquals(List.of("Id", "Outcome", "text"), browser.texts("#heads th").subList(0, 3));
         }
 
         @Test
@@ -1095,6 +1101,9 @@ class ViewsTest {
             browser.evaluate("window.dispatchEvent(new Event('beforeprint'))");
 
             assertEquals(500, browser.texts("#body .failed").size());
+            assertTrue(browser.text("#left").startsWith("4,000 rows "), browser.text("#left"));
+            browser.call("Emulation.setEmulatedMedia", "{'media':'print'}");
+            assertTrue(browser.evaluate("at('left').offsetHeight > 0").asBoolean());
         }
 
         @ParameterizedTest
@@ -1115,6 +1124,38 @@ class ViewsTest {
             open();
 
             assertEquals(below, browser.evaluate("at('charts').offsetTop > at('rows').offsetTop").asBoolean());
+        }
+
+        @Test
+        void aRowHasALinkAndARunThatCanBeCopied() throws Exception {
+            batch().success("a", "", "{}").success("b c+%", "", "{}").save();
+            report();
+            open();
+
+            browser.click("#body tr:nth-child(2) button");
+            browser.until("detail.open");
+            var hash = browser.evaluate("location.hash").asText();
+            browser.evaluate("var copied; navigator.clipboard.writeText = async text => { copied = text; }");
+            browser.click("#detail-body dd button");
+            browser.until("copied");
+            assertTrue(browser.text("#detail-body").contains(browser.evaluate("copied").asText()));
+            browser.click("#close");
+            browser.until("location.hash === ''");
+            browser.evaluate("location.hash = '" + hash + "'");
+            browser.until("detail.open && at('detail-id').textContent === 'b c+%'");
+            isQuiet();
+        }
+
+        @Test
+        void ofOneRowHasNoChartAndAllTablesHaveCaptions() throws Exception {
+            batch().ended("a", "", "failed", "refused").save();
+            report();
+
+            open();
+
+            assertEquals(List.of(), browser.texts("figure"));
+            assertEquals(0, browser.evaluate("document.querySelectorAll('table:not(:has(caption)), th:not([scope])')"
+                    + ".length").asInt());
         }
 
         private List<String> tooltips(String title) throws Exception {
