@@ -15098,9 +15098,9 @@ final class DifyExec implements Runnable {
           grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
         .few #charts { order: 1; }
         figcaption { margin-bottom: .3rem; font-weight: 600; }
-        figcaption h2 { display: inline; }
+        figcaption h2 { display: inline; font-size: inherit; }
         dd:has(> button) pre { display: inline-block; margin-right: .6rem; }
-        figcaption .chip { margin-left: 1rem; font-weight: 400; }
+        figcaption .chip { margin-left: 1rem; font-weight: 400; white-space: nowrap; }
         figure text { fill: var(--soft); font-size: 11px; }
         .grid { stroke: var(--line); }
         .mark { stroke: var(--ink); stroke-dasharray: 3 3; }
@@ -15161,7 +15161,8 @@ final class DifyExec implements Runnable {
           figure, tr { break-inside: avoid; }
           #charts { grid-template-columns: 1fr 1fr; }
           input, select, .tools button, dialog, .wide, #none, #more { display: none; }
-          #table td { white-space: normal; overflow-wrap: anywhere; }
+          #table td:nth-child(n) { width: auto; max-width: none; white-space: normal; overflow-wrap: anywhere; }
+          #table td:nth-child(-n+2) { max-width: 16rem; white-space: nowrap; }
           #left { display: block; }
         }
         """;

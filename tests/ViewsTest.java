@@ -1104,6 +1104,7 @@ class ViewsTest {
             assertTrue(browser.text("#left").startsWith("4,000 rows "), browser.text("#left"));
             browser.call("Emulation.setEmulatedMedia", "{'media':'print'}");
             assertTrue(browser.evaluate("at('left').offsetHeight > 0").asBoolean());
+            assertTrue(browser.evaluate("at('body').lastChild.offsetHeight < 60").asBoolean(), "its cells are wide enough");
         }
 
         @ParameterizedTest
