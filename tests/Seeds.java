@@ -106,7 +106,9 @@ final class Seeds implements Callable<Integer> {
                 calm(folder, false);
                 calm(folder, true);
             } catch (AssertionError | RuntimeException problem) {
-                throw new AssertionError("seed " + seed + ": " + problem.getMessage()
+                Throwable cause = problem;
+                while (cause.getCause() != null) cause = cause.getCause(); // of a worker
+                throw new AssertionError("seed " + seed + ": " + cause.getMessage()
                         + " (repeat: benchmarks/seeds --from " + seed + " --seeds 1 --trace)", problem);
             } finally {
                 try (var files = Files.walk(folder)) {
@@ -500,11 +502,22 @@ final class Seeds implements Callable<Integer> {
             }
             var ends = new HashMap<String, String>();
             for (var end : scene.log("end")) ends.put(end.path("id").asText(), end.path("outcome").asText());
+            var late = Set.copyOf(Scene.texts("user", scene.log("late")));
+            for (var id : schedule.ids) paid(id).filter(job -> job.isLate && !late.contains(job.attempt.user()))
+                    .filter(this::isPaidAgain).findFirst().ifPresent(job -> Schedule.check(false,
+                            () -> "row " + id + ": " + job.ref.id() + " is not reported as late"));
             for (var id : schedule.ids) row(id, withResult.contains(id) ? "success" : ends.getOrDefault(id, ""));
         }
 
         private Stream<Job> paid(String id) {
             return schedule.server.jobs.stream().filter(job -> job.attempt.row().id().equals(id) && job.succeeded());
+        }
+
+        /// Whether a later request of the row was paid for, too, without being asked for.
+        private boolean isPaidAgain(Job late) {
+            var jobs = schedule.server.jobs;
+            return paid(late.attempt.row().id()).anyMatch(job -> job.permit == late.permit
+                    && jobs.indexOf(job) > jobs.indexOf(late));
         }
 
         private void row(String id, String outcome) {
