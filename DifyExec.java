@@ -2877,6 +2877,8 @@ final class DifyExec implements Runnable {
             var index = batch.index();
             var history = batch.history();
             var results = batch.files().results();
+            var running = history.running();
+            if (running.isPresent()) return "Process " + running.get().process().id() + " is working on this batch.";
             if (index.isComplete()) return next.completed(batch);
             boolean isPending = index.count(RowStatus.PENDING) > 0, hasFailed = index.count(RowStatus.FAILED) > 0;
             var note = isPending || hasFailed ? ""
@@ -3775,6 +3777,8 @@ final class DifyExec implements Runnable {
             figures.startedAt().ifPresent(start -> shown.put("time", Text.seconds(figures.running()) + " ("
                     + Times.local("yyyy-MM-dd HH:mm:ss", start) + " to "
                     + Times.local(figures.updatedAt().get()) + ")"));
+            batch.history().running().ifPresent(session -> shown.put("running", "since "
+                    + Times.local("yyyy-MM-dd HH:mm:ss", session.t()) + " (process " + session.process().id() + ")"));
             if (rate(batch) > 0 && figures.running().toSeconds() >= 10) // less would depend on a few rows
                 shown.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
             if (!latencies.isEmpty()) shown.put("latency (s)", latencies);
@@ -3861,7 +3865,9 @@ final class DifyExec implements Runnable {
                     "changed_in_input", history.changed().count(),
                     "runs_without_price", figures.spending().unpriced(),
                     "stopped", history.stopped().orElse(null),
-                    "forecast", Forecast.json(batch)));
+                    "forecast", Forecast.json(batch),
+                    "running", history.running().map(session -> object("process", session.process().id(),
+                            "since", Times.text(session.t()))).orElse(null)));
             return json;
         }
 
@@ -8472,6 +8478,8 @@ final class DifyExec implements Runnable {
         private final Map<Class<?>, Event> last = new HashMap<>();
         Optional<Mode> mode = Optional.empty();
         private Optional<String> stopped = Optional.empty();
+        /// The last session, from its first event on, unless it has ended.
+        private Optional<SessionEvent> unfinished = Optional.empty();
         private Instant newestBegun = Instant.MIN;
         /// How large the results were when the log last said so.
         private long resultsSize = 0;
@@ -8588,8 +8596,10 @@ final class DifyExec implements Runnable {
 
         /// One without a user ended the call; other reasons end the row.
         private void stop(StopEvent stop) {
-            if (stop.user().isEmpty()) stopped = Optional.of(stop.why()).filter(why -> !why.isEmpty());
-            else if (stop.isOfRun()) stoppedTasks.add(stop.task());
+            if (stop.user().isEmpty()) {
+                stopped = Optional.of(stop.why()).filter(why -> !why.isEmpty());
+                unfinished = Optional.empty();
+            } else if (stop.isOfRun()) stoppedTasks.add(stop.task());
         }
 
         /// The one place where a row gets its status. A success stays one: returns whether the row got this status.
@@ -8629,8 +8639,11 @@ final class DifyExec implements Runnable {
             if (index.status(entry) == RowStatus.PENDING) settle(entry, RowStatus.FAILED);
         }
 
+        /// A process that changes its mode stays in its session.
         private void session(SessionEvent started) {
             stopped = Optional.empty();
+            if (!unfinished.map(SessionEvent::process).equals(Optional.ofNullable(started.process())))
+                unfinished = Optional.of(started);
             if (started.auto()) mode = Optional.ofNullable(started.mode());
             if (started.sameApp()) sent.values().forEach(row -> row.replaceAll(Sent::elsewhere));
         }
@@ -8740,6 +8753,12 @@ final class DifyExec implements Runnable {
 
         Optional<Path> input(Path results) {
             return last(SessionEvent.class).flatMap(last -> last.input(results)).filter(Files::isRegularFile);
+        }
+
+        /// The session that another process of this machine is in. The lock is not tested, because that takes it for a
+        /// moment, and a command that starts then would fail.
+        Optional<SessionEvent> running() {
+            return unfinished.filter(session -> session.process() != null && session.process().isOtherAlive());
         }
 
         /// Why the last call stopped early.
@@ -9905,8 +9924,8 @@ final class DifyExec implements Runnable {
         /// A call started to work on the batch, or changed its mode. `input` is relative to the folder of the results;
         /// `auto`: the tool chose the mode, and a later call of *auto* continues in it. `options` is for people only.
         /// `again`: rows could be sent again although an earlier run of them succeeded or may still succeed.
-        record SessionEvent(Instant t, int format, String tool, String baseUrl, String appHash, String appId,
-                @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean sameApp, String server,
+        record SessionEvent(Instant t, int format, String tool, ProcessKey process, String baseUrl, String appHash,
+                String appId, @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean sameApp, String server,
                 Mode mode, boolean auto, String input, Csv.Shape choices, String shard,
                         String options,
                 @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean again, long results) implements Event {
@@ -9920,15 +9939,15 @@ final class DifyExec implements Runnable {
                 var input = csv.file().input().toAbsolutePath().normalize();
                 var folder = batch.files().results().toAbsolutePath().normalize().getParent();
                 boolean isSameDisk = folder.getRoot().equals(input.getRoot());
-                return new SessionEvent(Instant.now(), FORMAT, "difyexec " + VERSION, baseUrl, app.hash(),
-                        app.id(), app.isAssumed(), server, null, false, (isSameDisk ? folder.relativize(input) : input)
-                        .toString(), csv.shape(),
+                return new SessionEvent(Instant.now(), FORMAT, "difyexec " + VERSION, ProcessKey.own(), baseUrl,
+                        app.hash(), app.id(), app.isAssumed(), server, null, false,
+                        (isSameDisk ? folder.relativize(input) : input).toString(), csv.shape(),
                         batch.files().shard().map(Shard::toString).orElse(""), options, again, 0);
             }
 
             SessionEvent with(Instant t, Mode mode, boolean auto, long results) {
-                return new SessionEvent(t, format, tool, baseUrl, appHash, appId, sameApp, server, mode, auto, input,
-                        choices, shard, options, again, results);
+                return new SessionEvent(t, format, tool, process, baseUrl, appHash, appId, sameApp, server, mode, auto,
+                        input, choices, shard, options, again, results);
             }
 
             Optional<Path> input(Path results) {
@@ -9942,6 +9961,23 @@ final class DifyExec implements Runnable {
                         + (tool.isEmpty() ? "another version" : Text.text(tool, 60))
                         + "; this version uses format " + FORMAT,
                         "use that version, or choose another -o");
+            }
+        }
+
+        /// A process of one machine. The system may give its id to another process, but that one starts later.
+        record ProcessKey(long id, Instant started) {
+            /// Null if the system does not say when this process started.
+            static ProcessKey own() {
+                var own = ProcessHandle.current();
+                return own.info().startInstant().map(started -> new ProcessKey(own.pid(), started)).orElse(null);
+            }
+
+            /// Whether another process of this machine has this id and started then, give or take what the start moves
+            /// when the clock is set. This process is not in a session while it asks.
+            boolean isOtherAlive() {
+                return id != ProcessHandle.current().pid() && ProcessHandle.of(id)
+                        .flatMap(process -> process.info().startInstant())
+                        .filter(start -> Duration.between(start, started).abs().toSeconds() < 2).isPresent();
             }
         }
 

@@ -378,7 +378,7 @@ class CommandTest extends WholeCommand {
             assertEquals("total succeeded partial failed paused unknown pending attempts retries total_tokens "
                     + "started_at updated_at errors running_seconds rows_per_second seconds cost in_flight late "
                     + "lost_results unread_lines ids_not_in_input missing_files versions changed_in_input "
-                    + "runs_without_price stopped forecast", keys(json));
+                    + "runs_without_price stopped forecast running", keys(json));
             assertEquals("[5, 1, 1, 1, 1, 0, 1, 4, 0, 40]", json.properties().stream().limit(10)
                     .map(Map.Entry::getValue).toList().toString());
             var began = Instant.parse(json.path("started_at").asText());

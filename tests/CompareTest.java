@@ -669,7 +669,7 @@ final class CompareTest {
             Files.writeString(folder.resolve("data.csv"), "key;wanted\nr-1;1.001,50\n");
             save("b.jsonl", "1001.5");
             Files.writeString(folder.resolve("b.jsonl.log"), Json.text(new Event.SessionEvent(Given.NOON, Event.FORMAT,
-                    "difyexec 1", "http://x/v1", "1-2", "", false, "1.16.0", Mode.STREAMING, true, "data.csv",
+                    "difyexec 1", null, "http://x/v1", "1-2", "", false, "1.16.0", Mode.STREAMING, true, "data.csv",
                     new Csv.Shape("key", null, ';', "", null, ',', "", Map.of(), Map.of()), "", "", false, 0)) + "\n");
 
             assertEquals(Exit.OK.code, check().code(), check().err());

@@ -1,5 +1,6 @@
 package difyexec;
 
+import com.fasterxml.jackson.databind.JsonNode;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
@@ -333,6 +334,37 @@ final class ProcessTest extends WholeCommand {
             }
         }
 
+        /// The copies of its log are those of another process with this id, and of a session that ended in a shell.
+        @Test
+        void thatIsRunningIsShownByStatusUntilItEnds() throws Exception {
+            try (var dify = new Holding("blocking", 1, 2)) {
+                rows(3);
+                var child = start(dify.settings(), List.of(), typed("run", "--mode", "blocking"));
+                dify.held.await();
+                var log = content("results.jsonl.log");
+                Files.writeString(file("reused.jsonl.log"),
+                        log.replaceAll("\"started\":\"\\d{4}", "\"started\":\"2001"));
+                Files.writeString(file("ended.jsonl.log"),
+                        log + Json.text(new Event.StopEvent(Instant.now(), "", "", "", -1)) + "\n");
+
+                var shown = call(Map.of(), "status", "-o", output());
+                assertTrue(shown.out().matches("(?s).*\n  running +since [^\n]* \\(process " + child.pid() + "\\)\n.*"),
+                        shown.out());
+                assertFalse(shown.out().contains("Next:"), shown.out());
+                assertEquals(child.pid(), running("results.jsonl").path("process").asLong());
+                assertTrue(running("reused.jsonl").isNull());
+                assertTrue(running("ended.jsonl").isNull());
+
+                child.destroyForcibly().waitFor();
+                assertTrue(running("results.jsonl").isNull());
+                assertTrue(call(Map.of(), "status", "-o", output()).out().contains("Next: "));
+            }
+        }
+
+        private JsonNode running(String results) throws IOException {
+            return tree(call(Map.of(), "status", "--json", "-o", file(results).toString()).out()).path("running");
+        }
+
         @Test
         void thatContinuesKeepsAnotherFromItsFilesThoughItsLockIsDeleted() throws Exception {
             try (var dify = new Holding("blocking", 1, 1)) {
@@ -418,7 +450,8 @@ final class ProcessTest extends WholeCommand {
                     .replaceAll("difyexec-[0-9a-f]{16}-\\d+", "USER")
                     .replaceAll("\\d{4}-\\d\\d-\\d\\dT[0-9:.]+Z", "TIME").replaceAll("127\\.0\\.0\\.1:\\d+", "HOST")
                     .replaceAll("\"(elapsed_time|seconds|results)\":[0-9.E-]+", "$1")
-                    .replaceAll("\"options\":\"[^\"]*\"", "OPTIONS").replaceAll("\"app_hash\":\"[^\"]*\"", "HASH"))
+                    .replaceAll("\"options\":\"[^\"]*\"", "OPTIONS").replaceAll("\"app_hash\":\"[^\"]*\"", "HASH")
+                    .replaceAll("\"process\":\\{[^}]*}", "PROCESS"))
                     .sorted().toList();
         }
 
