@@ -303,6 +303,7 @@ final class Given {
         private Instant start = NOON;
         private volatile Instant now = NOON;
         private long order = 0, waits = 0;
+        private final Set<Thread> asleep = ConcurrentHashMap.newKeySet();
         int mostWaits = 10_000;
         /// Runs on the engine's thread whenever it waits for its mailbox.
         Runnable eachWait = () -> {};
@@ -393,9 +394,16 @@ final class Given {
             sleep(worker);
         }
 
-        private static void sleep(Worker worker) throws InterruptedException {
+        private void sleep(Worker worker) throws InterruptedException {
+            asleep.add(Thread.currentThread());
             worker.back().release();
             worker.go().acquire();
+            asleep.remove(Thread.currentThread());
+        }
+
+        /// Ends the workers that still wait, which would take memory for good.
+        void end() {
+            asleep.forEach(Thread::interrupt);
         }
 
         private static void wake(Worker worker) {

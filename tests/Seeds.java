@@ -203,14 +203,19 @@ final class Seeds implements Callable<Integer> {
             var stop = Optional.<Stop>empty();
             try {
                 stop = scene.play();
-                say("end " + stop.map(Stop::what).orElse(""));
+                say("end " + stop.map(Stop::what).orElse("").replace(folder(scene), ""));
             } catch (Crash _) {
                 crashes++;
                 say("crash");
                 if (chance(0.7)) disk.losePower(random);
             }
             new Check(this, scene).afterSession(disk);
+            scene.world.end();
             return stop;
+        }
+
+        private static String folder(Scene scene) {
+            return scene.output.getParent() + "/";
         }
 
         boolean chance(double share) {
