@@ -332,14 +332,18 @@ final class DifyExec implements Runnable {
         }
 
         /// Opens the input that was typed, else that of the last session, so that rows that have not run are counted.
-        /// Null: it is not there any more.
+        /// Null: it is not there any more, or cannot be read. What the log knows is shown all the same.
         private Csv open(BatchFiles files) throws IOException {
             if (input != null) return shape.open(input, files);
             var known = files.choices().input();
-            var found = known.filter(Files::isRegularFile);
-            if (found.isPresent()) return shape.open(found.get(), files);
-            known.ifPresent(path -> console.err().println("Note: the input " + path
-                    + " is missing; rows that have not run are not counted."));
+            if (known.isEmpty()) return null;
+            var problem = "the input " + known.get() + " is missing";
+            try {
+                if (Files.isRegularFile(known.get())) return shape.open(known.get(), files);
+            } catch (Unusable unusable) {
+                problem = unusable.what();
+            }
+            console.err().println("Note: " + problem + "; rows that have not run are not counted.");
             return null;
         }
 
@@ -524,7 +528,7 @@ final class DifyExec implements Runnable {
             if (!isOne && (sides.size() != 2 || typed.size() == 1)) throw new Unusable("compare needs two sides",
                     "name two files, or files after --first and --second; --expect also works for one");
             for (var side : sides) if (Set.copyOf(side).size() < side.size())
-                throw new Unusable(Text.first(5, side.stream().map(Path::toString)) + ": a file is named twice",
+                throw new Unusable(Text.joinFirst(5, side.stream().map(Path::toString)) + ": a file is named twice",
                         "name each run's file once");
             return sides;
         }
@@ -624,7 +628,7 @@ final class DifyExec implements Runnable {
             var index = Index.of(csv, _ -> {});
             var shown = new BitSet();
             shown.set(0, Math.min(show, index.rows()));
-            csv.rows(shown, index::cells).forEachRemaining(row -> CheckView.request(attempt(row, server), form,
+            csv.rows(shown, index::fingerprint).forEachRemaining(row -> CheckView.request(attempt(row, server), form,
                     dify.client().to(server.kind()), out));
         }
 
@@ -914,7 +918,7 @@ final class DifyExec implements Runnable {
 
             /// JLine keeps the order of `place`. After `COLUMN=`, the value follows without a blank.
             private static Candidate candidate(String word, int place) {
-                var shown = Text.text(word, Integer.MAX_VALUE);
+                var shown = Text.printable(word, Integer.MAX_VALUE);
                 return new Candidate(word, shown, null, null, null, null, !word.endsWith("="), place);
             }
 
@@ -1018,11 +1022,11 @@ final class DifyExec implements Runnable {
                 description = "Only rows with this text in their id or error.") String text) {
             var index = batch().index();
             var rows = index.onRetryList()
-                    .mapToObj(row -> Text.id(index.id(row)) + "  " + Text.text(Cause.of(batch, row).words(), 160))
+                    .mapToObj(row -> Text.id(index.id(row)) + "  " + Text.printable(Cause.of(batch, row).words(), 160))
                     .filter(line -> line.toLowerCase(Locale.ROOT).contains(text.toLowerCase(Locale.ROOT))).toList();
             if (rows.isEmpty()) out.println("No failed, paused or unknown rows"
                     + (text.isEmpty() ? "." : " with " + Text.quoted(text) + " in their id or error."));
-            Text.some(rows, 50, row -> out.println("  " + row), "  %s ('failures TEXT' lists fewer)", out);
+            Text.printFirst(rows, 50, row -> out.println("  " + row), "  %s ('failures TEXT' lists fewer)", out);
         }
 
         @Command(name = "show", description = "Show a row: inputs, attempts, outputs.")
@@ -1061,7 +1065,7 @@ final class DifyExec implements Runnable {
                     throw new Unusable("row " + Text.id(row.id()) + ": " + String.join("; ", problems));
             }
             rows.forEach(row -> edits.set(row, cells));
-            Text.some(rows, 20, this::print, "%s rows ('edits' shows all)", out);
+            Text.printFirst(rows, 20, this::print, "%s rows ('edits' shows all)", out);
             if (rows.size() > 1) out.println("Set " + Text.count(rows.size(), "row") + ".");
         }
 
@@ -1078,13 +1082,13 @@ final class DifyExec implements Runnable {
                 Files.writeString(file, text);
                 var command = Text.command(trap + editor + " \"" + file + '"');
                 int code = new ProcessBuilder(command).inheritIO().start().waitFor();
-                if (code != 0) throw new Unusable("the editor failed, so nothing was changed (" + Text.text(editor, 60)
-                        + ": exit code " + code + ")");
+                if (code != 0) throw new Unusable("the editor failed, so nothing was changed ("
+                        + Text.printable(editor, 60) + ": exit code " + code + ")");
                 // Editors end the last line of a file.
                 return text.endsWith("\n") ? Files.readString(file) : Files.readString(file).replaceFirst("\\R\\z", "");
             } catch (IOException problem) {
                 throw new Unusable("the edited text cannot be read as UTF-8, so nothing was changed ("
-                        + Text.of(problem) + ")");
+                        + Text.reason(problem) + ")");
             } finally {
                 Signals.unregister("INT", former);
                 Files.deleteIfExists(file);
@@ -1108,9 +1112,9 @@ final class DifyExec implements Runnable {
             var cells = edits.of(row);
             out.println(Text.id(row.id()) + (cells.isEmpty() ? ": as in the CSV" : ""));
             cells.forEach((column, cell) -> {
-                out.println("  " + Text.text(column, 40));
-                row.inputs().get(column).lines().forEach(line -> out.println("  - " + Text.text(line, 300)));
-                cell.lines().forEach(line -> out.println("  + " + Text.text(line, 300)));
+                out.println("  " + Text.printable(column, 40));
+                row.inputs().get(column).lines().forEach(line -> out.println("  - " + Text.printable(line, 300)));
+                cell.lines().forEach(line -> out.println("  + " + Text.printable(line, 300)));
             });
         }
 
@@ -1123,8 +1127,8 @@ final class DifyExec implements Runnable {
             batch.files().requireTarget(file, List.of(), _ -> force);
             boolean isOpenCsv = Storage.isSame(file, csv.file().input());
             edits.save(csv, batch.index(), file);
-            out.println("Saved " + Text.count(batch.index().rows(), "row") + " to " + Text.text(file.toString(), 200)
-                    + " with " + edits.count() + ".");
+            out.println("Saved " + Text.count(batch.index().rows(), "row") + " to "
+                    + Text.printable(file.toString(), 200) + " with " + edits.count() + ".");
             if (isOpenCsv) edits.byId.clear();
         }
 
@@ -1216,7 +1220,7 @@ final class DifyExec implements Runnable {
         private static void requireInput(String column, Csv csv) {
             if (!csv.columns().contains(column)) throw new Unusable("no column " + Text.quoted(column),
                     Nearest.of(column, csv.columns()).map(near -> "did you mean " + Text.quoted(near) + "?")
-                            .orElse("the columns are " + Text.text(String.join(", ", csv.columns()), 300)));
+                            .orElse("the columns are " + Text.printable(String.join(", ", csv.columns()), 300)));
             if (csv.isId(column)) throw new Unusable("the id of a row cannot be changed");
         }
 
@@ -1227,7 +1231,7 @@ final class DifyExec implements Runnable {
             try (var dify = shell.setup.connect(shell.demo.start(csv), shell.workflow.workflowId, shell.running, 1)) {
                 return form = dify.form(shell.workflow, dify.greet(""), csv);
             } catch (Unusable | IOException | InterruptedException problem) {
-                err.println("Not checked against the workflow's form: " + Text.of(problem));
+                err.println("Not checked against the workflow's form: " + Text.reason(problem));
                 return Form.ofText();
             }
         }
@@ -1263,7 +1267,7 @@ final class DifyExec implements Runnable {
         /// `results.jsonl (2 failed, 1 unknown) dify> `
         String prompt() {
             if (batch == null) return "dify> ";
-            var name = Text.text(batch.files().results().getFileName().toString(), 40);
+            var name = Text.printable(batch.files().results().getFileName().toString(), 40);
             try {
                 var index = batch().index();
                 var open = RowStatus.counts(of -> of.isOnRetryList() ? index.count(of) : 0, Ansi.OFF::by);
@@ -1278,9 +1282,9 @@ final class DifyExec implements Runnable {
             if (batch == null) return Optional.empty();
             var index = batch.index();
             var counts = index.rows() == 0 ? "" : ", " + RowStatus.counts(index::count, Ansi.OFF::by);
-            return Optional.of(Text.text(batch.files().results().toString(), 200)
+            return Optional.of(Text.printable(batch.files().results().toString(), 200)
                     + ": " + Text.count(index.rows(), "row") + counts
-                    + batch.history().stopped().map(why -> "; stopped early: " + Text.text(why, 200)).orElse(""));
+                    + batch.history().stopped().map(why -> "; stopped early: " + Text.printable(why, 200)).orElse(""));
         }
 
         /// Cells that were changed in the shell. Applied to the rows that its commands read.
@@ -1326,7 +1330,7 @@ final class DifyExec implements Runnable {
                     throw new Unusable(to + ": " + csv.file().charset() + " cannot encode a character of an edit");
                 var all = new BitSet();
                 all.set(0, index.rows());
-                AtomicFile.write(to, out -> csv.write(out, csv.with(this).rows(all, index::cells)));
+                AtomicFile.write(to, out -> csv.write(out, csv.with(this).rows(all, index::fingerprint)));
                 isSaved = true;
             }
         }
@@ -1349,13 +1353,13 @@ final class DifyExec implements Runnable {
         }
 
         @Override
-        public void heard(Heard.Live event) {
+        public void onStreamEvent(StreamEvent.Live event) {
             switch (event) {
-                case Heard.NodeBegan(var title, var type) -> node(title, type, "…");
-                case Heard.NodeEnded(var title, var type, var status, var seconds, var error) -> node(title, type,
-                        Text.text(status, 40) + String.format(Locale.ROOT, " in %.2f s", seconds)
-                                + (error.isEmpty() ? "" : ": " + Text.text(error, 300)));
-                case Heard.Chunk(var text) -> Stream.of(text.split("(?<=\n)")).forEach(this::chunk);
+                case StreamEvent.NodeBegan(var title, var type) -> node(title, type, "…");
+                case StreamEvent.NodeEnded(var title, var type, var status, var seconds, var error) -> node(title, type,
+                        Text.printable(status, 40) + String.format(Locale.ROOT, " in %.2f s", seconds)
+                                + (error.isEmpty() ? "" : ": " + Text.printable(error, 300)));
+                case StreamEvent.Chunk(var text) -> Stream.of(text.split("(?<=\n)")).forEach(this::chunk);
             }
             out.flush();
         }
@@ -1365,13 +1369,14 @@ final class DifyExec implements Runnable {
             if (part.isEmpty()) return;
             if (!isInText) out.print("            | ");
             isInText = true;
-            out.print(Text.text(part.replace("\n", ""), Integer.MAX_VALUE));
+            out.print(Text.printable(part.replace("\n", ""), Integer.MAX_VALUE));
             if (part.endsWith("\n")) end();
         }
 
         private void node(String title, String type, String text) {
-            say(String.format(Locale.ROOT, "  %6.2f s  ", (System.nanoTime() - startedAt) / 1e9) + Text.text(title, 40)
-                    + (type.isEmpty() || type.equals(title) ? "" : " (" + Text.text(type, 40) + ")") + " " + text);
+            say(String.format(Locale.ROOT, "  %6.2f s  ", (System.nanoTime() - startedAt) / 1e9)
+                    + Text.printable(title, 40)
+                    + (type.isEmpty() || type.equals(title) ? "" : " (" + Text.printable(type, 40) + ")") + " " + text);
         }
 
         @Override
@@ -1388,7 +1393,7 @@ final class DifyExec implements Runnable {
         @Override
         public void say(String sentence) {
             end();
-            out.println(Text.text(sentence, 1000));
+            out.println(Text.printable(sentence, 1000));
             out.flush();
         }
 
@@ -1409,7 +1414,7 @@ final class DifyExec implements Runnable {
             var index = batch.index();
             out.println("Row " + Text.id(index.id(entry)) + ": " + index.status(entry).word()
                     + batch.csv().map(csv -> ", line " + index.line(entry) + " of "
-                            + Text.text(csv.file().input().toString(), 200)).orElse(""));
+                            + Text.printable(csv.file().input().toString(), 200)).orElse(""));
             if (batch.csv().isPresent()) inputs(batch.rows(one -> one == entry).next(), edits);
             try (var ends = new LineOffsets.RowEnds(batch)) {
                 var traces = ends.traces(entry);
@@ -1425,7 +1430,7 @@ final class DifyExec implements Runnable {
         private void inputs(Row row, ShellSession.Edits edits) {
             out.println("Inputs");
             edits.apply(row).inputs().forEach((column, cell) -> {
-                var name = "  " + Text.text(column, 40) + (edits.of(row).containsKey(column) ? " (edited):" : ":");
+                var name = "  " + Text.printable(column, 40) + (edits.of(row).containsKey(column) ? " (edited):" : ":");
                 long lines = cell.lines().count();
                 if (lines == 1) lines(name + " ", cell);
                 else {
@@ -1443,17 +1448,17 @@ final class DifyExec implements Runnable {
             for (var end : trace.ends()) out.println(end(trace, end));
             trace.forms().forEach(form ->
                     out.println("    form " + form.text() + (form.token().isEmpty() ? "" : ", token "
-                            + Text.text(form.token(), 200))));
+                            + Text.printable(form.token(), 200))));
         }
 
         /// `    failed, HTTP 400 after 0.32 s, 26 tokens, run f761…: Run failed: the model refused this input`
         private static String end(LineOffsets.RowEnds.Trace trace, EndEvent end) {
-            var text = "    " + Text.text(end.outcome().replace('_', ' '), 40);
+            var text = "    " + Text.printable(end.outcome().replace('_', ' '), 40);
             if (end.http() != 0) text += ", HTTP " + end.http();
             text += String.format(Locale.ROOT, " after %.2f s", end.seconds());
             if (end.tokens() != 0) text += ", " + Text.count(end.tokens(), "token");
             text += run(end.run().isEmpty() ? trace.run() : end.run());
-            if (!end.error().isEmpty()) text += ": " + Text.text(trace.error(end), 500);
+            if (!end.error().isEmpty()) text += ": " + Text.printable(trace.error(end), 500);
             return text;
         }
 
@@ -1467,8 +1472,8 @@ final class DifyExec implements Runnable {
         }
 
         private void lines(String start, String text) {
-            Text.some(text.lines().toList(), full ? Long.MAX_VALUE : LINES,
-                    line -> out.println(start + Text.text(line, full ? Integer.MAX_VALUE : LONGEST)),
+            Text.printFirst(text.lines().toList(), full ? Long.MAX_VALUE : LINES,
+                    line -> out.println(start + Text.printable(line, full ? Integer.MAX_VALUE : LONGEST)),
                     "  %s lines (--full)", out);
         }
     }
@@ -1504,15 +1509,15 @@ final class DifyExec implements Runnable {
             try {
                 return openAndRun(asked, isFresh);
             } catch (UncheckedIOException problem) {
-                throw reported(new Unusable(Text.of(problem)));
+                throw reported(new Unusable(Text.reason(problem)));
             } catch (Unusable problem) {
                 throw reported(problem);
             }
         }
 
         private Unusable reported(Unusable problem) throws InterruptedException {
-            out.report(object("exit_code", problem.exit.code, "reason", Text.text(problem.what(), 1000)), setup.out(),
-                    setup.err());
+            out.report(object("exit_code", problem.exit.code, "reason", Text.printable(problem.what(), 1000)),
+                    setup.out(), setup.err());
             return problem;
         }
 
@@ -1605,7 +1610,7 @@ final class DifyExec implements Runnable {
             CheckView.problems(check(wanted, form, err), Screen.on(2).map(Screen::width), err);
             var sender = new Sender(dify.client().to(server.kind()), form, Optional.ofNullable(out.saveFiles));
             var mode = mode(asked);
-            var modes = batch.history().route(mode, server.kind(), server.version(), app.isAssumed());
+            var modes = batch.history().modePolicy(mode, server.kind(), server.version(), app.isAssumed());
             var terms = terms(modes, dify.judge());
             boolean isAgain = asked.force() || asked.rerunChanged() || asked.resendUnknown();
             var options = String.join(" ", setup.next().words());
@@ -1641,7 +1646,7 @@ final class DifyExec implements Runnable {
                     .distinct().filter(id -> !shard.get().holds(id)).toList();
             batch.requireInCsv(others);
             if (!others.isEmpty()) setup.err().println("Note: skipping " + Text.count(others.size(), "id")
-                    + " of other shards (" + Text.first(3, others.stream().map(Text::id)) + ").");
+                    + " of other shards (" + Text.joinFirst(3, others.stream().map(Text::id)) + ").");
         }
 
         /// `Resuming: 332 of 800 rows done (8 failed will be retried)`
@@ -1659,7 +1664,7 @@ final class DifyExec implements Runnable {
         private Inspection check(Batch.Wanted wanted, Form form, PrintWriter err) {
             var csv = wanted.batch().csv().orElseThrow();
             var inspector = new Inspection.Inspector(csv, form);
-            csv.rows(wanted.entries(), wanted.batch().index()::cells).forEachRemaining(inspector);
+            csv.rows(wanted.entries(), wanted.batch().index()::fingerprint).forEachRemaining(inspector);
             var inspection = inspector.inspection(workflow.allowUnmapped);
             if (inspection.isFine()) return inspection;
             throw refusal(inspection, err);
@@ -1681,7 +1686,7 @@ final class DifyExec implements Runnable {
             var limits = new Limits(pace.maxFailures, pace.maxTokens, pace.maxCost, grace, running.timeout,
                     running.settle);
             return new Engine.Terms(judge, limits, new Pace(pace.concurrency(), pace.wait, pace.rate), modes,
-                    new Attempt.Names(running.user));
+                    new Attempt.UserNames(running.user));
         }
 
         /// Prices and a view need a stream.
@@ -1820,7 +1825,7 @@ final class DifyExec implements Runnable {
                     if (process.waitFor() != 0)
                         err.println("Note: --on-finish failed (exit code " + process.exitValue() + ").");
                 } catch (IOException problem) {
-                    err.println("Note: --on-finish failed (" + Text.of(problem) + ").");
+                    err.println("Note: --on-finish failed (" + Text.reason(problem) + ").");
                 }
             }
 
@@ -1857,7 +1862,7 @@ final class DifyExec implements Runnable {
                     AtomicFile.forceFolder(saveFiles);
                 } catch (IOException problem) {
                     throw new Unusable("--save-files " + saveFiles + ": cannot create the folder ("
-                            + Text.of(problem) + ")");
+                            + Text.reason(problem) + ")");
                 }
             }
         }
@@ -1873,7 +1878,7 @@ final class DifyExec implements Runnable {
         private final Set<String> variables;
         private final String idColumn;
         private final List<Taken> taken = new ArrayList<>();
-        private final Set<String> seen = new HashSet<>(), former = new TreeSet<>();
+        private final Set<String> listed = new HashSet<>(), former = new TreeSet<>();
         private final Set<Map<String, JsonNode>> inputs = new HashSet<>();
         private long uploads = 0, unreadable = 0;
 
@@ -1902,7 +1907,8 @@ final class DifyExec implements Runnable {
                 var page = dify.exchange().asked(() -> dify.client().page(path), LEFT);
                 for (var run : page.path("data")) {
                     var id = run.at("/workflow_run/id").asText("");
-                    if (id.isEmpty() || !wanted.includes(run) || taken.size() == wanted.last || !seen.add(id)) continue;
+                    if (id.isEmpty() || !wanted.includes(run)) continue;
+                    if (taken.size() == wanted.last || !listed.add(id)) continue;
                     take(dify.exchange().asked(() -> dify.client().storedRun(id), LEFT));
                     if (!hasScreen) continue;
                     dify.err().print(taken.size() + "/" + wanted.last + " runs\r"); // the next line is longer
@@ -1912,7 +1918,7 @@ final class DifyExec implements Runnable {
             }
             former.removeAll(variables);
             if (!former.isEmpty()) note("inputs that the workflow's form no longer has: "
-                    + Text.first(10, former.stream().map(Text::quoted)));
+                    + Text.joinFirst(10, former.stream().map(Text::quoted)));
             if (uploads > 0) note(Text.count(uploads, "run") + " with uploaded files, because their links expire");
             if (unreadable > 0) note(Text.count(unreadable, "run") + " without a readable record");
             if (taken.isEmpty()) throw new Unusable(Exit.ROWS_FAILED, "no run of this app matches" + LEFT,
@@ -2013,7 +2019,7 @@ final class DifyExec implements Runnable {
             }
 
             boolean includes(JsonNode run) {
-                return own || !Attempt.Names.isOurs(run.at("/created_by_end_user/session_id").asText(""));
+                return own || !Attempt.UserNames.isOurs(run.at("/created_by_end_user/session_id").asText(""));
             }
         }
     }
@@ -2149,8 +2155,8 @@ final class DifyExec implements Runnable {
                 var all = found.getOrDefault(kind, List.of());
                 if (!all.isEmpty() || Kind.WRONG.contains(kind))
                     out.println("  %-22s %,9d".formatted(kind.key().replace('_', ' '), all.size()));
-                if (!Kind.ONLY_COUNTED.contains(kind)) Text.some(all, 50, one -> out.println("    "
-                        + Text.id(one.id()) + ", " + Text.text(one.text(), 200)), "    %s (--json)", out);
+                if (!Kind.ONLY_COUNTED.contains(kind)) Text.printFirst(all, 50, one -> out.println("    "
+                        + Text.id(one.id()) + ", " + Text.printable(one.text(), 200)), "    %s (--json)", out);
             }
         }
 
@@ -2564,7 +2570,7 @@ final class DifyExec implements Runnable {
                 new FileOutputStream(FileDescriptor.out).write('\n');
                 return false;
             } catch (IOException problem) {
-                return Text.of(problem).toLowerCase(Locale.ROOT).contains("pipe");
+                return Text.reason(problem).toLowerCase(Locale.ROOT).contains("pipe");
             }
         }
 
@@ -2577,7 +2583,7 @@ final class DifyExec implements Runnable {
                 if (out instanceof PrintStream stream && stream.checkError() && !isPipeClosed())
                     throw new IOException(LOST);
             } catch (IOException problem) {
-                throw new Unusable("standard output: cannot be written (" + Text.of(problem) + ")");
+                throw new Unusable("standard output: cannot be written (" + Text.reason(problem) + ")");
             }
         }
 
@@ -2608,11 +2614,11 @@ final class DifyExec implements Runnable {
         private static String message(ParameterException problem, Env env) {
             boolean isOfConverter = problem.getCause() instanceof TypeConversionException
                     && problem.getArgSpec() instanceof OptionSpec;
-            if (!isOfConverter) return Text.text(problem.getMessage(), 1000);
+            if (!isOfConverter) return Text.printable(problem.getMessage(), 1000);
             var variable = new EnvDefaults(env).setting(problem.getArgSpec())
                     .filter(setting -> setting.text().equals(problem.getValue())).map(Env.Setting::place);
             var option = ((OptionSpec) problem.getArgSpec()).longestName();
-            return Text.text(variable.orElse(option + " " + problem.getValue()) + ": "
+            return Text.printable(variable.orElse(option + " " + problem.getValue()) + ": "
                     + problem.getCause().getMessage(), 1000);
         }
 
@@ -2635,11 +2641,11 @@ final class DifyExec implements Runnable {
             var similar = similar(problem, line.getCommandSpec(), word);
             boolean isOption = word.startsWith("-"), isBeforeCommand = !line.getSubcommands().isEmpty();
             if (isOption && isBeforeCommand && similar.isEmpty()) similar = "put options after the command";
-            if (isOption) return new Unusable("unknown option " + Text.text(word, 60), similar);
+            if (isOption) return new Unusable("unknown option " + Text.printable(word, 60), similar);
             if (isBeforeCommand) return new Unusable("unknown command " + Text.quoted(word), similar);
             boolean mayBeInput = line.getCommandSpec().findOption("-i") != null
                     && !line.getParseResult().hasMatchedOption("-i");
-            if (mayBeInput && similar.isEmpty()) similar = "-i " + Text.shell(Text.text(word, 60));
+            if (mayBeInput && similar.isEmpty()) similar = "-i " + Text.shell(Text.printable(word, 60));
             return new Unusable("unexpected argument " + Text.quoted(word), similar);
         }
 
@@ -2660,7 +2666,7 @@ final class DifyExec implements Runnable {
                 return Exit.INTERRUPTED.code;
             }
             if (problem instanceof IOException || problem instanceof UncheckedIOException)
-                return stopped(new Unusable(Text.of(problem)), line, parsed);
+                return stopped(new Unusable(Text.reason(problem)), line, parsed);
             if (!(problem instanceof Unusable unusable)) throw problem;
             return print(unusable, line);
         }
@@ -2885,7 +2891,7 @@ final class DifyExec implements Runnable {
                     : "Unresolved rows are looked up on the next run; --resend-unknown sends them again.\n";
             var others = history.last(MergeEvent.class).map(MergeEvent::missingShards).orElse(List.of());
             boolean isFirm = !isPending && hasFailed && index.onRetryList().allMatch(entry ->
-                    index.status(entry) == RowStatus.FAILED && history.isFirm(entry));
+                    index.status(entry) == RowStatus.FAILED && history.isPermanent(entry));
             if (!others.isEmpty()) return note + next.ofShards(others, history, results);
             if (!isFirm) return note + next.line(isPending ? "run" : "retry", Optional.of(history), results);
             return (start.isEmpty() ? "Next: failures"
@@ -2987,8 +2993,8 @@ final class DifyExec implements Runnable {
             if (running.settle.isZero()) throw new Unusable("--settle 0: must be greater than zero");
             if (server.envFile != null && !Files.isRegularFile(server.envFile))
                 throw new Unusable("--env-file " + server.envFile + ": no such file");
-            if (!Attempt.Names.isUsable(running.user))
-                throw new Unusable("--user " + Text.shell(Text.text(running.user, 20))
+            if (!Attempt.UserNames.isUsable(running.user))
+                throw new Unusable("--user " + Text.shell(Text.printable(running.user, 20))
                         + ": must have at most 200 characters and no control characters");
         }
 
@@ -3362,7 +3368,7 @@ final class DifyExec implements Runnable {
         @Override
         public synchronized void say(String sentence) {
             end();
-            err.println(Text.text(sentence, 1000));
+            err.println(Text.printable(sentence, 1000));
             err.flush();
         }
 
@@ -3511,7 +3517,7 @@ final class DifyExec implements Runnable {
 
         static String cost(Map<String, BigDecimal> prices) {
             return prices.entrySet().stream()
-                    .map(price -> price.getValue().toPlainString() + " " + Text.text(price.getKey(), 8))
+                    .map(price -> price.getValue().toPlainString() + " " + Text.printable(price.getKey(), 8))
                     .collect(joining(", "));
         }
     }
@@ -3591,7 +3597,7 @@ final class DifyExec implements Runnable {
             if (isMillions) figures.add(range(times(tokens, 1e-6), Forecast::figure) + " million tokens");
             else if (tokens.estimate() > 0) figures.add(range(tokens, Forecast::figure) + " tokens");
             cost.forEach((currency, amount) ->
-                    figures.add(range(amount, Forecast::figure) + " " + Text.text(currency, 8)));
+                    figures.add(range(amount, Forecast::figure) + " " + Text.printable(currency, 8)));
             var notes = new ArrayList<String>();
             if (!cost.isEmpty() && spent.unpriced() > 0)
                 notes.add("no price for " + Text.count(spent.unpriced(), "run"));
@@ -3657,7 +3663,7 @@ final class DifyExec implements Runnable {
 
         /// Lists the columns that reach the workflow; a note names the others. Without a form, all columns reach it.
         static void print(Inspection inspection, ServerInfo server, Optional<Integer> width, PrintWriter out) {
-            out.println("App " + Text.quoted(server.app()) + " on Dify " + Text.text(server.version(), 40) + ", "
+            out.println("App " + Text.quoted(server.app()) + " on Dify " + Text.printable(server.version(), 40) + ", "
                     + Text.count(inspection.rows(), "row"));
             int terminal = width.orElse(108), name = Math.clamp((terminal - 68) / 2, 14, 60);
             int example = Math.max(0, terminal - 44 - 2 * name);
@@ -3666,9 +3672,10 @@ final class DifyExec implements Runnable {
             boolean hasForm = inspection.columns().stream().anyMatch(column -> !column.variable().isEmpty());
             for (var column : inspection.columns())
                 if (!hasForm || !column.variable().isEmpty())
-                    line(name, out, Text.text(column.column(), name - 1), Text.text(column.variable(), name - 1),
-                            Text.text(column.type(), 11), column.required() ? "yes" : "", column.filled(),
-                            column.longest(), Text.cut(column.example(), example));
+                    line(name, out, Text.printable(column.column(), name - 1),
+                            Text.printable(column.variable(), name - 1), Text.printable(column.type(), 11),
+                            column.required() ? "yes" : "", column.filled(), column.longest(),
+                            Text.cut(column.example(), example));
             problems(inspection, width, out);
             if (inspection.isFine()) out.println("No problems found.");
             out.flush();
@@ -3681,15 +3688,15 @@ final class DifyExec implements Runnable {
         /// Notes, and the first problems with the number of others, in lines of at most this width.
         static void problems(Inspection inspection, Optional<Integer> width, PrintWriter out) {
             UnaryOperator<String> lines = text -> WordUtils.wrap(text, width.orElse(Integer.MAX_VALUE));
-            inspection.notes().forEach(note -> out.println(lines.apply("Note: " + Text.text(note, 500))));
-            inspection.faults().forEach(fault -> out.println(lines.apply("Problem: " + Text.text(fault, 500))));
-            Text.some(inspection.problems(), SHOWN, problem -> out.println(lines.apply(problem.text())),
+            inspection.notes().forEach(note -> out.println(lines.apply("Note: " + Text.printable(note, 500))));
+            inspection.faults().forEach(fault -> out.println(lines.apply("Problem: " + Text.printable(fault, 500))));
+            Text.printFirst(inspection.problems(), SHOWN, problem -> out.println(lines.apply(problem.text())),
                     "%s problems (check --json lists all)", out);
         }
 
         static void request(Attempt attempt, Form form, DifyClient client, PrintWriter out) {
             var sent = new String(client.body(attempt, form.values(attempt.row())), UTF_8);
-            var body = Text.text(sent, Integer.MAX_VALUE);
+            var body = Text.printable(sent, Integer.MAX_VALUE);
             out.println("\n" + body);
             out.println("curl -X POST " + Text.shell(client.startAddress().toString())
                     + " -H 'Authorization: Bearer app-***'"
@@ -3731,9 +3738,9 @@ final class DifyExec implements Runnable {
             int rows = batch.index().rows();
             var versions = batch.index().versions();
             var about = batch.history().last(SessionEvent.class)
-                    .map(session -> " · " + Text.text("Dify " + session.server(), 80)).orElse("");
+                    .map(session -> " · " + Text.printable("Dify " + session.server(), 80)).orElse("");
             if (!versions.isEmpty()) about += (versions.size() == 1 ? " · version " : " · versions ")
-                    + Text.first(3, versions.stream().map(version -> Text.text(version, 40)));
+                    + Text.joinFirst(3, versions.stream().map(version -> Text.printable(version, 40)));
             return paint.bold(batch.files().results().toString()) + ": " + Text.number(rows)
                     + (rows == 1 ? " row" : " rows") + paint.faint(about);
         }
@@ -3805,7 +3812,8 @@ final class DifyExec implements Runnable {
             var changed = history.changed().toArray();
             var notes = new ArrayList<String>();
             if (!index.isComplete())
-                history.stopped().ifPresent(why -> notes.add("the last call stopped early: " + Text.text(why, 300)));
+                history.stopped().ifPresent(why ->
+                        notes.add("the last call stopped early: " + Text.printable(why, 300)));
             history.unreadable().ifPresent(notes::add);
             if (changed.length > 0) notes.add(Text.count(changed.length, "succeeded row")
                     + " changed in the CSV (first: " + Text.id(index.id(changed[0]))
@@ -3816,7 +3824,7 @@ final class DifyExec implements Runnable {
             var answered = history.answered().filter(index::isRow).mapToObj(index::id).map(Text::id).toList();
             if (!answered.isEmpty()) notes.add(Text.count(answered.size(), "row is", "rows are")
                     + " not sent again, because Dify ended the run after its form was answered ("
-                    + Text.first(5, answered.stream()) + "); 'retry ID' sends a row again");
+                    + Text.joinFirst(5, answered.stream()) + "); 'retry ID' sends a row again");
             long late = batch.figures().count(LateEvent.class);
             if (late > 0) notes.add(Text.count(late, "run finished after its row was sent again",
                     "runs finished after their rows were sent again"));
@@ -3832,7 +3840,7 @@ final class DifyExec implements Runnable {
             var files = batch.figures().missingFiles();
             return Text.count(files.values().stream().mapToInt(Integer::intValue).sum(), "file") + " of "
                     + Text.count(files.size(), "row") + " could not be saved ("
-                    + Text.first(3, files.keySet().stream().map(batch.index()::id).map(Text::id))
+                    + Text.joinFirst(3, files.keySet().stream().map(batch.index()::id).map(Text::id))
                     + "); see 'missing' in the log, or run 'retry --force ID'";
         }
 
@@ -3958,8 +3966,8 @@ final class DifyExec implements Runnable {
 
             /// `3 × unknown: the answer broke off (r-1, r-2, …)`
             String line() {
-                var examples = Text.first(3, ids.stream().map(Text::id));
-                return ids.size() + " × " + Text.text(cause.words(), 160) + Event.FormEvent.untilText(until)
+                var examples = Text.joinFirst(3, ids.stream().map(Text::id));
+                return ids.size() + " × " + Text.printable(cause.words(), 160) + Event.FormEvent.untilText(until)
                         + " (" + examples + ")";
             }
 
@@ -3984,8 +3992,8 @@ final class DifyExec implements Runnable {
         }
 
         static void print(Batch batch, PrintWriter out, Ansi paint) {
-            Text.some(groups(batch), 10, group -> out.println("  " + paint.by(group.cause().outcome(), group.line())),
-                    "  %s causes", out);
+            Text.printFirst(groups(batch), 10, group ->
+                    out.println("  " + paint.by(group.cause().outcome(), group.line())), "  %s causes", out);
         }
     }
 
@@ -4134,7 +4142,7 @@ final class DifyExec implements Runnable {
             int column = 0;
             for (var whole : cells) {
                 var cell = whole.substring(0, Math.min(LONGEST, whole.length()));
-                if (Secret.current().isIn(cell)) cell = Secret.current().mask(cell);
+                if (Secret.current().occursIn(cell)) cell = Secret.current().mask(cell);
                 widths.merge(column, Math.clamp(cell.length() + 2, 8, 60), Math::max);
                 boolean isValue = typed.get(column) && (writeNumber(column, cell) || writeMoment(column, cell));
                 if (!isValue && !cell.isEmpty()) writeText(column, cell);
@@ -4253,7 +4261,7 @@ final class DifyExec implements Runnable {
 
         /// A Content-Security-Policy admits a script or a style by its hash.
         private static String hash(String content) {
-            return "sha256-" + Base64.getEncoder().encodeToString(Cells.sha256().digest(content.getBytes(UTF_8)));
+            return "sha256-" + Base64.getEncoder().encodeToString(Fingerprint.sha256().digest(content.getBytes(UTF_8)));
         }
 
         /// JSON without the characters that could end the script element around it.
@@ -4476,7 +4484,7 @@ final class DifyExec implements Runnable {
                         "retries", Math.max(0, history.attempts(entry) - 1),
                         "runs without price", end.price().isEmpty() && end.tokens().matches(".*[1-9].*") ? 1 : 0);
                 for (var currency : history.figures().spending().prices().keySet())
-                    adds.put("cost " + Text.text(currency, 8), history.cost(entry, currency));
+                    adds.put("cost " + Text.printable(currency, 8), history.cost(entry, currency));
                 if (!Double.isNaN(score)) adds.putAll(object("judged", 1, "correct", score));
                 adds.forEach((figure, part) ->
                         parts.computeIfAbsent(figure, _ -> new double[rows])[row] += ((Number) part).doubleValue());
@@ -4609,7 +4617,7 @@ final class DifyExec implements Runnable {
             for (int number = 0; number < rows.size(); number++) count(number, pair(number));
             long both = matches.get(Match.SAME) + matches.get(Match.DIFFERENT) + matches.get(Match.UNSTABLE);
             if (both > 0 && pointers.isEmpty() && !scope.part().isEmpty())
-                throw new Unusable("--output " + Text.text(scope.part(), 100)
+                throw new Unusable("--output " + Text.printable(scope.part(), 100)
                         + ": no row of any file has this part in its outputs");
             sides().forEach(Side::sort);
             measure();
@@ -4862,7 +4870,7 @@ final class DifyExec implements Runnable {
             var tags = new LinkedHashMap<>(outputs);
             if (!isOne()) tags.putAll(trends);
             if (!isOne() && !expected.isEmpty()) tags.putAll(judged);
-            var title = sides().map(side -> Text.first(3, side.batches().map(StatusView::title)));
+            var title = sides().map(side -> Text.joinFirst(3, side.batches().map(StatusView::title)));
             var about = sides().map(side -> side.name + ": " + side.batches()
                     .map(batch -> StatusView.headline(batch, Ansi.OFF)).collect(joining(", ")));
             var causes = tags.entrySet().stream().map(tag -> object("cause", tag.getKey(), "count", tag.getValue()));
@@ -4922,7 +4930,7 @@ final class DifyExec implements Runnable {
                     + columns(texts(name))));
             if (!outputs.isEmpty()) out.println();
             outputs.forEach((output, rows) -> out.println("  "
-                    + paint.faint("%-24s".formatted("differ in " + Text.text(output, 200)))
+                    + paint.faint("%-24s".formatted("differ in " + Text.printable(output, 200)))
                     + String.format(Locale.ROOT, "%,8d", rows) + (rows == 1 ? " row" : " rows")));
             for (var note : notes()) out.println("\n  Note: " + note);
             int[] rows = unequal.stream().limit(all ? Long.MAX_VALUE : SHOWN).toArray();
@@ -4951,18 +4959,19 @@ final class DifyExec implements Runnable {
             if (!expected.isEmpty() && !pair.trend().isEmpty()) words.add(pair.trend());
             out.println("\n  " + paint.bold(Text.id(pair.id())) + "  " + String.join(", ", words)
                     + Stream.of(pair.before(), pair.after()).distinct().map(Pair::error)
-                            .filter(error -> !error.isEmpty()).map(error -> ": " + Text.text(error, LONGEST))
+                            .filter(error -> !error.isEmpty()).map(error -> ": " + Text.printable(error, LONGEST))
                             .collect(joining()));
             if (!expected.isEmpty() && grade(pair) == Grade.MISSED)
-                misses(pair).forEach(miss -> out.println("    " + Text.text(miss, 3 * LONGEST)));
+                misses(pair).forEach(miss -> out.println("    " + Text.printable(miss, 3 * LONGEST)));
             for (var difference : pair.all()) { // the [-red-]{+blue+} one
                 var change = scope.diff().change(difference);
-                String first = Text.text(change.first(), LONGEST), second = Text.text(change.second(), LONGEST);
-                out.println("    " + paint.faint(Text.text(difference.pointer(), LONGEST)) + "  "
-                        + Text.text(change.before(), LONGEST)
+                var first = Text.printable(change.first(), LONGEST);
+                var second = Text.printable(change.second(), LONGEST);
+                out.println("    " + paint.faint(Text.printable(difference.pointer(), LONGEST)) + "  "
+                        + Text.printable(change.before(), LONGEST)
                         + (first.isEmpty() ? "" : paint.by(RowStatus.FAILED, "[-" + first + "-]"))
                         + (second.isEmpty() ? "" : paint.by(RowStatus.SUCCEEDED, "{+" + second + "+}"))
-                        + Text.text(change.after(), LONGEST));
+                        + Text.printable(change.after(), LONGEST));
             }
         }
 
@@ -5033,7 +5042,7 @@ final class DifyExec implements Runnable {
                     return cell;
                 } catch (PatternSyntaxException problem) {
                     throw csv.file().unusable(row.line(), csv.input(column).place(), "column " + Text.quoted(column)
-                            + " is not a regular expression: " + Text.text(problem.getDescription(), 100),
+                            + " is not a regular expression: " + Text.printable(problem.getDescription(), 100),
                             "use = for a text that must be equal");
                 }
             }
@@ -5292,7 +5301,7 @@ final class DifyExec implements Runnable {
         private String version, lastPause = "";
         private boolean hasStartedRuns = false; // or may have
 
-        record Terms(Judge judge, Limits limits, Pace pace, ModePolicy modes, Attempt.Names names) {}
+        record Terms(Judge judge, Limits limits, Pace pace, ModePolicy modes, Attempt.UserNames names) {}
 
         /// The world outside an engine. Workers and signals put messages into the mailbox, and the engine's thread
         /// takes them out.
@@ -5396,7 +5405,7 @@ final class DifyExec implements Runnable {
                     writer.commit(clock.instant(), watcher::say);
                     starts.forEach(this::send);
                     tally.tick(clock.instant(), new Tally.Now(running.size(), agenda.waiting(),
-                            agenda.lookUps() + looking + silent(clock.instant()), rest(clock.instant())));
+                            agenda.lookUps() + looking + silentStreams(clock.instant()), pauseNote(clock.instant())));
                     watcher.watch(tally);
                     var message = ports.mailbox().poll(untilNext().toNanos(), NANOSECONDS);
                     for (; message != null; message = ports.mailbox().poll()) message.run();
@@ -5468,11 +5477,11 @@ final class DifyExec implements Runnable {
             for (var sent : running.values()) {
                 if (sent.lookedUp || !sent.isSilent(now) || now.isBefore(sent.lastLook.plus(Transport.QUIET))) continue;
                 sent.lookedUp = true;
-                agenda.lookUp(Unresolved.brief(sent.attempt, Purpose.QUIET, Optional.empty(), now));
+                agenda.lookUp(Unresolved.withoutWait(sent.attempt, Purpose.QUIET, Optional.empty(), now));
             }
         }
 
-        private int silent(Instant now) {
+        private int silentStreams(Instant now) {
             return (int) running.values().stream().filter(sent -> sent.isSilent(now)).count();
         }
 
@@ -5489,13 +5498,13 @@ final class DifyExec implements Runnable {
             probing--;
             if (failure.isEmpty() || new LookUpResult.Silent(failure.get()).isAnswer()) health.answered(sent);
             else health.failed(clock.instant(), sent);
-            failure.ifPresent(seen -> heed(seen, clock.instant()));
+            failure.ifPresent(response -> obeyPause(response, clock.instant()));
         }
 
         private void send(InFlight sent) {
             work(() -> {
-                var seen = answer(sent);
-                return () -> answered(sent.attempt, seen);
+                var response = answer(sent);
+                return () -> onResponse(sent.attempt, response);
             });
         }
 
@@ -5504,10 +5513,10 @@ final class DifyExec implements Runnable {
                 return new Response.NotSent("not sent: the batch was stopping");
             sent.thread = Thread.currentThread();
             return ports.workflow().run(sent.attempt, heard -> {
-                if (!(heard instanceof Heard.Quiet)) sent.lastEvent = clock.instant();
+                if (!(heard instanceof StreamEvent.Idle)) sent.lastEvent = clock.instant();
                 // the texts of all rows would be too much for the mailbox
-                if (watcher.isLive() || !(heard instanceof Heard.Live || heard instanceof Heard.OtherEvent))
-                    ports.mailbox().add(() -> heard(sent, heard));
+                if (watcher.isLive() || !(heard instanceof StreamEvent.Live || heard instanceof StreamEvent.OtherEvent))
+                    ports.mailbox().add(() -> onStreamEvent(sent, heard));
             });
         }
 
@@ -5520,7 +5529,7 @@ final class DifyExec implements Runnable {
                         unresolved.run().get().task(), writer.resultsOnDisk()));
             work(() -> {
                 var found = ports.workflow().look(unresolved);
-                return () -> looked(unresolved, found, now);
+                return () -> onLookUpResult(unresolved, found, now);
             });
         }
 
@@ -5559,10 +5568,10 @@ final class DifyExec implements Runnable {
                     : Collections.max(List.of(agenda.nextRow(now), pace.nextStart(), health.opens()));
         }
 
-        private Optional<String> rest(Instant now) {
+        private Optional<String> pauseNote(Instant now) {
             if (agenda.stop().isPresent()) return Optional.empty();
             var next = running.isEmpty() ? nextStart(now) : now;
-            return health.rest(now).or(() -> next.isAfter(now) && next.isBefore(Instant.MAX)
+            return health.pauseNote(now).or(() -> next.isAfter(now) && next.isBefore(Instant.MAX)
                     ? Optional.of("next start in " + Text.seconds(Duration.between(now, next)))
                     : Optional.empty());
         }
@@ -5578,27 +5587,28 @@ final class DifyExec implements Runnable {
             return running.size() + agenda.cutRuns().size();
         }
 
-        private void heard(InFlight sent, Heard heard) {
+        private void onStreamEvent(InFlight sent, StreamEvent heard) {
             var attempt = sent.attempt;
             boolean isOpen = running.containsKey(attempt.sequence()); // else its end is known already
             switch (heard) {
-                case Heard.Uploaded _ -> {
+                case StreamEvent.Uploaded _ -> {
                     sent.start = clock.instant(); // the request follows
                 }
-                case Heard.NodeBegan node -> watcher.heard(node);
-                case Heard.NodeEnded node -> watcher.heard(node);
-                case Heard.Chunk text -> watcher.heard(text);
-                case Heard.OtherEvent _ -> {}
-                case Heard.Form(var run, var node, var token, var until) -> writer.record(new FormEvent(clock.instant(),
-                        attempt.row().id(), attempt.user(), run, node, token, until.map(Times::text).orElse("")));
-                case Heard.Finished(var run, var recorded) -> {
+                case StreamEvent.NodeBegan node -> watcher.onStreamEvent(node);
+                case StreamEvent.NodeEnded node -> watcher.onStreamEvent(node);
+                case StreamEvent.Chunk text -> watcher.onStreamEvent(text);
+                case StreamEvent.OtherEvent _ -> {}
+                case StreamEvent.Form(var run, var node, var token, var until) -> writer.record(new FormEvent(
+                        clock.instant(), attempt.row().id(), attempt.user(), run, node, token,
+                        until.map(Times::text).orElse("")));
+                case StreamEvent.Finished(var run, var recorded) -> {
                     sent.isStreaming = false;
                     if (isOpen) logRun(sent, run);
                     writer.write();
                     recorded.complete(null);
                 }
-                case Heard.Began _, Heard.Quiet _ when !isOpen -> {}
-                case Heard.Began(var run) -> {
+                case StreamEvent.Began _, StreamEvent.Idle _ when !isOpen -> {}
+                case StreamEvent.Began(var run) -> {
                     var waited = Duration.between(sent.start, clock.instant());
                     sent.start = clock.instant();
                     sent.isStreaming = true;
@@ -5608,8 +5618,8 @@ final class DifyExec implements Runnable {
                     noteWait(attempt, waited, "first event after %s");
                     if (taskStopsSent) stopTask(sent);
                 }
-                case Heard.Quiet(var run) -> {
-                    var quiet = Unresolved.brief(attempt, Purpose.QUIET, Optional.of(run), clock.instant());
+                case StreamEvent.Idle(var run) -> {
+                    var quiet = Unresolved.withoutWait(attempt, Purpose.QUIET, Optional.of(run), clock.instant());
                     if (!sent.lookedUp)
                         agenda.lookUp(quiet.with(quiet.state().started(Optional.of(sent.start), Instant.MAX)));
                     sent.lookedUp = true;
@@ -5641,35 +5651,35 @@ final class DifyExec implements Runnable {
             writer.record(new ThrottleEvent(clock.instant(), attempt.user(), why, pace.places()));
         }
 
-        private void answered(Attempt attempt, Response seen) {
+        private void onResponse(Attempt attempt, Response response) {
             var sent = running.remove(attempt.sequence());
             if (sent == null) return; // its end is known already
             var now = clock.instant();
             pace.ended(now);
-            if (seen instanceof Response.Ran ran && sent.stopAsked && ran.isStop()) {
+            if (response instanceof Response.Ran ran && sent.stopAsked && ran.isStop()) {
                 logEnd(attempt, "interrupted", ran, "stopped on request");
                 return;
             }
-            adapt(attempt, seen, now);
-            var verdict = terms.judge().verdict(attempt, seen);
+            adjustPace(attempt, response, now);
+            var verdict = terms.judge().verdict(attempt, response);
             hasStartedRuns |= !(verdict instanceof Verdict.StopBatch || verdict instanceof Verdict.Unreached
                     || verdict instanceof Verdict.Throttled);
-            if (verdict instanceof Verdict.LookUp) seen.run().ifPresent(run -> logRun(sent, run));
-            else if (seen instanceof Response.Ran ran) watcher.ran(ran);
-            apply(attempt, sent.start, seen, verdict);
-            heed(seen, now);
+            if (verdict instanceof Verdict.LookUp) response.run().ifPresent(run -> logRun(sent, run));
+            else if (response instanceof Response.Ran ran) watcher.ran(ran);
+            carryOut(attempt, sent.start, response, verdict);
+            obeyPause(response, now);
         }
 
         /// Logs the end of an attempt that leaves its row open.
-        private void logEnd(Attempt attempt, String end, Response seen, String why) {
+        private void logEnd(Attempt attempt, String end, Response response, String why) {
             var now = clock.instant();
             if (!writer.batch().history().isClosed(attempt, end)) // an earlier call recorded it
-                writer.record(EndEvent.of(attempt, now, end, seen, why, writer.resultsOnDisk()));
+                writer.record(EndEvent.of(attempt, now, end, response, why, writer.resultsOnDisk()));
         }
 
         /// A pause that the server asks for holds for the whole writer.
-        private void heed(Response seen, Instant now) {
-            var pause = Backoff.Pause.of(seen, now);
+        private void obeyPause(Response response, Instant now) {
+            var pause = Backoff.Pause.of(response, now);
             if (pause.isEmpty() || agenda.stop().isPresent()) return;
             pause.get().stop().ifPresent(agenda::stopWith);
             if (agenda.stop().isPresent()) return;
@@ -5679,14 +5689,14 @@ final class DifyExec implements Runnable {
             lastPause = text;
         }
 
-        private void adapt(Attempt attempt, Response seen, Instant now) {
+        private void adjustPace(Attempt attempt, Response response, Instant now) {
             var took = Duration.between(attempt.at(), now);
-            if (seen instanceof Response.Ran ran) {
+            if (response instanceof Response.Ran ran) {
                 pace.finished(ran.usage().within(took), now);
                 ran.waited().ifPresent(waited -> noteWait(attempt, waited,
                         "waited %s at the server's door"));
             }
-            switch (seen) {
+            switch (response) {
                 case Response.Ran _, Response.Unreadable _ -> {
                     pace.succeeded();
                     health.served(attempt.at());
@@ -5699,9 +5709,9 @@ final class DifyExec implements Runnable {
                 case Response.Cut _ -> health.doubted(now, attempt.at());
                 case Response.NotSent _, Response.NotUploaded _ -> health.failed(now, attempt.at());
             }
-            terms.modes().seen(seen, took).ifPresent(change -> {
+            terms.modes().observe(response, took).ifPresent(change -> {
                 var mode = terms.modes().mode();
-                terms.limits().costUnseen(mode).ifPresentOrElse(agenda::stopWith, () -> {
+                terms.limits().costUnavailable(mode).ifPresentOrElse(agenda::stopWith, () -> {
                     watcher.say(change);
                     var call = writer.batch().history().last(SessionEvent.class).orElseThrow();
                     writer.record(call.with(now, mode, call.auto(), writer.resultsOnDisk()));
@@ -5710,34 +5720,34 @@ final class DifyExec implements Runnable {
         }
 
         /// @param start the time of its run counts from here
-        private void apply(Attempt attempt, Instant start, Response seen, Verdict verdict) {
+        private void carryOut(Attempt attempt, Instant start, Response response, Verdict verdict) {
             var now = clock.instant();
             switch (verdict) {
-                case Outcome outcome -> finishRow(attempt, seen, outcome, now);
+                case Outcome outcome -> finishRow(attempt, response, outcome, now);
                 case Verdict.Again(var after, var why) -> {
-                    agenda.retry(attempt.row(), attempt.tries().plus(1, 0), now.plus(after), Optional.empty());
-                    logEnd(attempt, "again", seen, why);
+                    agenda.schedule(attempt.row(), attempt.tries().plus(1, 0), now.plus(after), Optional.empty());
+                    logEnd(attempt, "again", response, why);
                 }
                 case Verdict.Throttled(var after, var why) -> {
                     pace.refused(attempt.sequence(), onServer(), terms.names().count());
                     if (onServer() > busy(now)) pace.noneBefore(now.plus(after)); // runs that were cut off hold places
                     health.refused(now, onServer());
                     slowedDown(attempt, why);
-                    agenda.retry(attempt.row(), attempt.tries().plus(0, 1), now.plus(after), Optional.empty());
-                    logEnd(attempt, "throttled", seen, why);
+                    agenda.schedule(attempt.row(), attempt.tries().plus(0, 1), now.plus(after), Optional.empty());
+                    logEnd(attempt, "throttled", response, why);
                 }
                 case Verdict.Unreached(var after, var why) -> {
-                    agenda.retry(attempt.row(), attempt.tries(), now.plus(after), Optional.empty());
-                    logEnd(attempt, "unreached", seen, why);
+                    agenda.schedule(attempt.row(), attempt.tries(), now.plus(after), Optional.empty());
+                    logEnd(attempt, "unreached", response, why);
                 }
                 case Verdict.LookUp(var symptom, var why) -> {
                     if (agenda.stop().isPresent()) return; // the next start looks it up
                     var deadline = symptom == Symptom.TIMED_OUT ? now : start.plus(terms.limits().timeout());
-                    var since = symptom == Symptom.SILENCE ? attempt.at() : now; // silent since the request
-                    agenda.lookUpFirst(new Unresolved(attempt, seen, symptom, why, since, deadline), now);
+                    var since = symptom == Symptom.STREAM_SILENT ? attempt.at() : now; // silent since the request
+                    agenda.lookUpFirst(new Unresolved(attempt, response, symptom, why, since, deadline), now);
                 }
                 case Verdict.StopBatch(var stop, var isShutOut) -> {
-                    logEnd(attempt, "refused", seen, stop.what());
+                    logEnd(attempt, "refused", response, stop.what());
                     refused(stop, isShutOut);
                 }
             }
@@ -5755,10 +5765,10 @@ final class DifyExec implements Runnable {
         private void checkLimits() {
             terms.limits().tooManyFailed(tally.count(RowStatus.FAILED), tally.done()).ifPresent(agenda::stopWith);
             if (agenda.nextRow(clock.instant()).equals(Instant.MAX)) return; // nothing is left to send
-            terms.limits().usedUp(writer.batch().figures().spending(), tally.ownSpending())
+            terms.limits().limitReached(writer.batch().figures().spending(), tally.ownSpending())
                     .ifPresent(agenda::stopWith);
             if (writer.batch().index().succeeded() == 0)
-                terms.limits().allAlike(tally.causes(), tally.done()).ifPresent(agenda::stopWith);
+                terms.limits().sameCause(tally.causes(), tally.done()).ifPresent(agenda::stopWith);
         }
 
         /// Says once how to see what the runs cost. Who typed a mode has chosen, and a demo costs nothing.
@@ -5772,26 +5782,26 @@ final class DifyExec implements Runnable {
         }
 
         /// The row has its outcome, which counts once it is written.
-        private void finishRow(Attempt attempt, Response seen, Outcome outcome, Instant now) {
+        private void finishRow(Attempt attempt, Response response, Outcome outcome, Instant now) {
             var id = Text.id(attempt.row().id());
-            var files = seen instanceof Response.Ran ran ? ran.files().orElse(Response.SavedFiles.NONE)
+            var files = response instanceof Response.Ran ran ? ran.files().orElse(Response.SavedFiles.NONE)
                     : Response.SavedFiles.NONE;
             var ended = now.minus(files.took());
-            var took = attempt.took(seen, ended);
+            var took = attempt.took(response, ended);
             if (!missingNoted) files.missing().values().stream().findFirst().ifPresent(why ->
-                    watcher.say("Row " + id + ": cannot save a file of its outputs (" + Text.text(why, 200)
+                    watcher.say("Row " + id + ": cannot save a file of its outputs (" + Text.printable(why, 200)
                             + "); the summary lists all rows with missing files."));
             missingNoted |= !files.missing().isEmpty();
-            if (seen instanceof Response.Ran ran && outcome.status().isSuccess())
+            if (response instanceof Response.Ran ran && outcome.status().isSuccess())
                 writer.succeed(new Results.Success(attempt, ran, ended, took, files));
-            else writer.end(EndEvent.of(attempt, now, outcome.status().word(), seen, outcome.text(),
+            else writer.end(EndEvent.of(attempt, now, outcome.status().word(), response, outcome.text(),
                     writer.resultsOnDisk()));
             watcher.ended(attempt.row(), outcome);
-            if (seen instanceof Response.Ran ran) notice(id, ran);
+            if (response instanceof Response.Ran ran) noteOnce(id, ran);
         }
 
         /// Reports a new version, and once each that a character is damaged and that links expire.
-        private void notice(String id, Response.Ran ran) {
+        private void noteOnce(String id, Response.Ran ran) {
             var former = version;
             if (!ran.workflowId().isEmpty()) version = ran.workflowId();
             if (!former.isEmpty() && !former.equals(version)) watcher.say("The workflow's version changed "
@@ -5808,7 +5818,7 @@ final class DifyExec implements Runnable {
                     + "--save-files DIR saves the files.");
         }
 
-        private void looked(Unresolved unresolved, LookUpResult found, Instant sent) {
+        private void onLookUpResult(Unresolved unresolved, LookUpResult found, Instant sent) {
             looking--;
             agenda.release(unresolved);
             var attempt = unresolved.attempt();
@@ -5827,7 +5837,7 @@ final class DifyExec implements Runnable {
                 agenda.appeared(attempt);
             }
             if (!hasEnded(unresolved)) {
-                var steps = lookUpRules.steps(unresolved, found, here(unresolved), now);
+                var steps = lookUpRules.steps(unresolved, found, lookUpContext(unresolved), now);
                 if (unresolved.is(Purpose.QUIET)) {
                     running.get(attempt.sequence()).lookedUp = false;
                     running.get(attempt.sequence()).lastLook = now;
@@ -5837,9 +5847,9 @@ final class DifyExec implements Runnable {
                     var worker = running.remove(attempt.sequence()).thread;
                     if (worker != null) worker.interrupt();
                 }
-                act(unresolved, steps);
+                takeSteps(unresolved, steps);
             }
-            if (found instanceof LookUpResult.Silent(var seen)) heed(seen, now);
+            if (found instanceof LookUpResult.Silent(var response)) obeyPause(response, now);
         }
 
         private void late(Attempt attempt, LookUpResult found) {
@@ -5853,10 +5863,10 @@ final class DifyExec implements Runnable {
             return unresolved.is(Purpose.QUIET) && !running.containsKey(unresolved.attempt().sequence());
         }
 
-        private LookUpRules.Here here(Unresolved unresolved) {
+        private LookUpRules.LookUpContext lookUpContext(Unresolved unresolved) {
             if (unresolved.is(Purpose.LATE)) writer.write(); // a look-up may just have found a success
             var sent = running.get(unresolved.attempt().sequence());
-            return new LookUpRules.Here(terms.modes().listing(unresolved.attempt()),
+            return new LookUpRules.LookUpContext(terms.modes().listing(unresolved.attempt()),
                     queue.passed(unresolved.attempt()), hasStreamsToCome(),
                     sent != null && sent.stopAsked,
                     writer.status(unresolved.attempt().row()).isSuccess());
@@ -5868,25 +5878,25 @@ final class DifyExec implements Runnable {
                     && (agenda.hasRows() || running.values().stream().anyMatch(sent -> !sent.isStreaming));
         }
 
-        private void act(Unresolved unresolved, List<LookUpRules.Step> steps) {
+        private void takeSteps(Unresolved unresolved, List<LookUpRules.Step> steps) {
             var attempt = unresolved.attempt();
             for (var step : steps) switch (step) {
                 case LookUpRules.Step.Take(var sent, var ran, var verdict) -> {
                     writer.record(new HarvestEvent(clock.instant(), attempt.user(), ran.ref().id()));
-                    apply(sent, unresolved.start(), ran, verdict);
+                    carryOut(sent, unresolved.start(), ran, verdict);
                 }
-                case LookUpRules.Step.Judged(var seen, var verdict) ->
-                        apply(attempt, unresolved.start(), seen, verdict);
+                case LookUpRules.Step.Judged(var response, var verdict) ->
+                        carryOut(attempt, unresolved.start(), response, verdict);
                 case LookUpRules.Step.LookAgain(var next) -> agenda.lookUp(next);
                 case LookUpRules.Step.Say(var text) -> watcher.say(text);
-                case LookUpRules.Step.Close(var end, var seen, var why) -> {
-                    logEnd(attempt, end, seen, why);
-                    if (seen instanceof Response.Cut && seen.run().isEmpty()) agenda.addUnseen(attempt);
+                case LookUpRules.Step.Close(var end, var response, var why) -> {
+                    logEnd(attempt, end, response, why);
+                    if (response instanceof Response.Cut && response.run().isEmpty()) agenda.addUnseen(attempt);
                 }
                 case LookUpRules.Step.SendAgain(var tries, var rechecked) -> {
                     if (rechecked && !unresolved.is(Purpose.RESEND))
                         agenda.enqueue(attempt.row(), tries, clock.instant());
-                    else agenda.retry(attempt.row(), tries, clock.instant(),
+                    else agenda.schedule(attempt.row(), tries, clock.instant(),
                             rechecked ? Optional.of(attempt) : Optional.empty());
                 }
                 case LookUpRules.Step.Abort(Verdict.StopBatch(var stop, var isShutOut)) -> refused(stop, isShutOut);
@@ -5932,7 +5942,7 @@ final class DifyExec implements Runnable {
                 return false;
             }
 
-            default void heard(Heard.Live event) {}
+            default void onStreamEvent(StreamEvent.Live event) {}
 
             /// A run has come to an end, by its own answer or by a look; what the end means is not said yet.
             default void ran(Response.Ran ran) {}
@@ -5967,7 +5977,7 @@ final class DifyExec implements Runnable {
         /// @param now       the call's start: earlier ones sent before, whatever the clock did since
         Agenda(Batch.Wanted wanted, Duration firstLook, Instant now) {
             var batch = wanted.batch();
-            this.rows = batch.csv().orElseThrow().rows(wanted.fresh(), batch.index()::cells);
+            this.rows = batch.csv().orElseThrow().rows(wanted.fresh(), batch.index()::fingerprint);
             this.firstLook = firstLook;
             readRow();
             for (boolean hasRun : List.of(false, true))
@@ -5980,7 +5990,7 @@ final class DifyExec implements Runnable {
 
         Optional<Waiting> next(Instant now) {
             while (nextWaiting().isAfter(now) && fresh.isPresent()) {
-                retry(fresh.get(), Attempt.Tries.NONE, now, Optional.empty());
+                schedule(fresh.get(), Attempt.Tries.NONE, now, Optional.empty());
                 readRow();
             }
             return nextWaiting().isAfter(now) ? Optional.empty() : Optional.of(waiting.remove());
@@ -6027,14 +6037,14 @@ final class DifyExec implements Runnable {
         /// Another attempt, later. Runs of earlier attempts that may still appear are looked for first, one by one.
         ///
         /// @param after the last one that was looked for
-        void retry(Row row, Attempt.Tries tries, Instant due, Optional<Attempt> after) {
+        void schedule(Row row, Attempt.Tries tries, Instant due, Optional<Attempt> after) {
             var earlier = unseen.getOrDefault(row.index(), new ArrayList<>());
             earlier.replaceAll(one -> one.with(row, one.tries())); // one from the log knows only the row's id
             int next = 1 + after.map(one -> earlier.stream().map(Attempt::user).toList()
                     .indexOf(one.user())).orElse(-1);
             if (next == earlier.size()) enqueue(row, tries, due);
-            else lookUps.add(Unresolved.brief(earlier.get(next).with(row, tries), Purpose.RESEND, Optional.empty(),
-                    due));
+            else lookUps.add(Unresolved.withoutWait(earlier.get(next).with(row, tries), Purpose.RESEND,
+                    Optional.empty(), due));
         }
 
         void enqueue(Row row, Attempt.Tries tries, Instant due) {
@@ -6072,7 +6082,7 @@ final class DifyExec implements Runnable {
             if (hasRows() || !lookUps.isEmpty() || lateAsked) return;
             lateAsked = true;
             unseen.values().forEach(attempts -> attempts.forEach(
-                    attempt -> lookUps.add(Unresolved.brief(attempt, Purpose.LATE, Optional.empty(), now))));
+                    attempt -> lookUps.add(Unresolved.withoutWait(attempt, Purpose.LATE, Optional.empty(), now))));
         }
 
         boolean isDone() {
@@ -6283,7 +6293,7 @@ final class DifyExec implements Runnable {
             boolean isForAll = response instanceof Response.Refused refused
                     && (refused.isBusy() || !refused.code().isEmpty() && refusal(refused).isPresent());
             if (isForAll) return new DifyClient.Reply.NotGot<>(response);
-            err.println("Warning: cannot read the workflow's form (" + Text.text(response.why(), LONGEST)
+            err.println("Warning: cannot read the workflow's form (" + Text.printable(response.why(), LONGEST)
                     + "): every cell is sent as text, unchecked.");
             return new DifyClient.Reply.Got<>(Optional.empty());
         }
@@ -6299,7 +6309,7 @@ final class DifyExec implements Runnable {
         /// Waits until it is time to ask again. If asking again cannot help, the command ends.
         private void await(Response response, int tries, String left) throws InterruptedException {
             var pause = Backoff.Pause.of(response, Instant.now());
-            var problem = " (" + Text.text(response.why(), LONGEST) + ")";
+            var problem = " (" + Text.printable(response.why(), LONGEST) + ")";
             var stop = refusal(response).or(() -> pause.flatMap(Backoff.Pause::stop));
             if (stop.isPresent()) throw refused(stop.get(), left);
             if (tries >= judge.backoff().maxRetries())
@@ -6320,7 +6330,7 @@ final class DifyExec implements Runnable {
             return switch (judge.verdict(NOBODY, response)) {
                 case Verdict.StopBatch(var stop, _) -> Optional.of(stop);
                 case Outcome outcome -> Optional.of(Stop.early(
-                        judge.access() + " refuses: " + Text.text(outcome.text(), LONGEST), ""));
+                        judge.access() + " refuses: " + Text.printable(outcome.text(), LONGEST), ""));
                 case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _, Verdict.LookUp _ -> Optional.empty();
             };
         }
@@ -6334,7 +6344,7 @@ final class DifyExec implements Runnable {
     record Sender(DifyClient client, Form form, Optional<Path> saveFiles) implements Workflow {
         /// A file that several cells of one attempt name is uploaded once.
         @Override
-        public Response run(Attempt attempt, Consumer<Heard> heard) {
+        public Response run(Attempt attempt, Consumer<StreamEvent> heard) {
             var values = form.values(attempt.row());
             for (var value : values.entrySet())
                 if (value.getValue() instanceof Value.Wrong wrong) // a file has changed since it was checked
@@ -6344,7 +6354,7 @@ final class DifyExec implements Runnable {
                 switch (client.upload(file, attempt.user())) {
                     case DifyClient.Reply.Got(var id) -> {
                         ids.put(file, id);
-                        heard.accept(new Heard.Uploaded());
+                        heard.accept(new StreamEvent.Uploaded());
                     }
                     case DifyClient.Reply.NotGot(var response) -> {
                         return notUploaded("upload of " + file.name() + ": ", response);
@@ -6356,7 +6366,7 @@ final class DifyExec implements Runnable {
             // if this call dies during the downloads, the next one finds the run
             ran.run().ifPresent(run -> {
                 var recorded = new CompletableFuture<Void>();
-                heard.accept(new Heard.Finished(run, recorded));
+                heard.accept(new StreamEvent.Finished(run, recorded));
                 recorded.completeOnTimeout(null, 10, TimeUnit.SECONDS).join();
             });
             return saved(attempt, ran);
@@ -6416,7 +6426,7 @@ final class DifyExec implements Runnable {
                             saved.add(save(address(file.path("url").asText("")), file.path("size").asLong(0),
                                     folder.resolve(name)));
                         } catch (IOException problem) {
-                            missing.put(name, Text.of(problem));
+                            missing.put(name, Text.reason(problem));
                         }
                     }
                 return new Response.SavedFiles(saved, missing, Duration.ofNanos(System.nanoTime() - start));
@@ -6472,7 +6482,7 @@ final class DifyExec implements Runnable {
             /// `<id>-<output>-<n><ext>`, within the folder. An id that had to be changed is followed by a hash.
             static String fileName(String id, String output, int number, String extension) {
                 var row = safe(id, 100).replaceFirst("^\\.", "_");
-                var mark = row.equals(id) ? "" : "~" + HexFormat.of().toHexDigits(Cells.of(Map.of("", id)));
+                var mark = row.equals(id) ? "" : "~" + HexFormat.of().toHexDigits(Fingerprint.of(Map.of("", id)));
                 return row + mark + "-" + safe(output, 80) + "-" + number
                         + safe(extension.replaceFirst("^(?=[^.])", "."), 20);
             }
@@ -6536,12 +6546,12 @@ final class DifyExec implements Runnable {
         // Running
 
         /// Posts one attempt and reads to its terminal event; the stream's own end is not waited for.
-        Response run(Attempt attempt, Map<String, Value> inputs, Consumer<Heard> heard) {
+        Response run(Attempt attempt, Map<String, Value> inputs, Consumer<StreamEvent> heard) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
             var post = post(startAddress(), "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
             var sent = new SentInputs(attempt.user(), inputs);
             var limit = streaming ? firstEvent : timeout;
-            var overdue = streaming ? Symptom.SILENCE : Symptom.TIMED_OUT;
+            var overdue = streaming ? Symptom.STREAM_SILENT : Symptom.TIMED_OUT;
             var reply = wire.exchange(post, limit, overdue, wire::lastBody, answer -> {
                 if (answer.status != 200) return refusedOrFailed(answer);
                 if (answer.isStream) return stream(answer, sent, heard);
@@ -6567,7 +6577,7 @@ final class DifyExec implements Runnable {
             return access.at("/workflows/" + version + "run");
         }
 
-        private Response blocking(Transport.Answer answer, Consumer<Heard> heard) throws IOException {
+        private Response blocking(Transport.Answer answer, Consumer<StreamEvent> heard) throws IOException {
             var symptom = !answer.version.isEmpty() ? Symptom.CUT : Symptom.GATEWAY;
             var reader = new RunReader();
             try {
@@ -6593,7 +6603,8 @@ final class DifyExec implements Runnable {
             return Optional.of(waited.isNegative() ? Duration.ZERO : waited);
         }
 
-        private Response stream(Transport.Answer answer, SentInputs sent, Consumer<Heard> heard) throws IOException {
+        private Response stream(Transport.Answer answer, SentInputs sent, Consumer<StreamEvent> heard)
+                throws IOException {
             var reader = new RunReader();
             for (var event = answer.event(); event.isPresent(); event = answer.event()) {
                 reader.add(event.get());
@@ -6601,7 +6612,7 @@ final class DifyExec implements Runnable {
                     return new Response.Cut(Symptom.CONTRADICTED, "the stream is of another request");
                 if (answer.run().isEmpty() && reader.ref().isPresent())
                     answer.began(reader.ref().get(), timeout, heard);
-                heard.accept(reader.heard());
+                heard.accept(reader.streamEvent());
                 // moderation or an annotation has answered, and nothing ran; Dify 1.16 then makes up the end of a run
                 if (isChat() && reader.is("message_end") && reader.ref().isEmpty())
                     return reader.answered().<Response>map(end -> end)
@@ -6613,7 +6624,7 @@ final class DifyExec implements Runnable {
                     return isChat() && response instanceof Response.Ran ran ? reader.completed(ran) : response;
                 }
             }
-            return answer.cut(Symptom.SILENCE, "the stream ended without an end of the run");
+            return answer.cut(Symptom.STREAM_SILENT, "the stream ended without an end of the run");
         }
 
         /// With the ends that are here already, or come in a moment where more may follow: after an error, an end that
@@ -6784,7 +6795,7 @@ final class DifyExec implements Runnable {
                         });
             } catch (IOException problem) {
                 return new Reply.NotGot<>(
-                        new Response.NotUploaded(local.file() + ": " + Text.of(problem), false, Optional.empty()));
+                        new Response.NotUploaded(local.file() + ": " + Text.reason(problem), false, Optional.empty()));
             }
         }
 
@@ -7047,30 +7058,30 @@ final class DifyExec implements Runnable {
             return value instanceof ObjectNode object ? Optional.of(object) : Optional.empty();
         }
 
-        Heard heard() {
+        StreamEvent streamEvent() {
             var data = data();
             return switch (event()) {
-                case "node_started" -> new Heard.NodeBegan(text(data, "title"), text(data, "node_type"));
-                case "node_finished" -> new Heard.NodeEnded(text(data, "title"), text(data, "node_type"),
+                case "node_started" -> new StreamEvent.NodeBegan(text(data, "title"), text(data, "node_type"));
+                case "node_finished" -> new StreamEvent.NodeEnded(text(data, "title"), text(data, "node_type"),
                         text(data, "status"), data.path("elapsed_time").asDouble(0), text(data, "error"));
-                case "text_chunk" -> new Heard.Chunk(text(data, "text"));
-                case "reasoning_chunk" -> new Heard.Chunk(text(data, "reasoning"));
+                case "text_chunk" -> new StreamEvent.Chunk(text(data, "text"));
+                case "reasoning_chunk" -> new StreamEvent.Chunk(text(data, "reasoning"));
                 case "human_input_required" -> form(data);
-                case "message" -> new Heard.Chunk(text(last, "answer"));
-                case "message_replace" -> new Heard.Chunk("\n" + text(last, "answer")); // instead of all before
-                default -> new Heard.OtherEvent();
+                case "message" -> new StreamEvent.Chunk(text(last, "answer"));
+                case "message_replace" -> new StreamEvent.Chunk("\n" + text(last, "answer")); // instead of all before
+                default -> new StreamEvent.OtherEvent();
             };
         }
 
         /// The forms that the run of a blocking answer waits for. A stream has an event for each.
-        List<Heard> forms() {
+        List<StreamEvent> forms() {
             return data().path("reasons").valueStream().filter(reason -> reason.has("form_id"))
                     .map(this::form).toList();
         }
 
-        private Heard form(JsonNode from) {
+        private StreamEvent form(JsonNode from) {
             long expires = from.path("expiration_time").asLong(0);
-            return new Heard.Form(runId, text(from, "node_title"), text(from, "form_token"),
+            return new StreamEvent.Form(runId, text(from, "node_title"), text(from, "form_token"),
                     expires > 0 && expires < 1L << 40 ? Optional.of(Instant.ofEpochSecond(expires)) : Optional.empty());
         }
 
@@ -7356,7 +7367,7 @@ final class DifyExec implements Runnable {
                 context.init(null, factory.getTrustManagers(), null);
                 return context;
             } catch (IOException | GeneralSecurityException | InvalidPathException problem) {
-                throw new Unusable(setting.place() + ": " + Text.of(problem).replace(setting.text(), "…")
+                throw new Unusable(setting.place() + ": " + Text.reason(problem).replace(setting.text(), "…")
                         + ": not a PEM file of certificates");
             }
         }
@@ -7391,7 +7402,7 @@ final class DifyExec implements Runnable {
                     return new DifyClient.Reply.NotGot<>(problem instanceof Exceeded && !answer.isStream
                             ? new Response.Unreadable(Optional.empty(), problem.getMessage())
                             : answer.cut(overdue, "the connection broke in the middle of the answer ("
-                                    + Text.of(problem) + ")"));
+                                    + Text.reason(problem) + ")"));
                 }
             } catch (TimeoutException _) {
                 sending.cancel(true);
@@ -7410,10 +7421,10 @@ final class DifyExec implements Runnable {
             var causes = Stream.iterate(problem, Objects::nonNull, Throwable::getCause).toList();
             var cause = causes.stream().filter(Transport::isBeforeSending).findFirst();
             if (cause.isEmpty()) return new Response.Cut(Symptom.NO_ANSWER,
-                    "the connection broke without an answer (" + Text.of(problem) + ")");
+                    "the connection broke without an answer (" + Text.reason(problem) + ")");
             var through = proxy.map(by -> ", through the proxy " + by.getHost()).orElse("");
             var lasting = causes.stream().flatMap(each -> lasting(each, through).stream()).findFirst();
-            return lasting.orElseGet(() -> new Response.NotSent(Text.of(cause.get()) + through, ""));
+            return lasting.orElseGet(() -> new Response.NotSent(Text.reason(cause.get()) + through, ""));
         }
 
         /// What fails in the same way again until the server or a setting is changed. The words are the JDK's.
@@ -7514,7 +7525,7 @@ final class DifyExec implements Runnable {
             private final BufferedReader lines;
             private volatile long end, lastByte, left;
             private volatile boolean over = false;
-            private volatile Consumer<Heard> heard;
+            private volatile Consumer<StreamEvent> heard;
             private volatile Optional<RunRef> run = Optional.empty();
 
             Answer(HttpResponse<InputStream> http, long start) {
@@ -7606,12 +7617,12 @@ final class DifyExec implements Runnable {
             }
 
             /// From the first event on, another limit holds, and silences are reported.
-            void began(RunRef run, Duration limit, Consumer<Heard> heard) {
+            void began(RunRef run, Duration limit, Consumer<StreamEvent> heard) {
                 this.lastByte = System.nanoTime();
                 this.heard = heard;
                 this.run = Optional.of(run);
                 limit(limit);
-                heard.accept(new Heard.Began(run));
+                heard.accept(new StreamEvent.Began(run));
             }
 
             void tick() {
@@ -7621,7 +7632,7 @@ final class DifyExec implements Runnable {
                     close();
                 } else if (run.isPresent() && now - lastByte >= QUIET.toNanos()) {
                     lastByte = now;
-                    heard.accept(new Heard.Quiet(run.get()));
+                    heard.accept(new StreamEvent.Idle(run.get()));
                 }
             }
 
@@ -7738,7 +7749,7 @@ final class DifyExec implements Runnable {
 
         Iterator<Row> rows(IntPredicate wanted) {
             var entries = set(IntStream.range(0, index.rows()).filter(wanted));
-            return csv.map(known -> known.rows(entries, index::cells)).orElse(Collections.emptyIterator());
+            return csv.map(known -> known.rows(entries, index::fingerprint)).orElse(Collections.emptyIterator());
         }
 
         /// The entry of a row. An unknown id is refused with the ids that are most like it.
@@ -7904,7 +7915,7 @@ final class DifyExec implements Runnable {
             try {
                 return Storage.naming(files.results(), () -> {
                     var index = Batch.rows(files, Optional.of(csv));
-                    var lock = files.take();
+                    var lock = files.acquire();
                     var results = new LineFile(files.results(), noBom ? new byte[0] : Lines.BOM, disk);
                     var log = new LineFile(files.log(), new byte[0], disk);
                     try {
@@ -7912,7 +7923,7 @@ final class DifyExec implements Runnable {
                             Shards.refuseOthers(files, csv, Optional.empty());
                             files.moveAside(fresh.get());
                         }
-                        var torn = Stream.of(log.mend(), results.mend()).flatMap(Optional::stream).toList();
+                        var torn = Stream.of(log.repair(), results.repair()).flatMap(Optional::stream).toList();
                         var history = History.of(files, index, List.of());
                         history.unreadable().ifPresent(note -> {
                             throw new Unusable(note + "; if one records a run, its row could be sent again",
@@ -7935,7 +7946,7 @@ final class DifyExec implements Runnable {
                     }
                 });
             } catch (UncheckedIOException problem) {
-                throw new Unusable(Text.of(problem));
+                throw new Unusable(Text.reason(problem));
             }
         }
 
@@ -8069,7 +8080,7 @@ final class DifyExec implements Runnable {
 
         /// The exit code tells whether anything was paid for.
         Stop unwritable(IOException problem) {
-            return new Stop(hasSent ? Exit.STOPPED : Exit.UNUSABLE, "cannot write: " + Text.of(problem)
+            return new Stop(hasSent ? Exit.STOPPED : Exit.UNUSABLE, "cannot write: " + Text.reason(problem)
                     + "; the last lines of this call may be missing", problem instanceof LineFile.Touched
                     ? "restore the file before you run this again: a run that is not in the log is not looked up"
                     : "check the disk, then run the same command again: it looks up what is missing");
@@ -8090,7 +8101,7 @@ final class DifyExec implements Runnable {
 
         private final Texts ids = new Texts();
         /// By entry: the place of its id, with its line; its hash; its status.
-        private final LongList places = new LongList(), cells = new LongList(), statuses = new LongList();
+        private final LongList places = new LongList(), fingerprint = new LongList(), statuses = new LongList();
         private final SequencedSet<String> versions = new LinkedHashSet<>();
         private int ofOtherShards = 0;
         private int rows = -1;
@@ -8114,7 +8125,7 @@ final class DifyExec implements Runnable {
         }
 
         Optional<Faulty> addRow(Row row, TextFile file) {
-            int known = size(), entry = add(row.id(), row.line(), row.cells());
+            int known = size(), entry = add(row.id(), row.line(), row.fingerprint());
             return entry == known ? Optional.empty() : Optional.of(new Faulty(file, row.line(), 0, "duplicate id "
                     + Text.quoted(row.id()) + " (first seen on " + file.where(line(entry), 0) + ")",
                     Csv.NUMBERED, Faulty.Repair.NUMBERED));
@@ -8134,7 +8145,7 @@ final class DifyExec implements Runnable {
             int slot = slot(ByteBuffer.wrap(bytes));
             if (table[slot] == 0) {
                 places.add((long) ids.add(bytes) << Integer.SIZE | Math.toIntExact(line));
-                cells.add(hash);
+                fingerprint.add(hash);
                 statuses.add(RowStatus.PENDING.ordinal());
                 table[slot] = size();
                 if (isRow(size() - 1)) counts[RowStatus.PENDING.ordinal()]++;
@@ -8186,8 +8197,8 @@ final class DifyExec implements Runnable {
             return (int) places.get(entry);
         }
 
-        long cells(int entry) {
-            return cells.get(entry);
+        long fingerprint(int entry) {
+            return fingerprint.get(entry);
         }
 
         RowStatus status(int entry) {
@@ -8343,7 +8354,8 @@ final class DifyExec implements Runnable {
         /// From the last event of the session to its last result, at most until then.
         private Duration untilLastResult(Instant most) {
             var last = lastResult.isBefore(most) ? lastResult : most;
-            return updatedAt.filter(last::isAfter).map(seen -> Duration.between(seen, last)).orElse(Duration.ZERO);
+            return updatedAt.filter(last::isAfter)
+                    .map(updated -> Duration.between(updated, last)).orElse(Duration.ZERO);
         }
 
         /// The duration of all sessions, without the time between them.
@@ -8390,7 +8402,7 @@ final class DifyExec implements Runnable {
         }
 
         Optional<Instant> updatedAt() {
-            return updatedAt.map(seen -> lastResult.isAfter(seen) ? lastResult : seen);
+            return updatedAt.map(updated -> lastResult.isAfter(updated) ? lastResult : updated);
         }
 
         OptionalLong millis(int entry) {
@@ -8518,9 +8530,9 @@ final class DifyExec implements Runnable {
 
             /// Edits of that time may be in the CSV by now.
             Attempt attempt(Row row) {
-                boolean isEdited = event.edited() && (row.isEdited() || !event.cells().equals(row.hash()));
+                boolean isEdited = event.edited() && (row.isEdited() || !event.fingerprint().equals(row.hash()));
                 return new Attempt(0, row, new Attempt.Tries(0, 0, event.n()), event.user(), event.mode(),
-                        event.cells(), event.t(), isEdited);
+                        event.fingerprint(), event.t(), isEdited);
             }
         }
 
@@ -8618,8 +8630,8 @@ final class DifyExec implements Runnable {
             spend(entry, success.totalTokens(), success.totalPrice(), success.currency());
             counting.forEach(one -> one.ended(entry, former, success.outcome(), success.seconds()));
             counting.forEach(one -> one.saved(entry, success.missing().size()));
-            changed.set(entry, index.cells(entry) != 0 && !success.edited() && !success.cells().isEmpty()
-                    && !success.cells().equals(HexFormat.of().toHexDigits(index.cells(entry))));
+            changed.set(entry, index.fingerprint(entry) != 0 && !success.edited() && !success.fingerprint().isEmpty()
+                    && !success.fingerprint().equals(HexFormat.of().toHexDigits(index.fingerprint(entry))));
             ends.remove(entry);
             succeeded.add(attempt(success.id(), success.user()));
             remove(success.id(), one -> one.event().user().equals(success.user()))
@@ -8702,7 +8714,7 @@ final class DifyExec implements Runnable {
             if (succeeded.contains(attempt(end.id(), end.user()))) return; // it had a success after that
             var known = remove(end.id(), one -> one.event().user().equals(end.user()))
                     .orElseGet(() -> new Sent(new AttemptEvent(end.t(), end.id(), 0, end.user(), Mode.BLOCKING,
-                            end.cells(), end.edited(), 0), "")).with(end.run(), "");
+                            end.fingerprint(), end.edited(), 0), "")).with(end.run(), "");
             remove(end.id(), one -> one.state() == State.UNSETTLED);
             if (NOT_STARTED.contains(end.outcome())) add(known.as(State.NOT_STARTED));
             var status = end.status();
@@ -8748,7 +8760,7 @@ final class DifyExec implements Runnable {
 
         Optional<String> unreadable() {
             return unreadable.isEmpty() ? Optional.empty() : Optional.of(Text.count(unreadable.size(), "line")
-                    + " cannot be read (" + Text.first(3, unreadable.stream()) + ")");
+                    + " cannot be read (" + Text.joinFirst(3, unreadable.stream()) + ")");
         }
 
         Optional<Path> input(Path results) {
@@ -8793,7 +8805,7 @@ final class DifyExec implements Runnable {
         }
 
         /// A failed row would fail again: Dify refused it, or it has failed twice.
-        boolean isFirm(int entry) {
+        boolean isPermanent(int entry) {
             return attemptsByRow.get(entry) > 1 || end(entry).filter(end -> end.http() / 100 == 4).isPresent();
         }
 
@@ -8853,7 +8865,7 @@ final class DifyExec implements Runnable {
         /// The mode's policy for a server of this version. It knows which unresolved attempts went to other servers.
         ///
         /// @param isAssumed whether only `--same-app` says that this app got them
-        ModePolicy route(Mode asked, AppKind app, String version, boolean isAssumed) {
+        ModePolicy modePolicy(Mode asked, AppKind app, String version, boolean isAssumed) {
             var route = new ModePolicy(asked, mode, app, version);
             all(state -> state != State.RESENT).forEach(one -> {
                 if (isAssumed || one.isElsewhere()) route.sentToUnknownApp(one.event().user());
@@ -9266,7 +9278,7 @@ final class DifyExec implements Runnable {
 
         /// A whole batch and shards of another number exclude each other: each process takes its own lock first and
         /// then looks at theirs, so that of two that start together at most one continues.
-        Lock take() {
+        Lock acquire() {
             var own = Storage.naming(lock, () -> Lock.of(this));
             try {
                 var whole = shard.isEmpty() ? this : of(Shard.whole(results));
@@ -9386,7 +9398,8 @@ final class DifyExec implements Runnable {
                         + "twice", "'merge' first, or continue with --shard " + shard(part));
             var missing = merge.map(MergeEvent::missingShards).orElse(List.of());
             if (!missing.isEmpty()) throw new Unusable(files.log() + ": shards were not merged ("
-                    + Text.first(8, missing.stream().map(Shard::toString)) + "); their rows would be paid for twice",
+                    + Text.joinFirst(8, missing.stream().map(Shard::toString))
+                    + "); their rows would be paid for twice",
                     "run them with --shard if they did not run elsewhere, then 'merge'");
         }
 
@@ -9452,7 +9465,7 @@ final class DifyExec implements Runnable {
                     .filter(shard -> !here.contains(shard)).toList();
             var shards = missing.stream().distinct().sorted(Comparator.comparing(Shard::index)).toList();
             if (!partial && !missing.isEmpty()) throw new Unusable(whole.results() + ": no files for shard "
-                    + Text.first(8, shards.stream().map(Shard::toString)) + ", with "
+                    + Text.joinFirst(8, shards.stream().map(Shard::toString)) + ", with "
                     + Text.count(missing.size(), "row"), "copy them here, or use --partial");
             return shards;
         }
@@ -9465,7 +9478,7 @@ final class DifyExec implements Runnable {
             static Batch merge(BatchFiles whole, Csv csv, boolean partial, boolean noBom) {
                 return Storage.naming(whole.results(), () -> {
                     var index = Batch.rows(whole, Optional.of(csv));
-                    try (var _ = whole.take()) { // while it is held, no shard can start
+                    try (var _ = whole.acquire()) { // while it is held, no shard can start
                         var shards = Shards.of(whole);
                         var missing = shards.requireMergeable(index, partial);
                         return new Merger(shards, csv, index, new History(index), new TreeSet<>())
@@ -9735,15 +9748,15 @@ final class DifyExec implements Runnable {
         }
 
         /// Cuts off a last line that a crash or a full disk has torn. If only the line's end is missing, it is added.
-        Optional<TornEvent> mend() {
+        Optional<TornEvent> repair() {
             hold();
             if (channel == null) return Optional.empty();
             try (var _ = this) {
-                return Storage.naming(path, this::mendLastLine);
+                return Storage.naming(path, this::repairLastLine);
             }
         }
 
-        private Optional<TornEvent> mendLastLine() throws IOException {
+        private Optional<TornEvent> repairLastLine() throws IOException {
             var last = lastLine(channel, end);
             if (last.length == 0 || Arrays.equals(last, Lines.BOM)) return Optional.empty();
             boolean isWhole = Lines.read(Lines.TREE, last, 0, last.length).isPresent();
@@ -9810,7 +9823,7 @@ final class DifyExec implements Runnable {
             @JsonIgnoreProperties(ignoreUnknown = true)
             record Head(String id, String status, String workflowStatus, String workflowId, String workflowRunId,
                     String executedAt, long totalTokens, BigDecimal totalPrice, String currency, boolean edited,
-                    String user, String cells, Double seconds, List<String> missing) {
+                    String user, String fingerprint, Double seconds, List<String> missing) {
                 Head {
                     if (id.isBlank() || status.isEmpty()) throw new IllegalArgumentException("not a result");
                 }
@@ -9825,7 +9838,7 @@ final class DifyExec implements Runnable {
 
                 /// As an event of the log would say it.
                 EndEvent end() {
-                    return new EndEvent(Times.parse(executedAt), id, user, outcome().status().word(), cells,
+                    return new EndEvent(Times.parse(executedAt), id, user, outcome().status().word(), fingerprint,
                             workflowRunId, 0, "", seconds == null ? 0 : seconds, totalTokens, totalPrice, currency,
                             edited, 0);
                 }
@@ -9849,7 +9862,7 @@ final class DifyExec implements Runnable {
                 if (!ran.message().conversation().isEmpty())
                     line.put("conversation_id", ran.message().conversation());
                 if (!ran.message().id().isEmpty()) line.put("message_id", ran.message().id());
-                line.putAll(object("cells", attempt.cells(), "seconds", seconds()));
+                line.putAll(object("fingerprint", attempt.fingerprint(), "seconds", seconds()));
                 if (!files.missing().isEmpty()) line.put("missing", missing());
                 return line;
             }
@@ -9860,7 +9873,7 @@ final class DifyExec implements Runnable {
                         ran.status() == Response.RunStatus.PARTIAL && ran.ref().isNamed() ? PARTIAL : "",
                         ran.workflowId(), ran.ref().id(), Times.text(executedAt), usage.tokens(),
                         usage.price().orElse(null), usage.currency(), attempt.isEdited(), attempt.user(),
-                        attempt.cells(), seconds(), missing());
+                        attempt.fingerprint(), seconds(), missing());
             }
 
             private double seconds() {
@@ -9869,7 +9882,7 @@ final class DifyExec implements Runnable {
 
             private List<String> missing() {
                 return files.missing().entrySet().stream()
-                        .map(file -> file.getKey() + ": " + Text.text(file.getValue(), 200)).toList();
+                        .map(file -> file.getKey() + ": " + Text.printable(file.getValue(), 200)).toList();
             }
         }
     }
@@ -9958,7 +9971,7 @@ final class DifyExec implements Runnable {
             /// Another log format cannot be continued: a line with another meaning could hide a request.
             void requireFormat(Path log) {
                 if (format != FORMAT) throw new Unusable(log + ": log format " + format + ", written by "
-                        + (tool.isEmpty() ? "another version" : Text.text(tool, 60))
+                        + (tool.isEmpty() ? "another version" : Text.printable(tool, 60))
                         + "; this version uses format " + FORMAT,
                         "use that version, or choose another -o");
             }
@@ -9994,11 +10007,11 @@ final class DifyExec implements Runnable {
 
         /// In the log before the request is sent. `n` counts the row's retries; `edited`: the shell changed its inputs.
         record AttemptEvent(Instant t, @JsonProperty(required = true) String id, int n, String user,
-                @JsonProperty(required = true) Mode mode, String cells,
+                @JsonProperty(required = true) Mode mode, String fingerprint,
                 @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean edited, long results) implements Event {
             static AttemptEvent of(Attempt attempt, long results) {
                 return new AttemptEvent(attempt.at(), attempt.row().id(), attempt.tries().retries(),
-                        attempt.user(), attempt.mode(), attempt.cells(), attempt.isEdited(), results);
+                        attempt.user(), attempt.mode(), attempt.fingerprint(), attempt.isEdited(), results);
             }
         }
 
@@ -10009,7 +10022,7 @@ final class DifyExec implements Runnable {
         record FormEvent(Instant t, String id, String user, String run, String node, String token, String until)
                 implements Event {
             String text() {
-                return Text.text(node, 60) + untilText(until);
+                return Text.printable(node, 60) + untilText(until);
             }
 
             static String untilText(String until) {
@@ -10021,20 +10034,20 @@ final class DifyExec implements Runnable {
         /// docs/files.md.
         @JsonInclude(JsonInclude.Include.NON_DEFAULT)
         record EndEvent(Instant t, @JsonProperty(required = true) String id, String user,
-                @JsonProperty(required = true) String outcome, String cells, String run, int http, String error,
+                @JsonProperty(required = true) String outcome, String fingerprint, String run, int http, String error,
                 double seconds, long tokens, BigDecimal price, String currency, boolean edited,
                 @JsonInclude(JsonInclude.Include.ALWAYS) long results) implements Event {
             Optional<RowStatus> status() {
                 return RowStatus.of(outcome).filter(status -> !status.isSuccess());
             }
 
-            static EndEvent of(Attempt attempt, Instant now, String outcome, Response seen, String error,
+            static EndEvent of(Attempt attempt, Instant now, String outcome, Response response, String error,
                     long results) {
-                var usage = seen instanceof Response.Ran ran ? ran.usage() : Usage.NONE;
-                return new EndEvent(now, attempt.row().id(), attempt.user(), outcome, attempt.cells(),
-                        seen.run().map(RunRef::id).orElse(""),
-                        seen instanceof Response.Refused refused ? refused.status() : 0,
-                        Text.text(error, Text.LONGEST_ERROR), attempt.took(seen, now).toMillis() / 1000.0,
+                var usage = response instanceof Response.Ran ran ? ran.usage() : Usage.NONE;
+                return new EndEvent(now, attempt.row().id(), attempt.user(), outcome, attempt.fingerprint(),
+                        response.run().map(RunRef::id).orElse(""),
+                        response instanceof Response.Refused refused ? refused.status() : 0,
+                        Text.printable(error, Text.LONGEST_ERROR), attempt.took(response, now).toMillis() / 1000.0,
                         usage.tokens(), usage.price().orElse(null), usage.currency(), attempt.isEdited(), results);
             }
         }
@@ -10289,7 +10302,8 @@ final class DifyExec implements Runnable {
                 return read(TextFile.rereadable(input, copies), shape, List.of());
             } catch (IOException | RuntimeException problem) {
                 copies.close();
-                throw problem instanceof RuntimeException known ? known : new Unusable(input + ": " + Text.of(problem));
+                throw problem instanceof RuntimeException known ? known
+                        : new Unusable(input + ": " + Text.reason(problem));
             }
         }
 
@@ -10416,7 +10430,8 @@ final class DifyExec implements Runnable {
                 notes.add("using the delimiter from line 1 (\"sep=" + header.delimiter() + "\")");
             var unnamed = header.titles().stream().filter(title -> !header.names().contains(title)
                     && inputs.stream().noneMatch(input -> input.title().equals(title))).toList();
-            if (!unnamed.isEmpty()) notes.add("not sending columns without a name: " + Text.first(5, unnamed.stream())
+            if (!unnamed.isEmpty()) notes.add("not sending columns without a name: "
+                    + Text.joinFirst(5, unnamed.stream())
                     + " (to send one: --map " + Text.shell(unnamed.getFirst() + "=VARIABLE") + ")");
             notes.addAll(file.extras().notes());
             if (idColumn.place() < 0)
@@ -10473,8 +10488,8 @@ final class DifyExec implements Runnable {
                 while (isThere && rows.index < entry) isThere = rows.next();
                 boolean isRow = isThere && rows.shapeFault().isEmpty() && rows.idFault().isEmpty();
                 var row = isRow ? rows.row() : null;
-                if (row == null || checked.applyAsLong(entry) != row.cells()) throw file.unusable(rows.records.line, 0,
-                        "the file was changed while it was in use",
+                if (row == null || checked.applyAsLong(entry) != row.fingerprint())
+                    throw file.unusable(rows.records.line, 0, "the file was changed while it was in use",
                         "run the same command again when the file is complete");
                 if (entry == wanted.length() - 1) rows.close();
                 return edits.apply(row);
@@ -10484,7 +10499,7 @@ final class DifyExec implements Runnable {
         /// A position in the file, at first before the first row.
         private final class Rows implements AutoCloseable {
             final Records records = header.records(file);
-            private final Cells hashes = new Cells(columns());
+            private final Fingerprint hashes = new Fingerprint(columns());
             List<String> cells;
             int index = -1, number = 0, ofOtherShards = 0;
 
@@ -10528,7 +10543,8 @@ final class DifyExec implements Runnable {
                 var id = id();
                 if (id.isEmpty()) return Optional.of(new Faulty(file, records.line, 0, "blank id", NUMBERED,
                         Faulty.Repair.NUMBERED));
-                if (Secret.current().isIn(id)) return Optional.of(fault("id contains the API key")); // masked in files
+                if (Secret.current().occursIn(id)) // it would be masked in files
+                    return Optional.of(fault("id contains the API key"));
                 return id.chars().noneMatch(Character::isISOControl) ? Optional.empty() : Optional.of(fault("the id "
                         + Text.quoted(id) + " contains a control character or a line break"));
             }
@@ -10670,7 +10686,7 @@ final class DifyExec implements Runnable {
 
             String hint() {
                 var named = names.stream().filter(name -> !name.isEmpty()).collect(joining(", "));
-                return "the columns are " + Text.text(named, 300);
+                return "the columns are " + Text.printable(named, 300);
             }
         }
 
@@ -10700,7 +10716,7 @@ final class DifyExec implements Runnable {
                     in = file.reader();
                     in.skip(skipped);
                 } catch (IOException problem) {
-                    throw file.unusable(line, Text.of(problem));
+                    throw file.unusable(line, Text.reason(problem));
                 }
             }
 
@@ -10783,7 +10799,7 @@ final class DifyExec implements Runnable {
                     at = 0;
                     end = Math.max(0, in.read(buffer));
                 } catch (IOException problem) {
-                    throw file.unusable(line, Text.of(problem));
+                    throw file.unusable(line, Text.reason(problem));
                 }
                 return at < end ? buffer[at] : -1;
             }
@@ -11121,7 +11137,7 @@ final class DifyExec implements Runnable {
                         return file;
                     });
                 } catch (UncheckedIOException problem) {
-                    throw new Unusable("cannot make a copy of " + name(input) + " (" + Text.of(problem) + ")",
+                    throw new Unusable("cannot make a copy of " + name(input) + " (" + Text.reason(problem) + ")",
                             "if the input can be read, choose another folder for the copy with "
                                     + "JDK_JAVA_OPTIONS=-Djava.io.tmpdir=DIR");
                 }
@@ -11217,7 +11233,7 @@ final class DifyExec implements Runnable {
                 if (sheet.isEmpty() && wanted.isEmpty()) throw new Unusable(file.name() + ": no worksheet with data");
                 if (sheet.isEmpty())
                     throw new Unusable(file.name() + ": no worksheet " + Text.quoted(wanted),
-                            "name another one with --sheet: " + Text.text(String.join(", ", names), 300));
+                            "name another one with --sheet: " + Text.printable(String.join(", ", names), 300));
                 var name = sheet.get().getName();
                 var notes = new ArrayList<String>();
                 if (names.size() > 1 && wanted.isEmpty())
@@ -11461,7 +11477,7 @@ final class DifyExec implements Runnable {
             row.inputs().forEach((column, cell) -> {
                 if (value(row, column, cell) instanceof Value.Wrong(var why, var option))
                     problems.add(new Inspection.Problem(row.line(), csv.where(row.line(), column), row.id(),
-                            csv.input(column).title(), Text.text(cell, 60), why, option));
+                            csv.input(column).title(), Text.printable(cell, 60), why, option));
             });
             return problems;
         }
@@ -11474,12 +11490,12 @@ final class DifyExec implements Runnable {
                 faults.add(new Inspection.Fault("no column " + Text.quoted(variable.name())
                         + " for the chatflow's question; " + (option.isEmpty() ? "name it with --query-column"
                                 : "did you mean " + option + "?"), option));
-            if (!isLenient && !isText) faults.addAll(losses(csv));
+            if (!isLenient && !isText) faults.addAll(mappingFaults(csv));
             return faults;
         }
 
         /// Inputs that would not reach the workflow, each with an option that helps.
-        private List<Inspection.Fault> losses(Csv csv) {
+        private List<Inspection.Fault> mappingFaults(Csv csv) {
             var losses = new ArrayList<Inspection.Fault>();
             var columns = unmatched(csv);
             var unfilled = unfilled();
@@ -11525,12 +11541,12 @@ final class DifyExec implements Runnable {
 
         List<String> notes(Csv csv) {
             if (isText) return List.of();
-            var columns = Text.first(10, unmatched(csv).stream().map(Text::quoted));
-            var missing = Text.first(10, unfilled().stream().map(Variable::name).map(Text::quoted));
+            var columns = Text.joinFirst(10, unmatched(csv).stream().map(Text::quoted));
+            var missing = Text.joinFirst(10, unfilled().stream().map(Variable::name).map(Text::quoted));
             var notes = new ArrayList<String>();
             if (!columns.isEmpty()) notes.add("Dify ignores columns without a matching variable: " + columns);
             if (!missing.isEmpty()) notes.add("no column for these variables: " + missing);
-            var merged = Text.first(10, csv.merged(byColumn.keySet()).stream());
+            var merged = Text.joinFirst(10, csv.merged(byColumn.keySet()).stream());
             if (!merged.isEmpty()) notes.add("merged cells leave cells of these columns empty: " + merged);
             return notes;
         }
@@ -11613,7 +11629,7 @@ final class DifyExec implements Runnable {
 
         private static Value select(String cell, List<String> options) {
             if (options.contains(cell)) return new Value.Str(cell);
-            return new Value.Wrong("must be one of " + Text.first(20, options.stream().map(Text::quoted))
+            return new Value.Wrong("must be one of " + Text.joinFirst(20, options.stream().map(Text::quoted))
                     + Nearest.hint(cell, options));
         }
 
@@ -11661,7 +11677,7 @@ final class DifyExec implements Runnable {
                     var own = base.toRealPath();
                     return new Folders(base, more == null ? List.of(own) : List.of(own, more.toRealPath()));
                 } catch (IOException problem) {
-                    throw new Unusable(base + ": " + Text.of(problem));
+                    throw new Unusable(base + ": " + Text.reason(problem));
                 }
             }
         }
@@ -11738,7 +11754,7 @@ final class DifyExec implements Runnable {
                     return wrongKind(kind, end(name))
                             .orElseGet(() -> new Value.Local(kind, path.getFileName().toString(), file));
                 } catch (InvalidPathException | IOException problem) {
-                    return new Value.Wrong("names a file that cannot be read: " + Text.of(problem));
+                    return new Value.Wrong("names a file that cannot be read: " + Text.reason(problem));
                 }
             }
 
@@ -11839,9 +11855,9 @@ final class DifyExec implements Runnable {
 
             /// `line 7, id r-6: tone = "x" must be one of "formal", "casual"`
             String text() {
-                if (column.isEmpty()) return place + ": " + Text.text(message, 300);
-                return place + ", id " + Text.id(id) + ": " + Text.text(column, 40)
-                        + (value.isBlank() ? "" : " = " + Text.quoted(value)) + " " + Text.text(message, 300);
+                if (column.isEmpty()) return place + ": " + Text.printable(message, 300);
+                return place + ", id " + Text.id(id) + ": " + Text.printable(column, 40)
+                        + (value.isBlank() ? "" : " = " + Text.quoted(value)) + " " + Text.printable(message, 300);
             }
         }
 
@@ -11918,7 +11934,7 @@ final class DifyExec implements Runnable {
                 void accept(Row row) {
                     var cell = row.inputs().get(column);
                     if (cell.isBlank()) return;
-                    if (filled++ == 0) example = Text.text(cell, 24);
+                    if (filled++ == 0) example = Text.printable(cell, 24);
                     longest = Math.max(longest, cell.codePointCount(0, cell.length()));
                 }
 
@@ -12016,8 +12032,8 @@ final class DifyExec implements Runnable {
             return new Refusal(Pattern.compile(answer, Pattern.DOTALL), Exit.UNUSABLE, what, hint);
         }
 
-        Verdict verdict(Attempt attempt, Response seen) {
-            return switch (seen) {
+        Verdict verdict(Attempt attempt, Response response) {
+            return switch (response) {
                 case Response.Ran ran when isUnconfirmed(ran) -> unconfirmed(words(ran));
                 case Response.Ran ran -> ran(attempt, ran);
                 case Response.Refused refused when refused.inStream() && refused.run().isPresent() ->
@@ -12109,23 +12125,23 @@ final class DifyExec implements Runnable {
 
         /// The status alone does not decide: Dify answers 400 to bad rows, to settings that are wrong for all rows, and
         /// in case of faults of its own.
-        private Verdict refused(Attempt attempt, Response.Refused seen) {
-            if (seen.isTooMany()) return throttled(attempt, seen);
-            if (seen.inStream() && seen.code().isEmpty()) return refusedInWords(attempt, seen);
-            int status = seen.status();
-            var stop = stop(seen);
+        private Verdict refused(Attempt attempt, Response.Refused response) {
+            if (response.isTooMany()) return throttled(attempt, response);
+            if (response.inStream() && response.code().isEmpty()) return refusedInWords(attempt, response);
+            int status = response.status();
+            var stop = stop(response);
             if (stop.isPresent()) return new Verdict.StopBatch(stop.get(), status == 401 || status == 403);
             // the model's error, outside of any node
-            if (status == 400 && seen.code().equals("completion_request_error"))
-                return again(attempt, seen.message(), seen.retryAfter());
+            if (status == 400 && response.code().equals("completion_request_error"))
+                return again(attempt, response.message(), response.retryAfter());
             // the server's fault: its listener ended without a result, and the run may have one
-            if (status == 400 && seen.message().startsWith("queue listening stopped"))
-                return new Verdict.LookUp(Symptom.SERVER_ERROR, message(seen));
-            if (status == 429) return throttled(attempt, seen);
-            if (seen.isTransient() || status < 300)
-                return new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, seen.why());
-            var words = message(seen).isEmpty() ? "" : ": " + message(seen);
-            if (status == 400 && !words.isEmpty()) return Outcome.failed(seen.message());
+            if (status == 400 && response.message().startsWith("queue listening stopped"))
+                return new Verdict.LookUp(Symptom.SERVER_ERROR, message(response));
+            if (status == 429) return throttled(attempt, response);
+            if (response.isTransient() || status < 300)
+                return new Verdict.LookUp(response.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, response.why());
+            var words = message(response).isEmpty() ? "" : ": " + message(response);
+            if (status == 400 && !words.isEmpty()) return Outcome.failed(response.message());
             return Outcome.failed(switch (status) {
                 case 403 -> "HTTP 403 from a firewall" + words;
                 case 413 -> "too large for the server (413)" + words;
@@ -12133,30 +12149,31 @@ final class DifyExec implements Runnable {
             });
         }
 
-        private Optional<Stop> stop(Response.Refused seen) {
-            var answer = seen.status() + " " + seen.code().replace(':', ' ') + ": " + seen.message();
-            Object[] facts = {message(seen), access, seen.status(), access.advice(), seen.message()};
+        private Optional<Stop> stop(Response.Refused response) {
+            var answer = response.status() + " " + response.code().replace(':', ' ') + ": " + response.message();
+            Object[] facts = {message(response), access, response.status(), access.advice(), response.message()};
             return STOPS.stream().filter(known -> known.answer().matcher(answer).lookingAt()).findFirst()
                     .map(known -> new Stop(known.exit(), known.what().formatted(facts), known.hint().formatted(facts)));
         }
 
         /// An error event without a code is read by its words, and given the code that an answer would have.
-        private Verdict refusedInWords(Attempt attempt, Response.Refused seen) {
-            var words = seen.message();
+        private Verdict refusedInWords(Attempt attempt, Response.Refused response) {
+            var words = response.message();
             if (NO_MODEL.matcher(words).find())
-                return refused(attempt, Response.Refused.event(400, "provider_not_initialize", words, seen.run()));
+                return refused(attempt, Response.Refused.event(400, "provider_not_initialize", words, response.run()));
             if (words.startsWith("No class mapping found"))
-                return refused(attempt, Response.Refused.event(400, "invalid_param", words, seen.run()));
+                return refused(attempt, Response.Refused.event(400, "invalid_param", words, response.run()));
             if (BAD_ROW.matcher(words).find()) return Outcome.failed(words);
             return new Verdict.LookUp(Symptom.STREAM_ERROR, words);
         }
 
-        private static String message(Response.Refused seen) {
-            return Text.text(seen.message(), 200).strip();
+        private static String message(Response.Refused response) {
+            return Text.printable(response.message(), 200).strip();
         }
 
-        private Verdict throttled(Attempt attempt, Response.Refused seen) {
-            return new Verdict.Throttled(backoff.delay(attempt.tries().throttled(), seen.retryAfter()), message(seen));
+        private Verdict throttled(Attempt attempt, Response.Refused response) {
+            return new Verdict.Throttled(backoff.delay(attempt.tries().throttled(), response.retryAfter()),
+                    message(response));
         }
 
         Verdict again(Attempt attempt, String why, Optional<Duration> retryAfter) {
@@ -12182,19 +12199,19 @@ final class DifyExec implements Runnable {
 
         /// @param passed since when the server's queue is known to have moved past the attempt's stream
         /// @param hasStreamsToCome whether streams of this call that have not begun yet may show that it has
-        record Here(Release.Listing listing, Optional<Instant> passed, boolean hasStreamsToCome, boolean stopAsked,
-                boolean hasSuccess) {}
+        record LookUpContext(Release.Listing listing, Optional<Instant> passed, boolean hasStreamsToCome,
+                boolean stopAsked, boolean hasSuccess) {}
 
-        List<Step> steps(Unresolved unresolved, LookUpResult found, Here here, Instant now) {
+        List<Step> steps(Unresolved unresolved, LookUpResult found, LookUpContext here, Instant now) {
             return switch (unresolved.purpose()) {
-                case OUTCOME -> open(unresolved, found, here, now);
+                case OUTCOME -> decideUnresolved(unresolved, found, here, now);
                 case QUIET -> quiet(unresolved, found, here);
                 case RESEND -> recheck(unresolved, found, here, now);
                 case LATE -> late(unresolved, found, here);
             };
         }
 
-        private List<Step> quiet(Unresolved unresolved, LookUpResult found, Here here) {
+        private List<Step> quiet(Unresolved unresolved, LookUpResult found, LookUpContext here) {
             if (!(found instanceof LookUpResult.Ended(var ran, _))) return List.of();
             if (here.stopAsked() && !ran.status().isSuccess())
                 return List.of(new Step.Close("interrupted", ran, "stopped on request"));
@@ -12203,16 +12220,17 @@ final class DifyExec implements Runnable {
                     : new Step.Take(unresolved.attempt(), ran, judge.afterLook(unresolved.attempt(), ran)));
         }
 
-        private List<Step> recheck(Unresolved unresolved, LookUpResult found, Here here, Instant now) {
+        private List<Step> recheck(Unresolved unresolved, LookUpResult found, LookUpContext here, Instant now) {
             if (found instanceof LookUpResult.Absent)
                 return List.of(new Step.SendAgain(unresolved.attempt().tries(), true));
             if (found instanceof LookUpResult.Silent silent && !silent.isAnswer())
-                return silent(unresolved.attempt(), silent.seen(), lookAgain(unresolved.later(now)));
-            return open(new Unresolved(unresolved.attempt(), unresolved.seen(), unresolved.symptom(), unresolved.why(),
-                    unresolved.since(), now.plus(limits.timeout())), found, here, now);
+                return failedLookUp(unresolved.attempt(), silent.response(), lookAgain(unresolved.later(now)));
+            return decideUnresolved(new Unresolved(unresolved.attempt(), unresolved.response(),
+                    unresolved.symptom(), unresolved.why(), unresolved.since(), now.plus(limits.timeout())),
+                    found, here, now);
         }
 
-        private List<Step> late(Unresolved unresolved, LookUpResult found, Here here) {
+        private List<Step> late(Unresolved unresolved, LookUpResult found, LookUpContext here) {
             if (!(found instanceof LookUpResult.Ended(var ran, _)) || !ran.status().isSuccess()) return List.of();
             return here.hasSuccess() || !unresolved.attempt().isCurrent() ? List.of()
                     : succeeded(unresolved, ran, Map.of());
@@ -12220,7 +12238,8 @@ final class DifyExec implements Runnable {
 
         /// A row that needs an outcome gets the one of its run. Only what Dify itself says counts: from a look-up that
         /// failed, nothing follows.
-        private List<Step> open(Unresolved unresolved, LookUpResult found, Here here, Instant now) {
+        private List<Step> decideUnresolved(Unresolved unresolved, LookUpResult found, LookUpContext here,
+                Instant now) {
             return switch (found) {
                 case LookUpResult.Ended(var ran, var inputs) when ran.status().isSuccess() ->
                         succeeded(unresolved, ran, inputs);
@@ -12231,10 +12250,10 @@ final class DifyExec implements Runnable {
                 case LookUpResult.Absent() -> absent(unresolved, here, now);
                 case LookUpResult.Silent(Response.Unreadable(var run, var why)) ->
                         giveUp(unresolved.of(run), new Outcome(RowStatus.UNKNOWN, why));
-                case LookUpResult.Silent(Response.Refused refused) -> silent(unresolved.attempt(), refused,
+                case LookUpResult.Silent(Response.Refused refused) -> failedLookUp(unresolved.attempt(), refused,
                         waited(unresolved, "its look-up got HTTP " + refused.status(), now));
-                case LookUpResult.Silent(var seen) ->
-                        silent(unresolved.attempt(), seen, lookAgain(unresolved.later(now)));
+                case LookUpResult.Silent(var response) ->
+                        failedLookUp(unresolved.attempt(), response, lookAgain(unresolved.later(now)));
             };
         }
 
@@ -12264,8 +12283,8 @@ final class DifyExec implements Runnable {
                     new Step.SendAgain(Attempt.Tries.NONE, false));
             if (unresolved.is(Symptom.UNCONFIRMED)) {
                 // the stream's end has the run's price, which the stored run lacks
-                var end = unresolved.seen() instanceof Response.Ran seen && !seen.isBare() ? seen : ran;
-                return List.of(new Step.Judged(end, judge.confirmed(attempt, unresolved.seen(), end)));
+                var end = unresolved.response() instanceof Response.Ran response && !response.isBare() ? response : ran;
+                return List.of(new Step.Judged(end, judge.confirmed(attempt, unresolved.response(), end)));
             }
             return List.of(new Step.Take(attempt, ran, isOverTime
                     ? Outcome.failed("timed out: " + unresolved.why()) : judge.afterLook(attempt, ran)));
@@ -12273,9 +12292,9 @@ final class DifyExec implements Runnable {
 
         /// There is no run of that id, unless it took steps: those are paid for.
         private List<Step> notStored(Unresolved unresolved) {
-            var verdict = judge.notStored(unresolved.attempt(), unresolved.seen());
+            var verdict = judge.notStored(unresolved.attempt(), unresolved.response());
             if (verdict instanceof Verdict.LookUp) return List.of(new Step.Judged(Response.NOTHING, verdict));
-            var known = switch (unresolved.seen()) {
+            var known = switch (unresolved.response()) {
                 case Response.Refused error ->
                         Response.Refused.event(error.status(), error.code(), error.message(), Optional.empty());
                 case Response.Ran ran when !ran.isBare() -> ran;
@@ -12303,7 +12322,7 @@ final class DifyExec implements Runnable {
 
         /// What it proves that no run is found depends on how the server lists its runs. A run with an id exists,
         /// unless the id was made up.
-        private List<Step> absent(Unresolved unresolved, Here here, Instant now) {
+        private List<Step> absent(Unresolved unresolved, LookUpContext here, Instant now) {
             var known = unresolved.run().filter(run -> !run.isMadeUp());
             boolean isStream = unresolved.attempt().mode() == Mode.STREAMING;
             if (here.listing() == Release.Listing.OTHER_APP) return unknown(unresolved,
@@ -12332,7 +12351,7 @@ final class DifyExec implements Runnable {
         /// shows nothing of it meanwhile. So time alone proves nothing: only a stream that was sent later and has begun
         /// shows that the queue has moved past this one. Nobody has waited for one of an earlier call, so it may wait
         /// for the streams of this call.
-        private List<Step> queued(Unresolved unresolved, Here here, Instant now) {
+        private List<Step> queued(Unresolved unresolved, LookUpContext here, Instant now) {
             if (here.passed().isPresent()) return settled(unresolved, here.passed().get(), now);
             var later = unresolved.with(unresolved.state().later(now, false));
             boolean mayBePassed = unresolved.attempt().isEarlier() && here.hasStreamsToCome();
@@ -12360,8 +12379,8 @@ final class DifyExec implements Runnable {
         }
 
         /// A failed look-up is repeated, unless its answer concerns the whole batch.
-        private List<Step> silent(Attempt attempt, Response seen, List<Step> otherwise) {
-            return judge.verdict(attempt, seen) instanceof Verdict.StopBatch refusal
+        private List<Step> failedLookUp(Attempt attempt, Response response, List<Step> otherwise) {
+            return judge.verdict(attempt, response) instanceof Verdict.StopBatch refusal
                     ? List.of(new Step.Abort(refusal)) : otherwise;
         }
 
@@ -12395,12 +12414,12 @@ final class DifyExec implements Runnable {
             /// @param attempt with the inputs that were sent
             record Take(Attempt attempt, Response.Ran ran, Verdict verdict) implements Step {}
 
-            record Judged(Response seen, Verdict verdict) implements Step {}
+            record Judged(Response response, Verdict verdict) implements Step {}
 
             record LookAgain(Unresolved unresolved) implements Step {}
 
             /// The attempt gets this end in the log.
-            record Close(String end, Response seen, String why) implements Step {}
+            record Close(String end, Response response, String why) implements Step {}
 
             record Say(String text) implements Step {}
 
@@ -12435,8 +12454,8 @@ final class DifyExec implements Runnable {
         record Pause(Instant until, boolean isTooLong) {
             static final Duration LONGEST = Duration.ofMinutes(10);
 
-            static Optional<Pause> of(Response seen, Instant now) {
-                return seen.pause().map(asked -> new Pause(now.plus(asked), asked.compareTo(LONGEST) > 0));
+            static Optional<Pause> of(Response response, Instant now) {
+                return response.pause().map(asked -> new Pause(now.plus(asked), asked.compareTo(LONGEST) > 0));
             }
 
             String text() {
@@ -12509,7 +12528,7 @@ final class DifyExec implements Runnable {
             if (atWork.size() > 2 * ceiling) atWork.remove();
         }
 
-        int mostAtWork() {
+        int peakConcurrency() {
             return atWork.stream().mapToInt(run -> (int) atWork.stream().filter(other ->
                     !other.from().isAfter(run.from()) && other.to().isAfter(run.from())).count()).max().orElse(0);
         }
@@ -12549,7 +12568,7 @@ final class DifyExec implements Runnable {
             if (time.compareTo(shortestWait) < 0) shortestWait = time;
             boolean isQueued = time.compareTo(QUEUED) > 0 && time.compareTo(shortestWait.multipliedBy(GROWN)) > 0;
             if (!isQueued || sequence <= cutAt || ++waits < SEVERAL) return false;
-            int inside = Math.max(running, mostAtWork());
+            int inside = Math.max(running, peakConcurrency());
             if (inside >= places) return false;
             cut(inside, last);
             return true;
@@ -12686,7 +12705,7 @@ final class DifyExec implements Runnable {
             refusedTooLong |= refusals >= STREAK && refusedSince.plus(REFUSED).isBefore(now);
         }
 
-        Optional<String> rest(Instant now) {
+        Optional<String> pauseNote(Instant now) {
             if (now.isBefore(pausedUntil)) return Optional.of("waiting "
                     + Text.seconds(Duration.between(now, pausedUntil)) + " (Retry-After)");
             if (!isDown()) return Optional.empty();
@@ -12722,7 +12741,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The first rows of a batch without a success failed for one reason, and so would the others.
-        Optional<Stop> allAlike(Map<String, Long> causes, long done) {
+        Optional<Stop> sameCause(Map<String, Long> causes, long done) {
             if (maxFailures != null || causes.size() != 1) return Optional.empty();
             var cause = causes.entrySet().iterator().next();
             return done < FIRST || cause.getValue() < done ? Optional.empty()
@@ -12732,14 +12751,14 @@ final class DifyExec implements Runnable {
 
         /// @param spent by the batch in all its sessions
         /// @param own by this session: earlier ones may have had no prices because they did not stream
-        Optional<Stop> usedUp(Usage.Spending spent, Usage.Spending own) {
+        Optional<Stop> limitReached(Usage.Spending spent, Usage.Spending own) {
             if (maxTokens != null && spent.tokens() >= maxTokens)
                 return Optional.of(Stop.early("--max-tokens reached: " + spent.tokens() + " tokens used", CONTINUE));
             if (maxCost == null) return Optional.empty();
             if (own.lacksPrices()) return Optional.of(Stop.early(
                     "--max-cost does not work here: Dify reports no prices for this app's runs", "use --max-tokens"));
             var paid = spent.paid();
-            var currencies = Text.text(String.join(" and ", paid.keySet()), 40);
+            var currencies = Text.printable(String.join(" and ", paid.keySet()), 40);
             if (paid.size() > 1) return Optional.of(Stop.early(
                     "--max-cost counts one currency, but Dify reports prices in " + currencies, "use --max-tokens"));
             var total = paid.values().stream().findFirst().orElse(BigDecimal.ZERO);
@@ -12748,7 +12767,7 @@ final class DifyExec implements Runnable {
             return Optional.of(Stop.early("--max-cost reached: " + sum + " spent", CONTINUE));
         }
 
-        Optional<Stop> costUnseen(Mode mode) {
+        Optional<Stop> costUnavailable(Mode mode) {
             return maxCost == null || mode != Mode.BLOCKING ? Optional.empty()
                     : Optional.of(Stop.early("--max-cost does not work here: this server refuses streams, and only "
                             + "streams report prices", "use --max-tokens"));
@@ -12843,13 +12862,13 @@ final class DifyExec implements Runnable {
                 listing = Release.Listing.FROM_START;
         }
 
-        Optional<String> seen(Response seen, Duration took) {
-            if (mayStream && mode == Mode.BLOCKING && isProxyCut(seen, took)) {
+        Optional<String> observe(Response response, Duration took) {
+            if (mayStream && mode == Mode.BLOCKING && isProxyCut(response, took)) {
                 mode = Mode.STREAMING;
                 return Optional.of("A proxy cut a run off after " + Text.seconds(took)
                         + "; continuing in streaming mode.");
             }
-            if (seen instanceof Response.Refused refused && refused.inStream() && refused.run().isEmpty())
+            if (response instanceof Response.Refused refused && refused.inStream() && refused.run().isEmpty())
                 refusedStreams++;
             boolean isHeld = holdsRefused && refusedStreams >= REFUSED_STREAMS;
             if (mode != Mode.STREAMING || !isHeld) return Optional.empty();
@@ -12860,8 +12879,8 @@ final class DifyExec implements Runnable {
                     + "the server for 5 minutes; continuing in blocking mode.");
         }
 
-        private static boolean isProxyCut(Response seen, Duration took) {
-            return switch (seen) {
+        private static boolean isProxyCut(Response response, Duration took) {
+            return switch (response) {
                 case Response.Refused refused -> refused.status() == 504 || refused.status() == 524;
                 case Response.Cut cut -> took.compareTo(PROXY_CUT) > 0 && cut.symptom() != Symptom.TIMED_OUT;
                 case Response.Ran _, Response.Unreadable _, Response.NotSent _, Response.NotUploaded _ -> false;
@@ -12903,7 +12922,7 @@ final class DifyExec implements Runnable {
 
         static Optional<String> note(String version) {
             return parsed(version).filter(known -> known.compareTo(ModuleDescriptor.Version.parse(NEWEST)) > 0)
-                    .map(_ -> "Note: Dify " + Text.text(version, 20) + " is newer than " + NEWEST
+                    .map(_ -> "Note: Dify " + Text.printable(version, 20) + " is newer than " + NEWEST
                             + ", the newest version that difyexec was tested with, and is treated like it.");
         }
 
@@ -12961,7 +12980,7 @@ final class DifyExec implements Runnable {
     /// One row of the input. `index` counts from 0, `line` is the line of the file it begins in, `cells` the hash of
     /// `inputs`. If it is edited, the CSV does not have the changes that the shell made. `typed`: the inputs that were
     /// numbers or dates, not texts.
-    record Row(int index, long line, String id, Map<String, String> inputs, long cells, boolean isEdited,
+    record Row(int index, long line, String id, Map<String, String> inputs, long fingerprint, boolean isEdited,
             Set<String> typed) {
         Row {
             if (id.isBlank()) throw new IllegalArgumentException("a row needs an id");
@@ -12969,7 +12988,7 @@ final class DifyExec implements Runnable {
         }
 
         Row(int index, long line, String id, Map<String, String> inputs) {
-            this(index, line, id, inputs, Cells.of(inputs), false, Set.of());
+            this(index, line, id, inputs, Fingerprint.of(inputs), false, Set.of());
         }
 
         Row with(Map<String, String> edits) {
@@ -12977,29 +12996,29 @@ final class DifyExec implements Runnable {
             changed.putAll(edits);
             if (changed.equals(inputs)) return this;
             var same = typed.stream().filter(name -> !edits.containsKey(name)).collect(Collectors.toSet());
-            return new Row(index, line, id, changed, Cells.of(changed), true, same);
+            return new Row(index, line, id, changed, Fingerprint.of(changed), true, same);
         }
 
         /// As a request sent it before the row changed.
         Row recorded(Map<String, String> sent) {
-            return new Row(index, line, id, sent, cells, isEdited, typed);
+            return new Row(index, line, id, sent, fingerprint, isEdited, typed);
         }
 
         String hash() {
-            return HexFormat.of().toHexDigits(cells);
+            return HexFormat.of().toHexDigits(fingerprint);
         }
     }
 
     /// One request for one row, found again on the server by its `user`. `sequence` is 0 for one of an earlier call,
     /// and `cells` is the hash of what was sent.
-    record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String cells, Instant at,
+    record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String fingerprint, Instant at,
             boolean isEdited) {
         Attempt with(Row row, Tries tries) {
-            return new Attempt(sequence, row, tries, user, mode, cells, at, isEdited);
+            return new Attempt(sequence, row, tries, user, mode, fingerprint, at, isEdited);
         }
 
         Attempt before(Instant now) {
-            return at.isAfter(now) ? new Attempt(sequence, row, tries, user, mode, cells, now, isEdited) : this;
+            return at.isAfter(now) ? new Attempt(sequence, row, tries, user, mode, fingerprint, now, isEdited) : this;
         }
 
         boolean isEarlier() {
@@ -13007,13 +13026,13 @@ final class DifyExec implements Runnable {
         }
 
         /// Nobody saw the end of an earlier call's run, so Dify's own time counts.
-        Duration took(Response seen, Instant now) {
-            return isEarlier() && seen instanceof Response.Ran ran
+        Duration took(Response response, Instant now) {
+            return isEarlier() && response instanceof Response.Ran ran
                     ? Duration.ofMillis((long) (ran.usage().seconds() * 1000)) : Duration.between(at, now);
         }
 
         boolean isCurrent() {
-            return cells.equals(row.hash());
+            return fingerprint.equals(row.hash());
         }
 
         /// Nothing has the cells that were sent: the shell that edited them is gone, or has edited them again.
@@ -13036,14 +13055,14 @@ final class DifyExec implements Runnable {
         }
 
         /// Makes the user of each attempt: unique, so that a run found under it belongs to this attempt.
-        static final class Names {
+        static final class UserNames {
             /// Dify accepts users of up to 255 characters. The hexadecimal digits, two hyphens and the counter follow.
             private static final int LONGEST = 200;
 
             private final String prefix;
             private long count = 0;
 
-            Names(String name) {
+            UserNames(String name) {
                 prefix = "%s-%016x-".formatted(name, new SecureRandom().nextLong());
             }
 
@@ -13160,7 +13179,7 @@ final class DifyExec implements Runnable {
             /// `HTTP 500 Internal error`, and of others `HTTP 503, a web page (from a proxy?)`
             @Override
             public String why() {
-                var text = Text.text(message, 200).strip();
+                var text = Text.printable(message, 200).strip();
                 if (text.isEmpty()) return "HTTP " + status;
                 return "HTTP " + status + (dify ? " " : ", ") + text;
             }
@@ -13350,7 +13369,7 @@ final class DifyExec implements Runnable {
         /// The answer says that the run failed. Dify 1.16 makes such ends up, so the stored run decides.
         UNCONFIRMED,
         /// A stream was silent for too long.
-        SILENCE,
+        STREAM_SILENT,
         /// The request took longer than `--timeout`.
         TIMED_OUT,
         /// The run took longer than `--timeout`, as its look-up showed, and is stopped.
@@ -13452,22 +13471,22 @@ final class DifyExec implements Runnable {
 
     /// An attempt whose outcome must be looked up on the server. If an unconfirmed failure was seen, it holds if
     /// nothing else is found. `--settle` counts from `since`.
-    record Unresolved(Attempt attempt, Response seen, Purpose purpose, Symptom symptom, String why, Instant since,
+    record Unresolved(Attempt attempt, Response response, Purpose purpose, Symptom symptom, String why, Instant since,
             LookUpState state) {
-        Unresolved(Attempt attempt, Response seen, Symptom symptom, String why, Instant since, Instant deadline) {
-            this(attempt, seen, Purpose.OUTCOME, symptom, why, since,
+        Unresolved(Attempt attempt, Response response, Symptom symptom, String why, Instant since, Instant deadline) {
+            this(attempt, response, Purpose.OUTCOME, symptom, why, since,
                     new LookUpState(since, 0, Optional.empty(), deadline, false, symptom.isOurs()));
         }
 
         /// An attempt that is looked up without a wait for its run.
-        static Unresolved brief(Attempt attempt, Purpose purpose, Optional<RunRef> run, Instant due) {
-            var symptom = purpose == Purpose.QUIET ? Symptom.SILENCE : Symptom.RECHECK;
+        static Unresolved withoutWait(Attempt attempt, Purpose purpose, Optional<RunRef> run, Instant due) {
+            var symptom = purpose == Purpose.QUIET ? Symptom.STREAM_SILENT : Symptom.RECHECK;
             return new Unresolved(attempt, new Response.Cut(run, symptom, symptom.text), purpose, symptom,
                     symptom.text, due, new LookUpState(due, 0, Optional.empty(), Instant.MAX, false, false));
         }
 
         Optional<RunRef> run() {
-            return seen.run();
+            return response.run();
         }
 
         Instant start() {
@@ -13498,12 +13517,12 @@ final class DifyExec implements Runnable {
 
         /// It is stopped now, and has a moment to end.
         Unresolved overdue(Instant now) {
-            return new Unresolved(attempt, seen, purpose, Symptom.OVERDUE, why, since, new LookUpState(now, 0,
+            return new Unresolved(attempt, response, purpose, Symptom.OVERDUE, why, since, new LookUpState(now, 0,
                     state.runStart(), now.plusSeconds(30), false, state.holdsPlace()));
         }
 
         Unresolved with(LookUpState state) {
-            return new Unresolved(attempt, seen, purpose, symptom, why, since, state);
+            return new Unresolved(attempt, response, purpose, symptom, why, since, state);
         }
 
         /// Its run is known, if it was not before.
@@ -13520,7 +13539,7 @@ final class DifyExec implements Runnable {
         Unresolved before(Instant now) {
             var ahead = Duration.between(now, attempt.at());
             if (!ahead.isPositive()) return this;
-            return new Unresolved(attempt.before(now), seen, purpose, symptom, why, since.minus(ahead),
+            return new Unresolved(attempt.before(now), response, purpose, symptom, why, since.minus(ahead),
                     state.started(state.runStart(), state.deadline().minus(ahead)));
         }
 
@@ -13586,10 +13605,10 @@ final class DifyExec implements Runnable {
         record Absent() implements LookUpResult {}
 
         /// The look-up failed: no answer, or one from which nothing follows.
-        record Silent(Response seen) implements LookUpResult {
+        record Silent(Response response) implements LookUpResult {
             boolean isAnswer() {
-                return seen instanceof Response.Unreadable
-                        || seen instanceof Response.Refused refused && !refused.isTransient();
+                return response instanceof Response.Unreadable
+                        || response instanceof Response.Refused refused && !refused.isTransient();
             }
         }
 
@@ -13619,8 +13638,8 @@ final class DifyExec implements Runnable {
     /// Why a batch ends before its rows do, what to do about it, and the exit code that says so.
     record Stop(Exit exit, String what, String hint) {
         Stop {
-            what = Text.text(what, 1000);
-            hint = Text.text(hint, 1000);
+            what = Text.printable(what, 1000);
+            hint = Text.printable(hint, 1000);
         }
 
         /// The server, a limit or a disk ended the batch.
@@ -13685,7 +13704,8 @@ final class DifyExec implements Runnable {
         }
 
         private String appHash(String salt) {
-            return salt + "-" + HexFormat.of().toHexDigits(Cells.of(Map.of("salt", salt, "key", key, "app", appId)));
+            return salt + "-"
+                    + HexFormat.of().toHexDigits(Fingerprint.of(Map.of("salt", salt, "key", key, "app", appId)));
         }
 
         URI at(String path) {
@@ -13710,7 +13730,7 @@ final class DifyExec implements Runnable {
 
     /// One run of a row: never throws for what the server says or fails to say.
     interface Workflow {
-        Response run(Attempt attempt, Consumer<Heard> listener);
+        Response run(Attempt attempt, Consumer<StreamEvent> listener);
 
         LookUpResult look(Unresolved unresolved);
 
@@ -13721,25 +13741,25 @@ final class DifyExec implements Runnable {
     }
 
     /// What a worker reports of a run in progress. Names and texts are as the server sends them.
-    sealed interface Heard {
-        record Uploaded() implements Heard {}
+    sealed interface StreamEvent {
+        record Uploaded() implements StreamEvent {}
 
         /// The first event of a stream names its run.
-        record Began(RunRef run) implements Heard {}
+        record Began(RunRef run) implements StreamEvent {}
 
         /// A stream has been silent for a while after its first event.
-        record Quiet(RunRef run) implements Heard {}
+        record Idle(RunRef run) implements StreamEvent {}
 
         /// The run has succeeded, and its files are about to be saved once the log has its id.
-        record Finished(RunRef run, CompletableFuture<Void> recorded) implements Heard {}
+        record Finished(RunRef run, CompletableFuture<Void> recorded) implements StreamEvent {}
 
         /// The run waits for a person. Whoever has the token can answer the form.
-        record Form(String run, String node, String token, Optional<Instant> until) implements Heard {}
+        record Form(String run, String node, String token, Optional<Instant> until) implements StreamEvent {}
 
         /// Any other event of the stream; a ping is none.
-        record OtherEvent() implements Heard {}
+        record OtherEvent() implements StreamEvent {}
 
-        sealed interface Live extends Heard {}
+        sealed interface Live extends StreamEvent {}
 
         record NodeBegan(String title, String type) implements Live {}
 
@@ -14106,7 +14126,7 @@ final class DifyExec implements Runnable {
             return CURRENT.orElse(NONE);
         }
 
-        boolean isIn(String text) {
+        boolean occursIn(String text) {
             return !key.isEmpty() && text.contains(key);
         }
 
@@ -14183,7 +14203,7 @@ final class DifyExec implements Runnable {
         record Setting(String name, String text, String source, String fault, String remedy) {
             /// `TIMEOUT=abc`, but `TIMEOUT in .env`: a line of a file may hold the key.
             String place() {
-                return source.isEmpty() ? name + "=" + Text.text(text, 60) : name + source;
+                return source.isEmpty() ? name + "=" + Text.printable(text, 60) : name + source;
             }
         }
 
@@ -14542,7 +14562,7 @@ final class DifyExec implements Runnable {
         static Shard parse(String text) {
             var typed = TYPED.matcher(text.strip());
             var shard = typed.matches() ? of(typed.group(1), typed.group(2)) : Optional.<Shard>empty();
-            return shard.orElseThrow(() -> new Unusable("--shard " + Text.text(text, 60)
+            return shard.orElseThrow(() -> new Unusable("--shard " + Text.printable(text, 60)
                     + ": must be I/N, such as 3/8, with I from 1 to N"));
         }
 
@@ -14577,7 +14597,7 @@ final class DifyExec implements Runnable {
         }
 
         static Shard of(String id, int count) {
-            var hash = ByteBuffer.wrap(Cells.sha256().digest(id.getBytes(UTF_8)));
+            var hash = ByteBuffer.wrap(Fingerprint.sha256().digest(id.getBytes(UTF_8)));
             return new Shard((int) Long.remainderUnsigned(hash.getLong(), count) + 1, count);
         }
 
@@ -14653,11 +14673,11 @@ final class DifyExec implements Runnable {
                 return action.run();
             } catch (IOException problem) {
                 var file = problem instanceof FileSystemException known ? String.valueOf(known.getFile()) : "";
-                boolean isNamed = !(file + Text.of(problem)).contains(Temporary.HIDDEN)
-                        && (!file.isEmpty() || Text.of(problem).contains(path.toString()));
+                boolean isNamed = !(file + Text.reason(problem)).contains(Temporary.HIDDEN)
+                        && (!file.isEmpty() || Text.reason(problem).contains(path.toString()));
                 var named = isNamed ? problem
-                        : new IOException(path + ": " + Text.of(problem).replace(file + ": ", ""), problem);
-                throw new UncheckedIOException(Text.of(named), named);
+                        : new IOException(path + ": " + Text.reason(problem).replace(file + ": ", ""), problem);
+                throw new UncheckedIOException(Text.reason(named), named);
             }
         }
     }
@@ -14784,7 +14804,7 @@ final class DifyExec implements Runnable {
         /// The disk failed. Its loss is unknown, and another try would not show it: the system reports this one time.
         static final class NotForced extends IOException {
             NotForced(Path path, IOException problem) {
-                super(path + ": " + Text.of(problem), problem);
+                super(path + ": " + Text.reason(problem), problem);
             }
         }
 
@@ -14796,12 +14816,12 @@ final class DifyExec implements Runnable {
 
     /// Identifies a row's content: a SHA-256 over its names and cells, each behind its length. The columns' order does
     /// not count. For one thread.
-    static final class Cells {
+    static final class Fingerprint {
         private final MessageDigest digest = sha256();
         private final ByteBuffer length = ByteBuffer.allocate(Integer.BYTES);
         private final SortedMap<String, byte[]> names = new TreeMap<>();
 
-        Cells(Collection<String> names) {
+        Fingerprint(Collection<String> names) {
             for (var name : names) this.names.put(name, name.getBytes(UTF_8));
         }
 
@@ -14819,7 +14839,7 @@ final class DifyExec implements Runnable {
         }
 
         static long of(Map<String, String> inputs) {
-            return new Cells(inputs.keySet()).number(inputs);
+            return new Fingerprint(inputs.keySet()).number(inputs);
         }
 
         static MessageDigest sha256() {
@@ -14935,7 +14955,7 @@ final class DifyExec implements Runnable {
         private static final Pattern JAVA_NAME = Pattern.compile(
                 "\\b(?:[a-z]\\w*\\.)+[A-Z]\\w*(?:Exception|Error)\\b:?\\s*");
 
-        static String text(String text, int longest) {
+        static String printable(String text, int longest) {
             var cut = cut(text, longest);
             return Json.wellFormed(CONTROL.matcher(cut).replaceAll(" ")) + (cut.length() < text.length() ? "…" : "");
         }
@@ -14961,40 +14981,40 @@ final class DifyExec implements Runnable {
 
         /// An error message without the ids, times and numbers that differ from row to row: rows are grouped by it.
         static String cause(String message) {
-            return text(PARTICULAR.matcher(text(message, LONGEST_ERROR)).replaceAll("…"), 160);
+            return printable(PARTICULAR.matcher(printable(message, LONGEST_ERROR)).replaceAll("…"), 160);
         }
 
         static String id(String id) {
-            return text(id, 60);
+            return printable(id, 60);
         }
 
         /// Shows the first of many, then `… and 12 more causes`.
-        static <T> void some(List<T> all, long most, Consumer<T> show, String more, PrintWriter out) {
+        static <T> void printFirst(List<T> all, long most, Consumer<T> show, String more, PrintWriter out) {
             all.stream().limit(most).forEach(show);
             if (all.size() > most) out.println(more.formatted("… and " + (all.size() - most) + " more"));
         }
 
         /// `r-1, r-2, …`
-        static String first(int most, Stream<String> all) {
+        static String joinFirst(int most, Stream<String> all) {
             var some = all.limit(most + 1).toList();
             return some.size() > most ? String.join(", ", some.subList(0, most)) + ", …" : String.join(", ", some);
         }
 
         static String quoted(String text) {
-            return '"' + text(text, 60) + '"';
+            return '"' + printable(text, 60) + '"';
         }
 
-        static String of(Throwable problem) {
+        static String reason(Throwable problem) {
             var message = problem.getMessage();
             if (problem instanceof AccessDeniedException) return "permission denied: " + message;
             if (problem instanceof NoSuchFileException) return "no such file: " + message;
             for (var cause = problem; cause != null; cause = cause.getCause()) // a ConnectException hides it
                 if (cause instanceof UnresolvedAddressException || cause instanceof UnknownHostException)
                     return "unknown host";
-            var plain = message == null ? "" : text(JAVA_NAME.matcher(message).replaceAll(""), 300);
+            var plain = message == null ? "" : printable(JAVA_NAME.matcher(message).replaceAll(""), 300);
             if (!plain.isBlank()) return plain;
             if (problem instanceof ConnectException) return "connection refused";
-            if (problem.getCause() != null) return of(problem.getCause());
+            if (problem.getCause() != null) return reason(problem.getCause());
             return problem.getClass().getSimpleName().replaceFirst("(Exception|Error)$", "") // closed channel
                     .replaceAll("(?<=[a-z])(?=[A-Z])", " ").toLowerCase(Locale.ROOT);
         }

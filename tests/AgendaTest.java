@@ -10,7 +10,7 @@ import org.junit.jupiter.params.provider.CsvSource;
 import module java.base;
 
 import static difyexec.DifyExec.*;
-import static difyexec.DifyExec.Attempt.Names;
+import static difyexec.DifyExec.Attempt.UserNames;
 import static difyexec.DifyExec.Event.*;
 import static difyexec.Given.*;
 import static org.junit.jupiter.api.Assertions.assertEquals;
@@ -73,7 +73,7 @@ final class AgendaTest {
             var scene = Scene.of(folder, "a");
             scene.answer = (_, heard) -> {
                 var recorded = new CompletableFuture<Void>();
-                heard.accept(new Heard.Finished(run("run-a"), recorded));
+                heard.accept(new StreamEvent.Finished(run("run-a"), recorded));
                 scene.world.pass(seconds(1));
                 assertTrue(recorded.isDone());
                 throw new IllegalStateException("the power fails");
@@ -94,8 +94,8 @@ final class AgendaTest {
     class TheNames {
         @Test
         void noTwoAttemptsOfTwoStartsShareAUser() {
-            var first = new Names("difyexec");
-            var second = new Names("difyexec");
+            var first = new UserNames("difyexec");
+            var second = new UserNames("difyexec");
 
             var users = Stream.of(first.next(), first.next(), second.next()).toList();
 
@@ -105,7 +105,7 @@ final class AgendaTest {
 
         @Test
         void aNameIsOnlyThePrefixOfEachUser() {
-            var names = new Names("nightly");
+            var names = new UserNames("nightly");
 
             assertTrue(names.next().matches("nightly-[0-9a-f]{16}-1"));
             assertTrue(names.next().matches("nightly-[0-9a-f]{16}-2"));
@@ -117,9 +117,9 @@ final class AgendaTest {
         void aNameLeavesRoomForTheRestOfTheUser() {
             var longest = "n".repeat(200);
 
-            assertTrue(Names.isUsable(longest) && new Names(longest).next().length() + 18 <= 255);
-            assertFalse(Names.isUsable(longest + "n"));
-            assertFalse(Names.isUsable("a\0b"));
+            assertTrue(UserNames.isUsable(longest) && new UserNames(longest).next().length() + 18 <= 255);
+            assertFalse(UserNames.isUsable(longest + "n"));
+            assertFalse(UserNames.isUsable("a\0b"));
         }
     }
 

@@ -604,7 +604,7 @@ final class BatchTest {
             if (ended != null) log.end("a", "u1", ended, "r");
 
             var route = history(log.session("1.14.2").attempt("b", "u2"))
-                    .route(Mode.BLOCKING, AppKind.WORKFLOW, "1.16.0", false);
+                    .modePolicy(Mode.BLOCKING, AppKind.WORKFLOW, "1.16.0", false);
 
             assertEquals(listing, route.listing(sentAs("u1")));
             assertEquals(Listing.FROM_START, route.listing(sentAs("u2")));
@@ -701,7 +701,7 @@ final class BatchTest {
             var files = BatchFiles.of(folder.resolve("results.1-of-2.jsonl"));
             Files.writeString(files.lock(), text); // left by a killed call
 
-            files.take().close();
+            files.acquire().close();
 
             assertEquals(stays, Files.exists(files.lock()));
         }
@@ -713,7 +713,7 @@ final class BatchTest {
                     json("{'event':'session','t':'2030-01-01T00:00:00Z','format':9,'tool':'difyexec 9.9'}\n"));
             assertThrows(Unusable.class, scene::open);
 
-            BatchFiles.of(scene.output).take().close();
+            BatchFiles.of(scene.output).acquire().close();
         }
     }
 
@@ -899,7 +899,7 @@ final class BatchTest {
 
         private static Optional<TornEvent> repair(Path path) throws IOException {
             try (var file = new LineFile(path, new byte[0], FileChannel::force)) {
-                return file.mend();
+                return file.repair();
             }
         }
 

@@ -42,7 +42,7 @@ final class ChatflowTest extends WholeCommand {
     class AQuestion {
         private final WireMockServer dify = new WireMockServer(options().dynamicPort().bindAddress("127.0.0.1"));
         private final Attempt attempt = ServerTest.attempt(Mode.BLOCKING, USER, Map.of("id", "r1", "text", "Why?"));
-        private final List<Heard> heard = new CopyOnWriteArrayList<>();
+        private final List<StreamEvent> heard = new CopyOnWriteArrayList<>();
 
         AQuestion() {
             dify.start();
@@ -133,14 +133,14 @@ final class ChatflowTest extends WholeCommand {
         @ParameterizedTest
         @ValueSource(booleans = {true, false})
         void hasItsAnswerWithItsSourcesWhereverTheMessageEndIs(boolean isLast) throws IOException {
-            var seen = ServerTest.ran(isLast ? streamed(started(), finished(), messageEnd())
+            var response = ServerTest.ran(isLast ? streamed(started(), finished(), messageEnd())
                     : streamed(started(), messageEnd(), finished()));
 
             assertEquals("{\"answer\":\"So.\",\"retriever_resources\":" + RESOURCES + "}",
-                    seen.outputs().toString());
-            assertEquals(List.of("c", "m", Events.RUN), List.of(seen.message().conversation(), seen.message().id(),
-                    seen.ref().id()));
-            assertEquals(new Usage(1.5, 40, 3, Optional.of(new BigDecimal("0.0021")), "USD"), seen.usage());
+                    response.outputs().toString());
+            assertEquals(List.of("c", "m", Events.RUN), List.of(response.message().conversation(), response.message().id(),
+                    response.ref().id()));
+            assertEquals(new Usage(1.5, 40, 3, Optional.of(new BigDecimal("0.0021")), "USD"), response.usage());
         }
 
         @Test
@@ -152,9 +152,9 @@ final class ChatflowTest extends WholeCommand {
                 connection.chunk(messageEnd());
                 connection.hold();
             }); var client = ServerTest.client(wire.url()).to(AppKind.CHATFLOW)) {
-                var seen = client.run(ServerTest.attempt(Mode.STREAMING), ServerTest.asked(attempt), heard::add);
+                var response = client.run(ServerTest.attempt(Mode.STREAMING), ServerTest.asked(attempt), heard::add);
 
-                assertEquals(40, ServerTest.ran(seen).usage().tokens());
+                assertEquals(40, ServerTest.ran(response).usage().tokens());
             }
         }
 
@@ -163,8 +163,8 @@ final class ChatflowTest extends WholeCommand {
             streamed(started(), event("message", Events.json("'answer':'So'")),
                     event("message_replace", Events.json("'answer':'No.'")), finished());
 
-            assertEquals(List.of(new Heard.Chunk("So"), new Heard.Chunk("\nNo.")),
-                    heard.stream().filter(Heard.Chunk.class::isInstance).toList());
+            assertEquals(List.of(new StreamEvent.Chunk("So"), new StreamEvent.Chunk("\nNo.")),
+                    heard.stream().filter(StreamEvent.Chunk.class::isInstance).toList());
         }
 
         @ParameterizedTest
@@ -174,20 +174,20 @@ final class ChatflowTest extends WholeCommand {
                     + event("message_replace", Events.json("'answer':'Not'"))
                     + event("message", Events.json("'answer':' said.'"));
 
-            var seen = ServerTest.ran(isLast ? streamed(started(), finished(), pieces, messageEnd())
+            var response = ServerTest.ran(isLast ? streamed(started(), finished(), pieces, messageEnd())
                     : streamed(started(), pieces, messageEnd(), finished()));
 
             assertEquals("{\"answer\":\"Not said.\",\"retriever_resources\":" + RESOURCES + "}",
-                    seen.outputs().toString());
+                    response.outputs().toString());
         }
 
         @ParameterizedTest
         @ValueSource(strings = {"{}", "null", "{'files':[]}", "{'answer':null}"})
         void isLookedUpIfItsRunEndedWithoutAnAnswer(String outputs) {
-            var seen = ServerTest.cut(streamed(started(), event("message", Events.json("'answer':'So'")), messageEnd(),
+            var response = ServerTest.cut(streamed(started(), event("message", Events.json("'answer':'So'")), messageEnd(),
                     ofRun("workflow_finished", Events.ended("succeeded", Events.json(outputs)))));
 
-            assertEquals(Optional.of(Events.REF), seen.run());
+            assertEquals(Optional.of(Events.REF), response.run());
         }
 
         @ParameterizedTest
@@ -216,9 +216,9 @@ final class ChatflowTest extends WholeCommand {
 
         @Test
         void isLookedUpIfItsMessageHasEndedButNotItsRun() {
-            var seen = ServerTest.cut(streamed(started(), messageEnd()));
+            var response = ServerTest.cut(streamed(started(), messageEnd()));
 
-            assertEquals(Optional.of(Events.REF), seen.run());
+            assertEquals(Optional.of(Events.REF), response.run());
         }
 
         @ParameterizedTest
@@ -474,11 +474,14 @@ final class ChatflowTest extends WholeCommand {
         @Test
         void isCheckedWithWhatItIsAsked() throws IOException {
             csv("id,query", "1,Why?", "2,");
+            var faulty = call(Map.of(), "check", "--demo=chatflow", "-i", input());
+            csv("id,query", "1,Why?");
 
             var call = call(Map.of(), "check", "--demo=chatflow", "-i", input(), "--show", "1");
 
-            assertEquals(2, call.code(), call.err());
-            assertTrue(call.out().contains("line 3, id 2: query"), call.out());
+            assertEquals(2, faulty.code(), faulty.err());
+            assertTrue(faulty.out().contains("line 3, id 2: query"), faulty.out());
+            assertEquals(0, call.code(), call.err());
             assertTrue(call.out().contains("\"query\":\"Why?\",\"response_mode\":\"streaming\""), call.out());
             assertTrue(call.out().contains("/v1/chat-messages -H"), call.out());
         }

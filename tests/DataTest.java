@@ -57,11 +57,11 @@ final class DataTest {
                 """)
         void aStreamsEndIsTrustedIfItIsTheOnlyOneAndOfItsRun(String began, String reported, String kind, String run,
                 String why) {
-            var seen = Response.ofEnds(Optional.ofNullable(began).map(id -> run(id)), ends(reported));
+            var response = Response.ofEnds(Optional.ofNullable(began).map(id -> run(id)), ends(reported));
 
-            assertEquals(kind, seen.getClass().getSimpleName());
-            assertEquals(Optional.ofNullable(run), seen.run().map(RunRef::id));
-            if (seen instanceof Response.Cut(_, var symptom, var because)) {
+            assertEquals(kind, response.getClass().getSimpleName());
+            assertEquals(Optional.ofNullable(run), response.run().map(RunRef::id));
+            if (response instanceof Response.Cut(_, var symptom, var because)) {
                 assertEquals(Symptom.CONTRADICTED, symptom);
                 assertTrue(because.contains(why), because);
             }
@@ -91,7 +91,7 @@ final class DataTest {
 
             var edited = inCsv.with(Map.of("text", "y"));
 
-            assertEquals(HexFormat.of().toHexDigits(Cells.of(Map.of("id", "a", "text", "y"))), edited.hash());
+            assertEquals(HexFormat.of().toHexDigits(Fingerprint.of(Map.of("id", "a", "text", "y"))), edited.hash());
             assertTrue(edited.isEdited());
             for (var same : List.of(inCsv, inCsv.with(Map.of("text", "x"))))
                 assertEquals(List.of(false, inCsv.hash()), List.of(same.isEdited(), same.hash()));
@@ -221,22 +221,22 @@ final class DataTest {
     class ThePlainText {
         @Test
         void controlAndBidiCharactersBecomeBlanks() {
-            assertEquals("a b c d e f g", Text.text("a\u001bb\u202ec\u0000d\u2028e\u009bf\u200bg", 100));
-            assertEquals(" [31mred ", Text.text("\u001b[31mred\n", 100));
-            assertEquals("größer 日本語 😀", Text.text("größer 日本語 😀", 100));
-            assertEquals("\uFFFD end", Text.text("\ud83d end", 100));
+            assertEquals("a b c d e f g", Text.printable("a\u001bb\u202ec\u0000d\u2028e\u009bf\u200bg", 100));
+            assertEquals(" [31mred ", Text.printable("\u001b[31mred\n", 100));
+            assertEquals("größer 日本語 😀", Text.printable("größer 日本語 😀", 100));
+            assertEquals("\uFFFD end", Text.printable("\ud83d end", 100));
         }
 
         @Test
         void longTextIsCutWithASign() {
-            assertEquals("12345", Text.text("12345", 5));
-            assertEquals("12345…", Text.text("123456", 5));
+            assertEquals("12345", Text.printable("12345", 5));
+            assertEquals("12345…", Text.printable("123456", 5));
         }
 
         @Test
         void textIsNotCutInTheMiddleOfACharacter() {
             for (int longest = 1; longest < 8; longest++) {
-                var cut = Text.text("ab😀😀😀", longest);
+                var cut = Text.printable("ab😀😀😀", longest);
 
                 assertEquals(cut, new String(cut.getBytes(UTF_8), UTF_8));
             }
@@ -268,7 +268,7 @@ final class DataTest {
             for (int at = 0; at < 520; at++) {
                 var message = "x".repeat(at) + " run 4711 of 10.0.0.17 " + "y".repeat(600);
 
-                assertEquals(Text.cause(message), Text.cause(Text.text(message, 500)));
+                assertEquals(Text.cause(message), Text.cause(Text.printable(message, 500)));
             }
         }
 
@@ -313,16 +313,16 @@ final class DataTest {
 
         @Test
         void problemsAreReportedInWords() {
-            assertEquals("permission denied: x", Text.of(new AccessDeniedException("x")));
-            assertEquals("no such file: x", Text.of(new NoSuchFileException("x")));
-            assertEquals("unknown host", Text.of(new UnknownHostException("dify.example")));
-            assertEquals("connection refused", Text.of(new ConnectException()));
-            assertEquals("unknown host", Text.of(new ConnectException().initCause(
+            assertEquals("permission denied: x", Text.reason(new AccessDeniedException("x")));
+            assertEquals("no such file: x", Text.reason(new NoSuchFileException("x")));
+            assertEquals("unknown host", Text.reason(new UnknownHostException("dify.example")));
+            assertEquals("connection refused", Text.reason(new ConnectException()));
+            assertEquals("unknown host", Text.reason(new ConnectException().initCause(
                     new UnresolvedAddressException())));
-            assertEquals("closed channel", Text.of(new ClosedChannelException()));
-            assertEquals("lost", Text.of(new UncheckedIOException(new IOException("lost"))));
-            assertEquals("closed channel", Text.of(new IOException(new ClosedChannelException())));
-            assertEquals("a b", Text.of(new IOException("a\nb")));
+            assertEquals("closed channel", Text.reason(new ClosedChannelException()));
+            assertEquals("lost", Text.reason(new UncheckedIOException(new IOException("lost"))));
+            assertEquals("closed channel", Text.reason(new IOException(new ClosedChannelException())));
+            assertEquals("a b", Text.reason(new IOException("a\nb")));
         }
     }
 

@@ -88,8 +88,8 @@ final class DifyTest {
             return reader.ran();
         }
 
-        private static String outputs(Response seen) {
-            return Json.wellFormed(((Response.Ran) seen).outputs().toString());
+        private static String outputs(Response response) {
+            return Json.wellFormed(((Response.Ran) response).outputs().toString());
         }
 
         /// A blocking answer with these outputs.
@@ -182,7 +182,7 @@ final class DifyTest {
         void whatAModelThinksIsShownLikeText() throws IOException {
             events(event("reasoning_chunk", "{'reasoning':'Let me think.','node_id':'llm','is_final':true}"));
 
-            assertEquals(new Heard.Chunk("Let me think."), reader.heard());
+            assertEquals(new StreamEvent.Chunk("Let me think."), reader.streamEvent());
         }
 
         @ParameterizedTest
@@ -191,7 +191,7 @@ final class DifyTest {
             events(event("human_input_required", "{'form_id':'f','node_title':'Sign','form_token':null,"
                     + "'expiration_time':" + expiration + "}"));
 
-            var form = assertInstanceOf(Heard.Form.class, reader.heard());
+            var form = assertInstanceOf(StreamEvent.Form.class, reader.streamEvent());
             assertEquals(until, form.until().map(Instant::toString).orElse("-"));
             assertEquals(List.of("Sign", ""), List.of(form.node(), form.token()));
         }

@@ -51,7 +51,7 @@ final class EarlierCallsTest {
             scene.mode = Mode.STREAMING;
             scene.interruptAfter(seconds(1));
             scene.answer = (_, listener) -> {
-                listener.accept(new Heard.Began(run("run-7")));
+                listener.accept(new StreamEvent.Began(run("run-7")));
                 scene.world.pass(seconds(3600));
                 throw new AssertionError("nobody waits for so long");
             };
@@ -127,7 +127,7 @@ final class EarlierCallsTest {
             scene.server = "1.16.0";
             var madeUp = new RunRef("one", "one");
             scene.answer = (_, listener) -> {
-                listener.accept(new Heard.Began(madeUp));
+                listener.accept(new StreamEvent.Began(madeUp));
                 scene.world.pass(seconds(1));
                 return new Response.Ran(madeUp, Response.RunStatus.FAILED, outputs("{}"),
                         "x is required in input form", "", Usage.NONE);

@@ -619,7 +619,7 @@ final class EngineTest {
         void theTextOfAStreamStaysWithItsWorker() throws Exception {
             var scene = streamed();
             scene.answer = (_, listener) -> {
-                listener.accept(new Heard.Chunk("Good"));
+                listener.accept(new StreamEvent.Chunk("Good"));
                 return succeeded("run-7");
             };
 
@@ -644,7 +644,7 @@ final class EngineTest {
         void aFailureThatACrashLeftUnconfirmedIsLookedUpAtTheNextStart() throws Exception {
             var scene = streamed();
             scene.answer = (_, listener) -> {
-                listener.accept(new Heard.Began(run("run-7")));
+                listener.accept(new StreamEvent.Began(run("run-7")));
                 return madeUp("run-7", "Rate Limit Error");
             };
             scene.found = _ -> {

@@ -852,7 +852,7 @@ class FaultTest {
             rows(100_000, id -> "text " + id);
             Files.writeString(folder.resolve("results.jsonl.log"), IntStream.rangeClosed(1, OPEN)
                     .mapToObj(id -> ("{'event':'attempt','t':'2026-01-01T00:00:00Z','id':'" + id + "','n':0,'user':"
-                            + "'difyexec-0123456789abcdef-" + id + "','mode':'blocking','cells':''}\n")
+                            + "'difyexec-0123456789abcdef-" + id + "','mode':'blocking','fingerprint':''}\n")
                             .replace('\'', '"')).collect(Collectors.joining()));
 
             long begin = System.nanoTime();

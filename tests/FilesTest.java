@@ -813,7 +813,7 @@ final class FilesTest extends WholeCommand {
                     + format + ",\"tool\":\"difyexec " + version + "\",\"base_url\":\"http://dify.example/v1\",\"app\":\"My app\","
                     + "\"server\":\"1.14.2\",\"mode\":\"streaming\",\"options\":\"mode=streaming c=1\"" + more + "}\n"
                     + "{\"event\":\"attempt\",\"t\":\"2026-01-16T12:00:00.124Z\",\"id\":\"1\",\"n\":0,\"user\":\"difyexec-1\","
-                    + "\"mode\":\"streaming\",\"cells\":\"6cc2c1128e185537\",\"kind\":\"row\"}\n");
+                    + "\"mode\":\"streaming\",\"fingerprint\":\"6cc2c1128e185537\",\"kind\":\"row\"}\n");
             var before = Files.readAllBytes(log);
             var results = output();
             for (var words : List.of(List.of("run", "-i", input(), "-o", results), List.of("retry", "-i", input(), "-o", results, "1"),

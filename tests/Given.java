@@ -9,7 +9,7 @@ import difyexec.DifyExec.Pace.Rate;
 import module java.base;
 
 import static difyexec.DifyExec.*;
-import static difyexec.DifyExec.Attempt.Names;
+import static difyexec.DifyExec.Attempt.UserNames;
 import static difyexec.DifyExec.Attempt.Tries;
 import static difyexec.DifyExec.Judge.RetryRuns;
 import static difyexec.DifyExec.Response.RunStatus;
@@ -234,7 +234,7 @@ final class Given {
         var all = new BitSet();
         all.set(0, index.rows());
         var rows = new ArrayList<Row>();
-        csv.rows(all, index::cells).forEachRemaining(rows::add);
+        csv.rows(all, index::fingerprint).forEachRemaining(rows::add);
         return rows;
     }
 
@@ -265,9 +265,9 @@ final class Given {
             "Too many requests. Please try again later. The current maximum concurrent requests allowed for app is 2.");
     static final LookUpResult ABSENT = new LookUpResult.Absent();
 
-    static Unresolved noEnd(Attempt attempt, Response seen, Symptom symptom, String why, Instant since,
+    static Unresolved noEnd(Attempt attempt, Response response, Symptom symptom, String why, Instant since,
             Instant deadline) {
-        return new Unresolved(attempt, seen, symptom, why, since, deadline);
+        return new Unresolved(attempt, response, symptom, why, since, deadline);
     }
 
     /// The look-up rules after a cut at noon.
@@ -414,7 +414,7 @@ final class Given {
 
     /// The workflow's answer to one attempt.
     @FunctionalInterface interface Answer {
-        Response to(Attempt attempt, Consumer<Heard> listener) throws InterruptedException;
+        Response to(Attempt attempt, Consumer<StreamEvent> listener) throws InterruptedException;
 
         /// Answers in order, and no more.
         static Answer inTurn(Response... answers) {
@@ -485,7 +485,7 @@ final class Given {
         /// A stream whose first event has the run's id, and which ends that much later.
         Answer streamed(String run, Duration time, Response end) {
             return (_, listener) -> {
-                listener.accept(new Heard.Began(Given.run(run)));
+                listener.accept(new StreamEvent.Began(Given.run(run)));
                 world.pass(time);
                 return end;
             };
@@ -510,13 +510,13 @@ final class Given {
             var asked = new Batch.Selection(selection.listed(), selection.ids(), selection.force(), List.of(),
                     Long.MAX_VALUE, OptionalLong.empty(), false, resendUnknown || selection.resendUnknown(), false);
             var wanted = batch.select(asked, timeout);
-            var route = batch.history().route(mode, app, server, false);
+            var route = batch.history().modePolicy(mode, app, server, false);
             writer.record(Event.SessionEvent.of(batch, ACCESS.name(), new AppClaim("1-2", "", false), server, "", false)
                     .with(world.now(), route.mode(), mode == Mode.AUTO, writer.resultsOnDisk()));
             pace = new Pace(slots, wait, rate);
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),
                     new Limits(maxFailures, maxTokens, maxCost, grace, timeout, settle),
-                    pace, route, new Names(user));
+                    pace, route, new UserNames(user));
             engine = new Engine(wanted, terms, writer, inRealTime ? Engine.Ports.ofProcess(workflow, this)
                     : new Engine.Ports(workflow, this, world.clock, world.mailbox, world, halted::countDown));
             tally = engine.tally;
@@ -527,9 +527,9 @@ final class Given {
         void crash(int after) {
             var before = answer;
             answer = (attempt, listener) -> {
-                var seen = before.to(attempt, listener);
+                var response = before.to(attempt, listener);
                 if (sent.size() >= after) throw new IllegalStateException("the power fails");
-                return seen;
+                return response;
             };
             assertThrows(IllegalStateException.class, this::play);
             answer = before;
@@ -537,7 +537,7 @@ final class Given {
         }
 
         @Override
-        public Response run(Attempt attempt, Consumer<Heard> listener) {
+        public Response run(Attempt attempt, Consumer<StreamEvent> listener) {
             sent.add(attempt);
             busiest = Math.max(busiest, ++busy);
             try {
@@ -590,7 +590,7 @@ final class Given {
         }
 
         @Override
-        public void heard(Heard.Live word) {
+        public void onStreamEvent(StreamEvent.Live word) {
             heard.add(word.toString());
         }
 
@@ -612,8 +612,8 @@ final class Given {
         }
 
         /// A stream that starts its run and continues until the run is asked to stop.
-        Response untilStopped(RunRef run, Consumer<Heard> listener) throws InterruptedException {
-            listener.accept(new Heard.Began(run));
+        Response untilStopped(RunRef run, Consumer<StreamEvent> listener) throws InterruptedException {
+            listener.accept(new StreamEvent.Began(run));
             world.waitFor(alarm -> alarms.put(run.task(), alarm));
             return new Response.Ran(run, RunStatus.FAILED, outputs("{}"),
                     "Aborted: User requested stop", "workflow-1", Usage.NONE);

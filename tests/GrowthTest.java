@@ -128,7 +128,7 @@ final class GrowthTest {
     private static Workflow workflow(Function<Attempt, Response> answer, LookUpResult found) {
         return new Workflow() {
             @Override
-            public Response run(Attempt attempt, Consumer<Heard> heard) {
+            public Response run(Attempt attempt, Consumer<StreamEvent> heard) {
                 return answer.apply(attempt);
             }
 

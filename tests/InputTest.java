@@ -182,10 +182,10 @@ final class InputTest {
 
             for (int time = 0; time < 2; time++) {
                 var seen = new ArrayList<String>();
-                csv.rows(BitSet.valueOf(new long[] {0b1010}), index::cells).forEachRemaining(row -> seen.add(row.id() + row.index()));
+                csv.rows(BitSet.valueOf(new long[] {0b1010}), index::fingerprint).forEachRemaining(row -> seen.add(row.id() + row.index()));
                 assertEquals(List.of("b1", "d3"), seen);
             }
-            assertThrows(NoSuchElementException.class, () -> csv.rows(new BitSet(), index::cells).next());
+            assertThrows(NoSuchElementException.class, () -> csv.rows(new BitSet(), index::fingerprint).next());
         }
 
         @Test
@@ -194,7 +194,7 @@ final class InputTest {
             assumeTrue(Files.isDirectory(open));
             var csv = open("id,text\na,1\nb,2\n");
 
-            assertEquals("a", csv.rows(BitSet.valueOf(new long[] {1}), Index.of(csv, _ -> {})::cells).next().id());
+            assertEquals("a", csv.rows(BitSet.valueOf(new long[] {1}), Index.of(csv, _ -> {})::fingerprint).next().id());
 
             try (var files = Files.list(open)) {
                 assertTrue(files.noneMatch(file -> isThe(csv.file().input(), file)));
@@ -329,7 +329,7 @@ final class InputTest {
             Files.writeString(folder.resolve("data.csv"), changed.replace('/', '\n'));
 
             var problem = assertThrows(Unusable.class,
-                    () -> csv.rows(BitSet.valueOf(new long[] {0b111}), index::cells).forEachRemaining(_ -> {}));
+                    () -> csv.rows(BitSet.valueOf(new long[] {0b111}), index::fingerprint).forEachRemaining(_ -> {}));
 
             assertTrue(problem.text().contains("was changed"), problem.text());
         }
@@ -343,7 +343,7 @@ final class InputTest {
             Files.writeString(folder.resolve("data.csv"), left.replace('/', '\n').replace('\'', '"'));
 
             var problem = assertThrows(Unusable.class,
-                    () -> csv.rows(BitSet.valueOf(new long[] {0b1111}), index::cells).forEachRemaining(_ -> {}));
+                    () -> csv.rows(BitSet.valueOf(new long[] {0b1111}), index::fingerprint).forEachRemaining(_ -> {}));
 
             assertTrue(problem.text().startsWith(folder.resolve("data.csv") + ":"), problem.text());
         }
@@ -354,7 +354,7 @@ final class InputTest {
             var index = Index.of(csv, _ -> {});
             Files.writeString(folder.resolve("data.csv"), "id,text\na,1\nb,2\n");
 
-            var rows = csv.rows(BitSet.valueOf(new long[] {2}), index::cells);
+            var rows = csv.rows(BitSet.valueOf(new long[] {2}), index::fingerprint);
 
             assertEquals("b", rows.next().id());
             assertFalse(rows.hasNext());
@@ -422,7 +422,7 @@ final class InputTest {
             var csv = open(",id, ,text,,\n,a,,1,,\n,b,,2\n,c, ,3,\n");
 
             assertEquals(List.of("2 {id=a, text=1}", "3 {id=b, text=2}", "4 {id=c, text=3}"), rows(csv));
-            assertTrue(csv.notes().toString().contains("4 empty columns"), csv.notes().toString());
+            assertTrue(csv.notes().toString().contains("column 1, column 3, column 5, column 6"), csv.notes().toString());
         }
 
         @Test
@@ -508,14 +508,14 @@ final class InputTest {
             var inputs = new LinkedHashMap<String, String>();
             for (int name = 0; name < namesAndCells.length; name += 2)
                 inputs.put(namesAndCells[name], namesAndCells[name + 1]);
-            return HexFormat.of().toHexDigits(Cells.of(inputs));
+            return HexFormat.of().toHexDigits(Fingerprint.of(inputs));
         }
 
         @Test
         void theHashIsSixteenHexDigitsAndAlwaysTheSame() {
             assertEquals("b27bfd5bbb9c6917", hash("id", "a", "text", "größer"));
             assertEquals("e3b0c44298fc1c14", hash());
-            assertEquals(hash("id", "a"), "%016x".formatted(Cells.of(Map.of("id", "a"))));
+            assertEquals(hash("id", "a"), "%016x".formatted(Fingerprint.of(Map.of("id", "a"))));
         }
 
         @Test
@@ -550,7 +550,7 @@ final class InputTest {
             assertEquals(0, index.line(2));
             assertEquals("b", index.id(1));
             assertEquals(3, index.line(1));
-            assertEquals(8, index.cells(1));
+            assertEquals(8, index.fingerprint(1));
         }
 
         @Test
@@ -579,7 +579,7 @@ final class InputTest {
                 assertEquals(entry, index.find(ids.get(entry)));
                 assertEquals(ids.get(entry), index.id(entry));
                 assertEquals(ids.get(entry).length(), index.line(entry));
-                assertEquals(ids.get(entry).hashCode(), index.cells(entry));
+                assertEquals(ids.get(entry).hashCode(), index.fingerprint(entry));
                 assertEquals(RowStatus.FAILED, index.status(entry));
             }
             assertEquals(30_000, index.size());

@@ -34,7 +34,7 @@ final class LookUpTest {
             scene.mode = Mode.STREAMING;
             scene.answer = (_, listener) -> {
                 scene.world.pass(seconds(20)); // in the queue
-                listener.accept(new Heard.Began(run("run-a")));
+                listener.accept(new StreamEvent.Began(run("run-a")));
                 scene.world.pass(seconds(290));
                 return cut(Symptom.CUT, run("run-a"));
             };
@@ -54,7 +54,7 @@ final class LookUpTest {
             scene.server = "";
             scene.answer = (_, _) -> {
                 scene.world.pass(seconds(300));
-                return cut(Symptom.SILENCE);
+                return cut(Symptom.STREAM_SILENT);
             };
 
             scene.play();
@@ -354,13 +354,13 @@ final class LookUpTest {
                 return !scene.world.now().isBefore(gone) && scene.world.now().isBefore(back);
             }
 
-            private Response run(Attempt attempt, Consumer<Heard> listener) throws InterruptedException {
+            private Response run(Attempt attempt, Consumer<StreamEvent> listener) throws InterruptedException {
                 if (isAway()) return new Response.NotSent("refused");
                 var sent = scene.world.now();
                 var wait = sent.isBefore(back) || isWarm ? Duration.ofMillis(30) : firstWait;
                 isWarm = !sent.isBefore(back);
                 scene.world.pass(wait);
-                listener.accept(new Heard.Began(Given.run("run-" + attempt.row().id())));
+                listener.accept(new StreamEvent.Began(Given.run("run-" + attempt.row().id())));
                 boolean dies = sent.isBefore(gone) && !scene.world.now().plusSeconds(2).isBefore(gone);
                 scene.world.pass(dies ? Duration.between(scene.world.now(), gone) : seconds(2));
                 return dies ? dying.to(attempt, listener) : took("run-" + attempt.row().id(), 2);
@@ -432,11 +432,11 @@ final class LookUpTest {
             }
 
             /// A stream that waits in the queue for its first event.
-            Response stream(Attempt attempt, Consumer<Heard> listener) throws InterruptedException {
+            Response stream(Attempt attempt, Consumer<StreamEvent> listener) throws InterruptedException {
                 if (inside < places) inside++;
                 else scene.world.waitFor(alarm -> outside.add(new Waiting(scene.world.now(), alarm)));
                 var id = "run-" + attempt.row().id();
-                listener.accept(new Heard.Began(run(id)));
+                listener.accept(new StreamEvent.Began(run(id)));
                 scene.world.pass(Duration.ofMillis(millis.applyAsLong(attempt)));
                 close();
                 return took(id, millis.applyAsLong(attempt) / 1000.0);
@@ -511,11 +511,11 @@ final class LookUpTest {
             scene.mode = Mode.STREAMING;
             scene.answer = (attempt, listener) -> {
                 if (attempt.row().id().equals("b")) return succeeded("run-b");
-                listener.accept(new Heard.Began(run("run-7")));
+                listener.accept(new StreamEvent.Began(run("run-7")));
                 scene.world.pass(seconds(30));
-                listener.accept(new Heard.Quiet(run("run-7")));
+                listener.accept(new StreamEvent.Idle(run("run-7")));
                 scene.world.pass(seconds(30));
-                listener.accept(new Heard.Quiet(run("run-7")));
+                listener.accept(new StreamEvent.Idle(run("run-7")));
                 scene.world.waitFor(_ -> {});
                 throw new AssertionError("nothing wakes a stream that was given up");
             };
@@ -534,8 +534,8 @@ final class LookUpTest {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
             scene.answer = (_, listener) -> {
-                listener.accept(new Heard.Began(run("run-7")));
-                listener.accept(new Heard.Quiet(run("run-7")));
+                listener.accept(new StreamEvent.Began(run("run-7")));
+                listener.accept(new StreamEvent.Idle(run("run-7")));
                 return succeeded("run-7");
             };
 
@@ -551,9 +551,9 @@ final class LookUpTest {
             scene.mode = Mode.STREAMING;
             scene.lookTakes = seconds(5);
             scene.answer = (_, listener) -> {
-                listener.accept(new Heard.Began(run("run-7")));
+                listener.accept(new StreamEvent.Began(run("run-7")));
                 scene.world.pass(seconds(30));
-                listener.accept(new Heard.Quiet(run("run-7")));
+                listener.accept(new StreamEvent.Idle(run("run-7")));
                 scene.world.waitFor(_ -> {});
                 throw new AssertionError("nothing wakes a stream that was given up");
             };
@@ -1202,7 +1202,7 @@ final class LookUpTest {
                     "human", List.of(ran("run-6", RunStatus.PAUSED, ""))));
             scene.answer = (attempt, listener) -> {
                 if (attempt.row().id().equals("last")) return scene.untilStopped(run("run-7"), listener);
-                if (attempt.row().id().equals("streamed")) listener.accept(new Heard.Began(run("run-1")));
+                if (attempt.row().id().equals("streamed")) listener.accept(new StreamEvent.Began(run("run-1")));
                 if (attempt.row().id().equals("human")) scene.world.pass(seconds(2));
                 if (attempt.row().id().equals("later")) return scene.streamed("run-9", seconds(5), succeeded("run-9"))
                         .to(attempt, listener);

@@ -33,7 +33,7 @@ final class OutageTest {
                 this.back = back;
             }
 
-            Response stream(World world, Attempt attempt, Consumer<Heard> listener) throws InterruptedException {
+            Response stream(World world, Attempt attempt, Consumer<StreamEvent> listener) throws InterruptedException {
                 var now = world.now();
                 var begin = now.isBefore(back) ? back.plusMillis(100L * begins.size()) : now;
                 begins.put(attempt.user(), begin);
@@ -41,10 +41,10 @@ final class OutageTest {
                 var wait = Duration.between(now, begin);
                 if (wait.compareTo(seconds(300)) > 0) {
                     world.pass(seconds(300));
-                    return cut(Symptom.SILENCE);
+                    return cut(Symptom.STREAM_SILENT);
                 }
                 world.pass(wait);
-                listener.accept(new Heard.Began(run("run-of-" + attempt.user())));
+                listener.accept(new StreamEvent.Began(run("run-of-" + attempt.user())));
                 world.pass(seconds(2));
                 return succeeded("run-of-" + attempt.user());
             }
@@ -125,7 +125,7 @@ final class OutageTest {
             scene.answer = (attempt, listener) -> {
                 if (attempt.sequence() == 1) return cut(Symptom.CUT);
                 scene.world.pass(Duration.ofMillis(100));
-                listener.accept(new Heard.Began(run("run-" + attempt.sequence())));
+                listener.accept(new StreamEvent.Began(run("run-" + attempt.sequence())));
                 scene.world.pass(seconds(2));
                 return succeeded("run-" + attempt.sequence());
             };
@@ -145,7 +145,7 @@ final class OutageTest {
             scene.answer = (attempt, listener) -> {
                 if (attempt.sequence() == 1) return cut(Symptom.CUT);
                 scene.world.pass(Duration.ofMillis(900));
-                listener.accept(new Heard.Began(run("run-2")));
+                listener.accept(new StreamEvent.Began(run("run-2")));
                 return succeeded("run-2");
             };
 
@@ -163,7 +163,7 @@ final class OutageTest {
             next.world.startAt(NOON.plusSeconds(3600)); // its time limit has passed
             next.answer = (attempt, listener) -> {
                 next.world.pass(seconds(1));
-                listener.accept(new Heard.Began(run("run-" + attempt.row().id())));
+                listener.accept(new StreamEvent.Began(run("run-" + attempt.row().id())));
                 return succeeded("run-" + attempt.row().id());
             };
 
@@ -181,7 +181,7 @@ final class OutageTest {
             var second = rows(2, Mode.STREAMING);
             second.world.startAt(NOON.plusSeconds(100));
             second.answer = (attempt, listener) -> {
-                listener.accept(new Heard.Began(run("run-2")));
+                listener.accept(new StreamEvent.Began(run("run-2")));
                 second.world.pass(seconds(1));
                 throw new IllegalStateException("the power fails");
             };
@@ -241,7 +241,7 @@ final class OutageTest {
             };
             scene.answer = (attempt, listener) -> {
                 scene.world.pass(seconds(attempt.row().id().equals("5") ? 90 : 1));
-                listener.accept(new Heard.Began(run("run-" + attempt.row().id())));
+                listener.accept(new StreamEvent.Began(run("run-" + attempt.row().id())));
                 return succeeded("run-" + attempt.row().id());
             };
 
@@ -271,7 +271,7 @@ final class OutageTest {
                     return reset;
                 }
                 scene.world.pass(Duration.ofMillis(30));
-                if (mode == Mode.STREAMING) listener.accept(new Heard.Began(run("run-" + attempt.row().id())));
+                if (mode == Mode.STREAMING) listener.accept(new StreamEvent.Began(run("run-" + attempt.row().id())));
                 boolean dies = sent.isBefore(gone) && !scene.world.now().plusSeconds(2).isBefore(gone);
                 if (!dies) scene.world.pass(seconds(2));
                 if (!dies) return succeeded("run-" + attempt.row().id());
@@ -353,7 +353,7 @@ final class OutageTest {
             scene.slots = 2;
             scene.answer = (attempt, listener) -> {
                 if (attempt.row().id().equals("1")) {
-                    listener.accept(new Heard.Began(run("run-1")));
+                    listener.accept(new StreamEvent.Began(run("run-1")));
                     scene.world.pass(seconds(120));
                     return succeeded("run-1");
                 }

@@ -261,7 +261,7 @@ final class PaceTest {
         void areThoseThatRanAtTheSameTime() {
             finished(0, 10, 2, 11, 5, 12, 11, 20, 11, 21);
 
-            assertEquals(3, pace.mostAtWork());
+            assertEquals(3, pace.peakConcurrency());
         }
 
         @Test
@@ -271,7 +271,7 @@ final class PaceTest {
                 pace.finished(seconds(10), NOON.plusSeconds(10 * run + 10).minusMillis(100)); // the clocks differ a little
             }
 
-            assertEquals(2, pace.mostAtWork());
+            assertEquals(2, pace.peakConcurrency());
         }
 
         @Test
@@ -279,14 +279,14 @@ final class PaceTest {
             finished(0, 10, 0, 10, 0, 10, 0, 10, 0, 10);
             for (int run = 1; run <= 8; run++) finished(10 * run, 10 * run + 10);
 
-            assertEquals(1, pace.mostAtWork());
+            assertEquals(1, pace.peakConcurrency());
         }
 
         @Test
         void areUnknownIfTheServerReportsNoTimes() {
             finished(5, 5);
 
-            assertEquals(0, pace.mostAtWork());
+            assertEquals(0, pace.peakConcurrency());
         }
     }
 
@@ -322,15 +322,15 @@ final class PaceTest {
 
         @Test
         void saysWhatIsWaitedFor() {
-            assertEquals(Optional.empty(), health.rest(NOON));
+            assertEquals(Optional.empty(), health.pauseNote(NOON));
 
             fail(5, NOON);
-            assertTrue(health.rest(NOON).orElseThrow()
+            assertTrue(health.pauseNote(NOON).orElseThrow()
                     .endsWith(Text.seconds(Duration.between(NOON, health.nextProbe()))));
-            assertTrue(health.rest(health.nextProbe()).orElseThrow().endsWith("now"));
+            assertTrue(health.pauseNote(health.nextProbe()).orElseThrow().endsWith("now"));
 
             health.pause(NOON.plusSeconds(40));
-            assertTrue(health.rest(NOON.plusSeconds(10)).orElseThrow().contains("30 s"));
+            assertTrue(health.pauseNote(NOON.plusSeconds(10)).orElseThrow().contains("30 s"));
         }
 
         @Test
@@ -517,7 +517,7 @@ final class PaceTest {
             for (var answer : answers.split(", ")) {
                 var word = answer.split("/")[0];
                 int number = answer.contains("/") ? Integer.parseInt(answer.split("/")[1]) : 0;
-                var seen = switch (word) {
+                var response = switch (word) {
                     case "ran" -> succeeded("run-1");
                     case "unsent" -> new Response.NotSent("refused");
                     case "refused" -> Response.Refused.event(500, "", "x is required in input form", Optional.empty());
@@ -525,7 +525,7 @@ final class PaceTest {
                     default -> Character.isDigit(word.charAt(0)) ? html(Integer.parseInt(word))
                             : cut(Symptom.valueOf(word));
                 };
-                route.seen(seen, seconds(number)).ifPresent(said::add);
+                route.observe(response, seconds(number)).ifPresent(said::add);
             }
 
             assertEquals(mode, route.mode());

@@ -234,7 +234,7 @@ final class PowerTest {
             var disk = new Recorder(scene);
             scene.mode = Mode.STREAMING;
             scene.answer = (_, listener) -> {
-                listener.accept(new Heard.Began(run("run-a")));
+                listener.accept(new StreamEvent.Began(run("run-a")));
                 scene.world.pass(seconds(1));
                 assertTrue(disk.forced.get("log").contains("\"run-a\""));
                 return succeeded("run-a");

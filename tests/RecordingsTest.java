@@ -4,7 +4,7 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.github.tomakehurst.wiremock.WireMockServer;
 import com.github.tomakehurst.wiremock.client.ResponseDefinitionBuilder;
 import com.github.tomakehurst.wiremock.http.Fault;
-import difyexec.DifyExec.LookUpRules.Here;
+import difyexec.DifyExec.LookUpRules.LookUpContext;
 import difyexec.DifyExec.LookUpRules.Step;
 import difyexec.DifyExec.Release.Listing;
 import org.junit.jupiter.api.AfterAll;
@@ -103,17 +103,17 @@ final class RecordingsTest {
             var attempt = attempt(exchange, mode, exchange.user());
             var heard = new Ears();
 
-            var seen = served(exchange, attempt, heard);
+            var response = served(exchange, attempt, heard);
 
-            var verdict = judge().verdict(attempt, seen);
+            var verdict = judge().verdict(attempt, response);
             assertTrue(List.of(expected.word().split(" or ")).contains(Expected.word(verdict)),
-                    () -> exchange + ": " + seen + " is to be " + expected.word() + " and is " + verdict);
+                    () -> exchange + ": " + response + " is to be " + expected.word() + " and is " + verdict);
             if (verdict instanceof Outcome outcome && outcome.status() == RowStatus.FAILED)
                 assertTrue(outcome.text().contains(expected.text().strip()), () -> exchange + ": " + outcome);
-            if (!expected.run().isNull() && exchange.isQuestion()) sameAnswer(exchange, expected.run(), ran(seen));
-            else if (!expected.run().isNull()) sameRun(exchange, expected.run(), ran(seen));
-            if (mode == Mode.STREAMING && !(seen instanceof Response.Refused)) assertEquals(
-                    seen.run().stream().map(RunRef::id).toList(),
+            if (!expected.run().isNull() && exchange.isQuestion()) sameAnswer(exchange, expected.run(), ran(response));
+            else if (!expected.run().isNull()) sameRun(exchange, expected.run(), ran(response));
+            if (mode == Mode.STREAMING && !(response instanceof Response.Refused)) assertEquals(
+                    response.run().stream().map(RunRef::id).toList(),
                     heard.runs().stream().map(RunRef::id).toList(), exchange::toString);
             replayed.merge("runs of " + exchange.version(), 1, Integer::sum);
         }
@@ -127,29 +127,29 @@ final class RecordingsTest {
         }
 
         /// Compares only the answer: no recorded one has files or sources.
-        private void sameAnswer(Recorded.Exchange exchange, JsonNode reported, Response.Ran seen) throws IOException {
+        private void sameAnswer(Recorded.Exchange exchange, JsonNode reported, Response.Ran response) throws IOException {
             var answer = reported.path("event").asText().equals("workflow_paused") ? ""
                     : exchange.text().contains("\"message_replace\"") ? "PRESET ANSWER"
                     : reported.path("answer").asText(reported.at("/data/outputs/answer").asText(""));
-            assertEquals(answer, json(seen.outputs().toString()).path("answer").asText(""), exchange::toString);
-            assertEquals(answer.isEmpty() ? 0 : 1, json(seen.outputs().toString()).size(), exchange::toString);
+            assertEquals(answer, json(response.outputs().toString()).path("answer").asText(""), exchange::toString);
+            assertEquals(answer.isEmpty() ? 0 : 1, json(response.outputs().toString()).size(), exchange::toString);
             assertEquals(reported.path("conversation_id").asText() + reported.path("message_id").asText(),
-                    seen.message().conversation() + seen.message().id(), exchange::toString);
-            assertEquals(reported.path("workflow_run_id").asText(), seen.ref().id(), exchange::toString);
+                    response.message().conversation() + response.message().id(), exchange::toString);
+            assertEquals(reported.path("workflow_run_id").asText(), response.ref().id(), exchange::toString);
         }
 
-        private void sameRun(Recorded.Exchange exchange, JsonNode run, Response.Ran seen) throws IOException {
+        private void sameRun(Recorded.Exchange exchange, JsonNode run, Response.Ran response) throws IOException {
             var data = run.path("data");
-            assertEquals(run.path("workflow_run_id").asText(), seen.ref().id(), exchange::toString);
-            assertEquals(run.path("task_id").asText(), seen.ref().task(), exchange::toString);
+            assertEquals(run.path("workflow_run_id").asText(), response.ref().id(), exchange::toString);
+            assertEquals(run.path("task_id").asText(), response.ref().task(), exchange::toString);
             if (data.has("workflow_id")) // a pause does not repeat it
-                assertEquals(data.path("workflow_id").asText(), seen.workflowId(), exchange::toString);
+                assertEquals(data.path("workflow_id").asText(), response.workflowId(), exchange::toString);
             var outputs = JSON.readTree(data.path("outputs").toString().replace(":-0.0", ":0.0")); // zero has no sign
-            assertEquals(outputs, json(seen.outputs().toString()), exchange::toString);
-            assertEquals(data.path("error").asText(""), seen.error(), exchange::toString);
-            assertEquals(data.path("elapsed_time").asDouble(), seen.usage().seconds(), exchange::toString);
-            assertEquals(data.path("total_tokens").asLong(), seen.usage().tokens(), exchange::toString);
-            assertEquals(data.path("total_steps").asInt(), seen.usage().steps(), exchange::toString);
+            assertEquals(outputs, json(response.outputs().toString()), exchange::toString);
+            assertEquals(data.path("error").asText(""), response.error(), exchange::toString);
+            assertEquals(data.path("elapsed_time").asDouble(), response.usage().seconds(), exchange::toString);
+            assertEquals(data.path("total_tokens").asLong(), response.usage().tokens(), exchange::toString);
+            assertEquals(data.path("total_steps").asInt(), response.usage().steps(), exchange::toString);
         }
 
         /// Serves by WireMock; by bytes if a connection breaks or is held, or if the recording has the bytes.
@@ -224,20 +224,20 @@ final class RecordingsTest {
         /// A failure that is not stored keeps its first message.
         private void confirm(Recorded.Exchange exchange, List<Recorded.Exchange> all) throws IOException {
             var heard = new Ears();
-            var seen = served(exchange, attempt(exchange, STREAMING, exchange.user()), heard);
+            var response = served(exchange, attempt(exchange, STREAMING, exchange.user()), heard);
             var attempt = attempt(exchange, STREAMING, USER);
-            var id = seen.run().orElseThrow().id();
+            var id = response.run().orElseThrow().id();
             var stored = all.stream().filter(each -> each.line().endsWith("/workflows/run/" + id)).toList();
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(stored.isEmpty()
                     ? aResponse().withStatus(404).withBody("{\"code\":\"not_found\"}") : response(stored.getFirst())
                             .withBody(stored.getFirst().text().replace(exchange.user(), USER))));
             dify.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(aResponse().withBody("{\"data\":[]}")));
-            var said = assertInstanceOf(Verdict.LookUp.class, judge().verdict(attempt, seen), exchange::toString);
+            var said = assertInstanceOf(Verdict.LookUp.class, judge().verdict(attempt, response), exchange::toString);
             assertEquals(Symptom.UNCONFIRMED, said.symptom(), exchange::toString);
-            var unresolved = Given.noEnd(attempt, seen, said.symptom(), said.why(), attempt.at(), attempt.at());
+            var unresolved = Given.noEnd(attempt, response, said.symptom(), said.why(), attempt.at(), attempt.at());
 
             var step = lookUpRules().steps(unresolved, ServerTest.look(client, unresolved),
-                    new Here(Listing.FROM_START, Optional.empty(), false, false, false), attempt.at()).getFirst();
+                    new LookUpContext(Listing.FROM_START, Optional.empty(), false, false, false), attempt.at()).getFirst();
 
             if (stored.stream().anyMatch(each -> each.status() == 200)) {
                 var take = assertInstanceOf(Step.Take.class, step, exchange::toString);
@@ -265,7 +265,7 @@ final class RecordingsTest {
             assertEquals(exchange.text().contains("\"code\"") ? "stop" : words.contains("without a terminal event")
                     ? "look up" : "failed", Expected.word(step.verdict()), exchange::toString);
             assertTrue(text.contains(words), () -> exchange + ": " + text);
-            assertEquals(Optional.empty(), step.seen().run(), exchange::toString);
+            assertEquals(Optional.empty(), step.response().run(), exchange::toString);
         }
 
         @TestFactory

@@ -1,6 +1,6 @@
 package difyexec;
 
-import difyexec.DifyExec.LookUpRules.Here;
+import difyexec.DifyExec.LookUpRules.LookUpContext;
 import difyexec.DifyExec.LookUpRules.Step;
 import difyexec.DifyExec.Release.Listing;
 import org.junit.jupiter.api.Nested;
@@ -334,9 +334,9 @@ final class RulesTest {
 
         @Test
         void anUnsentRequestDidNotReachTheServer() {
-            var seen = new Response.NotSent("connection refused");
+            var response = new Response.NotSent("connection refused");
 
-            assertEquals("unreached", word(judge.verdict(attempt(3, 0), seen)));
+            assertEquals("unreached", word(judge.verdict(attempt(3, 0), response)));
         }
 
         @ParameterizedTest
@@ -345,8 +345,8 @@ final class RulesTest {
             assertEquals(symptom, symptom(cut(symptom)));
         }
 
-        private Symptom symptom(Response seen) {
-            return assertInstanceOf(Verdict.LookUp.class, judge.verdict(attempt(3, 0), seen)).symptom();
+        private Symptom symptom(Response response) {
+            return assertInstanceOf(Verdict.LookUp.class, judge.verdict(attempt(3, 0), response)).symptom();
         }
 
         @Test
@@ -436,9 +436,9 @@ final class RulesTest {
 
         @Test
         void anEmptyQuestionRefusedInAStreamFailsItsRow() {
-            var seen = Response.Refused.event(500, "", "query is required", Optional.empty());
+            var response = Response.Refused.event(500, "", "query is required", Optional.empty());
 
-            assertEquals("failed", word(judge.verdict(attempt(Mode.STREAMING, Tries.NONE), seen)));
+            assertEquals("failed", word(judge.verdict(attempt(Mode.STREAMING, Tries.NONE), response)));
         }
 
         @Test
@@ -502,13 +502,13 @@ final class RulesTest {
     /// The result of a look-up in a few words; `,` separates steps.
     @Nested
     class TheInquiry {
-        private static final Here HERE = here(Listing.FROM_START, Optional.empty(), false, false);
+        private static final LookUpContext HERE = here(Listing.FROM_START, Optional.empty(), false, false);
         private static final Response BARE = bare("Workflow stream ended without a terminal event");
 
         private final LookUpRules lookUpRules = lookUpRules(false);
 
-        private static Here here(Listing listing, Optional<Instant> passed, boolean stopAsked, boolean hasSuccess) {
-            return new Here(listing, passed, false, stopAsked, hasSuccess);
+        private static LookUpContext here(Listing listing, Optional<Instant> passed, boolean stopAsked, boolean hasSuccess) {
+            return new LookUpContext(listing, passed, false, stopAsked, hasSuccess);
         }
 
         private static LookUpRules lookUpRules(boolean resendUnknown) {
@@ -553,9 +553,9 @@ final class RulesTest {
         }
 
         private static Unresolved unresolved(Symptom symptom, Attempt attempt, boolean known) {
-            Response seen = symptom == Symptom.UNCONFIRMED ? BARE
+            Response response = symptom == Symptom.UNCONFIRMED ? BARE
                     : known ? cut(symptom, run("run-1")) : cut(symptom);
-            return Given.noEnd(attempt, seen, symptom, symptom.name(), NOON, NOON.plusSeconds(300));
+            return Given.noEnd(attempt, response, symptom, symptom.name(), NOON, NOON.plusSeconds(300));
         }
 
         private static Unresolved unresolved(Symptom symptom) {
@@ -724,8 +724,8 @@ final class RulesTest {
         void aStreamWithoutATraceIsSentAgainOnlyAfterOneSentLaterHasBegun(Long passed, boolean earlier, boolean others,
                 long seconds, String step) {
             var own = attempt(Mode.STREAMING, Tries.NONE);
-            var asked = Given.sent(earlier ? 0 : 1, own.row(), own.tries(), own.user(), own.mode(), own.cells(), NOON);
-            var here = new Here(Listing.FROM_START, Optional.ofNullable(passed).map(NOON::plusSeconds), others, false,
+            var asked = Given.sent(earlier ? 0 : 1, own.row(), own.tries(), own.user(), own.mode(), own.fingerprint(), NOON);
+            var here = new LookUpContext(Listing.FROM_START, Optional.ofNullable(passed).map(NOON::plusSeconds), others, false,
                     false);
             var now = NOON.plusSeconds(seconds);
 
@@ -823,7 +823,7 @@ final class RulesTest {
 
         private Response notStored(Response textOf) {
             return ((Step.Judged) lookUpRules.steps(Given.noEnd(attempt(Mode.STREAMING, Tries.NONE), textOf,
-                    Symptom.UNCONFIRMED, "", NOON, NOON), ABSENT, HERE, NOON).getFirst()).seen();
+                    Symptom.UNCONFIRMED, "", NOON, NOON), ABSENT, HERE, NOON).getFirst()).response();
         }
 
         @ParameterizedTest(name = "{0}, {1} after {2} s, resent on request: {3}")
@@ -897,7 +897,7 @@ final class RulesTest {
                 STOPPED,   true,  interrupted
                 """)
         void theEndOfARunWithAQuietStreamIsUsed(RunStatus status, boolean asked, String step) {
-            var quiet = Unresolved.brief(attempt(0, 0), Purpose.QUIET, Optional.of(run("run-1")), NOON);
+            var quiet = Unresolved.withoutWait(attempt(0, 0), Purpose.QUIET, Optional.of(run("run-1")), NOON);
             var here = here(Listing.FROM_START, Optional.empty(), asked, false);
 
             assertEquals(step, words(lookUpRules.steps(quiet, found(status), here, NOON), NOON));
@@ -911,7 +911,7 @@ final class RulesTest {
         }
 
         private static Unresolved recheck(Attempt earlier) {
-            return Unresolved.brief(earlier.with(earlier.row(), new Tries(2, 0, 0)), Purpose.RESEND, Optional.empty(), NOON);
+            return Unresolved.withoutWait(earlier.with(earlier.row(), new Tries(2, 0, 0)), Purpose.RESEND, Optional.empty(), NOON);
         }
 
         @ParameterizedTest
@@ -968,7 +968,7 @@ final class RulesTest {
                 """)
         void aLateRunIsUsedIfTheRowHasNotSucceededAndItsCellsAreUnchanged(RunStatus status, boolean success,
                 boolean same, String step) {
-            var late = Unresolved.brief(same ? earlier("u-1") : stale(false), Purpose.LATE, Optional.empty(), NOON);
+            var late = Unresolved.withoutWait(same ? earlier("u-1") : stale(false), Purpose.LATE, Optional.empty(), NOON);
             var here = here(Listing.FROM_START, Optional.empty(), false, success);
 
             assertEquals(step, words(lookUpRules.steps(late, found(status), here, NOON), NOON));
@@ -986,7 +986,7 @@ final class RulesTest {
                         .getFirst();
 
                 assertEquals("resent", step.end());
-                assertEquals(known, step.seen().run().isPresent());
+                assertEquals(known, step.response().run().isPresent());
             }
         }
     }
@@ -1012,7 +1012,7 @@ final class RulesTest {
             if (dollars != null) spent.add(10, dollars, "USD");
             if (others != null) spent.add(10, others, "RMB");
 
-            assertEquals(stops, FIVE.usedUp(spent, spent).isPresent());
+            assertEquals(stops, FIVE.limitReached(spent, spent).isPresent());
         }
 
         @Test
@@ -1021,15 +1021,15 @@ final class RulesTest {
             for (int run = 0; run < 50; run++) batch.add(10, null, "");
             var own = new Spending();
 
-            assertFalse(FIVE.usedUp(batch, own).isPresent(), "earlier runs did not stream");
+            assertFalse(FIVE.limitReached(batch, own).isPresent(), "earlier runs did not stream");
             batch.add(10, new BigDecimal(6), "USD");
-            assertTrue(FIVE.usedUp(batch, own).isPresent());
+            assertTrue(FIVE.limitReached(batch, own).isPresent());
         }
 
         @Test
         void cannotBeEnforcedWithoutStreams() {
-            assertEquals(Optional.empty(), FIVE.costUnseen(Mode.STREAMING));
-            assertTrue(FIVE.costUnseen(Mode.BLOCKING).isPresent());
+            assertEquals(Optional.empty(), FIVE.costUnavailable(Mode.STREAMING));
+            assertTrue(FIVE.costUnavailable(Mode.BLOCKING).isPresent());
         }
     }
 
@@ -1087,10 +1087,10 @@ final class RulesTest {
                 301,    60,    none
                 """)
         void aRefusalOfAllRequestsAsksForAPause(int status, Long asked, String pause) {
-            var seen = Response.Refused.http(status, false, "", "no",
+            var response = Response.Refused.http(status, false, "", "no",
                     Optional.ofNullable(asked).map(Given::seconds));
 
-            assertEquals(pause, Backoff.Pause.of(seen, NOON).map(each -> each.isTooLong() ? "ends" : "waits")
+            assertEquals(pause, Backoff.Pause.of(response, NOON).map(each -> each.isTooLong() ? "ends" : "waits")
                     .orElse("none"));
         }
     }

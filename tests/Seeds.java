@@ -364,7 +364,7 @@ final class Seeds implements Callable<Integer> {
             LATE, SLOW, STOPPED
         }
 
-        Response run(Attempt attempt, Consumer<Heard> listener) throws InterruptedException {
+        Response run(Attempt attempt, Consumer<StreamEvent> listener) throws InterruptedException {
             var fault = schedule.chance(trouble) ? schedule.pick(Fault.values()) : Fault.NONE;
             schedule.say(attempt.row().id() + " " + attempt.user().replaceAll(".*-", "#") + " " + fault);
             pass(schedule.random.nextInt(1500));
@@ -407,13 +407,13 @@ final class Seeds implements Callable<Integer> {
             return job;
         }
 
-        private void began(Job job, Consumer<Heard> listener) {
+        private void began(Job job, Consumer<StreamEvent> listener) {
             if (job.attempt.mode() != Mode.STREAMING) return;
-            listener.accept(new Heard.Began(job.ref));
-            if (schedule.chance(trouble / 4)) listener.accept(new Heard.Began(job.ref)); // doubled
+            listener.accept(new StreamEvent.Began(job.ref));
+            if (schedule.chance(trouble / 4)) listener.accept(new StreamEvent.Began(job.ref)); // doubled
         }
 
-        private Response toItsEnd(Job job, Consumer<Heard> listener) throws InterruptedException {
+        private Response toItsEnd(Job job, Consumer<StreamEvent> listener) throws InterruptedException {
             began(job, listener);
             var timeout = scene.world.now().plus(Schedule.TIMEOUT);
             while (scene.world.now().isBefore(job.ends)) {
@@ -423,7 +423,7 @@ final class Seeds implements Callable<Integer> {
             return job.ran();
         }
 
-        private Response brokenOff(Job job, Fault fault, Consumer<Heard> listener) throws InterruptedException {
+        private Response brokenOff(Job job, Fault fault, Consumer<StreamEvent> listener) throws InterruptedException {
             began(job, listener);
             pass(schedule.random.nextInt(3_000));
             var shown = fault == Fault.MADE_UP && job.attempt.mode() == Mode.BLOCKING ? Fault.CUT : fault;

@@ -566,7 +566,7 @@ final class SettingsTest extends WholeCommand {
             var input = Files.writeString(file(".env"), "id,text\nr-" + KEY + ",a\n").toString();
 
             assertEquals(2, call(dify.settings(), "run", "-i", input, "-o", output()).code());
-            assertEquals(0, dify.requests());
+            assertEquals(0, dify.runs());
         }
 
         @ParameterizedTest
@@ -813,7 +813,7 @@ final class SettingsTest extends WholeCommand {
             var output = folder.resolve("out.jsonl");
             Files.writeString(folder.resolve("out.jsonl.log"), """
                     {"event":"session","t":"2026-11-24T12:00:00Z","format":%d,"base_url":"%s","app_hash":"1-2","server":"1.14.2"}
-                    {"event":"attempt","t":"2026-11-24T12:00:00Z","id":"1","n":0,"user":"difyexec-0123456789abcdef-1","mode":"blocking","cells":"0000000000000000"}
+                    {"event":"attempt","t":"2026-11-24T12:00:00Z","id":"1","n":0,"user":"difyexec-0123456789abcdef-1","mode":"blocking","fingerprint":"0000000000000000"}
                     """.formatted(Event.FORMAT, server));
             var err = new StringWriter();
 

@@ -622,16 +622,16 @@ final class ShardsTest extends WholeCommand {
         void isRefusedWhileAShardRuns() throws IOException {
             rows(12);
             allThree();
-            try (var _ = BatchFiles.of(file("results.3-of-3.jsonl")).take()) {
+            try (var _ = BatchFiles.of(file("results.3-of-3.jsonl")).acquire()) {
                 refused("results.3-of-3.jsonl.lock is locked");
             }
-            try (var _ = BatchFiles.of(file("results.jsonl")).take()) {
+            try (var _ = BatchFiles.of(file("results.jsonl")).acquire()) {
                 refused("results.jsonl.lock is locked");
                 isNotSent(shard(1, 3), "results.jsonl.lock is locked");
             }
             merged();
 
-            try (var _ = BatchFiles.of(file("results.3-of-3.jsonl")).take()) {
+            try (var _ = BatchFiles.of(file("results.3-of-3.jsonl")).acquire()) {
                 isNotSent(dify.run(), "results.3-of-3.jsonl.lock is locked");
                 refused("results.3-of-3.jsonl.lock is locked");
             }

@@ -414,7 +414,7 @@ class ShellTest {
         @Test
         void isKeptOutWhileAnotherProcessWrites() throws IOException {
             var session = five();
-            try (var _ = BatchFiles.of(file("results.jsonl")).take()) {
+            try (var _ = BatchFiles.of(file("results.jsonl")).acquire()) {
                 assertTrue(session.say("retry r-2").text().contains("results.jsonl.lock"));
                 assertTrue(session.ok("failures").contains("r-2"));
             }
@@ -837,9 +837,9 @@ class ShellTest {
             var printer = new PrintWriter(out);
             var view = new RunView(printer);
 
-            view.heard(new Heard.NodeBegan(bad, bad));
-            view.heard(new Heard.Chunk(bad + "\nnext" + bad));
-            view.heard(new Heard.NodeEnded(bad, bad, bad, 1, bad));
+            view.onStreamEvent(new StreamEvent.NodeBegan(bad, bad));
+            view.onStreamEvent(new StreamEvent.Chunk(bad + "\nnext" + bad));
+            view.onStreamEvent(new StreamEvent.NodeEnded(bad, bad, bad, 1, bad));
             new RowView(true, printer).print(JSON.createObjectNode().put("answer", bad));
             new RowView(false, printer).print(JSON.createObjectNode().put("answer", bad).path("answer"));
 

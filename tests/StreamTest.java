@@ -73,9 +73,9 @@ final class StreamTest {
                 connection.chunk(Events.PING + "data: " + last + "\n\n");
                 connection.hold();
             }); var client = client(wire.url())) {
-                var seen = run(client, attempt(STREAMING), heard);
+                var response = run(client, attempt(STREAMING), heard);
 
-                assertEquals(kind, seen.getClass().getSimpleName());
+                assertEquals(kind, response.getClass().getSimpleName());
                 assertTrue(wire.left.await(10, TimeUnit.SECONDS), "the connection is still held");
             }
         }
@@ -144,36 +144,36 @@ final class StreamTest {
             var error = Events.json("data: {'event':'error','workflow_run_id':null,'code':'invalid_param','status':400,"
                     + "'message':'No class mapping found'}\n\n");
 
-            var seen = refused(seen(LONG, connection -> {
+            var response = refused(seen(LONG, connection -> {
                 connection.chunk(Events.PING + error);
                 connection.chunk(Events.started());
                 connection.chunk(failed("Workflow stream ended without a terminal event"));
                 connection.hold();
             }));
 
-            assertEquals("No class mapping found", seen.message());
-            assertEquals("invalid_param", seen.code());
-            assertEquals(Optional.of(Events.REF), seen.run());
+            assertEquals("No class mapping found", response.message());
+            assertEquals("invalid_param", response.code());
+            assertEquals(Optional.of(Events.REF), response.run());
         }
 
         @Test
         void theEndOfAStreamIsNotWaitedForAfterTheEndOfItsRun() throws IOException {
             var half = Events.finished("{}").substring(0, 40);
 
-            var seen = seen(Duration.ofMinutes(10), connection -> {
+            var response = seen(Duration.ofMinutes(10), connection -> {
                 connection.chunk(Events.started() + Events.finished("{\"a\":1}") + half);
                 connection.hold();
             });
 
-            assertEquals("{\"a\":1}", outputs(ran(seen)));
+            assertEquals("{\"a\":1}", outputs(ran(response)));
         }
 
         @Test
         void anErrorWithoutACodeKeepsItsMessageAndStatus() throws IOException {
-            var seen = seen(Events.PING
+            var response = seen(Events.PING
                     + Events.json("data: {'event':'error','message':'x is required in input form','status':500}\n\n"));
 
-            assertEquals(Response.Refused.event(500, "", "x is required in input form", Optional.empty()), seen);
+            assertEquals(Response.Refused.event(500, "", "x is required in input form", Optional.empty()), response);
         }
 
         @ParameterizedTest
@@ -249,9 +249,9 @@ final class StreamTest {
                 connection.request();
                 connection.answer(Events.blocking("{\"a\":1}"));
             }); var client = client(wire.url())) {
-                var seen = run(client, attempt(STREAMING), heard);
+                var response = run(client, attempt(STREAMING), heard);
 
-                assertEquals("{\"a\":1}", outputs(ran(seen)));
+                assertEquals("{\"a\":1}", outputs(ran(response)));
             }
         }
     }

@@ -676,7 +676,7 @@ class ViewsTest {
                         throw new IOException("No space left on device");
                     }));
 
-            assertTrue(Text.of(problem).contains("out.csv") && Text.of(problem).contains("No space left on device"));
+            assertTrue(Text.reason(problem).contains("out.csv") && Text.reason(problem).contains("No space left on device"));
             assertEquals("kept", contents().get("out.csv"));
             assertEquals(5, contents().size());
         }
