@@ -12075,14 +12075,15 @@ final class DifyExec implements Runnable {
         }
 
         /// The run is not stored, so it never ran, and its words decide. Those that a stream made up are read like its
-        /// refusals, and prove nothing unless they are known.
+        /// refusals, and prove nothing unless they are known. If Dify 1.16 gave the end the id of a real run, that run
+        /// may still be active, whatever the words are.
         Verdict notStored(Attempt attempt, Response said) {
             if (said instanceof Response.Refused error) return refused(attempt, error);
             var ran = (Response.Ran) said;
             if (attempt.mode() != Mode.STREAMING || !ran.isBare()) return ran(attempt, ran);
             var verdict = refused(attempt, Response.Refused.event(500, "", words(ran), Optional.empty()));
-            return verdict instanceof Verdict.LookUp && failedRuns != RetryRuns.NEVER && isTransient(ran.error())
-                    ? ran(attempt, ran) : verdict;
+            boolean mayPass = failedRuns != RetryRuns.NEVER && isTransient(ran.error()) && ran.ref().isMadeUp();
+            return verdict instanceof Verdict.LookUp && mayPass ? ran(attempt, ran) : verdict;
         }
 
         private Verdict ran(Attempt attempt, Response.Ran ran) {

@@ -264,7 +264,7 @@ final class RulesTest {
                 STREAMING | 0     | Model gpt-4o credentials is not initialized.         | stop      | stop
                 STREAMING | 0     | No valid model provider credentials found. Please go | stop      | stop
                 STREAMING | 0     | No class mapping found for node type: nosuch-node    | stop      | stop
-                STREAMING | 0     | [Errno 111] Connection refused                       | again     | look up
+                STREAMING | 0     | [Errno 111] Connection refused                       | look up   | look up
                 STREAMING | 0     | Workflow stream ended without a terminal event       | look up   | look up
                 STREAMING | 0     |                                                      | look up   | look up
                 STREAMING | 3     | Rate Limit Error                                     | again     | failed
@@ -278,6 +278,17 @@ final class RulesTest {
 
             assertEquals(verdict, word(judge.notStored(attempt, failedAfter(steps, error, "{}"))));
             assertEquals(never, word(patient.notStored(attempt, failedAfter(steps, error, "{}"))));
+        }
+
+        /// A worker that fails in the middle of a run names that run, which may still be active.
+        @Test
+        void aTransientEndIsTriedAgainOnlyIfItsRunIsMadeUpToo() {
+            var attempt = attempt(Mode.STREAMING, Tries.NONE);
+            for (var run : List.of(new RunRef("run-1", "run-1"), new RunRef("run-1", "task-1"))) {
+                var end = new Response.Ran(run, RunStatus.FAILED, Given.outputs("{}"), "Connection refused", "",
+                        Usage.NONE);
+                assertEquals(run.isMadeUp() ? "again" : "look up", word(judge.notStored(attempt, end)));
+            }
         }
 
         @Test
@@ -799,7 +810,7 @@ final class RulesTest {
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
                 mode      | words                                          | step
                 STREAMING | name is required in input form                 | judge failed
-                STREAMING | [Errno 111] Connection refused                 | judge again
+                STREAMING | [Errno 111] Connection refused                 | judge look up
                 STREAMING | Workflow stream ended without a terminal event | judge look up
                 BLOCKING  | [Errno 111] Connection refused                 | judge again
                 BLOCKING  | no such city                                   | judge failed
