@@ -502,6 +502,8 @@ final class DifyExec implements Runnable {
             var choices = sides.getLast().getFirst().files().choices();
             try (var data = input == null ? null : Csv.open(input, choices.shape());
                     var both = new Comparison(sides, scope, Expectations.of(data, expect, scope.diff(), tolerance))) {
+                if (input != null && !both.hasJudgedRows())
+                    throw new Unusable(input + ": no row has an expected value and a result", "is it the right file?");
                 if (json) both.json(console.out());
                 else both.print(console.out(), console.paint(), all);
                 if (csv != null) {
@@ -4317,7 +4319,9 @@ final class DifyExec implements Runnable {
         private final Side first, second; // the same one if there is only one
         private final Scope scope;
         private final Expectations expected;
+        /// Rows of the files; then those that have an expected value and are in no file.
         private final Index rows = new Index();
+        private final int recorded; // rows of the files
         private final Map<Match, Long> matches = new EnumMap<>(Match.class);
         private final Map<Grade, Long> grades = new EnumMap<>(Grade.class);
         /// How many rows differ in each output, by its pointer.
@@ -4612,6 +4616,8 @@ final class DifyExec implements Runnable {
             for (var batch : sides.stream().flatMap(List::stream).toList())
                 batch.offsets().inOrderOfSending(batch.index().size())
                         .forEach(entry -> rows.findOrAdd(batch.index().id(entry)));
+            recorded = rows.size();
+            expected.judged().forEach(rows::findOrAdd);
             for (var match : Match.values()) matches.put(match, 0L);
             for (var grade : Grade.values()) grades.put(grade, 0L);
             for (int number = 0; number < rows.size(); number++) count(number, pair(number));
@@ -4691,6 +4697,10 @@ final class DifyExec implements Runnable {
             return sentence;
         }
 
+        boolean hasJudgedRows() {
+            return expected.judged().anyMatch(id -> rows.find(id) < recorded);
+        }
+
         boolean hasDifferences() {
             return !unequal.isEmpty();
         }
@@ -4765,9 +4775,6 @@ final class DifyExec implements Runnable {
         private List<String> notes() {
             var notes = new ArrayList<String>();
             if (otherInputs > 0) notes.add("the inputs of " + Text.count(otherInputs, "row") + " differ, too");
-            long notRun = expected.count(id -> rows.find(id) < 0);
-            if (notRun > 0) notes.add(Text.count(notRun, "row of the input has", "rows of the input have")
-                    + " no result");
             return notes;
         }
 
@@ -5064,8 +5071,9 @@ final class DifyExec implements Runnable {
             return rules.isEmpty();
         }
 
-        long count(Predicate<String> which) {
-            return IntStream.range(0, index.size()).mapToObj(index::id).filter(which).count();
+        /// Ids of the rows that have an expected value.
+        Stream<String> judged() {
+            return IntStream.range(0, index.size()).mapToObj(index::id).filter(this::isJudged);
         }
 
         /// By rule; blank if nothing is expected.

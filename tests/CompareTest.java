@@ -593,13 +593,41 @@ final class CompareTest {
             var text = check();
 
             assertEquals("{\"first\":null,\"second\":33.3,\"difference\":null,\"low\":null,\"high\":null,\"correct\":1,"
-                    + "\"missed\":1,\"no_result\":1,\"not_judged\":2}", expected.toString());
+                    + "\"missed\":1,\"no_result\":2,\"not_judged\":2}", expected.toString());
             assertEquals(Exit.ROWS_FAILED.code, text.code());
             for (var fact : List.of("correct                 1", "missed                  1",
-                    "no result               1", "not judged              2",
-                    "r-2  missed\n    /a: expected 2, found 3\n", "r-5  no result: no such city", "1 row of the input"))
+                    "no result               2", "not judged              2",
+                    "r-2  missed\n    /a: expected 2, found 3\n", "r-5  no result: no such city\n",
+                    "r-6  no result\n", "1 of 4 judged rows"))
                 assertTrue(text.out().contains(fact), fact + "\n" + text.out());
             assertFalse(text.out().contains("r-1") || text.out().contains("r-3"), text.out());
+        }
+
+        /// A row that was not run is not correct.
+        @Test
+        void areMissingIfARowHasNoResult() throws IOException {
+            wanted("1", "1", "", "1");
+            save("b.jsonl", "1");
+
+            var call = check("--json", "--junit", path("report.xml"));
+
+            assertEquals(Exit.ROWS_FAILED.code, call.code());
+            assertEquals("1 2", expected(call).path("correct") + " " + expected(call).path("no_result"));
+            var report = Files.readString(folder.resolve("report.xml"));
+            assertTrue(report.contains("tests=\"3\"") && report.contains("errors=\"2\""), report);
+        }
+
+        @Test
+        void areRefusedIfNoRowWithOneHasAResult() throws IOException {
+            wanted("", "1");
+            save("b.jsonl", "1");
+
+            var call = check("--csv", path("out.csv"));
+
+            assertEquals(Exit.UNUSABLE.code, call.code(), call.out());
+            assertEquals("", call.out());
+            assertTrue(call.err().contains(path("data.csv") + ": ") && call.err().contains("\nhint: "), call.err());
+            assertFalse(Files.exists(folder.resolve("out.csv")));
         }
 
         @Test
@@ -838,7 +866,8 @@ final class CompareTest {
             var id = "r-" + text.replaceAll("\\\\u(00..|ffff|d800)", "");
             new Side().row(id, "{\"a\":\"x\"}").save("a.jsonl");
             new Side().row(id, "{\"a\":\"" + text + "\"}").save("b.jsonl");
-            Files.writeString(folder.resolve("data.csv"), "id,wanted\n" + id + ",\"other " + text + "\"\n");
+            var read = JSON.readTree("\"" + id + "\"").textValue();
+            Files.writeString(folder.resolve("data.csv"), "id,wanted\n" + read + ",\"other " + text + "\"\n");
 
             for (var more : List.of(new String[0], new String[] {"-i", path("data.csv"), "--expect", "wanted=/a"})) {
                 var suite = report(Stream.concat(Stream.of(more), Stream.of("--html", path("page.html"), "--csv",
@@ -846,7 +875,7 @@ final class CompareTest {
 
                 countsItsCases(suite);
                 assertEquals(1, cases(suite).size());
-                assertEquals(JSON.readTree("\"" + id + "\"").textValue(), cases(suite).keySet().iterator().next());
+                assertEquals(read, cases(suite).keySet().iterator().next());
                 assertFalse(Files.readString(folder.resolve("page.html")).contains("alert(1)</script>"));
                 var sheet = Files.readString(folder.resolve("out.csv"));
                 assertFalse(Pattern.compile("(?m)(^|,)\"?=1").matcher(sheet).find(), sheet);
