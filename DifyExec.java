@@ -9158,9 +9158,12 @@ final class DifyExec implements Runnable {
                     .filter(id -> !id.isEmpty()).distinct().toList();
         }
 
-        /// The retry list has the CSV's order, is replaced as a whole, and is gone when empty.
+        /// The retry list has the CSV's order, is replaced as a whole, and is gone when empty. Rows of the batch that
+        /// this CSV lacks come last: a call with the whole file retries them.
         void writeRetryList(Index index) {
-            var ids = index.onRetryList().mapToObj(index::id).iterator();
+            var others = IntStream.range(index.rows(), index.size())
+                    .filter(entry -> index.status(entry).isOnRetryList());
+            var ids = IntStream.concat(index.onRetryList(), others).mapToObj(index::id).iterator();
             if (!ids.hasNext()) Storage.naming(retry, () -> Files.deleteIfExists(retry));
             else AtomicFile.replace(retry, out -> {
                 var writer = new BufferedWriter(new OutputStreamWriter(out, UTF_8));

@@ -1072,6 +1072,25 @@ final class FilesTest extends WholeCommand {
                     added.err());
         }
 
+        /// A part of the file, and another one whose rows are added.
+        @ParameterizedTest
+        @CsvSource({"'1,text 1', run", "'x-1,a', run --add"})
+        void keepFailedRowsThatAnotherCsvLacks(String row, String typed) throws IOException {
+            rows(3);
+            dify.row("2", dify.ended("failed", "no"));
+            dify.run();
+            csv("id,text", row);
+
+            var words = typed.split(" ");
+            assertEquals(0, dify.command(words[0], Arrays.copyOfRange(words, 1, words.length)).code());
+
+            assertEquals("2\n", content("results.jsonl.retry"));
+            rows(3);
+            int runs = dify.runs();
+            assertEquals(3, dify.command("retry").code());
+            assertEquals(runs + 1, dify.runs());
+        }
+
         @Test
         void reportRowsThatChangedSince() throws IOException {
             rows(3);
