@@ -1590,7 +1590,7 @@ final class DifyExec implements Runnable {
             var batch = writer.batch();
             var err = dify.err();
             announceShard(batch, asked);
-            if (!rows.add) batch.refuseOtherFile(input.csv);
+            if (!rows.add) batch.refuseOtherFile(input.csv, " --add adds its rows to the batch");
             var wanted = batch.select(asked, running.timeout);
             StatusView.notes(batch).forEach(note -> err.println("Note: " + note + "."));
             if (wanted.rows() == 0 && batch.history().resent(false).isEmpty()) {
@@ -7745,14 +7745,14 @@ final class DifyExec implements Runnable {
         }
 
         /// Refuses a CSV with none of the batch's rows. All of it would run, and the results would be of two files.
-        void refuseOtherFile(Path input) {
+        /// A merge with it would move the shards aside and show none of their rows.
+        void refuseOtherFile(Path input, String hint) {
             long others = index.size() - index.rows();
             boolean isOther = others > 0 && index.rows() > 0
                     && IntStream.range(0, index.rows()).noneMatch(history::hasLines);
             if (isOther) throw new Unusable(input + ": " + files.results() + " has "
                     + Text.count(others, "id") + ", and none of them is in this file (first: "
-                    + Text.id(index.id(index.rows())) + ")",
-                    "is it the right file? --add adds its rows to the batch");
+                    + Text.id(index.id(index.rows())) + ")", "is it the right file?" + hint);
         }
 
         Iterator<Row> rows(IntPredicate wanted) {
@@ -9500,9 +9500,13 @@ final class DifyExec implements Runnable {
 
             private Batch write(boolean noBom, List<Shard> missing) throws IOException {
                 var whole = shards.whole();
+                var batch = new Batch(whole, Optional.of(csv), index, history, new LineOffsets());
                 AtomicFile.replace(whole.results(), results -> {
                     results(results, noBom);
-                    AtomicFile.replace(whole.log(), this::log);
+                    AtomicFile.replace(whole.log(), log -> {
+                        log(log);
+                        batch.refuseOtherFile(csv.file().input(), "");
+                    });
                 });
                 whole.writeRetryList(index);
                 var merge = new MergeEvent(Instant.now(), shards.count(), shards.files().size(),
@@ -9516,7 +9520,7 @@ final class DifyExec implements Runnable {
                 for (var part : shards.files())
                     if (!part.isMerged()) Files.move(part.log(), part.mergedLog(), StandardCopyOption.REPLACE_EXISTING);
                 AtomicFile.forceFolder(whole.log());
-                return new Batch(whole, Optional.of(csv), index, history, new LineOffsets());
+                return batch;
             }
 
             private void results(OutputStream stream, boolean noBom) throws IOException {

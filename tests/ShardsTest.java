@@ -414,6 +414,31 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
+        void isRefusedWithTheCsvOfAnotherBatch() throws IOException {
+            rows(12);
+            allThree();
+            csv("id,text", "x-1,a", "x-2,b");
+
+            refused("none of them is in this file", "--partial");
+            assertEquals(3, names().stream().filter(name -> name.endsWith(".log")).count());
+
+            rows(12);
+            merged();
+        }
+
+        @Test
+        void keepsFailedRowsThatItsCsvLacks() throws IOException {
+            rows(12);
+            dify.row("9", dify.ended("failed", "no"));
+            allThree();
+            csv("id,text", "1,text 1");
+
+            merged();
+
+            assertEquals("9\n", content("results.jsonl.retry"));
+        }
+
+        @Test
         void hasTheLogsByTime() throws IOException {
             rows(12);
             shard(3, 3, "--limit", "1");
