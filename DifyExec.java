@@ -2842,6 +2842,12 @@ final class DifyExec implements Runnable {
         private static final String FOR_SHELL =
                 "--(demo|base-url|workflow-id|files|no-check|user|env-file|timeout)\\b.*",
                 NOT_IN_LOG = "(?!--(id-column|encoding|delimiter|sheet|header-row|decimal|query-column|map|var)\\b).*";
+        /// The options of a session without which its batch would run differently, quoted for a shell: a log may come
+        /// from somebody else, and must not smuggle in a command. For the same reason no server is among them.
+        private static final Pattern OF_SESSION = Pattern.compile(("(?<= |^)(?:(?:--%1$s[ =]|'--%1$s=[^'\\p{C}]*')"
+                + "(?:[\\p{L}\\p{N}_./:@%%+=,-]|'[^'\\p{C}]*'|\\\\')*"
+                + "|--(?:demo(?:[ =]chatflow)?|allow-empty|allow-unmapped|no-check))(?= |$)")
+                .formatted("(?:workflow-id|mode|user|files|save-files)"));
 
         /// A word of a command line, or an option with its value, and the option's long name or an empty text.
         private record Typed(String option, String words) {
@@ -2881,9 +2887,9 @@ final class DifyExec implements Runnable {
         /// Continues a batch. Rows that have not run come first. A retry follows, unless every failure would only
         /// repeat itself: then the rows have to be looked at.
         String after(Batch batch) {
-            var next = only(NOT_IN_LOG);
             var index = batch.index();
             var history = batch.history();
+            var next = only(NOT_IN_LOG).continuing(history);
             var results = batch.files().results();
             var running = history.running();
             if (running.isPresent()) return "Process " + running.get().process().id() + " is working on this batch.";
@@ -2935,6 +2941,14 @@ final class DifyExec implements Runnable {
         NextCall withMaxCost(String cost) {
             if (words.stream().anyMatch(word -> word.startsWith("--max-cost"))) return this;
             return with(Stream.concat(words.stream(), Stream.of("--max-cost " + cost)).toList());
+        }
+
+        /// With what the last session was told, unless this call is one itself. The shell has options of its own.
+        private NextCall continuing(History history) {
+            if (start.isEmpty() || Set.of("run", "retry").contains(command)) return this;
+            var options = history.last(SessionEvent.class).map(SessionEvent::options).orElse("");
+            return with(Stream.concat(words.stream(), OF_SESSION.matcher(options).results().map(MatchResult::group))
+                    .toList());
         }
 
         private NextCall only(String pattern) {
@@ -3012,7 +3026,7 @@ final class DifyExec implements Runnable {
 
         /// Connects to the demo, or to the configured server.
         Connection connect(Optional<Demo> demo, String version, RunOptions running, int runs) {
-            var access = demo.map(own -> new Access(own.baseUrl(), Access.DEMO_KEY, "", Demo.known(version),
+            var access = demo.map(own -> new Access(own.baseUrl(), own.key(), "", Demo.known(version),
                     Optional.empty(), Optional.empty()))
                     .orElseGet(() -> server.access(env, version, spec.findOption("--demo") != null, err()));
             var backoff = new Backoff(running.initialDelay, running.maxDelay, running.maxRetries);
@@ -9950,7 +9964,7 @@ final class DifyExec implements Runnable {
         }
 
         /// A call started to work on the batch, or changed its mode. `input` is relative to the folder of the results;
-        /// `auto`: the tool chose the mode, and a later call of *auto* continues in it. `options` is for people only.
+        /// `auto`: the tool chose the mode, and a later call of *auto* continues in it. `options` is for people.
         /// `again`: rows could be sent again although an earlier run of them succeeded or may still succeed.
         record SessionEvent(Instant t, int format, String tool, ProcessKey process, String baseUrl, String appHash,
                 String appId, @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean sameApp, String server,
@@ -13702,11 +13716,9 @@ final class DifyExec implements Runnable {
     /// @param appId the app that is meant, if the key is one of several apps, or empty
     record Access(URI baseUrl, String key, String appId, String workflowId, Optional<URI> proxy,
             Optional<Env.Setting> authorities) {
-        static final String DEMO_KEY = "app-demo";
-
         /// How a batch remembers where it runs; a demo is always the same place.
         String name() {
-            return key.equals(DEMO_KEY) ? "demo" : baseUrl.toString();
+            return Demo.KEYS.contains(key) ? "demo" : baseUrl.toString();
         }
 
         /// How a batch remembers its app, `<salt>-<hash>` with 64 bits each: the key cannot be read from it, and logs
@@ -13791,6 +13803,8 @@ final class DifyExec implements Runnable {
     static final class Demo implements AutoCloseable {
         /// The newest Dify that was tested, and the kind of app that `--demo=chatflow` has.
         static final String VERSION = "1.16.1", CHATFLOW = "chatflow";
+        /// The keys of the workflow and of the chatflow: a batch of one cannot continue with the other.
+        static final List<String> KEYS = List.of("app-demo", "app-demo-chatflow");
         /// The published version of the workflow, and an earlier one that a call can pin.
         private static final String PUBLISHED = uuid("workflow"), EARLIER = uuid("workflow, the version before");
 
@@ -13834,6 +13848,10 @@ final class DifyExec implements Runnable {
         /// `http://127.0.0.1:40123/v1`
         URI baseUrl() {
             return URI.create("http://127.0.0.1:" + server.getAddress().getPort() + "/v1");
+        }
+
+        String key() {
+            return KEYS.get(isChatflow ? 1 : 0);
         }
 
         /// This version, or none: the demo has two of its own, but not a real one, which `.env` may name.

@@ -202,8 +202,8 @@ final class PasteTest extends WholeCommand {
         void afterStatusNamesTheFiles() throws IOException {
             next(run());
 
-            assertEquals(AGAIN + " --demo", next("status", "-o", "results.jsonl"));
-            assertEquals(AGAIN + " --demo", next("status", "-o", "results.jsonl", "-i", "data.csv",
+            assertEquals(AGAIN + " --demo --user me", next("status", "-o", "results.jsonl"));
+            assertEquals(AGAIN + " --demo --user me", next("status", "-o", "results.jsonl", "-i", "data.csv",
                     "--id-column", "it's"));
         }
 
@@ -214,7 +214,7 @@ final class PasteTest extends WholeCommand {
             for (var name : List.of("data.csv", "results.jsonl.log"))
                 Files.move(file(name), file("moved/" + name));
 
-            assertEquals("difyexec retry -i moved/data.csv -o moved/results.jsonl --demo",
+            assertEquals("difyexec retry -i moved/data.csv -o moved/results.jsonl --demo --user me",
                     next("status", "-o", "moved/results.jsonl"));
         }
 
@@ -223,9 +223,34 @@ final class PasteTest extends WholeCommand {
             next(run());
             Files.writeString(file("$(id);id"), "");
             Files.writeString(file("results.jsonl.log"), content("results.jsonl.log")
-                    .replaceAll("\"input\":\"[^\"]*\"", "\"input\":\"\\$(id);id\""));
+                    .replaceAll("\"input\":\"[^\"]*\"", "\"input\":\"\\$(id);id\"")
+                    .replace("--user me", "--user $(id) --mode a;id --files 'x --base-url http://other --no-check"));
 
-            assertEquals("difyexec retry -i '$(id);id' -o results.jsonl --demo", next("status", "-o", "results.jsonl"));
+            assertEquals("difyexec retry -i '$(id);id' -o results.jsonl --demo --no-check",
+                    next("status", "-o", "results.jsonl"));
+        }
+
+        @Test
+        void afterStatusKeepsWhatTheBatchNeeds() throws IOException {
+            var needed = List.of("--demo", "--user", "it's me", "--mode=blocking", "--allow-empty",
+                    "--save-files=a folder", "--workflow-id", "main");
+            next(Stream.concat(Stream.of("run", "-i", "data.csv", "-o", "results.jsonl", "--id-column", "it's", "-c",
+                    "2"), needed.stream()).toArray(String[]::new));
+
+            assertEquals(AGAIN + " --demo --user 'it'\\''s me' --mode=blocking --allow-empty '--save-files=a folder'"
+                    + " --workflow-id main", next("status", "-o", "results.jsonl"));
+            assertEquals("difyexec shell -i data.csv -o results.jsonl --demo",
+                    next("retry", "-i", "data.csv", "-o", "results.jsonl", "--demo"));
+        }
+
+        @Test
+        void ofAChatflowOfTheDemoStaysWithIt() throws IOException {
+            next("run", "-i", "data.csv", "-o", "results.jsonl", "--id-column", "it's", "--query-column", "it's",
+                    "--demo=chatflow");
+
+            assertEquals(AGAIN + " --demo=chatflow", next("status", "-o", "results.jsonl"));
+            var other = call(Map.of(), "retry", "-i", input(), "-o", output(), "--demo");
+            assertEquals(2, other.code(), other.err());
         }
     }
 }
