@@ -4553,7 +4553,8 @@ final class DifyExec implements Runnable {
         /// @param before      its results on the first side
         /// @param one         the result that is shown for the first side; of unequal results, two unequal ones
         /// @param differences in each output, by its pointer
-        /// @param scores      the share of each side's results that succeeded as expected; NaN without results
+        /// @param scores      the share of each side's results that succeeded as expected; NaN without results, or if
+        ///                    other rows have expected values and this one has none
         record Pair(String id, Match match, List<Result> before, List<Result> after, Result one, Result two,
                 Map<String, List<JsonDiff.Difference>> differences, double... scores) {
             /// `worse`, `better`, or empty
@@ -4739,21 +4740,26 @@ final class DifyExec implements Runnable {
             return new Pair(id, match, before, after, one, two, Map.of(), scores);
         }
 
-        /// A result that is there and did not succeed is not correct.
+        /// A result that is there and did not succeed is not correct. A row without an expected value has no score.
         private double score(String id, List<Result> side) {
+            if (isUnjudged(id)) return Double.NaN;
             return side.stream().filter(result -> result.entry() >= 0)
                     .mapToInt(result -> result.isSuccess() && expected.isMet(id, result.end()) ? 1 : 0)
                     .average().orElse(Double.NaN);
         }
 
+        private boolean isUnjudged(String id) {
+            return !expected.isEmpty() && !expected.isJudged(id);
+        }
+
         private Grade grade(Pair pair) {
+            if (isUnjudged(pair.id())) return Grade.NOT_JUDGED;
             if (!Side.shown(pair.after()).isSuccess()) return Grade.NO_RESULT;
             if (expected.isEmpty()) return switch (pair.match()) {
                 case SAME, UNSTABLE -> Grade.CORRECT;
                 case DIFFERENT -> Grade.MISSED;
                 case ONLY_FIRST, ONLY_SECOND, FAILED_FIRST, FAILED_SECOND, NEITHER -> Grade.NOT_JUDGED;
             };
-            if (!expected.isJudged(pair.id())) return Grade.NOT_JUDGED;
             return pair.scores()[1] < 0.5 ? Grade.MISSED : Grade.CORRECT;
         }
 
@@ -4766,7 +4772,6 @@ final class DifyExec implements Runnable {
         /// Counts a row, and keeps of it only numbers and the names of its inputs and outputs.
         private void count(int number, Pair pair) {
             matches.merge(pair.match(), 1L, Long::sum);
-            boolean isJudged = expected.isJudged(pair.id());
             var grade = grade(pair);
             grades.merge(grade, 1L, Long::sum);
             boolean isMissed = !expected.isEmpty() && (grade == Grade.MISSED || grade == Grade.NO_RESULT);
@@ -4776,7 +4781,7 @@ final class DifyExec implements Runnable {
             trends.computeIfPresent(pair.trend(), (_, rows) -> rows + 1);
             pair.differences().keySet().forEach(pointer -> outputs.merge(pointer, 1L, Long::sum));
             for (var side : sides().toList()) for (var result : side == second ? pair.after() : pair.before()) {
-                double score = isJudged ? score(pair.id(), List.of(result)) : Double.NaN;
+                double score = expected.isEmpty() ? Double.NaN : score(pair.id(), List.of(result));
                 side.count(number, rows.size(), result, score);
             }
             for (var result : pair.results()) {

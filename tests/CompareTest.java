@@ -603,6 +603,27 @@ final class CompareTest {
             assertFalse(text.out().contains("r-1") || text.out().contains("r-3"), text.out());
         }
 
+        /// A row without an expected value is neither right nor wrong, whether it succeeded or failed.
+        @Test
+        void areNeededForAVerdictAboutARow() throws IOException {
+            wanted("1", "", "", "");
+            save("a.jsonl", "1", "-", "1", "1");
+            save("b.jsonl", "1", "1", "-", "2");
+
+            var call = compare("--json", "--csv", path("out.csv"), "-i", path("data.csv"), RULE[0], RULE[1]);
+
+            var expected = JSON.readTree(call.out()).path("expected");
+
+            assertEquals("1 0 3", Stream.of("correct", "no_result", "not_judged").map(key -> expected.path(key).asText())
+                    .collect(Collectors.joining(" ")));
+            var rows = Files.readAllLines(folder.resolve("out.csv")).stream().filter(row -> row.matches("r-[234],.*"))
+                    .toList();
+            assertEquals(3, rows.size());
+            for (var row : rows) assertTrue(row.endsWith(",,,,not_judged,"), row);
+            var alone = check();
+            assertEquals(Exit.OK.code, alone.code(), alone.out());
+        }
+
         /// A row that was not run is not correct.
         @Test
         void areMissingIfARowHasNoResult() throws IOException {
