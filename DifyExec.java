@@ -1597,8 +1597,7 @@ final class DifyExec implements Runnable {
                 writer.finish().ifPresent(stop -> {
                     throw new Unusable(stop.exit(), stop.what(), stop.hint());
                 });
-                err.println(batch.index().isComplete() ? "Nothing to do: every row has succeeded."
-                        : "Nothing to do: no selected row is pending.");
+                err.println("Nothing to do: " + whyNothing(batch.index()) + ".");
                 return finish(batch, Optional.empty(), Exit.OK, new Tally(wanted, null, InstantSource.system()));
             }
             if (demo.version == null && view.isEmpty() && out.progress != Progress.Style.OFF)
@@ -1635,6 +1634,11 @@ final class DifyExec implements Runnable {
             if (asked.isSample()) next = forecast.flatMap(Forecast::maxCost).map(next::withMaxCost).orElse(next);
             new Summary(batch, tally, setup.err(), Ansi.ofErr(setup.env))
                     .print(stop, asked, forecast, next.after(batch));
+        }
+
+        private static String whyNothing(Index index) {
+            if (index.rows() == 0) return "this shard has no rows";
+            return index.isComplete() ? "every row has succeeded" : "no selected row is pending";
         }
 
         /// `shard 3 of 8: 1,250 of 10,000 rows`
@@ -7767,8 +7771,7 @@ final class DifyExec implements Runnable {
         /// A merge with it would move the shards aside and show none of their rows.
         void refuseOtherFile(Path input, String hint) {
             long others = index.size() - index.rows();
-            boolean isOther = others > 0 && index.rows() > 0
-                    && IntStream.range(0, index.rows()).noneMatch(history::hasLines);
+            boolean isOther = others > 0 && IntStream.range(0, index.rows()).noneMatch(history::hasLines);
             if (isOther) throw new Unusable(input + ": " + files.results() + " has "
                     + Text.count(others, "id") + ", and none of them is in this file (first: "
                     + Text.id(index.id(index.rows())) + ")", "is it the right file?" + hint);

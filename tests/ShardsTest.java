@@ -240,6 +240,34 @@ final class ShardsTest extends WholeCommand {
             assertEquals(runs, dify.runs());
         }
 
+        /// Two rows may both be of one shard.
+        @Test
+        void mayHaveNoRows() throws IOException {
+            csv("id,text", "5,a", "7,b");
+
+            var call = shard(1, 3);
+
+            assertEquals(Exit.OK.code, call.code(), call.err());
+            assertTrue(call.err().contains("shard has no rows"), call.err());
+            assertFalse(call.err().contains("every row has succeeded"), call.err());
+            assertEquals(0, dify.runs());
+        }
+
+        @Test
+        void isRefusedWithACsvWhoseRowsAreAllOfOtherShards() throws IOException {
+            rows(12);
+            shard(1, 3);
+            int runs = dify.runs();
+            csv("id,text", "5,a", "7,b");
+
+            var call = shard(1, 3);
+
+            assertEquals(Exit.UNUSABLE.code, call.code(), call.err());
+            assertTrue(call.sentence().contains("5 ids"), call.err());
+            assertTrue(call.hint().isPresent(), call.err());
+            assertEquals(runs, dify.runs());
+        }
+
         @Test
         void reportsAnIdThatIsInNoShard() throws IOException {
             rows(12);
