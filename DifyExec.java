@@ -4706,6 +4706,7 @@ final class DifyExec implements Runnable {
             long judged = rows.size() - grades.get(Grade.NOT_JUDGED);
             if (isOne()) return grades.get(Grade.CORRECT) + " of " + Text.count(judged, "judged row") + " correct";
             var points = figures.get(decisive()).interval();
+            if (Double.isNaN(points.estimate())) return "no verdict: one side has no result to judge";
             var sentence = verdict().equals("unclear") ? "no difference is certain" : "second is " + verdict();
             sentence += String.format(Locale.ROOT, ": %+.1f points %s (%+.1f to %+.1f)",
                     points.estimate(), decisive().split(" ")[1], points.low(), points.high());

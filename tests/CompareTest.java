@@ -502,6 +502,21 @@ final class CompareTest {
             assertTrue(low <= figure.path("difference").asDouble() && figure.path("difference").asDouble() <= high);
         }
 
+        /// A side without results has no share of successes, nor of correct rows.
+        @ParameterizedTest
+        @ValueSource(strings = {"--all", "-i DATA --expect wanted=/a"})
+        void isAbsentIfASideHasNothingToJudge(String options) throws IOException {
+            new Side().row("r-1", "{\"a\":1}").save("a.jsonl");
+            new Side().ended("r-2", "failed", 1, "no").save("b.jsonl");
+            var log = folder.resolve("b.jsonl.log");
+            Files.writeString(log, Files.readString(log).lines().findFirst().orElseThrow() + "\n");
+            Files.writeString(folder.resolve("data.csv"), "id,wanted\nr-1,1\n");
+
+            var call = compare(options.replace("DATA", path("data.csv")).split(" "));
+
+            assertFalse(call.out().isEmpty() || call.out().contains("NaN"), call.out() + call.err());
+        }
+
         @Test
         void isTheLastSentenceAndNamesACertainDifferenceOfCost() throws IOException {
             fail("a.jsonl", n -> n < 20, 100);
