@@ -517,6 +517,8 @@ final class DifyExec implements Runnable {
                 }
                 if (junit != null) AtomicFile.write(junit, both::junit);
                 return (both.hasDifferences() ? Exit.ROWS_FAILED : Exit.OK).code;
+            } catch (Faulty fault) { // its hint may name an option that compare does not have
+                throw new Unusable(fault.what(), "correct the file; compare reads it with the options of the last run");
             }
         }
 
@@ -10490,7 +10492,8 @@ final class DifyExec implements Runnable {
 
         /// Reads every row once and reports each fault.
         ///
-        /// @param inspector is shown all rows that have all cells, also those with an unusable id
+        /// @param inspector is shown all rows that have all cells, also those with an unusable id, but not the totals
+        ///        below a table whose rows have ids
         /// @param use takes all rows that can be used, and returns what is wrong with the id
         int survey(Consumer<Row> inspector, Function<Row, Optional<Faulty>> use, Consumer<Faulty> report) {
             int ofOtherShards = 0;
@@ -10500,8 +10503,8 @@ final class DifyExec implements Runnable {
                     var fault = rows.shapeFault();
                     if (fault.isEmpty()) {
                         var row = rows.row();
-                        inspector.accept(row);
-                        fault = rows.idFault().or(() -> use.apply(row));
+                        if (!rows.id().isEmpty() || !rows.mostHaveIds()) inspector.accept(row);
+                        fault = rows.idFault().or(() -> use.apply(row)).map(rows::withRemedy);
                     }
                     fault.ifPresent(report);
                 }
@@ -10538,6 +10541,7 @@ final class DifyExec implements Runnable {
         private final class Rows implements AutoCloseable {
             final Records records = header.records(file);
             private final Fingerprint hashes = new Fingerprint(columns());
+            private Optional<Boolean> mostHaveIds = Optional.empty();
             List<String> cells;
             int index = -1, number = 0, ofOtherShards = 0;
 
@@ -10557,7 +10561,7 @@ final class DifyExec implements Runnable {
                 return false;
             }
 
-            private String id() {
+            String id() {
                 int place = idColumn.place();
                 if (place < 0) return Integer.toString(number);
                 return place < cells.size() ? cells.get(place).strip() : "";
@@ -10585,6 +10589,27 @@ final class DifyExec implements Runnable {
                     return Optional.of(fault("id contains the API key"));
                 return id.chars().noneMatch(Character::isISOControl) ? Optional.empty() : Optional.of(fault("the id "
                         + Text.quoted(id) + " contains a control character or a line break"));
+            }
+
+            /// Numbering would throw away the good ids of the other rows, so it is only offered if few rows have one.
+            Faulty withRemedy(Faulty fault) {
+                if (fault.repair.isEmpty() || !mostHaveIds()) return fault;
+                return file.unusable(fault.line, 0, fault.problem, "give the row an id of its own, or delete it");
+            }
+
+            /// Whether more than half of the rows, or of the first of many, have an id of their own. The first call
+            /// reads them.
+            boolean mostHaveIds() {
+                if (mostHaveIds.isPresent()) return mostHaveIds.get();
+                var ids = new HashSet<String>();
+                try (var rows = new Rows()) {
+                    while (rows.index < SEARCHED && rows.next()) ids.add(rows.id());
+                    ids.remove("");
+                    mostHaveIds = Optional.of(ids.size() * 2 > rows.index + 1);
+                } catch (Faulty _) {
+                    mostHaveIds = Optional.of(true); // an unclosed quote, which is reported when it is reached
+                }
+                return mostHaveIds.get();
             }
 
             Row row() {

@@ -6,6 +6,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.MethodSource;
+import org.junit.jupiter.params.provider.ValueSource;
 
 import module java.base;
 
@@ -126,7 +127,7 @@ final class UserFilesTest extends WholeCommand {
                 plain("16_duplicates.csv", UTF_8, 2, "id,Frage\n1,a\n2,b\n1,c\n2,d\n", "line 4", "line 5", "--id-column '#'"),
                 plain("17_wide.csv", UTF_8, 1, "id,Frage,Kategorie," + wide + "\n1,Wo?,Technik" + ",x".repeat(47) + "\n",
                         "spalte_0"),
-                plain("18_floatIds.csv", UTF_8, 2, "id,Frage\n1.0,a\n,b\n2.0,c\n", "line 3", "--id-column '#'"),
+                plain("18_floatIds.csv", UTF_8, 2, "id,Frage\n1.0,a\n,b\n,c\n", "line 3", "--id-column '#'"),
                 plain("19_mongo.json", UTF_8, 2, "[{\"_id\":{\"$oid\":\"65f1c0ffee\"},\"Frage\":\"a\",\"Betrag\":1.5},\n"
                         + "{\"_id\":{\"$oid\":\"65f1c0ffef\"},\"Frage\":\"b\"}]\n", "--id-column '#'"),
                 plain("20_total.csv", UTF_8, 0, TICKETS.replace(",", ".").replace("1.234.56", "1234.56") + "Summe;;;1244.06;\n",
@@ -155,6 +156,39 @@ final class UserFilesTest extends WholeCommand {
             assertEquals(one.starts == 0 ? 2 : 0, calls.getLast().code(), calls.getLast().toString());
             if (one.starts > 0) assertEquals(one.starts, calls.size(), calls::toString);
             assertEquals(0, dify.runs());
+        }
+    }
+
+    @Nested
+    class ARowOfTotals {
+        /// Numbering the rows would lose the ids of the others, and the totals would be paid for.
+        @ParameterizedTest
+        @ValueSource(strings = {",,9", "2,y,3"})
+        void isNotARowToSend(String last) throws IOException {
+            csv("id,Frage,Datum", "1,x,2", "2,y,3", "3,z,4", last);
+
+            for (var command : List.of("check", "run")) {
+                var call = command.equals("run") ? dify.run() : call(dify.settings(), "check", "-i", input());
+
+                assertEquals(2, call.code(), call.err());
+                var text = call.out() + call.err();
+                assertTrue(Pattern.compile("line 5|:5: ").matcher(text).find(), text);
+                assertFalse(text.contains("--id-column") || text.contains("--allow-empty"), text);
+            }
+            assertTrue(dify.run().hint().isPresent());
+            assertEquals(0, dify.runs());
+        }
+
+        @Test
+        void leadsToNoOptionThatCompareLacks() throws IOException {
+            csv("id,Frage", "1,x");
+            assertEquals(0, dify.run().code());
+            csv("id,Frage", ",x", "1,x", ",y");
+
+            var call = call(Map.of(), "compare", output(), "-i", input(), "--expect", "Frage=/answer");
+
+            assertEquals(2, call.code(), call.err());
+            assertTrue(call.hint().isPresent() && !call.err().contains("--id-column"), call.err());
         }
     }
 
