@@ -4703,15 +4703,15 @@ final class DifyExec implements Runnable {
             return decisive.high() < 0 ? "worse" : "unclear";
         }
 
-        /// `second is better: +6.5 points correct (+2.0 to +11.0), 8 % dearer (+5 % to +11 %)`
+        /// `percent correct: second is better, +6.5 points (+2.0 to +11.0), 8 % dearer (+5 % to +11 %)`
         private String sentence() {
             long judged = rows.size() - grades.get(Grade.NOT_JUDGED);
             if (isOne()) return grades.get(Grade.CORRECT) + " of " + Text.count(judged, "judged row") + " correct";
             var points = figures.get(decisive()).interval();
             if (Double.isNaN(points.estimate())) return "no verdict: one side has no result to judge";
-            var sentence = verdict().equals("unclear") ? "no difference is certain" : "second is " + verdict();
-            sentence += String.format(Locale.ROOT, ": %+.1f points %s (%+.1f to %+.1f)",
-                    points.estimate(), decisive().split(" ")[1], points.low(), points.high());
+            var sentence = verdict().equals("unclear") ? "no certain difference" : "second is " + verdict();
+            sentence = String.format(Locale.ROOT, "%s: %s, %+.1f points (%+.1f to %+.1f)", decisive(), sentence,
+                    points.estimate(), points.low(), points.high());
             var word = dearer.low() > 0 ? "dearer" : "cheaper";
             if (dearer.low() > 0 || dearer.high() < 0)
                 sentence += String.format(Locale.ROOT, ", %.0f %% %s (%+.0f %% to %+.0f %%)",

@@ -524,7 +524,7 @@ final class CompareTest {
 
             var last = compare().out().lines().toList().getLast();
 
-            assertTrue(last.matches("no difference is certain: \\+0\\.0 .*, 10 % dearer \\(\\+\\d.*%\\)"), last);
+            assertTrue(last.matches("percent succeeded: .* \\+0\\.0 points .*, 10 % dearer \\(\\+\\d.*%\\)"), last);
             assertEquals(compare("--json").out(), compare("--json").out(), "the draws are the same each time");
         }
     }
