@@ -10279,8 +10279,8 @@ final class DifyExec implements Runnable {
             }
 
             /// Adds the choices of earlier calls, and refuses to contradict them. `--map` and `--var` can be replaced
-            /// and dropped: the rows then count as changed. Only the file shows whether an id column or a worksheet is
-            /// another one ([Csv#requireSame]).
+            /// and dropped: the rows then count as changed. Only the file shows whether an id column, a worksheet or a
+            /// row of names is another one ([Csv#requireSame]).
             Shape after(Shape before, Path log) {
                 var mapped = new LinkedHashMap<>(before.map);
                 mapped.values().removeIf(name -> map.containsValue(name) || vars.get(name) != null);
@@ -10294,9 +10294,16 @@ final class DifyExec implements Runnable {
                         one("--encoding", encoding, before.encoding, log),
                         one("--delimiter", delimiter, before.delimiter, log),
                         sheet.isEmpty() ? before.sheet : sheet,
-                        one("--header-row", headerRow, before.headerRow, log),
+                        headerRow(before, log),
                         one("--decimal", decimal, before.decimal, log),
                         one("--query-column", queryColumn, before.queryColumn, log), mapped, constants);
+            }
+
+            /// The title above the column names may have gone. Only an id column shows that another row has the same
+            /// names.
+            private Long headerRow(Shape before, Path log) {
+                boolean mayChange = headerRow != null && !before.idColumn.equals(NUMBERS);
+                return mayChange ? headerRow : one("--header-row", headerRow, before.headerRow, log);
             }
 
             boolean hasDecimalComma() {
@@ -10368,7 +10375,7 @@ final class DifyExec implements Runnable {
         /// Gives each column the name of its variable. What was chosen, now or earlier, must still fit the file.
         private static Csv of(TextFile file, Header header, Shape shape, List<Faulty> faults) {
             var inputs = new ArrayList<Input>();
-            int id = idColumn(file, header, shape.idColumn());
+            int id = idColumn(file, header, shape);
             if (id < 0) inputs.add(new Input(NUMBERS, NUMBERS, -1));
             for (int place = 0; place < header.names().size(); place++) {
                 var title = header.title(place);
@@ -10392,21 +10399,25 @@ final class DifyExec implements Runnable {
         }
 
         /// The place of the ids, or -1 to number the rows. Case counts only if it is needed to tell columns apart.
-        private static int idColumn(TextFile file, Header header, String chosen) {
+        private static int idColumn(TextFile file, Header header, Shape shape) {
             var names = header.titles();
-            var name = chosen.isEmpty() ? "id" : chosen;
+            var name = shape.idColumn().isEmpty() ? "id" : shape.idColumn();
             if (names.contains(name)) return names.indexOf(name);
             var found = names.stream().filter(name::equalsIgnoreCase).toList();
             if (found.size() == 1) return names.indexOf(found.getFirst());
             if (name.equals(NUMBERS)) return -1;
+            var row = Optional.ofNullable(shape.headerRow()); // it may be that of an earlier call
+            var where = row.map(line -> " in the row of --header-row " + line).orElse("");
             if (!name.equalsIgnoreCase("id"))
-                throw file.unusable(header.line(), 0, "no column " + Text.quoted(name), header.hint());
-            var problem = found.isEmpty() ? "no column \"id\"" : "more than one column \"id\"";
+                throw file.unusable(header.line(), 0, "no column " + Text.quoted(name) + where, header.hint());
+            var problem = (found.isEmpty() ? "no column \"id\"" : "more than one column \"id\"") + where;
             var likely = unique(file, header).limit(5).toList();
             var repairs = Stream.concat(likely.stream(), Stream.of(NUMBERS))
                     .map(column -> new Faulty.Repair("--id-column", column)).toList();
-            throw new Faulty(file, header.line(), 0, problem, "use " + repairs.stream().map(Faulty.Repair::option)
-                    .collect(joining(", or ")) + " to number the rows", Optional.of(repairs.getFirst()));
+            var options = Stream.concat(row.map(_ -> "another --header-row").stream(),
+                    repairs.stream().map(Faulty.Repair::option)).collect(joining(", or "));
+            throw new Faulty(file, header.line(), 0, problem, "use " + options + " to number the rows",
+                    Optional.of(repairs.getFirst()));
         }
 
         /// The columns whose values look like ids and differ in all rows, or in the first of many.

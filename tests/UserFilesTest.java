@@ -5,6 +5,7 @@ import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
 import org.junit.jupiter.params.provider.MethodSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
@@ -262,18 +263,45 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
-        void isRememberedAndCannotChange() throws IOException {
+        void isRememberedAndCannotBeARowWithoutTheIdColumn() throws IOException {
             csv("Title", "id,Frage", "a,x");
             assertEquals(0, dify.run("--header-row", "2").code());
             csv("Title", "id,Frage", "a,x", "b,y");
 
             var other = dify.run("--header-row", "1");
             assertEquals(2, other.code());
-            assertTrue(other.sentence().contains("--header-row 2"), other.err());
+            assertTrue(other.sentence().contains("--header-row 1"), other.err());
             assertEquals(0, dify.run().code());
 
             assertEquals(List.of("a", "b"), ids());
             assertEquals(2, events("session").getLast().path("choices").path("header_row").asInt());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"id", "Nr"})
+        void canBeAnotherOneOnceTheTitleIsGone(String id) throws IOException {
+            csv("Title", "", id + ",Frage", "a,x");
+            assertEquals(0, dify.run("--header-row", "3", "--id-column", id).code());
+            csv(id + ",Frage", "a,x", "b,y", "c,z");
+
+            var call = dify.run();
+            assertEquals(2, call.code(), call.err());
+            assertTrue(call.err().contains("--header-row 3"), call.err());
+            assertEquals(0, dify.run("--header-row", "1", "--limit", "1").code());
+            assertEquals(0, dify.run().code());
+
+            assertEquals(List.of("a", "b", "c"), ids());
+        }
+
+        @Test
+        void isTheSameForNumberedRows() throws IOException {
+            csv("Title", "Frage,n", "a,1");
+            assertEquals(0, dify.run("--header-row", "2", "--id-column", "#").code());
+
+            var other = dify.run("--header-row", "1");
+
+            assertEquals(2, other.code(), other.err());
+            assertTrue(other.sentence().contains("--header-row 2"), other.err());
         }
 
         @Test
