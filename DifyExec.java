@@ -10937,7 +10937,8 @@ final class DifyExec implements Runnable {
         private static final List<String> BINARY = List.of("1f8b", "89504e47", "ffd8ff", "25504446", "d0cf11e0");
         private static final String ZIP = "504b0304";
         private static final Pattern JSON = Pattern.compile("\uFEFF?\\s*(\\[\\s*)?\\{\\s*[\"}]"),
-                ARRAY = Pattern.compile("\uFEFF?\\s*\\[\\s*(\\{\\s*[\"}]|\\z)");
+                ARRAY = Pattern.compile("\uFEFF?\\s*\\[\\s*(\\{\\s*[\"}]|\\]?\\s*\\z)"),
+                BRACKET = Pattern.compile("\uFEFF?\\s*\\[");
 
         /// Opens an input by its first bytes, whatever its name says: people rename files.
         static TextFile of(TextFile source, Csv.Shape shape) throws IOException {
@@ -10953,8 +10954,10 @@ final class DifyExec implements Runnable {
             if (BINARY.stream().anyMatch(magic::startsWith))
                 throw new Unusable(file.name() + ": is a binary file",
                         "save it as .xlsx without a password, CSV or JSON lines");
-            boolean isJson = JSON.matcher(file.start).lookingAt()
-                    || source.input.toString().toLowerCase(Locale.ROOT).matches(".*\\.(jsonl|ndjson)");
+            boolean isJson = JSON.matcher(file.start).lookingAt() || file.isArray() || file.isNamed("jsonl|ndjson");
+            if (isJson && shape.headerRow() != null) throw new Unusable(file.name() + ": --header-row "
+                    + shape.headerRow() + ": JSON has no header row",
+                    "leave out --header-row; choose another -o if the batch was started with it");
             return isJson ? file.rowsOfJson() : file;
         }
 
@@ -11012,6 +11015,7 @@ final class DifyExec implements Runnable {
         private TextFile rowsOfJson() throws IOException {
             var columns = new LinkedHashSet<String>();
             read(object -> object.fieldNames().forEachRemaining(columns::add));
+            if (columns.isEmpty()) throw new Unusable(name() + ": no rows", "write each row as a JSON object");
             return copied(out -> {
                 write(out, columns.stream().map(TextFile::quoted).toList());
                 read(object -> write(out, cells(object, columns)));
@@ -11024,8 +11028,14 @@ final class DifyExec implements Runnable {
         }
 
         /// Whether the rows are the items of a JSON array. Items are counted instead of lines, as they often share one.
+        /// The column names of a CSV may start with a bracket, too: items that are not objects are only expected in a
+        /// file that is named `.json`.
         private boolean isArray() {
-            return ARRAY.matcher(start).lookingAt();
+            return ARRAY.matcher(start).lookingAt() || BRACKET.matcher(start).lookingAt() && isNamed("json");
+        }
+
+        private boolean isNamed(String endings) {
+            return input.toString().toLowerCase(Locale.ROOT).matches(".*\\.(" + endings + ")");
         }
 
         /// Reads one item after the other. Text with bytes that the encoding does not allow is not JSON, or a value.

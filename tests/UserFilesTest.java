@@ -308,7 +308,11 @@ final class UserFilesTest extends WholeCommand {
         void isNotLookedForInJsonLines() throws IOException {
             Files.writeString(file("data.csv"), "{\"id\":1,\"Frage\":\"a\"}\n");
 
-            assertEquals(2, call(dify.settings(), "check", "-i", input(), "--header-row", "1").code());
+            var call = call(dify.settings(), "check", "-i", input(), "--header-row", "1");
+
+            assertEquals(2, call.code(), call.err());
+            assertTrue(call.sentence().contains("--header-row 1"), call.err());
+            assertFalse(call.err().contains("--id-column"), call.err());
             assertEquals(0, call(dify.settings(), "check", "-i", input()).code());
         }
 
