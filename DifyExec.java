@@ -4991,7 +4991,7 @@ final class DifyExec implements Runnable {
             if (!expected.isEmpty()) words.add(grade(pair).word());
             if (!expected.isEmpty() && !pair.trend().isEmpty()) words.add(pair.trend());
             out.println("\n  " + paint.bold(Text.id(pair.id())) + "  " + String.join(", ", words)
-                    + Stream.of(pair.before(), pair.after()).distinct().map(Pair::error)
+                    + Stream.of(pair.before(), pair.after()).map(Pair::error).distinct()
                             .filter(error -> !error.isEmpty()).map(error -> ": " + Text.printable(error, LONGEST))
                             .collect(joining()));
             if (!expected.isEmpty() && grade(pair) == Grade.MISSED)

@@ -618,6 +618,17 @@ final class CompareTest {
             assertFalse(text.out().contains("r-1") || text.out().contains("r-3"), text.out());
         }
 
+        @Test
+        void areShownWithAnErrorOfBothSidesOnce() throws IOException {
+            wanted("1");
+            save("a.jsonl", "-");
+            save("b.jsonl", "-");
+
+            var call = compare("-i", path("data.csv"), RULE[0], RULE[1]);
+
+            assertEquals(2, call.out().split("no such city", -1).length, call.out());
+        }
+
         /// A row without an expected value is neither right nor wrong, whether it succeeded or failed.
         @Test
         void areNeededForAVerdictAboutARow() throws IOException {
