@@ -4800,6 +4800,8 @@ final class DifyExec implements Runnable {
 
         private List<String> notes() {
             var notes = new ArrayList<String>();
+            if (!isOne() && matches.get(Match.ONLY_FIRST) + matches.get(Match.ONLY_SECOND) == recorded)
+                notes.add("no id has a result on both sides");
             if (otherInputs > 0) notes.add("the inputs of " + Text.count(otherInputs, "row") + " differ, too");
             return notes;
         }

@@ -287,6 +287,22 @@ final class CompareTest {
             assertEquals(1, diff().path("inputs_differ").asInt());
         }
 
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                first, second, common
+                r-1,   r-1,    true
+                r-1,   x-1,    false
+                """)
+        void reportsThatTheFilesHaveNoIdInCommon(String first, String second, boolean common) throws IOException {
+            new Side().row(first, "{\"a\":1}").row("r-2", "{\"a\":1}").save("a.jsonl");
+            new Side().row(second, "{\"a\":1}").save("b.jsonl");
+
+            var call = compare();
+
+            assertEquals(Exit.ROWS_FAILED.code, call.code(), call.err());
+            assertEquals(!common, call.out().contains("\n  Note: no id "), call.out());
+        }
+
         @Test
         void reportsLinesThatCannotBeRead() throws IOException {
             outputs("{\"a\":1}", "{\"a\":1}");
