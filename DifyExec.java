@@ -1627,15 +1627,26 @@ final class DifyExec implements Runnable {
             return finish(batch, stop, stop.map(Stop::exit).orElse(done), engine.tally);
         }
 
-        /// Prints what was done, what rows will take that were left out on purpose, and the next command: with a limit,
-        /// if a sample shows the cost.
+        /// Prints what was done, what rows will take that were left out on purpose, and the next command.
         private void summarize(Batch.Selection asked, Batch batch, Tally tally, Optional<Stop> stop) {
             boolean isPart = asked.isLimited() || pace.maxCost != null;
             var forecast = isPart ? Forecast.of(batch) : Optional.<Forecast>empty();
+            var next = limited(asked, batch, forecast.flatMap(Forecast::maxCost)).after(batch);
+            new Summary(batch, tally, setup.err(), Ansi.ofErr(setup.env)).print(stop, asked, forecast, next);
+        }
+
+        /// The next call stops at what the batch will cost if a sample shows it and the mode has prices. A limit that
+        /// was reached would stop it at once: a higher one takes its place, or its name if none is known.
+        private NextCall limited(Batch.Selection asked, Batch batch, Optional<String> cost) {
             var next = setup.next();
-            if (asked.isSample()) next = forecast.flatMap(Forecast::maxCost).map(next::withMaxCost).orElse(next);
-            new Summary(batch, tally, setup.err(), Ansi.ofErr(setup.env))
-                    .print(stop, asked, forecast, next.after(batch));
+            if (batch.index().isComplete()) return next;
+            var spent = batch.figures().spending();
+            if (pace.maxTokens != null && spent.tokens() >= pace.maxTokens) next = next.withLimit("--max-tokens", "N");
+            boolean isReached = pace.maxCost != null
+                    && spent.paid().values().stream().anyMatch(paid -> paid.compareTo(pace.maxCost) >= 0);
+            if (isReached) return next.withLimit("--max-cost", cost.orElse("AMOUNT"));
+            boolean isNew = asked.isSample() && pace.maxCost == null && workflow.mode != Mode.BLOCKING;
+            return isNew && cost.isPresent() ? next.withLimit("--max-cost", cost.get()) : next;
         }
 
         private static String whyNothing(Index index) {
@@ -2943,10 +2954,10 @@ final class DifyExec implements Runnable {
                             .line("run", Optional.of(known), results);
         }
 
-        /// Stops at this cost, unless a limit was typed.
-        NextCall withMaxCost(String cost) {
-            if (words.stream().anyMatch(word -> word.startsWith("--max-cost"))) return this;
-            return with(Stream.concat(words.stream(), Stream.of("--max-cost " + cost)).toList());
+        /// Stops at this limit, and at no other of its name.
+        NextCall withLimit(String option, String limit) {
+            return with(Stream.concat(words.stream().filter(word -> !word.startsWith(option)),
+                    Stream.of(option + " " + limit)).toList());
         }
 
         /// With what the last session was told, unless this call is one itself. The shell has options of its own.

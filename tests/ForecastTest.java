@@ -357,6 +357,41 @@ final class ForecastTest extends WholeCommand {
             assertTrue(dify.run("--sample", "6").err().lines().anyMatch(line -> line.startsWith("Next: ")
                     && line.endsWith(" --max-cost 0.2")), "12 rows for 0.12 USD, and 8 for 0.08 USD");
         }
+
+        @Test
+        void replacesALimitThatWasReached() throws IOException {
+            rows(20);
+
+            assertEquals("--max-cost 0.2", limit(dify.run("--max-cost", "0.06", "-c", "1")), "a forecast from 6 rows");
+            assertEquals("--max-cost 5", limit(dify.run("--max-cost", "5", "--limit", "1")));
+            assertEquals("--max-tokens N", limit(dify.run("--max-tokens", "20")));
+        }
+
+        @Test
+        void replacesALimitThatWasReachedBeforeThereIsARange() throws IOException {
+            rows(20);
+
+            assertEquals("--max-cost AMOUNT", limit(dify.run("--max-cost", "0.02", "-c", "1")));
+        }
+
+        @Test
+        void ofASampleIsNotForAModeWithoutPrices() throws IOException {
+            rows(20);
+            assertEquals("--max-cost 0.2", limit(dify.run("--sample", "6", "--mode", "streaming")));
+            dify.rows(new Dify("1.16.1", "blocking").ended("succeeded", ""));
+
+            var call = dify.run("--sample", "6", "--mode", "blocking");
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals("none", limit(call));
+        }
+
+        /// The limits in the suggested next command.
+        private static String limit(Call call) {
+            var next = call.err().lines().filter(line -> line.startsWith("Next: ")).findFirst().orElse(call.err());
+            return Pattern.compile("--max-\\w+ \\S+").matcher(next).results().map(MatchResult::group).reduce(
+                    (first, second) -> first + " " + second).orElse("none");
+        }
     }
 
     @Nested
