@@ -2931,8 +2931,14 @@ final class DifyExec implements Runnable {
                     .map(Path::toString).map(Text::shell).orElse("CSV") + " to include rows not yet run.";
             boolean anyLate = batch.figures().count(LateEvent.class) > 0;
             var done = anyLate ? "Every row has a result." : "All rows succeeded.";
+            var exported = List.of("out.csv");
+            if (batch.index().size() > batch.index().rows()) { // 'export' leaves other rows out if that is meant
+                var file = Text.printable(batch.csv().get().file().input().toString(), 200);
+                if (!anyLate) done = "All rows of " + file + " succeeded.";
+                exported = List.of("out.csv", "--force");
+            }
             if (command.equals("export")) return done;
-            if (shard.isEmpty()) return done + "\n" + with(List.of("out.csv")).line("export", Optional.empty(), results)
+            if (shard.isEmpty()) return done + "\n" + with(exported).line("export", Optional.empty(), results)
                     + report(results);
             if (words.stream().noneMatch(word -> word.startsWith("--shard"))) return done;
             int count = shard.get().count();

@@ -244,6 +244,20 @@ final class PasteTest extends WholeCommand {
         }
 
         @Test
+        void afterRowsOfAnotherFileExportsThem() throws IOException {
+            next(run());
+            Files.writeString(file("data.csv"), "it's\nb\nc\n");
+
+            var call = call(Map.of(), "run", "--demo", "-i", input(), "-o", output(), "--id-column", "it's", "--add");
+
+            assertTrue(call.err().contains("\nAll rows of " + input() + " succeeded.\n"), call.err());
+            var words = PasteTest.next(call.err()).replace("difyexec ", "").replace("out.csv", file("out.csv").toString());
+            var export = call(Map.of(), words.split(" "));
+            assertEquals(0, export.code(), export.err());
+            assertEquals(3, Files.readAllLines(file("out.csv")).size());
+        }
+
+        @Test
         void ofAChatflowOfTheDemoStaysWithIt() throws IOException {
             next("run", "-i", "data.csv", "-o", "results.jsonl", "--id-column", "it's", "--query-column", "it's",
                     "--demo=chatflow");
