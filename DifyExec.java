@@ -8960,11 +8960,15 @@ final class DifyExec implements Runnable {
 
         Unusable otherApp(Runs runs, boolean isSameId) {
             int asked = runs.newest().size();
+            var reason = switch (asked) {
+                case 0 -> "no run is recorded that could show whether it is the same app's";
+                case 1 -> "this app does not have the batch's recorded run: it is another app, or the run was deleted "
+                        + "on the server";
+                default -> "this app has none of the last " + asked + " recorded runs: it is another app, or they were "
+                        + "deleted on the server";
+            };
             return new Unusable(files.log() + ": this batch was started with another "
-                    + (isSameId ? "key" : "app id (DIFY_APP_ID)") + ", and "
-                    + (asked == 0 ? "no run is recorded that could show whether it is the same app's"
-                    : "this app has none of the last " + Text.count(asked, "recorded run")
-                            + ": it is another app, or its runs were deleted on the server"),
+                    + (isSameId ? "key" : "app id (DIFY_APP_ID)") + ", and " + reason,
                     "use the key and the id of that app; if it is the same app, --same-app continues, "
                             + "and rows whose runs are not found are then unknown");
         }

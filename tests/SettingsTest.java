@@ -824,5 +824,27 @@ final class SettingsTest extends WholeCommand {
             assertTrue(err.toString().contains(said), err.toString());
             assertFalse(Files.exists(output));
         }
+
+        @ParameterizedTest
+        @CsvSource({"1, have the batch's recorded run:", "2, none of the last 2 recorded runs:"})
+        void namesTheRunsThatItLacks(int runs, String said) throws IOException {
+            var input = Files.writeString(folder.resolve("data.csv"), "id,text\n1,a\n2,b\n");
+            var output = folder.resolve("out.jsonl");
+            var log = new StringBuilder("""
+                    {"event":"session","t":"2026-11-24T12:00:00Z","format":%d,"base_url":"demo","app_hash":"1-2","server":"1.14.2"}
+                    """.formatted(Event.FORMAT));
+            for (int id = 1; id <= runs; id++) log.append("""
+                    {"event":"attempt","t":"2026-11-24T12:00:00Z","id":"%1$d","n":0,"user":"u-%1$d","mode":"streaming","fingerprint":"0000000000000000"}
+                    {"event":"run","t":"2026-11-24T12:00:01Z","id":"%1$d","user":"u-%1$d","run":"r%1$d","task":"t%1$d"}
+                    """.formatted(id));
+            Files.writeString(folder.resolve("out.jsonl.log"), log);
+            var err = new StringWriter();
+
+            int code = commandLine(Given.env(Map.of())).setErr(new PrintWriter(err, true))
+                    .execute("run", "--demo", "-i", input.toString(), "-o", output.toString());
+
+            assertEquals(2, code, err.toString());
+            assertTrue(err.toString().contains(said), err.toString());
+        }
     }
 }
