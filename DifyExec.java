@@ -13484,7 +13484,7 @@ final class DifyExec implements Runnable {
         OVERDUE,
         /// Somebody stopped the run, or Dify says so a moment before its real end.
         STOPPED,
-        CRASH("difyexec was killed during the run"),
+        CRASH("difyexec ended during the run"),
         INTERRUPTED("difyexec was interrupted and stopped the run"),
         /// It may have had a result: the results file is shorter than the log last recorded.
         LOST_RESULT("its result may be among those that are missing from the results file"),
