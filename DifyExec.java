@@ -11752,6 +11752,11 @@ final class DifyExec implements Runnable {
             return WITH_COMMA.matcher(cell.strip()).matches();
         }
 
+        /// Whether a decimal comma makes another number of it: `1.234`.
+        static boolean isAmbiguous(String cell) {
+            return cell.indexOf('.') >= 0 && hasDecimalComma(cell) && NUMBER.matcher(cell.strip()).matches();
+        }
+
         /// `1234.56` for `1.234,56`; other texts stay.
         static String withPoint(String cell) {
             return hasDecimalComma(cell) ? cell.replace(".", "").replace(',', '.') : cell;
@@ -12021,7 +12026,8 @@ final class DifyExec implements Runnable {
                 var faults = Stream.concat(ofFile, form.faults(csv, isLenient).stream()).toList();
                 var options = Stream.concat(faults.stream().map(Fault::option),
                         problems.stream().map(Problem::option)).filter(option -> !option.isEmpty()).distinct();
-                var notes = Stream.concat(csv.notes().stream(), form.notes(csv).stream()).toList();
+                var notes = Stream.of(csv.notes().stream(), form.notes(csv).stream(),
+                        profilers.stream().flatMap(Profiler::note)).flatMap(all -> all).toList();
                 return new Inspection(rows, faults.stream().map(Fault::text).toList(), notes,
                         profilers.stream().map(Profiler::profile).toList(), summary(), options.toList());
             }
@@ -12029,8 +12035,8 @@ final class DifyExec implements Runnable {
             private final class Profiler {
                 private final String column;
                 private final Optional<Variable> variable;
-                private String example = "";
-                private long filled = 0;
+                private String example = "", ambiguous = "";
+                private long filled = 0, ambiguousCells = 0;
                 private int longest = 0;
 
                 Profiler(String column) {
@@ -12043,6 +12049,20 @@ final class DifyExec implements Runnable {
                     if (cell.isBlank()) return;
                     if (filled++ == 0) example = Text.printable(cell, 24);
                     longest = Math.max(longest, cell.codePointCount(0, cell.length()));
+                    boolean isText = variable.filter(one -> one.type().equals("number")).isPresent()
+                            && !row.typed().contains(column);
+                    if (isText && Variable.isAmbiguous(cell) && ambiguousCells++ == 0) ambiguous = cell.strip();
+                }
+
+                /// Warns of a decimal comma, chosen or suggested, that makes a thousand times as much of a cell.
+                Stream<String> note() {
+                    var title = csv.input(column).title();
+                    boolean isSuggested = problems.stream().anyMatch(problem -> problem.column().equals(title)
+                            && problem.option().equals("--decimal ,"));
+                    if (ambiguousCells == 0 || !isSuggested && !csv.shape().hasDecimalComma()) return Stream.empty();
+                    return Stream.of("a decimal comma turns " + ambiguous + " in the column " + Text.quoted(title)
+                            + " into " + new BigDecimal(Variable.withPoint(ambiguous)).toPlainString() + " ("
+                            + Text.count(ambiguousCells, "such cell") + ")");
                 }
 
                 Inspection.Profile profile() {

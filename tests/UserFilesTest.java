@@ -379,6 +379,27 @@ final class UserFilesTest extends WholeCommand {
             }
         }
 
+        /// `--decimal ,`, which the tool suggests for the other cell, would multiply them by a thousand.
+        @Test
+        void withAPointAreNotReadWithADecimalCommaUnnoticed() throws IOException {
+            csv("id;Frage;Betrag", "1;a;1.234", "2;a;1,5", "3;a;0.500", "4;a;2.5");
+            for (var command : List.of("check", "run")) {
+                var call = command.equals("run") ? dify.run() : call(dify.settings(), "check", "-i", input());
+                assertEquals(2, call.code(), call.err());
+                assertTrue((call.out() + call.err()).contains("1.234 in the column \"Betrag\" into 1234 (2 such cells)"), call::toString);
+            }
+
+            csv("id;Frage;Betrag", "1;a;1.234", "2;a;1,5");
+            var chosen = call(dify.settings(), "check", "-i", input(), "--decimal", ",");
+            assertEquals(0, chosen.code(), chosen.out());
+            assertTrue(chosen.out().contains("1.234 in the column \"Betrag\" into 1234 (1 such cell)"), chosen.out());
+
+            csv("id;Frage;Betrag", "1;a;1.234", "2;a;2.5");
+            var points = call(dify.settings(), "check", "-i", input());
+            assertEquals(0, points.code(), points.out());
+            assertFalse(points.out().contains("1234"), points.out());
+        }
+
         /// Of a column with other faults, all cells are listed.
         @Test
         void withADecimalCommaAreOneProblemOnlyIfAllAreLikeThat() throws IOException {
