@@ -3495,7 +3495,8 @@ final class DifyExec implements Runnable {
                     + String.format(Locale.ROOT, " (%.1f rows/s)",
                             tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
             figures(stop.isPresent()).forEach(figure -> err.println("  " + figure));
-            asked.seed().ifPresent(seed -> err.println("  random sample; --seed " + seed + " chooses the same rows"));
+            asked.seed().ifPresent(seed -> err.println("  random sample; --seed " + seed
+                    + " chooses the same rows in a new batch"));
             forecast.ifPresent(rest -> err.println("Remaining " + rest.text()));
             if (forecast.isPresent() && asked.isLimited() && !asked.isSample())
                 err.println("Note: the first rows may not be typical; --sample N chooses rows at random.");

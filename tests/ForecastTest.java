@@ -249,6 +249,7 @@ final class ForecastTest extends WholeCommand {
                 if (!seed.isEmpty()) words[3] = seed;
                 var call = dify.run(words);
                 assertEquals(0, call.code(), call.err());
+                assertTrue(call.err().contains(" in a new batch\n"), "in this one, these rows are done");
                 seed = call.err().replaceFirst("(?s).*--seed (\\d+).*", "$1");
                 chosen.add(ids());
                 for (var name : names()) if (name.startsWith("results")) Files.delete(file(name));
