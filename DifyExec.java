@@ -1599,7 +1599,7 @@ final class DifyExec implements Runnable {
                 writer.finish().ifPresent(stop -> {
                     throw new Unusable(stop.exit(), stop.what(), stop.hint());
                 });
-                err.println("Nothing to do: " + whyNothing(batch.index()) + ".");
+                err.println("Nothing to do: " + whyNothing(asked, batch.index()) + ".");
                 return finish(batch, Optional.empty(), Exit.OK, new Tally(wanted, null, InstantSource.system()));
             }
             if (demo.version == null && view.isEmpty() && out.progress != Progress.Style.OFF)
@@ -1649,9 +1649,13 @@ final class DifyExec implements Runnable {
             return isNew && cost.isPresent() ? next.withLimit("--max-cost", cost.get()) : next;
         }
 
-        private static String whyNothing(Index index) {
+        private static String whyNothing(Batch.Selection asked, Index index) {
             if (index.rows() == 0) return "this shard has no rows";
-            return index.isComplete() ? "every row has succeeded" : "no selected row is pending";
+            if (index.isComplete()) return "every row has succeeded";
+            boolean isRetryOfAll = asked.listed() && asked.among().isEmpty();
+            if (!isRetryOfAll || index.onRetryList().findAny().isPresent()) return "no selected row is pending";
+            return "no row has failed; 'run' runs the "
+                    + Text.count(index.count(RowStatus.PENDING), "pending row", "pending rows");
         }
 
         /// `shard 3 of 8: 1,250 of 10,000 rows`

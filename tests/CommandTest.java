@@ -251,6 +251,18 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
+        void aRetryWithoutFailedRowsNamesThePendingOnes() throws IOException {
+            rows(3);
+            dify.run("--limit", "1");
+
+            var call = dify.command("retry");
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(call.err().contains("'run' runs the 2 pending rows"), call.err());
+            assertEquals(1, dify.runs());
+        }
+
+        @Test
         void retryAsksOnlyForTheListedIds() throws IOException {
             firstRun();
             Files.writeString(file("results.jsonl.retry"), "4\n");
