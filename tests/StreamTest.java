@@ -215,7 +215,7 @@ final class StreamTest {
         }
 
         @ParameterizedTest
-        @CsvSource({"true, TIMED_OUT", "false, SILENCE"})
+        @CsvSource({"true, TIMED_OUT", "false, STREAM_SILENT"})
         void silenceIsATimeOutOfTheRunOnlyAfterItsFirstEvent(boolean known, Symptom symptom) throws IOException {
             var cut = cut(seen(SHORT, connection -> {
                 connection.chunk(Events.PING + (known ? Events.started() : ""));
