@@ -12,6 +12,8 @@ import org.junit.jupiter.params.provider.ValueSource;
 
 import org.w3c.dom.Element;
 import javax.xml.parsers.DocumentBuilderFactory;
+import org.junit.jupiter.api.parallel.Execution;
+import org.junit.jupiter.api.parallel.ExecutionMode;
 
 import module java.base;
 
@@ -23,6 +25,7 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 /// Comparing two results of the same rows.
 @Timeout(60)
+@Execution(ExecutionMode.CONCURRENT)
 final class CompareTest {
     private static final ObjectMapper JSON = new ObjectMapper();
 

@@ -14,6 +14,8 @@ import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.TestFactory;
 import org.junit.jupiter.api.TestInstance;
 import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.parallel.Execution;
+import org.junit.jupiter.api.parallel.ExecutionMode;
 
 import module java.base;
 
@@ -41,6 +43,7 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 @Timeout(60)
 
 /// Each recorded answer of a real server has the outcome that it implies.
+@Execution(ExecutionMode.CONCURRENT)
 final class RecordingsTest {
     @Nested
     @TestInstance(TestInstance.Lifecycle.PER_CLASS)
