@@ -2098,7 +2098,9 @@ final class DifyExec implements Runnable {
                             if (stop.user().isEmpty() && stop.why().isEmpty())
                                 ofSession.forEach(user -> read.outcomes.putIfAbsent(user, "succeeded"));
                         }
-                        case Event.LookEvent _, Event.HarvestEvent _, Event.ThrottleEvent _, Event.LateEvent _,
+                        // It was paused or unknown, and its run has ended. Only a failure has another `end`.
+                        case Event.HarvestEvent taken -> read.outcomes.remove(taken.user());
+                        case Event.LookEvent _, Event.ThrottleEvent _, Event.LateEvent _,
                                 Event.FormEvent _, Event.MergeEvent _, Event.TornEvent _ -> {} // what the engine found
                     }
                 });

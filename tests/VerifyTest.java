@@ -187,6 +187,23 @@ final class VerifyTest extends WholeCommand {
             assertEquals(List.of("2"), ids(call, "lost"));
         }
 
+        /// The log says first that it waits for a person, and then only that its result was taken.
+        @Test
+        void findsADeletedLineOfARowThatWasPaused() throws IOException {
+            var settings = start("--dify", "1.16.1");
+            rows(2);
+            assertEquals(0, call(settings, typed("run", "--mode", "blocking")).code());
+            var user = events("attempt").stream().filter(sent -> sent.path("id").asText().equals("1")).findFirst()
+                    .orElseThrow().path("user").asText();
+            var stop = content("results.jsonl.log").lines().toList().getLast();
+            Files.writeString(file("results.jsonl.log"), content("results.jsonl.log").replace(stop, Given.json(
+                    "{'event':'end','t':'2026-01-16T12:00:00Z','id':'1','user':'" + user + "','outcome':'paused'}\n"
+                    + "{'event':'harvest','t':'2026-01-16T12:00:00Z','user':'" + user + "'}\n") + stop));
+            damage(line -> line.path("id").asText().equals("1") ? null : line);
+
+            assertEquals(List.of("1"), ids(verify(settings), "lost"));
+        }
+
         @Test
         void findsARowPaidTwiceUnlessThatWasAskedFor() throws IOException {
             var settings = start("--dify", "1.14.2");
