@@ -404,7 +404,7 @@ final class DifyExec implements Runnable {
                 if (!force) batch.refuseStrangers(input.csv);
                 StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
                 var sheet = new Spreadsheet(file, csv.header().delimiter(), raw);
-                AtomicFile.Content content = out -> sheet.export(batch, names, failed, out);
+                IOConsumer<OutputStream> content = out -> sheet.export(batch, names, failed, out);
                 if (toFile) AtomicFile.write(file, content);
                 else CommandLines.write(standardOutput, content);
                 sheet.report(console.err());
@@ -1618,7 +1618,7 @@ final class DifyExec implements Runnable {
             var modes = batch.history().modePolicy(mode, server.kind(), server.version(), app.isAssumed());
             var terms = terms(modes, dify.judge());
             boolean isAgain = asked.force() || asked.rerunChanged() || asked.resendUnknown();
-            var options = String.join(" ", setup.next().words());
+            var options = setup.typedOptions();
             writer.record(SessionEvent.of(batch, dify.access().name(), app, server.version(), options, isAgain)
                     .with(Instant.now(), modes.mode(), mode == Mode.AUTO, writer.resultsOnDisk()));
             var watcher = view.orElseGet(() -> new Progress(err, out.progress));
@@ -1858,21 +1858,18 @@ final class DifyExec implements Runnable {
             /// although nobody holds it yet. So the hook is there first, and it waits for a start under way.
             private static final class BoundProcess {
                 private Process process;
-                private boolean isOver;
 
                 synchronized Process start(ProcessBuilder builder) throws IOException {
                     try {
                         Runtime.getRuntime().addShutdownHook(new Thread(this::kill));
                     } catch (IllegalStateException _) {
-                        isOver = true;
+                        throw new IOException("interrupted");
                     }
-                    if (isOver) throw new IOException("interrupted");
                     process = builder.start();
                     return process;
                 }
 
                 private synchronized void kill() {
-                    isOver = true;
                     if (process == null) return;
                     process.descendants().forEach(ProcessHandle::destroyForcibly); // it may ignore a mere request
                     process.destroyForcibly();
@@ -1893,8 +1890,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The runs of a workflow, whoever started them, newest first. They stay in memory until all are read, so that an
-    /// interrupted command leaves no file.
+    /// The runs of a workflow, newest first, including those of other users. They stay in memory until all are read, so
+    /// that an interrupted command leaves no file.
     static final class AppRuns {
         private static final String LEFT = "; nothing was written";
 
@@ -2602,10 +2599,10 @@ final class DifyExec implements Runnable {
         }
 
         /// Refuses a full disk, which a PrintStream only remembers.
-        static void write(OutputStream out, AtomicFile.Content content) {
+        static void write(OutputStream out, IOConsumer<OutputStream> content) {
             try {
                 var masking = Secret.current().masking(out);
-                content.write(masking);
+                content.accept(masking);
                 masking.flush();
                 if (out instanceof PrintStream stream && stream.checkError() && !isPipeClosed())
                     throw new IOException(LOST);
@@ -2848,6 +2845,10 @@ final class DifyExec implements Runnable {
             return NextCall.again(spec.commandLine().getParseResult(), isInShell() ? "" : env.invocation(), options);
         }
 
+        List<List<String>> typedOptions() {
+            return NextCall.options(spec.commandLine().getParseResult());
+        }
+
         NextCall next() {
             return NextCall.of(spec.commandLine().getParseResult(), isInShell() ? "" : env.invocation());
         }
@@ -2867,15 +2868,13 @@ final class DifyExec implements Runnable {
         private static final String FOR_SHELL =
                 "--(demo|base-url|workflow-id|files|no-check|user|env-file|timeout)\\b.*",
                 NOT_IN_LOG = "(?!--(id-column|encoding|delimiter|sheet|header-row|decimal|query-column|map|var)\\b).*";
-        /// The options of a session without which its batch would run differently, quoted for a shell: a log may come
-        /// from somebody else, and must not smuggle in a command. For the same reason no server is among them.
-        private static final Pattern OF_SESSION = Pattern.compile(("(?<= |^)(?:(?:--%1$s[ =]|'--%1$s=[^'\\p{C}]*')"
-                + "(?:[\\p{L}\\p{N}_./:@%%+=,-]|'[^'\\p{C}]*'|\\\\')*"
-                + "|--(?:demo(?:[ =]chatflow)?|allow-empty|allow-unmapped|no-check))(?= |$)")
-                .formatted("(?:workflow-id|mode|user|files|save-files)"));
+        /// The options of a session without which its batch would run differently. No server is among them: a log may
+        /// come from somebody else, and must not send the key elsewhere.
+        private static final Set<String> OF_SESSION = Set.of("--demo", "--workflow-id", "--mode", "--allow-empty",
+                "--allow-unmapped", "--no-check", "--user", "--files", "--save-files");
 
         /// A word of a command line, or an option with its value, and the option's long name or an empty text.
-        private record Typed(String option, String words) {
+        private record Typed(String option, List<String> words) {
             static List<Typed> of(CommandLine.ParseResult parsed) {
                 var all = new ArrayList<Typed>();
                 for (var words = parsed.originalArgs().iterator(); words.hasNext(); ) {
@@ -2883,9 +2882,21 @@ final class DifyExec implements Runnable {
                     var option = parsed.commandSpec().findOption(word.split("=", 2)[0]);
                     boolean isAlone = option == null || option.arity().min() == 0 || word.contains("=");
                     all.add(new Typed(option == null ? "" : option.longestName(),
-                            isAlone ? Text.shell(word) : word + " " + Text.shell(words.next())));
+                            isAlone ? List.of(word) : List.of(word, words.next())));
                 }
                 return all;
+            }
+
+            /// Whether these words of a log are one option of a session. A value such as `--base-url=…` would be a
+            /// second option.
+            static boolean isOfSession(List<String> words) {
+                if (words.isEmpty() || words.size() > 2) return false;
+                boolean hasOption = words.size() == 2 && words.getLast().startsWith("-");
+                return !hasOption && OF_SESSION.contains(words.getFirst().split("=", 2)[0]);
+            }
+
+            static String quoted(List<String> words) {
+                return words.stream().map(Text::shell).collect(joining(" "));
             }
         }
 
@@ -2893,17 +2904,24 @@ final class DifyExec implements Runnable {
         static String again(CommandLine.ParseResult parsed, String start, List<String> options) {
             var replaced = options.stream().map(option -> option.split(" ")[0]).filter(name -> !name.equals("--map"))
                     .collect(Collectors.toSet());
-            var kept = Typed.of(parsed).stream().filter(typed -> !replaced.contains(typed.option())).map(Typed::words);
+            var kept = Typed.of(parsed).stream().filter(typed -> !replaced.contains(typed.option()))
+                    .map(typed -> Typed.quoted(typed.words()));
             return (start + " " + Stream.concat(kept, options.stream()).collect(joining(" "))).strip();
         }
 
-        /// Keeps the words as they were typed and in their order, but for ids and options of this call alone.
-        static NextCall of(CommandLine.ParseResult parsed, String start) {
+        /// Keeps the words as they were typed and in their order, but for ids and options of this call alone. An option
+        /// and its value stay together.
+        static List<List<String>> options(CommandLine.ParseResult parsed) {
             var dropped = parsed.matchedPositionals().stream().flatMap(positional ->
-                    positional.originalStringValues().stream()).map(Text::shell).collect(Collectors.toSet());
+                    positional.originalStringValues().stream()).collect(Collectors.toSet());
             dropped.addAll(List.of(parsed.commandSpec().name(), "--"));
-            var kept = Typed.of(parsed).stream().filter(typed -> typed.option().isEmpty()
-                    ? !dropped.contains(typed.words()) : !ONE_OFF.contains(typed.option())).map(Typed::words).toList();
+            return Typed.of(parsed).stream().filter(typed -> typed.option().isEmpty()
+                    ? !dropped.contains(typed.words().getFirst()) : !ONE_OFF.contains(typed.option()))
+                    .map(Typed::words).toList();
+        }
+
+        static NextCall of(CommandLine.ParseResult parsed, String start) {
+            var kept = options(parsed).stream().map(Typed::quoted).toList();
             Function<String, Optional<String>> value = name -> Optional.ofNullable(parsed.matchedOption(name))
                     .map(option -> option.stringValues().getFirst());
             return new NextCall(parsed.commandSpec().name(), start, value.apply("-i"), value.apply("-o"), kept);
@@ -2974,11 +2992,12 @@ final class DifyExec implements Runnable {
                     Stream.of(option + " " + limit)).toList());
         }
 
-        /// With what the last session was told, unless this call is one itself. The shell has options of its own.
+        /// Adds the options of the last session, unless this call is a session itself. In the shell, the shell has
+        /// them.
         private NextCall continuing(History history) {
             if (start.isEmpty() || Set.of("run", "retry").contains(command)) return this;
-            var options = history.last(SessionEvent.class).map(SessionEvent::options).orElse("");
-            return with(Stream.concat(words.stream(), OF_SESSION.matcher(options).results().map(MatchResult::group))
+            var options = history.last(SessionEvent.class).map(SessionEvent::options).orElse(List.of());
+            return with(Stream.concat(words.stream(), options.stream().filter(Typed::isOfSession).map(Typed::quoted))
                     .toList());
         }
 
@@ -4252,10 +4271,6 @@ final class DifyExec implements Runnable {
         private static final int BLOCK = 5_000, LONGEST = 2_000;
 
         /// A row for the script, by its number.
-        interface RowJson {
-            Map<String, Object> of(int number) throws IOException;
-        }
-
         /// A page or report of ours, which begins with such a mark, may be overwritten.
         static boolean isOurs(Path file, String mark) {
             try (var in = Files.newInputStream(file)) {
@@ -4294,13 +4309,14 @@ final class DifyExec implements Runnable {
             }
         }
 
-        static void write(OutputStream file, Map<String, Object> batch, int rows, RowJson row) throws IOException {
+        static void write(OutputStream file, Map<String, Object> batch, int rows,
+                IOFunction<Integer, Map<String, Object>> row) throws IOException {
             var out = new BufferedWriter(Json.utf8(file), 1 << 16);
             out.write(Html.HEAD.formatted(hash(Html.STYLE), hash(Html.SCRIPT), VERSION, Html.STYLE) + Html.BODY);
             out.write("<script type=\"application/json\" id=\"batch\">" + json(batch) + "</script>\n");
             for (int n = 0; n < rows; n++) {
                 out.write(n % BLOCK == 0 ? "<script type=\"application/json\" class=\"rows\">[" : ",");
-                out.write(json(row.of(n)) + "\n");
+                out.write(json(row.apply(n)) + "\n");
                 if (n % BLOCK == BLOCK - 1 || n == rows - 1) out.write("]</script>\n");
             }
             out.write("<script>" + Html.SCRIPT + "</script>\n</body>\n</html>\n");
@@ -5572,7 +5588,7 @@ final class DifyExec implements Runnable {
 
         private Response answer(InFlight sent) {
             if (agenda.stop().isPresent() || interrupts.get() > 0) // a signal may wait behind the disk
-                return new Response.NotSent("not sent: the batch was stopping");
+                return new Response.NotSent("not sent: the batch was stopping", "");
             sent.thread = Thread.currentThread();
             return ports.workflow().run(sent.attempt, heard -> {
                 if (!(heard instanceof StreamEvent.Idle)) sent.lastEvent = clock.instant();
@@ -5934,7 +5950,7 @@ final class DifyExec implements Runnable {
                     writer.status(unresolved.attempt().row()).isSuccess());
         }
 
-        /// Whether this call has streams that have not begun yet.
+        /// Whether this call will still send streams, or has sent some that wait for their first event.
         private boolean hasStreamsToCome() {
             return terms.modes().mode() == Mode.STREAMING
                     && (agenda.hasRows() || running.values().stream().anyMatch(sent -> !sent.isStreaming));
@@ -6948,13 +6964,13 @@ final class DifyExec implements Runnable {
         }
 
         /// A request that starts no run. A success that is not what was asked for counts as a refusal.
-        private <T> Reply<T> ask(HttpRequest request, Duration limit, Transport.Reading<T> reading) {
+        private <T> Reply<T> ask(HttpRequest request, Duration limit, IOFunction<Transport.Answer, T> reading) {
             var reply = wire.<Reply<T>>exchange(request, limit, Symptom.NO_ANSWER,
                     _ -> BodySubscribers.ofInputStream(), answer -> {
                         if (answer.status != 200 && !(answer.status == 201 && request.method().equals("POST")))
                             return new Reply.NotGot<>(refused(answer));
                         try {
-                            return new Reply.Got<>(reading.read(answer));
+                            return new Reply.Got<>(reading.apply(answer));
                         } catch (JsonProcessingException problem) {
                             return new Reply.NotGot<>(Response.Refused.unexpected(problem.getOriginalMessage()));
                         }
@@ -7441,16 +7457,12 @@ final class DifyExec implements Runnable {
             tasks.shutdownNow();
         }
 
-        @FunctionalInterface interface Reading<T> {
-            T read(Answer answer) throws IOException;
-        }
-
         /// Sends, reads and lets go of the connection.
         ///
         /// @param limit   to the head of the answer, and on to its end unless the reader sets another
         /// @param overdue what it means when that passes
         <T> DifyClient.Reply<T> exchange(HttpRequest request, Duration limit, Symptom overdue,
-                BodyHandler<InputStream> body, Reading<T> reading) {
+                BodyHandler<InputStream> body, IOFunction<Answer, T> reading) {
             long start = System.nanoTime();
             CompletableFuture<HttpResponse<InputStream>> sending;
             synchronized (this) {
@@ -7459,7 +7471,7 @@ final class DifyExec implements Runnable {
             try (var answer = new Answer(sending.get(limit.toNanos(), NANOSECONDS), start)) {
                 answer.limit(limit.minus(answer.waited));
                 try {
-                    return new DifyClient.Reply.Got<>(reading.read(answer));
+                    return new DifyClient.Reply.Got<>(reading.apply(answer));
                 } catch (IOException problem) {
                     return new DifyClient.Reply.NotGot<>(problem instanceof Exceeded && !answer.isStream
                             ? new Response.Unreadable(Optional.empty(), problem.getMessage())
@@ -7766,7 +7778,7 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// A batch of which nothing has run yet, whatever its files contain.
+        /// A batch of these rows as if none had run. Its files are not read.
         static Batch ofRows(BatchFiles files, Csv whole) throws IOException {
             var csv = whole.with(files.shard());
             var index = rows(files, Optional.of(csv));
@@ -8139,7 +8151,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The exit code tells whether anything was paid for.
+        /// Exit code 2 means that nothing was sent, 4 that runs may have been paid for.
         Stop unwritable(IOException problem) {
             return new Stop(hasSent ? Exit.STOPPED : Exit.UNUSABLE, "cannot write: " + Text.reason(problem)
                     + "; the last lines of this call may be missing", problem instanceof LineFile.Touched
@@ -8844,7 +8856,7 @@ final class DifyExec implements Runnable {
             return changed.stream();
         }
 
-        /// Rows whose run was ended by Dify once its form was answered.
+        /// Rows whose run ended in Dify because its form was answered.
         IntStream answered() {
             return answered.stream();
         }
@@ -8898,7 +8910,7 @@ final class DifyExec implements Runnable {
                             one.event().id(), Map.of()))).toList();
         }
 
-        /// When the newest stream that has begun was sent.
+        /// The time at which the newest of all streams with a first event was sent.
         Instant newestBegun() {
             return newestBegun;
         }
@@ -9736,7 +9748,7 @@ final class DifyExec implements Runnable {
             return true;
         }
 
-        /// Whoever reads of the failure needs its cause: that the write failed, not that undoing it did.
+        /// If undoing a failed write fails as well, the message still names the first error, which is the cause.
         private void undo(IOException problem) {
             try {
                 channel.truncate(end);
@@ -10007,19 +10019,20 @@ final class DifyExec implements Runnable {
         }
 
         /// A call started to work on the batch, or changed its mode. `input` is relative to the folder of the results;
-        /// `auto`: the tool chose the mode, and a later call of *auto* continues in it. `options` is for people.
-        /// `again`: rows could be sent again although an earlier run of them succeeded or may still succeed.
+        /// `auto`: the tool chose the mode, and a later call of *auto* continues in it. `options` are those that were
+        /// typed, each with its value: the next command repeats what the batch needs. `again`: rows could be sent again
+        /// although an earlier run of them succeeded or may still succeed.
         record SessionEvent(Instant t, int format, String tool, ProcessKey process, String baseUrl, String appHash,
                 String appId, @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean sameApp, String server,
                 Mode mode, boolean auto, String input, Csv.Shape choices, String shard,
-                        String options,
+                List<List<String>> options,
                 @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean again, long results) implements Event {
             public SessionEvent {
                 if (choices == null) choices = Csv.Shape.DEFAULT;
             }
 
-            static SessionEvent of(Batch batch, String baseUrl, AppClaim app, String server, String options,
-                    boolean again) {
+            static SessionEvent of(Batch batch, String baseUrl, AppClaim app, String server,
+                    List<List<String>> options, boolean again) {
                 var csv = batch.csv().orElseThrow();
                 var input = csv.file().input().toAbsolutePath().normalize();
                 var folder = batch.files().results().toAbsolutePath().normalize().getParent();
@@ -10150,7 +10163,7 @@ final class DifyExec implements Runnable {
                 .disable(DeserializationFeature.FAIL_ON_UNKNOWN_PROPERTIES)
                 .enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
                 .withConfigOverride(List.class, list ->
-                        list.setSetterInfo(JsonSetter.Value.forValueNulls(Nulls.AS_EMPTY)))
+                        list.setSetterInfo(JsonSetter.Value.construct(Nulls.AS_EMPTY, Nulls.AS_EMPTY)))
                 .withConfigOverride(Instant.class, time ->
                         time.setSetterInfo(JsonSetter.Value.forValueNulls(Nulls.FAIL)))
                 .addModule(new SimpleModule().addDeserializer(Instant.class,
@@ -10363,8 +10376,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Refuses another id column or worksheet than before. A worksheet may have been renamed; case counts only if
-        /// the file tells columns apart by it.
+        /// Refuses another id column or worksheet than before. A worksheet may have been renamed. Upper
+        /// and lower case differ only if the file has columns that differ in nothing else.
         void requireSame(Shape before, Path log) {
             var id = idColumn.title();
             boolean isSameId = !faults.isEmpty() || before.idColumn().isEmpty()
@@ -11017,10 +11030,10 @@ final class DifyExec implements Runnable {
         }
 
         /// Copies the rows as CSV, in which all texts are quoted, but numbers and dates are not.
-        TextFile copied(Use<Writer> rows) throws IOException {
+        TextFile copied(IOConsumer<Writer> rows) throws IOException {
             var copy = copies.file(out -> {
                 var text = new BufferedWriter(Json.utf8(out));
-                rows.of(text);
+                rows.accept(text);
                 text.flush();
             });
             var start = isArray() ? "[" : "";
@@ -11054,7 +11067,7 @@ final class DifyExec implements Runnable {
             });
         }
 
-        private void read(Use<JsonNode> rows) throws IOException {
+        private void read(IOConsumer<JsonNode> rows) throws IOException {
             if (isArray()) readItems(rows);
             else readLines(rows);
         }
@@ -11071,7 +11084,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads one item after the other. Text with bytes that the encoding does not allow is not JSON, or a value.
-        private void readItems(Use<JsonNode> rows) throws IOException {
+        private void readItems(IOConsumer<JsonNode> rows) throws IOException {
             var problems = new Problems(this);
             long number = 1;
             try (var in = reader(); var array = Json.parser(in)) {
@@ -11080,7 +11093,7 @@ final class DifyExec implements Runnable {
                 for (; array.nextToken() != JsonToken.END_ARRAY; number++) {
                     JsonNode item = array.readValueAsTree();
                     if (Json.hasText(item, text -> text.indexOf(INVALID) >= 0)) throw invalid(number);
-                    if (item.isObject()) rows.of(item);
+                    if (item.isObject()) rows.accept(item);
                     else problems.add(number, 0, "not a JSON object");
                 }
                 if (array.nextToken() != null) throw unusable(number, "more text after the end of the array");
@@ -11098,14 +11111,14 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads each line as an object; a blank line is an empty one, so that the numbers of the lines stay the same.
-        private void readLines(Use<JsonNode> rows) throws IOException {
+        private void readLines(IOConsumer<JsonNode> rows) throws IOException {
             var problems = new Problems(this);
             try (var lines = new LineNumberReader(reader())) {
                 for (var line = lines.readLine(); line != null; line = lines.readLine()) {
                     if (line.indexOf(INVALID) >= 0) throw invalid(lines.getLineNumber());
                     var text = line.startsWith("\uFEFF") ? line.substring(1) : line;
                     var object = Json.withoutDuplicates(text.isBlank() ? "{}" : text);
-                    if (object.isObject()) rows.of(object);
+                    if (object.isObject()) rows.accept(object);
                     else problems.add(lines.getLineNumber(), 0, fault(text));
                 }
             }
@@ -11126,10 +11139,6 @@ final class DifyExec implements Runnable {
         private static String cell(JsonNode value) {
             var text = text(value);
             return value.isNumber() || text.isEmpty() ? text : quoted(text);
-        }
-
-        interface Use<T> {
-            void of(T it) throws IOException;
         }
 
         String name() {
@@ -11241,14 +11250,14 @@ final class DifyExec implements Runnable {
             }
 
             /// An error is the input's or the copy's, and the message names both.
-            Path file(AtomicFile.Content content) {
+            Path file(IOConsumer<OutputStream> content) {
                 try {
                     return Storage.naming(PRIVATE, () -> {
                         if (ours == null) makePrivateFolder();
                         var file = Files.createTempFile(ours.folder(), "", ".copy");
                         file.toFile().deleteOnExit();
                         try (var out = Files.newOutputStream(file)) {
-                            content.write(out);
+                            content.accept(out);
                         }
                         return file;
                     });
@@ -13414,11 +13423,7 @@ final class DifyExec implements Runnable {
 
         /// The request never left: refused connection, unknown host, TLS. With a hint, it never will until somebody
         /// does what that says.
-        record NotSent(String why, String hint) implements Response {
-            NotSent(String why) {
-                this(why, "");
-            }
-        }
+        record NotSent(String why, String hint) implements Response {}
 
         /// A file of the row could not be uploaded, so nothing was started. It `mayPass` if the server was away or
         /// busy.
@@ -13488,8 +13493,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Why the outcome of a run is unknown. The first eleven are what this call saw, so its run may still be active;
-    /// those with a text are of an attempt that an earlier call left.
+    /// Why the outcome of a run is unknown. Constants without a text are what this call saw, so the run may still be
+    /// active; those with a text are of an attempt that an earlier call left.
     enum Symptom {
         /// Dify itself answered with a server error, so a run may have begun.
         SERVER_ERROR,
@@ -14882,26 +14887,31 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Uses a value that is read from a file, or a stream that is written to one and that it does not close.
+    interface IOConsumer<T> {
+        void accept(T value) throws IOException;
+    }
+
+    interface IOFunction<T, R> {
+        R apply(T value) throws IOException;
+    }
+
     /// A file that appears whole or not at all. It is written under a temporary name beside its place, because a rename
     /// needs that, forced to disk and renamed.
     static final class AtomicFile {
-        interface Content {
-            void write(OutputStream out) throws IOException; // does not close it
-        }
-
-        static void write(Path file, Content content) {
+        static void write(Path file, IOConsumer<OutputStream> content) {
             removeAbandoned(file);
             replace(file, content);
         }
 
         /// A file that exists keeps who may read it: a private one must not become public with its next version.
-        static void replace(Path file, Content content) {
+        static void replace(Path file, IOConsumer<OutputStream> content) {
             Storage.naming(file, () -> {
                 try (var temporary = Temporary.of(file.toAbsolutePath().getParent(), prefix(file))) {
                     if (Storage.exists(file) && file.getFileSystem().supportedFileAttributeViews().contains("posix"))
                         Files.setPosixFilePermissions(temporary.path(), Files.getPosixFilePermissions(file));
                     var masking = Secret.current().masking(Channels.newOutputStream(temporary.channel()));
-                    content.write(masking);
+                    content.accept(masking);
                     masking.flush();
                     force(file, temporary.channel());
                     Files.move(temporary.path(), file, StandardCopyOption.ATOMIC_MOVE,

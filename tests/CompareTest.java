@@ -764,7 +764,8 @@ final class CompareTest {
             save("b.jsonl", "1001.5");
             Files.writeString(folder.resolve("b.jsonl.log"), Json.text(new Event.SessionEvent(Given.NOON, Event.FORMAT,
                     "difyexec 1", null, "http://x/v1", "1-2", "", false, "1.16.0", Mode.STREAMING, true, "data.csv",
-                    new Csv.Shape("key", null, ';', "", null, ',', "", Map.of(), Map.of()), "", "", false, 0)) + "\n");
+                    new Csv.Shape("key", null, ';', "", null, ',', "", Map.of(), Map.of()), "", List.of(), false,
+                    0)) + "\n");
 
             assertEquals(Exit.OK.code, check().code(), check().err());
         }

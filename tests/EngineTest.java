@@ -445,7 +445,7 @@ final class EngineTest {
         void anUnreachableServerUsesNoRetry() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.backoff = new Backoff(seconds(1), seconds(60), 0);
-            var away = new Response.NotSent("connection refused");
+            var away = new Response.NotSent("connection refused", "");
             scene.answer = Answer.inTurn(away, away, away, succeeded("run-a"));
 
             var stop = scene.play();
@@ -457,7 +457,7 @@ final class EngineTest {
         @Test
         void aServerThatDoesNotAnswerForFiveMinutesStopsTheBatch() throws Exception {
             var scene = Scene.of(folder, "a", "b");
-            var away = new Response.NotSent("connection refused");
+            var away = new Response.NotSent("connection refused", "");
             scene.answer = (_, _) -> away;
             scene.probed = () -> Optional.of(away);
 
@@ -476,7 +476,7 @@ final class EngineTest {
             scene.slots = 5;
             var probing = new AtomicInteger();
             var together = new TreeSet<Integer>();
-            var away = new Response.NotSent("connection refused");
+            var away = new Response.NotSent("connection refused", "");
             scene.answer = (attempt, _) -> {
                 scene.world.pass(seconds(1));
                 return scene.probes.size() < 7 ? away : succeeded("run-" + attempt.row().id());

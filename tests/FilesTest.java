@@ -811,7 +811,7 @@ final class FilesTest extends WholeCommand {
             Files.writeString(file("results.jsonl"), "{\"id\":\"1\",\"status\":\"success\",\"inputs\":{\"id\":\"1\"},\"outputs\":{}}\n");
             var log = Files.writeString(file("results.jsonl.log"), "{\"event\":\"session\",\"t\":\"2026-01-16T12:00:00.123Z\",\"format\":"
                     + format + ",\"tool\":\"difyexec " + version + "\",\"base_url\":\"http://dify.example/v1\",\"app\":\"My app\","
-                    + "\"server\":\"1.14.2\",\"mode\":\"streaming\",\"options\":\"mode=streaming c=1\"" + more + "}\n"
+                    + "\"server\":\"1.14.2\",\"mode\":\"streaming\",\"options\":[[\"-c\",\"1\"]]" + more + "}\n"
                     + "{\"event\":\"attempt\",\"t\":\"2026-01-16T12:00:00.124Z\",\"id\":\"1\",\"n\":0,\"user\":\"difyexec-1\","
                     + "\"mode\":\"streaming\",\"fingerprint\":\"6cc2c1128e185537\",\"kind\":\"row\"}\n");
             var before = Files.readAllBytes(log);

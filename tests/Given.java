@@ -205,7 +205,8 @@ final class Given {
 
     static Event.SessionEvent session(int second, String server) {
         return new Event.SessionEvent(NOON.plusSeconds(second), Event.FORMAT, "difyexec 1", null, "http://x/v1", "1-2",
-                "", false, server, Mode.STREAMING, true, "data.csv", null, "", "-c 5", false, 0);
+                "", false, server, Mode.STREAMING, true, "data.csv", null, "",
+                List.of(List.of("-c", "5")), false, 0);
     }
 
     static Csv.Shape shape(String idColumn, Charset encoding, Character delimiter) {
@@ -511,7 +512,7 @@ final class Given {
                     Long.MAX_VALUE, OptionalLong.empty(), false, resendUnknown || selection.resendUnknown(), false);
             var wanted = batch.select(asked, timeout);
             var route = batch.history().modePolicy(mode, app, server, false);
-            writer.record(Event.SessionEvent.of(batch, ACCESS.name(), new AppClaim("1-2", "", false), server, "", false)
+            writer.record(Event.SessionEvent.of(batch, ACCESS.name(), new AppClaim("1-2", "", false), server, List.of(), false)
                     .with(world.now(), route.mode(), mode == Mode.AUTO, writer.resultsOnDisk()));
             pace = new Pace(slots, wait, rate);
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),

@@ -111,7 +111,7 @@ final class LookUpTest {
             scene.slots = 5;
             scene.timeout = seconds(40);
             Instant killed = NOON.plusSeconds(3), back = killed.plusSeconds(2);
-            var away = new Response.NotSent("connection refused");
+            var away = new Response.NotSent("connection refused", "");
             scene.answer = (attempt, _) -> {
                 boolean isOfTheKilled = attempt.sequence() <= 5;
                 if (isOfTheKilled) scene.world.pass(seconds(3));
@@ -345,7 +345,7 @@ final class LookUpTest {
                 scene.mode = Mode.STREAMING;
                 scene.slots = 6;
                 scene.answer = this::run;
-                scene.found = unresolved -> isAway() ? new LookUpResult.Silent(new Response.NotSent("refused"))
+                scene.found = unresolved -> isAway() ? new LookUpResult.Silent(new Response.NotSent("refused", ""))
                         : running(unresolved.run().orElseThrow().id());
                 scene.watched = _ -> fewest = Math.min(fewest, scene.pace.places());
             }
@@ -355,7 +355,7 @@ final class LookUpTest {
             }
 
             private Response run(Attempt attempt, Consumer<StreamEvent> listener) throws InterruptedException {
-                if (isAway()) return new Response.NotSent("refused");
+                if (isAway()) return new Response.NotSent("refused", "");
                 var sent = scene.world.now();
                 var wait = sent.isBefore(back) || isWarm ? Duration.ofMillis(30) : firstWait;
                 isWarm = !sent.isBefore(back);

@@ -519,7 +519,7 @@ final class PaceTest {
                 int number = answer.contains("/") ? Integer.parseInt(answer.split("/")[1]) : 0;
                 var response = switch (word) {
                     case "ran" -> succeeded("run-1");
-                    case "unsent" -> new Response.NotSent("refused");
+                    case "unsent" -> new Response.NotSent("refused", "");
                     case "refused" -> Response.Refused.event(500, "", "x is required in input form", Optional.empty());
                     case "beside" -> Response.Refused.event(400, "", "connection error", Optional.of(run("run-1")));
                     default -> Character.isDigit(word.charAt(0)) ? html(Integer.parseInt(word))

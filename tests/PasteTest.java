@@ -224,9 +224,10 @@ final class PasteTest extends WholeCommand {
             Files.writeString(file("$(id);id"), "");
             Files.writeString(file("results.jsonl.log"), content("results.jsonl.log")
                     .replaceAll("\"input\":\"[^\"]*\"", "\"input\":\"\\$(id);id\"")
-                    .replace("--user me", "--user $(id) --mode a;id --files 'x --base-url http://other --no-check"));
+                    .replace("[\"--user\",\"me\"]", Given.json("['--user','$(id)'],['--mode','a;id'],['--no-check'],[],[null],null,"
+                            + "['--files','--base-url=http://other'],['--base-url','http://other'],['--demo','x','y']")));
 
-            assertEquals("difyexec retry -i '$(id);id' -o results.jsonl --demo --no-check",
+            assertEquals("difyexec retry -i '$(id);id' -o results.jsonl --demo --user '$(id)' --mode 'a;id' --no-check",
                     next("status", "-o", "results.jsonl"));
         }
 

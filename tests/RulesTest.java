@@ -345,7 +345,7 @@ final class RulesTest {
 
         @Test
         void anUnsentRequestDidNotReachTheServer() {
-            var response = new Response.NotSent("connection refused");
+            var response = new Response.NotSent("connection refused", "");
 
             assertEquals("unreached", word(judge.verdict(attempt(3, 0), response)));
         }

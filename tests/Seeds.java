@@ -371,7 +371,7 @@ final class Seeds implements Callable<Integer> {
             return switch (fault) {
                 case NONE, FAILS, STOPPED, SLOW -> toItsEnd(start(attempt, fault, Duration.ZERO), listener);
                 case THROTTLED -> Given.THROTTLED;
-                case NOT_SENT -> new Response.NotSent("connection refused");
+                case NOT_SENT -> new Response.NotSent("connection refused", "");
                 case ERROR_BEFORE -> Given.http(500, "internal_server_error", "The server encountered an error");
                 case LOST -> Given.cut(Symptom.NO_ANSWER);
                 case DELAYED -> {
@@ -474,7 +474,7 @@ final class Seeds implements Callable<Integer> {
         }
 
         Optional<Response> probe() {
-            return schedule.chance(trouble / 2) ? Optional.of(new Response.NotSent("connection refused"))
+            return schedule.chance(trouble / 2) ? Optional.of(new Response.NotSent("connection refused", ""))
                     : Optional.empty();
         }
     }
