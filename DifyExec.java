@@ -5355,8 +5355,11 @@ final class DifyExec implements Runnable {
 
     /// Runs the rows of an agenda to their outcomes. The calling thread owns everything that changes.
     static final class Engine {
-        private static final Duration AFTER_STOP = Duration.ofSeconds(3), AFTER_SECOND = Duration.ofMillis(1500),
-                SHUT_OUT = Duration.ofSeconds(7), LOOK_AT_DISK = Duration.ofMillis(100);
+        /// How long the engine waits for runs that Dify was asked to stop: after the grace period, and after a second
+        /// signal. The disk gets no longer than that either, once there was a second signal.
+        private static final Duration AFTER_STOP = Duration.ofSeconds(3), AFTER_SECOND = Duration.ofMillis(1500);
+        /// A call whose app was deleted ends within ten seconds. While the disk is slow, it is looked at so often.
+        private static final Duration SHUT_OUT = Duration.ofSeconds(7), LOOK_AT_DISK = Duration.ofMillis(100);
 
         private final Terms terms;
         private final Agenda agenda;
@@ -13123,9 +13126,9 @@ final class DifyExec implements Runnable {
 
     // ── Data ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// One row of the input. `index` counts from 0, `line` is the line of the file it begins in, `cells` the hash of
-    /// `inputs`. If it is edited, the CSV does not have the changes that the shell made. `typed`: the inputs that were
-    /// numbers or dates, not texts.
+    /// One row of the input. `index` counts from 0, `line` is the line of the file it begins in, and `fingerprint` is
+    /// the hash of `inputs`. If it is edited, the CSV does not have the changes that the shell made. `typed`: the inputs
+    /// that were numbers or dates, not texts.
     record Row(int index, long line, String id, Map<String, String> inputs, long fingerprint, boolean isEdited,
             Set<String> typed) {
         Row {
@@ -13156,7 +13159,7 @@ final class DifyExec implements Runnable {
     }
 
     /// One request for one row, found again on the server by its `user`. `sequence` is 0 for one of an earlier call,
-    /// and `cells` is the hash of what was sent.
+    /// and `fingerprint` is the hash of what was sent.
     record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String fingerprint, Instant at,
             boolean isEdited) {
         Attempt with(Row row, Tries tries) {
