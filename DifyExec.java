@@ -13127,8 +13127,8 @@ final class DifyExec implements Runnable {
     // ── Data ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// One row of the input. `index` counts from 0, `line` is the line of the file it begins in, and `fingerprint` is
-    /// the hash of `inputs`. If it is edited, the CSV does not have the changes that the shell made. `typed`: the inputs
-    /// that were numbers or dates, not texts.
+    /// the hash of `inputs`. If it is edited, the CSV does not have the changes that the shell made. `typed` names the
+    /// inputs that were numbers or dates in the file, not texts.
     record Row(int index, long line, String id, Map<String, String> inputs, long fingerprint, boolean isEdited,
             Set<String> typed) {
         Row {
