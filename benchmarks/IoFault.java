@@ -2,7 +2,7 @@
 //JAVA 25+
 //DESCRIPTION Fails each call on a batch's files once and checks what the tool makes of it.
 //SOURCES Chaos.java
-//SOURCES ../tests/FaultyDisk.java
+//SOURCES ../tests/support/FaultyDisk.java
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 
 package difyexec;

@@ -1,7 +1,7 @@
 ///usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
 //DESCRIPTION Simulates a Dify server of version 1.9.2, 1.14.2, 1.16.0 or 1.16.1 over real HTTP, with chosen faults.
-//SOURCES ../DifyExec.java
+//SOURCES ../../DifyExec.java
 //SOURCES SimulatedServer.java
 //SOURCES SimulatedExchange.java
 //SOURCES SimulatedDify.java

@@ -1,7 +1,7 @@
 ///usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
 //DESCRIPTION Runs batches whose faults, times and crashes follow from a seed, and checks the tool's promises.
-//SOURCES ../DifyExec.java
+//SOURCES ../../DifyExec.java
 //SOURCES Given.java
 //DEPS org.junit.jupiter:junit-jupiter:6.1.3
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
