@@ -1,8 +1,7 @@
 package difyexec;
 
 import com.fasterxml.jackson.databind.JsonNode;
-import org.junit.jupiter.api.Nested;
-import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.*;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
@@ -13,10 +12,7 @@ import static difyexec.DifyExec.*;
 import static difyexec.DifyExec.Attempt.UserNames;
 import static difyexec.DifyExec.Event.*;
 import static difyexec.Given.*;
-import static org.junit.jupiter.api.Assertions.assertEquals;
-import static org.junit.jupiter.api.Assertions.assertFalse;
-import static org.junit.jupiter.api.Assertions.assertThrows;
-import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assertions.*;
 
 /// The engine's bookkeeping: files to keep, names, sessions, the tally.
 final class AgendaTest {

@@ -2,8 +2,7 @@ package difyexec;
 
 import difyexec.DifyExec.Pace.Rate;
 import difyexec.DifyExec.Release.Listing;
-import org.junit.jupiter.api.Nested;
-import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.*;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 
@@ -12,9 +11,7 @@ import module java.base;
 import static difyexec.DifyExec.*;
 import static difyexec.DifyExec.Attempt.Tries;
 import static difyexec.Given.*;
-import static org.junit.jupiter.api.Assertions.assertEquals;
-import static org.junit.jupiter.api.Assertions.assertFalse;
-import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assertions.*;
 
 /// Rules of pace: how many at a time, whether the server answers, which mode.
 final class PaceTest {

@@ -7,15 +7,8 @@ import com.github.tomakehurst.wiremock.http.Fault;
 import difyexec.DifyExec.LookUpRules.LookUpContext;
 import difyexec.DifyExec.LookUpRules.Step;
 import difyexec.DifyExec.Release.Listing;
-import org.junit.jupiter.api.AfterAll;
-import org.junit.jupiter.api.BeforeAll;
-import org.junit.jupiter.api.DynamicTest;
-import org.junit.jupiter.api.Nested;
-import org.junit.jupiter.api.TestFactory;
-import org.junit.jupiter.api.TestInstance;
-import org.junit.jupiter.api.Timeout;
-import org.junit.jupiter.api.parallel.Execution;
-import org.junit.jupiter.api.parallel.ExecutionMode;
+import org.junit.jupiter.api.*;
+import org.junit.jupiter.api.parallel.*;
 
 import module java.base;
 
@@ -24,19 +17,10 @@ import static difyexec.ServerTest.Ears;
 import static difyexec.DifyExec.*;
 import static difyexec.DifyExec.Response.RunStatus;
 import static difyexec.DifyExec.Response.ChatMessage;
-import static com.github.tomakehurst.wiremock.client.WireMock.aResponse;
-import static com.github.tomakehurst.wiremock.client.WireMock.equalTo;
-import static com.github.tomakehurst.wiremock.client.WireMock.get;
-import static com.github.tomakehurst.wiremock.client.WireMock.post;
-import static com.github.tomakehurst.wiremock.client.WireMock.urlEqualTo;
-import static com.github.tomakehurst.wiremock.client.WireMock.urlPathEqualTo;
-import static com.github.tomakehurst.wiremock.client.WireMock.urlPathMatching;
+import static com.github.tomakehurst.wiremock.client.WireMock.*;
 import static com.github.tomakehurst.wiremock.core.WireMockConfiguration.options;
 import static java.nio.charset.StandardCharsets.UTF_8;
-import static org.junit.jupiter.api.Assertions.assertAll;
-import static org.junit.jupiter.api.Assertions.assertEquals;
-import static org.junit.jupiter.api.Assertions.assertInstanceOf;
-import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assertions.*;
 
 /// `DifyClient` and a server: the recorded answers of two versions of Dify, and everything that can break on
 /// the way. `Wire` replaces WireMock, which is too well-behaved: it sends given bytes, and can hold a connection.

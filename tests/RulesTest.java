@@ -3,12 +3,9 @@ package difyexec;
 import difyexec.DifyExec.LookUpRules.LookUpContext;
 import difyexec.DifyExec.LookUpRules.Step;
 import difyexec.DifyExec.Release.Listing;
-import org.junit.jupiter.api.Nested;
-import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.*;
 import org.junit.jupiter.params.ParameterizedTest;
-import org.junit.jupiter.params.provider.CsvSource;
-import org.junit.jupiter.params.provider.EnumSource;
-import org.junit.jupiter.params.provider.ValueSource;
+import org.junit.jupiter.params.provider.*;
 
 import module java.base;
 
@@ -19,10 +16,7 @@ import static difyexec.DifyExec.Response.RunStatus;
 import static difyexec.DifyExec.Usage.Spending;
 import static difyexec.Given.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
-import static org.junit.jupiter.api.Assertions.assertEquals;
-import static org.junit.jupiter.api.Assertions.assertFalse;
-import static org.junit.jupiter.api.Assertions.assertInstanceOf;
-import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assertions.*;
 
 /// Decisions, as tables.
 final class RulesTest {

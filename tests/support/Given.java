@@ -1,7 +1,6 @@
 package difyexec;
 
-import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.*;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import difyexec.DifyExec.Limits.Ceiling;
 import difyexec.DifyExec.Pace.Rate;
@@ -14,8 +13,7 @@ import static difyexec.DifyExec.Attempt.Tries;
 import static difyexec.DifyExec.Judge.RetryRuns;
 import static difyexec.DifyExec.Response.RunStatus;
 import static java.nio.charset.StandardCharsets.UTF_8;
-import static org.junit.jupiter.api.Assertions.assertEquals;
-import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.*;
 
 /// Shared by the tests: golden files, values, a world with a manual clock, and a scene for the engine.
 final class Given {

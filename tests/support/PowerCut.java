@@ -6,13 +6,10 @@
 
 package difyexec;
 
-import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.*;
 import picocli.CommandLine;
-import picocli.CommandLine.Command;
+import picocli.CommandLine.*;
 import picocli.CommandLine.Model.CommandSpec;
-import picocli.CommandLine.Option;
-import picocli.CommandLine.Spec;
 
 import module java.base;
 import module java.net.http;
@@ -20,8 +17,7 @@ import module java.net.http;
 import static difyexec.DifyExec.Env;
 import static difyexec.DifyExec.Exit;
 import static difyexec.DifyExec.commandLine;
-import static java.nio.charset.StandardCharsets.ISO_8859_1;
-import static java.nio.charset.StandardCharsets.UTF_8;
+import static java.nio.charset.StandardCharsets.*;
 
 /// Runs the real command under strace against [Simulator] in its own process. From the trace it rebuilds states of the
 /// folder that a power cut can leave. Everything forced to disk (fsync) is there. Otherwise a file may keep any prefix

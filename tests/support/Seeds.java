@@ -11,8 +11,7 @@ package difyexec;
 import com.fasterxml.jackson.databind.JsonNode;
 import difyexec.Given.Scene;
 import picocli.CommandLine;
-import picocli.CommandLine.Command;
-import picocli.CommandLine.Option;
+import picocli.CommandLine.*;
 
 import module java.base;
 

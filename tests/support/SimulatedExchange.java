@@ -3,8 +3,7 @@ package difyexec;
 import module java.base;
 
 import static difyexec.DifyExec.*;
-import static java.nio.charset.StandardCharsets.ISO_8859_1;
-import static java.nio.charset.StandardCharsets.UTF_8;
+import static java.nio.charset.StandardCharsets.*;
 
 /// One request and its answer.
 final class SimulatedExchange {

@@ -3,8 +3,7 @@ package difyexec;
 import module java.base;
 
 import static difyexec.DifyExec.*;
-import static java.nio.charset.StandardCharsets.ISO_8859_1;
-import static java.nio.charset.StandardCharsets.UTF_8;
+import static java.nio.charset.StandardCharsets.*;
 
 /// The files of the simulated server: uploads, and what it finds out about an address.
 final class SimulatedFiles {
